@@ -1,0 +1,71 @@
+//! Where published numbers come from, so that a reader can repeat them.
+
+use std::process::Command;
+use std::{env, fs, thread};
+
+use crate::args::Args;
+
+const NOTES: &str = "\
+- Every rival runs each workload once per round, in rotating order; a cell is the median over the
+  rounds. Each measurement has a fresh runtime and a short warm-up on it, and fails if a job is lost.
+- The clock runs from the start of production to the end of the last job. Producers are tasks on the
+  runtime; multi_thread has 2 worker threads.
+- The unbounded rivals keep no limit: they show what a limit costs.
+- A JoinSet has one owner and gives no handle per job; where handles are kept it collects results as
+  they come.
+- buffer_unordered runs all jobs inside one task: concurrent, never parallel.
+- The worker rivals run as many worker tasks as the size, on a channel of the same capacity, with
+  boxed jobs; where results are awaited each job has a oneshot channel.
+";
+
+const RIVALS: [&str; 6] =
+    ["tokio", "tokio-util", "futures-util", "kanal", "async-channel", "flume"];
+
+/// What stands above the tables in a file.
+pub fn preamble(args: &Args) -> String {
+    let machine = [cores(), system(), rustc()].join(", ");
+    let versions = versions().map(|versions| format!("Versions: {versions}.\n\n"));
+    let versions = versions.unwrap_or_default();
+    let (rounds, command) = (args.rounds, command());
+    let smoke =
+        if args.quick { " A quick run: it shows that all works, not how fast." } else { "" };
+    format!(
+        "# Benchmarks\n\nMachine: {machine}.\n\n{versions}Rounds: {rounds}.{smoke} Made by:\n\n\
+         ```sh\n{command}\n```\n\n{NOTES}\n"
+    )
+}
+
+fn cores() -> String {
+    let count = thread::available_parallelism().map_or(0, usize::from);
+    let model = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("model name"))?;
+        Some(format!(" ({})", line.split_once(':')?.1.trim()))
+    });
+    format!("{count} cores{}", model.unwrap_or_default())
+}
+
+fn system() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("{} {}", env::consts::OS, release.trim()).trim_end().into()
+}
+
+fn rustc() -> String {
+    let version = Command::new("rustc").arg("--version").output().ok();
+    let version = version.and_then(|output| String::from_utf8(output.stdout).ok());
+    version.map_or("rustc of unknown version".into(), |version| version.trim().into())
+}
+
+fn versions() -> Option<String> {
+    let lock = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock")).ok()?;
+    let version = |name: &str| {
+        let (_, rest) = lock.split_once(&format!("name = \"{name}\"\nversion = \""))?;
+        Some(format!("{name} {}", rest.split_once('"')?.0))
+    };
+    Some(RIVALS.into_iter().filter_map(version).collect::<Vec<_>>().join(", "))
+}
+
+fn command() -> String {
+    let quoted = |arg: String| if arg.contains(' ') { format!("'{arg}'") } else { arg };
+    let args = env::args().skip(1).filter(|arg| arg != "--bench").map(quoted);
+    ["cargo bench --bench pool --".into()].into_iter().chain(args).collect::<Vec<_>>().join(" ")
+}

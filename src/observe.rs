@@ -1,0 +1,60 @@
+//! Spans and events. Called by all, calls none; without the feature `tracing` it is empty.
+
+#[cfg(feature = "tracing")]
+pub(crate) use with_tracing::*;
+#[cfg(not(feature = "tracing"))]
+pub(crate) use without::*;
+
+/// Sends an event with the pool's name; compiles to nothing without the feature `tracing`.
+macro_rules! event {
+    ($level:ident, $($rest:tt)*) => {
+        #[cfg(feature = "tracing")]
+        tracing::event!(target: "millpond", tracing::Level::$level, $($rest)*);
+    };
+}
+pub(crate) use event;
+
+#[cfg(feature = "tracing")]
+mod with_tracing {
+    use tracing::Span;
+
+    /// The span a job runs in: the one that was current where it was submitted.
+    #[derive(Debug)]
+    pub(crate) struct JobSpan(Option<Span>);
+
+    impl JobSpan {
+        pub(crate) fn current(wanted: bool) -> Self {
+            if !wanted {
+                return Self(None);
+            }
+            let span = Span::current();
+            Self((!span.is_none()).then_some(span))
+        }
+
+        #[inline(always)]
+        pub(crate) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
+            match &self.0 {
+                None => f(),
+                Some(span) => span.in_scope(f),
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "tracing"))]
+mod without {
+    /// Stands for the span of a job where there are none.
+    #[derive(Debug)]
+    pub(crate) struct JobSpan;
+
+    impl JobSpan {
+        pub(crate) fn current(_wanted: bool) -> Self {
+            Self
+        }
+
+        #[inline(always)]
+        pub(crate) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
+            f()
+        }
+    }
+}

@@ -1,0 +1,772 @@
+//! Who may come in: the only place that counts slots, queue places and those in line.
+//!
+//! # Slots
+//!
+//! A pool of `size` has `size` slots. Each is at any time one of: free in some shard, held by a
+//! job, or kept for a caller who was told to come. Taking and giving back a slot normally costs
+//! the one lock of the caller's own shard, which it needs anyway to queue the job.
+//!
+//! # Congestion
+//!
+//! A caller who finds its shard empty takes the lock of the line, sets `CONGESTED` and looks
+//! through all shards. The flag is read under the shard's own lock by everybody who gives a slot
+//! back; so a slot that came back before the look is seen by it, and one that comes back after it
+//! is brought to the line instead. `CONGESTED` under the line's lock therefore proves that no slot
+//! is free, and a refusal costs one load. Whoever brings a slot to the line hands it to the oldest
+//! there; only when nobody is left does it go to a shard again, and the flag is taken down.
+//!
+//! Locks are taken in the order line, shard; never two shards at once; and nothing that belongs
+//! to a user (wakers, jobs) is run or dropped under any of them: see [`Effects`].
+//!
+//! # Fairness
+//!
+//! Strictly first come, first served: nobody overtakes somebody in line, and a slot kept for a
+//! caller who goes away is handed to the next.
+
+use std::collections::HashMap;
+use std::task::Waker;
+
+use crossbeam_utils::CachePadded;
+
+use super::cell::{End, JobPtr, JobRef, Terms};
+use super::context::Within;
+use super::effects::Effects;
+use super::line::{Caller, Entry, Line, List, Told};
+use super::shard::{Shard, Tally};
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::atomic::{AtomicU64, AtomicUsize};
+use crate::sync::{Mutex, MutexGuard};
+
+/// No slot is free in any shard.
+const CONGESTED: usize = 1;
+/// `CONGESTED`, and the queue has no place either.
+const FULL: usize = 1 << 5;
+/// Nothing new comes in.
+const CLOSED: usize = 1 << 1;
+/// Somebody waits for the pool to be idle.
+const WATCHED: usize = 1 << 2;
+/// Suspended jobs are to be cancelled instead of kept.
+const CANCELLING: usize = 1 << 3;
+/// The runtime is gone: nobody is left to run anything.
+const DEAD: usize = 1 << 4;
+
+/// What is to be done with a job for which there is neither a slot nor a place in the queue.
+pub(crate) enum OnFull<'a> {
+    Refuse,
+    /// The caller waits in line with its job.
+    Wait { waker: &'a Waker },
+    /// The job waits in line by itself.
+    Commit,
+    /// The job runs in its caller.
+    Inline,
+    /// The job runs beyond the size, if no more than this many do.
+    Overflow { limit: usize },
+}
+
+/// A job on offer: made into a cell only when it is taken.
+pub(crate) trait Offer {
+    fn make(&mut self, terms: Terms) -> JobRef;
+
+    /// Makes it one that can stand in line under `ticket`.
+    fn make_for_line(&mut self, terms: Terms, ticket: usize) -> JobRef;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Ready to run in the shard; a worker must be called if `call`.
+    Started { call: bool, depth: usize },
+    /// In the queue, or committed to the line.
+    InLine,
+    /// The caller waits under this ticket.
+    Waiting(usize),
+    /// The caller is to run it, and to tell [`Admission::end_inline`].
+    Inline,
+    Full,
+    Closed,
+    Deadlock,
+}
+
+pub(super) struct Admission {
+    shards: Box<[CachePadded<Shard>]>,
+    /// Flags; written under the lock of `state` only.
+    attention: AtomicUsize,
+    /// Jobs refused without taking a lock.
+    turned_away: AtomicU64,
+    state: Mutex<State>,
+}
+
+pub(super) struct State {
+    pub(super) line: Line,
+    size: usize,
+    places: usize,
+    /// Slots that are to vanish when they come back: the pool was made smaller.
+    debt: usize,
+    /// Slots kept for callers who were told to come.
+    granted: usize,
+    overflow: usize,
+    /// Jobs that run in their callers.
+    inline: usize,
+    /// Jobs that were taken out of the line and are being cancelled.
+    ending: usize,
+    /// The slot-holding jobs that wait in line, with how many callers each.
+    blocked: HashMap<usize, usize>,
+    tally: LineTally,
+}
+
+/// Running totals of what does not happen in a shard.
+#[derive(Debug, Clone, Copy, Default)]
+struct LineTally {
+    jobs: Tally,
+    refused: u64,
+    withdrawn: u64,
+}
+
+/// The jobs that were reached by [`Admission::cancel_all`], to be ended by the caller.
+#[derive(Default)]
+pub(super) struct Cancelled {
+    pub(super) in_line: Vec<JobRef>,
+    pub(super) admitted: Vec<JobRef>,
+}
+
+/// Everything there is to count, at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Census {
+    pub(super) size: usize,
+    pub(super) places: usize,
+    pub(super) queued: usize,
+    pub(super) waiting: usize,
+    pub(super) running: usize,
+    pub(super) overflow: usize,
+    pub(super) inline: usize,
+    pub(super) jobs: Tally,
+    pub(super) refused: u64,
+    pub(super) withdrawn: u64,
+}
+
+impl Census {
+    pub(super) fn is_idle(&self) -> bool {
+        self.queued + self.waiting + self.running + self.overflow + self.inline == 0
+    }
+}
+
+impl Admission {
+    pub(super) fn new(shards: usize, size: usize, places: usize) -> Self {
+        let share = |shard: usize| size / shards + usize::from(shard < size % shards);
+        Self {
+            shards: (0..shards).map(|shard| CachePadded::new(Shard::new(share(shard)))).collect(),
+            attention: AtomicUsize::new(0),
+            turned_away: AtomicU64::new(0),
+            state: Mutex::new(State {
+                line: Line::new(places),
+                size,
+                places,
+                debt: 0,
+                granted: 0,
+                overflow: 0,
+                inline: 0,
+                ending: 0,
+                blocked: HashMap::new(),
+                tally: LineTally::default(),
+            }),
+        }
+    }
+
+    pub(super) fn shards(&self) -> &[CachePadded<Shard>] {
+        &self.shards
+    }
+
+    pub(super) fn shard(&self, at: usize) -> &Shard {
+        &self.shards[at]
+    }
+
+    /// Offers a job. Refusals and verdicts to wait leave it on offer.
+    #[inline]
+    pub(super) fn admit(
+        &self,
+        at: usize,
+        offer: &mut impl Offer,
+        quota: Option<usize>,
+        within: Option<Within>,
+        on_full: OnFull<'_>,
+    ) -> Verdict {
+        if quota.is_none() {
+            let mut shard = self.shards[at].lock();
+            if shard.free > 0 && self.attention.load(Relaxed) & CLOSED == 0 {
+                shard.free -= 1;
+                shard.tally.submitted += 1;
+                shard.tally.started += 1;
+                let call = shard.push(offer.make(Terms { overflow: false, quota }));
+                return Verdict::Started { call, depth: shard.ready.len() };
+            }
+        }
+        self.admit_slow(at, offer, quota, within, on_full)
+    }
+
+    #[cold]
+    fn admit_slow(
+        &self,
+        at: usize,
+        offer: &mut impl Offer,
+        quota: Option<usize>,
+        within: Option<Within>,
+        on_full: OnFull<'_>,
+    ) -> Verdict {
+        if matches!(on_full, OnFull::Refuse) && quota.is_none() {
+            // Nobody has to queue up behind the line's lock just to be refused.
+            if self.attention.load(Acquire) & (FULL | CLOSED) == FULL {
+                self.turned_away.fetch_add(1, Relaxed);
+                return Verdict::Full;
+            }
+        }
+        let mut state = self.desk();
+        state.tally.jobs.submitted += 1;
+        if self.attention.load(Relaxed) & CLOSED != 0 {
+            state.tally.refused += 1;
+            return Verdict::Closed;
+        }
+        let terms = Terms { overflow: false, quota };
+        let within_share = quota.is_none_or(|quota| {
+            let quota = &mut state.line.quotas[quota];
+            quota.held < quota.limit
+        });
+        if within_share {
+            if self.take_slot(&mut state, at) {
+                state.hold(quota);
+                state.tally.jobs.started += 1;
+                let mut shard = self.shards[at].lock();
+                let call = shard.push(offer.make(terms));
+                return Verdict::Started { call, depth: shard.ready.len() };
+            }
+            if state.line.has_place() {
+                state.hold(quota);
+                state.stand(List::Main, offer, terms);
+                return Verdict::InLine;
+            }
+        }
+        let list = match quota {
+            Some(quota) if !within_share => List::Quota(quota),
+            _ => List::Main,
+        };
+        match on_full {
+            OnFull::Refuse => {
+                state.tally.refused += 1;
+                Verdict::Full
+            }
+            OnFull::Inline => {
+                state.inline += 1;
+                Verdict::Inline
+            }
+            OnFull::Commit => {
+                if within_share {
+                    state.hold(quota);
+                }
+                state.stand(list, offer, terms);
+                Verdict::InLine
+            }
+            OnFull::Overflow { limit } if state.overflow < limit => {
+                state.overflow += 1;
+                state.tally.jobs.overflow_started += 1;
+                let mut shard = self.shards[at].lock();
+                let call = shard.push(offer.make(Terms { overflow: true, quota: None }));
+                Verdict::Started { call, depth: shard.ready.len() }
+            }
+            OnFull::Overflow { .. } => {
+                state.tally.refused += 1;
+                Verdict::Full
+            }
+            OnFull::Wait { waker } => {
+                if within.is_some_and(|within| state.would_deadlock(list, within)) {
+                    state.tally.refused += 1;
+                    return Verdict::Deadlock;
+                }
+                if within_share {
+                    state.hold(quota);
+                }
+                let within = within.map(|within| within.job);
+                state.block(within);
+                let caller = Caller { waker: Some(waker.clone()), within, told: Told::Wait };
+                Verdict::Waiting(state.line.push(list, quota, Entry::Caller(caller)))
+            }
+        }
+    }
+
+    fn desk(&self) -> Desk<'_> {
+        Desk { state: self.state.lock(), attention: &self.attention }
+    }
+
+    fn has(&self, flag: usize) -> bool {
+        self.attention.load(Acquire) & flag != 0
+    }
+
+    /// Takes a slot from whichever shard has one, and brings what else that shard can spare to
+    /// the caller's.
+    fn take_slot(&self, state: &mut Desk<'_>, at: usize) -> bool {
+        if state.has(CONGESTED) {
+            return false;
+        }
+        state.set(CONGESTED);
+        for shard in (0..self.shards.len()).map(|offset| &self.shards[(at + offset) % self.shards.len()]) {
+            let mut victim = shard.lock();
+            let taken = victim.free.div_ceil(2);
+            if taken > 0 {
+                victim.free -= taken;
+                drop(victim);
+                state.clear(CONGESTED);
+                self.shards[at].lock().free += taken - 1;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Hands a slot to the oldest in line, or back to a shard.
+    fn hand_on(&self, state: &mut Desk<'_>, at: usize, fx: &mut Effects) {
+        if state.debt > 0 {
+            state.debt -= 1;
+            self.break_deadlock(state, at, fx);
+            return;
+        }
+        let Some(ticket) = state.line.head(List::Main) else {
+            self.shards[at].lock().free += 1;
+            state.clear(CONGESTED);
+            return;
+        };
+        state.line.unlink(ticket);
+        state.take_in(ticket, fx);
+        while state.line.admit_next(|waker| fx.wake(waker)) {}
+    }
+
+    /// Accounts for an ended job whose worker could not do it in its shard alone.
+    #[cold]
+    pub(super) fn settle_slow(&self, at: usize, terms: Terms, fx: &mut Effects) {
+        let mut state = self.desk();
+        if terms.overflow {
+            state.overflow -= 1;
+        } else {
+            self.hand_on(&mut state, at, fx);
+        }
+        self.release_share(&mut state, at, terms.quota, fx);
+        self.look_for_idle(&mut state, fx);
+    }
+
+    /// Gives back a part of a quota, and lets the next who waits for it into the main line.
+    fn release_share(&self, state: &mut Desk<'_>, at: usize, quota: Option<usize>, fx: &mut Effects) {
+        let Some(key) = quota else { return };
+        state.line.quotas[key].held -= 1;
+        self.call_up(state, at, key, fx);
+    }
+
+    fn call_up(&self, state: &mut Desk<'_>, at: usize, key: usize, fx: &mut Effects) {
+        while state.line.quotas[key].held < state.line.quotas[key].limit {
+            let Some(ticket) = state.line.head(List::Quota(key)) else { return };
+            state.line.unlink(ticket);
+            state.line.quotas[key].held += 1;
+            if self.take_slot(state, at) {
+                state.take_in(ticket, fx);
+            } else {
+                state.line.link(List::Main, ticket);
+                while state.line.admit_next(|waker| fx.wake(waker)) {}
+            }
+        }
+    }
+
+    /// What a caller in line was told, or `Wait` after its waker was renewed.
+    pub(super) fn look(&self, ticket: usize, waker: &Waker) -> Told {
+        let mut state = self.state.lock();
+        let caller = state.line.caller(ticket);
+        if caller.told == Told::Wait && !caller.waker.as_ref().is_some_and(|old| old.will_wake(waker)) {
+            caller.waker = Some(waker.clone());
+        }
+        caller.told
+    }
+
+    /// A caller who was told to come hands in its job.
+    pub(super) fn hand_in(&self, at: usize, ticket: usize, offer: &mut impl Offer) -> Verdict {
+        let mut state = self.desk();
+        let quota = state.line.node(ticket).quota;
+        let terms = Terms { overflow: false, quota };
+        match state.line.caller(ticket).told {
+            Told::Slot => {
+                state.line.dismiss(ticket);
+                state.granted -= 1;
+                state.tally.jobs.started += 1;
+                let mut shard = self.shards[at].lock();
+                let call = shard.push(offer.make(terms));
+                Verdict::Started { call, depth: shard.ready.len() }
+            }
+            Told::Place => {
+                let within = state.line.caller(ticket).within;
+                state.unblock(within);
+                let job = offer.make_for_line(terms, ticket);
+                state.line.hand_in(ticket, job);
+                Verdict::InLine
+            }
+            Told::Wait => Verdict::Waiting(ticket),
+            told @ (Told::Closed | Told::Deadlock) => {
+                state.line.dismiss(ticket);
+                state.tally.refused += 1;
+                if told == Told::Closed { Verdict::Closed } else { Verdict::Deadlock }
+            }
+        }
+    }
+
+    /// A caller in line goes away with its job; what was kept for it passes on.
+    pub(super) fn leave(&self, at: usize, ticket: usize, fx: &mut Effects) {
+        let mut state = self.desk();
+        let told = state.line.caller(ticket).told;
+        let list = state.line.list_of(ticket);
+        if list.is_some() {
+            state.line.unlink(ticket);
+        }
+        let mut node = state.line.dismiss(ticket);
+        if let Entry::Caller(caller) = &mut node.entry {
+            if list.is_some() {
+                state.unblock(caller.within);
+            }
+            caller.waker.take().into_iter().for_each(|waker| fx.discard(waker));
+        }
+        state.tally.withdrawn += 1;
+        if told == Told::Slot {
+            state.granted -= 1;
+            self.hand_on(&mut state, at, fx);
+        }
+        while state.line.admit_next(|waker| fx.wake(waker)) {}
+        if told == Told::Slot || list == Some(List::Main) {
+            self.release_share(&mut state, at, node.quota, fx);
+        }
+        self.look_for_idle(&mut state, fx);
+    }
+
+    /// Takes a job that is to be aborted out of the line. It counts until `end_withdrawn`.
+    pub(super) fn withdraw(&self, at: usize, job: JobPtr, ticket: usize, fx: &mut Effects) -> Option<JobRef> {
+        let mut state = self.desk();
+        let (job, quota, list) = state.line.remove_job(ticket, job)?;
+        state.ending += 1;
+        while state.line.admit_next(|waker| fx.wake(waker)) {}
+        if list == List::Main {
+            self.release_share(&mut state, at, quota, fx);
+        }
+        Some(job)
+    }
+
+    pub(super) fn end_withdrawn(&self, end: End, fx: &mut Effects) {
+        let mut state = self.desk();
+        state.ending -= 1;
+        state.tally.jobs.end(end);
+        self.look_for_idle(&mut state, fx);
+    }
+
+    /// A job that was refused, and counted so, is run in its caller after all.
+    pub(super) fn inline_after_all(&self) {
+        let mut state = self.state.lock();
+        state.tally.refused -= 1;
+        state.inline += 1;
+    }
+
+    /// A job that was run in its caller is over.
+    pub(super) fn end_inline(&self, end: End, fx: &mut Effects) {
+        let mut state = self.desk();
+        state.inline -= 1;
+        state.tally.jobs.end(end);
+        self.look_for_idle(&mut state, fx);
+    }
+
+    pub(super) fn add_quota(&self, limit: usize) -> usize {
+        self.state.lock().line.add_quota(limit)
+    }
+
+    /// Forgets a quota nobody refers to any more.
+    pub(super) fn remove_quota(&self, key: usize) {
+        self.state.lock().line.quotas.remove(key);
+    }
+
+    /// Changes the number of slots. Those in use vanish as they come back.
+    pub(super) fn resize(&self, at: usize, size: usize, fx: &mut Effects) -> usize {
+        let mut state = self.desk();
+        let before = std::mem::replace(&mut state.size, size);
+        if size < before {
+            let mut excess = before - size;
+            let mut left = 0;
+            state.set(CONGESTED);
+            for shard in &self.shards {
+                let mut shard = shard.lock();
+                let taken = shard.free.min(excess);
+                shard.free -= taken;
+                excess -= taken;
+                left += shard.free;
+            }
+            state.debt += excess;
+            if left > 0 {
+                state.clear(CONGESTED);
+            } else {
+                self.break_deadlock(&mut state, at, fx);
+            }
+        } else {
+            let mut fresh = size - before;
+            let paid = fresh.min(state.debt);
+            state.debt -= paid;
+            fresh -= paid;
+            while fresh > 0 && !state.line.is_empty() {
+                self.hand_on(&mut state, at, fx);
+                fresh -= 1;
+            }
+            if fresh > 0 {
+                self.shards[at].lock().free += fresh;
+                state.clear(CONGESTED);
+            }
+        }
+        before
+    }
+
+    /// Lets nothing more in. Callers in line are told; committed jobs stay. `false` if it was
+    /// closed already.
+    pub(super) fn close(&self, at: usize, fx: &mut Effects) -> bool {
+        let mut state = self.desk();
+        if state.has(CLOSED) {
+            return false;
+        }
+        state.set(CLOSED);
+        // In each shard's lock the flag is seen from now on.
+        for shard in &self.shards {
+            drop(shard.lock());
+        }
+        for ticket in state.line.tickets() {
+            if matches!(state.line.node(ticket).entry, Entry::Caller(_)) {
+                self.send_away(&mut state, at, ticket, Told::Closed, fx);
+            }
+        }
+        true
+    }
+
+    /// Takes a caller out of the line and tells it why.
+    fn send_away(&self, state: &mut Desk<'_>, at: usize, ticket: usize, told: Told, fx: &mut Effects) {
+        let list = state.line.list_of(ticket);
+        state.tell(ticket, told, fx);
+        while state.line.admit_next(|waker| fx.wake(waker)) {}
+        if list == Some(List::Main) {
+            let quota = state.line.node(ticket).quota;
+            self.release_share(state, at, quota, fx);
+        }
+    }
+
+    /// After slots vanished: tells the newest of the jobs that wait on each other.
+    fn break_deadlock(&self, state: &mut Desk<'_>, at: usize, fx: &mut Effects) {
+        if state.blocked.is_empty() || state.granted > 0 || state.blocked.len() < state.size + state.debt {
+            return;
+        }
+        let newest = state.line.tickets().into_iter().rev().find(
+            |&ticket| matches!(&state.line.node(ticket).entry, Entry::Caller(caller) if caller.within.is_some()),
+        );
+        if let Some(ticket) = newest {
+            self.send_away(state, at, ticket, Told::Deadlock, fx);
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.has(CLOSED)
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.has(DEAD)
+    }
+
+    /// Whether a suspended job is to be cancelled instead of kept. Exact under a shard's lock.
+    pub(super) fn is_cancelling(&self) -> bool {
+        self.has(CANCELLING)
+    }
+
+    /// Whether the end of a job has to be told to the line. Exact under a shard's lock.
+    pub(super) fn needs_desk(&self) -> bool {
+        self.attention.load(Relaxed) & (CONGESTED | WATCHED) != 0
+    }
+
+    /// Cancels whatever can be reached: jobs in line and in the queues of the shards come back,
+    /// suspended ones too. Jobs that are being polled are cancelled when that returns.
+    pub(super) fn cancel_all(&self, at: usize, dead: bool, fx: &mut Effects) -> Cancelled {
+        self.close(at, fx);
+        let mut state = self.desk();
+        state.set(if dead { CANCELLING | DEAD } else { CANCELLING });
+        let mut cancelled = Cancelled::default();
+        for ticket in state.line.tickets() {
+            let Entry::Job(job) = &state.line.node(ticket).entry else { continue };
+            let job = job.ptr();
+            if let Some((job, quota, list)) = state.line.remove_job(ticket, job) {
+                state.ending += 1;
+                if list == List::Main {
+                    self.release_share(&mut state, at, quota, fx);
+                }
+                cancelled.in_line.push(job);
+            }
+        }
+        drop(state);
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            cancelled.admitted.extend(shard.take(true));
+            let aborted = shard.seated.iter().filter_map(|(_, job)| job.request_abort());
+            cancelled.admitted.extend(aborted);
+        }
+        cancelled
+    }
+
+    /// Whether nothing is left; if something is, whoever ends it will say so through `fx`.
+    pub(super) fn watch_idle(&self) -> bool {
+        let mut state = self.desk();
+        state.set(WATCHED);
+        // A job that ends from here on sees the flag under its shard's lock, and one that ended
+        // before is counted.
+        let idle = self.count(&state).is_idle();
+        if idle {
+            state.clear(WATCHED);
+        }
+        idle
+    }
+
+    fn look_for_idle(&self, state: &mut Desk<'_>, fx: &mut Effects) {
+        if state.has(WATCHED) && self.count(state).is_idle() {
+            state.clear(WATCHED);
+            fx.idle = true;
+        }
+    }
+
+    pub(super) fn census(&self) -> Census {
+        self.count(&self.desk())
+    }
+
+    fn count(&self, state: &Desk<'_>) -> Census {
+        let turned_away = self.turned_away.load(Relaxed);
+        let mut jobs = state.tally.jobs;
+        // All at once: a job may end in one shard while the next is being read.
+        let shards: Vec<_> = self.shards.iter().map(|shard| shard.lock()).collect();
+        shards.iter().for_each(|shard| jobs.add(&shard.tally));
+        jobs.submitted += turned_away;
+        Census {
+            size: state.size,
+            places: state.places,
+            queued: state.line.queued(),
+            waiting: state.line.waiting(),
+            running: (jobs.started - jobs.ended) as usize,
+            overflow: (jobs.overflow_started - jobs.overflow_ended) as usize,
+            inline: state.inline + state.ending,
+            jobs,
+            refused: state.tally.refused + turned_away,
+            withdrawn: state.tally.withdrawn,
+        }
+    }
+}
+
+/// The state of the line, locked. Keeps `FULL` true to it.
+struct Desk<'a> {
+    state: MutexGuard<'a, State>,
+    attention: &'a AtomicUsize,
+}
+
+impl Desk<'_> {
+    fn has(&self, flag: usize) -> bool {
+        self.attention.load(Relaxed) & flag != 0
+    }
+
+    fn set(&self, flag: usize) {
+        self.attention.store(self.attention.load(Relaxed) | flag, Release);
+    }
+
+    fn clear(&self, flag: usize) {
+        self.attention.store(self.attention.load(Relaxed) & !flag, Release);
+    }
+}
+
+impl Drop for Desk<'_> {
+    fn drop(&mut self) {
+        let full = self.has(CONGESTED) && !self.state.line.has_place();
+        if full != self.has(FULL) {
+            if full { self.set(FULL) } else { self.clear(FULL) }
+        }
+    }
+}
+
+impl std::ops::Deref for Desk<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl std::ops::DerefMut for Desk<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl State {
+    fn hold(&mut self, quota: Option<usize>) {
+        if let Some(quota) = quota {
+            self.line.quotas[quota].held += 1;
+        }
+    }
+
+    /// Puts the job itself in line.
+    fn stand(&mut self, list: List, offer: &mut impl Offer, terms: Terms) {
+        let ticket = self.line.next_ticket();
+        let job = offer.make_for_line(terms, ticket);
+        self.line.push(list, terms.quota, Entry::Job(job));
+        // Callers before it have their places already, so there is nobody to wake.
+        while self.line.admit_next(drop) {}
+    }
+
+    /// Gives a slot to somebody who has just been taken out of its list.
+    fn take_in(&mut self, ticket: usize, fx: &mut Effects) {
+        match &mut self.line.node(ticket).entry {
+            Entry::Job(_) => {
+                self.tally.jobs.started += 1;
+                if let Entry::Job(job) = self.line.dismiss(ticket).entry {
+                    fx.start(job);
+                }
+            }
+            Entry::Caller(_) => {
+                self.granted += 1;
+                self.mark(ticket, Told::Slot, fx);
+            }
+        }
+    }
+
+    fn tell(&mut self, ticket: usize, told: Told, fx: &mut Effects) {
+        self.line.unlink(ticket);
+        self.mark(ticket, told, fx);
+    }
+
+    fn mark(&mut self, ticket: usize, told: Told, fx: &mut Effects) {
+        let caller = self.line.caller(ticket);
+        caller.told = told;
+        let within = caller.within;
+        if let Some(waker) = caller.waker.take() {
+            fx.wake(waker);
+        }
+        self.unblock(within);
+    }
+
+    fn block(&mut self, within: Option<usize>) {
+        if let Some(job) = within {
+            *self.blocked.entry(job).or_default() += 1;
+        }
+    }
+
+    fn unblock(&mut self, within: Option<usize>) {
+        let Some(job) = within else { return };
+        if let Some(callers) = self.blocked.get_mut(&job) {
+            *callers -= 1;
+            if *callers == 0 {
+                self.blocked.remove(&job);
+            }
+        }
+    }
+
+    /// Whether nobody would be left to give a slot back if this job waited as well.
+    fn would_deadlock(&mut self, list: List, within: Within) -> bool {
+        let others = self.blocked.len() - usize::from(self.blocked.contains_key(&within.job));
+        if self.granted == 0 && others + 1 >= self.size + self.debt {
+            return true;
+        }
+        // Within a quota the same holds for its share alone.
+        matches!(list, List::Quota(key) if within.quota == Some(key) && self.line.quotas[key].held == 1)
+    }
+}

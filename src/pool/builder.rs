@@ -1,0 +1,188 @@
+//! A pool's settings, checked where they are put together.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::Pool;
+use super::core::{Config, Core, Nested, OnPanic};
+use crate::error::{ConfigError, Panic};
+
+/// Larger pools are no bound any more.
+pub(super) const MAX_SIZE: usize = u32::MAX as usize;
+pub(super) const SIZES: &str = "a number from 1 to 4294967295";
+const MAX_IDLE_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Settings of a pool; from [`Pool::builder`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let pool = millpond::Pool::builder()
+///     .size(100)
+///     .queue(1_000)
+///     .idle_timeout(Duration::from_secs(10))
+///     .min_idle(1)
+///     .name("thumbnails")
+///     .build()?;
+/// assert_eq!(pool.status().size, 100);
+///
+/// let error = millpond::Pool::builder().size(0).build().unwrap_err();
+/// assert_eq!(error.field(), "size");
+/// # Ok::<(), millpond::ConfigError>(())
+/// ```
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct Builder {
+    size: usize,
+    queue: usize,
+    idle_timeout: Duration,
+    min_idle: usize,
+    overflow_limit: Option<usize>,
+    nested: Nested,
+    name: Arc<str>,
+    spans: bool,
+    on_panic: Option<OnPanic>,
+    runtime: Option<Handle>,
+}
+
+impl Builder {
+    pub(super) fn new() -> Self {
+        Self {
+            size: 0,
+            queue: 0,
+            idle_timeout: Duration::from_secs(10),
+            min_idle: 0,
+            overflow_limit: None,
+            nested: Nested::default(),
+            name: Arc::from("pool"),
+            spans: true,
+            on_panic: None,
+            runtime: None,
+        }
+    }
+
+    /// How many jobs may hold a slot at once: 1 to 4,294,967,295. There is no default.
+    pub fn size(mut self, size: usize) -> Self {
+        self.size = size;
+        self
+    }
+
+    /// How many admitted jobs may wait for a slot, up to 4,294,967,295. Default 0: none.
+    pub fn queue(mut self, places: usize) -> Self {
+        self.queue = places;
+        self
+    }
+
+    /// How long a worker may be idle before it leaves; it does so at most an eighth later. More
+    /// than zero and up to a year. Default 10 s.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = timeout;
+        self
+    }
+
+    /// How many idle workers stay, up to `size`. Default 0. They come with the first jobs, or
+    /// with [`Pool::prewarm`].
+    pub fn min_idle(mut self, workers: usize) -> Self {
+        self.min_idle = workers;
+        self
+    }
+
+    /// How many jobs [`schedule_always`](Pool::schedule_always) may run beyond the size at once;
+    /// 0 allows none. By default there is no limit, as the verb's name says.
+    pub fn overflow_limit(mut self, jobs: usize) -> Self {
+        self.overflow_limit = Some(jobs);
+        self
+    }
+
+    /// What happens to nested submits that would deadlock. Default [`Nested::Error`].
+    pub fn nested(mut self, nested: Nested) -> Self {
+        self.nested = nested;
+        self
+    }
+
+    /// The pool's name in events and in `Debug`. Not empty. Default `pool`.
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Whether jobs run inside the `tracing` span that was current where they were submitted.
+    /// Default `true`; of no effect without the feature `tracing`.
+    pub fn spans(mut self, spans: bool) -> Self {
+        self.spans = spans;
+        self
+    }
+
+    /// Called with each panic a job ended by, in the thread it happened on and before the job's
+    /// handle resolves. Panics of its own are swallowed.
+    pub fn on_panic(mut self, hook: impl Fn(&Panic) + Send + Sync + 'static) -> Self {
+        self.on_panic = Some(Arc::new(hook));
+        self
+    }
+
+    /// The runtime to run jobs on. Default: the one the first job is submitted in. Its timers
+    /// must be enabled.
+    pub fn runtime(mut self, handle: Handle) -> Self {
+        self.runtime = Some(handle);
+        self
+    }
+
+    /// Makes the pool. Needs no runtime, and starts nothing.
+    ///
+    /// # Errors
+    ///
+    /// Names the first setting that is out of its range, its value and what is accepted.
+    pub fn build(self) -> Result<Pool, ConfigError> {
+        let size = checked_size(self.size)?;
+        if self.queue > MAX_SIZE {
+            return Err(ConfigError::new("queue", self.queue, "a number from 0 to 4294967295"));
+        }
+        if self.idle_timeout.is_zero() || self.idle_timeout > MAX_IDLE_TIMEOUT {
+            let value = format!("{:?}", self.idle_timeout);
+            return Err(ConfigError::new("idle_timeout", value, "more than zero and at most a year"));
+        }
+        if self.min_idle > self.size {
+            return Err(ConfigError::new("min_idle", self.min_idle, "at most `size`"));
+        }
+        if self.name.is_empty() {
+            return Err(ConfigError::new("name", "empty", "one character or more"));
+        }
+        let config = Config {
+            name: self.name,
+            idle_timeout: self.idle_timeout,
+            min_idle: self.min_idle,
+            overflow_limit: self.overflow_limit.unwrap_or(usize::MAX),
+            nested: self.nested,
+            spans: self.spans,
+            on_panic: self.on_panic,
+        };
+        Ok(Pool::from_core(Core::new(config, size, self.queue, self.runtime)))
+    }
+}
+
+pub(super) fn checked_size(size: usize) -> Result<NonZeroUsize, ConfigError> {
+    NonZeroUsize::new(size)
+        .filter(|size| size.get() <= MAX_SIZE)
+        .ok_or_else(|| ConfigError::new("size", size, SIZES))
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("name", &self.name)
+            .field("size", &self.size)
+            .field("queue", &self.queue)
+            .field("idle_timeout", &self.idle_timeout)
+            .field("min_idle", &self.min_idle)
+            .field("overflow_limit", &self.overflow_limit)
+            .field("nested", &self.nested)
+            .field("spans", &self.spans)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,386 @@
+//! What the handles, workers and jobs of one pool share.
+
+use std::fmt;
+use std::future::Future;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+use super::admission::{Admission, Offer, OnFull, Verdict};
+use super::cell::{End, Home, JobPtr, JobRef, Step};
+use super::context::Within;
+use super::crew::Crew;
+use super::effects::{Effects, fenced};
+use super::shard::ShardGuard;
+use super::status::Status;
+use crate::error::Panic;
+use crate::observe::event;
+use crate::sync::atomic::AtomicU32;
+use crate::sync::atomic::Ordering::Relaxed;
+
+/// What happens to a `schedule` from within the pool's own jobs that could never end.
+///
+/// A job that waits for a slot of the pool it runs on keeps its own meanwhile. Once every slot is
+/// held by such a job, none of them can go on. Millpond notices the last of them: the one whose
+/// waiting would close the circle. `try_go` never waits, and `anyway_go` does not as long as its
+/// start is not awaited, so both are safe anywhere.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Nested {
+    /// The submit fails with [`ScheduleError::WouldDeadlock`](crate::ScheduleError).
+    #[default]
+    Error,
+    /// The job runs in the job that submitted it, as with [`try_go`](crate::Pool::try_go).
+    Inline,
+}
+
+/// Called with each panic a job of the pool ended by.
+pub(super) type OnPanic = Arc<dyn Fn(&Panic) + Send + Sync>;
+
+pub(super) struct Config {
+    pub(super) name: Arc<str>,
+    pub(super) idle_timeout: Duration,
+    pub(super) min_idle: usize,
+    pub(super) overflow_limit: usize,
+    pub(super) nested: Nested,
+    pub(super) spans: bool,
+    pub(super) on_panic: Option<OnPanic>,
+}
+
+pub(crate) struct Core {
+    pub(super) admission: Admission,
+    pub(super) crew: Crew,
+    pub(super) config: Config,
+    pub(super) idle: Notify,
+    runtime: OnceLock<Handle>,
+    /// Nanoseconds one poll of a job takes, about.
+    pace: AtomicU32,
+    me: Weak<Self>,
+}
+
+/// Another worker is called when the ready jobs of a shard would take one this long: waking a
+/// parked thread costs about as much.
+const WORTH_A_CALL: u64 = 20_000;
+
+impl Core {
+    pub(super) fn new(config: Config, size: NonZeroUsize, queue: usize, runtime: Option<Handle>) -> Arc<Self> {
+        let threads = match runtime.clone().or_else(|| Handle::try_current().ok()) {
+            Some(handle) => handle.metrics().num_workers(),
+            None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+        };
+        Arc::new_cyclic(|me| Self {
+            admission: Admission::new(threads, size.get(), queue),
+            crew: Crew::new(threads.min(size.get())),
+            config,
+            idle: Notify::new(),
+            runtime: runtime.map_or_else(OnceLock::new, OnceLock::from),
+            pace: AtomicU32::new(1_000),
+            me: me.clone(),
+        })
+    }
+
+    /// The runtime the jobs run on: the given one, or the first caller's.
+    #[track_caller]
+    pub(super) fn runtime(&self) -> &Handle {
+        self.runtime.get_or_init(|| match Handle::try_current() {
+            Ok(handle) => {
+                // Panics here, in the caller, if the runtime has no timers: idle workers need them.
+                drop(tokio::time::sleep(Duration::ZERO));
+                handle
+            }
+            Err(_) => panic!(
+                "a pool built without a runtime handle got its first job outside of a tokio runtime: \
+                 submit it from inside one, or build the pool with `Builder::runtime`"
+            ),
+        })
+    }
+
+    pub(super) fn id(&self) -> usize {
+        self as *const Self as usize
+    }
+
+    pub(super) fn arc(&self) -> Arc<Self> {
+        self.me.upgrade().expect("only reached through a live reference")
+    }
+
+    /// The shard of the current thread.
+    pub(super) fn here(&self) -> usize {
+        match self.admission.shards().len() {
+            1 => 0,
+            shards => tokio::runtime::worker_index().unwrap_or(0) % shards,
+        }
+    }
+
+    pub(super) fn admit(
+        &self,
+        offer: &mut impl Offer,
+        quota: Option<usize>,
+        within: Option<Within>,
+        on_full: OnFull<'_>,
+    ) -> Verdict {
+        let at = self.here();
+        let verdict = self.admission.admit(at, offer, quota, within, on_full);
+        self.follow(at, verdict)
+    }
+
+    /// Calls a worker for what was started.
+    pub(super) fn follow(&self, at: usize, verdict: Verdict) -> Verdict {
+        match verdict {
+            Verdict::Started { call: true, .. } => self.crew.call(self, at),
+            Verdict::Started { depth, .. } => self.consider_help(at, depth),
+            Verdict::Full | Verdict::Closed | Verdict::Deadlock => self.tell_refused(verdict),
+            Verdict::InLine | Verdict::Waiting(_) | Verdict::Inline => {}
+        }
+        verdict
+    }
+
+    #[cold]
+    fn tell_refused(&self, _verdict: Verdict) {
+        event!(DEBUG, pool = &*self.config.name, reason = ?_verdict, "job refused");
+    }
+
+    fn consider_help(&self, at: usize, depth: usize) {
+        if depth > 3 && self.crew.has_spare() && depth as u64 * u64::from(self.pace.load(Relaxed)) > WORTH_A_CALL {
+            self.crew.call(self, (at + 1) % self.admission.shards().len());
+        }
+    }
+
+    pub(super) fn pace(&self) -> u32 {
+        self.pace.load(Relaxed)
+    }
+
+    /// Takes in what one poll took lately.
+    pub(super) fn set_pace(&self, took: Duration) {
+        let nanos = took.as_nanos().min(u128::from(u32::MAX)) as u32;
+        let old = self.pace.load(Relaxed);
+        self.pace.store(old - old / 4 + nanos / 4, Relaxed);
+    }
+
+    /// Does what was left to do when the locks were released.
+    pub(super) fn apply(&self, at: usize, mut fx: Effects) {
+        for job in fx.take_started() {
+            job.leave_line();
+            self.make_ready(at, job);
+        }
+        fx.wake_all();
+        if fx.idle {
+            self.idle.notify_waiters();
+            self.crew.call_all_if(self.admission.is_closed());
+        }
+    }
+
+    /// Queues a job that holds what it needs to run.
+    fn make_ready(&self, at: usize, job: JobRef) {
+        let mut shard = self.admission.shard(at).lock();
+        // The flag is set before the queues are emptied for the last time.
+        if self.admission.is_dead() {
+            drop(shard);
+            return self.cancel(at, job);
+        }
+        let call = shard.push(job);
+        let depth = shard.ready.len();
+        drop(shard);
+        self.follow(at, Verdict::Started { call, depth });
+    }
+
+    /// Accounts for an ended job as far as its shard can. `true` if the line must hear of it.
+    pub(super) fn settle(&self, at: usize, shard: &mut ShardGuard<'_>, job: &JobRef, end: End) -> bool {
+        shard.tally.end(end);
+        let terms = job.terms();
+        if let Some((home, key)) = self.split(job) {
+            if home == at {
+                shard.seated.remove(key);
+            }
+        }
+        if terms.overflow {
+            shard.tally.overflow_ended += 1;
+            return true;
+        }
+        shard.tally.ended += 1;
+        if terms.quota.is_some() || self.admission.needs_desk() {
+            return true;
+        }
+        shard.free += 1;
+        false
+    }
+
+    /// The rest of it, after the shard's lock was released.
+    pub(super) fn settled(&self, at: usize, job: JobRef, end: End, slow: bool) {
+        if let Some((home, key)) = self.split(&job) {
+            if home != at {
+                self.admission.shard(home).lock().seated.remove(key);
+            }
+        }
+        if slow {
+            let mut fx = Effects::default();
+            self.admission.settle_slow(at, job.terms(), &mut fx);
+            self.apply(at, fx);
+        }
+        if end == End::Panicked {
+            job.with_panic(|panic| self.tell_panic(panic));
+        }
+        job.publish();
+    }
+
+    #[cold]
+    pub(super) fn tell_panic(&self, panic: &Panic) {
+        event!(ERROR, pool = &*self.config.name, message = panic.message(), "job panicked");
+        if let Some(on_panic) = &self.config.on_panic {
+            fenced(|| on_panic(panic));
+        }
+    }
+
+    /// Ends a job that is in nobody else's hands.
+    pub(super) fn cancel(&self, at: usize, job: JobRef) {
+        let end = job.cancel();
+        let mut shard = self.admission.shard(at).lock();
+        let slow = self.settle(at, &mut shard, &job, end);
+        drop(shard);
+        self.settled(at, job, end, slow);
+    }
+
+    /// Cancels what is left, wherever it is; see [`Admission::cancel_all`].
+    pub(super) fn cancel_all(&self, dead: bool) {
+        let at = self.here();
+        let mut fx = Effects::default();
+        let cancelled = self.admission.cancel_all(at, dead, &mut fx);
+        self.apply(at, fx);
+        for job in cancelled.in_line {
+            self.end_withdrawn(at, job);
+        }
+        for job in cancelled.admitted {
+            if job.is_shielded() && !dead { self.make_ready(at, job) } else { self.cancel(at, job) }
+        }
+    }
+
+    fn end_withdrawn(&self, at: usize, job: JobRef) {
+        let end = job.cancel();
+        let mut fx = Effects::default();
+        self.admission.end_withdrawn(end, &mut fx);
+        self.apply(at, fx);
+        if end == End::Panicked {
+            job.with_panic(|panic| self.tell_panic(panic));
+        }
+        job.publish();
+    }
+
+    pub(super) fn close(&self) {
+        let at = self.here();
+        let mut fx = Effects::default();
+        let first = self.admission.close(at, &mut fx);
+        self.apply(at, fx);
+        if first {
+            event!(INFO, pool = &*self.config.name, "pool closed");
+            // Idle workers have nothing to wait for any more.
+            self.crew.call_all_if(true);
+        }
+    }
+
+    pub(super) fn resize(&self, size: NonZeroUsize) {
+        let at = self.here();
+        let mut fx = Effects::default();
+        let before = self.admission.resize(at, size.get(), &mut fx);
+        self.crew.set_enough(size.get().min(self.admission.shards().len()));
+        self.apply(at, fx);
+        event!(INFO, pool = &*self.config.name, before, size, "pool resized");
+        let _ = before;
+    }
+
+    /// Blocks the thread until the future is ready.
+    #[track_caller]
+    pub(super) fn block_on<R>(&self, verb: &str, future: impl Future<Output = R>) -> R {
+        self.refuse_to_block(verb);
+        self.runtime().block_on(future)
+    }
+
+    #[track_caller]
+    pub(super) fn refuse_to_block(&self, verb: &str) {
+        assert!(
+            tokio::task::try_id().is_none() || tokio::runtime::worker_index().is_none(),
+            "`{verb}` would block a thread that drives asynchronous tasks: use the verb without \
+             `blocking_` there, or call it through `spawn_blocking`"
+        );
+    }
+
+    pub(super) fn overflow_limit(&self) -> usize {
+        self.config.overflow_limit
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let census = self.admission.census();
+        let (workers, idle) = self.crew.count();
+        Status {
+            size: census.size,
+            queue: census.places,
+            workers,
+            idle,
+            running: census.running,
+            queued: census.queued,
+            waiting: census.waiting,
+            overflow: census.overflow,
+            inline: census.inline,
+            submitted: census.jobs.submitted,
+            refused: census.refused,
+            withdrawn: census.withdrawn,
+            completed: census.jobs.completed,
+            panicked: census.jobs.panicked,
+            cancelled: census.jobs.cancelled,
+        }
+    }
+
+    /// Where a suspended job sits: shard and key.
+    fn split(&self, job: &JobRef) -> Option<(usize, usize)> {
+        let shards = self.admission.shards().len();
+        job.seat().map(|place| (place % shards, place / shards))
+    }
+
+    /// Gives a job that returned `Pending` for the first time a seat in this shard.
+    pub(super) fn seat(&self, at: usize, shard: &mut ShardGuard<'_>, job: &JobRef) {
+        if job.seat().is_none() {
+            let key = shard.seated.insert(job.ptr());
+            job.sit(|| self.arc(), key * self.admission.shards().len() + at);
+        }
+        if self.admission.is_cancelling() {
+            job.ptr().request_abort();
+        }
+    }
+
+    /// Runs a step of a job on behalf of nobody in particular; used by workers.
+    pub(super) fn poll(&self, job: &JobRef) -> Step {
+        let terms = job.terms();
+        let _entered = super::context::Enter::new(super::context::Current {
+            pool: self.id(),
+            job: job.ptr(),
+            overflow: terms.overflow,
+            quota: terms.quota,
+        });
+        job.poll()
+    }
+}
+
+impl Home for Core {
+    fn resume(&self, job: JobRef) {
+        self.make_ready(self.here(), job);
+    }
+
+    fn withdraw(&self, job: JobPtr, ticket: usize) -> bool {
+        let at = self.here();
+        let mut fx = Effects::default();
+        let withdrawn = self.admission.withdraw(at, job, ticket, &mut fx);
+        self.apply(at, fx);
+        withdrawn.map(|job| self.end_withdrawn(at, job)).is_some()
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("name", &self.config.name).finish_non_exhaustive()
+    }
+}

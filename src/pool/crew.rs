@@ -1,0 +1,185 @@
+//! The workers of a pool: who is idle, who is called, who may leave.
+//!
+//! Idle workers are a stack: the newest is called first, so the others stay cold and leave one
+//! after another when they were not needed for the idle timeout.
+//!
+//! No call is lost: a call that finds nobody idle and may not start anybody leaves a note, and a
+//! worker that wants to go idle looks for it under the same lock.
+
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
+
+use super::core::Core;
+use super::worker::Worker;
+use crate::sync::Mutex;
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sync::atomic::{AtomicBool, AtomicUsize};
+
+const NOBODY: usize = usize::MAX;
+
+pub(super) struct Crew {
+    state: Mutex<State>,
+    /// Whether a call would find or start somebody, to be looked at without the lock.
+    spare: AtomicBool,
+}
+
+struct State {
+    workers: usize,
+    /// How many there may be without need for more.
+    enough: usize,
+    /// Oldest first.
+    idle: Vec<Arc<Post>>,
+    /// A call found nobody.
+    missed: bool,
+}
+
+/// Where an idle worker is found.
+pub(super) struct Post {
+    /// The shard it is called to.
+    called_to: AtomicUsize,
+    waker: OnceLock<Waker>,
+}
+
+impl Post {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { called_to: AtomicUsize::new(NOBODY), waker: OnceLock::new() })
+    }
+
+    /// The shard the worker was called to, if it was.
+    pub(super) fn answer(&self) -> Option<usize> {
+        if self.called_to.load(Acquire) == NOBODY {
+            return None;
+        }
+        Some(self.called_to.swap(NOBODY, AcqRel))
+    }
+
+    fn call(&self, at: usize) {
+        self.called_to.store(at, Release);
+        self.waker.get().expect("idle workers left their waker").wake_by_ref();
+    }
+}
+
+/// What a worker that found nothing to do is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// Wait for a call.
+    Idle,
+    /// Look again: a call was missed.
+    Look,
+    /// Leave: nothing can come any more.
+    Leave,
+}
+
+impl Crew {
+    pub(super) fn new(enough: usize) -> Self {
+        let state = State { workers: 0, enough, idle: Vec::new(), missed: false };
+        Self { state: Mutex::new(state), spare: AtomicBool::new(true) }
+    }
+
+    pub(super) fn has_spare(&self) -> bool {
+        self.spare.load(Relaxed)
+    }
+
+    /// Workers, and how many of them are idle.
+    pub(super) fn count(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.workers, state.idle.len())
+    }
+
+    /// Has a worker look at a shard: the newest idle one, or a new one.
+    pub(super) fn call(&self, core: &Core, at: usize) {
+        let mut state = self.state.lock();
+        if let Some(post) = state.idle.pop() {
+            self.note_spare(&state);
+            drop(state);
+            post.call(at);
+        } else if state.workers < state.enough {
+            self.hire(core, state, at);
+        } else {
+            state.missed = true;
+        }
+    }
+
+    /// Starts workers until there are `wanted`.
+    pub(super) fn hire_up_to(&self, core: &Core, wanted: usize) {
+        loop {
+            let state = self.state.lock();
+            if state.workers >= wanted {
+                return;
+            }
+            self.hire(core, state, 0);
+        }
+    }
+
+    fn hire(&self, core: &Core, mut state: crate::sync::MutexGuard<'_, State>, at: usize) {
+        state.workers += 1;
+        self.note_spare(&state);
+        drop(state);
+        Worker::start(core.arc(), at);
+    }
+
+    /// Sends a worker to rest.
+    pub(super) fn rest(&self, core: &Core, post: &Arc<Post>, waker: &Waker) -> Rest {
+        post.waker.get_or_init(|| waker.clone());
+        let closed = core.admission.is_closed();
+        let done = closed && core.admission.census().is_idle();
+        let mut state = self.state.lock();
+        if std::mem::take(&mut state.missed) {
+            return Rest::Look;
+        }
+        if done {
+            state.workers -= 1;
+            return Rest::Leave;
+        }
+        state.idle.push(post.clone());
+        self.note_spare(&state);
+        Rest::Idle
+    }
+
+    /// Whether an idle worker that was not called for the idle timeout may leave. The last one
+    /// stays as long as there is a job: with it goes the runtime's end, should that come.
+    pub(super) fn may_leave(&self, core: &Core, post: &Arc<Post>) -> bool {
+        let busy = !core.admission.census().is_idle();
+        let mut state = self.state.lock();
+        if state.idle.len() <= core.config.min_idle || (busy && state.workers == 1) {
+            return false;
+        }
+        let Some(position) = state.idle.iter().position(|other| Arc::ptr_eq(other, post)) else {
+            return false;
+        };
+        state.idle.remove(position);
+        state.workers -= 1;
+        self.note_spare(&state);
+        true
+    }
+
+    /// A worker is gone without having been allowed to: its runtime is.
+    pub(super) fn lost(&self, post: &Arc<Post>) {
+        let mut state = self.state.lock();
+        state.workers -= 1;
+        state.idle.retain(|other| !Arc::ptr_eq(other, post));
+    }
+
+    /// Has every idle worker look around, if `wanted`.
+    pub(super) fn call_all_if(&self, wanted: bool) {
+        if !wanted {
+            return;
+        }
+        let mut state = self.state.lock();
+        let idle = std::mem::take(&mut state.idle);
+        self.note_spare(&state);
+        drop(state);
+        idle.iter().for_each(|post| post.call(0));
+    }
+
+    /// More workers than threads are of use only while some are held up.
+    pub(super) fn set_enough(&self, enough: usize) {
+        let mut state = self.state.lock();
+        state.enough = enough;
+        self.note_spare(&state);
+    }
+
+    fn note_spare(&self, state: &State) {
+        self.spare.store(!state.idle.is_empty() || state.workers < state.enough, Relaxed);
+    }
+}

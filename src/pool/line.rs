@@ -1,0 +1,288 @@
+//! The waiting line: who stands where, in strict order of arrival.
+//!
+//! Lists threaded through one slab, so that leaving from the middle costs no search. The first
+//! `places` entries of the main list stand in the pool's queue, the rest wait for a place in it.
+//! Each quota has a list of its own for those who wait for their share before they may even
+//! stand in the main one. Nothing here counts slots: `admission` does.
+
+use std::task::Waker;
+
+use slab::Slab;
+
+use super::cell::{JobPtr, JobRef};
+
+const NONE: usize = usize::MAX;
+
+/// Somebody in line.
+pub(super) enum Entry {
+    /// A job that was handed over and needs nobody to be started.
+    Job(JobRef),
+    /// A caller who still holds its job.
+    Caller(Caller),
+}
+
+pub(super) struct Caller {
+    pub(super) waker: Option<Waker>,
+    /// The slot-holding job of this pool that waits through this caller, if one does.
+    pub(super) within: Option<usize>,
+    pub(super) told: Told,
+}
+
+/// What a caller in line finds when it looks again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    Wait,
+    /// A place in the queue is kept for it, where it stands.
+    Place,
+    /// A slot is kept for it; it stands in no list any more.
+    Slot,
+    Closed,
+    Deadlock,
+}
+
+pub(super) struct Node {
+    prev: usize,
+    next: usize,
+    /// The list the node is in, if it is in one.
+    list: Option<List>,
+    /// Stands in the queue.
+    admitted: bool,
+    pub(super) quota: Option<usize>,
+    pub(super) entry: Entry,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum List {
+    Main,
+    Quota(usize),
+}
+
+#[derive(Clone, Copy)]
+struct Ends {
+    head: usize,
+    tail: usize,
+    len: usize,
+}
+
+impl Ends {
+    const EMPTY: Self = Self { head: NONE, tail: NONE, len: 0 };
+}
+
+/// A group's share of the pool.
+pub(super) struct Quota {
+    pub(super) limit: usize,
+    /// Jobs that hold a part of the share: running, or in the main list.
+    pub(super) held: usize,
+    ends: Ends,
+}
+
+pub(super) struct Line {
+    nodes: Slab<Node>,
+    main: Ends,
+    pub(super) quotas: Slab<Quota>,
+    places: usize,
+    /// How many of the main list stand in the queue, always its first; and the next behind them.
+    admitted: usize,
+    boundary: usize,
+    /// How many of the admitted are jobs, not callers.
+    queued: usize,
+}
+
+impl Line {
+    pub(super) fn new(places: usize) -> Self {
+        Self {
+            nodes: Slab::new(),
+            main: Ends::EMPTY,
+            quotas: Slab::new(),
+            places,
+            admitted: 0,
+            boundary: NONE,
+            queued: 0,
+        }
+    }
+
+    /// Whether the main list is empty.
+    pub(super) fn is_empty(&self) -> bool {
+        self.main.len == 0
+    }
+
+    /// Whether somebody new would get a place in the queue.
+    pub(super) fn has_place(&self) -> bool {
+        self.main.len < self.places
+    }
+
+    /// Jobs in the queue.
+    pub(super) fn queued(&self) -> usize {
+        self.queued
+    }
+
+    /// Everybody in line who is not in the queue, those included who are told to come but have
+    /// not yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.nodes.len() - self.queued
+    }
+
+    pub(super) fn add_quota(&mut self, limit: usize) -> usize {
+        self.quotas.insert(Quota { limit, held: 0, ends: Ends::EMPTY })
+    }
+
+    pub(super) fn node(&mut self, ticket: usize) -> &mut Node {
+        &mut self.nodes[ticket]
+    }
+
+    pub(super) fn caller(&mut self, ticket: usize) -> &mut Caller {
+        match &mut self.nodes[ticket].entry {
+            Entry::Caller(caller) => caller,
+            Entry::Job(_) => unreachable!("a caller's ticket names its own node"),
+        }
+    }
+
+    /// Forgets a caller who was told to come. Callers in a list are taken out by `remove`.
+    pub(super) fn dismiss(&mut self, ticket: usize) -> Node {
+        let node = self.nodes.remove(ticket);
+        debug_assert!(node.list.is_none());
+        node
+    }
+
+    pub(super) fn head(&self, list: List) -> Option<usize> {
+        let head = self.ends(list).head;
+        (head != NONE).then_some(head)
+    }
+
+    /// The ticket the next `push` will give out.
+    pub(super) fn next_ticket(&self) -> usize {
+        self.nodes.vacant_key()
+    }
+
+    /// Puts somebody at the end of a list.
+    pub(super) fn push(&mut self, list: List, quota: Option<usize>, entry: Entry) -> usize {
+        let node = Node { prev: NONE, next: NONE, list: None, admitted: false, quota, entry };
+        let ticket = self.nodes.insert(node);
+        self.link(list, ticket);
+        ticket
+    }
+
+    /// Puts somebody who is in no list at the end of one.
+    pub(super) fn link(&mut self, list: List, ticket: usize) {
+        let tail = self.ends(list).tail;
+        let node = &mut self.nodes[ticket];
+        debug_assert!(node.list.is_none());
+        (node.prev, node.next, node.list) = (tail, NONE, Some(list));
+        if tail != NONE {
+            self.nodes[tail].next = ticket;
+        }
+        let ends = self.ends_mut(list);
+        if tail == NONE {
+            ends.head = ticket;
+        }
+        ends.tail = ticket;
+        ends.len += 1;
+        if list == List::Main && self.boundary == NONE {
+            self.boundary = ticket;
+        }
+    }
+
+    /// Gives the next in the main list a place in the queue, if one is free. `true` as long as
+    /// there may be more to admit; callers are told and their wakers handed to `wake`.
+    pub(super) fn admit_next(&mut self, mut wake: impl FnMut(Waker)) -> bool {
+        if self.boundary == NONE || self.admitted >= self.places {
+            return false;
+        }
+        let node = &mut self.nodes[self.boundary];
+        self.boundary = node.next;
+        node.admitted = true;
+        self.admitted += 1;
+        match &mut node.entry {
+            Entry::Job(_) => self.queued += 1,
+            Entry::Caller(caller) => {
+                caller.told = Told::Place;
+                caller.waker.take().map(&mut wake);
+            }
+        }
+        true
+    }
+
+    /// Takes somebody out of the list they are in. The node stays until `dismiss`.
+    pub(super) fn unlink(&mut self, ticket: usize) {
+        let node = &mut self.nodes[ticket];
+        let (prev, next) = (node.prev, node.next);
+        let list = node.list.take().expect("unlinked twice");
+        if list == List::Main {
+            if std::mem::take(&mut self.nodes[ticket].admitted) {
+                self.admitted -= 1;
+                if matches!(self.nodes[ticket].entry, Entry::Job(_)) {
+                    self.queued -= 1;
+                }
+            } else if self.boundary == ticket {
+                self.boundary = next;
+            }
+        }
+        match prev {
+            NONE => self.ends_mut(list).head = next,
+            prev => self.nodes[prev].next = next,
+        }
+        match next {
+            NONE => self.ends_mut(list).tail = prev,
+            next => self.nodes[next].prev = prev,
+        }
+        self.ends_mut(list).len -= 1;
+    }
+
+    /// Takes out the job under `ticket`, if it is that job.
+    pub(super) fn remove_job(&mut self, ticket: usize, job: JobPtr) -> Option<(JobRef, Option<usize>, List)> {
+        let node = self.nodes.get(ticket)?;
+        let list = node.list?;
+        if !matches!(&node.entry, Entry::Job(own) if own.ptr() == job) {
+            return None;
+        }
+        self.unlink(ticket);
+        let node = self.dismiss(ticket);
+        match node.entry {
+            Entry::Job(job) => Some((job, node.quota, list)),
+            Entry::Caller(_) => None,
+        }
+    }
+
+    /// A caller with a kept place in the queue hands its job in, and keeps its position.
+    pub(super) fn hand_in(&mut self, ticket: usize, job: JobRef) {
+        debug_assert!(self.nodes[ticket].admitted);
+        self.nodes[ticket].entry = Entry::Job(job);
+        self.queued += 1;
+    }
+
+    pub(super) fn set_places(&mut self, places: usize) {
+        self.places = places;
+    }
+
+    /// Everybody still in a list, oldest first.
+    pub(super) fn tickets(&self) -> Vec<usize> {
+        let lists = std::iter::once(self.main).chain(self.quotas.iter().map(|(_, quota)| quota.ends));
+        let mut tickets = Vec::new();
+        for ends in lists {
+            let mut at = ends.head;
+            while at != NONE {
+                tickets.push(at);
+                at = self.nodes[at].next;
+            }
+        }
+        tickets
+    }
+
+    pub(super) fn list_of(&self, ticket: usize) -> Option<List> {
+        self.nodes[ticket].list
+    }
+
+    fn ends(&self, list: List) -> &Ends {
+        match list {
+            List::Main => &self.main,
+            List::Quota(quota) => &self.quotas[quota].ends,
+        }
+    }
+
+    fn ends_mut(&mut self, list: List) -> &mut Ends {
+        match list {
+            List::Main => &mut self.main,
+            List::Quota(quota) => &mut self.quotas[quota].ends,
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! One of the pool's parallel parts: a thread usually meets only its own.
+//!
+//! A shard keeps some of the free slots, a queue of jobs that hold one and are ready to be
+//! polled, and the suspended jobs that were last polled here. Slots and jobs move between
+//! shards; sums over all shards are what counts.
+
+use std::collections::VecDeque;
+
+use slab::Slab;
+
+use super::cell::{End, JobPtr, JobRef};
+use crate::sync::atomic::AtomicUsize;
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::{Mutex, MutexGuard};
+
+pub(super) struct Shard {
+    state: Mutex<ShardState>,
+    /// The length of `ready`, to be looked at without the lock.
+    depth: AtomicUsize,
+}
+
+pub(super) struct ShardState {
+    pub(super) free: usize,
+    pub(super) ready: VecDeque<JobRef>,
+    /// Suspended at least once and not ended, wherever they are.
+    pub(super) seated: Slab<JobPtr>,
+    /// Some worker will look at `ready` before it goes idle.
+    pub(super) served: bool,
+    pub(super) tally: Tally,
+}
+
+/// Running totals of one shard. A job may begin in one and end in another.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tally {
+    pub(super) submitted: u64,
+    /// Jobs that got a slot, and jobs that gave one back.
+    pub(super) started: u64,
+    pub(super) ended: u64,
+    pub(super) completed: u64,
+    pub(super) panicked: u64,
+    pub(super) cancelled: u64,
+    pub(super) overflow_started: u64,
+    pub(super) overflow_ended: u64,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.submitted += other.submitted;
+        self.started += other.started;
+        self.ended += other.ended;
+        self.completed += other.completed;
+        self.panicked += other.panicked;
+        self.cancelled += other.cancelled;
+        self.overflow_started += other.overflow_started;
+        self.overflow_ended += other.overflow_ended;
+    }
+
+    pub(super) fn end(&mut self, end: End) {
+        match end {
+            End::Completed => self.completed += 1,
+            End::Panicked => self.panicked += 1,
+            End::Cancelled => self.cancelled += 1,
+        }
+    }
+}
+
+impl Shard {
+    pub(super) fn new(free: usize) -> Self {
+        let state = ShardState {
+            free,
+            ready: VecDeque::new(),
+            seated: Slab::new(),
+            served: false,
+            tally: Tally::default(),
+        };
+        Self { state: Mutex::new(state), depth: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn lock(&self) -> ShardGuard<'_> {
+        ShardGuard { state: self.state.lock(), depth: &self.depth }
+    }
+
+    /// How many jobs were ready a moment ago.
+    pub(super) fn depth(&self) -> usize {
+        self.depth.load(Relaxed)
+    }
+}
+
+pub(super) struct ShardGuard<'a> {
+    state: MutexGuard<'a, ShardState>,
+    depth: &'a AtomicUsize,
+}
+
+impl ShardGuard<'_> {
+    /// Puts a job at the end of the queue. `true` if no worker would see it: one must be called.
+    #[must_use]
+    pub(super) fn push(&mut self, job: JobRef) -> bool {
+        self.state.ready.push_back(job);
+        self.depth.store(self.state.ready.len(), Relaxed);
+        !std::mem::replace(&mut self.state.served, true)
+    }
+
+    pub(super) fn pop(&mut self) -> Option<JobRef> {
+        let job = self.state.ready.pop_front()?;
+        self.depth.store(self.state.ready.len(), Relaxed);
+        Some(job)
+    }
+
+    /// Takes the older half, for a worker of another shard, or everything.
+    pub(super) fn take(&mut self, all: bool) -> VecDeque<JobRef> {
+        let keep = if all { 0 } else { self.state.ready.len() / 2 };
+        let rest = self.state.ready.len() - keep;
+        let kept = self.state.ready.split_off(rest);
+        let taken = std::mem::replace(&mut self.state.ready, kept);
+        self.depth.store(self.state.ready.len(), Relaxed);
+        taken
+    }
+}
+
+impl std::ops::Deref for ShardGuard<'_> {
+    type Target = ShardState;
+
+    fn deref(&self) -> &ShardState {
+        &self.state
+    }
+}
+
+impl std::ops::DerefMut for ShardGuard<'_> {
+    fn deref_mut(&mut self) -> &mut ShardState {
+        &mut self.state
+    }
+}

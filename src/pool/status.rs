@@ -1,0 +1,63 @@
+//! What a pool is doing, at one moment.
+
+/// A snapshot of a pool; from [`Pool::status`](crate::Pool::status).
+///
+/// All numbers belong to the same moment. Every job ends up in exactly one of the totals, so at
+/// any time
+///
+/// ```text
+/// submitted = refused + withdrawn
+///           + queued + waiting + running + overflow + inline
+///           + completed + panicked + cancelled
+/// ```
+///
+/// which is what [`accounted`](Self::accounted) adds up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// How many jobs may hold a slot at once.
+    pub size: usize,
+    /// How many admitted jobs may wait for a slot.
+    pub queue: usize,
+    /// Tasks that run jobs. A suspended job keeps its slot but no worker, so there are seldom
+    /// more of them than the runtime has threads.
+    pub workers: usize,
+    /// Workers that wait for a job.
+    pub idle: usize,
+    /// Jobs that hold a slot. More than `size` only while a pool that was made smaller sheds
+    /// the difference.
+    pub running: usize,
+    /// Jobs in the queue.
+    pub queued: usize,
+    /// Callers in line, and committed jobs in line behind the queue.
+    pub waiting: usize,
+    /// Jobs that run beyond the size.
+    pub overflow: usize,
+    /// Jobs that run in their callers.
+    pub inline: usize,
+    /// Jobs that were offered so far.
+    pub submitted: u64,
+    /// Jobs that were given back: full, closed or a deadlock.
+    pub refused: u64,
+    /// Jobs whose callers went away while they waited in line.
+    pub withdrawn: u64,
+    /// Jobs that returned a value.
+    pub completed: u64,
+    /// Jobs that panicked.
+    pub panicked: u64,
+    /// Jobs that were cancelled.
+    pub cancelled: u64,
+}
+
+impl Status {
+    /// The sum that equals `submitted`.
+    pub fn accounted(&self) -> u64 {
+        let live = self.queued + self.waiting + self.running + self.overflow + self.inline;
+        self.refused + self.withdrawn + live as u64 + self.completed + self.panicked + self.cancelled
+    }
+
+    /// Whether nothing runs, is queued or waits.
+    pub fn is_idle(&self) -> bool {
+        self.queued + self.waiting + self.running + self.overflow + self.inline == 0
+    }
+}

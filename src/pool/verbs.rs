@@ -1,0 +1,404 @@
+//! The ways in, as named futures: what happens when the pool is full, and when a wait is dropped.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use pin_project_lite::pin_project;
+
+use super::admission::{Offer, OnFull, Verdict};
+use super::cell::{self, End, JobRef, Keep, Sink, Terms};
+use super::context;
+use super::core::{Core, Nested};
+use super::effects::{Effects, fenced};
+use super::handle::JobHandle;
+use crate::error::{Closed, JobError, ScheduleError};
+use crate::observe::JobSpan;
+
+/// A job on its way into the pool.
+pub(crate) struct Submission<'a, F: Future, S: Sink<F::Output>> {
+    pub(crate) core: &'a Core,
+    pub(crate) quota: Option<usize>,
+    job: Option<F>,
+    sink: Option<S>,
+    span: Option<JobSpan>,
+    watch: Option<S::Watch>,
+}
+
+impl<'a, F, S> Submission<'a, F, S>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: Sink<F::Output>,
+{
+    #[track_caller]
+    pub(crate) fn new(core: &'a Core, job: F, sink: S, quota: Option<usize>) -> Self {
+        core.runtime();
+        let span = JobSpan::current(core.config.spans);
+        Self { core, quota, job: Some(job), sink: Some(sink), span: Some(span), watch: None }
+    }
+
+    pub(crate) fn admit(&mut self, on_full: OnFull<'_>) -> Verdict {
+        let (core, quota) = (self.core, self.quota);
+        let within = match on_full {
+            OnFull::Wait { .. } => context::within(core.id()),
+            _ => None,
+        };
+        core.admit(self, quota, within, on_full)
+    }
+
+    /// What is left of a refused one.
+    pub(crate) fn take_job(&mut self) -> F {
+        self.job.take().expect("a refused job is still on offer")
+    }
+
+    pub(crate) fn take_watch(&mut self) -> S::Watch {
+        self.watch.take().expect("an admitted job was made")
+    }
+
+    pub(crate) fn take_sink(&mut self) -> S {
+        self.sink.take().expect("a job that was not made keeps its sink")
+    }
+}
+
+impl<F, S> Offer for Submission<'_, F, S>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: Sink<F::Output>,
+{
+    #[inline]
+    fn make(&mut self, terms: Terms) -> JobRef {
+        let (Some(job), Some(mut sink), Some(span)) = (self.job.take(), self.sink.take(), self.span.take()) else {
+            unreachable!("a job is made once");
+        };
+        sink.enlist();
+        let (job, watch) = cell::allocate(job, sink, span, terms);
+        self.watch = Some(watch);
+        job
+    }
+
+    fn make_for_line(&mut self, terms: Terms, ticket: usize) -> JobRef {
+        let job = self.make(terms);
+        job.enter_line(|| self.core.arc(), ticket);
+        job
+    }
+}
+
+/// A caller that may wait in line with its job.
+pub(crate) struct Entering<'a, F: Future, S: Sink<F::Output>> {
+    submission: Submission<'a, F, S>,
+    ticket: Option<usize>,
+    /// Waiting would have deadlocked, and the pool's policy is to run such jobs here.
+    inline: Option<(Pin<Box<F>>, Inline<'a>)>,
+}
+
+/// How a job came in.
+pub(crate) enum Entered<W, T> {
+    Pool(W),
+    Inline(Result<T, JobError>),
+}
+
+impl<'a, F, S> Entering<'a, F, S>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: Sink<F::Output>,
+{
+    #[track_caller]
+    pub(crate) fn new(core: &'a Core, job: F, sink: S, quota: Option<usize>) -> Self {
+        Self { submission: Submission::new(core, job, sink, quota), ticket: None, inline: None }
+    }
+
+    pub(crate) fn take_sink(&mut self) -> S {
+        self.submission.take_sink()
+    }
+
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Entered<S::Watch, F::Output>, ScheduleError<F>>> {
+        let core = self.submission.core;
+        if self.inline.is_some() {
+            return self.poll_inline(cx).map(Ok);
+        }
+        let verdict = match self.ticket {
+            None => self.submission.admit(OnFull::Wait { waker: cx.waker() }),
+            Some(ticket) => {
+                if core.admission.look(ticket, cx.waker()) == super::line::Told::Wait {
+                    return Poll::Pending;
+                }
+                let at = core.here();
+                let verdict = core.admission.hand_in(at, ticket, &mut self.submission);
+                core.follow(at, verdict)
+            }
+        };
+        self.ticket = None;
+        match verdict {
+            Verdict::Started { .. } | Verdict::InLine => {
+                Poll::Ready(Ok(Entered::Pool(self.submission.take_watch())))
+            }
+            Verdict::Waiting(ticket) => {
+                self.ticket = Some(ticket);
+                Poll::Pending
+            }
+            Verdict::Deadlock if core.config.nested == Nested::Inline => {
+                core.admission.inline_after_all();
+                self.inline = Some((Box::pin(self.submission.take_job()), Inline::new(core)));
+                self.poll_inline(cx).map(Ok)
+            }
+            Verdict::Deadlock => {
+                Poll::Ready(Err(ScheduleError::WouldDeadlock(self.submission.take_job())))
+            }
+            Verdict::Closed => Poll::Ready(Err(ScheduleError::Closed(self.submission.take_job()))),
+            Verdict::Full | Verdict::Inline => unreachable!("a caller that may wait is not refused"),
+        }
+    }
+
+    fn poll_inline(&mut self, cx: &mut Context<'_>) -> Poll<Entered<S::Watch, F::Output>> {
+        let (job, _) = self.inline.as_mut().expect("checked by the caller");
+        let outcome = ready!(poll_caught(job.as_mut(), cx));
+        let (job, inline) = self.inline.take().expect("as above");
+        Poll::Ready(Entered::Inline(inline.end(outcome, || drop(job))))
+    }
+}
+
+impl<F: Future, S: Sink<F::Output>> Drop for Entering<'_, F, S> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            let core = self.submission.core;
+            let at = core.here();
+            let mut fx = Effects::default();
+            core.admission.leave(at, ticket, &mut fx);
+            core.apply(at, fx);
+        }
+        // The job goes before it is written off.
+        if let Some((job, inline)) = self.inline.take() {
+            drop(job);
+            drop(inline);
+        }
+    }
+}
+
+/// Counts a job that runs in its caller, until it ends or is dropped.
+pub(crate) struct Inline<'a> {
+    core: &'a Core,
+    ended: bool,
+}
+
+impl<'a> Inline<'a> {
+    fn new(core: &'a Core) -> Self {
+        Self { core, ended: false }
+    }
+
+    /// Writes down the end of a job that is dropped by `drop_job`.
+    fn end<T>(mut self, outcome: Result<T, JobError>, drop_job: impl FnOnce()) -> Result<T, JobError> {
+        let outcome = match catch_unwind(AssertUnwindSafe(drop_job)) {
+            Ok(()) => outcome,
+            Err(payload) => {
+                fenced(|| drop(outcome));
+                Err(JobError::panicked(payload))
+            }
+        };
+        self.ended = true;
+        self.write_down(match &outcome {
+            Ok(_) => End::Completed,
+            Err(JobError::Cancelled) => End::Cancelled,
+            Err(JobError::Panicked(panic)) => {
+                self.core.tell_panic(panic);
+                End::Panicked
+            }
+        });
+        outcome
+    }
+
+    fn write_down(&self, end: End) {
+        let mut fx = Effects::default();
+        self.core.admission.end_inline(end, &mut fx);
+        self.core.apply(self.core.here(), fx);
+    }
+}
+
+impl Drop for Inline<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.write_down(End::Cancelled);
+        }
+    }
+}
+
+fn poll_caught<F: Future>(job: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<Result<F::Output, JobError>> {
+    match catch_unwind(AssertUnwindSafe(|| job.poll(cx))) {
+        Ok(polled) => polled.map(Ok),
+        Err(payload) => Poll::Ready(Err(JobError::panicked(payload))),
+    }
+}
+
+/// Waits for room in the pool; made by [`Pool::schedule`](crate::Pool::schedule).
+#[must_use = "futures do nothing unless polled"]
+pub struct Schedule<'a, F>(Entering<'a, F, Keep>)
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static;
+
+impl<'a, F> Schedule<'a, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    #[track_caller]
+    pub(super) fn new(core: &'a Core, job: F) -> Self {
+        Self(Entering::new(core, job, Keep, None))
+    }
+}
+
+impl<F> Future for Schedule<'_, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    type Output = Result<JobHandle<F::Output>, ScheduleError<F>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll(cx).map_ok(|entered| match entered {
+            Entered::Pool(claim) => JobHandle::new(claim),
+            Entered::Inline(outcome) => JobHandle::done(outcome),
+        })
+    }
+}
+
+// The job is moved into the pool before it is first polled, so it is never pinned in here.
+impl<F> Unpin for Schedule<'_, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+}
+
+pin_project! {
+    /// Runs a job in the pool, or in the caller if that is full.
+    pub(crate) struct Going<'a, F> {
+        core: &'a Core,
+        #[pin]
+        state: State<F>,
+        // Stands behind the job, so that the job is dropped before it is written off.
+        inline: Option<Inline<'a>>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    #[project_replace = StateReplace]
+    enum State<F> {
+        Offered { job: F },
+        Inline { #[pin] job: F },
+        Gone,
+    }
+}
+
+impl<'a, F> Going<'a, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    pub(crate) fn new(core: &'a Core, job: F) -> Self {
+        Self { core, state: State::Offered { job }, inline: None }
+    }
+
+    pub(crate) fn poll_with<S: Sink<F::Output>>(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        quota: Option<usize>,
+        sink: impl FnOnce() -> S,
+    ) -> Poll<Result<Entered<S::Watch, F::Output>, Closed<F>>> {
+        let mut this = self.project();
+        if let StateProj::Offered { .. } = this.state.as_mut().project() {
+            let StateReplace::Offered { job } = this.state.as_mut().project_replace(State::Gone) else {
+                unreachable!("just seen");
+            };
+            let mut submission = Submission::new(this.core, job, sink(), quota);
+            match submission.admit(OnFull::Inline) {
+                Verdict::Inline => {
+                    *this.inline = Some(Inline::new(this.core));
+                    this.state.set(State::Inline { job: submission.take_job() });
+                }
+                Verdict::Closed => return Poll::Ready(Err(Closed(submission.take_job()))),
+                _ => return Poll::Ready(Ok(Entered::Pool(submission.take_watch()))),
+            }
+        }
+        let StateProj::Inline { job } = this.state.as_mut().project() else {
+            panic!("`try_go` polled after completion");
+        };
+        let outcome = ready!(poll_caught(job, cx));
+        let inline = this.inline.take().expect("set with the state");
+        Poll::Ready(Ok(Entered::Inline(inline.end(outcome, || this.state.set(State::Gone)))))
+    }
+}
+
+pin_project! {
+    /// Runs a job in the pool, or here if that is full; made by [`Pool::try_go`](crate::Pool::try_go).
+    #[must_use = "futures do nothing unless polled"]
+    pub struct TryGo<'a, F> {
+        #[pin]
+        going: Going<'a, F>,
+    }
+}
+
+impl<'a, F> TryGo<'a, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    pub(super) fn new(core: &'a Core, job: F) -> Self {
+        Self { going: Going::new(core, job) }
+    }
+}
+
+impl<F> Future for TryGo<'_, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    type Output = Result<JobHandle<F::Output>, Closed<F>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().going.poll_with(cx, None, || Keep).map_ok(|entered| match entered {
+            Entered::Pool(claim) => JobHandle::new(claim),
+            Entered::Inline(outcome) => JobHandle::done(outcome),
+        })
+    }
+}
+
+/// A committed job; made by [`Pool::anyway_go`](crate::Pool::anyway_go).
+///
+/// A future of the job's handle, ready once the job has left the waiting line. Dropping it
+/// changes nothing: the job runs. To have the handle at once, take it with
+/// [`into_handle`](Self::into_handle).
+#[must_use = "dropping it detaches the job; its result is lost"]
+pub struct AnywayGo<T>(Option<JobHandle<T>>);
+
+impl<T> AnywayGo<T> {
+    pub(super) fn new(handle: JobHandle<T>) -> Self {
+        Self(Some(handle))
+    }
+
+    /// The job's handle, without waiting for its start.
+    ///
+    /// # Panics
+    ///
+    /// If the future has resolved to the handle already.
+    pub fn into_handle(self) -> JobHandle<T> {
+        self.0.expect("`AnywayGo` gave its handle away already")
+    }
+}
+
+impl<T> Future for AnywayGo<T> {
+    type Output = JobHandle<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<JobHandle<T>> {
+        let handle = self.0.as_ref().expect("`AnywayGo` polled after completion");
+        ready!(handle.poll_started(cx));
+        Poll::Ready(self.0.take().expect("just seen"))
+    }
+}

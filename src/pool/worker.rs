@@ -1,0 +1,225 @@
+//! A worker: a task that polls jobs, one after another.
+//!
+//! It serves one shard at a time: takes the oldest ready job, polls it once, and either accounts
+//! for its end or leaves it suspended until its waker brings it back. Both happen under the one
+//! lock that also takes the next job. A suspended job keeps its slot, not its worker; so as many
+//! workers as the runtime has threads are enough, whatever the size of the pool.
+//!
+//! A turn ends after `TURN_JOBS` polls or `TURN_TIME`, or when tokio's budget of the task is
+//! spent: then the rest of the runtime has its turn.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tokio::task::coop;
+use tokio::time::Sleep;
+
+use super::cell::{End, JobRef, Step};
+use super::core::Core;
+use super::crew::{Post, Rest};
+
+const TURN_JOBS: u32 = 128;
+const TURN_TIME: Duration = Duration::from_micros(100);
+
+/// The clock is read once in this many polls, or after each when they are slow.
+const CLOCK_JOBS: u32 = 8;
+const SLOW_NANOS: u32 = 4_000;
+
+/// Work is taken from another worker's shard only if there is this much of it.
+const STEAL_DEPTH: usize = 4;
+
+/// The idle timer ticks this often in the idle timeout, so that calls need not touch it.
+const TICKS: u32 = 8;
+
+pub(super) struct Worker {
+    core: Arc<Core>,
+    post: Arc<Post>,
+    /// The shard it serves.
+    home: usize,
+    idle: bool,
+    /// Ticks since it was last called.
+    ticks: u32,
+    timer: Option<Pin<Box<Sleep>>>,
+    left: bool,
+}
+
+/// What became of the job that was polled last, to be written down under the next lock.
+enum Last {
+    Nothing,
+    Suspended(JobRef),
+    Ended(JobRef, End),
+}
+
+enum Turn {
+    /// There is more, but others come first.
+    Over,
+    /// The shard is empty.
+    Dry,
+}
+
+impl Worker {
+    pub(super) fn start(core: Arc<Core>, at: usize) {
+        let handle = core.runtime().clone();
+        let worker = Self {
+            core,
+            post: Post::new(),
+            home: at,
+            idle: false,
+            ticks: 0,
+            timer: None,
+            left: false,
+        };
+        handle.spawn(worker);
+    }
+
+    /// Polls ready jobs of the shard until it is empty or the turn is over.
+    fn turn(&self) -> Turn {
+        let core = &*self.core;
+        let shard = core.admission.shard(self.home);
+        let slow = core.pace() > SLOW_NANOS;
+        let mut clock = slow.then(Instant::now);
+        let mut took = Duration::ZERO;
+        let (mut polls, mut unclocked) = (0, 0);
+        let mut last = Last::Nothing;
+        loop {
+            let over = polls >= TURN_JOBS || took >= TURN_TIME || !coop::has_budget_remaining();
+            let mut guard = shard.lock();
+            let tell_line = match &last {
+                Last::Nothing => false,
+                Last::Suspended(job) => {
+                    core.seat(self.home, &mut guard, job);
+                    false
+                }
+                Last::Ended(job, end) => core.settle(self.home, &mut guard, job, *end),
+            };
+            let next = if over { None } else { guard.pop() };
+            let dry = next.is_none() && guard.ready.is_empty();
+            guard.served = !dry;
+            drop(guard);
+            let mut again = false;
+            match last {
+                Last::Nothing => {}
+                Last::Ended(job, end) => core.settled(self.home, job, end, tell_line),
+                Last::Suspended(job) => {
+                    if let Some(job) = job.suspend() {
+                        // Whatever the push says: this worker comes back to the shard.
+                        let _ = shard.lock().push(job);
+                        again = true;
+                    }
+                }
+            }
+            last = match next {
+                Some(job) => match core.poll(&job) {
+                    Step::Pending => Last::Suspended(job),
+                    Step::Ended(end) => Last::Ended(job, end),
+                },
+                None if over && (again || !dry) => return Turn::Over,
+                None if again => Last::Nothing,
+                None => return Turn::Dry,
+            };
+            polls += 1;
+            unclocked += 1;
+            if slow || unclocked == CLOCK_JOBS {
+                let now = Instant::now();
+                if let Some(before) = clock.replace(now) {
+                    took += now - before;
+                    core.set_pace((now - before) / unclocked);
+                }
+                unclocked = 0;
+            }
+        }
+    }
+
+    /// Looks for a shard with work this worker should do: any if a call was missed, otherwise
+    /// only as much as is worth taking from another worker.
+    fn find_work(&mut self, missed: bool) -> bool {
+        let least = if missed { 1 } else { STEAL_DEPTH };
+        let shards = self.core.admission.shards();
+        let deepest = (0..shards.len()).max_by_key(|&at| shards[at].depth());
+        let Some(victim) = deepest.filter(|&at| shards[at].depth() >= least) else { return false };
+        if missed {
+            self.home = victim;
+            return true;
+        }
+        let jobs = shards[victim].lock().take(false);
+        let mut home = shards[self.home].lock();
+        for job in jobs {
+            // This worker serves the shard itself.
+            let _ = home.push(job);
+        }
+        true
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(at) = self.post.answer() {
+                self.home = at;
+                self.idle = false;
+                self.ticks = 0;
+                return Poll::Ready(());
+            }
+            ready!(self.poll_tick(cx));
+            self.ticks += 1;
+            if self.ticks > TICKS && self.core.crew.may_leave(&self.core, &self.post) {
+                self.left = true;
+                return Poll::Ready(());
+            }
+        }
+    }
+
+    /// Waits for the idle timer's next tick.
+    fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let tick = self.core.config.idle_timeout / TICKS;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(tick)));
+        ready!(timer.as_mut().poll(cx));
+        timer.as_mut().reset(tokio::time::Instant::now() + tick);
+        Poll::Ready(())
+    }
+}
+
+impl Future for Worker {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        loop {
+            if this.idle {
+                ready!(this.poll_idle(cx));
+                if this.left {
+                    return Poll::Ready(());
+                }
+            }
+            if let Turn::Over = this.turn() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if this.find_work(false) {
+                continue;
+            }
+            match this.core.crew.rest(&this.core, &this.post, cx.waker()) {
+                Rest::Idle => this.idle = true,
+                Rest::Look => {
+                    this.find_work(true);
+                }
+                Rest::Leave => {
+                    this.left = true;
+                    this.core.crew.call_all_if(true);
+                    return Poll::Ready(());
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if !self.left {
+            // Dropped while it might still be needed: the runtime is going away.
+            self.core.crew.lost(&self.post);
+            self.core.cancel_all(true);
+        }
+    }
+}
