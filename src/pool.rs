@@ -464,3 +464,12 @@ impl fmt::Debug for Pool {
             .finish_non_exhaustive()
     }
 }
+impl Pool {
+    #[doc(hidden)]
+    pub fn debug_dump(&self) -> String {
+        let core = self.core();
+        let mut s = String::new();
+        for shard in core.admission.shards() { let g = shard.lock(); s += &format!("free {} ready {} served {} seated {}; ", g.free, g.ready.len(), g.served, g.seated.len()); }
+        s + &core.admission.debug() + &core.crew.debug()
+    }
+}

@@ -6,8 +6,8 @@ use std::{env, fs, thread};
 use crate::args::Args;
 
 const NOTES: &str = "\
-- Every rival runs each workload once per round, in rotating order; a cell is the median over the
-  rounds. Each measurement has a fresh runtime and a short warm-up on it, and fails if a job is lost.
+- Every rival runs each workload once per round, in rotating order; a cell is the median of all
+  rounds. Each has a fresh runtime and a short warm-up on it, and fails if a job is lost.
 - The clock runs from the start of production to the end of the last job. Producers are tasks on the
   runtime; multi_thread has 2 worker threads.
 - The unbounded rivals keep no limit: they show what a limit costs.

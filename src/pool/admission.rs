@@ -770,3 +770,4 @@ impl State {
         matches!(list, List::Quota(key) if within.quota == Some(key) && self.line.quotas[key].held == 1)
     }
 }
+impl Admission { pub(super) fn debug(&self) -> String { let d = self.desk(); format!("attention {:b} line empty {} waiting {} granted {} ", self.attention.load(Relaxed), d.line.is_empty(), d.line.waiting(), d.granted) } }

@@ -144,7 +144,7 @@ impl Core {
 
     fn consider_help(&self, at: usize, depth: usize) {
         if depth > 3 && self.crew.has_spare() && depth as u64 * u64::from(self.pace.load(Relaxed)) > WORTH_A_CALL {
-            self.crew.call(self, (at + 1) % self.admission.shards().len());
+            self.crew.call_spare(self, (at + 1) % self.admission.shards().len());
         }
     }
 

@@ -29,8 +29,8 @@ struct State {
     enough: usize,
     /// Oldest first.
     idle: Vec<Arc<Post>>,
-    /// A call found nobody.
-    missed: bool,
+    /// Shards for which a call found nobody.
+    missed: Vec<usize>,
 }
 
 /// Where an idle worker is found.
@@ -64,15 +64,15 @@ impl Post {
 pub(super) enum Rest {
     /// Wait for a call.
     Idle,
-    /// Look again: a call was missed.
-    Look,
+    /// Serve this shard: a call was missed.
+    Serve(usize),
     /// Leave: nothing can come any more.
     Leave,
 }
 
 impl Crew {
     pub(super) fn new(enough: usize) -> Self {
-        let state = State { workers: 0, enough, idle: Vec::new(), missed: false };
+        let state = State { workers: 0, enough, idle: Vec::new(), missed: Vec::new() };
         Self { state: Mutex::new(state), spare: AtomicBool::new(true) }
     }
 
@@ -86,7 +86,7 @@ impl Crew {
         (state.workers, state.idle.len())
     }
 
-    /// Has a worker look at a shard: the newest idle one, or a new one.
+    /// Has a worker serve a shard: the newest idle one, a new one, or the next to go idle.
     pub(super) fn call(&self, core: &Core, at: usize) {
         let mut state = self.state.lock();
         if let Some(post) = state.idle.pop() {
@@ -96,7 +96,19 @@ impl Crew {
         } else if state.workers < state.enough {
             self.hire(core, state, at);
         } else {
-            state.missed = true;
+            state.missed.push(at);
+        }
+    }
+
+    /// Calls one more worker, if there is one to spare.
+    pub(super) fn call_spare(&self, core: &Core, at: usize) {
+        let mut state = self.state.lock();
+        if let Some(post) = state.idle.pop() {
+            self.note_spare(&state);
+            drop(state);
+            post.call(at);
+        } else if state.workers < state.enough {
+            self.hire(core, state, at);
         }
     }
 
@@ -124,8 +136,8 @@ impl Crew {
         let closed = core.admission.is_closed();
         let done = closed && core.admission.census().is_idle();
         let mut state = self.state.lock();
-        if std::mem::take(&mut state.missed) {
-            return Rest::Look;
+        if let Some(at) = state.missed.pop() {
+            return Rest::Serve(at);
         }
         if done {
             state.workers -= 1;
@@ -183,3 +195,4 @@ impl Crew {
         self.spare.store(!state.idle.is_empty() || state.workers < state.enough, Relaxed);
     }
 }
+impl Crew { pub(super) fn debug(&self) -> String { let s = self.state.lock(); format!("crew workers {} idle {:?} missed {:?} enough {}", s.workers, s.idle.iter().map(|p| p.called_to.load(Relaxed)).collect::<Vec<_>>(), s.missed, s.enough) } }

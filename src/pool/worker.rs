@@ -133,17 +133,13 @@ impl Worker {
         }
     }
 
-    /// Looks for a shard with work this worker should do: any if a call was missed, otherwise
-    /// only as much as is worth taking from another worker.
-    fn find_work(&mut self, missed: bool) -> bool {
-        let least = if missed { 1 } else { STEAL_DEPTH };
+    /// Takes the older half of the deepest shard's jobs, if it is worth that.
+    fn steal(&self) -> bool {
         let shards = self.core.admission.shards();
         let deepest = (0..shards.len()).max_by_key(|&at| shards[at].depth());
-        let Some(victim) = deepest.filter(|&at| shards[at].depth() >= least) else { return false };
-        if missed {
-            self.home = victim;
-            return true;
-        }
+        let Some(victim) = deepest.filter(|&at| at != self.home && shards[at].depth() >= STEAL_DEPTH) else {
+            return false;
+        };
         let jobs = shards[victim].lock().take(false);
         let mut home = shards[self.home].lock();
         for job in jobs {
@@ -196,14 +192,12 @@ impl Future for Worker {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            if this.find_work(false) {
+            if this.steal() {
                 continue;
             }
             match this.core.crew.rest(&this.core, &this.post, cx.waker()) {
                 Rest::Idle => this.idle = true,
-                Rest::Look => {
-                    this.find_work(true);
-                }
+                Rest::Serve(at) => this.home = at,
                 Rest::Leave => {
                     this.left = true;
                     this.core.crew.call_all_if(true);
