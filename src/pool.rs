@@ -22,17 +22,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::builder::Builder;
-pub(crate) use self::cell::{JobWatch, Sink};
+pub(crate) use self::cell::{Claim, JobWatch, Sink};
+pub(crate) use self::effects::fenced;
 pub(crate) use self::context::current;
 pub use self::core::Nested;
 pub(crate) use self::core::Core;
 pub use self::drain::Report;
 pub use self::handle::{AbortHandle, AbortOnDrop, JobHandle};
 pub use self::status::Status;
-pub(crate) use self::verbs::{Entered, Entering, Going, Submission};
+pub(crate) use self::verbs::{Entering, Going, Submission};
 pub use self::verbs::{AnywayGo, Schedule, TryGo};
 pub(crate) use self::admission::{OnFull, Verdict};
-use self::cell::Keep;
+use self::handle::Keep;
 use crate::error::{Closed, ConfigError, ScheduleError, TryScheduleError};
 
 /// A bounded task pool.
@@ -233,7 +234,7 @@ impl Pool {
         match submission.admit(on_full) {
             Verdict::Full => Err(TryScheduleError::Full(submission.take_job())),
             Verdict::Closed => Err(TryScheduleError::Closed(submission.take_job())),
-            _ => Ok(JobHandle::new(submission.take_watch())),
+            _ => Ok(submission.take_handle()),
         }
     }
 
@@ -275,7 +276,6 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.core().runtime();
         TryGo::new(self.core(), job)
     }
 
@@ -310,7 +310,7 @@ impl Pool {
         let mut submission = Submission::new(self.core(), job, Keep, None);
         match submission.admit(OnFull::Commit) {
             Verdict::Closed => Err(Closed(submission.take_job())),
-            _ => Ok(AnywayGo::new(JobHandle::new(submission.take_watch()))),
+            _ => Ok(AnywayGo::new(submission.take_handle())),
         }
     }
 

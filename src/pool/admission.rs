@@ -610,7 +610,7 @@ impl Admission {
 
     /// Whether nothing is left; if something is, whoever ends it will say so through `fx`.
     pub(super) fn watch_idle(&self) -> bool {
-        let mut state = self.desk();
+        let state = self.desk();
         state.set(WATCHED);
         // A job that ends from here on sees the flag under its shard's lock, and one that ended
         // before is counted.

@@ -77,29 +77,18 @@ pub(crate) trait Sink<T>: Send + 'static {
     const DELIVERS: bool;
 
     /// What the submitter gets.
-    type Watch;
+    type Handle;
 
-    /// The job was admitted and is about to be made.
+    /// The job was admitted and is about to be made, or to run in its caller.
     fn enlist(&mut self) {}
 
-    fn watch(watch: JobWatch) -> Self::Watch;
+    /// The handle of a job that was made.
+    fn handle(&self, claim: Claim<T>) -> Self::Handle;
+
+    /// The handle of a job that ran in its caller.
+    fn inline(self, outcome: Result<T, JobError>) -> Self::Handle;
 
     fn deliver(self, outcome: Result<T, JobError>);
-}
-
-/// Keeps the outcome in the cell, for the handle.
-pub(crate) struct Keep;
-
-impl<T: Send + 'static> Sink<T> for Keep {
-    const DELIVERS: bool = false;
-
-    type Watch = Claim<T>;
-
-    fn watch(watch: JobWatch) -> Claim<T> {
-        Claim { watch, output: PhantomData }
-    }
-
-    fn deliver(self, _: Result<T, JobError>) {}
 }
 
 /// How one poll of a job ended.
@@ -335,7 +324,7 @@ pub(crate) struct JobRef(JobPtr);
 pub(crate) struct JobWatch(JobPtr);
 
 /// Puts a job into a cell of its own, scheduled to run.
-pub(crate) fn allocate<F, S>(job: F, sink: S, span: JobSpan, terms: Terms) -> (JobRef, S::Watch)
+pub(crate) fn allocate<F, S>(job: F, sink: S, span: JobSpan, terms: Terms) -> (JobRef, S::Handle)
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
@@ -354,10 +343,14 @@ where
         awaiter: AtomicWaker::new(),
         span,
         stage: UnsafeCell::new(Stage::Job(job)),
-        sink: UnsafeCell::new(Some(sink)),
+        sink: UnsafeCell::new(None::<S>),
     });
     let ptr = JobPtr(NonNull::from(Box::leak(cell)).cast());
-    (JobRef(ptr), S::watch(JobWatch(ptr)))
+    let handle = sink.handle(Claim { watch: JobWatch(ptr), output: PhantomData });
+    // SAFETY: the cell was just made for these types; the token is still in this function.
+    let cell = unsafe { ptr.0.cast::<Cell<F, S>>().as_ref() };
+    cell.sink.with_mut(|place| unsafe { *place = Some(sink) });
+    (JobRef(ptr), handle)
 }
 
 impl JobPtr {
@@ -376,7 +369,7 @@ impl JobPtr {
     pub(crate) fn request_abort(self) -> Option<JobRef> {
         let before = self.header().state.fetch_or(ABORT | SCHEDULED, AcqRel);
         debug_assert!(before & LINE == 0, "jobs in line are withdrawn instead");
-        (before & (SCHEDULED | RUNNING | DONE) == 0).then_some(JobRef(self))
+        (before & (SCHEDULED | RUNNING | DONE) == 0).then(|| JobRef(self))
     }
 
     /// A reference of its own, for a job that is known to be alive now.
@@ -634,7 +627,7 @@ impl JobWatch {
     }
 }
 
-/// The one right to a job's outcome, kept in the cell.
+/// The one right to the outcome a job's cell keeps. There is none for a sink that delivers.
 #[derive(Debug)]
 pub(crate) struct Claim<T> {
     watch: JobWatch,
@@ -644,6 +637,10 @@ pub(crate) struct Claim<T> {
 impl<T> Claim<T> {
     pub(crate) fn watch(&self) -> &JobWatch {
         &self.watch
+    }
+
+    pub(crate) fn into_watch(self) -> JobWatch {
+        self.watch
     }
 
     /// Takes the outcome of a job that is done, once.

@@ -305,8 +305,16 @@ impl Core {
         );
     }
 
-    pub(super) fn overflow_limit(&self) -> usize {
+    pub(crate) fn overflow_limit(&self) -> usize {
         self.config.overflow_limit
+    }
+
+    pub(crate) fn add_quota(&self, limit: usize) -> usize {
+        self.admission.add_quota(limit)
+    }
+
+    pub(crate) fn remove_quota(&self, key: usize) {
+        self.admission.remove_quota(key);
     }
 
     pub(super) fn name(&self) -> &str {

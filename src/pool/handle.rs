@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Mutex;
 use std::task::{Context, Poll, ready};
 
-use super::cell::{Claim, JobWatch};
+use super::cell::{Claim, JobWatch, Sink};
 use crate::error::JobError;
 
 /// Owns the right to a job's outcome: a future of `Result<T, JobError>`.
@@ -46,14 +46,6 @@ enum Inner<T> {
 }
 
 impl<T> JobHandle<T> {
-    pub(super) fn new(claim: Claim<T>) -> Self {
-        Self(Inner::Claim(claim))
-    }
-
-    pub(super) fn done(outcome: Result<T, JobError>) -> Self {
-        Self(Inner::Done(Mutex::new(Some(outcome))))
-    }
-
     /// Cancels the job: it is dropped where it last suspended, or before it starts.
     ///
     /// A job that is being polled is cancelled once that poll returns, unless it returned the
@@ -115,6 +107,25 @@ impl<T> Future for JobHandle<T> {
         };
         Poll::Ready(outcome.expect("`JobHandle` polled after completion"))
     }
+}
+
+/// Keeps a job's outcome in its cell, for the handle.
+pub(super) struct Keep;
+
+impl<T: Send + 'static> Sink<T> for Keep {
+    const DELIVERS: bool = false;
+
+    type Handle = JobHandle<T>;
+
+    fn handle(&self, claim: Claim<T>) -> JobHandle<T> {
+        JobHandle(Inner::Claim(claim))
+    }
+
+    fn inline(self, outcome: Result<T, JobError>) -> JobHandle<T> {
+        JobHandle(Inner::Done(Mutex::new(Some(outcome))))
+    }
+
+    fn deliver(self, _: Result<T, JobError>) {}
 }
 
 // The outcome is moved out, never pinned.

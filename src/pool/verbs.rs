@@ -8,11 +8,12 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 
 use super::admission::{Offer, OnFull, Verdict};
-use super::cell::{self, End, JobRef, Keep, Sink, Terms};
+use super::cell::{self, End, JobRef, Sink, Terms};
 use super::context;
 use super::core::{Core, Nested};
 use super::effects::{Effects, fenced};
-use super::handle::JobHandle;
+use super::handle::{JobHandle, Keep};
+use super::line::Told;
 use crate::error::{Closed, JobError, ScheduleError};
 use crate::observe::JobSpan;
 
@@ -23,7 +24,7 @@ pub(crate) struct Submission<'a, F: Future, S: Sink<F::Output>> {
     job: Option<F>,
     sink: Option<S>,
     span: Option<JobSpan>,
-    watch: Option<S::Watch>,
+    handle: Option<S::Handle>,
 }
 
 impl<'a, F, S> Submission<'a, F, S>
@@ -36,7 +37,7 @@ where
     pub(crate) fn new(core: &'a Core, job: F, sink: S, quota: Option<usize>) -> Self {
         core.runtime();
         let span = JobSpan::current(core.config.spans);
-        Self { core, quota, job: Some(job), sink: Some(sink), span: Some(span), watch: None }
+        Self { core, quota, job: Some(job), sink: Some(sink), span: Some(span), handle: None }
     }
 
     pub(crate) fn admit(&mut self, on_full: OnFull<'_>) -> Verdict {
@@ -53,12 +54,17 @@ where
         self.job.take().expect("a refused job is still on offer")
     }
 
-    pub(crate) fn take_watch(&mut self) -> S::Watch {
-        self.watch.take().expect("an admitted job was made")
+    pub(crate) fn take_handle(&mut self) -> S::Handle {
+        self.handle.take().expect("an admitted job was made")
     }
 
-    pub(crate) fn take_sink(&mut self) -> S {
-        self.sink.take().expect("a job that was not made keeps its sink")
+    /// What is needed to run the job here.
+    fn into_inline(mut self) -> (F, InlineEnd<'a, S>) {
+        let (Some(job), Some(mut sink)) = (self.job.take(), self.sink.take()) else {
+            unreachable!("the job was not made");
+        };
+        sink.enlist();
+        (job, InlineEnd { core: self.core, sink: Some(sink) })
     }
 }
 
@@ -74,8 +80,8 @@ where
             unreachable!("a job is made once");
         };
         sink.enlist();
-        let (job, watch) = cell::allocate(job, sink, span, terms);
-        self.watch = Some(watch);
+        let (job, handle) = cell::allocate(job, sink, span, terms);
+        self.handle = Some(handle);
         job
     }
 
@@ -88,16 +94,17 @@ where
 
 /// A caller that may wait in line with its job.
 pub(crate) struct Entering<'a, F: Future, S: Sink<F::Output>> {
-    submission: Submission<'a, F, S>,
-    ticket: Option<usize>,
-    /// Waiting would have deadlocked, and the pool's policy is to run such jobs here.
-    inline: Option<(Pin<Box<F>>, Inline<'a>)>,
+    core: &'a Core,
+    state: Stage<'a, F, S>,
 }
 
-/// How a job came in.
-pub(crate) enum Entered<W, T> {
-    Pool(W),
-    Inline(Result<T, JobError>),
+enum Stage<'a, F: Future, S: Sink<F::Output>> {
+    Outside(Submission<'a, F, S>),
+    InLine(Submission<'a, F, S>, usize),
+    /// Waiting would have deadlocked, and the pool's policy is to run such jobs here. The job
+    /// stands first, so that it is dropped before it is written off.
+    Inline(Pin<Box<F>>, InlineEnd<'a, S>),
+    Done,
 }
 
 impl<'a, F, S> Entering<'a, F, S>
@@ -108,92 +115,89 @@ where
 {
     #[track_caller]
     pub(crate) fn new(core: &'a Core, job: F, sink: S, quota: Option<usize>) -> Self {
-        Self { submission: Submission::new(core, job, sink, quota), ticket: None, inline: None }
+        Self { core, state: Stage::Outside(Submission::new(core, job, sink, quota)) }
     }
 
-    pub(crate) fn take_sink(&mut self) -> S {
-        self.submission.take_sink()
-    }
-
-    pub(crate) fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Entered<S::Watch, F::Output>, ScheduleError<F>>> {
-        let core = self.submission.core;
-        if self.inline.is_some() {
-            return self.poll_inline(cx).map(Ok);
+    /// Takes the job back if it was not offered yet.
+    pub(crate) fn take_back(&mut self) -> Option<F> {
+        match &mut self.state {
+            Stage::Outside(submission) => submission.job.take(),
+            _ => None,
         }
-        let verdict = match self.ticket {
-            None => self.submission.admit(OnFull::Wait { waker: cx.waker() }),
-            Some(ticket) => {
-                if core.admission.look(ticket, cx.waker()) == super::line::Told::Wait {
+    }
+
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, ScheduleError<F>>> {
+        let core = self.core;
+        let verdict = match &mut self.state {
+            Stage::Outside(submission) => submission.admit(OnFull::Wait { waker: cx.waker() }),
+            Stage::InLine(submission, ticket) => {
+                if core.admission.look(*ticket, cx.waker()) == Told::Wait {
                     return Poll::Pending;
                 }
                 let at = core.here();
-                let verdict = core.admission.hand_in(at, ticket, &mut self.submission);
+                let verdict = core.admission.hand_in(at, *ticket, submission);
                 core.follow(at, verdict)
             }
+            Stage::Inline(..) => return self.poll_inline(cx).map(Ok),
+            Stage::Done => panic!("`schedule` polled after completion"),
         };
-        self.ticket = None;
+        let (Stage::Outside(mut submission) | Stage::InLine(mut submission, _)) =
+            std::mem::replace(&mut self.state, Stage::Done)
+        else {
+            unreachable!("just seen");
+        };
         match verdict {
-            Verdict::Started { .. } | Verdict::InLine => {
-                Poll::Ready(Ok(Entered::Pool(self.submission.take_watch())))
-            }
+            Verdict::Started { .. } | Verdict::InLine => Poll::Ready(Ok(submission.take_handle())),
             Verdict::Waiting(ticket) => {
-                self.ticket = Some(ticket);
+                self.state = Stage::InLine(submission, ticket);
                 Poll::Pending
             }
             Verdict::Deadlock if core.config.nested == Nested::Inline => {
                 core.admission.inline_after_all();
-                self.inline = Some((Box::pin(self.submission.take_job()), Inline::new(core)));
+                let (job, end) = submission.into_inline();
+                self.state = Stage::Inline(Box::pin(job), end);
                 self.poll_inline(cx).map(Ok)
             }
-            Verdict::Deadlock => {
-                Poll::Ready(Err(ScheduleError::WouldDeadlock(self.submission.take_job())))
-            }
-            Verdict::Closed => Poll::Ready(Err(ScheduleError::Closed(self.submission.take_job()))),
+            Verdict::Deadlock => Poll::Ready(Err(ScheduleError::WouldDeadlock(submission.take_job()))),
+            Verdict::Closed => Poll::Ready(Err(ScheduleError::Closed(submission.take_job()))),
             Verdict::Full | Verdict::Inline => unreachable!("a caller that may wait is not refused"),
         }
     }
 
-    fn poll_inline(&mut self, cx: &mut Context<'_>) -> Poll<Entered<S::Watch, F::Output>> {
-        let (job, _) = self.inline.as_mut().expect("checked by the caller");
+    fn poll_inline(&mut self, cx: &mut Context<'_>) -> Poll<S::Handle> {
+        let Stage::Inline(job, _) = &mut self.state else { unreachable!("checked by the caller") };
         let outcome = ready!(poll_caught(job.as_mut(), cx));
-        let (job, inline) = self.inline.take().expect("as above");
-        Poll::Ready(Entered::Inline(inline.end(outcome, || drop(job))))
+        let Stage::Inline(job, end) = std::mem::replace(&mut self.state, Stage::Done) else {
+            unreachable!("just seen");
+        };
+        Poll::Ready(end.end(outcome, || drop(job)))
     }
 }
 
 impl<F: Future, S: Sink<F::Output>> Drop for Entering<'_, F, S> {
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket {
-            let core = self.submission.core;
+        if let Stage::InLine(_, ticket) = self.state {
+            let core = self.core;
             let at = core.here();
             let mut fx = Effects::default();
             core.admission.leave(at, ticket, &mut fx);
             core.apply(at, fx);
         }
-        // The job goes before it is written off.
-        if let Some((job, inline)) = self.inline.take() {
-            drop(job);
-            drop(inline);
-        }
     }
 }
 
-/// Counts a job that runs in its caller, until it ends or is dropped.
-pub(crate) struct Inline<'a> {
+/// Writes down the end of a job that runs in its caller; dropped, that it was cancelled.
+pub(crate) struct InlineEnd<'a, S> {
     core: &'a Core,
-    ended: bool,
+    sink: Option<S>,
 }
 
-impl<'a> Inline<'a> {
-    fn new(core: &'a Core) -> Self {
-        Self { core, ended: false }
-    }
-
-    /// Writes down the end of a job that is dropped by `drop_job`.
-    fn end<T>(mut self, outcome: Result<T, JobError>, drop_job: impl FnOnce()) -> Result<T, JobError> {
+impl<S> InlineEnd<'_, S> {
+    /// The job has ended and is dropped by `drop_job`.
+    fn end<T>(mut self, outcome: Result<T, JobError>, drop_job: impl FnOnce()) -> S::Handle
+    where
+        S: Sink<T>,
+    {
         let outcome = match catch_unwind(AssertUnwindSafe(drop_job)) {
             Ok(()) => outcome,
             Err(payload) => {
@@ -201,7 +205,6 @@ impl<'a> Inline<'a> {
                 Err(JobError::panicked(payload))
             }
         };
-        self.ended = true;
         self.write_down(match &outcome {
             Ok(_) => End::Completed,
             Err(JobError::Cancelled) => End::Cancelled,
@@ -210,7 +213,7 @@ impl<'a> Inline<'a> {
                 End::Panicked
             }
         });
-        outcome
+        self.sink.take().expect("taken only here").inline(outcome)
     }
 
     fn write_down(&self, end: End) {
@@ -220,9 +223,9 @@ impl<'a> Inline<'a> {
     }
 }
 
-impl Drop for Inline<'_> {
+impl<S> Drop for InlineEnd<'_, S> {
     fn drop(&mut self) {
-        if !self.ended {
+        if self.sink.is_some() {
             self.write_down(End::Cancelled);
         }
     }
@@ -261,10 +264,7 @@ where
     type Output = Result<JobHandle<F::Output>, ScheduleError<F>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.poll(cx).map_ok(|entered| match entered {
-            Entered::Pool(claim) => JobHandle::new(claim),
-            Entered::Inline(outcome) => JobHandle::done(outcome),
-        })
+        self.0.poll(cx)
     }
 }
 
@@ -278,12 +278,12 @@ where
 
 pin_project! {
     /// Runs a job in the pool, or in the caller if that is full.
-    pub(crate) struct Going<'a, F> {
+    pub(crate) struct Going<'a, F, S> {
         core: &'a Core,
         #[pin]
         state: State<F>,
         // Stands behind the job, so that the job is dropped before it is written off.
-        inline: Option<Inline<'a>>,
+        end: Option<InlineEnd<'a, S>>,
     }
 }
 
@@ -297,42 +297,56 @@ pin_project! {
     }
 }
 
-impl<'a, F> Going<'a, F>
+impl<'a, F, S> Going<'a, F, S>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
+    S: Sink<F::Output>,
 {
+    #[track_caller]
     pub(crate) fn new(core: &'a Core, job: F) -> Self {
-        Self { core, state: State::Offered { job }, inline: None }
+        core.runtime();
+        Self { core, state: State::Offered { job }, end: None }
     }
 
-    pub(crate) fn poll_with<S: Sink<F::Output>>(
-        self: Pin<&mut Self>,
+    /// Takes the job back if it was not offered yet.
+    pub(crate) fn take_back(self: Pin<&mut Self>) -> Option<F> {
+        let mut state = self.project().state;
+        if !matches!(state.as_mut().project(), StateProj::Offered { .. }) {
+            return None;
+        }
+        match state.project_replace(State::Gone) {
+            StateReplace::Offered { job } => Some(job),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn poll_with(
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         quota: Option<usize>,
         sink: impl FnOnce() -> S,
-    ) -> Poll<Result<Entered<S::Watch, F::Output>, Closed<F>>> {
+    ) -> Poll<Result<S::Handle, Closed<F>>> {
+        let job = self.as_mut().take_back();
         let mut this = self.project();
-        if let StateProj::Offered { .. } = this.state.as_mut().project() {
-            let StateReplace::Offered { job } = this.state.as_mut().project_replace(State::Gone) else {
-                unreachable!("just seen");
-            };
+        if let Some(job) = job {
             let mut submission = Submission::new(this.core, job, sink(), quota);
             match submission.admit(OnFull::Inline) {
                 Verdict::Inline => {
-                    *this.inline = Some(Inline::new(this.core));
-                    this.state.set(State::Inline { job: submission.take_job() });
+                    let (job, end) = submission.into_inline();
+                    *this.end = Some(end);
+                    this.state.set(State::Inline { job });
                 }
                 Verdict::Closed => return Poll::Ready(Err(Closed(submission.take_job()))),
-                _ => return Poll::Ready(Ok(Entered::Pool(submission.take_watch()))),
+                _ => return Poll::Ready(Ok(submission.take_handle())),
             }
         }
         let StateProj::Inline { job } = this.state.as_mut().project() else {
             panic!("`try_go` polled after completion");
         };
         let outcome = ready!(poll_caught(job, cx));
-        let inline = this.inline.take().expect("set with the state");
-        Poll::Ready(Ok(Entered::Inline(inline.end(outcome, || this.state.set(State::Gone)))))
+        let end = this.end.take().expect("set with the state");
+        Poll::Ready(Ok(end.end(outcome, || this.state.set(State::Gone))))
     }
 }
 
@@ -341,7 +355,7 @@ pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct TryGo<'a, F> {
         #[pin]
-        going: Going<'a, F>,
+        going: Going<'a, F, Keep>,
     }
 }
 
@@ -350,6 +364,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
+    #[track_caller]
     pub(super) fn new(core: &'a Core, job: F) -> Self {
         Self { going: Going::new(core, job) }
     }
@@ -363,10 +378,7 @@ where
     type Output = Result<JobHandle<F::Output>, Closed<F>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().going.poll_with(cx, None, || Keep).map_ok(|entered| match entered {
-            Entered::Pool(claim) => JobHandle::new(claim),
-            Entered::Inline(outcome) => JobHandle::done(outcome),
-        })
+        self.project().going.poll_with(cx, None, || Keep)
     }
 }
 

@@ -1,0 +1,257 @@
+//! What the jobs and the handles of one group share: who is still running, what has come in,
+//! and who waits for it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::task::Waker;
+
+use slab::Slab;
+
+use super::outcome::Outcome;
+use crate::error::JobError;
+use crate::pool::{AbortHandle, Claim, Core, JobWatch, Sink, fenced};
+use crate::sync::Mutex;
+
+/// Calls a returned value a failure.
+pub(super) type FailureWhen<T> = Arc<dyn Fn(&T) -> bool + Send + Sync>;
+
+pub(super) struct Members<T> {
+    pub(super) core: Arc<Core>,
+    pub(super) quota: Option<usize>,
+    pub(super) failure_when: Option<FailureWhen<T>>,
+    state: Mutex<State<T>>,
+}
+
+struct State<T> {
+    submitted: usize,
+    /// Jobs that have not ended, by their index.
+    running: HashMap<usize, Option<JobWatch>>,
+    /// In order of completion.
+    ended: VecDeque<Outcome<T>>,
+    failed: bool,
+    closed: bool,
+    handles: usize,
+    detached: bool,
+    waiters: Slab<Waiter>,
+}
+
+/// What somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Event {
+    /// The end of any job.
+    Next,
+    /// The end of the last.
+    All,
+    /// The first failure, or the end of the last.
+    Failure,
+}
+
+struct Waiter {
+    event: Event,
+    waker: Waker,
+}
+
+impl<T: Send + 'static> Members<T> {
+    pub(super) fn new(core: Arc<Core>, quota: Option<usize>, failure_when: Option<FailureWhen<T>>) -> Self {
+        let state = State {
+            submitted: 0,
+            running: HashMap::new(),
+            ended: VecDeque::new(),
+            failed: false,
+            closed: false,
+            handles: 1,
+            detached: false,
+            waiters: Slab::new(),
+        };
+        Self { core, quota, failure_when, state: Mutex::new(state) }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
+    pub(super) fn close(&self) {
+        self.state.lock().closed = true;
+    }
+
+    pub(super) fn detach(&self) {
+        self.state.lock().detached = true;
+    }
+
+    pub(super) fn add_handle(&self) {
+        self.state.lock().handles += 1;
+    }
+
+    /// A handle is gone. With the last one go the jobs, unless the group was detached.
+    pub(super) fn drop_handle(&self) {
+        let mut state = self.state.lock();
+        state.handles -= 1;
+        let abandoned = state.handles == 0 && !state.detached;
+        drop(state);
+        if abandoned {
+            self.cancel();
+        }
+    }
+
+    /// Jobs that have not ended.
+    pub(super) fn running(&self) -> usize {
+        self.state.lock().running.len()
+    }
+
+    pub(super) fn cancel(&self) {
+        let watches: Vec<_> = self.state.lock().running.values().flatten().cloned().collect();
+        watches.iter().for_each(JobWatch::abort);
+    }
+
+    /// Takes the oldest outcome. `None` in the second place if none will come.
+    pub(super) fn take_next(&self) -> (Option<Outcome<T>>, bool) {
+        let mut state = self.state.lock();
+        let next = state.ended.pop_front();
+        (next, !state.running.is_empty())
+    }
+
+    /// Takes all outcomes in the order of submission, if no job is running.
+    pub(super) fn take_all(&self) -> Option<Vec<Outcome<T>>> {
+        let mut state = self.state.lock();
+        if !state.running.is_empty() {
+            return None;
+        }
+        state.failed = false;
+        let mut outcomes = Vec::from(std::mem::take(&mut state.ended));
+        drop(state);
+        outcomes.sort_unstable_by_key(|outcome| outcome.index);
+        Some(outcomes)
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.state.lock().failed
+    }
+
+    /// Has `waker` woken at the event, in place of the one kept under `key`. `false` if it has
+    /// happened already.
+    pub(super) fn enlist(&self, key: &mut Option<usize>, event: Event, waker: &Waker) -> bool {
+        let mut state = self.state.lock();
+        let happened = match event {
+            Event::Next => state.running.is_empty() || !state.ended.is_empty(),
+            Event::All => state.running.is_empty(),
+            Event::Failure => state.running.is_empty() || state.failed,
+        };
+        if happened {
+            return false;
+        }
+        let waiter = Waiter { event, waker: waker.clone() };
+        // The old waker is dropped outside of the lock.
+        let _old = match *key {
+            Some(key) => Some(std::mem::replace(&mut state.waiters[key], waiter)),
+            None => {
+                *key = Some(state.waiters.insert(waiter));
+                None
+            }
+        };
+        drop(state);
+        true
+    }
+
+    pub(super) fn forget(&self, key: usize) {
+        let waiter = self.state.lock().waiters.remove(key);
+        drop(waiter);
+    }
+
+    fn record(&self, index: usize, result: Result<T, JobError>) {
+        // User code: outside of the lock, and it may panic.
+        let success = match (&result, &self.failure_when) {
+            (Err(_), _) => false,
+            (Ok(_), None) => true,
+            (Ok(value), Some(failure_when)) => fenced(|| failure_when(value)) == Some(false),
+        };
+        let mut state = self.state.lock();
+        state.running.remove(&index);
+        state.ended.push_back(Outcome { index, success, result });
+        state.failed |= !success;
+        let (done, failed) = (state.running.is_empty(), state.failed);
+        let wakers: Vec<_> = state
+            .waiters
+            .iter()
+            .filter(|(_, waiter)| match waiter.event {
+                Event::Next => true,
+                Event::All => done,
+                Event::Failure => done || failed,
+            })
+            .map(|(_, waiter)| waiter.waker.clone())
+            .collect();
+        drop(state);
+        for waker in wakers {
+            fenced(|| waker.wake());
+        }
+    }
+}
+
+impl<T> Drop for Members<T> {
+    fn drop(&mut self) {
+        if let Some(quota) = self.quota {
+            self.core.remove_quota(quota);
+        }
+    }
+}
+
+/// Takes one job's outcome to its group. A job that ran in its caller and was dropped there was
+/// cancelled.
+pub(super) struct Ticket<T: Send + 'static> {
+    members: Arc<Members<T>>,
+    index: usize,
+}
+
+/// The index of a job that was not admitted.
+const NOT_ENLISTED: usize = usize::MAX;
+
+impl<T: Send + 'static> Ticket<T> {
+    pub(super) fn new(members: &Arc<Members<T>>) -> Self {
+        Self { members: members.clone(), index: NOT_ENLISTED }
+    }
+
+    fn report(&mut self, result: Result<T, JobError>) {
+        let index = std::mem::replace(&mut self.index, NOT_ENLISTED);
+        self.members.record(index, result);
+    }
+
+}
+
+impl<T: Send + 'static> Sink<T> for Ticket<T> {
+    const DELIVERS: bool = true;
+
+    type Handle = AbortHandle;
+
+    // Called while the pool admits the job, before anybody could run it: so the order of indices
+    // is that of admission, and no end is missed.
+    fn enlist(&mut self) {
+        let mut state = self.members.state.lock();
+        self.index = state.submitted;
+        state.submitted += 1;
+        state.running.insert(self.index, None);
+    }
+
+    fn handle(&self, claim: Claim<T>) -> AbortHandle {
+        let watch = claim.into_watch();
+        let mut state = self.members.state.lock();
+        state.running.insert(self.index, Some(watch.clone()));
+        drop(state);
+        AbortHandle::new(watch)
+    }
+
+    fn inline(mut self, outcome: Result<T, JobError>) -> AbortHandle {
+        self.report(outcome);
+        AbortHandle::finished()
+    }
+
+    fn deliver(mut self, outcome: Result<T, JobError>) {
+        self.report(outcome);
+    }
+}
+
+impl<T: Send + 'static> Drop for Ticket<T> {
+    fn drop(&mut self) {
+        if self.index != NOT_ENLISTED {
+            self.report(Err(JobError::Cancelled));
+        }
+    }
+}
