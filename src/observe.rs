@@ -19,16 +19,18 @@ mod with_tracing {
     use tracing::Span;
 
     /// The span a job runs in: the one that was current where it was submitted.
-    #[derive(Debug)]
-    pub(crate) struct JobSpan(Option<Span>);
+    ///
+    /// Boxed: most jobs have none, and those should be small.
+    pub(crate) struct JobSpan(Option<Box<Span>>);
 
     impl JobSpan {
+        #[inline]
         pub(crate) fn current(wanted: bool) -> Self {
-            if !wanted {
+            if !wanted || !tracing::dispatcher::has_been_set() {
                 return Self(None);
             }
             let span = Span::current();
-            Self((!span.is_none()).then_some(span))
+            Self((!span.is_none()).then(|| Box::new(span)))
         }
 
         #[inline(always)]
@@ -44,7 +46,6 @@ mod with_tracing {
 #[cfg(not(feature = "tracing"))]
 mod without {
     /// Stands for the span of a job where there are none.
-    #[derive(Debug)]
     pub(crate) struct JobSpan;
 
     impl JobSpan {

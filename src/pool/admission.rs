@@ -63,12 +63,17 @@ pub(crate) enum OnFull<'a> {
     Overflow { limit: usize },
 }
 
-/// A job on offer: made into a cell only when it is taken.
+/// A job on offer.
 pub(crate) trait Offer {
-    fn make(&mut self, terms: Terms) -> JobRef;
+    /// Puts the job where it can be admitted from, before any lock is taken.
+    fn prepare(&mut self);
 
-    /// Makes it one that can stand in line under `ticket`.
-    fn make_for_line(&mut self, terms: Terms, ticket: usize) -> JobRef;
+    /// Gives the job up. Called under the locks of admission, so that nobody can run it, or look
+    /// for it, before it is accounted for.
+    fn admit(&mut self, terms: Terms) -> JobRef;
+
+    /// Gives the job up to stand in line under `ticket`.
+    fn admit_to_line(&mut self, terms: Terms, ticket: usize) -> JobRef;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,13 +194,21 @@ impl Admission {
         within: Option<Within>,
         on_full: OnFull<'_>,
     ) -> Verdict {
+        if matches!(on_full, OnFull::Refuse) && quota.is_none() {
+            // Nobody has to queue up behind a lock just to be refused.
+            if self.attention.load(Acquire) & (FULL | CLOSED) == FULL {
+                self.turned_away.fetch_add(1, Relaxed);
+                return Verdict::Full;
+            }
+        }
+        offer.prepare();
         if quota.is_none() {
             let mut shard = self.shards[at].lock();
             if shard.free > 0 && self.attention.load(Relaxed) & CLOSED == 0 {
                 shard.free -= 1;
                 shard.tally.submitted += 1;
                 shard.tally.started += 1;
-                let call = shard.push(offer.make(Terms { overflow: false, quota }));
+                let call = shard.push(offer.admit(Terms::slot(quota)));
                 return Verdict::Started { call, depth: shard.ready.len() };
             }
         }
@@ -211,20 +224,13 @@ impl Admission {
         within: Option<Within>,
         on_full: OnFull<'_>,
     ) -> Verdict {
-        if matches!(on_full, OnFull::Refuse) && quota.is_none() {
-            // Nobody has to queue up behind the line's lock just to be refused.
-            if self.attention.load(Acquire) & (FULL | CLOSED) == FULL {
-                self.turned_away.fetch_add(1, Relaxed);
-                return Verdict::Full;
-            }
-        }
         let mut state = self.desk();
         state.tally.jobs.submitted += 1;
         if self.attention.load(Relaxed) & CLOSED != 0 {
             state.tally.refused += 1;
             return Verdict::Closed;
         }
-        let terms = Terms { overflow: false, quota };
+        let terms = Terms::slot(quota);
         let within_share = quota.is_none_or(|quota| {
             let quota = &mut state.line.quotas[quota];
             quota.held < quota.limit
@@ -234,7 +240,7 @@ impl Admission {
                 state.hold(quota);
                 state.tally.jobs.started += 1;
                 let mut shard = self.shards[at].lock();
-                let call = shard.push(offer.make(terms));
+                let call = shard.push(offer.admit(terms));
                 return Verdict::Started { call, depth: shard.ready.len() };
             }
             if state.line.has_place() {
@@ -267,7 +273,7 @@ impl Admission {
                 state.overflow += 1;
                 state.tally.jobs.overflow_started += 1;
                 let mut shard = self.shards[at].lock();
-                let call = shard.push(offer.make(Terms { overflow: true, quota: None }));
+                let call = shard.push(offer.admit(Terms::Overflow));
                 Verdict::Started { call, depth: shard.ready.len() }
             }
             OnFull::Overflow { .. } => {
@@ -340,12 +346,12 @@ impl Admission {
     #[cold]
     pub(super) fn settle_slow(&self, at: usize, terms: Terms, fx: &mut Effects) {
         let mut state = self.desk();
-        if terms.overflow {
+        if terms == Terms::Overflow {
             state.overflow -= 1;
         } else {
             self.hand_on(&mut state, at, fx);
         }
-        self.release_share(&mut state, at, terms.quota, fx);
+        self.release_share(&mut state, at, terms.quota(), fx);
         self.look_for_idle(&mut state, fx);
     }
 
@@ -384,20 +390,20 @@ impl Admission {
     pub(super) fn hand_in(&self, at: usize, ticket: usize, offer: &mut impl Offer) -> Verdict {
         let mut state = self.desk();
         let quota = state.line.node(ticket).quota;
-        let terms = Terms { overflow: false, quota };
+        let terms = Terms::slot(quota);
         match state.line.caller(ticket).told {
             Told::Slot => {
                 state.line.dismiss(ticket);
                 state.granted -= 1;
                 state.tally.jobs.started += 1;
                 let mut shard = self.shards[at].lock();
-                let call = shard.push(offer.make(terms));
+                let call = shard.push(offer.admit(terms));
                 Verdict::Started { call, depth: shard.ready.len() }
             }
             Told::Place => {
                 let within = state.line.caller(ticket).within;
                 state.unblock(within);
-                let job = offer.make_for_line(terms, ticket);
+                let job = offer.admit_to_line(terms, ticket);
                 state.line.hand_in(ticket, job);
                 Verdict::InLine
             }
@@ -707,8 +713,8 @@ impl State {
     /// Puts the job itself in line.
     fn stand(&mut self, list: List, offer: &mut impl Offer, terms: Terms) {
         let ticket = self.line.next_ticket();
-        let job = offer.make_for_line(terms, ticket);
-        self.line.push(list, terms.quota, Entry::Job(job));
+        let job = offer.admit_to_line(terms, ticket);
+        self.line.push(list, terms.quota(), Entry::Job(job));
         // Callers before it have their places already, so there is nobody to wake.
         while self.line.admit_next(drop) {}
     }

@@ -38,28 +38,28 @@ use crate::error::{JobError, Panic};
 use crate::observe::JobSpan;
 use crate::pool::effects::fenced;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use crate::sync::atomic::{AtomicUsize, fence};
+use crate::sync::atomic::{AtomicU32, fence};
 use crate::sync::{AtomicWaker, UnsafeCell};
 
 /// In the run queue, or woken while running.
-const SCHEDULED: usize = 1;
+const SCHEDULED: u32 = 1;
 /// A worker polls it.
-const RUNNING: usize = 1 << 1;
+const RUNNING: u32 = 1 << 1;
 /// Ended; the outcome is in place.
-const DONE: usize = 1 << 2;
+const DONE: u32 = 1 << 2;
 /// Somebody asked for its end.
-const ABORT: usize = 1 << 3;
+const ABORT: u32 = 1 << 3;
 /// Stands in a waiting line, where it can be withdrawn.
-const LINE: usize = 1 << 4;
+const LINE: u32 = 1 << 4;
 /// The handle left a waker in `awaiter`.
-const AWAITED: usize = 1 << 5;
+const AWAITED: u32 = 1 << 5;
 
 /// The rest of the word counts what cannot be stopped in the job: an abort waits until it is over.
-const SHIELD: usize = 1 << 6;
-const SHIELDED: usize = !(SHIELD - 1);
+const SHIELD: u32 = 1 << 6;
+const SHIELDED: u32 = !(SHIELD - 1);
 
 /// The seat or ticket of a job that has none.
-const NOWHERE: usize = usize::MAX;
+const NOWHERE: u32 = u32::MAX;
 
 /// Where suspended and waiting jobs belong: what a waker or an abort has to call.
 pub(crate) trait Home: Send + Sync {
@@ -107,26 +107,58 @@ pub(crate) enum End {
 }
 
 struct Header {
-    state: AtomicUsize,
-    refs: AtomicUsize,
     vtable: &'static VTable,
-    terms: Terms,
+    state: AtomicU32,
+    refs: AtomicU32,
+    /// [`Terms`], packed; fixed when the job is admitted.
+    terms: AtomicU32,
     /// Written once, by the token's holder, before the job is first idle or in line; read by
     /// whoever finds it so.
     home: UnsafeCell<Option<Arc<dyn Home>>>,
     /// The job's ticket in its home's waiting line: a hint for `withdraw`, which checks it.
-    ticket: AtomicUsize,
+    ticket: AtomicU32,
     /// The job's seat among its home's suspended jobs. Only the token's holder uses it.
-    seat: AtomicUsize,
+    seat: AtomicU32,
 }
 
 /// On what terms a job was admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Terms {
-    /// Runs beyond the pool's size, without a slot.
-    pub(crate) overflow: bool,
-    /// Holds a part of this quota.
-    pub(crate) quota: Option<usize>,
+pub(crate) enum Terms {
+    /// It holds a slot.
+    Slot,
+    /// It holds a slot and a part of this quota.
+    Share(usize),
+    /// It runs beyond the pool's size, without a slot.
+    Overflow,
+}
+
+impl Terms {
+    pub(crate) fn slot(quota: Option<usize>) -> Self {
+        quota.map_or(Self::Slot, Self::Share)
+    }
+
+    pub(crate) fn quota(self) -> Option<usize> {
+        match self {
+            Self::Share(quota) => Some(quota),
+            Self::Slot | Self::Overflow => None,
+        }
+    }
+
+    fn pack(self) -> u32 {
+        match self {
+            Self::Slot => 0,
+            Self::Overflow => 1,
+            Self::Share(quota) => quota as u32 + 2,
+        }
+    }
+
+    fn unpack(packed: u32) -> Self {
+        match packed {
+            0 => Self::Slot,
+            1 => Self::Overflow,
+            quota => Self::Share(quota as usize - 2),
+        }
+    }
 }
 
 struct VTable {
@@ -323,8 +355,15 @@ pub(crate) struct JobRef(JobPtr);
 #[derive(Debug)]
 pub(crate) struct JobWatch(JobPtr);
 
-/// Puts a job into a cell of its own, scheduled to run.
-pub(crate) fn allocate<F, S>(job: F, sink: S, span: JobSpan, terms: Terms) -> (JobRef, S::Handle)
+/// A job in a cell of its own that was not admitted yet, and can still be taken out again.
+pub(crate) struct Offered<F: Future, S> {
+    job: JobRef,
+    claim: Claim<F::Output>,
+    types: PhantomData<fn(F, S)>,
+}
+
+/// Puts a job into a cell.
+pub(crate) fn offer<F, S>(job: F, span: JobSpan) -> Offered<F, S>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
@@ -332,13 +371,13 @@ where
 {
     let cell = Box::new(Cell {
         header: Header {
-            state: AtomicUsize::new(SCHEDULED),
-            refs: AtomicUsize::new(2),
             vtable: const { &Cell::<F, S>::VTABLE },
-            terms,
+            state: AtomicU32::new(SCHEDULED),
+            refs: AtomicU32::new(2),
+            terms: AtomicU32::new(0),
+            ticket: AtomicU32::new(NOWHERE),
+            seat: AtomicU32::new(NOWHERE),
             home: UnsafeCell::new(None),
-            ticket: AtomicUsize::new(NOWHERE),
-            seat: AtomicUsize::new(NOWHERE),
         },
         awaiter: AtomicWaker::new(),
         span,
@@ -346,11 +385,39 @@ where
         sink: UnsafeCell::new(None::<S>),
     });
     let ptr = JobPtr(NonNull::from(Box::leak(cell)).cast());
-    let handle = sink.handle(Claim { watch: JobWatch(ptr), output: PhantomData });
-    // SAFETY: the cell was just made for these types; the token is still in this function.
-    let cell = unsafe { ptr.0.cast::<Cell<F, S>>().as_ref() };
-    cell.sink.with_mut(|place| unsafe { *place = Some(sink) });
-    (JobRef(ptr), handle)
+    let claim = Claim { watch: JobWatch(ptr), output: PhantomData };
+    Offered { job: JobRef(ptr), claim, types: PhantomData }
+}
+
+impl<F, S> Offered<F, S>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: Sink<F::Output>,
+{
+    /// Admits the job: from here on it is the pool's.
+    pub(crate) fn admit(self, mut sink: S, terms: Terms) -> (JobRef, S::Handle) {
+        sink.enlist();
+        let handle = sink.handle(self.claim);
+        self.job.0.header().terms.store(terms.pack(), Relaxed);
+        // SAFETY: the cell was made for these types by `offer`, and the token is still here.
+        let cell = unsafe { self.job.0.0.cast::<Cell<F, S>>().as_ref() };
+        // SAFETY: the token's holder has `sink` to itself.
+        cell.sink.with_mut(|place| unsafe { *place = Some(sink) });
+        (self.job, handle)
+    }
+
+    /// Takes the job out of the cell again.
+    pub(crate) fn take_back(self) -> F {
+        // SAFETY: as in `admit`.
+        let cell = unsafe { self.job.0.0.cast::<Cell<F, S>>().as_ref() };
+        // SAFETY: the token's holder has `stage` to itself, and a job that was never polled is
+        // not pinned yet.
+        match cell.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) }) {
+            Stage::Job(job) => job,
+            Stage::Ended(_) | Stage::Taken => unreachable!("an offered job was not run"),
+        }
+    }
 }
 
 impl JobPtr {
@@ -381,7 +448,7 @@ impl JobPtr {
     fn add_ref(self) {
         // A new reference is made from one that is counted, so nothing has to be ordered.
         let before = self.header().refs.fetch_add(1, Relaxed);
-        if before > isize::MAX as usize {
+        if before > i32::MAX as u32 {
             std::process::abort();
         }
     }
@@ -424,7 +491,7 @@ impl JobRef {
     }
 
     pub(crate) fn terms(&self) -> Terms {
-        self.0.header().terms
+        Terms::unpack(self.0.header().terms.load(Relaxed))
     }
 
     /// Polls the job once, or cancels it if that was asked for.
@@ -459,19 +526,19 @@ impl JobRef {
     /// Where its home keeps the job between polls, if it has been suspended before.
     pub(crate) fn seat(&self) -> Option<usize> {
         let seat = self.0.header().seat.load(Relaxed);
-        (seat != NOWHERE).then_some(seat)
+        (seat != NOWHERE).then_some(seat as usize)
     }
 
     /// Gives the job a seat, before it is suspended for the first time.
     pub(crate) fn sit(&self, home: impl FnOnce() -> Arc<dyn Home>, seat: usize) {
-        self.0.header().seat.store(seat, Relaxed);
+        self.0.header().seat.store(seat as u32, Relaxed);
         self.settle(home);
     }
 
     /// Marks a job that is about to be put into a line.
     pub(crate) fn enter_line(&self, home: impl FnOnce() -> Arc<dyn Home>, ticket: usize) {
         let header = self.0.header();
-        header.ticket.store(ticket, Relaxed);
+        header.ticket.store(ticket as u32, Relaxed);
         self.settle(home);
         let before = header.state.fetch_add(LINE - SCHEDULED, AcqRel);
         debug_assert!(before & (LINE | RUNNING | DONE) == 0 && before & SCHEDULED != 0);
@@ -587,7 +654,7 @@ impl JobWatch {
             }
             let mut after = now | ABORT | SCHEDULED;
             if now & LINE != 0 {
-                let ticket = header.ticket.load(Relaxed);
+                let ticket = header.ticket.load(Relaxed) as usize;
                 if self.0.home().withdraw(self.0, ticket) {
                     return;
                 }
@@ -615,7 +682,7 @@ impl JobWatch {
         self.poll_state(cx, |state| state & DONE != 0)
     }
 
-    fn poll_state(&self, cx: &mut Context<'_>, reached: impl Fn(usize) -> bool) -> Poll<()> {
+    fn poll_state(&self, cx: &mut Context<'_>, reached: impl Fn(u32) -> bool) -> Poll<()> {
         let header = self.0.header();
         if reached(header.state.load(Acquire)) {
             return Poll::Ready(());
@@ -669,7 +736,7 @@ impl Drop for JobWatch {
 }
 
 /// Whether the job is to be cancelled now.
-fn is_due(state: usize) -> bool {
+fn is_due(state: u32) -> bool {
     state & ABORT != 0 && state & SHIELDED == 0
 }
 

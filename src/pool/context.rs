@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use super::cell::JobPtr;
+use super::cell::{JobPtr, Terms};
 
 /// The job that is being polled on this thread.
 #[derive(Debug, Clone, Copy)]
@@ -10,8 +10,7 @@ pub(crate) struct Current {
     /// The pool it belongs to.
     pub(crate) pool: usize,
     pub(crate) job: JobPtr,
-    pub(crate) overflow: bool,
-    pub(crate) quota: Option<usize>,
+    pub(crate) terms: Terms,
 }
 
 /// A slot-holding job of a pool that asks the same pool for room.
@@ -48,6 +47,6 @@ impl Drop for Enter {
 /// The job of this very pool that is asking, if it holds a slot.
 pub(super) fn within(pool: usize) -> Option<Within> {
     let current = current()?;
-    (current.pool == pool && !current.overflow)
-        .then(|| Within { job: current.job.id(), quota: current.quota })
+    (current.pool == pool && current.terms != Terms::Overflow)
+        .then(|| Within { job: current.job.id(), quota: current.terms.quota() })
 }

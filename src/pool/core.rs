@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::admission::{Admission, Offer, OnFull, Verdict};
-use super::cell::{End, Home, JobPtr, JobRef, Step};
+use super::cell::{End, Home, JobPtr, JobRef, Step, Terms};
 use super::context::Within;
 use super::crew::Crew;
 use super::effects::{Effects, fenced};
@@ -195,12 +195,12 @@ impl Core {
                 shard.seated.remove(key);
             }
         }
-        if terms.overflow {
+        if terms == Terms::Overflow {
             shard.tally.overflow_ended += 1;
             return true;
         }
         shard.tally.ended += 1;
-        if terms.quota.is_some() || self.admission.needs_desk() {
+        if terms != Terms::Slot || self.admission.needs_desk() {
             return true;
         }
         shard.free += 1;
@@ -362,12 +362,10 @@ impl Core {
 
     /// Runs a step of a job on behalf of nobody in particular; used by workers.
     pub(super) fn poll(&self, job: &JobRef) -> Step {
-        let terms = job.terms();
         let _entered = super::context::Enter::new(super::context::Current {
             pool: self.id(),
             job: job.ptr(),
-            overflow: terms.overflow,
-            quota: terms.quota,
+            terms: job.terms(),
         });
         job.poll()
     }

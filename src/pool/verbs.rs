@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 
 use super::admission::{Offer, OnFull, Verdict};
-use super::cell::{self, End, JobRef, Sink, Terms};
+use super::cell::{self, End, JobRef, Offered, Sink, Terms};
 use super::context;
 use super::core::{Core, Nested};
 use super::effects::{Effects, fenced};
@@ -18,13 +18,23 @@ use crate::error::{Closed, JobError, ScheduleError};
 use crate::observe::JobSpan;
 
 /// A job on its way into the pool.
-pub(crate) struct Submission<'a, F: Future, S: Sink<F::Output>> {
-    pub(crate) core: &'a Core,
-    pub(crate) quota: Option<usize>,
-    job: Option<F>,
+pub(crate) struct Submission<'a, F, S>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: Sink<F::Output>,
+{
+    core: &'a Core,
+    quota: Option<usize>,
+    job: Stage<F, S>,
     sink: Option<S>,
-    span: Option<JobSpan>,
     handle: Option<S::Handle>,
+}
+
+enum Stage<F: Future, S> {
+    Bare(F),
+    Offered(Offered<F, S>),
+    Gone,
 }
 
 impl<'a, F, S> Submission<'a, F, S>
@@ -36,8 +46,7 @@ where
     #[track_caller]
     pub(crate) fn new(core: &'a Core, job: F, sink: S, quota: Option<usize>) -> Self {
         core.runtime();
-        let span = JobSpan::current(core.config.spans);
-        Self { core, quota, job: Some(job), sink: Some(sink), span: Some(span), handle: None }
+        Self { core, quota, job: Stage::Bare(job), sink: Some(sink), handle: None }
     }
 
     pub(crate) fn admit(&mut self, on_full: OnFull<'_>) -> Verdict {
@@ -49,22 +58,24 @@ where
         core.admit(self, quota, within, on_full)
     }
 
-    /// What is left of a refused one.
+    /// The job of a refused one.
     pub(crate) fn take_job(&mut self) -> F {
-        self.job.take().expect("a refused job is still on offer")
+        match std::mem::replace(&mut self.job, Stage::Gone) {
+            Stage::Bare(job) => job,
+            Stage::Offered(offered) => offered.take_back(),
+            Stage::Gone => unreachable!("a refused job is still here"),
+        }
     }
 
     pub(crate) fn take_handle(&mut self) -> S::Handle {
-        self.handle.take().expect("an admitted job was made")
+        self.handle.take().expect("an admitted job has one")
     }
 
     /// What is needed to run the job here.
     fn into_inline(mut self) -> (F, InlineEnd<'a, S>) {
-        let (Some(job), Some(mut sink)) = (self.job.take(), self.sink.take()) else {
-            unreachable!("the job was not made");
-        };
+        let mut sink = self.sink.take().expect("the job was not admitted");
         sink.enlist();
-        (job, InlineEnd { core: self.core, sink: Some(sink) })
+        (self.take_job(), InlineEnd { core: self.core, sink: Some(sink) })
     }
 }
 
@@ -75,30 +86,49 @@ where
     S: Sink<F::Output>,
 {
     #[inline]
-    fn make(&mut self, terms: Terms) -> JobRef {
-        let (Some(job), Some(mut sink), Some(span)) = (self.job.take(), self.sink.take(), self.span.take()) else {
-            unreachable!("a job is made once");
+    fn prepare(&mut self) {
+        if let Stage::Bare(job) = std::mem::replace(&mut self.job, Stage::Gone) {
+            let span = JobSpan::current(self.core.config.spans);
+            self.job = Stage::Offered(cell::offer(job, span));
+        }
+    }
+
+    #[inline]
+    fn admit(&mut self, terms: Terms) -> JobRef {
+        let (Stage::Offered(offered), Some(sink)) =
+            (std::mem::replace(&mut self.job, Stage::Gone), self.sink.take())
+        else {
+            unreachable!("a job is prepared before, and admitted once");
         };
-        sink.enlist();
-        let (job, handle) = cell::allocate(job, sink, span, terms);
+        let (job, handle) = offered.admit(sink, terms);
         self.handle = Some(handle);
         job
     }
 
-    fn make_for_line(&mut self, terms: Terms, ticket: usize) -> JobRef {
-        let job = self.make(terms);
+    fn admit_to_line(&mut self, terms: Terms, ticket: usize) -> JobRef {
+        let job = Offer::admit(self, terms);
         job.enter_line(|| self.core.arc(), ticket);
         job
     }
 }
 
 /// A caller that may wait in line with its job.
-pub(crate) struct Entering<'a, F: Future, S: Sink<F::Output>> {
+pub(crate) struct Entering<'a, F, S>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: Sink<F::Output>,
+{
     core: &'a Core,
-    state: Stage<'a, F, S>,
+    state: Place<'a, F, S>,
 }
 
-enum Stage<'a, F: Future, S: Sink<F::Output>> {
+enum Place<'a, F, S>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: Sink<F::Output>,
+{
     Outside(Submission<'a, F, S>),
     InLine(Submission<'a, F, S>, usize),
     /// Waiting would have deadlocked, and the pool's policy is to run such jobs here. The job
@@ -115,13 +145,13 @@ where
 {
     #[track_caller]
     pub(crate) fn new(core: &'a Core, job: F, sink: S, quota: Option<usize>) -> Self {
-        Self { core, state: Stage::Outside(Submission::new(core, job, sink, quota)) }
+        Self { core, state: Place::Outside(Submission::new(core, job, sink, quota)) }
     }
 
     /// Takes the job back if it was not offered yet.
     pub(crate) fn take_back(&mut self) -> Option<F> {
         match &mut self.state {
-            Stage::Outside(submission) => submission.job.take(),
+            Place::Outside(submission) => Some(submission.take_job()),
             _ => None,
         }
     }
@@ -129,8 +159,8 @@ where
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, ScheduleError<F>>> {
         let core = self.core;
         let verdict = match &mut self.state {
-            Stage::Outside(submission) => submission.admit(OnFull::Wait { waker: cx.waker() }),
-            Stage::InLine(submission, ticket) => {
+            Place::Outside(submission) => submission.admit(OnFull::Wait { waker: cx.waker() }),
+            Place::InLine(submission, ticket) => {
                 if core.admission.look(*ticket, cx.waker()) == Told::Wait {
                     return Poll::Pending;
                 }
@@ -138,24 +168,24 @@ where
                 let verdict = core.admission.hand_in(at, *ticket, submission);
                 core.follow(at, verdict)
             }
-            Stage::Inline(..) => return self.poll_inline(cx).map(Ok),
-            Stage::Done => panic!("`schedule` polled after completion"),
+            Place::Inline(..) => return self.poll_inline(cx).map(Ok),
+            Place::Done => panic!("`schedule` polled after completion"),
         };
-        let (Stage::Outside(mut submission) | Stage::InLine(mut submission, _)) =
-            std::mem::replace(&mut self.state, Stage::Done)
+        let (Place::Outside(mut submission) | Place::InLine(mut submission, _)) =
+            std::mem::replace(&mut self.state, Place::Done)
         else {
             unreachable!("just seen");
         };
         match verdict {
             Verdict::Started { .. } | Verdict::InLine => Poll::Ready(Ok(submission.take_handle())),
             Verdict::Waiting(ticket) => {
-                self.state = Stage::InLine(submission, ticket);
+                self.state = Place::InLine(submission, ticket);
                 Poll::Pending
             }
             Verdict::Deadlock if core.config.nested == Nested::Inline => {
                 core.admission.inline_after_all();
                 let (job, end) = submission.into_inline();
-                self.state = Stage::Inline(Box::pin(job), end);
+                self.state = Place::Inline(Box::pin(job), end);
                 self.poll_inline(cx).map(Ok)
             }
             Verdict::Deadlock => Poll::Ready(Err(ScheduleError::WouldDeadlock(submission.take_job()))),
@@ -165,18 +195,23 @@ where
     }
 
     fn poll_inline(&mut self, cx: &mut Context<'_>) -> Poll<S::Handle> {
-        let Stage::Inline(job, _) = &mut self.state else { unreachable!("checked by the caller") };
+        let Place::Inline(job, _) = &mut self.state else { unreachable!("checked by the caller") };
         let outcome = ready!(poll_caught(job.as_mut(), cx));
-        let Stage::Inline(job, end) = std::mem::replace(&mut self.state, Stage::Done) else {
+        let Place::Inline(job, end) = std::mem::replace(&mut self.state, Place::Done) else {
             unreachable!("just seen");
         };
         Poll::Ready(end.end(outcome, || drop(job)))
     }
 }
 
-impl<F: Future, S: Sink<F::Output>> Drop for Entering<'_, F, S> {
+impl<F, S> Drop for Entering<'_, F, S>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: Sink<F::Output>,
+{
     fn drop(&mut self) {
-        if let Stage::InLine(_, ticket) = self.state {
+        if let Place::InLine(_, ticket) = self.state {
             let core = self.core;
             let at = core.here();
             let mut fx = Effects::default();

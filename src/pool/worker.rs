@@ -28,8 +28,8 @@ const TURN_TIME: Duration = Duration::from_micros(100);
 const CLOCK_JOBS: u32 = 8;
 const SLOW_NANOS: u32 = 4_000;
 
-/// Work is taken from another worker's shard only if there is this much of it.
-const STEAL_DEPTH: usize = 4;
+/// Work is taken from another worker's shard only if that takes some time itself.
+const WORTH_STEALING: u64 = 4_000;
 
 /// The idle timer ticks this often in the idle timeout, so that calls need not touch it.
 const TICKS: u32 = 8;
@@ -137,9 +137,10 @@ impl Worker {
     fn steal(&self) -> bool {
         let shards = self.core.admission.shards();
         let deepest = (0..shards.len()).max_by_key(|&at| shards[at].depth());
-        let Some(victim) = deepest.filter(|&at| at != self.home && shards[at].depth() >= STEAL_DEPTH) else {
-            return false;
+        let worth = |&at: &usize| {
+            at != self.home && shards[at].depth() as u64 * u64::from(self.core.pace()) > WORTH_STEALING
         };
+        let Some(victim) = deepest.filter(worth) else { return false };
         let jobs = shards[victim].lock().take(false);
         let mut home = shards[self.home].lock();
         for job in jobs {
