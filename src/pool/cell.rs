@@ -170,6 +170,7 @@ struct VTable {
     /// Moves the outcome to the `Option<Result<T, JobError>>` behind the pointer.
     take: unsafe fn(NonNull<Header>, *mut ()),
     free: unsafe fn(NonNull<Header>),
+    delivers: bool,
 }
 
 // `repr(C)` puts the header first, so that a pointer to it is a pointer to the cell.
@@ -202,6 +203,7 @@ where
         panic: Self::panic,
         take: Self::take,
         free: Self::free,
+        delivers: S::DELIVERS,
     };
 
     /// # Safety
@@ -602,6 +604,13 @@ impl JobRef {
     pub(crate) fn with_panic(&self, mut look: impl FnMut(&Panic)) {
         // SAFETY: `self` is the token.
         unsafe { (self.0.header().vtable.panic)(self.0.0, &mut look) };
+    }
+
+    /// Whether the job's end concerns nobody: no handle, no group and no quota is left, and it was
+    /// never suspended.
+    pub(crate) fn is_plain(&self) -> bool {
+        let header = self.0.header();
+        self.is_sole() && self.seat().is_none() && header.terms.load(Relaxed) == 0 && !header.vtable.delivers
     }
 
     /// Lets the outcome of an ended job be seen, and lets go of the job.

@@ -207,6 +207,28 @@ impl Core {
         false
     }
 
+    /// The same for a number of plain jobs that completed unseen. Returns how many slots are to
+    /// be brought to the line.
+    pub(super) fn settle_unseen(&self, shard: &mut ShardGuard<'_>, jobs: usize) -> usize {
+        shard.tally.completed += jobs as u64;
+        shard.tally.ended += jobs as u64;
+        if self.admission.needs_desk() {
+            return jobs;
+        }
+        shard.free += jobs;
+        0
+    }
+
+    pub(super) fn bring_to_line(&self, at: usize, slots: usize) {
+        if slots > 0 {
+            let mut fx = Effects::default();
+            for _ in 0..slots {
+                self.admission.settle_slow(at, Terms::Slot, &mut fx);
+            }
+            self.apply(at, fx);
+        }
+    }
+
     /// The rest of it, after the shard's lock was released.
     pub(super) fn settled(&self, at: usize, job: JobRef, end: End, slow: bool) {
         if let Some((home, key)) = self.split(&job) {
@@ -303,6 +325,15 @@ impl Core {
             "`{verb}` would block a thread that drives asynchronous tasks: use the verb without \
              `blocking_` there, or call it through `spawn_blocking`"
         );
+    }
+
+    /// A caller in line goes away.
+    #[cold]
+    pub(super) fn leave_line(&self, ticket: usize) {
+        let at = self.here();
+        let mut fx = Effects::default();
+        self.admission.leave(at, ticket, &mut fx);
+        self.apply(at, fx);
     }
 
     pub(crate) fn overflow_limit(&self) -> usize {

@@ -72,7 +72,7 @@ where
     }
 
     /// What is needed to run the job here.
-    fn into_inline(mut self) -> (F, InlineEnd<'a, S>) {
+    fn take_inline(&mut self) -> (F, InlineEnd<'a, S>) {
         let mut sink = self.sink.take().expect("the job was not admitted");
         sink.enlist();
         (self.take_job(), InlineEnd { core: self.core, sink: Some(sink) })
@@ -87,8 +87,11 @@ where
 {
     #[inline]
     fn prepare(&mut self) {
+        if !matches!(self.job, Stage::Bare(_)) {
+            return;
+        }
+        let span = JobSpan::current(self.core.config.spans);
         if let Stage::Bare(job) = std::mem::replace(&mut self.job, Stage::Gone) {
-            let span = JobSpan::current(self.core.config.spans);
             self.job = Stage::Offered(cell::offer(job, span));
         }
     }
@@ -119,22 +122,11 @@ where
     F::Output: Send + 'static,
     S: Sink<F::Output>,
 {
-    core: &'a Core,
-    state: Place<'a, F, S>,
-}
-
-enum Place<'a, F, S>
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-    S: Sink<F::Output>,
-{
-    Outside(Submission<'a, F, S>),
-    InLine(Submission<'a, F, S>, usize),
+    submission: Submission<'a, F, S>,
+    ticket: Option<usize>,
     /// Waiting would have deadlocked, and the pool's policy is to run such jobs here. The job
     /// stands first, so that it is dropped before it is written off.
-    Inline(Pin<Box<F>>, InlineEnd<'a, S>),
-    Done,
+    inline: Option<(Pin<Box<F>>, InlineEnd<'a, S>)>,
 }
 
 impl<'a, F, S> Entering<'a, F, S>
@@ -144,62 +136,72 @@ where
     S: Sink<F::Output>,
 {
     #[track_caller]
+    #[inline]
     pub(crate) fn new(core: &'a Core, job: F, sink: S, quota: Option<usize>) -> Self {
-        Self { core, state: Place::Outside(Submission::new(core, job, sink, quota)) }
+        Self { submission: Submission::new(core, job, sink, quota), ticket: None, inline: None }
     }
 
     /// Takes the job back if it was not offered yet.
     pub(crate) fn take_back(&mut self) -> Option<F> {
-        match &mut self.state {
-            Place::Outside(submission) => Some(submission.take_job()),
-            _ => None,
-        }
+        matches!(self.submission.job, Stage::Bare(_)).then(|| self.submission.take_job())
     }
 
+    #[inline]
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, ScheduleError<F>>> {
-        let core = self.core;
-        let verdict = match &mut self.state {
-            Place::Outside(submission) => submission.admit(OnFull::Wait { waker: cx.waker() }),
-            Place::InLine(submission, ticket) => {
-                if core.admission.look(*ticket, cx.waker()) == Told::Wait {
-                    return Poll::Pending;
-                }
-                let at = core.here();
-                let verdict = core.admission.hand_in(at, *ticket, submission);
-                core.follow(at, verdict)
-            }
-            Place::Inline(..) => return self.poll_inline(cx).map(Ok),
-            Place::Done => panic!("`schedule` polled after completion"),
-        };
-        let (Place::Outside(mut submission) | Place::InLine(mut submission, _)) =
-            std::mem::replace(&mut self.state, Place::Done)
-        else {
-            unreachable!("just seen");
-        };
+        if self.ticket.is_some() || self.inline.is_some() {
+            return self.poll_again(cx);
+        }
+        let verdict = self.submission.admit(OnFull::Wait { waker: cx.waker() });
+        if let Verdict::Started { .. } = verdict {
+            return Poll::Ready(Ok(self.submission.take_handle()));
+        }
+        self.conclude(verdict, cx)
+    }
+
+    #[cold]
+    fn poll_again(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, ScheduleError<F>>> {
+        let Some(ticket) = self.ticket else { return self.poll_inline(cx).map(Ok) };
+        let core = self.submission.core;
+        if core.admission.look(ticket, cx.waker()) == Told::Wait {
+            return Poll::Pending;
+        }
+        self.ticket = None;
+        let at = core.here();
+        let verdict = core.admission.hand_in(at, ticket, &mut self.submission);
+        self.conclude(core.follow(at, verdict), cx)
+    }
+
+    #[cold]
+    fn conclude(
+        &mut self,
+        verdict: Verdict,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S::Handle, ScheduleError<F>>> {
+        let core = self.submission.core;
         match verdict {
-            Verdict::Started { .. } | Verdict::InLine => Poll::Ready(Ok(submission.take_handle())),
+            Verdict::Started { .. } | Verdict::InLine => Poll::Ready(Ok(self.submission.take_handle())),
             Verdict::Waiting(ticket) => {
-                self.state = Place::InLine(submission, ticket);
+                self.ticket = Some(ticket);
                 Poll::Pending
             }
             Verdict::Deadlock if core.config.nested == Nested::Inline => {
                 core.admission.inline_after_all();
-                let (job, end) = submission.into_inline();
-                self.state = Place::Inline(Box::pin(job), end);
+                let (job, end) = self.submission.take_inline();
+                self.inline = Some((Box::pin(job), end));
                 self.poll_inline(cx).map(Ok)
             }
-            Verdict::Deadlock => Poll::Ready(Err(ScheduleError::WouldDeadlock(submission.take_job()))),
-            Verdict::Closed => Poll::Ready(Err(ScheduleError::Closed(submission.take_job()))),
+            Verdict::Deadlock => {
+                Poll::Ready(Err(ScheduleError::WouldDeadlock(self.submission.take_job())))
+            }
+            Verdict::Closed => Poll::Ready(Err(ScheduleError::Closed(self.submission.take_job()))),
             Verdict::Full | Verdict::Inline => unreachable!("a caller that may wait is not refused"),
         }
     }
 
     fn poll_inline(&mut self, cx: &mut Context<'_>) -> Poll<S::Handle> {
-        let Place::Inline(job, _) = &mut self.state else { unreachable!("checked by the caller") };
+        let (job, _) = self.inline.as_mut().expect("polled after completion");
         let outcome = ready!(poll_caught(job.as_mut(), cx));
-        let Place::Inline(job, end) = std::mem::replace(&mut self.state, Place::Done) else {
-            unreachable!("just seen");
-        };
+        let (job, end) = self.inline.take().expect("just seen");
         Poll::Ready(end.end(outcome, || drop(job)))
     }
 }
@@ -210,13 +212,10 @@ where
     F::Output: Send + 'static,
     S: Sink<F::Output>,
 {
+    #[inline]
     fn drop(&mut self) {
-        if let Place::InLine(_, ticket) = self.state {
-            let core = self.core;
-            let at = core.here();
-            let mut fx = Effects::default();
-            core.admission.leave(at, ticket, &mut fx);
-            core.apply(at, fx);
+        if let Some(ticket) = self.ticket {
+            self.submission.core.leave_line(ticket);
         }
     }
 }
@@ -368,7 +367,7 @@ where
             let mut submission = Submission::new(this.core, job, sink(), quota);
             match submission.admit(OnFull::Inline) {
                 Verdict::Inline => {
-                    let (job, end) = submission.into_inline();
+                    let (job, end) = submission.take_inline();
                     *this.end = Some(end);
                     this.state.set(State::Inline { job });
                 }

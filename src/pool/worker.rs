@@ -8,6 +8,7 @@
 //! A turn ends after `TURN_JOBS` polls or `TURN_TIME`, or when tokio's budget of the task is
 //! spent: then the rest of the runtime has its turn.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ const TURN_JOBS: u32 = 128;
 const TURN_TIME: Duration = Duration::from_micros(100);
 
 /// The clock is read once in this many polls, or after each when they are slow.
-const CLOCK_JOBS: u32 = 8;
+const CLOCK_JOBS: u32 = 16;
 const SLOW_NANOS: u32 = 4_000;
 
 /// Work is taken from another worker's shard only if that takes some time itself.
@@ -78,47 +79,67 @@ impl Worker {
     /// Polls ready jobs of the shard until it is empty or the turn is over.
     fn turn(&self) -> Turn {
         let core = &*self.core;
-        let shard = core.admission.shard(self.home);
-        let slow = core.pace() > SLOW_NANOS;
+        let at = self.home;
+        let shard = core.admission.shard(at);
+        let pace = core.pace();
+        let batch = (4_000 / pace.max(1)).clamp(1, 8) as usize;
+        let slow = pace > SLOW_NANOS;
         let mut clock = slow.then(Instant::now);
         let mut took = Duration::ZERO;
         let (mut polls, mut unclocked) = (0, 0);
         let mut last = Last::Nothing;
+        let mut mine: VecDeque<JobRef> = VecDeque::with_capacity(8);
+        let mut unseen = 0;
         loop {
             let over = polls >= TURN_JOBS || took >= TURN_TIME || !coop::has_budget_remaining();
-            let mut guard = shard.lock();
-            let tell_line = match &last {
-                Last::Nothing => false,
-                Last::Suspended(job) => {
-                    core.seat(self.home, &mut guard, job);
-                    false
+            let mut next = mine.pop_front();
+            if next.is_none() || !matches!(last, Last::Nothing) {
+                let mut guard = shard.lock();
+                let tell_line = match &last {
+                    Last::Nothing => false,
+                    Last::Suspended(job) => {
+                        core.seat(at, &mut guard, job);
+                        false
+                    }
+                    Last::Ended(job, end) => core.settle(at, &mut guard, job, *end),
+                };
+                let slots = core.settle_unseen(&mut guard, std::mem::take(&mut unseen));
+                let mut dry = false;
+                if next.is_none() {
+                    if !over {
+                        next = guard.pop();
+                        for _ in 1..batch {
+                            match guard.pop() { Some(job) => mine.push_back(job), None => break }
+                        }
+                    }
+                    dry = next.is_none() && guard.ready.is_empty();
+                    guard.served = !dry;
                 }
-                Last::Ended(job, end) => core.settle(self.home, &mut guard, job, *end),
-            };
-            let next = if over { None } else { guard.pop() };
-            let dry = next.is_none() && guard.ready.is_empty();
-            guard.served = !dry;
-            drop(guard);
-            let mut again = false;
-            match last {
-                Last::Nothing => {}
-                Last::Ended(job, end) => core.settled(self.home, job, end, tell_line),
-                Last::Suspended(job) => {
-                    if let Some(job) = job.suspend() {
-                        // Whatever the push says: this worker comes back to the shard.
-                        let _ = shard.lock().push(job);
-                        again = true;
+                drop(guard);
+                core.bring_to_line(at, slots);
+                let mut again = false;
+                match std::mem::replace(&mut last, Last::Nothing) {
+                    Last::Nothing => {}
+                    Last::Ended(job, end) => core.settled(at, job, end, tell_line),
+                    Last::Suspended(job) => {
+                        if let Some(job) = job.suspend() {
+                            // Whatever the push says: this worker comes back to the shard.
+                            let _ = shard.lock().push(job);
+                            again = true;
+                        }
                     }
                 }
+                if next.is_none() {
+                    if over && (again || !dry) { return Turn::Over; }
+                    if again { continue; }
+                    return Turn::Dry;
+                }
             }
-            last = match next {
-                Some(job) => match core.poll(&job) {
-                    Step::Pending => Last::Suspended(job),
-                    Step::Ended(end) => Last::Ended(job, end),
-                },
-                None if over && (again || !dry) => return Turn::Over,
-                None if again => Last::Nothing,
-                None => return Turn::Dry,
+            let job = next.unwrap();
+            last = match core.poll(&job) {
+                Step::Pending => Last::Suspended(job),
+                Step::Ended(End::Completed) if job.is_plain() => { unseen += 1; Last::Nothing }
+                Step::Ended(end) => Last::Ended(job, end),
             };
             polls += 1;
             unclocked += 1;
