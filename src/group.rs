@@ -186,7 +186,7 @@ impl<T: Send + 'static> Group<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        Submission::new(&self.members.core, job, Ticket::new(&self.members), self.members.quota)
+        Submission::new(&self.members.core, job, Ticket::new(&self.members))
     }
 
     /// Waits for the end of every job of the group, and takes the outcomes that `next` has not

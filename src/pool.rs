@@ -230,7 +230,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let mut submission = Submission::new(self.core(), job, Keep, None);
+        let mut submission = Submission::new(self.core(), job, Keep);
         match submission.admit(on_full) {
             Verdict::Full => Err(TryScheduleError::Full(submission.take_job())),
             Verdict::Closed => Err(TryScheduleError::Closed(submission.take_job())),
@@ -307,7 +307,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let mut submission = Submission::new(self.core(), job, Keep, None);
+        let mut submission = Submission::new(self.core(), job, Keep);
         match submission.admit(OnFull::Commit) {
             Verdict::Closed => Err(Closed(submission.take_job())),
             _ => Ok(AnywayGo::new(submission.take_handle())),

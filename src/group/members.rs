@@ -221,21 +221,21 @@ impl<T: Send + 'static> Sink<T> for Ticket<T> {
 
     type Handle = AbortHandle;
 
+    fn quota(&self) -> Option<usize> {
+        self.members.quota
+    }
+
     // Called while the pool admits the job, before anybody could run it: so the order of indices
     // is that of admission, and no end is missed.
-    fn enlist(&mut self) {
+    fn enlist(&mut self, watch: Option<&JobWatch>) {
         let mut state = self.members.state.lock();
         self.index = state.submitted;
         state.submitted += 1;
-        state.running.insert(self.index, None);
+        state.running.insert(self.index, watch.cloned());
     }
 
-    fn handle(&self, claim: Claim<T>) -> AbortHandle {
-        let watch = claim.into_watch();
-        let mut state = self.members.state.lock();
-        state.running.insert(self.index, Some(watch.clone()));
-        drop(state);
-        AbortHandle::new(watch)
+    fn handle(claim: Claim<T>) -> AbortHandle {
+        AbortHandle::new(claim.into_watch())
     }
 
     fn inline(mut self, outcome: Result<T, JobError>) -> AbortHandle {

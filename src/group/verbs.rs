@@ -29,7 +29,7 @@ where
 {
     #[track_caller]
     pub(super) fn new(members: &'a Arc<Members<F::Output>>, job: F) -> Self {
-        let entering = Entering::new(&members.core, job, Ticket::new(members), members.quota);
+        let entering = Entering::new(&members.core, job, Ticket::new(members));
         Self { entering, members }
     }
 }
@@ -103,6 +103,6 @@ where
                 return Poll::Ready(Err(Closed(job)));
             }
         }
-        going.poll_with(cx, members.quota, || Ticket::new(members))
+        going.poll_with(cx, || Ticket::new(members))
     }
 }

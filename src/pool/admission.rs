@@ -29,7 +29,7 @@ use std::task::Waker;
 use crossbeam_utils::CachePadded;
 
 use super::cell::{End, JobPtr, JobRef, Terms};
-use super::context::Within;
+use super::context::{self, Within};
 use super::effects::Effects;
 use super::line::{Caller, Entry, Line, List, Told};
 use super::shard::{Shard, Tally};
@@ -54,7 +54,7 @@ const DEAD: usize = 1 << 4;
 pub(crate) enum OnFull<'a> {
     Refuse,
     /// The caller waits in line with its job.
-    Wait { waker: &'a Waker },
+    Wait { waker: &'a Waker, pool: usize },
     /// The job waits in line by itself.
     Commit,
     /// The job runs in its caller.
@@ -191,7 +191,6 @@ impl Admission {
         at: usize,
         offer: &mut impl Offer,
         quota: Option<usize>,
-        within: Option<Within>,
         on_full: OnFull<'_>,
     ) -> Verdict {
         if matches!(on_full, OnFull::Refuse) && quota.is_none() {
@@ -212,7 +211,7 @@ impl Admission {
                 return Verdict::Started { call, depth: shard.ready.len() };
             }
         }
-        self.admit_slow(at, offer, quota, within, on_full)
+        self.admit_slow(at, offer, quota, on_full)
     }
 
     #[cold]
@@ -221,7 +220,6 @@ impl Admission {
         at: usize,
         offer: &mut impl Offer,
         quota: Option<usize>,
-        within: Option<Within>,
         on_full: OnFull<'_>,
     ) -> Verdict {
         let mut state = self.desk();
@@ -280,7 +278,8 @@ impl Admission {
                 state.tally.refused += 1;
                 Verdict::Full
             }
-            OnFull::Wait { waker } => {
+            OnFull::Wait { waker, pool } => {
+                let within = context::within(pool);
                 if within.is_some_and(|within| state.would_deadlock(list, within)) {
                     state.tally.refused += 1;
                     return Verdict::Deadlock;

@@ -79,11 +79,17 @@ pub(crate) trait Sink<T>: Send + 'static {
     /// What the submitter gets.
     type Handle;
 
-    /// The job was admitted and is about to be made, or to run in its caller.
-    fn enlist(&mut self) {}
+    /// The quota the job is held to.
+    fn quota(&self) -> Option<usize> {
+        None
+    }
 
-    /// The handle of a job that was made.
-    fn handle(&self, claim: Claim<T>) -> Self::Handle;
+    /// The job was admitted and is about to run: in the pool if there is something to watch, else
+    /// in its caller.
+    fn enlist(&mut self, _watch: Option<&JobWatch>) {}
+
+    /// The handle of a job that was admitted.
+    fn handle(claim: Claim<T>) -> Self::Handle;
 
     /// The handle of a job that ran in its caller.
     fn inline(self, outcome: Result<T, JobError>) -> Self::Handle;
@@ -365,14 +371,19 @@ pub(crate) struct Offered<F: Future, S> {
 }
 
 /// Puts a job into a cell.
+#[inline]
 pub(crate) fn offer<F, S>(job: F, span: JobSpan) -> Offered<F, S>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
     S: Sink<F::Output>,
 {
-    let cell = Box::new(Cell {
-        header: Header {
+    let mut cell = Box::<Cell<F, S>>::new_uninit();
+    let at = cell.as_mut_ptr();
+    // Field by field: built on the stack and moved, a cell costs twice as much.
+    // SAFETY: `at` is valid for writes, and every field is written.
+    unsafe {
+        (&raw mut (*at).header).write(Header {
             vtable: const { &Cell::<F, S>::VTABLE },
             state: AtomicU32::new(SCHEDULED),
             refs: AtomicU32::new(2),
@@ -380,13 +391,15 @@ where
             ticket: AtomicU32::new(NOWHERE),
             seat: AtomicU32::new(NOWHERE),
             home: UnsafeCell::new(None),
-        },
-        awaiter: AtomicWaker::new(),
-        span,
-        stage: UnsafeCell::new(Stage::Job(job)),
-        sink: UnsafeCell::new(None::<S>),
-    });
-    let ptr = JobPtr(NonNull::from(Box::leak(cell)).cast());
+        });
+        (&raw mut (*at).awaiter).write(AtomicWaker::new());
+        (&raw mut (*at).span).write(span);
+        (&raw mut (*at).stage).write(UnsafeCell::new(Stage::Job(job)));
+        (&raw mut (*at).sink).write(UnsafeCell::new(None));
+    }
+    // SAFETY: initialized just now.
+    let cell = Box::leak(unsafe { cell.assume_init() });
+    let ptr = JobPtr(NonNull::from(cell).cast());
     let claim = Claim { watch: JobWatch(ptr), output: PhantomData };
     Offered { job: JobRef(ptr), claim, types: PhantomData }
 }
@@ -397,16 +410,20 @@ where
     F::Output: Send + 'static,
     S: Sink<F::Output>,
 {
-    /// Admits the job: from here on it is the pool's.
-    pub(crate) fn admit(self, mut sink: S, terms: Terms) -> (JobRef, S::Handle) {
-        sink.enlist();
-        let handle = sink.handle(self.claim);
-        self.job.0.header().terms.store(terms.pack(), Relaxed);
-        // SAFETY: the cell was made for these types by `offer`, and the token is still here.
-        let cell = unsafe { self.job.0.0.cast::<Cell<F, S>>().as_ref() };
-        // SAFETY: the token's holder has `sink` to itself.
-        cell.sink.with_mut(|place| unsafe { *place = Some(sink) });
-        (self.job, handle)
+    /// Admits the job: from here on it is the pool's, and the claim its submitter's.
+    #[inline]
+    pub(crate) fn admit(self, mut sink: S, terms: Terms) -> (JobRef, Claim<F::Output>) {
+        sink.enlist(Some(&self.claim.watch));
+        if terms != Terms::Slot {
+            self.job.0.header().terms.store(terms.pack(), Relaxed);
+        }
+        if S::DELIVERS {
+            // SAFETY: the cell was made for these types by `offer`, and the token is still here.
+            let cell = unsafe { self.job.0.0.cast::<Cell<F, S>>().as_ref() };
+            // SAFETY: the token's holder has `sink` to itself.
+            cell.sink.with_mut(|place| unsafe { *place = Some(sink) });
+        }
+        (self.job, self.claim)
     }
 
     /// Takes the job out of the cell again.
@@ -426,6 +443,10 @@ impl JobPtr {
     fn header(&self) -> &Header {
         // SAFETY: whoever holds a `JobPtr` keeps a reference counted for as long.
         unsafe { self.0.as_ref() }
+    }
+
+    pub(crate) fn terms(self) -> Terms {
+        Terms::unpack(self.header().terms.load(Relaxed))
     }
 
     /// Tells jobs apart while they live.
@@ -493,7 +514,7 @@ impl JobRef {
     }
 
     pub(crate) fn terms(&self) -> Terms {
-        Terms::unpack(self.0.header().terms.load(Relaxed))
+        self.0.terms()
     }
 
     /// Polls the job once, or cancels it if that was asked for.

@@ -8,9 +8,8 @@ use super::cell::{JobPtr, Terms};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Current {
     /// The pool it belongs to.
-    pub(crate) pool: usize,
+    pool: usize,
     pub(crate) job: JobPtr,
-    pub(crate) terms: Terms,
 }
 
 /// A slot-holding job of a pool that asks the same pool for room.
@@ -29,24 +28,20 @@ pub(crate) fn current() -> Option<Current> {
     CURRENT.with(Cell::get)
 }
 
-/// Marks a job as the one that is being polled, until dropped.
-pub(super) struct Enter(Option<Current>);
-
-impl Enter {
-    pub(super) fn new(current: Current) -> Self {
-        Self(CURRENT.with(|cell| cell.replace(Some(current))))
-    }
-}
-
-impl Drop for Enter {
-    fn drop(&mut self) {
-        CURRENT.with(|cell| cell.set(self.0));
-    }
+/// Polls a job, known as the current one meanwhile. `poll` must not panic.
+#[inline]
+pub(super) fn enter<R>(pool: usize, job: JobPtr, poll: impl FnOnce() -> R) -> R {
+    CURRENT.with(|cell| {
+        let outer = cell.replace(Some(Current { pool, job }));
+        let polled = poll();
+        cell.set(outer);
+        polled
+    })
 }
 
 /// The job of this very pool that is asking, if it holds a slot.
 pub(super) fn within(pool: usize) -> Option<Within> {
-    let current = current()?;
-    (current.pool == pool && current.terms != Terms::Overflow)
-        .then(|| Within { job: current.job.id(), quota: current.terms.quota() })
+    let current = current().filter(|current| current.pool == pool)?;
+    let terms = current.job.terms();
+    (terms != Terms::Overflow).then(|| Within { job: current.job.id(), quota: terms.quota() })
 }

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::admission::{Admission, Offer, OnFull, Verdict};
 use super::cell::{End, Home, JobPtr, JobRef, Step, Terms};
-use super::context::Within;
+use super::context;
 use super::crew::Crew;
 use super::effects::{Effects, fenced};
 use super::shard::ShardGuard;
@@ -118,11 +118,10 @@ impl Core {
         &self,
         offer: &mut impl Offer,
         quota: Option<usize>,
-        within: Option<Within>,
         on_full: OnFull<'_>,
     ) -> Verdict {
         let at = self.here();
-        let verdict = self.admission.admit(at, offer, quota, within, on_full);
+        let verdict = self.admission.admit(at, offer, quota, on_full);
         self.follow(at, verdict)
     }
 
@@ -393,12 +392,7 @@ impl Core {
 
     /// Runs a step of a job on behalf of nobody in particular; used by workers.
     pub(super) fn poll(&self, job: &JobRef) -> Step {
-        let _entered = super::context::Enter::new(super::context::Current {
-            pool: self.id(),
-            job: job.ptr(),
-            terms: job.terms(),
-        });
-        job.poll()
+        context::enter(self.id(), job.ptr(), || job.poll())
     }
 }
 

@@ -117,7 +117,8 @@ impl<T: Send + 'static> Sink<T> for Keep {
 
     type Handle = JobHandle<T>;
 
-    fn handle(&self, claim: Claim<T>) -> JobHandle<T> {
+    #[inline]
+    fn handle(claim: Claim<T>) -> JobHandle<T> {
         JobHandle(Inner::Claim(claim))
     }
 

@@ -8,8 +8,7 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 
 use super::admission::{Offer, OnFull, Verdict};
-use super::cell::{self, End, JobRef, Offered, Sink, Terms};
-use super::context;
+use super::cell::{self, Claim, End, JobRef, Offered, Sink, Terms};
 use super::core::{Core, Nested};
 use super::effects::{Effects, fenced};
 use super::handle::{JobHandle, Keep};
@@ -25,15 +24,14 @@ where
     S: Sink<F::Output>,
 {
     core: &'a Core,
-    quota: Option<usize>,
     job: Stage<F, S>,
     sink: Option<S>,
-    handle: Option<S::Handle>,
 }
 
 enum Stage<F: Future, S> {
     Bare(F),
     Offered(Offered<F, S>),
+    Admitted(Claim<F::Output>),
     Gone,
 }
 
@@ -44,18 +42,26 @@ where
     S: Sink<F::Output>,
 {
     #[track_caller]
-    pub(crate) fn new(core: &'a Core, job: F, sink: S, quota: Option<usize>) -> Self {
+    #[inline]
+    pub(crate) fn new(core: &'a Core, job: F, sink: S) -> Self {
         core.runtime();
-        Self { core, quota, job: Stage::Bare(job), sink: Some(sink), handle: None }
+        Self { core, job: Stage::Bare(job), sink: Some(sink) }
     }
 
+    /// A submission whose job is in its cell from the start.
+    #[track_caller]
+    #[inline]
+    fn offered(core: &'a Core, job: F, sink: S) -> Self {
+        core.runtime();
+        let span = JobSpan::current(core.config.spans);
+        Self { core, job: Stage::Offered(cell::offer(job, span)), sink: Some(sink) }
+    }
+
+    #[inline]
     pub(crate) fn admit(&mut self, on_full: OnFull<'_>) -> Verdict {
-        let (core, quota) = (self.core, self.quota);
-        let within = match on_full {
-            OnFull::Wait { .. } => context::within(core.id()),
-            _ => None,
-        };
-        core.admit(self, quota, within, on_full)
+        let core = self.core;
+        let quota = self.sink.as_ref().and_then(S::quota);
+        core.admit(self, quota, on_full)
     }
 
     /// The job of a refused one.
@@ -63,18 +69,22 @@ where
         match std::mem::replace(&mut self.job, Stage::Gone) {
             Stage::Bare(job) => job,
             Stage::Offered(offered) => offered.take_back(),
-            Stage::Gone => unreachable!("a refused job is still here"),
+            Stage::Admitted(_) | Stage::Gone => unreachable!("a refused job is still here"),
         }
     }
 
+    #[inline]
     pub(crate) fn take_handle(&mut self) -> S::Handle {
-        self.handle.take().expect("an admitted job has one")
+        match std::mem::replace(&mut self.job, Stage::Gone) {
+            Stage::Admitted(claim) => S::handle(claim),
+            _ => unreachable!("an admitted job has one"),
+        }
     }
 
     /// What is needed to run the job here.
     fn take_inline(&mut self) -> (F, InlineEnd<'a, S>) {
         let mut sink = self.sink.take().expect("the job was not admitted");
-        sink.enlist();
+        sink.enlist(None);
         (self.take_job(), InlineEnd { core: self.core, sink: Some(sink) })
     }
 }
@@ -87,12 +97,9 @@ where
 {
     #[inline]
     fn prepare(&mut self) {
-        if !matches!(self.job, Stage::Bare(_)) {
-            return;
-        }
-        let span = JobSpan::current(self.core.config.spans);
-        if let Stage::Bare(job) = std::mem::replace(&mut self.job, Stage::Gone) {
-            self.job = Stage::Offered(cell::offer(job, span));
+        if let Stage::Bare(_) = &self.job {
+            let span = JobSpan::current(self.core.config.spans);
+            self.job = Stage::Offered(cell::offer(self.take_job(), span));
         }
     }
 
@@ -103,8 +110,8 @@ where
         else {
             unreachable!("a job is prepared before, and admitted once");
         };
-        let (job, handle) = offered.admit(sink, terms);
-        self.handle = Some(handle);
+        let (job, claim) = offered.admit(sink, terms);
+        self.job = Stage::Admitted(claim);
         job
     }
 
@@ -123,10 +130,11 @@ where
     S: Sink<F::Output>,
 {
     submission: Submission<'a, F, S>,
+    polled: bool,
     ticket: Option<usize>,
     /// Waiting would have deadlocked, and the pool's policy is to run such jobs here. The job
     /// stands first, so that it is dropped before it is written off.
-    inline: Option<(Pin<Box<F>>, InlineEnd<'a, S>)>,
+    inline: Option<Box<(Pin<Box<F>>, InlineEnd<'a, S>)>>,
 }
 
 impl<'a, F, S> Entering<'a, F, S>
@@ -137,13 +145,15 @@ where
 {
     #[track_caller]
     #[inline]
-    pub(crate) fn new(core: &'a Core, job: F, sink: S, quota: Option<usize>) -> Self {
-        Self { submission: Submission::new(core, job, sink, quota), ticket: None, inline: None }
+    pub(crate) fn new(core: &'a Core, job: F, sink: S) -> Self {
+        // Into its cell at once: that way it is moved once, and waits without being in the way.
+        let submission = Submission::offered(core, job, sink);
+        Self { submission, polled: false, ticket: None, inline: None }
     }
 
     /// Takes the job back if it was not offered yet.
     pub(crate) fn take_back(&mut self) -> Option<F> {
-        matches!(self.submission.job, Stage::Bare(_)).then(|| self.submission.take_job())
+        (!std::mem::replace(&mut self.polled, true)).then(|| self.submission.take_job())
     }
 
     #[inline]
@@ -151,7 +161,8 @@ where
         if self.ticket.is_some() || self.inline.is_some() {
             return self.poll_again(cx);
         }
-        let verdict = self.submission.admit(OnFull::Wait { waker: cx.waker() });
+        self.polled = true;
+        let verdict = self.submission.admit(OnFull::Wait { waker: cx.waker(), pool: self.submission.core.id() });
         if let Verdict::Started { .. } = verdict {
             return Poll::Ready(Ok(self.submission.take_handle()));
         }
@@ -187,7 +198,7 @@ where
             Verdict::Deadlock if core.config.nested == Nested::Inline => {
                 core.admission.inline_after_all();
                 let (job, end) = self.submission.take_inline();
-                self.inline = Some((Box::pin(job), end));
+                self.inline = Some(Box::new((Box::pin(job), end)));
                 self.poll_inline(cx).map(Ok)
             }
             Verdict::Deadlock => {
@@ -199,9 +210,9 @@ where
     }
 
     fn poll_inline(&mut self, cx: &mut Context<'_>) -> Poll<S::Handle> {
-        let (job, _) = self.inline.as_mut().expect("polled after completion");
-        let outcome = ready!(poll_caught(job.as_mut(), cx));
-        let (job, end) = self.inline.take().expect("just seen");
+        let inline = self.inline.as_mut().expect("polled after completion");
+        let outcome = ready!(poll_caught(inline.0.as_mut(), cx));
+        let (job, end) = *self.inline.take().expect("just seen");
         Poll::Ready(end.end(outcome, || drop(job)))
     }
 }
@@ -286,7 +297,7 @@ where
 {
     #[track_caller]
     pub(super) fn new(core: &'a Core, job: F) -> Self {
-        Self(Entering::new(core, job, Keep, None))
+        Self(Entering::new(core, job, Keep))
     }
 }
 
@@ -358,13 +369,12 @@ where
     pub(crate) fn poll_with(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        quota: Option<usize>,
         sink: impl FnOnce() -> S,
     ) -> Poll<Result<S::Handle, Closed<F>>> {
         let job = self.as_mut().take_back();
         let mut this = self.project();
         if let Some(job) = job {
-            let mut submission = Submission::new(this.core, job, sink(), quota);
+            let mut submission = Submission::new(this.core, job, sink());
             match submission.admit(OnFull::Inline) {
                 Verdict::Inline => {
                     let (job, end) = submission.take_inline();
@@ -412,7 +422,7 @@ where
     type Output = Result<JobHandle<F::Output>, Closed<F>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().going.poll_with(cx, None, || Keep)
+        self.project().going.poll_with(cx, || Keep)
     }
 }
 

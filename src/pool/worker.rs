@@ -91,7 +91,9 @@ impl Worker {
         let mut mine: VecDeque<JobRef> = VecDeque::with_capacity(8);
         let mut unseen = 0;
         loop {
-            let over = polls >= TURN_JOBS || took >= TURN_TIME || !coop::has_budget_remaining();
+            // A job that returned `Pending` may have met the end of the task's budget.
+            let spent = matches!(last, Last::Suspended(_)) && !coop::has_budget_remaining();
+            let over = spent || polls >= TURN_JOBS || took >= TURN_TIME;
             let mut next = mine.pop_front();
             if next.is_none() || !matches!(last, Last::Nothing) {
                 let mut guard = shard.lock();

@@ -1,0 +1,279 @@
+//! Probes: a watchdog around each test, gates to hold jobs at, gauges to count them with.
+#![allow(dead_code, unreachable_pub)]
+
+use std::future::Future;
+use std::panic::{Location, resume_unwind};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use millpond::{JobHandle, Pool, Status};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Semaphore;
+
+/// No test may last longer.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Runs `body` on a thread of its own; ends the process if it hangs.
+#[track_caller]
+pub fn watched(body: impl FnOnce() + Send + 'static) {
+    let at = Location::caller();
+    let name = std::thread::current().name().unwrap_or("?").to_owned();
+    let (tell, told) = mpsc::channel::<()>();
+    let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+        let _tell = tell; // closes the channel, also when the body panics
+        body();
+    });
+    if let Err(mpsc::RecvTimeoutError::Timeout) = told.recv_timeout(LIMIT) {
+        eprintln!("\nWATCHDOG: test `{name}` at {at} still hangs after {LIMIT:?}; aborting\n");
+        std::process::abort();
+    }
+    if let Err(panic) = thread.unwrap().join() {
+        resume_unwind(panic);
+    }
+}
+
+/// On a current-thread runtime.
+#[track_caller]
+pub fn single(body: impl Future<Output = ()> + Send + 'static) {
+    watched(move || Builder::new_current_thread().enable_all().build().unwrap().block_on(body));
+}
+
+/// On a current-thread runtime whose clock stands still: it leaps to the next timer when nothing
+/// else is left to do.
+#[track_caller]
+pub fn paused(body: impl Future<Output = ()> + Send + 'static) {
+    watched(move || {
+        Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap()
+            .block_on(body);
+    });
+}
+
+/// As a task of a runtime with this many threads.
+#[track_caller]
+pub fn multi(threads: usize, body: impl Future<Output = ()> + Send + 'static) {
+    watched(move || {
+        let runtime = runtime(threads);
+        if let Err(error) = runtime.block_on(runtime.spawn(body)) {
+            resume_unwind(error.into_panic());
+        }
+    });
+}
+
+pub fn runtime(threads: usize) -> Runtime {
+    Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap()
+}
+
+/// Polls once, for nobody who could be woken.
+pub fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Lets all other tasks of a current-thread runtime come to rest.
+pub async fn settle() {
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Yields until it is so.
+#[track_caller]
+pub fn eventually(is_so: impl FnMut() -> bool) -> impl Future<Output = ()> {
+    eventually_at(Location::caller(), is_so)
+}
+
+async fn eventually_at(at: &'static Location<'static>, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(10), "never came true: {at}");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Fails if the future takes too long: on a paused clock at once when nothing else can happen.
+#[track_caller]
+pub fn soon<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    let at = Location::caller();
+    async move {
+        match tokio::time::timeout(Duration::from_secs(10), future).await {
+            Ok(output) => output,
+            Err(_) => panic!("hangs: {at}"),
+        }
+    }
+}
+
+/// Where jobs wait until the test lets them go on.
+#[derive(Clone)]
+pub struct Gate(Arc<Semaphore>);
+
+impl Gate {
+    pub fn new() -> Self {
+        Self(Arc::new(Semaphore::new(0)))
+    }
+
+    /// Lets everybody pass from now on.
+    pub fn open(&self) {
+        self.0.close();
+    }
+
+    /// Lets `n` pass.
+    pub fn pass(&self, n: usize) {
+        self.0.add_permits(n);
+    }
+
+    pub fn wait(&self) -> impl Future<Output = ()> + Send + 'static {
+        let gate = self.0.clone();
+        async move {
+            if let Ok(permit) = gate.acquire().await {
+                permit.forget();
+            }
+        }
+    }
+}
+
+/// A job that holds its slot until `release`.
+pub struct Held {
+    gate: Gate,
+    pub handle: JobHandle<()>,
+}
+
+impl Held {
+    pub async fn release(self) {
+        self.gate.open();
+        soon(self.handle).await.unwrap();
+    }
+}
+
+/// Takes one slot, or one place in the queue, and keeps it.
+#[track_caller]
+pub fn hold(pool: &Pool) -> Held {
+    let gate = Gate::new();
+    let handle = pool.try_schedule(gate.wait()).expect("the pool has room");
+    Held { gate, handle }
+}
+
+/// Takes every slot and every place in the queue.
+#[track_caller]
+pub fn fill(pool: &Pool) -> Vec<Held> {
+    let status = pool.status();
+    let held: Vec<_> = (0..status.size + status.queue).map(|_| hold(pool)).collect();
+    let status = pool.status();
+    assert_eq!((status.running, status.queued), (status.size, status.queue));
+    held
+}
+
+pub async fn release(held: Vec<Held>) {
+    held.iter().for_each(|held| held.gate.open());
+    for held in held {
+        held.release().await;
+    }
+}
+
+/// The accounting law.
+#[track_caller]
+pub fn law(pool: &Pool) -> Status {
+    let status = pool.status();
+    assert_eq!(status.submitted, status.accounted(), "{status:?}");
+    status
+}
+
+/// The law, and that nothing is left; the pool has all its slots.
+#[track_caller]
+pub fn quiet(pool: &Pool) -> Status {
+    let status = law(pool);
+    assert!(status.is_idle(), "{status:?}");
+    status
+}
+
+/// Nothing is left, and exactly `size` slots are free: as many jobs get one and no more.
+pub async fn whole(pool: &Pool) {
+    soon(pool.wait_idle()).await;
+    quiet(pool);
+    let held = fill(pool);
+    assert!(pool.try_schedule(async {}).is_err(), "more slots than the size");
+    release(held).await;
+    soon(pool.wait_idle()).await;
+    quiet(pool);
+}
+
+/// Counts who is inside, and how many were at most.
+#[derive(Clone, Default)]
+pub struct Gauge(Arc<GaugeCounts>);
+
+#[derive(Default)]
+struct GaugeCounts {
+    now: AtomicUsize,
+    peak: AtomicUsize,
+    total: AtomicUsize,
+}
+
+impl Gauge {
+    pub fn enter(&self) -> Inside {
+        let now = self.0.now.fetch_add(1, SeqCst) + 1;
+        self.0.peak.fetch_max(now, SeqCst);
+        self.0.total.fetch_add(1, SeqCst);
+        Inside(self.clone())
+    }
+
+    pub fn now(&self) -> usize {
+        self.0.now.load(SeqCst)
+    }
+
+    pub fn peak(&self) -> usize {
+        self.0.peak.load(SeqCst)
+    }
+
+    /// How many ever entered.
+    pub fn total(&self) -> usize {
+        self.0.total.load(SeqCst)
+    }
+
+    pub fn reset_peak(&self) {
+        self.0.peak.store(self.now(), SeqCst);
+    }
+}
+
+/// Is counted until dropped; moved into a job, it tells whether that was dropped.
+pub struct Inside(Gauge);
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.0.now.fetch_sub(1, SeqCst);
+    }
+}
+
+/// Calls a closure when it is dropped.
+pub struct OnDrop<F: FnMut()>(pub F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// A panic that prints nothing.
+pub fn silent_panic(message: &'static str) -> ! {
+    resume_unwind(Box::new(message))
+}
+
+/// Small pseudo-random numbers, repeatable.
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % n
+    }
+}
