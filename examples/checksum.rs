@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use std::thread::available_parallelism;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use millpond::{Group, Outcome, Pool, blocking};
+use millpond::{Group, JobError, Outcome, Pool, blocking};
 use sha2::digest::Output;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -39,8 +39,8 @@ const LISTINGS: usize = 4;
 const ITEMS: usize = 1_024;
 /// Files that wait in the pool, so that its slots need not wait for the next submit.
 const QUEUE: usize = 64;
+const NOBODY_CLOSES: &str = "nobody closes the pool";
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
 type Hash = io::Result<Output<Sha256>>;
 
 /// What a directory holds, sorted. Links and special files are left out.
@@ -48,44 +48,35 @@ type Hash = io::Result<Output<Sha256>>;
 struct Listing {
     files: Vec<OsString>,
     directories: Vec<PathBuf>,
-    failed: Vec<(PathBuf, Error)>,
+    failed: Vec<(PathBuf, io::Error)>,
 }
 
 /// What there is to print, in this order.
 enum Item {
     /// The path of a file, the group that hashes it and its place in there.
     File(PathBuf, Group<Hash>, usize),
-    Failed(PathBuf, Error),
+    Failed(PathBuf, io::Error),
 }
 
-fn main() -> ExitCode {
+fn main() -> io::Result<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     let root = arguments.next().map_or_else(|| PathBuf::from("."), PathBuf::from);
     if arguments.next().is_some() {
         eprintln!("usage: checksum [DIR]");
-        return ExitCode::from(2);
+        return Ok(ExitCode::from(2));
     }
     // The work is done on the threads for blocking closures; to conduct it, one thread will do.
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("checksum: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let code = match runtime.block_on(run(root)) {
-        Ok(0) => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        // Whoever read the lines has had enough of them.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("checksum: writing the output: {error}");
-            ExitCode::FAILURE
-        }
-    };
-    // When printing stopped early, nobody waits for the huge files that are being hashed.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let result = runtime.block_on(run(root));
+    // If printing stopped early, nobody waits for the huge files that are being hashed.
     runtime.shutdown_background();
-    code
+    match result {
+        Ok(0) => Ok(ExitCode::SUCCESS),
+        Ok(_) => Ok(ExitCode::FAILURE),
+        // Whoever read the lines has had enough of them.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(error),
+    }
 }
 
 /// Prints the checksums of the tree. Returns how many errors it has told of.
@@ -113,24 +104,16 @@ async fn walk(root: PathBuf, pool: &Pool, listings: Sender<(PathBuf, Listing)>) 
     let mut ahead = vec![root];
     while let Some(directory) = ahead.pop() {
         let path = directory.clone();
-        let mut listing = match on_pool(pool, move || list(&path)).await {
-            Ok(listing) => listing,
-            Err(error) => Listing { failed: vec![(directory.clone(), error)], ..<_>::default() },
-        };
+        let job = pool.schedule(blocking(move || list(&path))).await.expect(NOBODY_CLOSES);
+        let mut listing = value(job.await).unwrap_or_else(|error| Listing {
+            failed: vec![(directory.clone(), error)],
+            ..Listing::default()
+        });
         ahead.extend(std::mem::take(&mut listing.directories).into_iter().rev());
         if listings.send((directory, listing)).await.is_err() {
             return;
         }
     }
-}
-
-/// Runs a closure as a job and waits for it; one kind of error for all that can go wrong.
-async fn on_pool<T: Send + 'static>(
-    pool: &Pool,
-    f: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, Error> {
-    let job = pool.schedule(blocking(f)).await.map_err(|refused| refused.to_string())?;
-    Ok(job.await??)
 }
 
 fn list(directory: &Path) -> io::Result<Listing> {
@@ -140,7 +123,7 @@ fn list(directory: &Path) -> io::Result<Listing> {
             Ok(entry) => entry,
             // The entries before this one are good.
             Err(error) => {
-                listing.failed.push((directory.to_owned(), error.into()));
+                listing.failed.push((directory.to_owned(), error));
                 break;
             }
         };
@@ -148,7 +131,7 @@ fn list(directory: &Path) -> io::Result<Listing> {
             Ok(kind) if kind.is_file() => listing.files.push(entry.file_name()),
             Ok(kind) if kind.is_dir() => listing.directories.push(entry.path()),
             Ok(_) => {}
-            Err(error) => listing.failed.push((entry.path(), error.into())),
+            Err(error) => listing.failed.push((entry.path(), error)),
         }
     }
     listing.files.sort_unstable();
@@ -176,12 +159,9 @@ async fn submit(
             let path = directory.join(name);
             let file = path.clone();
             // Waits while the pool is full. One submitter alone, so `index` is the group's, too.
-            let item = match group.schedule(blocking(move || hash(&file))).await {
-                Ok(_) => Item::File(path, group.clone(), index),
-                Err(refused) => Item::Failed(path, refused.to_string().into()),
-            };
+            group.schedule(blocking(move || hash(&file))).await.expect(NOBODY_CLOSES);
             // Waits while the printer is behind: this is what bounds the results in memory.
-            if items.send(item).await.is_err() {
+            if items.send(Item::File(path, group.clone(), index)).await.is_err() {
                 return;
             }
         }
@@ -227,7 +207,7 @@ async fn outcome(
     group: &Group<Hash>,
     index: usize,
     early: &mut HashMap<usize, Outcome<Hash>>,
-) -> Result<Output<Sha256>, Error> {
+) -> Hash {
     let outcome = loop {
         if let Some(outcome) = early.remove(&index) {
             break outcome;
@@ -236,7 +216,12 @@ async fn outcome(
         let next = group.next().await.expect("a submitted job has an outcome");
         early.insert(next.index, next);
     };
-    Ok(outcome.into_result()??)
+    value(outcome.result)
+}
+
+/// What a job returned; that it panicked is an error like the others here.
+fn value<T>(ended: Result<io::Result<T>, JobError>) -> io::Result<T> {
+    ended.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 /// Writes a line as `sha256sum` does: with a backslash in front if there are any in the path.

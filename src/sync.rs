@@ -58,8 +58,3 @@ impl<T> UnsafeCell<T> {
 
 #[cfg(millpond_loom)]
 pub(crate) use loom::cell::UnsafeCell;
-
-#[cfg(not(millpond_loom))]
-pub(crate) use futures_util::task::AtomicWaker;
-#[cfg(millpond_loom)]
-pub(crate) use loom::future::AtomicWaker;

@@ -31,7 +31,7 @@ use crossbeam_utils::CachePadded;
 use super::cell::{End, JobPtr, JobRef, Terms};
 use super::context::{self, Within};
 use super::effects::Effects;
-use super::line::{Caller, Entry, Line, List, Told};
+use super::line::{Caller, Entry, Line, List, Removed, Told};
 use super::shard::{Shard, Tally};
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
@@ -445,13 +445,29 @@ impl Admission {
     /// Takes a job that is to be aborted out of the line. It counts until `end_withdrawn`.
     pub(super) fn withdraw(&self, at: usize, job: JobPtr, ticket: usize, fx: &mut Effects) -> Option<JobRef> {
         let mut state = self.desk();
-        let (job, quota, list) = state.line.remove_job(ticket, job)?;
+        let removed = state.line.remove_job(ticket, job)?;
+        Some(self.take_out(&mut state, at, removed, fx))
+    }
+
+    /// A job in line is about to be cancelled.
+    fn take_out(&self, state: &mut Desk<'_>, at: usize, removed: Removed, fx: &mut Effects) -> JobRef {
         state.ending += 1;
+        removed.waker.into_iter().for_each(|waker| fx.wake(waker));
         while state.line.admit_next(|waker| fx.wake(waker)) {}
-        if list == List::Main {
-            self.release_share(&mut state, at, quota, fx);
+        if removed.list == List::Main {
+            self.release_share(state, at, removed.quota, fx);
         }
-        Some(job)
+        removed.job
+    }
+
+    /// See [`Home::await_start`](super::cell::Home::await_start).
+    pub(super) fn await_start(&self, job: JobPtr, ticket: usize, waker: &Waker) -> bool {
+        let mut state = self.state.lock();
+        let Some(place) = state.line.start_waker(ticket, job) else { return false };
+        let old = place.replace(waker.clone());
+        drop(state);
+        drop(old);
+        true
     }
 
     pub(super) fn end_withdrawn(&self, end: End, fx: &mut Effects) {
@@ -593,13 +609,10 @@ impl Admission {
         state.set(if dead { CANCELLING | DEAD } else { CANCELLING });
         let mut cancelled = Cancelled::default();
         for ticket in state.line.tickets() {
-            let Entry::Job(job) = &state.line.node(ticket).entry else { continue };
+            let Entry::Job(job, _) = &state.line.node(ticket).entry else { continue };
             let job = job.ptr();
-            if let Some((job, quota, list)) = state.line.remove_job(ticket, job) {
-                state.ending += 1;
-                if list == List::Main {
-                    self.release_share(&mut state, at, quota, fx);
-                }
+            if let Some(removed) = state.line.remove_job(ticket, job) {
+                let job = self.take_out(&mut state, at, removed, fx);
                 cancelled.in_line.push(job);
             }
         }
@@ -713,7 +726,7 @@ impl State {
     fn stand(&mut self, list: List, offer: &mut impl Offer, terms: Terms) {
         let ticket = self.line.next_ticket();
         let job = offer.admit_to_line(terms, ticket);
-        self.line.push(list, terms.quota(), Entry::Job(job));
+        self.line.push(list, terms.quota(), Entry::Job(job, None));
         // Callers before it have their places already, so there is nobody to wake.
         while self.line.admit_next(drop) {}
     }
@@ -721,10 +734,11 @@ impl State {
     /// Gives a slot to somebody who has just been taken out of its list.
     fn take_in(&mut self, ticket: usize, fx: &mut Effects) {
         match &mut self.line.node(ticket).entry {
-            Entry::Job(_) => {
+            Entry::Job(..) => {
                 self.tally.jobs.started += 1;
-                if let Entry::Job(job) = self.line.dismiss(ticket).entry {
+                if let Entry::Job(job, waker) = self.line.dismiss(ticket).entry {
                     fx.start(job);
+                    waker.into_iter().for_each(|waker| fx.wake(waker));
                 }
             }
             Entry::Caller(_) => {

@@ -39,7 +39,7 @@ use crate::observe::JobSpan;
 use crate::pool::effects::fenced;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU32, fence};
-use crate::sync::{AtomicWaker, UnsafeCell};
+use crate::sync::UnsafeCell;
 
 /// In the run queue, or woken while running.
 const SCHEDULED: u32 = 1;
@@ -51,7 +51,8 @@ const DONE: u32 = 1 << 2;
 const ABORT: u32 = 1 << 3;
 /// Stands in a waiting line, where it can be withdrawn.
 const LINE: u32 = 1 << 4;
-/// The handle left a waker in `awaiter`.
+/// The handle left a waker in `awaiter`, which is the ender's to read while this is set, and the
+/// handle's to write while it is not.
 const AWAITED: u32 = 1 << 5;
 
 /// The rest of the word counts what cannot be stopped in the job: an abort waits until it is over.
@@ -69,6 +70,10 @@ pub(crate) trait Home: Send + Sync {
     /// Takes the job that stands in line under `ticket` out of it and cancels it. `false` if it
     /// does not stand there any more.
     fn withdraw(&self, job: JobPtr, ticket: usize) -> bool;
+
+    /// Has `waker` woken when the job that stands in line under `ticket` leaves it. `false` if it
+    /// does not stand there any more.
+    fn await_start(&self, job: JobPtr, ticket: usize, waker: &Waker) -> bool;
 }
 
 /// Who receives the outcome of a job.
@@ -171,7 +176,7 @@ struct VTable {
     poll: unsafe fn(NonNull<Header>, &mut Context<'_>) -> Step,
     cancel: unsafe fn(NonNull<Header>) -> End,
     publish: unsafe fn(NonNull<Header>),
-    awaiter: unsafe fn(NonNull<Header>) -> *const AtomicWaker,
+    awaiter: unsafe fn(NonNull<Header>) -> *const UnsafeCell<Option<Waker>>,
     panic: unsafe fn(NonNull<Header>, &mut dyn FnMut(&Panic)),
     /// Moves the outcome to the `Option<Result<T, JobError>>` behind the pointer.
     take: unsafe fn(NonNull<Header>, *mut ()),
@@ -183,7 +188,7 @@ struct VTable {
 #[repr(C)]
 struct Cell<F: Future, S> {
     header: Header,
-    awaiter: AtomicWaker,
+    awaiter: UnsafeCell<Option<Waker>>,
     span: JobSpan,
     stage: UnsafeCell<Stage<F>>,
     sink: UnsafeCell<Option<S>>,
@@ -297,11 +302,12 @@ where
         // Without another reference there is nobody to see it.
         let alone = !S::DELIVERS && cell.header.refs.load(Acquire) == 1;
         if !alone && cell.header.state.fetch_or(DONE, AcqRel) & AWAITED != 0 {
-            fenced(|| cell.awaiter.wake());
+            // SAFETY: with both bits set nobody writes the waker any more.
+            cell.awaiter.with(|waker| fenced(|| unsafe { (*waker).as_ref().map(Waker::wake_by_ref) }));
         }
     }
 
-    unsafe fn awaiter(ptr: NonNull<Header>) -> *const AtomicWaker {
+    unsafe fn awaiter(ptr: NonNull<Header>) -> *const UnsafeCell<Option<Waker>> {
         // SAFETY: as in `poll`; the field is projected without touching the others.
         unsafe { &raw const (*ptr.cast::<Self>().as_ptr()).awaiter }
     }
@@ -392,7 +398,7 @@ where
             seat: AtomicU32::new(NOWHERE),
             home: UnsafeCell::new(None),
         });
-        (&raw mut (*at).awaiter).write(AtomicWaker::new());
+        (&raw mut (*at).awaiter).write(UnsafeCell::new(None));
         (&raw mut (*at).span).write(span);
         (&raw mut (*at).stage).write(UnsafeCell::new(Stage::Job(job)));
         (&raw mut (*at).sink).write(UnsafeCell::new(None));
@@ -603,16 +609,11 @@ impl JobRef {
         }
     }
 
-    /// Marks a job that left its line to run, and tells who waits for its start.
+    /// Marks a job that left its line to run.
     pub(crate) fn leave_line(&self) {
         let header = self.0.header();
-        let before = header.state.fetch_add(SCHEDULED.wrapping_sub(LINE), AcqRel);
+        let before = header.state.fetch_sub(LINE - SCHEDULED, AcqRel);
         debug_assert!(before & LINE != 0 && before & SCHEDULED == 0);
-        if before & AWAITED != 0 {
-            // SAFETY: the pointer is to the cell this token keeps alive.
-            let awaiter = unsafe { &*(header.vtable.awaiter)(self.0.0) };
-            fenced(|| awaiter.wake());
-        }
     }
 
     /// Whether nobody could tell when this job ends: no handle, no group, no waker is left.
@@ -627,11 +628,9 @@ impl JobRef {
         unsafe { (self.0.header().vtable.panic)(self.0.0, &mut look) };
     }
 
-    /// Whether the job's end concerns nobody: no handle, no group and no quota is left, and it was
-    /// never suspended.
-    pub(crate) fn is_plain(&self) -> bool {
-        let header = self.0.header();
-        self.is_sole() && self.seat().is_none() && header.terms.load(Relaxed) == 0 && !header.vtable.delivers
+    /// Whether nobody can see the job's end: no handle and no group is left.
+    pub(crate) fn is_unseen(&self) -> bool {
+        self.is_sole() && !self.0.header().vtable.delivers
     }
 
     /// Lets the outcome of an ended job be seen, and lets go of the job.
@@ -652,10 +651,6 @@ impl Drop for JobRef {
 }
 
 impl JobWatch {
-    pub(crate) fn ptr(&self) -> JobPtr {
-        self.0
-    }
-
     /// Has aborts wait until [`unshield`](Self::unshield), once for each call.
     pub(crate) fn shield(&self) {
         self.0.header().state.fetch_add(SHIELD, AcqRel);
@@ -667,11 +662,6 @@ impl JobWatch {
 
     pub(crate) fn is_finished(&self) -> bool {
         self.0.header().state.load(Acquire) & DONE != 0
-    }
-
-    /// Whether the job still stands in line.
-    pub(crate) fn is_waiting(&self) -> bool {
-        self.0.header().state.load(Acquire) & LINE != 0
     }
 
     /// Asks for the job's end.
@@ -704,23 +694,15 @@ impl JobWatch {
 
     /// Waits until the job has left its line.
     pub(crate) fn poll_started(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_state(cx, |state| state & LINE == 0)
-    }
-
-    /// Waits until the outcome is there.
-    pub(crate) fn poll_done(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_state(cx, |state| state & DONE != 0)
-    }
-
-    fn poll_state(&self, cx: &mut Context<'_>, reached: impl Fn(u32) -> bool) -> Poll<()> {
         let header = self.0.header();
-        if reached(header.state.load(Acquire)) {
+        if header.state.load(Acquire) & LINE == 0 {
             return Poll::Ready(());
         }
-        // SAFETY: this reference keeps the cell alive.
-        unsafe { &*(header.vtable.awaiter)(self.0.0) }.register(cx.waker());
-        // Only after the waker is in place may the other side look for it.
-        if reached(header.state.fetch_or(AWAITED, AcqRel)) { Poll::Ready(()) } else { Poll::Pending }
+        let ticket = header.ticket.load(Relaxed) as usize;
+        match self.0.home().await_start(self.0, ticket, cx.waker()) {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        }
     }
 }
 
@@ -738,6 +720,34 @@ impl<T> Claim<T> {
 
     pub(crate) fn into_watch(self) -> JobWatch {
         self.watch
+    }
+
+    /// Waits until the outcome is there.
+    pub(crate) fn poll_done(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let header = self.watch.0.header();
+        let state = &header.state;
+        if state.load(Acquire) & DONE != 0 {
+            return Poll::Ready(());
+        }
+        // SAFETY: this reference keeps the cell alive.
+        let awaiter = unsafe { &*(header.vtable.awaiter)(self.watch.0.0) };
+        if state.load(Acquire) & AWAITED != 0 {
+            // SAFETY: only this claim writes the waker, so that it may always read it.
+            let kept = awaiter.with(|waker| unsafe { (*waker).as_ref().is_some_and(|old| old.will_wake(cx.waker())) });
+            if kept {
+                return Poll::Pending;
+            }
+            // Taken back before it is changed; if the job ended first, it is the ender's for good.
+            if state.fetch_and(!AWAITED, AcqRel) & DONE != 0 {
+                return Poll::Ready(());
+            }
+        }
+        let waker = cx.waker().clone();
+        // SAFETY: `AWAITED` is not set, and there is one claim.
+        let old = awaiter.with_mut(|place| unsafe { (*place).replace(waker) });
+        let done = state.fetch_or(AWAITED, AcqRel) & DONE != 0;
+        drop(old);
+        if done { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Takes the outcome of a job that is done, once.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock, Weak};
+use std::task::Waker;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -16,6 +17,7 @@ use super::crew::Crew;
 use super::effects::{Effects, fenced};
 use super::shard::ShardGuard;
 use super::status::Status;
+use super::worker::Note;
 use crate::error::Panic;
 use crate::observe::event;
 use crate::sync::atomic::AtomicU32;
@@ -206,26 +208,31 @@ impl Core {
         false
     }
 
-    /// The same for a number of plain jobs that completed unseen. Returns how many slots are to
-    /// be brought to the line.
-    pub(super) fn settle_unseen(&self, shard: &mut ShardGuard<'_>, jobs: usize) -> usize {
-        shard.tally.completed += jobs as u64;
-        shard.tally.ended += jobs as u64;
-        if self.admission.needs_desk() {
-            return jobs;
+    /// Writes down what became of a polled job, as far as its shard can.
+    pub(super) fn write_down(&self, at: usize, shard: &mut ShardGuard<'_>, note: &mut Note) {
+        match note {
+            Note::Suspended(job) => self.seat(at, shard, job),
+            Note::Ended { job, end, tell_line } => *tell_line = self.settle(at, shard, job, *end),
         }
-        shard.free += jobs;
-        0
     }
 
-    pub(super) fn bring_to_line(&self, at: usize, slots: usize) {
-        if slots > 0 {
-            let mut fx = Effects::default();
-            for _ in 0..slots {
-                self.admission.settle_slow(at, Terms::Slot, &mut fx);
+    /// The rest of that, after the shard's lock was released. `true` if a job was put back into
+    /// the shard.
+    pub(super) fn follow_up(&self, at: usize, notes: &mut Vec<Note>) -> bool {
+        let mut woken = false;
+        for note in notes.drain(..) {
+            match note {
+                Note::Suspended(job) => {
+                    if let Some(job) = job.suspend() {
+                        // Whatever the push says: the worker comes back to the shard.
+                        let _ = self.admission.shard(at).lock().push(job);
+                        woken = true;
+                    }
+                }
+                Note::Ended { job, end, tell_line } => self.settled(at, job, end, tell_line),
             }
-            self.apply(at, fx);
         }
+        woken
     }
 
     /// The rest of it, after the shard's lock was released.
@@ -399,6 +406,10 @@ impl Core {
 impl Home for Core {
     fn resume(&self, job: JobRef) {
         self.make_ready(self.here(), job);
+    }
+
+    fn await_start(&self, job: JobPtr, ticket: usize, waker: &Waker) -> bool {
+        self.admission.await_start(job, ticket, waker)
     }
 
     fn withdraw(&self, job: JobPtr, ticket: usize) -> bool {

@@ -99,7 +99,7 @@ impl<T> Future for JobHandle<T> {
             Inner::Claim(claim) => {
                 // A loop that awaits one finished handle after the other must yield at times.
                 let budget = ready!(tokio::task::coop::poll_proceed(cx));
-                ready!(claim.watch().poll_done(cx));
+                ready!(claim.poll_done(cx));
                 budget.made_progress();
                 claim.take()
             }
@@ -161,11 +161,6 @@ impl AbortHandle {
     /// Whether the job has ended, whichever way.
     pub fn is_finished(&self) -> bool {
         self.0.as_ref().is_none_or(JobWatch::is_finished)
-    }
-
-    /// Waits until the job has left the waiting line.
-    pub(crate) fn poll_started(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.as_ref().map_or(Poll::Ready(()), |watch| watch.poll_started(cx))
     }
 }
 

@@ -15,10 +15,19 @@ const NONE: usize = usize::MAX;
 
 /// Somebody in line.
 pub(super) enum Entry {
-    /// A job that was handed over and needs nobody to be started.
-    Job(JobRef),
+    /// A job that was handed over and needs nobody to be started, but may have one who waits for
+    /// its start.
+    Job(JobRef, Option<Waker>),
     /// A caller who still holds its job.
     Caller(Caller),
+}
+
+/// A job that was taken out of line.
+pub(super) struct Removed {
+    pub(super) job: JobRef,
+    pub(super) waker: Option<Waker>,
+    pub(super) quota: Option<usize>,
+    pub(super) list: List,
 }
 
 pub(super) struct Caller {
@@ -133,7 +142,7 @@ impl Line {
     pub(super) fn caller(&mut self, ticket: usize) -> &mut Caller {
         match &mut self.nodes[ticket].entry {
             Entry::Caller(caller) => caller,
-            Entry::Job(_) => unreachable!("a caller's ticket names its own node"),
+            Entry::Job(..) => unreachable!("a caller's ticket names its own node"),
         }
     }
 
@@ -193,7 +202,7 @@ impl Line {
         node.admitted = true;
         self.admitted += 1;
         match &mut node.entry {
-            Entry::Job(_) => self.queued += 1,
+            Entry::Job(..) => self.queued += 1,
             Entry::Caller(caller) => {
                 caller.told = Told::Place;
                 caller.waker.take().map(&mut wake);
@@ -210,7 +219,7 @@ impl Line {
         if list == List::Main {
             if std::mem::take(&mut self.nodes[ticket].admitted) {
                 self.admitted -= 1;
-                if matches!(self.nodes[ticket].entry, Entry::Job(_)) {
+                if matches!(self.nodes[ticket].entry, Entry::Job(..)) {
                     self.queued -= 1;
                 }
             } else if self.boundary == ticket {
@@ -229,29 +238,30 @@ impl Line {
     }
 
     /// Takes out the job under `ticket`, if it is that job.
-    pub(super) fn remove_job(&mut self, ticket: usize, job: JobPtr) -> Option<(JobRef, Option<usize>, List)> {
-        let node = self.nodes.get(ticket)?;
-        let list = node.list?;
-        if !matches!(&node.entry, Entry::Job(own) if own.ptr() == job) {
-            return None;
-        }
+    pub(super) fn remove_job(&mut self, ticket: usize, job: JobPtr) -> Option<Removed> {
+        let list = self.nodes.get(ticket)?.list?;
+        self.start_waker(ticket, job)?;
         self.unlink(ticket);
         let node = self.dismiss(ticket);
         match node.entry {
-            Entry::Job(job) => Some((job, node.quota, list)),
+            Entry::Job(job, waker) => Some(Removed { job, waker, quota: node.quota, list }),
             Entry::Caller(_) => None,
+        }
+    }
+
+    /// Where to leave the waker of who waits for a job's start, if it stands under `ticket`.
+    pub(super) fn start_waker(&mut self, ticket: usize, job: JobPtr) -> Option<&mut Option<Waker>> {
+        match &mut self.nodes.get_mut(ticket)?.entry {
+            Entry::Job(own, waker) if own.ptr() == job => Some(waker),
+            _ => None,
         }
     }
 
     /// A caller with a kept place in the queue hands its job in, and keeps its position.
     pub(super) fn hand_in(&mut self, ticket: usize, job: JobRef) {
         debug_assert!(self.nodes[ticket].admitted);
-        self.nodes[ticket].entry = Entry::Job(job);
+        self.nodes[ticket].entry = Entry::Job(job, None);
         self.queued += 1;
-    }
-
-    pub(super) fn set_places(&mut self, places: usize) {
-        self.places = places;
     }
 
     /// Everybody still in a list, oldest first.

@@ -100,10 +100,17 @@ impl ShardGuard<'_> {
         !std::mem::replace(&mut self.state.served, true)
     }
 
-    pub(super) fn pop(&mut self) -> Option<JobRef> {
-        let job = self.state.ready.pop_front()?;
+    /// Puts a claimed job back where it was.
+    pub(super) fn push_front(&mut self, job: JobRef) {
+        self.state.ready.push_front(job);
         self.depth.store(self.state.ready.len(), Relaxed);
-        Some(job)
+    }
+
+    /// Takes the oldest jobs, at most `jobs`.
+    pub(super) fn pop_into(&mut self, claimed: &mut VecDeque<JobRef>, jobs: usize) {
+        let jobs = jobs.min(self.state.ready.len());
+        claimed.extend(self.state.ready.drain(..jobs));
+        self.depth.store(self.state.ready.len(), Relaxed);
     }
 
     /// Takes the older half, for a worker of another shard, or everything.

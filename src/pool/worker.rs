@@ -25,9 +25,12 @@ use super::crew::{Post, Rest};
 const TURN_JOBS: u32 = 128;
 const TURN_TIME: Duration = Duration::from_micros(100);
 
+/// A worker claims no more than this at once, nor more than about this long takes.
+const BATCH_JOBS: u32 = 8;
+const BATCH_NANOS: u32 = 4_000;
+
 /// The clock is read once in this many polls, or after each when they are slow.
 const CLOCK_JOBS: u32 = 16;
-const SLOW_NANOS: u32 = 4_000;
 
 /// Work is taken from another worker's shard only if that takes some time itself.
 const WORTH_STEALING: u64 = 4_000;
@@ -44,14 +47,63 @@ pub(super) struct Worker {
     /// Ticks since it was last called.
     ticks: u32,
     timer: Option<Pin<Box<Sleep>>>,
+    /// The timer knows whom to wake.
+    armed: bool,
     left: bool,
+    /// Jobs taken from the shard and not polled yet: few, so that a slow one holds up few.
+    claimed: VecDeque<JobRef>,
+    notes: Vec<Note>,
+    /// Jobs that were woken while they were polled.
+    again: Vec<JobRef>,
 }
 
-/// What became of the job that was polled last, to be written down under the next lock.
-enum Last {
-    Nothing,
+/// What became of a polled job, to be written down under the next lock.
+pub(super) enum Note {
+    /// Suspended for the first time.
     Suspended(JobRef),
-    Ended(JobRef, End),
+    Ended { job: JobRef, end: End, tell_line: bool },
+}
+
+/// Measures a turn, and how long jobs take.
+struct Clock {
+    batch: usize,
+    slow: bool,
+    read: Option<Instant>,
+    took: Duration,
+    polls: u32,
+    unread: u32,
+}
+
+impl Clock {
+    fn new(pace: u32) -> Self {
+        let slow = pace > BATCH_NANOS / 2;
+        Self {
+            batch: (BATCH_NANOS / pace.max(1)).clamp(1, BATCH_JOBS) as usize,
+            slow,
+            read: slow.then(Instant::now),
+            took: Duration::ZERO,
+            polls: 0,
+            unread: 0,
+        }
+    }
+
+    /// Counts one poll.
+    fn tick(&mut self, core: &Core) {
+        self.polls += 1;
+        self.unread += 1;
+        if self.slow || self.unread == CLOCK_JOBS {
+            let now = Instant::now();
+            if let Some(before) = self.read.replace(now) {
+                self.took += now - before;
+                core.set_pace((now - before) / self.unread);
+            }
+            self.unread = 0;
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.polls >= TURN_JOBS || self.took >= TURN_TIME
+    }
 }
 
 enum Turn {
@@ -71,89 +123,79 @@ impl Worker {
             idle: false,
             ticks: 0,
             timer: None,
+            armed: false,
             left: false,
+            claimed: VecDeque::with_capacity(BATCH_JOBS as usize),
+            notes: Vec::with_capacity(BATCH_JOBS as usize),
+            again: Vec::new(),
         };
         handle.spawn(worker);
     }
 
     /// Polls ready jobs of the shard until it is empty or the turn is over.
-    fn turn(&self) -> Turn {
-        let core = &*self.core;
-        let at = self.home;
-        let shard = core.admission.shard(at);
-        let pace = core.pace();
-        let batch = (4_000 / pace.max(1)).clamp(1, 8) as usize;
-        let slow = pace > SLOW_NANOS;
-        let mut clock = slow.then(Instant::now);
-        let mut took = Duration::ZERO;
-        let (mut polls, mut unclocked) = (0, 0);
-        let mut last = Last::Nothing;
-        let mut mine: VecDeque<JobRef> = VecDeque::with_capacity(8);
-        let mut unseen = 0;
+    fn turn(&mut self) -> Turn {
+        let mut turn = Clock::new(self.core.pace());
         loop {
-            // A job that returned `Pending` may have met the end of the task's budget.
-            let spent = matches!(last, Last::Suspended(_)) && !coop::has_budget_remaining();
-            let over = spent || polls >= TURN_JOBS || took >= TURN_TIME;
-            let mut next = mine.pop_front();
-            if next.is_none() || !matches!(last, Last::Nothing) {
-                let mut guard = shard.lock();
-                let tell_line = match &last {
-                    Last::Nothing => false,
-                    Last::Suspended(job) => {
-                        core.seat(at, &mut guard, job);
-                        false
-                    }
-                    Last::Ended(job, end) => core.settle(at, &mut guard, job, *end),
-                };
-                let slots = core.settle_unseen(&mut guard, std::mem::take(&mut unseen));
-                let mut dry = false;
-                if next.is_none() {
-                    if !over {
-                        next = guard.pop();
-                        for _ in 1..batch {
-                            match guard.pop() { Some(job) => mine.push_back(job), None => break }
-                        }
-                    }
-                    dry = next.is_none() && guard.ready.is_empty();
-                    guard.served = !dry;
-                }
-                drop(guard);
-                core.bring_to_line(at, slots);
-                let mut again = false;
-                match std::mem::replace(&mut last, Last::Nothing) {
-                    Last::Nothing => {}
-                    Last::Ended(job, end) => core.settled(at, job, end, tell_line),
-                    Last::Suspended(job) => {
-                        if let Some(job) = job.suspend() {
-                            // Whatever the push says: this worker comes back to the shard.
-                            let _ = shard.lock().push(job);
-                            again = true;
-                        }
-                    }
-                }
-                if next.is_none() {
-                    if over && (again || !dry) { return Turn::Over; }
-                    if again { continue; }
-                    return Turn::Dry;
-                }
+            let over = self.poll_claimed(&mut turn);
+            let core = &*self.core;
+            let mut shard = core.admission.shard(self.home).lock();
+            for note in &mut self.notes {
+                core.write_down(self.home, &mut shard, note);
             }
-            let job = next.unwrap();
-            last = match core.poll(&job) {
-                Step::Pending => Last::Suspended(job),
-                Step::Ended(End::Completed) if job.is_plain() => { unseen += 1; Last::Nothing }
-                Step::Ended(end) => Last::Ended(job, end),
-            };
-            polls += 1;
-            unclocked += 1;
-            if slow || unclocked == CLOCK_JOBS {
-                let now = Instant::now();
-                if let Some(before) = clock.replace(now) {
-                    took += now - before;
-                    core.set_pace((now - before) / unclocked);
+            for job in self.again.drain(..) {
+                // Whatever the push says: this worker is going to look.
+                let _ = shard.push(job);
+            }
+            if over {
+                while let Some(job) = self.claimed.pop_back() {
+                    shard.push_front(job);
                 }
-                unclocked = 0;
+            } else if self.claimed.is_empty() {
+                shard.pop_into(&mut self.claimed, turn.batch);
+            }
+            let dry = self.claimed.is_empty() && shard.ready.is_empty();
+            shard.served = !dry;
+            drop(shard);
+            let woken = core.follow_up(self.home, &mut self.notes);
+            if dry && !woken {
+                return Turn::Dry;
+            }
+            if over {
+                return Turn::Over;
             }
         }
+    }
+
+    /// Polls the claimed jobs, until one ended that somebody waits for. `true` if the turn is over.
+    fn poll_claimed(&mut self, clock: &mut Clock) -> bool {
+        while let Some(job) = self.claimed.pop_front() {
+            let step = self.core.poll(&job);
+            clock.tick(&self.core);
+            match step {
+                Step::Ended(end) => {
+                    let unseen = job.is_unseen();
+                    self.notes.push(Note::Ended { job, end, tell_line: false });
+                    if !unseen {
+                        break;
+                    }
+                }
+                Step::Pending => {
+                    if job.seat().is_none() {
+                        self.notes.push(Note::Suspended(job));
+                    } else if let Some(job) = job.suspend() {
+                        self.again.push(job);
+                    }
+                    // Some of what the job met may have been the end of the task's budget.
+                    if !coop::has_budget_remaining() {
+                        return true;
+                    }
+                }
+            }
+            if clock.is_over() {
+                return true;
+            }
+        }
+        false
     }
 
     /// Takes the older half of the deepest shard's jobs, if it is worth that.
@@ -191,11 +233,18 @@ impl Worker {
     }
 
     /// Waits for the idle timer's next tick.
+    ///
+    /// The task's waker is always the same: polled once after each tick, the timer has it.
     fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let tick = self.core.config.idle_timeout / TICKS;
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(tick)));
+        if self.armed && !timer.is_elapsed() {
+            return Poll::Pending;
+        }
+        self.armed = true;
         ready!(timer.as_mut().poll(cx));
         timer.as_mut().reset(tokio::time::Instant::now() + tick);
+        self.armed = false;
         Poll::Ready(())
     }
 }

@@ -2,7 +2,9 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::future::Future;
+use std::io::Write;
 use std::panic::{Location, resume_unwind};
+use std::pin::Pin;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, mpsc};
@@ -27,7 +29,9 @@ pub fn watched(body: impl FnOnce() + Send + 'static) {
         body();
     });
     if let Err(mpsc::RecvTimeoutError::Timeout) = told.recv_timeout(LIMIT) {
-        eprintln!("\nWATCHDOG: test `{name}` at {at} still hangs after {LIMIT:?}; aborting\n");
+        let text = format!("\nWATCHDOG: test `{name}` at {at} hangs after {LIMIT:?}; aborting\n");
+        // Not `eprintln`: the harness would keep that to itself and take it along.
+        let _ = std::io::stderr().write_all(text.as_bytes());
         std::process::abort();
     }
     if let Err(panic) = thread.unwrap().join() {
@@ -72,7 +76,12 @@ pub fn runtime(threads: usize) -> Runtime {
 
 /// Polls once, for nobody who could be woken.
 pub fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
-    std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+    poll_for(future, Waker::noop())
+}
+
+/// Polls once, for whoever the waker wakes.
+pub fn poll_for<F: Future + Unpin>(future: &mut F, waker: &Waker) -> Poll<F::Output> {
+    Pin::new(future).poll(&mut Context::from_waker(waker))
 }
 
 /// Lets all other tasks of a current-thread runtime come to rest.

@@ -1,0 +1,321 @@
+//! A panic anywhere in user code costs that job alone: slots, workers and the others go on.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
+use std::task::{Context, Poll, Wake, Waker};
+
+use millpond::{JobError, Pool};
+use support::*;
+use tokio_test::{assert_pending, task};
+
+const BOOM: &str = "boom";
+
+fn bomb() -> OnDrop<impl FnMut() + Send> {
+    OnDrop(|| silent_panic(BOOM))
+}
+
+#[track_caller]
+fn message(error: JobError) -> String {
+    assert!(error.is_panic() && !error.is_cancelled());
+    error.into_panic().unwrap().message().unwrap_or("none").to_owned()
+}
+
+#[test]
+fn in_poll() {
+    single(async {
+        let pool = Pool::new(1);
+        for suspended in [false, true] {
+            let handle = pool.schedule(async move {
+                if suspended {
+                    tokio::task::yield_now().await;
+                }
+                panic!("{BOOM} {suspended}");
+            });
+            let error = soon(handle.await.unwrap()).await.map(|()| ()).unwrap_err();
+            assert_eq!(error.to_string(), format!("the job panicked: boom {suspended}"));
+            assert_eq!(message(error), format!("boom {suspended}"));
+            assert_eq!(law(&pool).running, 0, "the slot is free when the handle resolves");
+        }
+        assert_eq!(law(&pool).panicked, 2);
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn the_payload_comes_along() {
+    single(async {
+        let pool = Pool::new(1);
+        let fails = |payload: Box<dyn std::any::Any + Send>| {
+            let handle = pool.try_schedule(async { std::panic::resume_unwind(payload) }).unwrap();
+            async { soon(handle).await.map(|()| ()).unwrap_err() }
+        };
+        let error = fails(Box::new(42u8)).await;
+        assert_eq!(error.to_string(), "the job panicked");
+        let panic = error.into_panic().unwrap();
+        assert_eq!(panic.message(), None);
+        assert_eq!(*panic.into_payload().downcast::<u8>().unwrap(), 42);
+        assert_eq!(message(fails(Box::new(BOOM)).await), BOOM);
+        assert_eq!(message(fails(Box::new(String::from(BOOM))).await), BOOM);
+        let panic = fails(Box::new(7i64)).await.into_panic().unwrap();
+        let again = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| panic.resume()));
+        assert_eq!(*again.unwrap_err().downcast::<i64>().unwrap(), 7);
+        // A cancelled job has no panic to give.
+        let handle = pool.try_schedule(std::future::pending::<()>()).unwrap();
+        handle.abort();
+        assert!(handle.await.unwrap_err().into_panic().unwrap_err().is_cancelled());
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn in_the_destructor_of_the_future() {
+    single(async {
+        let pool = Pool::new(1);
+        // After a value, after a panic, and when it is cancelled: suspended and not started.
+        let bad = bomb();
+        let job = async move {
+            let _bad = bad;
+            1
+        };
+        assert_eq!(message(soon(pool.schedule(job).await.unwrap()).await.unwrap_err()), BOOM);
+
+        // Unlike a local variable, this field is dropped with the future, after its poll.
+        struct Fused(OnDrop<Box<dyn FnMut() + Send>>, bool);
+        impl Future for Fused {
+            type Output = u32;
+            fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<u32> {
+                if self.1 { silent_panic("first") } else { Poll::Ready(1) }
+            }
+        }
+        for panics in [false, true] {
+            let job = Fused(OnDrop(Box::new(|| silent_panic(BOOM))), panics);
+            let error = soon(pool.schedule(job).await.unwrap()).await.unwrap_err();
+            assert_eq!(message(error), BOOM);
+        }
+        for started in [false, true] {
+            let bad = bomb();
+            let handle = pool.try_schedule(async move {
+                std::future::pending::<()>().await;
+                drop(bad);
+            });
+            let handle = handle.unwrap();
+            if started {
+                settle().await;
+            }
+            handle.abort();
+            assert_eq!(message(soon(handle).await.unwrap_err()), BOOM);
+        }
+        assert_eq!(law(&pool).panicked, 5);
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn in_the_destructor_of_an_output_nobody_takes() {
+    multi(2, async {
+        let pool = Pool::new(1);
+        for suspends in [false, true] {
+            // Detached before the end.
+            let bad = bomb();
+            let job = async move {
+                if suspends {
+                    tokio::task::yield_now().await;
+                }
+                bad
+            };
+            pool.schedule(job).await.unwrap().detach();
+            soon(pool.wait_idle()).await;
+            // Detached after it.
+            let bad = bomb();
+            let handle = pool.schedule(async move { bad }).await.unwrap();
+            eventually(|| handle.is_finished()).await;
+            handle.detach();
+        }
+        assert_eq!(law(&pool).completed, 4);
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn in_the_destructor_of_an_outcome_its_group_leaves_behind() {
+    multi(2, async {
+        let pool = Pool::new(2);
+        // The last job takes the group along, and the outcomes in it.
+        let group = pool.group();
+        group.detach();
+        let (bad, gate) = (bomb(), Gate::new());
+        let last = gate.wait();
+        group.schedule(async move { Some(bad) }).await.unwrap();
+        group
+            .schedule(async move {
+                last.await;
+                None
+            })
+            .await
+            .unwrap();
+        eventually(|| group.len() == 1).await;
+        drop(group);
+        gate.open();
+        soon(pool.wait_idle()).await;
+        assert_eq!(law(&pool).completed, 2);
+        assert!(!pool.is_closed(), "a destructor took the pool down");
+        whole(&pool).await;
+    });
+}
+
+/// A payload that panics in turn when it is dropped.
+#[test]
+fn in_the_destructor_of_a_payload() {
+    multi(2, async {
+        let pool = Pool::new(1);
+        let throw = || {
+            let bad = bomb();
+            async move { std::panic::resume_unwind(Box::new(bad)) }
+        };
+        pool.schedule(async move { throw().await }).await.map(|handle: millpond::JobHandle<()>| handle.detach()).unwrap();
+        soon(pool.wait_idle()).await;
+        let handle = pool.schedule(async move { throw().await }).await.unwrap();
+        let error = soon(handle).await.map(|()| ()).unwrap_err();
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(error))).unwrap_err();
+        // In the caller.
+        let gate = Gate::new();
+        let held = pool.try_schedule(gate.wait()).unwrap();
+        let handle = pool.try_go(async move { throw().await }).await.unwrap();
+        let error = handle.await.map(|()| ()).unwrap_err();
+        std::mem::forget(error);
+        gate.open();
+        held.await.unwrap();
+        assert_eq!(law(&pool).panicked, 3);
+        whole(&pool).await;
+    });
+}
+
+struct BadWaker(AtomicUsize);
+
+impl Wake for BadWaker {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+        silent_panic(BOOM);
+    }
+}
+
+#[test]
+fn in_wakers() {
+    single(async {
+        let pool = Pool::new(1);
+        let bad = Arc::new(BadWaker(AtomicUsize::new(0)));
+        let waker = Waker::from(bad.clone());
+        let group = pool.group();
+        let gate = Gate::new();
+        group.schedule(gate.wait()).await.unwrap();
+        let mut next = group.next();
+        assert!(poll_for(&mut next, &waker).is_pending());
+        let mut first = pool.schedule(async { 1 });
+        assert!(poll_for(&mut first, &waker).is_pending());
+        let mut second = pool.schedule(async { 2 });
+        assert!(poll_for(&mut second, &waker).is_pending());
+        let mut good = task::spawn(pool.schedule(async { 3 }));
+        assert_pending!(good.poll());
+        gate.open();
+        settle().await;
+        assert_eq!(bad.0.load(SeqCst), 2, "one of `next`, one of the first in line");
+        let Poll::Ready(Ok(mut handle)) = poll(&mut first) else { panic!("not granted") };
+        assert!(poll_for(&mut handle, &waker).is_pending());
+        settle().await;
+        assert_eq!(bad.0.load(SeqCst), 4, "one of the handle, one of the second in line");
+        assert_eq!(handle.await.unwrap(), 1);
+        // Closing wakes all, the good ones too.
+        pool.close();
+        assert!(good.is_woken());
+        assert_eq!(second.await.unwrap().await.unwrap(), 2);
+        drop(good);
+        assert!(next.await.is_some());
+        soon(pool.wait_idle()).await;
+        assert_eq!(quiet(&pool).completed, 3);
+    });
+}
+
+#[test]
+fn in_the_hook() {
+    single(async {
+        let seen = Arc::new(AtomicUsize::new(0));
+        let hook = seen.clone();
+        let pool = Pool::builder()
+            .size(1)
+            .on_panic(move |panic| {
+                assert_eq!(panic.message(), Some(BOOM));
+                hook.fetch_add(1, SeqCst);
+                silent_panic("the hook's own");
+            })
+            .build()
+            .unwrap();
+        let handle = pool.try_schedule(async { silent_panic(BOOM) }).unwrap();
+        let error = soon(handle).await.map(|()| ()).unwrap_err();
+        assert_eq!(seen.load(SeqCst), 1, "called before the handle resolves");
+        assert_eq!(message(error), BOOM);
+        // Detached, in the caller, withdrawn from the line, overflow.
+        drop(pool.try_schedule(async { silent_panic(BOOM) }));
+        settle().await;
+        assert_eq!(seen.load(SeqCst), 2);
+        let held = hold(&pool);
+        drop(pool.try_go(async { silent_panic(BOOM) }).await);
+        assert_eq!(seen.load(SeqCst), 3);
+        let bad = bomb();
+        let committed = pool.anyway_go(async move { drop(bad) }).unwrap().into_handle();
+        committed.abort();
+        assert_eq!(message(soon(committed).await.unwrap_err()), BOOM);
+        assert_eq!(seen.load(SeqCst), 4);
+        drop(pool.schedule_always(async { silent_panic(BOOM) }));
+        settle().await;
+        assert_eq!(seen.load(SeqCst), 5);
+        held.release().await;
+        whole(&pool).await;
+        assert_eq!(law(&pool).panicked, 5);
+    });
+}
+
+#[test]
+fn inline_in_poll_and_destructor() {
+    single(async {
+        let pool = Pool::new(1);
+        let held = hold(&pool);
+        let handle = pool.try_go(async { silent_panic(BOOM) }).await.unwrap();
+        assert!(handle.is_finished());
+        assert_eq!(message(handle.await.map(|()| ()).unwrap_err()), BOOM);
+        let bad = bomb();
+        let job = async move {
+            std::future::pending::<()>().await;
+            drop(bad);
+        };
+        let mut going = Box::pin(pool.try_go(job));
+        assert!(poll(&mut going).is_pending());
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(going))).unwrap_err();
+        let status = law(&pool);
+        assert_eq!((status.inline, status.panicked + status.cancelled), (0, 2));
+        held.release().await;
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn a_thousand_panics_leave_the_workers_alone() {
+    multi(2, async {
+        let pool = Pool::builder().size(3).queue(3).build().unwrap();
+        for n in 0..1_000 {
+            let job = async move {
+                if n % 2 == 0 {
+                    tokio::task::yield_now().await;
+                }
+                silent_panic(BOOM);
+            };
+            drop(soon(pool.schedule(job)).await.unwrap());
+        }
+        whole(&pool).await;
+        assert_eq!(law(&pool).panicked, 1_000);
+    });
+}
