@@ -82,16 +82,15 @@ fn main() -> io::Result<ExitCode> {
 /// Prints the checksums of the tree. Returns how many errors it has told of.
 async fn run(root: PathBuf) -> io::Result<usize> {
     let cores = available_parallelism().map_or(1, |cores| cores.get());
-    let pool = Pool::builder().size(cores).queue(QUEUE).name("checksum").build();
-    let pool = pool.map_err(io::Error::other)?;
+    let pool = Pool::builder().size(cores).queue(QUEUE).build().map_err(io::Error::other)?;
     let progress = progress_bar();
 
     let (listings, listed) = channel(LISTINGS);
     let (items, itemized) = channel(ITEMS);
     // An error of the printer drops the other two, and with the groups goes what they submitted.
     let (.., errors) = tokio::try_join!(
-        async { Ok(walk(root, &pool, listings).await) },
-        async { Ok(submit(&pool, listed, items, &progress).await) },
+        walk(root, &pool, listings),
+        submit(&pool, listed, items, &progress),
         print(itemized, &progress),
     )?;
     progress.finish_and_clear();
@@ -99,7 +98,7 @@ async fn run(root: PathBuf) -> io::Result<usize> {
 }
 
 /// Lists the directories, each before those in it.
-async fn walk(root: PathBuf, pool: &Pool, listings: Sender<(PathBuf, Listing)>) {
+async fn walk(root: PathBuf, pool: &Pool, listings: Sender<(PathBuf, Listing)>) -> io::Result<()> {
     // Holds the siblings along one path, not the tree.
     let mut ahead = vec![root];
     while let Some(directory) = ahead.pop() {
@@ -111,32 +110,24 @@ async fn walk(root: PathBuf, pool: &Pool, listings: Sender<(PathBuf, Listing)>) 
         });
         ahead.extend(std::mem::take(&mut listing.directories).into_iter().rev());
         if listings.send((directory, listing)).await.is_err() {
-            return;
+            break;
         }
     }
+    Ok(())
 }
 
 fn list(directory: &Path) -> io::Result<Listing> {
     let mut listing = Listing::default();
     for entry in directory.read_dir()? {
-        let entry = match entry {
-            Ok(entry) => entry,
-            // The entries before this one are good.
-            Err(error) => {
-                listing.failed.push((directory.to_owned(), error));
-                break;
-            }
-        };
-        match entry.file_type() {
-            Ok(kind) if kind.is_file() => listing.files.push(entry.file_name()),
-            Ok(kind) if kind.is_dir() => listing.directories.push(entry.path()),
+        match entry.and_then(|entry| Ok((entry.file_type()?, entry))) {
+            Ok((kind, entry)) if kind.is_file() => listing.files.push(entry.file_name()),
+            Ok((kind, entry)) if kind.is_dir() => listing.directories.push(entry.path()),
             Ok(_) => {}
-            Err(error) => listing.failed.push((entry.path(), error)),
+            Err(error) => listing.failed.push((directory.to_owned(), error)),
         }
     }
     listing.files.sort_unstable();
     listing.directories.sort_unstable();
-    listing.failed.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     Ok(listing)
 }
 
@@ -146,12 +137,12 @@ async fn submit(
     mut listings: Receiver<(PathBuf, Listing)>,
     items: Sender<Item>,
     progress: &ProgressBar,
-) {
+) -> io::Result<()> {
     while let Some((directory, listing)) = listings.recv().await {
         progress.inc_length(listing.files.len() as u64);
         for (path, error) in listing.failed {
             if items.send(Item::Failed(path, error)).await.is_err() {
-                return;
+                return Ok(());
             }
         }
         let group = pool.group();
@@ -162,10 +153,11 @@ async fn submit(
             group.schedule(blocking(move || hash(&file))).await.expect(NOBODY_CLOSES);
             // Waits while the printer is behind: this is what bounds the results in memory.
             if items.send(Item::File(path, group.clone(), index)).await.is_err() {
-                return;
+                return Ok(());
             }
         }
     }
+    Ok(())
 }
 
 fn hash(file: &Path) -> Hash {
@@ -180,7 +172,10 @@ async fn print(mut items: Receiver<Item>, progress: &ProgressBar) -> io::Result<
     // Files of the current group that were finished before their turn.
     let mut early = HashMap::new();
     // Writing blocks this thread. That is right here: there is nothing else for it to do.
-    let mut output = BufWriter::with_capacity(BUFFER, io::stdout().lock());
+    let output = io::stdout().lock();
+    // A reader at a terminal gets each line at once.
+    let capacity = if output.is_terminal() { 0 } else { BUFFER };
+    let mut output = BufWriter::with_capacity(capacity, output);
     while let Some(item) = items.recv().await {
         let (path, hash) = match item {
             Item::File(path, group, index) => (path, outcome(&group, index, &mut early).await),
@@ -225,16 +220,13 @@ fn value<T>(ended: Result<io::Result<T>, JobError>) -> io::Result<T> {
 }
 
 /// Writes a line as `sha256sum` does: with a backslash in front if there are any in the path.
-fn write_line(output: &mut impl Write, hash: &[u8], path: &Path) -> io::Result<()> {
+fn write_line(output: &mut impl Write, hash: &Output<Sha256>, path: &Path) -> io::Result<()> {
     // On Unix these are the bytes of the path as they are, UTF-8 or not.
     let path = path.as_os_str().as_encoded_bytes();
     if path.iter().any(|byte| matches!(byte, b'\\' | b'\n' | b'\r')) {
         output.write_all(b"\\")?;
     }
-    for byte in hash {
-        write!(output, "{byte:02x}")?;
-    }
-    output.write_all(b"  ")?;
+    write!(output, "{hash:x}  ")?;
     for byte in path {
         match byte {
             b'\\' => output.write_all(b"\\\\")?,

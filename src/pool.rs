@@ -108,6 +108,7 @@ impl Pool {
         Self { lease: Arc::new(Lease { core }) }
     }
 
+    #[inline]
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.lease.core
     }
@@ -146,6 +147,7 @@ impl Pool {
     #[doc(alias = "spawn")]
     #[doc(alias = "acquire")]
     #[track_caller]
+    #[inline]
     pub fn schedule<F>(&self, job: F) -> Schedule<'_, F>
     where
         F: Future + Send + 'static,

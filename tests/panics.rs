@@ -85,15 +85,18 @@ fn in_the_destructor_of_the_future() {
         assert_eq!(message(soon(pool.schedule(job).await.unwrap()).await.unwrap_err()), BOOM);
 
         // Unlike a local variable, this field is dropped with the future, after its poll.
-        struct Fused(OnDrop<Box<dyn FnMut() + Send>>, bool);
+        struct Fused {
+            panics: bool,
+            _bad: OnDrop<Box<dyn FnMut() + Send>>,
+        }
         impl Future for Fused {
             type Output = u32;
             fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<u32> {
-                if self.1 { silent_panic("first") } else { Poll::Ready(1) }
+                if self.panics { silent_panic("first") } else { Poll::Ready(1) }
             }
         }
         for panics in [false, true] {
-            let job = Fused(OnDrop(Box::new(|| silent_panic(BOOM))), panics);
+            let job = Fused { panics, _bad: OnDrop(Box::new(|| silent_panic(BOOM))) };
             let error = soon(pool.schedule(job).await.unwrap()).await.unwrap_err();
             assert_eq!(message(error), BOOM);
         }

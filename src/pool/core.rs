@@ -86,7 +86,17 @@ impl Core {
 
     /// The runtime the jobs run on: the given one, or the first caller's.
     #[track_caller]
+    #[inline]
     pub(super) fn runtime(&self) -> &Handle {
+        match self.runtime.get() {
+            Some(handle) => handle,
+            None => self.bind(),
+        }
+    }
+
+    #[track_caller]
+    #[cold]
+    fn bind(&self) -> &Handle {
         self.runtime.get_or_init(|| match Handle::try_current() {
             Ok(handle) => {
                 // Panics here, in the caller, if the runtime has no timers: idle workers need them.
@@ -109,6 +119,7 @@ impl Core {
     }
 
     /// The shard of the current thread.
+    #[inline]
     pub(super) fn here(&self) -> usize {
         match self.admission.shards().len() {
             1 => 0,

@@ -131,7 +131,7 @@ where
 {
     submission: Submission<'a, F, S>,
     polled: bool,
-    ticket: Option<usize>,
+    ticket: Option<u32>,
     /// Waiting would have deadlocked, and the pool's policy is to run such jobs here. The job
     /// stands first, so that it is dropped before it is written off.
     inline: Option<Box<(Pin<Box<F>>, InlineEnd<'a, S>)>>,
@@ -172,6 +172,7 @@ where
     #[cold]
     fn poll_again(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, ScheduleError<F>>> {
         let Some(ticket) = self.ticket else { return self.poll_inline(cx).map(Ok) };
+        let ticket = ticket as usize;
         let core = self.submission.core;
         if core.admission.look(ticket, cx.waker()) == Told::Wait {
             return Poll::Pending;
@@ -192,7 +193,7 @@ where
         match verdict {
             Verdict::Started { .. } | Verdict::InLine => Poll::Ready(Ok(self.submission.take_handle())),
             Verdict::Waiting(ticket) => {
-                self.ticket = Some(ticket);
+                self.ticket = Some(ticket as u32);
                 Poll::Pending
             }
             Verdict::Deadlock if core.config.nested == Nested::Inline => {
@@ -226,7 +227,7 @@ where
     #[inline]
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
-            self.submission.core.leave_line(ticket);
+            self.submission.core.leave_line(ticket as usize);
         }
     }
 }
@@ -296,6 +297,7 @@ where
     F::Output: Send + 'static,
 {
     #[track_caller]
+    #[inline]
     pub(super) fn new(core: &'a Core, job: F) -> Self {
         Self(Entering::new(core, job, Keep))
     }
@@ -308,6 +310,7 @@ where
 {
     type Output = Result<JobHandle<F::Output>, ScheduleError<F>>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.poll(cx)
     }

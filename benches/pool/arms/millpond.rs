@@ -16,7 +16,7 @@ impl Submit for Millpond {
     }
 
     async fn forget(&self, job: impl Job) {
-        drop(self.submit(job).await);
+        drop(self.0.schedule(job).await.expect("the pool was closed"));
     }
 
     async fn submit(&self, job: impl Job) -> Self::Handle {
