@@ -243,7 +243,7 @@ fn progress_bar() -> ProgressBar {
     if !io::stderr().is_terminal() || io::stdout().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} files, {elapsed} {per_sec}");
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} files, {elapsed}");
     // The walk goes on while files are hashed, so the length is what is known so far.
     ProgressBar::new(0).with_style(style.expect("a valid template"))
 }

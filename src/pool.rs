@@ -11,6 +11,7 @@ mod drain;
 mod effects;
 mod handle;
 mod line;
+mod lookout;
 mod shard;
 mod status;
 mod verbs;

@@ -28,6 +28,7 @@ fn endless(lives: &Gauge) -> impl Future<Output = ()> + Send + 'static {
 }
 
 /// Waits as somebody does who has no runtime.
+#[track_caller]
 fn wait<F: Future>(future: F) -> F::Output {
     one_thread().block_on(soon(future))
 }

@@ -38,7 +38,7 @@ use crate::error::{JobError, Panic};
 use crate::observe::JobSpan;
 use crate::pool::effects::fenced;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use crate::sync::atomic::{AtomicU32, fence};
+use crate::sync::atomic::{AtomicPtr, AtomicU32, fence};
 use crate::sync::UnsafeCell;
 
 /// In the run queue, or woken while running.
@@ -117,7 +117,7 @@ pub(crate) enum End {
     Cancelled,
 }
 
-struct Header {
+pub(crate) struct Header {
     vtable: &'static VTable,
     state: AtomicU32,
     refs: AtomicU32,
@@ -364,6 +364,38 @@ unsafe impl Sync for JobPtr {}
 /// The pool's one token for a job. See the module's head.
 #[derive(Debug)]
 pub(crate) struct JobRef(JobPtr);
+
+/// A place where one job can be left for whoever takes it first.
+#[derive(Debug)]
+pub(crate) struct Berth(AtomicPtr<Header>);
+
+impl Berth {
+    pub(crate) fn new() -> Self {
+        Self(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// Leaves a job here. The berth must be empty.
+    pub(crate) fn put(&self, job: JobRef) {
+        let job = ManuallyDrop::new(job);
+        debug_assert!(self.0.load(Relaxed).is_null());
+        self.0.store(job.0.0.as_ptr(), Release);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.load(Relaxed).is_null()
+    }
+
+    pub(crate) fn take(&self) -> Option<JobRef> {
+        // The pointer stands for the token that `put` was given; swapped out, it is ours alone.
+        NonNull::new(self.0.swap(ptr::null_mut(), AcqRel)).map(|job| JobRef(JobPtr(job)))
+    }
+}
+
+impl Drop for Berth {
+    fn drop(&mut self) {
+        drop(self.take());
+    }
+}
 
 /// A counted reference to a job, for handles: it can ask for the job's end and for its outcome.
 #[derive(Debug)]

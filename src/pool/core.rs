@@ -15,6 +15,7 @@ use super::cell::{End, Home, JobPtr, JobRef, Step, Terms};
 use super::context;
 use super::crew::Crew;
 use super::effects::{Effects, fenced};
+use super::lookout::Lookout;
 use super::shard::ShardGuard;
 use super::status::Status;
 use super::worker::Note;
@@ -142,7 +143,12 @@ impl Core {
     pub(super) fn follow(&self, at: usize, verdict: Verdict) -> Verdict {
         match verdict {
             Verdict::Started { call: true, .. } => self.crew.call(self, at),
-            Verdict::Started { depth, .. } => self.consider_help(at, depth),
+            Verdict::Started { depth, .. } => {
+                if self.crew.wants_lookout() {
+                    Lookout::start(self.arc());
+                }
+                self.consider_help(at, depth);
+            }
             Verdict::Full | Verdict::Closed | Verdict::Deadlock => self.tell_refused(verdict),
             Verdict::InLine | Verdict::Waiting(_) | Verdict::Inline => {}
         }
@@ -156,7 +162,7 @@ impl Core {
 
     fn consider_help(&self, at: usize, depth: usize) {
         if depth > 3 && self.crew.has_spare() && depth as u64 * u64::from(self.pace.load(Relaxed)) > WORTH_A_CALL {
-            self.crew.call_spare(self, (at + 1) % self.admission.shards().len());
+            self.crew.reinforce(self, (at + 1) % self.admission.shards().len(), self.crew.enough());
         }
     }
 
@@ -185,7 +191,7 @@ impl Core {
     }
 
     /// Queues a job that holds what it needs to run.
-    fn make_ready(&self, at: usize, job: JobRef) {
+    pub(super) fn make_ready(&self, at: usize, job: JobRef) {
         let mut shard = self.admission.shard(at).lock();
         // The flag is set before the queues are emptied for the last time.
         if self.admission.is_dead() {

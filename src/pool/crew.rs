@@ -9,6 +9,7 @@
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
+use super::cell::{Berth, JobRef};
 use super::core::Core;
 use super::worker::Worker;
 use crate::sync::Mutex;
@@ -21,10 +22,13 @@ pub(super) struct Crew {
     state: Mutex<State>,
     /// Whether a call would find or start somebody, to be looked at without the lock.
     spare: AtomicBool,
+    /// Whether somebody is on the lookout.
+    lookout: AtomicBool,
 }
 
 struct State {
-    workers: usize,
+    /// Every worker there is.
+    posts: Vec<Arc<Post>>,
     /// How many there may be without need for more.
     enough: usize,
     /// Oldest first.
@@ -33,16 +37,46 @@ struct State {
     missed: Vec<usize>,
 }
 
-/// Where an idle worker is found.
+/// How many jobs a worker may claim at once.
+pub(super) const LANE: usize = 8;
+
+/// Where a worker is found.
 pub(super) struct Post {
     /// The shard it is called to.
     called_to: AtomicUsize,
     waker: OnceLock<Waker>,
+    /// The jobs it has claimed and not polled yet: there for others should it be held up.
+    pub(super) lane: [Berth; LANE],
+    /// Whether it moves: counts what it does between two polls of jobs.
+    steps: AtomicUsize,
 }
 
 impl Post {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { called_to: AtomicUsize::new(NOBODY), waker: OnceLock::new() })
+        Arc::new(Self {
+            called_to: AtomicUsize::new(NOBODY),
+            waker: OnceLock::new(),
+            lane: std::array::from_fn(|_| Berth::new()),
+            steps: AtomicUsize::new(0),
+        })
+    }
+
+    pub(super) fn step(&self) {
+        // Only the worker itself writes it.
+        self.steps.store(self.steps.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
+    pub(super) fn steps(&self) -> usize {
+        self.steps.load(Relaxed)
+    }
+
+    pub(super) fn has_claims(&self) -> bool {
+        self.lane.iter().any(|berth| !berth.is_empty())
+    }
+
+    /// The claimed jobs, taken from a worker that is held up.
+    pub(super) fn give_up(&self) -> impl Iterator<Item = JobRef> + '_ {
+        self.lane.iter().filter_map(Berth::take)
     }
 
     /// The shard the worker was called to, if it was.
@@ -70,10 +104,16 @@ pub(super) enum Rest {
     Leave,
 }
 
+impl State {
+    fn dismiss(&mut self, post: &Arc<Post>) {
+        self.posts.retain(|other| !Arc::ptr_eq(other, post));
+    }
+}
+
 impl Crew {
     pub(super) fn new(enough: usize) -> Self {
-        let state = State { workers: 0, enough, idle: Vec::new(), missed: Vec::new() };
-        Self { state: Mutex::new(state), spare: AtomicBool::new(true) }
+        let state = State { posts: Vec::new(), enough, idle: Vec::new(), missed: Vec::new() };
+        Self { state: Mutex::new(state), spare: AtomicBool::new(true), lookout: AtomicBool::new(false) }
     }
 
     pub(super) fn has_spare(&self) -> bool {
@@ -83,7 +123,7 @@ impl Crew {
     /// Workers, and how many of them are idle.
     pub(super) fn count(&self) -> (usize, usize) {
         let state = self.state.lock();
-        (state.workers, state.idle.len())
+        (state.posts.len(), state.idle.len())
     }
 
     /// Has a worker serve a shard: the newest idle one, a new one, or the next to go idle.
@@ -93,22 +133,10 @@ impl Crew {
             self.note_spare(&state);
             drop(state);
             post.call(at);
-        } else if state.workers < state.enough {
+        } else if state.posts.len() < state.enough {
             self.hire(core, state, at);
         } else {
             state.missed.push(at);
-        }
-    }
-
-    /// Calls one more worker, if there is one to spare.
-    pub(super) fn call_spare(&self, core: &Core, at: usize) {
-        let mut state = self.state.lock();
-        if let Some(post) = state.idle.pop() {
-            self.note_spare(&state);
-            drop(state);
-            post.call(at);
-        } else if state.workers < state.enough {
-            self.hire(core, state, at);
         }
     }
 
@@ -116,7 +144,7 @@ impl Crew {
     pub(super) fn hire_up_to(&self, core: &Core, wanted: usize) {
         loop {
             let state = self.state.lock();
-            if state.workers >= wanted {
+            if state.posts.len() >= wanted {
                 return;
             }
             self.hire(core, state, 0);
@@ -124,10 +152,11 @@ impl Crew {
     }
 
     fn hire(&self, core: &Core, mut state: crate::sync::MutexGuard<'_, State>, at: usize) {
-        state.workers += 1;
+        let post = Post::new();
+        state.posts.push(post.clone());
         self.note_spare(&state);
         drop(state);
-        Worker::start(core.arc(), at);
+        Worker::start(core.arc(), post, at);
     }
 
     /// Sends a worker to rest.
@@ -140,7 +169,7 @@ impl Crew {
             return Rest::Serve(at);
         }
         if done {
-            state.workers -= 1;
+            state.dismiss(post);
             return Rest::Leave;
         }
         state.idle.push(post.clone());
@@ -153,14 +182,14 @@ impl Crew {
     pub(super) fn may_leave(&self, core: &Core, post: &Arc<Post>) -> bool {
         let busy = !core.admission.census().is_idle();
         let mut state = self.state.lock();
-        if state.idle.len() <= core.config.min_idle || (busy && state.workers == 1) {
+        if state.idle.len() <= core.config.min_idle || (busy && state.posts.len() == 1) {
             return false;
         }
         let Some(position) = state.idle.iter().position(|other| Arc::ptr_eq(other, post)) else {
             return false;
         };
         state.idle.remove(position);
-        state.workers -= 1;
+        state.dismiss(post);
         self.note_spare(&state);
         true
     }
@@ -168,8 +197,34 @@ impl Crew {
     /// A worker is gone without having been allowed to: its runtime is.
     pub(super) fn lost(&self, post: &Arc<Post>) {
         let mut state = self.state.lock();
-        state.workers -= 1;
+        state.dismiss(post);
         state.idle.retain(|other| !Arc::ptr_eq(other, post));
+    }
+
+    /// Whether nobody is on the lookout, which is to change now.
+    pub(super) fn wants_lookout(&self) -> bool {
+        !self.lookout.load(Relaxed) && !self.lookout.swap(true, AcqRel)
+    }
+
+    pub(super) fn end_lookout(&self) {
+        self.lookout.store(false, Release);
+    }
+
+    pub(super) fn posts(&self) -> Vec<Arc<Post>> {
+        self.state.lock().posts.clone()
+    }
+
+    /// Calls a worker to a shard whose own is held up, or hires one more if there are fewer than
+    /// `most`.
+    pub(super) fn reinforce(&self, core: &Core, at: usize, most: usize) {
+        let mut state = self.state.lock();
+        if let Some(post) = state.idle.pop() {
+            self.note_spare(&state);
+            drop(state);
+            post.call(at);
+        } else if state.posts.len() < most {
+            self.hire(core, state, at);
+        }
     }
 
     /// Has every idle worker look around, if `wanted`.
@@ -184,6 +239,10 @@ impl Crew {
         idle.iter().for_each(|post| post.call(0));
     }
 
+    pub(super) fn enough(&self) -> usize {
+        self.state.lock().enough
+    }
+
     /// More workers than threads are of use only while some are held up.
     pub(super) fn set_enough(&self, enough: usize) {
         let mut state = self.state.lock();
@@ -192,7 +251,7 @@ impl Crew {
     }
 
     fn note_spare(&self, state: &State) {
-        self.spare.store(!state.idle.is_empty() || state.workers < state.enough, Relaxed);
+        self.spare.store(!state.idle.is_empty() || state.posts.len() < state.enough, Relaxed);
     }
 }
-impl Crew { pub(super) fn debug(&self) -> String { let s = self.state.lock(); format!("crew workers {} idle {:?} missed {:?} enough {}", s.workers, s.idle.iter().map(|p| p.called_to.load(Relaxed)).collect::<Vec<_>>(), s.missed, s.enough) } }
+impl Crew { pub(super) fn debug(&self) -> String { let s = self.state.lock(); format!("crew workers {} idle {:?} missed {:?} enough {}", s.posts.len(), s.idle.iter().map(|p| p.called_to.load(Relaxed)).collect::<Vec<_>>(), s.missed, s.enough) } }

@@ -26,6 +26,8 @@ pub(super) struct ShardState {
     pub(super) seated: Slab<JobPtr>,
     /// Some worker will look at `ready` before it goes idle.
     pub(super) served: bool,
+    /// How often somebody took jobs from `ready`: whether it moves.
+    pub(super) claims: u64,
     pub(super) tally: Tally,
 }
 
@@ -71,6 +73,7 @@ impl Shard {
             ready: VecDeque::new(),
             seated: Slab::new(),
             served: false,
+            claims: 0,
             tally: Tally::default(),
         };
         Self { state: Mutex::new(state), depth: AtomicUsize::new(0) }
@@ -107,10 +110,11 @@ impl ShardGuard<'_> {
     }
 
     /// Takes the oldest jobs, at most `jobs`.
-    pub(super) fn pop_into(&mut self, claimed: &mut VecDeque<JobRef>, jobs: usize) {
+    pub(super) fn claim(&mut self, jobs: usize) -> impl Iterator<Item = JobRef> + '_ {
         let jobs = jobs.min(self.state.ready.len());
-        claimed.extend(self.state.ready.drain(..jobs));
-        self.depth.store(self.state.ready.len(), Relaxed);
+        self.depth.store(self.state.ready.len() - jobs, Relaxed);
+        self.state.claims += 1;
+        self.state.ready.drain(..jobs)
     }
 
     /// Takes the older half, for a worker of another shard, or everything.

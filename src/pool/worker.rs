@@ -8,8 +8,8 @@
 //! A turn ends after `TURN_JOBS` polls or `TURN_TIME`, or when tokio's budget of the task is
 //! spent: then the rest of the runtime has its turn.
 
-use std::collections::VecDeque;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -20,13 +20,12 @@ use tokio::time::Sleep;
 
 use super::cell::{End, JobRef, Step};
 use super::core::Core;
-use super::crew::{Post, Rest};
+use super::crew::{LANE, Post, Rest};
 
 const TURN_JOBS: u32 = 128;
 const TURN_TIME: Duration = Duration::from_micros(100);
 
-/// A worker claims no more than this at once, nor more than about this long takes.
-const BATCH_JOBS: u32 = 8;
+/// A worker claims no more jobs at once than its lane holds, nor more than take about this long.
 const BATCH_NANOS: u32 = 4_000;
 
 /// The clock is read once in this many polls, or after each when they are slow.
@@ -50,8 +49,8 @@ pub(super) struct Worker {
     /// The timer knows whom to wake.
     armed: bool,
     left: bool,
-    /// Jobs taken from the shard and not polled yet: few, so that a slow one holds up few.
-    claimed: VecDeque<JobRef>,
+    /// Berths of the own lane with jobs that were taken from the shard and not polled yet.
+    claimed: Range<usize>,
     notes: Vec<Note>,
     /// Jobs that were woken while they were polled.
     again: Vec<JobRef>,
@@ -78,7 +77,7 @@ impl Clock {
     fn new(pace: u32) -> Self {
         let slow = pace > BATCH_NANOS / 2;
         Self {
-            batch: (BATCH_NANOS / pace.max(1)).clamp(1, BATCH_JOBS) as usize,
+            batch: (BATCH_NANOS / pace.max(1)).clamp(1, LANE as u32) as usize,
             slow,
             read: slow.then(Instant::now),
             took: Duration::ZERO,
@@ -114,19 +113,19 @@ enum Turn {
 }
 
 impl Worker {
-    pub(super) fn start(core: Arc<Core>, at: usize) {
+    pub(super) fn start(core: Arc<Core>, post: Arc<Post>, at: usize) {
         let handle = core.runtime().clone();
         let worker = Self {
             core,
-            post: Post::new(),
+            post,
             home: at,
             idle: false,
             ticks: 0,
             timer: None,
             armed: false,
             left: false,
-            claimed: VecDeque::with_capacity(BATCH_JOBS as usize),
-            notes: Vec::with_capacity(BATCH_JOBS as usize),
+            claimed: 0..0,
+            notes: Vec::with_capacity(LANE),
             again: Vec::new(),
         };
         handle.spawn(worker);
@@ -137,7 +136,9 @@ impl Worker {
         let mut turn = Clock::new(self.core.pace());
         loop {
             let over = self.poll_claimed(&mut turn);
+            self.post.step();
             let core = &*self.core;
+            let lane = &self.post.lane;
             let mut shard = core.admission.shard(self.home).lock();
             for note in &mut self.notes {
                 core.write_down(self.home, &mut shard, note);
@@ -147,11 +148,11 @@ impl Worker {
                 let _ = shard.push(job);
             }
             if over {
-                while let Some(job) = self.claimed.pop_back() {
-                    shard.push_front(job);
-                }
+                self.claimed.clone().rev().filter_map(|berth| lane[berth].take()).for_each(|job| shard.push_front(job));
+                self.claimed = 0..0;
             } else if self.claimed.is_empty() {
-                shard.pop_into(&mut self.claimed, turn.batch);
+                let claimed = shard.claim(turn.batch).zip(lane).map(|(job, berth)| berth.put(job)).count();
+                self.claimed = 0..claimed;
             }
             let dry = self.claimed.is_empty() && shard.ready.is_empty();
             shard.served = !dry;
@@ -168,7 +169,9 @@ impl Worker {
 
     /// Polls the claimed jobs, until one ended that somebody waits for. `true` if the turn is over.
     fn poll_claimed(&mut self, clock: &mut Clock) -> bool {
-        while let Some(job) = self.claimed.pop_front() {
+        while let Some(berth) = self.claimed.next() {
+            // Gone if the lookout gave it to another worker.
+            let Some(job) = self.post.lane[berth].take() else { continue };
             let step = self.core.poll(&job);
             clock.tick(&self.core);
             match step {

@@ -1,0 +1,78 @@
+//! The lookout: notices workers that are held up, and has others do what they should have done.
+//!
+//! A worker polls its jobs one after another and nobody wakes a second thread for a handful of
+//! quick ones. When one of them turns out to be slow (it computes, or blocks the thread), those
+//! behind it must not wait for it while another thread is free. Nobody can tell in advance, so
+//! somebody looks now and then: a task that lives only while jobs queue up behind a busy worker.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::RuntimeFlavor;
+
+use super::core::Core;
+use super::crew::Post;
+
+/// How long jobs may stand behind a slow one: one to two of these.
+const PERIOD: Duration = Duration::from_millis(1);
+
+pub(super) struct Lookout {
+    core: Arc<Core>,
+    /// What each shard and each worker had done by the last look.
+    claims: Vec<u64>,
+    steps: Vec<(Arc<Post>, usize)>,
+}
+
+impl Lookout {
+    /// Starts the one lookout of a pool. A runtime of one thread needs none: what holds up a
+    /// worker there holds up everybody.
+    #[cold]
+    pub(super) fn start(core: Arc<Core>) {
+        let runtime = core.runtime().clone();
+        if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
+            return;
+        }
+        let lookout = Self { core, claims: Vec::new(), steps: Vec::new() };
+        runtime.spawn(lookout.run());
+    }
+
+    async fn run(mut self) {
+        loop {
+            tokio::time::sleep(PERIOD).await;
+            if self.look() {
+                continue;
+            }
+            self.core.crew.end_lookout();
+            // Whoever queued a job before that saw a lookout; so it looks once more.
+            let queued = self.core.admission.shards().iter().any(|shard| !shard.lock().ready.is_empty());
+            if !queued || !self.core.crew.wants_lookout() {
+                return;
+            }
+        }
+    }
+
+    /// `true` if there is reason to look again.
+    fn look(&mut self) -> bool {
+        let core = &*self.core;
+        let mut busy = false;
+        let posts = core.crew.posts();
+        for post in &posts {
+            busy |= post.has_claims();
+            let known = self.steps.iter().find(|(known, _)| Arc::ptr_eq(known, post));
+            if known.is_some_and(|(_, steps)| *steps == post.steps()) {
+                post.give_up().for_each(|job| core.make_ready(core.here(), job));
+            }
+        }
+        self.steps = posts.into_iter().map(|post| (post.clone(), post.steps())).collect();
+        let claims: Vec<_> = core.admission.shards().iter().map(|shard| shard.lock().claims).collect();
+        for (at, shard) in core.admission.shards().iter().enumerate() {
+            busy |= shard.depth() > 0;
+            if shard.depth() > 0 && self.claims.get(at) == Some(&claims[at]) {
+                let census = core.admission.census();
+                core.crew.reinforce(core, at, census.size.saturating_add(census.overflow));
+            }
+        }
+        self.claims = claims;
+        busy
+    }
+}
