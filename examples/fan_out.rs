@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use millpond::{JobError, Outcome, Pool};
+use millpond::{JobError, Outcome, Pool, Status};
 use tokio::sync::mpsc;
 
 use crate::broker::{Broker, Delivery, Settled};
@@ -39,14 +39,18 @@ async fn main() -> Result<(), Error> {
     }
     drop(broker);
 
-    consumer.await??;
+    let parts = consumer.await??;
     let (acked, nacked) = report.await?;
-    println!("{acked} acknowledged, {nacked} not");
+    println!("messages: {acked} acknowledged, {nacked} not");
+    println!(
+        "parts: {} submitted, {} completed, {} panicked, {} cancelled",
+        parts.submitted, parts.completed, parts.panicked, parts.cancelled
+    );
     Ok(())
 }
 
-/// Handles messages until there are no more.
-async fn consume(mut deliveries: mpsc::Receiver<Delivery>) -> Result<(), Error> {
+/// Handles messages until there are no more. Returns what became of their parts.
+async fn consume(mut deliveries: mpsc::Receiver<Delivery>) -> Result<Status, Error> {
     let messages = Pool::builder().size(MESSAGES_IN_FLIGHT).name("messages").build()?;
     let parts = Pool::builder().size(PARTS_AT_ONCE).name("parts").build()?;
     while let Some(delivery) = deliveries.recv().await {
@@ -57,12 +61,7 @@ async fn consume(mut deliveries: mpsc::Receiver<Delivery>) -> Result<(), Error> 
         message.map_err(|refused| refused.map_job(drop))?.detach();
     }
     messages.wait_idle().await;
-    let status = parts.status();
-    println!(
-        "parts: {} submitted, {} completed, {} panicked, {} cancelled",
-        status.submitted, status.completed, status.panicked, status.cancelled
-    );
-    Ok(())
+    Ok(parts.status())
 }
 
 /// One message: a job for each of its parts, and its settlement when they have ended.

@@ -79,7 +79,12 @@ impl Pool {
 }
 
 impl<T: Send + 'static> Group<T> {
-    fn new(pool: Pool, quota: Option<usize>, failure_when: Option<FailureWhen<T>>, name: Arc<str>) -> Self {
+    fn new(
+        pool: Pool,
+        quota: Option<usize>,
+        failure_when: Option<FailureWhen<T>>,
+        name: Arc<str>,
+    ) -> Self {
         let core = pool.core().clone();
         let quota = quota.map(|limit| core.add_quota(limit));
         Self { members: Arc::new(Members::new(core, quota, failure_when)), pool, name }

@@ -13,5 +13,6 @@ pub use crate::blocking::{Blocking, blocking};
 pub use crate::error::{Closed, ConfigError, JobError, Panic, ScheduleError, TryScheduleError};
 pub use crate::group::{Group, GroupBuilder, GroupSchedule, GroupTryGo, Next, Outcome, Wait};
 pub use crate::pool::{
-    AbortHandle, AbortOnDrop, AnywayGo, Builder, JobHandle, Nested, Pool, Report, Schedule, Status, TryGo,
+    AbortHandle, AbortOnDrop, AnywayGo, Builder, JobHandle, Nested, Pool, Report, Schedule, Status,
+    TryGo,
 };

@@ -22,19 +22,19 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use self::admission::{OnFull, Verdict};
 pub use self::builder::Builder;
 pub(crate) use self::cell::{Claim, JobWatch, Sink};
-pub(crate) use self::effects::fenced;
 pub(crate) use self::context::current;
-pub use self::core::Nested;
 pub(crate) use self::core::Core;
+pub use self::core::Nested;
 pub use self::drain::Report;
+pub(crate) use self::effects::fenced;
+use self::handle::Keep;
 pub use self::handle::{AbortHandle, AbortOnDrop, JobHandle};
 pub use self::status::Status;
-pub(crate) use self::verbs::{Entering, Going, Submission};
 pub use self::verbs::{AnywayGo, Schedule, TryGo};
-pub(crate) use self::admission::{OnFull, Verdict};
-use self::handle::Keep;
+pub(crate) use self::verbs::{Entering, Going, Submission};
 use crate::error::{Closed, ConfigError, ScheduleError, TryScheduleError};
 
 /// A bounded task pool.
@@ -228,7 +228,11 @@ impl Pool {
     }
 
     #[track_caller]
-    fn submit<F>(&self, job: F, on_full: OnFull<'_>) -> Result<JobHandle<F::Output>, TryScheduleError<F>>
+    fn submit<F>(
+        &self,
+        job: F,
+        on_full: OnFull<'_>,
+    ) -> Result<JobHandle<F::Output>, TryScheduleError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -465,14 +469,5 @@ impl fmt::Debug for Pool {
             .field("waiting", &status.waiting)
             .field("closed", &self.is_closed())
             .finish_non_exhaustive()
-    }
-}
-impl Pool {
-    #[doc(hidden)]
-    pub fn debug_dump(&self) -> String {
-        let core = self.core();
-        let mut s = String::new();
-        for shard in core.admission.shards() { let g = shard.lock(); s += &format!("free {} ready {} served {} seated {}; ", g.free, g.ready.len(), g.served, g.seated.len()); }
-        s + &core.admission.debug() + &core.crew.debug()
     }
 }

@@ -138,14 +138,14 @@ fn other_jobs_of_the_pool_are_not_waited_for() {
 fn failures_are_told_apart() {
     single(async {
         let pool = Pool::new(4);
-        let group = pool
-            .group_builder()
-            .failure_when(|result: &Result<u32, u8>| {
-                if *result == Ok(13) { silent_panic("unlucky") } else { result.is_err() }
-            })
-            .name("tenant")
-            .build()
-            .unwrap();
+        let group =
+            pool.group_builder()
+                .failure_when(|result: &Result<u32, u8>| {
+                    if *result == Ok(13) { silent_panic("unlucky") } else { result.is_err() }
+                })
+                .name("tenant")
+                .build()
+                .unwrap();
         assert_eq!(group.name(), "tenant");
         group.schedule(async { Ok(1) }).await.unwrap();
         group.schedule(async { Err(4) }).await.unwrap();

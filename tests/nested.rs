@@ -81,7 +81,9 @@ fn not_when_a_waiting_job_is_about_to_be_let_in() {
         let pool = Pool::builder().size(2).queue(1).build().unwrap();
         let own = pool.clone();
         let first = pool
-            .try_schedule(async move { own.schedule(async { 1 }).await.map(|handle| handle.detach()) })
+            .try_schedule(
+                async move { own.schedule(async { 1 }).await.map(|handle| handle.detach()) },
+            )
             .unwrap();
         let (tell, told) = tokio::sync::oneshot::channel::<millpond::JobHandle<()>>();
         let own = pool.clone();
@@ -213,7 +215,8 @@ fn try_go_and_anyway_go_are_safe_anywhere() {
         let outer = pool
             .try_schedule(async move {
                 let depth_two = own.clone();
-                let inner = async move { depth_two.try_go(async { 4 }).await.unwrap().await.unwrap() };
+                let inner =
+                    async move { depth_two.try_go(async { 4 }).await.unwrap().await.unwrap() };
                 let here = own.try_go(inner).await.unwrap().await.unwrap();
                 (here, own.anyway_go(async { 5 }).unwrap().into_handle())
             })

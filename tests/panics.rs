@@ -180,7 +180,10 @@ fn in_the_destructor_of_a_payload() {
             let bad = bomb();
             async move { std::panic::resume_unwind(Box::new(bad)) }
         };
-        pool.schedule(async move { throw().await }).await.map(|handle: millpond::JobHandle<()>| handle.detach()).unwrap();
+        pool.schedule(async move { throw().await })
+            .await
+            .map(|handle: millpond::JobHandle<()>| handle.detach())
+            .unwrap();
         soon(pool.wait_idle()).await;
         let handle = pool.schedule(async move { throw().await }).await.unwrap();
         let error = soon(handle).await.map(|()| ()).unwrap_err();

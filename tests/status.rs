@@ -50,7 +50,7 @@ fn every_number_at_each_step() {
         committed.abort();
         assert_eq!((law(&pool).waiting, law(&pool).cancelled), (0, 1));
         gate.open();
-        assert_ready!(inline.poll()).unwrap();
+        assert_ready!(inline.poll()).unwrap().detach();
         assert_eq!((law(&pool).inline, law(&pool).completed), (0, 1));
         soon(running).await.unwrap();
         soon(over).await.unwrap();

@@ -111,8 +111,7 @@ fn suspended_jobs_go_on_whatever_became_of_the_workers() {
     paused(async {
         let pool = builder(3).build().unwrap();
         pool.prewarm(3);
-        let jobs: Vec<_> =
-            (0..3).map(|_| pool.try_schedule(sleep(TIMEOUT * 5)).unwrap()).collect();
+        let jobs: Vec<_> = (0..3).map(|_| pool.try_schedule(sleep(TIMEOUT * 5)).unwrap()).collect();
         sleep(TIMEOUT * 4).await;
         assert!(pool.status().workers <= 1, "{:?}", pool.status());
         sleep(TIMEOUT * 2).await;

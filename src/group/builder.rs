@@ -80,6 +80,9 @@ impl<T: Send + 'static> GroupBuilder<T> {
 
 impl<T> fmt::Debug for GroupBuilder<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GroupBuilder").field("name", &self.name).field("quota", &self.quota).finish_non_exhaustive()
+        f.debug_struct("GroupBuilder")
+            .field("name", &self.name)
+            .field("quota", &self.quota)
+            .finish_non_exhaustive()
     }
 }

@@ -52,7 +52,11 @@ struct Waiter {
 }
 
 impl<T: Send + 'static> Members<T> {
-    pub(super) fn new(core: Arc<Core>, quota: Option<usize>, failure_when: Option<FailureWhen<T>>) -> Self {
+    pub(super) fn new(
+        core: Arc<Core>,
+        quota: Option<usize>,
+        failure_when: Option<FailureWhen<T>>,
+    ) -> Self {
         let state = State {
             submitted: 0,
             running: HashMap::new(),
@@ -213,7 +217,6 @@ impl<T: Send + 'static> Ticket<T> {
         let index = std::mem::replace(&mut self.index, NOT_ENLISTED);
         self.members.record(index, result);
     }
-
 }
 
 impl<T: Send + 'static> Sink<T> for Ticket<T> {

@@ -23,19 +23,24 @@
 //! Strictly first come, first served: nobody overtakes somebody in line, and a slot kept for a
 //! caller who goes away is handed to the next.
 
+mod census;
+mod change;
+mod desk;
+
 use std::collections::HashMap;
 use std::task::Waker;
 
 use crossbeam_utils::CachePadded;
 
+use self::desk::Desk;
 use super::cell::{End, JobPtr, JobRef, Terms};
-use super::context::{self, Within};
+use super::context;
 use super::effects::Effects;
 use super::line::{Caller, Entry, Line, List, Removed, Told};
 use super::shard::{Shard, Tally};
-use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::Mutex;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed};
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
-use crate::sync::{Mutex, MutexGuard};
 
 /// No slot is free in any shard.
 const CONGESTED: usize = 1;
@@ -54,13 +59,18 @@ const DEAD: usize = 1 << 4;
 pub(crate) enum OnFull<'a> {
     Refuse,
     /// The caller waits in line with its job.
-    Wait { waker: &'a Waker, pool: usize },
+    Wait {
+        waker: &'a Waker,
+        pool: usize,
+    },
     /// The job waits in line by itself.
     Commit,
     /// The job runs in its caller.
     Inline,
     /// The job runs beyond the size, if no more than this many do.
-    Overflow { limit: usize },
+    Overflow {
+        limit: usize,
+    },
 }
 
 /// A job on offer.
@@ -79,7 +89,10 @@ pub(crate) trait Offer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Ready to run in the shard; a worker must be called if `call`.
-    Started { call: bool, depth: usize },
+    Started {
+        call: bool,
+        depth: usize,
+    },
     /// In the queue, or committed to the line.
     InLine,
     /// The caller waits under this ticket.
@@ -124,34 +137,6 @@ struct LineTally {
     jobs: Tally,
     refused: u64,
     withdrawn: u64,
-}
-
-/// The jobs that were reached by [`Admission::cancel_all`], to be ended by the caller.
-#[derive(Default)]
-pub(super) struct Cancelled {
-    pub(super) in_line: Vec<JobRef>,
-    pub(super) admitted: Vec<JobRef>,
-}
-
-/// Everything there is to count, at one moment.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Census {
-    pub(super) size: usize,
-    pub(super) places: usize,
-    pub(super) queued: usize,
-    pub(super) waiting: usize,
-    pub(super) running: usize,
-    pub(super) overflow: usize,
-    pub(super) inline: usize,
-    pub(super) jobs: Tally,
-    pub(super) refused: u64,
-    pub(super) withdrawn: u64,
-}
-
-impl Census {
-    pub(super) fn is_idle(&self) -> bool {
-        self.queued + self.waiting + self.running + self.overflow + self.inline == 0
-    }
 }
 
 impl Admission {
@@ -310,7 +295,9 @@ impl Admission {
             return false;
         }
         state.set(CONGESTED);
-        for shard in (0..self.shards.len()).map(|offset| &self.shards[(at + offset) % self.shards.len()]) {
+        for shard in
+            (0..self.shards.len()).map(|offset| &self.shards[(at + offset) % self.shards.len()])
+        {
             let mut victim = shard.lock();
             let taken = victim.free.div_ceil(2);
             if taken > 0 {
@@ -355,7 +342,13 @@ impl Admission {
     }
 
     /// Gives back a part of a quota, and lets the next who waits for it into the main line.
-    fn release_share(&self, state: &mut Desk<'_>, at: usize, quota: Option<usize>, fx: &mut Effects) {
+    fn release_share(
+        &self,
+        state: &mut Desk<'_>,
+        at: usize,
+        quota: Option<usize>,
+        fx: &mut Effects,
+    ) {
         let Some(key) = quota else { return };
         state.line.quotas[key].held -= 1;
         self.call_up(state, at, key, fx);
@@ -379,7 +372,9 @@ impl Admission {
     pub(super) fn look(&self, ticket: usize, waker: &Waker) -> Told {
         let mut state = self.state.lock();
         let caller = state.line.caller(ticket);
-        if caller.told == Told::Wait && !caller.waker.as_ref().is_some_and(|old| old.will_wake(waker)) {
+        if caller.told == Told::Wait
+            && !caller.waker.as_ref().is_some_and(|old| old.will_wake(waker))
+        {
             caller.waker = Some(waker.clone());
         }
         caller.told
@@ -443,14 +438,26 @@ impl Admission {
     }
 
     /// Takes a job that is to be aborted out of the line. It counts until `end_withdrawn`.
-    pub(super) fn withdraw(&self, at: usize, job: JobPtr, ticket: usize, fx: &mut Effects) -> Option<JobRef> {
+    pub(super) fn withdraw(
+        &self,
+        at: usize,
+        job: JobPtr,
+        ticket: usize,
+        fx: &mut Effects,
+    ) -> Option<JobRef> {
         let mut state = self.desk();
         let removed = state.line.remove_job(ticket, job)?;
         Some(self.take_out(&mut state, at, removed, fx))
     }
 
     /// A job in line is about to be cancelled.
-    fn take_out(&self, state: &mut Desk<'_>, at: usize, removed: Removed, fx: &mut Effects) -> JobRef {
+    fn take_out(
+        &self,
+        state: &mut Desk<'_>,
+        at: usize,
+        removed: Removed,
+        fx: &mut Effects,
+    ) -> JobRef {
         state.ending += 1;
         removed.waker.into_iter().for_each(|waker| fx.wake(waker));
         while state.line.admit_next(|waker| fx.wake(waker)) {}
@@ -501,88 +508,6 @@ impl Admission {
         self.state.lock().line.quotas.remove(key);
     }
 
-    /// Changes the number of slots. Those in use vanish as they come back.
-    pub(super) fn resize(&self, at: usize, size: usize, fx: &mut Effects) -> usize {
-        let mut state = self.desk();
-        let before = std::mem::replace(&mut state.size, size);
-        if size < before {
-            let mut excess = before - size;
-            let mut left = 0;
-            state.set(CONGESTED);
-            for shard in &self.shards {
-                let mut shard = shard.lock();
-                let taken = shard.free.min(excess);
-                shard.free -= taken;
-                excess -= taken;
-                left += shard.free;
-            }
-            state.debt += excess;
-            if left > 0 {
-                state.clear(CONGESTED);
-            } else {
-                self.break_deadlock(&mut state, at, fx);
-            }
-        } else {
-            let mut fresh = size - before;
-            let paid = fresh.min(state.debt);
-            state.debt -= paid;
-            fresh -= paid;
-            while fresh > 0 && !state.line.is_empty() {
-                self.hand_on(&mut state, at, fx);
-                fresh -= 1;
-            }
-            if fresh > 0 {
-                self.shards[at].lock().free += fresh;
-                state.clear(CONGESTED);
-            }
-        }
-        before
-    }
-
-    /// Lets nothing more in. Callers in line are told; committed jobs stay. `false` if it was
-    /// closed already.
-    pub(super) fn close(&self, at: usize, fx: &mut Effects) -> bool {
-        let mut state = self.desk();
-        if state.has(CLOSED) {
-            return false;
-        }
-        state.set(CLOSED);
-        // In each shard's lock the flag is seen from now on.
-        for shard in &self.shards {
-            drop(shard.lock());
-        }
-        for ticket in state.line.tickets() {
-            if matches!(state.line.node(ticket).entry, Entry::Caller(_)) {
-                self.send_away(&mut state, at, ticket, Told::Closed, fx);
-            }
-        }
-        true
-    }
-
-    /// Takes a caller out of the line and tells it why.
-    fn send_away(&self, state: &mut Desk<'_>, at: usize, ticket: usize, told: Told, fx: &mut Effects) {
-        let list = state.line.list_of(ticket);
-        state.tell(ticket, told, fx);
-        while state.line.admit_next(|waker| fx.wake(waker)) {}
-        if list == Some(List::Main) {
-            let quota = state.line.node(ticket).quota;
-            self.release_share(state, at, quota, fx);
-        }
-    }
-
-    /// After slots vanished: tells the newest of the jobs that wait on each other.
-    fn break_deadlock(&self, state: &mut Desk<'_>, at: usize, fx: &mut Effects) {
-        if state.blocked.is_empty() || state.granted > 0 || state.blocked.len() < state.size + state.debt {
-            return;
-        }
-        let newest = state.line.tickets().into_iter().rev().find(
-            |&ticket| matches!(&state.line.node(ticket).entry, Entry::Caller(caller) if caller.within.is_some()),
-        );
-        if let Some(ticket) = newest {
-            self.send_away(state, at, ticket, Told::Deadlock, fx);
-        }
-    }
-
     pub(super) fn is_closed(&self) -> bool {
         self.has(CLOSED)
     }
@@ -600,193 +525,4 @@ impl Admission {
     pub(super) fn needs_desk(&self) -> bool {
         self.attention.load(Relaxed) & (CONGESTED | WATCHED) != 0
     }
-
-    /// Cancels whatever can be reached: jobs in line and in the queues of the shards come back,
-    /// suspended ones too. Jobs that are being polled are cancelled when that returns.
-    pub(super) fn cancel_all(&self, at: usize, dead: bool, fx: &mut Effects) -> Cancelled {
-        self.close(at, fx);
-        let mut state = self.desk();
-        state.set(if dead { CANCELLING | DEAD } else { CANCELLING });
-        let mut cancelled = Cancelled::default();
-        for ticket in state.line.tickets() {
-            let Entry::Job(job, _) = &state.line.node(ticket).entry else { continue };
-            let job = job.ptr();
-            if let Some(removed) = state.line.remove_job(ticket, job) {
-                let job = self.take_out(&mut state, at, removed, fx);
-                cancelled.in_line.push(job);
-            }
-        }
-        drop(state);
-        for shard in &self.shards {
-            let mut shard = shard.lock();
-            cancelled.admitted.extend(shard.take(true));
-            let aborted = shard.seated.iter().filter_map(|(_, job)| job.request_abort());
-            cancelled.admitted.extend(aborted);
-        }
-        cancelled
-    }
-
-    /// Whether nothing is left; if something is, whoever ends it will say so through `fx`.
-    pub(super) fn watch_idle(&self) -> bool {
-        let state = self.desk();
-        state.set(WATCHED);
-        // A job that ends from here on sees the flag under its shard's lock, and one that ended
-        // before is counted.
-        let idle = self.count(&state).is_idle();
-        if idle {
-            state.clear(WATCHED);
-        }
-        idle
-    }
-
-    fn look_for_idle(&self, state: &mut Desk<'_>, fx: &mut Effects) {
-        if state.has(WATCHED) && self.count(state).is_idle() {
-            state.clear(WATCHED);
-            fx.idle = true;
-        }
-    }
-
-    pub(super) fn census(&self) -> Census {
-        self.count(&self.desk())
-    }
-
-    fn count(&self, state: &Desk<'_>) -> Census {
-        let turned_away = self.turned_away.load(Relaxed);
-        let mut jobs = state.tally.jobs;
-        // All at once: a job may end in one shard while the next is being read.
-        let shards: Vec<_> = self.shards.iter().map(|shard| shard.lock()).collect();
-        shards.iter().for_each(|shard| jobs.add(&shard.tally));
-        jobs.submitted += turned_away;
-        Census {
-            size: state.size,
-            places: state.places,
-            queued: state.line.queued(),
-            waiting: state.line.waiting(),
-            running: (jobs.started - jobs.ended) as usize,
-            overflow: (jobs.overflow_started - jobs.overflow_ended) as usize,
-            inline: state.inline + state.ending,
-            jobs,
-            refused: state.tally.refused + turned_away,
-            withdrawn: state.tally.withdrawn,
-        }
-    }
 }
-
-/// The state of the line, locked. Keeps `FULL` true to it.
-struct Desk<'a> {
-    state: MutexGuard<'a, State>,
-    attention: &'a AtomicUsize,
-}
-
-impl Desk<'_> {
-    fn has(&self, flag: usize) -> bool {
-        self.attention.load(Relaxed) & flag != 0
-    }
-
-    fn set(&self, flag: usize) {
-        self.attention.store(self.attention.load(Relaxed) | flag, Release);
-    }
-
-    fn clear(&self, flag: usize) {
-        self.attention.store(self.attention.load(Relaxed) & !flag, Release);
-    }
-}
-
-impl Drop for Desk<'_> {
-    fn drop(&mut self) {
-        let full = self.has(CONGESTED) && !self.state.line.has_place();
-        if full != self.has(FULL) {
-            if full { self.set(FULL) } else { self.clear(FULL) }
-        }
-    }
-}
-
-impl std::ops::Deref for Desk<'_> {
-    type Target = State;
-
-    fn deref(&self) -> &State {
-        &self.state
-    }
-}
-
-impl std::ops::DerefMut for Desk<'_> {
-    fn deref_mut(&mut self) -> &mut State {
-        &mut self.state
-    }
-}
-
-impl State {
-    fn hold(&mut self, quota: Option<usize>) {
-        if let Some(quota) = quota {
-            self.line.quotas[quota].held += 1;
-        }
-    }
-
-    /// Puts the job itself in line.
-    fn stand(&mut self, list: List, offer: &mut impl Offer, terms: Terms) {
-        let ticket = self.line.next_ticket();
-        let job = offer.admit_to_line(terms, ticket);
-        self.line.push(list, terms.quota(), Entry::Job(job, None));
-        // Callers before it have their places already, so there is nobody to wake.
-        while self.line.admit_next(drop) {}
-    }
-
-    /// Gives a slot to somebody who has just been taken out of its list.
-    fn take_in(&mut self, ticket: usize, fx: &mut Effects) {
-        match &mut self.line.node(ticket).entry {
-            Entry::Job(..) => {
-                self.tally.jobs.started += 1;
-                if let Entry::Job(job, waker) = self.line.dismiss(ticket).entry {
-                    fx.start(job);
-                    waker.into_iter().for_each(|waker| fx.wake(waker));
-                }
-            }
-            Entry::Caller(_) => {
-                self.granted += 1;
-                self.mark(ticket, Told::Slot, fx);
-            }
-        }
-    }
-
-    fn tell(&mut self, ticket: usize, told: Told, fx: &mut Effects) {
-        self.line.unlink(ticket);
-        self.mark(ticket, told, fx);
-    }
-
-    fn mark(&mut self, ticket: usize, told: Told, fx: &mut Effects) {
-        let caller = self.line.caller(ticket);
-        caller.told = told;
-        let within = caller.within;
-        if let Some(waker) = caller.waker.take() {
-            fx.wake(waker);
-        }
-        self.unblock(within);
-    }
-
-    fn block(&mut self, within: Option<usize>) {
-        if let Some(job) = within {
-            *self.blocked.entry(job).or_default() += 1;
-        }
-    }
-
-    fn unblock(&mut self, within: Option<usize>) {
-        let Some(job) = within else { return };
-        if let Some(callers) = self.blocked.get_mut(&job) {
-            *callers -= 1;
-            if *callers == 0 {
-                self.blocked.remove(&job);
-            }
-        }
-    }
-
-    /// Whether nobody would be left to give a slot back if this job waited as well.
-    fn would_deadlock(&mut self, list: List, within: Within) -> bool {
-        let others = self.blocked.len() - usize::from(self.blocked.contains_key(&within.job));
-        if self.granted == 0 && others + 1 >= self.size + self.debt {
-            return true;
-        }
-        // Within a quota the same holds for its share alone.
-        matches!(list, List::Quota(key) if within.quota == Some(key) && self.line.quotas[key].held == 1)
-    }
-}
-impl Admission { pub(super) fn debug(&self) -> String { let d = self.desk(); format!("attention {:b} line empty {} waiting {} granted {} ", self.attention.load(Relaxed), d.line.is_empty(), d.line.waiting(), d.granted) } }

@@ -145,7 +145,11 @@ impl Builder {
         }
         if self.idle_timeout.is_zero() || self.idle_timeout > MAX_IDLE_TIMEOUT {
             let value = format!("{:?}", self.idle_timeout);
-            return Err(ConfigError::new("idle_timeout", value, "more than zero and at most a year"));
+            return Err(ConfigError::new(
+                "idle_timeout",
+                value,
+                "more than zero and at most a year",
+            ));
         }
         if self.min_idle > self.size {
             return Err(ConfigError::new("min_idle", self.min_idle, "at most `size`"));

@@ -69,7 +69,12 @@ pub(crate) struct Core {
 const WORTH_A_CALL: u64 = 20_000;
 
 impl Core {
-    pub(super) fn new(config: Config, size: NonZeroUsize, queue: usize, runtime: Option<Handle>) -> Arc<Self> {
+    pub(super) fn new(
+        config: Config,
+        size: NonZeroUsize,
+        queue: usize,
+        runtime: Option<Handle>,
+    ) -> Arc<Self> {
         let threads = match runtime.clone().or_else(|| Handle::try_current().ok()) {
             Some(handle) => handle.metrics().num_workers(),
             None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
@@ -161,7 +166,10 @@ impl Core {
     }
 
     fn consider_help(&self, at: usize, depth: usize) {
-        if depth > 3 && self.crew.has_spare() && depth as u64 * u64::from(self.pace.load(Relaxed)) > WORTH_A_CALL {
+        if depth > 3
+            && self.crew.has_spare()
+            && depth as u64 * u64::from(self.pace.load(Relaxed)) > WORTH_A_CALL
+        {
             self.crew.reinforce(self, (at + 1) % self.admission.shards().len(), self.crew.enough());
         }
     }
@@ -205,7 +213,13 @@ impl Core {
     }
 
     /// Accounts for an ended job as far as its shard can. `true` if the line must hear of it.
-    pub(super) fn settle(&self, at: usize, shard: &mut ShardGuard<'_>, job: &JobRef, end: End) -> bool {
+    pub(super) fn settle(
+        &self,
+        at: usize,
+        shard: &mut ShardGuard<'_>,
+        job: &JobRef,
+        end: End,
+    ) -> bool {
         shard.tally.end(end);
         let terms = job.terms();
         if let Some((home, key)) = self.split(job) {

@@ -113,7 +113,11 @@ impl State {
 impl Crew {
     pub(super) fn new(enough: usize) -> Self {
         let state = State { posts: Vec::new(), enough, idle: Vec::new(), missed: Vec::new() };
-        Self { state: Mutex::new(state), spare: AtomicBool::new(true), lookout: AtomicBool::new(false) }
+        Self {
+            state: Mutex::new(state),
+            spare: AtomicBool::new(true),
+            lookout: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn has_spare(&self) -> bool {
@@ -254,4 +258,3 @@ impl Crew {
         self.spare.store(!state.idle.is_empty() || state.posts.len() < state.enough, Relaxed);
     }
 }
-impl Crew { pub(super) fn debug(&self) -> String { let s = self.state.lock(); format!("crew workers {} idle {:?} missed {:?} enough {}", s.posts.len(), s.idle.iter().map(|p| p.called_to.load(Relaxed)).collect::<Vec<_>>(), s.missed, s.enough) } }

@@ -103,7 +103,9 @@ impl<T> Future for JobHandle<T> {
                 budget.made_progress();
                 claim.take()
             }
-            Inner::Done(outcome) => outcome.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()).take(),
+            Inner::Done(outcome) => {
+                outcome.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
+            }
         };
         Poll::Ready(outcome.expect("`JobHandle` polled after completion"))
     }

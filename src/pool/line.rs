@@ -266,7 +266,8 @@ impl Line {
 
     /// Everybody still in a list, oldest first.
     pub(super) fn tickets(&self) -> Vec<usize> {
-        let lists = std::iter::once(self.main).chain(self.quotas.iter().map(|(_, quota)| quota.ends));
+        let lists =
+            std::iter::once(self.main).chain(self.quotas.iter().map(|(_, quota)| quota.ends));
         let mut tickets = Vec::new();
         for ends in lists {
             let mut at = ends.head;
@@ -276,6 +277,11 @@ impl Line {
             }
         }
         tickets
+    }
+
+    /// Who stands in a list under `ticket`, if anybody does.
+    pub(super) fn standing(&self, ticket: usize) -> Option<&Entry> {
+        self.nodes.get(ticket).filter(|node| node.list.is_some()).map(|node| &node.entry)
     }
 
     pub(super) fn list_of(&self, ticket: usize) -> Option<List> {

@@ -44,7 +44,8 @@ impl Lookout {
             }
             self.core.crew.end_lookout();
             // Whoever queued a job before that saw a lookout; so it looks once more.
-            let queued = self.core.admission.shards().iter().any(|shard| !shard.lock().ready.is_empty());
+            let queued =
+                self.core.admission.shards().iter().any(|shard| !shard.lock().ready.is_empty());
             if !queued || !self.core.crew.wants_lookout() {
                 return;
             }
@@ -64,7 +65,8 @@ impl Lookout {
             }
         }
         self.steps = posts.into_iter().map(|post| (post.clone(), post.steps())).collect();
-        let claims: Vec<_> = core.admission.shards().iter().map(|shard| shard.lock().claims).collect();
+        let claims: Vec<_> =
+            core.admission.shards().iter().map(|shard| shard.lock().claims).collect();
         for (at, shard) in core.admission.shards().iter().enumerate() {
             busy |= shard.depth() > 0;
             if shard.depth() > 0 && self.claims.get(at) == Some(&claims[at]) {

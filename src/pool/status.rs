@@ -53,7 +53,12 @@ impl Status {
     /// The sum that equals `submitted`.
     pub fn accounted(&self) -> u64 {
         let live = self.queued + self.waiting + self.running + self.overflow + self.inline;
-        self.refused + self.withdrawn + live as u64 + self.completed + self.panicked + self.cancelled
+        self.refused
+            + self.withdrawn
+            + live as u64
+            + self.completed
+            + self.panicked
+            + self.cancelled
     }
 
     /// Whether nothing runs, is queued or waits.

@@ -157,12 +157,17 @@ where
     }
 
     #[inline]
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, ScheduleError<F>>> {
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S::Handle, ScheduleError<F>>> {
         if self.ticket.is_some() || self.inline.is_some() {
             return self.poll_again(cx);
         }
         self.polled = true;
-        let verdict = self.submission.admit(OnFull::Wait { waker: cx.waker(), pool: self.submission.core.id() });
+        let verdict = self
+            .submission
+            .admit(OnFull::Wait { waker: cx.waker(), pool: self.submission.core.id() });
         if let Verdict::Started { .. } = verdict {
             return Poll::Ready(Ok(self.submission.take_handle()));
         }
@@ -191,7 +196,9 @@ where
     ) -> Poll<Result<S::Handle, ScheduleError<F>>> {
         let core = self.submission.core;
         match verdict {
-            Verdict::Started { .. } | Verdict::InLine => Poll::Ready(Ok(self.submission.take_handle())),
+            Verdict::Started { .. } | Verdict::InLine => {
+                Poll::Ready(Ok(self.submission.take_handle()))
+            }
             Verdict::Waiting(ticket) => {
                 self.ticket = Some(ticket as u32);
                 Poll::Pending
@@ -206,7 +213,9 @@ where
                 Poll::Ready(Err(ScheduleError::WouldDeadlock(self.submission.take_job())))
             }
             Verdict::Closed => Poll::Ready(Err(ScheduleError::Closed(self.submission.take_job()))),
-            Verdict::Full | Verdict::Inline => unreachable!("a caller that may wait is not refused"),
+            Verdict::Full | Verdict::Inline => {
+                unreachable!("a caller that may wait is not refused")
+            }
         }
     }
 
@@ -277,7 +286,10 @@ impl<S> Drop for InlineEnd<'_, S> {
     }
 }
 
-fn poll_caught<F: Future>(job: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<Result<F::Output, JobError>> {
+fn poll_caught<F: Future>(
+    job: Pin<&mut F>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<F::Output, JobError>> {
     match catch_unwind(AssertUnwindSafe(|| job.poll(cx))) {
         Ok(polled) => polled.map(Ok),
         Err(payload) => Poll::Ready(Err(JobError::panicked(payload))),

@@ -60,7 +60,11 @@ pub(super) struct Worker {
 pub(super) enum Note {
     /// Suspended for the first time.
     Suspended(JobRef),
-    Ended { job: JobRef, end: End, tell_line: bool },
+    Ended {
+        job: JobRef,
+        end: End,
+        tell_line: bool,
+    },
 }
 
 /// Measures a turn, and how long jobs take.
@@ -148,10 +152,15 @@ impl Worker {
                 let _ = shard.push(job);
             }
             if over {
-                self.claimed.clone().rev().filter_map(|berth| lane[berth].take()).for_each(|job| shard.push_front(job));
+                self.claimed
+                    .clone()
+                    .rev()
+                    .filter_map(|berth| lane[berth].take())
+                    .for_each(|job| shard.push_front(job));
                 self.claimed = 0..0;
             } else if self.claimed.is_empty() {
-                let claimed = shard.claim(turn.batch).zip(lane).map(|(job, berth)| berth.put(job)).count();
+                let claimed =
+                    shard.claim(turn.batch).zip(lane).map(|(job, berth)| berth.put(job)).count();
                 self.claimed = 0..claimed;
             }
             let dry = self.claimed.is_empty() && shard.ready.is_empty();
@@ -206,7 +215,8 @@ impl Worker {
         let shards = self.core.admission.shards();
         let deepest = (0..shards.len()).max_by_key(|&at| shards[at].depth());
         let worth = |&at: &usize| {
-            at != self.home && shards[at].depth() as u64 * u64::from(self.core.pace()) > WORTH_STEALING
+            at != self.home
+                && shards[at].depth() as u64 * u64::from(self.core.pace()) > WORTH_STEALING
         };
         let Some(victim) = deepest.filter(worth) else { return false };
         let jobs = shards[victim].lock().take(false);

@@ -1,0 +1,75 @@
+//! Counting everything, at one moment.
+
+use super::desk::Desk;
+use super::{Admission, WATCHED};
+use crate::pool::effects::Effects;
+use crate::pool::shard::Tally;
+use crate::sync::atomic::Ordering::Relaxed;
+
+/// Everything there is to count, at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::pool) struct Census {
+    pub(in crate::pool) size: usize,
+    pub(in crate::pool) places: usize,
+    pub(in crate::pool) queued: usize,
+    pub(in crate::pool) waiting: usize,
+    pub(in crate::pool) running: usize,
+    pub(in crate::pool) overflow: usize,
+    pub(in crate::pool) inline: usize,
+    pub(in crate::pool) jobs: Tally,
+    pub(in crate::pool) refused: u64,
+    pub(in crate::pool) withdrawn: u64,
+}
+
+impl Census {
+    pub(in crate::pool) fn is_idle(&self) -> bool {
+        self.queued + self.waiting + self.running + self.overflow + self.inline == 0
+    }
+}
+
+impl Admission {
+    /// Whether nothing is left; if something is, whoever ends it will say so through `fx`.
+    pub(in crate::pool) fn watch_idle(&self) -> bool {
+        let state = self.desk();
+        state.set(WATCHED);
+        // A job that ends from here on sees the flag under its shard's lock, and one that ended
+        // before is counted.
+        let idle = self.count(&state).is_idle();
+        if idle {
+            state.clear(WATCHED);
+        }
+        idle
+    }
+
+    pub(super) fn look_for_idle(&self, state: &mut Desk<'_>, fx: &mut Effects) {
+        if state.has(WATCHED) && self.count(state).is_idle() {
+            state.clear(WATCHED);
+            fx.idle = true;
+        }
+    }
+
+    pub(in crate::pool) fn census(&self) -> Census {
+        self.count(&self.desk())
+    }
+
+    fn count(&self, state: &Desk<'_>) -> Census {
+        let turned_away = self.turned_away.load(Relaxed);
+        let mut jobs = state.tally.jobs;
+        // All at once: a job may end in one shard while the next is being read.
+        let shards: Vec<_> = self.shards.iter().map(|shard| shard.lock()).collect();
+        shards.iter().for_each(|shard| jobs.add(&shard.tally));
+        jobs.submitted += turned_away;
+        Census {
+            size: state.size,
+            places: state.places,
+            queued: state.line.queued(),
+            waiting: state.line.waiting(),
+            running: (jobs.started - jobs.ended) as usize,
+            overflow: (jobs.overflow_started - jobs.overflow_ended) as usize,
+            inline: state.inline + state.ending,
+            jobs,
+            refused: state.tally.refused + turned_away,
+            withdrawn: state.tally.withdrawn,
+        }
+    }
+}
