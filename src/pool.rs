@@ -12,6 +12,8 @@ mod effects;
 mod handle;
 mod line;
 mod lookout;
+#[cfg(millpond_loom)]
+mod models;
 mod shard;
 mod status;
 mod verbs;
@@ -378,7 +380,7 @@ impl Pool {
     /// They leave again after the idle timeout, but for `min_idle`.
     pub fn prewarm(&self, workers: usize) {
         let core = self.core();
-        core.runtime();
+        core.ensure_runtime();
         core.crew.hire_up_to(core, workers.min(core.admission.census().size));
     }
 

@@ -8,7 +8,6 @@ pub(crate) use loom::sync::atomic;
 
 /// A mutex that cannot be poisoned: no user code ever runs under millpond's locks, so a panic
 /// while one is held would be a bug of ours, and the data would still be whole.
-#[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(Inner<T>);
 
 #[cfg(not(millpond_loom))]
@@ -58,3 +57,17 @@ impl<T> UnsafeCell<T> {
 
 #[cfg(millpond_loom)]
 pub(crate) use loom::cell::UnsafeCell;
+
+/// Whether the code is to be broken in the way of this name, to see that a model notices. Outside of
+/// the models there is no such thing.
+#[cfg(millpond_loom)]
+pub(crate) fn mutant(name: &str) -> bool {
+    static MUTANT: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    MUTANT.get_or_init(|| std::env::var("MILLPOND_MUTANT").ok()).as_deref() == Some(name)
+}
+
+#[cfg(not(millpond_loom))]
+#[inline(always)]
+pub(crate) fn mutant(_name: &str) -> bool {
+    false
+}

@@ -1,7 +1,7 @@
 //! The examples do what they say: run as the programs they are, with what they print looked at.
 
 use std::env::consts::EXE_SUFFIX;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn verbs_shows_who_ran_where() {
-    let ran = Ran::of(&mut example("verbs"), b"");
+    let ran = Ran::of(&mut example("verbs"));
     let expected = "\
 The pool is full: 1 of 1 slots.
 
@@ -50,7 +50,7 @@ Every job is accounted for: 8 submitted =
 
 #[test]
 fn fan_out_acknowledges_what_succeeded() {
-    let ran = Ran::of(&mut example("fan_out"), b"");
+    let ran = Ran::of(&mut example("fan_out"));
     let stdout = ran.stdout();
     let (messages, totals) = stdout.split_once("messages: ").expect("the totals come last");
     // They are done side by side and may end in any order.
@@ -125,12 +125,12 @@ mod checksum {
             format!("{ABC}  ./sub/deeper/file").into_bytes(),
         ];
         assert_eq!(lines(&ran), expected);
-        dir.check(&ran.stdout);
 
         // The directory by default, and as it was given otherwise.
-        let by_default = Ran::of(example("checksum").current_dir(&dir.0), b"");
+        let by_default = Ran::of(example("checksum").current_dir(&dir.0));
         assert_eq!(lines(&by_default), expected);
         assert_eq!(lines(&dir.checksum("sub/"))[0], format!("{ABC}  sub/a").into_bytes());
+        dir.check(&ran.stdout);
     }
 
     #[test]
@@ -219,14 +219,15 @@ mod checksum {
         }
 
         fn checksum(&self, directory: impl AsRef<OsStr>) -> Ran {
-            Ran::of(example("checksum").arg(directory).current_dir(&self.0), b"")
+            Ran::of(example("checksum").arg(directory).current_dir(&self.0))
         }
 
         /// Has `sha256sum` look at what was printed.
         fn check(&self, sums: &[u8]) {
+            self.write("SHA256SUMS", sums);
             let mut sha256sum = Command::new("sha256sum");
-            sha256sum.args(["--check", "--strict", "--quiet"]).current_dir(&self.0);
-            let ran = Ran::of(&mut sha256sum, sums);
+            sha256sum.args(["--check", "--strict", "--quiet", "SHA256SUMS"]).current_dir(&self.0);
+            let ran = Ran::of(&mut sha256sum);
             assert!(ran.status.success(), "{}{}", ran.stdout(), ran.stderr());
         }
     }
@@ -248,7 +249,7 @@ fn example(name: &str) -> Command {
 }
 
 fn spawn(command: &mut Command) -> Child {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 /// A program that was run: what it printed and how it ended.
@@ -259,14 +260,8 @@ struct Ran {
 }
 
 impl Ran {
-    fn of(command: &mut Command, input: &[u8]) -> Self {
-        let mut child = spawn(command);
-        let mut stdin = child.stdin.take().unwrap();
-        thread::scope(|scope| {
-            // One who does not read all of its input says so by the way it ends.
-            scope.spawn(move || _ = stdin.write_all(input));
-            Self::to_the_end(child)
-        })
+    fn of(command: &mut Command) -> Self {
+        Self::to_the_end(spawn(command))
     }
 
     fn to_the_end(mut child: Child) -> Self {

@@ -10,7 +10,7 @@ use slab::Slab;
 use super::outcome::Outcome;
 use crate::error::JobError;
 use crate::pool::{AbortHandle, Claim, Core, JobWatch, Sink, fenced};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, mutant};
 
 /// Calls a returned value a failure.
 pub(super) type FailureWhen<T> = Arc<dyn Fn(&T) -> bool + Send + Sync>;
@@ -140,7 +140,7 @@ impl<T: Send + 'static> Members<T> {
             Event::All => state.running.is_empty(),
             Event::Failure => state.running.is_empty() || state.failed,
         };
-        if happened {
+        if happened && !mutant("enlist unseeing") {
             return false;
         }
         let waiter = Waiter { event, waker: waker.clone() };

@@ -38,7 +38,7 @@ use super::context;
 use super::effects::Effects;
 use super::line::{Caller, Entry, Line, List, Removed, Told};
 use super::shard::{Shard, Tally};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, mutant};
 use crate::sync::atomic::Ordering::{Acquire, Relaxed};
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
 
@@ -294,7 +294,9 @@ impl Admission {
         if state.has(CONGESTED) {
             return false;
         }
-        state.set(CONGESTED);
+        if !mutant("look before the flag") {
+            state.set(CONGESTED);
+        }
         for shard in
             (0..self.shards.len()).map(|offset| &self.shards[(at + offset) % self.shards.len()])
         {
@@ -415,6 +417,9 @@ impl Admission {
         let mut state = self.desk();
         let told = state.line.caller(ticket).told;
         let list = state.line.list_of(ticket);
+        if told == Told::Slot && mutant("keep the grant") {
+            return;
+        }
         if list.is_some() {
             state.line.unlink(ticket);
         }

@@ -19,8 +19,14 @@ pub(super) struct Within {
     pub(super) quota: Option<usize>,
 }
 
+#[cfg(not(millpond_loom))]
 thread_local! {
     static CURRENT: Cell<Option<Current>> = const { Cell::new(None) };
+}
+
+#[cfg(millpond_loom)]
+loom::thread_local! {
+    static CURRENT: Cell<Option<Current>> = Cell::new(None);
 }
 
 /// The job that is being polled on this thread, if one is.

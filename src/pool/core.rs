@@ -79,6 +79,16 @@ impl Core {
             Some(handle) => handle.metrics().num_workers(),
             None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
         };
+        Self::with_shards(threads, config, size, queue, runtime)
+    }
+
+    pub(super) fn with_shards(
+        threads: usize,
+        config: Config,
+        size: NonZeroUsize,
+        queue: usize,
+        runtime: Option<Handle>,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             admission: Admission::new(threads, size.get(), queue),
             crew: Crew::new(threads.min(size.get())),
@@ -91,6 +101,14 @@ impl Core {
     }
 
     /// The runtime the jobs run on: the given one, or the first caller's.
+    #[track_caller]
+    #[inline]
+    pub(super) fn ensure_runtime(&self) {
+        if !cfg!(millpond_loom) {
+            self.runtime();
+        }
+    }
+
     #[track_caller]
     #[inline]
     pub(super) fn runtime(&self) -> &Handle {
@@ -125,12 +143,18 @@ impl Core {
     }
 
     /// The shard of the current thread.
+    #[cfg(not(millpond_loom))]
     #[inline]
     pub(super) fn here(&self) -> usize {
         match self.admission.shards().len() {
             1 => 0,
             shards => tokio::runtime::worker_index().unwrap_or(0) % shards,
         }
+    }
+
+    #[cfg(millpond_loom)]
+    pub(super) fn here(&self) -> usize {
+        super::models::here() % self.admission.shards().len()
     }
 
     pub(super) fn admit(

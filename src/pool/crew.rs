@@ -12,7 +12,7 @@ use std::task::Waker;
 use super::cell::{Berth, JobRef};
 use super::core::Core;
 use super::worker::Worker;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, mutant};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicBool, AtomicUsize};
 
@@ -116,7 +116,7 @@ impl Crew {
         Self {
             state: Mutex::new(state),
             spare: AtomicBool::new(true),
-            lookout: AtomicBool::new(false),
+            lookout: AtomicBool::new(cfg!(millpond_loom)),
         }
     }
 
@@ -139,7 +139,7 @@ impl Crew {
             post.call(at);
         } else if state.posts.len() < state.enough {
             self.hire(core, state, at);
-        } else {
+        } else if !mutant("forget missed calls") {
             state.missed.push(at);
         }
     }
@@ -166,13 +166,13 @@ impl Crew {
     /// Sends a worker to rest.
     pub(super) fn rest(&self, core: &Core, post: &Arc<Post>, waker: &Waker) -> Rest {
         post.waker.get_or_init(|| waker.clone());
-        let closed = core.admission.is_closed();
-        let done = closed && core.admission.census().is_idle();
         let mut state = self.state.lock();
         if let Some(at) = state.missed.pop() {
             return Rest::Serve(at);
         }
-        if done {
+        // Looked at under the lock, so that whoever closes the pool, or ends its last job, finds
+        // this worker either gone or idle.
+        if core.admission.is_closed() && core.admission.census().is_idle() {
             state.dismiss(post);
             return Rest::Leave;
         }

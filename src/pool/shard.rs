@@ -11,7 +11,7 @@ use slab::Slab;
 use super::cell::{End, JobPtr, JobRef};
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::Relaxed;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard, mutant};
 
 pub(super) struct Shard {
     state: Mutex<ShardState>,
@@ -100,7 +100,7 @@ impl ShardGuard<'_> {
     pub(super) fn push(&mut self, job: JobRef) -> bool {
         self.state.ready.push_back(job);
         self.depth.store(self.state.ready.len(), Relaxed);
-        !std::mem::replace(&mut self.state.served, true)
+        !std::mem::replace(&mut self.state.served, true) && !mutant("push silently")
     }
 
     /// Puts a claimed job back where it was.

@@ -44,7 +44,7 @@ where
     #[track_caller]
     #[inline]
     pub(crate) fn new(core: &'a Core, job: F, sink: S) -> Self {
-        core.runtime();
+        core.ensure_runtime();
         Self { core, job: Stage::Bare(job), sink: Some(sink) }
     }
 
@@ -52,7 +52,7 @@ where
     #[track_caller]
     #[inline]
     fn offered(core: &'a Core, job: F, sink: S) -> Self {
-        core.runtime();
+        core.ensure_runtime();
         let span = JobSpan::current(core.config.spans);
         Self { core, job: Stage::Offered(cell::offer(job, span)), sink: Some(sink) }
     }
@@ -365,7 +365,7 @@ where
 {
     #[track_caller]
     pub(crate) fn new(core: &'a Core, job: F) -> Self {
-        core.runtime();
+        core.ensure_runtime();
         Self { core, state: State::Offered { job }, end: None }
     }
 

@@ -94,7 +94,8 @@ impl Clock {
     fn tick(&mut self, core: &Core) {
         self.polls += 1;
         self.unread += 1;
-        if self.slow || self.unread == CLOCK_JOBS {
+        // Models have no time.
+        if !cfg!(millpond_loom) && (self.slow || self.unread == CLOCK_JOBS) {
             let now = Instant::now();
             if let Some(before) = self.read.replace(now) {
                 self.took += now - before;
@@ -118,7 +119,6 @@ enum Turn {
 
 impl Worker {
     pub(super) fn start(core: Arc<Core>, post: Arc<Post>, at: usize) {
-        let handle = core.runtime().clone();
         let worker = Self {
             core,
             post,
@@ -132,7 +132,23 @@ impl Worker {
             notes: Vec::with_capacity(LANE),
             again: Vec::new(),
         };
-        handle.spawn(worker);
+        worker.spawn();
+    }
+
+    #[cfg(millpond_loom)]
+    pub(super) fn home(&self) -> usize {
+        self.home
+    }
+
+    #[cfg(not(millpond_loom))]
+    fn spawn(self) {
+        let runtime = self.core.runtime().clone();
+        runtime.spawn(self);
+    }
+
+    #[cfg(millpond_loom)]
+    fn spawn(self) {
+        super::models::spawn(self);
     }
 
     /// Polls ready jobs of the shard until it is empty or the turn is over.
@@ -249,6 +265,9 @@ impl Worker {
     ///
     /// The task's waker is always the same: polled once after each tick, the timer has it.
     fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if cfg!(millpond_loom) {
+            return Poll::Pending;
+        }
         let tick = self.core.config.idle_timeout / TICKS;
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(tick)));
         if self.armed && !timer.is_elapsed() {

@@ -10,6 +10,7 @@ use super::{
     ABORT, DONE, End, Header, Home, LINE, NOWHERE, RUNNING, SCHEDULED, SHIELDED, Step, Terms,
 };
 use crate::error::Panic;
+use crate::sync::mutant;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicPtr, fence};
 
@@ -177,7 +178,7 @@ impl JobRef {
         let state = &self.0.header().state;
         let mut now = state.load(Relaxed);
         loop {
-            let again = now & SCHEDULED != 0 || is_due(now);
+            let again = (now & SCHEDULED != 0 || is_due(now)) && !mutant("suspend unseeing");
             let after = if again { now & !RUNNING | SCHEDULED } else { now & !RUNNING };
             match state.compare_exchange_weak(now, after, AcqRel, Acquire) {
                 Ok(_) if again => return Some(self),

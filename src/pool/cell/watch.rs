@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use super::job::{JobPtr, JobRef};
 use super::{ABORT, AWAITED, DONE, LINE, RUNNING, SCHEDULED, SHIELD};
 use crate::error::JobError;
+use crate::sync::mutant;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 /// A counted reference to a job, for handles: it can ask for the job's end and for its outcome.
@@ -109,7 +110,7 @@ impl<T> Claim<T> {
         let waker = cx.waker().clone();
         // SAFETY: `AWAITED` is not set, and there is one claim.
         let old = awaiter.with_mut(|place| unsafe { (*place).replace(waker) });
-        let done = state.fetch_or(AWAITED, AcqRel) & DONE != 0;
+        let done = state.fetch_or(AWAITED, AcqRel) & DONE != 0 && !mutant("await unseeing");
         drop(old);
         if done { Poll::Ready(()) } else { Poll::Pending }
     }
