@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::task::JoinHandle;
 
+use crate::observe::JobSpan;
 use crate::pool::{JobWatch, current};
 
 /// Makes a job of a closure that blocks or computes for long: it runs on the runtime's threads
@@ -91,7 +92,8 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         if let State::Ready(f) = &mut self.state {
             let f = f.take().expect("`Blocking` polled after a panic");
-            let closure = tokio::task::spawn_blocking(f);
+            let span = JobSpan::current(true);
+            let closure = tokio::task::spawn_blocking(move || span.in_scope(f));
             self.state = State::Running { closure, shield: Shield::raise() };
         }
         let State::Running { closure, shield } = &mut self.state else { unreachable!("just set") };

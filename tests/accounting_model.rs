@@ -3,30 +3,11 @@
 
 mod support;
 
-use std::collections::VecDeque;
-
-use millpond::{AbortHandle, JobError, JobHandle, Pool, Schedule, ScheduleError, TryScheduleError};
+use millpond::{JobError, Pool, Schedule, ScheduleError, TryScheduleError};
 use proptest::prelude::*;
+use support::model::{Act, Live, Model, Place};
 use support::*;
 use tokio::sync::oneshot;
-
-#[derive(Debug, Clone, Copy)]
-enum Act {
-    Schedule,
-    TrySchedule,
-    Always,
-    TryGo,
-    Anyway,
-    /// The job of that number returns, panics, is aborted, loses its handle.
-    Finish(usize),
-    Panic(usize),
-    Abort(usize),
-    Detach(usize),
-    /// The waiting caller of that number goes away.
-    GiveUp(usize),
-    Resize(usize),
-    Close,
-}
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
@@ -44,100 +25,6 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => Just(Act::Close),
     ];
     proptest::collection::vec(act, 1..60)
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Slot,
-    Overflow,
-    /// In line, with its job handed over or still with its caller.
-    Line,
-    Caller,
-}
-
-/// A job that has not ended.
-struct Live {
-    id: usize,
-    place: Place,
-    /// Makes it return, or panic.
-    end: oneshot::Sender<bool>,
-    handle: Option<JobHandle<usize>>,
-    abort: Option<AbortHandle>,
-}
-
-/// What the pool's numbers should be; the line is in `live`, in order.
-#[derive(Default)]
-struct Model {
-    size: usize,
-    queue: usize,
-    closed: bool,
-    live: Vec<Live>,
-    line: VecDeque<usize>,
-    submitted: u64,
-    refused: u64,
-    withdrawn: u64,
-    completed: u64,
-    panicked: u64,
-    cancelled: u64,
-}
-
-impl Model {
-    fn count(&self, place: Place) -> usize {
-        self.live.iter().filter(|live| live.place == place).count()
-    }
-
-    fn has_slot(&self) -> bool {
-        self.count(Place::Slot) < self.size && self.line.is_empty()
-    }
-
-    fn has_place(&self) -> bool {
-        self.line.len() < self.queue
-    }
-
-    fn get(&mut self, id: usize) -> &mut Live {
-        self.live.iter_mut().find(|live| live.id == id).unwrap()
-    }
-
-    /// Lets the oldest in line in, as long as slots are free. Callers with a place or a slot
-    /// hand their jobs in.
-    fn advance(&mut self) {
-        while self.count(Place::Slot) < self.size {
-            let Some(id) = self.line.pop_front() else { break };
-            self.get(id).place = Place::Slot;
-        }
-        for id in self.line.iter().copied().take(self.queue).collect::<Vec<_>>() {
-            self.get(id).place = Place::Line;
-        }
-    }
-
-    fn remove(&mut self, id: usize) -> Live {
-        self.line.retain(|other| *other != id);
-        let at = self.live.iter().position(|live| live.id == id).unwrap();
-        self.live.remove(at)
-    }
-
-    #[track_caller]
-    fn compare(&self, pool: &Pool, after: &Act) {
-        let status = law(pool);
-        let callers = self.count(Place::Caller);
-        let queued = self.line.len().min(self.queue);
-        let expected = (self.size, self.count(Place::Slot), queued, self.line.len() - queued);
-        assert_eq!(
-            (status.size, status.running, status.queued, status.waiting),
-            expected,
-            "size, running, queued, waiting ({callers} callers) after {after:?}: {status:?}"
-        );
-        assert_eq!(
-            (status.overflow, status.submitted, status.refused, status.withdrawn),
-            (self.count(Place::Overflow), self.submitted, self.refused, self.withdrawn),
-            "overflow, submitted, refused, withdrawn after {after:?}"
-        );
-        assert_eq!(
-            (status.completed, status.panicked, status.cancelled),
-            (self.completed, self.panicked, self.cancelled),
-            "completed, panicked, cancelled after {after:?}"
-        );
-    }
 }
 
 type Waiter<'a> = (usize, Schedule<'a, futures_util::future::BoxFuture<'static, usize>>);
@@ -357,15 +244,6 @@ async fn play(size: usize, queue: usize, acts: Vec<Act>) {
     soon(pool.wait_idle()).await;
     quiet(&pool);
     assert_eq!(lives.now(), 0);
-}
-
-impl Model {
-    fn enter(&mut self, live: Live) {
-        if matches!(live.place, Place::Line | Place::Caller) {
-            self.line.push_back(live.id);
-        }
-        self.live.push(live);
-    }
 }
 
 async fn settle_few() {

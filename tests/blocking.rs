@@ -50,7 +50,7 @@ fn a_panic_goes_on_in_the_job() {
     single(async {
         let pool = Pool::new(1);
         let handle = pool.schedule(millpond::blocking(|| silent_panic("oh"))).await.unwrap();
-        let error = handle.await.map(|()| ()).unwrap_err();
+        let error = handle.await.unwrap_err();
         assert_eq!(error.into_panic().unwrap().message(), Some("oh"));
         whole(&pool).await;
     });

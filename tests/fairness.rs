@@ -74,7 +74,7 @@ fn jobs_in_front_and_in_the_same_breath() {
             let pool = Pool::new(100);
             let (gate, (go, entered, job)) = (Gate::new(), heavy());
             let inside = gate.wait();
-            let suspended = pool.try_schedule(async move { inside.await }).unwrap();
+            let suspended = pool.try_schedule(inside).unwrap();
             let before = pool.try_schedule(async {}).unwrap();
             let slow = pool.try_schedule(job).unwrap();
             let after: Vec<_> = (0..3).map(|_| pool.try_schedule(async {}).unwrap()).collect();
@@ -99,7 +99,7 @@ fn a_job_woken_on_the_heavy_ones_thread() {
         let pool = Pool::new(10);
         let gate = Gate::new();
         let inside = gate.wait();
-        let suspended = pool.try_schedule(async move { inside.await }).unwrap();
+        let suspended = pool.try_schedule(inside).unwrap();
         settle().await;
         // The heavy job itself wakes the other, and then keeps its thread.
         let (go, entered, job) = heavy();
@@ -229,9 +229,8 @@ fn a_restless_job_starves_no_overflow() {
         let mut results = Vec::new();
         for _ in 0..100 {
             let own = pool.clone();
-            let submit = tokio::spawn(async move { own.schedule_always(async {}).unwrap() });
-            let handle = soon(submit).await.unwrap();
-            let done = tokio::time::timeout(Duration::from_secs(3), handle).await.is_ok();
+            let job = tokio::spawn(async move { own.schedule_always(async {}).unwrap().await });
+            let done = tokio::time::timeout(Duration::from_secs(3), job).await.is_ok();
             results.push(done);
             if !done {
                 break;

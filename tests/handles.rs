@@ -57,8 +57,8 @@ fn awaited_elsewhere() {
         // On another runtime, and by an executor which is none of tokio's.
         let gate = Gate::new();
         let (a, b) = (gate.wait(), gate.wait());
-        let a = pool.schedule(async move { a.await }).await.unwrap();
-        let b = pool.schedule(async move { b.await }).await.unwrap();
+        let a = pool.schedule(a).await.unwrap();
+        let b = pool.schedule(b).await.unwrap();
         let elsewhere = std::thread::spawn(move || {
             tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(a).unwrap();
         });

@@ -54,7 +54,7 @@ fn every_number_at_each_step() {
         assert_eq!((law(&pool).inline, law(&pool).completed), (0, 1));
         soon(running).await.unwrap();
         soon(over).await.unwrap();
-        assert!(soon(queued).await.map(|()| ()).unwrap_err().is_panic());
+        assert!(soon(queued).await.unwrap_err().is_panic());
         let status = quiet(&pool);
         assert_eq!((status.completed, status.panicked, status.cancelled), (3, 1, 1));
         assert_eq!((status.submitted, status.refused, status.withdrawn), (8, 2, 1));

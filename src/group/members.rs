@@ -48,7 +48,8 @@ pub(super) enum Event {
 
 struct Waiter {
     event: Event,
-    waker: Waker,
+    /// Gone once it was woken, until it looks again.
+    waker: Option<Waker>,
 }
 
 impl<T: Send + 'static> Members<T> {
@@ -90,11 +91,15 @@ impl<T: Send + 'static> Members<T> {
     pub(super) fn drop_handle(&self) {
         let mut state = self.state.lock();
         state.handles -= 1;
-        let abandoned = state.handles == 0 && !state.detached;
+        if state.handles > 0 {
+            return;
+        }
+        let (ended, detached) = (std::mem::take(&mut state.ended), state.detached);
         drop(state);
-        if abandoned {
+        if !detached {
             self.cancel();
         }
+        fenced(|| drop(ended));
     }
 
     /// Jobs that have not ended.
@@ -134,6 +139,8 @@ impl<T: Send + 'static> Members<T> {
     /// Has `waker` woken at the event, in place of the one kept under `key`. `false` if it has
     /// happened already.
     pub(super) fn enlist(&self, key: &mut Option<usize>, event: Event, waker: &Waker) -> bool {
+        // Wakers are the user's: cloned and dropped outside of the lock.
+        let waiter = Waiter { event, waker: Some(waker.clone()) };
         let mut state = self.state.lock();
         let happened = match event {
             Event::Next => state.running.is_empty() || !state.ended.is_empty(),
@@ -141,11 +148,10 @@ impl<T: Send + 'static> Members<T> {
             Event::Failure => state.running.is_empty() || state.failed,
         };
         if happened && !mutant("enlist unseeing") {
+            drop(state);
             return false;
         }
-        let waiter = Waiter { event, waker: waker.clone() };
-        // The old waker is dropped outside of the lock.
-        let _old = match *key {
+        let old = match *key {
             Some(key) => Some(std::mem::replace(&mut state.waiters[key], waiter)),
             None => {
                 *key = Some(state.waiters.insert(waiter));
@@ -153,6 +159,7 @@ impl<T: Send + 'static> Members<T> {
             }
         };
         drop(state);
+        drop(old);
         true
     }
 
@@ -168,22 +175,29 @@ impl<T: Send + 'static> Members<T> {
             (Ok(_), None) => true,
             (Ok(value), Some(failure_when)) => fenced(|| failure_when(value)) == Some(false),
         };
+        let outcome = Outcome { index, success, result };
         let mut state = self.state.lock();
         state.running.remove(&index);
-        state.ended.push_back(Outcome { index, success, result });
+        let unwanted = if state.handles > 0 {
+            state.ended.push_back(outcome);
+            None
+        } else {
+            Some(outcome)
+        };
         state.failed |= !success;
         let (done, failed) = (state.running.is_empty(), state.failed);
         let wakers: Vec<_> = state
             .waiters
-            .iter()
+            .iter_mut()
             .filter(|(_, waiter)| match waiter.event {
                 Event::Next => true,
                 Event::All => done,
                 Event::Failure => done || failed,
             })
-            .map(|(_, waiter)| waiter.waker.clone())
+            .filter_map(|(_, waiter)| waiter.waker.take())
             .collect();
         drop(state);
+        fenced(|| drop(unwanted));
         for waker in wakers {
             fenced(|| waker.wake());
         }

@@ -38,9 +38,9 @@ use super::context;
 use super::effects::Effects;
 use super::line::{Caller, Entry, Line, List, Removed, Told};
 use super::shard::{Shard, Tally};
-use crate::sync::{Mutex, mutant};
 use crate::sync::atomic::Ordering::{Acquire, Relaxed};
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
+use crate::sync::{Mutex, mutant};
 
 /// No slot is free in any shard.
 const CONGESTED: usize = 1;
@@ -90,6 +90,11 @@ pub(crate) trait Offer {
 pub(crate) enum Verdict {
     /// Ready to run in the shard; a worker must be called if `call`.
     Started {
+        call: bool,
+        depth: usize,
+    },
+    /// The same, beyond the size.
+    Overflow {
         call: bool,
         depth: usize,
     },
@@ -207,6 +212,11 @@ impl Admission {
         quota: Option<usize>,
         on_full: OnFull<'_>,
     ) -> Verdict {
+        // Wakers are the user's: cloned and dropped outside of the lock.
+        let waker = match on_full {
+            OnFull::Wait { waker, .. } => Some(waker.clone()),
+            _ => None,
+        };
         let mut state = self.desk();
         state.tally.jobs.submitted += 1;
         if self.attention.load(Relaxed) & CLOSED != 0 {
@@ -257,13 +267,13 @@ impl Admission {
                 state.tally.jobs.overflow_started += 1;
                 let mut shard = self.shards[at].lock();
                 let call = shard.push(offer.admit(Terms::Overflow));
-                Verdict::Started { call, depth: shard.ready.len() }
+                Verdict::Overflow { call, depth: shard.ready.len() }
             }
             OnFull::Overflow { .. } => {
                 state.tally.refused += 1;
                 Verdict::Full
             }
-            OnFull::Wait { waker, pool } => {
+            OnFull::Wait { pool, .. } => {
                 let within = context::within(pool);
                 if within.is_some_and(|within| state.would_deadlock(list, within)) {
                     state.tally.refused += 1;
@@ -272,9 +282,8 @@ impl Admission {
                 if within_share {
                     state.hold(quota);
                 }
-                let within = within.map(|within| within.job);
                 state.block(within);
-                let caller = Caller { waker: Some(waker.clone()), within, told: Told::Wait };
+                let caller = Caller { waker, within, told: Told::Wait };
                 Verdict::Waiting(state.line.push(list, quota, Entry::Caller(caller)))
             }
         }
@@ -327,7 +336,7 @@ impl Admission {
         };
         state.line.unlink(ticket);
         state.take_in(ticket, fx);
-        while state.line.admit_next(|waker| fx.wake(waker)) {}
+        state.admit_all(fx);
     }
 
     /// Accounts for an ended job whose worker could not do it in its shard alone.
@@ -365,29 +374,56 @@ impl Admission {
                 state.take_in(ticket, fx);
             } else {
                 state.line.link(List::Main, ticket);
-                while state.line.admit_next(|waker| fx.wake(waker)) {}
+                state.admit_all(fx);
             }
         }
     }
 
     /// What a caller in line was told, or `Wait` after its waker was renewed.
     pub(super) fn look(&self, ticket: usize, waker: &Waker) -> Told {
+        let kept = |caller: &Caller| caller.waker.as_ref().is_some_and(|old| old.will_wake(waker));
         let mut state = self.state.lock();
         let caller = state.line.caller(ticket);
-        if caller.told == Told::Wait
-            && !caller.waker.as_ref().is_some_and(|old| old.will_wake(waker))
-        {
-            caller.waker = Some(waker.clone());
+        if caller.told != Told::Wait || kept(caller) {
+            return caller.told;
         }
-        caller.told
+        drop(state);
+        let waker = Some(waker.clone());
+        let mut state = self.state.lock();
+        let caller = state.line.caller(ticket);
+        let told = caller.told;
+        let old = match told {
+            Told::Wait => std::mem::replace(&mut caller.waker, waker),
+            _ => waker,
+        };
+        drop(state);
+        drop(old);
+        told
     }
 
     /// A caller who was told to come hands in its job.
-    pub(super) fn hand_in(&self, at: usize, ticket: usize, offer: &mut impl Offer) -> Verdict {
+    pub(super) fn hand_in(
+        &self,
+        at: usize,
+        ticket: usize,
+        offer: &mut impl Offer,
+        fx: &mut Effects,
+    ) -> Verdict {
         let mut state = self.desk();
         let quota = state.line.node(ticket).quota;
         let terms = Terms::slot(quota);
-        match state.line.caller(ticket).told {
+        let told = state.line.caller(ticket).told;
+        match told {
+            Told::Slot if state.has(CANCELLING) => {
+                // Too late: nothing starts any more.
+                state.line.dismiss(ticket);
+                state.granted -= 1;
+                state.tally.refused += 1;
+                self.hand_on(&mut state, at, fx);
+                self.release_share(&mut state, at, quota, fx);
+                self.look_for_idle(&mut state, fx);
+                Verdict::Closed
+            }
             Told::Slot => {
                 state.line.dismiss(ticket);
                 state.granted -= 1;
@@ -397,16 +433,15 @@ impl Admission {
                 Verdict::Started { call, depth: shard.ready.len() }
             }
             Told::Place => {
-                let within = state.line.caller(ticket).within;
-                state.unblock(within);
                 let job = offer.admit_to_line(terms, ticket);
                 state.line.hand_in(ticket, job);
                 Verdict::InLine
             }
             Told::Wait => Verdict::Waiting(ticket),
-            told @ (Told::Closed | Told::Deadlock) => {
+            Told::Closed | Told::Deadlock => {
                 state.line.dismiss(ticket);
                 state.tally.refused += 1;
+                self.look_for_idle(&mut state, fx);
                 if told == Told::Closed { Verdict::Closed } else { Verdict::Deadlock }
             }
         }
@@ -425,7 +460,7 @@ impl Admission {
         }
         let mut node = state.line.dismiss(ticket);
         if let Entry::Caller(caller) = &mut node.entry {
-            if list.is_some() {
+            if told == Told::Wait {
                 state.unblock(caller.within);
             }
             caller.waker.take().into_iter().for_each(|waker| fx.discard(waker));
@@ -435,7 +470,7 @@ impl Admission {
             state.granted -= 1;
             self.hand_on(&mut state, at, fx);
         }
-        while state.line.admit_next(|waker| fx.wake(waker)) {}
+        state.admit_all(fx);
         if told == Told::Slot || list == Some(List::Main) {
             self.release_share(&mut state, at, node.quota, fx);
         }
@@ -465,7 +500,7 @@ impl Admission {
     ) -> JobRef {
         state.ending += 1;
         removed.waker.into_iter().for_each(|waker| fx.wake(waker));
-        while state.line.admit_next(|waker| fx.wake(waker)) {}
+        state.admit_all(fx);
         if removed.list == List::Main {
             self.release_share(state, at, removed.quota, fx);
         }
@@ -474,9 +509,10 @@ impl Admission {
 
     /// See [`Home::await_start`](super::cell::Home::await_start).
     pub(super) fn await_start(&self, job: JobPtr, ticket: usize, waker: &Waker) -> bool {
+        let waker = waker.clone();
         let mut state = self.state.lock();
         let Some(place) = state.line.start_waker(ticket, job) else { return false };
-        let old = place.replace(waker.clone());
+        let old = place.replace(waker);
         drop(state);
         drop(old);
         true

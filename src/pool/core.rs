@@ -171,17 +171,28 @@ impl Core {
     /// Calls a worker for what was started.
     pub(super) fn follow(&self, at: usize, verdict: Verdict) -> Verdict {
         match verdict {
-            Verdict::Started { call: true, .. } => self.crew.call(self, at),
-            Verdict::Started { depth, .. } => {
-                if self.crew.wants_lookout() {
-                    Lookout::start(self.arc());
-                }
-                self.consider_help(at, depth);
+            Verdict::Started { call, depth } => self.attend(at, call, depth),
+            Verdict::Overflow { call, depth } => {
+                event!(DEBUG, pool = &*self.config.name, "job overflows");
+                self.attend(at, call, depth);
             }
             Verdict::Full | Verdict::Closed | Verdict::Deadlock => self.tell_refused(verdict),
             Verdict::InLine | Verdict::Waiting(_) | Verdict::Inline => {}
         }
         verdict
+    }
+
+    /// Sees to it that somebody polls what is ready in a shard.
+    #[inline]
+    fn attend(&self, at: usize, call: bool, depth: usize) {
+        // Otherwise everybody is busy, with the jobs of this shard or with others: for how long?
+        if call && self.crew.call(self, at) {
+            return;
+        }
+        if self.crew.wants_lookout() {
+            Lookout::start(self.arc());
+        }
+        self.consider_help(at, depth);
     }
 
     #[cold]
@@ -233,7 +244,7 @@ impl Core {
         let call = shard.push(job);
         let depth = shard.ready.len();
         drop(shard);
-        self.follow(at, Verdict::Started { call, depth });
+        self.attend(at, call, depth);
     }
 
     /// Accounts for an ended job as far as its shard can. `true` if the line must hear of it.
@@ -381,8 +392,9 @@ impl Core {
 
     #[track_caller]
     pub(super) fn refuse_to_block(&self, verb: &str) {
+        // Only tokio knows, and panics when it does not like it.
         assert!(
-            tokio::task::try_id().is_none() || tokio::runtime::worker_index().is_none(),
+            fenced(|| self.runtime().block_on(async {})).is_some(),
             "`{verb}` would block a thread that drives asynchronous tasks: use the verb without \
              `blocking_` there, or call it through `spawn_blocking`"
         );

@@ -6,15 +6,16 @@
 //! No call is lost: a call that finds nobody idle and may not start anybody leaves a note, and a
 //! worker that wants to go idle looks for it under the same lock.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use super::cell::{Berth, JobRef};
 use super::core::Core;
 use super::worker::Worker;
-use crate::sync::{Mutex, mutant};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicBool, AtomicUsize};
+use crate::sync::{Mutex, mutant};
 
 const NOBODY: usize = usize::MAX;
 
@@ -22,6 +23,8 @@ pub(super) struct Crew {
     state: Mutex<State>,
     /// Whether a call would find or start somebody, to be looked at without the lock.
     spare: AtomicBool,
+    /// How many calls found nobody, likewise.
+    misses: AtomicUsize,
     /// Whether somebody is on the lookout.
     lookout: AtomicBool,
 }
@@ -34,7 +37,7 @@ struct State {
     /// Oldest first.
     idle: Vec<Arc<Post>>,
     /// Shards for which a call found nobody.
-    missed: Vec<usize>,
+    missed: VecDeque<usize>,
 }
 
 /// How many jobs a worker may claim at once.
@@ -112,10 +115,11 @@ impl State {
 
 impl Crew {
     pub(super) fn new(enough: usize) -> Self {
-        let state = State { posts: Vec::new(), enough, idle: Vec::new(), missed: Vec::new() };
+        let state = State { posts: Vec::new(), enough, idle: Vec::new(), missed: VecDeque::new() };
         Self {
             state: Mutex::new(state),
             spare: AtomicBool::new(true),
+            misses: AtomicUsize::new(0),
             lookout: AtomicBool::new(cfg!(millpond_loom)),
         }
     }
@@ -130,8 +134,9 @@ impl Crew {
         (state.posts.len(), state.idle.len())
     }
 
-    /// Has a worker serve a shard: the newest idle one, a new one, or the next to go idle.
-    pub(super) fn call(&self, core: &Core, at: usize) {
+    /// Has a worker serve a shard: the newest idle one, a new one, or the next that has time:
+    /// `false` in that case.
+    pub(super) fn call(&self, core: &Core, at: usize) -> bool {
         let mut state = self.state.lock();
         if let Some(post) = state.idle.pop() {
             self.note_spare(&state);
@@ -139,19 +144,37 @@ impl Crew {
             post.call(at);
         } else if state.posts.len() < state.enough {
             self.hire(core, state, at);
-        } else if !mutant("forget missed calls") {
-            state.missed.push(at);
+        } else {
+            if !mutant("forget missed calls") {
+                state.missed.push_back(at);
+                self.misses.store(state.missed.len(), Relaxed);
+            }
+            return false;
+        }
+        true
+    }
+
+    /// A busy worker's turn at a shard is over: which one comes next?
+    pub(super) fn rotate(&self, at: usize) -> usize {
+        if self.misses.load(Relaxed) == 0 {
+            return at;
+        }
+        let mut state = self.state.lock();
+        match state.missed.pop_front() {
+            Some(next) => {
+                state.missed.push_back(at);
+                next
+            }
+            None => at,
         }
     }
 
     /// Starts workers until there are `wanted`.
     pub(super) fn hire_up_to(&self, core: &Core, wanted: usize) {
-        loop {
-            let state = self.state.lock();
-            if state.posts.len() >= wanted {
-                return;
-            }
-            self.hire(core, state, 0);
+        // Counted once: on a runtime that is gone they leave as they come.
+        let missing = wanted.saturating_sub(self.state.lock().posts.len());
+        for _ in 0..missing {
+            self.hire(core, self.state.lock(), 0);
         }
     }
 
@@ -167,7 +190,8 @@ impl Crew {
     pub(super) fn rest(&self, core: &Core, post: &Arc<Post>, waker: &Waker) -> Rest {
         post.waker.get_or_init(|| waker.clone());
         let mut state = self.state.lock();
-        if let Some(at) = state.missed.pop() {
+        if let Some(at) = state.missed.pop_front() {
+            self.misses.store(state.missed.len(), Relaxed);
             return Rest::Serve(at);
         }
         // Looked at under the lock, so that whoever closes the pool, or ends its last job, finds

@@ -38,6 +38,8 @@ impl Core {
             // Enlisted before the look, so that an end in between is not missed.
             idle.as_mut().enable();
             if self.admission.watch_idle() {
+                // Whoever ended the last job may find the watch taken down now.
+                self.idle.notify_waiters();
                 return;
             }
             idle.await;

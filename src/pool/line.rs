@@ -10,6 +10,7 @@ use std::task::Waker;
 use slab::Slab;
 
 use super::cell::{JobPtr, JobRef};
+use super::context::Within;
 
 const NONE: usize = usize::MAX;
 
@@ -33,7 +34,7 @@ pub(super) struct Removed {
 pub(super) struct Caller {
     pub(super) waker: Option<Waker>,
     /// The slot-holding job of this pool that waits through this caller, if one does.
-    pub(super) within: Option<usize>,
+    pub(super) within: Option<Within>,
     pub(super) told: Told,
 }
 
@@ -191,24 +192,19 @@ impl Line {
         }
     }
 
-    /// Gives the next in the main list a place in the queue, if one is free. `true` as long as
-    /// there may be more to admit; callers are told and their wakers handed to `wake`.
-    pub(super) fn admit_next(&mut self, mut wake: impl FnMut(Waker)) -> bool {
+    /// Gives the next in the main list a place in the queue, if one is free.
+    pub(super) fn admit_next(&mut self) -> Option<&mut Entry> {
         if self.boundary == NONE || self.admitted >= self.places {
-            return false;
+            return None;
         }
         let node = &mut self.nodes[self.boundary];
         self.boundary = node.next;
         node.admitted = true;
         self.admitted += 1;
-        match &mut node.entry {
-            Entry::Job(..) => self.queued += 1,
-            Entry::Caller(caller) => {
-                caller.told = Told::Place;
-                caller.waker.take().map(&mut wake);
-            }
+        if let Entry::Job(..) = node.entry {
+            self.queued += 1;
         }
-        true
+        Some(&mut node.entry)
     }
 
     /// Takes somebody out of the list they are in. The node stays until `dismiss`.
@@ -266,17 +262,23 @@ impl Line {
 
     /// Everybody still in a list, oldest first.
     pub(super) fn tickets(&self) -> Vec<usize> {
-        let lists =
-            std::iter::once(self.main).chain(self.quotas.iter().map(|(_, quota)| quota.ends));
-        let mut tickets = Vec::new();
-        for ends in lists {
-            let mut at = ends.head;
-            while at != NONE {
-                tickets.push(at);
-                at = self.nodes[at].next;
-            }
-        }
-        tickets
+        let quotas = self.quotas.iter().map(|(key, _)| List::Quota(key));
+        std::iter::once(List::Main).chain(quotas).flat_map(|list| self.tickets_in(list)).collect()
+    }
+
+    fn tickets_in(&self, list: List) -> impl Iterator<Item = usize> + '_ {
+        std::iter::successors(self.head(list), |&at| {
+            let next = self.nodes[at].next;
+            (next != NONE).then_some(next)
+        })
+    }
+
+    /// The callers in a list.
+    pub(super) fn callers(&self, list: List) -> impl Iterator<Item = &Caller> + '_ {
+        self.tickets_in(list).filter_map(|at| match &self.nodes[at].entry {
+            Entry::Caller(caller) => Some(caller),
+            Entry::Job(..) => None,
+        })
     }
 
     /// Who stands in a list under `ticket`, if anybody does.

@@ -34,6 +34,9 @@ impl Lookout {
         }
         let lookout = Self { core, claims: Vec::new(), steps: Vec::new() };
         runtime.spawn(lookout.run());
+        // tokio keeps the task spawned last for the current thread, which may be about to be held
+        // up itself. This one takes that place, so that any thread may run the lookout.
+        runtime.spawn(async {});
     }
 
     async fn run(mut self) {

@@ -11,9 +11,9 @@ use std::time::Duration;
 use loom::future::block_on;
 use loom::thread;
 
+use super::Pool;
 use super::core::{Config, Core, Nested};
 use super::worker::Worker;
-use super::Pool;
 
 loom::thread_local! {
     static HERE: Cell<usize> = Cell::new(0);

@@ -184,7 +184,9 @@ where
         }
         self.ticket = None;
         let at = core.here();
-        let verdict = core.admission.hand_in(at, ticket, &mut self.submission);
+        let mut fx = Effects::default();
+        let verdict = core.admission.hand_in(at, ticket, &mut self.submission, &mut fx);
+        core.apply(at, fx);
         self.conclude(core.follow(at, verdict), cx)
     }
 
@@ -213,8 +215,8 @@ where
                 Poll::Ready(Err(ScheduleError::WouldDeadlock(self.submission.take_job())))
             }
             Verdict::Closed => Poll::Ready(Err(ScheduleError::Closed(self.submission.take_job()))),
-            Verdict::Full | Verdict::Inline => {
-                unreachable!("a caller that may wait is not refused")
+            Verdict::Full | Verdict::Inline | Verdict::Overflow { .. } => {
+                unreachable!("a caller that may wait waits")
             }
         }
     }

@@ -294,6 +294,7 @@ impl Future for Worker {
                 }
             }
             if let Turn::Over = this.turn() {
+                this.home = this.core.crew.rotate(this.home);
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }

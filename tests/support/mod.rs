@@ -1,6 +1,8 @@
 //! Probes: a watchdog around each test, gates to hold jobs at, gauges to count them with.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod model;
+
 use std::future::Future;
 use std::io::Write;
 use std::panic::{Location, resume_unwind};

@@ -1,7 +1,7 @@
 //! Counting everything, at one moment.
 
 use super::desk::Desk;
-use super::{Admission, WATCHED};
+use super::{Admission, CLOSED, WATCHED};
 use crate::pool::effects::Effects;
 use crate::pool::shard::Tally;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -42,7 +42,7 @@ impl Admission {
     }
 
     pub(super) fn look_for_idle(&self, state: &mut Desk<'_>, fx: &mut Effects) {
-        if state.has(WATCHED) && self.count(state).is_idle() {
+        if state.has(WATCHED | CLOSED) && self.count(state).is_idle() {
             state.clear(WATCHED);
             fx.idle = true;
         }

@@ -88,7 +88,7 @@ impl Admission {
     ) {
         let list = state.line.list_of(ticket);
         state.tell(ticket, told, fx);
-        while state.line.admit_next(|waker| fx.wake(waker)) {}
+        state.admit_all(fx);
         if list == Some(List::Main) {
             let quota = state.line.node(ticket).quota;
             self.release_share(state, at, quota, fx);

@@ -1,5 +1,7 @@
 //! The lock of the line, and what is decided under it.
 
+use std::collections::HashSet;
+
 use super::{CONGESTED, FULL, Offer, State};
 use crate::pool::cell::Terms;
 use crate::pool::context::Within;
@@ -64,8 +66,20 @@ impl State {
         let ticket = self.line.next_ticket();
         let job = offer.admit_to_line(terms, ticket);
         self.line.push(list, terms.quota(), Entry::Job(job, None));
-        // Callers before it have their places already, so there is nobody to wake.
-        while self.line.admit_next(drop) {}
+        // Callers before it have their places already: this may admit the job itself.
+        let _ = self.line.admit_next();
+    }
+
+    /// Fills the places in the queue.
+    pub(super) fn admit_all(&mut self, fx: &mut Effects) {
+        while let Some(entry) = self.line.admit_next() {
+            let Entry::Caller(caller) = entry else { continue };
+            caller.told = Told::Place;
+            let within = caller.within;
+            caller.waker.take().into_iter().for_each(|waker| fx.wake(waker));
+            // It can hand its job in now, and go on.
+            self.unblock(within);
+        }
     }
 
     /// Gives a slot to somebody who has just been taken out of its list.
@@ -92,22 +106,22 @@ impl State {
 
     pub(super) fn mark(&mut self, ticket: usize, told: Told, fx: &mut Effects) {
         let caller = self.line.caller(ticket);
-        caller.told = told;
+        let before = std::mem::replace(&mut caller.told, told);
         let within = caller.within;
-        if let Some(waker) = caller.waker.take() {
-            fx.wake(waker);
+        caller.waker.take().into_iter().for_each(|waker| fx.wake(waker));
+        if before == Told::Wait {
+            self.unblock(within);
         }
-        self.unblock(within);
     }
 
-    pub(super) fn block(&mut self, within: Option<usize>) {
-        if let Some(job) = within {
+    pub(super) fn block(&mut self, within: Option<Within>) {
+        if let Some(Within { job, .. }) = within {
             *self.blocked.entry(job).or_default() += 1;
         }
     }
 
-    pub(super) fn unblock(&mut self, within: Option<usize>) {
-        let Some(job) = within else { return };
+    pub(super) fn unblock(&mut self, within: Option<Within>) {
+        let Some(Within { job, .. }) = within else { return };
         if let Some(callers) = self.blocked.get_mut(&job) {
             *callers -= 1;
             if *callers == 0 {
@@ -123,6 +137,13 @@ impl State {
             return true;
         }
         // Within a quota the same holds for its share alone.
-        matches!(list, List::Quota(key) if within.quota == Some(key) && self.line.quotas[key].held == 1)
+        let List::Quota(key) = list else { return false };
+        if within.quota != Some(key) {
+            return false;
+        }
+        let others = self.line.callers(list).filter_map(|caller| caller.within);
+        let members = others.filter(|other| other.quota == Some(key)).map(|other| other.job);
+        let blocked: HashSet<_> = members.chain([within.job]).collect();
+        blocked.len() >= self.line.quotas[key].held
     }
 }

@@ -10,9 +10,9 @@ use super::{
     ABORT, DONE, End, Header, Home, LINE, NOWHERE, RUNNING, SCHEDULED, SHIELDED, Step, Terms,
 };
 use crate::error::Panic;
-use crate::sync::mutant;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicPtr, fence};
+use crate::sync::mutant;
 
 /// A pointer to a job that is known to be alive, without a reference of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

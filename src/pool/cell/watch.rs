@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 use super::job::{JobPtr, JobRef};
 use super::{ABORT, AWAITED, DONE, LINE, RUNNING, SCHEDULED, SHIELD};
 use crate::error::JobError;
-use crate::sync::mutant;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::sync::mutant;
 
 /// A counted reference to a job, for handles: it can ask for the job's end and for its outcome.
 #[derive(Debug)]

@@ -1,0 +1,77 @@
+//! Deadlocks that come about otherwise than by one job too many.
+#![allow(missing_docs)]
+
+mod support;
+
+use millpond::{Pool, ScheduleError};
+use support::*;
+
+#[derive(Debug, PartialEq)]
+enum Nest {
+    Ran(u32),
+    WouldDeadlock,
+}
+
+/// Submits from within, and waits for the outcome.
+async fn nest(pool: Pool, value: u32) -> Nest {
+    match pool.schedule(async move { value }).await {
+        Ok(handle) => Nest::Ran(handle.await.unwrap()),
+        Err(ScheduleError::WouldDeadlock(job)) => {
+            assert_eq!(job.await, value, "the job comes back");
+            Nest::WouldDeadlock
+        }
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+#[test]
+fn a_shrink_that_makes_a_deadlock_is_noticed() {
+    single(async {
+        for early in [false, true] {
+            let pool = Pool::new(3);
+            let held = hold(&pool);
+            let nested = [1, 2].map(|n| pool.try_schedule(nest(pool.clone(), n)).unwrap());
+            settle().await;
+            assert_eq!(law(&pool).waiting, 2);
+            // The one job that can end takes its slot along.
+            if early {
+                pool.resize(2).unwrap();
+                held.release().await;
+            } else {
+                pool.resize(1).unwrap();
+                held.release().await;
+            }
+            let mut outcomes = Vec::new();
+            for handle in nested {
+                outcomes.push(soon(handle).await.unwrap());
+            }
+            assert!(outcomes.contains(&Nest::WouldDeadlock), "{outcomes:?}");
+            whole(&pool).await;
+        }
+    });
+}
+
+#[test]
+fn a_quota_can_deadlock_by_itself() {
+    for quota in [1, 2] {
+        single(async move {
+            let pool = Pool::new(4);
+            let group = pool.group_builder().quota(quota).build().unwrap();
+            for _ in 0..quota {
+                let own = group.clone();
+                let job = async move {
+                    match own.schedule(async { true }).await {
+                        Ok(_) => true,
+                        Err(ScheduleError::WouldDeadlock(_)) => false,
+                        Err(error) => panic!("{error:?}"),
+                    }
+                };
+                group.try_schedule(job).unwrap();
+            }
+            let outcomes = soon(group.wait()).await;
+            let told = outcomes.iter().filter(|out| !*out.result.as_ref().unwrap()).count();
+            assert_eq!(told, 1, "with a quota of {quota}");
+            whole(&pool).await;
+        });
+    }
+}
