@@ -241,8 +241,9 @@ fn a_caller_whose_slot_was_kept_comes_too_late() {
         cancelled(overflow);
         let handle = assert_ready!(waiter.poll());
         drop(waiter);
-        if let Ok(handle) = handle {
-            assert!(wait(handle).unwrap_err().is_cancelled());
+        match handle {
+            Ok(handle) => assert!(wait(handle).unwrap_err().is_cancelled()),
+            Err(refused) => drop(refused.into_job()),
         }
         assert_eq!(lives.now(), 0);
         wait(pool.wait_idle());

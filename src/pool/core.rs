@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use super::admission::{Admission, Offer, OnFull, Verdict};
 use super::cell::{End, Home, JobPtr, JobRef, Step, Terms};
 use super::context;
-use super::crew::Crew;
+use super::crew::{Crew, Post};
 use super::effects::{Effects, fenced};
 use super::lookout::Lookout;
 use super::shard::ShardGuard;
@@ -275,30 +275,79 @@ impl Core {
     }
 
     /// Writes down what became of a polled job, as far as its shard can.
-    pub(super) fn write_down(&self, at: usize, shard: &mut ShardGuard<'_>, note: &mut Note) {
-        match note {
+    pub(super) fn write_down(&self, at: usize, shard: &mut ShardGuard<'_>, mut note: Note) -> Note {
+        match &mut note {
             Note::Suspended(job) => self.seat(at, shard, job),
             Note::Ended { job, end, tell_line } => *tell_line = self.settle(at, shard, job, *end),
         }
+        note
     }
 
-    /// The rest of that, after the shard's lock was released. `true` if a job was put back into
+    /// The rest of that, after the shard's lock was released. `true` if the job was put back into
     /// the shard.
-    pub(super) fn follow_up(&self, at: usize, notes: &mut Vec<Note>) -> bool {
-        let mut woken = false;
-        for note in notes.drain(..) {
-            match note {
-                Note::Suspended(job) => {
-                    if let Some(job) = job.suspend() {
-                        // Whatever the push says: the worker comes back to the shard.
-                        let _ = self.admission.shard(at).lock().push(job);
-                        woken = true;
-                    }
+    pub(super) fn follow_up(&self, at: usize, note: Note) -> bool {
+        match note {
+            Note::Ended { job, end, tell_line } => self.settled(at, job, end, tell_line),
+            Note::Suspended(job) => {
+                if let Some(job) = job.suspend() {
+                    // Whatever the push says: the worker comes back to the shard.
+                    let _ = self.admission.shard(at).lock().push(job);
+                    return true;
                 }
-                Note::Ended { job, end, tell_line } => self.settled(at, job, end, tell_line),
             }
         }
-        woken
+        false
+    }
+
+    /// Accounts for jobs that completed unseen. The slots of `unpaid` of them are still to be
+    /// given back; returns how many of those are to be brought to the line.
+    pub(super) fn settle_unseen(
+        &self,
+        at: usize,
+        shard: &mut ShardGuard<'_>,
+        jobs: &[JobRef],
+        unpaid: usize,
+    ) -> usize {
+        let seats = jobs.iter().filter_map(|job| self.split(job));
+        for (_, key) in seats.filter(|(home, _)| *home == at) {
+            shard.seated.remove(key);
+        }
+        shard.tally.completed += unpaid as u64;
+        shard.tally.ended += unpaid as u64;
+        if self.admission.needs_desk() {
+            return unpaid;
+        }
+        shard.free += unpaid;
+        0
+    }
+
+    /// Takes unseen jobs out of the seats they have in other shards, and lets go of them.
+    pub(super) fn drop_unseen(&self, at: usize, jobs: &mut Vec<JobRef>) {
+        for job in jobs.drain(..) {
+            if let Some((home, key)) = self.split(&job).filter(|(home, _)| *home != at) {
+                self.admission.shard(home).lock().seated.remove(key);
+            }
+        }
+    }
+
+    pub(super) fn bring_to_line(&self, at: usize, slots: usize) {
+        if slots > 0 {
+            let mut fx = Effects::default();
+            for _ in 0..slots {
+                self.admission.settle_slow(at, Terms::Slot, &mut fx);
+            }
+            self.apply(at, fx);
+        }
+    }
+
+    /// Gives the slots of unseen jobs back for a worker that is held up.
+    pub(super) fn pay_for(&self, post: &Post) {
+        let at = self.here();
+        let owed = post.forgive();
+        let mut shard = self.admission.shard(at).lock();
+        let slots = self.settle_unseen(at, &mut shard, &[], owed);
+        drop(shard);
+        self.bring_to_line(at, slots);
     }
 
     /// The rest of it, after the shard's lock was released.

@@ -52,6 +52,10 @@ pub(super) struct Post {
     pub(super) lane: [Berth; LANE],
     /// Whether it moves: counts what it does between two polls of jobs.
     steps: AtomicUsize,
+    /// Slots of ended jobs the worker has yet to give back. Only the worker writes it.
+    owed: AtomicUsize,
+    /// How many of these the lookout gave back in its place.
+    forgiven: Mutex<usize>,
 }
 
 impl Post {
@@ -61,6 +65,8 @@ impl Post {
             waker: OnceLock::new(),
             lane: std::array::from_fn(|_| Berth::new()),
             steps: AtomicUsize::new(0),
+            owed: AtomicUsize::new(0),
+            forgiven: Mutex::new(0),
         })
     }
 
@@ -73,8 +79,30 @@ impl Post {
         self.steps.load(Relaxed)
     }
 
+    pub(super) fn owe(&self, slots: usize) {
+        self.owed.store(slots, Release);
+    }
+
+    /// Clears the debt. Returns how many of the `owed` slots are left to be given back.
+    pub(super) fn pay(&self, owed: usize) -> usize {
+        if owed == 0 {
+            return 0;
+        }
+        let mut forgiven = self.forgiven.lock();
+        self.owed.store(0, Relaxed);
+        owed - std::mem::take(&mut *forgiven)
+    }
+
+    /// Takes the debt over. Returns how many slots the caller is to give back.
+    pub(super) fn forgive(&self) -> usize {
+        let mut forgiven = self.forgiven.lock();
+        let owed = self.owed.load(Acquire);
+        owed - std::mem::replace(&mut *forgiven, owed)
+    }
+
+    /// Whether there is something to be done in its place, should it be held up.
     pub(super) fn has_claims(&self) -> bool {
-        self.lane.iter().any(|berth| !berth.is_empty())
+        self.owed.load(Relaxed) > 0 || self.lane.iter().any(|berth| !berth.is_empty())
     }
 
     /// The claimed jobs, taken from a worker that is held up.

@@ -65,6 +65,7 @@ impl Lookout {
             let known = self.steps.iter().find(|(known, _)| Arc::ptr_eq(known, post));
             if known.is_some_and(|(_, steps)| *steps == post.steps()) {
                 post.give_up().for_each(|job| core.make_ready(core.here(), job));
+                core.pay_for(post);
             }
         }
         self.steps = posts.into_iter().map(|post| (post.clone(), post.steps())).collect();

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::task::coop;
 use tokio::time::Sleep;
 
-use super::cell::{End, JobRef, Step};
+use super::cell::{End, JobRef, Step, Terms};
 use super::core::Core;
 use super::crew::{LANE, Post, Rest};
 
@@ -51,9 +51,12 @@ pub(super) struct Worker {
     left: bool,
     /// Berths of the own lane with jobs that were taken from the shard and not polled yet.
     claimed: Range<usize>,
-    notes: Vec<Note>,
-    /// Jobs that were woken while they were polled.
-    again: Vec<JobRef>,
+    /// What the last poll left to be done.
+    note: Option<Note>,
+    /// A job that was woken while it was polled.
+    again: Option<JobRef>,
+    /// Jobs that completed with nobody to see it: their slots are given back a few at a time.
+    unseen: Vec<JobRef>,
 }
 
 /// What became of a polled job, to be written down under the next lock.
@@ -129,8 +132,9 @@ impl Worker {
             armed: false,
             left: false,
             claimed: 0..0,
-            notes: Vec::with_capacity(LANE),
-            again: Vec::new(),
+            note: None,
+            again: None,
+            unseen: Vec::with_capacity(LANE),
         };
         worker.spawn();
     }
@@ -153,36 +157,34 @@ impl Worker {
 
     /// Polls ready jobs of the shard until it is empty or the turn is over.
     fn turn(&mut self) -> Turn {
-        let mut turn = Clock::new(self.core.pace());
+        let mut clock = Clock::new(self.core.pace());
         loop {
-            let over = self.poll_claimed(&mut turn);
+            let over = self.poll_claimed(&mut clock);
             self.post.step();
             let core = &*self.core;
             let lane = &self.post.lane;
+            let unpaid = self.post.pay(self.unseen.len());
             let mut shard = core.admission.shard(self.home).lock();
-            for note in &mut self.notes {
-                core.write_down(self.home, &mut shard, note);
-            }
-            for job in self.again.drain(..) {
+            let slots = core.settle_unseen(self.home, &mut shard, &self.unseen, unpaid);
+            let note = self.note.take().map(|note| core.write_down(self.home, &mut shard, note));
+            if let Some(job) = self.again.take() {
                 // Whatever the push says: this worker is going to look.
                 let _ = shard.push(job);
             }
             if over {
-                self.claimed
-                    .clone()
-                    .rev()
-                    .filter_map(|berth| lane[berth].take())
-                    .for_each(|job| shard.push_front(job));
+                let left = self.claimed.clone().rev().filter_map(|berth| lane[berth].take());
+                left.for_each(|job| shard.push_front(job));
                 self.claimed = 0..0;
             } else if self.claimed.is_empty() {
-                let claimed =
-                    shard.claim(turn.batch).zip(lane).map(|(job, berth)| berth.put(job)).count();
-                self.claimed = 0..claimed;
+                let claimed = shard.claim(clock.batch).zip(lane);
+                self.claimed = 0..claimed.map(|(job, berth)| berth.put(job)).count();
             }
             let dry = self.claimed.is_empty() && shard.ready.is_empty();
             shard.served = !dry;
             drop(shard);
-            let woken = core.follow_up(self.home, &mut self.notes);
+            core.drop_unseen(self.home, &mut self.unseen);
+            core.bring_to_line(self.home, slots);
+            let woken = note.is_some_and(|note| core.follow_up(self.home, note));
             if dry && !woken {
                 return Turn::Dry;
             }
@@ -192,7 +194,8 @@ impl Worker {
         }
     }
 
-    /// Polls the claimed jobs, until one ended that somebody waits for. `true` if the turn is over.
+    /// Polls the claimed jobs, up to one that leaves something to be done at once. `true` if the
+    /// turn is over.
     fn poll_claimed(&mut self, clock: &mut Clock) -> bool {
         while let Some(berth) = self.claimed.next() {
             // Gone if the lookout gave it to another worker.
@@ -200,22 +203,25 @@ impl Worker {
             let step = self.core.poll(&job);
             clock.tick(&self.core);
             match step {
+                Step::Ended(End::Completed) if job.terms() == Terms::Slot && job.is_unseen() => {
+                    self.unseen.push(job);
+                    self.post.owe(self.unseen.len());
+                }
                 Step::Ended(end) => {
-                    let unseen = job.is_unseen();
-                    self.notes.push(Note::Ended { job, end, tell_line: false });
-                    if !unseen {
-                        break;
-                    }
+                    self.note = Some(Note::Ended { job, end, tell_line: false });
+                    return clock.is_over();
                 }
                 Step::Pending => {
-                    if job.seat().is_none() {
-                        self.notes.push(Note::Suspended(job));
-                    } else if let Some(job) = job.suspend() {
-                        self.again.push(job);
-                    }
                     // Some of what the job met may have been the end of the task's budget.
-                    if !coop::has_budget_remaining() {
-                        return true;
+                    let spent = !coop::has_budget_remaining();
+                    if job.seat().is_none() {
+                        // Only a job that has a seat may be left to its wakers.
+                        self.note = Some(Note::Suspended(job));
+                        return spent || clock.is_over();
+                    }
+                    self.again = job.suspend();
+                    if spent || self.again.is_some() {
+                        return spent || clock.is_over();
                     }
                 }
             }
