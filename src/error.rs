@@ -135,7 +135,8 @@ macro_rules! refusal {
                 match self { $(Self::$variant(job) => job),+ }
             }
 
-            /// The same refusal around another job.
+            /// The same refusal around another job, or around none (`map_job(drop)`): an error
+            /// that is passed on as a `Box<dyn Error + Send + Sync>` needs one that is `Sync`.
             pub fn map_job<K>(self, f: impl FnOnce(J) -> K) -> $name<K> {
                 match self { $(Self::$variant(job) => $name::$variant(f(job))),+ }
             }
@@ -170,6 +171,11 @@ impl<J> Closed<J> {
     /// The job, to be tried elsewhere.
     pub fn into_job(self) -> J {
         self.0
+    }
+
+    /// The same refusal around another job.
+    pub fn map_job<K>(self, f: impl FnOnce(J) -> K) -> Closed<K> {
+        Closed(f(self.0))
     }
 }
 

@@ -214,7 +214,8 @@ impl<T: Send + 'static> Group<T> {
     }
 
     /// Waits for the end of any job and takes its outcome, in the order of completion. `None`
-    /// when no job is running and every outcome was taken.
+    /// when no job is running and every outcome was taken: also for the moment, if more are to be
+    /// submitted.
     ///
     /// # Cancel safety
     ///
@@ -226,6 +227,9 @@ impl<T: Send + 'static> Group<T> {
 
     /// Cancels the jobs the group has now. Their outcomes still come, and new ones may be
     /// submitted.
+    ///
+    /// A job that [`try_go`](Self::try_go) runs in its caller is the caller's: it is cancelled by
+    /// dropping that future, not from here.
     #[doc(alias = "abort_all")]
     pub fn cancel(&self) {
         self.members.cancel();

@@ -28,7 +28,8 @@ struct State<T> {
     running: HashMap<usize, Option<JobWatch>>,
     /// In order of completion.
     ended: VecDeque<Outcome<T>>,
-    failed: bool,
+    /// How many of `ended` are failures.
+    failures: usize,
     closed: bool,
     handles: usize,
     detached: bool,
@@ -62,7 +63,7 @@ impl<T: Send + 'static> Members<T> {
             submitted: 0,
             running: HashMap::new(),
             ended: VecDeque::new(),
-            failed: false,
+            failures: 0,
             closed: false,
             handles: 1,
             detached: false,
@@ -116,6 +117,7 @@ impl<T: Send + 'static> Members<T> {
     pub(super) fn take_next(&self) -> (Option<Outcome<T>>, bool) {
         let mut state = self.state.lock();
         let next = state.ended.pop_front();
+        state.failures -= usize::from(next.as_ref().is_some_and(|outcome| !outcome.success));
         (next, !state.running.is_empty())
     }
 
@@ -125,7 +127,7 @@ impl<T: Send + 'static> Members<T> {
         if !state.running.is_empty() {
             return None;
         }
-        state.failed = false;
+        state.failures = 0;
         let mut outcomes = Vec::from(std::mem::take(&mut state.ended));
         drop(state);
         outcomes.sort_unstable_by_key(|outcome| outcome.index);
@@ -133,7 +135,7 @@ impl<T: Send + 'static> Members<T> {
     }
 
     pub(super) fn has_failed(&self) -> bool {
-        self.state.lock().failed
+        self.state.lock().failures > 0
     }
 
     /// Has `waker` woken at the event, in place of the one kept under `key`. `false` if it has
@@ -145,7 +147,7 @@ impl<T: Send + 'static> Members<T> {
         let happened = match event {
             Event::Next => state.running.is_empty() || !state.ended.is_empty(),
             Event::All => state.running.is_empty(),
-            Event::Failure => state.running.is_empty() || state.failed,
+            Event::Failure => state.running.is_empty() || state.failures > 0,
         };
         if happened && !mutant("enlist unseeing") {
             drop(state);
@@ -179,13 +181,13 @@ impl<T: Send + 'static> Members<T> {
         let mut state = self.state.lock();
         state.running.remove(&index);
         let unwanted = if state.handles > 0 {
+            state.failures += usize::from(!success);
             state.ended.push_back(outcome);
             None
         } else {
             Some(outcome)
         };
-        state.failed |= !success;
-        let (done, failed) = (state.running.is_empty(), state.failed);
+        let (done, failed) = (state.running.is_empty(), state.failures > 0);
         let wakers: Vec<_> = state
             .waiters
             .iter_mut()

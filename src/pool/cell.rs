@@ -178,12 +178,15 @@ impl Terms {
     }
 }
 
+/// Shown the panic of a job.
+type Look<'a> = &'a mut dyn FnMut(&Panic);
+
 struct VTable {
     poll: unsafe fn(NonNull<Header>, &mut Context<'_>) -> Step,
     cancel: unsafe fn(NonNull<Header>) -> End,
     publish: unsafe fn(NonNull<Header>),
     awaiter: unsafe fn(NonNull<Header>) -> *const UnsafeCell<Option<Waker>>,
-    panic: unsafe fn(NonNull<Header>, &mut dyn FnMut(&Panic)),
+    panic: unsafe fn(NonNull<Header>, Look<'_>),
     /// Moves the outcome to the `Option<Result<T, JobError>>` behind the pointer.
     take: unsafe fn(NonNull<Header>, *mut ()),
     free: unsafe fn(NonNull<Header>),
@@ -324,13 +327,14 @@ where
     /// # Safety
     ///
     /// The caller holds the token.
-    unsafe fn panic(ptr: NonNull<Header>, look: &mut dyn FnMut(&Panic)) {
+    unsafe fn panic(ptr: NonNull<Header>, look: Look<'_>) {
         // SAFETY: as in `poll`.
         let cell = unsafe { ptr.cast::<Self>().as_ref() };
         // SAFETY: the token's holder has `stage` to itself until `DONE`.
-        cell.stage.with(|stage| match unsafe { &*stage } {
-            Stage::Ended(Err(JobError::Panicked(panic))) => look(panic),
-            _ => {}
+        cell.stage.with(|stage| {
+            if let Stage::Ended(Err(JobError::Panicked(panic))) = unsafe { &*stage } {
+                look(panic);
+            }
         });
     }
 

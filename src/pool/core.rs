@@ -186,7 +186,8 @@ impl Core {
     #[inline]
     fn attend(&self, at: usize, call: bool, depth: usize) {
         // Otherwise everybody is busy, with the jobs of this shard or with others: for how long?
-        if call && self.crew.call(self, at) {
+        // And a worker called from within a job is to run on this thread, once that returns.
+        if call && self.crew.call(self, at) && context::current().is_none() {
             return;
         }
         if self.crew.wants_lookout() {

@@ -50,8 +50,11 @@ impl<T> JobHandle<T> {
     ///
     /// A job that is being polled is cancelled once that poll returns, unless it returned the
     /// result. The handle then resolves to [`JobError::Cancelled`], or to the result if that was
-    /// there first. A [`blocking`](crate::blocking) closure that has started cannot be stopped;
-    /// its job ends, and its slot comes back, when it has returned.
+    /// there first.
+    ///
+    /// A [`blocking`](crate::blocking) closure that has started cannot be stopped: its job goes on
+    /// until it has returned, keeps its slot until then, and if the job ends with it, the handle
+    /// resolves to its value.
     pub fn abort(&self) {
         if let Inner::Claim(claim) = &self.0 {
             claim.watch().abort();

@@ -132,9 +132,14 @@ where
     submission: Submission<'a, F, S>,
     polled: bool,
     ticket: Option<u32>,
-    /// Waiting would have deadlocked, and the pool's policy is to run such jobs here. The job
-    /// stands first, so that it is dropped before it is written off.
-    inline: Option<Box<(Pin<Box<F>>, InlineEnd<'a, S>)>>,
+    /// Waiting would have deadlocked, and the pool's policy is to run such jobs here.
+    inline: Option<Box<RunsHere<'a, F, S>>>,
+}
+
+/// The job stands first, so that it is dropped before it is written off.
+struct RunsHere<'a, F, S> {
+    job: Pin<Box<F>>,
+    end: InlineEnd<'a, S>,
 }
 
 impl<'a, F, S> Entering<'a, F, S>
@@ -208,7 +213,7 @@ where
             Verdict::Deadlock if core.config.nested == Nested::Inline => {
                 core.admission.inline_after_all();
                 let (job, end) = self.submission.take_inline();
-                self.inline = Some(Box::new((Box::pin(job), end)));
+                self.inline = Some(Box::new(RunsHere { job: Box::pin(job), end }));
                 self.poll_inline(cx).map(Ok)
             }
             Verdict::Deadlock => {
@@ -223,8 +228,8 @@ where
 
     fn poll_inline(&mut self, cx: &mut Context<'_>) -> Poll<S::Handle> {
         let inline = self.inline.as_mut().expect("polled after completion");
-        let outcome = ready!(poll_caught(inline.0.as_mut(), cx));
-        let (job, end) = *self.inline.take().expect("just seen");
+        let outcome = ready!(poll_caught(inline.job.as_mut(), cx));
+        let RunsHere { job, end } = *self.inline.take().expect("just seen");
         Poll::Ready(end.end(outcome, || drop(job)))
     }
 }

@@ -197,7 +197,7 @@ impl Worker {
     /// Polls the claimed jobs, up to one that leaves something to be done at once. `true` if the
     /// turn is over.
     fn poll_claimed(&mut self, clock: &mut Clock) -> bool {
-        while let Some(berth) = self.claimed.next() {
+        for berth in self.claimed.by_ref() {
             // Gone if the lookout gave it to another worker.
             let Some(job) = self.post.lane[berth].take() else { continue };
             let step = self.core.poll(&job);
