@@ -197,7 +197,7 @@ fn waiting_for_a_handle_may_be_given_up_and_taken_up_again() {
         let pool = Pool::new(1);
         let gate = Gate::new();
         let inside = gate.wait();
-        let mut handle = pool.try_schedule(async { inside.await }).unwrap();
+        let mut handle = pool.try_schedule(inside).unwrap();
         for _ in 0..3 {
             give_up(&mut handle, 2).await;
         }

@@ -28,8 +28,11 @@ pub trait Submit: Clone + Send + Sync + 'static {
     /// Called inside the runtime, so that worker tasks can be spawned.
     fn new(size: usize) -> Self;
 
-    /// Returns once the rival took the job; nobody will ask for its result.
-    fn forget(&self, job: impl Job) -> impl Future<Output = ()> + Send;
+    /// Submits each job as soon as the rival takes it; nobody will ask for a result. The loop is
+    /// the rival's, as a user would write it: one more future around each submission costs some
+    /// as much as their own work.
+    fn feed<J: Job>(&self, jobs: impl Iterator<Item = J> + Send)
+    -> impl Future<Output = ()> + Send;
 
     /// Returns once the rival took the job, with a handle to its result.
     fn submit(&self, job: impl Job) -> impl Future<Output = Self::Handle> + Send;
@@ -73,9 +76,7 @@ impl<S: Submit> Arm for S {
     }
 
     async fn feed<J: Job>(&mut self, jobs: impl Iterator<Item = J> + Send) {
-        for job in jobs {
-            self.forget(job).await;
-        }
+        Submit::feed(self, jobs).await;
     }
 
     async fn gather<J: Job>(&mut self, jobs: impl Iterator<Item = J> + Send) {

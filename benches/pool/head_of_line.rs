@@ -53,7 +53,7 @@ fn measure<S: Submit>(jobs: u64) -> Histogram<u64> {
                     }
                     tally.hit();
                 };
-                pool.forget(job).await;
+                drop(pool.submit(job).await);
             }
             while burst.elapsed() < PACE {
                 tokio::task::yield_now().await;

@@ -35,7 +35,7 @@ fn measure<S: Submit>(flavour: Flavour, jobs: u64) -> Histogram<u64> {
         let tally = Tally::leak(jobs);
         beside(async move {
             for _ in 0..jobs {
-                pool.forget(async move { tally.hit() }).await;
+                drop(pool.submit(async move { tally.hit() }).await);
             }
             tally.wait().await;
         })

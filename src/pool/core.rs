@@ -64,9 +64,12 @@ pub(crate) struct Core {
     me: Weak<Self>,
 }
 
-/// Another worker is called when the ready jobs of a shard would take one this long: waking a
-/// parked thread costs about as much.
-const WORTH_A_CALL: u64 = 20_000;
+/// A shard with fewer slots than this would lend and borrow them all the time.
+const SLOTS_WORTH_A_SHARD: usize = 8;
+
+/// Another worker is called when the ready jobs of a shard would take one this long. Waking a
+/// parked thread takes a fifth of it, and jobs that move between threads run slower.
+const WORTH_A_CALL: u64 = 100_000;
 
 impl Core {
     pub(super) fn new(
@@ -79,10 +82,12 @@ impl Core {
             Some(handle) => handle.metrics().num_workers(),
             None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
         };
-        Self::with_shards(threads, config, size, queue, runtime)
+        let shards = threads.min(size.get() / SLOTS_WORTH_A_SHARD).max(1);
+        Self::with_shards(shards, threads, config, size, queue, runtime)
     }
 
     pub(super) fn with_shards(
+        shards: usize,
         threads: usize,
         config: Config,
         size: NonZeroUsize,
@@ -90,8 +95,8 @@ impl Core {
         runtime: Option<Handle>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
-            admission: Admission::new(threads, size.get(), queue),
-            crew: Crew::new(threads.min(size.get())),
+            admission: Admission::new(shards, size.get(), queue),
+            crew: Crew::new(threads, size.get()),
             config,
             idle: Notify::new(),
             runtime: runtime.map_or_else(OnceLock::new, OnceLock::from),
@@ -202,9 +207,7 @@ impl Core {
     }
 
     fn consider_help(&self, at: usize, depth: usize) {
-        if depth > 3
-            && self.crew.has_spare()
-            && depth as u64 * u64::from(self.pace.load(Relaxed)) > WORTH_A_CALL
+        if self.crew.has_spare() && depth as u64 * u64::from(self.pace.load(Relaxed)) > WORTH_A_CALL
         {
             self.crew.reinforce(self, (at + 1) % self.admission.shards().len(), self.crew.enough());
         }
@@ -427,7 +430,7 @@ impl Core {
         let at = self.here();
         let mut fx = Effects::default();
         let before = self.admission.resize(at, size.get(), &mut fx);
-        self.crew.set_enough(size.get().min(self.admission.shards().len()));
+        self.crew.resize(size.get());
         self.apply(at, fx);
         event!(INFO, pool = &*self.config.name, before, size, "pool resized");
         let _ = before;

@@ -20,6 +20,8 @@ use crate::sync::{Mutex, mutant};
 const NOBODY: usize = usize::MAX;
 
 pub(super) struct Crew {
+    /// How many threads the runtime has.
+    threads: usize,
     state: Mutex<State>,
     /// Whether a call would find or start somebody, to be looked at without the lock.
     spare: AtomicBool,
@@ -142,9 +144,11 @@ impl State {
 }
 
 impl Crew {
-    pub(super) fn new(enough: usize) -> Self {
+    pub(super) fn new(threads: usize, size: usize) -> Self {
+        let enough = threads.min(size);
         let state = State { posts: Vec::new(), enough, idle: Vec::new(), missed: VecDeque::new() };
         Self {
+            threads,
             state: Mutex::new(state),
             spare: AtomicBool::new(true),
             misses: AtomicUsize::new(0),
@@ -300,9 +304,9 @@ impl Crew {
     }
 
     /// More workers than threads are of use only while some are held up.
-    pub(super) fn set_enough(&self, enough: usize) {
+    pub(super) fn resize(&self, size: usize) {
         let mut state = self.state.lock();
-        state.enough = enough;
+        state.enough = size.min(self.threads);
         self.note_spare(&state);
     }
 

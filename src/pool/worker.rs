@@ -32,7 +32,7 @@ const BATCH_NANOS: u32 = 4_000;
 const CLOCK_JOBS: u32 = 16;
 
 /// Work is taken from another worker's shard only if that takes some time itself.
-const WORTH_STEALING: u64 = 4_000;
+const WORTH_STEALING: u64 = 20_000;
 
 /// The idle timer ticks this often in the idle timeout, so that calls need not touch it.
 const TICKS: u32 = 8;

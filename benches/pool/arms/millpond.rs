@@ -15,8 +15,10 @@ impl Submit for Millpond {
         Self(Pool::new(size))
     }
 
-    async fn forget(&self, job: impl Job) {
-        drop(self.0.schedule(job).await.expect("the pool was closed"));
+    async fn feed<J: Job>(&self, jobs: impl Iterator<Item = J> + Send) {
+        for job in jobs {
+            drop(self.0.schedule(job).await.expect("the pool is open"));
+        }
     }
 
     async fn submit(&self, job: impl Job) -> Self::Handle {

@@ -20,8 +20,10 @@ impl Submit for Spawn {
         Self
     }
 
-    async fn forget(&self, job: impl Job) {
-        tokio::spawn(job);
+    async fn feed<J: Job>(&self, jobs: impl Iterator<Item = J> + Send) {
+        for job in jobs {
+            tokio::spawn(job);
+        }
     }
 
     async fn submit(&self, job: impl Job) -> Self::Handle {
@@ -41,8 +43,10 @@ impl Submit for Tracked {
         Self(TaskTracker::new())
     }
 
-    async fn forget(&self, job: impl Job) {
-        self.0.spawn(job);
+    async fn feed<J: Job>(&self, jobs: impl Iterator<Item = J> + Send) {
+        for job in jobs {
+            self.0.spawn(job);
+        }
     }
 
     async fn submit(&self, job: impl Job) -> Self::Handle {
@@ -68,8 +72,14 @@ impl Submit for Gated {
         Self(Arc::new(Semaphore::new(size)))
     }
 
-    async fn forget(&self, job: impl Job) {
-        drop(self.submit(job).await);
+    async fn feed<J: Job>(&self, jobs: impl Iterator<Item = J> + Send) {
+        for job in jobs {
+            let permit = self.permit().await;
+            tokio::spawn(async move {
+                let _permit = permit;
+                job.await;
+            });
+        }
     }
 
     async fn submit(&self, job: impl Job) -> Self::Handle {

@@ -64,8 +64,10 @@ impl<Q: Queue> Submit for Workers<Q> {
         Self(queue)
     }
 
-    async fn forget(&self, job: impl Job) {
-        self.0.push(Box::pin(job)).await;
+    async fn feed<J: Job>(&self, jobs: impl Iterator<Item = J> + Send) {
+        for job in jobs {
+            self.0.push(Box::pin(job)).await;
+        }
     }
 
     async fn submit(&self, job: impl Job) -> Self::Handle {
