@@ -121,6 +121,7 @@ impl ShardGuard<'_> {
     pub(super) fn take(&mut self, all: bool) -> VecDeque<JobRef> {
         let keep = if all { 0 } else { self.state.ready.len() / 2 };
         let rest = self.state.ready.len() - keep;
+        self.state.claims += 1;
         let kept = self.state.ready.split_off(rest);
         let taken = std::mem::replace(&mut self.state.ready, kept);
         self.depth.store(self.state.ready.len(), Relaxed);

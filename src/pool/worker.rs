@@ -22,7 +22,7 @@ use super::cell::{End, JobRef, Step, Terms};
 use super::core::Core;
 use super::crew::{LANE, Post, Rest};
 
-const TURN_JOBS: u32 = 128;
+const TURN_JOBS: u32 = 2_048;
 const TURN_TIME: Duration = Duration::from_micros(100);
 
 /// A worker claims no more jobs at once than its lane holds, nor more than take about this long.
@@ -232,6 +232,26 @@ impl Worker {
         false
     }
 
+    /// Moves to the shard of the thread it runs on, with all that is ready in the one it was called
+    /// to: so the jobs stay with one thread, and new ones there find a worker of their own.
+    fn settle_in(&mut self) {
+        let here = self.core.here();
+        if here == self.home {
+            return;
+        }
+        let shards = self.core.admission.shards();
+        let mut left = shards[self.home].lock();
+        left.served = false;
+        let jobs = left.take(true);
+        drop(left);
+        self.home = here;
+        let mut home = shards[here].lock();
+        for job in jobs {
+            // This worker serves the shard itself.
+            let _ = home.push(job);
+        }
+    }
+
     /// Takes the older half of the deepest shard's jobs, if it is worth that.
     fn steal(&self) -> bool {
         let shards = self.core.admission.shards();
@@ -299,6 +319,7 @@ impl Future for Worker {
                     return Poll::Ready(());
                 }
             }
+            this.settle_in();
             if let Turn::Over = this.turn() {
                 this.home = this.core.crew.rotate(this.home);
                 cx.waker().wake_by_ref();
