@@ -1,5 +1,6 @@
 //! Blocking closures as jobs.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -51,19 +52,16 @@ where
 
 /// The future of a blocking closure; made by [`blocking`].
 #[must_use = "futures do nothing unless polled"]
-#[derive(Debug)]
 pub struct Blocking<F, T> {
     state: State<F, T>,
 }
 
-#[derive(Debug)]
 enum State<F, T> {
     Ready(Option<F>),
     Running { closure: JoinHandle<T>, shield: Option<Shield> },
 }
 
 /// Keeps the job around a running closure from being cancelled.
-#[derive(Debug)]
 struct Shield(JobWatch);
 
 impl Shield {
@@ -112,3 +110,9 @@ where
 
 // The closure is moved to its thread, never pinned.
 impl<F, T> Unpin for Blocking<F, T> {}
+
+impl<F, T> fmt::Debug for Blocking<F, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Blocking").finish_non_exhaustive()
+    }
+}

@@ -1,9 +1,106 @@
 //! A bounded task pool for tokio.
+//!
+//! At most `size` jobs run at once; what happens to the next one is chosen per call, by the verb.
+//! Every job ends in exactly one way and is counted.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let pool = millpond::Pool::builder().size(4).queue(16).name("thumbnails").build()?;
+//! let handle = pool.schedule(async { 6 * 7 }).await?; // waits its turn if the pool is full
+//! assert_eq!(handle.await?, 42);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The verbs
+//!
+//! | verb | a slot is free | full | closed | dropped before it resolves |
+//! |---|---|---|---|---|
+//! | [`schedule(job).await`](Pool::schedule) | runs | the caller waits its turn | [`ScheduleError::Closed`] | the job never runs |
+//! | [`try_schedule(job)`](Pool::try_schedule) | runs | [`TryScheduleError::Full`] | [`TryScheduleError::Closed`] | – |
+//! | [`schedule_always(job)`](Pool::schedule_always) | runs | runs beyond the size | [`TryScheduleError::Closed`] | – |
+//! | [`try_go(job).await`](Pool::try_go) | runs | runs in the caller | [`Closed`] | a job in the caller is cancelled, one in the pool goes on |
+//! | [`anyway_go(job)`](Pool::anyway_go) | runs | the job waits in line | [`Closed`] | the job runs anyway |
+//!
+//! *Full* means that no slot is free and no place in the queue. The line is strictly first come,
+//! first served: a free slot goes to the oldest in it. Refusals hold the job. All verbs lead to a
+//! [`JobHandle`]. From threads outside of the runtime use [`Pool::blocking_schedule`] and
+//! [`Pool::blocking_anyway_go`]; for closures that block or compute for long, [`blocking`].
+//!
+//! # Groups
+//!
+//! A [`Group`] has the same verbs on the same pool. [`wait`](Group::wait) gives the outcome of each
+//! of its jobs in the order of submission, [`next`](Group::next) in the order of completion;
+//! [`wait_or_cancel`](Group::wait_or_cancel) cancels the rest at the first failure. A
+//! [quota](GroupBuilder::quota) bounds its share of the pool. Dropping the last handle of a group
+//! cancels its jobs, unless it was [detached](Group::detach).
+//!
+//! # The accounting law
+//!
+//! In every [`Status`] the numbers belong to one moment, and
+//!
+//! ```text
+//! submitted = refused + withdrawn
+//!           + queued + waiting + running + overflow + inline
+//!           + completed + panicked + cancelled
+//! ```
+//!
+//! [`Status::accounted`] is the right-hand side.
+//!
+//! # Cancel safety
+//!
+//! - [`schedule`](Pool::schedule), dropped: the job never runs; its place, or the slot that was kept
+//!   for it, passes to the next in line.
+//! - [`try_go`](Pool::try_go), dropped: a job in the caller is cancelled, one in the pool goes on.
+//! - [`anyway_go`](Pool::anyway_go): the future it returns only observes; the job runs.
+//! - [`JobHandle`], dropped: detaches. [`JobHandle::abort_on_drop`] does the opposite.
+//! - [`Group::wait`], [`Group::next`] and [`Pool::wait_idle`], dropped: nothing is lost.
+//! - [`Pool::shutdown`], dropped: the pool stays closed and nothing is cancelled.
+//!
+//! # Panics
+//!
+//! A panic of a job ends that job: its handle gives [`JobError::Panicked`], its slot comes back, its
+//! worker goes on. [`Builder::on_panic`] hears of each. That takes unwinding: with `panic = "abort"`
+//! the process ends.
+//!
+//! # Features
+//!
+//! `tracing` (default): a job runs inside the span that was current where it was submitted, unless
+//! [`Builder::spans`] says no. Events have the target `millpond` and the field `pool`, the pool's
+//! name: panic (error), close, resize and shutdown (info), overflow and refusal (debug).
+//!
+//! # Words
+//!
+//! - **job**: a future given to the pool. **task**: a tokio task, nothing else.
+//! - **slot**: the right to run; there are `size`. A job keeps its slot while it is suspended.
+//! - **worker**: a task that polls jobs. There are at most as many as the runtime has threads,
+//!   or a few more for a while when a slow job holds one up.
+//! - **queue**: places for admitted jobs that wait for a slot; none by default.
+//! - **waiting**: in line for room, as a caller (`schedule`) or as a committed job (`anyway_go`).
+//! - **overflow**: a job that runs beyond `size`. **inline**: a job that runs in its caller.
+//! - **handle**: the right to a job's outcome. **group**: jobs waited for together.
+//!
+//! # Map, for readers of the source
+//!
+//! - `pool` is the facade; `pool/builder` checks the settings.
+//! - `pool/verbs`: the named futures; what a dropped wait means.
+//! - `pool/admission`: the only place that counts. `pool/shard`: one per thread of the runtime, with
+//!   its share of the slots and its ready jobs. `pool/line`: who waits, in order.
+//! - `pool/worker` polls jobs; `pool/crew` knows who is idle and whom to call; `pool/lookout` notices
+//!   workers that a slow job holds up.
+//! - `pool/cell`: a job's storage and states, the one unsafe module. `pool/handle`: what submitters
+//!   hold of it. `pool/context`: which job a thread is polling.
+//! - `pool/core`: what all of these share. `pool/effects`: what waits until locks are released.
+//! - `pool/drain`: the end of a pool. `pool/status`: its numbers.
+//! - `group`: groups. `blocking`: closures as jobs. `error`: refusals, ends, settings.
+//! - `observe`: spans and events. `sync`: std or loom. `pool/models`: the loom models.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
 mod blocking;
 mod error;
+mod fence;
 mod group;
 mod observe;
 mod pool;
@@ -16,3 +113,7 @@ pub use crate::pool::{
     AbortHandle, AbortOnDrop, AnywayGo, Builder, JobHandle, Nested, Pool, Report, Schedule, Status,
     TryGo,
 };
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

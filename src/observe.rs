@@ -8,8 +8,11 @@ pub(crate) use without::*;
 /// Sends an event with the pool's name; compiles to nothing without the feature `tracing`.
 macro_rules! event {
     ($level:ident, $($rest:tt)*) => {
+        // Subscribers are user code.
         #[cfg(feature = "tracing")]
-        tracing::event!(target: "millpond", tracing::Level::$level, $($rest)*);
+        $crate::fence::fenced(
+            || tracing::event!(target: "millpond", tracing::Level::$level, $($rest)*),
+        );
     };
 }
 pub(crate) use event;

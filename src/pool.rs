@@ -31,7 +31,6 @@ pub(crate) use self::context::current;
 pub(crate) use self::core::Core;
 pub use self::core::Nested;
 pub use self::drain::Report;
-pub(crate) use self::effects::fenced;
 use self::handle::Keep;
 pub use self::handle::{AbortHandle, AbortOnDrop, JobHandle};
 pub use self::status::Status;

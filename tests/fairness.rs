@@ -230,7 +230,8 @@ fn a_restless_job_starves_no_overflow() {
         for _ in 0..100 {
             let own = pool.clone();
             let job = tokio::spawn(async move { own.schedule_always(async {}).unwrap().await });
-            let done = tokio::time::timeout(Duration::from_secs(3), job).await.is_ok();
+            let done = tokio::time::timeout(Duration::from_secs(3), job).await;
+            let done = done.is_ok_and(|joined| joined.unwrap().is_ok());
             results.push(done);
             if !done {
                 break;

@@ -65,8 +65,8 @@ fn not_with_room() {
         for (size, queue) in [(2, 0), (1, 1)] {
             let pool = Pool::builder().size(size).queue(queue).build().unwrap();
             let own = pool.clone();
-            let outer = pool.try_schedule(async move { own.schedule(async { 3 }).await.unwrap() });
-            let inner = soon(outer.unwrap()).await.unwrap();
+            let outer = pool.try_schedule(async move { own.schedule(async { 3 }).await });
+            let inner = soon(outer.unwrap()).await.unwrap().unwrap();
             assert_eq!(soon(inner).await.unwrap(), 3);
             whole(&pool).await;
         }

@@ -9,7 +9,8 @@ use slab::Slab;
 
 use super::outcome::Outcome;
 use crate::error::JobError;
-use crate::pool::{AbortHandle, Claim, Core, JobWatch, Sink, fenced};
+use crate::fence::fenced;
+use crate::pool::{AbortHandle, Claim, Core, JobWatch, Sink};
 use crate::sync::{Mutex, mutant};
 
 /// Calls a returned value a failure.

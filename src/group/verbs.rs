@@ -1,5 +1,6 @@
 //! The group's ways in that wait.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -104,5 +105,25 @@ where
             }
         }
         going.poll_with(cx, || Ticket::new(members))
+    }
+}
+
+impl<F> fmt::Debug for GroupSchedule<'_, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupSchedule").finish_non_exhaustive()
+    }
+}
+
+impl<F> fmt::Debug for GroupTryGo<'_, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupTryGo").finish_non_exhaustive()
     }
 }

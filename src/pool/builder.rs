@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use super::Pool;
 use super::core::{Config, Core, Nested, OnPanic};
 use crate::error::{ConfigError, Panic};
+use crate::fence::fenced;
 
 /// Larger pools are no bound any more.
 pub(super) const MAX_SIZE: usize = u32::MAX as usize;
@@ -137,7 +138,7 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// Names the first setting that is out of its range, its value and what is accepted.
+    /// Names the first setting that cannot be, its value and what is accepted.
     pub fn build(self) -> Result<Pool, ConfigError> {
         let size = checked_size(self.size)?;
         if self.queue > MAX_SIZE {
@@ -156,6 +157,13 @@ impl Builder {
         }
         if self.name.is_empty() {
             return Err(ConfigError::new("name", "empty", "one character or more"));
+        }
+        if let Some(handle) = &self.runtime {
+            let _entered = handle.enter();
+            if fenced(|| drop(tokio::time::sleep(Duration::ZERO))).is_none() {
+                let accepted = "a runtime with its timers enabled";
+                return Err(ConfigError::new("runtime", "one without timers", accepted));
+            }
         }
         let config = Config {
             name: self.name,

@@ -41,8 +41,8 @@ pub(crate) use self::offer::{Offered, offer};
 pub(crate) use self::watch::{Claim, JobWatch};
 
 use crate::error::{JobError, Panic};
+use crate::fence::fenced;
 use crate::observe::JobSpan;
-use crate::pool::effects::fenced;
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire};
@@ -307,7 +307,7 @@ where
             let sink = cell.sink.with_mut(|sink| unsafe { (*sink).take() });
             let stage = cell.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
             if let (Some(sink), Stage::Ended(outcome)) = (sink, stage) {
-                sink.deliver(outcome);
+                fenced(|| sink.deliver(outcome));
             }
         }
         // Without another reference there is nobody to see it.

@@ -14,12 +14,13 @@ use super::admission::{Admission, Offer, OnFull, Verdict};
 use super::cell::{End, Home, JobPtr, JobRef, Step, Terms};
 use super::context;
 use super::crew::{Crew, Post};
-use super::effects::{Effects, fenced};
+use super::effects::Effects;
 use super::lookout::Lookout;
 use super::shard::ShardGuard;
 use super::status::Status;
 use super::worker::Note;
 use crate::error::Panic;
+use crate::fence::fenced;
 use crate::observe::event;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -30,6 +31,10 @@ use crate::sync::atomic::Ordering::Relaxed;
 /// held by such a job, none of them can go on. Millpond notices the last of them: the one whose
 /// waiting would close the circle. `try_go` never waits, and `anyway_go` does not as long as its
 /// start is not awaited, so both are safe anywhere.
+///
+/// What is noticed is a wait in line. A job that awaits the handle, the start or the group of
+/// another job that is queued behind it, and jobs of several quotas that wait for each other, are
+/// not: there no submit could fail.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Nested {
@@ -178,8 +183,8 @@ impl Core {
         match verdict {
             Verdict::Started { call, depth } => self.attend(at, call, depth),
             Verdict::Overflow { call, depth } => {
-                event!(DEBUG, pool = &*self.config.name, "job overflows");
                 self.attend(at, call, depth);
+                event!(DEBUG, pool = &*self.config.name, "job overflows");
             }
             Verdict::Full | Verdict::Closed | Verdict::Deadlock => self.tell_refused(verdict),
             Verdict::InLine | Verdict::Waiting(_) | Verdict::Inline => {}
@@ -231,8 +236,13 @@ impl Core {
             self.make_ready(at, job);
         }
         fx.wake_all();
-        if fx.idle {
-            self.idle.notify_waiters();
+        self.tell_idle(fx.idle);
+    }
+
+    /// Tells whoever waits for the pool's last job.
+    fn tell_idle(&self, idle: bool) {
+        if idle {
+            fenced(|| self.idle.notify_waiters());
             self.crew.call_all_if(self.admission.is_closed());
         }
     }
@@ -361,15 +371,19 @@ impl Core {
                 self.admission.shard(home).lock().seated.remove(key);
             }
         }
+        let mut idle = false;
         if slow {
             let mut fx = Effects::default();
             self.admission.settle_slow(at, job.terms(), &mut fx);
+            // Told last: then there is nothing left to be seen of the job.
+            idle = std::mem::take(&mut fx.idle);
             self.apply(at, fx);
         }
         if end == End::Panicked {
             job.with_panic(|panic| self.tell_panic(panic));
         }
         job.publish();
+        self.tell_idle(idle);
     }
 
     #[cold]
@@ -407,11 +421,13 @@ impl Core {
         let end = job.cancel();
         let mut fx = Effects::default();
         self.admission.end_withdrawn(end, &mut fx);
+        let idle = std::mem::take(&mut fx.idle);
         self.apply(at, fx);
         if end == End::Panicked {
             job.with_panic(|panic| self.tell_panic(panic));
         }
         job.publish();
+        self.tell_idle(idle);
     }
 
     pub(super) fn close(&self) {
@@ -445,6 +461,7 @@ impl Core {
 
     #[track_caller]
     pub(super) fn refuse_to_block(&self, verb: &str) {
+        self.ensure_runtime();
         // Only tokio knows, and panics when it does not like it.
         assert!(
             fenced(|| self.runtime().block_on(async {})).is_some(),

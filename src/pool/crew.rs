@@ -177,7 +177,7 @@ impl Crew {
         } else if state.posts.len() < state.enough {
             self.hire(core, state, at);
         } else {
-            if !mutant("forget missed calls") {
+            if !state.missed.contains(&at) && !mutant("forget missed calls") {
                 state.missed.push_back(at);
                 self.misses.store(state.missed.len(), Relaxed);
             }
@@ -194,7 +194,9 @@ impl Crew {
         let mut state = self.state.lock();
         match state.missed.pop_front() {
             Some(next) => {
-                state.missed.push_back(at);
+                if !state.missed.contains(&at) {
+                    state.missed.push_back(at);
+                }
                 next
             }
             None => at,

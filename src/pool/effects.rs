@@ -3,10 +3,10 @@
 //! Wakers and jobs belong to users: running or dropping one may take long, panic or call back
 //! into the pool. So whoever holds a lock only collects them here.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
 use super::cell::JobRef;
+use crate::fence::fenced;
 
 #[derive(Default)]
 pub(super) struct Effects {
@@ -42,19 +42,6 @@ impl Effects {
         }
         for waker in self.discards.drain(..) {
             fenced(|| drop(waker));
-        }
-    }
-}
-
-/// Runs what may panic but may not harm us; a payload that panics in turn is leaked.
-pub(crate) fn fenced<R>(f: impl FnOnce() -> R) -> Option<R> {
-    match catch_unwind(AssertUnwindSafe(f)) {
-        Ok(value) => Some(value),
-        Err(payload) => {
-            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-                std::mem::forget(again);
-            }
-            None
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::error::JobError;
 
 /// Owns the right to a job's outcome: a future of `Result<T, JobError>`.
 ///
-/// Dropping it detaches: the job goes on, its result is dropped. Use
+/// Dropping it detaches: the job goes on, its result is dropped with the last abort handle. Use
 /// [`abort_on_drop`](Self::abort_on_drop) for the opposite.
 ///
 /// By the time the handle resolves, the job's destructor has run and its slot is free again: a

@@ -47,8 +47,9 @@ impl Lookout {
             }
             self.core.crew.end_lookout();
             // Whoever queued a job before that saw a lookout; so it looks once more.
-            let queued =
-                self.core.admission.shards().iter().any(|shard| !shard.lock().ready.is_empty());
+            let shards = self.core.admission.shards();
+            let queued = shards.iter().any(|shard| !shard.lock().ready.is_empty())
+                || self.core.crew.posts().iter().any(|post| post.has_claims());
             if !queued || !self.core.crew.wants_lookout() {
                 return;
             }

@@ -1,5 +1,6 @@
 //! The ways in, as named futures: what happens when the pool is full, and when a wait is dropped.
 
+use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -10,10 +11,11 @@ use pin_project_lite::pin_project;
 use super::admission::{Offer, OnFull, Verdict};
 use super::cell::{self, Claim, End, JobRef, Offered, Sink, Terms};
 use super::core::{Core, Nested};
-use super::effects::{Effects, fenced};
+use super::effects::Effects;
 use super::handle::{JobHandle, Keep};
 use super::line::Told;
 use crate::error::{Closed, JobError, ScheduleError};
+use crate::fence::fenced;
 use crate::observe::JobSpan;
 
 /// A job on its way into the pool.
@@ -116,9 +118,10 @@ where
     }
 
     fn admit_to_line(&mut self, terms: Terms, ticket: usize) -> JobRef {
-        let job = Offer::admit(self, terms);
-        job.enter_line(|| self.core.arc(), ticket);
-        job
+        if let Stage::Offered(offered) = &self.job {
+            offered.enter_line(|| self.core.arc(), ticket);
+        }
+        Offer::admit(self, terms)
     }
 }
 
@@ -169,6 +172,7 @@ where
         if self.ticket.is_some() || self.inline.is_some() {
             return self.poll_again(cx);
         }
+        assert!(!self.polled, "polled after completion");
         self.polled = true;
         let verdict = self
             .submission
@@ -478,5 +482,26 @@ impl<T> Future for AnywayGo<T> {
         let handle = self.0.as_ref().expect("`AnywayGo` polled after completion");
         ready!(handle.poll_started(cx));
         Poll::Ready(self.0.take().expect("just seen"))
+    }
+}
+
+macro_rules! opaque_debug {
+    ($($name:literal for $type:ty),*) => {$(
+        impl<F: Future + Send + 'static> fmt::Debug for $type
+        where
+            F::Output: Send + 'static,
+        {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct($name).finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+
+opaque_debug!("Schedule" for Schedule<'_, F>, "TryGo" for TryGo<'_, F>);
+
+impl<T> fmt::Debug for AnywayGo<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AnywayGo").field(&self.0).finish()
     }
 }

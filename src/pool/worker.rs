@@ -156,10 +156,9 @@ impl Worker {
     }
 
     /// Polls ready jobs of the shard until it is empty or the turn is over.
-    fn turn(&mut self) -> Turn {
-        let mut clock = Clock::new(self.core.pace());
+    fn turn(&mut self, clock: &mut Clock) -> Turn {
         loop {
-            let over = self.poll_claimed(&mut clock);
+            let over = self.poll_claimed(clock);
             self.post.step();
             let core = &*self.core;
             let lane = &self.post.lane;
@@ -307,11 +306,32 @@ impl Worker {
     }
 }
 
+impl Worker {
+    /// Ends the jobs it has in its hands: there are some only if it was torn out of its work.
+    fn put_down(&mut self) {
+        let (core, at) = (&*self.core, self.home);
+        let unpaid = self.post.pay(self.unseen.len());
+        let mut shard = core.admission.shard(at).lock();
+        let slots = core.settle_unseen(at, &mut shard, &self.unseen, unpaid);
+        let note = self.note.take().map(|note| core.write_down(at, &mut shard, note));
+        drop(shard);
+        core.drop_unseen(at, &mut self.unseen);
+        core.bring_to_line(at, slots);
+        note.into_iter().for_each(|note| {
+            core.follow_up(at, note);
+        });
+        let unpolled = self.again.take().into_iter().chain(self.post.give_up());
+        unpolled.for_each(|job| core.cancel(at, job));
+    }
+}
+
 impl Future for Worker {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
+        // One clock for all it does before it yields: also for what it steals.
+        let mut clock = Clock::new(this.core.pace());
         loop {
             if this.idle {
                 ready!(this.poll_idle(cx));
@@ -320,22 +340,26 @@ impl Future for Worker {
                 }
             }
             this.settle_in();
-            if let Turn::Over = this.turn() {
+            let dry = matches!(this.turn(&mut clock), Turn::Dry);
+            if !dry {
                 this.home = this.core.crew.rotate(this.home);
+            } else if !this.steal() {
+                match this.core.crew.rest(&this.core, &this.post, cx.waker()) {
+                    Rest::Idle => {
+                        this.idle = true;
+                        continue;
+                    }
+                    Rest::Serve(at) => this.home = at,
+                    Rest::Leave => {
+                        this.left = true;
+                        this.core.crew.call_all_if(true);
+                        return Poll::Ready(());
+                    }
+                }
+            }
+            if !dry || clock.is_over() {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
-            }
-            if this.steal() {
-                continue;
-            }
-            match this.core.crew.rest(&this.core, &this.post, cx.waker()) {
-                Rest::Idle => this.idle = true,
-                Rest::Serve(at) => this.home = at,
-                Rest::Leave => {
-                    this.left = true;
-                    this.core.crew.call_all_if(true);
-                    return Poll::Ready(());
-                }
             }
         }
     }
@@ -346,6 +370,7 @@ impl Drop for Worker {
         if !self.left {
             // Dropped while it might still be needed: the runtime is going away.
             self.core.crew.lost(&self.post);
+            self.put_down();
             self.core.cancel_all(true);
         }
     }

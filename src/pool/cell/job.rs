@@ -80,7 +80,7 @@ impl JobPtr {
     }
 
     /// Moves an idle job back to its home's queue; does nothing in any other state.
-    fn wake(self) {
+    pub(super) fn wake(self) {
         let before = self.header().state.fetch_or(SCHEDULED, AcqRel);
         if before & (SCHEDULED | RUNNING | DONE) == 0 {
             self.home().resume(JobRef(self));
@@ -143,7 +143,9 @@ impl JobRef {
 
     /// Gives the job a seat, before it is suspended for the first time.
     pub(crate) fn sit(&self, home: impl FnOnce() -> Arc<dyn Home>, seat: usize) {
-        self.0.header().seat.store(seat as u32, Relaxed);
+        // Four billion suspended jobs: there is no memory for them, and no way to go on.
+        let Ok(seat) = u32::try_from(seat) else { std::process::abort() };
+        self.0.header().seat.store(seat, Relaxed);
         self.settle(home);
     }
 

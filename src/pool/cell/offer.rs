@@ -3,10 +3,11 @@
 use std::future::Future;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 
 use super::job::{JobPtr, JobRef};
 use super::watch::{Claim, JobWatch};
-use super::{Cell, Header, NOWHERE, SCHEDULED, Sink, Stage, Terms};
+use super::{Cell, Header, Home, NOWHERE, SCHEDULED, Sink, Stage, Terms};
 use crate::observe::JobSpan;
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::AtomicU32;
@@ -59,6 +60,11 @@ where
     F::Output: Send + 'static,
     S: Sink<F::Output>,
 {
+    /// Makes it one that stands in line, before anybody can look for it there.
+    pub(crate) fn enter_line(&self, home: impl FnOnce() -> Arc<dyn Home>, ticket: usize) {
+        self.job.enter_line(home, ticket);
+    }
+
     /// Admits the job: from here on it is the pool's, and the claim its submitter's.
     #[inline]
     pub(crate) fn admit(self, mut sink: S, terms: Terms) -> (JobRef, Claim<F::Output>) {

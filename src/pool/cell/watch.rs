@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::task::{Context, Poll};
 
 use super::job::{JobPtr, JobRef};
-use super::{ABORT, AWAITED, DONE, LINE, RUNNING, SCHEDULED, SHIELD};
+use super::{ABORT, AWAITED, DONE, LINE, RUNNING, SCHEDULED, SHIELD, SHIELDED};
 use crate::error::JobError;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::mutant;
@@ -20,7 +20,11 @@ impl JobWatch {
     }
 
     pub(crate) fn unshield(&self) {
-        self.0.header().state.fetch_sub(SHIELD, AcqRel);
+        let before = self.0.header().state.fetch_sub(SHIELD, AcqRel);
+        if before & ABORT != 0 && before & SHIELDED == SHIELD {
+            // The abort that had to wait.
+            self.0.wake();
+        }
     }
 
     pub(crate) fn is_finished(&self) -> bool {
