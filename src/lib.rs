@@ -85,8 +85,8 @@
 //!
 //! - `pool` is the facade; `pool/builder` checks the settings.
 //! - `pool/verbs`: the named futures; what a dropped wait means.
-//! - `pool/admission`: the only place that counts. `pool/shard`: one per thread of the runtime, with
-//!   its share of the slots and its ready jobs. `pool/line`: who waits, in order.
+//! - `pool/admission`: the only place that counts. `pool/shard`: up to one per thread of the
+//!   runtime, with its share of the slots and its ready jobs. `pool/line`: who waits, in order.
 //! - `pool/worker` polls jobs; `pool/crew` knows who is idle and whom to call; `pool/lookout` notices
 //!   workers that a slow job holds up.
 //! - `pool/cell`: a job's storage and states, the one unsafe module. `pool/handle`: what submitters

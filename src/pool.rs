@@ -9,7 +9,9 @@ mod core;
 mod crew;
 mod drain;
 mod effects;
+mod ending;
 mod handle;
+mod inline;
 mod line;
 mod lookout;
 #[cfg(millpond_loom)]
@@ -33,9 +35,11 @@ pub use self::core::Nested;
 pub use self::drain::Report;
 use self::handle::Keep;
 pub use self::handle::{AbortHandle, AbortOnDrop, JobHandle};
+pub(crate) use self::inline::Going;
+pub use self::inline::TryGo;
 pub use self::status::Status;
-pub use self::verbs::{AnywayGo, Schedule, TryGo};
-pub(crate) use self::verbs::{Entering, Going, Submission};
+pub use self::verbs::{AnywayGo, Schedule};
+pub(crate) use self::verbs::{Entering, Submission};
 use crate::error::{Closed, ConfigError, ScheduleError, TryScheduleError};
 
 /// A bounded task pool.

@@ -11,14 +11,12 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::admission::{Admission, Offer, OnFull, Verdict};
-use super::cell::{End, Home, JobPtr, JobRef, Step, Terms};
+use super::cell::{Home, JobPtr, JobRef, Step};
 use super::context;
-use super::crew::{Crew, Post};
+use super::crew::Crew;
 use super::effects::Effects;
 use super::lookout::Lookout;
-use super::shard::ShardGuard;
 use super::status::Status;
-use super::worker::Note;
 use crate::error::Panic;
 use crate::fence::fenced;
 use crate::observe::event;
@@ -240,7 +238,7 @@ impl Core {
     }
 
     /// Tells whoever waits for the pool's last job.
-    fn tell_idle(&self, idle: bool) {
+    pub(super) fn tell_idle(&self, idle: bool) {
         if idle {
             fenced(|| self.idle.notify_waiters());
             self.crew.call_all_if(self.admission.is_closed());
@@ -259,175 +257,6 @@ impl Core {
         let depth = shard.ready.len();
         drop(shard);
         self.attend(at, call, depth);
-    }
-
-    /// Accounts for an ended job as far as its shard can. `true` if the line must hear of it.
-    pub(super) fn settle(
-        &self,
-        at: usize,
-        shard: &mut ShardGuard<'_>,
-        job: &JobRef,
-        end: End,
-    ) -> bool {
-        shard.tally.end(end);
-        let terms = job.terms();
-        if let Some((home, key)) = self.split(job) {
-            if home == at {
-                shard.seated.remove(key);
-            }
-        }
-        if terms == Terms::Overflow {
-            shard.tally.overflow_ended += 1;
-            return true;
-        }
-        shard.tally.ended += 1;
-        if terms != Terms::Slot || self.admission.needs_desk() {
-            return true;
-        }
-        shard.free += 1;
-        false
-    }
-
-    /// Writes down what became of a polled job, as far as its shard can.
-    pub(super) fn write_down(&self, at: usize, shard: &mut ShardGuard<'_>, mut note: Note) -> Note {
-        match &mut note {
-            Note::Suspended(job) => self.seat(at, shard, job),
-            Note::Ended { job, end, tell_line } => *tell_line = self.settle(at, shard, job, *end),
-        }
-        note
-    }
-
-    /// The rest of that, after the shard's lock was released. `true` if the job was put back into
-    /// the shard.
-    pub(super) fn follow_up(&self, at: usize, note: Note) -> bool {
-        match note {
-            Note::Ended { job, end, tell_line } => self.settled(at, job, end, tell_line),
-            Note::Suspended(job) => {
-                if let Some(job) = job.suspend() {
-                    // Whatever the push says: the worker comes back to the shard.
-                    let _ = self.admission.shard(at).lock().push(job);
-                    return true;
-                }
-            }
-        }
-        false
-    }
-
-    /// Accounts for jobs that completed unseen. The slots of `unpaid` of them are still to be
-    /// given back; returns how many of those are to be brought to the line.
-    pub(super) fn settle_unseen(
-        &self,
-        at: usize,
-        shard: &mut ShardGuard<'_>,
-        jobs: &[JobRef],
-        unpaid: usize,
-    ) -> usize {
-        let seats = jobs.iter().filter_map(|job| self.split(job));
-        for (_, key) in seats.filter(|(home, _)| *home == at) {
-            shard.seated.remove(key);
-        }
-        shard.tally.completed += unpaid as u64;
-        shard.tally.ended += unpaid as u64;
-        if self.admission.needs_desk() {
-            return unpaid;
-        }
-        shard.free += unpaid;
-        0
-    }
-
-    /// Takes unseen jobs out of the seats they have in other shards, and lets go of them.
-    pub(super) fn drop_unseen(&self, at: usize, jobs: &mut Vec<JobRef>) {
-        for job in jobs.drain(..) {
-            if let Some((home, key)) = self.split(&job).filter(|(home, _)| *home != at) {
-                self.admission.shard(home).lock().seated.remove(key);
-            }
-        }
-    }
-
-    pub(super) fn bring_to_line(&self, at: usize, slots: usize) {
-        if slots > 0 {
-            let mut fx = Effects::default();
-            for _ in 0..slots {
-                self.admission.settle_slow(at, Terms::Slot, &mut fx);
-            }
-            self.apply(at, fx);
-        }
-    }
-
-    /// Gives the slots of unseen jobs back for a worker that is held up.
-    pub(super) fn pay_for(&self, post: &Post) {
-        let at = self.here();
-        let owed = post.forgive();
-        let mut shard = self.admission.shard(at).lock();
-        let slots = self.settle_unseen(at, &mut shard, &[], owed);
-        drop(shard);
-        self.bring_to_line(at, slots);
-    }
-
-    /// The rest of it, after the shard's lock was released.
-    pub(super) fn settled(&self, at: usize, job: JobRef, end: End, slow: bool) {
-        if let Some((home, key)) = self.split(&job) {
-            if home != at {
-                self.admission.shard(home).lock().seated.remove(key);
-            }
-        }
-        let mut idle = false;
-        if slow {
-            let mut fx = Effects::default();
-            self.admission.settle_slow(at, job.terms(), &mut fx);
-            // Told last: then there is nothing left to be seen of the job.
-            idle = std::mem::take(&mut fx.idle);
-            self.apply(at, fx);
-        }
-        if end == End::Panicked {
-            job.with_panic(|panic| self.tell_panic(panic));
-        }
-        job.publish();
-        self.tell_idle(idle);
-    }
-
-    #[cold]
-    pub(super) fn tell_panic(&self, panic: &Panic) {
-        event!(ERROR, pool = &*self.config.name, message = panic.message(), "job panicked");
-        if let Some(on_panic) = &self.config.on_panic {
-            fenced(|| on_panic(panic));
-        }
-    }
-
-    /// Ends a job that is in nobody else's hands.
-    pub(super) fn cancel(&self, at: usize, job: JobRef) {
-        let end = job.cancel();
-        let mut shard = self.admission.shard(at).lock();
-        let slow = self.settle(at, &mut shard, &job, end);
-        drop(shard);
-        self.settled(at, job, end, slow);
-    }
-
-    /// Cancels what is left, wherever it is; see [`Admission::cancel_all`].
-    pub(super) fn cancel_all(&self, dead: bool) {
-        let at = self.here();
-        let mut fx = Effects::default();
-        let cancelled = self.admission.cancel_all(at, dead, &mut fx);
-        self.apply(at, fx);
-        for job in cancelled.in_line {
-            self.end_withdrawn(at, job);
-        }
-        for job in cancelled.admitted {
-            if job.is_shielded() && !dead { self.make_ready(at, job) } else { self.cancel(at, job) }
-        }
-    }
-
-    fn end_withdrawn(&self, at: usize, job: JobRef) {
-        let end = job.cancel();
-        let mut fx = Effects::default();
-        self.admission.end_withdrawn(end, &mut fx);
-        let idle = std::mem::take(&mut fx.idle);
-        self.apply(at, fx);
-        if end == End::Panicked {
-            job.with_panic(|panic| self.tell_panic(panic));
-        }
-        job.publish();
-        self.tell_idle(idle);
     }
 
     pub(super) fn close(&self) {
@@ -514,23 +343,6 @@ impl Core {
             completed: census.jobs.completed,
             panicked: census.jobs.panicked,
             cancelled: census.jobs.cancelled,
-        }
-    }
-
-    /// Where a suspended job sits: shard and key.
-    fn split(&self, job: &JobRef) -> Option<(usize, usize)> {
-        let shards = self.admission.shards().len();
-        job.seat().map(|place| (place % shards, place / shards))
-    }
-
-    /// Gives a job that returned `Pending` for the first time a seat in this shard.
-    pub(super) fn seat(&self, at: usize, shard: &mut ShardGuard<'_>, job: &JobRef) {
-        if job.seat().is_none() {
-            let key = shard.seated.insert(job.ptr());
-            job.sit(|| self.arc(), key * self.admission.shards().len() + at);
-        }
-        if self.admission.is_cancelling() {
-            job.ptr().request_abort();
         }
     }
 

@@ -7,9 +7,7 @@ use std::future::Future;
 use std::io::Write;
 use std::panic::{Location, resume_unwind};
 use std::pin::Pin;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -215,38 +213,45 @@ pub async fn whole(pool: &Pool) {
 
 /// Counts who is inside, and how many were at most.
 #[derive(Clone, Default)]
-pub struct Gauge(Arc<GaugeCounts>);
+pub struct Gauge(Arc<Mutex<GaugeCounts>>);
 
+/// Under one lock: who was counted before a `reset_peak` must not raise the peak after it.
 #[derive(Default)]
 struct GaugeCounts {
-    now: AtomicUsize,
-    peak: AtomicUsize,
-    total: AtomicUsize,
+    now: usize,
+    peak: usize,
+    total: usize,
 }
 
 impl Gauge {
     pub fn enter(&self) -> Inside {
-        let now = self.0.now.fetch_add(1, SeqCst) + 1;
-        self.0.peak.fetch_max(now, SeqCst);
-        self.0.total.fetch_add(1, SeqCst);
+        let mut counts = self.counts();
+        counts.now += 1;
+        counts.total += 1;
+        counts.peak = counts.peak.max(counts.now);
         Inside(self.clone())
     }
 
     pub fn now(&self) -> usize {
-        self.0.now.load(SeqCst)
+        self.counts().now
     }
 
     pub fn peak(&self) -> usize {
-        self.0.peak.load(SeqCst)
+        self.counts().peak
     }
 
     /// How many ever entered.
     pub fn total(&self) -> usize {
-        self.0.total.load(SeqCst)
+        self.counts().total
     }
 
     pub fn reset_peak(&self) {
-        self.0.peak.store(self.now(), SeqCst);
+        let mut counts = self.counts();
+        counts.peak = counts.now;
+    }
+
+    fn counts(&self) -> MutexGuard<'_, GaugeCounts> {
+        self.0.lock().unwrap()
     }
 }
 
@@ -255,7 +260,7 @@ pub struct Inside(Gauge);
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        self.0.0.now.fetch_sub(1, SeqCst);
+        self.0.counts().now -= 1;
     }
 }
 
