@@ -91,6 +91,7 @@
 //!   workers that a slow job holds up.
 //! - `pool/cell`: a job's storage and states, the one unsafe module. `pool/handle`: what submitters
 //!   hold of it. `pool/context`: which job a thread is polling.
+//! - `pool/ending`: a job after a poll. `pool/inline`: jobs that run in their callers.
 //! - `pool/core`: what all of these share. `pool/effects`: what waits until locks are released.
 //! - `pool/drain`: the end of a pool. `pool/status`: its numbers.
 //! - `group`: groups. `blocking`: closures as jobs. `error`: refusals, ends, settings.

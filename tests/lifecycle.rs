@@ -119,6 +119,26 @@ fn many_wait_for_idle() {
     });
 }
 
+/// Many rounds: the window between the count and the slot is narrow.
+#[test]
+fn an_idle_pool_has_its_slots() {
+    // From outside of the runtime's threads: so the caller is awake while a worker counts.
+    let rounds = async {
+        let pool = Pool::new(1);
+        for round in 0..100_000 {
+            let job = pool.schedule(tokio::task::yield_now()).await.unwrap();
+            // Now the pool knows that it is full, and the slot comes back by way of the line.
+            let _ = pool.try_schedule(async {});
+            job.detach();
+            soon(pool.wait_idle()).await;
+            let next = pool.try_schedule(async {});
+            let next = next.unwrap_or_else(|_| panic!("idle and full in round {round}"));
+            next.await.unwrap();
+        }
+    };
+    watched(|| runtime(2).block_on(rounds));
+}
+
 #[test]
 fn shutdown_of_a_pool_whose_jobs_end_by_themselves_is_clean() {
     paused(async {
