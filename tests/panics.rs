@@ -189,7 +189,7 @@ fn in_the_destructor_of_a_payload() {
         let held = pool.try_schedule(gate.wait()).unwrap();
         let handle = pool.try_go(async move { throw().await }).await.unwrap();
         let error = handle.await.unwrap_err();
-        std::mem::forget(error);
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(error))).unwrap_err();
         gate.open();
         held.await.unwrap();
         assert_eq!(law(&pool).panicked, 3);

@@ -342,11 +342,14 @@ impl Admission {
 
     /// Accounts for an ended job whose worker could not do it in its shard alone.
     #[cold]
-    pub(super) fn settle_slow(&self, at: usize, terms: Terms, fx: &mut Effects) {
+    pub(super) fn settle_slow(&self, at: usize, terms: Terms, end: End, fx: &mut Effects) {
         let mut state = self.desk();
+        state.tally.jobs.end(end);
         if terms == Terms::Overflow {
             state.overflow -= 1;
+            state.tally.jobs.overflow_ended += 1;
         } else {
+            state.tally.jobs.ended += 1;
             self.hand_on(&mut state, at, fx);
         }
         self.release_share(&mut state, at, terms.quota(), fx);

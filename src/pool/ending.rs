@@ -36,21 +36,19 @@ impl Core {
         job: &JobRef,
         end: End,
     ) -> bool {
-        shard.tally.end(end);
         let terms = job.terms();
         if let Some((home, key)) = self.split(job) {
             if home == at {
                 shard.seated.remove(key);
             }
         }
-        if terms == Terms::Overflow {
-            shard.tally.overflow_ended += 1;
-            return true;
-        }
-        shard.tally.ended += 1;
+        // Written down together with the slot's return, be it here or at the line: an idle pool has
+        // all its slots.
         if terms != Terms::Slot || self.admission.needs_desk() {
             return true;
         }
+        shard.tally.end(end);
+        shard.tally.ended += 1;
         shard.free += 1;
         false
     }
@@ -93,11 +91,11 @@ impl Core {
         for (_, key) in seats.filter(|(home, _)| *home == at) {
             shard.seated.remove(key);
         }
-        shard.tally.completed += unpaid as u64;
-        shard.tally.ended += unpaid as u64;
         if self.admission.needs_desk() {
             return unpaid;
         }
+        shard.tally.completed += unpaid as u64;
+        shard.tally.ended += unpaid as u64;
         shard.free += unpaid;
         0
     }
@@ -115,7 +113,7 @@ impl Core {
         if slots > 0 {
             let mut fx = Effects::default();
             for _ in 0..slots {
-                self.admission.settle_slow(at, Terms::Slot, &mut fx);
+                self.admission.settle_slow(at, Terms::Slot, End::Completed, &mut fx);
             }
             self.apply(at, fx);
         }
@@ -141,7 +139,7 @@ impl Core {
         let mut idle = false;
         if slow {
             let mut fx = Effects::default();
-            self.admission.settle_slow(at, job.terms(), &mut fx);
+            self.admission.settle_slow(at, job.terms(), end, &mut fx);
             // Told last: then there is nothing left to be seen of the job.
             idle = std::mem::take(&mut fx.idle);
             self.apply(at, fx);
