@@ -254,7 +254,7 @@ impl Pool {
     /// slows down with the pool.
     ///
     /// Resolves when the pool has taken the job, or when the job has run here; the handle is
-    /// then finished. Never waits in line, so it cannot deadlock. **It does not refuse**, as
+    /// then finished. Its caller never waits for room. **It does not refuse**, as
     /// many a `try_` elsewhere does; that is [`try_schedule`](Self::try_schedule). The name and
     /// the meaning are those of goutil's `GoPool.TryGo`; Java calls it `CallerRunsPolicy`.
     ///

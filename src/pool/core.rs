@@ -27,10 +27,9 @@ use crate::sync::atomic::Ordering::Relaxed;
 ///
 /// A job that waits for a slot of the pool it runs on keeps its own meanwhile. Once every slot is
 /// held by such a job, none of them can go on. Millpond notices the last of them: the one whose
-/// waiting would close the circle. `try_go` never waits, and `anyway_go` does not as long as its
-/// start is not awaited, so both are safe anywhere.
+/// waiting would close the circle. The calls of `try_go` and `anyway_go` themselves wait for nothing.
 ///
-/// What is noticed is a wait in line. A job that awaits the handle, the start or the group of
+/// What is noticed is a wait in line by the job itself, not by a task it spawned. A job that awaits the handle, the start or the group of
 /// another job that is queued behind it, and jobs of several quotas that wait for each other, are
 /// not: there no submit could fail.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
