@@ -103,9 +103,13 @@ impl Core {
     /// Takes unseen jobs out of the seats they have in other shards, and lets go of them.
     pub(super) fn drop_unseen(&self, at: usize, jobs: &mut Vec<JobRef>) {
         for job in jobs.drain(..) {
-            if let Some((home, key)) = self.split(&job).filter(|(home, _)| *home != at) {
-                self.admission.shard(home).lock().seated.remove(key);
-            }
+            self.unseat_elsewhere(at, &job);
+        }
+    }
+
+    fn unseat_elsewhere(&self, at: usize, job: &JobRef) {
+        if let Some((home, key)) = self.split(job).filter(|(home, _)| *home != at) {
+            self.admission.shard(home).lock().seated.remove(key);
         }
     }
 
@@ -131,11 +135,7 @@ impl Core {
 
     /// The rest of it, after the shard's lock was released.
     pub(super) fn settled(&self, at: usize, job: JobRef, end: End, slow: bool) {
-        if let Some((home, key)) = self.split(&job) {
-            if home != at {
-                self.admission.shard(home).lock().seated.remove(key);
-            }
-        }
+        self.unseat_elsewhere(at, &job);
         let mut idle = false;
         if slow {
             let mut fx = Effects::default();
@@ -144,6 +144,11 @@ impl Core {
             idle = std::mem::take(&mut fx.idle);
             self.apply(at, fx);
         }
+        self.announce(job, end, idle);
+    }
+
+    /// Tells of the end of a job that is accounted for.
+    fn announce(&self, job: JobRef, end: End, idle: bool) {
         if end == End::Panicked {
             job.with_panic(|panic| self.tell_panic(panic));
         }
@@ -188,10 +193,6 @@ impl Core {
         self.admission.end_withdrawn(end, &mut fx);
         let idle = std::mem::take(&mut fx.idle);
         self.apply(at, fx);
-        if end == End::Panicked {
-            job.with_panic(|panic| self.tell_panic(panic));
-        }
-        job.publish();
-        self.tell_idle(idle);
+        self.announce(job, end, idle);
     }
 }

@@ -8,6 +8,7 @@
 //! A turn ends after `TURN_JOBS` polls or `TURN_TIME`, or when tokio's budget of the task is
 //! spent: then the rest of the runtime has its turn.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
@@ -244,7 +245,12 @@ impl Worker {
         let jobs = left.take(true);
         drop(left);
         self.home = here;
-        let mut home = shards[here].lock();
+        self.adopt(jobs);
+    }
+
+    /// Takes jobs of another shard into its own.
+    fn adopt(&self, jobs: VecDeque<JobRef>) {
+        let mut home = self.core.admission.shard(self.home).lock();
         for job in jobs {
             // This worker serves the shard itself.
             let _ = home.push(job);
@@ -261,11 +267,7 @@ impl Worker {
         };
         let Some(victim) = deepest.filter(worth) else { return false };
         let jobs = shards[victim].lock().take(false);
-        let mut home = shards[self.home].lock();
-        for job in jobs {
-            // This worker serves the shard itself.
-            let _ = home.push(job);
-        }
+        self.adopt(jobs);
         true
     }
 
