@@ -135,6 +135,9 @@ impl Pool {
     /// Dropped before it resolves, the job never runs and the place in line is given up; a slot
     /// that was kept for it passes to the next in line.
     ///
+    /// It may yield to the runtime once although there is room, so that a task that submits many
+    /// jobs in a row does not keep its thread from them.
+    ///
     /// # Examples
     ///
     /// ```

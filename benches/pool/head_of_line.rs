@@ -38,7 +38,7 @@ pub const ARMS: [(&str, Run); 3] = [
 fn measure<S: Submit>(jobs: u64) -> Histogram<u64> {
     Flavour::Multi.run(async move {
         let pool = S::new(SIZE);
-        let tally = Tally::leak(jobs);
+        let tally = Tally::leak(1, jobs).part(0);
         let waits: Arc<[AtomicU64]> = (0..jobs).map(|_| AtomicU64::new(0)).collect();
         for first in (0..jobs).step_by(BURST as usize) {
             let burst = Instant::now();

@@ -32,7 +32,7 @@ pub fn undisturbed(flavour: Flavour) -> Histogram<u64> {
 fn measure<S: Submit>(flavour: Flavour, jobs: u64) -> Histogram<u64> {
     flavour.run(async move {
         let pool = S::new(SIZE);
-        let tally = Tally::leak(jobs);
+        let tally = Tally::leak(1, jobs).part(0);
         beside(async move {
             for _ in 0..jobs {
                 drop(pool.submit(async move { tally.hit() }).await);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::arms::{Arm, Job};
 use crate::runtime::Flavour;
-use crate::tally::Tally;
+use crate::tally::{Part, Tally};
 
 #[derive(Clone, Copy)]
 pub enum Work {
@@ -84,21 +84,21 @@ async fn pass<A: Arm>(arm: &mut A, workload: Workload) -> Duration {
     match workload.work {
         Work::Tiny => drive(arm, workload, |tally| async move { tally.hit() }).await,
         Work::Yield => {
-            let job = |tally: &'static Tally| async move {
+            let job = |tally: Part| async move {
                 tokio::task::yield_now().await;
                 tally.hit();
             };
             drive(arm, workload, job).await
         }
         Work::Sleep => {
-            let job = |tally: &'static Tally| async move {
+            let job = |tally: Part| async move {
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 tally.hit();
             };
             drive(arm, workload, job).await
         }
         Work::Spin => {
-            let job = |tally: &'static Tally| async move {
+            let job = |tally: Part| async move {
                 spin(Duration::from_micros(5));
                 tally.hit();
             };
@@ -110,19 +110,19 @@ async fn pass<A: Arm>(arm: &mut A, workload: Workload) -> Duration {
 async fn drive<A: Arm, J: Job>(
     arm: &mut A,
     workload: Workload,
-    job: impl Fn(&'static Tally) -> J + Copy + Send + 'static,
+    job: impl Fn(Part) -> J + Copy + Send + 'static,
 ) -> Duration {
     let Workload { shape, producers, jobs, .. } = workload;
     let share = jobs / producers as u64;
-    let tally = Tally::leak(share * producers as u64);
-    let jobs = move || (0..share).map(move |_| job(tally));
+    let tally = Tally::leak(producers, share);
+    let jobs = move |producer| (0..share).map(move |_| job(tally.part(producer)));
     let start = Instant::now();
     if producers == 1 {
-        produce(arm, shape, jobs()).await;
+        produce(arm, shape, jobs(0)).await;
     } else {
-        let start_producer = |_| {
+        let start_producer = |producer| {
             let mut arm = arm.share();
-            tokio::spawn(async move { produce(&mut arm, shape, jobs()).await })
+            tokio::spawn(async move { produce(&mut arm, shape, jobs(producer)).await })
         };
         let producers: Vec<_> = (0..producers).map(start_producer).collect();
         for producer in producers {

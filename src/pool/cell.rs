@@ -27,6 +27,7 @@
 
 mod job;
 mod offer;
+mod stock;
 mod watch;
 
 use std::future::Future;
@@ -230,7 +231,7 @@ where
     ///
     /// The caller holds the token and the job is `RUNNING`.
     unsafe fn poll(ptr: NonNull<Header>, cx: &mut Context<'_>) -> Step {
-        // SAFETY: `ptr` was made by `allocate` for this very type, and a reference is counted.
+        // SAFETY: `ptr` was made by `offer` for this very type, and a reference is counted.
         let cell = unsafe { ptr.cast::<Self>().as_ref() };
         let outcome = cell.stage.with_mut(|stage| {
             // SAFETY: the token's holder has `stage` to itself until `DONE`.
@@ -357,9 +358,11 @@ where
     ///
     /// Nobody else holds a reference.
     unsafe fn free(ptr: NonNull<Header>) {
-        // SAFETY: `allocate` leaked this very box.
-        let cell = unsafe { Box::from_raw(ptr.cast::<Self>().as_ptr()) };
+        let cell = ptr.cast::<Self>();
         // An output nobody took is dropped here, and its drop may panic.
-        fenced(|| drop(cell));
+        // SAFETY: the cell is initialized, and with the last reference it is ours.
+        fenced(|| unsafe { cell.drop_in_place() });
+        // SAFETY: `offer` allocated it for this very type.
+        unsafe { stock::release(cell) };
     }
 }

@@ -9,14 +9,16 @@ use std::collections::VecDeque;
 use slab::Slab;
 
 use super::cell::{End, JobPtr, JobRef};
-use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::atomic::{AtomicBool, AtomicUsize};
 use crate::sync::{Mutex, MutexGuard, mutant};
 
 pub(super) struct Shard {
     state: Mutex<ShardState>,
     /// The length of `ready`, to be looked at without the lock.
     depth: AtomicUsize,
+    /// The jobs went to another thread, as their submitter keeps this one to itself.
+    drained: AtomicBool,
 }
 
 pub(super) struct ShardState {
@@ -76,11 +78,25 @@ impl Shard {
             claims: 0,
             tally: Tally::default(),
         };
-        Self { state: Mutex::new(state), depth: AtomicUsize::new(0) }
+        Self {
+            state: Mutex::new(state),
+            depth: AtomicUsize::new(0),
+            drained: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn lock(&self) -> ShardGuard<'_> {
         ShardGuard { state: self.state.lock(), depth: &self.depth }
+    }
+
+    /// Asks the next submitter on this thread to yield to the runtime once.
+    pub(super) fn ask_to_yield(&self) {
+        self.drained.store(true, Relaxed);
+    }
+
+    pub(super) fn is_to_yield(&self) -> bool {
+        // A question missed or asked twice costs little; an exchange for each job would not.
+        self.drained.load(Relaxed) && self.drained.swap(false, Relaxed)
     }
 
     /// How many jobs were ready a moment ago.

@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+
+use tokio::task::yield_now;
 
 use super::admission::{Offer, OnFull, Verdict};
 use super::cell::{self, Claim, JobRef, Offered, Sink, Terms};
@@ -170,6 +172,12 @@ where
             return self.poll_again(cx);
         }
         assert!(!self.polled, "polled after completion");
+        let core = self.submission.core;
+        if core.admission.shard(core.here()).is_to_yield()
+            && pin!(yield_now()).poll(cx).is_pending()
+        {
+            return Poll::Pending;
+        }
         self.polled = true;
         let verdict = self
             .submission

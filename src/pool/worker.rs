@@ -244,6 +244,11 @@ impl Worker {
         left.served = false;
         let jobs = left.take(true);
         drop(left);
+        if !jobs.is_empty() {
+            // Tokio has another thread run what a long-running task wakes. So jobs and their cells
+            // would cross threads one by one, at three times the price, until the submitter yields.
+            shards[self.home].ask_to_yield();
+        }
         self.home = here;
         self.adopt(jobs);
     }

@@ -18,7 +18,7 @@ use crate::sync::mutant;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct JobPtr(pub(super) NonNull<Header>);
 
-// SAFETY: cells hold `Send` futures, outputs and sinks only (`allocate`), and every field that
+// SAFETY: cells hold `Send` futures, outputs and sinks only (`offer`), and every field that
 // more than one thread reaches is atomic or handed over with the token.
 unsafe impl Send for JobPtr {}
 // SAFETY: as above.

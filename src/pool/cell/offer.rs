@@ -2,12 +2,12 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::Arc;
 
 use super::job::{JobPtr, JobRef};
 use super::watch::{Claim, JobWatch};
-use super::{Cell, Header, Home, NOWHERE, SCHEDULED, Sink, Stage, Terms};
+use super::{Cell, Header, Home, NOWHERE, SCHEDULED, Sink, Stage, Terms, stock};
 use crate::observe::JobSpan;
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::AtomicU32;
@@ -28,8 +28,8 @@ where
     F::Output: Send + 'static,
     S: Sink<F::Output>,
 {
-    let mut cell = Box::<Cell<F, S>>::new_uninit();
-    let at = cell.as_mut_ptr();
+    let cell = stock::allocate::<Cell<F, S>>();
+    let at = cell.as_ptr();
     // Field by field: built on the stack and moved, a cell costs twice as much.
     // SAFETY: `at` is valid for writes, and every field is written.
     unsafe {
@@ -47,9 +47,7 @@ where
         (&raw mut (*at).stage).write(UnsafeCell::new(Stage::Job(job)));
         (&raw mut (*at).sink).write(UnsafeCell::new(None));
     }
-    // SAFETY: initialized just now.
-    let cell = Box::leak(unsafe { cell.assume_init() });
-    let ptr = JobPtr(NonNull::from(cell).cast());
+    let ptr = JobPtr(cell.cast());
     let claim = Claim { watch: JobWatch(ptr), output: PhantomData };
     Offered { job: JobRef(ptr), claim, types: PhantomData }
 }

@@ -124,7 +124,7 @@ impl<T> Claim<T> {
         let mut out: Option<Result<T, JobError>> = None;
         if self.watch.is_finished() {
             let ptr = self.watch.0;
-            // SAFETY: the job is `DONE`, claims are made by `allocate` with the type of the
+            // SAFETY: the job is `DONE`, claims are made by `offer` with the type of the
             // job's output, and there is one for each job.
             unsafe { (ptr.header().vtable.take)(ptr.0, (&raw mut out).cast()) };
         }
