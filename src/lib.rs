@@ -88,7 +88,7 @@
 //! - `pool/admission`: the only place that counts. `pool/shard`: up to one per thread of the
 //!   runtime, with its share of the slots and its ready jobs. `pool/line`: who waits, in order.
 //! - `pool/worker` polls jobs; `pool/crew` knows who is idle and whom to call; `pool/lookout` notices
-//!   workers that a slow job holds up.
+//!   workers that a slow job holds up; `pool/pace`: how long jobs take.
 //! - `pool/cell`: a job's storage and states, the one unsafe module. `pool/handle`: what submitters
 //!   hold of it. `pool/context`: which job a thread is polling.
 //! - `pool/ending`: a job after a poll. `pool/inline`: jobs that run in their callers.

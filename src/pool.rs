@@ -16,6 +16,7 @@ mod line;
 mod lookout;
 #[cfg(millpond_loom)]
 mod models;
+mod pace;
 mod shard;
 mod status;
 mod verbs;

@@ -16,12 +16,11 @@ use super::context;
 use super::crew::Crew;
 use super::effects::Effects;
 use super::lookout::Lookout;
+use super::pace::Pace;
 use super::status::Status;
 use crate::error::Panic;
 use crate::fence::fenced;
 use crate::observe::event;
-use crate::sync::atomic::AtomicU32;
-use crate::sync::atomic::Ordering::Relaxed;
 
 /// What happens to a `schedule` from within the pool's own jobs that could never end.
 ///
@@ -61,8 +60,7 @@ pub(crate) struct Core {
     pub(super) config: Config,
     pub(super) idle: Notify,
     runtime: OnceLock<Handle>,
-    /// Nanoseconds one poll of a job takes, about.
-    pace: AtomicU32,
+    pub(super) pace: Pace,
     me: Weak<Self>,
 }
 
@@ -102,7 +100,7 @@ impl Core {
             config,
             idle: Notify::new(),
             runtime: runtime.map_or_else(OnceLock::new, OnceLock::from),
-            pace: AtomicU32::new(1_000),
+            pace: Pace::new(),
             me: me.clone(),
         })
     }
@@ -209,21 +207,9 @@ impl Core {
     }
 
     fn consider_help(&self, at: usize, depth: usize) {
-        if self.crew.has_spare() && depth as u64 * u64::from(self.pace.load(Relaxed)) > WORTH_A_CALL
-        {
+        if self.crew.has_spare() && self.pace.wait(depth) > WORTH_A_CALL {
             self.crew.reinforce(self, (at + 1) % self.admission.shards().len(), self.crew.enough());
         }
-    }
-
-    pub(super) fn pace(&self) -> u32 {
-        self.pace.load(Relaxed)
-    }
-
-    /// Takes in what one poll took lately.
-    pub(super) fn set_pace(&self, took: Duration) {
-        let nanos = took.as_nanos().min(u128::from(u32::MAX)) as u32;
-        let old = self.pace.load(Relaxed);
-        self.pace.store(old - old / 4 + nanos / 4, Relaxed);
     }
 
     /// Does what was left to do when the locks were released.

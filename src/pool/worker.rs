@@ -22,6 +22,7 @@ use tokio::time::Sleep;
 use super::cell::{End, JobRef, Step, Terms};
 use super::core::Core;
 use super::crew::{LANE, Post, Rest};
+use super::pace::Pace;
 
 const TURN_JOBS: u32 = 2_048;
 const TURN_TIME: Duration = Duration::from_micros(100);
@@ -82,15 +83,23 @@ struct Clock {
 }
 
 impl Clock {
-    fn new(pace: u32) -> Self {
-        let slow = pace > BATCH_NANOS / 2;
+    fn new(pace: &Pace) -> Self {
+        let batch = pace.batch(BATCH_NANOS);
+        let slow = batch < 2;
         Self {
-            batch: (BATCH_NANOS / pace.max(1)).clamp(1, LANE as u32) as usize,
+            batch: batch.clamp(1, LANE as u32) as usize,
             slow,
             read: slow.then(Instant::now),
             took: Duration::ZERO,
             polls: 0,
             unread: 0,
+        }
+    }
+
+    /// The first jobs of a turn count as well, if others stand behind them.
+    fn start(&mut self) {
+        if !cfg!(millpond_loom) && self.read.is_none() {
+            self.read = Some(Instant::now());
         }
     }
 
@@ -103,7 +112,7 @@ impl Clock {
             let now = Instant::now();
             if let Some(before) = self.read.replace(now) {
                 self.took += now - before;
-                core.set_pace((now - before) / self.unread);
+                core.pace.observe(now - before, self.unread);
             }
             self.unread = 0;
         }
@@ -178,6 +187,9 @@ impl Worker {
             } else if self.claimed.is_empty() {
                 let claimed = shard.claim(clock.batch).zip(lane);
                 self.claimed = 0..claimed.map(|(job, berth)| berth.put(job)).count();
+            }
+            if self.claimed.len() > 1 {
+                clock.start();
             }
             let dry = self.claimed.is_empty() && shard.ready.is_empty();
             shard.served = !dry;
@@ -267,8 +279,7 @@ impl Worker {
         let shards = self.core.admission.shards();
         let deepest = (0..shards.len()).max_by_key(|&at| shards[at].depth());
         let worth = |&at: &usize| {
-            at != self.home
-                && shards[at].depth() as u64 * u64::from(self.core.pace()) > WORTH_STEALING
+            at != self.home && self.core.pace.wait(shards[at].depth()) > WORTH_STEALING
         };
         let Some(victim) = deepest.filter(worth) else { return false };
         let jobs = shards[victim].lock().take(false);
@@ -338,7 +349,7 @@ impl Future for Worker {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         // One clock for all it does before it yields: also for what it steals.
-        let mut clock = Clock::new(this.core.pace());
+        let mut clock = Clock::new(&this.core.pace);
         loop {
             if this.idle {
                 ready!(this.poll_idle(cx));

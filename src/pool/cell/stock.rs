@@ -68,8 +68,8 @@ pub(super) unsafe fn release<C>(memory: NonNull<C>) {
 const fn layout<C>() -> Layout {
     let exact = Layout::new::<C>();
     let size = match exact.size() {
-        0..=SMALL => SMALL,
-        ..=LARGE => LARGE,
+        size if size <= SMALL => SMALL,
+        size if size <= LARGE => LARGE,
         _ => return exact,
     };
     if exact.align() > ALIGN {
