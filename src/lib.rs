@@ -42,7 +42,7 @@
 //!
 //! ```text
 //! submitted = refused + withdrawn
-//!           + queued + waiting + running + overflow + inline
+//!           + reserved + queued + waiting + running + overflow + inline
 //!           + completed + panicked + cancelled
 //! ```
 //!
@@ -111,8 +111,8 @@ pub use crate::blocking::{Blocking, blocking};
 pub use crate::error::{Closed, ConfigError, JobError, Panic, ScheduleError, TryScheduleError};
 pub use crate::group::{Group, GroupBuilder, GroupSchedule, GroupTryGo, Next, Outcome, Wait};
 pub use crate::pool::{
-    AbortHandle, AbortOnDrop, AnywayGo, Builder, JobHandle, Nested, Pool, Report, Schedule, Status,
-    TryGo,
+    AbortHandle, AbortOnDrop, AnywayGo, Builder, HeldSlot, JobHandle, Nested, Pool, Report,
+    Reserver, Schedule, Status, TryGo,
 };
 
 #[cfg(doctest)]

@@ -27,6 +27,7 @@ mod callers;
 mod census;
 mod change;
 mod desk;
+mod reserve;
 
 use std::collections::HashMap;
 use std::task::Waker;
@@ -35,9 +36,8 @@ use crossbeam_utils::CachePadded;
 
 use self::desk::Desk;
 use super::cell::{End, JobRef, Terms};
-use super::context;
 use super::effects::Effects;
-use super::line::{Caller, Entry, Line, List, Told};
+use super::line::{Line, List};
 use super::shard::{Shard, Tally};
 use crate::sync::atomic::Ordering::{Acquire, Relaxed};
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
@@ -105,6 +105,8 @@ pub(crate) enum Verdict {
     Waiting(usize),
     /// The caller is to run it, and to tell [`Admission::end_inline`].
     Inline,
+    /// A slot is kept for it.
+    Reserved,
     Full,
     Closed,
     Deadlock,
@@ -134,15 +136,8 @@ pub(super) struct State {
     ending: usize,
     /// The slot-holding jobs that wait in line, with how many callers each.
     blocked: HashMap<usize, usize>,
-    tally: LineTally,
-}
-
-/// Running totals of what does not happen in a shard.
-#[derive(Debug, Clone, Copy, Default)]
-struct LineTally {
-    jobs: Tally,
-    refused: u64,
-    withdrawn: u64,
+    /// Running totals of what does not happen in a shard.
+    tally: Tally,
 }
 
 impl Admission {
@@ -162,7 +157,7 @@ impl Admission {
                 inline: 0,
                 ending: 0,
                 blocked: HashMap::new(),
-                tally: LineTally::default(),
+                tally: Tally::default(),
             }),
         }
     }
@@ -219,20 +214,17 @@ impl Admission {
             _ => None,
         };
         let mut state = self.desk();
-        state.tally.jobs.submitted += 1;
+        state.tally.submitted += 1;
         if self.attention.load(Relaxed) & CLOSED != 0 {
             state.tally.refused += 1;
             return Verdict::Closed;
         }
         let terms = Terms::slot(quota);
-        let within_share = quota.is_none_or(|quota| {
-            let quota = &mut state.line.quotas[quota];
-            quota.held < quota.limit
-        });
+        let within_share = state.is_within_share(quota);
         if within_share {
             if self.take_slot(&mut state, at) {
                 state.hold(quota);
-                state.tally.jobs.started += 1;
+                state.tally.started += 1;
                 let mut shard = self.shards[at].lock();
                 let call = shard.push(offer.admit(terms));
                 return Verdict::Started { call, depth: shard.ready.len() };
@@ -265,7 +257,7 @@ impl Admission {
             }
             OnFull::Overflow { limit } if state.overflow < limit => {
                 state.overflow += 1;
-                state.tally.jobs.overflow_started += 1;
+                state.tally.overflow_started += 1;
                 let mut shard = self.shards[at].lock();
                 let call = shard.push(offer.admit(Terms::Overflow));
                 Verdict::Overflow { call, depth: shard.ready.len() }
@@ -275,17 +267,7 @@ impl Admission {
                 Verdict::Full
             }
             OnFull::Wait { pool, .. } => {
-                let within = context::within(pool);
-                if within.is_some_and(|within| state.would_deadlock(list, within)) {
-                    state.tally.refused += 1;
-                    return Verdict::Deadlock;
-                }
-                if within_share {
-                    state.hold(quota);
-                }
-                state.block(within);
-                let caller = Caller { waker, within, told: Told::Wait };
-                Verdict::Waiting(state.line.push(list, quota, Entry::Caller(caller)))
+                state.stand_caller(list, quota, within_share, waker, pool, false)
             }
         }
     }
@@ -344,12 +326,12 @@ impl Admission {
     #[cold]
     pub(super) fn settle_slow(&self, at: usize, terms: Terms, end: End, fx: &mut Effects) {
         let mut state = self.desk();
-        state.tally.jobs.end(end);
+        state.tally.end(end);
         if terms == Terms::Overflow {
             state.overflow -= 1;
-            state.tally.jobs.overflow_ended += 1;
+            state.tally.overflow_ended += 1;
         } else {
-            state.tally.jobs.ended += 1;
+            state.tally.ended += 1;
             self.hand_on(&mut state, at, fx);
         }
         self.release_share(&mut state, at, terms.quota(), fx);
@@ -394,7 +376,7 @@ impl Admission {
     pub(super) fn end_inline(&self, end: End, fx: &mut Effects) {
         let mut state = self.desk();
         state.inline -= 1;
-        state.tally.jobs.end(end);
+        state.tally.end(end);
         self.look_for_idle(&mut state, fx);
     }
 

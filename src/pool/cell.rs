@@ -66,6 +66,12 @@ const AWAITED: u32 = 1 << 5;
 const SHIELD: u32 = 1 << 6;
 const SHIELDED: u32 = !(SHIELD - 1);
 
+/// Flags among the terms: somebody holds the job's slot, which stays taken when the job ends; the
+/// job has ended; the holder has let go. Whichever of the last two comes second frees the slot.
+const HELD: u32 = 1 << 31;
+const SETTLED: u32 = 1 << 30;
+const LET_GO: u32 = 1 << 29;
+
 /// The seat or ticket of a job that has none.
 const NOWHERE: u32 = u32::MAX;
 
@@ -128,7 +134,7 @@ pub(crate) struct Header {
     vtable: &'static VTable,
     state: AtomicU32,
     refs: AtomicU32,
-    /// [`Terms`], packed; fixed when the job is admitted.
+    /// [`Terms`], packed, fixed when the job is admitted; and the flags of a slot that is held.
     terms: AtomicU32,
     /// Written once, by the token's holder, before the job is first idle or in line; read by
     /// whoever finds it so.
@@ -171,7 +177,7 @@ impl Terms {
     }
 
     fn unpack(packed: u32) -> Self {
-        match packed {
+        match packed & !(HELD | SETTLED | LET_GO) {
             0 => Self::Slot,
             1 => Self::Overflow,
             quota => Self::Share(quota as usize - 2),

@@ -12,6 +12,13 @@ pub(crate) struct Current {
     pub(crate) job: JobPtr,
 }
 
+impl Current {
+    /// Whether it is a job of the pool of this id.
+    pub(super) fn is_of(&self, pool: usize) -> bool {
+        self.pool == pool
+    }
+}
+
 /// A slot-holding job of a pool that asks the same pool for room.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Within {
@@ -47,7 +54,7 @@ pub(super) fn enter<R>(pool: usize, job: JobPtr, poll: impl FnOnce() -> R) -> R 
 
 /// The job of this very pool that is asking, if it holds a slot.
 pub(super) fn within(pool: usize) -> Option<Within> {
-    let current = current().filter(|current| current.pool == pool)?;
+    let current = current().filter(|current| current.is_of(pool))?;
     let terms = current.job.terms();
     (terms != Terms::Overflow).then(|| Within { job: current.job.id(), quota: terms.quota() })
 }

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::future::Future;
 use std::num::NonZeroUsize;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock, Weak};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 
 use super::admission::{Admission, Offer, OnFull, Verdict};
 use super::cell::{Home, JobPtr, JobRef, Step};
@@ -17,6 +19,7 @@ use super::crew::Crew;
 use super::effects::Effects;
 use super::lookout::Lookout;
 use super::pace::Pace;
+use super::shard::Kept;
 use super::status::Status;
 use crate::error::Panic;
 use crate::fence::fenced;
@@ -173,6 +176,47 @@ impl Core {
         self.follow(at, verdict)
     }
 
+    /// Yields to the runtime once if this thread's worker asked for that.
+    #[inline]
+    pub(super) fn poll_yield(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.admission.shard(self.here()).is_to_yield() {
+            true => pin!(yield_now()).poll(cx),
+            false => Poll::Ready(()),
+        }
+    }
+
+    pub(super) fn reserve(&self, quota: Option<usize>, cx: Option<&Context<'_>>) -> Verdict {
+        let at = self.here();
+        let verdict = self.admission.reserve(at, quota, cx.map(|cx| (cx.waker(), self.id())));
+        self.follow(at, verdict)
+    }
+
+    /// A caller in line for a slot was told to come.
+    pub(super) fn collect(&self, ticket: usize) -> Verdict {
+        let at = self.here();
+        let mut fx = Effects::default();
+        let verdict = self.admission.collect(ticket, &mut fx);
+        self.apply(at, fx);
+        self.follow(at, verdict)
+    }
+
+    pub(super) fn redeem(&self, offer: &mut impl Offer, quota: Option<usize>) -> Verdict {
+        let at = self.here();
+        let verdict = self.admission.redeem(at, offer, quota);
+        if verdict == Verdict::Closed {
+            self.free(quota, Kept::Refused);
+        }
+        self.follow(at, verdict)
+    }
+
+    /// Gives back a slot that was kept without a job.
+    pub(super) fn free(&self, quota: Option<usize>, kept: Kept) {
+        let at = self.here();
+        let mut fx = Effects::default();
+        self.admission.free(at, quota, kept, &mut fx);
+        self.apply(at, fx);
+    }
+
     /// Calls a worker for what was started.
     pub(super) fn follow(&self, at: usize, verdict: Verdict) -> Verdict {
         match verdict {
@@ -182,7 +226,7 @@ impl Core {
                 event!(DEBUG, pool = &*self.config.name, "job overflows");
             }
             Verdict::Full | Verdict::Closed | Verdict::Deadlock => self.tell_refused(verdict),
-            Verdict::InLine | Verdict::Waiting(_) | Verdict::Inline => {}
+            Verdict::InLine | Verdict::Waiting(_) | Verdict::Inline | Verdict::Reserved => {}
         }
         verdict
     }
@@ -322,9 +366,11 @@ impl Core {
             waiting: census.waiting,
             overflow: census.overflow,
             inline: census.inline,
+            reserved: census.reserved,
+            held: census.held,
             submitted: census.jobs.submitted,
-            refused: census.refused,
-            withdrawn: census.withdrawn,
+            refused: census.jobs.refused,
+            withdrawn: census.jobs.withdrawn,
             completed: census.jobs.completed,
             panicked: census.jobs.panicked,
             cancelled: census.jobs.cancelled,

@@ -17,7 +17,7 @@ pub struct Report {
     /// Jobs that were cancelled, most of them at the deadline.
     pub cancelled: u64,
     /// Jobs that could not be cancelled: still being polled, or blocking closures that have not
-    /// returned. They keep their slots until they do.
+    /// returned. They keep their slots until they do. And slots that are held beyond their jobs.
     pub left: usize,
 }
 
@@ -58,7 +58,7 @@ impl Core {
             completed: after.jobs.completed - before.completed,
             panicked: after.jobs.panicked - before.panicked,
             cancelled: after.jobs.cancelled - before.cancelled,
-            left: after.running + after.overflow + after.inline,
+            left: after.running + after.overflow + after.inline + after.held,
         };
         event!(INFO, pool = &*self.config.name, ?report, "pool shut down");
         report

@@ -42,6 +42,12 @@ impl Core {
                 shard.seated.remove(key);
             }
         }
+        if job.keeps_slot() {
+            shard.tally.end(end);
+            shard.tally.ended += 1;
+            shard.tally.held += 1;
+            return false;
+        }
         // Written down together with the slot's return, be it here or at the line: an idle pool has
         // all its slots.
         if terms != Terms::Slot || self.admission.needs_desk() {

@@ -36,6 +36,8 @@ pub(super) struct Caller {
     /// The slot-holding job of this pool that waits through this caller, if one does.
     pub(super) within: Option<Within>,
     pub(super) told: Told,
+    /// Waits for a slot alone: it has no job yet that could stand in the queue.
+    pub(super) for_slot: bool,
 }
 
 /// What a caller in line finds when it looks again.

@@ -45,6 +45,25 @@ pub(super) struct Tally {
     pub(super) cancelled: u64,
     pub(super) overflow_started: u64,
     pub(super) overflow_ended: u64,
+    pub(super) refused: u64,
+    pub(super) withdrawn: u64,
+    /// Slots kept for jobs to come, and those of them that were used or given up.
+    pub(super) reserved: u64,
+    pub(super) redeemed: u64,
+    /// Slots kept beyond their jobs, and those of them that were given back.
+    pub(super) held: u64,
+    pub(super) let_go: u64,
+}
+
+/// A slot kept without a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// For a job that never came.
+    Unused,
+    /// For a job that came too late.
+    Refused,
+    /// Beyond a job's end.
+    Held,
 }
 
 impl Tally {
@@ -57,6 +76,25 @@ impl Tally {
         self.cancelled += other.cancelled;
         self.overflow_started += other.overflow_started;
         self.overflow_ended += other.overflow_ended;
+        self.refused += other.refused;
+        self.withdrawn += other.withdrawn;
+        self.reserved += other.reserved;
+        self.redeemed += other.redeemed;
+        self.held += other.held;
+        self.let_go += other.let_go;
+    }
+
+    /// A slot that was kept is free.
+    pub(super) fn free(&mut self, kept: Kept) {
+        match kept {
+            Kept::Unused => self.withdrawn += 1,
+            Kept::Refused => self.refused += 1,
+            Kept::Held => {
+                self.let_go += 1;
+                return;
+            }
+        }
+        self.redeemed += 1;
     }
 
     pub(super) fn end(&mut self, end: End) {

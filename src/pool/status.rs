@@ -7,7 +7,7 @@
 ///
 /// ```text
 /// submitted = refused + withdrawn
-///           + queued + waiting + running + overflow + inline
+///           + reserved + queued + waiting + running + overflow + inline
 ///           + completed + panicked + cancelled
 /// ```
 ///
@@ -35,11 +35,16 @@ pub struct Status {
     pub overflow: usize,
     /// Jobs that run in their callers.
     pub inline: usize,
+    /// Slots kept for jobs to come; see [`Reserver`](crate::Reserver). Each counts as submitted.
+    pub reserved: usize,
+    /// Slots kept beyond the end of their jobs; see
+    /// [`Pool::hold_slot`](crate::Pool::hold_slot). Those jobs are in the totals already.
+    pub held: usize,
     /// Jobs that were offered so far.
     pub submitted: u64,
     /// Jobs that were given back: full, closed or a deadlock.
     pub refused: u64,
-    /// Jobs whose callers went away while they waited in line.
+    /// Jobs whose callers went away while they waited in line, or with a slot reserved.
     pub withdrawn: u64,
     /// Jobs that returned a value.
     pub completed: u64,
@@ -52,7 +57,8 @@ pub struct Status {
 impl Status {
     /// The sum that equals `submitted`.
     pub fn accounted(&self) -> u64 {
-        let live = self.queued + self.waiting + self.running + self.overflow + self.inline;
+        let ahead = self.reserved + self.queued + self.waiting;
+        let live = ahead + self.running + self.overflow + self.inline;
         self.refused
             + self.withdrawn
             + live as u64
@@ -61,8 +67,9 @@ impl Status {
             + self.cancelled
     }
 
-    /// Whether nothing runs, is queued or waits.
+    /// Whether nothing runs, is queued or waits, and no slot is held beyond its job. Slots that
+    /// are reserved do not count: their jobs may never come.
     pub fn is_idle(&self) -> bool {
-        self.queued + self.waiting + self.running + self.overflow + self.inline == 0
+        self.queued + self.waiting + self.running + self.overflow + self.inline + self.held == 0
     }
 }

@@ -2,10 +2,8 @@
 
 use std::fmt;
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-
-use tokio::task::yield_now;
 
 use super::admission::{Offer, OnFull, Verdict};
 use super::cell::{self, Claim, JobRef, Offered, Sink, Terms};
@@ -63,6 +61,14 @@ where
         let core = self.core;
         let quota = self.sink.as_ref().and_then(S::quota);
         core.admit(self, quota, on_full)
+    }
+
+    /// Hands the job in for a slot that was kept for it.
+    #[inline]
+    pub(crate) fn redeem(&mut self) -> Verdict {
+        let core = self.core;
+        let quota = self.sink.as_ref().and_then(S::quota);
+        core.redeem(self, quota)
     }
 
     /// The job of a refused one.
@@ -172,12 +178,7 @@ where
             return self.poll_again(cx);
         }
         assert!(!self.polled, "polled after completion");
-        let core = self.submission.core;
-        if core.admission.shard(core.here()).is_to_yield()
-            && pin!(yield_now()).poll(cx).is_pending()
-        {
-            return Poll::Pending;
-        }
+        ready!(self.submission.core.poll_yield(cx));
         self.polled = true;
         let verdict = self
             .submission
@@ -229,7 +230,7 @@ where
                 Poll::Ready(Err(ScheduleError::WouldDeadlock(self.submission.take_job())))
             }
             Verdict::Closed => Poll::Ready(Err(ScheduleError::Closed(self.submission.take_job()))),
-            Verdict::Full | Verdict::Inline | Verdict::Overflow { .. } => {
+            Verdict::Full | Verdict::Inline | Verdict::Overflow { .. } | Verdict::Reserved => {
                 unreachable!("a caller that may wait waits")
             }
         }

@@ -58,7 +58,7 @@ impl Admission {
             Told::Slot => {
                 state.line.dismiss(ticket);
                 state.granted -= 1;
-                state.tally.jobs.started += 1;
+                state.tally.started += 1;
                 let mut shard = self.shards[at].lock();
                 let call = shard.push(offer.admit(terms));
                 Verdict::Started { call, depth: shard.ready.len() }
@@ -152,7 +152,7 @@ impl Admission {
     pub(in crate::pool) fn end_withdrawn(&self, end: End, fx: &mut Effects) {
         let mut state = self.desk();
         state.ending -= 1;
-        state.tally.jobs.end(end);
+        state.tally.end(end);
         self.look_for_idle(&mut state, fx);
     }
 }

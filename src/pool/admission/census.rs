@@ -16,14 +16,14 @@ pub(in crate::pool) struct Census {
     pub(in crate::pool) running: usize,
     pub(in crate::pool) overflow: usize,
     pub(in crate::pool) inline: usize,
+    pub(in crate::pool) reserved: usize,
+    pub(in crate::pool) held: usize,
     pub(in crate::pool) jobs: Tally,
-    pub(in crate::pool) refused: u64,
-    pub(in crate::pool) withdrawn: u64,
 }
 
 impl Census {
     pub(in crate::pool) fn is_idle(&self) -> bool {
-        self.queued + self.waiting + self.running + self.overflow + self.inline == 0
+        self.queued + self.waiting + self.running + self.overflow + self.inline + self.held == 0
     }
 }
 
@@ -54,11 +54,12 @@ impl Admission {
 
     fn count(&self, state: &Desk<'_>) -> Census {
         let turned_away = self.turned_away.load(Relaxed);
-        let mut jobs = state.tally.jobs;
+        let mut jobs = state.tally;
         // All at once: a job may end in one shard while the next is being read.
         let shards: Vec<_> = self.shards.iter().map(|shard| shard.lock()).collect();
         shards.iter().for_each(|shard| jobs.add(&shard.tally));
         jobs.submitted += turned_away;
+        jobs.refused += turned_away;
         Census {
             size: state.size,
             places: state.places,
@@ -67,9 +68,9 @@ impl Admission {
             running: (jobs.started - jobs.ended) as usize,
             overflow: (jobs.overflow_started - jobs.overflow_ended) as usize,
             inline: state.inline + state.ending,
+            reserved: (jobs.reserved - jobs.redeemed) as usize,
+            held: (jobs.held - jobs.let_go) as usize,
             jobs,
-            refused: state.tally.refused + turned_away,
-            withdrawn: state.tally.withdrawn,
         }
     }
 }

@@ -1,12 +1,13 @@
 //! The lock of the line, and what is decided under it.
 
 use std::collections::HashSet;
+use std::task::Waker;
 
-use super::{CONGESTED, FULL, Offer, State};
+use super::{CONGESTED, FULL, Offer, State, Verdict};
 use crate::pool::cell::Terms;
-use crate::pool::context::Within;
+use crate::pool::context::{self, Within};
 use crate::pool::effects::Effects;
-use crate::pool::line::{Entry, List, Told};
+use crate::pool::line::{Caller, Entry, List, Told};
 use crate::sync::MutexGuard;
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::{Relaxed, Release};
@@ -55,6 +56,14 @@ impl std::ops::DerefMut for Desk<'_> {
 }
 
 impl State {
+    /// Whether a quota, if there is one, has a part left.
+    pub(super) fn is_within_share(&self, quota: Option<usize>) -> bool {
+        quota.is_none_or(|quota| {
+            let quota = &self.line.quotas[quota];
+            quota.held < quota.limit
+        })
+    }
+
     pub(super) fn hold(&mut self, quota: Option<usize>) {
         if let Some(quota) = quota {
             self.line.quotas[quota].held += 1;
@@ -70,10 +79,42 @@ impl State {
         let _ = self.line.admit_next();
     }
 
+    /// Puts a caller in line, unless that would deadlock. One who comes `for_slot` has no job to
+    /// leave in the queue.
+    pub(super) fn stand_caller(
+        &mut self,
+        list: List,
+        quota: Option<usize>,
+        within_share: bool,
+        waker: Option<Waker>,
+        pool: usize,
+        for_slot: bool,
+    ) -> Verdict {
+        let within = context::within(pool);
+        if within.is_some_and(|within| self.would_deadlock(list, within)) {
+            self.tally.refused += 1;
+            return Verdict::Deadlock;
+        }
+        if within_share {
+            self.hold(quota);
+        }
+        self.block(within);
+        let caller = Caller { waker, within, told: Told::Wait, for_slot };
+        let ticket = self.line.push(list, quota, Entry::Caller(caller));
+        if for_slot {
+            // It stands in the queue if there is a place: nobody may overtake it there.
+            let _ = self.line.admit_next();
+        }
+        Verdict::Waiting(ticket)
+    }
+
     /// Fills the places in the queue.
     pub(super) fn admit_all(&mut self, fx: &mut Effects) {
         while let Some(entry) = self.line.admit_next() {
             let Entry::Caller(caller) = entry else { continue };
+            if caller.for_slot {
+                continue;
+            }
             caller.told = Told::Place;
             let within = caller.within;
             caller.waker.take().into_iter().for_each(|waker| fx.wake(waker));
@@ -86,7 +127,7 @@ impl State {
     pub(super) fn take_in(&mut self, ticket: usize, fx: &mut Effects) {
         match &mut self.line.node(ticket).entry {
             Entry::Job(..) => {
-                self.tally.jobs.started += 1;
+                self.tally.started += 1;
                 if let Entry::Job(job, waker) = self.line.dismiss(ticket).entry {
                     fx.start(job);
                     waker.into_iter().for_each(|waker| fx.wake(waker));

@@ -7,7 +7,8 @@ use std::task::{Context, RawWaker, RawWakerVTable, Waker};
 
 use super::watch::JobWatch;
 use super::{
-    ABORT, DONE, End, Header, Home, LINE, NOWHERE, RUNNING, SCHEDULED, SHIELDED, Step, Terms,
+    ABORT, DONE, End, HELD, Header, Home, LET_GO, LINE, NOWHERE, RUNNING, SCHEDULED, SETTLED,
+    SHIELDED, Step, Terms,
 };
 use crate::error::Panic;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -36,6 +37,18 @@ impl JobPtr {
 
     pub(crate) fn terms(self) -> Terms {
         Terms::unpack(self.header().terms.load(Relaxed))
+    }
+
+    /// Has the job's slot stay taken when it ends. Only from within its own poll. `false` if it
+    /// holds none, or that was done already.
+    pub(crate) fn hold_slot(self) -> bool {
+        let terms = &self.header().terms;
+        self.terms() != Terms::Overflow && terms.fetch_or(HELD, Relaxed) & HELD == 0
+    }
+
+    /// Takes that back. `true` if the job has ended: the slot is the caller's to be freed.
+    pub(crate) fn let_slot_go(self) -> bool {
+        self.header().terms.fetch_or(LET_GO, AcqRel) & SETTLED != 0
     }
 
     /// Tells jobs apart while they live.
@@ -127,6 +140,12 @@ impl JobRef {
         let mut cx = Context::from_waker(&waker);
         // SAFETY: `self` is the token and the job is `RUNNING`.
         unsafe { (header.vtable.poll)(self.0.0, &mut cx) }
+    }
+
+    /// Whether the slot of this ended job stays taken.
+    pub(crate) fn keeps_slot(&self) -> bool {
+        let terms = &self.0.header().terms;
+        terms.load(Relaxed) & HELD != 0 && terms.fetch_or(SETTLED, AcqRel) & LET_GO == 0
     }
 
     /// Ends the job without polling it.

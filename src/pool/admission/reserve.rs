@@ -1,0 +1,130 @@
+//! Slots without jobs: kept ahead of one that is to come, or beyond the end of one that was.
+
+use std::task::Waker;
+
+use super::{Admission, CLOSED, CONGESTED, Offer, Verdict};
+use crate::pool::cell::Terms;
+use crate::pool::effects::Effects;
+use crate::pool::line::{List, Told};
+use crate::pool::shard::Kept;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed};
+
+impl Admission {
+    /// Keeps a slot for a job that comes later. With nobody to `wake`, refuses if there is none.
+    #[inline]
+    pub(in crate::pool) fn reserve(
+        &self,
+        at: usize,
+        quota: Option<usize>,
+        wake: Option<(&Waker, usize)>,
+    ) -> Verdict {
+        if quota.is_none() {
+            if wake.is_none() && self.attention.load(Acquire) & (CONGESTED | CLOSED) == CONGESTED {
+                self.turned_away.fetch_add(1, Relaxed);
+                return Verdict::Full;
+            }
+            let mut shard = self.shards[at].lock();
+            if shard.free > 0 && self.attention.load(Relaxed) & CLOSED == 0 {
+                shard.free -= 1;
+                shard.tally.submitted += 1;
+                shard.tally.reserved += 1;
+                return Verdict::Reserved;
+            }
+        }
+        self.reserve_slow(at, quota, wake)
+    }
+
+    #[cold]
+    fn reserve_slow(
+        &self,
+        at: usize,
+        quota: Option<usize>,
+        wake: Option<(&Waker, usize)>,
+    ) -> Verdict {
+        let wake = wake.map(|(waker, pool)| (waker.clone(), pool));
+        let mut state = self.desk();
+        state.tally.submitted += 1;
+        if state.has(CLOSED) {
+            state.tally.refused += 1;
+            return Verdict::Closed;
+        }
+        let within_share = state.is_within_share(quota);
+        if within_share && self.take_slot(&mut state, at) {
+            state.hold(quota);
+            state.tally.reserved += 1;
+            return Verdict::Reserved;
+        }
+        let Some((waker, pool)) = wake else {
+            state.tally.refused += 1;
+            return Verdict::Full;
+        };
+        let list = match quota {
+            Some(quota) if !within_share => List::Quota(quota),
+            _ => List::Main,
+        };
+        state.stand_caller(list, quota, within_share, Some(waker), pool, true)
+    }
+
+    /// A caller in line who was told to come takes the slot that is kept for it.
+    pub(in crate::pool) fn collect(&self, ticket: usize, fx: &mut Effects) -> Verdict {
+        let mut state = self.desk();
+        let verdict = match state.line.caller(ticket).told {
+            Told::Wait | Told::Place => return Verdict::Waiting(ticket),
+            Told::Slot => {
+                state.granted -= 1;
+                state.tally.reserved += 1;
+                Verdict::Reserved
+            }
+            told => {
+                state.tally.refused += 1;
+                if told == Told::Closed { Verdict::Closed } else { Verdict::Deadlock }
+            }
+        };
+        state.line.dismiss(ticket);
+        self.look_for_idle(&mut state, fx);
+        verdict
+    }
+
+    /// The job for which a slot was kept. If the pool was closed meanwhile, it stays on offer.
+    #[inline]
+    pub(in crate::pool) fn redeem(
+        &self,
+        at: usize,
+        offer: &mut impl Offer,
+        quota: Option<usize>,
+    ) -> Verdict {
+        offer.prepare();
+        let mut shard = self.shards[at].lock();
+        if self.attention.load(Relaxed) & CLOSED != 0 {
+            return Verdict::Closed;
+        }
+        shard.tally.redeemed += 1;
+        shard.tally.started += 1;
+        let call = shard.push(offer.admit(Terms::slot(quota)));
+        Verdict::Started { call, depth: shard.ready.len() }
+    }
+
+    /// Gives back a slot that was kept without a job.
+    pub(in crate::pool) fn free(
+        &self,
+        at: usize,
+        quota: Option<usize>,
+        kept: Kept,
+        fx: &mut Effects,
+    ) {
+        if quota.is_none() {
+            let mut shard = self.shards[at].lock();
+            // The end of what was held may be the end of a pool that was closed.
+            if !self.needs_desk() && (kept != Kept::Held || !self.is_closed()) {
+                shard.tally.free(kept);
+                shard.free += 1;
+                return;
+            }
+        }
+        let mut state = self.desk();
+        state.tally.free(kept);
+        self.hand_on(&mut state, at, fx);
+        self.release_share(&mut state, at, quota, fx);
+        self.look_for_idle(&mut state, fx);
+    }
+}
