@@ -1,6 +1,8 @@
 //! Groups: jobs that share a pool with others and are waited for together.
 
 mod builder;
+#[cfg(feature = "tower")]
+mod door;
 mod members;
 mod outcome;
 mod verbs;
@@ -11,6 +13,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 pub use self::builder::GroupBuilder;
+#[cfg(feature = "tower")]
+pub(crate) use self::door::{Door, Entry, Here};
 use self::members::{FailureWhen, Members, Ticket};
 pub use self::outcome::Outcome;
 pub use self::verbs::{GroupSchedule, GroupTryGo};

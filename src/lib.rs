@@ -101,8 +101,12 @@
 
 mod blocking;
 mod error;
+#[cfg(feature = "hyper")]
+mod executor;
 mod fence;
 mod group;
+#[cfg(feature = "tower")]
+pub mod layer;
 mod observe;
 mod pool;
 mod sync;

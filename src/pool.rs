@@ -40,6 +40,8 @@ use self::handle::Keep;
 pub use self::handle::{AbortHandle, AbortOnDrop, JobHandle};
 pub use self::held::HeldSlot;
 pub(crate) use self::inline::Going;
+#[cfg(feature = "tower")]
+pub(crate) use self::inline::InlineJob;
 pub use self::inline::TryGo;
 pub use self::reserver::Reserver;
 pub use self::status::Status;

@@ -171,6 +171,16 @@ impl<T: Send + 'static> Members<T> {
         drop(waiter);
     }
 
+    /// Counts a job in. Called while the pool admits it, before anybody could run it: so the order
+    /// of indices is that of admission, and no end is missed.
+    pub(super) fn add(&self, watch: Option<&JobWatch>) -> usize {
+        let mut state = self.state.lock();
+        let index = state.submitted;
+        state.submitted += 1;
+        state.running.insert(index, watch.cloned());
+        index
+    }
+
     fn record(&self, index: usize, result: Result<T, JobError>) {
         // User code: outside of the lock, and it may panic.
         let success = match (&result, &self.failure_when) {
@@ -178,16 +188,20 @@ impl<T: Send + 'static> Members<T> {
             (Ok(_), None) => true,
             (Ok(value), Some(failure_when)) => fenced(|| failure_when(value)) == Some(false),
         };
-        let outcome = Outcome { index, success, result };
+        self.remove(index, Some(Outcome { index, success, result }));
+    }
+
+    /// Counts a job out, and keeps its outcome if it leaves one and somebody may want it.
+    pub(super) fn remove(&self, index: usize, outcome: Option<Outcome<T>>) {
         let mut state = self.state.lock();
         state.running.remove(&index);
-        let unwanted = if state.handles > 0 {
-            state.failures += usize::from(!success);
-            state.ended.push_back(outcome);
-            None
-        } else {
-            Some(outcome)
-        };
+        let mut unwanted = outcome;
+        if state.handles > 0 {
+            if let Some(outcome) = unwanted.take() {
+                state.failures += usize::from(!outcome.success);
+                state.ended.push_back(outcome);
+            }
+        }
         let (done, failed) = (state.running.is_empty(), state.failures > 0);
         let wakers: Vec<_> = state
             .waiters
@@ -245,13 +259,8 @@ impl<T: Send + 'static> Sink<T> for Ticket<T> {
         self.members.quota
     }
 
-    // Called while the pool admits the job, before anybody could run it: so the order of indices
-    // is that of admission, and no end is missed.
     fn enlist(&mut self, watch: Option<&JobWatch>) {
-        let mut state = self.members.state.lock();
-        self.index = state.submitted;
-        state.submitted += 1;
-        state.running.insert(self.index, watch.cloned());
+        self.index = self.members.add(watch);
     }
 
     fn handle(claim: Claim<T>) -> AbortHandle {

@@ -94,6 +94,9 @@ pub(crate) trait Sink<T>: Send + 'static {
     /// Whether the outcome goes to [`deliver`](Self::deliver) instead of waiting for a handle.
     const DELIVERS: bool;
 
+    /// Whether the sink stays with the job, to be dropped when that has ended.
+    const STAYS: bool = Self::DELIVERS;
+
     /// What the submitter gets.
     type Handle;
 
@@ -197,7 +200,8 @@ struct VTable {
     /// Moves the outcome to the `Option<Result<T, JobError>>` behind the pointer.
     take: unsafe fn(NonNull<Header>, *mut ()),
     free: unsafe fn(NonNull<Header>),
-    delivers: bool,
+    /// Somebody is told of the job's end, even if no handle is left.
+    tells: bool,
 }
 
 // `repr(C)` puts the header first, so that a pointer to it is a pointer to the cell.
@@ -230,7 +234,7 @@ where
         panic: Self::panic,
         take: Self::take,
         free: Self::free,
-        delivers: S::DELIVERS,
+        tells: S::STAYS,
     };
 
     /// # Safety
@@ -309,16 +313,21 @@ where
     unsafe fn publish(ptr: NonNull<Header>) {
         // SAFETY: as in `poll`.
         let cell = unsafe { ptr.cast::<Self>().as_ref() };
-        if S::DELIVERS {
+        if S::STAYS {
             // SAFETY: the token's holder has `sink` and `stage` to itself until `DONE`.
             let sink = cell.sink.with_mut(|sink| unsafe { (*sink).take() });
-            let stage = cell.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
-            if let (Some(sink), Stage::Ended(outcome)) = (sink, stage) {
-                fenced(|| sink.deliver(outcome));
+            if S::DELIVERS {
+                let stage =
+                    cell.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
+                if let (Some(sink), Stage::Ended(outcome)) = (sink, stage) {
+                    fenced(|| sink.deliver(outcome));
+                }
+            } else {
+                fenced(|| drop(sink));
             }
         }
         // Without another reference there is nobody to see it.
-        let alone = !S::DELIVERS && cell.header.refs.load(Acquire) == 1;
+        let alone = !S::STAYS && cell.header.refs.load(Acquire) == 1;
         if !alone && cell.header.state.fetch_or(DONE, AcqRel) & AWAITED != 0 {
             // SAFETY: with both bits set nobody writes the waker any more.
             cell.awaiter

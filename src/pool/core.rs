@@ -349,6 +349,12 @@ impl Core {
         self.admission.remove_quota(key);
     }
 
+    /// What becomes of submits that would deadlock.
+    #[cfg(feature = "tower")]
+    pub(crate) fn nested(&self) -> Nested {
+        self.config.nested
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.config.name
     }

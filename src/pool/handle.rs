@@ -85,6 +85,14 @@ impl<T> JobHandle<T> {
     /// Lets the job go on by itself: `drop`, said aloud.
     pub fn detach(self) {}
 
+    pub(crate) fn claimed(claim: Claim<T>) -> Self {
+        Self(Inner::Claim(claim))
+    }
+
+    pub(crate) fn finished(outcome: Result<T, JobError>) -> Self {
+        Self(Inner::Done(Mutex::new(Some(outcome))))
+    }
+
     /// Waits until the job has left the waiting line.
     pub(super) fn poll_started(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.0 {
@@ -124,11 +132,11 @@ impl<T: Send + 'static> Sink<T> for Keep {
 
     #[inline]
     fn handle(claim: Claim<T>) -> JobHandle<T> {
-        JobHandle(Inner::Claim(claim))
+        JobHandle::claimed(claim)
     }
 
     fn inline(self, outcome: Result<T, JobError>) -> JobHandle<T> {
-        JobHandle(Inner::Done(Mutex::new(Some(outcome))))
+        JobHandle::finished(outcome)
     }
 
     fn deliver(self, _: Result<T, JobError>) {}

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -18,18 +19,14 @@ use crate::error::{Closed, JobError};
 use crate::fence::fenced;
 
 /// Writes down the end of a job that runs in its caller; dropped, that it was cancelled.
-pub(crate) struct InlineEnd<'a, S> {
-    pub(super) core: &'a Core,
-    pub(super) sink: Option<S>,
+struct InlineEnd<C: Deref<Target = Core>, S> {
+    core: C,
+    sink: Option<S>,
 }
 
-impl<S> InlineEnd<'_, S> {
+impl<C: Deref<Target = Core>, S> InlineEnd<C, S> {
     /// The job has ended and is dropped by `drop_job`.
-    pub(super) fn end<T>(
-        mut self,
-        outcome: Result<T, JobError>,
-        drop_job: impl FnOnce(),
-    ) -> S::Handle
+    fn end<T>(mut self, outcome: Result<T, JobError>, drop_job: impl FnOnce()) -> S::Handle
     where
         S: Sink<T>,
     {
@@ -58,7 +55,7 @@ impl<S> InlineEnd<'_, S> {
     }
 }
 
-impl<S> Drop for InlineEnd<'_, S> {
+impl<C: Deref<Target = Core>, S> Drop for InlineEnd<C, S> {
     fn drop(&mut self) {
         if self.sink.is_some() {
             self.write_down(End::Cancelled);
@@ -66,13 +63,48 @@ impl<S> Drop for InlineEnd<'_, S> {
     }
 }
 
-pub(super) fn poll_caught<F: Future>(
-    job: Pin<&mut F>,
-    cx: &mut Context<'_>,
-) -> Poll<Result<F::Output, JobError>> {
-    match catch_unwind(AssertUnwindSafe(|| job.poll(cx))) {
-        Ok(polled) => polled.map(Ok),
-        Err(payload) => Poll::Ready(Err(JobError::panicked(payload))),
+pin_project! {
+    /// A job that runs in its caller: a future of its handle.
+    pub(crate) struct InlineJob<C: Deref<Target = Core>, F, S> {
+        #[pin]
+        job: Option<F>,
+        // Stands behind the job, so that the job is dropped before it is written off.
+        end: Option<InlineEnd<C, S>>,
+    }
+}
+
+impl<C, F, S> InlineJob<C, F, S>
+where
+    C: Deref<Target = Core>,
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: Sink<F::Output>,
+{
+    /// The job was counted as one that runs inline.
+    pub(super) fn new(core: C, job: F, mut sink: S) -> Self {
+        sink.enlist(None);
+        Self { job: Some(job), end: Some(InlineEnd { core, sink: Some(sink) }) }
+    }
+}
+
+impl<C, F, S> Future for InlineJob<C, F, S>
+where
+    C: Deref<Target = Core>,
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: Sink<F::Output>,
+{
+    type Output = S::Handle;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<S::Handle> {
+        let mut this = self.project();
+        let job = this.job.as_mut().as_pin_mut().expect("polled after completion");
+        let outcome = match catch_unwind(AssertUnwindSafe(|| job.poll(cx))) {
+            Ok(polled) => Ok(ready!(polled)),
+            Err(payload) => Err(JobError::panicked(payload)),
+        };
+        let end = this.end.take().expect("taken with the job");
+        Poll::Ready(end.end(outcome, || this.job.set(None)))
     }
 }
 
@@ -81,18 +113,16 @@ pin_project! {
     pub(crate) struct Going<'a, F, S> {
         core: &'a Core,
         #[pin]
-        state: State<F>,
-        // Stands behind the job, so that the job is dropped before it is written off.
-        end: Option<InlineEnd<'a, S>>,
+        state: State<'a, F, S>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
     #[project_replace = StateReplace]
-    enum State<F> {
+    enum State<'a, F, S> {
         Offered { job: F },
-        Inline { #[pin] job: F },
+        Inline { #[pin] run: InlineJob<&'a Core, F, S> },
         Gone,
     }
 }
@@ -106,7 +136,7 @@ where
     #[track_caller]
     pub(crate) fn new(core: &'a Core, job: F) -> Self {
         core.ensure_runtime();
-        Self { core, state: State::Offered { job }, end: None }
+        Self { core, state: State::Offered { job } }
     }
 
     /// Takes the job back if it was not offered yet.
@@ -132,20 +162,17 @@ where
             let mut submission = Submission::new(this.core, job, sink());
             match submission.admit(OnFull::Inline) {
                 Verdict::Inline => {
-                    let (job, end) = submission.take_inline();
-                    *this.end = Some(end);
-                    this.state.set(State::Inline { job });
+                    let run = submission.take_inline(*this.core);
+                    this.state.set(State::Inline { run });
                 }
                 Verdict::Closed => return Poll::Ready(Err(Closed(submission.take_job()))),
                 _ => return Poll::Ready(Ok(submission.take_handle())),
             }
         }
-        let StateProj::Inline { job } = this.state.as_mut().project() else {
+        let StateProj::Inline { run } = this.state.project() else {
             panic!("`try_go` polled after completion");
         };
-        let outcome = ready!(poll_caught(job, cx));
-        let end = this.end.take().expect("set with the state");
-        Poll::Ready(Ok(end.end(outcome, || this.state.set(State::Gone))))
+        run.poll(cx).map(Ok)
     }
 }
 

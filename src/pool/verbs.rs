@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -10,7 +11,7 @@ use super::cell::{self, Claim, JobRef, Offered, Sink, Terms};
 use super::core::{Core, Nested};
 use super::effects::Effects;
 use super::handle::{JobHandle, Keep};
-use super::inline::{InlineEnd, poll_caught};
+use super::inline::InlineJob;
 use super::line::Told;
 use crate::error::ScheduleError;
 use crate::observe::JobSpan;
@@ -88,11 +89,10 @@ where
         }
     }
 
-    /// What is needed to run the job here.
-    pub(super) fn take_inline(&mut self) -> (F, InlineEnd<'a, S>) {
-        let mut sink = self.sink.take().expect("the job was not admitted");
-        sink.enlist(None);
-        (self.take_job(), InlineEnd { core: self.core, sink: Some(sink) })
+    /// The job, to be run here.
+    pub(crate) fn take_inline<C: Deref<Target = Core>>(&mut self, core: C) -> InlineJob<C, F, S> {
+        let sink = self.sink.take().expect("the job was not admitted");
+        InlineJob::new(core, self.take_job(), sink)
     }
 }
 
@@ -141,13 +141,7 @@ where
     polled: bool,
     ticket: Option<u32>,
     /// Waiting would have deadlocked, and the pool's policy is to run such jobs here.
-    inline: Option<Box<RunsHere<'a, F, S>>>,
-}
-
-/// The job stands first, so that it is dropped before it is written off.
-struct RunsHere<'a, F, S> {
-    job: Pin<Box<F>>,
-    end: InlineEnd<'a, S>,
+    inline: Option<Pin<Box<InlineJob<&'a Core, F, S>>>>,
 }
 
 impl<'a, F, S> Entering<'a, F, S>
@@ -222,8 +216,7 @@ where
             }
             Verdict::Deadlock if core.config.nested == Nested::Inline => {
                 core.admission.inline_after_all();
-                let (job, end) = self.submission.take_inline();
-                self.inline = Some(Box::new(RunsHere { job: Box::pin(job), end }));
+                self.inline = Some(Box::pin(self.submission.take_inline(core)));
                 self.poll_inline(cx).map(Ok)
             }
             Verdict::Deadlock => {
@@ -238,9 +231,9 @@ where
 
     fn poll_inline(&mut self, cx: &mut Context<'_>) -> Poll<S::Handle> {
         let inline = self.inline.as_mut().expect("polled after completion");
-        let outcome = ready!(poll_caught(inline.job.as_mut(), cx));
-        let RunsHere { job, end } = *self.inline.take().expect("just seen");
-        Poll::Ready(end.end(outcome, || drop(job)))
+        let handle = ready!(inline.as_mut().poll(cx));
+        self.inline = None;
+        Poll::Ready(handle)
     }
 }
 

@@ -234,7 +234,7 @@ impl JobRef {
 
     /// Whether nobody can see the job's end: no handle and no group is left.
     pub(crate) fn is_unseen(&self) -> bool {
-        self.is_sole() && !self.0.header().vtable.delivers
+        self.is_sole() && !self.0.header().vtable.tells
     }
 
     /// Lets the outcome of an ended job be seen, and lets go of the job.

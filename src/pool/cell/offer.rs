@@ -70,7 +70,7 @@ where
         if terms != Terms::Slot {
             self.job.0.header().terms.store(terms.pack(), Relaxed);
         }
-        if S::DELIVERS {
+        if S::STAYS {
             // SAFETY: the cell was made for these types by `offer`, and the token is still here.
             let cell = unsafe { self.job.0.0.cast::<Cell<F, S>>().as_ref() };
             // SAFETY: the token's holder has `sink` to itself.

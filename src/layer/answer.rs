@@ -1,0 +1,180 @@
+//! What a call resolves to when the wrapped service gave no response: an error, or one made here.
+
+use std::fmt;
+
+use super::CallError;
+use crate::error::JobError;
+
+/// What is answered in place of the wrapped service: for refused calls, and for those that panicked
+/// or were cancelled. `()` fails with a [`CallError`].
+///
+/// Set by [`PoolLayer::shed_with`](super::PoolLayer::shed_with) and
+/// [`PoolLayer::panic_with`](super::PoolLayer::panic_with).
+#[derive(Clone, Copy, Default)]
+pub struct Answers<S = (), P = ()> {
+    shed: S,
+    panic: P,
+}
+
+/// Answers with a response made by this closure.
+#[derive(Clone, Copy)]
+pub struct With<F>(F);
+
+impl<P> Answers<(), P> {
+    pub(super) fn shed_with<F>(self, answer: F) -> Answers<With<F>, P> {
+        Answers { shed: With(answer), panic: self.panic }
+    }
+}
+
+impl<S> Answers<S> {
+    pub(super) fn panic_with<F>(self, answer: F) -> Answers<S, With<F>> {
+        Answers { shed: self.shed, panic: With(answer) }
+    }
+}
+
+impl<S, P> fmt::Debug for Answers<S, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answers").finish_non_exhaustive()
+    }
+}
+
+impl<F> fmt::Debug for With<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("With").finish_non_exhaustive()
+    }
+}
+
+/// Why a call did not start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[doc(hidden)]
+pub enum Refusal {
+    Overloaded,
+    Closed,
+    WouldDeadlock,
+}
+
+impl<E> From<Refusal> for CallError<E> {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Overloaded => Self::Overloaded,
+            Refusal::Closed => Self::Closed,
+            Refusal::WouldDeadlock => Self::WouldDeadlock,
+        }
+    }
+}
+
+/// Decides what a call of a service with request `Q`, response `R` and error `E` resolves to.
+/// Implemented by the combinations of [`Answers`]; sealed.
+pub trait Answer<Q, R, E>: Clone + sealed::Sealed {
+    /// The error of the service in the pool.
+    type Error;
+
+    /// Whether a closed pool is an error of `poll_ready`.
+    #[doc(hidden)]
+    fn closed() -> Option<Self::Error>;
+
+    #[doc(hidden)]
+    fn refused(&self, refusal: Refusal, request: Q) -> Result<R, Self::Error>;
+
+    #[doc(hidden)]
+    fn ended(&self, error: JobError) -> Result<R, Self::Error>;
+
+    #[doc(hidden)]
+    fn inner(error: E) -> Self::Error;
+}
+
+mod sealed {
+    pub trait Sealed {}
+
+    impl<S, P> Sealed for super::Answers<S, P> {}
+}
+
+impl<Q, R, E> Answer<Q, R, E> for Answers {
+    type Error = CallError<E>;
+
+    fn closed() -> Option<Self::Error> {
+        Some(CallError::Closed)
+    }
+
+    fn refused(&self, refusal: Refusal, _: Q) -> Result<R, Self::Error> {
+        Err(refusal.into())
+    }
+
+    fn ended(&self, error: JobError) -> Result<R, Self::Error> {
+        Err(error.into())
+    }
+
+    fn inner(error: E) -> Self::Error {
+        CallError::Inner(error)
+    }
+}
+
+impl<Q, R, E, F> Answer<Q, R, E> for Answers<With<F>>
+where
+    F: Fn(Q) -> R + Clone,
+{
+    type Error = CallError<E>;
+
+    fn closed() -> Option<Self::Error> {
+        None
+    }
+
+    fn refused(&self, _: Refusal, request: Q) -> Result<R, Self::Error> {
+        Ok((self.shed.0)(request))
+    }
+
+    fn ended(&self, error: JobError) -> Result<R, Self::Error> {
+        Err(error.into())
+    }
+
+    fn inner(error: E) -> Self::Error {
+        CallError::Inner(error)
+    }
+}
+
+impl<Q, R, E, G> Answer<Q, R, E> for Answers<(), With<G>>
+where
+    G: Fn(JobError) -> R + Clone,
+{
+    type Error = CallError<E>;
+
+    fn closed() -> Option<Self::Error> {
+        Some(CallError::Closed)
+    }
+
+    fn refused(&self, refusal: Refusal, _: Q) -> Result<R, Self::Error> {
+        Err(refusal.into())
+    }
+
+    fn ended(&self, error: JobError) -> Result<R, Self::Error> {
+        Ok((self.panic.0)(error))
+    }
+
+    fn inner(error: E) -> Self::Error {
+        CallError::Inner(error)
+    }
+}
+
+impl<Q, R, E, F, G> Answer<Q, R, E> for Answers<With<F>, With<G>>
+where
+    F: Fn(Q) -> R + Clone,
+    G: Fn(JobError) -> R + Clone,
+{
+    type Error = E;
+
+    fn closed() -> Option<Self::Error> {
+        None
+    }
+
+    fn refused(&self, _: Refusal, request: Q) -> Result<R, Self::Error> {
+        Ok((self.shed.0)(request))
+    }
+
+    fn ended(&self, error: JobError) -> Result<R, Self::Error> {
+        Ok((self.panic.0)(error))
+    }
+
+    fn inner(error: E) -> Self::Error {
+        error
+    }
+}

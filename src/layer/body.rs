@@ -1,0 +1,127 @@
+//! Slots that are kept until a response's body has ended.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use crate::pool::{HeldSlot, Pool};
+
+/// Marks a layer whose calls keep their slots until their bodies have ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Holding(pub(super) ());
+
+/// Wraps the bodies of a service's responses, inside of the pool.
+#[derive(Debug, Clone)]
+pub struct Hold<S> {
+    inner: S,
+    pool: Pool,
+}
+
+impl<S> Hold<S> {
+    pub(super) fn new(inner: S, pool: Pool) -> Self {
+        Self { inner, pool }
+    }
+
+    /// The wrapped service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S, Q, B> Service<Q> for Hold<S>
+where
+    S: Service<Q, Response = Response<B>>,
+    B: Body,
+{
+    type Response = Response<HeldBody<B>>;
+    type Error = S::Error;
+    type Future = HoldFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Q) -> Self::Future {
+        HoldFuture { inner: self.inner.call(request), pool: self.pool.clone() }
+    }
+}
+
+pin_project! {
+    /// The future of [`Hold`].
+    pub struct HoldFuture<F> {
+        #[pin]
+        inner: F,
+        pool: Pool,
+    }
+}
+
+impl<F, B, E> Future for HoldFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
+{
+    type Output = Result<Response<HeldBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(this.inner.poll(cx))?;
+        Poll::Ready(Ok(response.map(|body| {
+            let slot = if body.is_end_stream() { None } else { this.pool.hold_slot() };
+            HeldBody { body, slot }
+        })))
+    }
+}
+
+pin_project! {
+    /// A body that keeps the slot of its call until it has ended, failed or is dropped.
+    ///
+    /// Bodies of calls that run beyond the size or in their callers keep none.
+    pub struct HeldBody<B> {
+        #[pin]
+        body: B,
+        slot: Option<HeldSlot>,
+    }
+}
+
+impl<B: Body> Body for HeldBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let mut this = self.project();
+        let frame = ready!(this.body.as_mut().poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) || this.body.is_end_stream() {
+            *this.slot = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<F> fmt::Debug for HoldFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HoldFuture").finish_non_exhaustive()
+    }
+}
+
+impl<B> fmt::Debug for HeldBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeldBody").field("holds", &self.slot.is_some()).finish_non_exhaustive()
+    }
+}

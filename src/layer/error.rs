@@ -1,0 +1,75 @@
+//! How a call can fail beside the wrapped service's own errors.
+
+use std::error::Error;
+use std::fmt;
+
+use crate::error::{JobError, Panic};
+
+/// Why a call gave no response.
+///
+/// Converts into tower's `BoxError` like any error, whatever `E` is as long as it is printable: the
+/// inner error is not its [`source`](Error::source) but part of its text.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CallError<E> {
+    /// The pool is full. The call has not started.
+    Overloaded,
+    /// The pool, or the layer's group, is closed. The call has not started.
+    Closed,
+    /// The call comes from a job of the same pool, and every slot is held by a job that waits in
+    /// line: waiting could never end. The call has not started. See [`Nested`](crate::Nested).
+    WouldDeadlock,
+    /// The call panicked.
+    Panicked(Panic),
+    /// The call was cancelled: by its group, or the pool or the runtime was shut down.
+    Cancelled,
+    /// The wrapped service failed.
+    Inner(E),
+}
+
+impl<E> CallError<E> {
+    /// Whether the call has not started: then it is safe to try it again, here or elsewhere.
+    #[doc(alias = "is_retryable")]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Overloaded | Self::Closed | Self::WouldDeadlock)
+    }
+
+    /// The wrapped service's error, if it is one; otherwise the error itself.
+    ///
+    /// # Errors
+    ///
+    /// Gives `self` back if the wrapped service did not fail.
+    pub fn into_inner(self) -> Result<E, Self> {
+        match self {
+            Self::Inner(error) => Ok(error),
+            other => Err(other),
+        }
+    }
+}
+
+impl<E> From<JobError> for CallError<E> {
+    fn from(error: JobError) -> Self {
+        match error {
+            JobError::Panicked(panic) => Self::Panicked(panic),
+            JobError::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for CallError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Overloaded => f.write_str("the pool is full"),
+            Self::Closed => f.write_str("the pool is closed"),
+            Self::WouldDeadlock => f.write_str("waiting for the pool would deadlock"),
+            Self::Panicked(panic) => match panic.message() {
+                Some(message) => write!(f, "the call panicked: {message}"),
+                None => f.write_str("the call panicked"),
+            },
+            Self::Cancelled => f.write_str("the call was cancelled"),
+            Self::Inner(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: fmt::Debug + fmt::Display> Error for CallError<E> {}

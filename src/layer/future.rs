@@ -1,0 +1,194 @@
+//! The response of a call that runs in a pool.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+use tokio::time::{Sleep, sleep};
+use tower_service::Service;
+
+use super::answer::Refusal;
+use super::call::Call;
+use super::{Answer, Shared};
+use crate::error::{Closed, ScheduleError};
+use crate::group::{Entry, Here};
+use crate::pool::{JobHandle, Reserver};
+
+type Outcome<S, Q> = Result<<S as Service<Q>>::Response, <S as Service<Q>>::Error>;
+
+pin_project! {
+    /// Resolves to the response of a call; made by [`PoolService`](super::PoolService).
+    ///
+    /// Dropping it cancels the call, unless the layer says
+    /// [`detach_on_drop`](super::PoolLayer::detach_on_drop).
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S: Service<Q>, Q, A: Answer<Q, S::Response, S::Error>> {
+        #[pin]
+        state: State<S, Q, A::Error>,
+        answers: A,
+        detach: bool,
+    }
+
+    impl<S: Service<Q>, Q, A: Answer<Q, S::Response, S::Error>> PinnedDrop
+        for ResponseFuture<S, Q, A>
+    {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if let (StateProj::Running { handle }, false) = (this.state.project(), *this.detach) {
+                handle.abort();
+            }
+        }
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S: Service<Q>, Q, E> {
+        Running { handle: JobHandle<Outcome<S, Q>> },
+        Waiting { call: Option<Call<S, Q>>, wait: Wait, #[pin] limit: Sleep },
+        Here { #[pin] job: Here<Call<S, Q>> },
+        Done { result: Option<Result<S::Response, E>> },
+    }
+}
+
+/// A place in line.
+struct Wait {
+    reserver: Reserver,
+    shared: Arc<Shared>,
+}
+
+impl<S, Q, A> ResponseFuture<S, Q, A>
+where
+    S: Service<Q>,
+    A: Answer<Q, S::Response, S::Error>,
+{
+    pub(super) fn running(handle: JobHandle<Outcome<S, Q>>, answers: A, detach: bool) -> Self {
+        Self { state: State::Running { handle }, answers, detach }
+    }
+
+    pub(super) fn here(job: Here<Call<S, Q>>, answers: A, detach: bool) -> Self {
+        Self { state: State::Here { job }, answers, detach }
+    }
+
+    pub(super) fn done(result: Result<S::Response, A::Error>, answers: A) -> Self {
+        Self { state: State::Done { result: Some(result) }, answers, detach: false }
+    }
+
+    pub(super) fn waiting(
+        call: Call<S, Q>,
+        shared: Arc<Shared>,
+        limit: Duration,
+        answers: A,
+        detach: bool,
+    ) -> Self {
+        let wait = Wait { reserver: shared.door.reserver(), shared };
+        let state = State::Waiting { call: Some(call), wait, limit: sleep(limit) };
+        Self { state, answers, detach }
+    }
+}
+
+impl<S, Q, A> Future for ResponseFuture<S, Q, A>
+where
+    S: Service<Q> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Response: Send + 'static,
+    S::Error: Send + 'static,
+    Q: Send + 'static,
+    A: Answer<Q, S::Response, S::Error>,
+{
+    type Output = Result<S::Response, A::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let next = match this.state.as_mut().project() {
+                StateProj::Running { handle } => {
+                    let outcome = ready!(Pin::new(handle).poll(cx));
+                    let result = match outcome {
+                        Ok(Ok(response)) => Ok(response),
+                        Ok(Err(error)) => Err(A::inner(error)),
+                        Err(error) => this.answers.ended(error),
+                    };
+                    this.state.set(State::Done { result: None });
+                    return Poll::Ready(result);
+                }
+                StateProj::Here { job } => State::Running { handle: ready!(job.poll(cx)) },
+                StateProj::Done { result } => {
+                    return Poll::Ready(result.take().expect("polled after completion"));
+                }
+                StateProj::Waiting { call, wait, limit } => {
+                    let refusal = match wait.poll(cx) {
+                        Poll::Ready(None) => None,
+                        Poll::Ready(Some(refusal)) => Some(refusal),
+                        Poll::Pending => {
+                            ready!(limit.poll(cx));
+                            Some(Refusal::Overloaded)
+                        }
+                    };
+                    let call = call.take().expect("gone with the state");
+                    match wait.enter(call, refusal) {
+                        Ok(Entry::In(handle)) => State::Running { handle },
+                        Ok(Entry::Here(job)) => State::Here { job },
+                        Err((refusal, call)) => {
+                            wait.shared.tell_refused(refusal);
+                            let result = this.answers.refused(refusal, call.into_request());
+                            State::Done { result: Some(result) }
+                        }
+                    }
+                }
+            };
+            this.state.set(next);
+        }
+    }
+}
+
+impl Wait {
+    /// Ready with a reserved slot, or with why there will be none.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Refusal>> {
+        if self.shared.door.is_closed() {
+            return Poll::Ready(Some(Refusal::Closed));
+        }
+        self.reserver.poll_reserve(cx).map(|reserved| {
+            reserved.err().map(|error| match error {
+                ScheduleError::Closed(()) => Refusal::Closed,
+                ScheduleError::WouldDeadlock(()) => Refusal::WouldDeadlock,
+            })
+        })
+    }
+
+    /// The wait is over: the call comes in, unless it is refused.
+    fn enter<S, Q>(
+        &mut self,
+        call: Call<S, Q>,
+        refusal: Option<Refusal>,
+    ) -> Result<Entry<Outcome<S, Q>, Here<Call<S, Q>>>, (Refusal, Call<S, Q>)>
+    where
+        S: Service<Q> + Send + 'static,
+        S::Future: Send + 'static,
+        S::Response: Send + 'static,
+        S::Error: Send + 'static,
+        Q: Send + 'static,
+    {
+        let door = &self.shared.door;
+        let entered = match refusal {
+            None => door.redeem(&mut self.reserver, call).map(Entry::In),
+            Some(Refusal::WouldDeadlock) if door.nests_inline() => door.try_go(call),
+            Some(refusal) => return Err((refusal, call)),
+        };
+        entered.map_err(|Closed(call)| (Refusal::Closed, call))
+    }
+}
+
+impl<S, Q, A> fmt::Debug for ResponseFuture<S, Q, A>
+where
+    S: Service<Q>,
+    A: Answer<Q, S::Response, S::Error>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,189 @@
+//! A service whose calls are jobs on a pool.
+
+use std::fmt;
+use std::task::{Context, Poll, ready};
+
+use tower_service::Service;
+
+use super::answer::Refusal;
+use super::call::Call;
+use super::future::ResponseFuture;
+use super::{Answer, Setup, Verb};
+use crate::error::{Closed, ScheduleError, TryScheduleError};
+use crate::group::Entry;
+use crate::observe::event;
+use crate::pool::Reserver;
+
+/// Runs each call of the wrapped service as a job on a pool; made by
+/// [`PoolLayer`](super::PoolLayer).
+///
+/// # Panics
+///
+/// With the verb `schedule`, if it is called without having been polled ready.
+pub struct PoolService<S, A> {
+    inner: S,
+    setup: Setup,
+    answers: A,
+    /// For the verb that waits in `poll_ready`.
+    reserver: Option<Reserver>,
+    /// Why the next call is to be refused: found out in `poll_ready`, which may not say so.
+    refusal: Option<Refusal>,
+    /// The next call is to run in its caller, a job of the same pool: waiting would deadlock.
+    nests: bool,
+}
+
+impl<S, A> PoolService<S, A> {
+    pub(super) fn new(inner: S, setup: Setup, answers: A) -> Self {
+        let reserver = (setup.verb == Verb::Schedule).then(|| setup.shared.door.reserver());
+        Self { inner, setup, answers, reserver, refusal: None, nests: false }
+    }
+
+    /// The wrapped service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The wrapped service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The wrapped service. A slot that was reserved is given back.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, A, Q> Service<Q> for PoolService<S, A>
+where
+    S: Service<Q> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Response: Send + 'static,
+    S::Error: Send + 'static,
+    Q: Send + 'static,
+    A: Answer<Q, S::Response, S::Error>,
+{
+    type Response = S::Response;
+    type Error = A::Error;
+    type Future = ResponseFuture<S, Q, A>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), A::Error>> {
+        let undecided = self.refusal.is_none() && !self.nests;
+        if let Some(reserver) = self.reserver.as_mut().filter(|_| undecided) {
+            if self.setup.shared.door.is_closed() {
+                reserver.release();
+                self.refusal = Some(Refusal::Closed);
+            } else if let Err(error) = ready!(reserver.poll_reserve(cx)) {
+                match error {
+                    ScheduleError::Closed(()) => self.refusal = Some(Refusal::Closed),
+                    ScheduleError::WouldDeadlock(()) if self.setup.shared.door.nests_inline() => {
+                        self.nests = true;
+                    }
+                    ScheduleError::WouldDeadlock(()) => {
+                        self.refusal = Some(Refusal::WouldDeadlock);
+                    }
+                }
+            }
+        }
+        match self.refusal {
+            None => {}
+            Some(Refusal::Closed) => {
+                let Some(error) = A::closed() else { return Poll::Ready(Ok(())) };
+                return Poll::Ready(Err(error));
+            }
+            // No word of it before the call: it is no fault of this instance.
+            Some(_) => return Poll::Ready(Ok(())),
+        }
+        let ready = ready!(self.inner.poll_ready(cx)).map_err(A::inner);
+        if let (Err(_), Some(reserver)) = (&ready, &mut self.reserver) {
+            reserver.release();
+        }
+        Poll::Ready(ready)
+    }
+
+    fn call(&mut self, request: Q) -> Self::Future {
+        if let Some(refusal) = self.refusal.take() {
+            return self.refuse(refusal, request);
+        }
+        // The clone was not polled ready, so it stays and the ready one goes.
+        let clone = self.inner.clone();
+        let call = Call::new(std::mem::replace(&mut self.inner, clone), request);
+        let door = &self.setup.shared.door;
+        let verb = if std::mem::take(&mut self.nests) { Verb::TryGo } else { self.setup.verb };
+        let handle = match verb {
+            Verb::Schedule => {
+                let reserver = self.reserver.as_mut().expect("this verb has one");
+                assert!(reserver.is_reserved(), "`poll_ready` must return `Ready` before `call`");
+                door.redeem(reserver, call).map_err(TryScheduleError::from)
+            }
+            Verb::TrySchedule => door.try_schedule(call),
+            Verb::ScheduleAlways => door.schedule_always(call),
+            Verb::AnywayGo => door.anyway_go(call),
+            Verb::TryGo => match door.try_go(call) {
+                Ok(Entry::In(handle)) => Ok(handle),
+                Ok(Entry::Here(job)) => {
+                    return ResponseFuture::here(job, self.answers.clone(), self.setup.detach);
+                }
+                Err(Closed(call)) => Err(TryScheduleError::Closed(call)),
+            },
+            Verb::ScheduleWithin(limit) => {
+                return ResponseFuture::waiting(
+                    call,
+                    self.setup.shared.clone(),
+                    limit,
+                    self.answers.clone(),
+                    self.setup.detach,
+                );
+            }
+        };
+        match handle {
+            Ok(handle) => ResponseFuture::running(handle, self.answers.clone(), self.setup.detach),
+            Err(TryScheduleError::Full(call)) => {
+                self.refuse(Refusal::Overloaded, call.into_request())
+            }
+            Err(TryScheduleError::Closed(call)) => {
+                self.refuse(Refusal::Closed, call.into_request())
+            }
+        }
+    }
+}
+
+impl<S, A> PoolService<S, A> {
+    #[cold]
+    fn refuse<Q>(&self, refusal: Refusal, request: Q) -> ResponseFuture<S, Q, A>
+    where
+        S: Service<Q>,
+        A: Answer<Q, S::Response, S::Error>,
+    {
+        self.setup.shared.tell_refused(refusal);
+        ResponseFuture::done(self.answers.refused(refusal, request), self.answers.clone())
+    }
+}
+
+impl super::Shared {
+    pub(super) fn tell_refused(&self, _reason: Refusal) {
+        event!(
+            DEBUG,
+            pool = self.door.pool().name(),
+            layer = self.name.as_deref(),
+            reason = ?_reason,
+            "call refused"
+        );
+    }
+}
+
+impl<S: Clone, A: Clone> Clone for PoolService<S, A> {
+    /// Another service on the same pool, with no slot reserved.
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone(), self.setup.clone(), self.answers.clone())
+    }
+}
+
+impl<S: fmt::Debug, A> fmt::Debug for PoolService<S, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolService")
+            .field("inner", &self.inner)
+            .field("setup", &self.setup)
+            .finish_non_exhaustive()
+    }
+}
