@@ -76,7 +76,7 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
-pub use self::answer::{Answer, Answers, With};
+pub use self::answer::{Answer, Answers, Reply, With};
 #[cfg(feature = "http-body")]
 pub use self::body::{HeldBody, Hold, HoldFuture, Holding};
 pub use self::error::CallError;

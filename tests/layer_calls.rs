@@ -131,8 +131,8 @@ fn answers_take_the_place_of_errors() {
     single(async {
         let pool = Pool::new(1);
         let layer = PoolLayer::try_schedule(&pool)
-            .shed_with(|ask: Ask| if ask == Ask::Echo(1) { 503 } else { 0 })
-            .panic_with(|error: JobError| if error.is_panic() { 500 } else { 0 });
+            .shed_with(|ask: Ask| if ask == Ask::Echo(1) { 503_u32 } else { 0 })
+            .panic_with(|error: JobError| if error.is_panic() { 500_u32 } else { 0 });
         let service = layer.layer(Probe::open());
         // The error is the wrapped service's own.
         let own: Result<u32, Fault> = service.clone().oneshot(Ask::PanicLater).await;
@@ -142,10 +142,10 @@ fn answers_take_the_place_of_errors() {
         assert_eq!(service.clone().oneshot(Ask::Echo(1)).await, Ok(503));
         held.release().await;
         // With one of them the other's errors are left.
-        let shed = PoolLayer::try_schedule(&pool).shed_with(|_: Ask| 503).layer(Probe::open());
+        let shed = PoolLayer::try_schedule(&pool).shed_with(|_: Ask| 503_u32).layer(Probe::open());
         let error = shed.oneshot(Ask::PanicLater).await.unwrap_err();
         assert!(matches!(error, CallError::Panicked(_)));
-        let caught = PoolLayer::try_schedule(&pool).panic_with(|_: JobError| 500);
+        let caught = PoolLayer::try_schedule(&pool).panic_with(|_: JobError| 500_u32);
         let caught = caught.layer(Probe::open());
         let held = hold(&pool);
         let error = caught.oneshot(Ask::Echo(1)).await.unwrap_err();
@@ -153,7 +153,7 @@ fn answers_take_the_place_of_errors() {
         held.release().await;
         pool.close();
         for verb in [PoolLayer::schedule, PoolLayer::try_schedule, PoolLayer::try_go] {
-            let layer = verb(&pool).shed_with(|_: Ask| 503).panic_with(|_: JobError| 500);
+            let layer = verb(&pool).shed_with(|_: Ask| 503_u32).panic_with(|_: JobError| 500_u32);
             assert_eq!(layer.layer(Probe::open()).oneshot(Ask::Echo(1)).await, Ok(503));
         }
     });

@@ -312,7 +312,7 @@ fn auto_traits() {
     let pool = Pool::new(1);
     for layer in every_verb(&pool) {
         all(&layer);
-        let answering = layer.clone().shed_with(|_: Ask| 0).panic_with(|_: JobError| 0);
+        let answering = layer.clone().shed_with(|_: Ask| 0_u32).panic_with(|_: JobError| 0_u32);
         all(&answering.detach_on_drop().name("all"));
         let service: PoolService<_, _> =
             layer.layer(tower::service_fn(|n: u32| async move { Ok::<_, Infallible>(n) }));

@@ -83,6 +83,19 @@ pub trait Answer<Q, R, E>: Clone + sealed::Sealed {
     fn inner(error: E) -> Self::Error;
 }
 
+/// What an answering closure may return for a response `R`: one, or one whose body is wrapped by
+/// [`hold_until_body_end`](super::PoolLayer::hold_until_body_end).
+pub trait Reply<R> {
+    #[doc(hidden)]
+    fn into_reply(self) -> R;
+}
+
+impl<R> Reply<R> for R {
+    fn into_reply(self) -> R {
+        self
+    }
+}
+
 mod sealed {
     pub trait Sealed {}
 
@@ -109,9 +122,10 @@ impl<Q, R, E> Answer<Q, R, E> for Answers {
     }
 }
 
-impl<Q, R, E, F> Answer<Q, R, E> for Answers<With<F>>
+impl<Q, R, E, F, T> Answer<Q, R, E> for Answers<With<F>>
 where
-    F: Fn(Q) -> R + Clone,
+    F: Fn(Q) -> T + Clone,
+    T: Reply<R>,
 {
     type Error = CallError<E>;
 
@@ -120,7 +134,7 @@ where
     }
 
     fn refused(&self, _: Refusal, request: Q) -> Result<R, Self::Error> {
-        Ok((self.shed.0)(request))
+        Ok((self.shed.0)(request).into_reply())
     }
 
     fn ended(&self, error: JobError) -> Result<R, Self::Error> {
@@ -132,9 +146,10 @@ where
     }
 }
 
-impl<Q, R, E, G> Answer<Q, R, E> for Answers<(), With<G>>
+impl<Q, R, E, G, U> Answer<Q, R, E> for Answers<(), With<G>>
 where
-    G: Fn(JobError) -> R + Clone,
+    G: Fn(JobError) -> U + Clone,
+    U: Reply<R>,
 {
     type Error = CallError<E>;
 
@@ -147,7 +162,7 @@ where
     }
 
     fn ended(&self, error: JobError) -> Result<R, Self::Error> {
-        Ok((self.panic.0)(error))
+        Ok((self.panic.0)(error).into_reply())
     }
 
     fn inner(error: E) -> Self::Error {
@@ -155,10 +170,12 @@ where
     }
 }
 
-impl<Q, R, E, F, G> Answer<Q, R, E> for Answers<With<F>, With<G>>
+impl<Q, R, E, F, T, G, U> Answer<Q, R, E> for Answers<With<F>, With<G>>
 where
-    F: Fn(Q) -> R + Clone,
-    G: Fn(JobError) -> R + Clone,
+    F: Fn(Q) -> T + Clone,
+    T: Reply<R>,
+    G: Fn(JobError) -> U + Clone,
+    U: Reply<R>,
 {
     type Error = E;
 
@@ -167,11 +184,11 @@ where
     }
 
     fn refused(&self, _: Refusal, request: Q) -> Result<R, Self::Error> {
-        Ok((self.shed.0)(request))
+        Ok((self.shed.0)(request).into_reply())
     }
 
     fn ended(&self, error: JobError) -> Result<R, Self::Error> {
-        Ok((self.panic.0)(error))
+        Ok((self.panic.0)(error).into_reply())
     }
 
     fn inner(error: E) -> Self::Error {

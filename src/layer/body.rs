@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+use super::Reply;
 use crate::pool::{HeldSlot, Pool};
 
 /// Marks a layer whose calls keep their slots until their bodies have ended.
@@ -86,6 +87,12 @@ pin_project! {
         #[pin]
         body: B,
         slot: Option<HeldSlot>,
+    }
+}
+
+impl<B> Reply<Response<HeldBody<B>>> for Response<B> {
+    fn into_reply(self) -> Response<HeldBody<B>> {
+        self.map(|body| HeldBody { body, slot: None })
     }
 }
 

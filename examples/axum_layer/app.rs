@@ -1,0 +1,88 @@
+//! The app: one pool, and a layer on each route.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use millpond::layer::PoolLayer;
+use millpond::{JobError, Pool};
+
+use crate::live::Latencies;
+
+pub fn app(pool: &Pool, latencies: Latencies) -> Router {
+    // Full: 503 at once.
+    let now = PoolLayer::try_schedule(pool).shed_with(busy).panic_with(broken);
+    // Full: waits for a slot, but not for long.
+    let soon = PoolLayer::schedule_within(pool, Duration::from_millis(200))
+        .shed_with(busy)
+        .panic_with(broken);
+    // Full: runs all the same. For what must work just then.
+    let always = PoolLayer::schedule_always(pool).shed_with(busy).panic_with(broken);
+    // The client may hang up: an order that was begun is carried out.
+    let order = PoolLayer::try_schedule(pool)
+        .shed_with(busy)
+        .panic_with(broken)
+        .detach_on_drop()
+        .name("orders");
+    // The slot is taken as long as the body streams.
+    let stream =
+        PoolLayer::try_schedule(pool).shed_with(busy).panic_with(broken).hold_until_body_end();
+
+    Router::new()
+        .route("/now/{ms}", get(work).layer(now.clone()))
+        .route("/soon/{ms}", get(work).layer(soon))
+        .route("/admin", get(|| async { "at your service\n" }).layer(always))
+        .route("/order/{ms}", get(work).layer(order))
+        .route("/stream/{chunks}", get(chunks).layer(stream))
+        .route("/panic", get(panic).layer(now))
+        // Not on the pool: answers while that is full.
+        .route("/health", get(|| async { "fine\n" }))
+        .layer(middleware::from_fn_with_state(latencies, measure))
+}
+
+/// Something that takes its time, as a database would.
+async fn work(Path(ms): Path<u64>) -> String {
+    tokio::time::sleep(Duration::from_millis(ms.min(10_000))).await;
+    format!("worked for {ms} ms\n")
+}
+
+async fn chunks(Path(chunks): Path<u32>) -> Response {
+    let chunks = stream::unfold(0, move |n| async move {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let frame = Frame::data(Bytes::from(format!("chunk {n}\n")));
+        (n < chunks).then(|| (Ok::<_, Infallible>(frame), n + 1))
+    });
+    Response::new(Body::new(StreamBody::new(chunks)))
+}
+
+async fn panic() -> &'static str {
+    panic!("this handler always panics");
+}
+
+fn busy(_: Request) -> Response {
+    let mut response = (StatusCode::SERVICE_UNAVAILABLE, "all slots are taken\n").into_response();
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+fn broken(_: JobError) -> Response {
+    (StatusCode::INTERNAL_SERVER_ERROR, "something broke\n").into_response()
+}
+
+async fn measure(State(latencies): State<Latencies>, request: Request, next: Next) -> Response {
+    let start = Instant::now();
+    let response = next.run(request).await;
+    latencies.record(start.elapsed());
+    response
+}

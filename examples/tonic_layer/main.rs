@@ -1,0 +1,71 @@
+//! A tonic server on a pool: full is `RESOURCE_EXHAUSTED`, a panic is `INTERNAL`.
+//!
+//! ```text
+//! cargo run --release --features tower --example tonic_layer
+//! ```
+//!
+//! It serves one method on a port of its own, calls it through tonic's client, more often at once
+//! than the pool has slots, and prints what came back.
+
+mod greeter;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::time::Duration;
+
+use greeter::{Greeter, GreeterClient, Hello};
+use hyper::http;
+use millpond::layer::PoolLayer;
+use millpond::{JobError, Pool};
+use tokio::net::TcpListener;
+use tonic::body::Body;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Server};
+use tonic::{Code, Status};
+
+const SLOTS: usize = 3;
+const CALLS: usize = 8;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let pool = Pool::builder().size(SLOTS).name("rpc").build()?;
+    let layer = PoolLayer::try_schedule(&pool)
+        .shed_with(|_: http::Request<Body>| {
+            Status::resource_exhausted("all slots are taken").into_http::<Body>()
+        })
+        .panic_with(|_: JobError| Status::internal("something broke").into_http::<Body>());
+
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let server = Server::builder().layer(layer).add_service(Greeter);
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+
+    // One HTTP/2 connection for all of them.
+    let channel = Channel::from_shared(format!("http://{address}"))?.connect().await?;
+    let calls: Vec<_> = (0..CALLS)
+        .map(|n| {
+            let mut client = GreeterClient::new(channel.clone());
+            tokio::spawn(async move { client.greet(format!("caller {n}"), 300).await })
+        })
+        .collect();
+    let mut codes = BTreeMap::<&str, usize>::new();
+    for call in calls {
+        let code = match call.await? {
+            Ok(_) => "OK",
+            Err(status) if status.code() == Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Err(status) => return Err(status.into()),
+        };
+        *codes.entry(code).or_default() += 1;
+    }
+    println!("{CALLS} calls at once on {SLOTS} slots: {codes:?}");
+
+    let mut client = GreeterClient::new(channel);
+    let broken = client.greet("panic".into(), 0).await.map(|Hello { text }| text);
+    println!("a handler that panics: {:?}", broken.map_err(|status| status.code()));
+    let greeting = client.greet("again".into(), 0).await?;
+    println!("the connection lives: {:?}", greeting.text);
+
+    let report = pool.shutdown(Duration::from_secs(5)).await;
+    assert!(report.is_clean(), "{report:?}");
+    Ok(())
+}
