@@ -1,14 +1,9 @@
 //! The examples do what they say: run as the programs they are, with what they print looked at.
 
-use std::env::consts::EXE_SUFFIX;
-use std::io::Read;
-use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+#[path = "support/program.rs"]
+mod program;
 
-/// A program that takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+use program::*;
 
 #[test]
 fn verbs_shows_who_ran_where() {
@@ -81,7 +76,8 @@ mod checksum {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::symlink;
     use std::os::unix::net::UnixListener;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
 
     use super::*;
 
@@ -237,64 +233,4 @@ mod checksum {
             let _ = fs::remove_dir_all(&self.0);
         }
     }
-}
-
-/// The program of an example, where cargo puts it: next to the tests' own directory.
-fn example(name: &str) -> Command {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.parent().and_then(Path::parent).unwrap();
-    let path = profile.join("examples").join(format!("{name}{EXE_SUFFIX}"));
-    assert!(path.exists(), "no {}: `cargo build --examples` makes it", path.display());
-    Command::new(path)
-}
-
-fn spawn(command: &mut Command) -> Child {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-/// A program that was run: what it printed and how it ended.
-struct Ran {
-    status: ExitStatus,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-}
-
-impl Ran {
-    fn of(command: &mut Command) -> Self {
-        Self::to_the_end(spawn(command))
-    }
-
-    fn to_the_end(mut child: Child) -> Self {
-        let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
-        let killed_at = Instant::now() + PATIENCE;
-        let status = loop {
-            match child.try_wait().unwrap() {
-                Some(status) => break status,
-                None if Instant::now() < killed_at => thread::sleep(Duration::from_millis(5)),
-                None => child.kill().unwrap(),
-            }
-        };
-        let ran = Self { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() };
-        assert!(Instant::now() < killed_at, "killed: {}{}", ran.stdout(), ran.stderr());
-        ran
-    }
-
-    fn stdout(&self) -> String {
-        String::from_utf8_lossy(&self.stdout).into_owned()
-    }
-
-    fn stderr(&self) -> String {
-        String::from_utf8_lossy(&self.stderr).into_owned()
-    }
-}
-
-/// Reads a program's output while it runs, so that it never waits for a reader.
-fn drain(output: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut output) = output {
-            output.read_to_end(&mut bytes).unwrap();
-        }
-        bytes
-    })
 }

@@ -48,6 +48,8 @@ pub fn app(pool: &Pool, latencies: Latencies) -> Router {
         .route("/panic", get(panic).layer(now))
         // Not on the pool: answers while that is full.
         .route("/health", get(|| async { "fine\n" }))
+        .route("/status", get(status))
+        .with_state(pool.clone())
         .layer(middleware::from_fn_with_state(latencies, measure))
 }
 
@@ -64,6 +66,11 @@ async fn chunks(Path(chunks): Path<u32>) -> Response {
         (n < chunks).then(|| (Ok::<_, Infallible>(frame), n + 1))
     });
     Response::new(Body::new(StreamBody::new(chunks)))
+}
+
+async fn status(State(pool): State<Pool>) -> String {
+    let status = pool.status();
+    format!("{} running, {} waiting, {} held\n", status.running, status.waiting, status.held)
 }
 
 async fn panic() -> &'static str {
@@ -83,6 +90,8 @@ fn broken(_: JobError) -> Response {
 async fn measure(State(latencies): State<Latencies>, request: Request, next: Next) -> Response {
     let start = Instant::now();
     let response = next.run(request).await;
-    latencies.record(start.elapsed());
+    if response.status() != StatusCode::SERVICE_UNAVAILABLE {
+        latencies.record(start.elapsed());
+    }
     response
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use millpond::Pool;
 
-/// How long the requests of late took, in microseconds.
+/// How long the requests that were served of late took, in microseconds.
 #[derive(Clone)]
 pub struct Latencies(Arc<Mutex<Histogram<u64>>>);
 
@@ -45,7 +45,7 @@ pub async fn show(pool: Pool, latencies: Latencies) {
         let (requests, p50, p99) = latencies.take();
         print!(
             "{start}running {:>3}  queued {:>3}  waiting {:>3}  overflow {:>3}  refused {:>7}  |  \
-             {requests:>6} requests/s  p50 {p50:>8.1?}  p99 {p99:>8.1?}{end}",
+             {requests:>6} served/s  p50 {p50:>8.1?}  p99 {p99:>8.1?}{end}",
             status.running, status.queued, status.waiting, status.overflow, status.refused
         );
         // A closed pipe is no reason to stop serving.

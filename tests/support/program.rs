@@ -1,0 +1,122 @@
+//! Running the examples as the programs they are.
+#![allow(dead_code)]
+
+use std::env::consts::EXE_SUFFIX;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// A program that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program of an example, where cargo puts it: next to the tests' own directory.
+pub fn example(name: &str) -> Command {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.parent().and_then(Path::parent).unwrap();
+    let path = profile.join("examples").join(format!("{name}{EXE_SUFFIX}"));
+    assert!(path.exists(), "no {}: `cargo build --examples` makes it", path.display());
+    Command::new(path)
+}
+
+pub fn spawn(command: &mut Command) -> Child {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// A program that was run: what it printed and how it ended.
+pub struct Ran {
+    pub status: ExitStatus,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+impl Ran {
+    pub fn of(command: &mut Command) -> Self {
+        Self::to_the_end(spawn(command))
+    }
+
+    pub fn to_the_end(mut child: Child) -> Self {
+        let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
+        let killed_at = Instant::now() + PATIENCE;
+        let status = loop {
+            match child.try_wait().unwrap() {
+                Some(status) => break status,
+                None if Instant::now() < killed_at => thread::sleep(Duration::from_millis(5)),
+                None => child.kill().unwrap(),
+            }
+        };
+        let ran = Self { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() };
+        assert!(Instant::now() < killed_at, "killed: {}{}", ran.stdout(), ran.stderr());
+        ran
+    }
+
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+}
+
+/// Reads a program's output while it runs, so that it never waits for a reader.
+fn drain(output: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut output) = output {
+            output.read_to_end(&mut bytes).unwrap();
+        }
+        bytes
+    })
+}
+
+/// A program that serves, until it is told to end. Killed if the test fails before.
+pub struct Serving {
+    child: Option<Child>,
+    stdout: BufReader<std::process::ChildStdout>,
+    pub address: String,
+}
+
+impl Serving {
+    /// Waits for the line that says where it listens.
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = spawn(command);
+        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let address = line
+            .trim()
+            .strip_prefix("listening on ")
+            .and_then(|rest| rest.split(',').next())
+            .unwrap_or_else(|| panic!("unexpected: {line}"))
+            .to_owned();
+        Self { child: Some(child), stdout, address }
+    }
+
+    fn pid(&self) -> String {
+        self.child.as_ref().expect("it was not waited for").id().to_string()
+    }
+
+    /// Sends a signal, `TERM` or `INT`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.pid()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for its end. Returns the rest of what it printed, and its exit code.
+    pub fn end(mut self) -> (String, Option<i32>) {
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        let ran = Ran::to_the_end(self.child.take().expect("waited for once"));
+        (rest, ran.status.code())
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+        }
+    }
+}
