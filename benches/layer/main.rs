@@ -1,0 +1,108 @@
+//! The layer beside the others: in process, through axum, and under more load than can be served.
+
+mod allocations;
+mod arms;
+mod http;
+mod in_process;
+mod overload;
+mod picture;
+#[path = "../pool/progress.rs"]
+mod progress;
+mod servers;
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+const USAGE: &str = "\
+cargo bench --features http-body --bench layer -- [OPTIONS]
+
+  --quick          a tenth of it: shows that it works, not how fast it is
+  --only PART      only in-process, http or overload
+  --rounds N       how often each service is measured (default: 5)
+  --write DIR      also write layer.md and overload.svg there
+  --help           this text";
+
+struct Args {
+    quick: bool,
+    only: Option<String>,
+    rounds: usize,
+    write: Option<PathBuf>,
+}
+
+fn main() {
+    let mut given: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    match given.first().map(String::as_str) {
+        // Servers and clients are processes of their own.
+        Some("--serve") => return servers::serve(&given[1]),
+        Some("--drive") => return overload::drive(&given[1..]),
+        _ => {}
+    }
+    given.reverse();
+    let mut args = Args { quick: false, only: None, rounds: 5, write: None };
+    while let Some(option) = given.pop() {
+        let mut value = || given.pop().unwrap_or_else(|| fail(&format!("{option} needs a value")));
+        match &*option {
+            "--quick" => args.quick = true,
+            "--only" => args.only = Some(value()),
+            "--rounds" => match value().parse() {
+                Ok(rounds @ 1..=100) => args.rounds = rounds,
+                _ => fail("--rounds takes a number from 1 to 100"),
+            },
+            "--write" => args.write = Some(value().into()),
+            "--help" => return println!("{USAGE}"),
+            _ => fail(&format!("there is no option {option}")),
+        }
+    }
+    if args.quick {
+        args.rounds = args.rounds.min(2);
+    }
+    let wants = |part: &str| args.only.as_deref().is_none_or(|only| only == part);
+    let mut text = String::from(
+        "# The layer, measured\n\nMade by `cargo bench --features http-body --bench layer -- --write benches` on two shared\ncores; medians of interleaved rounds.\n",
+    );
+    let mut drawing = None;
+    if wants("in-process") {
+        text += &in_process::run(&args);
+    }
+    if wants("http") {
+        text += &http::run(&args);
+    }
+    if wants("overload") {
+        let (table, svg) = overload::run(&args);
+        text += &table;
+        drawing = Some(svg);
+    }
+    print!("{text}");
+    if let Some(dir) = &args.write {
+        write(dir.join("layer.md"), &text);
+        if let Some(svg) = drawing {
+            write(dir.join("overload.svg"), &svg);
+        }
+    }
+}
+
+fn write(path: PathBuf, text: &str) {
+    if let Err(error) = std::fs::write(&path, text) {
+        fail(&format!("{}: {error}", path.display()));
+    }
+}
+
+fn fail(problem: &str) -> ! {
+    eprintln!("{problem}\n\n{USAGE}");
+    std::process::exit(2);
+}
+
+/// A table with a head, in Markdown. The first column is text, the others are numbers.
+fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let mut text =
+        format!("| {} |\n| --- |{}\n", head.join(" | "), " ---: |".repeat(head.len() - 1));
+    for row in rows {
+        let _ = writeln!(text, "| {} |", row.join(" | "));
+    }
+    text
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

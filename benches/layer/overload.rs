@@ -1,0 +1,162 @@
+//! More than can be served: what is served all the same, and how fast.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+use http_body_util::{BodyExt, Empty};
+use hyper::StatusCode;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+
+use crate::picture::{self, Series};
+use crate::progress::Progress;
+use crate::servers::{ARMS, CONNECTIONS, NAMES, QUEUE, Server, WORK};
+use crate::{Args, median, table};
+
+/// Offered load, as multiples of what the handler can serve.
+const LOADS: [f64; 6] = [0.5, 0.9, 1.0, 2.0, 5.0, 10.0];
+
+/// A client that has waited for so long has gone.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The services that are compared.
+const COMPARED: [usize; 3] = [0, 1, 2];
+
+fn capacity() -> f64 {
+    CONNECTIONS as f64 / WORK.as_secs_f64()
+}
+
+#[derive(Clone, Copy)]
+struct Figures {
+    goodput: f64,
+    /// Of the requests that were served, in ms.
+    p99: f64,
+    /// Of the server, in MB.
+    memory: f64,
+}
+
+pub fn run(args: &Args) -> (String, String) {
+    let seconds = if args.quick { 1 } else { 4 };
+    // The same load over and over tells little more: three rounds of it take long enough.
+    let rounds = args.rounds.min(3);
+    let mut progress = Progress::new(rounds * LOADS.len() * COMPARED.len());
+    let mut all = vec![vec![Vec::new(); LOADS.len()]; COMPARED.len()];
+    for _ in 0..rounds {
+        for (at, load) in LOADS.iter().enumerate() {
+            for (which, &arm) in COMPARED.iter().enumerate() {
+                progress.step(format!("overload: {load} times, {}", NAMES[arm]));
+                let server = Server::start(ARMS[arm]);
+                let (goodput, p99) = load_from_afar(&server, load * capacity(), seconds);
+                let memory = server.peak_memory();
+                all[which][at].push(Figures { goodput, p99, memory });
+            }
+        }
+    }
+    drop(progress);
+    let middle = |runs: &[Figures]| Figures {
+        goodput: median(runs.iter().map(|run| run.goodput).collect()),
+        p99: median(runs.iter().map(|run| run.p99).collect()),
+        memory: median(runs.iter().map(|run| run.memory).collect()),
+    };
+    let all: Vec<Vec<Figures>> =
+        all.iter().map(|loads| loads.iter().map(|runs| middle(runs)).collect()).collect();
+
+    let mut text = format!(
+        "\n## Overload\n\nA handler that needs one of {CONNECTIONS} connections for {} ms: {} requests/s are all it can \
+         serve. An open\nload over loopback, from another process; who has waited for {} s goes away. \
+         Millpond: `try_schedule` on a pool of\n{CONNECTIONS} slots and {QUEUE} places in its queue, which \
+         answers 503 beyond.\nGoodput: requests served, per second. p99: of those, in ms. Memory: the \
+         server's peak, in MB.\n\n",
+        WORK.as_millis(),
+        capacity(),
+        PATIENCE.as_secs(),
+    );
+    let mut rows = Vec::new();
+    for (at, load) in LOADS.iter().enumerate() {
+        let mut row = vec![format!("{load}")];
+        for loads in &all {
+            let Figures { goodput, p99, memory } = loads[at];
+            row.extend([format!("{goodput:.0}"), format!("{p99:.0}"), format!("{memory:.0}")]);
+        }
+        rows.push(row);
+    }
+    let columns = COMPARED.iter().flat_map(|&arm| {
+        ["goodput", "p99", "memory"].map(|figure| format!("{}: {figure}", NAMES[arm]))
+    });
+    let head: Vec<String> = std::iter::once("load".into()).chain(columns).collect();
+    let head: Vec<&str> = head.iter().map(String::as_str).collect();
+    text += &table(&head, &rows);
+
+    let series = |figure: fn(&Figures) -> f64| -> Vec<Series> {
+        let names = COMPARED.iter().map(|&arm| NAMES[arm].replace('`', ""));
+        let values = all.iter().map(|loads| loads.iter().map(figure).collect());
+        names.zip(values).map(|(name, values)| Series { name, values }).collect()
+    };
+    let goodput = series(|figures| figures.goodput);
+    let p99 = series(|figures| figures.p99);
+    (text, picture::draw(&LOADS, &goodput, &p99, capacity(), PATIENCE.as_millis() as f64))
+}
+
+/// Drives a server from a process of its own. Gives the goodput and the p99 in ms.
+fn load_from_afar(server: &Server, rate: f64, seconds: u64) -> (f64, f64) {
+    let program = std::env::current_exe().expect("this program");
+    let output = Command::new(program)
+        .args(["--drive", &server.address.to_string(), &rate.to_string(), &seconds.to_string()])
+        .output()
+        .expect("this program starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let problem = || panic!("{text}{}", String::from_utf8_lossy(&output.stderr));
+    let mut numbers = text.split_whitespace().filter_map(|word| word.parse().ok());
+    let (Some(goodput), Some(p99)) = (numbers.next(), numbers.next()) else { problem() };
+    (goodput, p99)
+}
+
+/// The client's process: requests at a steady rate, whatever becomes of those before.
+pub fn drive(args: &[String]) {
+    let rate: f64 = args[1].parse().expect("a rate");
+    let seconds: u64 = args[2].parse().expect("seconds");
+    let uri: hyper::Uri = format!("http://{}/work", args[0]).parse().expect("an address");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+        let histogram = Histogram::<u64>::new_with_bounds(1, 10_000_000, 3).expect("valid bounds");
+        let served = Arc::new(std::sync::Mutex::new(histogram));
+        let sent = Arc::new(AtomicU64::new(0));
+        let start = Instant::now();
+        // The first second warms up and fills what can be filled.
+        let measured = start + Duration::from_secs(1);
+        let end = measured + Duration::from_secs(seconds);
+        let mut tick = tokio::time::interval(Duration::from_millis(1));
+        while Instant::now() < end {
+            tick.tick().await;
+            let due = (start.elapsed().as_secs_f64() * rate) as u64;
+            while sent.load(Ordering::Relaxed) < due {
+                sent.fetch_add(1, Ordering::Relaxed);
+                let request = client.get(uri.clone());
+                let served = served.clone();
+                tokio::spawn(async move {
+                    let begun = Instant::now();
+                    let response = tokio::time::timeout(PATIENCE, async {
+                        let response = request.await.ok()?;
+                        let status = response.status();
+                        response.into_body().collect().await.ok()?;
+                        Some(status)
+                    });
+                    let ok = response.await.ok().flatten() == Some(StatusCode::OK);
+                    if ok && begun >= measured {
+                        let micros = begun.elapsed().as_micros() as u64;
+                        served.lock().expect("no panic before").saturating_record(micros);
+                    }
+                });
+            }
+        }
+        tokio::time::sleep(PATIENCE).await;
+        let served = served.lock().expect("no panic before");
+        let goodput = served.len() as f64 / seconds as f64;
+        println!("{goodput:.1} {:.3}", served.value_at_quantile(0.99) as f64 / 1_000.0);
+    });
+}

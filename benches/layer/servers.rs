@@ -1,0 +1,130 @@
+//! The servers that are driven over loopback, each a process of its own.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use millpond::layer::PoolLayer;
+use millpond::{JobError, Pool};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tower::limit::GlobalConcurrencyLimitLayer;
+
+pub const ARMS: [&str; 4] = ["bare", "limit", "millpond", "millpond-schedule"];
+pub const NAMES: [&str; 4] =
+    ["bare router", "ConcurrencyLimit", "millpond `try_schedule`", "millpond `schedule`"];
+
+/// What the handler works with: so many at once, for so long each.
+pub const CONNECTIONS: usize = 8;
+pub const WORK: Duration = Duration::from_millis(20);
+/// Places in the pool's queue: another `WORK` to wait.
+pub const QUEUE: usize = CONNECTIONS;
+
+/// Serves until it is killed, or nobody holds its input open.
+pub fn serve(arm: &str) {
+    let runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = { runtime }.worker_threads(2).enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let database = Arc::new(Semaphore::new(CONNECTIONS));
+        let pool = Pool::builder().size(CONNECTIONS).queue(QUEUE).build().expect("valid");
+        let limit = GlobalConcurrencyLimitLayer::new(CONNECTIONS);
+        let work = get(work).with_state(database);
+        let sleep = get(sleep);
+        // `try_schedule` has slots for all the clients that are below saturation.
+        let roomy = Pool::new(1_000);
+        let router = match arm {
+            "bare" => Router::new().route("/work", work).route("/sleep/{ms}", sleep),
+            "limit" => {
+                let wide = GlobalConcurrencyLimitLayer::new(1_000);
+                Router::new()
+                    .route("/work", work.layer(limit))
+                    .route("/sleep/{ms}", sleep.layer(wide))
+            }
+            _ => {
+                let layer = |pool: &Pool| {
+                    let layer = match arm {
+                        "millpond" => PoolLayer::try_schedule(pool),
+                        _ => PoolLayer::schedule(pool),
+                    };
+                    layer.shed_with(busy).panic_with(broken)
+                };
+                Router::new()
+                    .route("/work", work.layer(layer(&pool)))
+                    .route("/sleep/{ms}", sleep.layer(layer(&roomy)))
+            }
+        };
+        let router = router.route("/health", get(|| async {}));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        println!("{}", listener.local_addr().expect("it is bound"));
+        axum::serve(listener, router).await.expect("it serves until it is killed");
+    });
+}
+
+fn busy(_: Request) -> Response {
+    StatusCode::SERVICE_UNAVAILABLE.into_response()
+}
+
+fn broken(_: JobError) -> Response {
+    StatusCode::INTERNAL_SERVER_ERROR.into_response()
+}
+
+/// A query to a database with few connections: whoever comes waits for one.
+async fn work(State(database): State<Arc<Semaphore>>) -> Body {
+    let _connection = database.acquire().await.expect("never closed");
+    tokio::time::sleep(WORK).await;
+    Body::from("worked")
+}
+
+async fn sleep(Path(ms): Path<u64>) -> &'static str {
+    if ms > 0 {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
+    "slept"
+}
+
+/// A server in a process of its own; gone with this value.
+pub struct Server {
+    child: Child,
+    pub address: SocketAddr,
+}
+
+impl Server {
+    pub fn start(arm: &str) -> Self {
+        let program = std::env::current_exe().expect("this program");
+        let mut child = Command::new(program)
+            .args(["--serve", arm])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("this program starts");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("it is piped");
+        BufReader::new(stdout).read_line(&mut line).expect("it says where it listens");
+        let address = line.trim().parse().expect("an address");
+        Self { child, address }
+    }
+
+    /// Its peak memory in MB so far.
+    pub fn peak_memory(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let kilobytes = status.ok().and_then(|status| {
+            let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+            line.split_whitespace().nth(1)?.parse::<f64>().ok()
+        });
+        kilobytes.unwrap_or(f64::NAN) / 1_024.0
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
