@@ -63,6 +63,12 @@ impl Door {
         self.pool.is_closed() || self.host.as_ref().is_some_and(|host| host.members.is_closed())
     }
 
+    /// Refuses a job at once, before it is made, if it is clear that there is no room for it.
+    #[inline]
+    pub(crate) fn turns_away(&self) -> bool {
+        self.host.is_none() && self.pool.core().turns_away()
+    }
+
     /// Whether a job that would deadlock is to run in its caller.
     pub(crate) fn nests_inline(&self) -> bool {
         self.pool.core().nested() == Nested::Inline

@@ -105,6 +105,9 @@ where
         if let Some(refusal) = self.refusal.take() {
             return self.refuse(refusal, request);
         }
+        if self.setup.verb == Verb::TrySchedule && self.setup.shared.door.turns_away() {
+            return self.refuse(Refusal::Overloaded, request);
+        }
         // The clone was not polled ready, so it stays and the ready one goes.
         let clone = self.inner.clone();
         let call = Call::new(std::mem::replace(&mut self.inner, clone), request);

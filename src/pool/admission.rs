@@ -179,12 +179,8 @@ impl Admission {
         quota: Option<usize>,
         on_full: OnFull<'_>,
     ) -> Verdict {
-        if matches!(on_full, OnFull::Refuse) && quota.is_none() {
-            // Nobody has to queue up behind a lock just to be refused.
-            if self.attention.load(Acquire) & (FULL | CLOSED) == FULL {
-                self.turned_away.fetch_add(1, Relaxed);
-                return Verdict::Full;
-            }
+        if matches!(on_full, OnFull::Refuse) && quota.is_none() && self.turns_away() {
+            return Verdict::Full;
         }
         offer.prepare();
         if quota.is_none() {
@@ -198,6 +194,16 @@ impl Admission {
             }
         }
         self.admit_slow(at, offer, quota, on_full)
+    }
+
+    /// Refuses a job at once if the pool is full: nobody has to queue up behind a lock for that.
+    #[inline]
+    pub(super) fn turns_away(&self) -> bool {
+        let full = self.attention.load(Acquire) & (FULL | CLOSED) == FULL;
+        if full {
+            self.turned_away.fetch_add(1, Relaxed);
+        }
+        full
     }
 
     #[cold]

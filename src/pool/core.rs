@@ -349,6 +349,13 @@ impl Core {
         self.admission.remove_quota(key);
     }
 
+    /// Refuses a job that was not even made if the pool is full.
+    #[cfg(feature = "tower")]
+    #[inline]
+    pub(crate) fn turns_away(&self) -> bool {
+        self.admission.turns_away()
+    }
+
     /// What becomes of submits that would deadlock.
     #[cfg(feature = "tower")]
     pub(crate) fn nested(&self) -> Nested {

@@ -9,17 +9,21 @@ use std::collections::VecDeque;
 use slab::Slab;
 
 use super::cell::{End, JobPtr, JobRef};
+use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::Relaxed;
-use crate::sync::atomic::{AtomicBool, AtomicUsize};
 use crate::sync::{Mutex, MutexGuard, mutant};
 
 pub(super) struct Shard {
     state: Mutex<ShardState>,
     /// The length of `ready`, to be looked at without the lock.
     depth: AtomicUsize,
-    /// The jobs went to another thread, as their submitter keeps this one to itself.
-    drained: AtomicBool,
+    /// How often in a row the jobs went to another thread, as their submitter keeps this one to
+    /// itself.
+    drains: AtomicUsize,
 }
+
+/// So many drains in a row are no accident.
+const DRAINS: usize = 4;
 
 pub(super) struct ShardState {
     pub(super) free: usize,
@@ -116,25 +120,33 @@ impl Shard {
             claims: 0,
             tally: Tally::default(),
         };
-        Self {
-            state: Mutex::new(state),
-            depth: AtomicUsize::new(0),
-            drained: AtomicBool::new(false),
-        }
+        Self { state: Mutex::new(state), depth: AtomicUsize::new(0), drains: AtomicUsize::new(0) }
     }
 
     pub(super) fn lock(&self) -> ShardGuard<'_> {
         ShardGuard { state: self.state.lock(), depth: &self.depth }
     }
 
-    /// Asks the next submitter on this thread to yield to the runtime once.
-    pub(super) fn ask_to_yield(&self) {
-        self.drained.store(true, Relaxed);
+    /// The jobs went to another thread.
+    pub(super) fn note_drain(&self) {
+        // Counted roughly: one more or less matters little, an exchange for each job would.
+        self.drains.store(self.drains.load(Relaxed) + 1, Relaxed);
     }
 
+    /// A worker runs the jobs on their own thread.
+    pub(super) fn forget_drains(&self) {
+        if self.drains.load(Relaxed) > 0 {
+            self.drains.store(0, Relaxed);
+        }
+    }
+
+    /// Whether the next submitter on this thread is to yield to the runtime once.
     pub(super) fn is_to_yield(&self) -> bool {
-        // A question missed or asked twice costs little; an exchange for each job would not.
-        self.drained.load(Relaxed) && self.drained.swap(false, Relaxed)
+        let due = self.drains.load(Relaxed) >= DRAINS;
+        if due {
+            self.drains.store(0, Relaxed);
+        }
+        due
     }
 
     /// How many jobs were ready a moment ago.

@@ -248,10 +248,10 @@ impl Worker {
     /// to: so the jobs stay with one thread, and new ones there find a worker of their own.
     fn settle_in(&mut self) {
         let here = self.core.here();
-        if here == self.home {
-            return;
-        }
         let shards = self.core.admission.shards();
+        if here == self.home {
+            return shards[here].forget_drains();
+        }
         let mut left = shards[self.home].lock();
         left.served = false;
         let jobs = left.take(true);
@@ -259,7 +259,7 @@ impl Worker {
         if !jobs.is_empty() {
             // Tokio has another thread run what a long-running task wakes. So jobs and their cells
             // would cross threads one by one, at three times the price, until the submitter yields.
-            shards[self.home].ask_to_yield();
+            shards[self.home].note_drain();
         }
         self.home = here;
         self.adopt(jobs);
