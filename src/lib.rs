@@ -36,6 +36,12 @@
 //! [quota](GroupBuilder::quota) bounds its share of the pool. Dropping the last handle of a group
 //! cancels its jobs, unless it was [detached](Group::detach).
 //!
+//! # Services
+//!
+//! The `layer` module (feature `tower`) makes each call of a tower service a job.
+//! [`Pool::reserver`] reserves a slot before there is a job, [`Pool::hold_slot`] keeps one beyond a
+//! job's end.
+//!
 //! # The accounting law
 //!
 //! In every [`Status`] the numbers belong to one moment, and
@@ -50,6 +56,7 @@
 //!
 //! # Cancel safety
 //!
+//! - [`Reserver`], dropped: what it has reserved, or its place in line, is given back.
 //! - [`schedule`](Pool::schedule), dropped: the job never runs; its place, or the slot that was kept
 //!   for it, passes to the next in line.
 //! - [`try_go`](Pool::try_go), dropped: a job in the caller is cancelled, one in the pool goes on.
@@ -70,6 +77,9 @@
 //! [`Builder::spans`] says no. Events have the target `millpond` and the field `pool`, the pool's
 //! name: panic (error), close, resize and shutdown (info), overflow and refusal (debug).
 //!
+//! `tower`: the module `layer`. `http-body`: its `hold_until_body_end`. `hyper`: a [`Pool`] is a
+//! `hyper::rt::Executor`.
+//!
 //! # Words
 //!
 //! - **job**: a future given to the pool. **task**: a tokio task, nothing else.
@@ -77,6 +87,7 @@
 //! - **worker**: a task that polls jobs. There are at most as many as the runtime has threads,
 //!   or a few more for a while when a slow job holds one up.
 //! - **queue**: places for admitted jobs that wait for a slot; none by default.
+//! - **reserved**: a slot kept for a job to come. **held**: a slot kept beyond its job's end.
 //! - **waiting**: in line for room, as a caller (`schedule`) or as a committed job (`anyway_go`).
 //! - **overflow**: a job that runs beyond `size`. **inline**: a job that runs in its caller.
 //! - **handle**: the right to a job's outcome. **group**: jobs waited for together.
@@ -93,8 +104,9 @@
 //!   hold of it. `pool/context`: which job a thread is polling.
 //! - `pool/ending`: a job after a poll. `pool/inline`: jobs that run in their callers.
 //! - `pool/core`: what all of these share. `pool/effects`: what waits until locks are released.
-//! - `pool/drain`: the end of a pool. `pool/status`: its numbers.
-//! - `group`: groups. `blocking`: closures as jobs. `error`: refusals, ends, settings.
+//! - `pool/reserver`, `pool/held`: slots without jobs. `pool/drain`: the end of a pool.
+//!   `pool/status`: its numbers.
+//! - `group`: groups. `layer`: tower services. `executor`: hyper's. `blocking`: closures as jobs. `error`: refusals, ends, settings.
 //! - `observe`: spans and events. `sync`: std or loom. `pool/models`: the loom models.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -119,6 +131,6 @@ pub use crate::pool::{
     Reserver, Schedule, Status, TryGo,
 };
 
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "tower"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

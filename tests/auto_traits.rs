@@ -9,8 +9,8 @@ use std::pin::Pin;
 
 use millpond::{
     AbortHandle, AbortOnDrop, AnywayGo, Blocking, Builder, Closed, ConfigError, Group,
-    GroupBuilder, GroupSchedule, GroupTryGo, JobError, JobHandle, Nested, Next, Outcome, Panic,
-    Pool, Report, Schedule, ScheduleError, Status, TryGo, TryScheduleError, Wait,
+    GroupBuilder, GroupSchedule, GroupTryGo, HeldSlot, JobError, JobHandle, Nested, Next, Outcome,
+    Panic, Pool, Report, Reserver, Schedule, ScheduleError, Status, TryGo, TryScheduleError, Wait,
 };
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 
@@ -22,6 +22,9 @@ type Pinned = (std::future::Ready<Local>, std::marker::PhantomPinned);
 
 assert_impl_all!(Pool: Send, Sync, Unpin, Clone);
 assert_impl_all!(Builder: Send, Sync, Unpin, Clone);
+assert_impl_all!(Reserver: Send, Sync, Unpin, Clone);
+assert_impl_all!(HeldSlot: Send, Sync, Unpin);
+assert_not_impl_any!(HeldSlot: Clone);
 assert_impl_all!(Group<Local>: Send, Sync, Unpin, Clone);
 assert_impl_all!(GroupBuilder<Local>: Send, Sync, Unpin);
 

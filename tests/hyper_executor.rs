@@ -14,6 +14,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use millpond::Pool;
 use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[test]
 fn it_takes_all_and_counts_it() {
@@ -74,5 +75,48 @@ fn http2_streams_run_on_it() {
         soon(server).await.unwrap().unwrap();
         soon(client_pool.wait_idle()).await;
         whole(&server_streams).await;
+    });
+}
+
+/// A connection that runs on a pool and is upgraded: what comes after is the upgrade's.
+#[test]
+fn upgrades_run_on_it() {
+    multi(2, async {
+        let pool = Pool::new(4);
+        let (near, far) = tokio::io::duplex(1024);
+        let upgraders = pool.clone();
+        let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
+            let upgrade = hyper::upgrade::on(&mut request);
+            upgraders.execute(async move {
+                let mut stream = TokioIo::new(upgrade.await.unwrap());
+                let mut word = [0; 4];
+                stream.read_exact(&mut word).await.unwrap();
+                stream.write_all(&word).await.unwrap();
+            });
+            let response = Response::builder()
+                .status(101)
+                .header("connection", "upgrade")
+                .header("upgrade", "echo")
+                .body(Empty::<Bytes>::new());
+            async { response }
+        });
+        let server = hyper::server::conn::http1::Builder::new();
+        pool.execute(server.serve_connection(TokioIo::new(far), service).with_upgrades());
+
+        let (mut send, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(near)).await.unwrap();
+        pool.execute(connection.with_upgrades());
+        let request = Request::get("/").header("connection", "upgrade").header("upgrade", "echo");
+        let response =
+            send.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), 101);
+        let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        stream.write_all(b"pond").await.unwrap();
+        let mut word = [0; 4];
+        stream.read_exact(&mut word).await.unwrap();
+        assert_eq!(&word, b"pond");
+        drop((stream, send));
+        soon(pool.wait_idle()).await;
+        whole(&pool).await;
     });
 }

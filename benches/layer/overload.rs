@@ -33,7 +33,7 @@ fn capacity() -> f64 {
 #[derive(Clone, Copy)]
 struct Figures {
     goodput: f64,
-    /// Of the requests that were served, in ms.
+    /// Of the requests that were served, in ms; not a number if hardly any were.
     p99: f64,
     /// Of the server, in MB.
     memory: f64,
@@ -51,6 +51,7 @@ pub fn run(args: &Args) -> (String, String) {
                 progress.step(format!("overload: {load} times, {}", NAMES[arm]));
                 let server = Server::start(ARMS[arm]);
                 let (goodput, p99) = load_from_afar(&server, load * capacity(), seconds);
+                let p99 = if goodput < 0.01 * capacity() { f64::NAN } else { p99 };
                 let memory = server.peak_memory();
                 all[which][at].push(Figures { goodput, p99, memory });
             }
@@ -80,7 +81,8 @@ pub fn run(args: &Args) -> (String, String) {
         let mut row = vec![format!("{load}")];
         for loads in &all {
             let Figures { goodput, p99, memory } = loads[at];
-            row.extend([format!("{goodput:.0}"), format!("{p99:.0}"), format!("{memory:.0}")]);
+            let p99 = if p99.is_nan() { "–".into() } else { format!("{p99:.0}") };
+            row.extend([format!("{goodput:.0}"), p99, format!("{memory:.0}")]);
         }
         rows.push(row);
     }

@@ -121,6 +121,8 @@ fn panel(
             .values
             .iter()
             .enumerate()
+            // Where nothing was served there is nothing to draw.
+            .filter(|(_, value)| !value.is_nan())
             .map(|(at, &value)| (scale.x(at, loads.len()), scale.y(value)))
             .collect();
         let line: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();

@@ -18,6 +18,7 @@ use crate::error::{Closed, ScheduleError};
 use crate::group::{Entry, Here};
 use crate::pool::{JobHandle, Reserver};
 
+type Entered<S, Q> = Entry<Outcome<S, Q>, Here<Call<S, Q>>>;
 type Outcome<S, Q> = Result<<S as Service<Q>>::Response, <S as Service<Q>>::Error>;
 
 pin_project! {
@@ -165,7 +166,7 @@ impl Wait {
         &mut self,
         call: Call<S, Q>,
         refusal: Option<Refusal>,
-    ) -> Result<Entry<Outcome<S, Q>, Here<Call<S, Q>>>, (Refusal, Call<S, Q>)>
+    ) -> Result<Entered<S, Q>, (Refusal, Call<S, Q>)>
     where
         S: Service<Q> + Send + 'static,
         S::Future: Send + 'static,

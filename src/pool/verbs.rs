@@ -130,6 +130,9 @@ where
     }
 }
 
+/// A job that runs in the job that submitted it.
+type Nest<'a, F, S> = Pin<Box<InlineJob<&'a Core, F, S>>>;
+
 /// A caller that may wait in line with its job.
 pub(crate) struct Entering<'a, F, S>
 where
@@ -141,7 +144,7 @@ where
     polled: bool,
     ticket: Option<u32>,
     /// Waiting would have deadlocked, and the pool's policy is to run such jobs here.
-    inline: Option<Pin<Box<InlineJob<&'a Core, F, S>>>>,
+    inline: Option<Nest<'a, F, S>>,
 }
 
 impl<'a, F, S> Entering<'a, F, S>

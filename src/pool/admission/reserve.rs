@@ -8,6 +8,7 @@ use crate::pool::effects::Effects;
 use crate::pool::line::{List, Told};
 use crate::pool::shard::Kept;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed};
+use crate::sync::mutant;
 
 impl Admission {
     /// Keeps a slot for a job that comes later. With nobody to `wake`, refuses if there is none.
@@ -115,7 +116,8 @@ impl Admission {
         if quota.is_none() {
             let mut shard = self.shards[at].lock();
             // The end of what was held may be the end of a pool that was closed.
-            if !self.needs_desk() && (kept != Kept::Held || !self.is_closed()) {
+            let alone = !self.needs_desk() || mutant("free unseeing");
+            if alone && (kept != Kept::Held || !self.is_closed()) {
                 shard.tally.free(kept);
                 shard.free += 1;
                 return;

@@ -48,7 +48,8 @@ impl JobPtr {
 
     /// Takes that back. `true` if the job has ended: the slot is the caller's to be freed.
     pub(crate) fn let_slot_go(self) -> bool {
-        self.header().terms.fetch_or(LET_GO, AcqRel) & SETTLED != 0
+        let ended = self.header().terms.fetch_or(LET_GO, AcqRel) & SETTLED != 0;
+        ended && !mutant("let go unseeing")
     }
 
     /// Tells jobs apart while they live.

@@ -37,6 +37,8 @@ models! {
     a_dropped_grant_passes_on, a_kept_grant_is_noticed: "keep the grant";
     close_tells_callers_in_line, an_untold_caller_is_noticed: "close tells nobody";
     a_group_sees_its_last_job, a_missed_last_job_is_noticed: "enlist unseeing";
+    a_reserved_slot_passes_on, a_slot_freed_unseeing_is_noticed: "free unseeing";
+    a_held_slot_is_freed_once, a_hold_forgotten_is_noticed: "let go unseeing";
 }
 
 fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
@@ -156,6 +158,37 @@ mod models {
         assert!(matches!(pool.try_schedule(async {}), Err(TryScheduleError::Closed(_))));
         stuck.abort();
         assert!(matches!(block_on(stuck), Err(JobError::Cancelled)));
+    }
+
+    /// A slot reserved by somebody who goes away, and a caller who comes for it at about that time.
+    pub(super) fn a_reserved_slot_passes_on() {
+        let pool = pool(2, 1, 0);
+        let mut reserver = pool.reserver();
+        reserver.try_reserve().unwrap();
+        let other = thread::spawn(move || {
+            at(1);
+            drop(reserver);
+        });
+        let job = block_on(pool.schedule(async { 5 })).unwrap();
+        assert_eq!(block_on(job).unwrap(), 5);
+        other.join().unwrap();
+        assert_eq!(pool.status().reserved, 0);
+    }
+
+    /// A job that ends, and a holder of its slot who lets go at about that time.
+    pub(super) fn a_held_slot_is_freed_once() {
+        let pool = pool(1, 1, 0);
+        let inside = pool.clone();
+        let job = pool.try_schedule(async move {
+            let slot = inside.hold_slot();
+            thread::spawn(move || drop(slot));
+        });
+        block_on(job.unwrap()).unwrap();
+        let next = block_on(pool.schedule(async { 5 })).unwrap();
+        assert_eq!(block_on(next).unwrap(), 5);
+        let (first, second) = (pool.reserver().try_reserve(), pool.status());
+        assert!(first.is_ok());
+        assert_eq!((second.held, second.running), (0, 0));
     }
 
     /// Waiting for a group while its last job ends.
