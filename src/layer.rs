@@ -57,7 +57,7 @@
 //! # Comparison to tower's own
 //!
 //! `ConcurrencyLimit` bounds calls too, but the caller's task runs them: one connection, one thread
-//! at a time. `Buffer` hands calls to one worker task, but the futures it gets run in the callers.
+//! at a time. `Buffer` makes all calls on one worker task; their futures run in the callers.
 //! `LoadShed` takes whatever is not ready for overload. Here a call runs on any thread, the bound is
 //! shared with everything else on the pool, and a refusal means that the pool is full and nothing
 //! else.
@@ -132,8 +132,9 @@ impl PoolLayer {
     /// Waits for a slot in `poll_ready`, in line with all other callers; never refuses.
     ///
     /// A service that is ready holds a slot until it is called or dropped: do not keep it ready
-    /// for nothing. A clone has no slot. Places in the pool's queue are not used: a call that was
-    /// reserved for starts at once.
+    /// for nothing. A clone has no slot. A place in the pool's queue is not enough: a call that was
+    /// reserved for starts at once. In a job of the same pool, do not wait for anything else of that
+    /// pool while the service is ready: such a deadlock goes unnoticed.
     ///
     /// On a closed pool `poll_ready` fails with [`CallError::Closed`], or the call is answered by
     /// [`shed_with`](Self::shed_with).
@@ -212,8 +213,8 @@ impl<A, B> PoolLayer<A, B> {
 }
 
 impl<P, B> PoolLayer<Answers<(), P>, B> {
-    /// Answers refused calls, instead of failing with [`CallError::Overloaded`] or
-    /// [`CallError::Closed`]. The request is the one that was refused.
+    /// Answers refused calls, instead of failing with [`CallError::Overloaded`],
+    /// [`CallError::Closed`] or [`CallError::WouldDeadlock`]. The request is the one that was refused.
     pub fn shed_with<F>(self, answer: F) -> PoolLayer<Answers<With<F>, P>, B> {
         let Self { setup, answers, body } = self;
         PoolLayer { setup, answers: answers.shed_with(answer), body }

@@ -128,8 +128,8 @@ impl Pool {
 
     /// Runs a job in the pool; waits in line if that is full.
     ///
-    /// Nothing happens before the first poll. The order among waiters is that of their first
-    /// polls. The idea and the name are those of MOSN's `WorkerPool.Schedule`.
+    /// Nothing happens before the first poll. The order among waiters is that in which they came
+    /// into line, at their first polls as a rule. The idea and the name are those of MOSN's `WorkerPool.Schedule`.
     ///
     /// # Errors
     ///
@@ -142,8 +142,8 @@ impl Pool {
     /// Dropped before it resolves, the job never runs and the place in line is given up; a slot
     /// that was kept for it passes to the next in line.
     ///
-    /// It may yield to the runtime once although there is room, so that a task that submits many
-    /// jobs in a row does not keep its thread from them.
+    /// On a runtime of several threads it may yield once although there is room, so that a task that
+    /// submits many jobs in a row does not keep its thread from them.
     ///
     /// # Examples
     ///

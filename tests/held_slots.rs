@@ -161,3 +161,64 @@ fn whichever_comes_second_frees_the_slot() {
         whole(&pool).await;
     });
 }
+
+/// A result may hold the very slot of the job it is the result of.
+#[test]
+fn a_result_nobody_takes_gives_the_slot_back() {
+    single(async {
+        let pool = Pool::new(1);
+        for way in 0..3 {
+            let inside = pool.clone();
+            let job = pool.schedule(async move { inside.hold_slot() }).await.unwrap();
+            match way {
+                0 => job.detach(),
+                1 => {
+                    settle().await;
+                    assert_eq!(law(&pool).held, 1);
+                    drop(job);
+                }
+                _ => drop(job.abort_on_drop()),
+            }
+            whole(&pool).await;
+        }
+    });
+}
+
+#[test]
+fn a_quota_lives_as_long_as_what_is_held_under_it() {
+    single(async {
+        let pool = Pool::new(4);
+        let group = pool.group_builder().quota(1).build().unwrap();
+        let inside = pool.clone();
+        group.schedule(async move { inside.hold_slot() }).await.unwrap();
+        let slot = group.next().await.unwrap().result.unwrap();
+        drop(group);
+        // Another quota must not be taken for the one that is gone.
+        let other = pool.group_builder().quota(1).build().unwrap();
+        let gate = Gate::new();
+        other.schedule(gate.wait()).await.unwrap();
+        drop(slot);
+        assert!(other.try_schedule(gate.wait()).is_err());
+        gate.open();
+        other.wait().await;
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn a_job_that_runs_in_another_has_no_slot_to_hold() {
+    single(async {
+        let pool = Pool::new(1);
+        let inside = pool.clone();
+        let outer = pool.schedule(async move {
+            let within = inside.clone();
+            let inner = inside.try_go(async move { within.hold_slot().is_none() }).await;
+            assert!(inner.unwrap().await.unwrap(), "the slot is the outer job's");
+            inside.hold_slot()
+        });
+        let slot = outer.await.unwrap().await.unwrap();
+        assert!(slot.is_some());
+        drop(slot);
+        whole(&pool).await;
+    });
+}

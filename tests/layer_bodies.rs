@@ -111,3 +111,29 @@ fn answers_have_bodies_of_the_same_type() {
         whole(&pool).await;
     });
 }
+
+/// A client that hangs up while its detached call makes a response nobody will read.
+#[test]
+fn a_response_nobody_takes_gives_the_slot_back() {
+    single(async {
+        let pool = Pool::new(1);
+        let layer = PoolLayer::try_schedule(&pool).hold_until_body_end();
+        for layer in [layer.clone(), layer.detach_on_drop()] {
+            for ended in [false, true] {
+                let service = layer.layer(service_fn(|_: Request<()>| async {
+                    let body = Full::new(Bytes::from_static(b"all"));
+                    Ok::<_, Infallible>(Response::new(body))
+                }));
+                let mut call = Box::pin(service.oneshot(Request::new(())));
+                assert!(poll(&mut call).is_pending());
+                if ended {
+                    settle().await;
+                    assert_eq!(law(&pool).held, 1);
+                }
+                drop(call);
+                settle().await;
+                whole(&pool).await;
+            }
+        }
+    });
+}

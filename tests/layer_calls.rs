@@ -90,9 +90,11 @@ fn a_wait_with_a_limit_ends_at_it() {
         assert!(matches!(call.await, Err(CallError::Overloaded)));
         assert!((250..260).contains(&(called.elapsed().as_millis())));
         assert_eq!((law(&pool).waiting, pool.status().withdrawn), (0, 1));
+        let none = PoolLayer::schedule_within(&pool, Duration::ZERO).layer(Probe::open());
+        let refused = poll(&mut Box::pin(none.clone().oneshot(Ask::Echo(2))));
+        assert!(matches!(refused, std::task::Poll::Ready(Err(CallError::Overloaded))));
         held.release().await;
         // A free slot needs no time.
-        let none = PoolLayer::schedule_within(&pool, Duration::ZERO).layer(Probe::open());
         assert_eq!(none.oneshot(Ask::Echo(2)).await.unwrap(), 2);
         whole(&pool).await;
     });
@@ -292,6 +294,26 @@ fn a_layer_keeps_its_group() {
     });
 }
 
+/// The last handle of its group goes with the service, after what the service has reserved in it.
+#[test]
+fn a_service_outlives_what_it_reserved_in_its_group() {
+    single(async {
+        let pool = Pool::new(2);
+        for in_line in [false, true] {
+            let held = in_line.then(|| fill(&pool));
+            let group = pool.group_builder::<()>().quota(1).build().unwrap();
+            let mut service = PoolLayer::schedule(&pool).group(&group).layer(Probe::open());
+            drop(group);
+            let waker = std::task::Waker::noop();
+            let ready = service.poll_ready(&mut std::task::Context::from_waker(waker));
+            assert_eq!(ready.is_pending(), in_line);
+            drop(service);
+            release(held.into_iter().flatten().collect()).await;
+            whole(&pool).await;
+        }
+    });
+}
+
 #[test]
 #[should_panic(expected = "another pool")]
 fn a_group_of_another_pool_is_an_error() {
@@ -320,22 +342,16 @@ fn a_call_from_a_job_of_the_same_pool_does_not_deadlock() {
 #[test]
 fn the_end_of_the_runtime_hangs_nobody() {
     watched(|| {
-        let pool = Pool::new(2);
         let served = runtime(2);
         let caller = runtime(1);
-        let _guard = served.enter();
+        let pool = Pool::builder().size(2).runtime(served.handle().clone()).build().unwrap();
         let calls: Vec<_> = every_verb(&pool)
             .into_iter()
-            .map(|layer| {
-                let service = layer.layer(Probe::gated());
-                let first = served.block_on(pool.schedule(async {})).unwrap();
-                served.block_on(first).unwrap();
-                caller.spawn(service.oneshot(Ask::Echo(1)))
-            })
+            .map(|layer| caller.spawn(layer.layer(Probe::gated()).oneshot(Ask::Echo(1))))
             .collect();
         caller.block_on(async {
             // Two run, in the pool or in their callers, and the others wait or were refused.
-            eventually(|| pool.status().submitted >= 11).await;
+            eventually(|| pool.status().submitted == 6).await;
         });
         served.shutdown_background();
         caller.block_on(async {

@@ -222,3 +222,89 @@ fn reserved_and_plain_jobs_share_one_count() {
         whole(&pool).await;
     });
 }
+
+/// Its future is gone, so nobody looks after its place; but it may come back for it.
+#[test]
+fn an_abandoned_place_in_line_holds_nobody_up() {
+    paused(async {
+        for told in [false, true] {
+            let pool = Pool::new(1);
+            let held = hold(&pool);
+            let mut reserver = pool.reserver();
+            assert!(poll(&mut Box::pin(reserver.reserve())).is_pending());
+            assert_eq!((law(&pool).waiting, pool.status().reserving), (1, 1));
+            if told {
+                held.release().await;
+            } else {
+                drop(held);
+            }
+            let report = soon(pool.shutdown(Duration::from_millis(10))).await;
+            assert_eq!(report.left, 0);
+            drop(reserver);
+            assert_eq!(quiet(&pool).waiting, 0);
+        }
+    });
+}
+
+#[test]
+fn a_job_that_gave_up_waiting_is_not_taken_for_a_waiting_one() {
+    single(async {
+        let pool = Pool::new(2);
+        let (gate, inside) = (Gate::new(), pool.clone());
+        let wait = gate.wait();
+        let busy = hold(&pool);
+        // It waits for a slot, gives up, and works on. Its place in line is still there.
+        let fickle = pool.schedule(async move {
+            let mut reserver = inside.reserver();
+            assert!(poll(&mut Box::pin(reserver.reserve())).is_pending());
+            wait.await;
+        });
+        let fickle = fickle.await.unwrap();
+        settle().await;
+        busy.release().await;
+        let inside = pool.clone();
+        // The slot went to the place in line. A second job can but wait, for one that will end.
+        let mut patient = Box::pin(pool.schedule(async move { inside.is_closed() }));
+        assert!(poll(&mut patient).is_pending());
+        gate.open();
+        fickle.await.unwrap();
+        assert!(!patient.await.unwrap().await.unwrap());
+        whole(&pool).await;
+
+        // The same with nobody told yet: two jobs, both slots, one of them only seems to wait.
+        let (gate, inside) = (Gate::new(), pool.clone());
+        let wait = gate.wait();
+        let waits = pool.clone();
+        let other = pool.schedule(async move {
+            tokio::task::yield_now().await;
+            waits.schedule(async {}).await.is_ok()
+        });
+        let other = other.await.unwrap();
+        let fickle = pool.schedule(async move {
+            let mut reserver = inside.reserver();
+            assert!(poll(&mut Box::pin(reserver.reserve())).is_pending());
+            wait.await;
+        });
+        let fickle = fickle.await.unwrap();
+        settle().await;
+        gate.open();
+        fickle.await.unwrap();
+        assert!(other.await.unwrap(), "it was told of a deadlock that is none");
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn what_was_granted_meanwhile_is_found() {
+    single(async {
+        let pool = Pool::new(1);
+        let held = hold(&pool);
+        let mut reserver = pool.reserver();
+        assert!(poll(&mut Box::pin(reserver.reserve())).is_pending());
+        held.release().await;
+        settle().await;
+        reserver.try_reserve().unwrap();
+        drop(reserver);
+        whole(&pool).await;
+    });
+}

@@ -10,6 +10,8 @@ const NOTES: &str = "\
   rounds. Each has a fresh runtime and a short warm-up on it, and fails if a job is lost.
 - The clock runs from the start of production to the end of the last job. Producers are tasks on the
   runtime; multi_thread has 2 worker threads.
+- Each job counts itself, on a counter of its producer: a job that runs on its producer's thread
+  finds that nearby.
 - The unbounded rivals keep no limit: they show what a limit costs.
 - A JoinSet has one owner and gives no handle per job; where handles are kept it collects results as
   they come.

@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Tally {
-    /// One for each producer: one counter for all would be fought over by the threads, at a price
-    /// that is the same for every rival and blurs the differences.
+    /// One for each producer: one counter for all would be fought over by the threads whoever runs
+    /// the jobs where, and blur the differences.
     parts: Box<[CachePadded<AtomicU64>]>,
     share: u64,
     unfinished: AtomicUsize,
@@ -58,7 +58,7 @@ impl Part {
     /// The one effect of a job.
     pub fn hit(self) {
         if self.ended.fetch_add(1, Ordering::Relaxed) + 1 == self.whole.share
-            && self.whole.unfinished.fetch_sub(1, Ordering::Relaxed) == 1
+            && self.whole.unfinished.fetch_sub(1, Ordering::AcqRel) == 1
         {
             self.whole.all_ended.notify_one();
         }

@@ -60,6 +60,8 @@ pin_project! {
 struct Wait {
     reserver: Reserver,
     shared: Arc<Shared>,
+    /// Nobody wants to wait.
+    at_once: bool,
 }
 
 impl<S, Q, A> ResponseFuture<S, Q, A>
@@ -86,7 +88,7 @@ where
         answers: A,
         detach: bool,
     ) -> Self {
-        let wait = Wait { reserver: shared.door.reserver(), shared };
+        let wait = Wait { reserver: shared.door.reserver(), shared, at_once: limit.is_zero() };
         let state = State::Waiting { call: Some(call), wait, limit: sleep(limit) };
         Self { state, answers, detach }
     }
@@ -126,7 +128,9 @@ where
                         Poll::Ready(None) => None,
                         Poll::Ready(Some(refusal)) => Some(refusal),
                         Poll::Pending => {
-                            ready!(limit.poll(cx));
+                            if !wait.at_once {
+                                ready!(limit.poll(cx));
+                            }
                             Some(Refusal::Overloaded)
                         }
                     };

@@ -215,7 +215,7 @@ impl Admission {
         on_full: OnFull<'_>,
     ) -> Verdict {
         // Wakers are the user's: cloned and dropped outside of the lock.
-        let waker = match on_full {
+        let mut waker = match on_full {
             OnFull::Wait { waker, .. } => Some(waker.clone()),
             _ => None,
         };
@@ -273,7 +273,7 @@ impl Admission {
                 Verdict::Full
             }
             OnFull::Wait { pool, .. } => {
-                state.stand_caller(list, quota, within_share, waker, pool, false)
+                state.stand_caller(list, quota, within_share, &mut waker, pool, false)
             }
         }
     }
@@ -355,6 +355,7 @@ impl Admission {
         let Some(key) = quota else { return };
         state.line.quotas[key].held -= 1;
         self.call_up(state, at, key, fx);
+        state.line.sweep_quota(key);
     }
 
     fn call_up(&self, state: &mut Desk<'_>, at: usize, key: usize, fx: &mut Effects) {
@@ -390,9 +391,9 @@ impl Admission {
         self.state.lock().line.add_quota(limit)
     }
 
-    /// Forgets a quota nobody refers to any more.
+    /// Forgets a quota, at once or with the last slot that is reserved or held under it.
     pub(super) fn remove_quota(&self, key: usize) {
-        self.state.lock().line.quotas.remove(key);
+        self.state.lock().line.orphan_quota(key);
     }
 
     pub(super) fn is_closed(&self) -> bool {

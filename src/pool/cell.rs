@@ -25,6 +25,7 @@
 //! A wake of a running job sets `SCHEDULED` beside `RUNNING`; `suspend` then finds it and the
 //! job goes straight back to the queue.
 
+mod hold;
 mod job;
 mod offer;
 mod stock;
@@ -37,6 +38,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+pub(crate) use self::hold::Hold;
 pub(crate) use self::job::{Berth, JobPtr, JobRef};
 pub(crate) use self::offer::{Offered, offer};
 pub(crate) use self::watch::{Claim, JobWatch};
@@ -65,12 +67,6 @@ const AWAITED: u32 = 1 << 5;
 /// The rest of the word counts what cannot be stopped in the job: an abort waits until it is over.
 const SHIELD: u32 = 1 << 6;
 const SHIELDED: u32 = !(SHIELD - 1);
-
-/// Flags among the terms: somebody holds the job's slot, which stays taken when the job ends; the
-/// job has ended; the holder has let go. Whichever of the last two comes second frees the slot.
-const HELD: u32 = 1 << 31;
-const SETTLED: u32 = 1 << 30;
-const LET_GO: u32 = 1 << 29;
 
 /// The seat or ticket of a job that has none.
 const NOWHERE: u32 = u32::MAX;
@@ -137,11 +133,13 @@ pub(crate) struct Header {
     vtable: &'static VTable,
     state: AtomicU32,
     refs: AtomicU32,
-    /// [`Terms`], packed, fixed when the job is admitted; and the flags of a slot that is held.
+    /// [`Terms`], packed; fixed when the job is admitted.
     terms: AtomicU32,
     /// Written once, by the token's holder, before the job is first idle or in line; read by
     /// whoever finds it so.
     home: UnsafeCell<Option<Arc<dyn Home>>>,
+    /// What keeps the job's slot beyond its end. Only the token's holder uses it.
+    hold: UnsafeCell<Option<Arc<Hold>>>,
     /// The job's ticket in its home's waiting line: a hint for `withdraw`, which checks it.
     ticket: AtomicU32,
     /// The job's seat among its home's suspended jobs. Only the token's holder uses it.
@@ -180,7 +178,7 @@ impl Terms {
     }
 
     fn unpack(packed: u32) -> Self {
-        match packed & !(HELD | SETTLED | LET_GO) {
+        match packed {
             0 => Self::Slot,
             1 => Self::Overflow,
             quota => Self::Share(quota as usize - 2),

@@ -10,6 +10,8 @@ pub(crate) struct Current {
     /// The pool it belongs to.
     pool: usize,
     pub(crate) job: JobPtr,
+    /// Another job runs inside of it, inline.
+    pub(super) inline: bool,
 }
 
 impl Current {
@@ -20,7 +22,7 @@ impl Current {
 }
 
 /// A slot-holding job of a pool that asks the same pool for room.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Within {
     pub(super) job: usize,
     pub(super) quota: Option<usize>,
@@ -45,11 +47,28 @@ pub(crate) fn current() -> Option<Current> {
 #[inline]
 pub(super) fn enter<R>(pool: usize, job: JobPtr, poll: impl FnOnce() -> R) -> R {
     CURRENT.with(|cell| {
-        let outer = cell.replace(Some(Current { pool, job }));
+        let outer = cell.replace(Some(Current { pool, job, inline: false }));
         let polled = poll();
         cell.set(outer);
         polled
     })
+}
+
+/// Polls a job that runs inline. The job around it, if there is one, is the one that waits when it
+/// waits; but its slot is not its own.
+pub(super) fn enter_inline<R>(poll: impl FnOnce() -> R) -> R {
+    struct Restore(Option<Current>);
+
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            CURRENT.with(|cell| cell.set(self.0));
+        }
+    }
+
+    let outer = current();
+    let _restore = Restore(outer);
+    CURRENT.with(|cell| cell.set(outer.map(|outer| Current { inline: true, ..outer })));
+    poll()
 }
 
 /// The job of this very pool that is asking, if it holds a slot.

@@ -3,14 +3,12 @@
 use std::fmt;
 use std::future::Future;
 use std::num::NonZeroUsize;
-use std::pin::pin;
 use std::sync::{Arc, OnceLock, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::task::yield_now;
 
 use super::admission::{Admission, Offer, OnFull, Verdict};
 use super::cell::{Home, JobPtr, JobRef, Step};
@@ -33,7 +31,8 @@ use crate::observe::event;
 ///
 /// What is noticed is a wait in line by the job itself, not by a task it spawned. A job that awaits the handle, the start or the group of
 /// another job that is queued behind it, and jobs of several quotas that wait for each other, are
-/// not: there no submit could fail.
+/// not: there no submit could fail. Nor is a job that has a slot [reserved](crate::Pool::reserver)
+/// or [held](crate::Pool::hold_slot) for another while it waits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Nested {
@@ -176,13 +175,14 @@ impl Core {
         self.follow(at, verdict)
     }
 
-    /// Yields to the runtime once if this thread's worker asked for that.
+    /// Whether a submitter is to yield to the runtime: its jobs are run on another thread again
+    /// and again. No use on threads where no worker could run.
     #[inline]
-    pub(super) fn poll_yield(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.admission.shard(self.here()).is_to_yield() {
-            true => pin!(yield_now()).poll(cx),
-            false => Poll::Ready(()),
-        }
+    pub(super) fn wants_yield(&self) -> bool {
+        self.admission.shards().len() > 1
+            && self.admission.shard(self.here()).is_to_yield()
+            && !self.admission.needs_desk()
+            && (cfg!(millpond_loom) || tokio::runtime::worker_index().is_some())
     }
 
     pub(super) fn reserve(&self, quota: Option<usize>, cx: Option<&Context<'_>>) -> Verdict {
@@ -377,6 +377,7 @@ impl Core {
             running: census.running,
             queued: census.queued,
             waiting: census.waiting,
+            reserving: census.reserving,
             overflow: census.overflow,
             inline: census.inline,
             reserved: census.reserved,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Pool;
-use super::cell::JobWatch;
+use super::cell::Hold;
 use super::context;
 use super::core::Core;
 use super::shard::Kept;
@@ -14,13 +14,14 @@ use super::shard::Kept;
 ///
 /// Dropped before the job ends, it changes nothing: the job keeps its slot to its end.
 ///
-/// It keeps the job's storage alive, not the pool open. [`Pool::wait_idle`] and
+/// It does not keep the pool open. [`Pool::wait_idle`] and
 /// [`Pool::shutdown`] wait for it; it cannot be cancelled, and counts as
 /// [`left`](crate::Report::left) then.
 #[must_use = "dropping it gives the slot back when the job ends"]
 pub struct HeldSlot {
     core: Arc<Core>,
-    job: JobWatch,
+    hold: Arc<Hold>,
+    quota: Option<usize>,
 }
 
 impl Pool {
@@ -49,16 +50,17 @@ impl Pool {
     /// ```
     pub fn hold_slot(&self) -> Option<HeldSlot> {
         let core = self.core();
-        let current = context::current().filter(|current| current.is_of(core.id()))?;
-        let held = current.job.hold_slot();
-        held.then(|| HeldSlot { core: core.clone(), job: current.job.watch() })
+        let current =
+            context::current().filter(|current| current.is_of(core.id()) && !current.inline)?;
+        let hold = current.job.hold_slot()?;
+        Some(HeldSlot { core: core.clone(), hold, quota: current.job.terms().quota() })
     }
 }
 
 impl Drop for HeldSlot {
     fn drop(&mut self) {
-        if self.job.ptr().let_slot_go() {
-            self.core.free(self.job.ptr().terms().quota(), Kept::Held);
+        if self.hold.let_go() {
+            self.core.free(self.quota, Kept::Held);
         }
     }
 }

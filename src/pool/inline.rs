@@ -11,6 +11,7 @@ use pin_project_lite::pin_project;
 
 use super::admission::{OnFull, Verdict};
 use super::cell::{End, Sink};
+use super::context::enter_inline;
 use super::core::Core;
 use super::effects::Effects;
 use super::handle::{JobHandle, Keep};
@@ -99,7 +100,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<S::Handle> {
         let mut this = self.project();
         let job = this.job.as_mut().as_pin_mut().expect("polled after completion");
-        let outcome = match catch_unwind(AssertUnwindSafe(|| job.poll(cx))) {
+        let outcome = match catch_unwind(AssertUnwindSafe(|| enter_inline(|| job.poll(cx)))) {
             Ok(polled) => Ok(ready!(polled)),
             Err(payload) => Err(JobError::panicked(payload)),
         };

@@ -23,6 +23,12 @@ pub(super) enum Entry {
     Caller(Caller),
 }
 
+impl Entry {
+    fn is_for_slot(&self) -> bool {
+        matches!(self, Self::Caller(caller) if caller.for_slot)
+    }
+}
+
 /// A job that was taken out of line.
 pub(super) struct Removed {
     pub(super) job: JobRef,
@@ -85,6 +91,8 @@ pub(super) struct Quota {
     pub(super) limit: usize,
     /// Jobs that hold a part of the share: running, or in the main list.
     pub(super) held: usize,
+    /// Nobody refers to it any more; it goes with its last share.
+    orphaned: bool,
     ends: Ends,
 }
 
@@ -98,6 +106,8 @@ pub(super) struct Line {
     boundary: usize,
     /// How many of the admitted are jobs, not callers.
     queued: usize,
+    /// How many of the callers came for a slot alone.
+    reserving: usize,
 }
 
 impl Line {
@@ -110,6 +120,7 @@ impl Line {
             admitted: 0,
             boundary: NONE,
             queued: 0,
+            reserving: 0,
         }
     }
 
@@ -134,8 +145,27 @@ impl Line {
         self.nodes.len() - self.queued
     }
 
+    /// How many of them came for a slot alone.
+    pub(super) fn reserving(&self) -> usize {
+        self.reserving
+    }
+
     pub(super) fn add_quota(&mut self, limit: usize) -> usize {
-        self.quotas.insert(Quota { limit, held: 0, ends: Ends::EMPTY })
+        self.quotas.insert(Quota { limit, held: 0, orphaned: false, ends: Ends::EMPTY })
+    }
+
+    /// Nobody refers to a quota any more, but for slots that are reserved or held under it.
+    pub(super) fn orphan_quota(&mut self, key: usize) {
+        self.quotas[key].orphaned = true;
+        self.sweep_quota(key);
+    }
+
+    /// Forgets a quota if nothing is left that could refer to it.
+    pub(super) fn sweep_quota(&mut self, key: usize) {
+        let quota = &self.quotas[key];
+        if quota.orphaned && quota.held == 0 && quota.ends.len == 0 {
+            self.quotas.remove(key);
+        }
     }
 
     pub(super) fn node(&mut self, ticket: usize) -> &mut Node {
@@ -153,6 +183,7 @@ impl Line {
     pub(super) fn dismiss(&mut self, ticket: usize) -> Node {
         let node = self.nodes.remove(ticket);
         debug_assert!(node.list.is_none());
+        self.reserving -= usize::from(node.entry.is_for_slot());
         node
     }
 
@@ -168,6 +199,7 @@ impl Line {
 
     /// Puts somebody at the end of a list.
     pub(super) fn push(&mut self, list: List, quota: Option<usize>, entry: Entry) -> usize {
+        self.reserving += usize::from(entry.is_for_slot());
         let node = Node { prev: NONE, next: NONE, list: None, admitted: false, quota, entry };
         let ticket = self.nodes.insert(node);
         self.link(list, ticket);

@@ -29,6 +29,7 @@ impl Pace {
         let nanos = took.as_nanos().min(u128::from(u32::MAX)) as u32;
         let poll = self.poll.load(Relaxed);
         self.poll.store(poll - poll / 4 + nanos / polls / 4, Relaxed);
+        let nanos = nanos.saturating_sub(poll.saturating_mul(polls - 1));
         let slowest = self.slowest.load(Relaxed);
         let faded = slowest.saturating_sub((slowest / MEMORY).saturating_mul(polls));
         // Half of it at first: now and then the thread was simply not on a processor.

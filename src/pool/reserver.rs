@@ -21,10 +21,11 @@ use crate::error::{Closed, ScheduleError, TryScheduleError};
 /// It reserves at most one slot at a time. **A reserved slot is taken from everybody else**: hold
 /// it for as short as you can. It is given back by [`release`](Self::release) and by dropping the
 /// reserver; a clone has none of its own. Places in the pool's queue cannot be reserved: it waits
-/// for a slot, in the same line as the callers of [`Pool::schedule`].
+/// for a slot, in the same line as the callers of [`Pool::schedule`] and the jobs in the queue, of
+/// whose places it takes one meanwhile.
 ///
 /// In the pool's [`Status`](crate::Status) a reserved slot is [`reserved`](crate::Status::reserved).
-/// The pool is idle, and its shutdown complete, without regard to it; after [`Pool::close`] it is of
+/// The pool is idle, and its shutdown complete, without regard to it and to reservers in line; after [`Pool::close`] it is of
 /// no use any more. A reserver keeps its pool open.
 ///
 /// # Examples
@@ -83,7 +84,8 @@ impl Reserver {
     /// Dropped, the reserver keeps its place in line: go on with another call, or give it up by
     /// [`release`](Self::release).
     pub async fn reserve(&mut self) -> Result<(), ScheduleError<()>> {
-        poll_fn(|cx| self.poll_reserve(cx)).await
+        let wait = Wait(self);
+        poll_fn(|cx| wait.0.poll_reserve(cx)).await
     }
 
     /// [`reserve`](Self::reserve) for hand-written futures. The task polled last is woken.
@@ -97,10 +99,9 @@ impl Reserver {
             State::Reserved => return Poll::Ready(Ok(())),
             State::Nothing => {
                 core.ensure_runtime();
-                std::task::ready!(core.poll_yield(cx));
                 core.reserve(self.quota, Some(cx))
             }
-            State::Waiting(ticket) => match core.admission.look(ticket, cx.waker()) {
+            State::Waiting(ticket) => match core.admission.look(ticket, cx.waker(), core.id()) {
                 Told::Wait => return Poll::Pending,
                 _ => core.collect(ticket),
             },
@@ -126,12 +127,20 @@ impl Reserver {
     ///
     /// As [`Pool::try_schedule`], without a job.
     pub fn try_reserve(&mut self) -> Result<(), TryScheduleError<()>> {
+        let core = self.pool.core();
+        core.ensure_runtime();
+        if let State::Waiting(ticket) = self.state {
+            // It may have been told to come.
+            match core.collect(ticket) {
+                Verdict::Waiting(_) => core.leave_line(ticket),
+                Verdict::Reserved => self.state = State::Reserved,
+                _ => {}
+            }
+        }
         if self.state == State::Reserved {
             return Ok(());
         }
-        self.release();
-        let core = self.pool.core();
-        core.ensure_runtime();
+        self.state = State::Nothing;
         match core.reserve(self.quota, None) {
             Verdict::Closed => Err(TryScheduleError::Closed(())),
             Verdict::Reserved => {
@@ -174,9 +183,10 @@ impl Reserver {
     {
         assert!(self.is_reserved(), "a slot must be reserved before its job is submitted");
         debug_assert!(sink.quota() == self.quota);
-        self.state = State::Nothing;
         let mut submission = Submission::new(self.pool.core(), job, sink);
-        match submission.redeem() {
+        let verdict = submission.redeem();
+        self.state = State::Nothing;
+        match verdict {
             Verdict::Closed => Err(Closed(submission.take_job())),
             _ => Ok(submission.take_handle()),
         }
@@ -190,6 +200,17 @@ impl Reserver {
             State::Nothing => {}
             State::Waiting(ticket) => core.leave_line(ticket),
             State::Reserved => core.free(self.quota, Kept::Unused),
+        }
+    }
+}
+
+/// A wait by [`Reserver::reserve`]. Given up, nobody waits through the reserver any more.
+struct Wait<'a>(&'a mut Reserver);
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if let State::Waiting(ticket) = self.0.state {
+            self.0.pool.core().admission.forget_within(ticket);
         }
     }
 }

@@ -31,6 +31,8 @@ pub struct Status {
     pub queued: usize,
     /// Callers in line, and committed jobs in line behind the queue.
     pub waiting: usize,
+    /// How many of those in line have no job yet; see [`Reserver`](crate::Reserver).
+    pub reserving: usize,
     /// Jobs that run beyond the size.
     pub overflow: usize,
     /// Jobs that run in their callers.
@@ -68,8 +70,10 @@ impl Status {
     }
 
     /// Whether nothing runs, is queued or waits, and no slot is held beyond its job. Slots that
-    /// are reserved do not count: their jobs may never come.
+    /// are reserved, or waited for by a [`Reserver`](crate::Reserver), do not count: their jobs may
+    /// never come.
     pub fn is_idle(&self) -> bool {
-        self.queued + self.waiting + self.running + self.overflow + self.inline + self.held == 0
+        let waiting = self.waiting - self.reserving;
+        self.queued + waiting + self.running + self.overflow + self.inline + self.held == 0
     }
 }

@@ -142,6 +142,7 @@ where
 {
     submission: Submission<'a, F, S>,
     polled: bool,
+    yielded: bool,
     ticket: Option<u32>,
     /// Waiting would have deadlocked, and the pool's policy is to run such jobs here.
     inline: Option<Nest<'a, F, S>>,
@@ -158,7 +159,7 @@ where
     pub(crate) fn new(core: &'a Core, job: F, sink: S) -> Self {
         // Into its cell at once: that way it is moved once, and waits without being in the way.
         let submission = Submission::offered(core, job, sink);
-        Self { submission, polled: false, ticket: None, inline: None }
+        Self { submission, polled: false, yielded: false, ticket: None, inline: None }
     }
 
     /// Takes the job back if it was not offered yet.
@@ -175,7 +176,12 @@ where
             return self.poll_again(cx);
         }
         assert!(!self.polled, "polled after completion");
-        ready!(self.submission.core.poll_yield(cx));
+        if !self.yielded && self.submission.core.wants_yield() {
+            self.yielded = true;
+            // Not `yield_now`: this thread alone could go on after that, whatever it does first.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         self.polled = true;
         let verdict = self
             .submission
@@ -191,7 +197,7 @@ where
         let Some(ticket) = self.ticket else { return self.poll_inline(cx).map(Ok) };
         let ticket = ticket as usize;
         let core = self.submission.core;
-        if core.admission.look(ticket, cx.waker()) == Told::Wait {
+        if core.admission.look(ticket, cx.waker(), core.id()) == Told::Wait {
             return Poll::Pending;
         }
         self.ticket = None;

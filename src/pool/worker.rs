@@ -100,6 +100,7 @@ impl Clock {
     fn start(&mut self) {
         if !cfg!(millpond_loom) && self.read.is_none() {
             self.read = Some(Instant::now());
+            self.unread = 0;
         }
     }
 

@@ -5,15 +5,17 @@ use std::task::Waker;
 use super::desk::Desk;
 use super::{Admission, CANCELLING, Offer, Verdict};
 use crate::pool::cell::{End, JobPtr, JobRef, Terms};
+use crate::pool::context;
 use crate::pool::effects::Effects;
 use crate::pool::line::{Caller, Entry, List, Removed, Told};
 use crate::sync::mutant;
 
 impl Admission {
     /// What a caller in line was told, or `Wait` after its waker was renewed.
-    pub(in crate::pool) fn look(&self, ticket: usize, waker: &Waker) -> Told {
+    pub(in crate::pool) fn look(&self, ticket: usize, waker: &Waker, pool: usize) -> Told {
         let kept = |caller: &Caller| caller.waker.as_ref().is_some_and(|old| old.will_wake(waker));
         let mut state = self.state.lock();
+        state.wait_within(ticket, context::within(pool));
         let caller = state.line.caller(ticket);
         if caller.told != Told::Wait || kept(caller) {
             return caller.told;
@@ -30,6 +32,11 @@ impl Admission {
         drop(state);
         drop(old);
         told
+    }
+
+    /// Whoever waited through a caller does not any more, though the caller keeps its place.
+    pub(in crate::pool) fn forget_within(&self, ticket: usize) {
+        self.state.lock().wait_within(ticket, None);
     }
 
     /// A caller who was told to come hands in its job.
@@ -104,6 +111,8 @@ impl Admission {
         state.admit_all(fx);
         if told == Told::Slot || list == Some(List::Main) {
             self.release_share(&mut state, at, node.quota, fx);
+        } else if let Some(List::Quota(key)) = list {
+            state.line.sweep_quota(key);
         }
         self.look_for_idle(&mut state, fx);
     }

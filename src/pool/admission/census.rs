@@ -13,6 +13,7 @@ pub(in crate::pool) struct Census {
     pub(in crate::pool) places: usize,
     pub(in crate::pool) queued: usize,
     pub(in crate::pool) waiting: usize,
+    pub(in crate::pool) reserving: usize,
     pub(in crate::pool) running: usize,
     pub(in crate::pool) overflow: usize,
     pub(in crate::pool) inline: usize,
@@ -23,7 +24,9 @@ pub(in crate::pool) struct Census {
 
 impl Census {
     pub(in crate::pool) fn is_idle(&self) -> bool {
-        self.queued + self.waiting + self.running + self.overflow + self.inline + self.held == 0
+        // Those who come for a slot alone may never look again: nobody waits for them.
+        let waiting = self.waiting - self.reserving;
+        self.queued + waiting + self.running + self.overflow + self.inline + self.held == 0
     }
 }
 
@@ -65,6 +68,7 @@ impl Admission {
             places: state.places,
             queued: state.line.queued(),
             waiting: state.line.waiting(),
+            reserving: state.line.reserving(),
             running: (jobs.started - jobs.ended) as usize,
             overflow: (jobs.overflow_started - jobs.overflow_ended) as usize,
             inline: state.inline + state.ending,

@@ -92,6 +92,8 @@ impl Admission {
         if list == Some(List::Main) {
             let quota = state.line.node(ticket).quota;
             self.release_share(state, at, quota, fx);
+        } else if let Some(List::Quota(key)) = list {
+            state.line.sweep_quota(key);
         }
     }
 

@@ -86,7 +86,7 @@ impl State {
         list: List,
         quota: Option<usize>,
         within_share: bool,
-        waker: Option<Waker>,
+        waker: &mut Option<Waker>,
         pool: usize,
         for_slot: bool,
     ) -> Verdict {
@@ -99,7 +99,7 @@ impl State {
             self.hold(quota);
         }
         self.block(within);
-        let caller = Caller { waker, within, told: Told::Wait, for_slot };
+        let caller = Caller { waker: waker.take(), within, told: Told::Wait, for_slot };
         let ticket = self.line.push(list, quota, Entry::Caller(caller));
         if for_slot {
             // It stands in the queue if there is a place: nobody may overtake it there.
@@ -152,6 +152,16 @@ impl State {
         caller.waker.take().into_iter().for_each(|waker| fx.wake(waker));
         if before == Told::Wait {
             self.unblock(within);
+        }
+    }
+
+    /// A caller in line is waited through by this job from now on, or by none.
+    pub(super) fn wait_within(&mut self, ticket: usize, within: Option<Within>) {
+        let caller = self.line.caller(ticket);
+        if caller.told == Told::Wait && caller.within != within {
+            let before = std::mem::replace(&mut caller.within, within);
+            self.unblock(before);
+            self.block(within);
         }
     }
 

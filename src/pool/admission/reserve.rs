@@ -2,12 +2,12 @@
 
 use std::task::Waker;
 
-use super::{Admission, CLOSED, CONGESTED, Offer, Verdict};
+use super::{Admission, CLOSED, Offer, Verdict};
 use crate::pool::cell::Terms;
 use crate::pool::effects::Effects;
 use crate::pool::line::{List, Told};
 use crate::pool::shard::Kept;
-use crate::sync::atomic::Ordering::{Acquire, Relaxed};
+use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::mutant;
 
 impl Admission {
@@ -20,8 +20,7 @@ impl Admission {
         wake: Option<(&Waker, usize)>,
     ) -> Verdict {
         if quota.is_none() {
-            if wake.is_none() && self.attention.load(Acquire) & (CONGESTED | CLOSED) == CONGESTED {
-                self.turned_away.fetch_add(1, Relaxed);
+            if wake.is_none() && self.turns_away() {
                 return Verdict::Full;
             }
             let mut shard = self.shards[at].lock();
@@ -42,7 +41,8 @@ impl Admission {
         quota: Option<usize>,
         wake: Option<(&Waker, usize)>,
     ) -> Verdict {
-        let wake = wake.map(|(waker, pool)| (waker.clone(), pool));
+        // Dropped outside of the lock: wakers are the user's.
+        let mut wake = wake.map(|(waker, pool)| (Some(waker.clone()), pool));
         let mut state = self.desk();
         state.tally.submitted += 1;
         if state.has(CLOSED) {
@@ -55,7 +55,7 @@ impl Admission {
             state.tally.reserved += 1;
             return Verdict::Reserved;
         }
-        let Some((waker, pool)) = wake else {
+        let Some((waker, pool)) = &mut wake else {
             state.tally.refused += 1;
             return Verdict::Full;
         };
@@ -63,7 +63,7 @@ impl Admission {
             Some(quota) if !within_share => List::Quota(quota),
             _ => List::Main,
         };
-        state.stand_caller(list, quota, within_share, Some(waker), pool, true)
+        state.stand_caller(list, quota, within_share, waker, *pool, true)
     }
 
     /// A caller in line who was told to come takes the slot that is kept for it.

@@ -7,8 +7,7 @@ use std::task::{Context, RawWaker, RawWakerVTable, Waker};
 
 use super::watch::JobWatch;
 use super::{
-    ABORT, DONE, End, HELD, Header, Home, LET_GO, LINE, NOWHERE, RUNNING, SCHEDULED, SETTLED,
-    SHIELDED, Step, Terms,
+    ABORT, DONE, End, Header, Hold, Home, LINE, NOWHERE, RUNNING, SCHEDULED, SHIELDED, Step, Terms,
 };
 use crate::error::Panic;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -39,17 +38,21 @@ impl JobPtr {
         Terms::unpack(self.header().terms.load(Relaxed))
     }
 
-    /// Has the job's slot stay taken when it ends. Only from within its own poll. `false` if it
-    /// holds none, or that was done already.
-    pub(crate) fn hold_slot(self) -> bool {
-        let terms = &self.header().terms;
-        self.terms() != Terms::Overflow && terms.fetch_or(HELD, Relaxed) & HELD == 0
-    }
-
-    /// Takes that back. `true` if the job has ended: the slot is the caller's to be freed.
-    pub(crate) fn let_slot_go(self) -> bool {
-        let ended = self.header().terms.fetch_or(LET_GO, AcqRel) & SETTLED != 0;
-        ended && !mutant("let go unseeing")
+    /// Has the job's slot stay taken when it ends, until the hold is let go. `None` if the job has
+    /// no slot, or that was done already.
+    ///
+    /// Only from within the job's own poll.
+    pub(crate) fn hold_slot(self) -> Option<Arc<Hold>> {
+        if self.terms() == Terms::Overflow {
+            return None;
+        }
+        // SAFETY: this thread polls the job, so it acts for the token's holder.
+        self.header().hold.with_mut(|place| {
+            let place = unsafe { &mut *place };
+            let fresh = place.is_none().then(|| Arc::new(Hold::new()))?;
+            *place = Some(fresh.clone());
+            Some(fresh)
+        })
     }
 
     /// Tells jobs apart while they live.
@@ -145,8 +148,9 @@ impl JobRef {
 
     /// Whether the slot of this ended job stays taken.
     pub(crate) fn keeps_slot(&self) -> bool {
-        let terms = &self.0.header().terms;
-        terms.load(Relaxed) & HELD != 0 && terms.fetch_or(SETTLED, AcqRel) & LET_GO == 0
+        // SAFETY: the token's holder has it to itself.
+        let hold = self.0.header().hold.with_mut(|place| unsafe { (*place).take() });
+        hold.is_some_and(|hold| hold.end())
     }
 
     /// Ends the job without polling it.

@@ -41,6 +41,7 @@ where
             ticket: AtomicU32::new(NOWHERE),
             seat: AtomicU32::new(NOWHERE),
             home: UnsafeCell::new(None),
+            hold: UnsafeCell::new(None),
         });
         (&raw mut (*at).awaiter).write(UnsafeCell::new(None));
         (&raw mut (*at).span).write(span);

@@ -141,7 +141,7 @@ impl Drop for Stack {
     }
 }
 
-#[cfg(all(test, not(millpond_loom)))]
+#[cfg(all(test, not(any(millpond_loom, millpond_asan))))]
 mod tests {
     use super::*;
 

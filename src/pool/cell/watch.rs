@@ -27,11 +27,6 @@ impl JobWatch {
         }
     }
 
-    /// The job it refers to.
-    pub(crate) fn ptr(&self) -> JobPtr {
-        self.0
-    }
-
     pub(crate) fn is_finished(&self) -> bool {
         self.0.header().state.load(Acquire) & DONE != 0
     }
