@@ -33,8 +33,9 @@ const BATCH_NANOS: u32 = 4_000;
 /// The clock is read once in this many polls, or after each when they are slow.
 const CLOCK_JOBS: u32 = 16;
 
-/// Work is taken from another worker's shard only if that takes some time itself.
-const WORTH_STEALING: u64 = 20_000;
+/// Jobs are taken from another worker's shard only if they would take it this many nanoseconds: they
+/// run slower on another thread than the one they were made on.
+const WORTH_STEALING: u64 = 100_000;
 
 /// The idle timer ticks this often in the idle timeout, so that calls need not touch it.
 const TICKS: u32 = 8;
