@@ -46,7 +46,10 @@ fn a_full_pool_does_what_the_verb_says() {
             let status = law(&pool);
             match n {
                 0 | 1 => assert_eq!((status.waiting, inside.total()), (1, 0)),
-                2 => assert!(matches!(first, std::task::Poll::Ready(Err(CallError::Overloaded)))),
+                2 => {
+                    assert!(matches!(first, std::task::Poll::Ready(Err(CallError::Overloaded))));
+                    assert_eq!((status.refused, inside.total()), (1, 0));
+                }
                 3 => assert_eq!(inside.total(), 1),
                 4 => assert!(matches!(first, std::task::Poll::Ready(Ok(7))), "in the caller"),
                 _ => assert_eq!((status.waiting, inside.total()), (1, 0)),
@@ -90,11 +93,21 @@ fn a_wait_with_a_limit_ends_at_it() {
         assert!(matches!(call.await, Err(CallError::Overloaded)));
         assert!((250..260).contains(&(called.elapsed().as_millis())));
         assert_eq!((law(&pool).waiting, pool.status().withdrawn), (0, 1));
+        held.release().await;
+        whole(&pool).await;
+    });
+}
+
+/// On a clock that runs.
+#[test]
+fn a_limit_of_zero_is_none_to_wait_for() {
+    single(async {
+        let pool = Pool::new(1);
         let none = PoolLayer::schedule_within(&pool, Duration::ZERO).layer(Probe::open());
+        let held = hold(&pool);
         let refused = poll(&mut Box::pin(none.clone().oneshot(Ask::Echo(2))));
         assert!(matches!(refused, std::task::Poll::Ready(Err(CallError::Overloaded))));
         held.release().await;
-        // A free slot needs no time.
         assert_eq!(none.oneshot(Ask::Echo(2)).await.unwrap(), 2);
         whole(&pool).await;
     });
