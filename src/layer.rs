@@ -193,6 +193,25 @@ impl<A, B> PoolLayer<A, B> {
     /// Has the calls count in a group: in its length, for its `wait` and `cancel`, and under its
     /// quota. They leave no outcomes there. The layer keeps the group.
     ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// use millpond::Pool;
+    /// use millpond::layer::PoolLayer;
+    /// use tower::{Layer, ServiceExt, service_fn};
+    ///
+    /// let pool = Pool::new(100);
+    /// let tenant = pool.group_builder::<()>().quota(10).build()?;
+    /// let layer = PoolLayer::try_schedule(&pool).group(&tenant);
+    /// let service = layer.layer(service_fn(|n: u32| async move { Ok::<_, std::io::Error>(n + 1) }));
+    /// assert_eq!(service.oneshot(1).await?, 2);
+    /// assert!(tenant.wait().await.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Panics
     ///
     /// If the group belongs to another pool.
@@ -215,6 +234,30 @@ impl<A, B> PoolLayer<A, B> {
 impl<P, B> PoolLayer<Answers<(), P>, B> {
     /// Answers refused calls, instead of failing with [`CallError::Overloaded`],
     /// [`CallError::Closed`] or [`CallError::WouldDeadlock`]. The request is the one that was refused.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// use millpond::layer::PoolLayer;
+    /// use millpond::{JobError, Pool};
+    /// use tower::{Layer, ServiceExt, service_fn};
+    ///
+    /// let pool = Pool::new(1);
+    /// let layer = PoolLayer::try_schedule(&pool)
+    ///     .shed_with(|_: u32| "busy")
+    ///     .panic_with(|_: JobError| "broken");
+    /// let service = layer.layer(service_fn(|_: u32| async { Ok::<_, std::io::Error>("done") }));
+    /// // The error is the wrapped service's own.
+    /// let answer: Result<&str, std::io::Error> = service.clone().oneshot(1).await;
+    /// assert_eq!(answer?, "done");
+    /// let held = pool.try_schedule(std::future::pending::<()>())?;
+    /// assert_eq!(service.oneshot(2).await?, "busy");
+    /// # held.abort();
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn shed_with<F>(self, answer: F) -> PoolLayer<Answers<With<F>, P>, B> {
         let Self { setup, answers, body } = self;
         PoolLayer { setup, answers: answers.shed_with(answer), body }
@@ -234,6 +277,31 @@ impl<S, B> PoolLayer<Answers<S>, B> {
 impl<A> PoolLayer<A> {
     /// Keeps a call's slot until the body of its HTTP response has ended or is dropped. By default
     /// it is free when the response's head is there, while a body may stream for hours.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// use bytes::Bytes;
+    /// use http_body_util::{BodyExt, Full};
+    /// use hyper::Response;
+    /// use millpond::Pool;
+    /// use millpond::layer::PoolLayer;
+    /// use tower::{Layer, ServiceExt, service_fn};
+    ///
+    /// let pool = Pool::new(1);
+    /// let layer = PoolLayer::try_schedule(&pool).hold_until_body_end();
+    /// let service = layer.layer(service_fn(|(): ()| async {
+    ///     Ok::<_, std::io::Error>(Response::new(Full::new(Bytes::from("a long story"))))
+    /// }));
+    /// let response = service.oneshot(()).await?;
+    /// assert_eq!(pool.status().held, 1);
+    /// response.into_body().collect().await?;
+    /// assert_eq!(pool.status().held, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn hold_until_body_end(self) -> PoolLayer<A, Holding> {
         PoolLayer { setup: self.setup, answers: self.answers, body: Holding(()) }
     }

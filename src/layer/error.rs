@@ -29,6 +29,29 @@ pub enum CallError<E> {
 
 impl<E> CallError<E> {
     /// Whether the call has not started: then it is safe to try it again, here or elsewhere.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// use millpond::Pool;
+    /// use millpond::layer::{CallError, PoolLayer};
+    /// use tower::{BoxError, Layer, ServiceExt, service_fn};
+    ///
+    /// let pool = Pool::new(1);
+    /// let service = PoolLayer::try_schedule(&pool)
+    ///     .layer(service_fn(|(): ()| async { Ok::<_, std::io::Error>(()) }));
+    /// let held = pool.try_schedule(std::future::pending::<()>())?;
+    /// let error = service.oneshot(()).await.unwrap_err();
+    /// assert!(error.is_refusal());
+    /// // Also behind layers that box their errors.
+    /// let boxed = BoxError::from(error);
+    /// assert!(boxed.downcast_ref::<CallError<std::io::Error>>().unwrap().is_refusal());
+    /// # held.abort();
+    /// # Ok(())
+    /// # }
+    /// ```
     #[doc(alias = "is_retryable")]
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Overloaded | Self::Closed | Self::WouldDeadlock)
