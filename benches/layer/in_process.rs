@@ -132,10 +132,10 @@ pub fn run(args: &Args) -> String {
     let ratio = ours / shed;
     let [shed_allocations, our_allocations] = refusal_allocations;
     format!(
-        "\n## In process\n\nReady, call, await of a service that answers at once, size {}; the last \
-         column but those of time is the throughput of 64 callers on 2 threads relative to three \
-         others. Only the executor and millpond (but for what `try_go` finds no slot for) run calls \
-         on another task than the caller's.\n\n{}\nA refusal takes `LoadShed` over \
+        "\n## In process\n\nReady, call, await of a service that answers at once, size {}. The columns \
+         after the times are the throughput of 64 callers on 2 threads, relative to three others'; the \
+         last one counts allocations per call. Only the executor and millpond (but for what `try_go` \
+         finds no slot for) run calls on another task than the caller's.\n\n{}\nA refusal takes `LoadShed` over \
          `ConcurrencyLimit` {shed:.0} ns and {shed_allocations:.2} allocations, millpond's \
          `try_schedule` {ours:.0} ns ({ratio:.2} times as long) and {our_allocations:.2}.\n",
         crate::arms::SIZE,

@@ -13,6 +13,8 @@ const LEFT: f64 = 62.0;
 const TOP: f64 = 46.0;
 const GAP: f64 = 90.0;
 const COLOURS: [&str; 3] = ["#9a6700", "#0969da", "#1a7f37"];
+/// The second is dashed, for where it runs over the first.
+const DASHES: [&str; 3] = ["none", "6 5", "none"];
 
 /// Where a panel's values are drawn.
 struct Scale {
@@ -60,11 +62,11 @@ pub fn draw(
     panel(&mut svg, "their p99 latency in ms", &right, loads, p99, &marks);
     for (at, series) in goodput.iter().enumerate() {
         let (x, y) = (LEFT + 200.0 * at as f64, TOP + HEIGHT + 62.0);
-        let colour = COLOURS[at];
+        let (colour, dashes) = (COLOURS[at], DASHES[at]);
         let _ = writeln!(
             svg,
             "<line x1=\"{x}\" y1=\"{0}\" x2=\"{1}\" y2=\"{0}\" stroke=\"{colour}\" \
-             stroke-width=\"3\"/><text x=\"{2}\" y=\"{y}\">{3}</text>",
+             stroke-width=\"3\" stroke-dasharray=\"{dashes}\"/><text x=\"{2}\" y=\"{y}\">{3}</text>",
             y - 4.0,
             x + 24.0,
             x + 32.0,
@@ -116,7 +118,7 @@ fn panel(
         scale.left + WIDTH / 2.0,
         bottom + 36.0
     );
-    for (series, colour) in series.iter().zip(COLOURS) {
+    for ((series, colour), dashes) in series.iter().zip(COLOURS).zip(DASHES) {
         let points: Vec<(f64, f64)> = series
             .values
             .iter()
@@ -128,7 +130,8 @@ fn panel(
         let line: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         let _ = writeln!(
             svg,
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2.5\"/>",
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" \
+             stroke-width=\"2.5\" stroke-dasharray=\"{dashes}\"/>",
             line.join(" ")
         );
         for (x, y) in points {
