@@ -148,12 +148,7 @@ impl<T: Send + 'static> Group<T> {
         if self.members.is_closed() {
             return Err(TryScheduleError::Closed(job));
         }
-        let mut submission = self.submission(job);
-        match submission.admit(on_full) {
-            Verdict::Full => Err(TryScheduleError::Full(submission.take_job())),
-            Verdict::Closed => Err(TryScheduleError::Closed(submission.take_job())),
-            _ => Ok(submission.take_handle()),
-        }
+        self.submission(job).submit(on_full)
     }
 
     /// Runs a job of the group, in the caller if the pool or the quota is full. See

@@ -252,12 +252,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let mut submission = Submission::new(self.core(), job, Keep);
-        match submission.admit(on_full) {
-            Verdict::Full => Err(TryScheduleError::Full(submission.take_job())),
-            Verdict::Closed => Err(TryScheduleError::Closed(submission.take_job())),
-            _ => Ok(submission.take_handle()),
-        }
+        Submission::new(self.core(), job, Keep).submit(on_full)
     }
 
     /// Runs a job in the pool, or right here in the caller's task if that is full: the caller

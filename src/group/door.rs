@@ -63,6 +63,10 @@ impl Door {
         self.pool.is_closed() || self.host.as_ref().is_some_and(|host| host.members.is_closed())
     }
 
+    fn is_shut_to_guests(&self) -> bool {
+        self.host.is_some() && self.is_closed()
+    }
+
     /// Refuses a job at once, before it is made, if it is clear that there is no room for it.
     #[inline]
     pub(crate) fn turns_away(&self) -> bool {
@@ -84,7 +88,7 @@ impl Door {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        if self.host.is_some() && self.is_closed() {
+        if self.is_shut_to_guests() {
             reserver.release();
             return Err(Closed(job));
         }
@@ -126,7 +130,7 @@ impl Door {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        if self.host.is_some() && self.is_closed() {
+        if self.is_shut_to_guests() {
             return Err(Closed(job));
         }
         let mut submission = Submission::new(self.pool.core(), job, self.guest());
@@ -146,15 +150,10 @@ impl Door {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        if self.host.is_some() && self.is_closed() {
+        if self.is_shut_to_guests() {
             return Err(TryScheduleError::Closed(job));
         }
-        let mut submission = Submission::new(self.pool.core(), job, self.guest());
-        match submission.admit(on_full) {
-            Verdict::Full => Err(TryScheduleError::Full(submission.take_job())),
-            Verdict::Closed => Err(TryScheduleError::Closed(submission.take_job())),
-            _ => Ok(submission.take_handle()),
-        }
+        Submission::new(self.pool.core(), job, self.guest()).submit(on_full)
     }
 
     fn guest(&self) -> Guest {

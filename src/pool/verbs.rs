@@ -13,7 +13,7 @@ use super::effects::Effects;
 use super::handle::{JobHandle, Keep};
 use super::inline::InlineJob;
 use super::line::Told;
-use crate::error::ScheduleError;
+use crate::error::{ScheduleError, TryScheduleError};
 use crate::observe::JobSpan;
 
 /// A job on its way into the pool.
@@ -62,6 +62,16 @@ where
         let core = self.core;
         let quota = self.sink.as_ref().and_then(S::quota);
         core.admit(self, quota, on_full)
+    }
+
+    /// For a caller that does not wait: admits the job, or gives it back.
+    #[inline]
+    pub(crate) fn submit(mut self, on_full: OnFull<'_>) -> Result<S::Handle, TryScheduleError<F>> {
+        match self.admit(on_full) {
+            Verdict::Full => Err(TryScheduleError::Full(self.take_job())),
+            Verdict::Closed => Err(TryScheduleError::Closed(self.take_job())),
+            _ => Ok(self.take_handle()),
+        }
     }
 
     /// Hands the job in for a slot that was kept for it.
