@@ -76,6 +76,7 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
+use self::answer::Refusal;
 pub use self::answer::{Answer, Answers, Reply, With};
 #[cfg(feature = "http-body")]
 pub use self::body::{HeldBody, Hold, HoldFuture, Holding};
@@ -83,6 +84,7 @@ pub use self::error::CallError;
 pub use self::future::ResponseFuture;
 pub use self::service::PoolService;
 use crate::group::{Door, Group};
+use crate::observe::event;
 use crate::pool::Pool;
 
 /// Runs each call of a service as a job on a pool.
@@ -110,6 +112,18 @@ struct Setup {
 struct Shared {
     door: Door,
     name: Option<Arc<str>>,
+}
+
+impl Shared {
+    fn tell_refused(&self, _reason: Refusal) {
+        event!(
+            DEBUG,
+            pool = self.door.pool().name(),
+            layer = self.name.as_deref(),
+            reason = ?_reason,
+            "call refused"
+        );
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::CallError;
-use crate::error::JobError;
+use crate::error::{JobError, ScheduleError};
 
 /// What is answered in place of the wrapped service: for refused calls, and for those that panicked
 /// or were cancelled. `()` fails with a [`CallError`].
@@ -51,6 +51,15 @@ pub enum Refusal {
     Overloaded,
     Closed,
     WouldDeadlock,
+}
+
+impl From<ScheduleError<()>> for Refusal {
+    fn from(error: ScheduleError<()>) -> Self {
+        match error {
+            ScheduleError::Closed(()) => Self::Closed,
+            ScheduleError::WouldDeadlock(()) => Self::WouldDeadlock,
+        }
+    }
 }
 
 impl<E> From<Refusal> for CallError<E> {

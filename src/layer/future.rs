@@ -14,7 +14,7 @@ use tower_service::Service;
 use super::answer::Refusal;
 use super::call::Call;
 use super::{Answer, Shared};
-use crate::error::{Closed, ScheduleError};
+use crate::error::Closed;
 use crate::group::{Entry, Here};
 use crate::pool::{JobHandle, Reserver};
 
@@ -125,8 +125,7 @@ where
                 }
                 StateProj::Waiting { call, wait, limit } => {
                     let refusal = match wait.poll(cx) {
-                        Poll::Ready(None) => None,
-                        Poll::Ready(Some(refusal)) => Some(refusal),
+                        Poll::Ready(refusal) => refusal,
                         Poll::Pending => {
                             if !wait.at_once {
                                 ready!(limit.poll(cx));
@@ -157,12 +156,7 @@ impl Wait {
         if self.shared.door.is_closed() {
             return Poll::Ready(Some(Refusal::Closed));
         }
-        self.reserver.poll_reserve(cx).map(|reserved| {
-            reserved.err().map(|error| match error {
-                ScheduleError::Closed(()) => Refusal::Closed,
-                ScheduleError::WouldDeadlock(()) => Refusal::WouldDeadlock,
-            })
-        })
+        self.reserver.poll_reserve(cx).map(|reserved| reserved.err().map(Refusal::from))
     }
 
     /// The wait is over: the call comes in, unless it is refused.

@@ -9,9 +9,8 @@ use super::answer::Refusal;
 use super::call::Call;
 use super::future::ResponseFuture;
 use super::{Answer, Setup, Verb};
-use crate::error::{Closed, ScheduleError, TryScheduleError};
+use crate::error::{Closed, TryScheduleError};
 use crate::group::Entry;
-use crate::observe::event;
 use crate::pool::Reserver;
 
 /// Runs each call of the wrapped service as a job on a pool; made by
@@ -26,16 +25,14 @@ pub struct PoolService<S, A> {
     reserver: Option<Reserver>,
     setup: Setup,
     answers: A,
-    /// Why the next call is to be refused: found out in `poll_ready`, which may not say so.
+    /// Why the next call has no slot: found out in `poll_ready`, which may not say so.
     refusal: Option<Refusal>,
-    /// The next call is to run in its caller, a job of the same pool: waiting would deadlock.
-    nests: bool,
 }
 
 impl<S, A> PoolService<S, A> {
     pub(super) fn new(inner: S, setup: Setup, answers: A) -> Self {
         let reserver = (setup.verb == Verb::Schedule).then(|| setup.shared.door.reserver());
-        Self { inner, setup, answers, reserver, refusal: None, nests: false }
+        Self { inner, setup, answers, reserver, refusal: None }
     }
 
     /// The wrapped service.
@@ -68,25 +65,19 @@ where
     type Future = ResponseFuture<S, Q, A>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), A::Error>> {
-        let undecided = self.refusal.is_none() && !self.nests;
-        if let Some(reserver) = self.reserver.as_mut().filter(|_| undecided) {
-            if self.setup.shared.door.is_closed() {
+        let door = &self.setup.shared.door;
+        if let Some(reserver) = self.reserver.as_mut().filter(|_| self.refusal.is_none()) {
+            if door.is_closed() {
                 reserver.release();
                 self.refusal = Some(Refusal::Closed);
-            } else if let Err(error) = ready!(reserver.poll_reserve(cx)) {
-                match error {
-                    ScheduleError::Closed(()) => self.refusal = Some(Refusal::Closed),
-                    ScheduleError::WouldDeadlock(()) if self.setup.shared.door.nests_inline() => {
-                        self.nests = true;
-                    }
-                    ScheduleError::WouldDeadlock(()) => {
-                        self.refusal = Some(Refusal::WouldDeadlock);
-                    }
-                }
+            } else {
+                self.refusal = ready!(reserver.poll_reserve(cx)).err().map(Refusal::from);
             }
         }
         match self.refusal {
             None => {}
+            // The call will run in its caller, so it must be ready.
+            Some(Refusal::WouldDeadlock) if door.nests_inline() => {}
             Some(Refusal::Closed) => {
                 let Some(error) = A::closed() else { return Poll::Ready(Ok(())) };
                 return Poll::Ready(Err(error));
@@ -102,17 +93,19 @@ where
     }
 
     fn call(&mut self, request: Q) -> Self::Future {
-        if let Some(refusal) = self.refusal.take() {
-            return self.refuse(refusal, request);
-        }
-        if self.setup.verb == Verb::TrySchedule && self.setup.shared.door.turns_away() {
+        let verb = match self.refusal.take() {
+            None => self.setup.verb,
+            // A job of the same pool calls: it waits for nothing.
+            Some(Refusal::WouldDeadlock) if self.setup.shared.door.nests_inline() => Verb::TryGo,
+            Some(refusal) => return self.refuse(refusal, request),
+        };
+        if verb == Verb::TrySchedule && self.setup.shared.door.turns_away() {
             return self.refuse(Refusal::Overloaded, request);
         }
         // The clone was not polled ready, so it stays and the ready one goes.
         let clone = self.inner.clone();
         let call = Call::new(std::mem::replace(&mut self.inner, clone), request);
         let door = &self.setup.shared.door;
-        let verb = if std::mem::take(&mut self.nests) { Verb::TryGo } else { self.setup.verb };
         let handle = match verb {
             Verb::Schedule => {
                 let reserver = self.reserver.as_mut().expect("this verb has one");
@@ -160,18 +153,6 @@ impl<S, A> PoolService<S, A> {
     {
         self.setup.shared.tell_refused(refusal);
         ResponseFuture::done(self.answers.refused(refusal, request), self.answers.clone())
-    }
-}
-
-impl super::Shared {
-    pub(super) fn tell_refused(&self, _reason: Refusal) {
-        event!(
-            DEBUG,
-            pool = self.door.pool().name(),
-            layer = self.name.as_deref(),
-            reason = ?_reason,
-            "call refused"
-        );
     }
 }
 
