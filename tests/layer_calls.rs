@@ -12,24 +12,11 @@ use std::time::Duration;
 
 use millpond::layer::{CallError, PoolLayer};
 use millpond::{JobError, Nested, Pool};
-use probe::{Ask, Fault, Probe};
+use probe::{Ask, Fault, Probe, every_verb};
 use support::*;
 #[cfg(feature = "tracing")]
 use tower::service_fn;
 use tower::{BoxError, Layer, Service, ServiceExt};
-
-const HOUR: Duration = Duration::from_secs(3_600);
-
-fn every_verb(pool: &Pool) -> Vec<PoolLayer> {
-    vec![
-        PoolLayer::schedule(pool),
-        PoolLayer::schedule_within(pool, HOUR),
-        PoolLayer::try_schedule(pool),
-        PoolLayer::schedule_always(pool),
-        PoolLayer::try_go(pool),
-        PoolLayer::anyway_go(pool),
-    ]
-}
 
 #[test]
 fn a_full_pool_does_what_the_verb_says() {

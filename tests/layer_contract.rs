@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use millpond::layer::{CallError, PoolLayer, PoolService};
 use millpond::{JobError, Pool};
-use probe::{Ask, Fault, Mood, Probe};
+use probe::{Ask, Fault, Mood, Probe, every_verb};
 use support::*;
 use tokio_test::{assert_pending, assert_ready_ok, task};
 use tower::balance::p2c::Balance;
@@ -25,17 +25,6 @@ use tower::load::{CompleteOnResponse, PendingRequests};
 use tower::util::BoxService;
 use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt};
 use tower_test::{assert_request_eq, mock};
-
-fn every_verb(pool: &Pool) -> Vec<PoolLayer> {
-    vec![
-        PoolLayer::schedule(pool),
-        PoolLayer::schedule_within(pool, Duration::from_secs(3_600)),
-        PoolLayer::try_schedule(pool),
-        PoolLayer::schedule_always(pool),
-        PoolLayer::try_go(pool),
-        PoolLayer::anyway_go(pool),
-    ]
-}
 
 fn ready<S: Service<Ask>>(service: &mut S) -> Poll<Result<(), S::Error>> {
     service.poll_ready(&mut Context::from_waker(Waker::noop()))

@@ -1,29 +1,14 @@
 //! A job that waits for its own pool: an error only where waiting could never end.
 #![allow(missing_docs, clippy::async_yields_async)]
 
+#[path = "support/nest.rs"]
+mod nest;
 mod support;
 
-use millpond::{Nested, Pool, ScheduleError};
+use millpond::{Nested, Pool};
+use nest::{Nest, nest};
 use support::*;
 use tokio_test::{assert_pending, assert_ready, task};
-
-#[derive(Debug, PartialEq)]
-enum Nest {
-    Ran(u32),
-    WouldDeadlock,
-}
-
-/// Submits from within, and waits for the outcome.
-async fn nest(pool: Pool, value: u32) -> Nest {
-    match pool.schedule(async move { value }).await {
-        Ok(handle) => Nest::Ran(handle.await.unwrap()),
-        Err(ScheduleError::WouldDeadlock(job)) => {
-            assert_eq!(job.await, value, "the job comes back");
-            Nest::WouldDeadlock
-        }
-        Err(error) => panic!("{error:?}"),
-    }
-}
 
 #[test]
 fn the_last_of_n_is_told() {

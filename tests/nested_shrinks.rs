@@ -1,28 +1,13 @@
 //! Deadlocks that come about otherwise than by one job too many.
 #![allow(missing_docs)]
 
+#[path = "support/nest.rs"]
+mod nest;
 mod support;
 
 use millpond::{Pool, ScheduleError};
+use nest::{Nest, nest};
 use support::*;
-
-#[derive(Debug, PartialEq)]
-enum Nest {
-    Ran(u32),
-    WouldDeadlock,
-}
-
-/// Submits from within, and waits for the outcome.
-async fn nest(pool: Pool, value: u32) -> Nest {
-    match pool.schedule(async move { value }).await {
-        Ok(handle) => Nest::Ran(handle.await.unwrap()),
-        Err(ScheduleError::WouldDeadlock(job)) => {
-            assert_eq!(job.await, value, "the job comes back");
-            Nest::WouldDeadlock
-        }
-        Err(error) => panic!("{error:?}"),
-    }
-}
 
 #[test]
 fn a_shrink_that_makes_a_deadlock_is_noticed() {

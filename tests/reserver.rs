@@ -5,9 +5,16 @@ mod support;
 
 use std::time::Duration;
 
-use millpond::{Pool, ScheduleError, TryScheduleError};
+use millpond::{Pool, Reserver, ScheduleError, TryScheduleError};
 use support::*;
 use tokio_test::{assert_pending, assert_ready_ok, task};
+
+/// A reserver whose wait for a slot was given up: its place in line is kept.
+fn in_line(pool: &Pool) -> Reserver {
+    let mut reserver = pool.reserver();
+    assert!(poll(&mut Box::pin(reserver.reserve())).is_pending());
+    reserver
+}
 
 #[test]
 fn a_reserved_slot_is_taken_until_it_is_used_or_given_back() {
@@ -102,8 +109,7 @@ fn a_place_in_line_outlives_the_future_but_not_a_release() {
     single(async {
         let pool = Pool::new(1);
         let held = hold(&pool);
-        let mut reserver = pool.reserver();
-        assert!(poll(&mut Box::pin(reserver.reserve())).is_pending());
+        let mut reserver = in_line(&pool);
         assert!(poll(&mut Box::pin(reserver.reserve())).is_pending());
         assert_eq!(law(&pool).waiting, 1);
         assert!(matches!(reserver.try_reserve(), Err(TryScheduleError::Full(()))));
@@ -229,17 +235,23 @@ fn an_abandoned_place_in_line_holds_nobody_up() {
     paused(async {
         for told in [false, true] {
             let pool = Pool::new(1);
-            let held = hold(&pool);
-            let mut reserver = pool.reserver();
-            assert!(poll(&mut Box::pin(reserver.reserve())).is_pending());
+            let mut held = Some(hold(&pool));
+            let reserver = in_line(&pool);
             assert_eq!((law(&pool).waiting, pool.status().reserving), (1, 1));
             if told {
-                held.release().await;
-            } else {
-                drop(held);
+                held.take().unwrap().release().await;
             }
-            let report = soon(pool.shutdown(Duration::from_millis(10))).await;
-            assert_eq!(report.left, 0);
+            let start = tokio::time::Instant::now();
+            let shutdown = tokio::spawn({
+                let pool = pool.clone();
+                async move { pool.shutdown(Duration::from_secs(60)).await }
+            });
+            settle().await;
+            if let Some(held) = held {
+                held.release().await;
+            }
+            assert!(shutdown.await.unwrap().is_clean());
+            assert_eq!(start.elapsed(), Duration::ZERO, "on a clock that only waiting moves");
             drop(reserver);
             assert_eq!(quiet(&pool).waiting, 0);
         }
@@ -255,8 +267,7 @@ fn a_job_that_gave_up_waiting_is_not_taken_for_a_waiting_one() {
         let busy = hold(&pool);
         // It waits for a slot, gives up, and works on. Its place in line is still there.
         let fickle = pool.schedule(async move {
-            let mut reserver = inside.reserver();
-            assert!(poll(&mut Box::pin(reserver.reserve())).is_pending());
+            let _reserver = in_line(&inside);
             wait.await;
         });
         let fickle = fickle.await.unwrap();
@@ -281,8 +292,7 @@ fn a_job_that_gave_up_waiting_is_not_taken_for_a_waiting_one() {
         });
         let other = other.await.unwrap();
         let fickle = pool.schedule(async move {
-            let mut reserver = inside.reserver();
-            assert!(poll(&mut Box::pin(reserver.reserve())).is_pending());
+            let _reserver = in_line(&inside);
             wait.await;
         });
         let fickle = fickle.await.unwrap();
@@ -299,12 +309,13 @@ fn what_was_granted_meanwhile_is_found() {
     single(async {
         let pool = Pool::new(1);
         let held = hold(&pool);
-        let mut reserver = pool.reserver();
-        assert!(poll(&mut Box::pin(reserver.reserve())).is_pending());
+        let mut reserver = in_line(&pool);
+        let next = in_line(&pool);
         held.release().await;
         settle().await;
+        // Given back and asked for again, it would have gone to the next.
         reserver.try_reserve().unwrap();
-        drop(reserver);
+        drop((reserver, next));
         whole(&pool).await;
     });
 }

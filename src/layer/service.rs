@@ -21,10 +21,10 @@ use crate::pool::Reserver;
 /// With the verb `schedule`, if it is called without having been polled ready.
 pub struct PoolService<S, A> {
     inner: S,
-    /// For the verb that waits in `poll_ready`. Dropped before the group it may reserve in.
-    reserver: Option<Reserver>,
     setup: Setup,
     answers: A,
+    /// For the verb that waits in `poll_ready`.
+    reserver: Option<Reserver>,
     /// Why the next call has no slot: found out in `poll_ready`, which may not say so.
     refusal: Option<Refusal>,
 }

@@ -1,4 +1,5 @@
-//! A service that minds tower's contract: its readiness is its own, and used up by a call.
+//! A service that minds tower's contract (its readiness is its own, and used up by a call), and the
+//! layers to put around it.
 #![allow(dead_code)]
 
 use std::fmt;
@@ -6,7 +7,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
+use millpond::Pool;
+use millpond::layer::PoolLayer;
 use tower::Service;
 
 use super::{Gate, Gauge, silent_panic};
@@ -137,4 +141,18 @@ impl Service<Ask> for Probe {
             }
         })
     }
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// A layer of each verb, in the order of the documentation.
+pub fn every_verb(pool: &Pool) -> Vec<PoolLayer> {
+    vec![
+        PoolLayer::schedule(pool),
+        PoolLayer::schedule_within(pool, HOUR),
+        PoolLayer::try_schedule(pool),
+        PoolLayer::schedule_always(pool),
+        PoolLayer::try_go(pool),
+        PoolLayer::anyway_go(pool),
+    ]
 }
