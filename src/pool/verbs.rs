@@ -358,3 +358,33 @@ impl<T> fmt::Debug for AnywayGo<T> {
         f.debug_tuple("AnywayGo").field(&self.0).finish()
     }
 }
+
+#[cfg(all(test, not(millpond_loom)))]
+mod tests {
+    use std::pin::pin;
+    use std::task::Waker;
+
+    use super::*;
+    use crate::Pool;
+
+    #[test]
+    fn a_submitter_whose_jobs_go_elsewhere_yields_once() {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(2).enable_time().build().unwrap();
+        let submitter = runtime.spawn(async {
+            let pool = Pool::new(100);
+            let core = pool.core();
+            let drain = || (0..4).for_each(|_| core.admission.shard(core.here()).note_drain());
+            let mut cx = Context::from_waker(Waker::noop());
+            drain();
+            let mut first = pin!(pool.schedule(async {}));
+            assert!(first.as_mut().poll(&mut cx).is_pending());
+            drain();
+            assert!(first.as_mut().poll(&mut cx).is_ready(), "once is enough");
+            // A worker that runs the jobs here has the drains forgotten.
+            core.admission.shard(core.here()).forget_drains();
+            assert!(pin!(pool.schedule(async {})).poll(&mut cx).is_ready());
+        });
+        runtime.block_on(submitter).unwrap();
+    }
+}
