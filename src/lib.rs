@@ -121,6 +121,8 @@ mod group;
 pub mod layer;
 mod observe;
 mod pool;
+#[cfg(all(feature = "server", unix, target_pointer_width = "64"))]
+pub mod server;
 mod sync;
 
 pub use crate::blocking::{Blocking, blocking};

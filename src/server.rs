@@ -1,0 +1,342 @@
+//! A server for framed protocols that holds its connections in one of two modes.
+//!
+//! The same code runs in both, under the same limits and deadlines; which one it is, is a setting:
+//!
+//! - [`Mode::Dedicated`]: a task for each connection, without a buffer while it waits.
+//! - [`Mode::EventDriven`]: an idle connection is *parked*. It has no task, no buffer and no timer;
+//!   what is left of it is a record of some fifty bytes, its codec, and the socket. When bytes
+//!   arrive, a *burst* serves it as a job on a [`Pool`].
+//!
+//! Frames go to a tower service ([`Builder::serve`]), or to a [`Handler`] ([`Builder::handle`])
+//! that may send at any time through a [`Peer`].
+//!
+//! ```
+//! use std::convert::Infallible;
+//!
+//! use millpond::server::{Mode, Server};
+//! use tokio_util::codec::LinesCodec;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let shout = |line: String| async move { Ok::<_, Infallible>(Some(line.to_uppercase())) };
+//! let server = Server::builder()
+//!     .listen("127.0.0.1:0")
+//!     .mode(Mode::EventDriven)
+//!     .codec(LinesCodec::new_with_max_length(1024))
+//!     .serve(tower::service_fn(shout))?;
+//! println!("listening at {}", server.local_addrs()[0]);
+//! let report = server.shutdown(std::time::Duration::from_secs(1)).await;
+//! assert_eq!(report.left, 0);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # A burst
+//!
+//! It writes what waits to go out, reads, decodes, serves frame by frame, and writes the answers,
+//! until the socket would block or the connection's turn is over: after
+//! [`turn_bytes`](Builder::turn_bytes) or [`turn_frames`](Builder::turn_frames) the others come
+//! first. It never waits for the socket: where the peer does not take its answers, they stay with
+//! the connection, nothing more is read from it, and it rests until the peer does. A service that
+//! waits keeps its slot of the pool, and neither a thread nor the reactor.
+//!
+//! # When the pool is full
+//!
+//! Connections that become ready wait for a slot, first come first served with everybody else on
+//! that pool, and what their peers send stays in the kernel. When the pool is closed, connections
+//! are closed as they become ready ([`CloseReason::PoolClosed`]).
+//!
+//! # Limits and deadlines
+//!
+//! All are on by default, the same in both modes, and listed at [`Builder`]. The deadlines are met
+//! with a lag of up to an eighth of the shortest one, and at most a second. Before a connection is
+//! closed for idleness it is read from once more.
+//!
+//! # Memory
+//!
+//! A parked connection costs its record, which is kept for the next one when it ends. A frame that
+//! has arrived in part is kept by its exact bytes; a codec that reserves room for a frame by its
+//! declared length has that room only during a burst. The kernel's own memory for a socket, some
+//! 5 KiB, is the same in every mode.
+//!
+//! # Platforms
+//!
+//! Unix with 64-bit addresses; measured on Linux.
+
+mod accept;
+mod address;
+mod builder;
+mod dedicated;
+mod error;
+mod event;
+mod framed;
+mod handler;
+mod held;
+mod hub;
+mod io;
+mod listen;
+mod lot;
+mod mode;
+mod nudge;
+mod peer;
+mod peers;
+mod reason;
+mod refuse;
+mod service;
+mod settings;
+mod signal;
+mod socket;
+mod status;
+mod stock;
+mod watch;
+mod yard;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+pub use self::address::Address;
+pub use self::builder::Builder;
+pub use self::error::StartError;
+pub use self::handler::Handler;
+pub use self::listen::Listen;
+pub use self::mode::Mode;
+pub use self::peer::{Peer, SendError, TrySendError};
+pub use self::reason::{CloseReason, Deadline};
+pub use self::settings::SlowReader;
+pub use self::status::{ServerStatus, ShutdownReport};
+
+use self::accept::{Side, accept};
+use self::builder::Plan;
+use self::dedicated::{Dedicated, Sleeper};
+use self::event::{EventDriven, Parked, dispatch};
+use self::framed::Protocol;
+use self::hub::{Hub, Tally};
+use self::settings::Settings;
+use self::watch::watch;
+use self::yard::{KILL_WAIT, Yard};
+use crate::pool::Pool;
+
+/// A running server; from [`Server::builder`].
+///
+/// Dropping it stops it at once: it accepts no more, and closes all connections.
+/// [`shutdown`](Self::shutdown) and [`wait`](Self::wait) let them finish.
+pub struct Server {
+    hub: Arc<Hub>,
+    yards: Vec<Box<dyn Ground>>,
+    addresses: Vec<SocketAddr>,
+    /// Cancelled, nothing is accepted any more.
+    stop: CancellationToken,
+    token: CancellationToken,
+    drain: Duration,
+    tasks: Vec<AbortHandle>,
+}
+
+/// A yard of either mode.
+trait Ground: Send + Sync {
+    fn tally(&self) -> (Tally, usize);
+    fn doom_all(&self, reason: CloseReason);
+    fn kill(&self);
+}
+
+impl<P: Protocol> Ground for Arc<Yard<P, Parked<P::Idle>>> {
+    fn tally(&self) -> (Tally, usize) {
+        let state = self.lock();
+        (state.tally, state.lot.parked())
+    }
+
+    fn doom_all(&self, reason: CloseReason) {
+        Yard::doom_all(self, reason);
+    }
+
+    fn kill(&self) {
+        event::kill(self);
+    }
+}
+
+impl<P: Protocol> Ground for Arc<Yard<P, Sleeper>> {
+    fn tally(&self) -> (Tally, usize) {
+        let state = self.lock();
+        (state.tally, state.lot.parked())
+    }
+
+    fn doom_all(&self, reason: CloseReason) {
+        Yard::doom_all(self, reason);
+    }
+
+    fn kill(&self) {
+        dedicated::kill(self);
+    }
+}
+
+impl Server {
+    /// Settings for a server.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    fn start<P: Protocol>(
+        plan: Plan,
+        settings: Settings,
+        (max_connections, per_peer): (usize, Option<usize>),
+        pool: Pool,
+        protocol: Arc<P>,
+    ) -> Result<Self, StartError> {
+        let hub = Arc::new(Hub::new(settings, max_connections, per_peer));
+        let mut server = Self {
+            hub: hub.clone(),
+            yards: Vec::new(),
+            addresses: Vec::new(),
+            stop: plan.token.child_token(),
+            token: plan.token.clone(),
+            drain: plan.drain,
+            tasks: Vec::new(),
+        };
+        // All are bound before anything runs.
+        let mut listeners = Vec::new();
+        for listen in &plan.listens {
+            let bound = listen.bind().and_then(|listener| {
+                server.addresses.extend(listener.local_addr());
+                watch(listener)
+            });
+            let mode = listen.mode.unwrap_or(plan.mode);
+            match bound {
+                Ok(listener) => listeners.push((listener, mode)),
+                Err(error) => {
+                    return Err(StartError::Listen { listen: listen.to_string(), error });
+                }
+            }
+        }
+        for (listener, mode) in listeners {
+            let side = match mode {
+                Mode::Dedicated => {
+                    let (hub, security) = (hub.clone(), plan.security.clone());
+                    let dedicated =
+                        Dedicated::new(hub, protocol.clone(), security, plan.pool.clone());
+                    server.run(dedicated.yard.clone().sweep());
+                    server.yards.push(Box::new(dedicated.yard.clone()));
+                    Side::Dedicated(dedicated)
+                }
+                Mode::EventDriven => {
+                    let (hub, security) = (hub.clone(), plan.security.clone());
+                    let (event, inner) = EventDriven::new(hub, protocol.clone(), security)
+                        .map_err(StartError::Reactor)?;
+                    server.run(event.yard.clone().sweep());
+                    server.run(dispatch(event.yard.clone(), inner, pool.clone()));
+                    server.yards.push(Box::new(event.yard.clone()));
+                    Side::EventDriven(event)
+                }
+            };
+            let accepting = hub.accepting();
+            let accept = accept(listener, side, hub.clone(), plan.on_overload.clone());
+            let stop = server.stop.clone();
+            server.run(async move {
+                stop.run_until_cancelled_owned(accept).await;
+                drop(accepting);
+            });
+        }
+        Ok(server)
+    }
+
+    fn run<R: Send + 'static>(&mut self, task: impl Future<Output = R> + Send + 'static) {
+        self.tasks.push(tokio::spawn(task).abort_handle());
+    }
+
+    /// The TCP addresses it listens at, in the order of the calls of
+    /// [`listen`](Builder::listen), with the ports that were chosen.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// What it holds and has done.
+    pub fn status(&self) -> ServerStatus {
+        let refusals = &self.hub.refusals;
+        let reasons: Vec<_> = self.hub.closed().into_iter().collect();
+        let mut status = ServerStatus {
+            accepted: self.hub.accepted(),
+            open: self.hub.open(),
+            refused_full: refusals.full.load(Relaxed),
+            refused_per_peer: refusals.per_peer.load(Relaxed),
+            accept_errors: refusals.accept_errors.load(Relaxed),
+            closed: reasons.iter().map(|(_, count)| count).sum(),
+            outgoing: self.hub.outgoing(),
+            reasons,
+            ..ServerStatus::default()
+        };
+        for yard in &self.yards {
+            let (tally, parked) = yard.tally();
+            status.parked += parked;
+            status.bytes_in += tally.read;
+            status.bytes_out += tally.wrote;
+            status.frames += tally.frames;
+            status.bursts += tally.bursts;
+        }
+        status
+    }
+
+    /// Runs until the [token](Builder::shutdown_token) is cancelled; then shuts down, with the
+    /// [drain timeout](Builder::drain_timeout).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the server goes on, or is left with nothing accepted any more.
+    pub async fn wait(&self) -> ShutdownReport {
+        self.token.cancelled().await;
+        self.shutdown(self.drain).await
+    }
+
+    /// Accepts no more; closes idle connections at once, and the others once what is under way on
+    /// them has finished: bursts, frames of which a part has come, answers that wait to go out.
+    /// After `deadline` closes what is left.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, connections go on to close as they finish; none is cut off.
+    pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
+        let count = |reason| self.hub.closed().get(&reason).copied().unwrap_or(0);
+        let total = || self.hub.closed().values().sum::<u64>();
+        let before = (count(CloseReason::Shutdown), count(CloseReason::Aborted), total());
+        self.stop.cancel();
+        self.hub.accepts_no_more().await;
+        for yard in &self.yards {
+            yard.doom_all(CloseReason::Shutdown);
+        }
+        if timeout(deadline, self.hub.empty()).await.is_err() {
+            self.kill();
+            let _ = timeout(KILL_WAIT, self.hub.empty()).await;
+        }
+        let closed = count(CloseReason::Shutdown) - before.0;
+        let aborted = count(CloseReason::Aborted) - before.1;
+        let others = total() - before.2 - closed - aborted;
+        ShutdownReport { closed, others, aborted, left: self.hub.open() }
+    }
+
+    fn kill(&self) {
+        self.hub.killed.store(true, SeqCst);
+        for yard in &self.yards {
+            yard.kill();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.kill();
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,48 @@
+//! Why a server could not be started.
+
+use std::error::Error;
+use std::{fmt, io};
+
+use crate::error::ConfigError;
+
+/// Why a server could not be started. Nothing of it runs then.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting cannot be.
+    Config(ConfigError),
+    /// A listener could not be bound.
+    Listen {
+        /// Where it was to listen.
+        listen: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The system has no epoll, or whatever stands for it, to give.
+    Reactor(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(error) => error.fmt(f),
+            Self::Listen { listen, error } => write!(f, "cannot listen at {listen}: {error}"),
+            Self::Reactor(error) => write!(f, "cannot watch connections: {error}"),
+        }
+    }
+}
+
+impl Error for StartError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Config(error) => Some(error),
+            Self::Listen { error, .. } | Self::Reactor(error) => Some(error),
+        }
+    }
+}
+
+impl From<ConfigError> for StartError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}

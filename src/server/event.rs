@@ -1,0 +1,232 @@
+//! The event-driven mode: parked connections, an epoll of their own inside of tokio's reactor, and
+//! a burst on the pool for each that is ready.
+//!
+//! Measured against a registration of each socket with tokio (352 heap bytes per idle connection,
+//! of which 256 are tokio's), one inner `mio::Poll` needs no memory per connection. It is itself
+//! registered with tokio, so no thread is spent on it. Sockets are registered once, edge-triggered,
+//! for both directions: nothing is ever re-armed.
+
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Registry, Token};
+use socket2::Socket;
+use tokio::io::unix::AsyncFd;
+
+use super::address::Address;
+use super::framed::{Outcome, Protocol};
+use super::held::Held;
+use super::hub::Hub;
+use super::io::{Io, Security};
+use super::lot::{Key, Order};
+use super::peers::Visit;
+use super::reason::CloseReason;
+use super::signal::{Signal, Wait};
+use super::socket::Quiet;
+use super::watch::watch;
+use super::yard::{Content, Yard};
+use crate::error::{ScheduleError, TryScheduleError};
+use crate::pool::Pool;
+
+/// What is fetched at once.
+const BATCH: usize = 256;
+
+/// A connection at rest.
+pub(super) struct Parked<I> {
+    io: Io<Quiet>,
+    idle: I,
+    visit: Visit,
+}
+
+impl<I: Send + 'static> Content for Parked<I> {
+    fn wakes(&self, dispatcher: &mut Option<Waker>) -> Option<Waker> {
+        dispatcher.take()
+    }
+}
+
+type EventYard<P> = Yard<P, Parked<<P as Protocol>::Idle>>;
+type EventHeld<P> = Held<P, Parked<<P as Protocol>::Idle>, Quiet>;
+
+/// The event-driven connections of one listener.
+pub(super) struct EventDriven<P: Protocol> {
+    pub(super) yard: Arc<EventYard<P>>,
+    registry: Registry,
+    security: Security,
+}
+
+/// The inner `Poll`, for tokio's reactor to watch.
+pub(super) struct Inner(mio::Poll);
+
+impl AsRawFd for Inner {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl<P: Protocol> EventDriven<P> {
+    pub(super) fn new(
+        hub: Arc<Hub>,
+        protocol: Arc<P>,
+        security: Security,
+    ) -> io::Result<(Self, Inner)> {
+        let inner = mio::Poll::new()?;
+        let registry = inner.registry().try_clone()?;
+        let yard = Arc::new(Yard::new(hub, protocol));
+        Ok((Self { yard, registry, security }, Inner(inner)))
+    }
+
+    /// Parks a new connection.
+    pub(super) fn accept(&self, socket: Socket, address: Address, visit: Visit) {
+        let key = self.yard.claim();
+        let idle = self.yard.protocol.arrive(address, self.yard.nudge(key));
+        let fd = socket.as_raw_fd();
+        let io = self.security.wrap(Quiet::new(socket));
+        let mut held = Held::new(self.yard.clone(), (key, visit), (io, idle));
+        let both = Interest::READABLE | Interest::WRITABLE;
+        if self.registry.register(&mut SourceFd(&fd), token(key), both).is_err() {
+            held.reason = CloseReason::Io;
+            return;
+        }
+        if P::OPENS && self.security.is_plain() {
+            self.yard.signal(key, Signal::PUSHED);
+        }
+        park(held, (Wait::FirstByte, true));
+    }
+}
+
+fn token(key: Key) -> Token {
+    Token((u64::from(key.generation) << 32 | u64::from(key.index)) as usize)
+}
+
+fn key(token: Token) -> Key {
+    Key { index: token.0 as u32, generation: (token.0 as u64 >> 32) as u32 }
+}
+
+/// Fetches events, and has a job on the pool serve each connection that is ready. No user code
+/// runs here. While the pool is full it waits for a slot: what comes meanwhile stays in the kernel.
+pub(super) async fn dispatch<P: Protocol>(
+    yard: Arc<EventYard<P>>,
+    inner: Inner,
+    pool: Pool,
+) -> io::Result<()> {
+    let mut inner = watch(inner)?;
+    let mut events = Events::with_capacity(BATCH);
+    while !yard.is_killed() {
+        let wait = poll_fn(|cx| poll_fetch(&yard, &mut inner, &mut events, cx));
+        wait.await?;
+        loop {
+            let next = yard.lock().lot.next_ready();
+            let Some((key, parked, order)) = next else { break };
+            serve(&yard, &pool, key, parked, order).await;
+        }
+    }
+    Ok(())
+}
+
+/// Fetches what there is; ready at once if a connection is ready, for whatever reason.
+fn poll_fetch<P: Protocol>(
+    yard: &EventYard<P>,
+    inner: &mut AsyncFd<Inner>,
+    events: &mut Events,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    loop {
+        let Poll::Ready(ready) = inner.poll_read_ready_mut(cx) else {
+            let mut state = yard.lock();
+            if state.lot.is_ready() || yard.is_killed() {
+                return Poll::Ready(Ok(()));
+            }
+            state.dispatcher = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
+        let mut ready = ready?;
+        match ready.get_inner_mut().0.poll(events, Some(Duration::ZERO)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            fetched => fetched?,
+        }
+        // Less than there is room for: that was all, and more will be a new event.
+        let all = events.iter().count() < BATCH;
+        if all {
+            ready.clear_ready();
+        }
+        let mut state = yard.lock();
+        for event in &*events {
+            state.lot.signal(key(event.token()), signals(event));
+        }
+        if state.lot.is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+    }
+}
+
+fn signals(event: &mio::event::Event) -> Signal {
+    let mut signals = Signal::NONE;
+    if event.is_readable() {
+        signals = signals | Signal::READABLE;
+    }
+    if event.is_writable() {
+        signals = signals | Signal::WRITABLE;
+    }
+    if event.is_read_closed() || event.is_write_closed() || event.is_error() {
+        signals = signals | Signal::CLOSING;
+    }
+    signals
+}
+
+async fn serve<P: Protocol>(
+    yard: &Arc<EventYard<P>>,
+    pool: &Pool,
+    key: Key,
+    parked: Parked<P::Idle>,
+    order: Order,
+) {
+    let Parked { mut io, idle, visit } = parked;
+    if let Some(wire) = io.wire() {
+        wire.told(order.signals);
+    }
+    let mut held: EventHeld<P> = Held::new(yard.clone(), (key, visit), (io, idle));
+    held.reason = CloseReason::PoolClosed;
+    let refused = match pool.try_schedule(turn(held, order)) {
+        Ok(_) => return,
+        Err(TryScheduleError::Full(job)) => match pool.schedule(job).await {
+            Ok(_) => return,
+            Err(ScheduleError::Closed(job) | ScheduleError::WouldDeadlock(job)) => job,
+        },
+        Err(TryScheduleError::Closed(job)) => job,
+    };
+    // Its end is user code.
+    tokio::spawn(async move { drop(refused) });
+}
+
+async fn turn<P: Protocol>(mut held: EventHeld<P>, order: Order) {
+    held.reason = CloseReason::Aborted;
+    match held.burst(order).await {
+        Outcome::Park { wait, moved } => park(held, (wait, moved)),
+        Outcome::Close(reason) => held.reason = reason,
+    }
+}
+
+fn park<P: Protocol>(mut held: EventHeld<P>, wait: (Wait, bool)) {
+    if held.yard.is_killed() {
+        return;
+    }
+    let Some((io, idle)) = held.body.take() else { return };
+    let parked = Parked { io, idle, visit: held.visit };
+    held.yard.park(held.key, parked, wait, &held.tally);
+    // A kill between the two looks has not seen it.
+    if held.yard.is_killed() {
+        kill(&held.yard);
+    }
+}
+
+/// Closes all that is parked, and has the bursts under way end.
+pub(super) fn kill<P: Protocol>(yard: &Arc<EventYard<P>>) {
+    for (key, Parked { io, idle, visit }) in yard.evict() {
+        drop(EventHeld::<P>::new(yard.clone(), (key, visit), (io, idle)));
+    }
+}

@@ -1,0 +1,321 @@
+//! One burst of a framed connection: read, decode, serve, write, until nothing more is to be done
+//! without waiting for the peer. The same in both modes; nothing here waits for a socket.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::mem::take;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::AsyncWrite;
+
+use super::address::Address;
+use super::hub::{Charge, Hub, Tally};
+use super::io::{Io, Wire};
+use super::lot::Order;
+use super::nudge::Nudge;
+use super::reason::{CloseReason, Deadline};
+use super::settings::SlowReader;
+use super::signal::Wait;
+use super::stock::{Buffers, poll_fill};
+
+/// Answers are written once so much of them is there, also when more frames are at hand.
+const WRITE_AT: usize = 16 * 1024;
+
+/// What frames mean: a codec with a service, or with a handler.
+pub(crate) trait Protocol: Send + Sync + 'static {
+    /// What is kept of a connection while nobody works for it.
+    type Idle: Send + 'static;
+    type Frame: Send;
+
+    /// Whether there is something to do before the first byte comes.
+    const OPENS: bool;
+
+    /// What serves the frames of one burst.
+    type Caller: Send;
+    type Answer: Send;
+
+    fn arrive(&self, address: Address, nudge: Nudge) -> Self::Idle;
+
+    fn caller(&self, idle: &Self::Idle) -> Self::Caller;
+
+    /// What is to be done before the first frame; nothing if it was done.
+    fn open(
+        &self,
+        caller: &mut Self::Caller,
+    ) -> impl Future<Output = Result<(), CloseReason>> + Send;
+
+    fn decode(
+        &self,
+        idle: &mut Self::Idle,
+        input: &mut BytesMut,
+        end: bool,
+    ) -> Result<Option<Self::Frame>, CloseReason>;
+
+    fn call(
+        &self,
+        caller: &mut Self::Caller,
+        frame: Self::Frame,
+    ) -> impl Future<Output = Result<Self::Answer, CloseReason>> + Send;
+
+    /// Appends an answer to `output`.
+    fn answer(
+        &self,
+        idle: &mut Self::Idle,
+        answer: Self::Answer,
+        output: &mut BytesMut,
+    ) -> Result<(), CloseReason>;
+
+    /// Moves what others want sent to the end of `output`.
+    fn collect(&self, idle: &mut Self::Idle, output: &mut BytesMut);
+
+    /// Tells how much of what was collected is not written yet.
+    fn unwritten(&self, idle: &mut Self::Idle, bytes: usize);
+
+    fn rest<'a>(&self, idle: &'a mut Self::Idle) -> &'a mut Option<Box<Rest>>;
+
+    /// The connection is gone. Called once, also after a panic.
+    fn closed(&self, idle: Self::Idle, reason: CloseReason);
+}
+
+/// What a connection keeps in addition while it is in the middle of something.
+pub(crate) struct Rest {
+    /// The bytes of a frame that is not whole, and no more memory than those.
+    input: Box<[u8]>,
+    output: BytesMut,
+    /// The peer will not send any more.
+    end: bool,
+    _charge: Option<Charge>,
+}
+
+/// How a burst ended.
+pub(super) enum Outcome {
+    /// To be parked; `moved` if the deadline of this wait begins anew.
+    Park { wait: Wait, moved: bool },
+    Close(CloseReason),
+}
+
+/// A burst under way.
+struct Burst<'a, W, P: Protocol> {
+    hub: &'a Hub,
+    protocol: &'a P,
+    io: &'a mut Io<W>,
+    idle: &'a mut P::Idle,
+    buffers: Buffers,
+    order: Order,
+    /// No more frame is in the input.
+    hungry: bool,
+    end: bool,
+    frames: usize,
+    read: usize,
+    wrote: usize,
+}
+
+/// Serves a connection until it would block or others have their turn.
+pub(super) async fn burst<W: Wire, P: Protocol>(
+    hub: &Hub,
+    protocol: &P,
+    io: &mut Io<W>,
+    idle: &mut P::Idle,
+    order: Order,
+    tally: &mut Tally,
+) -> Outcome {
+    if let Some(reason) = order.doom {
+        if !reason.is_gentle() && !matches!(reason, CloseReason::Deadline(_)) {
+            return Outcome::Close(reason);
+        }
+    }
+    let mut buffers = hub.stock.lend();
+    let mut end = false;
+    if let Some(rest) = protocol.rest(idle).take() {
+        buffers.input.extend_from_slice(&rest.input);
+        buffers.output.unsplit(rest.output);
+        end = rest.end;
+    }
+    let (frames, read, wrote) = (0, 0, 0);
+    let hungry = buffers.input.is_empty() && !end;
+    let mut burst =
+        Burst { hub, protocol, io, idle, buffers, order, hungry, end, frames, read, wrote };
+    let outcome = burst.run().await.and_then(|(wait, moved)| {
+        burst.put_by()?;
+        Ok(Outcome::Park { wait, moved })
+    });
+    let outcome = outcome.unwrap_or_else(|reason| {
+        // The alert of TLS and the end of the stream, as far as they go without waiting.
+        let mut cx = Context::from_waker(Waker::noop());
+        let _ = Pin::new(&mut *burst.io).poll_shutdown(&mut cx);
+        Outcome::Close(reason)
+    });
+    tally.frames += burst.frames as u64;
+    tally.read += burst.read as u64;
+    tally.wrote += burst.wrote as u64;
+    hub.stock.give_back(burst.buffers);
+    outcome
+}
+
+impl<W: Wire, P: Protocol> Burst<'_, W, P> {
+    async fn run(&mut self) -> Result<(Wait, bool), CloseReason> {
+        match poll_fn(|cx| Poll::Ready(self.io.poll_open(cx))).await {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => return Err(CloseReason::Tls),
+            Poll::Pending => return self.order.doom.map_or(Ok((Wait::Handshake, false)), Err),
+        }
+        let mut caller = self.protocol.caller(self.idle);
+        if P::OPENS {
+            let mut open = pin!(self.protocol.open(&mut caller));
+            poll_fn(|cx| self.poll_call(cx, open.as_mut())).await?;
+        }
+        loop {
+            if poll_fn(|cx| Poll::Ready(self.write(cx))).await? {
+                return self.blocked();
+            }
+            if self.order.doom == Some(CloseReason::Local) {
+                return Err(CloseReason::Local);
+            }
+            if self.hungry {
+                if self.end {
+                    return Err(CloseReason::Peer);
+                }
+                match poll_fn(|cx| Poll::Ready(self.fill(cx))).await {
+                    Poll::Pending => return self.nothing_left(),
+                    Poll::Ready(filled) => filled?,
+                }
+            }
+            self.serve(&mut caller).await?;
+            if self.frames >= self.hub.settings.turn_frames
+                || self.read >= self.hub.settings.turn_bytes
+            {
+                return Ok((Wait::Turn, true));
+            }
+        }
+    }
+
+    /// Serves what is there, until enough is to be written.
+    async fn serve(&mut self, caller: &mut P::Caller) -> Result<(), CloseReason> {
+        while self.frames < self.hub.settings.turn_frames && self.buffers.output.len() < WRITE_AT {
+            let decoded = self.protocol.decode(self.idle, &mut self.buffers.input, self.end)?;
+            let Some(frame) = decoded else {
+                self.hungry = true;
+                if self.buffers.input.len() > self.hub.settings.max_frame {
+                    return Err(CloseReason::FrameTooLarge);
+                }
+                break;
+            };
+            self.frames += 1;
+            let mut call = pin!(self.protocol.call(caller, frame));
+            let answer = poll_fn(|cx| self.poll_call(cx, call.as_mut())).await?;
+            self.protocol.answer(self.idle, answer, &mut self.buffers.output)?;
+        }
+        Ok(())
+    }
+
+    /// Polls user code; while that waits, what it and others have sent goes out.
+    fn poll_call<R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        call: Pin<&mut impl Future<Output = Result<R, CloseReason>>>,
+    ) -> Poll<Result<R, CloseReason>> {
+        let polled = call.poll(cx);
+        if P::OPENS && polled.is_pending() {
+            self.write(cx)?;
+        }
+        polled
+    }
+
+    /// Writes what is there; `true` if the peer does not take it all.
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
+        let output = &mut self.buffers.output;
+        self.protocol.collect(self.idle, output);
+        let before = self.wrote;
+        let mut blocked = false;
+        while !output.is_empty() && !blocked {
+            match Pin::new(&mut *self.io).poll_write(cx, output) {
+                Poll::Ready(Ok(0) | Err(_)) => return Err(CloseReason::Io),
+                Poll::Ready(Ok(count)) => {
+                    output.advance(count);
+                    self.wrote += count;
+                }
+                Poll::Pending => blocked = true,
+            }
+        }
+        if self.io.is_secure() {
+            match Pin::new(&mut *self.io).poll_flush(cx) {
+                Poll::Ready(Err(_)) => return Err(CloseReason::Io),
+                Poll::Ready(Ok(())) => {}
+                Poll::Pending => blocked = true,
+            }
+        }
+        if P::OPENS && self.wrote > before {
+            self.protocol.unwritten(self.idle, output.len());
+        }
+        Ok(blocked)
+    }
+
+    fn blocked(&self) -> Result<(Wait, bool), CloseReason> {
+        let settings = &self.hub.settings;
+        match self.order.doom {
+            Some(reason @ CloseReason::Deadline(Deadline::Write)) if self.wrote == 0 => Err(reason),
+            _ if settings.slow_reader == SlowReader::Close
+                && self.buffers.output.len() > settings.outgoing =>
+            {
+                Err(CloseReason::SlowReader)
+            }
+            _ => Ok((Wait::Write, self.wrote > 0)),
+        }
+    }
+
+    fn fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        match ready!(poll_fill(self.io, cx, &mut self.buffers.input)) {
+            Ok(0) => self.end = true,
+            Ok(count) => self.read += count,
+            // A session that was cut off has told all it had to tell.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.end = true,
+            Err(_) => return Poll::Ready(Err(CloseReason::Io)),
+        }
+        self.hungry = false;
+        Poll::Ready(Ok(()))
+    }
+
+    /// All is served and written, and the peer has sent no more.
+    fn nothing_left(&self) -> Result<(Wait, bool), CloseReason> {
+        let partial = !self.buffers.input.is_empty();
+        match self.order.doom {
+            Some(reason @ CloseReason::Deadline(deadline)) => {
+                let kept = match deadline {
+                    Deadline::Frame => self.frames > 0,
+                    Deadline::FirstByte | Deadline::Handshake => self.read > 0,
+                    Deadline::Idle | Deadline::Write => self.read + self.wrote > 0,
+                };
+                if !kept {
+                    return Err(reason);
+                }
+            }
+            Some(reason) if !partial => return Err(reason),
+            _ => {}
+        }
+        if partial {
+            return Ok((Wait::Frame, self.frames > 0));
+        }
+        if matches!(self.order.wait, Wait::FirstByte | Wait::Handshake) && self.read == 0 {
+            return Ok((Wait::FirstByte, false));
+        }
+        Ok((Wait::Idle, self.frames > 0 || self.wrote > 0))
+    }
+
+    /// Leaves what is under way with the connection: the bytes, and no buffer around them.
+    fn put_by(&mut self) -> Result<(), CloseReason> {
+        let Buffers { input, output } = &mut self.buffers;
+        if input.is_empty() && output.is_empty() && !self.end {
+            return Ok(());
+        }
+        let charge = match output.len() {
+            0 => None,
+            bytes => Some(self.hub.charge(bytes).ok_or(CloseReason::SlowReader)?),
+        };
+        let rest =
+            Rest { input: (&**input).into(), output: take(output), end: self.end, _charge: charge };
+        *self.protocol.rest(self.idle) = Some(Box::new(rest));
+        Ok(())
+    }
+}

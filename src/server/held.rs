@@ -1,0 +1,60 @@
+//! A connection in the hands of a burst, or of its task.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use super::framed::{Outcome, Protocol, burst};
+use super::hub::Tally;
+use super::io::{Io, Wire};
+use super::lot::{Key, Order};
+use super::peers::Visit;
+use super::reason::CloseReason;
+use super::yard::{Content, Suspendable, Yard};
+
+/// Whatever becomes of it, dropped it has closed its connection, told the protocol, and given
+/// back its record and its place.
+pub(super) struct Held<P: Protocol, T: Content, W: Wire> {
+    pub(super) yard: Arc<Yard<P, T>>,
+    pub(super) key: Key,
+    pub(super) visit: Visit,
+    /// None once it is parked again.
+    pub(super) body: Option<(Io<W>, P::Idle)>,
+    pub(super) tally: Tally,
+    /// What a drop means.
+    pub(super) reason: CloseReason,
+}
+
+impl<P: Protocol, T: Content, W: Wire> Held<P, T, W> {
+    pub(super) fn new(
+        yard: Arc<Yard<P, T>>,
+        (key, visit): (Key, Visit),
+        body: (Io<W>, P::Idle),
+    ) -> Self {
+        let (tally, reason) = (Tally::default(), CloseReason::Aborted);
+        Self { yard, key, visit, body: Some(body), tally, reason }
+    }
+
+    pub(super) async fn burst(&mut self, order: Order) -> Outcome {
+        let Some((io, idle)) = &mut self.body else { return Outcome::Close(self.reason) };
+        self.tally.bursts += 1;
+        let (yard, key) = (&*self.yard, self.key);
+        let (hub, protocol) = (&*yard.hub, &*yard.protocol);
+        let future = pin!(burst(hub, protocol, io, idle, order, &mut self.tally));
+        let ended = Suspendable { yard, key, future, suspended: false }.await;
+        ended.unwrap_or(Outcome::Close(CloseReason::Aborted))
+    }
+}
+
+impl<P: Protocol, T: Content, W: Wire> Drop for Held<P, T, W> {
+    fn drop(&mut self) {
+        let Some((io, idle)) = self.body.take() else { return };
+        let reason = match std::thread::panicking() {
+            true => CloseReason::Panicked,
+            false => self.reason,
+        };
+        drop(io);
+        self.yard.release(self.key, &self.tally);
+        self.yard.hub.left(self.visit, reason);
+        self.yard.protocol.closed(idle, reason);
+    }
+}

@@ -1,0 +1,215 @@
+//! What all connections of a server share, and what is counted of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use super::address::Address;
+use super::peers::{Peers, Visit};
+use super::reason::CloseReason;
+use super::settings::Settings;
+use super::stock::Stock;
+use crate::sync::Mutex;
+
+pub(crate) struct Hub {
+    pub(super) settings: Settings,
+    pub(super) stock: Stock,
+    max_connections: usize,
+    doors: Mutex<Doors>,
+    /// Bytes that wait for peers to take them, of all connections.
+    outgoing: Arc<Outgoing>,
+    pub(super) killed: AtomicBool,
+    pub(super) refusals: Refusals,
+    quiet: Notify,
+    acceptors: AtomicUsize,
+}
+
+/// Who is in, and who was.
+struct Doors {
+    peers: Peers,
+    open: usize,
+    accepted: u64,
+    closed: HashMap<CloseReason, u64>,
+}
+
+#[derive(Default)]
+pub(super) struct Refusals {
+    pub(super) full: AtomicU64,
+    pub(super) per_peer: AtomicU64,
+    pub(super) accept_errors: AtomicU64,
+}
+
+/// What bursts add up to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tally {
+    pub(super) bursts: u64,
+    pub(super) frames: u64,
+    pub(super) read: u64,
+    pub(super) wrote: u64,
+}
+
+/// Why a connection is not let in.
+pub(super) enum NotAdmitted {
+    Full,
+    PerPeer,
+}
+
+impl Hub {
+    pub(super) fn new(settings: Settings, max_connections: usize, per_peer: Option<usize>) -> Self {
+        let doors =
+            Doors { peers: Peers::new(per_peer), open: 0, accepted: 0, closed: HashMap::new() };
+        Self {
+            settings,
+            stock: Stock::new(),
+            max_connections,
+            doors: Mutex::new(doors),
+            outgoing: Arc::new(Outgoing {
+                total: AtomicUsize::new(0),
+                limit: settings.outgoing_total,
+                relief: Notify::new(),
+            }),
+            killed: AtomicBool::new(false),
+            refusals: Refusals::default(),
+            quiet: Notify::new(),
+            acceptors: AtomicUsize::new(0),
+        }
+    }
+
+    /// Counts an accept loop, until it is dropped.
+    pub(super) fn accepting(self: &Arc<Self>) -> Accepting {
+        self.acceptors.fetch_add(1, SeqCst);
+        Accepting(self.clone())
+    }
+
+    /// Until no accept loop runs.
+    pub(super) async fn accepts_no_more(&self) {
+        loop {
+            let quiet = self.quiet.notified();
+            if self.acceptors.load(SeqCst) == 0 {
+                return;
+            }
+            quiet.await;
+        }
+    }
+
+    pub(super) fn admit(&self, address: &Address) -> Result<Visit, NotAdmitted> {
+        let mut doors = self.doors.lock();
+        doors.accepted += 1;
+        if doors.open >= self.max_connections {
+            self.refusals.full.fetch_add(1, Relaxed);
+            return Err(NotAdmitted::Full);
+        }
+        let Some(visit) = doors.peers.enter(address) else {
+            self.refusals.per_peer.fetch_add(1, Relaxed);
+            return Err(NotAdmitted::PerPeer);
+        };
+        doors.open += 1;
+        Ok(visit)
+    }
+
+    pub(super) fn left(&self, visit: Visit, reason: CloseReason) {
+        let mut doors = self.doors.lock();
+        doors.peers.leave(visit);
+        doors.open -= 1;
+        *doors.closed.entry(reason).or_default() += 1;
+        if doors.open == 0 {
+            drop(doors);
+            self.quiet.notify_waiters();
+        }
+    }
+
+    pub(super) fn accepted(&self) -> u64 {
+        self.doors.lock().accepted
+    }
+
+    pub(super) fn open(&self) -> usize {
+        self.doors.lock().open
+    }
+
+    pub(super) fn closed(&self) -> HashMap<CloseReason, u64> {
+        self.doors.lock().closed.clone()
+    }
+
+    /// Until no connection is open.
+    pub(super) async fn empty(&self) {
+        loop {
+            let quiet = self.quiet.notified();
+            if self.open() == 0 {
+                return;
+            }
+            quiet.await;
+        }
+    }
+
+    /// Accounts for bytes that wait to go out; none if that were too many in all.
+    pub(super) fn charge(&self, bytes: usize) -> Option<Charge> {
+        let mut charge = self.no_charge();
+        charge.add(bytes);
+        (self.outgoing() <= self.outgoing.limit).then_some(charge)
+    }
+
+    pub(super) fn no_charge(&self) -> Charge {
+        Charge { of: self.outgoing.clone(), bytes: 0 }
+    }
+
+    pub(super) fn outgoing(&self) -> usize {
+        self.outgoing.total.load(SeqCst)
+    }
+
+    /// Whether so many bytes wait to go out that no more are taken.
+    pub(super) fn is_sated(&self) -> bool {
+        self.outgoing() >= self.outgoing.limit
+    }
+
+    /// Until fewer bytes wait to go out.
+    pub(super) fn relief(&self) -> Notified<'_> {
+        self.outgoing.relief.notified()
+    }
+}
+
+/// An accept loop that runs.
+pub(super) struct Accepting(Arc<Hub>);
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        self.0.acceptors.fetch_sub(1, SeqCst);
+        self.0.quiet.notify_waiters();
+    }
+}
+
+struct Outgoing {
+    total: AtomicUsize,
+    limit: usize,
+    relief: Notify,
+}
+
+/// A share of the bytes that wait to go out; given back when dropped.
+pub(crate) struct Charge {
+    of: Arc<Outgoing>,
+    bytes: usize,
+}
+
+impl Charge {
+    pub(super) fn add(&mut self, bytes: usize) {
+        self.of.total.fetch_add(bytes, SeqCst);
+        self.bytes += bytes;
+    }
+
+    pub(super) fn clear(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        let before = self.of.total.fetch_sub(bytes, SeqCst);
+        if before >= self.of.limit && before - bytes < self.of.limit {
+            self.of.relief.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}

@@ -1,0 +1,16 @@
+//! How connections are held.
+
+/// How a server holds its connections. What it does with them is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum Mode {
+    /// A task for each connection. It has no buffer while it waits.
+    #[default]
+    Dedicated,
+    /// An idle connection is *parked*: it has no task, no buffer and no timer until bytes arrive,
+    /// and is served as a job on the pool then. For many connections that are mostly idle.
+    #[doc(alias = "netpoll")]
+    #[doc(alias = "epoll")]
+    EventDriven,
+}

@@ -1,0 +1,40 @@
+//! The way from elsewhere to a connection, whoever holds it.
+
+use std::sync::Arc;
+
+use super::hub::Hub;
+use super::lot::Key;
+use super::reason::CloseReason;
+use super::signal::Signal;
+
+/// What takes signals for connections.
+pub(super) trait Signals: Send + Sync {
+    fn signal(&self, key: Key, signals: Signal);
+    fn doom(&self, key: Key, reason: CloseReason);
+    fn hub(&self) -> &Hub;
+}
+
+/// Reaches one connection; after its end it reaches nothing.
+pub(crate) struct Nudge {
+    to: Arc<dyn Signals>,
+    key: Key,
+}
+
+impl Nudge {
+    pub(super) fn new(to: Arc<dyn Signals>, key: Key) -> Self {
+        Self { to, key }
+    }
+
+    /// There is something to send.
+    pub(super) fn push(&self) {
+        self.to.signal(self.key, Signal::PUSHED);
+    }
+
+    pub(super) fn close(&self, reason: CloseReason) {
+        self.to.doom(self.key, reason);
+    }
+
+    pub(super) fn hub(&self) -> &Hub {
+        self.to.hub()
+    }
+}

@@ -1,0 +1,113 @@
+//! Frames served by a tower service.
+
+use std::error::Error;
+use std::future::poll_fn;
+
+use bytes::BytesMut;
+use tokio_util::codec::{Decoder, Encoder};
+use tower_service::Service;
+
+use super::address::Address;
+use super::framed::{Protocol, Rest};
+use super::nudge::Nudge;
+use super::reason::CloseReason;
+use crate::observe::event;
+
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
+
+/// A codec and a service; each connection has a clone of the codec, each burst one of the service.
+pub(crate) struct Framed<C, S> {
+    pub(super) codec: C,
+    pub(super) service: S,
+}
+
+/// A connection at rest.
+pub(crate) struct Still<C> {
+    codec: C,
+    rest: Option<Box<Rest>>,
+}
+
+impl<C, S, R> Protocol for Framed<C, S>
+where
+    C: Decoder<Item: Send, Error: Into<BoxError>> + Clone + Send + Sync + 'static,
+    C: Encoder<R::Item, Error: Into<BoxError>>,
+    S: Service<C::Item, Response = R, Error: Into<BoxError>, Future: Send>,
+    S: Clone + Send + Sync + 'static,
+    R: IntoIterator + Send,
+{
+    type Idle = Still<C>;
+    type Frame = C::Item;
+    type Caller = S;
+    type Answer = R;
+
+    const OPENS: bool = false;
+
+    fn arrive(&self, _address: Address, _nudge: Nudge) -> Still<C> {
+        Still { codec: self.codec.clone(), rest: None }
+    }
+
+    fn caller(&self, _idle: &Still<C>) -> S {
+        self.service.clone()
+    }
+
+    async fn open(&self, _caller: &mut S) -> Result<(), CloseReason> {
+        Ok(())
+    }
+
+    fn decode(
+        &self,
+        idle: &mut Still<C>,
+        input: &mut BytesMut,
+        end: bool,
+    ) -> Result<Option<C::Item>, CloseReason> {
+        decode(&mut idle.codec, input, end)
+    }
+
+    async fn call(&self, caller: &mut S, frame: C::Item) -> Result<R, CloseReason> {
+        let wrong = |error: S::Error| failed("service", error.into(), CloseReason::Service);
+        poll_fn(|cx| caller.poll_ready(cx).map_err(wrong)).await?;
+        caller.call(frame).await.map_err(wrong)
+    }
+
+    fn answer(
+        &self,
+        idle: &mut Still<C>,
+        answer: R,
+        output: &mut BytesMut,
+    ) -> Result<(), CloseReason> {
+        for frame in answer {
+            let encoded = idle.codec.encode(frame, output);
+            encoded.map_err(|error| failed("encoder", error.into(), CloseReason::Codec))?;
+        }
+        Ok(())
+    }
+
+    fn collect(&self, _idle: &mut Still<C>, _output: &mut BytesMut) {}
+
+    fn unwritten(&self, _idle: &mut Still<C>, _bytes: usize) {}
+
+    fn rest<'a>(&self, idle: &'a mut Still<C>) -> &'a mut Option<Box<Rest>> {
+        &mut idle.rest
+    }
+
+    fn closed(&self, _idle: Still<C>, _reason: CloseReason) {}
+}
+
+pub(super) fn decode<C: Decoder<Error: Into<BoxError>>>(
+    codec: &mut C,
+    input: &mut BytesMut,
+    end: bool,
+) -> Result<Option<C::Item>, CloseReason> {
+    let decoded = match end {
+        false => codec.decode(input),
+        true => codec.decode_eof(input),
+    };
+    decoded.map_err(|error| failed("decoder", error.into(), CloseReason::Codec))
+}
+
+/// Says what went wrong, and gives the reason to close for.
+pub(super) fn failed(what: &'static str, error: BoxError, reason: CloseReason) -> CloseReason {
+    event!(DEBUG, what, error = %error, "connection fails");
+    let _ = (what, error);
+    reason
+}

@@ -1,0 +1,114 @@
+//! The limits and deadlines that hold in both modes, in the units the rest of the server uses.
+
+use std::time::Duration;
+
+use super::signal::Wait;
+
+/// No deadline.
+pub(super) const NEVER: u32 = u32::MAX;
+
+/// What becomes of a peer that does not take what is sent to it, when
+/// [`outgoing`](super::Builder::outgoing) bytes wait for it already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum SlowReader {
+    /// Nothing more is read from it, [`Peer::send`](super::Peer::send) waits, and the write
+    /// deadline runs.
+    #[default]
+    Wait,
+    /// It is closed. For servers that push to many and must not wait for one.
+    Close,
+}
+
+/// The durations of the deadlines; `None` where one does not hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadlines {
+    pub(super) first_byte: Option<Duration>,
+    pub(super) handshake: Option<Duration>,
+    pub(super) frame: Option<Duration>,
+    pub(super) idle: Option<Duration>,
+    pub(super) write: Option<Duration>,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            first_byte: Some(Duration::from_secs(10)),
+            handshake: Some(Duration::from_secs(10)),
+            frame: Some(Duration::from_secs(10)),
+            idle: Some(Duration::from_secs(300)),
+            write: Some(Duration::from_secs(30)),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub(super) max_frame: usize,
+    pub(super) turn_bytes: usize,
+    pub(super) turn_frames: usize,
+    pub(super) outgoing: usize,
+    pub(super) outgoing_total: usize,
+    pub(super) slow_reader: SlowReader,
+    pub(super) ticks: Ticks,
+}
+
+/// The deadlines in ticks of the wheel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ticks {
+    pub(super) tick: Duration,
+    /// The shortest deadline.
+    pub(super) horizon: u32,
+    first_byte: u32,
+    handshake: u32,
+    frame: u32,
+    idle: u32,
+    write: u32,
+}
+
+impl Ticks {
+    /// Fine enough for the shortest deadline to be met within an eighth, and never busier than
+    /// every 10 ms.
+    pub(super) fn new(of: &Deadlines) -> Self {
+        let all = [of.first_byte, of.handshake, of.frame, of.idle, of.write];
+        let shortest = all.into_iter().flatten().min().unwrap_or(Duration::from_secs(60));
+        let tick = (shortest / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
+        // One more, since the tick that runs has begun already.
+        let ticks = |duration: Option<Duration>| match duration {
+            Some(duration) => {
+                (duration.as_nanos().div_ceil(tick.as_nanos()) as u32).min(NEVER / 4) + 1
+            }
+            None => NEVER,
+        };
+        Self {
+            tick,
+            horizon: ticks(Some(shortest)),
+            first_byte: ticks(of.first_byte),
+            handshake: ticks(of.handshake),
+            frame: ticks(of.frame),
+            idle: ticks(of.idle),
+            write: ticks(of.write),
+        }
+    }
+
+    /// The tick at which a wait that begins now ends.
+    pub(super) fn end(&self, wait: Wait, now: u32) -> u32 {
+        let ticks = match wait {
+            Wait::FirstByte => self.first_byte,
+            Wait::Handshake => self.handshake,
+            Wait::Frame => self.frame,
+            Wait::Write => self.write,
+            Wait::Idle => self.idle,
+            Wait::Turn => NEVER,
+        };
+        match ticks {
+            NEVER => NEVER,
+            // `NEVER` itself is not a tick.
+            ticks => match now.wrapping_add(ticks) {
+                NEVER => 0,
+                at => at,
+            },
+        }
+    }
+}

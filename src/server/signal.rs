@@ -1,0 +1,77 @@
+//! What can happen to a connection while nobody, or somebody, works for it.
+
+use std::ops::BitOr;
+
+use super::reason::Deadline;
+
+/// A set of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Signal(u8);
+
+impl Signal {
+    pub(super) const NONE: Self = Self(0);
+    pub(super) const READABLE: Self = Self(1);
+    /// The peer has ended its side, or the connection broke: reads must go on to the end.
+    pub(super) const CLOSING: Self = Self(2);
+    pub(super) const WRITABLE: Self = Self(4);
+    /// There is something to send.
+    pub(super) const PUSHED: Self = Self(8);
+    /// It is to be closed; the record says why.
+    pub(super) const DOOM: Self = Self(16);
+
+    pub(super) fn any(self, of: Self) -> bool {
+        self.0 & of.0 != 0
+    }
+
+    pub(super) fn without(self, of: Self) -> Self {
+        Self(self.0 & !of.0)
+    }
+
+    pub(super) fn is_none(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl BitOr for Signal {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// What a parked connection waits for: says which signals make it ready and which deadline runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    FirstByte,
+    Handshake,
+    Idle,
+    /// For the rest of a frame.
+    Frame,
+    /// Until the peer takes bytes; nothing is read meanwhile.
+    Write,
+    /// For nothing: it is to be served again, after the others.
+    Turn,
+}
+
+impl Wait {
+    pub(super) fn heeds(self, signals: Signal) -> bool {
+        match self {
+            Self::Turn => true,
+            Self::Write => signals.any(Signal::WRITABLE | Signal::CLOSING | Signal::DOOM),
+            // While it shakes hands a session may want to write, too.
+            Self::Handshake => !signals.is_none(),
+            _ => signals.any(Signal::READABLE | Signal::CLOSING | Signal::PUSHED | Signal::DOOM),
+        }
+    }
+
+    pub(super) fn deadline(self) -> Deadline {
+        match self {
+            Self::FirstByte => Deadline::FirstByte,
+            Self::Handshake => Deadline::Handshake,
+            Self::Idle | Self::Turn => Deadline::Idle,
+            Self::Frame => Deadline::Frame,
+            Self::Write => Deadline::Write,
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! A socket that is told of its readiness by others.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use rustix::net::{SendFlags, send};
+use socket2::Socket;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::signal::Signal;
+
+/// A stream socket, not blocking, whose reads and writes never arm anything: where they would
+/// block they are pending, and whoever holds it is told of the next signal by the lot.
+#[derive(Debug)]
+pub(crate) struct Quiet {
+    socket: Socket,
+    /// All that had come was read: the next read need not ask the kernel before the next signal.
+    drained: bool,
+    /// The end of the stream is near: a short read does not mean that nothing is left.
+    closing: bool,
+}
+
+impl Quiet {
+    pub(super) fn new(socket: Socket) -> Self {
+        Self { socket, drained: false, closing: false }
+    }
+
+    pub(super) fn told(&mut self, signals: Signal) {
+        if signals.any(Signal::CLOSING) {
+            self.closing = true;
+        }
+        if signals.any(Signal::READABLE | Signal::CLOSING | Signal::DOOM) {
+            self.drained = false;
+        }
+    }
+}
+
+impl AsRawFd for Quiet {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl AsyncRead for Quiet {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.drained {
+            return Poll::Pending;
+        }
+        let unfilled = buffer.initialize_unfilled();
+        let wanted = unfilled.len();
+        match retry(|| io::Read::read(&mut &self.socket, unfilled)) {
+            Ok(count) => {
+                // The kernel tells of bytes that come after a short read by a new event.
+                self.drained = count < wanted && count > 0 && !self.closing;
+                buffer.advance(count);
+                Poll::Ready(Ok(()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.drained = true;
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+}
+
+impl AsyncWrite for Quiet {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match retry(|| Ok(send(&self.socket, bytes, SendFlags::NOSIGNAL)?)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            done => Poll::Ready(done),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.socket.shutdown(std::net::Shutdown::Write))
+    }
+}
+
+fn retry<R>(mut call: impl FnMut() -> io::Result<R>) -> io::Result<R> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}

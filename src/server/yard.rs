@@ -1,0 +1,248 @@
+//! A lot with its lock, its clock, and those to be woken: what a listener's connections stand in.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::task::{Context, Poll, Waker};
+
+use tokio::sync::Notify;
+use tokio::time::{Duration, Instant, sleep_until};
+
+use super::framed::Protocol;
+use super::hub::{Hub, Tally};
+use super::lot::{Key, Lot, Order, Signalled};
+use super::nudge::{Nudge, Signals};
+use super::reason::CloseReason;
+use super::signal::{Signal, Wait};
+use crate::sync::{Mutex, MutexGuard};
+
+/// What a mode keeps in a parked record.
+pub(super) trait Content: Send + 'static {
+    /// Whom to wake when the record has become ready.
+    fn wakes(&self, dispatcher: &mut Option<Waker>) -> Option<Waker>;
+}
+
+pub(super) struct Yard<P, T> {
+    pub(super) hub: Arc<Hub>,
+    pub(super) protocol: Arc<P>,
+    state: Mutex<State<T>>,
+    occupied: Notify,
+}
+
+pub(super) struct State<T> {
+    pub(super) lot: Lot<T>,
+    pub(super) tally: Tally,
+    /// Who serves what is ready, while it sleeps.
+    pub(super) dispatcher: Option<Waker>,
+    /// Bursts whose user code waits for something.
+    suspended: HashMap<Key, Waker>,
+}
+
+impl<P: Protocol, T: Content> Yard<P, T> {
+    pub(super) fn new(hub: Arc<Hub>, protocol: Arc<P>) -> Self {
+        let lot = Lot::new(hub.settings.ticks.horizon);
+        let (tally, suspended) = (Tally::default(), HashMap::new());
+        let state = Mutex::new(State { lot, tally, dispatcher: None, suspended });
+        Self { hub, protocol, state, occupied: Notify::new() }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock()
+    }
+
+    /// A record for a new connection.
+    pub(super) fn claim(&self) -> Key {
+        let mut state = self.lock();
+        let key = state.lot.claim();
+        if state.lot.open() == 1 {
+            self.occupied.notify_one();
+        }
+        key
+    }
+
+    pub(super) fn nudge(self: &Arc<Self>, key: Key) -> Nudge {
+        Nudge::new(self.clone(), key)
+    }
+
+    pub(super) fn park(&self, key: Key, content: T, wait: (Wait, bool), tally: &Tally) -> Signalled {
+        let mut state = self.lock();
+        state.tally.add(tally);
+        let signalled = state.lot.park(key, content, wait, &self.hub.settings.ticks);
+        self.follow(state, key, &signalled);
+        signalled
+    }
+
+    /// Wakes those whom a signal concerns, and unlocks.
+    fn follow(&self, mut state: MutexGuard<'_, State<T>>, key: Key, signalled: &Signalled) {
+        let state_ref = &mut *state;
+        let waker = match signalled {
+            Signalled::Gone => None,
+            // Only what was pushed can go out while user code waits.
+            Signalled::Noted if !P::OPENS || state_ref.suspended.is_empty() => None,
+            Signalled::Noted => state_ref.suspended.get(&key).cloned(),
+            Signalled::Ready => state_ref
+                .lot
+                .content(key)
+                .and_then(|content| content.wakes(&mut state_ref.dispatcher)),
+        };
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn signal(&self, key: Key, signals: Signal) {
+        let mut state = self.lock();
+        let signalled = state.lot.signal(key, signals);
+        self.follow(state, key, &signalled);
+    }
+
+    /// Takes a connection up if it is ready, or in any case.
+    pub(super) fn take(&self, key: Key, in_any_case: bool) -> Option<Order> {
+        let mut state = self.lock();
+        if !in_any_case && !state.lot.is_marked(key) {
+            return None;
+        }
+        state.lot.take(key).map(|(_, order)| order)
+    }
+
+    /// Has every connection closed once nothing is under way on it.
+    pub(super) fn doom_all(&self, reason: CloseReason) {
+        self.each(|lot, ready| lot.doom_all(reason, |key| ready.push(key)));
+    }
+
+    fn each(&self, act: impl FnOnce(&mut Lot<T>, &mut Vec<Key>)) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let mut ready = Vec::new();
+        act(&mut state.lot, &mut ready);
+        for key in ready {
+            let content = state.lot.content(key);
+            if let Some(waker) = content.and_then(|content| content.wakes(&mut state.dispatcher)) {
+                // A task's waker runs nothing of the task.
+                waker.wake();
+            }
+        }
+    }
+
+    /// Takes out what is parked, and wakes the suspended bursts, which see that they are at an end.
+    pub(super) fn evict(&self) -> Vec<(Key, T)> {
+        let mut state = self.lock();
+        let evicted = state.lot.evict();
+        let wakers: Vec<_> = state.suspended.drain().map(|(_, waker)| waker).collect();
+        let dispatcher = state.dispatcher.take();
+        drop(state);
+        wakers.into_iter().chain(dispatcher).for_each(Waker::wake);
+        evicted
+    }
+
+    /// Lets time pass for the deadlines. Sleeps while nobody is there.
+    pub(super) async fn sweep(self: Arc<Self>) {
+        let tick = self.hub.settings.ticks.tick;
+        loop {
+            while self.lock().lot.open() == 0 {
+                self.occupied.notified().await;
+            }
+            let mut next = Instant::now() + tick;
+            while self.lock().lot.open() > 0 {
+                sleep_until(next).await;
+                // After a stall as many ticks as it lasted, and no more.
+                while next <= Instant::now() {
+                    next += tick;
+                    self.each(|lot, ready| lot.tick(|key| ready.push(key)));
+                }
+            }
+        }
+    }
+
+    fn suspend(&self, key: Key, waker: &Waker) {
+        let mut state = self.lock();
+        state.suspended.insert(key, waker.clone());
+        if P::OPENS && state.lot.heed(key, Signal::PUSHED | Signal::WRITABLE) {
+            drop(state);
+            waker.wake_by_ref(); // it came while nobody could be woken
+        }
+    }
+
+    fn resume(&self, key: Key) {
+        self.lock().suspended.remove(&key);
+    }
+
+    pub(super) fn release(&self, key: Key, tally: &Tally) {
+        let mut state = self.lock();
+        state.tally.add(tally);
+        let content = state.lot.release(key);
+        drop(state);
+        drop(content);
+    }
+
+    pub(super) fn is_killed(&self) -> bool {
+        self.hub.killed.load(SeqCst)
+    }
+}
+
+impl<P: Protocol, T: Content> Signals for Yard<P, T> {
+    fn signal(&self, key: Key, signals: Signal) {
+        Yard::signal(self, key, signals);
+    }
+
+    fn doom(&self, key: Key, reason: CloseReason) {
+        let mut state = self.lock();
+        let signalled = state.lot.doom(key, reason);
+        self.follow(state, key, &signalled);
+    }
+
+    fn hub(&self) -> &Hub {
+        &self.hub
+    }
+}
+
+/// User code under way: while it waits, signals to its connection wake it, and it ends with its
+/// server.
+pub(super) struct Suspendable<'a, P: Protocol, T: Content, F> {
+    pub(super) yard: &'a Yard<P, T>,
+    pub(super) key: Key,
+    pub(super) future: Pin<&'a mut F>,
+    pub(super) suspended: bool,
+}
+
+impl<P: Protocol, T: Content, F: Future> Future for Suspendable<'_, P, T, F> {
+    /// None if the server was killed meanwhile.
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if let Poll::Ready(output) = this.future.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        this.suspended = true;
+        this.yard.suspend(this.key, cx.waker());
+        // After the registration: whoever kills the server looks there afterwards.
+        match this.yard.is_killed() {
+            true => Poll::Ready(None),
+            false => Poll::Pending,
+        }
+    }
+}
+
+impl<P: Protocol, T: Content, F> Drop for Suspendable<'_, P, T, F> {
+    fn drop(&mut self) {
+        if self.suspended {
+            self.yard.resume(self.key);
+        }
+    }
+}
+
+impl Tally {
+    fn add(&mut self, other: &Self) {
+        self.bursts += other.bursts;
+        self.frames += other.frames;
+        self.read += other.read;
+        self.wrote += other.wrote;
+    }
+}
+
+/// The longest that the end of killed connections is waited for.
+pub(super) const KILL_WAIT: Duration = Duration::from_secs(1);
