@@ -20,6 +20,7 @@ use super::peers::Visit;
 use super::reason::CloseReason;
 use super::signal::{Signal, Wait};
 use super::yard::{Content, Yard};
+use crate::observe::JobSpan;
 use crate::pool::Pool;
 
 /// The task of a connection that waits.
@@ -59,7 +60,8 @@ impl<P: Protocol> Dedicated<P> {
         let key = self.yard.claim();
         let idle = self.yard.protocol.arrive(address, self.yard.nudge(key));
         let io = self.security.wrap(net);
-        let held: TaskHeld<P> = Held::new(self.yard.clone(), (key, visit), (io, idle));
+        let span = JobSpan::connection(&address);
+        let held: TaskHeld<P> = Held::new(self.yard.clone(), (key, visit, span), (io, idle));
         if P::OPENS && self.security.is_plain() {
             self.yard.signal(key, Signal::PUSHED);
         }

@@ -379,3 +379,8 @@ impl<T> Record<T> {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) fn record_size<T>() -> usize {
+    size_of::<Record<T>>()
+}

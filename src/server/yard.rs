@@ -16,6 +16,7 @@ use super::lot::{Key, Lot, Order, Signalled};
 use super::nudge::{Nudge, Signals};
 use super::reason::CloseReason;
 use super::signal::{Signal, Wait};
+use crate::observe::JobSpan;
 use crate::sync::{Mutex, MutexGuard};
 
 /// What a mode keeps in a parked record.
@@ -204,6 +205,7 @@ impl<P: Protocol, T: Content> Signals for Yard<P, T> {
 pub(super) struct Suspendable<'a, P: Protocol, T: Content, F> {
     pub(super) yard: &'a Yard<P, T>,
     pub(super) key: Key,
+    pub(super) span: &'a JobSpan,
     pub(super) future: Pin<&'a mut F>,
     pub(super) suspended: bool,
 }
@@ -214,7 +216,7 @@ impl<P: Protocol, T: Content, F: Future> Future for Suspendable<'_, P, T, F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if let Poll::Ready(output) = this.future.as_mut().poll(cx) {
+        if let Poll::Ready(output) = this.span.in_scope(|| this.future.as_mut().poll(cx)) {
             return Poll::Ready(Some(output));
         }
         this.suspended = true;
