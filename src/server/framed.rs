@@ -92,7 +92,10 @@ pub(crate) struct Rest {
 /// How a burst ended.
 pub(super) enum Outcome {
     /// To be parked; `moved` if the deadline of this wait begins anew.
-    Park { wait: Wait, moved: bool },
+    Park {
+        wait: Wait,
+        moved: bool,
+    },
     Close(CloseReason),
 }
 

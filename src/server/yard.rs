@@ -67,7 +67,13 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         Nudge::new(self.clone(), key)
     }
 
-    pub(super) fn park(&self, key: Key, content: T, wait: (Wait, bool), tally: &Tally) -> Signalled {
+    pub(super) fn park(
+        &self,
+        key: Key,
+        content: T,
+        wait: (Wait, bool),
+        tally: &Tally,
+    ) -> Signalled {
         let mut state = self.lock();
         state.tally.add(tally);
         let signalled = state.lot.park(key, content, wait, &self.hub.settings.ticks);
