@@ -29,7 +29,7 @@ impl Encoder<BytesMut> for Fixed64 {
     }
 }
 
-/// A request: its number on its connection, when it was due, its connection, and a filling that
+/// A request: its number on its connection, when it was sent, its connection, and a filling that
 /// follows from these.
 pub fn request(number: u64, stamp: u64, connection: u64) -> [u8; FRAME] {
     let seed = number ^ connection.rotate_left(32) ^ stamp.rotate_left(16);
@@ -45,6 +45,10 @@ pub fn request(number: u64, stamp: u64, connection: u64) -> [u8; FRAME] {
         word.copy_from_slice(&value.to_le_bytes());
     }
     frame
+}
+
+pub fn number_of(answer: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(answer.get(..8)?.try_into().ok()?))
 }
 
 /// The stamp, if this answers just that request.

@@ -39,8 +39,9 @@ const NOTES: &str = "\
 - Idle: each connection has made one request and was left alone for a moment. Heap is what was asked
   for, RSS what is in memory, both without what the server held before the connections came.
 - CPU is that of the server's process, the kernel's work for it included.
-- Steady rates are spread evenly over all connections; a latency counts from the moment its request
-  was due. Active connections have one request on its way each; the others stay open.
+- Steady rates are spread evenly over time and all connections, and wait for no answer. Active
+  connections have one request on its way each; the others stay open. Latencies are what the client
+  sees, and it shares the cores.
 - A burst is one request on every connection at once, until the last is answered.
 - Ratios are between arms of the same round.
 ";

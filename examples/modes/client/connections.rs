@@ -7,12 +7,17 @@ use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
+use rustix::net::{AddressFamily, SocketType, bind, socket};
 
-use crate::frames::{FRAME, request, stamp_of};
+use crate::frames::{FRAME, number_of, request, stamp_of};
 
 /// New connections that were not answered yet: fewer than the server's backlog holds, as what
 /// overflows there is tried again a second later.
 const UNANSWERED: u64 = 1_024;
+
+/// Connections from one address: where more than half of the ports are taken, the kernel looks for
+/// a free one for longer than all the rest takes.
+const PER_ADDRESS: u64 = 10_000;
 
 /// An answer that takes longer is lost.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -126,7 +131,7 @@ impl Connections {
 
 impl Connection {
     fn open(address: SocketAddr, id: u64) -> io::Result<Self> {
-        let stream = connect(address)?;
+        let stream = connect(address, id)?;
         let partial = Vec::new();
         Ok(Self { stream, id, sent: 0, answered: 0, wrong: 0, open: true, partial })
     }
@@ -162,7 +167,12 @@ impl Connection {
                         self.answered += 1;
                         answered(self, stamp);
                     }
-                    None => self.wrong += 1,
+                    // Only this one is wrong, not also those behind it.
+                    None => {
+                        self.wrong += 1;
+                        let number = number_of(answer).filter(|&number| number < self.sent);
+                        self.answered = number.unwrap_or(self.answered) + 1;
+                    }
                 }
             }
             self.partial.extend_from_slice(answers.remainder());
@@ -174,8 +184,17 @@ impl Connection {
     }
 }
 
-pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address)?;
+pub fn connect(address: SocketAddr, id: u64) -> io::Result<TcpStream> {
+    let stream = match id / PER_ADDRESS {
+        0 => TcpStream::connect(address)?,
+        nth => {
+            let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+            let [high, low] = (nth as u16 + 1).to_be_bytes();
+            bind(&socket, &SocketAddr::from(([127, 0, high, low], 0)))?;
+            rustix::net::connect(&socket, &address)?;
+            socket.into()
+        }
+    };
     stream.set_nodelay(true)?;
     stream.set_nonblocking(true)?;
     Ok(stream)

@@ -94,7 +94,7 @@ struct Flow {
 
 impl Flow {
     fn open(address: SocketAddr, id: u64) -> io::Result<Self> {
-        let stream = connect(address)?;
+        let stream = connect(address, 0)?;
         let (out, partial) = (Vec::with_capacity(CHUNK), Vec::with_capacity(FRAME));
         Ok(Self { stream, id, sent: 0, received: 0, wrong: 0, out, partial })
     }
