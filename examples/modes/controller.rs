@@ -4,14 +4,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::args::Args;
+use crate::arms::Arm;
 use crate::machine;
 use crate::measure::{Figures, Plan, measure};
 use crate::ours;
 use crate::picture;
 use crate::progress::Progress;
-use crate::report::Report;
+use crate::report::{DISTURBED, Report};
 
 const CONNECTIONS: usize = 8_000;
+
+/// Of one arm in one round.
+const TRIES: usize = 3;
 
 pub fn run(args: Args) -> Result<(), String> {
     let wanted = args.connections.unwrap_or(if args.quick { 1_000 } else { CONNECTIONS });
@@ -26,7 +30,7 @@ pub fn run(args: Args) -> Result<(), String> {
     if connections == 0 {
         return Err("No connections to measure with.".into());
     }
-    if ours::STAND_IN {
+    if ours::STAND_IN && args.arms.iter().any(|arm| arm.label.starts_with("millpond")) {
         eprintln!("Millpond's arms are stand-ins so far: what they measure is `leanest`.");
     }
     let plan = Plan::new(&args, connections);
@@ -38,7 +42,8 @@ pub fn run(args: Args) -> Result<(), String> {
         for turn in 0..args.arms.len() {
             // Whoever goes first finds the machine in another state than the last.
             let at = (turn + round) % args.arms.len();
-            let measured = measure(args.arms[at], &plan, &mut progress);
+            let tries = if args.quick { 1 } else { TRIES };
+            let measured = undisturbed(args.arms[at], &plan, tries, &mut progress);
             // The others' numbers are not to be lost with it. Empty, as rounds are compared.
             figures[at].push(measured.unwrap_or_else(|problem| {
                 failures.push(format!("{}, round {}: {problem}", args.arms[at].label, round + 1));
@@ -61,6 +66,29 @@ pub fn run(args: Args) -> Result<(), String> {
         write(&target().join("modes.svg"), &drawn)?;
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Measures again if other processes took too much of the machine, so many times in all. Gives the
+/// least disturbed.
+fn undisturbed(
+    arm: &Arm,
+    plan: &Plan,
+    tries: usize,
+    progress: &mut Progress,
+) -> Result<Figures, String> {
+    let others = |figures: &Figures| figures.get("others").copied().unwrap_or(0.0);
+    let mut best = measure(arm, plan, progress)?;
+    for _ in 1..tries {
+        if others(&best) <= DISTURBED {
+            break;
+        }
+        progress.more(Plan::STEPS);
+        let again = measure(arm, plan, progress)?;
+        if others(&again) < others(&best) {
+            best = again;
+        }
+    }
+    Ok(best)
 }
 
 /// Where cargo builds: this program is in `release/examples` there.

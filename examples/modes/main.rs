@@ -35,7 +35,6 @@ mod picture;
 #[cfg(target_os = "linux")]
 mod process;
 #[cfg(target_os = "linux")]
-#[path = "../../benches/pool/progress.rs"]
 mod progress;
 #[cfg(target_os = "linux")]
 mod report;

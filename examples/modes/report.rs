@@ -43,8 +43,12 @@ const NOTES: &str = "\
   connections have one request on its way each; the others stay open. Latencies are what the client
   sees, and it shares the cores.
 - A burst is one request on every connection at once, until the last is answered.
-- Ratios are between arms of the same round.
+- Ratios are between arms of the same round. Where other processes took much of the machine, an arm
+  was measured again, up to three times a round; quick runs are not repeated.
 ";
+
+/// The share of other processes, in %, from which on a run is not to be relied on.
+pub const DISTURBED: f64 = 5.0;
 
 struct Row {
     label: String,
@@ -194,13 +198,26 @@ impl Report {
 
     /// Whether anything else was going on.
     fn others(&self) -> String {
-        let shares = || self.figures.iter().flatten().filter_map(|figures| figures.get("others"));
-        let worst = shares().copied().fold(0.0, f64::max);
-        let middle = median(shares().copied());
-        format!(
-            "\nOther processes took {middle:.0} % of the machine meanwhile (median of all runs; \
-             {worst:.0} % in the worst).\n"
-        )
+        let mut disturbed = Vec::new();
+        for (arm, figures) in self.figures.iter().enumerate() {
+            for (round, figures) in figures.iter().enumerate() {
+                let share = figures.get("others").copied().unwrap_or(0.0);
+                if share > DISTURBED {
+                    disturbed.push(format!(
+                        "{} in round {} ({share:.0} %)",
+                        self.label(arm),
+                        round + 1
+                    ));
+                }
+            }
+        }
+        if disturbed.is_empty() {
+            return format!(
+                "\nOther processes never took more than {DISTURBED} % of the machine.\n"
+            );
+        }
+        let runs = disturbed.join(", ");
+        format!("\nOther processes took more than {DISTURBED} % of the machine beside: {runs}.\n")
     }
 
     /// How far the rounds lie apart: differences smaller than this say nothing.
