@@ -30,7 +30,7 @@ pub async fn start(mode: &str, setup: Setup) -> io::Result<SocketAddr> {
     let server = Server::builder()
         .listen(millpond::server::Listen::from("127.0.0.1:0").backlog(8192))
         .mode(mode)
-        .max_connections(setup.connections)
+        .max_connections(setup.connections + 64) // the warm-up's may linger
         .per_peer(None)
         .codec(Fixed64)
         .serve(tower::service_fn(echo))

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::framed::Protocol;
-use super::hub::{Hub, Tally};
+use super::hub::{Hub, Tally, Totals};
 use super::lot::{Key, Lot, Order, Signalled};
 use super::nudge::{Nudge, Signals};
 use super::reason::CloseReason;
@@ -34,7 +34,7 @@ pub(super) struct Yard<P, T> {
 
 pub(super) struct State<T> {
     pub(super) lot: Lot<T>,
-    pub(super) tally: Tally,
+    pub(super) totals: Totals,
     /// Who serves what is ready, while it sleeps.
     pub(super) dispatcher: Option<Waker>,
     /// Bursts whose user code waits for something.
@@ -44,8 +44,8 @@ pub(super) struct State<T> {
 impl<P: Protocol, T: Content> Yard<P, T> {
     pub(super) fn new(hub: Arc<Hub>, protocol: Arc<P>) -> Self {
         let lot = Lot::new(hub.settings.ticks.horizon);
-        let (tally, suspended) = (Tally::default(), HashMap::new());
-        let state = Mutex::new(State { lot, tally, dispatcher: None, suspended });
+        let (totals, suspended) = (Totals::default(), HashMap::new());
+        let state = Mutex::new(State { lot, totals, dispatcher: None, suspended });
         Self { hub, protocol, state, occupied: Notify::new() }
     }
 
@@ -75,7 +75,7 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         tally: &Tally,
     ) -> Signalled {
         let mut state = self.lock();
-        state.tally.add(tally);
+        state.totals.add(tally);
         let signalled = state.lot.park(key, content, wait, &self.hub.settings.ticks);
         self.follow(state, key, &signalled);
         signalled
@@ -179,7 +179,7 @@ impl<P: Protocol, T: Content> Yard<P, T> {
 
     pub(super) fn release(&self, key: Key, tally: &Tally) {
         let mut state = self.lock();
-        state.tally.add(tally);
+        state.totals.add(tally);
         let content = state.lot.release(key);
         drop(state);
         drop(content);
@@ -240,15 +240,6 @@ impl<P: Protocol, T: Content, F> Drop for Suspendable<'_, P, T, F> {
         if self.suspended {
             self.yard.resume(self.key);
         }
-    }
-}
-
-impl Tally {
-    fn add(&mut self, other: &Self) {
-        self.bursts += other.bursts;
-        self.frames += other.frames;
-        self.read += other.read;
-        self.wrote += other.wrote;
     }
 }
 
