@@ -57,11 +57,11 @@ impl<P: Protocol> Dedicated<P> {
             Ok(net) => net,
             Err(_) => return self.yard.hub.left(visit, CloseReason::Io),
         };
-        let key = self.yard.claim();
+        let key = self.yard.claim(visit);
         let idle = self.yard.protocol.arrive(address, self.yard.nudge(key));
         let io = self.security.wrap(net);
         let span = JobSpan::connection(&address);
-        let held: TaskHeld<P> = Held::new(self.yard.clone(), (key, visit, span), (io, idle));
+        let held: TaskHeld<P> = Held::new(self.yard.clone(), (key, span), (io, idle));
         if P::OPENS && self.security.is_plain() {
             self.yard.signal(key, Signal::PUSHED);
         }
@@ -135,10 +135,7 @@ impl<P: Protocol> Future for Connection<P> {
     }
 }
 
-async fn burst<P: Protocol>(
-    mut held: TaskHeld<P>,
-    order: Order,
-) -> Option<(TaskHeld<P>, Outcome)> {
+async fn burst<P: Protocol>(mut held: TaskHeld<P>, order: Order) -> Option<(TaskHeld<P>, Outcome)> {
     let outcome = held.burst(order).await;
     Some((held, outcome))
 }

@@ -42,7 +42,6 @@ use crate::pool::Pool;
 pub(super) struct Parked<I> {
     io: Io<Quiet>,
     idle: I,
-    visit: Visit,
     span: JobSpan,
 }
 
@@ -76,12 +75,12 @@ impl<P: Protocol> EventDriven<P> {
 
     /// Parks a new connection.
     pub(super) fn accept(&self, socket: Socket, address: Address, visit: Visit) {
-        let key = self.yard.claim();
+        let key = self.yard.claim(visit);
         let idle = self.yard.protocol.arrive(address, self.yard.nudge(key));
         let fd = socket.as_raw_fd();
         let io = self.security.wrap(Quiet::new(socket));
         let span = JobSpan::connection(&address);
-        let mut held = Held::new(self.yard.clone(), (key, visit, span), (io, idle));
+        let mut held = Held::new(self.yard.clone(), (key, span), (io, idle));
         let both = Interest::READABLE | Interest::WRITABLE;
         if self.registry.register(&mut SourceFd(&fd), token(key), both).is_err() {
             held.reason = CloseReason::Io;
@@ -165,11 +164,11 @@ async fn serve<P: Protocol>(
     parked: Parked<P::Idle>,
     order: Order,
 ) {
-    let Parked { mut io, idle, visit, span } = parked;
+    let Parked { mut io, idle, span } = parked;
     if let Some(wire) = io.wire() {
         wire.told(order.signals);
     }
-    let mut held: EventHeld<P> = Held::new(yard.clone(), (key, visit, span), (io, idle));
+    let mut held: EventHeld<P> = Held::new(yard.clone(), (key, span), (io, idle));
     held.reason = CloseReason::PoolClosed;
     let refused = match pool.try_schedule(turn(held, order)) {
         Ok(_) => return,
@@ -197,7 +196,7 @@ fn park<P: Protocol>(mut held: EventHeld<P>, wait: (Wait, bool)) {
     }
     let Some((io, idle)) = held.body.take() else { return };
     let span = std::mem::take(&mut held.span);
-    let parked = Parked { io, idle, visit: held.visit, span };
+    let parked = Parked { io, idle, span };
     held.yard.park(held.key, parked, wait, &held.tally);
     // A kill between the two looks has not seen it.
     if held.yard.is_killed() {
@@ -207,8 +206,8 @@ fn park<P: Protocol>(mut held: EventHeld<P>, wait: (Wait, bool)) {
 
 /// Closes all that is parked, and has the bursts under way end.
 pub(super) fn kill<P: Protocol>(yard: &Arc<EventYard<P>>) {
-    for (key, Parked { io, idle, visit, span }) in yard.evict() {
-        drop(EventHeld::<P>::new(yard.clone(), (key, visit, span), (io, idle)));
+    for (key, Parked { io, idle, span }) in yard.evict() {
+        drop(EventHeld::<P>::new(yard.clone(), (key, span), (io, idle)));
     }
 }
 
@@ -222,7 +221,7 @@ mod tests {
     fn a_parked_connection_is_small() {
         type Plain = Parked<Still<()>>;
         let size = lot::record_size::<Plain>();
-        assert!(size <= 64, "{size}");
+        assert!(size <= 56, "{size}");
     }
 
     #[test]

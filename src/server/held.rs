@@ -7,7 +7,6 @@ use super::framed::{Outcome, Protocol, burst};
 use super::hub::Tally;
 use super::io::{Io, Wire};
 use super::lot::{Key, Order};
-use super::peers::Visit;
 use super::reason::CloseReason;
 use super::yard::{Content, Suspendable, Yard};
 use crate::observe::{JobSpan, event};
@@ -17,7 +16,6 @@ use crate::observe::{JobSpan, event};
 pub(super) struct Held<P: Protocol, T: Content, W: Wire> {
     pub(super) yard: Arc<Yard<P, T>>,
     pub(super) key: Key,
-    pub(super) visit: Visit,
     pub(super) span: JobSpan,
     /// None once it is parked again.
     pub(super) body: Option<(Io<W>, P::Idle)>,
@@ -29,11 +27,11 @@ pub(super) struct Held<P: Protocol, T: Content, W: Wire> {
 impl<P: Protocol, T: Content, W: Wire> Held<P, T, W> {
     pub(super) fn new(
         yard: Arc<Yard<P, T>>,
-        (key, visit, span): (Key, Visit, JobSpan),
+        (key, span): (Key, JobSpan),
         body: (Io<W>, P::Idle),
     ) -> Self {
         let (tally, reason) = (Tally::default(), CloseReason::Aborted);
-        Self { yard, key, visit, span, body: Some(body), tally, reason }
+        Self { yard, key, span, body: Some(body), tally, reason }
     }
 
     pub(super) async fn burst(&mut self, order: Order) -> Outcome {
@@ -56,8 +54,7 @@ impl<P: Protocol, T: Content, W: Wire> Drop for Held<P, T, W> {
             false => self.reason,
         };
         drop(io);
-        self.yard.release(self.key, &self.tally);
-        self.yard.hub.left(self.visit, reason);
+        self.yard.release(self.key, &self.tally, reason);
         self.span.in_scope(|| {
             event!(DEBUG, %reason, "connection closed");
             self.yard.protocol.closed(idle, reason);

@@ -13,11 +13,16 @@
 //! without a change of lists: each record is looked at again after at most `horizon` ticks, which
 //! is no longer than the shortest deadline, and relinked by what it then says.
 
+use std::collections::VecDeque;
+
+use super::peers::Visit;
 use super::reason::CloseReason;
 use super::settings::{NEVER, Ticks};
 use super::signal::{Signal, Wait};
 
 const CHUNK: usize = 64;
+/// Room for more is given back when nobody is ready.
+const MANY_READY: usize = 1024;
 const NIL: u32 = u32::MAX;
 
 /// A connection's record, as long as it is that connection's.
@@ -39,8 +44,8 @@ struct Record<T> {
     generation: u32,
     /// The tick of its deadline.
     at: u32,
-    ready_next: u32,
     wheel_next: u32,
+    visit: Visit,
     phase: Phase,
     /// Whether it stands in the wheel; it may do so while it is free.
     linked: bool,
@@ -72,8 +77,7 @@ pub(super) enum Signalled {
 pub(super) struct Lot<T> {
     chunks: Vec<Box<[Record<T>]>>,
     free: Vec<u32>,
-    first: u32,
-    last: u32,
+    ready: VecDeque<u32>,
     wheel: Vec<u32>,
     horizon: u32,
     now: u32,
@@ -88,8 +92,7 @@ impl<T> Lot<T> {
         Self {
             chunks: Vec::new(),
             free: Vec::new(),
-            first: NIL,
-            last: NIL,
+            ready: VecDeque::new(),
             wheel: vec![NIL; horizon as usize + 1],
             horizon,
             now: 0,
@@ -108,7 +111,7 @@ impl<T> Lot<T> {
     }
 
     /// A new record, active.
-    pub(super) fn claim(&mut self) -> Key {
+    pub(super) fn claim(&mut self, visit: Visit) -> Key {
         if self.free.is_empty() {
             let base = (self.chunks.len() * CHUNK) as u32;
             self.chunks.push((0..CHUNK).map(|_| Record::free()).collect());
@@ -121,6 +124,7 @@ impl<T> Lot<T> {
         record.wait = Wait::FirstByte;
         record.at = NEVER;
         record.doom = None;
+        record.visit = visit;
         let key = Key { index, generation: record.generation };
         if !record.linked {
             self.link(index, self.now.wrapping_add(self.horizon));
@@ -193,22 +197,17 @@ impl<T> Lot<T> {
 
     /// The connection that has been ready for longest; it is active now.
     pub(super) fn next_ready(&mut self) -> Option<(Key, T, Order)> {
-        let index = self.first;
-        if index == NIL {
-            return None;
+        let index = self.ready.pop_front()?;
+        if self.ready.is_empty() && self.ready.capacity() > MANY_READY {
+            self.ready = VecDeque::new();
         }
-        let record = self.record(index);
-        let (next, key) = (record.ready_next, Key { index, generation: record.generation });
-        self.first = next;
-        if next == NIL {
-            self.last = NIL;
-        }
+        let key = Key { index, generation: self.record(index).generation };
         let (content, order) = self.activate(index);
         Some((key, content.expect("a ready record has its content"), order))
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        self.first != NIL
+        !self.ready.is_empty()
     }
 
     /// Takes up a connection by its key, as the one task that serves it does.
@@ -216,7 +215,7 @@ impl<T> Lot<T> {
         match self.find(key)?.phase {
             Phase::Parked => Some(self.activate(key.index)),
             Phase::Ready => {
-                self.unready(key.index);
+                self.ready.retain(|index| *index != key.index);
                 Some(self.activate(key.index))
             }
             _ => None,
@@ -241,20 +240,21 @@ impl<T> Lot<T> {
         self.find(key).is_some_and(|record| record.phase == Phase::Ready)
     }
 
-    /// Ends a record; its key is void from now on. Gives the content of one that is parked.
-    pub(super) fn release(&mut self, key: Key) -> Option<T> {
+    /// Ends a record; its key is void from now on. Gives the content, too, of one that is parked.
+    pub(super) fn release(&mut self, key: Key) -> Option<(Visit, Option<T>)> {
         let content = self.take(key).and_then(|(content, _)| content);
         let record = self.find(key)?;
         record.phase = Phase::Free;
         record.generation = record.generation.wrapping_add(1);
+        let visit = record.visit;
         self.free.push(key.index);
         self.open -= 1;
-        content
+        Some((visit, content))
     }
 
     /// Takes out all that is parked, for an end without ceremony.
     pub(super) fn evict(&mut self) -> Vec<(Key, T)> {
-        (self.first, self.last) = (NIL, NIL);
+        self.ready.clear();
         let mut evicted = Vec::new();
         for index in 0..(self.chunks.len() * CHUNK) as u32 {
             if matches!(self.record(index).phase, Phase::Parked | Phase::Ready) {
@@ -308,35 +308,8 @@ impl<T> Lot<T> {
     }
 
     fn make_ready(&mut self, index: u32) {
-        let last = self.last;
-        let record = self.record(index);
-        record.phase = Phase::Ready;
-        record.ready_next = NIL;
-        self.last = index;
-        if last == NIL {
-            self.first = index;
-        } else {
-            self.record(last).ready_next = index;
-        }
-    }
-
-    /// Out of the middle of the list: for the dedicated mode, whose list is short.
-    fn unready(&mut self, index: u32) {
-        let mut before = NIL;
-        let mut at = self.first;
-        while at != index {
-            before = at;
-            at = self.record(at).ready_next;
-        }
-        let next = self.record(index).ready_next;
-        if before == NIL {
-            self.first = next;
-        } else {
-            self.record(before).ready_next = next;
-        }
-        if self.last == index {
-            self.last = before;
-        }
+        self.record(index).phase = Phase::Ready;
+        self.ready.push_back(index);
     }
 
     fn activate(&mut self, index: u32) -> (Option<T>, Order) {
@@ -368,8 +341,8 @@ impl<T> Record<T> {
         Self {
             generation: 0,
             at: NEVER,
-            ready_next: NIL,
             wheel_next: NIL,
+            visit: Visit::UNCOUNTED,
             phase: Phase::Free,
             linked: false,
             wait: Wait::FirstByte,

@@ -29,7 +29,7 @@ impl Origin {
 pub(super) struct Visit(u32);
 
 impl Visit {
-    const UNCOUNTED: Self = Self(u32::MAX);
+    pub(super) const UNCOUNTED: Self = Self(u32::MAX);
 }
 
 /// Counts only origins that have a connection, so it is no larger than the number of those.

@@ -14,6 +14,7 @@ use super::framed::Protocol;
 use super::hub::{Hub, Tally, Totals};
 use super::lot::{Key, Lot, Order, Signalled};
 use super::nudge::{Nudge, Signals};
+use super::peers::Visit;
 use super::reason::CloseReason;
 use super::signal::{Signal, Wait};
 use crate::observe::JobSpan;
@@ -54,9 +55,9 @@ impl<P: Protocol, T: Content> Yard<P, T> {
     }
 
     /// A record for a new connection.
-    pub(super) fn claim(&self) -> Key {
+    pub(super) fn claim(&self, visit: Visit) -> Key {
         let mut state = self.lock();
-        let key = state.lot.claim();
+        let key = state.lot.claim(visit);
         if state.lot.open() == 1 {
             self.occupied.notify_one();
         }
@@ -177,12 +178,16 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         self.lock().suspended.remove(&key);
     }
 
-    pub(super) fn release(&self, key: Key, tally: &Tally) {
+    /// Ends a connection's record, and its place among those of its peer.
+    pub(super) fn release(&self, key: Key, tally: &Tally, reason: CloseReason) {
         let mut state = self.lock();
         state.totals.add(tally);
-        let content = state.lot.release(key);
+        let released = state.lot.release(key);
         drop(state);
-        drop(content);
+        if let Some((visit, content)) = released {
+            drop(content);
+            self.hub.left(visit, reason);
+        }
     }
 
     pub(super) fn is_killed(&self) -> bool {

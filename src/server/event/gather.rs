@@ -78,10 +78,8 @@ impl Gather {
     }
 
     fn set(&self, period: Duration) -> io::Result<()> {
-        let period = Timespec {
-            tv_sec: period.as_secs() as i64,
-            tv_nsec: period.subsec_nanos().into(),
-        };
+        let period =
+            Timespec { tv_sec: period.as_secs() as i64, tv_nsec: period.subsec_nanos().into() };
         let spec = Itimerspec { it_interval: period, it_value: period };
         timerfd_settime(self.timer.get_ref(), TimerfdTimerFlags::empty(), &spec)?;
         Ok(())

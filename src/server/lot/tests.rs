@@ -31,7 +31,7 @@ const IDLE: (Wait, bool) = (Wait::Idle, true);
 fn a_signal_to_an_active_connection_is_kept_until_it_is_parked() {
     let ticks = ticks([8; 5]);
     let mut lot = lot(&ticks);
-    let key = lot.claim();
+    let key = lot.claim(Visit::UNCOUNTED);
     assert_eq!(lot.signal(key, Signal::READABLE), Signalled::Noted);
     assert!(lot.next_ready().is_none());
     assert_eq!(lot.park(key, 7, IDLE, &ticks), Signalled::Ready);
@@ -46,7 +46,7 @@ fn a_signal_to_an_active_connection_is_kept_until_it_is_parked() {
 fn bytes_do_not_wake_what_waits_to_write_and_are_not_forgotten() {
     let ticks = ticks([8; 5]);
     let mut lot = lot(&ticks);
-    let key = lot.claim();
+    let key = lot.claim(Visit::UNCOUNTED);
     lot.park(key, 7, (Wait::Write, true), &ticks);
     assert_eq!(lot.signal(key, Signal::READABLE | Signal::PUSHED), Signalled::Noted);
     assert_eq!(lot.signal(key, Signal::WRITABLE), Signalled::Ready);
@@ -58,9 +58,9 @@ fn bytes_do_not_wake_what_waits_to_write_and_are_not_forgotten() {
 fn a_key_does_not_outlive_its_connection() {
     let ticks = ticks([8; 5]);
     let mut lot = lot(&ticks);
-    let old = lot.claim();
+    let old = lot.claim(Visit::UNCOUNTED);
     lot.release(old);
-    let new = lot.claim();
+    let new = lot.claim(Visit::UNCOUNTED);
     assert_eq!(old.index, new.index, "the record is used again");
     lot.park(new, 7, IDLE, &ticks);
     assert_eq!(lot.signal(old, Signal::READABLE), Signalled::Gone);
@@ -80,7 +80,7 @@ fn a_deadline_is_never_early_and_a_tick_late_at_most() {
     for start in [0, 1, 5, 63, 64, 65, 1_000] {
         for (wait, seconds) in waits.into_iter().zip(seconds) {
             let mut lot = lot(&ticks);
-            let key = lot.claim();
+            let key = lot.claim(Visit::UNCOUNTED);
             (0..start).for_each(|_| lot.tick(|_| panic!("nothing is due")));
             lot.park(key, 7, (wait, true), &ticks);
             let mut passed = 0;
@@ -100,7 +100,7 @@ fn a_deadline_is_never_early_and_a_tick_late_at_most() {
 fn activity_moves_a_deadline_and_more_of_the_same_does_not() {
     let ticks = ticks([8; 5]);
     let mut lot = lot(&ticks);
-    let (moved, kept) = (lot.claim(), lot.claim());
+    let (moved, kept) = (lot.claim(Visit::UNCOUNTED), lot.claim(Visit::UNCOUNTED));
     lot.park(moved, 0, (Wait::Frame, true), &ticks);
     lot.park(kept, 1, (Wait::Frame, true), &ticks);
     let mut ended = HashMap::new();
@@ -126,7 +126,7 @@ fn activity_moves_a_deadline_and_more_of_the_same_does_not() {
 fn without_deadlines_nothing_is_ever_due() {
     let ticks = ticks([0; 5]);
     let mut lot = lot(&ticks);
-    let key = lot.claim();
+    let key = lot.claim(Visit::UNCOUNTED);
     lot.park(key, 7, IDLE, &ticks);
     (0..10_000).for_each(|_| lot.tick(|_| panic!("nothing is due")));
 }
@@ -137,7 +137,7 @@ fn time_may_wrap() {
     let mut lot = lot(&ticks);
     for start in [NEVER - 200, NEVER - 70, NEVER - 65, NEVER - 64, NEVER - 1, NEVER] {
         lot.now = start;
-        let key = lot.claim();
+        let key = lot.claim(Visit::UNCOUNTED);
         lot.park(key, 7, IDLE, &ticks);
         let mut passed = 0;
         while !lot.is_ready() {
@@ -158,7 +158,7 @@ fn records_are_used_again() {
     let ticks = ticks([8; 5]);
     let mut lot = lot(&ticks);
     for round in 0..100_000 {
-        let key = lot.claim();
+        let key = lot.claim(Visit::UNCOUNTED);
         lot.park(key, 0, IDLE, &ticks);
         if round % 100 == 0 {
             lot.tick(|_| {});
@@ -173,7 +173,7 @@ fn records_are_used_again() {
 fn a_hard_end_outdoes_a_gentle_one() {
     let ticks = ticks([8; 5]);
     let mut lot = lot(&ticks);
-    let key = lot.claim();
+    let key = lot.claim(Visit::UNCOUNTED);
     lot.doom(key, CloseReason::Shutdown);
     lot.doom(key, CloseReason::SlowReader);
     lot.doom(key, CloseReason::Local);
@@ -189,7 +189,7 @@ fn a_hard_end_outdoes_a_gentle_one() {
 fn a_deadline_is_told_once() {
     let ticks = ticks([8; 5]);
     let mut lot = lot(&ticks);
-    let key = lot.claim();
+    let key = lot.claim(Visit::UNCOUNTED);
     lot.park(key, 7, IDLE, &ticks);
     while !lot.is_ready() {
         lot.tick(|_| {});
@@ -255,7 +255,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Claim => {
-                    let key = lot.claim();
+                    let key = lot.claim(Visit::UNCOUNTED);
                     prop_assert!(known.iter().all(|other| other.key != key));
                     let wait = Wait::FirstByte;
                     known.push(Known { key, parked: None, signals: Signal::NONE, due: None, wait });
@@ -317,7 +317,8 @@ proptest! {
                     if n >= known.len() { continue }
                     let one = known.swap_remove(n);
                     ready.retain(|key| *key != one.key);
-                    prop_assert_eq!(lot.release(one.key), one.parked.map(|(content, _)| content));
+                    let released = lot.release(one.key).unwrap().1;
+                    prop_assert_eq!(released, one.parked.map(|(content, _)| content));
                 }
                 Step::Tick(count) => {
                     for _ in 0..count {
