@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod model;
+#[cfg(feature = "server")]
+pub mod server;
 
 use std::future::Future;
 use std::io::Write;
