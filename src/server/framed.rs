@@ -84,6 +84,8 @@ pub(crate) struct Rest {
     /// The bytes of a frame that is not whole, and no more memory than those.
     input: Box<[u8]>,
     output: BytesMut,
+    /// The codec may have taken its first bytes already, and none be left.
+    part: bool,
     /// The peer will not send any more.
     end: bool,
     _charge: Option<Charge>,
@@ -109,6 +111,8 @@ struct Burst<'a, W, P: Protocol> {
     order: Order,
     /// No more frame is in the input.
     hungry: bool,
+    /// A frame has begun to come.
+    part: bool,
     end: bool,
     frames: usize,
     read: usize,
@@ -130,16 +134,16 @@ pub(super) async fn burst<W: Wire, P: Protocol>(
         }
     }
     let mut buffers = hub.stock.lend();
-    let mut end = false;
+    let (mut part, mut end) = (false, false);
     if let Some(rest) = protocol.rest(idle).take() {
         buffers.input.extend_from_slice(&rest.input);
         buffers.output.unsplit(rest.output);
-        end = rest.end;
+        (part, end) = (rest.part, rest.end);
     }
     let (frames, read, wrote) = (0, 0, 0);
     let hungry = buffers.input.is_empty() && !end;
     let mut burst =
-        Burst { hub, protocol, io, idle, buffers, order, hungry, end, frames, read, wrote };
+        Burst { hub, protocol, io, idle, buffers, order, hungry, part, end, frames, read, wrote };
     let outcome = burst.run().await.and_then(|(wait, moved)| {
         burst.put_by()?;
         Ok(Outcome::Park { wait, moved })
@@ -189,23 +193,35 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
             if self.frames >= self.hub.settings.turn_frames
                 || self.read >= self.hub.settings.turn_bytes
             {
-                return Ok((Wait::Turn, true));
+                return self.turn_over();
             }
+        }
+    }
+
+    /// The others' turn is no reason to give a frame more time.
+    fn turn_over(&self) -> Result<(Wait, bool), CloseReason> {
+        let goes_on = self.order.wait == Wait::Frame && self.frames == 0;
+        match self.order.doom {
+            Some(reason @ CloseReason::Deadline(Deadline::Frame)) if goes_on => Err(reason),
+            _ => Ok((Wait::Turn, !goes_on)),
         }
     }
 
     /// Serves what is there, until enough is to be written.
     async fn serve(&mut self, caller: &mut P::Caller) -> Result<(), CloseReason> {
         while self.frames < self.hub.settings.turn_frames && self.buffers.output.len() < WRITE_AT {
+            let before = self.buffers.input.len();
             let decoded = self.protocol.decode(self.idle, &mut self.buffers.input, self.end)?;
             let Some(frame) = decoded else {
                 self.hungry = true;
+                self.part |= before > 0;
                 if self.buffers.input.len() > self.hub.settings.max_frame {
                     return Err(CloseReason::FrameTooLarge);
                 }
                 break;
             };
             self.frames += 1;
+            self.part = false;
             let mut call = pin!(self.protocol.call(caller, frame));
             let answer = poll_fn(|cx| self.poll_call(cx, call.as_mut())).await?;
             self.protocol.answer(self.idle, answer, &mut self.buffers.output)?;
@@ -282,7 +298,6 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
 
     /// All is served and written, and the peer has sent no more.
     fn nothing_left(&self) -> Result<(Wait, bool), CloseReason> {
-        let partial = !self.buffers.input.is_empty();
         match self.order.doom {
             Some(reason @ CloseReason::Deadline(deadline)) => {
                 let kept = match deadline {
@@ -294,10 +309,10 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
                     return Err(reason);
                 }
             }
-            Some(reason) if !partial => return Err(reason),
+            Some(reason) if !self.part => return Err(reason),
             _ => {}
         }
-        if partial {
+        if self.part {
             return Ok((Wait::Frame, self.frames > 0));
         }
         if matches!(self.order.wait, Wait::FirstByte | Wait::Handshake) && self.read == 0 {
@@ -309,15 +324,15 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
     /// Leaves what is under way with the connection: the bytes, and no buffer around them.
     fn put_by(&mut self) -> Result<(), CloseReason> {
         let Buffers { input, output } = &mut self.buffers;
-        if input.is_empty() && output.is_empty() && !self.end {
+        if input.is_empty() && output.is_empty() && !self.part && !self.end {
             return Ok(());
         }
         let charge = match output.len() {
             0 => None,
             bytes => Some(self.hub.charge(bytes).ok_or(CloseReason::SlowReader)?),
         };
-        let rest =
-            Rest { input: (&**input).into(), output: take(output), end: self.end, _charge: charge };
+        let (input, output, part, end) = ((&**input).into(), take(output), self.part, self.end);
+        let rest = Rest { input, output, part, end, _charge: charge };
         *self.protocol.rest(self.idle) = Some(Box::new(rest));
         Ok(())
     }

@@ -135,7 +135,7 @@ impl<T> Lot<T> {
 
     /// Puts an active connection to rest. If it has been signalled, or waits for its turn, it is
     /// ready at once. Its deadline begins anew if it waits for something else than before, or if
-    /// it has `moved`.
+    /// it has `moved`; a turn that has not moved it leaves it what it waited for.
     pub(super) fn park(
         &mut self,
         key: Key,
@@ -147,10 +147,10 @@ impl<T> Lot<T> {
         let Some(record) = self.find(key) else { return Signalled::Gone };
         debug_assert_eq!(record.phase, Phase::Active);
         record.content = Some(content);
-        if moved || record.wait != wait {
+        if moved || record.wait != wait && wait != Wait::Turn {
             record.at = ticks.end(wait, now);
+            record.wait = wait;
         }
-        record.wait = wait;
         record.phase = Phase::Parked;
         let ready = wait.heeds(record.signals);
         self.parked += 1;

@@ -265,11 +265,11 @@ proptest! {
                     let wait = [Wait::FirstByte, Wait::Handshake, Wait::Idle, Wait::Frame, Wait::Write, Wait::Turn]
                         [wait as usize];
                     content += 1;
-                    if moved || wait != one.wait {
+                    if moved || wait != one.wait && wait != Wait::Turn {
                         let end = ticks.end(wait, now);
                         one.due = (end != NEVER).then_some(end);
+                        one.wait = wait;
                     }
-                    one.wait = wait;
                     one.parked = Some((content, wait));
                     let signalled = lot.park(one.key, content, (wait, moved), &ticks);
                     let expected = wait.heeds(one.signals);
