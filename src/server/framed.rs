@@ -149,8 +149,12 @@ pub(super) async fn burst<W: Wire, P: Protocol>(
         Ok(Outcome::Park { wait, moved })
     });
     let outcome = outcome.unwrap_or_else(|reason| {
-        // The alert of TLS and the end of the stream, as far as they go without waiting.
+        // Answers to what came before, the alert of TLS and the end of the stream, as far as they
+        // go without waiting.
         let mut cx = Context::from_waker(Waker::noop());
+        if !matches!(reason, CloseReason::Io | CloseReason::Tls) {
+            let _ = burst.write(&mut cx);
+        }
         let _ = Pin::new(&mut *burst.io).poll_shutdown(&mut cx);
         Outcome::Close(reason)
     });

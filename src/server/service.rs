@@ -76,8 +76,11 @@ where
         output: &mut BytesMut,
     ) -> Result<(), CloseReason> {
         for frame in answer {
-            let encoded = idle.codec.encode(frame, output);
-            encoded.map_err(|error| failed("encoder", error.into(), CloseReason::Codec))?;
+            let before = output.len();
+            if let Err(error) = idle.codec.encode(frame, output) {
+                output.truncate(before);
+                return Err(failed("encoder", error.into(), CloseReason::Codec));
+            }
         }
         Ok(())
     }
