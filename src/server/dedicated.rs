@@ -111,7 +111,7 @@ impl<P: Protocol> Future for Connection<P> {
                     };
                     let Some(order) = order else { return Poll::Ready(()) };
                     if let Some(net) = held.body.as_mut().and_then(|(io, _)| io.wire()) {
-                        net.asked = order.doom.is_some();
+                        net.asked = order.doom.is_some() || order.late.is_some();
                     }
                     this.phase = Phase::Bursting(match &this.pool {
                         None => Box::pin(burst(held, order)),

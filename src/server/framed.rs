@@ -129,7 +129,7 @@ pub(super) async fn burst<W: Wire, P: Protocol>(
     tally: &mut Tally,
 ) -> Outcome {
     if let Some(reason) = order.doom {
-        if !reason.is_gentle() && !matches!(reason, CloseReason::Deadline(_)) {
+        if !reason.is_gentle() {
             return Outcome::Close(reason);
         }
     }
@@ -170,7 +170,11 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
         match poll_fn(|cx| Poll::Ready(self.io.poll_open(cx))).await {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(_)) => return Err(CloseReason::Tls),
-            Poll::Pending => return self.order.doom.map_or(Ok((Wait::Handshake, false)), Err),
+            Poll::Pending => {
+                let Order { late, doom, .. } = self.order;
+                let end = late.map(CloseReason::Deadline).or(doom);
+                return end.map_or(Ok((Wait::Handshake, false)), Err);
+            }
         }
         let mut caller = self.protocol.caller(self.idle);
         if P::OPENS {
@@ -205,8 +209,8 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
     /// The others' turn is no reason to give a frame more time.
     fn turn_over(&self) -> Result<(Wait, bool), CloseReason> {
         let goes_on = self.order.wait == Wait::Frame && self.frames == 0;
-        match self.order.doom {
-            Some(reason @ CloseReason::Deadline(Deadline::Frame)) if goes_on => Err(reason),
+        match self.order.late {
+            Some(Deadline::Frame) if goes_on => Err(CloseReason::Deadline(Deadline::Frame)),
             _ => Ok((Wait::Turn, !goes_on)),
         }
     }
@@ -277,8 +281,10 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
 
     fn blocked(&self) -> Result<(Wait, bool), CloseReason> {
         let settings = &self.hub.settings;
-        match self.order.doom {
-            Some(reason @ CloseReason::Deadline(Deadline::Write)) if self.wrote == 0 => Err(reason),
+        match self.order.late {
+            Some(deadline @ Deadline::Write) if self.wrote == 0 => {
+                Err(CloseReason::Deadline(deadline))
+            }
             _ if settings.slow_reader == SlowReader::Close
                 && self.buffers.output.len() > settings.outgoing =>
             {
@@ -302,19 +308,18 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
 
     /// All is served and written, and the peer has sent no more.
     fn nothing_left(&self) -> Result<(Wait, bool), CloseReason> {
-        match self.order.doom {
-            Some(reason @ CloseReason::Deadline(deadline)) => {
-                let kept = match deadline {
-                    Deadline::Frame => self.frames > 0,
-                    Deadline::FirstByte | Deadline::Handshake => self.read > 0,
-                    Deadline::Idle | Deadline::Write => self.read + self.wrote > 0,
-                };
-                if !kept {
-                    return Err(reason);
-                }
+        if let Some(deadline) = self.order.late {
+            let kept = match deadline {
+                Deadline::Frame => self.frames > 0,
+                Deadline::FirstByte | Deadline::Handshake => self.read > 0,
+                Deadline::Idle | Deadline::Write => self.read + self.wrote > 0,
+            };
+            if !kept {
+                return Err(CloseReason::Deadline(deadline));
             }
-            Some(reason) if !self.part => return Err(reason),
-            _ => {}
+        }
+        if let Some(reason) = self.order.doom.filter(|_| !self.part) {
+            return Err(reason);
         }
         if self.part {
             return Ok((Wait::Frame, self.frames > 0));
