@@ -59,7 +59,7 @@ impl<P: Protocol> Dedicated<P> {
             Err(_) => return self.yard.hub.left(visit, CloseReason::Io),
         };
         let key = self.yard.claim(visit);
-        let idle = self.yard.protocol.arrive(address, self.yard.nudge(key));
+        let Some(idle) = self.yard.arrive(key, address) else { return };
         let io = self.security.wrap(net);
         let span = JobSpan::connection(&address);
         let held: TaskHeld<P> = Held::new(self.yard.clone(), (key, span), (io, idle));

@@ -76,7 +76,7 @@ impl<P: Protocol> EventDriven<P> {
     /// Parks a new connection.
     pub(super) fn accept(&self, socket: Socket, address: Address, visit: Visit) {
         let key = self.yard.claim(visit);
-        let idle = self.yard.protocol.arrive(address, self.yard.nudge(key));
+        let Some(idle) = self.yard.arrive(key, address) else { return };
         let fd = socket.as_raw_fd();
         let io = self.security.wrap(Quiet::new(socket));
         let span = JobSpan::connection(&address);

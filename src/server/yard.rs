@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant, sleep_until};
 
+use super::address::Address;
 use super::framed::Protocol;
 use super::hub::{Hub, Tally, Totals};
 use super::lot::{Key, Lot, Order, Signalled};
@@ -17,6 +18,7 @@ use super::nudge::{Nudge, Signals};
 use super::peers::Visit;
 use super::reason::CloseReason;
 use super::signal::{Signal, Wait};
+use crate::fence::fenced;
 use crate::observe::JobSpan;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -64,7 +66,16 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         key
     }
 
-    pub(super) fn nudge(self: &Arc<Self>, key: Key) -> Nudge {
+    /// What is kept of a new connection; none if user code panics, and then the connection is gone.
+    pub(super) fn arrive(self: &Arc<Self>, key: Key, address: Address) -> Option<P::Idle> {
+        let idle = fenced(|| self.protocol.arrive(address, self.nudge(key)));
+        if idle.is_none() {
+            self.release(key, &Tally::default(), CloseReason::Panicked);
+        }
+        idle
+    }
+
+    fn nudge(self: &Arc<Self>, key: Key) -> Nudge {
         Nudge::new(self.clone(), key)
     }
 
