@@ -70,6 +70,9 @@ pub(crate) trait Protocol: Send + Sync + 'static {
     /// Moves what others want sent to the end of `output`.
     fn collect(&self, idle: &mut Self::Idle, output: &mut BytesMut);
 
+    /// Whether the connection is to be closed, and no more frames served.
+    fn leaves(&self, idle: &Self::Idle) -> bool;
+
     /// Tells how much of what was collected is not written yet.
     fn unwritten(&self, idle: &mut Self::Idle, bytes: usize);
 
@@ -233,6 +236,10 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
             let mut call = pin!(self.protocol.call(caller, frame));
             let answer = poll_fn(|cx| self.poll_call(cx, call.as_mut())).await?;
             self.protocol.answer(self.idle, answer, &mut self.buffers.output)?;
+            if self.protocol.leaves(self.idle) {
+                self.order.doom = Some(CloseReason::Local);
+                break;
+            }
         }
         Ok(())
     }

@@ -121,6 +121,8 @@ struct Inner<C> {
     /// Of what a burst has collected.
     unwritten: usize,
     opened: bool,
+    /// [`Peer::close`] was called.
+    leaves: bool,
     closed: bool,
 }
 
@@ -156,6 +158,7 @@ where
             charge: nudge.hub().no_charge(),
             unwritten: 0,
             opened: false,
+            leaves: false,
             closed: false,
         };
         let (state, room, inner) = (H::State::default(), Notify::new(), Mutex::new(inner));
@@ -204,6 +207,10 @@ where
             inner.charge.clear();
             inner.unwritten = output.len();
         }
+    }
+
+    fn leaves(&self, idle: &Self::Idle) -> bool {
+        idle.line.inner.lock().leaves
     }
 
     fn unwritten(&self, idle: &mut Self::Idle, bytes: usize) {
@@ -298,7 +305,8 @@ where
         Room { own: self.room.notified(), all: self.nudge.hub().relief() }
     }
 
-    fn close(&self, reason: CloseReason) {
-        self.nudge.close(reason);
+    fn close(&self) {
+        self.inner.lock().leaves = true;
+        self.nudge.close(CloseReason::Local);
     }
 }

@@ -87,6 +87,10 @@ where
 
     fn collect(&self, _idle: &mut Still<C>, _output: &mut BytesMut) {}
 
+    fn leaves(&self, _idle: &Still<C>) -> bool {
+        false
+    }
+
     fn unwritten(&self, _idle: &mut Still<C>, _bytes: usize) {}
 
     fn rest<'a>(&self, idle: &'a mut Still<C>) -> &'a mut Option<Box<Rest>> {
