@@ -14,7 +14,7 @@ use super::address::Address;
 use super::framed::{Outcome, Protocol};
 use super::held::Held;
 use super::hub::Hub;
-use super::io::Security;
+use super::io::{Security, Wire};
 use super::lot::{Order, Signalled};
 use super::peers::Visit;
 use super::reason::CloseReason;
@@ -111,7 +111,7 @@ impl<P: Protocol> Future for Connection<P> {
                     };
                     let Some(order) = order else { return Poll::Ready(()) };
                     if let Some(net) = held.body.as_mut().and_then(|(io, _)| io.wire()) {
-                        net.asked = order.doom.is_some() || order.late.is_some();
+                        net.ask(order.doom.is_some() || order.late.is_some());
                     }
                     this.phase = Phase::Bursting(match &this.pool {
                         None => Box::pin(burst(held, order)),
@@ -244,6 +244,12 @@ impl Net {
             Stream::Tcp(stream) => SockRef::from(stream),
             Stream::Unix(stream) => SockRef::from(stream),
         }
+    }
+}
+
+impl Wire for Net {
+    fn ask(&mut self, asked: bool) {
+        self.asked = asked;
     }
 }
 

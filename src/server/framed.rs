@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
+use tokio::time::{Sleep, sleep};
 
 use super::address::Address;
 use super::hub::{Charge, Hub, Tally};
@@ -120,6 +121,8 @@ struct Burst<'a, W, P: Protocol> {
     frames: usize,
     read: usize,
     wrote: usize,
+    /// Runs while user code waits and the peer takes nothing.
+    patience: Option<Pin<Box<Sleep>>>,
 }
 
 /// Serves a connection until it would block or others have their turn.
@@ -143,10 +146,23 @@ pub(super) async fn burst<W: Wire, P: Protocol>(
         buffers.output.unsplit(rest.output);
         (part, end) = (rest.part, rest.end);
     }
-    let (frames, read, wrote) = (0, 0, 0);
+    let (frames, read, wrote, patience) = (0, 0, 0, None);
     let hungry = buffers.input.is_empty() && !end;
-    let mut burst =
-        Burst { hub, protocol, io, idle, buffers, order, hungry, part, end, frames, read, wrote };
+    let mut burst = Burst {
+        hub,
+        protocol,
+        io,
+        idle,
+        buffers,
+        order,
+        hungry,
+        part,
+        end,
+        frames,
+        read,
+        wrote,
+        patience,
+    };
     let outcome = burst.run().await.and_then(|(wait, moved)| {
         burst.put_by()?;
         Ok(Outcome::Park { wait, moved })
@@ -252,9 +268,46 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
     ) -> Poll<Result<R, CloseReason>> {
         let polled = call.poll(cx);
         if P::OPENS && polled.is_pending() {
-            self.write(cx)?;
+            self.poll_patience(cx)?;
+        } else {
+            self.patience = None;
         }
         polled
+    }
+
+    /// Writes what is there. User code may wait for that, in a burst that no deadline ends: so the
+    /// write deadline runs here.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
+        loop {
+            let before = self.wrote;
+            if !self.write(cx)? {
+                self.patience = None;
+                return Ok(());
+            }
+            let Some(timeout) = self.hub.settings.ticks.write_timeout() else { return Ok(()) };
+            if self.wrote > before {
+                self.patience = None;
+            }
+            let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(timeout)));
+            if patience.as_mut().poll(cx).is_pending() {
+                return Ok(());
+            }
+            let before = self.wrote;
+            self.ask(true);
+            let written = self.write(cx);
+            self.ask(false);
+            written?;
+            if self.wrote == before {
+                return Err(CloseReason::Deadline(Deadline::Write));
+            }
+            self.patience = None;
+        }
+    }
+
+    fn ask(&mut self, asked: bool) {
+        if let Some(wire) = self.io.wire() {
+            wire.ask(asked);
+        }
     }
 
     /// Writes what is there; `true` if the peer does not take it all.

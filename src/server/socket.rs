@@ -9,6 +9,7 @@ use rustix::net::{SendFlags, send};
 use socket2::Socket;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::io::Wire;
 use super::signal::Signal;
 
 /// A stream socket, not blocking, whose reads and writes never arm anything: where they would
@@ -42,6 +43,8 @@ impl AsRawFd for Quiet {
         self.socket.as_raw_fd()
     }
 }
+
+impl Wire for Quiet {}
 
 impl AsyncRead for Quiet {
     fn poll_read(
