@@ -131,7 +131,7 @@ fn poll_signals<P: Protocol>(
         let mut state = yard.lock();
         if let Poll::Ready(events) = fetched {
             for event in events? {
-                state.lot.signal(key(event.token()), signals(event));
+                state.tell(key(event.token()), signals(event));
             }
         } else if !state.lot.is_ready() && !yard.is_killed() {
             state.dispatcher = Some(cx.waker().clone());

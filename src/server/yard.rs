@@ -44,6 +44,19 @@ pub(super) struct State<T> {
     suspended: HashMap<Key, Waker>,
 }
 
+impl<T> State<T> {
+    /// A signal of the reactor: whom it makes ready is served by who tells of it.
+    pub(super) fn tell(&mut self, key: Key, signals: Signal) {
+        let signalled = self.lot.signal(key, signals);
+        if signalled == Signalled::Noted && signals.any(Signal::WRITABLE) {
+            // A task's waker runs nothing of the task.
+            if let Some(waker) = self.suspended.get(&key) {
+                waker.wake_by_ref();
+            }
+        }
+    }
+}
+
 impl<P: Protocol, T: Content> Yard<P, T> {
     pub(super) fn new(hub: Arc<Hub>, protocol: Arc<P>) -> Self {
         let lot = Lot::new(hub.settings.ticks.horizon);
