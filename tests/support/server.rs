@@ -3,12 +3,13 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::panic::Location;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millpond::server::{Builder, CloseReason, Mode, Server, ServerStatus};
 use tokio::io::{
@@ -295,6 +296,22 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         to_stream!(self, stream => stream.poll_shutdown(cx))
     }
+}
+
+/// While it runs, a clock that is paused stands still: what the kernel takes its time for is not
+/// taken for idleness.
+#[track_caller]
+pub fn no_time<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    let (at, start) = (Location::caller(), Instant::now());
+    let mut future = Box::pin(future);
+    poll_fn(move |cx| {
+        let polled = future.as_mut().poll(cx);
+        if polled.is_pending() {
+            assert!(start.elapsed() < Duration::from_secs(10), "hangs: {at}");
+            cx.waker().wake_by_ref();
+        }
+        polled
+    })
 }
 
 /// The accounting law.
