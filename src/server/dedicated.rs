@@ -152,11 +152,12 @@ async fn burst_on<P: Protocol>(
     order: Order,
 ) -> Option<(TaskHeld<P>, Outcome)> {
     held.reason = CloseReason::PoolClosed;
+    let (yard, key) = (held.yard.clone(), held.key);
     let job = async move {
         held.reason = CloseReason::Aborted;
         burst(held, order).await
     };
-    pool.schedule(job).await.ok()?.await.ok()?
+    yard.schedule(key, &pool, job).await?.ok()?.await.ok()?
 }
 
 /// Until something is to be done; none if the server is at an end.

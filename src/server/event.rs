@@ -172,9 +172,9 @@ async fn serve<P: Protocol>(
     held.reason = CloseReason::PoolClosed;
     let refused = match pool.try_schedule(turn(held, order)) {
         Ok(_) => return,
-        Err(TryScheduleError::Full(job)) => match pool.schedule(job).await {
-            Ok(_) => return,
-            Err(ScheduleError::Closed(job) | ScheduleError::WouldDeadlock(job)) => job,
+        Err(TryScheduleError::Full(job)) => match yard.schedule(key, pool, job).await {
+            None | Some(Ok(_)) => return,
+            Some(Err(ScheduleError::Closed(job) | ScheduleError::WouldDeadlock(job))) => job,
         },
         Err(TryScheduleError::Closed(job)) => job,
     };

@@ -52,6 +52,10 @@ impl<P: Protocol, T: Content, W: Wire> Drop for Held<P, T, W> {
         let Some((io, idle)) = self.body.take() else { return };
         let reason = match std::thread::panicking() {
             true => CloseReason::Panicked,
+            // It waited for a place on the pool.
+            false if self.reason == CloseReason::PoolClosed && self.yard.is_killed() => {
+                CloseReason::Aborted
+            }
             false => self.reason,
         };
         drop(io);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll, Waker};
@@ -18,8 +18,10 @@ use super::nudge::{Nudge, Signals};
 use super::peers::Visit;
 use super::reason::CloseReason;
 use super::signal::{Signal, Wait};
+use crate::error::ScheduleError;
 use crate::fence::fenced;
 use crate::observe::JobSpan;
+use crate::pool::{JobHandle, Pool};
 use crate::sync::{Mutex, MutexGuard};
 
 /// What a mode keeps in a parked record.
@@ -187,6 +189,20 @@ impl<P: Protocol, T: Content> Yard<P, T> {
                 }
             }
         }
+    }
+
+    /// Waits for a place on the pool, and no longer than the server lives.
+    pub(super) async fn schedule<F>(
+        &self,
+        key: Key,
+        pool: &Pool,
+        job: F,
+    ) -> Option<Result<JobHandle<F::Output>, ScheduleError<F>>>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let (span, future) = (&JobSpan::default(), pin!(pool.schedule(job)));
+        Suspendable { yard: self, key, span, future, suspended: false }.await
     }
 
     fn suspend(&self, key: Key, waker: &Waker) {
