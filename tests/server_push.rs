@@ -220,7 +220,10 @@ async fn a_handler_that_sends_to_nobody(case: Case) {
     }
     let waited = start.elapsed();
     // Asked once more, the kernel may take a little, of which it had not told.
-    assert!(waited >= LIMIT && waited <= 2 * LIMIT + Duration::from_secs(2), "{case:?}: {waited:?}");
+    assert!(
+        waited >= LIMIT && waited <= 2 * LIMIT + Duration::from_secs(2),
+        "{case:?}: {waited:?}"
+    );
     let status = emptied(&server).await;
     assert_eq!(status.closed_by(Deadline::Write), 1, "{case:?}: {status:?}");
     assert_eq!(chat.at_work().now(), 0, "{case:?}");

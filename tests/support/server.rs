@@ -191,6 +191,12 @@ impl Client {
         line.trim_end().to_owned()
     }
 
+    /// The next line with its end, as far as it comes.
+    pub async fn try_line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        self.0.read_line(&mut line).await.map(|_| line)
+    }
+
     /// Sends a line and waits for its echo.
     pub async fn ask(&mut self, line: &str) {
         self.send(format!("{line}\n")).await;
