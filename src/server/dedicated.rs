@@ -210,6 +210,7 @@ pub(super) struct Net {
     /// Tokio hears of bytes a while after they have come, and of little room not at all: before a
     /// connection is closed, the socket itself is asked.
     asked: bool,
+    took: bool,
 }
 
 enum Stream {
@@ -223,7 +224,7 @@ impl Net {
             Address::Tcp(_) => Stream::Tcp(TcpStream::from_std(socket.into())?),
             Address::Unix => Stream::Unix(UnixStream::from_std(socket.into())?),
         };
-        Ok(Self { stream, asked: false })
+        Ok(Self { stream, asked: false, took: false })
     }
 
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -252,6 +253,10 @@ impl Wire for Net {
     fn ask(&mut self, asked: bool) {
         self.asked = asked;
     }
+
+    fn took(&mut self) -> bool {
+        take(&mut self.took)
+    }
 }
 
 impl AsyncRead for Net {
@@ -279,13 +284,14 @@ impl AsyncWrite for Net {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let polled = match &mut this.stream {
+        let mut polled = match &mut this.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
         if this.asked && polled.is_pending() {
-            return socket::write(&this.socket(), bytes);
+            polled = socket::write(&this.socket(), bytes);
         }
+        this.took |= matches!(polled, Poll::Ready(Ok(1..)));
         polled
     }
 

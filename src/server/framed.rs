@@ -121,6 +121,8 @@ struct Burst<'a, W, P: Protocol> {
     frames: usize,
     read: usize,
     wrote: usize,
+    /// The peer has taken bytes, if only of those that a TLS session had held.
+    took: bool,
     /// Runs while user code waits and the peer takes nothing.
     patience: Option<Pin<Box<Sleep>>>,
 }
@@ -146,7 +148,7 @@ pub(super) async fn burst<W: Wire, P: Protocol>(
         buffers.output.unsplit(rest.output);
         (part, end) = (rest.part, rest.end);
     }
-    let (frames, read, wrote, patience) = (0, 0, 0, None);
+    let (frames, read, wrote, took, patience) = (0, 0, 0, false, None);
     let hungry = buffers.input.is_empty() && !end;
     let mut burst = Burst {
         hub,
@@ -161,6 +163,7 @@ pub(super) async fn burst<W: Wire, P: Protocol>(
         frames,
         read,
         wrote,
+        took,
         patience,
     };
     let outcome = burst.run().await.and_then(|(wait, moved)| {
@@ -279,25 +282,24 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
     /// write deadline runs here.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
         loop {
-            let before = self.wrote;
+            self.took = false;
             if !self.write(cx)? {
                 self.patience = None;
                 return Ok(());
             }
             let Some(timeout) = self.hub.settings.ticks.write_timeout() else { return Ok(()) };
-            if self.wrote > before {
+            if self.took {
                 self.patience = None;
             }
             let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(timeout)));
             if patience.as_mut().poll(cx).is_pending() {
                 return Ok(());
             }
-            let before = self.wrote;
             self.ask(true);
             let written = self.write(cx);
             self.ask(false);
             written?;
-            if self.wrote == before {
+            if !self.took {
                 return Err(CloseReason::Deadline(Deadline::Write));
             }
             self.patience = None;
@@ -333,6 +335,7 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
                 Poll::Pending => blocked = true,
             }
         }
+        self.took |= self.io.wire().is_some_and(Wire::took);
         if P::OPENS && self.wrote > before {
             self.protocol.unwritten(self.idle, output.len());
         }
@@ -342,15 +345,13 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
     fn blocked(&self) -> Result<(Wait, bool), CloseReason> {
         let settings = &self.hub.settings;
         match self.order.late {
-            Some(deadline @ Deadline::Write) if self.wrote == 0 => {
-                Err(CloseReason::Deadline(deadline))
-            }
+            Some(deadline @ Deadline::Write) if !self.took => Err(CloseReason::Deadline(deadline)),
             _ if settings.slow_reader == SlowReader::Close
                 && self.buffers.output.len() > settings.outgoing =>
             {
                 Err(CloseReason::SlowReader)
             }
-            _ => Ok((Wait::Write, self.wrote > 0)),
+            _ => Ok((Wait::Write, self.took)),
         }
     }
 
@@ -372,7 +373,7 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
             let kept = match deadline {
                 Deadline::Frame => self.frames > 0,
                 Deadline::FirstByte | Deadline::Handshake => self.read > 0,
-                Deadline::Idle | Deadline::Write => self.read + self.wrote > 0,
+                Deadline::Idle | Deadline::Write => self.read > 0 || self.took,
             };
             if !kept {
                 return Err(CloseReason::Deadline(deadline));

@@ -10,6 +10,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// From now on the socket itself is asked, whatever others have told of it; or not any more.
     fn ask(&mut self, _asked: bool) {}
+
+    /// Whether the socket has taken bytes since this was last asked. A TLS session writes on its
+    /// own, and what it was given has not gone out yet.
+    fn took(&mut self) -> bool;
 }
 
 pub(crate) enum Io<W> {

@@ -21,11 +21,12 @@ pub(crate) struct Quiet {
     drained: bool,
     /// The end of the stream is near: a short read does not mean that nothing is left.
     closing: bool,
+    took: bool,
 }
 
 impl Quiet {
     pub(super) fn new(socket: Socket) -> Self {
-        Self { socket, drained: false, closing: false }
+        Self { socket, drained: false, closing: false, took: false }
     }
 
     pub(super) fn told(&mut self, signals: Signal) {
@@ -44,7 +45,11 @@ impl AsRawFd for Quiet {
     }
 }
 
-impl Wire for Quiet {}
+impl Wire for Quiet {
+    fn took(&mut self) -> bool {
+        std::mem::take(&mut self.took)
+    }
+}
 
 impl AsyncRead for Quiet {
     fn poll_read(
@@ -70,11 +75,13 @@ impl AsyncRead for Quiet {
 
 impl AsyncWrite for Quiet {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         _cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        write(&self.socket, bytes)
+        let polled = write(&self.socket, bytes);
+        self.took |= matches!(polled, Poll::Ready(Ok(1..)));
+        polled
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
