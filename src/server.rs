@@ -82,6 +82,9 @@ mod peer;
 mod peers;
 mod reason;
 mod refuse;
+#[cfg(any(test, fuzzing))]
+#[allow(missing_docs)]
+pub mod scripted;
 mod service;
 mod settings;
 mod signal;
@@ -121,6 +124,7 @@ use self::hub::{Hub, Totals};
 use self::settings::Settings;
 use self::watch::watch;
 use self::yard::{KILL_WAIT, Yard};
+use crate::observe::event;
 use crate::pool::Pool;
 
 /// A running server; from [`Server::builder`].
@@ -228,7 +232,15 @@ impl Server {
                     let (event, inner) = EventDriven::new(hub, protocol.clone(), security)
                         .map_err(StartError::Reactor)?;
                     server.run(event.yard.clone().sweep());
-                    server.run(dispatch(event.yard.clone(), inner, pool.clone()));
+                    let (yard, pool) = (event.yard.clone(), pool.clone());
+                    server.run(async move {
+                        if let Err(error) = dispatch(yard.clone(), inner, pool).await {
+                            event!(ERROR, %error, "connections cannot be watched any more");
+                            drop(error);
+                            yard.hub.killed.store(true, SeqCst);
+                            event::kill(&yard);
+                        }
+                    });
                     server.yards.push(Box::new(event.yard.clone()));
                     Side::EventDriven(event)
                 }
