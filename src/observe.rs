@@ -21,9 +21,11 @@ pub(crate) use event;
 mod with_tracing {
     use tracing::Span;
 
-    /// The span a job runs in: the one that was current where it was submitted.
+    /// The span a job runs in: the one that was current where it was submitted. Or that of a
+    /// connection.
     ///
     /// Boxed: most jobs have none, and those should be small.
+    #[derive(Default)]
     pub(crate) struct JobSpan(Option<Box<Span>>);
 
     impl JobSpan {
@@ -34,6 +36,17 @@ mod with_tracing {
             }
             let span = Span::current();
             Self((!span.is_none()).then(|| Box::new(span)))
+        }
+
+        /// The span of a connection, which nothing else encloses.
+        #[cfg(feature = "server")]
+        pub(crate) fn connection(peer: &dyn std::fmt::Display) -> Self {
+            if !tracing::dispatcher::has_been_set() {
+                return Self(None);
+            }
+            let new = || tracing::info_span!(target: "millpond", parent: None, "connection", %peer);
+            let span = crate::fence::fenced(new).filter(|span| !span.is_disabled());
+            Self(span.map(Box::new))
         }
 
         #[inline(always)]
@@ -49,10 +62,16 @@ mod with_tracing {
 #[cfg(not(feature = "tracing"))]
 mod without {
     /// Stands for the span of a job where there are none.
+    #[derive(Default)]
     pub(crate) struct JobSpan;
 
     impl JobSpan {
         pub(crate) fn current(_wanted: bool) -> Self {
+            Self
+        }
+
+        #[cfg(feature = "server")]
+        pub(crate) fn connection(_peer: &dyn std::fmt::Display) -> Self {
             Self
         }
 

@@ -121,7 +121,7 @@ use self::builder::Plan;
 use self::dedicated::{Dedicated, Sleeper};
 use self::event::{EventDriven, Parked, dispatch};
 use self::framed::Protocol;
-use self::hub::{Hub, Tally};
+use self::hub::{Hub, Totals};
 use self::settings::Settings;
 use self::watch::watch;
 use self::yard::{KILL_WAIT, Yard};
@@ -144,15 +144,15 @@ pub struct Server {
 
 /// A yard of either mode.
 trait Ground: Send + Sync {
-    fn tally(&self) -> (Tally, usize);
+    fn totals(&self) -> (Totals, usize);
     fn doom_all(&self, reason: CloseReason);
     fn kill(&self);
 }
 
 impl<P: Protocol> Ground for Arc<Yard<P, Parked<P::Idle>>> {
-    fn tally(&self) -> (Tally, usize) {
+    fn totals(&self) -> (Totals, usize) {
         let state = self.lock();
-        (state.tally, state.lot.parked())
+        (state.totals, state.lot.parked())
     }
 
     fn doom_all(&self, reason: CloseReason) {
@@ -165,9 +165,9 @@ impl<P: Protocol> Ground for Arc<Yard<P, Parked<P::Idle>>> {
 }
 
 impl<P: Protocol> Ground for Arc<Yard<P, Sleeper>> {
-    fn tally(&self) -> (Tally, usize) {
+    fn totals(&self) -> (Totals, usize) {
         let state = self.lock();
-        (state.tally, state.lot.parked())
+        (state.totals, state.lot.parked())
     }
 
     fn doom_all(&self, reason: CloseReason) {
@@ -274,12 +274,12 @@ impl Server {
             ..ServerStatus::default()
         };
         for yard in &self.yards {
-            let (tally, parked) = yard.tally();
+            let (totals, parked) = yard.totals();
             status.parked += parked;
-            status.bytes_in += tally.read;
-            status.bytes_out += tally.wrote;
-            status.frames += tally.frames;
-            status.bursts += tally.bursts;
+            status.bytes_in += totals.read;
+            status.bytes_out += totals.wrote;
+            status.frames += totals.frames;
+            status.bursts += totals.bursts;
         }
         status
     }

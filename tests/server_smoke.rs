@@ -1,8 +1,8 @@
 //! smoke
 mod support;
+use millpond::server::{Mode, Server};
 use std::convert::Infallible;
 use std::time::Duration;
-use millpond::server::{Mode, Server};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::codec::LinesCodec;
@@ -29,10 +29,18 @@ async fn run(mode: Mode) {
 }
 
 #[test]
-fn event() { single(run(Mode::EventDriven)) }
+fn event() {
+    single(run(Mode::EventDriven))
+}
 #[test]
-fn dedicated() { single(run(Mode::Dedicated)) }
+fn dedicated() {
+    single(run(Mode::Dedicated))
+}
 #[test]
-fn event2() { multi(2, run(Mode::EventDriven)) }
+fn event2() {
+    multi(2, run(Mode::EventDriven))
+}
 #[test]
-fn dedicated2() { multi(2, run(Mode::Dedicated)) }
+fn dedicated2() {
+    multi(2, run(Mode::Dedicated))
+}

@@ -1,10 +1,10 @@
 //! The dedicated mode: a task for each connection, which holds no buffer while it waits.
 
-use std::future::poll_fn;
 use std::io;
+use std::mem::{replace, take};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use socket2::Socket;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -20,6 +20,7 @@ use super::peers::Visit;
 use super::reason::CloseReason;
 use super::signal::{Signal, Wait};
 use super::yard::{Content, Yard};
+use crate::observe::JobSpan;
 use crate::pool::Pool;
 
 /// The task of a connection that waits.
@@ -59,93 +60,138 @@ impl<P: Protocol> Dedicated<P> {
         let key = self.yard.claim();
         let idle = self.yard.protocol.arrive(address, self.yard.nudge(key));
         let io = self.security.wrap(net);
-        let held: TaskHeld<P> = Held::new(self.yard.clone(), (key, visit), (io, idle));
+        let span = JobSpan::connection(&address);
+        let held: TaskHeld<P> = Held::new(self.yard.clone(), (key, visit, span), (io, idle));
         if P::OPENS && self.security.is_plain() {
             self.yard.signal(key, Signal::PUSHED);
         }
-        tokio::spawn(connection(held, self.pool.clone()));
+        let phase = Phase::Idle { held, wait: (Wait::FirstByte, true), rest: Rest::Awake };
+        tokio::spawn(Connection { phase, pool: self.pool.clone() });
     }
 }
 
-async fn connection<P: Protocol>(mut held: TaskHeld<P>, pool: Option<Pool>) {
-    let mut wait = (Wait::FirstByte, true);
-    loop {
-        let Some(order) = idle(&mut held, wait).await else { return };
-        // Boxed, so that a task that waits is small.
-        let outcome = match &pool {
-            None => Box::pin(held.burst(order)).await,
-            Some(pool) => match Box::pin(pooled(held, order, pool)).await {
-                Some((back, outcome)) => {
-                    held = back;
-                    outcome
+type Bursting<P> = dyn Future<Output = Option<(TaskHeld<P>, Outcome)>> + Send;
+
+/// A connection's task. By hand, for a task that waits to be as small as what it must remember.
+struct Connection<P: Protocol> {
+    phase: Phase<P>,
+    pool: Option<Pool>,
+}
+
+enum Phase<P: Protocol> {
+    Idle { held: TaskHeld<P>, wait: (Wait, bool), rest: Rest },
+    Bursting(Pin<Box<Bursting<P>>>),
+    Ended,
+}
+
+/// How far a task is in coming to rest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    Awake,
+    Parked,
+    /// Its peer must take bytes first.
+    ParkedBlocked,
+}
+
+impl<P: Protocol> Unpin for Connection<P> {}
+
+impl<P: Protocol> Future for Connection<P> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        loop {
+            match &mut this.phase {
+                Phase::Idle { held, wait, rest } => {
+                    let order = ready!(poll_order(held, *wait, rest, cx));
+                    let Phase::Idle { held, .. } = replace(&mut this.phase, Phase::Ended) else {
+                        return Poll::Ready(());
+                    };
+                    let Some(order) = order else { return Poll::Ready(()) };
+                    this.phase = Phase::Bursting(match &this.pool {
+                        None => Box::pin(burst(held, order)),
+                        Some(pool) => Box::pin(burst_on(pool.clone(), held, order)),
+                    });
                 }
-                None => return,
-            },
-        };
-        match outcome {
-            Outcome::Park { wait: Wait::Turn, .. } => {
-                tokio::task::yield_now().await;
-                wait = (Wait::Turn, true);
-            }
-            Outcome::Park { wait: next, moved } => wait = (next, moved),
-            Outcome::Close(reason) => {
-                held.reason = reason;
-                return;
+                Phase::Bursting(burst) => {
+                    let ended = ready!(burst.as_mut().poll(cx));
+                    this.phase = Phase::Ended;
+                    match ended {
+                        Some((held, Outcome::Park { wait, moved })) => {
+                            let wait = (wait, moved);
+                            this.phase = Phase::Idle { held, wait, rest: Rest::Awake };
+                            if wait.0 == Wait::Turn {
+                                cx.waker().wake_by_ref();
+                                return Poll::Pending;
+                            }
+                        }
+                        Some((mut held, Outcome::Close(reason))) => held.reason = reason,
+                        None => {}
+                    }
+                }
+                Phase::Ended => return Poll::Ready(()),
             }
         }
     }
 }
 
-/// A burst as a job: its slot is taken while user code runs, and no longer.
-async fn pooled<P: Protocol>(
+async fn burst<P: Protocol>(
     mut held: TaskHeld<P>,
     order: Order,
-    pool: &Pool,
+) -> Option<(TaskHeld<P>, Outcome)> {
+    let outcome = held.burst(order).await;
+    Some((held, outcome))
+}
+
+/// As a job: a slot is taken while user code runs, and no longer.
+async fn burst_on<P: Protocol>(
+    pool: Pool,
+    mut held: TaskHeld<P>,
+    order: Order,
 ) -> Option<(TaskHeld<P>, Outcome)> {
     held.reason = CloseReason::PoolClosed;
     let job = async move {
         held.reason = CloseReason::Aborted;
-        let outcome = held.burst(order).await;
-        (held, outcome)
+        burst(held, order).await
     };
-    pool.schedule(job).await.ok()?.await.ok()
+    pool.schedule(job).await.ok()?.await.ok()?
 }
 
 /// Until something is to be done; none if the server is at an end.
-async fn idle<P: Protocol>(held: &mut TaskHeld<P>, wait: (Wait, bool)) -> Option<Order> {
+fn poll_order<P: Protocol>(
+    held: &mut TaskHeld<P>,
+    wait: (Wait, bool),
+    rest: &mut Rest,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Order>> {
     let Held { yard, key, body, tally, .. } = held;
     let (yard, key) = (&**yard, *key);
-    let net = body.as_mut()?.0.wire()?;
-    let mut parked = false;
-    let order = poll_fn(|cx| {
-        if yard.is_killed() {
-            return Poll::Ready(None);
-        }
-        if !parked {
-            parked = true;
-            let sleeper = Sleeper(cx.waker().clone());
-            let signalled = yard.park(key, sleeper, wait, &std::mem::take(tally));
-            if signalled != Signalled::Noted {
-                return Poll::Ready(yard.take(key, true));
-            }
-        }
-        let readable = match wait.0 {
-            Wait::Write => false,
-            _ => net.poll_read_ready(cx).is_ready(),
-        };
-        let writable = match wait.0 {
-            Wait::Write | Wait::Handshake => net.poll_write_ready(cx).is_ready(),
-            _ => false,
-        };
-        if readable || writable {
+    let Some(net) = body.as_mut().and_then(|(io, _)| io.wire()) else { return Poll::Ready(None) };
+    if yard.is_killed() {
+        return Poll::Ready(None);
+    }
+    if *rest == Rest::Awake {
+        let sleeper = Sleeper(cx.waker().clone());
+        if yard.park(key, sleeper, wait, &take(tally)) != Signalled::Noted {
             return Poll::Ready(yard.take(key, true));
         }
-        match yard.take(key, false) {
-            Some(order) => Poll::Ready(Some(order)),
-            None => Poll::Pending,
-        }
-    });
-    order.await
+        // A handshake may wait for either; it does for this one if its last write would block.
+        let blocked = match wait.0 {
+            Wait::Write => true,
+            Wait::Handshake => net.poll_write_ready(cx).is_pending(),
+            _ => false,
+        };
+        *rest = if blocked { Rest::ParkedBlocked } else { Rest::Parked };
+    }
+    if wait.0 != Wait::Write && net.poll_read_ready(cx).is_ready()
+        || *rest == Rest::ParkedBlocked && net.poll_write_ready(cx).is_ready()
+    {
+        return Poll::Ready(yard.take(key, true));
+    }
+    match yard.take(key, false) {
+        Some(order) => Poll::Ready(Some(order)),
+        None => Poll::Pending,
+    }
 }
 
 /// Closes what waits, and has the bursts under way end.
@@ -218,5 +264,19 @@ impl AsyncWrite for Net {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::service::Framed;
+
+    #[test]
+    fn a_task_that_waits_is_small() {
+        type Service = tower::util::BoxCloneSyncService<String, Vec<String>, std::io::Error>;
+        type Lines = Framed<tokio_util::codec::LinesCodec, Service>;
+        let size = size_of::<Connection<Lines>>() - size_of::<tokio_util::codec::LinesCodec>();
+        assert!(size <= 160, "{size}");
     }
 }

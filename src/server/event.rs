@@ -31,6 +31,7 @@ use super::socket::Quiet;
 use super::watch::watch;
 use super::yard::{Content, Yard};
 use crate::error::{ScheduleError, TryScheduleError};
+use crate::observe::JobSpan;
 use crate::pool::Pool;
 
 /// What is fetched at once.
@@ -41,6 +42,7 @@ pub(super) struct Parked<I> {
     io: Io<Quiet>,
     idle: I,
     visit: Visit,
+    span: JobSpan,
 }
 
 impl<I: Send + 'static> Content for Parked<I> {
@@ -86,7 +88,8 @@ impl<P: Protocol> EventDriven<P> {
         let idle = self.yard.protocol.arrive(address, self.yard.nudge(key));
         let fd = socket.as_raw_fd();
         let io = self.security.wrap(Quiet::new(socket));
-        let mut held = Held::new(self.yard.clone(), (key, visit), (io, idle));
+        let span = JobSpan::connection(&address);
+        let mut held = Held::new(self.yard.clone(), (key, visit, span), (io, idle));
         let both = Interest::READABLE | Interest::WRITABLE;
         if self.registry.register(&mut SourceFd(&fd), token(key), both).is_err() {
             held.reason = CloseReason::Io;
@@ -185,11 +188,11 @@ async fn serve<P: Protocol>(
     parked: Parked<P::Idle>,
     order: Order,
 ) {
-    let Parked { mut io, idle, visit } = parked;
+    let Parked { mut io, idle, visit, span } = parked;
     if let Some(wire) = io.wire() {
         wire.told(order.signals);
     }
-    let mut held: EventHeld<P> = Held::new(yard.clone(), (key, visit), (io, idle));
+    let mut held: EventHeld<P> = Held::new(yard.clone(), (key, visit, span), (io, idle));
     held.reason = CloseReason::PoolClosed;
     let refused = match pool.try_schedule(turn(held, order)) {
         Ok(_) => return,
@@ -216,7 +219,8 @@ fn park<P: Protocol>(mut held: EventHeld<P>, wait: (Wait, bool)) {
         return;
     }
     let Some((io, idle)) = held.body.take() else { return };
-    let parked = Parked { io, idle, visit: held.visit };
+    let span = std::mem::take(&mut held.span);
+    let parked = Parked { io, idle, visit: held.visit, span };
     held.yard.park(held.key, parked, wait, &held.tally);
     // A kill between the two looks has not seen it.
     if held.yard.is_killed() {
@@ -226,7 +230,29 @@ fn park<P: Protocol>(mut held: EventHeld<P>, wait: (Wait, bool)) {
 
 /// Closes all that is parked, and has the bursts under way end.
 pub(super) fn kill<P: Protocol>(yard: &Arc<EventYard<P>>) {
-    for (key, Parked { io, idle, visit }) in yard.evict() {
-        drop(EventHeld::<P>::new(yard.clone(), (key, visit), (io, idle)));
+    for (key, Parked { io, idle, visit, span }) in yard.evict() {
+        drop(EventHeld::<P>::new(yard.clone(), (key, visit, span), (io, idle)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::lot;
+    use crate::server::service::Still;
+
+    #[test]
+    fn a_parked_connection_is_small() {
+        type Plain = Parked<Still<()>>;
+        let size = lot::record_size::<Plain>();
+        assert!(size <= 64, "{size}");
+    }
+
+    #[test]
+    fn a_token_is_its_key() {
+        let all = Key { index: u32::MAX - 1, generation: u32::MAX };
+        for expected in [all, Key { index: 3, generation: 0 }, Key { index: 0, generation: 7 }] {
+            assert_eq!(key(token(expected)), expected);
+        }
     }
 }

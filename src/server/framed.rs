@@ -92,7 +92,10 @@ pub(crate) struct Rest {
 /// How a burst ended.
 pub(super) enum Outcome {
     /// To be parked; `moved` if the deadline of this wait begins anew.
-    Park { wait: Wait, moved: bool },
+    Park {
+        wait: Wait,
+        moved: bool,
+    },
     Close(CloseReason),
 }
 
@@ -147,9 +150,9 @@ pub(super) async fn burst<W: Wire, P: Protocol>(
         let _ = Pin::new(&mut *burst.io).poll_shutdown(&mut cx);
         Outcome::Close(reason)
     });
-    tally.frames += burst.frames as u64;
-    tally.read += burst.read as u64;
-    tally.wrote += burst.wrote as u64;
+    tally.frames += burst.frames as u32;
+    tally.read += burst.read as u32;
+    tally.wrote += burst.wrote as u32;
     hub.stock.give_back(burst.buffers);
     outcome
 }

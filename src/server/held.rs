@@ -10,6 +10,7 @@ use super::lot::{Key, Order};
 use super::peers::Visit;
 use super::reason::CloseReason;
 use super::yard::{Content, Suspendable, Yard};
+use crate::observe::{JobSpan, event};
 
 /// Whatever becomes of it, dropped it has closed its connection, told the protocol, and given
 /// back its record and its place.
@@ -17,6 +18,7 @@ pub(super) struct Held<P: Protocol, T: Content, W: Wire> {
     pub(super) yard: Arc<Yard<P, T>>,
     pub(super) key: Key,
     pub(super) visit: Visit,
+    pub(super) span: JobSpan,
     /// None once it is parked again.
     pub(super) body: Option<(Io<W>, P::Idle)>,
     pub(super) tally: Tally,
@@ -27,11 +29,11 @@ pub(super) struct Held<P: Protocol, T: Content, W: Wire> {
 impl<P: Protocol, T: Content, W: Wire> Held<P, T, W> {
     pub(super) fn new(
         yard: Arc<Yard<P, T>>,
-        (key, visit): (Key, Visit),
+        (key, visit, span): (Key, Visit, JobSpan),
         body: (Io<W>, P::Idle),
     ) -> Self {
         let (tally, reason) = (Tally::default(), CloseReason::Aborted);
-        Self { yard, key, visit, body: Some(body), tally, reason }
+        Self { yard, key, visit, span, body: Some(body), tally, reason }
     }
 
     pub(super) async fn burst(&mut self, order: Order) -> Outcome {
@@ -40,7 +42,8 @@ impl<P: Protocol, T: Content, W: Wire> Held<P, T, W> {
         let (yard, key) = (&*self.yard, self.key);
         let (hub, protocol) = (&*yard.hub, &*yard.protocol);
         let future = pin!(burst(hub, protocol, io, idle, order, &mut self.tally));
-        let ended = Suspendable { yard, key, future, suspended: false }.await;
+        let span = &self.span;
+        let ended = Suspendable { yard, key, span, future, suspended: false }.await;
         ended.unwrap_or(Outcome::Close(CloseReason::Aborted))
     }
 }
@@ -55,6 +58,9 @@ impl<P: Protocol, T: Content, W: Wire> Drop for Held<P, T, W> {
         drop(io);
         self.yard.release(self.key, &self.tally);
         self.yard.hub.left(self.visit, reason);
-        self.yard.protocol.closed(idle, reason);
+        self.span.in_scope(|| {
+            event!(DEBUG, %reason, "connection closed");
+            self.yard.protocol.closed(idle, reason);
+        });
     }
 }

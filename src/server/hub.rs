@@ -45,11 +45,29 @@ pub(super) struct Refusals {
 
 /// What bursts add up to.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Tally {
+pub(super) struct Totals {
     pub(super) bursts: u64,
     pub(super) frames: u64,
     pub(super) read: u64,
     pub(super) wrote: u64,
+}
+
+/// What a burst has done and has not yet added; small, since it stands in every task.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tally {
+    pub(super) bursts: u32,
+    pub(super) frames: u32,
+    pub(super) read: u32,
+    pub(super) wrote: u32,
+}
+
+impl Totals {
+    pub(super) fn add(&mut self, tally: &Tally) {
+        self.bursts += u64::from(tally.bursts);
+        self.frames += u64::from(tally.frames);
+        self.read += u64::from(tally.read);
+        self.wrote += u64::from(tally.wrote);
+    }
 }
 
 /// Why a connection is not let in.

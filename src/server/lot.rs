@@ -379,3 +379,11 @@ impl<T> Record<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
+
+#[cfg(test)]
+pub(super) fn record_size<T>() -> usize {
+    size_of::<Record<T>>()
+}

@@ -52,8 +52,7 @@ impl Peers {
         };
         let origin = Origin::of(ip);
         let counts = &mut self.counts;
-        let place =
-            *self.places.entry(origin).or_insert_with(|| counts.insert((origin, 0)) as u32);
+        let place = *self.places.entry(origin).or_insert_with(|| counts.insert((origin, 0)) as u32);
         let count = &mut self.counts[place as usize].1;
         if *count >= quota {
             return None;

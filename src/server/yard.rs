@@ -11,11 +11,12 @@ use tokio::sync::Notify;
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::framed::Protocol;
-use super::hub::{Hub, Tally};
+use super::hub::{Hub, Tally, Totals};
 use super::lot::{Key, Lot, Order, Signalled};
 use super::nudge::{Nudge, Signals};
 use super::reason::CloseReason;
 use super::signal::{Signal, Wait};
+use crate::observe::JobSpan;
 use crate::sync::{Mutex, MutexGuard};
 
 /// What a mode keeps in a parked record.
@@ -33,7 +34,7 @@ pub(super) struct Yard<P, T> {
 
 pub(super) struct State<T> {
     pub(super) lot: Lot<T>,
-    pub(super) tally: Tally,
+    pub(super) totals: Totals,
     /// Who serves what is ready, while it sleeps.
     pub(super) dispatcher: Option<Waker>,
     /// Bursts whose user code waits for something.
@@ -43,8 +44,8 @@ pub(super) struct State<T> {
 impl<P: Protocol, T: Content> Yard<P, T> {
     pub(super) fn new(hub: Arc<Hub>, protocol: Arc<P>) -> Self {
         let lot = Lot::new(hub.settings.ticks.horizon);
-        let (tally, suspended) = (Tally::default(), HashMap::new());
-        let state = Mutex::new(State { lot, tally, dispatcher: None, suspended });
+        let (totals, suspended) = (Totals::default(), HashMap::new());
+        let state = Mutex::new(State { lot, totals, dispatcher: None, suspended });
         Self { hub, protocol, state, occupied: Notify::new() }
     }
 
@@ -66,9 +67,15 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         Nudge::new(self.clone(), key)
     }
 
-    pub(super) fn park(&self, key: Key, content: T, wait: (Wait, bool), tally: &Tally) -> Signalled {
+    pub(super) fn park(
+        &self,
+        key: Key,
+        content: T,
+        wait: (Wait, bool),
+        tally: &Tally,
+    ) -> Signalled {
         let mut state = self.lock();
-        state.tally.add(tally);
+        state.totals.add(tally);
         let signalled = state.lot.park(key, content, wait, &self.hub.settings.ticks);
         self.follow(state, key, &signalled);
         signalled
@@ -172,7 +179,7 @@ impl<P: Protocol, T: Content> Yard<P, T> {
 
     pub(super) fn release(&self, key: Key, tally: &Tally) {
         let mut state = self.lock();
-        state.tally.add(tally);
+        state.totals.add(tally);
         let content = state.lot.release(key);
         drop(state);
         drop(content);
@@ -204,6 +211,7 @@ impl<P: Protocol, T: Content> Signals for Yard<P, T> {
 pub(super) struct Suspendable<'a, P: Protocol, T: Content, F> {
     pub(super) yard: &'a Yard<P, T>,
     pub(super) key: Key,
+    pub(super) span: &'a JobSpan,
     pub(super) future: Pin<&'a mut F>,
     pub(super) suspended: bool,
 }
@@ -214,7 +222,7 @@ impl<P: Protocol, T: Content, F: Future> Future for Suspendable<'_, P, T, F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if let Poll::Ready(output) = this.future.as_mut().poll(cx) {
+        if let Poll::Ready(output) = this.span.in_scope(|| this.future.as_mut().poll(cx)) {
             return Poll::Ready(Some(output));
         }
         this.suspended = true;
@@ -232,15 +240,6 @@ impl<P: Protocol, T: Content, F> Drop for Suspendable<'_, P, T, F> {
         if self.suspended {
             self.yard.resume(self.key);
         }
-    }
-}
-
-impl Tally {
-    fn add(&mut self, other: &Self) {
-        self.bursts += other.bursts;
-        self.frames += other.frames;
-        self.read += other.read;
-        self.wrote += other.wrote;
     }
 }
 

@@ -1,0 +1,100 @@
+//! The command line, of all three roles.
+
+use crate::arms::{self, Arm};
+
+pub const USAGE: &str = "\
+Compares ways to hold many connections that are idle most of the time.
+
+cargo run --release --example modes -- [OPTIONS]
+
+  --quick            1 round, 1,000 connections, short steps: shows that it works
+  --connections N    connections held (default: 8000, or what the limit of open files leaves)
+  --rounds N         how often each arm is measured, interleaved (default: 3)
+  --arms A,B,...     only these: see below
+  --threads N        worker threads of each server's runtime (default: 2)
+  --write            writes benches/modes.md and benches/modes.svg; else the picture goes to the
+                     target directory
+  --help             this text
+
+What it starts itself with, for the processes it measures:
+
+  --role NAME        controller (default), server or client
+  --arm A            which server; listens on a free port, takes orders on its input
+  --handler-ms N     how long the server's handler sleeps (default: 0)
+
+Arms:";
+
+const ACCEPTED: &str = "--quick, --connections N, --rounds N, --arms A,B, --threads N, --write, \
+                        --help; for --role server also --arm A and --handler-ms N";
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Controller,
+    Server,
+    Client,
+}
+
+pub struct Args {
+    pub role: Role,
+    pub quick: bool,
+    /// None: as many as are usual, fewer if the limit of open files is too low.
+    pub connections: Option<usize>,
+    pub rounds: Option<usize>,
+    pub arms: Vec<&'static Arm>,
+    pub threads: usize,
+    pub write: bool,
+    pub handler_ms: u64,
+}
+
+impl Args {
+    /// None when help was asked for.
+    pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
+        let mut args = Self {
+            role: Role::Controller,
+            quick: false,
+            connections: None,
+            rounds: None,
+            arms: arms::offered().collect(),
+            threads: 2,
+            write: false,
+            handler_ms: 0,
+        };
+        while let Some(option) = words.next() {
+            let mut value = || words.next().ok_or_else(|| format!("{option} needs a value"));
+            match &*option {
+                "--quick" => args.quick = true,
+                "--connections" => args.connections = Some(count(&option, &value()?)?),
+                "--rounds" => args.rounds = Some(count(&option, &value()?)?),
+                "--arms" => {
+                    args.arms = value()?.split(',').map(arms::find).collect::<Result<_, _>>()?;
+                }
+                "--arm" => args.arms = vec![arms::find(&value()?)?],
+                "--threads" => args.threads = count(&option, &value()?)?,
+                "--write" => args.write = true,
+                "--handler-ms" => {
+                    let value = value()?;
+                    let wrong = || format!("--handler-ms takes milliseconds, not {value:?}");
+                    args.handler_ms = value.parse().map_err(|_| wrong())?;
+                }
+                "--role" => args.role = role(&value()?)?,
+                "--help" | "-h" => return Ok(None),
+                _ => return Err(format!("unknown option {option}; accepted are {ACCEPTED}")),
+            }
+        }
+        Ok(Some(args))
+    }
+}
+
+fn role(name: &str) -> Result<Role, String> {
+    match name {
+        "controller" => Ok(Role::Controller),
+        "server" => Ok(Role::Server),
+        "client" => Ok(Role::Client),
+        _ => Err(format!("--role takes controller, server or client, not {name:?}")),
+    }
+}
+
+fn count(option: &str, value: &str) -> Result<usize, String> {
+    let count = value.parse().ok().filter(|&count| count > 0);
+    count.ok_or_else(|| format!("{option} takes a whole number above 0, not {value:?}"))
+}

@@ -1,0 +1,157 @@
+//! What is compared, and what the servers written by hand have in common.
+
+mod buffered;
+mod framed;
+mod leanest;
+mod two_tasks;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::frames::FRAME;
+use crate::ours;
+
+pub struct Arm {
+    /// What `--arms` calls it.
+    pub key: &'static str,
+    pub label: &'static str,
+    pub what: &'static str,
+}
+
+/// What the others are compared with.
+pub const REFERENCE: &str = "leanest";
+
+const ALL: [Arm; 7] = [
+    Arm {
+        key: "dedicated",
+        label: "millpond, dedicated",
+        what: "millpond's server, a task per connection",
+    },
+    Arm {
+        key: "event-driven",
+        label: "millpond, event-driven",
+        what: "millpond's server, idle connections parked",
+    },
+    Arm {
+        key: "coalescing",
+        label: "millpond, event-driven, coalescing",
+        what: "the same, events gathered for a moment where there are many",
+    },
+    Arm {
+        key: "two-tasks",
+        label: "two tasks",
+        what: "a reading and a writing task per connection, a bounded channel between them, \
+               4 KiB of buffer each",
+    },
+    Arm {
+        key: "buffered",
+        label: "task, 4 KiB buffer",
+        what: "a task per connection that reads into a buffer of its own",
+    },
+    Arm {
+        key: "framed",
+        label: "Framed",
+        what: "a task per connection around tokio-util's `Framed`, flushed when nothing is left \
+               to decode",
+    },
+    Arm {
+        key: "leanest",
+        label: "leanest",
+        what: "a task per connection that waits without a buffer, borrows one from its thread to \
+               read, and boxes what is needed only while it is active",
+    },
+];
+
+pub fn offered() -> impl Iterator<Item = &'static Arm> {
+    ALL.iter().filter(|arm| arm.key != "coalescing" || ours::COALESCING)
+}
+
+pub fn find(key: &str) -> Result<&'static Arm, String> {
+    let known = || offered().map(|arm| arm.key).collect::<Vec<_>>().join(", ");
+    let found = offered().find(|arm| arm.key == key);
+    found.ok_or_else(|| format!("there is no arm {key:?}; there are {}", known()))
+}
+
+#[derive(Clone, Copy)]
+pub struct Setup {
+    pub handler: Handler,
+    /// More than will ever be open at once.
+    pub connections: usize,
+}
+
+/// What is done with a request before it goes back.
+#[derive(Clone, Copy)]
+pub struct Handler {
+    pub delay: Duration,
+}
+
+impl Handler {
+    pub async fn work(self) {
+        if !self.delay.is_zero() {
+            // Boxed: a timer would have its place in every task, also where there is no delay.
+            Box::pin(tokio::time::sleep(self.delay)).await;
+        }
+    }
+
+    /// Does the work of all whole frames, one after another; gives their length.
+    pub async fn work_through(self, bytes: &[u8]) -> usize {
+        let frames = bytes.len() / FRAME;
+        if !self.delay.is_zero() {
+            let each = async move {
+                for _ in 0..frames {
+                    self.work().await;
+                }
+            };
+            Box::pin(each).await;
+        }
+        frames * FRAME
+    }
+}
+
+/// Inside the runtime. The server runs until the process ends.
+pub async fn start(key: &str, setup: Setup) -> io::Result<SocketAddr> {
+    let handler = setup.handler;
+    match key {
+        "two-tasks" => accept(move |stream| two_tasks::serve(stream, handler)),
+        "buffered" => accept(move |stream| buffered::serve(stream, handler)),
+        "framed" => accept(move |stream| framed::serve(stream, handler)),
+        "leanest" => leanest(setup),
+        mode => ours::start(mode, setup).await,
+    }
+}
+
+/// Also what stands in for an arm that does not exist yet.
+pub fn leanest(setup: Setup) -> io::Result<SocketAddr> {
+    let handler = setup.handler;
+    accept(move |stream| leanest::serve(stream, handler))
+}
+
+fn accept<S, F>(serve: S) -> io::Result<SocketAddr>
+where
+    S: Fn(TcpStream) -> F + Send + 'static,
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(([127, 0, 0, 1], 0).into())?;
+    let listener = socket.listen(4_096)?;
+    let address = listener.local_addr()?;
+    // A task, as the thread in `block_on` is not a worker.
+    tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    if stream.set_nodelay(true).is_ok() {
+                        tokio::spawn(serve(stream));
+                    }
+                }
+                // Out of descriptors, most likely: no reason to spin.
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    });
+    Ok(address)
+}

@@ -1,0 +1,48 @@
+//! Where the numbers come from, and how many connections a process may hold here.
+
+use std::process::Command;
+use std::{env, fs, thread};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Open files that are no connections, generously.
+const OTHERS: u64 = 200;
+
+/// How many connections a process may hold; raises the limit as far as it goes. The processes
+/// started from here inherit it.
+pub fn room() -> usize {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let limit = if raised.is_ok() { maximum } else { current };
+    limit.map_or(usize::MAX, |limit| limit.saturating_sub(OTHERS) as usize)
+}
+
+pub fn description() -> String {
+    let count = thread::available_parallelism().map_or(0, usize::from);
+    let model = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("model name"))?;
+        Some(format!(" ({})", line.split_once(':')?.1.trim()))
+    });
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let rustc = Command::new("rustc").arg("--version").output().ok();
+    let rustc = rustc.and_then(|output| String::from_utf8(output.stdout).ok());
+    let rustc = rustc.map_or("rustc of unknown version".into(), |text| text.trim().to_owned());
+    let model = model.unwrap_or_default();
+    format!("{count} cores{model}, linux {}, {rustc}", release.trim())
+}
+
+pub fn command() -> String {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let args = if args.is_empty() { String::new() } else { format!(" -- {}", args.join(" ")) };
+    format!("cargo run --release --example modes{args}")
+}
+
+/// What the cores did since the system started: busy, of all, in a unit of their own.
+pub fn busy() -> Option<[f64; 2]> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let numbers = text.lines().next()?.split_whitespace().skip(1);
+    // The last two are parts of the first two.
+    let numbers: Vec<f64> = numbers.take(8).filter_map(|number| number.parse().ok()).collect();
+    let all: f64 = numbers.iter().sum();
+    Some([all - numbers.get(3)? - numbers.get(4)?, all])
+}

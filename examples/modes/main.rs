@@ -1,0 +1,81 @@
+//! Ways to hold many connections that are idle most of the time, side by side.
+//!
+//! ```text
+//! cargo run --release --example modes -- --quick    # a minute: shows that it works
+//! cargo run --release --example modes               # a quarter of an hour
+//! ```
+//!
+//! Each way is a server of its own process, driven over loopback by the same client, a process as
+//! well: 64 bytes go to the server and come back. What is told: the memory and the tasks that idle
+//! connections cost, the CPU at steady rates spread over all of them, throughput and latency of
+//! some among them, a burst on all, polite ones beside a flood, and a handler that takes its time.
+
+#![deny(unsafe_code)]
+
+#[cfg(target_os = "linux")]
+mod args;
+#[cfg(target_os = "linux")]
+mod arms;
+#[cfg(target_os = "linux")]
+mod client;
+#[cfg(target_os = "linux")]
+mod controller;
+#[cfg(target_os = "linux")]
+mod frames;
+#[cfg(target_os = "linux")]
+mod machine;
+#[cfg(target_os = "linux")]
+mod measure;
+#[cfg(target_os = "linux")]
+mod memory;
+#[cfg(target_os = "linux")]
+mod ours;
+#[cfg(target_os = "linux")]
+mod picture;
+#[cfg(target_os = "linux")]
+mod process;
+#[cfg(target_os = "linux")]
+mod progress;
+#[cfg(target_os = "linux")]
+mod report;
+#[cfg(target_os = "linux")]
+mod server;
+
+#[cfg(target_os = "linux")]
+fn main() -> std::process::ExitCode {
+    use std::process::ExitCode;
+
+    use args::{Args, Role};
+
+    let args = match Args::parse(std::env::args().skip(1)) {
+        Ok(Some(args)) => args,
+        Ok(None) => {
+            println!("{}", args::USAGE);
+            for arm in arms::offered() {
+                println!("  {:<16} {}", arm.key, arm.what);
+            }
+            return ExitCode::SUCCESS;
+        }
+        Err(problem) => {
+            eprintln!("{problem}");
+            return ExitCode::from(2);
+        }
+    };
+    let done = match args.role {
+        Role::Controller => controller::run(args),
+        Role::Server => server::run(&args),
+        Role::Client => client::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("{problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() {
+    eprintln!("This measures with epoll and /proc: it runs on Linux only.");
+}

@@ -1,0 +1,265 @@
+//! The tables, in Markdown.
+
+use std::fmt::Write as _;
+
+use crate::arms::{Arm, REFERENCE};
+use crate::machine;
+use crate::measure::{DELAY_MS, Figures, POLITE, POLITE_RATE, Plan, RATES, SLOW, median};
+use crate::ours;
+
+pub struct Report {
+    pub plan: Plan,
+    pub arms: Vec<&'static Arm>,
+    /// Of each arm, one for each round.
+    pub figures: Vec<Vec<Figures>>,
+    /// What could not be measured, and why.
+    pub failures: Vec<String>,
+    pub rounds: usize,
+    pub quick: bool,
+}
+
+/// What MOSN published for 10,000 connections: before, and with its netpoll mode.
+const MOSN: &str = "\
+| MOSN 0.2.0, as published | two goroutines per connection | netpoll and a pool |
+| --- | ---: | ---: |
+| goroutines | 20,040 | 40 |
+| stacks, MB | 117 | 1 |
+| CPU at 300 requests/s, % | 14 | 8 |
+| CPU at 3,000 requests/s, % | 52 | 40 |
+| CPU at 10,000 requests/s, % | 90 | 91 |
+| requests/s at saturation | 23,000 | 22,000 |
+| response time there, ms | 9 | 10 |
+";
+
+const NOTES: &str = "\
+- Frames of 64 bytes, echoed; the client checks that each answer is the one to its request. Client
+  and server are processes on the same cores, so what the one uses is missing to the other.
+- The kernel keeps about 5 KiB for each end of a connection in every mode: what is told here is what
+  the server's process adds to that.
+- Idle: each connection has made one request and was left alone for a moment. Heap is what was asked
+  for, RSS what is in memory, both without what the server held before the connections came.
+- CPU is that of the server's process, the kernel's work for it included.
+- Steady rates are spread evenly over time and all connections, and wait for no answer. Active
+  connections have one request on its way each; the others stay open. Latencies are what the client
+  sees, and it shares the cores.
+- A burst is one request on every connection at once, until the last is answered.
+- Ratios are between arms of the same round. Where other processes took much of the machine, an arm
+  was measured again, up to three times a round; quick runs are not repeated.
+";
+
+/// The share of other processes, in %, from which on a run is not to be relied on.
+pub const DISTURBED: f64 = 5.0;
+
+struct Row {
+    label: String,
+    keys: Vec<String>,
+    digits: usize,
+}
+
+fn rows(plan: &Plan) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut row = |label: String, keys: &[String], digits| {
+        rows.push(Row { label, keys: keys.to_vec(), digits });
+    };
+    let one = |key: &str| vec![key.to_owned()];
+    let three = |name: &str| ["p50", "p99", "p999"].map(|quantile| format!("{quantile} {name}"));
+    let group = |count: u64| grouped(count as f64, 0);
+    row("tasks".into(), &one("tasks"), 0);
+    row("heap bytes per idle connection".into(), &one("heap"), 0);
+    row("RSS bytes per idle connection".into(), &one("rss"), 0);
+    row("heap bytes, idle again after the bursts".into(), &one("heap again"), 0);
+    row("RSS bytes, idle again after the bursts".into(), &one("rss again"), 0);
+    for rate in RATES {
+        let label = format!("CPU at {} requests/s, % of a core", group(rate));
+        row(label, &[format!("percent {rate}")], 2);
+    }
+    for rate in RATES {
+        let label = format!("CPU per request at {}/s, µs", group(rate));
+        row(label, &[format!("cpu {rate}")], 1);
+    }
+    for rate in RATES {
+        let label = format!("p50 / p99 at {}/s, ms", group(rate));
+        row(label, &three(&rate.to_string())[..2], 3);
+    }
+    for (at, active) in plan.active.into_iter().enumerate() {
+        let active = group(active as u64);
+        row(format!("requests/s, {active} active"), &[format!("rate active{at}")], 0);
+        let label = format!("p50 / p99 / p99.9, {active} active, ms");
+        row(label, &three(&format!("active{at}")), 2);
+        row(format!("CPU per request, {active} active, µs"), &[format!("cpu active{at}")], 1);
+    }
+    row("burst on all, ms".into(), &one("burst"), 1);
+    row("CPU per request of a burst, µs".into(), &one("burst cpu"), 1);
+    row("new connections/s, with one request each".into(), &one("accept"), 0);
+    row("CPU per new connection, µs".into(), &one("accept cpu"), 1);
+    let polite = group(POLITE.min(plan.connections) as u64);
+    let label = format!("p50 / p99 of {polite} at {}/s beside a flood, ms", group(POLITE_RATE));
+    row(label, &three("flood")[..2], 2);
+    row("that flood, MB/s each way".into(), &one("flood"), 0);
+    let slow = group(SLOW.min(plan.connections) as u64);
+    let label = format!("requests/s, {slow} active, handler sleeps {DELAY_MS} ms");
+    row(label, &one("rate slow"), 0);
+    row("p50 / p99 / p99.9 of these, ms".into(), &three("slow"), 2);
+    row("CPU per request of these, µs".into(), &one("cpu slow"), 1);
+    rows
+}
+
+impl Report {
+    pub fn label(&self, arm: usize) -> String {
+        let arm = self.arms[arm];
+        let stand_in = ours::STAND_IN && arm.label.starts_with("millpond");
+        if stand_in { format!("{} (stand-in)", arm.label) } else { arm.label.into() }
+    }
+
+    pub fn value(&self, arm: usize, key: &str) -> f64 {
+        median(self.figures[arm].iter().filter_map(|figures| figures.get(key).copied()))
+    }
+
+    pub fn text(&self) -> String {
+        let connections = grouped(self.plan.connections as f64, 0);
+        let threads = self.plan.threads;
+        let rounds = match self.rounds {
+            1 => "one round".into(),
+            rounds => format!("medians of {rounds} interleaved rounds"),
+        };
+        let smoke =
+            if self.quick { " A quick run: it shows that all works, not how fast." } else { "" };
+        let mut text = format!(
+            "# Idle connections, measured\n\nMachine: {}.\n\n{connections} connections, servers on \
+             tokio's multi_thread runtime with {threads} workers; {rounds}.{smoke} Made by:\n\n```sh\n{}\n```\n\n{NOTES}\n",
+            machine::description(),
+            machine::command()
+        );
+        if ours::STAND_IN && (0..self.arms.len()).any(|arm| self.label(arm).contains("stand-in")) {
+            text += "A stand-in is `leanest` under another name, until the server is there.\n\n";
+        }
+        for arm in &self.arms {
+            let _ = writeln!(text, "- {}: {}.", arm.label, arm.what);
+        }
+        text += &self.faults();
+        text += "\n## What it costs\n\n";
+        text += &self.table(|arm, key, digits| grouped(self.value(arm, key), digits));
+        text += &self.others();
+        text += &self.spread();
+        text += "\n## What MOSN measured\n\n10,000 long connections in Go; neither machine nor \
+                 payload were told.\n\n";
+        text += MOSN;
+        let Some(reference) = self.arms.iter().position(|arm| arm.key == REFERENCE) else {
+            return text + "\nNo ratios: `leanest` was left out.\n";
+        };
+        text += "\n## As multiples of `leanest`\n\n";
+        text += &self.table(|arm, key, _| {
+            let pairs = self.figures[arm].iter().zip(&self.figures[reference]);
+            let ratios = pairs.filter_map(|(one, other)| Some(one.get(key)? / other.get(key)?));
+            let ratio = median(ratios);
+            if ratio.is_finite() { format!("{ratio:.2}") } else { "–".into() }
+        });
+        text
+    }
+
+    fn table(&self, cell: impl Fn(usize, &str, usize) -> String) -> String {
+        let labels: Vec<_> = (0..self.arms.len()).map(|arm| self.label(arm)).collect();
+        let rules = " ---: |".repeat(labels.len());
+        let mut text = format!("| | {} |\n| --- |{rules}\n", labels.join(" | "));
+        for row in rows(&self.plan) {
+            let cells = (0..self.arms.len()).map(|arm| {
+                let values = row.keys.iter().map(|key| cell(arm, key, row.digits));
+                values.collect::<Vec<_>>().join(" / ")
+            });
+            let cells: Vec<_> = cells.collect();
+            let _ = writeln!(text, "| {} | {} |", row.label, cells.join(" | "));
+        }
+        text
+    }
+
+    /// Whatever makes numbers worthless.
+    fn faults(&self) -> String {
+        let mut text = String::new();
+        for failure in &self.failures {
+            let _ = writeln!(text, "\n**Not measured: {failure}.**");
+        }
+        for (arm, figures) in self.figures.iter().enumerate() {
+            let sum =
+                |key: &str| figures.iter().filter_map(|figures| figures.get(key)).sum::<f64>();
+            let (lost, wrong, label) = (sum("lost"), sum("wrong"), self.label(arm));
+            if lost + wrong > 0.0 {
+                let _ = writeln!(text, "\n**{label}: {lost} answers lost, {wrong} wrong.**");
+            }
+            for rate in RATES {
+                let kept = self.value(arm, &format!("kept {rate}"));
+                if kept < 0.98 {
+                    let percent = kept * 100.0;
+                    let _ = writeln!(text, "\n**{label}: {percent:.0} % of {rate} requests/s.**");
+                }
+            }
+        }
+        if text.is_empty() { "\nEvery answer came and was the right one.\n".into() } else { text }
+    }
+
+    /// Whether anything else was going on.
+    fn others(&self) -> String {
+        let mut disturbed = Vec::new();
+        for (arm, figures) in self.figures.iter().enumerate() {
+            for (round, figures) in figures.iter().enumerate() {
+                let share = figures.get("others").copied().unwrap_or(0.0);
+                if share > DISTURBED {
+                    disturbed.push(format!(
+                        "{} in round {} ({share:.0} %)",
+                        self.label(arm),
+                        round + 1
+                    ));
+                }
+            }
+        }
+        if disturbed.is_empty() {
+            return format!(
+                "\nOther processes never took more than {DISTURBED} % of the machine.\n"
+            );
+        }
+        let runs = disturbed.join(", ");
+        format!("\nOther processes took more than {DISTURBED} % of the machine beside: {runs}.\n")
+    }
+
+    /// How far the rounds lie apart: differences smaller than this say nothing.
+    fn spread(&self) -> String {
+        if self.rounds < 2 {
+            return String::new();
+        }
+        let spread = |name: &str, key: &str| {
+            let of_arm = |figures: &Vec<Figures>| {
+                let values = || figures.iter().filter_map(|figures| figures.get(key).copied());
+                let low = values().fold(f64::INFINITY, f64::min);
+                (values().fold(0.0, f64::max) - low) / median(values()) * 100.0
+            };
+            format!("{name} {:.0} %", median(self.figures.iter().map(of_arm)))
+        };
+        let parts = [
+            spread("RSS", "rss"),
+            spread("CPU at 300/s", "cpu 300"),
+            spread("at 3,000/s", "cpu 3000"),
+            spread("at 10,000/s", "cpu 10000"),
+            spread("throughput of many", "rate active1"),
+            spread("its p99", "p99 active1"),
+            spread("a burst", "burst"),
+            spread("p99 beside a flood", "p99 flood"),
+        ];
+        format!(
+            "\nSpread of a cell's rounds, (highest - lowest) / median, in the median arm: {}.\n",
+            parts.join(", ")
+        )
+    }
+}
+
+/// With commas between the thousands.
+pub fn grouped(value: f64, digits: usize) -> String {
+    if !value.is_finite() {
+        return "–".into();
+    }
+    let text = format!("{value:.digits$}");
+    let (whole, part) = text.split_once('.').map_or((&*text, None), |(a, b)| (a, Some(b)));
+    let (head, tail) = whole.split_at(whole.len() % 3);
+    let tail = tail.as_bytes().chunks(3).map(String::from_utf8_lossy);
+    let groups = (!head.is_empty()).then(|| head.into()).into_iter().chain(tail);
+    let whole = groups.collect::<Vec<_>>().join(",");
+    part.map_or(whole.clone(), |part| format!("{whole}.{part}"))
+}

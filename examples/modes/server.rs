@@ -1,0 +1,44 @@
+//! The server's process: one arm, and a reading of itself whenever it is asked.
+
+use std::io::{Write, stdin, stdout};
+use std::time::Duration;
+
+use crate::args::Args;
+use crate::arms::{self, Handler, Setup};
+use crate::memory;
+
+/// Serves until nobody holds its input open.
+pub fn run(args: &Args) -> Result<(), String> {
+    let [arm] = args.arms[..] else { return Err("a server needs --arm".into()) };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(args.threads)
+        .enable_all()
+        .build()
+        .map_err(|error| format!("the runtime: {error}"))?;
+    let handler = Handler { delay: Duration::from_millis(args.handler_ms) };
+    let setup = Setup { handler, connections: args.connections.unwrap_or(8_000) };
+    let address = runtime
+        .block_on(arms::start(arm.key, setup))
+        .map_err(|error| format!("{}: {error}", arm.label))?;
+    say(&format!("ok port={}", address.port()));
+    for line in stdin().lines() {
+        match &*line.map_err(|error| error.to_string())? {
+            "cpu" => say(&format!("ok ns={}", memory::cpu())),
+            "memory" => {
+                let heap = memory::heap();
+                let tasks = runtime.metrics().num_alive_tasks();
+                let resident = memory::resident().map_or(f64::NAN, |bytes| bytes as f64);
+                say(&format!("ok tasks={tasks} heap={heap} resident={resident}"));
+            }
+            other => return Err(format!("a server does not know {other:?}")),
+        }
+    }
+    // Thousands of connections need not be closed one by one.
+    std::process::exit(0);
+}
+
+fn say(text: &str) {
+    let mut out = stdout().lock();
+    // Whoever does not listen any more will close the input as well.
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
