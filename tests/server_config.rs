@@ -47,7 +47,7 @@ fn same(config: &ServerConfig, expected: &Builder) {
 #[test]
 fn each_key_alone_is_what_the_builder_is_told() {
     let s = Duration::from_secs;
-    let cases: [(&str, &str, Builder); 31] = [
+    let cases: [(&str, &str, Builder); 33] = [
         ("name", "\"echo\"", listening()),
         ("mode", "\"dedicated\"", listening().mode(Mode::Dedicated)),
         ("mode", "\"event-driven\"", listening().mode(Mode::EventDriven)),
@@ -76,6 +76,8 @@ fn each_key_alone_is_what_the_builder_is_told() {
         ("outgoing_total", "\"2GiB\"", listening().outgoing_total(2 << 30)),
         ("slow_reader", "\"close\"", listening().slow_reader(SlowReader::Close)),
         ("slow_reader", "\"wait\"", listening().slow_reader(SlowReader::Wait)),
+        ("coalesce", "\"500us\"", listening().coalesce(Duration::from_micros(500))),
+        ("coalesce", "\"never\"", listening().coalesce(None)),
         ("listen", "\"unix:/run/x\"", Server::builder().listen(Listen::unix("/run/x"))),
         ("listen", "[\"[::1]:5\"]", Server::builder().listen("[::1]:5")),
         ("listen", "[\"a:1\", \"b:2\"]", Server::builder().listen("a:1").listen("b:2")),
@@ -86,7 +88,8 @@ fn each_key_alone_is_what_the_builder_is_told() {
             println!("{key} = {value}");
             same(&config.unwrap(), &expected);
         }
-        let default = matches!(value, "\"dedicated\"" | "false" | "\"wait\"");
+        let default = matches!(value, "\"dedicated\"" | "false" | "\"wait\"")
+            || (key, value) == ("coalesce", "\"never\"");
         let told = key == "name" || default;
         assert_eq!(format!("{expected:?}") == plain, told, "{key} = {value} tells nothing");
     }
@@ -287,14 +290,41 @@ fn every_key_is_in_the_documentation() {
     ];
     let mut seen = 0;
     for error in unknown {
-        let error = error.unwrap_err();
-        let (_, keys) = error.split_once(": accepted are ").unwrap();
-        for key in keys.split(", ") {
+        for key in accepted(error) {
             assert!(text.contains(&format!("/// | `{key}` | ")), "`{key}` is missing");
             seen += 1;
         }
     }
-    assert_eq!(seen, 36);
+    assert_eq!(seen, 37);
+}
+
+/// The keys that there are, as the error for another one lists them.
+fn accepted(unknown: Result<ServerConfig, String>) -> Vec<String> {
+    let error = unknown.unwrap_err();
+    let (_, keys) = error.split_once(": accepted are ").unwrap();
+    keys.split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn every_setting_is_a_key() {
+    let server = accepted(from_toml("[[servers]]\nx = 1"));
+    let listen = accepted(from_toml("[[servers]]\nlisten = { x = 1 }"));
+    let sources = [
+        (server, include_str!("../src/server/builder.rs"), 20),
+        (listen, include_str!("../src/server/listen.rs"), 5),
+    ];
+    for (keys, source, at_least) in sources {
+        let setters = source.lines().filter_map(|line| {
+            let (name, _) = line.strip_prefix("    pub fn ")?.split_once("(mut self, ")?;
+            // Not of a file: it stops the program's servers.
+            (name != "shutdown_token").then_some(name)
+        });
+        let setters: Vec<_> = setters.collect();
+        assert!(setters.len() >= at_least, "{setters:?}");
+        for name in setters {
+            assert!(keys.iter().any(|key| key == name), "there is no key `{name}`");
+        }
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use millpond::server::{Mode, Server};
@@ -14,10 +15,11 @@ use crate::frames::Fixed64;
 pub const STAND_IN: bool = false;
 
 /// Whether the arm that gathers events is offered.
-pub const COALESCING: bool = false;
+pub const COALESCING: bool = true;
 
 /// Inside the runtime. `mode` is the key of an arm: dedicated, event-driven or coalescing.
 pub async fn start(mode: &str, setup: Setup) -> io::Result<SocketAddr> {
+    let coalesce = (mode == "coalescing").then_some(Duration::from_micros(500));
     let mode = match mode {
         "dedicated" => Mode::Dedicated,
         _ => Mode::EventDriven,
@@ -32,6 +34,7 @@ pub async fn start(mode: &str, setup: Setup) -> io::Result<SocketAddr> {
         .mode(mode)
         .max_connections(setup.connections + 64) // the warm-up's may linger
         .per_peer(None)
+        .coalesce(coalesce)
         .codec(Fixed64)
         .serve(tower::service_fn(echo))
         .map_err(io::Error::other)?;

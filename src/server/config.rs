@@ -96,6 +96,7 @@ use crate::pool::Pool;
 /// | `outgoing` | a size |
 /// | `outgoing_total` | a size |
 /// | `slow_reader` | `"wait"` or `"close"` |
+/// | `coalesce` | a duration, or `"never"` |
 /// | `tls` | a table with `certificate` and `key`: files in PEM form, a path from the working directory on. Takes the feature `rustls` |
 ///
 /// Of a table in `listen`; see [`Listen`](super::Listen) for the defaults.

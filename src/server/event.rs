@@ -6,18 +6,23 @@
 //! registered with tokio, so no thread is spent on it. Sockets are registered once, edge-triggered,
 //! for both directions: nothing is ever re-armed.
 
+#[cfg(target_os = "linux")]
+mod gather;
+mod source;
+
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Registry, Token};
+use mio::{Interest, Registry, Token};
 use socket2::Socket;
-use tokio::io::unix::AsyncFd;
 
+pub(super) use self::source::Inner;
+
+use self::source::Source;
 use super::address::Address;
 use super::framed::{Outcome, Protocol};
 use super::held::Held;
@@ -28,14 +33,10 @@ use super::peers::Visit;
 use super::reason::CloseReason;
 use super::signal::{Signal, Wait};
 use super::socket::Quiet;
-use super::watch::watch;
 use super::yard::{Content, Yard};
 use crate::error::{ScheduleError, TryScheduleError};
 use crate::observe::JobSpan;
 use crate::pool::Pool;
-
-/// What is fetched at once.
-const BATCH: usize = 256;
 
 /// A connection at rest.
 pub(super) struct Parked<I> {
@@ -59,15 +60,6 @@ pub(super) struct EventDriven<P: Protocol> {
     pub(super) yard: Arc<EventYard<P>>,
     registry: Registry,
     security: Security,
-}
-
-/// The inner `Poll`, for tokio's reactor to watch.
-pub(super) struct Inner(mio::Poll);
-
-impl AsRawFd for Inner {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
 }
 
 impl<P: Protocol> EventDriven<P> {
@@ -117,11 +109,9 @@ pub(super) async fn dispatch<P: Protocol>(
     inner: Inner,
     pool: Pool,
 ) -> io::Result<()> {
-    let mut inner = watch(inner)?;
-    let mut events = Events::with_capacity(BATCH);
+    let mut source = Source::new(inner, yard.hub.settings.coalesce)?;
     while !yard.is_killed() {
-        let wait = poll_fn(|cx| poll_fetch(&yard, &mut inner, &mut events, cx));
-        wait.await?;
+        poll_fn(|cx| poll_signals(&yard, &mut source, cx)).await?;
         loop {
             let next = yard.lock().lot.next_ready();
             let Some((key, parked, order)) = next else { break };
@@ -131,37 +121,24 @@ pub(super) async fn dispatch<P: Protocol>(
     Ok(())
 }
 
-/// Fetches what there is; ready at once if a connection is ready, for whatever reason.
-fn poll_fetch<P: Protocol>(
+/// Notes what has happened; ready at once if a connection is ready, for whatever reason.
+fn poll_signals<P: Protocol>(
     yard: &EventYard<P>,
-    inner: &mut AsyncFd<Inner>,
-    events: &mut Events,
+    source: &mut Source,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<()>> {
     loop {
-        let Poll::Ready(ready) = inner.poll_read_ready_mut(cx) else {
-            let mut state = yard.lock();
-            if state.lot.is_ready() || yard.is_killed() {
-                return Poll::Ready(Ok(()));
+        let fetched = source.poll_fetch(cx);
+        let mut state = yard.lock();
+        if let Poll::Ready(events) = fetched {
+            for event in events? {
+                state.lot.signal(key(event.token()), signals(event));
             }
+        } else if !state.lot.is_ready() && !yard.is_killed() {
             state.dispatcher = Some(cx.waker().clone());
             return Poll::Pending;
-        };
-        let mut ready = ready?;
-        match ready.get_inner_mut().0.poll(events, Some(Duration::ZERO)) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            fetched => fetched?,
         }
-        // Less than there is room for: that was all, and more will be a new event.
-        let all = events.iter().count() < BATCH;
-        if all {
-            ready.clear_ready();
-        }
-        let mut state = yard.lock();
-        for event in &*events {
-            state.lot.signal(key(event.token()), signals(event));
-        }
-        if state.lot.is_ready() {
+        if state.lot.is_ready() || yard.is_killed() {
             return Poll::Ready(Ok(()));
         }
     }

@@ -51,6 +51,7 @@ pub(crate) struct Settings {
     pub(super) outgoing: usize,
     pub(super) outgoing_total: usize,
     pub(super) slow_reader: SlowReader,
+    pub(super) coalesce: Option<Duration>,
     pub(super) ticks: Ticks,
 }
 

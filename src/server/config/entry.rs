@@ -37,6 +37,7 @@ table! {
         outgoing: Bytes,
         outgoing_total: Bytes,
         slow_reader: SlowReader,
+        coalesce: Deadline,
         tls: Tls,
     }
 }
@@ -130,7 +131,7 @@ impl ServerEntry {
         }
         apply!(mode max_connections per_peer);
         apply!(first_byte_timeout handshake_timeout frame_timeout idle_timeout write_timeout);
-        apply!(drain_timeout max_frame turn_bytes turn_frames outgoing outgoing_total slow_reader);
+        apply!(drain_timeout max_frame turn_bytes turn_frames outgoing outgoing_total slow_reader coalesce);
         builder
     }
 

@@ -1,0 +1,113 @@
+//! Where events come from: an inner `Poll` that tokio's reactor watches, or that is looked at by
+//! the clock while events are frequent.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use mio::Events;
+use tokio::io::unix::AsyncFd;
+
+use super::super::watch::watch;
+#[cfg(target_os = "linux")]
+use super::gather::Gather;
+
+/// What is fetched at once.
+const BATCH: usize = 256;
+
+/// The inner `Poll`, for tokio's reactor to watch.
+pub(in crate::server) struct Inner(pub(super) mio::Poll);
+
+impl AsRawFd for Inner {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+pub(super) struct Source {
+    inner: Watched,
+    events: Events,
+    #[cfg(target_os = "linux")]
+    gather: Option<Gather>,
+}
+
+enum Watched {
+    Yes(AsyncFd<Inner>),
+    /// Else every event would wake the reactor.
+    #[cfg(target_os = "linux")]
+    No(Inner),
+    #[cfg(target_os = "linux")]
+    Changing,
+}
+
+impl Source {
+    pub(super) fn new(inner: Inner, coalesce: Option<Duration>) -> io::Result<Self> {
+        #[cfg(not(target_os = "linux"))]
+        let _ = coalesce;
+        Ok(Self {
+            inner: Watched::Yes(watch(inner)?),
+            events: Events::with_capacity(BATCH),
+            #[cfg(target_os = "linux")]
+            gather: coalesce.map(Gather::new).transpose()?,
+        })
+    }
+
+    /// Fetches what there is, once there is some.
+    pub(super) fn poll_fetch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&Events>> {
+        match &mut self.inner {
+            Watched::Yes(inner) => {
+                let mut ready = ready!(inner.poll_read_ready_mut(cx))?;
+                let count = fetch(ready.get_inner_mut(), &mut self.events)?;
+                // Less than there is room for: that was all, and more will be a new event.
+                if count < BATCH {
+                    ready.clear_ready();
+                }
+                #[cfg(target_os = "linux")]
+                if self.gather.as_mut().is_some_and(|gather| gather.is_worth_it(count)) {
+                    self.change()?;
+                }
+            }
+            #[cfg(target_os = "linux")]
+            Watched::No(inner) => {
+                let Some(gather) = &mut self.gather else { return Poll::Pending };
+                ready!(gather.poll_tick(cx))?;
+                let count = fetch(inner, &mut self.events)?;
+                if !gather.goes_on(count) {
+                    self.change()?;
+                }
+            }
+            #[cfg(target_os = "linux")]
+            Watched::Changing => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+        Poll::Ready(Ok(&self.events))
+    }
+
+    /// From the reactor to the clock, or back. Registered anew, the reactor tells of what is there
+    /// already.
+    #[cfg(target_os = "linux")]
+    fn change(&mut self) -> io::Result<()> {
+        let Some(gather) = &mut self.gather else { return Ok(()) };
+        self.inner = match std::mem::replace(&mut self.inner, Watched::Changing) {
+            Watched::Yes(inner) => {
+                gather.start()?;
+                Watched::No(inner.into_inner())
+            }
+            Watched::No(inner) => {
+                gather.stop()?;
+                Watched::Yes(watch(inner)?)
+            }
+            Watched::Changing => Watched::Changing,
+        };
+        Ok(())
+    }
+}
+
+fn fetch(inner: &mut Inner, events: &mut Events) -> io::Result<usize> {
+    loop {
+        match inner.0.poll(events, Some(Duration::ZERO)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            fetched => return fetched.map(|()| events.iter().count()),
+        }
+    }
+}
