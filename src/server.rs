@@ -66,6 +66,8 @@
 mod accept;
 mod address;
 mod builder;
+#[cfg(feature = "serde")]
+mod config;
 mod dedicated;
 mod error;
 mod event;
@@ -106,6 +108,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::address::Address;
 pub use self::builder::Builder;
+#[cfg(feature = "serde")]
+pub use self::config::{ServerConfig, ServerEntry};
 pub use self::error::StartError;
 pub use self::handler::Handler;
 pub use self::listen::Listen;

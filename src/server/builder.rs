@@ -1,5 +1,6 @@
 //! A server's settings, checked where they are put together.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ pub struct Builder<C = ()> {
 }
 
 /// All settings but the codec.
+#[derive(Debug)]
 pub(crate) struct Plan {
     pub(super) listens: Vec<Listen>,
     pub(super) mode: Mode,
@@ -276,6 +278,22 @@ impl<C> Builder<C> {
         C: Encoder<H::Out, Error: Into<BoxError>>,
     {
         self.plan.start(Handled { codec: self.codec, handler: Arc::new(handler) })
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<C> Builder<C> {
+    /// What a start would find wrong, without one.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let plan = &self.plan;
+        let per_peer = plan.per_peer.unwrap_or_default();
+        plan.check(plan.max_connections.unwrap_or(1), per_peer).map(drop)
+    }
+}
+
+impl<C> fmt::Debug for Builder<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("plan", &self.plan).finish_non_exhaustive()
     }
 }
 
