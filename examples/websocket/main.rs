@@ -7,7 +7,13 @@
 //! and <http://127.0.0.1:7002/> in a browser, twice.
 //!
 //! The protocol is a codec, see `codec.rs`, as it could be for any other protocol and any other
-//! library for it.
+//! library for it. It keeps no buffers between messages, so an idle connection is small: with
+//! 10,000 of them the process had 340 bytes more for each once all had been opened and used, and
+//! 530 after something was told to all at once (its resident memory on Linux; the hall's own entry
+//! is part of that, the kernel's socket is not). With `--mode dedicated` it were 1,300.
+//!
+//! A client that neither says nor hears anything for five minutes, the server's idle deadline, is
+//! closed; a ping or a pong now and then keeps it.
 
 mod codec;
 #[path = "../common/mod.rs"]

@@ -43,7 +43,8 @@ class Client:
         key = base64.b64encode(os.urandom(16)).decode()
         request = (
             f"GET /any HTTP/1.1\r\nHost: {HOST}\r\nUpgrade: WebSocket\r\n"
-            f"Connection: keep-alive, Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+            f"Connection: keep-alive, Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
+            f"Sec-WebSocket-Version: 13\r\n\r\n"
         ).encode()
         (self.trickle if slowly else self.send)(request + early)
         while b"\r\n\r\n" not in self.buffer:
