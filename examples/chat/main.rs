@@ -17,6 +17,7 @@ mod load;
 mod room;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use millpond::server::{Server, SlowReader};
 use tokio_util::codec::LinesCodec;
@@ -37,6 +38,9 @@ async fn main() -> Result<ExitCode, common::Error> {
         .listen(args.listen.as_str())
         .mode(args.mode)
         .codec(LinesCodec::new_with_max_length(LINE))
+        // To think of a name. Afterwards one may be silent for ever: the kernel tells who is gone.
+        .first_byte_timeout(Duration::from_secs(120))
+        .idle_timeout(None)
         .outgoing(BEHIND)
         .slow_reader(SlowReader::Close);
     if let Some(clients) = load {
