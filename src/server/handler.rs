@@ -121,6 +121,8 @@ struct Inner<C> {
     /// Of what a burst has collected.
     unwritten: usize,
     opened: bool,
+    /// [`Peer::close`] was called.
+    closing: bool,
     closed: bool,
 }
 
@@ -156,6 +158,7 @@ where
             charge: nudge.hub().no_charge(),
             unwritten: 0,
             opened: false,
+            closing: false,
             closed: false,
         };
         let (state, room, inner) = (H::State::default(), Notify::new(), Mutex::new(inner));
@@ -180,7 +183,13 @@ where
         input: &mut BytesMut,
         end: bool,
     ) -> Result<Option<H::In>, CloseReason> {
-        decode(&mut idle.line.inner.lock().codec, input, end)
+        let mut inner = idle.line.inner.lock();
+        // The burst under way learns of it only when it has ended.
+        if inner.closing {
+            input.clear();
+            return Ok(None);
+        }
+        decode(&mut inner.codec, input, end)
     }
 
     async fn call(&self, caller: &mut Self::Caller, frame: H::In) -> Result<(), CloseReason> {
@@ -299,6 +308,7 @@ where
     }
 
     fn close(&self, reason: CloseReason) {
+        self.inner.lock().closing = true;
         self.nudge.close(reason);
     }
 }
