@@ -265,7 +265,7 @@ impl Server {
     }
 
     /// The TCP addresses it listens at, in the order of the calls of
-    /// [`listen`](Builder::listen), with the ports that were chosen.
+    /// [`listen`](Builder::listen), with the ports that were chosen. Unix sockets are left out.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -297,7 +297,8 @@ impl Server {
     }
 
     /// Runs until the [token](Builder::shutdown_token) is cancelled; then shuts down, with the
-    /// [drain timeout](Builder::drain_timeout).
+    /// [drain timeout](Builder::drain_timeout). With several servers await them together, by
+    /// `join!` say: each begins to close its connections when it is awaited.
     ///
     /// # Cancel safety
     ///

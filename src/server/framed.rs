@@ -105,7 +105,7 @@ struct Burst<'a, W, P: Protocol> {
     protocol: &'a P,
     io: &'a mut Io<W>,
     idle: &'a mut P::Idle,
-    buffers: Buffers,
+    buffers: Box<Buffers>,
     order: Order,
     /// No more frame is in the input.
     hungry: bool,
@@ -308,7 +308,7 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
 
     /// Leaves what is under way with the connection: the bytes, and no buffer around them.
     fn put_by(&mut self) -> Result<(), CloseReason> {
-        let Buffers { input, output } = &mut self.buffers;
+        let Buffers { input, output } = &mut *self.buffers;
         if input.is_empty() && output.is_empty() && !self.end {
             return Ok(());
         }

@@ -92,7 +92,8 @@ pub trait Handler: Send + Sync + 'static {
         frame: Self::In,
     ) -> impl Future<Output = Result<(), Box<dyn Error + Send + Sync>>> + Send;
 
-    /// The connection is gone. For short work: it runs wherever the end was noticed.
+    /// The connection is gone. For short work: it runs where the end was noticed, in a job, a task
+    /// or a thread that drops the server; never inside of a call of a [`Peer`].
     fn on_close(&self, peer: &Peer<Self::Out, Self::State>, reason: CloseReason) {
         let _ = (peer, reason);
     }
@@ -275,6 +276,12 @@ where
             return Err(TrySendError::Full(frame));
         }
         if hub.is_sated() {
+            let slow = inner.output.len() + inner.unwritten > 0;
+            drop(inner);
+            if slow && hub.settings.slow_reader == SlowReader::Close {
+                self.nudge.close(CloseReason::SlowReader);
+                return Err(TrySendError::Closed(frame));
+            }
             return Err(TrySendError::Full(frame));
         }
         let Inner { codec, output, charge, .. } = &mut *inner;
