@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -14,11 +14,12 @@ use super::address::Address;
 use super::framed::{Outcome, Protocol};
 use super::held::Held;
 use super::hub::Hub;
-use super::io::Security;
+use super::io::{Security, Wire};
 use super::lot::{Order, Signalled};
 use super::peers::Visit;
 use super::reason::CloseReason;
 use super::signal::{Signal, Wait};
+use super::socket;
 use super::yard::{Content, Yard};
 use crate::observe::JobSpan;
 use crate::pool::Pool;
@@ -58,7 +59,7 @@ impl<P: Protocol> Dedicated<P> {
             Err(_) => return self.yard.hub.left(visit, CloseReason::Io),
         };
         let key = self.yard.claim(visit);
-        let idle = self.yard.protocol.arrive(address, self.yard.nudge(key));
+        let Some(idle) = self.yard.arrive(key, address) else { return };
         let io = self.security.wrap(net);
         let span = JobSpan::connection(&address);
         let held: TaskHeld<P> = Held::new(self.yard.clone(), (key, span), (io, idle));
@@ -104,10 +105,14 @@ impl<P: Protocol> Future for Connection<P> {
             match &mut this.phase {
                 Phase::Idle { held, wait, rest } => {
                     let order = ready!(poll_order(held, *wait, rest, cx));
-                    let Phase::Idle { held, .. } = replace(&mut this.phase, Phase::Ended) else {
+                    let Phase::Idle { mut held, .. } = replace(&mut this.phase, Phase::Ended)
+                    else {
                         return Poll::Ready(());
                     };
                     let Some(order) = order else { return Poll::Ready(()) };
+                    if let Some(net) = held.body.as_mut().and_then(|(io, _)| io.wire()) {
+                        net.ask(order.doom.is_some() || order.late.is_some());
+                    }
                     this.phase = Phase::Bursting(match &this.pool {
                         None => Box::pin(burst(held, order)),
                         Some(pool) => Box::pin(burst_on(pool.clone(), held, order)),
@@ -147,11 +152,12 @@ async fn burst_on<P: Protocol>(
     order: Order,
 ) -> Option<(TaskHeld<P>, Outcome)> {
     held.reason = CloseReason::PoolClosed;
+    let (yard, key) = (held.yard.clone(), held.key);
     let job = async move {
         held.reason = CloseReason::Aborted;
         burst(held, order).await
     };
-    pool.schedule(job).await.ok()?.await.ok()?
+    yard.schedule(key, &pool, job).await?.ok()?.await.ok()?
 }
 
 /// Until something is to be done; none if the server is at an end.
@@ -199,31 +205,52 @@ pub(super) fn kill<P: Protocol>(yard: &Yard<P, Sleeper>) {
 }
 
 /// A socket registered with tokio.
-pub(super) enum Net {
+pub(super) struct Net {
+    stream: Stream,
+    /// Tokio hears of bytes a while after they have come, and of little room not at all: before a
+    /// connection is closed, the socket itself is asked.
+    asked: bool,
+}
+
+enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
 impl Net {
     pub(super) fn new(socket: Socket, address: &Address) -> io::Result<Self> {
-        Ok(match address {
-            Address::Tcp(_) => Self::Tcp(TcpStream::from_std(socket.into())?),
-            Address::Unix => Self::Unix(UnixStream::from_std(socket.into())?),
-        })
+        let stream = match address {
+            Address::Tcp(_) => Stream::Tcp(TcpStream::from_std(socket.into())?),
+            Address::Unix => Stream::Unix(UnixStream::from_std(socket.into())?),
+        };
+        Ok(Self { stream, asked: false })
     }
 
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(stream) => stream.poll_read_ready(cx),
-            Self::Unix(stream) => stream.poll_read_ready(cx),
+        match &self.stream {
+            Stream::Tcp(stream) => stream.poll_read_ready(cx),
+            Stream::Unix(stream) => stream.poll_read_ready(cx),
         }
     }
 
     fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(stream) => stream.poll_write_ready(cx),
-            Self::Unix(stream) => stream.poll_write_ready(cx),
+        match &self.stream {
+            Stream::Tcp(stream) => stream.poll_write_ready(cx),
+            Stream::Unix(stream) => stream.poll_write_ready(cx),
         }
+    }
+
+    fn socket(&self) -> SockRef<'_> {
+        match &self.stream {
+            Stream::Tcp(stream) => SockRef::from(stream),
+            Stream::Unix(stream) => SockRef::from(stream),
+        }
+    }
+}
+
+impl Wire for Net {
+    fn ask(&mut self, asked: bool) {
+        self.asked = asked;
     }
 }
 
@@ -233,10 +260,15 @@ impl AsyncRead for Net {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        let this = self.get_mut();
+        let polled = match &mut this.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        };
+        if this.asked && polled.is_pending() {
+            return socket::read(&this.socket(), buffer);
         }
+        polled
     }
 }
 
@@ -246,10 +278,15 @@ impl AsyncWrite for Net {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        let this = self.get_mut();
+        let polled = match &mut this.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        };
+        if this.asked && polled.is_pending() {
+            return socket::write(&this.socket(), bytes);
         }
+        polled
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -257,9 +294,9 @@ impl AsyncWrite for Net {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.get_mut().stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -76,7 +76,7 @@ impl<P: Protocol> EventDriven<P> {
     /// Parks a new connection.
     pub(super) fn accept(&self, socket: Socket, address: Address, visit: Visit) {
         let key = self.yard.claim(visit);
-        let idle = self.yard.protocol.arrive(address, self.yard.nudge(key));
+        let Some(idle) = self.yard.arrive(key, address) else { return };
         let fd = socket.as_raw_fd();
         let io = self.security.wrap(Quiet::new(socket));
         let span = JobSpan::connection(&address);
@@ -131,7 +131,7 @@ fn poll_signals<P: Protocol>(
         let mut state = yard.lock();
         if let Poll::Ready(events) = fetched {
             for event in events? {
-                state.lot.signal(key(event.token()), signals(event));
+                state.tell(key(event.token()), signals(event));
             }
         } else if !state.lot.is_ready() && !yard.is_killed() {
             state.dispatcher = Some(cx.waker().clone());
@@ -172,9 +172,9 @@ async fn serve<P: Protocol>(
     held.reason = CloseReason::PoolClosed;
     let refused = match pool.try_schedule(turn(held, order)) {
         Ok(_) => return,
-        Err(TryScheduleError::Full(job)) => match pool.schedule(job).await {
-            Ok(_) => return,
-            Err(ScheduleError::Closed(job) | ScheduleError::WouldDeadlock(job)) => job,
+        Err(TryScheduleError::Full(job)) => match yard.schedule(key, pool, job).await {
+            None | Some(Ok(_)) => return,
+            Some(Err(ScheduleError::Closed(job) | ScheduleError::WouldDeadlock(job))) => job,
         },
         Err(TryScheduleError::Closed(job)) => job,
     };

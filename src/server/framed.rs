@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
+use tokio::time::{Sleep, sleep};
 
 use super::address::Address;
 use super::hub::{Charge, Hub, Tally};
@@ -70,6 +71,9 @@ pub(crate) trait Protocol: Send + Sync + 'static {
     /// Moves what others want sent to the end of `output`.
     fn collect(&self, idle: &mut Self::Idle, output: &mut BytesMut);
 
+    /// Whether the connection is to be closed, and no more frames served.
+    fn leaves(&self, idle: &Self::Idle) -> bool;
+
     /// Tells how much of what was collected is not written yet.
     fn unwritten(&self, idle: &mut Self::Idle, bytes: usize);
 
@@ -84,6 +88,8 @@ pub(crate) struct Rest {
     /// The bytes of a frame that is not whole, and no more memory than those.
     input: Box<[u8]>,
     output: BytesMut,
+    /// The codec may have taken its first bytes already, and none be left.
+    part: bool,
     /// The peer will not send any more.
     end: bool,
     _charge: Option<Charge>,
@@ -109,10 +115,14 @@ struct Burst<'a, W, P: Protocol> {
     order: Order,
     /// No more frame is in the input.
     hungry: bool,
+    /// A frame has begun to come.
+    part: bool,
     end: bool,
     frames: usize,
     read: usize,
     wrote: usize,
+    /// Runs while user code waits and the peer takes nothing.
+    patience: Option<Pin<Box<Sleep>>>,
 }
 
 /// Serves a connection until it would block or others have their turn.
@@ -125,28 +135,45 @@ pub(super) async fn burst<W: Wire, P: Protocol>(
     tally: &mut Tally,
 ) -> Outcome {
     if let Some(reason) = order.doom {
-        if !reason.is_gentle() && !matches!(reason, CloseReason::Deadline(_)) {
+        if !reason.is_gentle() {
             return Outcome::Close(reason);
         }
     }
     let mut buffers = hub.stock.lend();
-    let mut end = false;
+    let (mut part, mut end) = (false, false);
     if let Some(rest) = protocol.rest(idle).take() {
         buffers.input.extend_from_slice(&rest.input);
         buffers.output.unsplit(rest.output);
-        end = rest.end;
+        (part, end) = (rest.part, rest.end);
     }
-    let (frames, read, wrote) = (0, 0, 0);
+    let (frames, read, wrote, patience) = (0, 0, 0, None);
     let hungry = buffers.input.is_empty() && !end;
-    let mut burst =
-        Burst { hub, protocol, io, idle, buffers, order, hungry, end, frames, read, wrote };
+    let mut burst = Burst {
+        hub,
+        protocol,
+        io,
+        idle,
+        buffers,
+        order,
+        hungry,
+        part,
+        end,
+        frames,
+        read,
+        wrote,
+        patience,
+    };
     let outcome = burst.run().await.and_then(|(wait, moved)| {
         burst.put_by()?;
         Ok(Outcome::Park { wait, moved })
     });
     let outcome = outcome.unwrap_or_else(|reason| {
-        // The alert of TLS and the end of the stream, as far as they go without waiting.
+        // Answers to what came before, the alert of TLS and the end of the stream, as far as they
+        // go without waiting.
         let mut cx = Context::from_waker(Waker::noop());
+        if !matches!(reason, CloseReason::Io | CloseReason::Tls) {
+            let _ = burst.write(&mut cx);
+        }
         let _ = Pin::new(&mut *burst.io).poll_shutdown(&mut cx);
         Outcome::Close(reason)
     });
@@ -162,7 +189,11 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
         match poll_fn(|cx| Poll::Ready(self.io.poll_open(cx))).await {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(_)) => return Err(CloseReason::Tls),
-            Poll::Pending => return self.order.doom.map_or(Ok((Wait::Handshake, false)), Err),
+            Poll::Pending => {
+                let Order { late, doom, .. } = self.order;
+                let end = late.map(CloseReason::Deadline).or(doom);
+                return end.map_or(Ok((Wait::Handshake, false)), Err);
+            }
         }
         let mut caller = self.protocol.caller(self.idle);
         if P::OPENS {
@@ -189,26 +220,42 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
             if self.frames >= self.hub.settings.turn_frames
                 || self.read >= self.hub.settings.turn_bytes
             {
-                return Ok((Wait::Turn, true));
+                return self.turn_over();
             }
+        }
+    }
+
+    /// The others' turn is no reason to give a frame more time.
+    fn turn_over(&self) -> Result<(Wait, bool), CloseReason> {
+        let goes_on = self.order.wait == Wait::Frame && self.frames == 0;
+        match self.order.late {
+            Some(Deadline::Frame) if goes_on => Err(CloseReason::Deadline(Deadline::Frame)),
+            _ => Ok((Wait::Turn, !goes_on)),
         }
     }
 
     /// Serves what is there, until enough is to be written.
     async fn serve(&mut self, caller: &mut P::Caller) -> Result<(), CloseReason> {
         while self.frames < self.hub.settings.turn_frames && self.buffers.output.len() < WRITE_AT {
+            let before = self.buffers.input.len();
             let decoded = self.protocol.decode(self.idle, &mut self.buffers.input, self.end)?;
             let Some(frame) = decoded else {
                 self.hungry = true;
+                self.part |= before > 0;
                 if self.buffers.input.len() > self.hub.settings.max_frame {
                     return Err(CloseReason::FrameTooLarge);
                 }
                 break;
             };
             self.frames += 1;
+            self.part = false;
             let mut call = pin!(self.protocol.call(caller, frame));
             let answer = poll_fn(|cx| self.poll_call(cx, call.as_mut())).await?;
             self.protocol.answer(self.idle, answer, &mut self.buffers.output)?;
+            if self.protocol.leaves(self.idle) {
+                self.order.doom = Some(CloseReason::Local);
+                break;
+            }
         }
         Ok(())
     }
@@ -221,9 +268,46 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
     ) -> Poll<Result<R, CloseReason>> {
         let polled = call.poll(cx);
         if P::OPENS && polled.is_pending() {
-            self.write(cx)?;
+            self.poll_patience(cx)?;
+        } else {
+            self.patience = None;
         }
         polled
+    }
+
+    /// Writes what is there. User code may wait for that, in a burst that no deadline ends: so the
+    /// write deadline runs here.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
+        loop {
+            let before = self.wrote;
+            if !self.write(cx)? {
+                self.patience = None;
+                return Ok(());
+            }
+            let Some(timeout) = self.hub.settings.ticks.write_timeout() else { return Ok(()) };
+            if self.wrote > before {
+                self.patience = None;
+            }
+            let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(timeout)));
+            if patience.as_mut().poll(cx).is_pending() {
+                return Ok(());
+            }
+            let before = self.wrote;
+            self.ask(true);
+            let written = self.write(cx);
+            self.ask(false);
+            written?;
+            if self.wrote == before {
+                return Err(CloseReason::Deadline(Deadline::Write));
+            }
+            self.patience = None;
+        }
+    }
+
+    fn ask(&mut self, asked: bool) {
+        if let Some(wire) = self.io.wire() {
+            wire.ask(asked);
+        }
     }
 
     /// Writes what is there; `true` if the peer does not take it all.
@@ -257,8 +341,10 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
 
     fn blocked(&self) -> Result<(Wait, bool), CloseReason> {
         let settings = &self.hub.settings;
-        match self.order.doom {
-            Some(reason @ CloseReason::Deadline(Deadline::Write)) if self.wrote == 0 => Err(reason),
+        match self.order.late {
+            Some(deadline @ Deadline::Write) if self.wrote == 0 => {
+                Err(CloseReason::Deadline(deadline))
+            }
             _ if settings.slow_reader == SlowReader::Close
                 && self.buffers.output.len() > settings.outgoing =>
             {
@@ -282,22 +368,20 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
 
     /// All is served and written, and the peer has sent no more.
     fn nothing_left(&self) -> Result<(Wait, bool), CloseReason> {
-        let partial = !self.buffers.input.is_empty();
-        match self.order.doom {
-            Some(reason @ CloseReason::Deadline(deadline)) => {
-                let kept = match deadline {
-                    Deadline::Frame => self.frames > 0,
-                    Deadline::FirstByte | Deadline::Handshake => self.read > 0,
-                    Deadline::Idle | Deadline::Write => self.read + self.wrote > 0,
-                };
-                if !kept {
-                    return Err(reason);
-                }
+        if let Some(deadline) = self.order.late {
+            let kept = match deadline {
+                Deadline::Frame => self.frames > 0,
+                Deadline::FirstByte | Deadline::Handshake => self.read > 0,
+                Deadline::Idle | Deadline::Write => self.read + self.wrote > 0,
+            };
+            if !kept {
+                return Err(CloseReason::Deadline(deadline));
             }
-            Some(reason) if !partial => return Err(reason),
-            _ => {}
         }
-        if partial {
+        if let Some(reason) = self.order.doom.filter(|_| !self.part) {
+            return Err(reason);
+        }
+        if self.part {
             return Ok((Wait::Frame, self.frames > 0));
         }
         if matches!(self.order.wait, Wait::FirstByte | Wait::Handshake) && self.read == 0 {
@@ -309,15 +393,15 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
     /// Leaves what is under way with the connection: the bytes, and no buffer around them.
     fn put_by(&mut self) -> Result<(), CloseReason> {
         let Buffers { input, output } = &mut *self.buffers;
-        if input.is_empty() && output.is_empty() && !self.end {
+        if input.is_empty() && output.is_empty() && !self.part && !self.end {
             return Ok(());
         }
         let charge = match output.len() {
             0 => None,
             bytes => Some(self.hub.charge(bytes).ok_or(CloseReason::SlowReader)?),
         };
-        let rest =
-            Rest { input: (&**input).into(), output: take(output), end: self.end, _charge: charge };
+        let (input, output, part, end) = ((&**input).into(), take(output), self.part, self.end);
+        let rest = Rest { input, output, part, end, _charge: charge };
         *self.protocol.rest(self.idle) = Some(Box::new(rest));
         Ok(())
     }

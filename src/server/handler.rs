@@ -123,7 +123,7 @@ struct Inner<C> {
     unwritten: usize,
     opened: bool,
     /// [`Peer::close`] was called.
-    closing: bool,
+    leaves: bool,
     closed: bool,
 }
 
@@ -159,7 +159,7 @@ where
             charge: nudge.hub().no_charge(),
             unwritten: 0,
             opened: false,
-            closing: false,
+            leaves: false,
             closed: false,
         };
         let (state, room, inner) = (H::State::default(), Notify::new(), Mutex::new(inner));
@@ -184,13 +184,7 @@ where
         input: &mut BytesMut,
         end: bool,
     ) -> Result<Option<H::In>, CloseReason> {
-        let mut inner = idle.line.inner.lock();
-        // The burst under way learns of it only when it has ended.
-        if inner.closing {
-            input.clear();
-            return Ok(None);
-        }
-        decode(&mut inner.codec, input, end)
+        decode(&mut idle.line.inner.lock().codec, input, end)
     }
 
     async fn call(&self, caller: &mut Self::Caller, frame: H::In) -> Result<(), CloseReason> {
@@ -214,6 +208,10 @@ where
             inner.charge.clear();
             inner.unwritten = output.len();
         }
+    }
+
+    fn leaves(&self, idle: &Self::Idle) -> bool {
+        idle.line.inner.lock().leaves
     }
 
     fn unwritten(&self, idle: &mut Self::Idle, bytes: usize) {
@@ -314,8 +312,8 @@ where
         Room { own: self.room.notified(), all: self.nudge.hub().relief() }
     }
 
-    fn close(&self, reason: CloseReason) {
-        self.inner.lock().closing = true;
-        self.nudge.close(reason);
+    fn close(&self) {
+        self.inner.lock().leaves = true;
+        self.nudge.close(CloseReason::Local);
     }
 }

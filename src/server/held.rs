@@ -9,6 +9,7 @@ use super::io::{Io, Wire};
 use super::lot::{Key, Order};
 use super::reason::CloseReason;
 use super::yard::{Content, Suspendable, Yard};
+use crate::fence::fenced;
 use crate::observe::{JobSpan, event};
 
 /// Whatever becomes of it, dropped it has closed its connection, told the protocol, and given
@@ -56,13 +57,20 @@ impl<P: Protocol, T: Content, W: Wire> Drop for Held<P, T, W> {
         let Some((io, idle)) = self.body.take() else { return };
         let reason = match std::thread::panicking() {
             true => CloseReason::Panicked,
+            // It waited for a place on the pool.
+            false if self.reason == CloseReason::PoolClosed && self.yard.is_killed() => {
+                CloseReason::Aborted
+            }
             false => self.reason,
         };
         drop(io);
-        self.yard.release(self.key, &self.tally, reason);
-        self.span.in_scope(|| {
-            event!(DEBUG, %reason, "connection closed");
-            self.yard.protocol.closed(idle, reason);
+        // Before it is given back: who waits for the last connection finds that all is told.
+        fenced(|| {
+            self.span.in_scope(|| {
+                event!(DEBUG, %reason, "connection closed");
+                self.yard.protocol.closed(idle, reason);
+            });
         });
+        self.yard.release(self.key, &self.tally, reason);
     }
 }

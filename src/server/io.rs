@@ -7,9 +7,10 @@ use std::{fmt, io};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A byte stream over sockets, in either mode.
-pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
-
-impl<W: AsyncRead + AsyncWrite + Unpin + Send + 'static> Wire for W {}
+pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// From now on the socket itself is asked, whatever others have told of it; or not any more.
+    fn ask(&mut self, _asked: bool) {}
+}
 
 pub(crate) enum Io<W> {
     Plain(W),

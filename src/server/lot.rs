@@ -16,7 +16,7 @@
 use std::collections::VecDeque;
 
 use super::peers::Visit;
-use super::reason::CloseReason;
+use super::reason::{CloseReason, Deadline};
 use super::settings::{NEVER, Ticks};
 use super::signal::{Signal, Wait};
 
@@ -60,6 +60,8 @@ struct Record<T> {
 pub(super) struct Order {
     pub(super) signals: Signal,
     pub(super) wait: Wait,
+    /// Bytes may have come meanwhile: the burst is told once, and decides.
+    pub(super) late: Option<Deadline>,
     pub(super) doom: Option<CloseReason>,
 }
 
@@ -135,7 +137,7 @@ impl<T> Lot<T> {
 
     /// Puts an active connection to rest. If it has been signalled, or waits for its turn, it is
     /// ready at once. Its deadline begins anew if it waits for something else than before, or if
-    /// it has `moved`.
+    /// it has `moved`; a turn that has not moved it leaves it what it waited for.
     pub(super) fn park(
         &mut self,
         key: Key,
@@ -147,10 +149,10 @@ impl<T> Lot<T> {
         let Some(record) = self.find(key) else { return Signalled::Gone };
         debug_assert_eq!(record.phase, Phase::Active);
         record.content = Some(content);
-        if moved || record.wait != wait {
+        if moved || record.wait != wait && wait != Wait::Turn {
             record.at = ticks.end(wait, now);
+            record.wait = wait;
         }
-        record.wait = wait;
         record.phase = Phase::Parked;
         let ready = wait.heeds(record.signals);
         self.parked += 1;
@@ -175,7 +177,7 @@ impl<T> Lot<T> {
     pub(super) fn doom(&mut self, key: Key, reason: CloseReason) -> Signalled {
         let Some(record) = self.find(key) else { return Signalled::Gone };
         match record.doom {
-            Some(before) if !before.is_gentle() || reason.is_gentle() => {}
+            Some(before) if before.rank() >= reason.rank() => {}
             _ => record.doom = Some(reason),
         }
         self.signal(key, Signal::DOOM)
@@ -287,9 +289,8 @@ impl<T> Lot<T> {
                     at => at.wrapping_sub(now),
                 };
                 if left == 0 && record.phase == Phase::Parked {
-                    let reason = CloseReason::Deadline(record.wait.deadline());
                     let key = Key { index, generation: record.generation };
-                    if self.doom(key, reason) == Signalled::Ready {
+                    if self.signal(key, Signal::DOOM | Signal::LATE) == Signalled::Ready {
                         each(key);
                     }
                 }
@@ -317,12 +318,10 @@ impl<T> Lot<T> {
         let record = self.record(index);
         record.phase = Phase::Active;
         let signals = std::mem::replace(&mut record.signals, Signal::NONE);
-        let doom = record.doom;
-        if let Some(CloseReason::Deadline(_)) = doom {
-            // Bytes may have come meanwhile: the burst is told once, and decides.
-            record.doom = None;
-        }
-        (record.content.take(), Order { signals, wait: record.wait, doom })
+        let (wait, doom) = (record.wait, record.doom);
+        let late = signals.any(Signal::LATE).then(|| wait.deadline());
+        let signals = signals.without(Signal::LATE);
+        (record.content.take(), Order { signals, wait, late, doom })
     }
 
     fn find(&mut self, key: Key) -> Option<&mut Record<T>> {

@@ -5,7 +5,6 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use super::address::Address;
-use super::reason::CloseReason;
 
 /// A connection, to send on from anywhere; from a [`Handler`](super::Handler).
 ///
@@ -25,7 +24,7 @@ pub(super) trait Outlet<Out, State>: Send + Sync {
     fn is_closed(&self) -> bool;
     fn try_send(&self, frame: Out) -> Result<(), TrySendError<Out>>;
     fn room(&self) -> Room<'_>;
-    fn close(&self, reason: CloseReason);
+    fn close(&self);
 }
 
 /// What a send that found no room waits for.
@@ -97,7 +96,7 @@ impl<Out, State> Peer<Out, State> {
     /// Closes the connection once what was sent has gone out; frames that come in are not served
     /// any more.
     pub fn close(&self) {
-        self.0.close(CloseReason::Local);
+        self.0.close();
     }
 }
 

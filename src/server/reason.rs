@@ -53,7 +53,16 @@ pub enum Deadline {
 impl CloseReason {
     /// Whether what is under way may still finish.
     pub(super) fn is_gentle(self) -> bool {
-        matches!(self, Self::Shutdown | Self::Local)
+        self.rank() < 2
+    }
+
+    /// Of two reasons the one that lets less be finished holds, or else the first.
+    pub(super) fn rank(self) -> u8 {
+        match self {
+            Self::Shutdown => 0,
+            Self::Local => 1,
+            _ => 2,
+        }
     }
 }
 

@@ -76,13 +76,20 @@ where
         output: &mut BytesMut,
     ) -> Result<(), CloseReason> {
         for frame in answer {
-            let encoded = idle.codec.encode(frame, output);
-            encoded.map_err(|error| failed("encoder", error.into(), CloseReason::Codec))?;
+            let before = output.len();
+            if let Err(error) = idle.codec.encode(frame, output) {
+                output.truncate(before);
+                return Err(failed("encoder", error.into(), CloseReason::Codec));
+            }
         }
         Ok(())
     }
 
     fn collect(&self, _idle: &mut Still<C>, _output: &mut BytesMut) {}
+
+    fn leaves(&self, _idle: &Still<C>) -> bool {
+        false
+    }
 
     fn unwritten(&self, _idle: &mut Still<C>, _bytes: usize) {}
 

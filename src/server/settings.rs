@@ -93,6 +93,11 @@ impl Ticks {
         }
     }
 
+    /// The write deadline, for those who have a timer of their own.
+    pub(super) fn write_timeout(&self) -> Option<Duration> {
+        (self.write != NEVER).then(|| self.tick * (self.write - 1))
+    }
+
     /// The tick at which a wait that begins now ends.
     pub(super) fn end(&self, wait: Wait, now: u32) -> u32 {
         let ticks = match wait {

@@ -18,6 +18,8 @@ impl Signal {
     pub(super) const PUSHED: Self = Self(8);
     /// It is to be closed; the record says why.
     pub(super) const DOOM: Self = Self(16);
+    /// Its deadline has come.
+    pub(super) const LATE: Self = Self(32);
 
     pub(super) fn any(self, of: Self) -> bool {
         self.0 & of.0 != 0

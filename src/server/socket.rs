@@ -9,6 +9,7 @@ use rustix::net::{SendFlags, send};
 use socket2::Socket;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::io::Wire;
 use super::signal::Signal;
 
 /// A stream socket, not blocking, whose reads and writes never arm anything: where they would
@@ -43,6 +44,8 @@ impl AsRawFd for Quiet {
     }
 }
 
+impl Wire for Quiet {}
+
 impl AsyncRead for Quiet {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -52,21 +55,16 @@ impl AsyncRead for Quiet {
         if self.drained {
             return Poll::Pending;
         }
-        let unfilled = buffer.initialize_unfilled();
-        let wanted = unfilled.len();
-        match retry(|| io::Read::read(&mut &self.socket, unfilled)) {
-            Ok(count) => {
-                // The kernel tells of bytes that come after a short read by a new event.
-                self.drained = count < wanted && count > 0 && !self.closing;
-                buffer.advance(count);
-                Poll::Ready(Ok(()))
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.drained = true;
-                Poll::Pending
-            }
-            Err(error) => Poll::Ready(Err(error)),
-        }
+        let (wanted, before) = (buffer.remaining(), buffer.filled().len());
+        let polled = read(&self.socket, buffer);
+        let count = buffer.filled().len() - before;
+        self.drained = match &polled {
+            Poll::Pending => true,
+            // The kernel tells of bytes that come after a short read by a new event.
+            Poll::Ready(Ok(())) => count < wanted && count > 0 && !self.closing,
+            Poll::Ready(Err(_)) => false,
+        };
+        polled
     }
 }
 
@@ -76,10 +74,7 @@ impl AsyncWrite for Quiet {
         _cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match retry(|| Ok(send(&self.socket, bytes, SendFlags::NOSIGNAL)?)) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
-            done => Poll::Ready(done),
-        }
+        write(&self.socket, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -88,6 +83,23 @@ impl AsyncWrite for Quiet {
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(self.socket.shutdown(std::net::Shutdown::Write))
+    }
+}
+
+/// Reads without waiting, and without anybody to be woken.
+pub(super) fn read(socket: &Socket, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    let unfilled = buffer.initialize_unfilled();
+    match retry(|| io::Read::read(&mut &*socket, unfilled)) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+        done => Poll::Ready(done.map(|count| buffer.advance(count))),
+    }
+}
+
+/// Writes without waiting, and without anybody to be woken.
+pub(super) fn write(socket: &Socket, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    match retry(|| Ok(send(socket, bytes, SendFlags::NOSIGNAL)?)) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+        done => Poll::Ready(done),
     }
 }
 

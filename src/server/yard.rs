@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll, Waker};
@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant, sleep_until};
 
+use super::address::Address;
 use super::framed::Protocol;
 use super::hub::{Hub, Tally, Totals};
 use super::lot::{Key, Lot, Order, Signalled};
@@ -17,7 +18,10 @@ use super::nudge::{Nudge, Signals};
 use super::peers::Visit;
 use super::reason::CloseReason;
 use super::signal::{Signal, Wait};
+use crate::error::ScheduleError;
+use crate::fence::fenced;
 use crate::observe::JobSpan;
+use crate::pool::{JobHandle, Pool};
 use crate::sync::{Mutex, MutexGuard};
 
 /// What a mode keeps in a parked record.
@@ -42,6 +46,19 @@ pub(super) struct State<T> {
     suspended: HashMap<Key, Waker>,
 }
 
+impl<T> State<T> {
+    /// A signal of the reactor: whom it makes ready is served by who tells of it.
+    pub(super) fn tell(&mut self, key: Key, signals: Signal) {
+        let signalled = self.lot.signal(key, signals);
+        if signalled == Signalled::Noted && signals.any(Signal::WRITABLE) {
+            // A task's waker runs nothing of the task.
+            if let Some(waker) = self.suspended.get(&key) {
+                waker.wake_by_ref();
+            }
+        }
+    }
+}
+
 impl<P: Protocol, T: Content> Yard<P, T> {
     pub(super) fn new(hub: Arc<Hub>, protocol: Arc<P>) -> Self {
         let lot = Lot::new(hub.settings.ticks.horizon);
@@ -64,7 +81,16 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         key
     }
 
-    pub(super) fn nudge(self: &Arc<Self>, key: Key) -> Nudge {
+    /// What is kept of a new connection; none if user code panics, and then the connection is gone.
+    pub(super) fn arrive(self: &Arc<Self>, key: Key, address: Address) -> Option<P::Idle> {
+        let idle = fenced(|| self.protocol.arrive(address, self.nudge(key)));
+        if idle.is_none() {
+            self.release(key, &Tally::default(), CloseReason::Panicked);
+        }
+        idle
+    }
+
+    fn nudge(self: &Arc<Self>, key: Key) -> Nudge {
         Nudge::new(self.clone(), key)
     }
 
@@ -163,6 +189,20 @@ impl<P: Protocol, T: Content> Yard<P, T> {
                 }
             }
         }
+    }
+
+    /// Waits for a place on the pool, and no longer than the server lives.
+    pub(super) async fn schedule<F>(
+        &self,
+        key: Key,
+        pool: &Pool,
+        job: F,
+    ) -> Option<Result<JobHandle<F::Output>, ScheduleError<F>>>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let (span, future) = (&JobSpan::default(), pin!(pool.schedule(job)));
+        Suspendable { yard: self, key, span, future, suspended: false }.await
     }
 
     fn suspend(&self, key: Key, waker: &Waker) {

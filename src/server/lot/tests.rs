@@ -91,7 +91,7 @@ fn a_deadline_is_never_early_and_a_tick_late_at_most() {
             let full = (seconds * 1000).div_ceil(ticks.tick.as_millis() as u64);
             assert!((full..=full + 1).contains(&passed), "{wait:?} from {start}: {passed}");
             let (_, _, order) = lot.next_ready().unwrap();
-            assert_eq!(order.doom, Some(CloseReason::Deadline(wait.deadline())));
+            assert_eq!(order.late, Some(wait.deadline()));
         }
     }
 }
@@ -194,11 +194,31 @@ fn a_deadline_is_told_once() {
     while !lot.is_ready() {
         lot.tick(|_| {});
     }
-    let deadline = Some(CloseReason::Deadline(Deadline::Idle));
-    assert_eq!(lot.next_ready().unwrap().2.doom, deadline);
+    assert_eq!(lot.next_ready().unwrap().2.late, Some(Deadline::Idle));
     lot.park(key, 7, IDLE, &ticks);
     lot.signal(key, Signal::READABLE);
-    assert_eq!(lot.next_ready().unwrap().2.doom, None);
+    assert_eq!(lot.next_ready().unwrap().2.late, None);
+}
+
+#[test]
+fn a_deadline_that_is_kept_leaves_the_end_that_was_asked_for() {
+    let ticks = ticks([8; 5]);
+    let mut lot = lot(&ticks);
+    let key = lot.claim(Visit::UNCOUNTED);
+    lot.doom(key, CloseReason::Shutdown);
+    lot.doom(key, CloseReason::Local);
+    lot.doom(key, CloseReason::Shutdown);
+    lot.park(key, 7, IDLE, &ticks);
+    assert_eq!(lot.next_ready().unwrap().2.doom, Some(CloseReason::Local));
+    lot.park(key, 7, (Wait::Write, true), &ticks);
+    while !lot.is_ready() {
+        lot.tick(|_| {});
+    }
+    let order = lot.next_ready().unwrap().2;
+    assert_eq!((order.late, order.doom), (Some(Deadline::Write), Some(CloseReason::Local)));
+    lot.park(key, 7, (Wait::Write, true), &ticks);
+    lot.signal(key, Signal::WRITABLE);
+    assert_eq!(lot.next_ready().unwrap().2.doom, Some(CloseReason::Local));
 }
 
 #[derive(Debug, Clone)]
@@ -265,11 +285,11 @@ proptest! {
                     let wait = [Wait::FirstByte, Wait::Handshake, Wait::Idle, Wait::Frame, Wait::Write, Wait::Turn]
                         [wait as usize];
                     content += 1;
-                    if moved || wait != one.wait {
+                    if moved || wait != one.wait && wait != Wait::Turn {
                         let end = ticks.end(wait, now);
                         one.due = (end != NEVER).then_some(end);
+                        one.wait = wait;
                     }
-                    one.wait = wait;
                     one.parked = Some((content, wait));
                     let signalled = lot.park(one.key, content, (wait, moved), &ticks);
                     let expected = wait.heeds(one.signals);
