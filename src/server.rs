@@ -46,6 +46,13 @@
 //! that pool, and what their peers send stays in the kernel. When the pool is closed, connections
 //! are closed as they become ready ([`CloseReason::PoolClosed`]).
 //!
+//! # Closing
+//!
+//! Where the server ends a connection that may still be sending, for a malformed frame or by
+//! [`Peer::close`], the peer first gets all answers to what came before and the end of the stream.
+//! The socket is closed when the peer has gone, or after a second or two: bytes that nobody has read
+//! would reset the connection, and the peer might lose the last words.
+//!
 //! # Limits and deadlines
 //!
 //! All are on by default, the same in both modes, and listed at [`Builder`]. The deadlines are met
@@ -76,6 +83,7 @@ mod handler;
 mod held;
 mod hub;
 mod io;
+mod linger;
 mod listen;
 mod lot;
 mod mode;

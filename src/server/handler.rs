@@ -229,15 +229,18 @@ where
         &mut idle.rest
     }
 
-    fn closed(&self, idle: Self::Idle, reason: CloseReason) {
-        let line = idle.line;
-        let mut inner = line.inner.lock();
+    fn mute(&self, idle: &mut Self::Idle) {
+        let mut inner = idle.line.inner.lock();
         inner.closed = true;
         inner.output = BytesMut::new();
         inner.charge.clear();
         drop(inner);
-        line.room.notify_waiters();
-        let peer = Peer(line);
+        idle.line.room.notify_waiters();
+    }
+
+    fn closed(&self, mut idle: Self::Idle, reason: CloseReason) {
+        self.mute(&mut idle);
+        let peer = Peer(idle.line);
         fenced(|| self.handler.on_close(&peer, reason));
     }
 }

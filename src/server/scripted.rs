@@ -12,7 +12,7 @@ use tower_service::Service;
 
 use super::framed::{Outcome, Protocol, burst};
 use super::hub::{Hub, Tally};
-use super::io::Io;
+use super::io::{Io, Wire};
 use super::lot::Order;
 use super::nudge::Nudge;
 use super::reason::CloseReason;
@@ -103,6 +103,10 @@ impl AsyncWrite for Script {
     }
 }
 
+impl Wire for Script {
+    fn ask(&mut self, _asked: bool) {}
+}
+
 struct Nowhere(std::sync::Arc<Hub>);
 
 impl super::nudge::Signals for Nowhere {
@@ -141,7 +145,8 @@ where
     let nudge = Nudge::new(std::sync::Arc::new(Nowhere(hub.clone())), key);
     let mut idle = protocol.arrive(Address::Unix, nudge);
     let mut io = Io::Plain(Script { events: events.into(), room: 0, output: Vec::new() });
-    let mut order = Order { signals: Signal::READABLE, wait: Wait::FirstByte, doom: None };
+    let (signals, wait) = (Signal::READABLE, Wait::FirstByte);
+    let mut order = Order { signals, wait, late: None, doom: None };
     let reason = loop {
         let outcome = {
             let mut tally = Tally::default();
