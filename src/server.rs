@@ -280,14 +280,14 @@ impl Server {
 
     /// What it holds and has done.
     pub fn status(&self) -> ServerStatus {
-        let refusals = &self.hub.refusals;
-        let reasons: Vec<_> = self.hub.closed().into_iter().collect();
+        let census = self.hub.census();
+        let reasons: Vec<_> = census.closed.into_iter().collect();
         let mut status = ServerStatus {
-            accepted: self.hub.accepted(),
-            open: self.hub.open(),
-            refused_full: refusals.full.load(Relaxed),
-            refused_per_peer: refusals.per_peer.load(Relaxed),
-            accept_errors: refusals.accept_errors.load(Relaxed),
+            accepted: census.accepted,
+            open: census.open,
+            refused_full: census.refused_full,
+            refused_per_peer: census.refused_per_peer,
+            accept_errors: self.hub.refusals.accept_errors.load(Relaxed),
             closed: reasons.iter().map(|(_, count)| count).sum(),
             outgoing: self.hub.outgoing(),
             reasons,

@@ -36,6 +36,14 @@ struct Doors {
     closed: HashMap<CloseReason, u64>,
 }
 
+pub(super) struct Census {
+    pub(super) accepted: u64,
+    pub(super) open: usize,
+    pub(super) refused_full: u64,
+    pub(super) refused_per_peer: u64,
+    pub(super) closed: HashMap<CloseReason, u64>,
+}
+
 #[derive(Default)]
 pub(super) struct Refusals {
     pub(super) full: AtomicU64,
@@ -140,8 +148,16 @@ impl Hub {
         }
     }
 
-    pub(super) fn accepted(&self) -> u64 {
-        self.doors.lock().accepted
+    /// Who came, who is in, who was and who was not let in, all at one moment.
+    pub(super) fn census(&self) -> Census {
+        let doors = self.doors.lock();
+        Census {
+            accepted: doors.accepted,
+            open: doors.open,
+            refused_full: self.refusals.full.load(Relaxed),
+            refused_per_peer: self.refusals.per_peer.load(Relaxed),
+            closed: doors.closed.clone(),
+        }
     }
 
     pub(super) fn open(&self) -> usize {

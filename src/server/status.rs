@@ -4,7 +4,7 @@ use super::reason::{CloseReason, Deadline};
 
 /// What a server holds, and what it has done, at one moment or nearly so.
 ///
-/// Once it is quiet, `accepted = refused_full + refused_per_peer + open + closed`.
+/// `accepted = refused_full + refused_per_peer + open + closed`, at any moment.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct ServerStatus {
