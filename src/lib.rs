@@ -42,6 +42,11 @@
 //! [`Pool::reserver`] reserves a slot before there is a job, [`Pool::hold_slot`] keeps one beyond a
 //! job's end.
 //!
+//! # Connections
+//!
+//! The `server` module (feature `server`) holds connections by a task each, or parked: then an idle
+//! one is a small record, and a job on a pool when bytes arrive.
+//!
 //! # The accounting law
 //!
 //! In every [`Status`] the numbers belong to one moment, and
@@ -78,7 +83,8 @@
 //! name: panic (error), close, resize and shutdown (info), overflow and refusal (debug).
 //!
 //! `tower`: the module `layer`. `http-body`: its `hold_until_body_end`. `hyper`: a [`Pool`] is a
-//! `hyper::rt::Executor`.
+//! `hyper::rt::Executor`. `server`: the module `server`, on Unix. `serde`: its configuration by a
+//! file. `rustls`: its TLS.
 //!
 //! # Words
 //!
@@ -90,6 +96,8 @@
 //! - **reserved**: a slot kept for a job to come. **held**: a slot kept beyond its job's end.
 //! - **waiting**: in line for room, as a caller (`schedule`) or as a committed job (`anyway_go`).
 //! - **overflow**: a job that runs beyond `size`. **inline**: a job that runs in its caller.
+//! - **mode**: how a server holds its connections. **parked**: a connection with no task and no
+//!   buffer, which waits to be readable. **burst**: one turn of serving a connection.
 //! - **handle**: the right to a job's outcome. **group**: jobs waited for together.
 //!
 //! # Map, for readers of the source
@@ -106,6 +114,11 @@
 //! - `pool/core`: what all of these share. `pool/effects`: what waits until locks are released.
 //! - `pool/reserver`, `pool/held`: slots without jobs. `pool/drain`: the end of a pool.
 //!   `pool/status`: its numbers.
+//! - `server`: the facade; `server/builder` and `server/config` check settings, `server/listen` and
+//!   `server/accept` let connections in, `server/refuse` sends them away. `server/framed`: one burst,
+//!   the same in both modes; `server/service` and `server/handler` say what its frames mean.
+//!   `server/lot`: the records of connections, with `server/yard` around it; `server/event` and
+//!   `server/dedicated`: the modes. `server/hub`: what connections share, and what is counted.
 //! - `group`: groups. `layer`: tower services. `executor`: hyper's. `blocking`: closures as jobs. `error`: refusals, ends, settings.
 //! - `observe`: spans and events. `sync`: std or loom. `pool/models`: the loom models.
 #![deny(unsafe_code)]

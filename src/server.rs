@@ -46,6 +46,13 @@
 //! that pool, and what their peers send stays in the kernel. When the pool is closed, connections
 //! are closed as they become ready ([`CloseReason::PoolClosed`]).
 //!
+//! # Closing
+//!
+//! Where the server ends a connection that may still be sending, for a malformed frame or by
+//! [`Peer::close`], the peer first gets all answers to what came before and the end of the stream.
+//! The socket is closed when the peer has gone, or after a second or two: bytes that nobody has read
+//! would reset the connection, and the peer might lose the last words.
+//!
 //! # Limits and deadlines
 //!
 //! All are on by default, the same in both modes, and listed at [`Builder`]. The deadlines are met
@@ -66,6 +73,8 @@
 mod accept;
 mod address;
 mod builder;
+#[cfg(feature = "serde")]
+mod config;
 mod dedicated;
 mod error;
 mod event;
@@ -74,6 +83,7 @@ mod handler;
 mod held;
 mod hub;
 mod io;
+mod linger;
 mod listen;
 mod lot;
 mod mode;
@@ -82,6 +92,9 @@ mod peer;
 mod peers;
 mod reason;
 mod refuse;
+#[cfg(any(test, fuzzing))]
+#[allow(missing_docs)]
+pub mod scripted;
 mod service;
 mod settings;
 mod signal;
@@ -103,6 +116,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::address::Address;
 pub use self::builder::Builder;
+#[cfg(feature = "serde")]
+pub use self::config::{ServerConfig, ServerEntry};
 pub use self::error::StartError;
 pub use self::handler::Handler;
 pub use self::listen::Listen;
@@ -121,6 +136,7 @@ use self::hub::{Hub, Totals};
 use self::settings::Settings;
 use self::watch::watch;
 use self::yard::{KILL_WAIT, Yard};
+use crate::observe::event;
 use crate::pool::Pool;
 
 /// A running server; from [`Server::builder`].
@@ -228,7 +244,15 @@ impl Server {
                     let (event, inner) = EventDriven::new(hub, protocol.clone(), security)
                         .map_err(StartError::Reactor)?;
                     server.run(event.yard.clone().sweep());
-                    server.run(dispatch(event.yard.clone(), inner, pool.clone()));
+                    let (yard, pool) = (event.yard.clone(), pool.clone());
+                    server.run(async move {
+                        if let Err(error) = dispatch(yard.clone(), inner, pool).await {
+                            event!(ERROR, %error, "connections cannot be watched any more");
+                            drop(error);
+                            yard.hub.killed.store(true, SeqCst);
+                            event::kill(&yard);
+                        }
+                    });
                     server.yards.push(Box::new(event.yard.clone()));
                     Side::EventDriven(event)
                 }
@@ -249,7 +273,7 @@ impl Server {
     }
 
     /// The TCP addresses it listens at, in the order of the calls of
-    /// [`listen`](Builder::listen), with the ports that were chosen.
+    /// [`listen`](Builder::listen), with the ports that were chosen. Unix sockets are left out.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -281,7 +305,8 @@ impl Server {
     }
 
     /// Runs until the [token](Builder::shutdown_token) is cancelled; then shuts down, with the
-    /// [drain timeout](Builder::drain_timeout).
+    /// [drain timeout](Builder::drain_timeout). With several servers await them together, by
+    /// `join!` say: each begins to close its connections when it is awaited.
     ///
     /// # Cancel safety
     ///

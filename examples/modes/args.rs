@@ -7,9 +7,9 @@ Compares ways to hold many connections that are idle most of the time.
 
 cargo run --release --example modes -- [OPTIONS]
 
-  --quick            1 round, 1,000 connections, short steps: shows that it works
+  --quick            1,000 connections and short steps: shows that it works
   --connections N    connections held (default: 8000, or what the limit of open files leaves)
-  --rounds N         how often each arm is measured, interleaved (default: 3)
+  --rounds N         how often each arm is measured, interleaved (default: 1, with --write 5)
   --arms A,B,...     only these: see below
   --threads N        worker threads of each server's runtime (default: 2)
   --write            writes benches/modes.md and benches/modes.svg; else the picture goes to the

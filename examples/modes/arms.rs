@@ -66,7 +66,7 @@ const ALL: [Arm; 7] = [
 ];
 
 pub fn offered() -> impl Iterator<Item = &'static Arm> {
-    ALL.iter().filter(|arm| arm.key != "coalescing" || ours::COALESCING)
+    ALL.iter()
 }
 
 pub fn find(key: &str) -> Result<&'static Arm, String> {
@@ -118,15 +118,9 @@ pub async fn start(key: &str, setup: Setup) -> io::Result<SocketAddr> {
         "two-tasks" => accept(move |stream| two_tasks::serve(stream, handler)),
         "buffered" => accept(move |stream| buffered::serve(stream, handler)),
         "framed" => accept(move |stream| framed::serve(stream, handler)),
-        "leanest" => leanest(setup),
+        "leanest" => accept(move |stream| leanest::serve(stream, handler)),
         mode => ours::start(mode, setup).await,
     }
-}
-
-/// Also what stands in for an arm that does not exist yet.
-pub fn leanest(setup: Setup) -> io::Result<SocketAddr> {
-    let handler = setup.handler;
-    accept(move |stream| leanest::serve(stream, handler))
 }
 
 fn accept<S, F>(serve: S) -> io::Result<SocketAddr>

@@ -7,7 +7,6 @@ use crate::args::Args;
 use crate::arms::Arm;
 use crate::machine;
 use crate::measure::{Figures, Plan, measure};
-use crate::ours;
 use crate::picture;
 use crate::progress::Progress;
 use crate::report::{DISTURBED, Report};
@@ -30,11 +29,8 @@ pub fn run(args: Args) -> Result<(), String> {
     if connections == 0 {
         return Err("No connections to measure with.".into());
     }
-    if ours::STAND_IN && args.arms.iter().any(|arm| arm.label.starts_with("millpond")) {
-        eprintln!("Millpond's arms are stand-ins so far: what they measure is `leanest`.");
-    }
     let plan = Plan::new(&args, connections);
-    let rounds = args.rounds.unwrap_or(if args.quick { 1 } else { 3 });
+    let rounds = args.rounds.unwrap_or(if args.write { 5 } else { 1 });
     let mut figures: Vec<Vec<Figures>> = vec![Vec::new(); args.arms.len()];
     let mut failures = Vec::new();
     let mut progress = Progress::new(rounds * args.arms.len() * Plan::STEPS);

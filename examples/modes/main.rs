@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cargo run --release --example modes -- --quick    # a minute: shows that it works
-//! cargo run --release --example modes               # a quarter of an hour
+//! cargo run --release --example modes               # some five minutes
+//! cargo run --release --example modes -- --write    # half an hour: makes benches/modes.md
 //! ```
 //!
 //! Each way is a server of its own process, driven over loopback by the same client, a process as

@@ -11,12 +11,6 @@ use millpond::server::{Mode, Server};
 use crate::arms::Setup;
 use crate::frames::Fixed64;
 
-/// Whether something else is measured in place of the server. The report says so.
-pub const STAND_IN: bool = false;
-
-/// Whether the arm that gathers events is offered.
-pub const COALESCING: bool = true;
-
 /// Inside the runtime. `mode` is the key of an arm: dedicated, event-driven or coalescing.
 pub async fn start(mode: &str, setup: Setup) -> io::Result<SocketAddr> {
     let coalesce = (mode == "coalescing").then_some(Duration::from_micros(500));

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use crate::arms::{Arm, REFERENCE};
 use crate::machine;
 use crate::measure::{DELAY_MS, Figures, POLITE, POLITE_RATE, Plan, RATES, SLOW, median};
-use crate::ours;
 
 pub struct Report {
     pub plan: Plan,
@@ -106,9 +105,7 @@ fn rows(plan: &Plan) -> Vec<Row> {
 
 impl Report {
     pub fn label(&self, arm: usize) -> String {
-        let arm = self.arms[arm];
-        let stand_in = ours::STAND_IN && arm.label.starts_with("millpond");
-        if stand_in { format!("{} (stand-in)", arm.label) } else { arm.label.into() }
+        self.arms[arm].label.into()
     }
 
     pub fn value(&self, arm: usize, key: &str) -> f64 {
@@ -130,9 +127,6 @@ impl Report {
             machine::description(),
             machine::command()
         );
-        if ours::STAND_IN && (0..self.arms.len()).any(|arm| self.label(arm).contains("stand-in")) {
-            text += "A stand-in is `leanest` under another name, until the server is there.\n\n";
-        }
         for arm in &self.arms {
             let _ = writeln!(text, "- {}: {}.", arm.label, arm.what);
         }

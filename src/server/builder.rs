@@ -1,5 +1,6 @@
 //! A server's settings, checked where they are put together.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ pub struct Builder<C = ()> {
 }
 
 /// All settings but the codec.
+#[derive(Debug)]
 pub(crate) struct Plan {
     pub(super) listens: Vec<Listen>,
     pub(super) mode: Mode,
@@ -122,7 +124,8 @@ impl<C> Builder<C> {
 
     /// How many connections one peer may have: an IPv4 address, or an IPv6 network of 64 bits.
     /// Default: half of [`max_connections`](Self::max_connections), so that nobody takes all of
-    /// them. `None`: no bound, for servers behind a proxy. Unix sockets have none.
+    /// them. `None`: no bound, for servers behind a proxy, or for a load test from one address.
+    /// Unix sockets have none.
     pub fn per_peer(mut self, connections: impl Into<Option<usize>>) -> Self {
         self.plan.per_peer = Some(connections.into());
         self
@@ -148,7 +151,8 @@ impl<C> Builder<C> {
         self
     }
 
-    /// From a frame's first byte to its last, however they trickle in. Default 10 s.
+    /// From a frame's first byte to its last, however they trickle in. A codec that takes bytes
+    /// and makes no frame of them has begun one. Default 10 s.
     pub fn frame_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.plan.deadlines.frame = timeout.into();
         self
@@ -279,6 +283,22 @@ impl<C> Builder<C> {
     }
 }
 
+#[cfg(feature = "serde")]
+impl<C> Builder<C> {
+    /// What a start would find wrong, without one.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let plan = &self.plan;
+        let per_peer = plan.per_peer.unwrap_or_default();
+        plan.check(plan.max_connections.unwrap_or(1), per_peer).map(drop)
+    }
+}
+
+impl<C> fmt::Debug for Builder<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("plan", &self.plan).finish_non_exhaustive()
+    }
+}
+
 impl Plan {
     fn start<P: Protocol>(self, protocol: P) -> Result<Server, StartError> {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20) as usize;
@@ -324,10 +344,14 @@ impl Plan {
             ("frame_timeout", deadlines.frame),
             ("idle_timeout", deadlines.idle),
             ("write_timeout", deadlines.write),
+            ("drain_timeout", Some(self.drain)),
         ];
         for (field, value) in durations {
             if value.is_some_and(|value| value.is_zero() || value > YEAR) {
-                let accepted = "more than zero and at most a year, or `None` for no deadline";
+                let accepted = match field {
+                    "drain_timeout" => "more than zero and at most a year",
+                    _ => "more than zero and at most a year, or `None` for no deadline",
+                };
                 return Err(ConfigError::new(field, format!("{:?}", value.unwrap()), accepted));
             }
         }
@@ -338,6 +362,9 @@ impl Plan {
         }
         if self.coalesce.is_some() && cfg!(not(target_os = "linux")) {
             return Err(ConfigError::new("coalesce", "set", "`None` on this platform"));
+        }
+        for listen in &self.listens {
+            listen.check()?;
         }
         if self.listens.is_empty() {
             return Err(ConfigError::new("listen", "empty", "one address or more"));

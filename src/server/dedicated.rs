@@ -130,7 +130,7 @@ impl<P: Protocol> Future for Connection<P> {
                                 return Poll::Pending;
                             }
                         }
-                        Some((mut held, Outcome::Close(reason))) => held.reason = reason,
+                        Some((held, Outcome::Close(reason))) => held.end(reason),
                         None => {}
                     }
                 }

@@ -1,6 +1,7 @@
 //! Why a server could not be started.
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::{fmt, io};
 
 use crate::error::ConfigError;
@@ -18,6 +19,15 @@ pub enum StartError {
         /// What the system said.
         error: io::Error,
     },
+    /// A file that a configuration names cannot be used.
+    File {
+        /// The key that names it, with its path: `servers[0].tls.key`.
+        setting: String,
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        error: Box<dyn Error + Send + Sync>,
+    },
     /// The system has no epoll, or whatever stands for it, to give.
     Reactor(io::Error),
 }
@@ -27,6 +37,9 @@ impl fmt::Display for StartError {
         match self {
             Self::Config(error) => error.fmt(f),
             Self::Listen { listen, error } => write!(f, "cannot listen at {listen}: {error}"),
+            Self::File { setting, file, error } => {
+                write!(f, "cannot use {} as `{setting}`: {error}", file.display())
+            }
             Self::Reactor(error) => write!(f, "cannot watch connections: {error}"),
         }
     }
@@ -36,6 +49,7 @@ impl Error for StartError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Config(error) => Some(error),
+            Self::File { error, .. } => Some(error.as_ref()),
             Self::Listen { error, .. } | Self::Reactor(error) => Some(error),
         }
     }

@@ -14,6 +14,7 @@ use tokio::time::{Sleep, sleep};
 use super::address::Address;
 use super::hub::{Charge, Hub, Tally};
 use super::io::{Io, Wire};
+use super::linger::{self, Lingering};
 use super::lot::Order;
 use super::nudge::Nudge;
 use super::reason::{CloseReason, Deadline};
@@ -79,11 +80,15 @@ pub(crate) trait Protocol: Send + Sync + 'static {
 
     fn rest<'a>(&self, idle: &'a mut Self::Idle) -> &'a mut Option<Box<Rest>>;
 
+    /// Nothing more is sent: the connection only waits for the peer to go.
+    fn mute(&self, idle: &mut Self::Idle);
+
     /// The connection is gone. Called once, also after a panic.
     fn closed(&self, idle: Self::Idle, reason: CloseReason);
 }
 
 /// What a connection keeps in addition while it is in the middle of something.
+#[derive(Default)]
 pub(crate) struct Rest {
     /// The bytes of a frame that is not whole, and no more memory than those.
     input: Box<[u8]>,
@@ -92,6 +97,8 @@ pub(crate) struct Rest {
     part: bool,
     /// The peer will not send any more.
     end: bool,
+    /// The connection is closed for this, and only waits for the peer to go.
+    lingers: Option<CloseReason>,
     _charge: Option<Charge>,
 }
 
@@ -111,7 +118,7 @@ struct Burst<'a, W, P: Protocol> {
     protocol: &'a P,
     io: &'a mut Io<W>,
     idle: &'a mut P::Idle,
-    buffers: Buffers,
+    buffers: Box<Buffers>,
     order: Order,
     /// No more frame is in the input.
     hungry: bool,
@@ -144,6 +151,24 @@ pub(super) async fn burst<W: Wire, P: Protocol>(
     let mut buffers = hub.stock.lend();
     let (mut part, mut end) = (false, false);
     if let Some(rest) = protocol.rest(idle).take() {
+        if let Some(reason) = rest.lingers {
+            let discard = |cx: &mut Context<'_>| {
+                let most = hub.settings.turn_bytes;
+                Poll::Ready(linger::discard(io, cx, &mut buffers.input, most))
+            };
+            let outcome = match poll_fn(discard).await {
+                _ if order.doom.is_some() || order.late.is_some() => Outcome::Close(reason),
+                Lingering::Gone => Outcome::Close(reason),
+                lingers => {
+                    *protocol.rest(idle) = Some(rest);
+                    let turn = matches!(lingers, Lingering::Turn);
+                    let wait = if turn { Wait::Turn } else { Wait::Linger };
+                    Outcome::Park { wait, moved: false }
+                }
+            };
+            hub.stock.give_back(buffers);
+            return outcome;
+        }
         buffers.input.extend_from_slice(&rest.input);
         buffers.output.unsplit(rest.output);
         (part, end) = (rest.part, rest.end);
@@ -178,7 +203,21 @@ pub(super) async fn burst<W: Wire, P: Protocol>(
             let _ = burst.write(&mut cx);
         }
         let _ = Pin::new(&mut *burst.io).poll_shutdown(&mut cx);
-        Outcome::Close(reason)
+        let before = burst.read;
+        while !burst.end && burst.read - before < hub.settings.turn_bytes {
+            match burst.fill(&mut cx) {
+                Poll::Ready(Ok(())) => burst.buffers.input.clear(),
+                Poll::Ready(Err(_)) => burst.end = true,
+                Poll::Pending => break,
+            }
+        }
+        if burst.end || !linger::is_due(reason, burst.read > before) {
+            return Outcome::Close(reason);
+        }
+        protocol.mute(burst.idle);
+        let lingers = Rest { lingers: Some(reason), ..Rest::default() };
+        *protocol.rest(burst.idle) = Some(Box::new(lingers));
+        Outcome::Park { wait: Wait::Linger, moved: true }
     });
     tally.frames += burst.frames as u32;
     tally.read += burst.read as u32;
@@ -393,7 +432,7 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
 
     /// Leaves what is under way with the connection: the bytes, and no buffer around them.
     fn put_by(&mut self) -> Result<(), CloseReason> {
-        let Buffers { input, output } = &mut self.buffers;
+        let Buffers { input, output } = &mut *self.buffers;
         if input.is_empty() && output.is_empty() && !self.part && !self.end {
             return Ok(());
         }
@@ -402,7 +441,7 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
             bytes => Some(self.hub.charge(bytes).ok_or(CloseReason::SlowReader)?),
         };
         let (input, output, part, end) = ((&**input).into(), take(output), self.part, self.end);
-        let rest = Rest { input, output, part, end, _charge: charge };
+        let rest = Rest { input, output, part, end, lingers: None, _charge: charge };
         *self.protocol.rest(self.idle) = Some(Box::new(rest));
         Ok(())
     }

@@ -92,7 +92,8 @@ pub trait Handler: Send + Sync + 'static {
         frame: Self::In,
     ) -> impl Future<Output = Result<(), Box<dyn Error + Send + Sync>>> + Send;
 
-    /// The connection is gone. For short work: it runs wherever the end was noticed.
+    /// The connection is gone. For short work: it runs where the end was noticed, in a job, a task
+    /// or a thread that drops the server; never inside of a call of a [`Peer`].
     fn on_close(&self, peer: &Peer<Self::Out, Self::State>, reason: CloseReason) {
         let _ = (peer, reason);
     }
@@ -228,15 +229,18 @@ where
         &mut idle.rest
     }
 
-    fn closed(&self, idle: Self::Idle, reason: CloseReason) {
-        let line = idle.line;
-        let mut inner = line.inner.lock();
+    fn mute(&self, idle: &mut Self::Idle) {
+        let mut inner = idle.line.inner.lock();
         inner.closed = true;
         inner.output = BytesMut::new();
         inner.charge.clear();
         drop(inner);
-        line.room.notify_waiters();
-        let peer = Peer(line);
+        idle.line.room.notify_waiters();
+    }
+
+    fn closed(&self, mut idle: Self::Idle, reason: CloseReason) {
+        self.mute(&mut idle);
+        let peer = Peer(idle.line);
         fenced(|| self.handler.on_close(&peer, reason));
     }
 }
@@ -273,6 +277,12 @@ where
             return Err(TrySendError::Full(frame));
         }
         if hub.is_sated() {
+            let slow = inner.output.len() + inner.unwritten > 0;
+            drop(inner);
+            if slow && hub.settings.slow_reader == SlowReader::Close {
+                self.nudge.close(CloseReason::SlowReader);
+                return Err(TrySendError::Closed(frame));
+            }
             return Err(TrySendError::Full(frame));
         }
         let Inner { codec, output, charge, .. } = &mut *inner;

@@ -35,6 +35,11 @@ impl<P: Protocol, T: Content, W: Wire> Held<P, T, W> {
         Self { yard, key, span, body: Some(body), tally, reason }
     }
 
+    /// Closes it.
+    pub(super) fn end(mut self, reason: CloseReason) {
+        self.reason = reason;
+    }
+
     pub(super) async fn burst(&mut self, order: Order) -> Outcome {
         let Some((io, idle)) = &mut self.body else { return Outcome::Close(self.reason) };
         self.tally.bursts += 1;

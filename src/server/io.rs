@@ -1,8 +1,8 @@
 //! What a connection reads from and writes to: the bare transport, or a TLS session over it.
 
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::{fmt, io};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -30,6 +30,12 @@ pub(crate) enum Io<W> {
 pub(crate) struct Security {
     #[cfg(feature = "rustls")]
     pub(super) acceptor: Option<tokio_rustls::TlsAcceptor>,
+}
+
+impl fmt::Debug for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_plain() { "Plain" } else { "Tls" })
+    }
 }
 
 impl Security {

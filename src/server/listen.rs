@@ -11,6 +11,9 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::address::Address;
 use super::mode::Mode;
+use crate::error::ConfigError;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Where a server listens, and how. Made of a text (`127.0.0.1:7000`, `[::1]:7000`,
 /// `localhost:7000`, `unix:/run/echo.sock`), an address, or a listener that is bound already.
@@ -64,8 +67,8 @@ impl Listen {
         self
     }
 
-    /// How many connections the kernel holds that were not accepted yet, up to its own limit.
-    /// Default 1,024.
+    /// How many connections the kernel holds that were not accepted yet: from 1, up to its own
+    /// limit. Default 1,024.
     pub fn backlog(mut self, connections: u32) -> Self {
         self.backlog = connections;
         self
@@ -78,17 +81,30 @@ impl Listen {
         self
     }
 
-    /// `TCP_NODELAY` for the connections. Default `true`.
+    /// `TCP_NODELAY` for the connections. Default `true`; TCP only.
     pub fn nodelay(mut self, nodelay: bool) -> Self {
         self.nodelay = nodelay;
         self
     }
 
     /// After how long without traffic the kernel asks whether the peer is still there
-    /// (`SO_KEEPALIVE`), and then every quarter of that; `None` for never. Default 60 s.
+    /// (`SO_KEEPALIVE`), and then every quarter of that, in seconds; `None` for never. Default
+    /// 60 s; TCP only.
     pub fn keepalive(mut self, after: impl Into<Option<Duration>>) -> Self {
         self.keepalive = after.into();
         self
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if self.backlog == 0 {
+            return Err(ConfigError::new("backlog", 0, "a number from 1"));
+        }
+        let second = Duration::from_secs(1);
+        if let Some(after) = self.keepalive.filter(|after| *after < second || *after > DAY) {
+            let accepted = "from 1 s to a day, or `None` for never";
+            return Err(ConfigError::new("keepalive", format!("{after:?}"), accepted));
+        }
+        Ok(())
     }
 
     /// Options are set on the listener: the connections inherit them, which saves calls for each.
@@ -118,7 +134,7 @@ impl Listen {
                     std::fs::remove_file(path)?;
                     socket.bind(&address)?;
                 }
-                socket.listen(self.backlog as i32)?;
+                socket.listen(self.backlog.min(i32::MAX as u32) as i32)?;
                 Listener::new(socket)
             }
             Target::Bound(socket) => {
@@ -139,7 +155,7 @@ impl Listen {
         }
         self.options(&socket)?;
         socket.bind(&address.into())?;
-        socket.listen(self.backlog as i32)?;
+        socket.listen(self.backlog.min(i32::MAX as u32) as i32)?;
         Ok(socket)
     }
 
@@ -149,7 +165,7 @@ impl Listen {
             None => socket.set_keepalive(false),
             Some(after) => {
                 let second = Duration::from_secs(1);
-                let keepalive = TcpKeepalive::new().with_time(after.max(second));
+                let keepalive = TcpKeepalive::new().with_time(after);
                 socket.set_tcp_keepalive(&keepalive.with_interval((after / 4).max(second)))
             }
         }

@@ -1,6 +1,7 @@
 //! The server's end of a connection, for handlers and for whoever pushes.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use super::address::Address;
@@ -8,7 +9,7 @@ use super::address::Address;
 /// A connection, to send on from anywhere; from a [`Handler`](super::Handler).
 ///
 /// Clones are the same connection. A peer that is kept does not keep its connection open: after
-/// the end, sends are refused.
+/// the end, sends are refused. Peers of the same connection are equal, and have the same hash.
 ///
 /// What is sent waits in memory until the peer takes it, up to
 /// [`outgoing`](super::Builder::outgoing) bytes and one frame. Frames of one sender arrive in the
@@ -102,6 +103,21 @@ impl<Out, State> Peer<Out, State> {
 impl<Out, State> Clone for Peer<Out, State> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
+    }
+}
+
+/// Peers are equal if they are the same connection.
+impl<Out, State> PartialEq for Peer<Out, State> {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.0), Arc::as_ptr(&other.0))
+    }
+}
+
+impl<Out, State> Eq for Peer<Out, State> {}
+
+impl<Out, State> Hash for Peer<Out, State> {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        Arc::as_ptr(&self.0).cast::<()>().hash(hasher);
     }
 }
 

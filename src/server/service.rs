@@ -97,6 +97,8 @@ where
         &mut idle.rest
     }
 
+    fn mute(&self, _idle: &mut Still<C>) {}
+
     fn closed(&self, _idle: Still<C>, _reason: CloseReason) {}
 }
 

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use super::signal::Wait;
 
+/// How long a connection that was closed waits for its peer to go.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// No deadline.
 pub(super) const NEVER: u32 = u32::MAX;
 
@@ -66,6 +69,7 @@ pub(super) struct Ticks {
     frame: u32,
     idle: u32,
     write: u32,
+    linger: u32,
 }
 
 impl Ticks {
@@ -84,7 +88,8 @@ impl Ticks {
         };
         Self {
             tick,
-            horizon: ticks(Some(shortest)),
+            horizon: ticks(Some(shortest.min(LINGER))),
+            linger: ticks(Some(LINGER)),
             first_byte: ticks(of.first_byte),
             handshake: ticks(of.handshake),
             frame: ticks(of.frame),
@@ -106,6 +111,7 @@ impl Ticks {
             Wait::Frame => self.frame,
             Wait::Write => self.write,
             Wait::Idle => self.idle,
+            Wait::Linger => self.linger,
             Wait::Turn => NEVER,
         };
         match ticks {

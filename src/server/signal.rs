@@ -52,6 +52,8 @@ pub(super) enum Wait {
     Frame,
     /// Until the peer takes bytes; nothing is read meanwhile.
     Write,
+    /// For the peer to go; the connection is closed already.
+    Linger,
     /// For nothing: it is to be served again, after the others.
     Turn,
 }
@@ -71,7 +73,7 @@ impl Wait {
         match self {
             Self::FirstByte => Deadline::FirstByte,
             Self::Handshake => Deadline::Handshake,
-            Self::Idle | Self::Turn => Deadline::Idle,
+            Self::Idle | Self::Turn | Self::Linger => Deadline::Idle,
             Self::Frame => Deadline::Frame,
             Self::Write => Deadline::Write,
         }

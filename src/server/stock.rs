@@ -23,36 +23,39 @@ thread_local! {
     static LANDING: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
 }
 
+/// What new ones hold: enough for it to be used again when most frames are small.
+const NEW: usize = 4 * 1024;
+
 /// The buffers of one burst.
-#[derive(Default)]
 pub(super) struct Buffers {
     pub(super) input: BytesMut,
     pub(super) output: BytesMut,
 }
 
-pub(super) struct Stock(Mutex<Vec<Buffers>>);
+// Boxed, for the futures that hold some to be small.
+#[allow(clippy::vec_box)]
+pub(super) struct Stock(Mutex<Vec<Box<Buffers>>>);
 
 impl Stock {
     pub(super) fn new() -> Self {
         Self(Mutex::new(Vec::new()))
     }
 
-    pub(super) fn lend(&self) -> Buffers {
-        self.0.lock().pop().unwrap_or_default()
+    pub(super) fn lend(&self) -> Box<Buffers> {
+        let new = || {
+            let [input, output] = [(); 2].map(|()| BytesMut::with_capacity(NEW));
+            Box::new(Buffers { input, output })
+        };
+        self.0.lock().pop().unwrap_or_else(new)
     }
 
-    pub(super) fn give_back(&self, mut buffers: Buffers) {
+    pub(super) fn give_back(&self, mut buffers: Box<Buffers>) {
         buffers.input.clear();
         buffers.output.clear();
-        // Frames that live on may keep the memory; and what is left of a buffer may be small.
-        let fits = |bytes: &mut BytesMut| {
-            bytes.capacity() <= KEPT_BYTES && (bytes.capacity() >= 1024 || bytes.try_reclaim(1024))
-        };
-        if !fits(&mut buffers.input) {
-            buffers.input = BytesMut::new();
-        }
-        if !fits(&mut buffers.output) {
-            buffers.output = BytesMut::new();
+        // Frames that live on keep the memory; and some is too much to be kept.
+        let fits = |bytes: &mut BytesMut| bytes.try_reclaim(NEW) && bytes.capacity() <= KEPT_BYTES;
+        if !fits(&mut buffers.input) || !fits(&mut buffers.output) {
+            return;
         }
         let mut kept = self.0.lock();
         if kept.len() < KEPT {

@@ -94,6 +94,13 @@ impl Serving {
         Self { child: Some(child), stdout, address }
     }
 
+    /// The next line it prints.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
     fn pid(&self) -> String {
         self.child.as_ref().expect("it was not waited for").id().to_string()
     }

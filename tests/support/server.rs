@@ -178,9 +178,8 @@ impl Client {
         self.0.flush().await
     }
 
-    #[track_caller]
-    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> impl Future<Output = ()> {
-        async move { self.try_send(bytes).await.unwrap() }
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.try_send(bytes).await.unwrap();
     }
 
     /// The next line, without its end.
