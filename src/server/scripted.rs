@@ -105,6 +105,10 @@ impl AsyncWrite for Script {
 
 impl Wire for Script {
     fn ask(&mut self, _asked: bool) {}
+
+    fn took(&mut self) -> bool {
+        false // no deadline is due in a script
+    }
 }
 
 struct Nowhere(std::sync::Arc<Hub>);
@@ -118,6 +122,7 @@ impl super::nudge::Signals for Nowhere {
 }
 
 /// Serves a connection to its end, burst after burst, as a mode would. The service must not wait.
+#[cfg_attr(not(feature = "rustls"), allow(irrefutable_let_patterns))]
 pub fn play<C, S, R>(codec: C, service: S, limits: Limits, events: Vec<Event>) -> Played
 where
     C: Decoder<Item: Send, Error: Into<BoxError>> + Clone + Send + Sync + 'static,

@@ -201,7 +201,7 @@ impl<P: Protocol, T: Content> Yard<P, T> {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let (span, future) = (&JobSpan::default(), pin!(pool.schedule(job)));
+        let (span, future): (&JobSpan, _) = (&Default::default(), pin!(pool.schedule(job)));
         Suspendable { yard: self, key, span, future, suspended: false }.await
     }
 
