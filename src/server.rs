@@ -48,15 +48,17 @@
 //!
 //! # Closing
 //!
-//! Where the server ends a connection that may still be sending, for a malformed frame or by
-//! [`Peer::close`], the peer first gets all answers to what came before and the end of the stream.
+//! Where the server ends a connection that may still be sending, for a malformed frame, an error of
+//! the service or by [`Peer::close`], the peer first gets all answers to what came before and the end of the stream.
 //! The socket is closed when the peer has gone, or after a second or two: bytes that nobody has read
 //! would reset the connection, and the peer might lose the last words.
 //!
 //! # Limits and deadlines
 //!
-//! All are on by default, the same in both modes, and listed at [`Builder`]. The deadlines are met
-//! with a lag of up to an eighth of the shortest one, and at most a second. Before a connection is
+//! All are on by default, the same in both modes, and listed at [`Builder`]. They are
+//! kept by a clock that ticks eight times in the shortest of them, every second at the least and
+//! every 10 ms at most: a deadline is never early, and late by two ticks at most. While user code
+//! runs for a connection only the write deadline does, for a handler. Before a connection is
 //! closed for idleness it is read from once more.
 //!
 //! # Memory
@@ -124,6 +126,7 @@ pub use self::listen::Listen;
 pub use self::mode::Mode;
 pub use self::peer::{Peer, SendError, TrySendError};
 pub use self::reason::{CloseReason, Deadline};
+pub use self::service::BoxError;
 pub use self::settings::SlowReader;
 pub use self::status::{ServerStatus, ShutdownReport};
 
@@ -310,7 +313,8 @@ impl Server {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the server goes on, or is left with nothing accepted any more.
+    /// Dropped before the token is cancelled, nothing has happened. Dropped later, connections close
+    /// as they finish, and none is cut off.
     pub async fn wait(&self) -> ShutdownReport {
         self.token.cancelled().await;
         self.shutdown(self.drain).await

@@ -55,12 +55,19 @@ async fn first_byte(case: Case) {
 }
 
 async fn no_first_byte(case: Case) {
-    let server = echo(timeless(case).frame_timeout(LIMIT).idle_timeout(LIMIT));
+    let server = echo(timeless(case).frame_timeout(LIMIT));
     let mut client = case.connect(&server).await;
     sleep(100 * LIMIT).await;
     client.ask("late").await;
     drop(client);
     emptied(&server).await;
+
+    // Without a deadline of its own the first byte has that of any other frame.
+    let server = echo(timeless(case).idle_timeout(LIMIT));
+    let mut client = case.connect(&server).await;
+    let start = Instant::now();
+    let waited = ends(&mut client).await - start;
+    on_time(case, &server, Deadline::Idle, waited);
 }
 
 async fn idle(case: Case) {

@@ -37,7 +37,7 @@ async fn wrongs(case: Case, server: &Server, wrong: &[&[u8]], reason: CloseReaso
 }
 
 async fn a_frame_that_is_too_large(case: Case) {
-    let server = echo(case.builder().max_frame(64));
+    let server = echo(case.builder().max_frame(65)); // with its end
     let mut client = case.connect(&server).await;
     client.send([b'x'; 64]).await;
     eventually(|| server.status().bytes_in == 64).await;
@@ -48,7 +48,9 @@ async fn a_frame_that_is_too_large(case: Case) {
 
     let server = echo(case.builder().max_frame(64));
     let (large, vast) = ([b'x'; 65], [b'x'; 100_000]);
-    wrongs(case, &server, &[&large, &vast], CloseReason::FrameTooLarge).await;
+    // Also one that comes whole, in one read.
+    let whole = [&large[..], b"\n"].concat();
+    wrongs(case, &server, &[&large, &vast, &whole], CloseReason::FrameTooLarge).await;
 }
 
 async fn a_frame_that_is_too_large_for_its_codec(case: Case) {

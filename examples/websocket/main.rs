@@ -30,7 +30,8 @@ async fn main() -> Result<(), common::Error> {
         .listen(args.listen.as_str())
         .mode(args.mode)
         .codec(codec::WebSocket::default())
-        .max_frame(codec::FRAME)
+        // To the server a message is one frame, also in parts; the codec itself is stricter.
+        .max_frame(4 * codec::FRAME)
         .slow_reader(SlowReader::Close)
         .handle(hall.clone())?;
     common::serve(&server, &args).await?;

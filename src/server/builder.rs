@@ -116,7 +116,7 @@ impl<C> Builder<C> {
     }
 
     /// How many connections may be open at once. Default: half of the descriptors that the process
-    /// may open (the soft limit when the server starts).
+    /// may open (the soft limit when the server starts), or 524,288 where there is no limit.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.plan.max_connections = Some(connections);
         self
@@ -132,14 +132,16 @@ impl<C> Builder<C> {
     }
 
     /// What connections over a limit are told, as the bytes of a whole answer, before they are
-    /// closed. It is written beside the accept loop, for a second and to 128 at a time at most,
-    /// and never over TLS. Default: they are closed without a word.
+    /// closed. It is written in a task of its own, for a second and to 128 at a time for each
+    /// listener at most, and never over TLS. Default: they are closed without a word.
     pub fn on_overload(mut self, answer: impl Into<Bytes>) -> Self {
         self.plan.on_overload = Some(answer.into());
         self
     }
 
-    /// From the accept, or the end of the TLS handshake, to the first byte. Default 10 s.
+    /// From the accept to the first byte; over TLS also from the end of the handshake. A handler that
+    /// has sent something does not expect any. With `None` the [idle timeout](Self::idle_timeout)
+    /// runs from the accept. Default 10 s.
     pub fn first_byte_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.plan.deadlines.first_byte = timeout.into();
         self
@@ -177,7 +179,8 @@ impl<C> Builder<C> {
         self
     }
 
-    /// Stops the server when it is cancelled; see [`Server::wait`].
+    /// When it is cancelled nothing more is accepted. Connections are closed by [`Server::wait`],
+    /// which must be awaited, or by dropping the server.
     pub fn shutdown_token(mut self, token: CancellationToken) -> Self {
         self.plan.token = token;
         self
@@ -202,8 +205,9 @@ impl<C> Builder<C> {
         self
     }
 
-    /// How many bytes may wait for one peer to take them, and one frame more. Beyond that it is a
-    /// slow reader. Default 256 KiB.
+    /// How many bytes may wait for one peer to take them, and one frame of a handler more, or one
+    /// answer of a service, however many frames it has. Beyond that it is a slow reader. Default
+    /// 256 KiB.
     pub fn outgoing(mut self, bytes: usize) -> Self {
         self.plan.outgoing = bytes;
         self
@@ -242,14 +246,22 @@ impl<C> Builder<C> {
     }
 
     /// Starts a server that answers each frame by a tower service. What the service returns is
-    /// written frame by frame: `Some(frame)`, `None`, `[one, two]`, a `Vec`, any iterator.
+    /// written frame by frame: `Some(frame)`, `None`, `[one, two]`, a `Vec`, any iterator of frames.
+    /// (A bare `Bytes` or `Vec<u8>` is an iterator of bytes.)
     ///
-    /// The frames of a connection are served one after another. The service is cloned for each
-    /// burst; an error of it closes the connection.
+    /// The frames of a connection are served one after another, each when the service is ready. The
+    /// service is cloned for each burst, so it must be `Sync`, too: box it by
+    /// `tower::util::BoxCloneSyncService`. It does not learn which connection a frame is from; a
+    /// [`Handler`] does. No deadline bounds it: use tower's `timeout`. It is dropped where a
+    /// shutdown's deadline has passed.
+    ///
+    /// An error closes the connection with [`CloseReason::Service`](super::CloseReason::Service),
+    /// answers to earlier frames go out before; so does a panic. The error is an event of the target
+    /// `millpond` (feature `tracing`), at the level WARN.
     ///
     /// # Errors
     ///
-    /// Names a setting that cannot be, or the listener that could not be bound.
+    /// Names a setting that is not allowed, or the listener that could not be bound.
     ///
     /// # Panics
     ///
@@ -301,6 +313,8 @@ impl<C> fmt::Debug for Builder<C> {
 
 impl Plan {
     fn start<P: Protocol>(self, protocol: P) -> Result<Server, StartError> {
+        // Panics without timers, which deadlines need.
+        drop(tokio::time::sleep(Duration::ZERO));
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20) as usize;
         let max_connections = self.max_connections.unwrap_or((descriptors / 2).max(1));
         let per_peer = self.per_peer.unwrap_or(Some(max_connections.div_ceil(2)));

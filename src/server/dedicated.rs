@@ -131,6 +131,7 @@ impl<P: Protocol> Future for Connection<P> {
                             }
                         }
                         Some((held, Outcome::Close(reason))) => held.end(reason),
+                        Some((held, Outcome::Panicked(payload))) => held.panic(payload),
                         None => {}
                     }
                 }

@@ -10,7 +10,7 @@ use crate::error::ConfigError;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A setting cannot be.
+    /// A setting has a value that is not allowed.
     Config(ConfigError),
     /// A listener could not be bound.
     Listen {

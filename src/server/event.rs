@@ -34,7 +34,7 @@ use super::reason::CloseReason;
 use super::signal::{Signal, Wait};
 use super::socket::Quiet;
 use super::yard::{Content, Yard};
-use crate::error::{ScheduleError, TryScheduleError};
+use crate::error::ScheduleError;
 use crate::observe::JobSpan;
 use crate::pool::Pool;
 
@@ -170,13 +170,9 @@ async fn serve<P: Protocol>(
     }
     let mut held: EventHeld<P> = Held::new(yard.clone(), (key, span), (io, idle));
     held.reason = CloseReason::PoolClosed;
-    let refused = match pool.try_schedule(turn(held, order)) {
-        Ok(_) => return,
-        Err(TryScheduleError::Full(job)) => match yard.schedule(key, pool, job).await {
-            None | Some(Ok(_)) => return,
-            Some(Err(ScheduleError::Closed(job) | ScheduleError::WouldDeadlock(job))) => job,
-        },
-        Err(TryScheduleError::Closed(job)) => job,
+    let refused = match yard.schedule(key, pool, turn(held, order)).await {
+        None | Some(Ok(_)) => return,
+        Some(Err(ScheduleError::Closed(job) | ScheduleError::WouldDeadlock(job))) => job,
     };
     // Its end is user code.
     tokio::spawn(async move { drop(refused) });
@@ -193,6 +189,7 @@ fn turn<P: Protocol>(
         match held.burst(order).await {
             Outcome::Park { wait, moved } => park(held, (wait, moved)),
             Outcome::Close(reason) => held.end(reason),
+            Outcome::Panicked(payload) => held.panic(payload),
         }
     }
 }

@@ -1,9 +1,11 @@
 //! One burst of a framed connection: read, decode, serve, write, until nothing more is to be done
 //! without waiting for the peer. The same in both modes; nothing here waits for a socket.
 
+use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::take;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -95,6 +97,8 @@ pub(crate) struct Rest {
     output: BytesMut,
     /// The codec may have taken its first bytes already, and none be left.
     part: bool,
+    /// How many it has taken.
+    taken: usize,
     /// The peer will not send any more.
     end: bool,
     /// The connection is closed for this, and only waits for the peer to go.
@@ -110,6 +114,8 @@ pub(super) enum Outcome {
         moved: bool,
     },
     Close(CloseReason),
+    /// To be closed; the panic goes on then.
+    Panicked(Box<dyn Any + Send>),
 }
 
 /// A burst under way.
@@ -122,8 +128,9 @@ struct Burst<'a, W, P: Protocol> {
     order: Order,
     /// No more frame is in the input.
     hungry: bool,
-    /// A frame has begun to come.
+    /// A frame has begun to come, of which the codec has taken so many bytes.
     part: bool,
+    taken: usize,
     end: bool,
     frames: usize,
     read: usize,
@@ -132,6 +139,7 @@ struct Burst<'a, W, P: Protocol> {
     took: bool,
     /// Runs while user code waits and the peer takes nothing.
     patience: Option<Pin<Box<Sleep>>>,
+    panic: Option<Box<dyn Any + Send>>,
 }
 
 /// Serves a connection until it would block or others have their turn.
@@ -149,7 +157,7 @@ pub(super) async fn burst<W: Wire, P: Protocol>(
         }
     }
     let mut buffers = hub.stock.lend();
-    let (mut part, mut end) = (false, false);
+    let (mut part, mut taken, mut end) = (false, 0, false);
     if let Some(rest) = protocol.rest(idle).take() {
         if let Some(reason) = rest.lingers {
             let discard = |cx: &mut Context<'_>| {
@@ -171,7 +179,7 @@ pub(super) async fn burst<W: Wire, P: Protocol>(
         }
         buffers.input.extend_from_slice(&rest.input);
         buffers.output.unsplit(rest.output);
-        (part, end) = (rest.part, rest.end);
+        (part, taken, end) = (rest.part, rest.taken, rest.end);
     }
     let (frames, read, wrote, took, patience) = (0, 0, 0, false, None);
     let hungry = buffers.input.is_empty() && !end;
@@ -184,12 +192,14 @@ pub(super) async fn burst<W: Wire, P: Protocol>(
         order,
         hungry,
         part,
+        taken,
         end,
         frames,
         read,
         wrote,
         took,
         patience,
+        panic: None,
     };
     let outcome = burst.run().await.and_then(|(wait, moved)| {
         burst.put_by()?;
@@ -203,6 +213,9 @@ pub(super) async fn burst<W: Wire, P: Protocol>(
             let _ = burst.write(&mut cx);
         }
         let _ = Pin::new(&mut *burst.io).poll_shutdown(&mut cx);
+        if let Some(payload) = burst.panic.take() {
+            return Outcome::Panicked(payload);
+        }
         let before = burst.read;
         while !burst.end && burst.read - before < hub.settings.turn_bytes {
             match burst.fill(&mut cx) {
@@ -281,16 +294,19 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
         while self.frames < self.hub.settings.turn_frames && self.buffers.output.len() < WRITE_AT {
             let before = self.buffers.input.len();
             let decoded = self.protocol.decode(self.idle, &mut self.buffers.input, self.end)?;
+            let left = self.buffers.input.len();
+            self.taken += before.saturating_sub(left);
+            let size = self.taken + if decoded.is_some() { 0 } else { left };
+            if size > self.hub.settings.max_frame {
+                return Err(CloseReason::FrameTooLarge);
+            }
             let Some(frame) = decoded else {
                 self.hungry = true;
                 self.part |= before > 0;
-                if self.buffers.input.len() > self.hub.settings.max_frame {
-                    return Err(CloseReason::FrameTooLarge);
-                }
                 break;
             };
             self.frames += 1;
-            self.part = false;
+            (self.part, self.taken) = (false, 0);
             let mut call = pin!(self.protocol.call(caller, frame));
             let answer = poll_fn(|cx| self.poll_call(cx, call.as_mut())).await?;
             self.protocol.answer(self.idle, answer, &mut self.buffers.output)?;
@@ -302,13 +318,20 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
         Ok(())
     }
 
-    /// Polls user code; while that waits, what it and others have sent goes out.
+    /// Polls user code; while that waits, what it and others have sent goes out. A panic goes on when
+    /// the answers to what came before are written.
     fn poll_call<R>(
         &mut self,
         cx: &mut Context<'_>,
         call: Pin<&mut impl Future<Output = Result<R, CloseReason>>>,
     ) -> Poll<Result<R, CloseReason>> {
-        let polled = call.poll(cx);
+        let polled = match catch_unwind(AssertUnwindSafe(|| call.poll(cx))) {
+            Ok(polled) => polled,
+            Err(payload) => {
+                self.panic = Some(payload);
+                Poll::Ready(Err(CloseReason::Panicked))
+            }
+        };
         if P::OPENS && polled.is_pending() {
             self.poll_patience(cx)?;
         } else {
@@ -408,14 +431,20 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
 
     /// All is served and written, and the peer has sent no more.
     fn nothing_left(&self) -> Result<(Wait, bool), CloseReason> {
+        // A peer that only listens has none to send.
+        let heard = self.read > 0 || P::OPENS && self.wrote > 0;
         if let Some(deadline) = self.order.late {
             let kept = match deadline {
                 Deadline::Frame => self.frames > 0,
-                Deadline::FirstByte | Deadline::Handshake => self.read > 0,
+                Deadline::FirstByte | Deadline::Handshake => heard,
                 Deadline::Idle | Deadline::Write => self.read > 0 || self.took,
             };
             if !kept {
-                return Err(CloseReason::Deadline(deadline));
+                let idle = self.hub.settings.ticks.first_is_idle;
+                return Err(CloseReason::Deadline(match deadline {
+                    Deadline::FirstByte if idle => Deadline::Idle,
+                    deadline => deadline,
+                }));
             }
         }
         if let Some(reason) = self.order.doom.filter(|_| !self.part) {
@@ -424,7 +453,7 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
         if self.part {
             return Ok((Wait::Frame, self.frames > 0));
         }
-        if matches!(self.order.wait, Wait::FirstByte | Wait::Handshake) && self.read == 0 {
+        if matches!(self.order.wait, Wait::FirstByte | Wait::Handshake) && !heard {
             return Ok((Wait::FirstByte, false));
         }
         Ok((Wait::Idle, self.frames > 0 || self.wrote > 0))
@@ -440,8 +469,9 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
             0 => None,
             bytes => Some(self.hub.charge(bytes).ok_or(CloseReason::SlowReader)?),
         };
-        let (input, output, part, end) = ((&**input).into(), take(output), self.part, self.end);
-        let rest = Rest { input, output, part, end, lingers: None, _charge: charge };
+        let (input, output) = ((&**input).into(), take(output));
+        let (part, taken, end) = (self.part, self.taken, self.end);
+        let rest = Rest { input, output, part, taken, end, lingers: None, _charge: charge };
         *self.protocol.rest(self.idle) = Some(Box::new(rest));
         Ok(())
     }

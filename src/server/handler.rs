@@ -1,6 +1,5 @@
 //! Frames served by a handler, which may send at any time.
 
-use std::error::Error;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -22,7 +21,7 @@ use crate::sync::Mutex;
 /// What a server does with its connections, where answers to frames are not all it sends.
 ///
 /// The same handler runs in both modes. The calls for one connection come one after another, each
-/// as part of a job on the server's pool: `on_open` before any frame, then its frames in order, and
+/// as part of a burst: `on_open` before any frame, then its frames in order, and
 /// `on_close` last, exactly once for each connection, also one whose `on_open` has failed or never
 /// began.
 ///
@@ -31,7 +30,7 @@ use crate::sync::Mutex;
 /// # Examples
 ///
 /// ```
-/// use millpond::server::{Handler, Peer, Server};
+/// use millpond::server::{BoxError, Handler, Peer, Server};
 /// use tokio_util::codec::LinesCodec;
 ///
 /// struct Greeter;
@@ -49,8 +48,6 @@ use crate::sync::Mutex;
 ///         Ok(peer.send(line.to_uppercase()).await?)
 ///     }
 /// }
-///
-/// type BoxError = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), BoxError> {
@@ -76,7 +73,7 @@ pub trait Handler: Send + Sync + 'static {
     fn on_open(
         &self,
         peer: &Peer<Self::Out, Self::State>,
-    ) -> impl Future<Output = Result<(), Box<dyn Error + Send + Sync>>> + Send {
+    ) -> impl Future<Output = Result<(), BoxError>> + Send {
         let _ = peer;
         async { Ok(()) }
     }
@@ -90,12 +87,37 @@ pub trait Handler: Send + Sync + 'static {
         &self,
         peer: &Peer<Self::Out, Self::State>,
         frame: Self::In,
-    ) -> impl Future<Output = Result<(), Box<dyn Error + Send + Sync>>> + Send;
+    ) -> impl Future<Output = Result<(), BoxError>> + Send;
 
     /// The connection is gone. For short work: it runs where the end was noticed, in a job, a task
     /// or a thread that drops the server; never inside of a call of a [`Peer`].
     fn on_close(&self, peer: &Peer<Self::Out, Self::State>, reason: CloseReason) {
         let _ = (peer, reason);
+    }
+}
+
+impl<H: Handler> Handler for Arc<H> {
+    type In = H::In;
+    type Out = H::Out;
+    type State = H::State;
+
+    fn on_open(
+        &self,
+        peer: &Peer<Self::Out, Self::State>,
+    ) -> impl Future<Output = Result<(), BoxError>> + Send {
+        H::on_open(self, peer)
+    }
+
+    fn on_frame(
+        &self,
+        peer: &Peer<Self::Out, Self::State>,
+        frame: Self::In,
+    ) -> impl Future<Output = Result<(), BoxError>> + Send {
+        H::on_frame(self, peer, frame)
+    }
+
+    fn on_close(&self, peer: &Peer<Self::Out, Self::State>, reason: CloseReason) {
+        H::on_close(self, peer, reason);
     }
 }
 
@@ -259,13 +281,14 @@ where
     }
 
     fn is_closed(&self) -> bool {
-        self.inner.lock().closed
+        let inner = self.inner.lock();
+        inner.closed || inner.leaves
     }
 
     fn try_send(&self, frame: Out) -> Result<(), TrySendError<Out>> {
         let hub = self.nudge.hub();
         let mut inner = self.inner.lock();
-        if inner.closed {
+        if inner.closed || inner.leaves {
             return Err(TrySendError::Closed(frame));
         }
         if inner.output.len() + inner.unwritten >= hub.settings.outgoing {

@@ -1,5 +1,7 @@
 //! A connection in the hands of a burst, or of its task.
 
+use std::any::Any;
+use std::panic::resume_unwind;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -38,6 +40,12 @@ impl<P: Protocol, T: Content, W: Wire> Held<P, T, W> {
     /// Closes it.
     pub(super) fn end(mut self, reason: CloseReason) {
         self.reason = reason;
+    }
+
+    /// Closes it, and has the panic go on.
+    pub(super) fn panic(self, payload: Box<dyn Any + Send>) -> ! {
+        self.end(CloseReason::Panicked);
+        resume_unwind(payload)
     }
 
     pub(super) async fn burst(&mut self, order: Order) -> Outcome {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,7 +17,9 @@ use crate::error::ConfigError;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Where a server listens, and how. Made of a text (`127.0.0.1:7000`, `[::1]:7000`,
-/// `localhost:7000`, `unix:/run/echo.sock`), an address, or a listener that is bound already.
+/// `localhost:7000`, `unix:/run/echo.sock`), an address, or a listener that is bound already. A name
+/// is looked up when the server starts, which blocks, and the first address that can be bound is
+/// used.
 ///
 /// # Examples
 ///
@@ -56,7 +59,8 @@ impl Listen {
         }
     }
 
-    /// At a Unix socket. A socket file that nobody listens at any more is replaced.
+    /// At a Unix socket. A socket file that nobody listens at any more is replaced; any other file
+    /// is an error. The file stays when the server has ended.
     pub fn unix(path: impl AsRef<Path>) -> Self {
         Self::new(Target::Unix(path.as_ref().to_owned()))
     }
@@ -99,6 +103,9 @@ impl Listen {
         if self.backlog == 0 {
             return Err(ConfigError::new("backlog", 0, "a number from 1"));
         }
+        if matches!(&self.target, Target::Unix(path) if path.as_os_str().is_empty()) {
+            return Err(ConfigError::new("listen", "unix:", "a path after `unix:`"));
+        }
         let second = Duration::from_secs(1);
         if let Some(after) = self.keepalive.filter(|after| *after < second || *after > DAY) {
             let accepted = "from 1 s to a day, or `None` for never";
@@ -124,7 +131,12 @@ impl Listen {
                 let address = socket2::SockAddr::unix(path)?;
                 let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
                 if let Err(error) = socket.bind(&address) {
+                    let is_socket = |path| {
+                        std::fs::symlink_metadata(path)
+                            .is_ok_and(|metadata| metadata.file_type().is_socket())
+                    };
                     let stale = error.kind() == io::ErrorKind::AddrInUse
+                        && is_socket(path)
                         && Socket::new(Domain::UNIX, Type::STREAM, None)?
                             .connect(&address)
                             .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);

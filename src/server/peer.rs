@@ -13,7 +13,7 @@ use super::address::Address;
 ///
 /// What is sent waits in memory until the peer takes it, up to
 /// [`outgoing`](super::Builder::outgoing) bytes and one frame. Frames of one sender arrive in the
-/// order in which they were sent. They go out in bursts on the server's pool; sending itself does
+/// order in which they were sent. They go out in bursts; sending itself does
 /// no I/O.
 pub struct Peer<Out, State = ()>(pub(super) Arc<dyn Outlet<Out, State>>);
 
@@ -44,7 +44,7 @@ impl<Out, State> Peer<Out, State> {
         self.0.state()
     }
 
-    /// Whether the connection is gone.
+    /// Whether the connection is gone, or closes.
     pub fn is_closed(&self) -> bool {
         self.0.is_closed()
     }
@@ -93,8 +93,8 @@ impl<Out, State> Peer<Out, State> {
         }
     }
 
-    /// Closes the connection once what was sent has gone out; frames that come in are not served
-    /// any more.
+    /// Closes the connection once what was sent has gone out. From now on sends are refused, and
+    /// frames that come in are not served.
     pub fn close(&self) {
         self.0.close();
     }

@@ -40,7 +40,7 @@ pub enum CloseReason {
 pub enum Deadline {
     /// From the accept to the first byte.
     FirstByte,
-    /// The TLS handshake, from the accept.
+    /// The TLS handshake, from its first byte.
     Handshake,
     /// From a frame's first byte to its last.
     Frame,

@@ -164,6 +164,7 @@ where
         let Io::Plain(script) = &mut io else { unreachable!("it is plain") };
         match outcome {
             Outcome::Close(reason) => break reason,
+            Outcome::Panicked(payload) => std::panic::resume_unwind(payload),
             Outcome::Park { wait: Wait::Turn, .. } => order.wait = Wait::Turn,
             Outcome::Park { wait: Wait::Write, .. } => {
                 order.wait = Wait::Write;

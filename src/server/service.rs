@@ -13,7 +13,8 @@ use super::nudge::Nudge;
 use super::reason::CloseReason;
 use crate::observe::event;
 
-pub(super) type BoxError = Box<dyn Error + Send + Sync>;
+/// Any error; what services, handlers and codecs may fail by.
+pub type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A codec and a service; each connection has a clone of the codec, each burst one of the service.
 pub(crate) struct Framed<C, S> {
@@ -116,7 +117,11 @@ pub(super) fn decode<C: Decoder<Error: Into<BoxError>>>(
 
 /// Says what went wrong, and gives the reason to close for.
 pub(super) fn failed(what: &'static str, error: BoxError, reason: CloseReason) -> CloseReason {
-    event!(DEBUG, what, error = %error, "connection fails");
+    if reason == CloseReason::Service {
+        event!(WARN, what, error = %error, "connection fails");
+    } else {
+        event!(DEBUG, what, error = %error, "connection fails");
+    }
     let _ = (what, error);
     reason
 }

@@ -70,6 +70,8 @@ pub(super) struct Ticks {
     idle: u32,
     write: u32,
     linger: u32,
+    /// Where there is none for the first byte, the one for idleness holds from the start.
+    pub(super) first_is_idle: bool,
 }
 
 impl Ticks {
@@ -90,7 +92,8 @@ impl Ticks {
             tick,
             horizon: ticks(Some(shortest.min(LINGER))),
             linger: ticks(Some(LINGER)),
-            first_byte: ticks(of.first_byte),
+            first_byte: ticks(of.first_byte.or(of.idle)),
+            first_is_idle: of.first_byte.is_none(),
             handshake: ticks(of.handshake),
             frame: ticks(of.frame),
             idle: ticks(of.idle),
