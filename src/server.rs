@@ -328,11 +328,10 @@ impl Server {
     ///
     /// Dropped, connections go on to close as they finish; none is cut off.
     pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
-        let count = |reason| self.hub.closed().get(&reason).copied().unwrap_or(0);
-        let total = || self.hub.closed().values().sum::<u64>();
-        let before = (count(CloseReason::Shutdown), count(CloseReason::Aborted), total());
+        let before = self.hub.closed();
         self.stop.cancel();
-        self.hub.accepts_no_more().await;
+        // At once, unless user code holds an accept loop up.
+        let _ = timeout(deadline.max(KILL_WAIT), self.hub.accepts_no_more()).await;
         for yard in &self.yards {
             yard.doom_all(CloseReason::Shutdown);
         }
@@ -340,9 +339,15 @@ impl Server {
             self.kill();
             let _ = timeout(KILL_WAIT, self.hub.empty()).await;
         }
-        let closed = count(CloseReason::Shutdown) - before.0;
-        let aborted = count(CloseReason::Aborted) - before.1;
-        let others = total() - before.2 - closed - aborted;
+        let (mut closed, mut aborted, mut others) = (0, 0, 0);
+        for (reason, count) in self.hub.closed() {
+            let count = count - before.get(&reason).copied().unwrap_or(0);
+            match reason {
+                CloseReason::Shutdown => closed += count,
+                CloseReason::Aborted => aborted += count,
+                _ => others += count,
+            }
+        }
         ShutdownReport { closed, others, aborted, left: self.hub.open() }
     }
 

@@ -28,6 +28,8 @@ use crate::pool::Pool;
 pub(super) struct Sleeper(Waker);
 
 impl Content for Sleeper {
+    const LISTED: bool = false;
+
     fn wakes(&self, _dispatcher: &mut Option<Waker>) -> Option<Waker> {
         Some(self.0.clone())
     }
@@ -156,7 +158,11 @@ async fn burst_on<P: Protocol>(
     let (yard, key) = (held.yard.clone(), held.key);
     let job = async move {
         held.reason = CloseReason::Aborted;
-        burst(held, order).await
+        match burst(held, order).await {
+            // The job's panic, as far as the pool is concerned.
+            Some((held, Outcome::Panicked(payload))) => held.panic(payload),
+            ended => ended,
+        }
     };
     yard.schedule(key, &pool, job).await?.ok()?.await.ok()?
 }
@@ -178,6 +184,10 @@ fn poll_order<P: Protocol>(
         let sleeper = Sleeper(cx.waker().clone());
         if yard.park(key, sleeper, wait, &take(tally)) != Signalled::Noted {
             return Poll::Ready(yard.take(key, true));
+        }
+        // A kill between the two looks has found nobody to wake.
+        if yard.is_killed() {
+            return Poll::Ready(None);
         }
         // A handshake may wait for either; it does for this one if its last write would block.
         let blocked = match wait.0 {

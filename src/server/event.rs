@@ -13,11 +13,12 @@ mod source;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
+use mio::{Events, Interest, Registry, Token};
 use socket2::Socket;
 
 pub(super) use self::source::Inner;
@@ -46,6 +47,8 @@ pub(super) struct Parked<I> {
 }
 
 impl<I: Send + 'static> Content for Parked<I> {
+    const LISTED: bool = true;
+
     fn wakes(&self, dispatcher: &mut Option<Waker>) -> Option<Waker> {
         dispatcher.take()
     }
@@ -102,7 +105,8 @@ fn key(token: Token) -> Key {
 }
 
 /// Fetches events, and has a job on the pool serve each connection that is ready. No user code
-/// runs here. While the pool is full it waits for a slot: what comes meanwhile stays in the kernel.
+/// runs here. While the pool is full it waits for a slot, and still notes what happens: a burst that
+/// holds a slot may wait for just that. The bytes stay in the kernel.
 pub(super) async fn dispatch<P: Protocol>(
     yard: Arc<EventYard<P>>,
     inner: Inner,
@@ -111,13 +115,33 @@ pub(super) async fn dispatch<P: Protocol>(
     let mut source = Source::new(inner, yard.hub.settings.coalesce)?;
     while !yard.is_killed() {
         poll_fn(|cx| poll_signals(&yard, &mut source, cx)).await?;
-        loop {
+        // Those that become ready meanwhile come after what is to be fetched: else connections
+        // that always want another turn would shut out the others.
+        let ready = yard.lock().lot.ready();
+        for _ in 0..ready {
             let next = yard.lock().lot.next_ready();
             let Some((key, parked, order)) = next else { break };
-            serve(&yard, &pool, key, parked, order).await;
+            let mut served = pin!(serve(&yard, &pool, key, parked, order));
+            poll_fn(|cx| {
+                if served.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Ok::<_, io::Error>(()));
+                }
+                while let Poll::Ready(events) = source.poll_fetch(cx) {
+                    note(&yard, events?);
+                }
+                Poll::Pending
+            })
+            .await?;
         }
     }
     Ok(())
+}
+
+fn note<P: Protocol>(yard: &EventYard<P>, events: &Events) {
+    let mut state = yard.lock();
+    for event in events {
+        state.tell(key(event.token()), signals(event));
+    }
 }
 
 /// Notes what has happened; ready at once if a connection is ready, for whatever reason.
@@ -128,12 +152,12 @@ fn poll_signals<P: Protocol>(
 ) -> Poll<io::Result<()>> {
     loop {
         let fetched = source.poll_fetch(cx);
-        let mut state = yard.lock();
+        let is_pending = fetched.is_pending();
         if let Poll::Ready(events) = fetched {
-            for event in events? {
-                state.tell(key(event.token()), signals(event));
-            }
-        } else if !state.lot.is_ready() && !yard.is_killed() {
+            note(yard, events?);
+        }
+        let mut state = yard.lock();
+        if is_pending && !state.lot.is_ready() && !yard.is_killed() {
             state.dispatcher = Some(cx.waker().clone());
             return Poll::Pending;
         }

@@ -158,6 +158,8 @@ pub(super) async fn burst<W: Wire, P: Protocol>(
     }
     let mut buffers = hub.stock.lend();
     let (mut part, mut taken, mut end) = (false, 0, false);
+    // What was left behind may be frames, also inside of the codec.
+    let mut hungry = true;
     if let Some(rest) = protocol.rest(idle).take() {
         if let Some(reason) = rest.lingers {
             let discard = |cx: &mut Context<'_>| {
@@ -165,7 +167,10 @@ pub(super) async fn burst<W: Wire, P: Protocol>(
                 Poll::Ready(linger::discard(io, cx, &mut buffers.input, most))
             };
             let outcome = match poll_fn(discard).await {
-                _ if order.doom.is_some() || order.late.is_some() => Outcome::Close(reason),
+                // The reason it lingers for stands in its record, too.
+                _ if order.doom.is_some_and(|doom| doom != reason) || order.late.is_some() => {
+                    Outcome::Close(reason)
+                }
                 Lingering::Gone => Outcome::Close(reason),
                 lingers => {
                     *protocol.rest(idle) = Some(rest);
@@ -180,9 +185,9 @@ pub(super) async fn burst<W: Wire, P: Protocol>(
         buffers.input.extend_from_slice(&rest.input);
         buffers.output.unsplit(rest.output);
         (part, taken, end) = (rest.part, rest.taken, rest.end);
+        hungry = false;
     }
     let (frames, read, wrote, took, patience) = (0, 0, 0, false, None);
-    let hungry = buffers.input.is_empty() && !end;
     let mut burst = Burst {
         hub,
         protocol,
@@ -216,7 +221,9 @@ pub(super) async fn burst<W: Wire, P: Protocol>(
         if let Some(payload) = burst.panic.take() {
             return Outcome::Panicked(payload);
         }
+        let unserved = !burst.buffers.input.is_empty();
         let before = burst.read;
+        burst.ask(true);
         while !burst.end && burst.read - before < hub.settings.turn_bytes {
             match burst.fill(&mut cx) {
                 Poll::Ready(Ok(())) => burst.buffers.input.clear(),
@@ -224,7 +231,8 @@ pub(super) async fn burst<W: Wire, P: Protocol>(
                 Poll::Pending => break,
             }
         }
-        if burst.end || !linger::is_due(reason, burst.read > before) {
+        burst.ask(false);
+        if burst.end || !linger::is_due(reason, unserved || burst.read > before) {
             return Outcome::Close(reason);
         }
         protocol.mute(burst.idle);
@@ -292,6 +300,10 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
     /// Serves what is there, until enough is to be written.
     async fn serve(&mut self, caller: &mut P::Caller) -> Result<(), CloseReason> {
         while self.frames < self.hub.settings.turn_frames && self.buffers.output.len() < WRITE_AT {
+            if self.protocol.leaves(self.idle) {
+                self.order.doom = Some(CloseReason::Local);
+                break;
+            }
             let before = self.buffers.input.len();
             let decoded = self.protocol.decode(self.idle, &mut self.buffers.input, self.end)?;
             let left = self.buffers.input.len();
@@ -310,10 +322,6 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
             let mut call = pin!(self.protocol.call(caller, frame));
             let answer = poll_fn(|cx| self.poll_call(cx, call.as_mut())).await?;
             self.protocol.answer(self.idle, answer, &mut self.buffers.output)?;
-            if self.protocol.leaves(self.idle) {
-                self.order.doom = Some(CloseReason::Local);
-                break;
-            }
         }
         Ok(())
     }
@@ -462,14 +470,17 @@ impl<W: Wire, P: Protocol> Burst<'_, W, P> {
     /// Leaves what is under way with the connection: the bytes, and no buffer around them.
     fn put_by(&mut self) -> Result<(), CloseReason> {
         let Buffers { input, output } = &mut *self.buffers;
-        if input.is_empty() && output.is_empty() && !self.part && !self.end {
+        if input.is_empty() && output.is_empty() && !self.part && !self.end && self.hungry {
             return Ok(());
         }
         let charge = match output.len() {
             0 => None,
             bytes => Some(self.hub.charge(bytes).ok_or(CloseReason::SlowReader)?),
         };
-        let (input, output) = ((&**input).into(), take(output));
+        // What has gone out of it already is memory, too.
+        let slack = output.capacity() > 2 * output.len();
+        let output = if slack { BytesMut::from(&output[..]) } else { take(output) };
+        let input = (&**input).into();
         let (part, taken, end) = (self.part, self.taken, self.end);
         let rest = Rest { input, output, part, taken, end, lingers: None, _charge: charge };
         *self.protocol.rest(self.idle) = Some(Box::new(rest));

@@ -13,7 +13,7 @@ use super::hub::Charge;
 use super::nudge::Nudge;
 use super::peer::{Outlet, Peer, Room, TrySendError};
 use super::reason::CloseReason;
-use super::service::{BoxError, decode, failed};
+use super::service::{BoxError, decode, failed, undecoded};
 use super::settings::SlowReader;
 use crate::fence::fenced;
 use crate::sync::Mutex;
@@ -206,7 +206,8 @@ where
         input: &mut BytesMut,
         end: bool,
     ) -> Result<Option<H::In>, CloseReason> {
-        decode(&mut idle.line.inner.lock().codec, input, end)
+        let decoded = decode(&mut idle.line.inner.lock().codec, input, end);
+        decoded.map_err(undecoded)
     }
 
     async fn call(&self, caller: &mut Self::Caller, frame: H::In) -> Result<(), CloseReason> {
@@ -227,8 +228,12 @@ where
         let mut inner = idle.line.inner.lock();
         if !inner.output.is_empty() {
             output.unsplit(std::mem::take(&mut inner.output));
-            inner.charge.clear();
             inner.unwritten = output.len();
+            // Who waits for it to be given back is woken without the lock.
+            let none = idle.line.nudge.hub().no_charge();
+            let charge = std::mem::replace(&mut inner.charge, none);
+            drop(inner);
+            drop(charge);
         }
     }
 
@@ -255,8 +260,9 @@ where
         let mut inner = idle.line.inner.lock();
         inner.closed = true;
         inner.output = BytesMut::new();
-        inner.charge.clear();
+        let charge = std::mem::replace(&mut inner.charge, idle.line.nudge.hub().no_charge());
         drop(inner);
+        drop(charge);
         idle.line.room.notify_waiters();
     }
 

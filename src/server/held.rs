@@ -55,7 +55,7 @@ impl<P: Protocol, T: Content, W: Wire> Held<P, T, W> {
         let (hub, protocol) = (&*yard.hub, &*yard.protocol);
         let future = pin!(burst(hub, protocol, io, idle, order, &mut self.tally));
         let span = &self.span;
-        let ended = Suspendable { yard, key, span, future, suspended: false }.await;
+        let ended = Suspendable { yard, key, span, future, bursting: true, suspended: false }.await;
         ended.unwrap_or(Outcome::Close(CloseReason::Aborted))
     }
 }

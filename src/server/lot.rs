@@ -79,7 +79,9 @@ pub(super) enum Signalled {
 pub(super) struct Lot<T> {
     chunks: Vec<Box<[Record<T>]>>,
     free: Vec<u32>,
+    /// In the order in which they became so; not kept where each is taken by its key.
     ready: VecDeque<u32>,
+    listed: bool,
     wheel: Vec<u32>,
     horizon: u32,
     now: u32,
@@ -88,13 +90,15 @@ pub(super) struct Lot<T> {
 }
 
 impl<T> Lot<T> {
-    /// `horizon`: how many ticks the shortest of all deadlines has.
-    pub(super) fn new(horizon: u32) -> Self {
+    /// `horizon`: how many ticks the shortest of all deadlines has. `listed`: whether those that are
+    /// ready are served by [`next_ready`](Self::next_ready), or else each by a task of its own.
+    pub(super) fn new(horizon: u32, listed: bool) -> Self {
         let horizon = horizon.clamp(1, 4096);
         Self {
             chunks: Vec::new(),
             free: Vec::new(),
             ready: VecDeque::new(),
+            listed,
             wheel: vec![NIL; horizon as usize + 1],
             horizon,
             now: 0,
@@ -212,12 +216,19 @@ impl<T> Lot<T> {
         !self.ready.is_empty()
     }
 
+    /// How many are ready.
+    pub(super) fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
     /// Takes up a connection by its key, as the one task that serves it does.
     pub(super) fn take(&mut self, key: Key) -> Option<(Option<T>, Order)> {
         match self.find(key)?.phase {
             Phase::Parked => Some(self.activate(key.index)),
             Phase::Ready => {
-                self.ready.retain(|index| *index != key.index);
+                if self.listed {
+                    self.ready.retain(|index| *index != key.index);
+                }
                 Some(self.activate(key.index))
             }
             _ => None,
@@ -282,12 +293,7 @@ impl<T> Lot<T> {
             let next = record.wheel_next;
             record.linked = false;
             if record.phase != Phase::Free {
-                let left = match record.at {
-                    NEVER => horizon,
-                    // Ticks wrap; no deadline is half of the range away.
-                    at if at.wrapping_sub(now) > NEVER / 2 => 0,
-                    at => at.wrapping_sub(now),
-                };
+                let left = left(record.at, now).unwrap_or(horizon);
                 if left == 0 && record.phase == Phase::Parked {
                     let key = Key { index, generation: record.generation };
                     if self.signal(key, Signal::DOOM | Signal::LATE) == Signalled::Ready {
@@ -310,16 +316,21 @@ impl<T> Lot<T> {
 
     fn make_ready(&mut self, index: u32) {
         self.record(index).phase = Phase::Ready;
-        self.ready.push_back(index);
+        if self.listed {
+            self.ready.push_back(index);
+        }
     }
 
     fn activate(&mut self, index: u32) -> (Option<T>, Order) {
         self.parked -= 1;
+        let now = self.now;
         let record = self.record(index);
         record.phase = Phase::Active;
         let signals = std::mem::replace(&mut record.signals, Signal::NONE);
         let (wait, doom) = (record.wait, record.doom);
-        let late = signals.any(Signal::LATE).then(|| wait.deadline());
+        // One that always has another turn is never parked when the clock looks.
+        let late = signals.any(Signal::LATE) || left(record.at, now) == Some(0);
+        let late = late.then(|| wait.deadline());
         let signals = signals.without(Signal::LATE);
         (record.content.take(), Order { signals, wait, late, doom })
     }
@@ -333,6 +344,12 @@ impl<T> Lot<T> {
     fn record(&mut self, index: u32) -> &mut Record<T> {
         &mut self.chunks[index as usize / CHUNK][index as usize % CHUNK]
     }
+}
+
+/// How many ticks are left of a deadline. They wrap; none is half of the range away.
+fn left(at: u32, now: u32) -> Option<u32> {
+    let left = at.wrapping_sub(now);
+    (at != NEVER).then_some(if left > NEVER / 2 { 0 } else { left })
 }
 
 impl<T> Record<T> {

@@ -61,7 +61,7 @@ where
         input: &mut BytesMut,
         end: bool,
     ) -> Result<Option<C::Item>, CloseReason> {
-        decode(&mut idle.codec, input, end)
+        decode(&mut idle.codec, input, end).map_err(undecoded)
     }
 
     async fn call(&self, caller: &mut S, frame: C::Item) -> Result<R, CloseReason> {
@@ -103,16 +103,19 @@ where
     fn closed(&self, _idle: Still<C>, _reason: CloseReason) {}
 }
 
-pub(super) fn decode<C: Decoder<Error: Into<BoxError>>>(
+pub(super) fn decode<C: Decoder>(
     codec: &mut C,
     input: &mut BytesMut,
     end: bool,
-) -> Result<Option<C::Item>, CloseReason> {
-    let decoded = match end {
+) -> Result<Option<C::Item>, C::Error> {
+    match end {
         false => codec.decode(input),
         true => codec.decode_eof(input),
-    };
-    decoded.map_err(|error| failed("decoder", error.into(), CloseReason::Codec))
+    }
+}
+
+pub(super) fn undecoded(error: impl Into<BoxError>) -> CloseReason {
+    failed("decoder", error.into(), CloseReason::Codec)
 }
 
 /// Says what went wrong, and gives the reason to close for.

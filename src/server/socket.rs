@@ -46,6 +46,12 @@ impl AsRawFd for Quiet {
 }
 
 impl Wire for Quiet {
+    fn ask(&mut self, asked: bool) {
+        if asked {
+            self.drained = false;
+        }
+    }
+
     fn took(&mut self) -> bool {
         std::mem::take(&mut self.took)
     }

@@ -26,6 +26,9 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// What a mode keeps in a parked record.
 pub(super) trait Content: Send + 'static {
+    /// Whether a dispatcher serves those that are ready, in order.
+    const LISTED: bool;
+
     /// Whom to wake when the record has become ready.
     fn wakes(&self, dispatcher: &mut Option<Waker>) -> Option<Waker>;
 }
@@ -44,6 +47,8 @@ pub(super) struct State<T> {
     pub(super) dispatcher: Option<Waker>,
     /// Bursts whose user code waits for something.
     suspended: HashMap<Key, Waker>,
+    /// Those that wait for a slot. The burst may begin before its wait is known to have ended.
+    waiting: HashMap<Key, Waker>,
 }
 
 impl<T> State<T> {
@@ -61,9 +66,9 @@ impl<T> State<T> {
 
 impl<P: Protocol, T: Content> Yard<P, T> {
     pub(super) fn new(hub: Arc<Hub>, protocol: Arc<P>) -> Self {
-        let lot = Lot::new(hub.settings.ticks.horizon);
-        let (totals, suspended) = (Totals::default(), HashMap::new());
-        let state = Mutex::new(State { lot, totals, dispatcher: None, suspended });
+        let lot = Lot::new(hub.settings.ticks.horizon, T::LISTED);
+        let (totals, suspended, waiting) = (Totals::default(), HashMap::new(), HashMap::new());
+        let state = Mutex::new(State { lot, totals, dispatcher: None, suspended, waiting });
         Self { hub, protocol, state, occupied: Notify::new() }
     }
 
@@ -165,8 +170,10 @@ impl<P: Protocol, T: Content> Yard<P, T> {
     pub(super) fn evict(&self) -> Vec<(Key, T)> {
         let mut state = self.lock();
         let evicted = state.lot.evict();
-        let wakers: Vec<_> = state.suspended.drain().map(|(_, waker)| waker).collect();
-        let dispatcher = state.dispatcher.take();
+        let State { suspended, waiting, dispatcher, .. } = &mut *state;
+        let wakers = suspended.drain().chain(waiting.drain()).map(|(_, waker)| waker);
+        let wakers: Vec<_> = wakers.collect();
+        let dispatcher = dispatcher.take();
         drop(state);
         wakers.into_iter().chain(dispatcher).for_each(Waker::wake);
         evicted
@@ -182,11 +189,10 @@ impl<P: Protocol, T: Content> Yard<P, T> {
             let mut next = Instant::now() + tick;
             while self.lock().lot.open() > 0 {
                 sleep_until(next).await;
-                // After a stall as many ticks as it lasted, and no more.
-                while next <= Instant::now() {
-                    next += tick;
-                    self.each(|lot, ready| lot.tick(|key| ready.push(key)));
-                }
+                self.each(|lot, ready| lot.tick(|key| ready.push(key)));
+                // After a stall, a tick is as long as it has lasted: what began meanwhile stands
+                // at the tick before, and is not to end early.
+                next = Instant::now().max(next) + tick;
             }
         }
     }
@@ -202,11 +208,16 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         F: Future<Output: Send> + Send + 'static,
     {
         let (span, future): (&JobSpan, _) = (&Default::default(), pin!(pool.schedule(job)));
-        Suspendable { yard: self, key, span, future, suspended: false }.await
+        let (bursting, suspended) = (false, false);
+        Suspendable { yard: self, key, span, future, bursting, suspended }.await
     }
 
-    fn suspend(&self, key: Key, waker: &Waker) {
+    fn suspend(&self, key: Key, waker: &Waker, bursting: bool) {
         let mut state = self.lock();
+        if !bursting {
+            state.waiting.insert(key, waker.clone());
+            return;
+        }
         state.suspended.insert(key, waker.clone());
         if P::OPENS && state.lot.heed(key, Signal::PUSHED | Signal::WRITABLE) {
             drop(state);
@@ -214,8 +225,13 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         }
     }
 
-    fn resume(&self, key: Key) {
-        self.lock().suspended.remove(&key);
+    fn resume(&self, key: Key, bursting: bool) {
+        let mut state = self.lock();
+        if bursting {
+            state.suspended.remove(&key);
+        } else {
+            state.waiting.remove(&key);
+        }
     }
 
     /// Ends a connection's record, and its place among those of its peer.
@@ -251,13 +267,15 @@ impl<P: Protocol, T: Content> Signals for Yard<P, T> {
     }
 }
 
-/// User code under way: while it waits, signals to its connection wake it, and it ends with its
+/// A burst, or a wait for a slot to have one: while it waits, signals to its connection wake it, and it ends with its
 /// server.
 pub(super) struct Suspendable<'a, P: Protocol, T: Content, F> {
     pub(super) yard: &'a Yard<P, T>,
     pub(super) key: Key,
     pub(super) span: &'a JobSpan,
     pub(super) future: Pin<&'a mut F>,
+    /// Or waits for a slot.
+    pub(super) bursting: bool,
     pub(super) suspended: bool,
 }
 
@@ -271,7 +289,7 @@ impl<P: Protocol, T: Content, F: Future> Future for Suspendable<'_, P, T, F> {
             return Poll::Ready(Some(output));
         }
         this.suspended = true;
-        this.yard.suspend(this.key, cx.waker());
+        this.yard.suspend(this.key, cx.waker(), this.bursting);
         // After the registration: whoever kills the server looks there afterwards.
         match this.yard.is_killed() {
             true => Poll::Ready(None),
@@ -283,7 +301,7 @@ impl<P: Protocol, T: Content, F: Future> Future for Suspendable<'_, P, T, F> {
 impl<P: Protocol, T: Content, F> Drop for Suspendable<'_, P, T, F> {
     fn drop(&mut self) {
         if self.suspended {
-            self.yard.resume(self.key);
+            self.yard.resume(self.key, self.bursting);
         }
     }
 }

@@ -22,7 +22,7 @@ fn ticks(seconds: [u64; 5]) -> Ticks {
 }
 
 fn lot(ticks: &Ticks) -> Lot<u32> {
-    Lot::new(ticks.horizon)
+    Lot::new(ticks.horizon, true)
 }
 
 const IDLE: (Wait, bool) = (Wait::Idle, true);
