@@ -25,8 +25,9 @@ async fn wrongs(case: Case, server: &Server, wrong: &[&[u8]], reason: CloseReaso
         let mut bad = case.connect(server).await;
         bad.ask("well so far").await;
         let _ = bad.try_send(bytes).await;
-        closed_for(server, reason, count as u64 + 1).await;
         bad.gone().await;
+        drop(bad);
+        closed_for(server, reason, count as u64 + 1).await;
         good.ask("still there").await;
         assert_eq!(accounted(server).open, 1, "{case:?}");
     }
@@ -76,8 +77,9 @@ async fn an_answer_that_no_codec_writes(case: Case) {
     client.send(b"\0\0\0\x04four").await;
     assert_eq!(client.read_exact(12).await, b"\0\0\0\x08fourfour");
     client.send(b"\0\0\0\x05fives").await;
-    closed_for(&server, CloseReason::Codec, 1).await;
     assert_eq!(client.gone().await, b"", "{case:?}: half an answer");
+    drop(client);
+    closed_for(&server, CloseReason::Codec, 1).await;
     emptied(&server).await;
 }
 
@@ -138,6 +140,7 @@ async fn a_service_that_is_never_ready(case: Case) {
     let mut client = case.connect(&server).await;
     client.send("line\n").await;
     assert_eq!(client.gone().await, b"");
+    drop(client);
     let status = emptied(&server).await;
     assert_eq!(status.closed_for(CloseReason::Service), 1, "{case:?}: {status:?}");
 }
@@ -153,6 +156,7 @@ async fn answers_before_a_fault_are_given(case: Case) {
         let mut client = case.connect(&server).await;
         client.send([b"one\ntwo\nthree\n", fault].concat()).await;
         assert_eq!(client.gone().await, b"one\ntwo\nthree\n", "{case:?}: {reason:?}");
+        drop(client);
         closed_for(&server, reason, 1).await;
         emptied(&server).await;
     }

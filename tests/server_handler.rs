@@ -81,6 +81,7 @@ async fn close_flushes_first(case: Case) {
         assert_eq!(client.line().await, thousand(n), "{case:?}");
     }
     assert_eq!(client.rest().await, b"bye\n", "{case:?}");
+    drop(client);
     closed_for(&server, CloseReason::Local, 1).await;
     // From elsewhere, to a peer that is slow.
     let mut client = case.connect_narrow(&server).await;
@@ -94,6 +95,7 @@ async fn close_flushes_first(case: Case) {
         assert_eq!(client.line().await, thousand(n), "{case:?}");
     }
     assert_eq!(client.rest().await, b"", "{case:?}");
+    drop(client);
     closed_for(&server, CloseReason::Local, 2).await;
     emptied(&server).await;
 }
@@ -123,8 +125,9 @@ async fn every_end_is_told_once(case: Case) {
         let mut client = case.connect(&server).await;
         client.ask("hello").await;
         client.send(said).await;
-        told(case, &chat, before, reason).await;
         client.gone().await;
+        drop(client);
+        told(case, &chat, before, reason).await;
         before += 1;
     }
     let mut client = case.connect(&server).await;
@@ -237,6 +240,7 @@ async fn an_opening_that_fails(case: Case) {
         let mut client = case.connect(&server).await;
         let said = client.gone().await;
         assert_eq!(said, if greeting == "close" { &b"bye\n"[..] } else { b"" }, "{case:?}");
+        drop(client);
         told(case, &chat, 0, reason).await;
         emptied(&server).await;
     }

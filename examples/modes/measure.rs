@@ -45,8 +45,8 @@ impl Plan {
             let settle = Duration::from_millis(700);
             Self { connections, active, threads, settle, paced: 0.8, closed: 0.6, bursts: 2 }
         } else {
-            let settle = Duration::from_secs(2);
-            Self { connections, active, threads, settle, paced: 5.0, closed: 3.0, bursts: 5 }
+            let settle = Duration::from_secs(1);
+            Self { connections, active, threads, settle, paced: 1.5, closed: 1.2, bursts: 3 }
         }
     }
 
