@@ -166,8 +166,7 @@ trait Ground: Send + Sync {
 
 impl<P: Protocol> Ground for Arc<Yard<P, Parked<P::Idle>>> {
     fn totals(&self) -> (Totals, usize) {
-        let state = self.lock();
-        (state.totals, state.lot.parked())
+        Yard::totals(self)
     }
 
     fn doom_all(&self, reason: CloseReason) {
@@ -181,8 +180,7 @@ impl<P: Protocol> Ground for Arc<Yard<P, Parked<P::Idle>>> {
 
 impl<P: Protocol> Ground for Arc<Yard<P, Sleeper>> {
     fn totals(&self) -> (Totals, usize) {
-        let state = self.lock();
-        (state.totals, state.lot.parked())
+        Yard::totals(self)
     }
 
     fn doom_all(&self, reason: CloseReason) {
@@ -290,7 +288,7 @@ impl Server {
             open: census.open,
             refused_full: census.refused_full,
             refused_per_peer: census.refused_per_peer,
-            accept_errors: self.hub.refusals.accept_errors.load(Relaxed),
+            accept_errors: self.hub.accept_errors.load(Relaxed),
             closed: reasons.iter().map(|(_, count)| count).sum(),
             outgoing: self.hub.outgoing(),
             reasons,
@@ -328,7 +326,7 @@ impl Server {
     ///
     /// Dropped, connections go on to close as they finish; none is cut off.
     pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
-        let before = self.hub.closed();
+        let before = self.hub.census().closed;
         self.stop.cancel();
         // At once, unless user code holds an accept loop up.
         let _ = timeout(deadline.max(KILL_WAIT), self.hub.accepts_no_more()).await;
@@ -340,7 +338,7 @@ impl Server {
             let _ = timeout(KILL_WAIT, self.hub.empty()).await;
         }
         let (mut closed, mut aborted, mut others) = (0, 0, 0);
-        for (reason, count) in self.hub.closed() {
+        for (reason, count) in self.hub.census().closed {
             let count = count - before.get(&reason).copied().unwrap_or(0);
             match reason {
                 CloseReason::Shutdown => closed += count,

@@ -52,11 +52,11 @@ pub(super) async fn accept<P: Protocol>(
             }
             // The connection that failed is gone from the kernel's queue; the next one may be well.
             Ok(Err(error)) if is_of_one_connection(&error) => {
-                hub.refusals.accept_errors.fetch_add(1, Relaxed);
+                hub.accept_errors.fetch_add(1, Relaxed);
             }
             // Out of descriptors or memory: it stays in the queue, and would be told of at once.
             Ok(Err(error)) => {
-                hub.refusals.accept_errors.fetch_add(1, Relaxed);
+                hub.accept_errors.fetch_add(1, Relaxed);
                 event!(WARN, %error, pause = ?back_off, "accepting failed");
                 drop(error);
                 tokio::time::sleep(back_off).await;
@@ -74,8 +74,8 @@ fn admit<P: Protocol>(
     address: Address,
 ) {
     match hub.admit(&address) {
-        Err(_not_admitted) => refuser.refuse(socket, &address),
-        Ok(visit) => match side {
+        None => refuser.refuse(socket, &address),
+        Some(visit) => match side {
             Side::Dedicated(side) => side.accept(socket, address, visit),
             Side::EventDriven(side) => side.accept(socket, address, visit),
         },

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use tokio::sync::Notify;
@@ -23,32 +23,24 @@ pub(crate) struct Hub {
     /// Bytes that wait for peers to take them, of all connections.
     outgoing: Arc<Outgoing>,
     pub(super) killed: AtomicBool,
-    pub(super) refusals: Refusals,
+    pub(super) accept_errors: AtomicU64,
     quiet: Notify,
     acceptors: AtomicUsize,
 }
 
-/// Who is in, and who was.
 struct Doors {
     peers: Peers,
-    open: usize,
-    accepted: u64,
-    closed: HashMap<CloseReason, u64>,
+    census: Census,
 }
 
+/// Who came, who is in, who was and who was not let in.
+#[derive(Clone, Default)]
 pub(super) struct Census {
     pub(super) accepted: u64,
     pub(super) open: usize,
     pub(super) refused_full: u64,
     pub(super) refused_per_peer: u64,
     pub(super) closed: HashMap<CloseReason, u64>,
-}
-
-#[derive(Default)]
-pub(super) struct Refusals {
-    pub(super) full: AtomicU64,
-    pub(super) per_peer: AtomicU64,
-    pub(super) accept_errors: AtomicU64,
 }
 
 /// What bursts add up to.
@@ -78,16 +70,9 @@ impl Totals {
     }
 }
 
-/// Why a connection is not let in.
-pub(super) enum NotAdmitted {
-    Full,
-    PerPeer,
-}
-
 impl Hub {
     pub(super) fn new(settings: Settings, max_connections: usize, per_peer: Option<usize>) -> Self {
-        let doors =
-            Doors { peers: Peers::new(per_peer), open: 0, accepted: 0, closed: HashMap::new() };
+        let doors = Doors { peers: Peers::new(per_peer), census: Census::default() };
         Self {
             settings,
             stock: Stock::new(),
@@ -99,7 +84,7 @@ impl Hub {
                 relief: Notify::new(),
             }),
             killed: AtomicBool::new(false),
-            refusals: Refusals::default(),
+            accept_errors: AtomicU64::new(0),
             quiet: Notify::new(),
             acceptors: AtomicUsize::new(0),
         }
@@ -113,66 +98,55 @@ impl Hub {
 
     /// Until no accept loop runs.
     pub(super) async fn accepts_no_more(&self) {
-        loop {
-            let quiet = self.quiet.notified();
-            if self.acceptors.load(SeqCst) == 0 {
-                return;
-            }
-            quiet.await;
-        }
+        self.quiet_once(|| self.acceptors.load(SeqCst) == 0).await;
     }
 
-    pub(super) fn admit(&self, address: &Address) -> Result<Visit, NotAdmitted> {
-        let mut doors = self.doors.lock();
-        doors.accepted += 1;
-        if doors.open >= self.max_connections {
-            self.refusals.full.fetch_add(1, Relaxed);
-            return Err(NotAdmitted::Full);
+    /// A place for a connection, unless there are too many, of all or of its peer.
+    pub(super) fn admit(&self, address: &Address) -> Option<Visit> {
+        let Doors { peers, census } = &mut *self.doors.lock();
+        census.accepted += 1;
+        if census.open >= self.max_connections {
+            census.refused_full += 1;
+            return None;
         }
-        let Some(visit) = doors.peers.enter(address) else {
-            self.refusals.per_peer.fetch_add(1, Relaxed);
-            return Err(NotAdmitted::PerPeer);
-        };
-        doors.open += 1;
-        Ok(visit)
+        let visit = peers.enter(address);
+        match visit {
+            Some(_) => census.open += 1,
+            None => census.refused_per_peer += 1,
+        }
+        visit
     }
 
     pub(super) fn left(&self, visit: Visit, reason: CloseReason) {
         let mut doors = self.doors.lock();
         doors.peers.leave(visit);
-        doors.open -= 1;
-        *doors.closed.entry(reason).or_default() += 1;
-        if doors.open == 0 {
+        let census = &mut doors.census;
+        census.open -= 1;
+        *census.closed.entry(reason).or_default() += 1;
+        if census.open == 0 {
             drop(doors);
             self.quiet.notify_waiters();
         }
     }
 
-    /// Who came, who is in, who was and who was not let in, all at one moment.
+    /// All of one moment.
     pub(super) fn census(&self) -> Census {
-        let doors = self.doors.lock();
-        Census {
-            accepted: doors.accepted,
-            open: doors.open,
-            refused_full: self.refusals.full.load(Relaxed),
-            refused_per_peer: self.refusals.per_peer.load(Relaxed),
-            closed: doors.closed.clone(),
-        }
+        self.doors.lock().census.clone()
     }
 
     pub(super) fn open(&self) -> usize {
-        self.doors.lock().open
-    }
-
-    pub(super) fn closed(&self) -> HashMap<CloseReason, u64> {
-        self.doors.lock().closed.clone()
+        self.doors.lock().census.open
     }
 
     /// Until no connection is open.
     pub(super) async fn empty(&self) {
+        self.quiet_once(|| self.open() == 0).await;
+    }
+
+    async fn quiet_once(&self, is_quiet: impl Fn() -> bool) {
         loop {
             let quiet = self.quiet.notified();
-            if self.open() == 0 {
+            if is_quiet() {
                 return;
             }
             quiet.await;

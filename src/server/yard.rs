@@ -76,6 +76,12 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         self.state.lock()
     }
 
+    /// What bursts have added up to, and how many connections are at rest.
+    pub(super) fn totals(&self) -> (Totals, usize) {
+        let state = self.lock();
+        (state.totals, state.lot.parked())
+    }
+
     /// A record for a new connection.
     pub(super) fn claim(&self, visit: Visit) -> Key {
         let mut state = self.lock();
