@@ -5,9 +5,9 @@
 mod support;
 
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -15,6 +15,7 @@ use millpond::Pool;
 use millpond::server::{BoxError, CloseReason, Handler, Peer, Server, StartError};
 use support::server::{Case, closed_for, emptied, in_all_cases, in_both_modes};
 use support::silent_panic;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::codec::{Decoder, Encoder, LinesCodec};
 
@@ -113,7 +114,7 @@ async fn closed_in_on_open(case: Case) {
     assert_eq!(handler.frames.load(SeqCst), 0, "{case:?}");
 }
 
-/// More connections that always have more to say than there are slots.
+/// More connections that always have more to say than there are slots: first come, first served.
 async fn floods_do_not_shut_out_others(case: Case) {
     let pool = Pool::new(1);
     let answer = |line: String| async move {
@@ -121,28 +122,22 @@ async fn floods_do_not_shut_out_others(case: Case) {
     };
     let builder = case.builder().pool(&pool).turn_frames(8).codec(LinesCodec::new());
     let server = builder.serve(tower::service_fn(answer)).unwrap();
-    let answered = Arc::new(AtomicBool::new(false));
-    let mut floods = Vec::new();
-    for _ in 0..4 {
+    let mut floods = JoinSet::new();
+    for _ in 0..32 {
         let mut client = case.connect(&server).await;
-        let answered = answered.clone();
-        floods.push(tokio::spawn(async move {
+        floods.spawn(async move {
             let lines = "x\n".repeat(4096);
-            // For as long as it takes: where the others are shut out, that is for ever.
-            while !answered.load(SeqCst) {
+            loop {
                 client.send(&lines).await;
             }
-        }));
+        });
     }
     let mut client = case.connect(&server).await;
     for _ in 0..20 {
         client.send("question\n").await;
         assert_eq!(client.line().await, "answer", "{case:?}");
     }
-    answered.store(true, SeqCst);
-    for flood in floods {
-        flood.await.unwrap();
-    }
+    floods.shutdown().await;
 }
 
 struct Talker;
@@ -215,16 +210,15 @@ async fn a_flood_outlives_no_deadline(case: Case) {
     let second = Duration::from_secs(1);
     let builder = case.builder().frame_timeout(second).max_frame(usize::MAX).turn_bytes(1024);
     let server = support::server::echo(builder);
-    let mut client = case.connect(&server).await;
-    let flood = tokio::spawn(async move {
-        // One line without an end.
-        while client.try_send([b'x'; 16 * 1024]).await.is_ok() {
-            sleep(Duration::from_millis(1)).await;
-        }
+    let address = server.local_addrs()[0];
+    // One line without an end, faster than it is read.
+    let flood = std::thread::spawn(move || {
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        while client.write_all(&[b'x'; 64 * 1024]).is_ok() {}
     });
     let deadline = CloseReason::Deadline(millpond::server::Deadline::Frame);
     closed_for(&server, deadline, 1).await;
-    flood.await.unwrap();
+    flood.join().unwrap();
 }
 
 #[test]
