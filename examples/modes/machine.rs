@@ -25,6 +25,7 @@ pub fn description() -> String {
     });
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let rustc = Command::new("rustc").arg("--version").output().ok();
+    let rustc = rustc.filter(|output| output.status.success());
     let rustc = rustc.and_then(|output| String::from_utf8(output.stdout).ok());
     let rustc = rustc.map_or("rustc of unknown version".into(), |text| text.trim().to_owned());
     let model = model.unwrap_or_default();

@@ -273,8 +273,8 @@ impl<P: Protocol, T: Content> Signals for Yard<P, T> {
     }
 }
 
-/// A burst, or a wait for a slot to have one: while it waits, signals to its connection wake it, and it ends with its
-/// server.
+/// A burst, or a wait for a slot to have one: while it waits, signals to its connection wake it,
+/// and it ends with its server.
 pub(super) struct Suspendable<'a, P: Protocol, T: Content, F> {
     pub(super) yard: &'a Yard<P, T>,
     pub(super) key: Key,
