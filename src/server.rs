@@ -49,9 +49,9 @@
 //! # Closing
 //!
 //! Where the server ends a connection that may still be sending, for a malformed frame, an error of
-//! the service or by [`Peer::close`], the peer first gets all answers to what came before and the end of the stream.
-//! The socket is closed when the peer has gone, or after a second or two: bytes that nobody has read
-//! would reset the connection, and the peer might lose the last words.
+//! the service or by [`Peer::close`], the peer first gets all answers to what came before and the
+//! end of the stream. The socket is closed when the peer has gone, or after a second or two: bytes
+//! that nobody has read would reset the connection, and the peer might lose the last words.
 //!
 //! # Limits and deadlines
 //!

@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run --release --example modes -- --quick    # a minute: shows that it works
 //! cargo run --release --example modes               # two or three minutes
-//! cargo run --release --example modes -- --write    # a quarter of an hour: makes benches/modes.md
+//! cargo run --release --example modes -- --write    # some ten minutes: makes benches/modes.md
 //! ```
 //!
 //! Each way is a server of its own process, driven over loopback by the same client, a process as

@@ -13,8 +13,7 @@ use super::address::Address;
 ///
 /// What is sent waits in memory until the peer takes it, up to
 /// [`outgoing`](super::Builder::outgoing) bytes and one frame. Frames of one sender arrive in the
-/// order in which they were sent. They go out in bursts; sending itself does
-/// no I/O.
+/// order in which they were sent. They go out in bursts; sending itself does no I/O.
 pub struct Peer<Out, State = ()>(pub(super) Arc<dyn Outlet<Out, State>>);
 
 /// What a peer stands for; hides the codec.

@@ -52,6 +52,10 @@ pub(super) struct State<T> {
 }
 
 impl<T> State<T> {
+    fn sleepers(&mut self, bursting: bool) -> &mut HashMap<Key, Waker> {
+        if bursting { &mut self.suspended } else { &mut self.waiting }
+    }
+
     /// A signal of the reactor: whom it makes ready is served by who tells of it.
     pub(super) fn tell(&mut self, key: Key, signals: Signal) {
         let signalled = self.lot.signal(key, signals);
@@ -220,24 +224,15 @@ impl<P: Protocol, T: Content> Yard<P, T> {
 
     fn suspend(&self, key: Key, waker: &Waker, bursting: bool) {
         let mut state = self.lock();
-        if !bursting {
-            state.waiting.insert(key, waker.clone());
-            return;
-        }
-        state.suspended.insert(key, waker.clone());
-        if P::OPENS && state.lot.heed(key, Signal::PUSHED | Signal::WRITABLE) {
+        state.sleepers(bursting).insert(key, waker.clone());
+        if P::OPENS && bursting && state.lot.heed(key, Signal::PUSHED | Signal::WRITABLE) {
             drop(state);
             waker.wake_by_ref(); // it came while nobody could be woken
         }
     }
 
     fn resume(&self, key: Key, bursting: bool) {
-        let mut state = self.lock();
-        if bursting {
-            state.suspended.remove(&key);
-        } else {
-            state.waiting.remove(&key);
-        }
+        self.lock().sleepers(bursting).remove(&key);
     }
 
     /// Ends a connection's record, and its place among those of its peer.

@@ -333,9 +333,12 @@ pub fn accounted(server: &Server) -> ServerStatus {
 /// Waits until no connection is left; then nothing else is, either.
 pub async fn emptied(server: &Server) -> ServerStatus {
     let start = Instant::now();
-    while !matches!(server.status(), ServerStatus { open: 0, parked: 0, .. }) {
-        // Which are left, and what was done for them, tells more than where it happened.
+    loop {
         let status = server.status();
+        if (status.open, status.parked) == (0, 0) {
+            break;
+        }
+        // What is left, and what was done for it, tells more than where it happened.
         assert!(start.elapsed() < Duration::from_secs(10), "not emptied: {status:?}");
         tokio::task::yield_now().await;
     }
