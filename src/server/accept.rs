@@ -12,9 +12,9 @@ use tokio::io::unix::AsyncFd;
 use super::address::Address;
 use super::dedicated::Dedicated;
 use super::event::EventDriven;
-use super::framed::Protocol;
 use super::hub::Hub;
 use super::listen::Listener;
+use super::protocol::Protocol;
 use super::refuse::Refuser;
 use crate::observe::event;
 

@@ -12,11 +12,11 @@ use tower_service::Service;
 
 use super::Server;
 use super::error::StartError;
-use super::framed::Protocol;
 use super::handler::{Handled, Handler};
 use super::io::Security;
 use super::listen::Listen;
 use super::mode::Mode;
+use super::protocol::Protocol;
 use super::service::{BoxError, Framed};
 use super::settings::{Deadlines, Settings, SlowReader, Ticks};
 use crate::error::ConfigError;

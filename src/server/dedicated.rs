@@ -11,12 +11,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::address::Address;
-use super::framed::{Outcome, Protocol};
 use super::held::Held;
 use super::hub::Hub;
 use super::io::{Security, Wire};
 use super::lot::{Order, Signalled};
 use super::peers::Visit;
+use super::protocol::{Outcome, Protocol};
 use super::reason::CloseReason;
 use super::signal::{Signal, Wait};
 use super::socket;

@@ -25,12 +25,12 @@ pub(super) use self::source::Inner;
 
 use self::source::Source;
 use super::address::Address;
-use super::framed::{Outcome, Protocol};
 use super::held::Held;
 use super::hub::Hub;
 use super::io::{Io, Security};
 use super::lot::{Key, Order};
 use super::peers::Visit;
+use super::protocol::{Outcome, Protocol};
 use super::reason::CloseReason;
 use super::signal::{Signal, Wait};
 use super::socket::Quiet;
@@ -140,7 +140,7 @@ pub(super) async fn dispatch<P: Protocol>(
 fn note<P: Protocol>(yard: &EventYard<P>, events: &Events) {
     let mut state = yard.lock();
     for event in events {
-        state.tell(key(event.token()), signals(event));
+        state.tell(key(event.token()), signals(event), P::HEARS);
     }
 }
 

@@ -13,12 +13,12 @@ use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio::time::{Sleep, sleep};
 
-use super::address::Address;
+use super::frames::Frames;
 use super::hub::{Charge, Hub, Tally};
 use super::io::{Io, Wire};
 use super::linger::{self, Lingering};
 use super::lot::Order;
-use super::nudge::Nudge;
+use super::protocol::Outcome;
 use super::reason::{CloseReason, Deadline};
 use super::settings::SlowReader;
 use super::signal::Wait;
@@ -26,68 +26,6 @@ use super::stock::{Buffers, poll_fill};
 
 /// Answers are written once so much of them is there, also when more frames are at hand.
 const WRITE_AT: usize = 16 * 1024;
-
-/// What frames mean: a codec with a service, or with a handler.
-pub(crate) trait Protocol: Send + Sync + 'static {
-    /// What is kept of a connection while nobody works for it.
-    type Idle: Send + 'static;
-    type Frame: Send;
-
-    /// Whether there is something to do before the first byte comes.
-    const OPENS: bool;
-
-    /// What serves the frames of one burst.
-    type Caller: Send;
-    type Answer: Send;
-
-    fn arrive(&self, address: Address, nudge: Nudge) -> Self::Idle;
-
-    fn caller(&self, idle: &Self::Idle) -> Self::Caller;
-
-    /// What is to be done before the first frame; nothing if it was done.
-    fn open(
-        &self,
-        caller: &mut Self::Caller,
-    ) -> impl Future<Output = Result<(), CloseReason>> + Send;
-
-    fn decode(
-        &self,
-        idle: &mut Self::Idle,
-        input: &mut BytesMut,
-        end: bool,
-    ) -> Result<Option<Self::Frame>, CloseReason>;
-
-    fn call(
-        &self,
-        caller: &mut Self::Caller,
-        frame: Self::Frame,
-    ) -> impl Future<Output = Result<Self::Answer, CloseReason>> + Send;
-
-    /// Appends an answer to `output`.
-    fn answer(
-        &self,
-        idle: &mut Self::Idle,
-        answer: Self::Answer,
-        output: &mut BytesMut,
-    ) -> Result<(), CloseReason>;
-
-    /// Moves what others want sent to the end of `output`.
-    fn collect(&self, idle: &mut Self::Idle, output: &mut BytesMut);
-
-    /// Whether the connection is to be closed, and no more frames served.
-    fn leaves(&self, idle: &Self::Idle) -> bool;
-
-    /// Tells how much of what was collected is not written yet.
-    fn unwritten(&self, idle: &mut Self::Idle, bytes: usize);
-
-    fn rest<'a>(&self, idle: &'a mut Self::Idle) -> &'a mut Option<Box<Rest>>;
-
-    /// Nothing more is sent: the connection only waits for the peer to go.
-    fn mute(&self, idle: &mut Self::Idle);
-
-    /// The connection is gone. Called once, also after a panic.
-    fn closed(&self, idle: Self::Idle, reason: CloseReason);
-}
 
 /// What a connection keeps in addition while it is in the middle of something.
 #[derive(Default)]
@@ -106,20 +44,8 @@ pub(crate) struct Rest {
     _charge: Option<Charge>,
 }
 
-/// How a burst ended.
-pub(super) enum Outcome {
-    /// To be parked; `moved` if the deadline of this wait begins anew.
-    Park {
-        wait: Wait,
-        moved: bool,
-    },
-    Close(CloseReason),
-    /// To be closed; the panic goes on then.
-    Panicked(Box<dyn Any + Send>),
-}
-
 /// A burst under way.
-struct Burst<'a, W, P: Protocol> {
+struct Burst<'a, W, P: Frames> {
     hub: &'a Hub,
     protocol: &'a P,
     io: &'a mut Io<W>,
@@ -143,7 +69,7 @@ struct Burst<'a, W, P: Protocol> {
 }
 
 /// Serves a connection until it would block or others have their turn.
-pub(super) async fn burst<W: Wire, P: Protocol>(
+pub(super) async fn burst<W: Wire, P: Frames>(
     hub: &Hub,
     protocol: &P,
     io: &mut Io<W>,
@@ -247,7 +173,7 @@ pub(super) async fn burst<W: Wire, P: Protocol>(
     outcome
 }
 
-impl<W: Wire, P: Protocol> Burst<'_, W, P> {
+impl<W: Wire, P: Frames> Burst<'_, W, P> {
     async fn run(&mut self) -> Result<(Wait, bool), CloseReason> {
         match poll_fn(|cx| Poll::Ready(self.io.poll_open(cx))).await {
             Poll::Ready(Ok(())) => {}

@@ -8,7 +8,8 @@ use tokio::sync::Notify;
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::address::Address;
-use super::framed::{Protocol, Rest};
+use super::framed::Rest;
+use super::frames::Frames;
 use super::hub::Charge;
 use super::nudge::Nudge;
 use super::peer::{Outlet, Peer, Room, TrySendError};
@@ -161,7 +162,7 @@ pub(crate) struct Caller<C, H: Handler> {
     peer: Peer<H::Out, H::State>,
 }
 
-impl<C, H> Protocol for Handled<C, H>
+impl<C, H> Frames for Handled<C, H>
 where
     H: Handler,
     C: Decoder<Item = H::In, Error: Into<BoxError>> + Clone + Send + Sync + 'static,

@@ -5,10 +5,10 @@ use std::panic::resume_unwind;
 use std::pin::pin;
 use std::sync::Arc;
 
-use super::framed::{Outcome, Protocol, burst};
 use super::hub::Tally;
 use super::io::{Io, Wire};
 use super::lot::{Key, Order};
+use super::protocol::{Cue, Outcome, Protocol, Turn};
 use super::reason::CloseReason;
 use super::yard::{Content, Suspendable, Yard};
 use crate::fence::fenced;
@@ -51,11 +51,13 @@ impl<P: Protocol, T: Content, W: Wire> Held<P, T, W> {
     pub(super) async fn burst(&mut self, order: Order) -> Outcome {
         let Some((io, idle)) = &mut self.body else { return Outcome::Close(self.reason) };
         self.tally.bursts += 1;
-        let (yard, key) = (&*self.yard, self.key);
-        let (hub, protocol) = (&*yard.hub, &*yard.protocol);
-        let future = pin!(burst(hub, protocol, io, idle, order, &mut self.tally));
-        let span = &self.span;
-        let ended = Suspendable { yard, key, span, future, bursting: true, suspended: false }.await;
+        let (yard, key, cue) = (&self.yard, self.key, Cue::default());
+        let nudge = || yard.nudge(key);
+        let (hub, tally) = (&*yard.hub, &mut self.tally);
+        let turn = Turn { hub, io, idle, order, tally, cue: &cue, nudge: &nudge };
+        let future = pin!(yard.protocol.burst(turn));
+        let (yard, span, cue) = (&**yard, &self.span, Some(&cue));
+        let ended = Suspendable { yard, key, span, future, cue, suspended: false }.await;
         ended.unwrap_or(Outcome::Close(CloseReason::Aborted))
     }
 }

@@ -240,12 +240,17 @@ impl<T> Lot<T> {
         self.find(key)?.content.as_mut()
     }
 
-    /// Whether one of `signals` has come to an active connection; they are done with then.
-    pub(super) fn heed(&mut self, key: Key, signals: Signal) -> bool {
-        let Some(record) = self.find(key) else { return false };
-        let any = record.signals.any(signals);
+    /// Whether one of `signals` has come to an active connection.
+    pub(super) fn has(&mut self, key: Key, signals: Signal) -> bool {
+        self.find(key).is_some_and(|record| record.signals.any(signals))
+    }
+
+    /// Which of `signals` have come to an active connection; they are done with then.
+    pub(super) fn heed(&mut self, key: Key, signals: Signal) -> Signal {
+        let Some(record) = self.find(key) else { return Signal::NONE };
+        let heeded = record.signals.of(signals);
         record.signals = record.signals.without(signals);
-        any
+        heeded
     }
 
     /// Whether a connection is ready; it can be taken up then.

@@ -10,11 +10,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::codec::{Decoder, Encoder};
 use tower_service::Service;
 
-use super::framed::{Outcome, Protocol, burst};
+use super::framed::burst;
+use super::frames::Frames;
 use super::hub::{Hub, Tally};
 use super::io::{Io, Wire};
 use super::lot::Order;
 use super::nudge::Nudge;
+use super::protocol::Outcome;
 use super::reason::CloseReason;
 use super::service::{BoxError, Framed};
 use super::settings::{Deadlines, Settings, SlowReader, Ticks};

@@ -8,7 +8,8 @@ use tokio_util::codec::{Decoder, Encoder};
 use tower_service::Service;
 
 use super::address::Address;
-use super::framed::{Protocol, Rest};
+use super::framed::Rest;
+use super::frames::Frames;
 use super::nudge::Nudge;
 use super::reason::CloseReason;
 use crate::observe::event;
@@ -28,7 +29,7 @@ pub(crate) struct Still<C> {
     rest: Option<Box<Rest>>,
 }
 
-impl<C, S, R> Protocol for Framed<C, S>
+impl<C, S, R> Frames for Framed<C, S>
 where
     C: Decoder<Item: Send, Error: Into<BoxError>> + Clone + Send + Sync + 'static,
     C: Encoder<R::Item, Error: Into<BoxError>>,

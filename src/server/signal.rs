@@ -25,8 +25,25 @@ impl Signal {
         self.0 & of.0 != 0
     }
 
+    pub(super) fn of(self, of: Self) -> Self {
+        Self(self.0 & of.0)
+    }
+
     pub(super) fn without(self, of: Self) -> Self {
         Self(self.0 & !of.0)
+    }
+
+    pub(super) const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub(super) fn bits(self) -> u8 {
+        self.0
+    }
+
+    #[cfg(feature = "http")]
+    pub(super) fn of_bits(bits: u8) -> Self {
+        Self(bits)
     }
 
     pub(super) fn is_none(self) -> bool {
@@ -38,7 +55,7 @@ impl BitOr for Signal {
     type Output = Self;
 
     fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+        self.and(other)
     }
 }
 

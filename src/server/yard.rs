@@ -11,11 +11,11 @@ use tokio::sync::Notify;
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::address::Address;
-use super::framed::Protocol;
 use super::hub::{Hub, Tally, Totals};
 use super::lot::{Key, Lot, Order, Signalled};
 use super::nudge::{Nudge, Signals};
 use super::peers::Visit;
+use super::protocol::{Cue, Protocol};
 use super::reason::CloseReason;
 use super::signal::{Signal, Wait};
 use crate::error::ScheduleError;
@@ -57,9 +57,9 @@ impl<T> State<T> {
     }
 
     /// A signal of the reactor: whom it makes ready is served by who tells of it.
-    pub(super) fn tell(&mut self, key: Key, signals: Signal) {
+    pub(super) fn tell(&mut self, key: Key, signals: Signal, heard: Signal) {
         let signalled = self.lot.signal(key, signals);
-        if signalled == Signalled::Noted && signals.any(Signal::WRITABLE) {
+        if signalled == Signalled::Noted && signals.any(heard) {
             // A task's waker runs nothing of the task.
             if let Some(waker) = self.suspended.get(&key) {
                 waker.wake_by_ref();
@@ -105,7 +105,7 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         idle
     }
 
-    fn nudge(self: &Arc<Self>, key: Key) -> Nudge {
+    pub(super) fn nudge(self: &Arc<Self>, key: Key) -> Nudge {
         Nudge::new(self.clone(), key)
     }
 
@@ -128,8 +128,7 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         let state_ref = &mut *state;
         let waker = match signalled {
             Signalled::Gone => None,
-            // Only what was pushed can go out while user code waits.
-            Signalled::Noted if !P::OPENS || state_ref.suspended.is_empty() => None,
+            Signalled::Noted if P::HEARS.is_none() || state_ref.suspended.is_empty() => None,
             Signalled::Noted => state_ref.suspended.get(&key).cloned(),
             Signalled::Ready => state_ref
                 .lot
@@ -200,6 +199,7 @@ impl<P: Protocol, T: Content> Yard<P, T> {
             while self.lock().lot.open() > 0 {
                 sleep_until(next).await;
                 self.each(|lot, ready| lot.tick(|key| ready.push(key)));
+                self.protocol.tick();
                 // After a stall, a tick is as long as it has lasted: what began meanwhile stands
                 // at the tick before, and is not to end early.
                 next = Instant::now().max(next) + tick;
@@ -218,16 +218,23 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         F: Future<Output: Send> + Send + 'static,
     {
         let (span, future): (&JobSpan, _) = (&Default::default(), pin!(pool.schedule(job)));
-        let (bursting, suspended) = (false, false);
-        Suspendable { yard: self, key, span, future, bursting, suspended }.await
+        Suspendable { yard: self, key, span, future, cue: None, suspended: false }.await
     }
 
     fn suspend(&self, key: Key, waker: &Waker, bursting: bool) {
         let mut state = self.lock();
         state.sleepers(bursting).insert(key, waker.clone());
-        if P::OPENS && bursting && state.lot.heed(key, Signal::PUSHED | Signal::WRITABLE) {
+        if bursting && state.lot.has(key, P::HEARS) {
             drop(state);
             waker.wake_by_ref(); // it came while nobody could be woken
+        }
+    }
+
+    /// What a burst was woken for.
+    fn heed(&self, key: Key) -> Signal {
+        match P::HEARS.is_none() {
+            true => Signal::NONE,
+            false => self.lock().lot.heed(key, P::HEARS),
         }
     }
 
@@ -275,8 +282,8 @@ pub(super) struct Suspendable<'a, P: Protocol, T: Content, F> {
     pub(super) key: Key,
     pub(super) span: &'a JobSpan,
     pub(super) future: Pin<&'a mut F>,
-    /// Or waits for a slot.
-    pub(super) bursting: bool,
+    /// The burst's; none where it waits for a slot.
+    pub(super) cue: Option<&'a Cue>,
     pub(super) suspended: bool,
 }
 
@@ -286,11 +293,14 @@ impl<P: Protocol, T: Content, F: Future> Future for Suspendable<'_, P, T, F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        if let Some(cue) = this.cue.filter(|_| this.suspended) {
+            cue.give(this.yard.heed(this.key));
+        }
         if let Poll::Ready(output) = this.span.in_scope(|| this.future.as_mut().poll(cx)) {
             return Poll::Ready(Some(output));
         }
         this.suspended = true;
-        this.yard.suspend(this.key, cx.waker(), this.bursting);
+        this.yard.suspend(this.key, cx.waker(), this.cue.is_some());
         // After the registration: whoever kills the server looks there afterwards.
         match this.yard.is_killed() {
             true => Poll::Ready(None),
@@ -302,7 +312,7 @@ impl<P: Protocol, T: Content, F: Future> Future for Suspendable<'_, P, T, F> {
 impl<P: Protocol, T: Content, F> Drop for Suspendable<'_, P, T, F> {
     fn drop(&mut self) {
         if self.suspended {
-            self.yard.resume(self.key, self.bursting);
+            self.yard.resume(self.key, self.cue.is_some());
         }
     }
 }
