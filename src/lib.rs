@@ -130,6 +130,8 @@ mod error;
 mod executor;
 mod fence;
 mod group;
+#[cfg(all(feature = "http", unix, target_pointer_width = "64"))]
+pub mod http;
 #[cfg(feature = "tower")]
 pub mod layer;
 mod observe;

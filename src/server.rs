@@ -84,6 +84,8 @@ mod framed;
 mod frames;
 mod handler;
 mod held;
+#[cfg(feature = "http")]
+pub(crate) mod http;
 mod hub;
 mod io;
 mod linger;

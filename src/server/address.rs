@@ -14,6 +14,14 @@ pub enum Address {
 }
 
 impl Address {
+    #[cfg(feature = "http")]
+    pub(super) fn of(address: socket2::SockAddr) -> std::io::Result<Self> {
+        match address.as_socket() {
+            Some(address) => Ok(Self::Tcp(address)),
+            None => Ok(Self::Unix),
+        }
+    }
+
     /// The IP address, if it is one.
     pub fn ip(&self) -> Option<IpAddr> {
         match self {

@@ -33,8 +33,8 @@ const OWN_POOL: usize = 1024;
 /// `None` does not hold; `0` is refused everywhere.
 #[must_use = "a builder does nothing until `serve` or `handle`"]
 pub struct Builder<C = ()> {
-    codec: C,
-    plan: Plan,
+    pub(super) codec: C,
+    pub(super) plan: Plan,
 }
 
 /// All settings but the codec.
@@ -59,9 +59,9 @@ pub(crate) struct Plan {
     pub(super) coalesce: Option<Duration>,
 }
 
-impl Builder {
+impl Plan {
     pub(super) fn new() -> Self {
-        let plan = Plan {
+        Self {
             listens: Vec::new(),
             mode: Mode::default(),
             pool: None,
@@ -79,8 +79,13 @@ impl Builder {
             outgoing_total: 64 * 1024 * 1024,
             slow_reader: SlowReader::default(),
             coalesce: None,
-        };
-        Self { codec: (), plan }
+        }
+    }
+}
+
+impl Builder {
+    pub(super) fn new() -> Self {
+        Self { codec: (), plan: Plan::new() }
     }
 
     /// What makes frames of bytes and bytes of frames. Each connection gets a clone.
@@ -246,7 +251,9 @@ impl<C> Builder<C> {
         self.plan.security.acceptor = Some(config.into());
         self
     }
+}
 
+impl<C: Decoder + Clone + Send + Sync + 'static> Builder<C> {
     /// Starts a server that answers each frame by a tower service. What the service returns is
     /// written frame by frame: `Some(frame)`, `None`, `[one, two]`, a `Vec`, any iterator of frames.
     /// (A bare `Bytes` or `Vec<u8>` is an iterator of bytes.)
@@ -270,7 +277,7 @@ impl<C> Builder<C> {
     /// Outside of a tokio runtime with I/O and time enabled.
     pub fn serve<S, R>(self, service: S) -> Result<Server, StartError>
     where
-        C: Decoder<Item: Send, Error: Into<BoxError>> + Clone + Send + Sync + 'static,
+        C: Decoder<Item: Send, Error: Into<BoxError>>,
         C: Encoder<R::Item, Error: Into<BoxError>>,
         S: Service<C::Item, Response = R, Error: Into<BoxError>, Future: Send>,
         S: Clone + Send + Sync + 'static,
@@ -290,7 +297,7 @@ impl<C> Builder<C> {
     /// As [`serve`](Self::serve).
     pub fn handle<H: Handler>(self, handler: H) -> Result<Server, StartError>
     where
-        C: Decoder<Item = H::In, Error: Into<BoxError>> + Clone + Send + Sync + 'static,
+        C: Decoder<Item = H::In, Error: Into<BoxError>>,
         C: Encoder<H::Out, Error: Into<BoxError>>,
     {
         self.plan.start(Handled { codec: self.codec, handler: Arc::new(handler) })
@@ -314,7 +321,7 @@ impl<C> fmt::Debug for Builder<C> {
 }
 
 impl Plan {
-    fn start<P: Protocol>(self, protocol: P) -> Result<Server, StartError> {
+    pub(super) fn start<P: Protocol>(self, protocol: P) -> Result<Server, StartError> {
         // Panics without timers, which deadlines need.
         drop(tokio::time::sleep(Duration::ZERO));
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20) as usize;

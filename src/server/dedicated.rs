@@ -134,6 +134,8 @@ impl<P: Protocol> Future for Connection<P> {
                         }
                         Some((held, Outcome::Close(reason))) => held.end(reason),
                         Some((held, Outcome::Panicked(payload))) => held.panic(payload),
+                        #[cfg(feature = "http")]
+                        Some((held, Outcome::Left(keep))) => held.leave(keep),
                         None => {}
                     }
                 }
@@ -176,7 +178,8 @@ fn poll_order<P: Protocol>(
 ) -> Poll<Option<Order>> {
     let Held { yard, key, body, tally, .. } = held;
     let (yard, key) = (&**yard, *key);
-    let Some(net) = body.as_mut().and_then(|(io, _)| io.wire()) else { return Poll::Ready(None) };
+    // Where others have the socket, they hear of it, and send signals.
+    let mut net = body.as_mut().and_then(|(io, _)| io.wire());
     if yard.is_killed() {
         return Poll::Ready(None);
     }
@@ -190,16 +193,18 @@ fn poll_order<P: Protocol>(
             return Poll::Ready(None);
         }
         // A handshake may wait for either; it does for this one if its last write would block.
-        let blocked = match wait.0 {
-            Wait::Write => true,
-            Wait::Handshake => net.poll_write_ready(cx).is_pending(),
+        let blocked = match (wait.0, &mut net) {
+            (Wait::Write, _) => true,
+            (Wait::Handshake, Some(net)) => net.poll_write_ready(cx).is_pending(),
             _ => false,
         };
         *rest = if blocked { Rest::ParkedBlocked } else { Rest::Parked };
     }
-    if wait.0 != Wait::Write && net.poll_read_ready(cx).is_ready()
-        || *rest == Rest::ParkedBlocked && net.poll_write_ready(cx).is_ready()
-    {
+    let is_ready = net.is_some_and(|net| {
+        wait.0 != Wait::Write && net.poll_read_ready(cx).is_ready()
+            || *rest == Rest::ParkedBlocked && net.poll_write_ready(cx).is_ready()
+    });
+    if is_ready {
         return Poll::Ready(yard.take(key, true));
     }
     match yard.take(key, false) {
@@ -267,6 +272,14 @@ impl Wire for Net {
 
     fn took(&mut self) -> bool {
         take(&mut self.took)
+    }
+
+    #[cfg(feature = "http")]
+    const ARMS: bool = true;
+
+    #[cfg(feature = "http")]
+    fn peer(&self) -> io::Result<Address> {
+        Address::of(self.socket().peer_addr()?)
     }
 }
 

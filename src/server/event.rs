@@ -214,6 +214,8 @@ fn turn<P: Protocol>(
             Outcome::Park { wait, moved } => park(held, (wait, moved)),
             Outcome::Close(reason) => held.end(reason),
             Outcome::Panicked(payload) => held.panic(payload),
+            #[cfg(feature = "http")]
+            Outcome::Left(keep) => held.leave(keep),
         }
     }
 }

@@ -371,7 +371,7 @@ impl<W: Wire, P: Frames> Burst<'_, W, P> {
             let kept = match deadline {
                 Deadline::Frame => self.frames > 0,
                 Deadline::FirstByte | Deadline::Handshake => heard,
-                Deadline::Idle | Deadline::Write => self.read > 0 || self.took,
+                Deadline::Idle | Deadline::Body | Deadline::Write => self.read > 0 || self.took,
             };
             if !kept {
                 let idle = self.hub.settings.ticks.first_is_idle;

@@ -48,6 +48,13 @@ impl<P: Protocol, T: Content, W: Wire> Held<P, T, W> {
         resume_unwind(payload)
     }
 
+    /// Leaves record and place to those who have the connection now.
+    #[cfg(feature = "http")]
+    pub(super) fn leave(mut self, keep: Box<dyn FnOnce(Box<dyn Any + Send>) + Send>) {
+        self.reason = CloseReason::Local;
+        keep(Box::new(self));
+    }
+
     pub(super) async fn burst(&mut self, order: Order) -> Outcome {
         let Some((io, idle)) = &mut self.body else { return Outcome::Close(self.reason) };
         self.tally.bursts += 1;

@@ -4,6 +4,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::{fmt, io};
 
+#[cfg(feature = "http")]
+use super::address::Address;
+#[cfg(feature = "http")]
+use super::signal::Signal;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A byte stream over sockets, in either mode.
@@ -11,13 +15,28 @@ pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// From now on the socket itself is asked, whatever others have told of it; or not any more.
     fn ask(&mut self, _asked: bool) {}
 
+    /// Notes what its reactor has told.
+    #[cfg(feature = "http")]
+    fn told(&mut self, _signals: Signal) {}
+
     /// Whether the socket has taken bytes since this was last asked. A TLS session writes on its
     /// own, and what it was given has not gone out yet.
     fn took(&mut self) -> bool;
+
+    /// Whether a read or a write that is pending wakes its caller. Else its signals do.
+    #[cfg(feature = "http")]
+    const ARMS: bool;
+
+    /// The other end.
+    #[cfg(feature = "http")]
+    fn peer(&self) -> io::Result<Address>;
 }
 
 pub(crate) enum Io<W> {
     Plain(W),
+    /// In other hands.
+    #[cfg(feature = "http")]
+    Lent,
     #[cfg(feature = "rustls")]
     Handshake(Box<tokio_rustls::Accept<W>>),
     /// Boxed: a session is large, and plain connections should be small.
@@ -75,6 +94,8 @@ impl<W: Wire> Io<W> {
     pub(super) fn wire(&mut self) -> Option<&mut W> {
         match self {
             Self::Plain(wire) => Some(wire),
+            #[cfg(feature = "http")]
+            Self::Lent => None,
             #[cfg(feature = "rustls")]
             Self::Handshake(accept) => accept.get_mut(),
             #[cfg(feature = "rustls")]
@@ -91,6 +112,8 @@ impl<W: Wire> AsyncRead for Io<W> {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(wire) => Pin::new(wire).poll_read(cx, buffer),
+            #[cfg(feature = "http")]
+            Self::Lent => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
             #[cfg(feature = "rustls")]
             Self::Handshake(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
             #[cfg(feature = "rustls")]
@@ -107,6 +130,8 @@ impl<W: Wire> AsyncWrite for Io<W> {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(wire) => Pin::new(wire).poll_write(cx, bytes),
+            #[cfg(feature = "http")]
+            Self::Lent => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
             #[cfg(feature = "rustls")]
             Self::Handshake(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
             #[cfg(feature = "rustls")]
@@ -117,6 +142,8 @@ impl<W: Wire> AsyncWrite for Io<W> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(wire) => Pin::new(wire).poll_flush(cx),
+            #[cfg(feature = "http")]
+            Self::Lent => Poll::Ready(Ok(())),
             #[cfg(feature = "rustls")]
             Self::Handshake(_) => Poll::Ready(Ok(())),
             #[cfg(feature = "rustls")]
@@ -127,6 +154,8 @@ impl<W: Wire> AsyncWrite for Io<W> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(wire) => Pin::new(wire).poll_shutdown(cx),
+            #[cfg(feature = "http")]
+            Self::Lent => Poll::Ready(Ok(())),
             #[cfg(feature = "rustls")]
             Self::Handshake(_) => Poll::Ready(Ok(())),
             #[cfg(feature = "rustls")]

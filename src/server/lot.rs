@@ -253,6 +253,11 @@ impl<T> Lot<T> {
         heeded
     }
 
+    #[cfg(feature = "http")]
+    pub(super) fn is_doomed(&mut self, key: Key) -> bool {
+        self.find(key).is_some_and(|record| record.doom.is_some())
+    }
+
     /// Whether a connection is ready; it can be taken up then.
     pub(super) fn is_marked(&mut self, key: Key) -> bool {
         self.find(key).is_some_and(|record| record.phase == Phase::Ready)

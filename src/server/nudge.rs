@@ -1,6 +1,8 @@
 //! The way from elsewhere to a connection, whoever holds it.
 
 use std::sync::Arc;
+#[cfg(feature = "http")]
+use std::task::Waker;
 
 use super::hub::Hub;
 use super::lot::Key;
@@ -12,6 +14,13 @@ pub(super) trait Signals: Send + Sync {
     fn signal(&self, key: Key, signals: Signal);
     fn doom(&self, key: Key, reason: CloseReason);
     fn hub(&self) -> &Hub;
+
+    /// Has signals to an active connection wake somebody else than its burst.
+    #[cfg(feature = "http")]
+    fn listen(&self, key: Key, waker: &Waker);
+
+    #[cfg(feature = "http")]
+    fn is_doomed(&self, key: Key) -> bool;
 }
 
 /// Reaches one connection; after its end it reaches nothing.
@@ -32,6 +41,17 @@ impl Nudge {
 
     pub(super) fn close(&self, reason: CloseReason) {
         self.to.doom(self.key, reason);
+    }
+
+    #[cfg(feature = "http")]
+    pub(super) fn listen(&self, waker: &Waker) {
+        self.to.listen(self.key, waker);
+    }
+
+    /// Whether it is to be closed once nothing is under way on it.
+    #[cfg(feature = "http")]
+    pub(super) fn is_doomed(&self) -> bool {
+        self.to.is_doomed(self.key)
     }
 
     pub(super) fn hub(&self) -> &Hub {

@@ -46,6 +46,8 @@ pub enum Deadline {
     Frame,
     /// Between frames.
     Idle,
+    /// The body of a request, without a byte of it coming.
+    Body,
     /// Without the peer taking any of the bytes that wait for it.
     Write,
 }
@@ -75,6 +77,7 @@ impl fmt::Display for CloseReason {
             Self::Deadline(Deadline::Handshake) => "the TLS handshake took too long",
             Self::Deadline(Deadline::Frame) => "a frame took too long",
             Self::Deadline(Deadline::Idle) => "idle for too long",
+            Self::Deadline(Deadline::Body) => "the body of a request stalled",
             Self::Deadline(Deadline::Write) => "the peer took nothing for too long",
             Self::SlowReader => "the peer reads too slowly",
             Self::FrameTooLarge => "a frame is too large",

@@ -111,6 +111,14 @@ impl Wire for Script {
     fn took(&mut self) -> bool {
         false // no deadline is due in a script
     }
+
+    #[cfg(feature = "http")]
+    const ARMS: bool = false;
+
+    #[cfg(feature = "http")]
+    fn peer(&self) -> io::Result<Address> {
+        Ok(Address::Unix)
+    }
 }
 
 struct Nowhere(std::sync::Arc<Hub>);
@@ -118,6 +126,12 @@ struct Nowhere(std::sync::Arc<Hub>);
 impl super::nudge::Signals for Nowhere {
     fn signal(&self, _key: super::lot::Key, _signals: Signal) {}
     fn doom(&self, _key: super::lot::Key, _reason: CloseReason) {}
+    #[cfg(feature = "http")]
+    fn listen(&self, _key: super::lot::Key, _waker: &Waker) {}
+    #[cfg(feature = "http")]
+    fn is_doomed(&self, _key: super::lot::Key) -> bool {
+        false
+    }
     fn hub(&self) -> &Hub {
         &self.0
     }
@@ -166,6 +180,8 @@ where
         let Io::Plain(script) = &mut io else { unreachable!("it is plain") };
         match outcome {
             Outcome::Close(reason) => break reason,
+            #[cfg(feature = "http")]
+            Outcome::Left(_) => unreachable!("frames are never left to others"),
             Outcome::Panicked(payload) => std::panic::resume_unwind(payload),
             Outcome::Park { wait: Wait::Turn, .. } => order.wait = Wait::Turn,
             Outcome::Park { wait: Wait::Write, .. } => {

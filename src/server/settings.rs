@@ -31,6 +31,7 @@ pub(crate) struct Deadlines {
     pub(super) handshake: Option<Duration>,
     pub(super) frame: Option<Duration>,
     pub(super) idle: Option<Duration>,
+    pub(super) body: Option<Duration>,
     pub(super) write: Option<Duration>,
 }
 
@@ -41,6 +42,7 @@ impl Default for Deadlines {
             handshake: Some(Duration::from_secs(10)),
             frame: Some(Duration::from_secs(10)),
             idle: Some(Duration::from_secs(300)),
+            body: None,
             write: Some(Duration::from_secs(30)),
         }
     }
@@ -68,6 +70,7 @@ pub(super) struct Ticks {
     handshake: u32,
     frame: u32,
     idle: u32,
+    body: u32,
     write: u32,
     linger: u32,
     /// Where there is none for the first byte, the one for idleness holds from the start.
@@ -78,7 +81,7 @@ impl Ticks {
     /// Fine enough for the shortest deadline to be met within an eighth, and never busier than
     /// every 10 ms.
     pub(super) fn new(of: &Deadlines) -> Self {
-        let all = [of.first_byte, of.handshake, of.frame, of.idle, of.write];
+        let all = [of.first_byte, of.handshake, of.frame, of.idle, of.body, of.write];
         let shortest = all.into_iter().flatten().min().unwrap_or(Duration::from_secs(60));
         let tick = (shortest / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
         // One more, since the tick that runs has begun already.
@@ -97,6 +100,7 @@ impl Ticks {
             handshake: ticks(of.handshake),
             frame: ticks(of.frame),
             idle: ticks(of.idle),
+            body: ticks(of.body),
             write: ticks(of.write),
         }
     }
@@ -112,7 +116,8 @@ impl Ticks {
             Wait::FirstByte => self.first_byte,
             Wait::Handshake => self.handshake,
             Wait::Frame => self.frame,
-            Wait::Write => self.write,
+            Wait::Write | Wait::Stall => self.write,
+            Wait::Body => self.body,
             Wait::Idle => self.idle,
             Wait::Linger => self.linger,
             Wait::Turn => NEVER,

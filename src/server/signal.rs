@@ -21,6 +21,10 @@ impl Signal {
     /// Its deadline has come.
     pub(super) const LATE: Self = Self(32);
 
+    /// What bursts that wait may want to know. Of the others the next one is told.
+    #[cfg(feature = "http")]
+    pub(super) const WAKING: Self = Self(1 | 2 | 4 | 8);
+
     pub(super) fn any(self, of: Self) -> bool {
         self.0 & of.0 != 0
     }
@@ -71,6 +75,10 @@ pub(super) enum Wait {
     Write,
     /// For the peer to go; the connection is closed already.
     Linger,
+    /// Until the peer takes bytes, or sends some: either may let the burst go on.
+    Stall,
+    /// For the rest of the body of a request.
+    Body,
     /// For nothing: it is to be served again, after the others.
     Turn,
 }
@@ -81,7 +89,7 @@ impl Wait {
             Self::Turn => true,
             Self::Write => signals.any(Signal::WRITABLE | Signal::CLOSING | Signal::DOOM),
             // While it shakes hands a session may want to write, too.
-            Self::Handshake => !signals.is_none(),
+            Self::Handshake | Self::Stall | Self::Body => !signals.is_none(),
             _ => signals.any(Signal::READABLE | Signal::CLOSING | Signal::PUSHED | Signal::DOOM),
         }
     }
@@ -92,7 +100,8 @@ impl Wait {
             Self::Handshake => Deadline::Handshake,
             Self::Idle | Self::Turn | Self::Linger => Deadline::Idle,
             Self::Frame => Deadline::Frame,
-            Self::Write => Deadline::Write,
+            Self::Write | Self::Stall => Deadline::Write,
+            Self::Body => Deadline::Body,
         }
     }
 }

@@ -9,6 +9,8 @@ use rustix::net::{SendFlags, send};
 use socket2::Socket;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+#[cfg(feature = "http")]
+use super::address::Address;
 use super::io::Wire;
 use super::signal::Signal;
 
@@ -52,8 +54,21 @@ impl Wire for Quiet {
         }
     }
 
+    #[cfg(feature = "http")]
+    fn told(&mut self, signals: Signal) {
+        Self::told(self, signals);
+    }
+
     fn took(&mut self) -> bool {
         std::mem::take(&mut self.took)
+    }
+
+    #[cfg(feature = "http")]
+    const ARMS: bool = false;
+
+    #[cfg(feature = "http")]
+    fn peer(&self) -> io::Result<Address> {
+        Address::of(self.socket.peer_addr()?)
     }
 }
 

@@ -33,6 +33,9 @@ pub struct ServerStatus {
     pub frames: u64,
     /// Turns of serving a connection.
     pub bursts: u64,
+    /// Connections with the state of an HTTP connection: those under way, and the warm ones.
+    #[cfg(feature = "http")]
+    pub thawed: usize,
     pub(super) reasons: Vec<(CloseReason, u64)>,
 }
 

@@ -70,12 +70,22 @@ pub(super) fn poll_fill<W: Wire>(
     cx: &mut Context<'_>,
     input: &mut BytesMut,
 ) -> Poll<io::Result<usize>> {
+    poll_land(io, cx, READ, |bytes| input.extend_from_slice(bytes))
+}
+
+/// Reads once, up to `most` bytes, and has `take` take what came.
+pub(super) fn poll_land<W: Wire>(
+    io: &mut Io<W>,
+    cx: &mut Context<'_>,
+    most: usize,
+    take: impl FnOnce(&[u8]),
+) -> Poll<io::Result<usize>> {
     use tokio::io::AsyncRead;
 
     LANDING.with_borrow_mut(|landing| {
-        let mut buffer = ReadBuf::new(landing);
+        let mut buffer = ReadBuf::new(&mut landing[..most.min(READ)]);
         ready!(Pin::new(io).poll_read(cx, &mut buffer))?;
-        input.extend_from_slice(buffer.filled());
+        take(buffer.filled());
         Poll::Ready(Ok(buffer.filled().len()))
     })
 }

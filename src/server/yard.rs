@@ -247,9 +247,11 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         let mut state = self.lock();
         state.totals.add(tally);
         let released = state.lot.release(key);
+        // Somebody else may have listened.
+        let listener = state.suspended.remove(&key);
         drop(state);
         if let Some((visit, content)) = released {
-            drop(content);
+            drop((content, listener));
             self.hub.left(visit, reason);
         }
     }
@@ -272,6 +274,19 @@ impl<P: Protocol, T: Content> Signals for Yard<P, T> {
 
     fn hub(&self) -> &Hub {
         &self.hub
+    }
+
+    #[cfg(feature = "http")]
+    fn listen(&self, key: Key, waker: &Waker) {
+        self.suspend(key, waker, true);
+        if self.is_killed() {
+            waker.wake_by_ref();
+        }
+    }
+
+    #[cfg(feature = "http")]
+    fn is_doomed(&self, key: Key) -> bool {
+        self.lock().lot.is_doomed(key)
     }
 }
 

@@ -17,6 +17,7 @@ fn ticks(seconds: [u64; 5]) -> Ticks {
         handshake: some(seconds[1]),
         frame: some(seconds[2]),
         idle: some(seconds[3]),
+        body: None,
         write: some(seconds[4]),
     })
 }

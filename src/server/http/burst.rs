@@ -1,0 +1,368 @@
+//! One burst of an HTTP connection.
+
+use std::future::Future;
+use std::io::ErrorKind;
+use std::mem::replace;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncWrite;
+
+use super::super::io::{Io, Wire};
+use super::super::linger::{self, Lingering};
+use super::super::protocol::{Outcome, Turn};
+use super::super::reason::{CloseReason, Deadline};
+use super::super::signal::Wait;
+use super::super::stock::poll_fill;
+use super::flow::{ANSWER, ANSWER_WAITS, BODY, BODY_WAITS, CALL, CALL_WAITS, Flow, UNFLUSHED};
+use super::gate::App;
+use super::head::{self, Head};
+use super::thawed::Thawed;
+use super::{Busy, Idle, Park, Web, http2};
+
+const TIMED_OUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+pub(super) struct Burst<'a, W: Wire, A: App> {
+    web: &'a Web<A>,
+    turn: Turn<'a, W, Idle>,
+    /// Bytes that this burst has seen come or go.
+    moved: bool,
+    /// Requests that it has seen begin.
+    served: bool,
+    again: bool,
+    /// User code waits.
+    suspended: Option<Box<Thawed<W, A>>>,
+}
+
+impl<W: Wire, A: App> Future for Burst<'_, W, A> {
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Outcome> {
+        let this = self.get_mut();
+        if !replace(&mut this.again, true) {
+            return this.begin();
+        }
+        match this.suspended.take() {
+            Some(thawed) => this.go_on(thawed),
+            None => Poll::Ready(Outcome::Close(CloseReason::Aborted)),
+        }
+    }
+}
+
+impl<'a, W: Wire, A: App> Burst<'a, W, A> {
+    pub(super) fn new(web: &'a Web<A>, turn: Turn<'a, W, Idle>) -> Self {
+        Self { web, turn, moved: false, served: false, again: false, suspended: None }
+    }
+
+    fn begin(&mut self) -> Poll<Outcome> {
+        let order = self.turn.order;
+        if let Some(reason) = order.doom.filter(|reason| !reason.is_gentle()) {
+            return Poll::Ready(Outcome::Close(reason));
+        }
+        // Wakers are not for those who have nothing to say to hyper.
+        let mut cx = Context::from_waker(Waker::noop());
+        match self.turn.io.poll_open(&mut cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => return Poll::Ready(Outcome::Close(CloseReason::Tls)),
+            Poll::Pending => {
+                let end = order.late.map(CloseReason::Deadline).or(order.doom);
+                let parked = Outcome::Park { wait: Wait::Handshake, moved: false };
+                return Poll::Ready(end.map_or(parked, Outcome::Close));
+            }
+        }
+        self.tell();
+        let (state, first) = match replace(self.turn.idle, Idle::Cold) {
+            Idle::Cold => (None, Bytes::new()),
+            Idle::Warm(token) => (self.web.warm.take(token), Bytes::new()),
+            Idle::Busy(busy) => match *busy {
+                Busy::Head(bytes) => (None, bytes.into()),
+                Busy::Thawed(state) => (Some(state), Bytes::new()),
+                Busy::Lingers(reason) => return Poll::Ready(self.linger(reason)),
+            },
+        };
+        match state {
+            None => self.read_head(first),
+            Some(state) => {
+                let state: Box<Thawed<W, A>> =
+                    state.downcast().expect("each mode has its own connections");
+                let io = replace(self.turn.io, Io::Lent);
+                if !matches!(io, Io::Lent) {
+                    state.shared.lent().io = io;
+                }
+                self.go_on(state)
+            }
+        }
+    }
+
+    /// Tells the socket what has happened to it.
+    fn tell(&mut self) {
+        let order = &self.turn.order;
+        let asks = order.late.is_some() || order.doom.is_some();
+        if let Some(wire) = self.turn.io.wire() {
+            wire.ask(asks);
+        }
+    }
+
+    /// Reads until there is a whole head, or nothing more.
+    fn read_head(&mut self, first: Bytes) -> Poll<Outcome> {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut bytes = BytesMut::from(first);
+        let before = bytes.len();
+        let mut end = false;
+        let found = loop {
+            match head::look(&bytes) {
+                Head::Partial if !end => {}
+                found => break found,
+            }
+            end = match poll_fill(self.turn.io, &mut cx, &mut bytes) {
+                Poll::Pending => return Poll::Ready(self.nothing_left(bytes, before)),
+                Poll::Ready(Ok(count)) => count == 0,
+                Poll::Ready(Err(error)) if error.kind() == ErrorKind::UnexpectedEof => true,
+                Poll::Ready(Err(_)) => return Poll::Ready(Outcome::Close(CloseReason::Io)),
+            };
+            if end && bytes.is_empty() {
+                return Poll::Ready(self.close(CloseReason::Peer));
+            }
+        };
+        self.turn.tally.read += (bytes.len() - before) as u32;
+        let Some(Ok(address)) = self.turn.io.wire().map(|wire| wire.peer()) else {
+            return Poll::Ready(Outcome::Close(CloseReason::Io));
+        };
+        let flow = Flow::new((self.turn.nudge)());
+        let (io, bytes) = (replace(self.turn.io, Io::Lent), bytes.freeze());
+        if found == Head::Http2 {
+            return Poll::Ready(http2::serve(self.web, (flow, address), io, bytes));
+        }
+        let doomed = self.turn.order.doom.is_some();
+        self.go_on(Thawed::new(self.web, doomed, (flow, address), io, bytes))
+    }
+
+    /// No head is whole, and the peer has sent no more.
+    fn nothing_left(&mut self, bytes: BytesMut, before: usize) -> Outcome {
+        let order = self.turn.order;
+        self.turn.tally.read += (bytes.len() - before) as u32;
+        let came = bytes.len() > before;
+        if !bytes.is_empty() {
+            if order.late == Some(Deadline::Frame) && before > 0 && !self.served {
+                return self.time_out(Deadline::Frame);
+            }
+            let moved = before == 0 || self.served;
+            let bytes = bytes[..].into();
+            *self.turn.idle = Idle::Busy(Box::new(Busy::Head(bytes)));
+            return Outcome::Park { wait: Wait::Frame, moved };
+        }
+        if let Some(reason) = order.doom {
+            return self.close(reason);
+        }
+        match order.late {
+            Some(deadline) if !came && !self.served => {
+                let idle = self.turn.hub.settings.ticks.first_is_idle;
+                return self.close(CloseReason::Deadline(match deadline {
+                    Deadline::FirstByte if idle => Deadline::Idle,
+                    deadline => deadline,
+                }));
+            }
+            _ => {}
+        }
+        if matches!(order.wait, Wait::FirstByte | Wait::Handshake) && !self.served {
+            return Outcome::Park { wait: Wait::FirstByte, moved: false };
+        }
+        Outcome::Park { wait: Wait::Idle, moved: self.served }
+    }
+
+    /// Has hyper work until it waits.
+    fn go_on(&mut self, mut thawed: Box<Thawed<W, A>>) -> Poll<Outcome> {
+        let flow = thawed.shared.flow.clone();
+        let order = self.turn.order;
+        loop {
+            let (requests, read, wrote) = {
+                let mut lent = thawed.shared.lent();
+                lent.budget = self.turn.hub.settings.turn_bytes;
+                lent.is_spent = false;
+                if let Some(wire) = lent.io.wire() {
+                    wire.told(order.signals.and(self.turn.cue.take()));
+                    wire.ask(order.late.is_some() || order.doom.is_some());
+                }
+                (flow.requests(), lent.read, lent.wrote)
+            };
+            let polled = catch_unwind(AssertUnwindSafe(|| thawed.poll()));
+            let begun = flow.requests() - requests;
+            self.served |= begun > 0;
+            let (is_spent, is_blocked) = {
+                let lent = thawed.shared.lent();
+                let (read, wrote) = (lent.read - read, lent.wrote - wrote);
+                self.moved |= read > 0 || wrote > 0;
+                let tally = &mut *self.turn.tally;
+                tally.frames = tally.frames.saturating_add(begun as u32);
+                tally.read = tally.read.saturating_add(read as u32);
+                tally.wrote = tally.wrote.saturating_add(wrote as u32);
+                (lent.is_spent, lent.is_blocked)
+            };
+            match polled {
+                Err(payload) => return Poll::Ready(Outcome::Panicked(payload)),
+                Ok(Poll::Ready(ended)) => return Poll::Ready(self.ended(*thawed, ended)),
+                Ok(Poll::Pending) => {}
+            }
+            let bits = flow.bits();
+            let under_way = bits & (CALL | ANSWER | BODY) != 0;
+            if under_way && order.doom.is_some() && !thawed.is_last() {
+                thawed.end_behind();
+                continue;
+            }
+            if is_spent {
+                return Poll::Ready(self.rest(thawed, Wait::Turn, true));
+            }
+            let peer_waits = bits & (BODY | BODY_WAITS) == BODY | BODY_WAITS;
+            let wait = match bits {
+                _ if bits & CALL != 0 => match bits & CALL_WAITS == 0 {
+                    true if is_blocked => Some(Wait::Stall),
+                    true => Some(Wait::Body),
+                    false => peer_waits.then_some(Wait::Body),
+                },
+                _ if bits & ANSWER != 0 => match is_blocked {
+                    true => Some(Wait::Stall),
+                    false if peer_waits || bits & ANSWER_WAITS == 0 => Some(Wait::Body),
+                    false => None,
+                },
+                _ if bits & BODY != 0 => peer_waits.then_some(Wait::Body),
+                _ if is_blocked || bits & UNFLUSHED != 0 => Some(Wait::Stall),
+                // It came to no request: less than a head, or something hyper still thinks about.
+                _ if flow.requests() == 0 => Some(Wait::Frame),
+                _ => return self.idle(thawed),
+            };
+            let Some(wait) = wait else {
+                self.suspended = Some(thawed);
+                return Poll::Pending;
+            };
+            return Poll::Ready(match (order.late, wait) {
+                (Some(deadline @ (Deadline::Body | Deadline::Write)), Wait::Body | Wait::Stall)
+                    if !self.moved =>
+                {
+                    *self.turn.io = thawed.take_io();
+                    match bits & ANSWER == 0 && wait == Wait::Body {
+                        true => self.time_out(deadline),
+                        false => self.close(CloseReason::Deadline(deadline)),
+                    }
+                }
+                (Some(Deadline::Frame), Wait::Frame) => {
+                    *self.turn.io = thawed.take_io();
+                    self.time_out(Deadline::Frame)
+                }
+                _ => {
+                    let moved = match wait {
+                        Wait::Frame => order.wait != Wait::Frame,
+                        _ => self.moved,
+                    };
+                    self.rest(thawed, wait, moved)
+                }
+            });
+        }
+    }
+
+    /// Parks it with hyper's state.
+    fn rest(&mut self, thawed: Box<Thawed<W, A>>, wait: Wait, moved: bool) -> Outcome {
+        *self.turn.idle = Idle::Busy(Box::new(Busy::Thawed(thawed)));
+        Outcome::Park { wait, moved }
+    }
+
+    /// All is answered and flushed.
+    fn idle(&mut self, mut thawed: Box<Thawed<W, A>>) -> Poll<Outcome> {
+        let keeps = self.web.park != Park::AtOnce && self.turn.order.doom.is_none();
+        if keeps && thawed.shared.is_clean() {
+            *self.turn.io = thawed.take_io();
+            let outcome = self.nothing_left(BytesMut::new(), 0);
+            if let Outcome::Park { .. } = outcome {
+                *self.turn.idle = Idle::Warm(self.web.warm.put(thawed));
+            }
+            return Poll::Ready(outcome);
+        }
+        match thawed.freeze() {
+            Ok((io, rest)) => {
+                *self.turn.io = io;
+                match rest.is_empty() {
+                    true => Poll::Ready(self.nothing_left(BytesMut::new(), 0)),
+                    false => self.read_head(rest),
+                }
+            }
+            Err(refused) => Poll::Ready(self.rest(refused, Wait::Stall, self.moved)),
+        }
+    }
+
+    /// Hyper is done with the connection, or with its part of it.
+    fn ended(&mut self, mut thawed: Thawed<W, A>, ended: hyper::Result<()>) -> Outcome {
+        let shared = thawed.shared.clone();
+        let in_part = shared.flow.bits() & BODY != 0;
+        let io = thawed.take_io();
+        if thawed.is_upgraded() {
+            shared.lent().io = io;
+            return Outcome::Left(Box::new(move |keeper| shared.leave(keeper)));
+        }
+        *self.turn.io = io;
+        let reason = match ended {
+            Ok(()) => self.turn.order.doom.unwrap_or(CloseReason::Local),
+            Err(error) if error.is_parse() => CloseReason::Codec,
+            Err(error) if error.is_user() => CloseReason::Service,
+            Err(error) if error.is_incomplete_message() => CloseReason::Peer,
+            Err(_) => CloseReason::Io,
+        };
+        if matches!(reason, CloseReason::Io | CloseReason::Service) {
+            return Outcome::Close(reason);
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut scrap = BytesMut::new();
+        let most = self.turn.hub.settings.turn_bytes;
+        if let Some(wire) = self.turn.io.wire() {
+            wire.ask(true);
+        }
+        match linger::discard(self.turn.io, &mut cx, &mut scrap, most) {
+            Lingering::Gone => Outcome::Close(if reason == CloseReason::Local {
+                CloseReason::Peer
+            } else {
+                reason
+            }),
+            Lingering::Waits
+                if !in_part && scrap.capacity() == 0 && reason != CloseReason::Codec =>
+            {
+                Outcome::Close(reason)
+            }
+            _ => {
+                *self.turn.idle = Idle::Busy(Box::new(Busy::Lingers(reason)));
+                Outcome::Park { wait: Wait::Linger, moved: true }
+            }
+        }
+    }
+
+    fn linger(&mut self, reason: CloseReason) -> Outcome {
+        let order = self.turn.order;
+        let mut cx = Context::from_waker(Waker::noop());
+        let most = self.turn.hub.settings.turn_bytes;
+        let lingering = linger::discard(self.turn.io, &mut cx, &mut BytesMut::new(), most);
+        if order.doom.is_some_and(|doom| doom != reason) || order.late.is_some() {
+            return Outcome::Close(reason);
+        }
+        let wait = match lingering {
+            Lingering::Gone => return Outcome::Close(reason),
+            Lingering::Waits => Wait::Linger,
+            Lingering::Turn => Wait::Turn,
+        };
+        *self.turn.idle = Idle::Busy(Box::new(Busy::Lingers(reason)));
+        Outcome::Park { wait, moved: false }
+    }
+
+    /// Closes it with an answer to what did not come in time.
+    fn time_out(&mut self, deadline: Deadline) -> Outcome {
+        let mut cx = Context::from_waker(Waker::noop());
+        // As far as it goes without waiting.
+        let _ = Pin::new(&mut *self.turn.io).poll_write(&mut cx, TIMED_OUT);
+        self.close(CloseReason::Deadline(deadline))
+    }
+
+    fn close(&mut self, reason: CloseReason) -> Outcome {
+        let mut cx = Context::from_waker(Waker::noop());
+        let _ = Pin::new(&mut *self.turn.io).poll_shutdown(&mut cx);
+        Outcome::Close(reason)
+    }
+}

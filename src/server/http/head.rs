@@ -1,0 +1,81 @@
+//! Where the head of a request ends.
+
+use httparse::{EMPTY_HEADER, Request};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Longer ones are left to hyper at once.
+const HELD: usize = 4096;
+const HEADERS: usize = 100;
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    /// More must come before it makes sense.
+    Partial,
+    /// For hyper, which may find it wrong.
+    Whole,
+    Http2,
+}
+
+/// What has come so far of a connection that was silent before.
+pub(super) fn look(bytes: &[u8]) -> Head {
+    if bytes.starts_with(PREFACE) {
+        return Head::Http2;
+    }
+    if PREFACE.starts_with(bytes) {
+        return Head::Partial;
+    }
+    if bytes.len() >= HELD || end(bytes).is_some() {
+        return Head::Whole;
+    }
+    // What cannot become a head is answered at once, as hyper does.
+    match Request::new(&mut [EMPTY_HEADER; HEADERS]).parse(bytes) {
+        Ok(status) if status.is_partial() => Head::Partial,
+        _ => Head::Whole,
+    }
+}
+
+/// How long the first head is, if it is whole: up to the first empty line behind a line that is
+/// not.
+pub(super) fn end(bytes: &[u8]) -> Option<usize> {
+    let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
+    let mut rest = start;
+    while let Some(line) = bytes[rest..].iter().position(|byte| *byte == b'\n') {
+        rest += line + 1;
+        match &bytes[rest..] {
+            [b'\n', ..] => return Some(rest + 1),
+            [b'\r', b'\n', ..] => return Some(rest + 2),
+            _ => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_ends_at_the_first_empty_line() {
+        assert_eq!(end(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nbody\r\n\r\n"), Some(27));
+        assert_eq!(end(b"GET / HTTP/1.1\nHost: a\n\nx"), Some(24));
+        assert_eq!(end(b"\r\n\r\nGET / HTTP/1.1\r\n\r\n"), Some(22));
+        for partial in [&b""[..], b"\r\n\r\n", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\n\r"] {
+            assert_eq!(end(partial), None);
+        }
+    }
+
+    #[test]
+    fn only_what_may_become_a_head_is_held() {
+        let partial = [&b""[..], b"P", b"PRI * HTTP/2.0\r\n\r\nSM", b"GET", b"\r\nGET / HT"];
+        for bytes in partial {
+            assert_eq!(look(bytes), Head::Partial, "{bytes:?}");
+        }
+        let whole = [&b"GET / HTTP/1.1\r\n\r\n"[..], b"GET\0", b"\x16\x03\x01\x02", b"\rGET"];
+        for bytes in whole {
+            assert_eq!(look(bytes), Head::Whole, "{bytes:?}");
+        }
+        assert_eq!(look(&[PREFACE, b"more"].concat()), Head::Http2);
+        assert_eq!(look(b"PRI * HTTP/2.0\r\n\r\nGET"), Head::Whole);
+        assert_eq!(look(&[b'a'; HELD]), Head::Whole);
+    }
+}

@@ -1,0 +1,214 @@
+//! The socket as hyper sees it, with the right to take it back.
+
+use std::any::Any;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, Bytes};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::io::AsyncWrite;
+
+use super::super::io::{Io, Wire};
+use super::super::stock::poll_land;
+use super::flow::{Flow, Listener, UNFLUSHED};
+use super::head;
+use crate::sync::{Mutex, MutexGuard};
+
+pub(super) struct Shared<W> {
+    pub(super) flow: Arc<Flow>,
+    /// What bursts poll hyper with.
+    pub(super) waker: Waker,
+    lent: Mutex<Lent<W>>,
+    /// The connection's record and place, once it was left to others. Behind the socket: that is
+    /// closed first.
+    keeper: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+pub(super) struct Lent<W> {
+    pub(super) io: Io<W>,
+    /// What was read before hyper was there.
+    pub(super) first: Bytes,
+    pub(super) read: u64,
+    pub(super) wrote: u64,
+    /// What may be read before others have their turn.
+    pub(super) budget: usize,
+    /// It was not enough.
+    pub(super) is_spent: bool,
+    /// The peer does not take what is written.
+    pub(super) is_blocked: bool,
+    /// The end of hyper's state is not the connection's.
+    pub(super) keeps: bool,
+    /// How much hyper was given since it had no bytes left over.
+    since: u64,
+    /// How long the head is that these begin with, if they came with its end.
+    head: Option<u64>,
+    /// How many requests there had been.
+    requests: u64,
+}
+
+impl<W> Lent<W> {
+    fn note(&mut self, bytes: &[u8]) {
+        if self.since == 0 {
+            let whole = bytes.ends_with(b"\r\n\r\n");
+            let end = if whole { Some(bytes.len()) } else { head::end(bytes) };
+            self.head = end.map(|end| end as u64);
+        }
+        self.since += bytes.len() as u64;
+    }
+}
+
+impl<W: Wire> Shared<W> {
+    pub(super) fn new(flow: Flow, io: Io<W>, first: Bytes) -> Arc<Self> {
+        let flow = Arc::new(flow);
+        let waker = Waker::from(flow.clone());
+        let mut lent = Lent {
+            io,
+            first: Bytes::new(),
+            read: 0,
+            wrote: 0,
+            budget: 0,
+            is_spent: false,
+            is_blocked: false,
+            keeps: false,
+            since: 0,
+            head: None,
+            requests: 0,
+        };
+        lent.note(&first);
+        lent.first = first;
+        Arc::new(Self { flow, waker, lent: Mutex::new(lent), keeper: Mutex::new(None) })
+    }
+
+    pub(super) fn lent(&self) -> MutexGuard<'_, Lent<W>> {
+        self.lent.lock()
+    }
+
+    /// Whether hyper, which is idle, has no byte left over for sure: all it was given was one whole
+    /// request.
+    pub(super) fn is_clean(&self) -> bool {
+        let mut lent = self.lent.lock();
+        let (head, body) = (lent.head, self.flow.last_body());
+        let whole = head.zip(body).and_then(|(head, body)| head.checked_add(body));
+        let clean = match self.flow.requests() - lent.requests {
+            0 => lent.since == 0,
+            requests => requests == 1 && whole == Some(lent.since),
+        };
+        if clean {
+            (lent.since, lent.head, lent.requests) = (0, None, self.flow.requests());
+        }
+        clean
+    }
+
+    /// Whoever has the loan has the connection from now on.
+    pub(super) fn leave(&self, keeper: Box<dyn Any + Send>) {
+        *self.keeper.lock() = Some(keeper);
+        if !W::ARMS {
+            self.flow.leave();
+        }
+    }
+}
+
+/// Hyper's end of it.
+pub(super) struct Loan<W>(pub(super) Arc<Shared<W>>);
+
+impl<W: Wire> Loan<W> {
+    /// Has somebody else than a burst be woken, who must look at the socket itself.
+    fn listen(&self, lent: &mut Lent<W>, who: Listener, waker: &Waker) -> io::Result<()> {
+        let Shared { flow, waker: own, .. } = &*self.0;
+        if waker.will_wake(own) {
+            return Ok(());
+        }
+        if flow.is_killed() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        if !W::ARMS {
+            flow.listen(who, waker);
+        }
+        if let Some(wire) = lent.io.wire() {
+            wire.ask(!W::ARMS);
+        }
+        lent.budget = usize::MAX;
+        Ok(())
+    }
+}
+
+impl<W: Wire> Read for Loan<W> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut lent = self.0.lent();
+        let lent = &mut *lent;
+        if !lent.first.is_empty() {
+            let count = lent.first.len().min(buffer.remaining());
+            buffer.put_slice(&lent.first[..count]);
+            lent.first.advance(count);
+            return Poll::Ready(Ok(()));
+        }
+        self.listen(lent, Listener::Reader, cx.waker())?;
+        if lent.budget == 0 {
+            lent.is_spent = true;
+            return Poll::Pending;
+        }
+        let room = buffer.remaining();
+        let mut io = std::mem::replace(&mut lent.io, Io::Lent);
+        let polled = poll_land(&mut io, cx, room, |bytes| {
+            buffer.put_slice(bytes);
+            lent.note(bytes);
+        });
+        lent.io = io;
+        match ready!(polled) {
+            Ok(count) => {
+                lent.read += count as u64;
+                lent.budget = lent.budget.saturating_sub(count);
+                Poll::Ready(Ok(()))
+            }
+            // A session that was cut off has told all it had to tell.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+}
+
+impl<W: Wire> Write for Loan<W> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut lent = self.0.lent();
+        self.listen(&mut lent, Listener::Writer, cx.waker())?;
+        self.0.flow.set(UNFLUSHED);
+        let polled = Pin::new(&mut lent.io).poll_write(cx, bytes);
+        lent.is_blocked = polled.is_pending();
+        if let Poll::Ready(Ok(count)) = &polled {
+            lent.wrote += *count as u64;
+        }
+        polled
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut lent = self.0.lent();
+        self.listen(&mut lent, Listener::Writer, cx.waker())?;
+        let polled = Pin::new(&mut lent.io).poll_flush(cx);
+        lent.is_blocked = polled.is_pending();
+        if polled.is_ready() {
+            self.0.flow.clear(UNFLUSHED);
+        }
+        polled
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut lent = self.0.lent();
+        if lent.keeps {
+            return Poll::Ready(Ok(()));
+        }
+        self.listen(&mut lent, Listener::Writer, cx.waker())?;
+        let polled = Pin::new(&mut lent.io).poll_shutdown(cx);
+        lent.is_blocked = polled.is_pending();
+        polled
+    }
+}

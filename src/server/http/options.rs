@@ -1,0 +1,122 @@
+//! What can be set for HTTP.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::super::builder::{Builder, Plan};
+use super::super::error::StartError;
+use super::super::service::BoxError;
+use super::Web;
+use super::body::RequestBody;
+use super::running::Server;
+use crate::error::ConfigError;
+
+const OVERLOAD: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
+connection: close\r\ncontent-length: 0\r\n\r\n";
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// When an idle connection gives up its HTTP state: buffers of at least 16 KiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Park {
+    /// As soon as it is idle. Each request then builds that state anew.
+    AtOnce,
+    /// When so many others were busy later: connections that are busy keep theirs, memory is
+    /// bounded, and no timer is needed. From 1.
+    Warm(usize),
+    /// When it was idle for so long, or up to two ticks longer. How many are idle for less is not
+    /// bounded but by the connections there may be.
+    After(Duration),
+}
+
+impl Default for Park {
+    /// [`Warm`](Self::Warm) with 256.
+    fn default() -> Self {
+        Self::Warm(256)
+    }
+}
+
+/// In a codec's place, for [`Builder`]s of HTTP servers; from
+/// [`http::Server::builder`](crate::http::Server::builder).
+#[derive(Debug)]
+pub struct Http {
+    park: Park,
+}
+
+impl Builder<Http> {
+    pub(super) fn http() -> Self {
+        let mut plan = Plan::new();
+        plan.on_overload = Some(Bytes::from_static(OVERLOAD));
+        plan.max_frame = 128 * 1024;
+        plan.deadlines.idle = Some(Duration::from_secs(75));
+        plan.deadlines.body = Some(Duration::from_secs(30));
+        Self { codec: Http { park: Park::default() }, plan }
+    }
+
+    /// When idle connections give up their HTTP state. Default [`Park::Warm`] with 256.
+    pub fn park(mut self, park: Park) -> Self {
+        self.codec.park = park;
+        self
+    }
+
+    /// For the head of a request, from its first byte to its last; then the answer is 408. Another
+    /// name of [`frame_timeout`](Self::frame_timeout). Default 10 s.
+    pub fn header_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.frame_timeout(timeout)
+    }
+
+    /// For how long a request's body, of which somebody waits for more, may bring nothing; then the
+    /// answer is 408, unless it has begun already. Default 30 s.
+    pub fn body_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.plan.deadlines.body = timeout.into();
+        self
+    }
+
+    /// For how long a connection may be idle between requests. Another name of
+    /// [`idle_timeout`](Self::idle_timeout). Default 75 s.
+    pub fn keep_alive_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.idle_timeout(timeout)
+    }
+
+    /// The largest head of a request, in bytes; the answer to a larger one is 431. Another name of
+    /// [`max_frame`](Self::max_frame). Default 128 KiB.
+    pub fn max_head(self, bytes: usize) -> Self {
+        self.max_frame(bytes)
+    }
+
+    /// Starts the server.
+    ///
+    /// # Errors
+    ///
+    /// Names a setting that is not allowed, or the listener that could not be bound.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O and time enabled.
+    pub fn serve<S, B>(self, service: S) -> Result<Server, StartError>
+    where
+        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send + 'static,
+        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    {
+        match self.codec.park {
+            Park::Warm(0) => {
+                return Err(ConfigError::new("park", "Warm(0)", "`Warm` from 1").into());
+            }
+            Park::After(grace) if grace.is_zero() || grace > YEAR => {
+                let accepted = "`After` more than zero and at most a year";
+                return Err(ConfigError::new("park", format!("After({grace:?})"), accepted).into());
+            }
+            _ => {}
+        }
+        let keep_alive = self.plan.deadlines.idle;
+        let web = Web::new(service, self.codec.park, self.plan.max_frame, keep_alive);
+        let thawed = web.thawed.clone();
+        Ok(Server::new(self.plan.start(web)?, thawed))
+    }
+}

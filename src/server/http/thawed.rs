@@ -1,0 +1,83 @@
+//! A connection with hyper's state.
+
+use std::mem::replace;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::server::conn::http1::UpgradeableConnection;
+
+use super::super::address::Address;
+use super::super::io::{Io, Wire};
+use super::flow::Flow;
+use super::gate::{App, Gate};
+use super::loan::{Loan, Shared};
+use super::{One, Web};
+
+pub(super) struct Thawed<W: Wire, A: App> {
+    hyper: UpgradeableConnection<Loan<W>, Gate<A>>,
+    pub(super) shared: Arc<Shared<W>>,
+    /// Hyper was asked to end it after what is under way.
+    is_last: bool,
+    _one: One,
+}
+
+impl<W: Wire, A: App> Thawed<W, A> {
+    /// Over a socket, of which `first` was read already.
+    pub(super) fn new(
+        web: &Web<A>,
+        is_last: bool,
+        (flow, address): (Flow, Address),
+        io: Io<W>,
+        first: Bytes,
+    ) -> Box<Self> {
+        let shared = Shared::new(flow, io, first);
+        let gate = Gate { app: web.app.clone(), flow: shared.flow.clone(), address };
+        let builder = if is_last { &web.http1_last } else { &web.http1 };
+        let hyper = builder.serve_connection(Loan(shared.clone()), gate).with_upgrades();
+        Box::new(Self { hyper, shared, is_last, _one: web.thawed.one() })
+    }
+
+    pub(super) fn is_last(&self) -> bool {
+        self.is_last
+    }
+
+    pub(super) fn poll(&mut self) -> Poll<hyper::Result<()>> {
+        let mut cx = Context::from_waker(&self.shared.waker);
+        Pin::new(&mut self.hyper).poll(&mut cx)
+    }
+
+    /// Has it end behind the request that is under way. There must be one.
+    pub(super) fn end_behind(&mut self) {
+        if !replace(&mut self.is_last, true) {
+            Pin::new(&mut self.hyper).graceful_shutdown();
+        }
+    }
+
+    /// Takes the socket away, and hands it over with what hyper has read and not used. It must be
+    /// idle after a request; where hyper does not agree, it stays as it is.
+    pub(super) fn freeze(mut self: Box<Self>) -> Result<(Io<W>, Bytes), Box<Self>> {
+        if self.is_last {
+            return Err(self);
+        }
+        self.shared.lent().keeps = true;
+        self.end_behind();
+        if self.poll().is_pending() {
+            self.shared.lent().keeps = false;
+            return Err(self);
+        }
+        let io = self.take_io();
+        let rest = self.hyper.into_parts().map(|parts| parts.read_buf).unwrap_or_default();
+        Ok((io, rest))
+    }
+
+    pub(super) fn take_io(&mut self) -> Io<W> {
+        replace(&mut self.shared.lent().io, Io::Lent)
+    }
+
+    /// Once it is done: whether it was left to somebody by an upgrade.
+    pub(super) fn is_upgraded(self) -> bool {
+        self.hyper.into_parts().is_none()
+    }
+}

@@ -1,0 +1,163 @@
+//! Hyper's state of the connections that were busy last. Who was longest ago makes room.
+
+use std::any::Any;
+use std::time::{Duration, Instant};
+
+use crate::sync::Mutex;
+
+const NIL: u32 = u32::MAX;
+
+/// A place in the set; void once it was given to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::server) struct Token {
+    index: u32,
+    generation: u32,
+}
+
+pub(super) type State = Box<dyn Any + Send>;
+
+/// At most so many states, listed by age.
+pub(super) struct Warm(Mutex<Set>);
+
+struct Set {
+    places: Vec<Place>,
+    most: usize,
+    /// The first of the free ones, which are listed by `newer`.
+    free: u32,
+    oldest: u32,
+    newest: u32,
+    count: usize,
+}
+
+struct Place {
+    generation: u32,
+    older: u32,
+    newer: u32,
+    since: Instant,
+    state: Option<State>,
+}
+
+impl Warm {
+    pub(super) fn new(most: usize) -> Self {
+        let (places, count) = (Vec::new(), 0);
+        Self(Mutex::new(Set { places, most, free: NIL, oldest: NIL, newest: NIL, count }))
+    }
+
+    #[cfg(test)]
+    fn count(&self) -> usize {
+        self.0.lock().count
+    }
+
+    pub(super) fn put(&self, state: State) -> Token {
+        let mut set = self.0.lock();
+        let pushed_out = if set.count >= set.most { set.remove_oldest() } else { None };
+        let token = set.put(state);
+        drop(set);
+        drop(pushed_out);
+        token
+    }
+
+    pub(super) fn take(&self, token: Token) -> Option<State> {
+        let mut set = self.0.lock();
+        let place = set.places.get(token.index as usize)?;
+        if place.generation != token.generation || place.state.is_none() {
+            return None;
+        }
+        set.remove(token.index)
+    }
+
+    /// Gives up what has been here for longer than `grace`.
+    pub(super) fn expire(&self, grace: Duration) {
+        loop {
+            let mut set = self.0.lock();
+            let oldest = set.places.get(set.oldest as usize);
+            if oldest.is_none_or(|place| place.since.elapsed() < grace) {
+                return;
+            }
+            let state = set.remove_oldest();
+            drop(set);
+            drop(state);
+        }
+    }
+}
+
+impl Set {
+    fn put(&mut self, state: State) -> Token {
+        let index = match self.free {
+            NIL => {
+                let since = Instant::now();
+                let (older, newer) = (NIL, NIL);
+                self.places.push(Place { generation: 0, older, newer, since, state: None });
+                self.places.len() as u32 - 1
+            }
+            free => {
+                self.free = self.places[free as usize].newer;
+                free
+            }
+        };
+        let older = std::mem::replace(&mut self.newest, index);
+        match older {
+            NIL => self.oldest = index,
+            older => self.places[older as usize].newer = index,
+        }
+        let place = &mut self.places[index as usize];
+        (place.older, place.newer) = (older, NIL);
+        (place.state, place.since) = (Some(state), Instant::now());
+        self.count += 1;
+        Token { index, generation: place.generation }
+    }
+
+    fn remove_oldest(&mut self) -> Option<State> {
+        match self.oldest {
+            NIL => None,
+            oldest => self.remove(oldest),
+        }
+    }
+
+    fn remove(&mut self, index: u32) -> Option<State> {
+        let place = &mut self.places[index as usize];
+        let (older, newer) = (place.older, place.newer);
+        place.generation = place.generation.wrapping_add(1);
+        place.newer = std::mem::replace(&mut self.free, index);
+        let state = place.state.take();
+        match older {
+            NIL => self.oldest = newer,
+            older => self.places[older as usize].newer = newer,
+        }
+        match newer {
+            NIL => self.newest = older,
+            newer => self.places[newer as usize].older = older,
+        }
+        self.count -= 1;
+        state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(state: Option<State>) -> Option<u32> {
+        state.map(|state| *state.downcast().unwrap())
+    }
+
+    #[test]
+    fn who_was_longest_ago_makes_room() {
+        let warm = Warm::new(3);
+        let mut tokens: Vec<_> = (0..3u32).map(|n| warm.put(Box::new(n))).collect();
+        assert_eq!(number(warm.take(tokens[0])), Some(0));
+        tokens[0] = warm.put(Box::new(0u32));
+        tokens.push(warm.put(Box::new(3u32))); // for 1, the oldest now
+        assert_eq!(warm.count(), 3);
+        let left: Vec<_> = tokens.iter().map(|token| number(warm.take(*token))).collect();
+        assert_eq!(left, [Some(0), None, Some(2), Some(3)]);
+        assert_eq!(warm.count(), 0);
+        assert_eq!(number(warm.take(tokens[3])), None);
+        // From the middle, then in order.
+        let tokens: Vec<_> = (0..3u32).map(|n| warm.put(Box::new(n))).collect();
+        assert_eq!(number(warm.take(tokens[1])), Some(1));
+        warm.expire(Duration::ZERO);
+        assert_eq!(warm.count(), 0);
+        assert_eq!(number(warm.take(tokens[0])), None);
+    }
+}
