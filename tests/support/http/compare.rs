@@ -1,0 +1,60 @@
+//! The same scripts for a server under test and for one that is right.
+
+use std::fmt::Write as _;
+
+use super::play::{Seen, play};
+use super::script::Script;
+use super::target::{Target, Up};
+
+/// As many connections at a time.
+pub const BATCH: usize = 400;
+
+/// Plays the scripts one after the other, so that each server is at rest when a client waits for
+/// that.
+pub async fn same_in_turn(target: Target, oracle: Target, scripts: &[Script]) {
+    same(target, oracle, scripts, 1).await;
+}
+
+/// Plays many scripts at a time.
+pub async fn same_at_once(target: Target, oracle: Target, scripts: &[Script]) {
+    same(target, oracle, scripts, BATCH).await;
+}
+
+async fn same(target: Target, oracle: Target, scripts: &[Script], at_a_time: usize) {
+    let (right, tested) = (oracle.start().await, target.start().await);
+    let mut differing = Vec::new();
+    for scripts in scripts.chunks(at_a_time) {
+        let expected = play(&right, scripts, None).await;
+        let seen = play(&tested, scripts, Some(&expected)).await;
+        for ((script, expected), seen) in scripts.iter().zip(&expected).zip(&seen) {
+            if expected.lines != seen.lines {
+                differing.push(difference(script, &right, expected, &tested, seen));
+            }
+        }
+    }
+    let shown = differing.iter().take(10).cloned().collect::<String>();
+    let counts = format!("{} of {} differ", differing.len(), scripts.len());
+    assert!(differing.is_empty(), "{counts}:\n{shown}");
+}
+
+fn difference(script: &Script, right: &Up, expected: &Seen, tested: &Up, seen: &Seen) -> String {
+    let mut text = format!("\n## {}\n", script.name);
+    for step in &script.steps {
+        let mut step = match step {
+            super::script::Step::Send(bytes) => format!("Send {}", bytes.escape_ascii()),
+            step => format!("{step:?}"),
+        };
+        if step.len() > 300 {
+            let end = (300..).find(|at| step.is_char_boundary(*at)).unwrap_or(step.len());
+            step.truncate(end);
+            step.push_str("...");
+        }
+        writeln!(text, "  {step}").unwrap();
+    }
+    for (up, seen) in [(right, expected), (tested, seen)] {
+        let tls = if up.target.tls { " with TLS" } else { "" };
+        writeln!(text, "-- {}{tls}", up.target.name).unwrap();
+        seen.lines.iter().for_each(|line| writeln!(text, "  {line}").unwrap());
+    }
+    text
+}
