@@ -15,8 +15,11 @@ pub mod target;
 use std::future::Future;
 use std::time::Duration;
 
-/// On two threads, for tests of many connections.
+/// On one thread, so that no server is in the middle of something when a client looks at it.
 #[track_caller]
 pub fn patient(body: impl Future<Output = ()> + Send + 'static) {
-    super::multi_for(Duration::from_secs(120), 2, body);
+    super::watched_for(Duration::from_secs(120), move || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap().block_on(body);
+    });
 }

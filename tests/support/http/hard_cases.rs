@@ -29,7 +29,7 @@ pub fn hard_cases() -> Vec<Script> {
             .settle()
             .probe(),
         script("a slow reader, gone").send(big).settle().reset(),
-        script("a slow reader, half-closed").send(big).settle().fin().settle().tail(),
+        script("a slow reader, half-closed").send(big).settle().fin().settle().tail().cut_short(),
         script("an upload").send(head).send(&upload).replies(1).settle().probe(),
         script("an upload in chunks")
             .send(chunked)

@@ -38,11 +38,12 @@ pub struct Script {
     pub steps: Vec<Step>,
     /// Which of the requests are HEAD.
     pub heads: Vec<usize>,
+    /// How much the server says before it closes is a matter of luck, even where it is right.
+    pub cut_short: bool,
 }
 
-/// What a client does, which tells that it knows it.
 pub fn script(name: impl Into<String>) -> Script {
-    Script { name: name.into(), steps: Vec::new(), heads: Vec::new() }
+    Script { name: name.into(), steps: Vec::new(), heads: Vec::new(), cut_short: false }
 }
 
 macro_rules! steps {
@@ -101,6 +102,12 @@ impl Script {
     #[must_use]
     pub fn heads(mut self, heads: &[usize]) -> Self {
         self.heads = heads.to_vec();
+        self
+    }
+
+    #[must_use]
+    pub fn cut_short(mut self) -> Self {
+        self.cut_short = true;
         self
     }
 
