@@ -205,9 +205,8 @@ fn bodies() -> Vec<Script> {
             .settle()
             .send(" and ")
             .settle()
-            .notes(2)
-            .settle()
-            .probe(),
+            .probe()
+            .notes(2),
         script("body kept, end withheld")
             .send(
                 "POST /keep/@@@@@ HTTP/1.1\r\nhost: a\r\n\

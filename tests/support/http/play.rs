@@ -202,7 +202,7 @@ impl<'a> Client<'a> {
                     self.stream = None;
                     return false;
                 }
-                Parsed::Partial if self.more().await => {}
+                Parsed::Partial if self.stream.is_some() => drop(self.more().await),
                 Parsed::Partial => {
                     self.ended();
                     return false;
