@@ -89,31 +89,35 @@ pub fn plain(tls: bool) -> Target {
 /// Makes the tests of functions that take a [`Target`]: one for each server.
 #[allow(unused_macros)]
 macro_rules! against_all {
-    ($($name:ident),+ $(,)?) => {$(
+    ($($name:ident),+ $(,)?) => {
+        use support::http::patient;
+        against_all!(by patient: $($name),+);
+    };
+    (by $run:ident: $($name:ident),+ $(,)?) => {$(
         mod $name {
-            use super::support::http::patient;
+            use super::$run;
             use super::support::http::target::{oracle, plain};
 
             #[test]
             fn axum() {
-                patient(super::$name(oracle(false)));
+                $run(super::$name(oracle(false)));
             }
 
             #[test]
             fn hyper() {
-                patient(super::$name(plain(false)));
+                $run(super::$name(plain(false)));
             }
 
             #[cfg(feature = "rustls")]
             #[test]
             fn axum_tls() {
-                patient(super::$name(oracle(true)));
+                $run(super::$name(oracle(true)));
             }
 
             #[cfg(feature = "rustls")]
             #[test]
             fn hyper_tls() {
-                patient(super::$name(plain(true)));
+                $run(super::$name(plain(true)));
             }
         }
     )+};
