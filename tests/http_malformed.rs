@@ -70,7 +70,7 @@ async fn every_split(target: Target) {
             .map(|at| {
                 let (first, second) = case.bytes.split_at(at);
                 let script = script(format!("{}, cut at {at}", case.name));
-                script.send(first).settle().send(second).tail()
+                script.pieces([first, second]).tail()
             })
             .collect()
     };

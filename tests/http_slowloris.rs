@@ -115,7 +115,7 @@ async fn slow_one(
                 let _ = stream.write_all(b"y").await;
                 let _ = stream.flush().await;
             }
-            _ = stopped.wait_for(|stopped| *stopped) => return None,
+            _ = stopped.changed() => return None,
         }
     }
 }

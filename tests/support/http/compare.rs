@@ -55,6 +55,9 @@ fn difference(script: &Script, right: &Up, expected: &Seen, tested: &Up, seen: &
     for step in &script.steps {
         let mut step = match step {
             super::script::Step::Send(bytes) => format!("Send {}", bytes.escape_ascii()),
+            super::script::Step::Part(whole, part) => {
+                format!("Send {}", whole[part.clone()].escape_ascii())
+            }
             step => format!("{step:?}"),
         };
         if step.len() > 300 {

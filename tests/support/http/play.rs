@@ -101,7 +101,10 @@ impl<'a> Client<'a> {
     async fn step(&mut self, number: usize) {
         let Some(step) = self.script.steps.get(number) else { return };
         match step {
-            Step::Send(bytes) => self.send(bytes).await,
+            Step::Send(bytes) => self.send(&put(bytes, TOKEN, &self.token)).await,
+            Step::Part(whole, part) => {
+                self.send(&put(whole, TOKEN, &self.token)[part.clone()]).await;
+            }
             Step::Settle => {}
             Step::Replies(count) => {
                 for _ in 0..*count {
@@ -144,10 +147,9 @@ impl<'a> Client<'a> {
     }
 
     async fn send(&mut self, bytes: &[u8]) {
-        let bytes = self.owned(bytes);
         let Some(stream) = &mut self.stream else { return };
         let write = async {
-            stream.write_all(&bytes).await?;
+            stream.write_all(bytes).await?;
             stream.flush().await
         };
         match timeout(self.up.target.patience, write).await {
@@ -155,16 +157,6 @@ impl<'a> Client<'a> {
             Ok(_) => self.sent.bytes += bytes.len(),
             Err(_) => self.note("not taken"),
         }
-    }
-
-    fn owned(&self, bytes: &[u8]) -> Vec<u8> {
-        let mut bytes = bytes.to_vec();
-        let mut from = 0;
-        while let Some(at) = find(&bytes[from..], TOKEN.as_bytes()) {
-            from += at + TOKEN.len();
-            bytes[from - TOKEN.len()..from].copy_from_slice(self.token.as_bytes());
-        }
-        bytes
     }
 
     /// Reads once; tells whether something came. However a stream ends, it ends.
@@ -189,7 +181,8 @@ impl<'a> Client<'a> {
     async fn reply(&mut self, interim: bool) -> bool {
         loop {
             match self.parsed() {
-                Parsed::Whole(reply, length) => {
+                Parsed::Whole(mut reply, length) => {
+                    reply.body = put(&reply.body, &self.token, TOKEN);
                     self.at += length;
                     self.note(reply.lines());
                     if interim || reply.status >= 200 || reply.status == 101 {
@@ -275,7 +268,8 @@ impl<'a> Client<'a> {
         self.seen.tail = Some((self.buffer.len(), closed));
         while self.at < self.buffer.len() {
             match self.parsed() {
-                Parsed::Whole(reply, length) => {
+                Parsed::Whole(mut reply, length) => {
+                    reply.body = put(&reply.body, &self.token, TOKEN);
                     self.at += length;
                     self.answered += usize::from(reply.status >= 200);
                     self.note(reply.lines());
@@ -307,6 +301,16 @@ impl<'a> Client<'a> {
         }
         self.seen
     }
+}
+
+/// The bytes with one token in place of another.
+fn put(bytes: &[u8], old: &str, new: &str) -> Vec<u8> {
+    let (mut bytes, mut from) = (bytes.to_vec(), 0);
+    while let Some(at) = find(&bytes[from..], old.as_bytes()) {
+        from += at + old.len();
+        bytes[from - old.len()..from].copy_from_slice(new.as_bytes());
+    }
+    bytes
 }
 
 /// As long as [`TOKEN`], and nothing that a hash or a number looks like.

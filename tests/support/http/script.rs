@@ -1,11 +1,16 @@
 //! What a client does, step by step.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 /// Stands for what is a connection's own; in what is compared it stands there again.
 pub const TOKEN: &str = "@@@@@";
 
 #[derive(Clone, Debug)]
 pub enum Step {
     Send(Vec<u8>),
+    /// Sends a part of what must not be cut before tokens are put in.
+    Part(Arc<[u8]>, Range<usize>),
     /// Waits until the server has nothing to do: what can be parked is.
     Settle,
     /// Reads so many replies.
@@ -70,7 +75,16 @@ impl Script {
     /// In pieces, each when the server is at rest after the one before.
     #[must_use]
     pub fn pieces<B: AsRef<[u8]>>(self, pieces: impl IntoIterator<Item = B>) -> Self {
-        pieces.into_iter().fold(self, |script, piece| script.send(piece).settle())
+        let (mut whole, mut ends) = (Vec::new(), Vec::new());
+        for piece in pieces {
+            whole.extend_from_slice(piece.as_ref());
+            ends.push(whole.len());
+        }
+        let (whole, mut start): (Arc<[u8]>, usize) = (whole.into(), 0);
+        ends.into_iter().fold(self, |script, end| {
+            let part = std::mem::replace(&mut start, end)..end;
+            script.step(Step::Part(whole.clone(), part)).settle()
+        })
     }
 
     #[must_use]
