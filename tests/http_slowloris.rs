@@ -83,8 +83,11 @@ async fn honest_clients_are_served(target: Target) {
         return;
     }
     let _ = stop.send(true);
-    for (_, slow) in slow {
-        assert!(slow.await.unwrap().is_none(), "{}: closed without a limit", target.name);
+    for (number, (_, slow)) in slow.into_iter().enumerate() {
+        let kept = slow.await.unwrap().is_none();
+        // A preface is malformed for who does not look for it.
+        let may_close = number % 3 == 2 && !target.sniffs;
+        assert!(kept || may_close, "{}: {number} closed without a limit", target.name);
     }
 }
 
