@@ -3,6 +3,8 @@
 
 #[cfg(feature = "server")]
 pub mod chat;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod model;
 #[cfg(feature = "server")]
 pub mod server;
@@ -25,6 +27,12 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Runs `body` on a thread of its own; ends the process if it hangs.
 #[track_caller]
 pub fn watched(body: impl FnOnce() + Send + 'static) {
+    watched_for(LIMIT, body);
+}
+
+/// The same, for what is known to last longer.
+#[track_caller]
+pub fn watched_for(limit: Duration, body: impl FnOnce() + Send + 'static) {
     let at = Location::caller();
     let name = std::thread::current().name().unwrap_or("?").to_owned();
     let (tell, told) = mpsc::channel::<()>();
@@ -32,8 +40,8 @@ pub fn watched(body: impl FnOnce() + Send + 'static) {
         let _tell = tell; // closes the channel, also when the body panics
         body();
     });
-    if let Err(mpsc::RecvTimeoutError::Timeout) = told.recv_timeout(LIMIT) {
-        let text = format!("\nWATCHDOG: test `{name}` at {at} hangs after {LIMIT:?}; aborting\n");
+    if let Err(mpsc::RecvTimeoutError::Timeout) = told.recv_timeout(limit) {
+        let text = format!("\nWATCHDOG: test `{name}` at {at} hangs after {limit:?}; aborting\n");
         // Not `eprintln`: the harness would keep that to itself and take it along.
         let _ = std::io::stderr().write_all(text.as_bytes());
         std::process::abort();
@@ -66,7 +74,13 @@ pub fn paused(body: impl Future<Output = ()> + Send + 'static) {
 /// As a task of a runtime with this many threads.
 #[track_caller]
 pub fn multi(threads: usize, body: impl Future<Output = ()> + Send + 'static) {
-    watched(move || {
+    multi_for(LIMIT, threads, body);
+}
+
+/// The same, for what is known to last longer.
+#[track_caller]
+pub fn multi_for(limit: Duration, threads: usize, body: impl Future<Output = ()> + Send + 'static) {
+    watched_for(limit, move || {
         let runtime = runtime(threads);
         if let Err(error) = runtime.block_on(runtime.spawn(body)) {
             resume_unwind(error.into_panic());

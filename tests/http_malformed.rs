@@ -1,0 +1,85 @@
+//! Malformed and ambiguous requests: each server gives the verdict of plain hyper, however the bytes
+//! arrive. The verdict is which requests the app saw, what was replied, and whether the connection
+//! was closed.
+#![cfg(feature = "http")]
+#![allow(missing_docs)]
+
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use support::http::cases::GET;
+use support::http::compare::same_at_once;
+use support::http::malformed::{Malformed, malformed, malformed_and_large};
+use support::http::script::{Script, script};
+use support::http::target::{Target, against_all, oracle, plain};
+
+against_all!(whole, after_a_rest, behind_another, in_large, every_split, byte_by_byte);
+
+/// Compares with the one that is right: that depends on who looks for HTTP/2.
+async fn judged(
+    target: Target,
+    all: Vec<Malformed>,
+    script_of: impl Fn(&Malformed) -> Vec<Script>,
+) {
+    let (prefaces, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|case| case.preface);
+    let scripts: Vec<_> = others.iter().flat_map(&script_of).collect();
+    same_at_once(target, plain(target.tls), &scripts).await;
+    let right = if target.sniffs { oracle(target.tls) } else { plain(target.tls) };
+    let scripts: Vec<_> = prefaces.iter().flat_map(&script_of).collect();
+    same_at_once(target, right, &scripts).await;
+}
+
+async fn whole(target: Target) {
+    assert!(malformed().len() >= 200, "{}", malformed().len());
+    judged(target, malformed(), |case| vec![script(&case.name).send(&case.bytes).tail()]).await;
+}
+
+async fn after_a_rest(target: Target) {
+    let rested = |case: &Malformed| {
+        let script = script(&case.name).send(GET).replies(1).settle().send(&case.bytes);
+        vec![script.settle().tail()]
+    };
+    judged(target, malformed(), rested).await;
+}
+
+async fn behind_another(target: Target) {
+    let behind = |case: &Malformed| {
+        vec![script(&case.name).send([GET.as_bytes(), &case.bytes].concat()).settle().tail()]
+    };
+    judged(target, malformed(), behind).await;
+}
+
+async fn in_large(target: Target) {
+    let large = |case: &Malformed| {
+        let pieces = script(format!("{}, in pieces", case.name)).pieces(case.bytes.chunks(9001));
+        vec![script(&case.name).send(&case.bytes).tail(), pieces.tail()]
+    };
+    judged(target, malformed_and_large(), large).await;
+}
+
+/// Of the requests as such: what is smuggled with them comes with their last bytes. An eighth of
+/// all splits, another for each request; `MILLPOND_ALL=1` tries all.
+async fn every_split(target: Target) {
+    let step = if std::env::var_os("MILLPOND_ALL").is_some() { 1 } else { 8 };
+    let start = AtomicUsize::new(0);
+    let splits = |case: &Malformed| {
+        let start = start.fetch_add(1, Relaxed) % step;
+        (1 + start..case.bytes.len().min(200).saturating_sub(30))
+            .step_by(step)
+            .map(|at| {
+                let (first, second) = case.bytes.split_at(at);
+                let script = script(format!("{}, cut at {at}", case.name));
+                script.pieces([first, second]).tail()
+            })
+            .collect()
+    };
+    judged(target, malformed(), splits).await;
+}
+
+async fn byte_by_byte(target: Target) {
+    let bytes = |case: &Malformed| {
+        vec![script(&case.name).pieces(case.bytes.iter().map(|byte| [*byte])).tail()]
+    };
+    judged(target, malformed(), bytes).await;
+}
