@@ -7,6 +7,7 @@ pub mod faulty;
 pub mod hard_cases;
 pub mod malformed;
 pub mod oracle;
+pub mod ours;
 pub mod play;
 pub mod reply;
 pub mod script;

@@ -9,7 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 
-use super::flow::{ANSWER, ANSWER_WAITS, BODY, BODY_WAITS, Flow, Share, UNFLUSHED};
+use super::flow::{ANSWER, ANSWER_WAITS, BODY, BODY_WAITS, CUT, Flow, Share, UNFLUSHED};
 
 /// The body of a request, as it comes in.
 ///
@@ -25,7 +25,7 @@ impl RequestBody {
     pub(super) fn new(incoming: Incoming, flow: &Arc<Flow>) -> Self {
         let share = match incoming.is_end_stream() {
             true => None,
-            false => Some(Share::new(flow.clone(), BODY | BODY_WAITS, 0)),
+            false => Some(Share::new(flow.clone(), BODY | BODY_WAITS, CUT)),
         };
         Self { incoming, share }
     }
@@ -36,17 +36,21 @@ impl Body for RequestBody {
     type Error = hyper::Error;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
-        if let Some(share) = &self.share {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.incoming).poll_frame(cx);
+        if let Some(share) = &mut this.share {
             match &polled {
                 Poll::Pending => share.flow.set(BODY_WAITS),
-                Poll::Ready(Some(Ok(_))) if !self.incoming.is_end_stream() => {
+                Poll::Ready(Some(Ok(_))) if !this.incoming.is_end_stream() => {
                     share.flow.clear(BODY_WAITS);
                 }
-                Poll::Ready(_) => self.share = None,
+                Poll::Ready(_) => {
+                    share.over = 0;
+                    this.share = None;
+                }
             }
         }
         polled

@@ -16,11 +16,14 @@ use super::super::protocol::{Outcome, Turn};
 use super::super::reason::{CloseReason, Deadline};
 use super::super::signal::Wait;
 use super::super::stock::poll_fill;
-use super::flow::{ANSWER, ANSWER_WAITS, BODY, BODY_WAITS, CALL, CALL_WAITS, Flow, UNFLUSHED};
+use super::flow::{ANSWER, ANSWER_WAITS, BODY, BODY_WAITS, CALL, CALL_WAITS, CUT, Flow, UNFLUSHED};
 use super::gate::App;
 use super::head::{self, Head};
 use super::thawed::Thawed;
 use super::{Busy, Idle, Park, Web, http2};
+
+/// So often a connection may have itself polled again before others have their turn.
+const POLLS: usize = 16;
 
 const TIMED_OUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
@@ -177,6 +180,7 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
     fn go_on(&mut self, mut thawed: Box<Thawed<W, A>>) -> Poll<Outcome> {
         let flow = thawed.shared.flow.clone();
         let order = self.turn.order;
+        let mut polls = 0;
         loop {
             let (requests, read, wrote) = {
                 let mut lent = thawed.shared.lent();
@@ -188,10 +192,12 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
                 }
                 (flow.requests(), lent.read, lent.wrote)
             };
+            flow.poll_begins();
             let polled = catch_unwind(AssertUnwindSafe(|| thawed.poll()));
+            let again = flow.poll_ends();
             let begun = flow.requests() - requests;
             self.served |= begun > 0;
-            let (is_spent, is_blocked) = {
+            let (mut is_spent, is_blocked) = {
                 let lent = thawed.shared.lent();
                 let (read, wrote) = (lent.read - read, lent.wrote - wrote);
                 self.moved |= read > 0 || wrote > 0;
@@ -205,6 +211,15 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
                 Err(payload) => return Poll::Ready(Outcome::Panicked(payload)),
                 Ok(Poll::Ready(ended)) => return Poll::Ready(self.ended(*thawed, ended)),
                 Ok(Poll::Pending) => {}
+            }
+            // It might close the connection next: only where it waits is it known how far it is.
+            if again {
+                polls += 1;
+                if polls == POLLS {
+                    is_spent = true;
+                } else {
+                    continue;
+                }
             }
             let bits = flow.bits();
             let under_way = bits & (CALL | ANSWER | BODY) != 0;
@@ -294,7 +309,7 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
     /// Hyper is done with the connection, or with its part of it.
     fn ended(&mut self, mut thawed: Thawed<W, A>, ended: hyper::Result<()>) -> Outcome {
         let shared = thawed.shared.clone();
-        let in_part = shared.flow.bits() & BODY != 0;
+        let in_part = shared.flow.bits() & (BODY | CUT) != 0;
         let io = thawed.take_io();
         if thawed.is_upgraded() {
             shared.lent().io = io;

@@ -22,6 +22,14 @@ pub(super) const BODY: u8 = 16;
 pub(super) const BODY_WAITS: u8 = 32;
 /// Something was written after the last flush.
 pub(super) const UNFLUSHED: u8 = 64;
+/// The body of the request was not read to its end, and will not be.
+pub(super) const CUT: u8 = 128;
+
+/// Hyper is not polled.
+const RESTING: u8 = 0;
+const POLLED: u8 = 1;
+/// It is, and must be polled again.
+const WOKEN: u8 = 2;
 
 /// Those who wait for a socket that was left to them.
 #[derive(Clone, Copy)]
@@ -41,6 +49,7 @@ pub(super) struct Flow {
     busy: AtomicUsize,
     /// How many bytes the body of the last one has; `u64::MAX` if that was not said.
     body: AtomicU64,
+    polls: AtomicU8,
     left: AtomicBool,
     listeners: Mutex<[Option<Waker>; 3]>,
 }
@@ -53,6 +62,7 @@ impl Flow {
             requests: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
             body: AtomicU64::new(0),
+            polls: AtomicU8::new(RESTING),
             left: AtomicBool::new(false),
             listeners: Mutex::new([const { None }; 3]),
         }
@@ -82,6 +92,17 @@ impl Flow {
     pub(super) fn begin(&self, body: Option<u64>) {
         self.requests.fetch_add(1, SeqCst);
         self.body.store(body.unwrap_or(u64::MAX), SeqCst);
+        self.clear(CUT);
+    }
+
+    /// Whoever wakes it from now on has it polled again.
+    pub(super) fn poll_begins(&self) {
+        self.polls.store(POLLED, SeqCst);
+    }
+
+    /// Whether it is to be polled again at once.
+    pub(super) fn poll_ends(&self) -> bool {
+        self.polls.swap(RESTING, SeqCst) == WOKEN
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -121,7 +142,11 @@ impl Wake for Flow {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.left.load(SeqCst) {
-            return self.nudge.push();
+            let polled = self.polls.compare_exchange(POLLED, WOKEN, SeqCst, SeqCst);
+            if polled == Err(RESTING) {
+                self.nudge.push();
+            }
+            return;
         }
         let wakers = self.listeners.lock().clone();
         wakers.into_iter().flatten().for_each(Waker::wake);
@@ -131,12 +156,12 @@ impl Wake for Flow {
 /// A share of what is under way: it is over when this is dropped.
 pub(super) struct Share {
     pub(super) flow: Arc<Flow>,
-    bits: u8,
-    over: u8,
+    pub(super) bits: u8,
+    /// Noted at its end.
+    pub(super) over: u8,
 }
 
 impl Share {
-    /// `over` is noted at its end.
     pub(super) fn new(flow: Arc<Flow>, bits: u8, over: u8) -> Self {
         flow.set(bits & (CALL | ANSWER | BODY));
         flow.busy.fetch_add(1, SeqCst);

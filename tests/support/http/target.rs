@@ -5,11 +5,14 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use millpond::http::Park;
+use millpond::server::Mode;
 use tokio::net::TcpStream;
 
 use super::app::App;
 use super::faulty::{self, Fault};
 use super::oracle;
+use super::ours;
 use crate::support::server::Stream;
 
 /// A server that serves the app until it is dropped.
@@ -61,6 +64,32 @@ const HYPER: Target = Target {
     ..AXUM
 };
 
+pub const DEDICATED: Target = Target {
+    name: "dedicated",
+    head_limit: Some(ours::HEAD),
+    slow_cost: 16 << 10,
+    start: |app, tls| Box::pin(ours::ours(app, tls, Mode::Dedicated, Park::default())),
+    ..AXUM
+};
+
+pub const AT_ONCE: Target = Target {
+    name: "event-driven, parked at once",
+    start: |app, tls| Box::pin(ours::ours(app, tls, Mode::EventDriven, Park::AtOnce)),
+    ..DEDICATED
+};
+
+/// Two stay warm: among more, each is pushed out now and then.
+pub const WARM: Target = Target {
+    name: "event-driven, two warm",
+    start: |app, tls| Box::pin(ours::ours(app, tls, Mode::EventDriven, Park::Warm(2))),
+    ..DEDICATED
+};
+
+#[cfg(feature = "rustls")]
+pub fn secured(target: Target) -> Target {
+    Target { tls: true, ..target }
+}
+
 /// Spoils its replies, to prove that tests see it.
 pub fn faulty(fault: Fault) -> Target {
     let start: fn(App, bool) -> Started = match fault {
@@ -96,7 +125,42 @@ macro_rules! against_all {
     (by $run:ident: $($name:ident),+ $(,)?) => {$(
         mod $name {
             use super::$run;
-            use super::support::http::target::{oracle, plain};
+            use super::support::http::target::{AT_ONCE, DEDICATED, WARM, oracle, plain};
+            #[cfg(feature = "rustls")]
+            use super::support::http::target::secured;
+
+            #[test]
+            fn dedicated() {
+                $run(super::$name(DEDICATED));
+            }
+
+            #[test]
+            fn at_once() {
+                $run(super::$name(AT_ONCE));
+            }
+
+            #[test]
+            fn warm() {
+                $run(super::$name(WARM));
+            }
+
+            #[cfg(feature = "rustls")]
+            #[test]
+            fn dedicated_tls() {
+                $run(super::$name(secured(DEDICATED)));
+            }
+
+            #[cfg(feature = "rustls")]
+            #[test]
+            fn at_once_tls() {
+                $run(super::$name(secured(AT_ONCE)));
+            }
+
+            #[cfg(feature = "rustls")]
+            #[test]
+            fn warm_tls() {
+                $run(super::$name(secured(WARM)));
+            }
 
             #[test]
             fn axum() {
