@@ -40,6 +40,10 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
+        // Hyper itself might tell of the end no sooner than the next request comes.
+        if this.incoming.is_end_stream() {
+            return Poll::Ready(None);
+        }
         let polled = Pin::new(&mut this.incoming).poll_frame(cx);
         if let Some(share) = &mut this.share {
             match &polled {

@@ -38,8 +38,8 @@ pub struct Target {
     pub tls: bool,
     /// It looks for the preface of HTTP/2 before it takes what comes for HTTP/1.
     pub sniffs: bool,
-    /// How long it bears a head that does not end, if it has a limit.
-    pub head_limit: Option<Duration>,
+    /// It does not bear heads that do not end.
+    pub has_deadlines: bool,
     /// What a connection with a head that does not end may cost, in bytes.
     pub slow_cost: usize,
     /// Whatever takes a client longer does not come.
@@ -51,7 +51,7 @@ const AXUM: Target = Target {
     name: "axum::serve",
     tls: false,
     sniffs: true,
-    head_limit: None,
+    has_deadlines: false,
     slow_cost: 64 << 10,
     patience: Duration::from_secs(8),
     start: |app, tls| Box::pin(oracle::axum(app, tls)),
@@ -66,7 +66,7 @@ const HYPER: Target = Target {
 
 pub const DEDICATED: Target = Target {
     name: "dedicated",
-    head_limit: Some(ours::HEAD),
+    has_deadlines: true,
     slow_cost: 16 << 10,
     start: |app, tls| Box::pin(ours::ours(app, tls, Mode::Dedicated, Park::default())),
     ..AXUM
