@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use support::http::cases::GET;
 use support::http::compare::same_at_once;
 use support::http::malformed::{Malformed, malformed, malformed_and_large};
+use support::http::patient;
 use support::http::script::{Script, script};
 use support::http::target::{Target, against_all, oracle, plain};
 

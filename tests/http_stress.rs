@@ -85,8 +85,9 @@ async fn client(up: Arc<Up>, id: u64, seed: u64, left: Arc<AtomicU64>) -> Result
                 connection.check(asked).await.map_err(at)?;
             }
             checked += asked.len() as u64;
-            let _ = left
-                .try_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(asked.len() as u64)));
+            let _ = left.fetch_update(Relaxed, Relaxed, |left| {
+                Some(left.saturating_sub(asked.len() as u64))
+            });
             pause(&mut dice).await;
         }
         if ended {

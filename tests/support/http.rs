@@ -6,6 +6,7 @@ pub mod compare;
 pub mod faulty;
 pub mod hard_cases;
 pub mod malformed;
+pub mod more_cases;
 pub mod oracle;
 pub mod ours;
 pub mod play;

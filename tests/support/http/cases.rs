@@ -1,5 +1,6 @@
 //! What clients do, in well-formed HTTP/1.
 
+use super::more_cases::more_cases;
 use super::script::{Script, script};
 
 pub const GET: &str = "GET /t@@@@@ HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -12,11 +13,11 @@ pub const EXPECT: &str = "POST /t@@@@@ HTTP/1.1\r\nhost: a\r\nexpect: 100-contin
 pub const WEB_SOCKET: &str = "GET /ws HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\n\
     upgrade: websocket\r\nsec-websocket-version: 13\r\n\
     sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-const RAW: &str = "GET /raw HTTP/1.1\r\nhost: a\r\nconnection: keep-alive, Upgrade\r\n\
+pub const RAW: &str = "GET /raw HTTP/1.1\r\nhost: a\r\nconnection: keep-alive, Upgrade\r\n\
     upgrade: raw\r\n\r\n";
 const HELD: &str = "GET /held/@@@@@ HTTP/1.1\r\nhost: a\r\n\r\n";
 
-fn get(path: &str, headers: &str) -> String {
+pub fn get(path: &str, headers: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: a\r\n{headers}\r\n")
 }
 
@@ -26,8 +27,7 @@ fn post(path: &str, headers: &str, body: &str) -> String {
 }
 
 pub fn cases() -> Vec<Script> {
-    [plain(), bodies(), pipelines(), ends(), versions(), expectations(), upgrades(), streams()]
-        .concat()
+    [plain(), bodies(), pipelines(), ends(), versions(), more_cases()].concat()
 }
 
 fn plain() -> Vec<Script> {
@@ -408,189 +408,5 @@ fn versions() -> Vec<Script> {
             .settle()
             .probe(),
         script("1.1 without a host").send("GET /t@@@@@ HTTP/1.1\r\n\r\n").replies(1).probe(),
-    ]
-}
-
-fn expectations() -> Vec<Script> {
-    let (head, body) = EXPECT.split_at(EXPECT.len() - 5);
-    let early = head.replace("/t@@@@@", "/early");
-    vec![
-        script("expected, and sent").send(head).interim().send(body).replies(1).settle().probe(),
-        script("expected, not waited for").send(EXPECT).replies(1).settle().probe(),
-        script("expected, at last")
-            .send(GET)
-            .replies(1)
-            .settle()
-            .send(head)
-            .interim()
-            .settle()
-            .send(body)
-            .replies(1)
-            .settle()
-            .probe(),
-        script("expected, refused").send(&early).replies(1).tail(),
-        script("expected, refused, sent").send(&early).replies(1).settle().send(body).tail(),
-        script("expected, refused, not waited for")
-            .send(format!("{early}{body}"))
-            .replies(1)
-            .tail(),
-        script("expected, 1.0").send(EXPECT.replace("1.1", "1.0")).replies(1).tail(),
-        script("expected, no body")
-            .send(get("/t@@@@@", "expect: 100-continue\r\n"))
-            .replies(1)
-            .settle()
-            .probe(),
-        script("expected, chunked")
-            .send(
-                "POST /t@@@@@ HTTP/1.1\r\nhost: a\r\n\
-            expect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\n",
-            )
-            .interim()
-            .pieces(["3\r\n", "abc\r\n", "0\r\n\r\n"])
-            .replies(1)
-            .probe(),
-        script("expected, not sent").send(head).interim().settle().fin().tail(),
-    ]
-}
-
-fn upgrades() -> Vec<Script> {
-    // Masked: "hi" as text, and the frame that closes.
-    let hi = [0x81, 0x82, 1, 2, 3, 4, b'h' ^ 1, b'i' ^ 2];
-    let close = [0x88, 0x80, 1, 2, 3, 4];
-    let both = [WEB_SOCKET.as_bytes(), &hi].concat();
-    vec![
-        script("web socket")
-            .send(WEB_SOCKET)
-            .replies(1)
-            .send(hi)
-            .bytes(4)
-            .send(close)
-            .bytes(2)
-            .tail(),
-        script("web socket, at last")
-            .send(GET)
-            .replies(1)
-            .settle()
-            .send(WEB_SOCKET)
-            .replies(1)
-            .settle()
-            .send(hi)
-            .bytes(4)
-            .settle()
-            .send(hi)
-            .bytes(4)
-            .send(close)
-            .bytes(2)
-            .tail(),
-        script("web socket, frame by byte")
-            .send(GET)
-            .replies(1)
-            .settle()
-            .send(WEB_SOCKET)
-            .replies(1)
-            .pieces(hi.map(|byte| [byte]))
-            .bytes(4)
-            .send(close)
-            .bytes(2)
-            .tail(),
-        script("web socket, with a frame")
-            .send(&both)
-            .replies(1)
-            .bytes(4)
-            .send(close)
-            .bytes(2)
-            .tail(),
-        script("web socket in a batch")
-            .send([GET.as_bytes(), GET.as_bytes(), &both].concat())
-            .replies(3)
-            .bytes(4)
-            .send(close)
-            .bytes(2)
-            .tail(),
-        script("web socket, half-closed").send(WEB_SOCKET).replies(1).settle().fin().tail(),
-        script("web socket, reset").send(WEB_SOCKET).replies(1).settle().reset(),
-        script("raw")
-            .send(RAW)
-            .replies(1)
-            .send("abc")
-            .bytes(3)
-            .settle()
-            .send(GET)
-            .until("host: a\r\n\r\n")
-            .fin()
-            .tail(),
-        script("refused").send(RAW.replace("/raw", "/refuse")).replies(1).settle().probe(),
-        script("refused, at last")
-            .send(GET)
-            .replies(1)
-            .settle()
-            .send(RAW.replace("/raw", "/refuse"))
-            .replies(1)
-            .settle()
-            .send(WEB_SOCKET)
-            .replies(1)
-            .send(hi)
-            .bytes(4)
-            .send(close)
-            .tail(),
-        script("ignored").send(RAW.replace("/raw", "/t@@@@@")).replies(1).settle().probe(),
-        script("h2c, not spoken")
-            .send(get(
-                "/t@@@@@",
-                "connection: Upgrade, HTTP2-Settings\r\n\
-            upgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n",
-            ))
-            .replies(1)
-            .settle()
-            .probe(),
-    ]
-}
-
-fn streams() -> Vec<Script> {
-    vec![
-        script("a stream").send(get("/stream", "")).replies(1).settle().probe(),
-        script("streams in a batch").send(get("/stream", "").repeat(4)).replies(4).settle().probe(),
-        script("events")
-            .send(get("/sse/@@@@@", ""))
-            .until("\r\n\r\n")
-            .settle()
-            .pass()
-            .until("data: 0\n\n\r\n")
-            .settle()
-            .pass()
-            .until("data: 1\n\n\r\n")
-            .settle()
-            .pass()
-            .until("0\r\n\r\n")
-            .settle()
-            .probe(),
-        script("events, a request behind")
-            .send(format!("{}{GET}", get("/sse/@@@@@", "")))
-            .until("\r\n\r\n")
-            .pass()
-            .until("data: 0\n\n\r\n")
-            .settle()
-            .pass()
-            .pass()
-            .until("0\r\n\r\n")
-            .replies(1)
-            .settle()
-            .probe(),
-        script("events, gone")
-            .send(get("/sse/@@@@@", ""))
-            .until("\r\n\r\n")
-            .settle()
-            .pass()
-            .until("data: 0\n\n\r\n")
-            .reset(),
-        script("events, half-closed")
-            .send(get("/sse/@@@@@", ""))
-            .until("\r\n\r\n")
-            .settle()
-            .pass()
-            .until("data: 0\n\n\r\n")
-            .settle()
-            .fin()
-            .tail(),
     ]
 }

@@ -18,6 +18,8 @@ use crate::support::server::Stream;
 /// A server that is at rest and says nothing for so long has no more to say.
 const QUIET: Duration = Duration::from_millis(60);
 
+type Bytes = Arc<[u8]>;
+
 /// What a client saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
@@ -33,7 +35,7 @@ struct Client<'a> {
     expected: Option<&'a Seen>,
     token: String,
     /// What is being sent in parts, and the same with the token.
-    whole: Option<(Arc<[u8]>, Arc<[u8]>)>,
+    whole: Option<(Bytes, Bytes)>,
     stream: Option<Stream>,
     sent: Sent,
     buffer: Vec<u8>,
@@ -261,21 +263,25 @@ impl<'a> Client<'a> {
 
     async fn tail(&mut self) {
         let start = Instant::now();
-        let mut heard = start;
+        let mut rests: Option<Instant> = None;
         let expected = self.expected.and_then(|expected| expected.tail);
         while let Some(stream) = &mut self.stream {
             match timeout(QUIET / 4, stream.read_buf(&mut self.buffer)).await {
-                Ok(Ok(1..)) => heard = Instant::now(),
+                Ok(Ok(1..)) => rests = None,
                 Ok(_) => self.stream = None,
                 Err(_) => {
-                    let quiet = heard.elapsed() >= QUIET && self.up.is_at_rest(&[self.sent()]);
+                    rests = match self.up.is_at_rest(&[self.sent()]) {
+                        true => rests.or(Some(Instant::now())),
+                        false => None,
+                    };
+                    let quiet = rests.is_some_and(|since| since.elapsed() >= QUIET);
                     let over = match expected {
                         Some((_, true)) => false,
                         Some((length, false)) => quiet && self.buffer.len() >= length,
                         None => quiet,
                     };
                     let patience =
-                        if expected.is_some() { self.up.target.patience } else { 5 * QUIET };
+                        if expected.is_some() { self.up.target.patience } else { 20 * QUIET };
                     if over || start.elapsed() > patience {
                         break;
                     }

@@ -119,7 +119,6 @@ pub fn plain(tls: bool) -> Target {
 #[allow(unused_macros)]
 macro_rules! against_all {
     ($($name:ident),+ $(,)?) => {
-        use support::http::patient;
         against_all!(by patient: $($name),+);
     };
     (by $run:ident: $($name:ident),+ $(,)?) => {$(
