@@ -8,6 +8,7 @@ use support::http::cases::{CHUNKED, EXPECT, GET, POST, WEB_SOCKET, cases};
 use support::http::compare::{same_at_once, same_in_turn};
 use support::http::faulty::Fault;
 use support::http::hard_cases::hard_cases;
+use support::http::patient;
 use support::http::script::{Script, script};
 use support::http::target::{Target, against_all, faulty, oracle};
 
