@@ -106,7 +106,7 @@ pub(super) enum Idle {
 /// A connection in the middle of something.
 pub(super) enum Busy {
     /// The bytes of a head that is not whole.
-    Head(Box<[u8]>),
+    Head { bytes: Box<[u8]>, is_new: bool },
     /// Hyper's state, and the socket with it.
     Thawed(Box<dyn Any + Send>),
     /// It is closed for this, and only waits for the peer to go.

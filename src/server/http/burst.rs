@@ -36,6 +36,8 @@ pub(super) struct Burst<'a, W: Wire, A: App> {
     /// Requests that it has seen begin.
     served: bool,
     again: bool,
+    /// There was no request yet.
+    is_new: bool,
     /// User code waits.
     suspended: Option<Box<Thawed<W, A>>>,
 }
@@ -57,7 +59,15 @@ impl<W: Wire, A: App> Future for Burst<'_, W, A> {
 
 impl<'a, W: Wire, A: App> Burst<'a, W, A> {
     pub(super) fn new(web: &'a Web<A>, turn: Turn<'a, W, Idle>) -> Self {
-        Self { web, turn, moved: false, served: false, again: false, suspended: None }
+        Self {
+            web,
+            turn,
+            moved: false,
+            served: false,
+            again: false,
+            is_new: false,
+            suspended: None,
+        }
     }
 
     fn begin(&mut self) -> Poll<Outcome> {
@@ -78,10 +88,16 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
         }
         self.tell();
         let (state, first) = match replace(self.turn.idle, Idle::Cold) {
-            Idle::Cold => (None, Bytes::new()),
+            Idle::Cold => {
+                self.is_new = matches!(order.wait, Wait::FirstByte | Wait::Handshake);
+                (None, Bytes::new())
+            }
             Idle::Warm(token) => (self.web.warm.take(token), Bytes::new()),
             Idle::Busy(busy) => match *busy {
-                Busy::Head(bytes) => (None, bytes.into()),
+                Busy::Head { bytes, is_new } => {
+                    self.is_new = is_new;
+                    (None, bytes.into())
+                }
                 Busy::Thawed(state) => (Some(state), Bytes::new()),
                 Busy::Lingers(reason) => return Poll::Ready(self.linger(reason)),
             },
@@ -116,7 +132,7 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
         let before = bytes.len();
         let mut end = false;
         let found = loop {
-            match head::look(&bytes) {
+            match head::look(&bytes, self.is_new) {
                 Head::Partial if !end => {}
                 found => break found,
             }
@@ -134,6 +150,7 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
         let Some(Ok(address)) = self.turn.io.wire().map(|wire| wire.peer()) else {
             return Poll::Ready(Outcome::Close(CloseReason::Io));
         };
+        self.is_new = false;
         let flow = Flow::new((self.turn.nudge)());
         let (io, bytes) = (replace(self.turn.io, Io::Lent), bytes.freeze());
         if found == Head::Http2 {
@@ -153,8 +170,8 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
                 return self.time_out(Deadline::Frame);
             }
             let moved = before == 0 || self.served;
-            let bytes = bytes[..].into();
-            *self.turn.idle = Idle::Busy(Box::new(Busy::Head(bytes)));
+            let (bytes, is_new) = (bytes[..].into(), self.is_new);
+            *self.turn.idle = Idle::Busy(Box::new(Busy::Head { bytes, is_new }));
             return Outcome::Park { wait: Wait::Frame, moved };
         }
         if let Some(reason) = order.doom {
@@ -302,20 +319,18 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
                     false => self.read_head(rest),
                 }
             }
-            Err(refused) => Poll::Ready(self.rest(refused, Wait::Stall, self.moved)),
+            Err(refused) => Poll::Ready(self.rest(refused, Wait::Idle, self.served)),
         }
     }
 
     /// Hyper is done with the connection, or with its part of it.
-    fn ended(&mut self, mut thawed: Thawed<W, A>, ended: hyper::Result<()>) -> Outcome {
+    fn ended(&mut self, thawed: Thawed<W, A>, ended: hyper::Result<()>) -> Outcome {
         let shared = thawed.shared.clone();
         let in_part = shared.flow.bits() & (BODY | CUT) != 0;
-        let io = thawed.take_io();
         if thawed.is_upgraded() {
-            shared.lent().io = io;
             return Outcome::Left(Box::new(move |keeper| shared.leave(keeper)));
         }
-        *self.turn.io = io;
+        *self.turn.io = replace(&mut shared.lent().io, Io::Lent);
         let reason = match ended {
             Ok(()) => self.turn.order.doom.unwrap_or(CloseReason::Local),
             Err(error) if error.is_parse() => CloseReason::Codec,

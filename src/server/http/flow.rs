@@ -49,6 +49,8 @@ pub(super) struct Flow {
     busy: AtomicUsize,
     /// How many bytes the body of the last one has; `u64::MAX` if that was not said.
     body: AtomicU64,
+    /// A request has asked for an upgrade.
+    upgrade: AtomicBool,
     polls: AtomicU8,
     left: AtomicBool,
     listeners: Mutex<[Option<Waker>; 3]>,
@@ -62,6 +64,7 @@ impl Flow {
             requests: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
             body: AtomicU64::new(0),
+            upgrade: AtomicBool::new(false),
             polls: AtomicU8::new(RESTING),
             left: AtomicBool::new(false),
             listeners: Mutex::new([const { None }; 3]),
@@ -89,7 +92,10 @@ impl Flow {
     }
 
     /// A request begins.
-    pub(super) fn begin(&self, body: Option<u64>) {
+    pub(super) fn begin(&self, body: Option<u64>, upgrade: bool) {
+        if upgrade {
+            self.upgrade.store(true, SeqCst);
+        }
         self.requests.fetch_add(1, SeqCst);
         self.body.store(body.unwrap_or(u64::MAX), SeqCst);
         self.clear(CUT);
@@ -103,6 +109,10 @@ impl Flow {
     /// Whether it is to be polled again at once.
     pub(super) fn poll_ends(&self) -> bool {
         self.polls.swap(RESTING, SeqCst) == WOKEN
+    }
+
+    pub(super) fn may_upgrade(&self) -> bool {
+        self.upgrade.load(SeqCst)
     }
 
     pub(super) fn is_busy(&self) -> bool {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
@@ -54,7 +55,8 @@ impl<A: App> hyper::service::Service<Request<Incoming>> for Gate<A> {
     type Future = Call<A>;
 
     fn call(&self, request: Request<Incoming>) -> Call<A> {
-        self.flow.begin(request.body().size_hint().exact());
+        let upgrade = request.extensions().get::<OnUpgrade>().is_some();
+        self.flow.begin(request.body().size_hint().exact(), upgrade);
         let mut request = request.map(|incoming| RequestBody::new(incoming, &self.flow));
         request.extensions_mut().insert(self.address);
         #[cfg(feature = "axum")]

@@ -16,12 +16,13 @@ pub(super) enum Head {
     Http2,
 }
 
-/// What has come so far of a connection that was silent before.
-pub(super) fn look(bytes: &[u8]) -> Head {
-    if bytes.starts_with(PREFACE) {
+/// What has come so far of a connection that was silent before. Only a new one may turn out to speak
+/// HTTP/2.
+pub(super) fn look(bytes: &[u8], is_new: bool) -> Head {
+    if is_new && bytes.starts_with(PREFACE) {
         return Head::Http2;
     }
-    if PREFACE.starts_with(bytes) {
+    if is_new && PREFACE.starts_with(bytes) || bytes.is_empty() {
         return Head::Partial;
     }
     if bytes.len() >= HELD || end(bytes).is_some() {
@@ -68,14 +69,15 @@ mod tests {
     fn only_what_may_become_a_head_is_held() {
         let partial = [&b""[..], b"P", b"PRI * HTTP/2.0\r\n\r\nSM", b"GET", b"\r\nGET / HT"];
         for bytes in partial {
-            assert_eq!(look(bytes), Head::Partial, "{bytes:?}");
+            assert_eq!(look(bytes, true), Head::Partial, "{bytes:?}");
         }
         let whole = [&b"GET / HTTP/1.1\r\n\r\n"[..], b"GET\0", b"\x16\x03\x01\x02", b"\rGET"];
         for bytes in whole {
-            assert_eq!(look(bytes), Head::Whole, "{bytes:?}");
+            assert_eq!(look(bytes, true), Head::Whole, "{bytes:?}");
         }
-        assert_eq!(look(&[PREFACE, b"more"].concat()), Head::Http2);
-        assert_eq!(look(b"PRI * HTTP/2.0\r\n\r\nGET"), Head::Whole);
-        assert_eq!(look(&[b'a'; HELD]), Head::Whole);
+        assert_eq!(look(&[PREFACE, b"more"].concat(), true), Head::Http2);
+        assert_eq!(look(PREFACE, false), Head::Whole);
+        assert_eq!(look(b"PRI * HTTP/2.0\r\n\r\nGET", true), Head::Whole);
+        assert_eq!(look(&[b'a'; HELD], true), Head::Whole);
     }
 }

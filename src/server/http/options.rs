@@ -51,7 +51,7 @@ impl Builder<Http> {
     pub(super) fn http() -> Self {
         let mut plan = Plan::new();
         plan.on_overload = Some(Bytes::from_static(OVERLOAD));
-        plan.max_frame = 128 * 1024;
+        plan.max_frame = 408 * 1024;
         plan.deadlines.idle = Some(Duration::from_secs(75));
         plan.deadlines.body = Some(Duration::from_secs(30));
         Self { codec: Http { park: Park::default() }, plan }
@@ -83,7 +83,8 @@ impl Builder<Http> {
     }
 
     /// The largest head of a request, in bytes; the answer to a larger one is 431. Another name of
-    /// [`max_frame`](Self::max_frame). Default 128 KiB.
+    /// [`max_frame`](Self::max_frame). Default 408 KiB, as
+    /// hyper's.
     pub fn max_head(self, bytes: usize) -> Self {
         self.max_frame(bytes)
     }

@@ -10,7 +10,7 @@ use hyper::server::conn::http1::UpgradeableConnection;
 
 use super::super::address::Address;
 use super::super::io::{Io, Wire};
-use super::flow::Flow;
+use super::flow::{CUT, Flow};
 use super::gate::{App, Gate};
 use super::loan::{Loan, Shared};
 use super::{One, Web};
@@ -61,11 +61,18 @@ impl<W: Wire, A: App> Thawed<W, A> {
         if self.is_last {
             return Err(self);
         }
-        self.shared.lent().keeps = true;
-        self.end_behind();
-        if self.poll().is_pending() {
-            self.shared.lent().keeps = false;
-            return Err(self);
+        // Where each body was read to its end there is nothing to ask hyper about. At its own end
+        // it would also hand the socket to whoever might have been about to upgrade.
+        if self.shared.flow.bits() & CUT != 0 {
+            if self.shared.flow.may_upgrade() {
+                return Err(self);
+            }
+            self.shared.lent().keeps = true;
+            self.end_behind();
+            if self.poll().is_pending() {
+                self.shared.lent().keeps = false;
+                return Err(self);
+            }
         }
         let io = self.take_io();
         let rest = self.hyper.into_parts().map(|parts| parts.read_buf).unwrap_or_default();

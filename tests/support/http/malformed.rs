@@ -422,9 +422,10 @@ fn prefaces(all: &mut Vec<Malformed>) {
         ("a P", b"P".to_vec()),
         ("a P that becomes a request", b"PUT /t@@@@@ HTTP/1.1\r\n\r\n".to_vec()),
         ("a preface, then a request", [preface, SMUGGLED.as_bytes()].concat()),
-        ("a preface after an empty line", [b"\r\n", preface].concat()),
     ];
     all.extend(
         prefaces.map(|(name, bytes)| Malformed { preface: true, ..Malformed::new(name, bytes) }),
     );
+    // Not the first bytes, so no preface. How hyper closes then depends on how they arrive.
+    all.push(Malformed::new("a preface after an empty line", [b"\r\n", preface].concat()));
 }
