@@ -40,7 +40,7 @@ pub struct Target {
     pub sniffs: bool,
     /// It does not bear heads that do not end.
     pub has_deadlines: bool,
-    /// What a connection with a head that does not end may cost, in bytes.
+    /// What a connection with a head that does not end may cost at both ends, in bytes.
     pub slow_cost: usize,
     /// Whatever takes a client longer does not come.
     pub patience: Duration,
