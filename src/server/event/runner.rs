@@ -1,0 +1,146 @@
+//! A runner: a job that serves ready connections, one after another.
+//!
+//! A job for each burst would have each pay for its way through the pool. A runner has its slot
+//! for no longer than a few quick bursts, or one slow one; others of the pool have their turn then,
+//! and the dispatcher sends another if connections are ready. So it does for the connections behind
+//! a burst that is slow, and behind one that waits: its runner stays with that, and looks for no
+//! other.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::framed::{Outcome, Protocol};
+use super::super::held::Held;
+use super::super::lot::Order;
+use super::super::yard::State;
+use super::{EventHeld, EventYard, Parked, kill, rest};
+
+/// As long as a turn of a worker of the pool.
+const TURN_BURSTS: u32 = 16;
+const TURN_TIME: Duration = Duration::from_micros(100);
+
+/// Its place among the yard's runners, given back whatever becomes of it.
+pub(super) struct Runner<P: Protocol> {
+    yard: Arc<EventYard<P>>,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// About to look for a connection.
+    Looking,
+    /// In a burst that has not waited yet.
+    Bursting,
+    /// Will not look for another.
+    Away,
+}
+
+impl<P: Protocol> Runner<P> {
+    /// One that is going to be scheduled.
+    pub(super) fn new(yard: &Arc<EventYard<P>>) -> Self {
+        yard.lock().runners.looking += 1;
+        Self { yard: yard.clone(), phase: Phase::Looking }
+    }
+
+    // An `async fn` would have room for it twice.
+    #[allow(clippy::manual_async_fn)]
+    pub(super) fn run(mut self) -> impl Future<Output = ()> + Send + 'static {
+        async move {
+            let began = Instant::now();
+            let mut bursts = 0;
+            let Some((mut held, mut order)) = self.next(None, false) else { return };
+            loop {
+                let outcome = {
+                    let mut burst = pin!(held.burst(order));
+                    poll_fn(|cx| {
+                        let polled = burst.as_mut().poll(cx);
+                        if polled.is_pending() {
+                            self.look_away();
+                        }
+                        polled
+                    })
+                    .await
+                };
+                bursts += 1;
+                let over = bursts == TURN_BURSTS || began.elapsed() >= TURN_TIME;
+                match self.next(Some((held, outcome)), over) {
+                    Some(next) => (held, order) = next,
+                    None => return,
+                }
+            }
+        }
+    }
+
+    /// Puts to rest what was served, and takes up the connection that has been ready for longest.
+    fn next(
+        &mut self,
+        served: Option<(EventHeld<P>, Outcome)>,
+        over: bool,
+    ) -> Option<(EventHeld<P>, Order)> {
+        let rests = served.and_then(|(held, outcome)| match outcome {
+            Outcome::Park { wait, moved } => Some((rest(held)?, (wait, moved))),
+            Outcome::Close(reason) => {
+                held.end(reason);
+                None
+            }
+            Outcome::Panicked(payload) => held.panic(payload),
+        });
+        let mut state = self.yard.lock();
+        if let Some(((key, parked, tally), wait)) = rests {
+            state.totals.add(&tally);
+            state.lot.park(key, parked, wait, &self.yard.hub.settings.ticks);
+        }
+        enter(&mut self.phase, Phase::Looking, &mut state);
+        let next = if over || self.phase == Phase::Away { None } else { state.lot.next_ready() };
+        let phase = if next.is_some() { Phase::Bursting } else { Phase::Away };
+        enter(&mut self.phase, phase, &mut state);
+        let waker = state.calls();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        // A kill before it was parked has not seen it.
+        if self.yard.is_killed() {
+            kill(&self.yard);
+        }
+        let (key, Parked { mut io, idle, span }, order) = next?;
+        if let Some(wire) = io.wire() {
+            wire.told(order.signals);
+        }
+        Some((Held::new(self.yard.clone(), (key, span), (io, idle)), order))
+    }
+
+    /// Leaves the other connections to other runners.
+    fn look_away(&mut self) {
+        if self.phase == Phase::Away {
+            return;
+        }
+        let mut state = self.yard.lock();
+        enter(&mut self.phase, Phase::Away, &mut state);
+        let waker = state.calls();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl<P: Protocol> Drop for Runner<P> {
+    fn drop(&mut self) {
+        self.look_away();
+    }
+}
+
+/// Changes the phase of a runner, and the counts with it. Who looks away has done so for good.
+fn enter<T>(phase: &mut Phase, next: Phase, state: &mut State<T>) {
+    if *phase == Phase::Away {
+        return;
+    }
+    let runners = &mut state.runners;
+    runners.bursting -= usize::from(*phase == Phase::Bursting);
+    runners.bursting += usize::from(next == Phase::Bursting);
+    runners.looking -= usize::from(next == Phase::Away);
+    *phase = next;
+}
