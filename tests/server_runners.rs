@@ -157,12 +157,38 @@ async fn a_service_waits(case: Case) {
         for client in &mut others {
             assert_eq!(soon(client.line()).await, round.to_string(), "{case:?}");
         }
+        soon(others[0].ask("alone")).await;
         // The slot of those that do not wait is free.
         eventually(|| pool.status().running == 1).await;
     }
     gate.open();
     assert_eq!(soon(slow.line()).await, "wait", "{case:?}");
     soon(pool.wait_idle()).await;
+    // All at once, and more than there are runners.
+    let gate = Gate::new();
+    let inner = gate.clone();
+    let service = move |line: String| {
+        let gate = inner.clone();
+        async move {
+            gate.wait().await;
+            Ok::<_, Infallible>(Some(line))
+        }
+    };
+    let pool = Pool::new(8);
+    let server = case.builder().pool(&pool).codec(LinesCodec::new());
+    let server = server.serve(tower::service_fn(service)).unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(case.connect(&server).await);
+    }
+    for client in &mut clients {
+        client.send("wait\n").await;
+    }
+    eventually(|| pool.status().running == 8).await;
+    gate.open();
+    for client in &mut clients {
+        assert_eq!(soon(client.line()).await, "wait", "{case:?}");
+    }
 }
 
 async fn a_service_panics(case: Case) {

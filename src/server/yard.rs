@@ -237,7 +237,7 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         }
     }
 
-    /// Waits for a place on the pool, and no longer than the server lives.
+    /// Waits for a place on the pool for one burst, and no longer than the server lives.
     pub(super) async fn schedule<F>(
         &self,
         key: Key,

@@ -144,3 +144,52 @@ fn enter<T>(phase: &mut Phase, next: Phase, state: &mut State<T>) {
     runners.looking -= usize::from(next == Phase::Away);
     *phase = next;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::hub::Hub;
+    use crate::server::service::Framed;
+    use crate::server::settings::{Deadlines, Settings, SlowReader, Ticks};
+    use crate::server::yard::Yard;
+
+    type Service = tower::util::BoxCloneSyncService<String, Vec<String>, std::io::Error>;
+    type Lines = Framed<tokio_util::codec::LinesCodec, Service>;
+
+    #[tokio::test]
+    async fn its_place_is_given_back() {
+        let settings = Settings {
+            max_frame: 1,
+            turn_bytes: 1,
+            turn_frames: 1,
+            outgoing: 1,
+            outgoing_total: 1,
+            slow_reader: SlowReader::Wait,
+            coalesce: None,
+            ticks: Ticks::new(&Deadlines::default()),
+        };
+        let service = tower::service_fn(|line: String| async { Ok(vec![line]) });
+        let protocol = Lines { codec: Default::default(), service: Service::new(service) };
+        let yard = Arc::new(Yard::new(Arc::new(Hub::new(settings, 1, None)), Arc::new(protocol)));
+        let counts = || {
+            let state = yard.lock();
+            (state.runners.looking, state.runners.bursting)
+        };
+        let unstarted = Runner::new(&yard).run();
+        let mut torn = Runner::new(&yard);
+        enter(&mut torn.phase, Phase::Bursting, &mut yard.lock());
+        assert_eq!(counts(), (2, 1));
+        drop(torn);
+        assert_eq!(counts(), (1, 0));
+        drop(unstarted);
+        assert_eq!(counts(), (0, 0));
+        Runner::new(&yard).run().await;
+        assert_eq!(counts(), (0, 0));
+        let mut waiting = Runner::new(&yard);
+        enter(&mut waiting.phase, Phase::Bursting, &mut yard.lock());
+        waiting.look_away();
+        assert_eq!(counts(), (0, 0));
+        drop(waiting);
+        assert_eq!(counts(), (0, 0));
+    }
+}
