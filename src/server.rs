@@ -5,7 +5,7 @@
 //! - [`Mode::Dedicated`]: a task for each connection, without a buffer while it waits.
 //! - [`Mode::EventDriven`]: an idle connection is *parked*. It has no task, no buffer and no timer;
 //!   what is left of it is a record of some fifty bytes, its codec, and the socket. When bytes
-//!   arrive, a *burst* serves it as a job on a [`Pool`].
+//!   arrive, a *burst* serves it in a slot of a [`Pool`].
 //!
 //! Frames go to a tower service ([`Builder::serve`]), or to a [`Handler`] ([`Builder::handle`])
 //! that may send at any time through a [`Peer`].
@@ -40,11 +40,15 @@
 //! the connection, nothing more is read from it, and it rests until the peer does. A service that
 //! waits keeps its slot of the pool, and neither a thread nor the reactor.
 //!
+//! A slot serves one burst at a time. In the event-driven mode one job has several of them, of
+//! connection after connection, and makes room for others of the pool after a few.
+//!
 //! # When the pool is full
 //!
-//! Connections that become ready wait for a slot, first come first served with everybody else on
-//! that pool, and what their peers send stays in the kernel. When the pool is closed, connections
-//! are closed as they become ready ([`CloseReason::PoolClosed`]).
+//! Connections that become ready wait for a slot, first come first served, and what their peers send
+//! stays in the kernel. The job that is to serve them stands in line with everybody else on that
+//! pool. When the pool is closed, connections are closed as they become ready
+//! ([`CloseReason::PoolClosed`]).
 //!
 //! # Closing
 //!

@@ -107,8 +107,8 @@ impl<C> Builder<C> {
         self
     }
 
-    /// The pool on which bursts are jobs: its size bounds how many are under way, and while it is
-    /// full, what peers send stays in the kernel.
+    /// The pool in whose slots bursts run, one at a time in each: its size bounds how many are under
+    /// way, and while it is full, what peers send stays in the kernel.
     ///
     /// Default: in the event-driven mode a pool of its own with 1,024 slots. In the dedicated mode
     /// none: the connections' tasks run their bursts themselves.

@@ -30,7 +30,7 @@ pub(super) struct Sleeper(Waker);
 impl Content for Sleeper {
     const LISTED: bool = false;
 
-    fn wakes(&self, _dispatcher: &mut Option<Waker>) -> Option<Waker> {
+    fn waker(&self) -> Option<Waker> {
         Some(self.0.clone())
     }
 }

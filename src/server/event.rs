@@ -1,5 +1,5 @@
 //! The event-driven mode: parked connections, an epoll of their own inside of tokio's reactor, and
-//! a burst on the pool for each that is ready.
+//! runners on the pool that serve those that are ready.
 //!
 //! Measured against a registration of each socket with tokio (352 heap bytes per idle connection,
 //! of which 256 are tokio's), one inner `mio::Poll` needs no memory per connection. It is itself
@@ -8,6 +8,7 @@
 
 #[cfg(target_os = "linux")]
 mod gather;
+mod runner;
 mod source;
 
 use std::future::poll_fn;
@@ -23,18 +24,19 @@ use socket2::Socket;
 
 pub(super) use self::source::Inner;
 
+use self::runner::Runner;
 use self::source::Source;
 use super::address::Address;
 use super::held::Held;
-use super::hub::Hub;
+use super::hub::{Hub, Tally};
 use super::io::{Io, Security};
-use super::lot::{Key, Order};
+use super::lot::Key;
 use super::peers::Visit;
-use super::protocol::{Outcome, Protocol};
+use super::protocol::Protocol;
 use super::reason::CloseReason;
 use super::signal::{Signal, Wait};
 use super::socket::Quiet;
-use super::yard::{Content, Yard};
+use super::yard::{Content, State, Yard};
 use crate::error::ScheduleError;
 use crate::observe::JobSpan;
 use crate::pool::Pool;
@@ -49,8 +51,8 @@ pub(super) struct Parked<I> {
 impl<I: Send + 'static> Content for Parked<I> {
     const LISTED: bool = true;
 
-    fn wakes(&self, dispatcher: &mut Option<Waker>) -> Option<Waker> {
-        dispatcher.take()
+    fn waker(&self) -> Option<Waker> {
+        None
     }
 }
 
@@ -104,7 +106,7 @@ fn key(token: Token) -> Key {
     Key { index: token.0 as u32, generation: (token.0 as u64 >> 32) as u32 }
 }
 
-/// Fetches events, and has a job on the pool serve each connection that is ready. No user code
+/// Fetches events, and has runners on the pool serve the connections that are ready. No user code
 /// runs here. While the pool is full it waits for a slot, and still notes what happens: a burst that
 /// holds a slot may wait for just that. The bytes stay in the kernel.
 pub(super) async fn dispatch<P: Protocol>(
@@ -113,57 +115,78 @@ pub(super) async fn dispatch<P: Protocol>(
     pool: Pool,
 ) -> io::Result<()> {
     let mut source = Source::new(inner, yard.hub.settings.coalesce)?;
-    while !yard.is_killed() {
-        poll_fn(|cx| poll_signals(&yard, &mut source, cx)).await?;
-        // Those that become ready meanwhile come after what is to be fetched: else connections
-        // that always want another turn would shut out the others.
-        let ready = yard.lock().lot.ready();
-        for _ in 0..ready {
-            let next = yard.lock().lot.next_ready();
-            let Some((key, parked, order)) = next else { break };
-            let mut served = pin!(serve(&yard, &pool, key, parked, order));
-            poll_fn(|cx| {
-                if served.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Ok::<_, io::Error>(()));
-                }
-                while let Poll::Ready(events) = source.poll_fetch(cx) {
-                    note(&yard, events?);
-                }
-                Poll::Pending
-            })
-            .await?;
+    while poll_fn(|cx| poll_wanted(&yard, &mut source, cx)).await? {
+        let mut scheduled = pin!(pool.schedule(Runner::new(&yard).run()));
+        let runner = poll_fn(|cx| match scheduled.as_mut().poll(cx) {
+            Poll::Ready(runner) => Poll::Ready(Ok(Some(runner))),
+            Poll::Pending => poll_killed(&yard, &mut source, cx).map_ok(|()| None),
+        });
+        match runner.await? {
+            Some(Err(ScheduleError::Closed(runner) | ScheduleError::WouldDeadlock(runner))) => {
+                drop(runner);
+                turn_away(&yard);
+            }
+            Some(Ok(_)) | None => {}
         }
     }
     Ok(())
 }
 
-fn note<P: Protocol>(yard: &EventYard<P>, events: &Events) {
-    let mut state = yard.lock();
-    for event in events {
-        state.tell(key(event.token()), signals(event), P::HEARS);
+/// Until a runner is wanted; `false` when the server is killed.
+fn poll_wanted<P: Protocol>(
+    yard: &EventYard<P>,
+    source: &mut Source,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<bool>> {
+    loop {
+        let fetched = source.poll_fetch(cx);
+        let is_pending = fetched.is_pending();
+        let mut state = yard.lock();
+        if let Poll::Ready(events) = fetched {
+            note(&mut state, events?, P::HEARS);
+        }
+        if yard.is_killed() {
+            return Poll::Ready(Ok(false));
+        }
+        if state.wants_runner() {
+            return Poll::Ready(Ok(true));
+        }
+        if is_pending {
+            state.dispatcher = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
     }
 }
 
-/// Notes what has happened; ready at once if a connection is ready, for whatever reason.
-fn poll_signals<P: Protocol>(
+/// Notes what happens until the server is killed.
+fn poll_killed<P: Protocol>(
     yard: &EventYard<P>,
     source: &mut Source,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<()>> {
+    while let Poll::Ready(events) = source.poll_fetch(cx) {
+        note(&mut yard.lock(), events?, P::HEARS);
+    }
+    yard.lock().dispatcher = Some(cx.waker().clone());
+    // After the registration: whoever kills the server looks there afterwards.
+    if yard.is_killed() { Poll::Ready(Ok(())) } else { Poll::Pending }
+}
+
+fn note<T>(state: &mut State<T>, events: &Events, heard: Signal) {
+    for event in events {
+        state.tell(key(event.token()), signals(event), heard);
+    }
+}
+
+/// Closes what is ready, as nobody will serve it any more.
+fn turn_away<P: Protocol>(yard: &Arc<EventYard<P>>) {
     loop {
-        let fetched = source.poll_fetch(cx);
-        let is_pending = fetched.is_pending();
-        if let Poll::Ready(events) = fetched {
-            note(yard, events?);
-        }
-        let mut state = yard.lock();
-        if is_pending && !state.lot.is_ready() && !yard.is_killed() {
-            state.dispatcher = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        if state.lot.is_ready() || yard.is_killed() {
-            return Poll::Ready(Ok(()));
-        }
+        let next = yard.lock().lot.next_ready();
+        let Some((key, Parked { io, idle, span }, _)) = next else { return };
+        let mut held: EventHeld<P> = Held::new(yard.clone(), (key, span), (io, idle));
+        held.reason = CloseReason::PoolClosed;
+        // Its end is user code.
+        tokio::spawn(async move { drop(held) });
     }
 }
 
@@ -181,57 +204,25 @@ fn signals(event: &mio::event::Event) -> Signal {
     signals
 }
 
-async fn serve<P: Protocol>(
-    yard: &Arc<EventYard<P>>,
-    pool: &Pool,
-    key: Key,
-    parked: Parked<P::Idle>,
-    order: Order,
-) {
-    let Parked { mut io, idle, span } = parked;
-    if let Some(wire) = io.wire() {
-        wire.told(order.signals);
+fn park<P: Protocol>(held: EventHeld<P>, wait: (Wait, bool)) {
+    let yard = held.yard.clone();
+    if let Some((key, parked, tally)) = rest(held) {
+        yard.park(key, parked, wait, &tally);
     }
-    let mut held: EventHeld<P> = Held::new(yard.clone(), (key, span), (io, idle));
-    held.reason = CloseReason::PoolClosed;
-    let refused = match yard.schedule(key, pool, turn(held, order)).await {
-        None | Some(Ok(_)) => return,
-        Some(Err(ScheduleError::Closed(job) | ScheduleError::WouldDeadlock(job))) => job,
-    };
-    // Its end is user code.
-    tokio::spawn(async move { drop(refused) });
-}
-
-// An `async fn` would have room for the connection twice.
-#[allow(clippy::manual_async_fn)]
-fn turn<P: Protocol>(
-    mut held: EventHeld<P>,
-    order: Order,
-) -> impl Future<Output = ()> + Send + 'static {
-    async move {
-        held.reason = CloseReason::Aborted;
-        match held.burst(order).await {
-            Outcome::Park { wait, moved } => park(held, (wait, moved)),
-            Outcome::Close(reason) => held.end(reason),
-            Outcome::Panicked(payload) => held.panic(payload),
-            #[cfg(feature = "http")]
-            Outcome::Left(keep) => held.leave(keep),
-        }
+    // A kill before that has not seen it.
+    if yard.is_killed() {
+        kill(&yard);
     }
 }
 
-fn park<P: Protocol>(mut held: EventHeld<P>, wait: (Wait, bool)) {
+/// What is to be parked of a connection; none of a server that was killed.
+fn rest<P: Protocol>(mut held: EventHeld<P>) -> Option<(Key, Parked<P::Idle>, Tally)> {
     if held.yard.is_killed() {
-        return;
+        return None;
     }
-    let Some((io, idle)) = held.body.take() else { return };
+    let (io, idle) = held.body.take()?;
     let span = std::mem::take(&mut held.span);
-    let parked = Parked { io, idle, span };
-    held.yard.park(held.key, parked, wait, &held.tally);
-    // A kill between the two looks has not seen it.
-    if held.yard.is_killed() {
-        kill(&held.yard);
-    }
+    Some((held.key, Parked { io, idle, span }, held.tally))
 }
 
 /// Closes all that is parked, and has the bursts under way end.
@@ -255,13 +246,13 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_small() {
+    fn a_runner_is_small() {
         type Service = tower::util::BoxCloneSyncService<String, Vec<String>, std::io::Error>;
         type Lines = crate::server::service::Framed<tokio_util::codec::LinesCodec, Service>;
-        fn size<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
+        fn size<A, F>(_: impl Fn(A) -> F) -> usize {
             size_of::<F>()
         }
-        assert!(size(turn::<Lines>) <= 576, "{}", size(turn::<Lines>));
+        assert!(size(Runner::<Lines>::run) <= 640, "{}", size(Runner::<Lines>::run));
     }
 
     #[test]

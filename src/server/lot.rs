@@ -212,10 +212,6 @@ impl<T> Lot<T> {
         Some((key, content.expect("a ready record has its content"), order))
     }
 
-    pub(super) fn is_ready(&self) -> bool {
-        !self.ready.is_empty()
-    }
-
     /// How many are ready.
     pub(super) fn ready(&self) -> usize {
         self.ready.len()

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll, Waker};
 
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant, sleep_until};
 
@@ -26,11 +27,11 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// What a mode keeps in a parked record.
 pub(super) trait Content: Send + 'static {
-    /// Whether a dispatcher serves those that are ready, in order.
+    /// Whether runners serve those that are ready, in order.
     const LISTED: bool;
 
-    /// Whom to wake when the record has become ready.
-    fn wakes(&self, dispatcher: &mut Option<Waker>) -> Option<Waker>;
+    /// Else: whom to wake when the record has become ready.
+    fn waker(&self) -> Option<Waker>;
 }
 
 pub(super) struct Yard<P, T> {
@@ -43,15 +44,38 @@ pub(super) struct Yard<P, T> {
 pub(super) struct State<T> {
     pub(super) lot: Lot<T>,
     pub(super) totals: Totals,
-    /// Who serves what is ready, while it sleeps.
+    /// Who starts runners, while it sleeps.
     pub(super) dispatcher: Option<Waker>,
+    pub(super) runners: Runners,
     /// Bursts whose user code waits for something.
     suspended: HashMap<Key, Waker>,
-    /// Those that wait for a slot. The burst may begin before its wait is known to have ended.
+    /// In the dedicated mode, those that wait for a slot. The burst may begin before its wait is
+    /// known to have ended.
     waiting: HashMap<Key, Waker>,
 }
 
+/// How many runners there are, of those that will look for another ready connection.
+pub(super) struct Runners {
+    pub(super) looking: usize,
+    /// Of these, how many are in a burst: nobody knows for how long.
+    pub(super) bursting: usize,
+    /// More are of no use: so many threads there are, and one more is at hand when one is free.
+    most: usize,
+}
+
 impl<T> State<T> {
+    /// Whether one more runner is to be started. Each that is ready has a runner that is not held up
+    /// by another; where there are too many for that, at least one is not.
+    pub(super) fn wants_runner(&self) -> bool {
+        let Runners { looking, bursting, most } = self.runners;
+        looking - bursting < self.lot.ready() && (looking < most || looking == bursting)
+    }
+
+    /// The dispatcher, if it is to start a runner.
+    pub(super) fn calls(&mut self) -> Option<Waker> {
+        if self.wants_runner() { self.dispatcher.take() } else { None }
+    }
+
     fn sleepers(&mut self, bursting: bool) -> &mut HashMap<Key, Waker> {
         if bursting { &mut self.suspended } else { &mut self.waiting }
     }
@@ -68,11 +92,21 @@ impl<T> State<T> {
     }
 }
 
+impl<T: Content> State<T> {
+    /// Whom to wake for a connection that has become ready.
+    fn wakes(&mut self, key: Key) -> Option<Waker> {
+        if T::LISTED { self.calls() } else { self.lot.content(key)?.waker() }
+    }
+}
+
 impl<P: Protocol, T: Content> Yard<P, T> {
     pub(super) fn new(hub: Arc<Hub>, protocol: Arc<P>) -> Self {
         let lot = Lot::new(hub.settings.ticks.horizon, T::LISTED);
+        let most = Handle::current().metrics().num_workers() + 1;
+        let runners = Runners { looking: 0, bursting: 0, most };
         let (totals, suspended, waiting) = (Totals::default(), HashMap::new(), HashMap::new());
-        let state = Mutex::new(State { lot, totals, dispatcher: None, suspended, waiting });
+        let state =
+            Mutex::new(State { lot, totals, dispatcher: None, runners, suspended, waiting });
         Self { hub, protocol, state, occupied: Notify::new() }
     }
 
@@ -130,10 +164,7 @@ impl<P: Protocol, T: Content> Yard<P, T> {
             Signalled::Gone => None,
             Signalled::Noted if P::HEARS.is_none() || state_ref.suspended.is_empty() => None,
             Signalled::Noted => state_ref.suspended.get(&key).cloned(),
-            Signalled::Ready => state_ref
-                .lot
-                .content(key)
-                .and_then(|content| content.wakes(&mut state_ref.dispatcher)),
+            Signalled::Ready => state_ref.wakes(key),
         };
         drop(state);
         if let Some(waker) = waker {
@@ -167,8 +198,7 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         let mut ready = Vec::new();
         act(&mut state.lot, &mut ready);
         for key in ready {
-            let content = state.lot.content(key);
-            if let Some(waker) = content.and_then(|content| content.wakes(&mut state.dispatcher)) {
+            if let Some(waker) = state.wakes(key) {
                 // A task's waker runs nothing of the task.
                 waker.wake();
             }
@@ -207,7 +237,7 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         }
     }
 
-    /// Waits for a place on the pool, and no longer than the server lives.
+    /// Waits for a place on the pool for one burst, and no longer than the server lives.
     pub(super) async fn schedule<F>(
         &self,
         key: Key,
