@@ -115,7 +115,7 @@ fn keys_are_known_and_given_once() {
     let (start, keys) = error.split_once(": accepted are ").unwrap();
     assert_eq!(start, "there is no key `servers[0].frame_timout`");
     assert!(keys.starts_with("name, listen, mode, use_netpoll_mode, pool, max_connections, "));
-    assert!(keys.ends_with(", coalesce, tls"), "{keys}");
+    assert!(keys.ends_with(", coalesce, tls, http"), "{keys}");
 
     assert_eq!(toml_error("server = 1"), "there is no key `server`: accepted are servers, pools");
     let cases = [

@@ -13,6 +13,8 @@ use tower_service::Service;
 use super::Server;
 use super::error::StartError;
 use super::handler::{Handled, Handler};
+#[cfg(feature = "http")]
+use super::http::Park;
 use super::io::Security;
 use super::listen::Listen;
 use super::mode::Mode;
@@ -57,6 +59,8 @@ pub(crate) struct Plan {
     pub(super) outgoing_total: usize,
     pub(super) slow_reader: SlowReader,
     pub(super) coalesce: Option<Duration>,
+    #[cfg(feature = "http")]
+    pub(super) park: Park,
 }
 
 impl Plan {
@@ -79,6 +83,8 @@ impl Plan {
             outgoing_total: 64 * 1024 * 1024,
             slow_reader: SlowReader::default(),
             coalesce: None,
+            #[cfg(feature = "http")]
+            park: Park::default(),
         }
     }
 }
@@ -366,6 +372,7 @@ impl Plan {
             ("handshake_timeout", deadlines.handshake),
             ("frame_timeout", deadlines.frame),
             ("idle_timeout", deadlines.idle),
+            ("body_timeout", deadlines.body),
             ("write_timeout", deadlines.write),
             ("drain_timeout", Some(self.drain)),
         ];

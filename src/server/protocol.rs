@@ -45,7 +45,9 @@ pub(crate) struct Turn<'a, W, I> {
     pub(super) idle: &'a mut I,
     pub(super) order: Order,
     pub(super) tally: &'a mut Tally,
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
     pub(super) cue: &'a Cue,
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
     pub(super) nudge: &'a (dyn Fn() -> Nudge + Sync),
 }
 

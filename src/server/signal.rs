@@ -75,8 +75,10 @@ pub(super) enum Wait {
     Write,
     /// For the peer to go; the connection is closed already.
     Linger,
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
     /// Until the peer takes bytes, or sends some: either may let the burst go on.
     Stall,
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
     /// For the rest of the body of a request.
     Body,
     /// For nothing: it is to be served again, after the others.

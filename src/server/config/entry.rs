@@ -11,7 +11,10 @@ use super::pools::ServersPool;
 use super::table::{Table, read, table};
 use super::tls::Tls;
 use super::value::{Bytes, Count, Deadline, Flag, PerPeer, Period, Text};
+use super::web::Web;
 use crate::error::ConfigError;
+#[cfg(feature = "http")]
+use crate::http::Http;
 use crate::pool::Pool;
 use crate::server::{Builder, Mode, Server, SlowReader, StartError};
 
@@ -39,6 +42,7 @@ table! {
         slow_reader: SlowReader,
         coalesce: Deadline,
         tls: Tls,
+        http: Web,
     }
 }
 
@@ -103,7 +107,32 @@ impl ServerEntry {
     /// Names the file of a certificate or key that cannot be read or used: that is when they are
     /// read. All else was checked together with the entry.
     pub fn builder(&self) -> Result<Builder, StartError> {
-        let builder = self.without_files();
+        self.with_files(self.without_files(Server::builder()))
+    }
+
+    /// A builder for an HTTP server with these settings, those of its table `http` among them.
+    ///
+    /// # Errors
+    ///
+    /// As [`builder`](Self::builder).
+    #[cfg(feature = "http")]
+    pub fn http(&self) -> Result<Builder<Http>, StartError> {
+        self.with_files(self.web(self.without_files(crate::http::Server::builder())))
+    }
+
+    #[cfg(feature = "http")]
+    fn web(&self, mut builder: Builder<Http>) -> Builder<Http> {
+        let keys = self.keys.http.clone().unwrap_or_default();
+        if let Some(park) = keys.park {
+            builder = builder.park(park);
+        }
+        if let Some(timeout) = keys.body_timeout {
+            builder = builder.body_timeout(timeout);
+        }
+        builder
+    }
+
+    fn with_files<C>(&self, builder: Builder<C>) -> Result<Builder<C>, StartError> {
         #[cfg(feature = "rustls")]
         if let Some(tls) = &self.keys.tls {
             return Ok(builder.tls(tls.load(&join(&self.path, "tls"))?));
@@ -111,8 +140,7 @@ impl ServerEntry {
         Ok(builder)
     }
 
-    fn without_files(&self) -> Builder {
-        let mut builder = Server::builder();
+    fn without_files<C>(&self, mut builder: Builder<C>) -> Builder<C> {
         for listen in self.keys.listen.iter().flatten() {
             builder = builder.listen(listen.listen());
         }
@@ -149,8 +177,18 @@ impl ServerEntry {
             return Err(refused(&path, "empty", "one character or more"));
         }
         self.keys.mode = agreed(&self.path, self.keys.mode, self.keys.use_netpoll_mode)?;
-        self.without_files().check().map_err(|error: ConfigError| {
-            let path = join(&self.path, error.field());
+        let checked = self.without_files(Server::builder()).check();
+        #[cfg(feature = "http")]
+        let checked = checked.and_then(|()| {
+            let builder = self.web(self.without_files(crate::http::Server::builder()));
+            builder.check().and_then(|()| builder.check_park())
+        });
+        checked.map_err(|error: ConfigError| {
+            let table = match error.field() {
+                "park" | "body_timeout" => "http.",
+                _ => "",
+            };
+            let path = join(&self.path, &format!("{table}{}", error.field()));
             let none = if error.field() == "per_peer" { "\"unlimited\"" } else { "\"never\"" };
             refused(&path, error.value(), &error.accepted().replace("`None`", none))
         })

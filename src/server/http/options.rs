@@ -43,9 +43,7 @@ impl Default for Park {
 /// In a codec's place, for [`Builder`]s of HTTP servers; from
 /// [`http::Server::builder`](crate::http::Server::builder).
 #[derive(Debug)]
-pub struct Http {
-    park: Park,
-}
+pub struct Http(());
 
 impl Builder<Http> {
     pub(super) fn http() -> Self {
@@ -54,12 +52,12 @@ impl Builder<Http> {
         plan.max_frame = 408 * 1024;
         plan.deadlines.idle = Some(Duration::from_secs(75));
         plan.deadlines.body = Some(Duration::from_secs(30));
-        Self { codec: Http { park: Park::default() }, plan }
+        Self { codec: Http(()), plan }
     }
 
     /// When idle connections give up their HTTP state. Default [`Park::Warm`] with 256.
     pub fn park(mut self, park: Park) -> Self {
-        self.codec.park = park;
+        self.plan.park = park;
         self
     }
 
@@ -89,6 +87,17 @@ impl Builder<Http> {
         self.max_frame(bytes)
     }
 
+    pub(in crate::server) fn check_park(&self) -> Result<(), ConfigError> {
+        let accepted = match self.plan.park {
+            Park::Warm(0) => "at once, from 1 warm connection on, or after a time",
+            Park::After(grace) if grace.is_zero() || grace > YEAR => {
+                "at once, warm, or after more than zero and at most a year"
+            }
+            _ => return Ok(()),
+        };
+        Err(ConfigError::new("park", format!("{:?}", self.plan.park), accepted))
+    }
+
     /// Starts the server.
     ///
     /// # Errors
@@ -105,18 +114,9 @@ impl Builder<Http> {
         S::Future: Send + 'static,
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
-        match self.codec.park {
-            Park::Warm(0) => {
-                return Err(ConfigError::new("park", "Warm(0)", "`Warm` from 1").into());
-            }
-            Park::After(grace) if grace.is_zero() || grace > YEAR => {
-                let accepted = "`After` more than zero and at most a year";
-                return Err(ConfigError::new("park", format!("After({grace:?})"), accepted).into());
-            }
-            _ => {}
-        }
+        self.check_park()?;
         let keep_alive = self.plan.deadlines.idle;
-        let web = Web::new(service, self.codec.park, self.plan.max_frame, keep_alive);
+        let web = Web::new(service, self.plan.park, self.plan.max_frame, keep_alive);
         let thawed = web.thawed.clone();
         Ok(Server::new(self.plan.start(web)?, thawed))
     }

@@ -1,0 +1,61 @@
+//! What a file says of a server for HTTP.
+
+#[cfg(not(feature = "http"))]
+use serde::de::Error;
+use serde::de::MapAccess;
+
+use super::kind::Kind;
+#[cfg(feature = "http")]
+use super::table::{read, table};
+
+#[cfg(feature = "http")]
+table! {
+    WebKeys {
+        park: parking::Parking,
+        body_timeout: super::value::Deadline,
+    }
+}
+
+#[cfg(not(feature = "http"))]
+#[derive(Debug, Clone, Default)]
+pub(super) struct WebKeys;
+
+pub(super) struct Web;
+
+impl Kind for Web {
+    type Value = WebKeys;
+    const ACCEPTED: &'static str = "a table with `park` and `body_timeout`";
+
+    fn table<'de, A: MapAccess<'de>>(path: &str, map: A) -> Result<WebKeys, A::Error> {
+        #[cfg(feature = "http")]
+        return read(path, map);
+        #[cfg(not(feature = "http"))]
+        {
+            drop(map);
+            Err(A::Error::custom(format_args!("`{path}` takes the feature `http`")))
+        }
+    }
+}
+
+#[cfg(feature = "http")]
+mod parking {
+    use super::super::kind::{Kind, Scalar};
+    use super::super::value::{Count, Period};
+    use crate::http::Park;
+
+    pub(in crate::server::config) struct Parking;
+
+    impl Kind for Parking {
+        type Value = Park;
+        const ACCEPTED: &'static str =
+            "\"at-once\", a whole number of connections, or a text with units such as \"10s\"";
+
+        fn scalar(written: Scalar<'_>) -> Option<Park> {
+            match written {
+                Scalar::Text("at-once") => Some(Park::AtOnce),
+                Scalar::Text(_) => Period::scalar(written).map(Park::After),
+                written => Count::scalar(written).map(Park::Warm),
+            }
+        }
+    }
+}
