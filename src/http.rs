@@ -1,3 +1,91 @@
-//! HTTP on hyper, with idle connections parked.
+//! A server for HTTP that parks idle connections: hyper speaks the protocol, axum or any other tower
+//! service answers, unchanged.
 //!
+//! A connection that hyper holds keeps buffers of 16 KiB or more and a task while it says nothing.
+//! Here it gives them up between requests. What is left of an idle keep-alive connection is a record
+//! of 64 bytes and its socket; when bytes arrive, hyper's state is built anew, or found where it
+//! was left if the connection was busy just before. No byte is lost, and no reply differs.
+//!
+//! ```
+//! use axum::Router;
+//! use axum::routing::get;
+//! use millpond::http::Server;
+//! use millpond::server::Mode;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let app = Router::new().route("/", get(|| async { "hello" }));
+//! let server = Server::builder().listen("127.0.0.1:0").mode(Mode::EventDriven).serve(app)?;
+//! println!("listening at {}", server.local_addrs()[0]);
+//! let report = server.shutdown(std::time::Duration::from_secs(1)).await;
+//! assert_eq!(report.left, 0);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`serve`] is the short way, with all defaults: `millpond::http::serve(listener, app).await`.
+//!
+//! # The same server
+//!
+//! Modes, limits, deadlines, TLS, configuration files and shutdown are those of
+//! [`millpond::server`](crate::server); [`Server::builder`] gives the same
+//! [`Builder`](crate::server::Builder). For HTTP a *frame* is a request's head:
+//!
+//! | setting | for HTTP | default |
+//! |---|---|---|
+//! | `first_byte_timeout` | from the accept to the first byte | 10 s |
+//! | `frame_timeout`, `header_timeout` | a head, from its first byte to its last; then 408 | 10 s |
+//! | `body_timeout` | a body of which no more comes; then 408 if no response has begun | 30 s |
+//! | `write_timeout` | a peer that takes nothing of a response | 30 s |
+//! | `idle_timeout`, `keep_alive_timeout` | between requests | 75 s |
+//! | `handshake_timeout` | of TLS | 10 s |
+//! | `max_frame`, `max_head` | the largest head; then 431 | 408 KiB, as hyper's |
+//! | `turn_bytes` | read from one connection before the others have their turn | 64 KiB |
+//! | `on_overload` | over a limit of connections | a 503 with `Retry-After` |
+//!
+//! `turn_frames`, `outgoing`, `outgoing_total` and `slow_reader` mean nothing here: hyper bounds what
+//! it buffers, and asks the body of a response for no more while the peer takes none.
+//!
+//! # The pool
+//!
+//! A burst of work on a connection is a job on the [`pool`](crate::server::Builder::pool). While
+//! user code waits, for a database or for the next event of a stream, the job keeps its slot: so the
+//! pool's size bounds the requests under way, and while it is full, requests wait in the kernel. A
+//! connection that waits for its *peer* holds no slot, nor a thread: an upload that trickles, a
+//! download that nobody takes, an idle one. Long-lived event streams need a pool with as many slots;
+//! the default has 1,024.
+//!
+//! For another answer under overload wrap the service in a
+#![cfg_attr(feature = "tower", doc = " [`PoolLayer`](crate::layer::PoolLayer)")]
+#![cfg_attr(not(feature = "tower"), doc = " `PoolLayer` (feature `tower`)")]
+//! over a pool of its own: its verbs wait, refuse (with `shed_with` as a 503), or overflow. Over the
+//! *same* pool each call would be a job that waits for another of its pool, see
+//! [`Nested`](crate::Nested). In the dedicated mode there is no pool unless one is given.
+//!
+//! # When connections give up their state
+//!
+//! [`Park`] says it. By default the 256 that were busy last stay warm, so that busy connections pay
+//! nothing, and memory is bounded without a timer. A head that is not whole is held as its bytes,
+//! up to 4 KiB, before hyper sees any of it.
+//!
+//! What was freed may stay with the allocator: after a burst on 10,000 connections at once glibc's
+//! keeps most of the pages that they used, and RSS stays up though the heap is empty. With the warm
+//! set few connections are thawed at once, so little is ever taken; with [`Park::After`] all that
+//! were busy within that time are. If such bursts matter use an allocator that returns memory
+//! (jemalloc, mimalloc), or call `malloc_trim` after one.
+//!
+//! # What is never parked
+//!
+//! - HTTP/2, by prior knowledge or by ALPN (name `h2` in the TLS configuration): such a connection
+//!   has a task of its own for as long as it lasts, in both modes, and its requests are tasks, not
+//!   bursts on the pool. It is closed when no request was under way for the keep-alive timeout.
+//! - Upgraded connections, such as WebSockets: whoever has upgraded one owns it, and it counts as
+//!   open until it is dropped. No deadline but the shutdown's ends it.
+//!
+//! # Requests
+//!
+//! Each has the peer's [`Address`](crate::server::Address) in its extensions; with the feature
+//! `axum` also `ConnectInfo<SocketAddr>`, for axum's extractor. Its body is a [`RequestBody`].
+//! A service that panics ends its connection, and so does one that returns an error.
+
 pub use crate::server::http::{Http, Park, RequestBody, Serve, Server, serve};

@@ -84,7 +84,8 @@
 //!
 //! `tower`: the module `layer`. `http-body`: its `hold_until_body_end`. `hyper`: a [`Pool`] is a
 //! `hyper::rt::Executor`. `server`: the module `server`, on Unix. `serde`: its configuration by a
-//! file. `rustls`: its TLS.
+//! file. `rustls`: its TLS. `http`: the module `http`, a server for HTTP. `axum`: its requests carry
+//! axum's `ConnectInfo`.
 //!
 //! # Words
 //!
@@ -119,6 +120,8 @@
 //!   the same in both modes; `server/service` and `server/handler` say what its frames mean.
 //!   `server/lot`: the records of connections, with `server/yard` around it; `server/event` and
 //!   `server/dedicated`: the modes. `server/hub`: what connections share, and what is counted.
+//! - `http`: the facade of `server/http`: hyper over parked connections. There `burst` is one turn,
+//!   `loan` the socket as hyper sees it, `flow` how far hyper is, `thawed` and `warm` its state.
 //! - `group`: groups. `layer`: tower services. `executor`: hyper's. `blocking`: closures as jobs. `error`: refusals, ends, settings.
 //! - `observe`: spans and events. `sync`: std or loom. `pool/models`: the loom models.
 #![deny(unsafe_code)]
