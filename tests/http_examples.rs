@@ -1,5 +1,5 @@
 //! The example axum_parked as the program it is, with clients that share no code with it.
-#![cfg(all(feature = "http", unix))]
+#![cfg(all(feature = "http", feature = "http-body", unix))]
 #![allow(missing_docs)]
 
 #[path = "support/program.rs"]
