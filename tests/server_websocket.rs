@@ -6,11 +6,10 @@
 #[path = "support/program.rs"]
 mod program;
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use program::*;
@@ -29,19 +28,6 @@ fn connect(serving: &Serving) -> WebSocket<TcpStream> {
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let url = format!("ws://{}/", serving.address);
     tungstenite::client(url, stream).unwrap().0
-}
-
-/// Where a program is, or none with a word about what is skipped.
-fn program(names: &[&str]) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .flat_map(|directory| names.iter().map(move |name| directory.join(name)))
-        .find(|path| path.is_file());
-    if found.is_none() {
-        // Past the capture of the tests' output.
-        let _ = writeln!(std::io::stderr(), "skipped: none of {names:?} is installed");
-    }
-    found
 }
 
 #[test]
@@ -109,24 +95,12 @@ fn a_client_that_shares_no_code_is_content() {
 /// The page tries the server itself and tells everybody how that went; this test is one of them.
 #[test]
 fn a_browser_is_content() {
-    let names = ["chromium", "chromium-browser", "google-chrome"];
-    let Some(chromium) = program(&names) else { return };
     for mode in MODES {
         let serving = start(mode);
         let mut client = connect(&serving);
-        let profile = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chromium-{mode}"));
-        let _ = fs::remove_dir_all(&profile);
-        let mut browser = Command::new(&chromium)
-            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"])
-            .args(["--no-first-run", "--disable-background-networking", "--disable-sync"])
-            .args(["--disable-component-update", "--disable-dev-shm-usage"])
-            .arg(format!("--user-data-dir={}", profile.display()))
-            .arg(format!("http://{}/?test", serving.address))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let profile = format!("chromium-{mode}");
+        let url = format!("http://{}/?test", serving.address);
+        let Some(_browser) = Browser::open(&profile, &url) else { return };
         let verdict = loop {
             let message = client.read();
             let text = message.map_or_else(|error| error.to_string(), |text| text.to_string());
@@ -134,10 +108,6 @@ fn a_browser_is_content() {
                 break text;
             }
         };
-        let pid = browser.id().to_string();
-        Command::new("kill").args(["-TERM", &pid]).status().unwrap();
-        browser.wait().unwrap();
-        let _ = fs::remove_dir_all(&profile);
         assert_eq!(verdict, "browser: passed", "{mode}");
     }
 }

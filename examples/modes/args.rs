@@ -1,31 +1,31 @@
 //! The command line, of all three roles.
 
 use crate::arms::{self, Arm};
+use crate::protocol::Protocol;
 
 pub const USAGE: &str = "\
 Compares ways to hold many connections that are idle most of the time.
 
 cargo run --release --example modes -- [OPTIONS]
 
+  --http             HTTP/1.1 instead of frames that are echoed
   --quick            1,000 connections and short steps: shows that it works
   --connections N    connections held (default: 8000, or what the limit of open files leaves)
   --rounds N         how often each arm is measured, interleaved (default: 1, with --write 5)
   --arms A,B,...     only these: see below
   --threads N        worker threads of each server's runtime (default: 2)
-  --write            writes benches/modes.md and benches/modes.svg; else the picture goes to the
-                     target directory
+  --write            writes benches/modes.md and benches/modes.svg, modes_http for --http; else
+                     the picture goes to the target directory
   --help             this text
 
 What it starts itself with, for the processes it measures:
 
   --role NAME        controller (default), server or client
   --arm A            which server; listens on a free port, takes orders on its input
-  --handler-ms N     how long the server's handler sleeps (default: 0)
+  --handler-ms N     how long the server's handler sleeps (default: 0)";
 
-Arms:";
-
-const ACCEPTED: &str = "--quick, --connections N, --rounds N, --arms A,B, --threads N, --write, \
-                        --help; for --role server also --arm A and --handler-ms N";
+const ACCEPTED: &str = "--http, --quick, --connections N, --rounds N, --arms A,B, --threads N, \
+                        --write, --help; for --role server also --arm A and --handler-ms N";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -36,6 +36,7 @@ pub enum Role {
 
 pub struct Args {
     pub role: Role,
+    pub protocol: Protocol,
     pub quick: bool,
     /// None: as many as are usual, fewer if the limit of open files is too low.
     pub connections: Option<usize>,
@@ -51,10 +52,11 @@ impl Args {
     pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
         let mut args = Self {
             role: Role::Controller,
+            protocol: Protocol::Echo,
             quick: false,
             connections: None,
             rounds: None,
-            arms: arms::offered().collect(),
+            arms: Vec::new(),
             threads: 2,
             write: false,
             handler_ms: 0,
@@ -62,6 +64,7 @@ impl Args {
         while let Some(option) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{option} needs a value"));
             match &*option {
+                "--http" => args.protocol = Protocol::Http,
                 "--quick" => args.quick = true,
                 "--connections" => args.connections = Some(count(&option, &value()?)?),
                 "--rounds" => args.rounds = Some(count(&option, &value()?)?),
@@ -80,6 +83,16 @@ impl Args {
                 "--help" | "-h" => return Ok(None),
                 _ => return Err(format!("unknown option {option}; accepted are {ACCEPTED}")),
             }
+        }
+        if args.arms.is_empty() {
+            args.arms = arms::offered(args.protocol).collect();
+        }
+        if let Some(arm) = args.arms.iter().find(|arm| arm.protocol != args.protocol) {
+            return Err(format!(
+                "the arm {} goes {} --http",
+                arm.key,
+                arm.protocol.with_or_without()
+            ));
         }
         Ok(Some(args))
     }

@@ -2,6 +2,7 @@
 
 mod buffered;
 mod framed;
+mod http;
 mod leanest;
 mod two_tasks;
 
@@ -9,69 +10,86 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::frames::FRAME;
 use crate::ours;
+use crate::protocol::Protocol;
+
+pub use self::http::{AUTO, AXUM};
 
 pub struct Arm {
     /// What `--arms` calls it.
     pub key: &'static str,
     pub label: &'static str,
     pub what: &'static str,
+    pub protocol: Protocol,
 }
 
 /// What the others are compared with.
-pub const REFERENCE: &str = "leanest";
+pub fn reference(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Echo => "leanest",
+        Protocol::Http => AUTO,
+    }
+}
 
-const ALL: [Arm; 7] = [
+const ECHO: [Arm; 7] = [
     Arm {
         key: "dedicated",
         label: "millpond, dedicated",
         what: "millpond's server, a task per connection",
+        protocol: Protocol::Echo,
     },
     Arm {
         key: "event-driven",
         label: "millpond, event-driven",
         what: "millpond's server, idle connections parked",
+        protocol: Protocol::Echo,
     },
     Arm {
         key: "coalescing",
         label: "millpond, event-driven, coalescing",
         what: "the same, events gathered for a moment where there are many",
+        protocol: Protocol::Echo,
     },
     Arm {
         key: "two-tasks",
         label: "two tasks",
         what: "a reading and a writing task per connection, a bounded channel between them, \
                4 KiB of buffer each",
+        protocol: Protocol::Echo,
     },
     Arm {
         key: "buffered",
         label: "task, 4 KiB buffer",
         what: "a task per connection that reads into a buffer of its own",
+        protocol: Protocol::Echo,
     },
     Arm {
         key: "framed",
         label: "Framed",
         what: "a task per connection around tokio-util's `Framed`, flushed when nothing is left \
                to decode",
+        protocol: Protocol::Echo,
     },
     Arm {
         key: "leanest",
         label: "leanest",
         what: "a task per connection that waits without a buffer, borrows one from its thread to \
                read, and boxes what is needed only while it is active",
+        protocol: Protocol::Echo,
     },
 ];
 
-pub fn offered() -> impl Iterator<Item = &'static Arm> {
-    ALL.iter()
+pub fn offered(protocol: Protocol) -> impl Iterator<Item = &'static Arm> {
+    ECHO.iter().chain(&http::ARMS).filter(move |arm| arm.protocol == protocol)
 }
 
 pub fn find(key: &str) -> Result<&'static Arm, String> {
-    let known = || offered().map(|arm| arm.key).collect::<Vec<_>>().join(", ");
-    let found = offered().find(|arm| arm.key == key);
+    let all = || ECHO.iter().chain(&http::ARMS);
+    let known = || all().map(|arm| arm.key).collect::<Vec<_>>().join(", ");
+    let found = all().find(|arm| arm.key == key);
     found.ok_or_else(|| format!("there is no arm {key:?}; there are {}", known()))
 }
 
@@ -112,9 +130,12 @@ impl Handler {
 }
 
 /// Inside the runtime. The server runs until the process ends.
-pub async fn start(key: &str, setup: Setup) -> io::Result<SocketAddr> {
+pub async fn start(arm: &Arm, setup: Setup) -> io::Result<SocketAddr> {
     let handler = setup.handler;
-    match key {
+    if arm.protocol == Protocol::Http {
+        return http::start(arm.key, setup).await;
+    }
+    match arm.key {
         "two-tasks" => accept(move |stream| two_tasks::serve(stream, handler)),
         "buffered" => accept(move |stream| buffered::serve(stream, handler)),
         "framed" => accept(move |stream| framed::serve(stream, handler)),
@@ -123,15 +144,19 @@ pub async fn start(key: &str, setup: Setup) -> io::Result<SocketAddr> {
     }
 }
 
+fn listener() -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(([127, 0, 0, 1], 0).into())?;
+    socket.listen(4_096)
+}
+
 fn accept<S, F>(serve: S) -> io::Result<SocketAddr>
 where
     S: Fn(TcpStream) -> F + Send + 'static,
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
-    let socket = TcpSocket::new_v4()?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(([127, 0, 0, 1], 0).into())?;
-    let listener = socket.listen(4_096)?;
+    let listener = listener()?;
     let address = listener.local_addr()?;
     // A task, as the thread in `block_on` is not a worker.
     tokio::spawn(async move {

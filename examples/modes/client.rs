@@ -14,9 +14,10 @@ use hdrhistogram::Histogram;
 
 use self::connections::Connections;
 use crate::memory;
+use crate::protocol::Protocol;
 
 /// Follows orders until nobody holds its input open. Each one ends by itself.
-pub fn run() -> Result<(), String> {
+pub fn run(protocol: Protocol) -> Result<(), String> {
     // Else each wait for the moment a request is due ends some 50 µs late.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     let mut connections = None;
@@ -25,7 +26,7 @@ pub fn run() -> Result<(), String> {
         let told = if line == "cpu" {
             Ok(format!("ns={}", memory::cpu()))
         } else {
-            follow(&line, &mut connections)
+            follow(&line, protocol, &mut connections)
         };
         let told = told.map_err(|error| format!("{line}: {error}"))?;
         let mut out = stdout().lock();
@@ -35,7 +36,11 @@ pub fn run() -> Result<(), String> {
     std::process::exit(0);
 }
 
-fn follow(line: &str, connections: &mut Option<Connections>) -> Result<String, String> {
+fn follow(
+    line: &str,
+    protocol: Protocol,
+    connections: &mut Option<Connections>,
+) -> Result<String, String> {
     let before = connections.as_ref().map_or(0, Connections::answered);
     let mut words = line.split(' ');
     let order = words.next().unwrap_or_default();
@@ -44,7 +49,7 @@ fn follow(line: &str, connections: &mut Option<Connections>) -> Result<String, S
     let told = match (order, &numbers[..], &mut *connections) {
         ("connect", &[port, count], connections) => {
             let address = SocketAddr::from(([127, 0, 0, 1], port as u16));
-            let (opened, time) = Connections::open(address, count as usize)?;
+            let (opened, time) = Connections::open(protocol, address, count as usize)?;
             *connections = Some(opened);
             format!("seconds={}", time.as_secs_f64())
         }
@@ -59,6 +64,11 @@ fn follow(line: &str, connections: &mut Option<Connections>) -> Result<String, S
             loads::closed(connections, active as usize, Duration::from_secs_f64(seconds))
         }
         ("burst", [], Some(connections)) => loads::burst(connections),
+        ("begin", [], Some(connections)) => {
+            connections.begin();
+            String::new()
+        }
+        ("end", [], Some(connections)) => loads::end(connections),
         ("flood", &[flows, rate, active, seconds], Some(connections)) => {
             let time = Duration::from_secs_f64(seconds);
             flood::beside(connections, flows as u64, rate, active as usize, time)?

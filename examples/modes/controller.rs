@@ -30,6 +30,7 @@ pub fn run(args: Args) -> Result<(), String> {
         return Err("No connections to measure with.".into());
     }
     let plan = Plan::new(&args, connections);
+    let name = args.protocol.name();
     let rounds = args.rounds.unwrap_or(if args.write { 5 } else { 1 });
     let mut figures: Vec<Vec<Figures>> = vec![Vec::new(); args.arms.len()];
     let mut failures = Vec::new();
@@ -56,10 +57,10 @@ pub fn run(args: Args) -> Result<(), String> {
     let drawn = picture::draw(&report);
     if args.write {
         let benches = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
-        write(&benches.join("modes.md"), &text)?;
-        write(&benches.join("modes.svg"), &drawn)?;
+        write(&benches.join(format!("{name}.md")), &text)?;
+        write(&benches.join(format!("{name}.svg")), &drawn)?;
     } else {
-        write(&target().join("modes.svg"), &drawn)?;
+        write(&target().join(format!("{name}.svg")), &drawn)?;
     }
     failed.map_or(Ok(()), Err)
 }

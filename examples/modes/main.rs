@@ -4,12 +4,15 @@
 //! cargo run --release --example modes -- --quick    # a minute: shows that it works
 //! cargo run --release --example modes               # two or three minutes
 //! cargo run --release --example modes -- --write    # some ten minutes: makes benches/modes.md
+//! cargo run --release --example modes -- --http     # HTTP/1.1, on hyper in all arms
 //! ```
 //!
 //! Each way is a server of its own process, driven over loopback by the same client, a process as
 //! well: 64 bytes go to the server and come back. What is told: the memory and the tasks that idle
 //! connections cost, the CPU at steady rates spread over all of them, throughput and latency of
 //! some among them, a burst on all, polite ones beside a flood, and a handler that takes its time.
+//! With `--http` small GETs on kept connections instead, and heads that never become whole instead
+//! of the flood.
 
 #![deny(unsafe_code)]
 
@@ -24,11 +27,15 @@ mod controller;
 #[cfg(target_os = "linux")]
 mod frames;
 #[cfg(target_os = "linux")]
+mod goals;
+#[cfg(target_os = "linux")]
 mod machine;
 #[cfg(target_os = "linux")]
 mod measure;
 #[cfg(target_os = "linux")]
 mod memory;
+#[cfg(target_os = "linux")]
+mod notes;
 #[cfg(target_os = "linux")]
 mod ours;
 #[cfg(target_os = "linux")]
@@ -37,6 +44,8 @@ mod picture;
 mod process;
 #[cfg(target_os = "linux")]
 mod progress;
+#[cfg(target_os = "linux")]
+mod protocol;
 #[cfg(target_os = "linux")]
 mod report;
 #[cfg(target_os = "linux")]
@@ -47,13 +56,17 @@ fn main() -> std::process::ExitCode {
     use std::process::ExitCode;
 
     use args::{Args, Role};
+    use protocol::Protocol::{Echo, Http};
 
     let args = match Args::parse(std::env::args().skip(1)) {
         Ok(Some(args)) => args,
         Ok(None) => {
             println!("{}", args::USAGE);
-            for arm in arms::offered() {
-                println!("  {:<16} {}", arm.key, arm.what);
+            for (title, protocol) in [("Arms:", Echo), ("Arms of --http:", Http)] {
+                println!("\n{title}");
+                for arm in arms::offered(protocol) {
+                    println!("  {:<16} {}", arm.key, arm.what);
+                }
             }
             return ExitCode::SUCCESS;
         }
@@ -65,7 +78,7 @@ fn main() -> std::process::ExitCode {
     let done = match args.role {
         Role::Controller => controller::run(args),
         Role::Server => server::run(&args),
-        Role::Client => client::run(),
+        Role::Client => client::run(args.protocol),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,6 +9,7 @@ use crate::arms::Arm;
 use crate::machine;
 use crate::process::{Answer, Process};
 use crate::progress::Progress;
+use crate::protocol::Protocol;
 
 pub const RATES: [u64; 3] = [300, 3_000, 10_000];
 /// Flows of the flood, and the polite ones beside them.
@@ -26,12 +27,15 @@ const WARM_UP: usize = 64;
 /// How much of everything.
 #[derive(Clone)]
 pub struct Plan {
+    pub protocol: Protocol,
     pub connections: usize,
     pub active: [usize; 2],
     pub threads: usize,
     /// Until a connection counts as idle: what a server keeps for a while after a request is to be
     /// gone.
     settle: Duration,
+    /// After the bursts: memory that was used by all at once takes its time to be given back.
+    settle_again: Duration,
     paced: f64,
     closed: f64,
     bursts: usize,
@@ -40,13 +44,22 @@ pub struct Plan {
 impl Plan {
     pub fn new(args: &Args, connections: usize) -> Self {
         let active = [100.min(connections), 1_000.min(connections)];
-        let threads = args.threads;
-        if args.quick {
-            let settle = Duration::from_millis(700);
-            Self { connections, active, threads, settle, paced: 0.8, closed: 0.6, bursts: 2 }
-        } else {
-            let settle = Duration::from_secs(1);
-            Self { connections, active, threads, settle, paced: 1.5, closed: 1.2, bursts: 3 }
+        let settle = Duration::from_millis(if args.quick { 700 } else { 1_000 });
+        let settle_again = match args.protocol {
+            Protocol::Http if !args.quick => Duration::from_secs(4),
+            _ => settle,
+        };
+        let (paced, closed, bursts) = if args.quick { (0.8, 0.6, 2) } else { (1.5, 1.2, 3) };
+        Self {
+            protocol: args.protocol,
+            connections,
+            active,
+            threads: args.threads,
+            settle,
+            settle_again,
+            paced,
+            closed,
+            bursts,
         }
     }
 
@@ -105,18 +118,32 @@ pub fn measure(arm: &Arm, plan: &Plan, progress: &mut Progress) -> Result<Figure
     }
     figures.insert("burst".into(), median(bursts.iter().map(|burst| burst.0)));
     figures.insert("burst cpu".into(), median(bursts.iter().map(|burst| burst.1)));
-    thread::sleep(plan.settle);
+    thread::sleep(plan.settle_again);
     let again = run.memory()?;
     figures.insert("heap again".into(), each(before.heap, again.heap));
     figures.insert("rss again".into(), each(before.resident, again.resident));
 
-    step("flood");
-    let polite = POLITE.min(count);
-    let order = format!("flood {FLOWS} {POLITE_RATE} {polite} {}", plan.closed);
-    let (answer, _) = run.load(&order, Duration::from_secs_f64(plan.closed))?;
-    latencies(&mut figures, &answer, "flood")?;
-    figures.insert("flood".into(), answer.number("flood")?);
-    run.wrong += answer.number("missing")?;
+    match plan.protocol {
+        Protocol::Echo => {
+            step("flood");
+            let polite = POLITE.min(count);
+            let order = format!("flood {FLOWS} {POLITE_RATE} {polite} {}", plan.closed);
+            let (answer, _) = run.load(&order, Duration::from_secs_f64(plan.closed))?;
+            latencies(&mut figures, &answer, "flood")?;
+            figures.insert("flood".into(), answer.number("flood")?);
+            run.wrong += answer.number("missing")?;
+        }
+        Protocol::Http => {
+            step("partial heads");
+            run.load("begin", Duration::ZERO)?;
+            thread::sleep(plan.settle);
+            let begun = run.memory()?;
+            figures.insert("tasks partial".into(), begun.tasks);
+            figures.insert("heap partial".into(), each(before.heap, begun.heap));
+            figures.insert("rss partial".into(), each(before.resident, begun.resident));
+            run.load("end", Duration::ZERO)?;
+        }
+    }
 
     // After the long part, which is enough to tell.
     if let Some(share) = run.others()? {
@@ -181,9 +208,14 @@ impl Run {
         let connections = (plan.connections + FLOWS).to_string();
         let mut args = vec!["--role", "server", "--arm", arm.key, "--handler-ms", &handler_ms];
         args.extend(["--threads", &threads, "--connections", &connections]);
+        let mut client = vec!["--role", "client"];
+        if plan.protocol == Protocol::Http {
+            args.push("--http");
+            client.push("--http");
+        }
         let (start, busy) = (Instant::now(), machine::busy());
         let server = Process::start(&format!("the server ({})", arm.label), &args)?;
-        let client = Process::start("the client", &["--role", "client"])?;
+        let client = Process::start("the client", &client)?;
         let port = server.answer(Duration::from_secs(10))?.number("port")? as u16;
         Ok(Self { server, client, port, start, busy, lost: 0.0, wrong: 0.0 })
     }

@@ -1,15 +1,22 @@
-//! Millpond's own server, in both of its modes.
+//! Millpond's own servers, in both of their modes.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use axum::Router;
 use bytes::BytesMut;
-use millpond::server::{Mode, Server};
+use millpond::http::{self, Park};
+use millpond::server::{Listen, Mode, Server};
 
 use crate::arms::Setup;
 use crate::frames::Fixed64;
+
+/// The keys of the arms with HTTP.
+pub const DEDICATED: &str = "http-dedicated";
+pub const AT_ONCE: &str = "http-at-once";
+pub const WARM: &str = "http-warm";
 
 /// Inside the runtime. `mode` is the key of an arm: dedicated, event-driven or coalescing.
 pub async fn start(mode: &str, setup: Setup) -> io::Result<SocketAddr> {
@@ -24,7 +31,7 @@ pub async fn start(mode: &str, setup: Setup) -> io::Result<SocketAddr> {
         Ok::<_, Infallible>(Some(frame))
     };
     let server = Server::builder()
-        .listen(millpond::server::Listen::from("127.0.0.1:0").backlog(8192))
+        .listen(Listen::from("127.0.0.1:0").backlog(8192))
         .mode(mode)
         .max_connections(setup.connections + 64) // the warm-up's may linger
         .per_peer(None)
@@ -34,5 +41,25 @@ pub async fn start(mode: &str, setup: Setup) -> io::Result<SocketAddr> {
         .map_err(io::Error::other)?;
     let address = server.local_addrs()[0];
     std::mem::forget(server); // it ends with its process
+    Ok(address)
+}
+
+/// The same with HTTP.
+pub async fn start_http(key: &str, setup: Setup, router: Router) -> io::Result<SocketAddr> {
+    let (mode, park) = match key {
+        DEDICATED => (Mode::Dedicated, Park::default()),
+        AT_ONCE => (Mode::EventDriven, Park::AtOnce),
+        _ => (Mode::EventDriven, Park::default()),
+    };
+    let server = http::Server::builder()
+        .listen(Listen::from("127.0.0.1:0").backlog(8192))
+        .mode(mode)
+        .park(park)
+        .max_connections(setup.connections + 64)
+        .per_peer(None)
+        .serve(router)
+        .map_err(io::Error::other)?;
+    let address = server.local_addrs()[0];
+    std::mem::forget(server);
     Ok(address)
 }

@@ -2,9 +2,12 @@
 
 use std::fmt::Write as _;
 
-use crate::arms::{Arm, REFERENCE};
+use crate::arms::{self, Arm};
+use crate::goals;
 use crate::machine;
 use crate::measure::{DELAY_MS, Figures, POLITE, POLITE_RATE, Plan, RATES, SLOW, median};
+use crate::notes::{MOSN, notes, title};
+use crate::protocol::Protocol;
 
 pub struct Report {
     pub plan: Plan,
@@ -16,35 +19,6 @@ pub struct Report {
     pub rounds: usize,
     pub quick: bool,
 }
-
-/// What MOSN published for 10,000 connections: before, and with its netpoll mode.
-const MOSN: &str = "\
-| MOSN 0.2.0, as published | two goroutines per connection | netpoll and a pool |
-| --- | ---: | ---: |
-| goroutines | 20,040 | 40 |
-| stacks, MB | 117 | 1 |
-| CPU at 300 requests/s, % | 14 | 8 |
-| CPU at 3,000 requests/s, % | 52 | 40 |
-| CPU at 10,000 requests/s, % | 90 | 91 |
-| requests/s at saturation | 23,000 | 22,000 |
-| response time there, ms | 9 | 10 |
-";
-
-const NOTES: &str = "\
-- Frames of 64 bytes, echoed; the client checks that each answer is the one to its request. Client
-  and server are processes on the same cores, so what the one uses is missing to the other.
-- The kernel keeps about 5 KiB for each end of a connection in every mode: what is told here is what
-  the server's process adds to that.
-- Idle: each connection has made one request and was left alone for a moment. Heap is what was asked
-  for, RSS what is in memory, both without what the server held before the connections came.
-- CPU is that of the server's process, the kernel's work for it included.
-- Steady rates are spread evenly over time and all connections, and wait for no answer. Active
-  connections have one request on its way each; the others stay open. Latencies are what the client
-  sees, and it shares the cores.
-- A burst is one request on every connection at once, until the last is answered.
-- Ratios are between arms of the same round. Where other processes took much of the machine, an arm
-  was measured again, up to three times a round; quick runs are not repeated.
-";
 
 /// The share of other processes, in %, from which on a run is not to be relied on.
 pub const DISTURBED: f64 = 5.0;
@@ -91,10 +65,20 @@ fn rows(plan: &Plan) -> Vec<Row> {
     row("CPU per request of a burst, µs".into(), &one("burst cpu"), 1);
     row("new connections/s, with one request each".into(), &one("accept"), 0);
     row("CPU per new connection, µs".into(), &one("accept cpu"), 1);
-    let polite = group(POLITE.min(plan.connections) as u64);
-    let label = format!("p50 / p99 of {polite} at {}/s beside a flood, ms", group(POLITE_RATE));
-    row(label, &three("flood")[..2], 2);
-    row("that flood, MB/s each way".into(), &one("flood"), 0);
+    match plan.protocol {
+        Protocol::Echo => {
+            let polite = group(POLITE.min(plan.connections) as u64);
+            let rate = group(POLITE_RATE);
+            let label = format!("p50 / p99 of {polite} at {rate}/s beside a flood, ms");
+            row(label, &three("flood")[..2], 2);
+            row("that flood, MB/s each way".into(), &one("flood"), 0);
+        }
+        Protocol::Http => {
+            row("tasks, a partial head on each".into(), &one("tasks partial"), 0);
+            row("heap bytes per connection, the same".into(), &one("heap partial"), 0);
+            row("RSS bytes per connection, the same".into(), &one("rss partial"), 0);
+        }
+    }
     let slow = group(SLOW.min(plan.connections) as u64);
     let label = format!("requests/s, {slow} active, handler sleeps {DELAY_MS} ms");
     row(label, &one("rate slow"), 0);
@@ -122,10 +106,12 @@ impl Report {
         let smoke =
             if self.quick { " A quick run: it shows that all works, not how fast." } else { "" };
         let mut text = format!(
-            "# Idle connections, measured\n\nMachine: {}.\n\n{connections} connections, servers on \
-             tokio's multi_thread runtime with {threads} workers; {rounds}.{smoke} Made by:\n\n```sh\n{}\n```\n\n{NOTES}\n",
+            "# {}\n\nMachine: {}.\n\n{connections} connections, servers on \
+             tokio's multi_thread runtime with {threads} workers; {rounds}.{smoke} Made by:\n\n```sh\n{}\n```\n\n{}\n",
+            title(self.plan.protocol),
             machine::description(),
-            machine::command()
+            machine::command(),
+            notes(self.plan.protocol)
         );
         for arm in &self.arms {
             let _ = writeln!(text, "- {}: {}.", arm.label, arm.what);
@@ -135,20 +121,30 @@ impl Report {
         text += &self.table(|arm, key, digits| grouped(self.value(arm, key), digits));
         text += &self.others();
         text += &self.spread();
-        text += "\n## What MOSN measured\n\n10,000 long connections in Go; neither machine nor \
-                 payload were told.\n\n";
-        text += MOSN;
-        let Some(reference) = self.arms.iter().position(|arm| arm.key == REFERENCE) else {
-            return text + "\nNo ratios: `leanest` was left out.\n";
+        match self.plan.protocol {
+            Protocol::Echo => text += MOSN,
+            Protocol::Http => text += &goals::table(self),
+        }
+        let key = arms::reference(self.plan.protocol);
+        let Some(reference) = self.arm(key) else {
+            return text + &format!("\nNo ratios: `{key}` was left out.\n");
         };
-        text += "\n## As multiples of `leanest`\n\n";
+        let _ = write!(text, "\n## As multiples of `{key}`\n\n");
         text += &self.table(|arm, key, _| {
-            let pairs = self.figures[arm].iter().zip(&self.figures[reference]);
-            let ratios = pairs.filter_map(|(one, other)| Some(one.get(key)? / other.get(key)?));
-            let ratio = median(ratios);
+            let ratio = self.ratio(arm, reference, key);
             if ratio.is_finite() { format!("{ratio:.2}") } else { "–".into() }
         });
         text
+    }
+
+    pub fn arm(&self, key: &str) -> Option<usize> {
+        self.arms.iter().position(|arm| arm.key == key)
+    }
+
+    /// Between arms of the same round.
+    pub fn ratio(&self, arm: usize, other: usize, key: &str) -> f64 {
+        let pairs = self.figures[arm].iter().zip(&self.figures[other]);
+        median(pairs.filter_map(|(one, other)| Some(one.get(key)? / other.get(key)?)))
     }
 
     fn table(&self, cell: impl Fn(usize, &str, usize) -> String) -> String {
@@ -227,7 +223,7 @@ impl Report {
             };
             format!("{name} {:.0} %", median(self.figures.iter().map(of_arm)))
         };
-        let parts = [
+        let mut parts = vec![
             spread("RSS", "rss"),
             spread("CPU at 300/s", "cpu 300"),
             spread("at 3,000/s", "cpu 3000"),
@@ -235,8 +231,10 @@ impl Report {
             spread("throughput of many", "rate active1"),
             spread("its p99", "p99 active1"),
             spread("a burst", "burst"),
-            spread("p99 beside a flood", "p99 flood"),
         ];
+        if self.plan.protocol == Protocol::Echo {
+            parts.push(spread("p99 beside a flood", "p99 flood"));
+        }
         format!(
             "\nSpread of a cell's rounds, (highest - lowest) / median, in the median arm: {}.\n",
             parts.join(", ")

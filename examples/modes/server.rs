@@ -18,7 +18,7 @@ pub fn run(args: &Args) -> Result<(), String> {
     let handler = Handler { delay: Duration::from_millis(args.handler_ms) };
     let setup = Setup { handler, connections: args.connections.unwrap_or(8_000) };
     let address = runtime
-        .block_on(arms::start(arm.key, setup))
+        .block_on(arms::start(arm, setup))
         .map_err(|error| format!("{}: {error}", arm.label))?;
     say(&format!("ok port={}", address.port()));
     for line in stdin().lines() {

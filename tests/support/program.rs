@@ -2,8 +2,9 @@
 #![allow(dead_code)]
 
 use std::env::consts::EXE_SUFFIX;
-use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -18,6 +19,19 @@ pub fn example(name: &str) -> Command {
     let path = profile.join("examples").join(format!("{name}{EXE_SUFFIX}"));
     assert!(path.exists(), "no {}: `cargo build --examples` makes it", path.display());
     Command::new(path)
+}
+
+/// Where a program is, or none with a word about what is skipped.
+pub fn program(names: &[&str]) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .flat_map(|directory| names.iter().map(move |name| directory.join(name)))
+        .find(|path| path.is_file());
+    if found.is_none() {
+        // Past the capture of the tests' output.
+        let _ = writeln!(std::io::stderr(), "skipped: none of {names:?} is installed");
+    }
+    found
 }
 
 pub fn spawn(command: &mut Command) -> Child {
@@ -125,5 +139,41 @@ impl Drop for Serving {
         if let Some(child) = &mut self.child {
             let _ = child.kill();
         }
+    }
+}
+
+/// A browser without a window and with a profile of its own, gone with this value.
+pub struct Browser {
+    child: Child,
+    profile: PathBuf,
+}
+
+impl Browser {
+    /// None where there is no browser.
+    pub fn open(profile: &str, url: &str) -> Option<Self> {
+        let browser = program(&["chromium", "chromium-browser", "google-chrome"])?;
+        let profile = Path::new(env!("CARGO_TARGET_TMPDIR")).join(profile);
+        let _ = fs::remove_dir_all(&profile);
+        let child = Command::new(browser)
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"])
+            .args(["--no-first-run", "--disable-background-networking", "--disable-sync"])
+            .args(["--disable-component-update", "--disable-dev-shm-usage"])
+            .arg(format!("--user-data-dir={}", profile.display()))
+            .arg(url)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Some(Self { child, profile })
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // Asked, not killed: it has processes of its own to end.
+        let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.profile);
     }
 }

@@ -9,7 +9,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::net::{AddressFamily, SocketType, bind, socket};
 
-use crate::frames::{FRAME, number_of, request, stamp_of};
+use crate::protocol::{PART, Protocol, Request};
 
 /// New connections that were not answered yet: fewer than the server's backlog holds, as what
 /// overflows there is tried again a second later.
@@ -42,6 +42,7 @@ impl Clock {
 
 pub struct Connection {
     stream: TcpStream,
+    protocol: Protocol,
     id: u64,
     sent: u64,
     answered: u64,
@@ -49,11 +50,16 @@ pub struct Connection {
     open: bool,
     /// Of an answer that has come in parts: hardly ever anything.
     partial: Vec<u8>,
+    begun: Option<Box<Request>>,
 }
 
 impl Connections {
     /// Opens them, one request on each. Also tells how long it took until all were answered.
-    pub fn open(address: SocketAddr, count: usize) -> Result<(Self, Duration), String> {
+    pub fn open(
+        protocol: Protocol,
+        address: SocketAddr,
+        count: usize,
+    ) -> Result<(Self, Duration), String> {
         let mut opened = Self {
             clock: Clock(Instant::now()),
             all: Vec::with_capacity(count),
@@ -66,7 +72,7 @@ impl Connections {
         while answered < count as u64 {
             let sent = opened.all.len();
             if sent < count && sent as u64 - answered < UNANSWERED {
-                let mut connection = Connection::open(address, sent as u64)
+                let mut connection = Connection::open(protocol, address, sent as u64)
                     .and_then(|new| {
                         opened.poller.add(&new.stream, sent, epoll::EventFlags::IN).map(|()| new)
                     })
@@ -92,6 +98,12 @@ impl Connections {
         for at in self.poller.wait(wait) {
             self.all[at].receive(&mut self.buffer, &mut answered);
         }
+    }
+
+    /// Sends a part of a request on each.
+    pub fn begin(&mut self) {
+        let stamp = self.clock.now();
+        self.all.iter_mut().for_each(|connection| connection.begin(stamp));
     }
 
     /// Answers so far.
@@ -130,18 +142,46 @@ impl Connections {
 }
 
 impl Connection {
-    fn open(address: SocketAddr, id: u64) -> io::Result<Self> {
+    fn open(protocol: Protocol, address: SocketAddr, id: u64) -> io::Result<Self> {
         let stream = connect(address, id)?;
-        let partial = Vec::new();
-        Ok(Self { stream, id, sent: 0, answered: 0, wrong: 0, open: true, partial })
+        let (partial, begun) = (Vec::new(), None);
+        Ok(Self {
+            stream,
+            protocol,
+            id,
+            sent: 0,
+            answered: 0,
+            wrong: 0,
+            open: true,
+            partial,
+            begun,
+        })
     }
 
     pub fn send(&mut self, stamp: u64) {
-        let request = request(self.sent, stamp, self.id);
+        let request = self.protocol.request(self.sent, stamp, self.id);
         // Counted also where it fails: it is lost then.
         self.sent += 1;
-        // The few frames on their way leave room for one more; if not, something is wrong.
-        self.open &= matches!(self.stream.write(&request), Ok(FRAME));
+        self.write(request.bytes());
+    }
+
+    fn begin(&mut self, stamp: u64) {
+        let request = self.protocol.request(self.sent, stamp, self.id);
+        self.write(&request.bytes()[..PART]);
+        self.begun = Some(request.into());
+    }
+
+    /// Sends what is missing of the request that was begun.
+    pub fn end(&mut self) {
+        if let Some(request) = self.begun.take() {
+            self.sent += 1;
+            self.write(&request.bytes()[PART..]);
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // The few requests on their way leave room for one more; if not, something is wrong.
+        self.open &= self.stream.write(bytes).is_ok_and(|written| written == bytes.len());
     }
 
     fn receive(&mut self, buffer: &mut [u8], answered: &mut impl FnMut(&mut Self, u64)) {
@@ -160,9 +200,10 @@ impl Connection {
                     return;
                 }
             };
-            let mut answers = buffer[..kept + read].chunks_exact(FRAME);
-            for answer in &mut answers {
-                match stamp_of(answer, self.answered, self.id) {
+            let mut rest = &buffer[..kept + read];
+            while let Some(answer) = self.protocol.answer(rest, self.answered, self.id) {
+                rest = &rest[answer.length..];
+                match answer.stamp {
                     Some(stamp) => {
                         self.answered += 1;
                         answered(self, stamp);
@@ -170,12 +211,12 @@ impl Connection {
                     // Only this one is wrong, not also those behind it.
                     None => {
                         self.wrong += 1;
-                        let number = number_of(answer).filter(|&number| number < self.sent);
+                        let number = answer.number.filter(|&number| number < self.sent);
                         self.answered = number.unwrap_or(self.answered) + 1;
                     }
                 }
             }
-            self.partial.extend_from_slice(answers.remainder());
+            self.partial.extend_from_slice(rest);
             // A short read took all there was: what comes after it is a new event.
             if kept + read < buffer.len() {
                 return;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::connections::Connections;
+use super::connections::{Connection, Connections};
 use super::{histogram, quantiles};
 
 /// The part of a load that is not measured: both processes have to get going.
@@ -75,6 +75,18 @@ pub fn burst(connections: &mut Connections) -> String {
     for at in connections.scattered(count) {
         connections.all[at].send(clock.now());
     }
+    all_answered(connections, start)
+}
+
+/// The rest of the requests that were begun.
+pub fn end(connections: &mut Connections) -> String {
+    let start = connections.clock.now();
+    connections.all.iter_mut().for_each(Connection::end);
+    all_answered(connections, start)
+}
+
+fn all_answered(connections: &mut Connections, start: u64) -> String {
+    let (clock, count) = (connections.clock, connections.all.len());
     let mut answered = 0;
     while answered < count && clock.now() < start + 5_000_000_000 {
         connections.turn(Duration::from_millis(100), |_, _| answered += 1);

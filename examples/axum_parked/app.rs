@@ -1,0 +1,136 @@
+//! The app: it knows nothing of how connections are held.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, Bytes};
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
+use axum::middleware::{self, Next};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::routing::{any, get, post};
+use axum::{Json, Router};
+use futures_util::{StreamExt, stream};
+use millpond::layer::PoolLayer;
+use millpond::{JobError, Pool};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio::time::{sleep, timeout};
+
+use crate::pond::Pond;
+
+const PAGE: &str = include_str!("page.html");
+
+/// The largest upload.
+const UPLOAD: usize = 64 * 1024 * 1024;
+/// The largest message of a WebSocket.
+const MESSAGE: usize = 1024 * 1024;
+/// How long a peer has to answer a close.
+const CLOSE: Duration = Duration::from_secs(1);
+
+pub fn app(pool: &Pool, pond: Pond) -> Router {
+    let now = PoolLayer::try_schedule(pool).shed_with(busy).panic_with(broken);
+    // The slot is taken as long as the body streams.
+    let stream = now.clone().hold_until_body_end();
+    let pooled = Router::new()
+        .route("/hello/{name}", get(hello).layer(now.clone()))
+        .route("/work/{ms}", get(work).layer(now.clone()))
+        .route("/upload", post(upload).layer(now))
+        .route("/stream/{chunks}", get(chunks).layer(stream))
+        .layer(middleware::from_fn_with_state(pond.clone(), measure));
+    // These may last for hours, and are to answer also while the pool is full.
+    let others = Router::new()
+        .route("/", get(|| async { Redirect::to("/pond") }))
+        .route("/ws", any(talk))
+        .route("/pond", get(|| async { Html(PAGE) }))
+        .route("/pond/status", get(|State(pond): State<Pond>| async move { Json(pond.status()) }))
+        .route("/pond/events", get(|State(pond): State<Pond>| async move { pond.events() }))
+        .with_state(pond);
+    pooled.merge(others)
+}
+
+async fn hello(Path(name): Path<String>) -> Json<Value> {
+    Json(json!({ "hello": name }))
+}
+
+/// Something that takes its time, as a database would.
+async fn work(Path(ms): Path<u64>) -> Json<Value> {
+    let ms = ms.min(10_000);
+    sleep(Duration::from_millis(ms)).await;
+    Json(json!({ "worked_ms": ms }))
+}
+
+async fn chunks(Path(chunks): Path<u32>) -> Body {
+    let chunks = stream::iter(0..chunks).then(|n| async move {
+        sleep(Duration::from_millis(20)).await;
+        Ok::<_, Infallible>(Bytes::from(format!("chunk {n}\n")))
+    });
+    Body::from_stream(chunks)
+}
+
+/// Takes it piece by piece: no upload is ever in memory as a whole.
+async fn upload(body: Body) -> Result<Json<Value>, StatusCode> {
+    let (mut hash, mut length) = (Sha256::new(), 0);
+    let mut pieces = body.into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|_| StatusCode::BAD_REQUEST)?;
+        length += piece.len();
+        if length > UPLOAD {
+            return Err(StatusCode::PAYLOAD_TOO_LARGE);
+        }
+        hash.update(&piece);
+    }
+    let sum: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Json(json!({ "bytes": length, "sha256": sum })))
+}
+
+async fn talk(upgrade: WebSocketUpgrade, State(pond): State<Pond>) -> Response {
+    let upgrade = upgrade.max_message_size(MESSAGE);
+    upgrade.on_upgrade(async move |socket| pond.sockets().track_future(attend(socket, &pond)).await)
+}
+
+/// Until the peer or the app ends it.
+async fn attend(mut socket: WebSocket, pond: &Pond) {
+    if pond.ending().run_until_cancelled(echo(&mut socket)).await.is_none() {
+        let (code, reason) = (close_code::AWAY, "the server stops".into());
+        let close = Message::Close(Some(CloseFrame { code, reason }));
+        let answered = async {
+            socket.send(close).await.ok()?;
+            while socket.recv().await?.is_ok() {}
+            Some(())
+        };
+        let _ = timeout(CLOSE, answered).await;
+    }
+}
+
+async fn echo(socket: &mut WebSocket) {
+    while let Some(Ok(message)) = socket.recv().await {
+        let echoed = match message {
+            Message::Text(_) | Message::Binary(_) => socket.send(message).await,
+            // Answered by themselves.
+            Message::Ping(_) | Message::Pong(_) | Message::Close(_) => Ok(()),
+        };
+        if echoed.is_err() {
+            return;
+        }
+    }
+}
+
+fn busy(_: Request) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], "all slots are taken\n").into_response()
+}
+
+fn broken(_: JobError) -> Response {
+    (StatusCode::INTERNAL_SERVER_ERROR, "something broke\n").into_response()
+}
+
+async fn measure(State(pond): State<Pond>, request: Request, next: Next) -> Response {
+    let start = Instant::now();
+    let response = next.run(request).await;
+    if response.status() != StatusCode::SERVICE_UNAVAILABLE {
+        pond.latencies().record(start.elapsed());
+    }
+    response
+}
