@@ -274,7 +274,7 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
                     if !self.moved =>
                 {
                     *self.turn.io = thawed.take_io();
-                    match bits & ANSWER == 0 && wait == Wait::Body {
+                    match bits & CALL != 0 && wait == Wait::Body {
                         true => self.time_out(deadline),
                         false => self.close(CloseReason::Deadline(deadline)),
                     }

@@ -1,7 +1,9 @@
 //! Hyper's state of the connections that were busy last. Who was longest ago makes room.
 
 use std::any::Any;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::sync::Mutex;
 
