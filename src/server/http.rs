@@ -57,17 +57,17 @@ pub(super) struct Web<A> {
 
 impl<A: App> Web<A> {
     fn new(app: A, park: Park, max_head: usize, keep_alive: Option<Duration>) -> Self {
-        let most = match park {
-            Park::AtOnce => 0,
-            Park::Warm(most) => most,
-            Park::After(_) => usize::MAX,
+        let (most, ages) = match park {
+            Park::AtOnce => (0, false),
+            Park::Warm(most) => (most, false),
+            Park::After(_) => (usize::MAX, true),
         };
         let mut http1 = http1::Builder::new();
         // Deadlines are the server's.
         http1.header_read_timeout(None).max_header_size(max_head);
         let mut http1_last = http1.clone();
         http1_last.keep_alive(false);
-        let (warm, thawed) = (Warm::new(most), Count::default());
+        let (warm, thawed) = (Warm::new(most, ages), Count::default());
         Self { app, warm, park, http1, http1_last, keep_alive, thawed }
     }
 }

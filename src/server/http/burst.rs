@@ -301,10 +301,10 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
     }
 
     /// All is answered and flushed.
-    fn idle(&mut self, mut thawed: Box<Thawed<W, A>>) -> Poll<Outcome> {
+    fn idle(&mut self, thawed: Box<Thawed<W, A>>) -> Poll<Outcome> {
         let keeps = self.web.park != Park::AtOnce && self.turn.order.doom.is_none();
-        if keeps && thawed.shared.is_clean() {
-            *self.turn.io = thawed.take_io();
+        if let Some(io) = keeps.then(|| thawed.shared.take_clean()).flatten() {
+            *self.turn.io = io;
             let outcome = self.nothing_left(BytesMut::new(), 0);
             if let Outcome::Park { .. } = outcome {
                 *self.turn.idle = Idle::Warm(self.web.warm.put(thawed));

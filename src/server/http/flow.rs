@@ -75,12 +75,17 @@ impl Flow {
         self.bits.load(SeqCst)
     }
 
+    // Looking costs less than writing what is there already.
     pub(super) fn set(&self, bits: u8) {
-        self.bits.fetch_or(bits, SeqCst);
+        if self.bits() & bits != bits {
+            self.bits.fetch_or(bits, SeqCst);
+        }
     }
 
     pub(super) fn clear(&self, bits: u8) {
-        self.bits.fetch_and(!bits, SeqCst);
+        if self.bits() & bits != 0 {
+            self.bits.fetch_and(!bits, SeqCst);
+        }
     }
 
     pub(super) fn requests(&self) -> u64 {

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use http_body::Body;
@@ -88,15 +88,20 @@ impl<A: App> Future for Call<A> {
         let mut this = self.project();
         let flow = &this.share.flow;
         flow.clear(BODY_WAITS);
-        flow.set(CALL_WAITS);
         if this.future.is_none() {
-            ready!(this.app.poll_ready(cx))?;
+            if this.app.poll_ready(cx)?.is_pending() {
+                flow.set(CALL_WAITS);
+                return Poll::Pending;
+            }
             let request = this.request.take().expect("it was not called yet");
             this.future.set(Some(this.app.call(request)));
         }
-        let future = this.future.as_pin_mut().expect("it was called");
-        let response = ready!(future.poll(cx))?;
+        let Poll::Ready(answered) = this.future.as_pin_mut().expect("it was called").poll(cx)
+        else {
+            flow.set(CALL_WAITS);
+            return Poll::Pending;
+        };
         flow.clear(CALL_WAITS);
-        Poll::Ready(Ok(response.map(|body| AnswerBody::new(body, flow.clone()))))
+        Poll::Ready(answered.map(|answer| answer.map(|body| AnswerBody::new(body, flow.clone()))))
     }
 }

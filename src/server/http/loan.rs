@@ -85,9 +85,9 @@ impl<W: Wire> Shared<W> {
         self.lent.lock()
     }
 
-    /// Whether hyper, which is idle, has no byte left over for sure: all it was given was one whole
-    /// request.
-    pub(super) fn is_clean(&self) -> bool {
+    /// Takes the socket away if hyper, which is idle, has no byte left over for sure: all it was
+    /// given was one whole request.
+    pub(super) fn take_clean(&self) -> Option<Io<W>> {
         let mut lent = self.lent.lock();
         let (head, body) = (lent.head, self.flow.last_body());
         let whole = head.zip(body).and_then(|(head, body)| head.checked_add(body));
@@ -95,10 +95,10 @@ impl<W: Wire> Shared<W> {
             0 => lent.since == 0,
             requests => requests == 1 && whole == Some(lent.since),
         };
-        if clean {
+        clean.then(|| {
             (lent.since, lent.head, lent.requests) = (0, None, self.flow.requests());
-        }
-        clean
+            std::mem::replace(&mut lent.io, Io::Lent)
+        })
     }
 
     /// Whoever has the loan has the connection from now on.

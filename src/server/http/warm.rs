@@ -24,6 +24,8 @@ pub(super) struct Warm(Mutex<Set>);
 struct Set {
     places: Vec<Place>,
     most: usize,
+    /// Whether their age in time matters.
+    ages: bool,
     /// The first of the free ones, which are listed by `newer`.
     free: u32,
     oldest: u32,
@@ -35,14 +37,14 @@ struct Place {
     generation: u32,
     older: u32,
     newer: u32,
-    since: Instant,
+    since: Option<Instant>,
     state: Option<State>,
 }
 
 impl Warm {
-    pub(super) fn new(most: usize) -> Self {
+    pub(super) fn new(most: usize, ages: bool) -> Self {
         let (places, count) = (Vec::new(), 0);
-        Self(Mutex::new(Set { places, most, free: NIL, oldest: NIL, newest: NIL, count }))
+        Self(Mutex::new(Set { places, most, ages, free: NIL, oldest: NIL, newest: NIL, count }))
     }
 
     #[cfg(test)]
@@ -73,7 +75,7 @@ impl Warm {
         loop {
             let mut set = self.0.lock();
             let oldest = set.places.get(set.oldest as usize);
-            if oldest.is_none_or(|place| place.since.elapsed() < grace) {
+            if oldest.and_then(|place| place.since).is_none_or(|since| since.elapsed() < grace) {
                 return;
             }
             let state = set.remove_oldest();
@@ -87,9 +89,8 @@ impl Set {
     fn put(&mut self, state: State) -> Token {
         let index = match self.free {
             NIL => {
-                let since = Instant::now();
                 let (older, newer) = (NIL, NIL);
-                self.places.push(Place { generation: 0, older, newer, since, state: None });
+                self.places.push(Place { generation: 0, older, newer, since: None, state: None });
                 self.places.len() as u32 - 1
             }
             free => {
@@ -104,7 +105,7 @@ impl Set {
         }
         let place = &mut self.places[index as usize];
         (place.older, place.newer) = (older, NIL);
-        (place.state, place.since) = (Some(state), Instant::now());
+        (place.state, place.since) = (Some(state), self.ages.then(Instant::now));
         self.count += 1;
         Token { index, generation: place.generation }
     }
@@ -145,7 +146,7 @@ mod tests {
 
     #[test]
     fn who_was_longest_ago_makes_room() {
-        let warm = Warm::new(3);
+        let warm = Warm::new(3, true);
         let mut tokens: Vec<_> = (0..3u32).map(|n| warm.put(Box::new(n))).collect();
         assert_eq!(number(warm.take(tokens[0])), Some(0));
         tokens[0] = warm.put(Box::new(0u32));
