@@ -311,7 +311,7 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
         let shared = thawed.shared.clone();
         let in_part = shared.flow.bits() & (BODY | CUT) != 0;
         let io = thawed.take_io();
-        if thawed.is_upgraded() {
+        if thawed.into_upgraded() {
             shared.lent().io = io;
             return Outcome::Left(Box::new(move |keeper| shared.leave(keeper)));
         }
