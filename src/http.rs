@@ -48,12 +48,12 @@
 //!
 //! # The pool
 //!
-//! A burst of work on a connection is a job on the [`pool`](crate::server::Builder::pool). While
-//! user code waits, for a database or for the next event of a stream, the job keeps its slot: so the
-//! pool's size bounds the requests under way, and while it is full, requests wait in the kernel. A
+//! A burst of work on a connection is a job on the [`pool`](crate::server::Builder::pool). While the
+//! service waits, for a database say, the job keeps its slot: so the pool's size bounds the requests
+//! that are being answered, 1,024 by default, and while it is full, others wait in the kernel. A
 //! connection that waits for its *peer* holds no slot, nor a thread: an upload that trickles, a
-//! download that nobody takes, an idle one. Long-lived event streams need a pool with as many slots;
-//! the default has 1,024.
+//! download that nobody takes, an idle one. Nor does one whose response has begun and waits for its
+//! next part, as an event stream does.
 //!
 //! For another answer under overload wrap the service in a
 #![cfg_attr(feature = "tower", doc = " [`PoolLayer`](crate::layer::PoolLayer)")]
@@ -65,7 +65,8 @@
 //! # When connections give up their state
 //!
 //! [`Park`] says it. By default the 256 that were busy last stay warm, so that busy connections pay
-//! nothing, and memory is bounded without a timer. A head that is not whole is held as its bytes,
+//! nothing, and memory is bounded without a timer. Which these are shows when a connection comes
+//! back: after fewer than 256 others it keeps its state from then on, else it gives it up at once. A head that is not whole is held as its bytes,
 //! up to 4 KiB, before hyper sees any of it.
 //!
 //! What was freed may stay with the allocator: after a burst on 10,000 connections at once glibc's

@@ -35,7 +35,7 @@ pub use self::short::{Serve, serve};
 
 use self::burst::Burst;
 use self::gate::App;
-use self::warm::{Token, Warm};
+use self::warm::{Rested, Token, Warm};
 use super::address::Address;
 use super::io::Wire;
 use super::nudge::Nudge;
@@ -57,17 +57,12 @@ pub(super) struct Web<A> {
 
 impl<A: App> Web<A> {
     fn new(app: A, park: Park, max_head: usize, keep_alive: Option<Duration>) -> Self {
-        let (most, ages) = match park {
-            Park::AtOnce => (0, false),
-            Park::Warm(most) => (most, false),
-            Park::After(_) => (usize::MAX, true),
-        };
         let mut http1 = http1::Builder::new();
         // Deadlines are the server's.
         http1.header_read_timeout(None).max_header_size(max_head);
         let mut http1_last = http1.clone();
         http1_last.keep_alive(false);
-        let (warm, thawed) = (Warm::new(most, ages), Count::default());
+        let (warm, thawed) = (Warm::new(park), Count::default());
         Self { app, warm, park, http1, http1_last, keep_alive, thawed }
     }
 }
@@ -97,10 +92,15 @@ impl Drop for One {
 
 /// What is kept of a connection.
 pub(super) enum Idle {
-    Cold,
+    /// When it came to rest last.
+    Cold(Rested),
     /// Hyper's state is in the warm set, unless others have pushed it out.
     Warm(Token),
     Busy(Box<Busy>),
+}
+
+impl Idle {
+    const NEW: Self = Self::Cold(Rested::NEVER);
 }
 
 /// A connection in the middle of something.
@@ -121,7 +121,7 @@ impl<A: App> Protocol for Web<A> {
     const HEARS: Signal = Signal::WAKING;
 
     fn arrive(&self, _address: Address, _nudge: Nudge) -> Idle {
-        Idle::Cold
+        Idle::NEW
     }
 
     async fn burst<W: Wire>(&self, turn: Turn<'_, W, Idle>) -> Outcome {

@@ -120,7 +120,7 @@ impl Ticks {
             Wait::Body => self.body,
             Wait::Idle => self.idle,
             Wait::Linger => self.linger,
-            Wait::Turn => NEVER,
+            Wait::Turn | Wait::Stream => NEVER,
         };
         match ticks {
             NEVER => NEVER,

@@ -81,6 +81,9 @@ pub(super) enum Wait {
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
     /// For the rest of the body of a request.
     Body,
+    /// For user code to make the next part of a response.
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
+    Stream,
     /// For nothing: it is to be served again, after the others.
     Turn,
 }
@@ -91,7 +94,7 @@ impl Wait {
             Self::Turn => true,
             Self::Write => signals.any(Signal::WRITABLE | Signal::CLOSING | Signal::DOOM),
             // While it shakes hands a session may want to write, too.
-            Self::Handshake | Self::Stall | Self::Body => !signals.is_none(),
+            Self::Handshake | Self::Stall | Self::Body | Self::Stream => !signals.is_none(),
             _ => signals.any(Signal::READABLE | Signal::CLOSING | Signal::PUSHED | Signal::DOOM),
         }
     }
@@ -100,7 +103,7 @@ impl Wait {
         match self {
             Self::FirstByte => Deadline::FirstByte,
             Self::Handshake => Deadline::Handshake,
-            Self::Idle | Self::Turn | Self::Linger => Deadline::Idle,
+            Self::Idle | Self::Turn | Self::Linger | Self::Stream => Deadline::Idle,
             Self::Frame => Deadline::Frame,
             Self::Write | Self::Stall => Deadline::Write,
             Self::Body => Deadline::Body,

@@ -20,7 +20,7 @@ use super::flow::{ANSWER, ANSWER_WAITS, BODY, BODY_WAITS, CALL, CALL_WAITS, CUT,
 use super::gate::App;
 use super::head::{self, Head};
 use super::thawed::Thawed;
-use super::{Busy, Idle, Park, Web, http2};
+use super::{Busy, Idle, Web, http2};
 
 /// So often a connection may have itself polled again before others have their turn.
 const POLLS: usize = 16;
@@ -38,6 +38,8 @@ pub(super) struct Burst<'a, W: Wire, A: App> {
     again: bool,
     /// There was no request yet.
     is_new: bool,
+    /// It was busy of late, and keeps hyper's state when it is idle again.
+    is_warm: bool,
     /// User code waits.
     suspended: Option<Box<Thawed<W, A>>>,
 }
@@ -66,6 +68,7 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
             served: false,
             again: false,
             is_new: false,
+            is_warm: false,
             suspended: None,
         }
     }
@@ -87,12 +90,17 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
             }
         }
         self.tell();
-        let (state, first) = match replace(self.turn.idle, Idle::Cold) {
-            Idle::Cold => {
+        let (state, first) = match replace(self.turn.idle, Idle::NEW) {
+            Idle::Cold(last) => {
                 self.is_new = matches!(order.wait, Wait::FirstByte | Wait::Handshake);
+                self.is_warm = self.web.warm.is_recent(last);
                 (None, Bytes::new())
             }
-            Idle::Warm(token) => (self.web.warm.take(token), Bytes::new()),
+            Idle::Warm(token) => {
+                let state = self.web.warm.take(token);
+                self.is_warm = state.is_some();
+                (state, Bytes::new())
+            }
             Idle::Busy(busy) => match *busy {
                 Busy::Head { bytes, is_new } => {
                     self.is_new = is_new;
@@ -257,7 +265,7 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
                 _ if bits & ANSWER != 0 => match is_blocked {
                     true => Some(Wait::Stall),
                     false if peer_waits || bits & ANSWER_WAITS == 0 => Some(Wait::Body),
-                    false => None,
+                    false => Some(Wait::Stream),
                 },
                 _ if bits & BODY != 0 => peer_waits.then_some(Wait::Body),
                 _ if is_blocked || bits & UNFLUSHED != 0 => Some(Wait::Stall),
@@ -302,7 +310,8 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
 
     /// All is answered and flushed.
     fn idle(&mut self, thawed: Box<Thawed<W, A>>) -> Poll<Outcome> {
-        let keeps = self.web.park != Park::AtOnce && self.turn.order.doom.is_none();
+        let last = self.web.warm.comes_to_rest();
+        let keeps = self.is_warm && self.turn.order.doom.is_none();
         if let Some(io) = keeps.then(|| thawed.shared.take_clean()).flatten() {
             *self.turn.io = io;
             let outcome = self.nothing_left(BytesMut::new(), 0);
@@ -314,6 +323,7 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
         match thawed.freeze() {
             Ok((io, rest)) => {
                 *self.turn.io = io;
+                *self.turn.idle = Idle::Cold(last);
                 match rest.is_empty() {
                     true => Poll::Ready(self.nothing_left(BytesMut::new(), 0)),
                     false => self.read_head(rest),
@@ -327,7 +337,7 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
     fn ended(&mut self, thawed: Thawed<W, A>, ended: hyper::Result<()>) -> Outcome {
         let shared = thawed.shared.clone();
         let in_part = shared.flow.bits() & (BODY | CUT) != 0;
-        if thawed.is_upgraded() {
+        if thawed.into_upgraded() {
             return Outcome::Left(Box::new(move |keeper| shared.leave(keeper)));
         }
         *self.turn.io = replace(&mut shared.lent().io, Io::Lent);

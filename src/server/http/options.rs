@@ -26,7 +26,8 @@ pub enum Park {
     /// As soon as it is idle. Each request then builds that state anew.
     AtOnce,
     /// When so many others were busy later: connections that are busy keep theirs, memory is
-    /// bounded, and no timer is needed. From 1.
+    /// bounded, and no timer is needed. One that comes back later than that has given it up at
+    /// once, as a new one after its first request does. From 1.
     Warm(usize),
     /// When it was idle for so long, or up to two ticks longer. How many are idle for less is not
     /// bounded but by the connections there may be.

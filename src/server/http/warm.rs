@@ -1,10 +1,13 @@
 //! Hyper's state of the connections that were busy last. Who was longest ago makes room.
 
 use std::any::Any;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Park;
 use crate::sync::Mutex;
 
 const NIL: u32 = u32::MAX;
@@ -18,8 +21,20 @@ pub(in crate::server) struct Token {
 
 pub(super) type State = Box<dyn Any + Send>;
 
+/// At which of all the rests of connections one has come to its last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::server) struct Rested(u32);
+
+impl Rested {
+    pub(in crate::server) const NEVER: Self = Self(0);
+}
+
 /// At most so many states, listed by age.
-pub(super) struct Warm(Mutex<Set>);
+pub(super) struct Warm {
+    set: Mutex<Set>,
+    park: Park,
+    rests: AtomicU32,
+}
 
 struct Set {
     places: Vec<Place>,
@@ -42,18 +57,45 @@ struct Place {
 }
 
 impl Warm {
-    pub(super) fn new(most: usize, ages: bool) -> Self {
+    pub(super) fn new(park: Park) -> Self {
+        let (most, ages) = match park {
+            Park::AtOnce => (0, false),
+            Park::Warm(most) => (most, false),
+            Park::After(_) => (usize::MAX, true),
+        };
         let (places, count) = (Vec::new(), 0);
-        Self(Mutex::new(Set { places, most, ages, free: NIL, oldest: NIL, newest: NIL, count }))
+        let set =
+            Mutex::new(Set { places, most, ages, free: NIL, oldest: NIL, newest: NIL, count });
+        Self { set, park, rests: AtomicU32::new(0) }
     }
 
     #[cfg(test)]
     fn count(&self) -> usize {
-        self.0.lock().count
+        self.set.lock().count
+    }
+
+    /// A connection comes to rest.
+    pub(super) fn comes_to_rest(&self) -> Rested {
+        let rests = self.rests.fetch_add(1, Relaxed).wrapping_add(1);
+        Rested(rests.max(1))
+    }
+
+    /// Whether a connection may keep its state at its next rest. Those that rest for longer than
+    /// it takes all places to be given to others would lose it before they need it, and their
+    /// memory is cold by then: it is better left to others at once.
+    pub(super) fn is_recent(&self, last: Rested) -> bool {
+        match self.park {
+            Park::AtOnce => false,
+            Park::After(_) => true,
+            Park::Warm(most) => {
+                let since = self.rests.load(Relaxed).wrapping_sub(last.0);
+                last != Rested::NEVER && (since as usize) < most
+            }
+        }
     }
 
     pub(super) fn put(&self, state: State) -> Token {
-        let mut set = self.0.lock();
+        let mut set = self.set.lock();
         let pushed_out = if set.count >= set.most { set.remove_oldest() } else { None };
         let token = set.put(state);
         drop(set);
@@ -62,7 +104,7 @@ impl Warm {
     }
 
     pub(super) fn take(&self, token: Token) -> Option<State> {
-        let mut set = self.0.lock();
+        let mut set = self.set.lock();
         let place = set.places.get(token.index as usize)?;
         if place.generation != token.generation || place.state.is_none() {
             return None;
@@ -73,7 +115,7 @@ impl Warm {
     /// Gives up what has been here for longer than `grace`.
     pub(super) fn expire(&self, grace: Duration) {
         loop {
-            let mut set = self.0.lock();
+            let mut set = self.set.lock();
             let oldest = set.places.get(set.oldest as usize);
             if oldest.and_then(|place| place.since).is_none_or(|since| since.elapsed() < grace) {
                 return;
@@ -146,7 +188,7 @@ mod tests {
 
     #[test]
     fn who_was_longest_ago_makes_room() {
-        let warm = Warm::new(3, true);
+        let warm = Warm::new(Park::Warm(3));
         let mut tokens: Vec<_> = (0..3u32).map(|n| warm.put(Box::new(n))).collect();
         assert_eq!(number(warm.take(tokens[0])), Some(0));
         tokens[0] = warm.put(Box::new(0u32));
@@ -159,8 +201,31 @@ mod tests {
         // From the middle, then in order.
         let tokens: Vec<_> = (0..3u32).map(|n| warm.put(Box::new(n))).collect();
         assert_eq!(number(warm.take(tokens[1])), Some(1));
+        assert_eq!(number(warm.take(tokens[2])), Some(2));
+        assert_eq!(number(warm.take(tokens[0])), Some(0));
+    }
+
+    #[test]
+    fn old_ones_expire() {
+        let warm = Warm::new(Park::After(Duration::from_secs(1)));
+        let token = warm.put(Box::new(0u32));
+        warm.expire(Duration::from_secs(3600));
+        assert_eq!(warm.count(), 1);
         warm.expire(Duration::ZERO);
-        assert_eq!(warm.count(), 0);
-        assert_eq!(number(warm.take(tokens[0])), None);
+        assert_eq!((warm.count(), number(warm.take(token))), (0, None));
+    }
+
+    #[test]
+    fn who_comes_back_before_others_take_all_places_is_recent() {
+        let warm = Warm::new(Park::Warm(3));
+        assert!(!warm.is_recent(Rested::NEVER));
+        let last = warm.comes_to_rest();
+        for _ in 0..2 {
+            assert!(warm.is_recent(last));
+            let _ = warm.comes_to_rest();
+        }
+        assert!(warm.is_recent(last));
+        let _ = warm.comes_to_rest();
+        assert!(!warm.is_recent(last));
     }
 }
