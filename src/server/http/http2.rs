@@ -56,9 +56,6 @@ pub(super) fn serve<W: Wire, A: App>(
     let task = Task { hyper, flow, keep_alive, idle: None, is_last, _one: web.thawed.one() };
     Outcome::Left(Box::new(move |keeper| {
         shared.leave(keeper);
-        if W::ARMS {
-            task.flow.leave();
-        }
         tokio::spawn(task);
     }))
 }
