@@ -293,7 +293,7 @@ impl<P: Protocol, T: Content> Signals for Yard<P, T> {
 
     #[cfg(feature = "http")]
     fn is_doomed(&self, key: Key) -> bool {
-        self.lock().lot.is_doomed(key)
+        self.lock().lot.doom_of(key).is_some()
     }
 }
 
