@@ -31,8 +31,10 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Spawn 
     }
 }
 
+type Hyper<W, A> = Connection<Loan<W>, Gate<A>, Spawn>;
+
 struct Task<W: Wire, A: App> {
-    hyper: Pin<Box<Connection<Loan<W>, Gate<A>, Spawn>>>,
+    hyper: Pin<Box<Hyper<W, A>>>,
     flow: Arc<Flow>,
     keep_alive: Option<Duration>,
     /// Runs while no request is under way.
