@@ -50,9 +50,8 @@ impl<P: Protocol, T: Content, W: Wire> Held<P, T, W> {
 
     /// Leaves record and place to those who have the connection now.
     #[cfg(feature = "http")]
-    pub(super) fn leave(mut self, keep: Box<dyn FnOnce(Box<dyn Any + Send>) + Send>) {
-        self.reason = CloseReason::Local;
-        keep(Box::new(self));
+    pub(super) fn leave(self, keep: Box<dyn FnOnce(Box<dyn Any + Send>) + Send>) {
+        keep(Box::new(Left(self)));
     }
 
     pub(super) async fn burst(&mut self, order: Order) -> Outcome {
@@ -66,6 +65,21 @@ impl<P: Protocol, T: Content, W: Wire> Held<P, T, W> {
         let (yard, span, cue) = (&**yard, &self.span, Some(&cue));
         let ended = Suspendable { yard, key, span, future, cue, suspended: false }.await;
         ended.unwrap_or(Outcome::Close(CloseReason::Aborted))
+    }
+}
+
+/// In the hands of others. Who wanted its end is known when it comes.
+#[cfg(feature = "http")]
+struct Left<P: Protocol, T: Content, W: Wire>(Held<P, T, W>);
+
+#[cfg(feature = "http")]
+impl<P: Protocol, T: Content, W: Wire> Drop for Left<P, T, W> {
+    fn drop(&mut self) {
+        let Held { yard, key, reason, .. } = &mut self.0;
+        *reason = match yard.is_killed() {
+            true => CloseReason::Aborted,
+            false => yard.lock().lot.doom_of(*key).unwrap_or(CloseReason::Local),
+        };
     }
 }
 

@@ -250,8 +250,8 @@ impl<T> Lot<T> {
     }
 
     #[cfg(feature = "http")]
-    pub(super) fn is_doomed(&mut self, key: Key) -> bool {
-        self.find(key).is_some_and(|record| record.doom.is_some())
+    pub(super) fn doom_of(&mut self, key: Key) -> Option<CloseReason> {
+        self.find(key)?.doom
     }
 
     /// Whether a connection is ready; it can be taken up then.

@@ -190,6 +190,13 @@ impl<P: Protocol, T: Content> Yard<P, T> {
     /// Has every connection closed once nothing is under way on it.
     pub(super) fn doom_all(&self, reason: CloseReason) {
         self.each(|lot, ready| lot.doom_all(reason, |key| ready.push(key)));
+        if P::HEARS.is_none() {
+            return;
+        }
+        // Connections that were left to others are told by nobody else. Unlocked: what their
+        // wakers run is not known.
+        let wakers: Vec<_> = self.lock().suspended.values().cloned().collect();
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     fn each(&self, act: impl FnOnce(&mut Lot<T>, &mut Vec<Key>)) {
@@ -316,7 +323,7 @@ impl<P: Protocol, T: Content> Signals for Yard<P, T> {
 
     #[cfg(feature = "http")]
     fn is_doomed(&self, key: Key) -> bool {
-        self.lock().lot.is_doomed(key)
+        self.lock().lot.doom_of(key).is_some()
     }
 }
 

@@ -412,6 +412,22 @@ pub mod tls {
         TlsConnector::from(configs().client.clone()).connect(name(), tcp).await
     }
 
+    /// Speaks either version of HTTP.
+    pub fn web_server() -> Arc<ServerConfig> {
+        let mut config = (*server()).clone();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+
+    /// Has agreed on HTTP/2.
+    pub async fn connect_http2(tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let mut config = (*configs().client).clone();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let stream = TlsConnector::from(Arc::new(config)).connect(name(), tcp).await?;
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        Ok(stream)
+    }
+
     /// What a client says first.
     pub fn hello() -> Vec<u8> {
         let mut session = rustls::ClientConnection::new(configs().client.clone(), name()).unwrap();

@@ -337,7 +337,7 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
     fn ended(&mut self, thawed: Thawed<W, A>, ended: hyper::Result<()>) -> Outcome {
         let shared = thawed.shared.clone();
         let in_part = shared.flow.bits() & (BODY | CUT) != 0;
-        if thawed.into_upgraded() {
+        if thawed.ends_upgraded() {
             return Outcome::Left(Box::new(move |keeper| shared.leave(keeper)));
         }
         *self.turn.io = replace(&mut shared.lent().io, Io::Lent);

@@ -188,9 +188,9 @@ impl Drop for Share {
     fn drop(&mut self) {
         self.flow.set(self.over);
         self.flow.clear(self.bits);
-        self.flow.busy.fetch_sub(1, SeqCst);
+        let was_last = self.flow.busy.fetch_sub(1, SeqCst) == 1;
         // Dropped elsewhere, nobody else would look whether that was all.
-        if self.bits & BODY != 0 {
+        if self.bits & BODY != 0 || was_last && self.flow.left.load(SeqCst) {
             self.flow.wake_by_ref();
         }
     }

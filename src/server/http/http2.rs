@@ -31,10 +31,10 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Spawn 
     }
 }
 
-type Http2<W, A> = Connection<Loan<W>, Gate<A>, Spawn>;
+type Hyper<W, A> = Connection<Loan<W>, Gate<A>, Spawn>;
 
 struct Task<W: Wire, A: App> {
-    hyper: Pin<Box<Http2<W, A>>>,
+    hyper: Pin<Box<Hyper<W, A>>>,
     flow: Arc<Flow>,
     keep_alive: Option<Duration>,
     /// Runs while no request is under way.
@@ -58,9 +58,6 @@ pub(super) fn serve<W: Wire, A: App>(
     let task = Task { hyper, flow, keep_alive, idle: None, is_last, _one: web.thawed.one() };
     Outcome::Left(Box::new(move |keeper| {
         shared.leave(keeper);
-        if W::ARMS {
-            task.flow.leave();
-        }
         tokio::spawn(task);
     }))
 }

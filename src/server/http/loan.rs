@@ -104,9 +104,7 @@ impl<W: Wire> Shared<W> {
     /// Whoever has the loan has the connection from now on.
     pub(super) fn leave(&self, keeper: Box<dyn Any + Send>) {
         *self.keeper.lock() = Some(keeper);
-        if !W::ARMS {
-            self.flow.leave();
-        }
+        self.flow.leave();
     }
 }
 
@@ -120,11 +118,10 @@ impl<W: Wire> Loan<W> {
         if waker.will_wake(own) {
             return Ok(());
         }
+        // Also where the socket wakes them: it does not tell of the server's end.
+        flow.listen(who, waker);
         if flow.is_killed() {
             return Err(io::ErrorKind::ConnectionAborted.into());
-        }
-        if !W::ARMS {
-            flow.listen(who, waker);
         }
         if let Some(wire) = lent.io.wire() {
             wire.ask(!W::ARMS);

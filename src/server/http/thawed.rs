@@ -84,7 +84,7 @@ impl<W: Wire, A: App> Thawed<W, A> {
     }
 
     /// Once it is done: whether it was left to somebody by an upgrade.
-    pub(super) fn into_upgraded(self) -> bool {
+    pub(super) fn ends_upgraded(self) -> bool {
         self.hyper.into_parts().is_none()
     }
 }
