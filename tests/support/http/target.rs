@@ -78,10 +78,10 @@ pub const AT_ONCE: Target = Target {
     ..DEDICATED
 };
 
-/// Two stay warm: among more, each is pushed out now and then.
+/// Fewer stay warm than connect: each is pushed out now and then.
 pub const WARM: Target = Target {
-    name: "event-driven, two warm",
-    start: |app, tls| Box::pin(ours::ours(app, tls, Mode::EventDriven, Park::Warm(2))),
+    name: "event-driven, some warm",
+    start: |app, tls| Box::pin(ours::ours(app, tls, Mode::EventDriven, Park::Warm(64))),
     ..DEDICATED
 };
 
@@ -162,23 +162,27 @@ macro_rules! against_all {
             }
 
             #[test]
+            #[ignore = "proves the test, not the server"]
             fn axum() {
                 $run(super::$name(oracle(false)));
             }
 
             #[test]
+            #[ignore = "proves the test, not the server"]
             fn hyper() {
                 $run(super::$name(plain(false)));
             }
 
             #[cfg(feature = "rustls")]
             #[test]
+            #[ignore = "proves the test, not the server"]
             fn axum_tls() {
                 $run(super::$name(oracle(true)));
             }
 
             #[cfg(feature = "rustls")]
             #[test]
+            #[ignore = "proves the test, not the server"]
             fn hyper_tls() {
                 $run(super::$name(plain(true)));
             }
