@@ -18,6 +18,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Registry, Token};
 use socket2::Socket;
@@ -40,6 +41,7 @@ use super::yard::{Content, State, Yard};
 use crate::error::ScheduleError;
 use crate::observe::JobSpan;
 use crate::pool::Pool;
+use crate::sync::MutexGuard;
 
 /// A connection at rest.
 pub(super) struct Parked<I> {
@@ -141,10 +143,10 @@ fn poll_wanted<P: Protocol>(
     loop {
         let fetched = source.poll_fetch(cx);
         let is_pending = fetched.is_pending();
-        let mut state = yard.lock();
-        if let Poll::Ready(events) = fetched {
-            note(&mut state, events?, P::HEARS);
-        }
+        let mut state = match fetched {
+            Poll::Ready(events) => note(yard, events?),
+            Poll::Pending => yard.lock(),
+        };
         if yard.is_killed() {
             return Poll::Ready(Ok(false));
         }
@@ -165,17 +167,26 @@ fn poll_killed<P: Protocol>(
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<()>> {
     while let Poll::Ready(events) = source.poll_fetch(cx) {
-        note(&mut yard.lock(), events?, P::HEARS);
+        drop(note(yard, events?));
     }
     yard.lock().dispatcher = Some(cx.waker().clone());
     // After the registration: whoever kills the server looks there afterwards.
     if yard.is_killed() { Poll::Ready(Ok(())) } else { Poll::Pending }
 }
 
-fn note<T>(state: &mut State<T>, events: &Events, heard: Signal) {
-    for event in events {
-        state.tell(key(event.token()), signals(event), heard);
+fn note<'a, P: Protocol>(
+    yard: &'a EventYard<P>,
+    events: &Events,
+) -> MutexGuard<'a, State<Parked<P::Idle>>> {
+    let mut state = yard.lock();
+    let told = |event| state.tell(key(Event::token(event)), signals(event), P::HEARS);
+    let wakers: Vec<_> = events.iter().filter_map(told).collect();
+    if wakers.is_empty() {
+        return state;
     }
+    drop(state);
+    wakers.into_iter().for_each(Waker::wake);
+    yard.lock()
 }
 
 /// Closes what is ready, as nobody will serve it any more.
@@ -190,7 +201,7 @@ fn turn_away<P: Protocol>(yard: &Arc<EventYard<P>>) {
     }
 }
 
-fn signals(event: &mio::event::Event) -> Signal {
+fn signals(event: &Event) -> Signal {
     let mut signals = Signal::NONE;
     if event.is_readable() {
         signals = signals | Signal::READABLE;

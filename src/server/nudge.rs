@@ -20,7 +20,7 @@ pub(super) trait Signals: Send + Sync {
     fn listen(&self, key: Key, waker: &Waker);
 
     #[cfg(feature = "http")]
-    fn is_doomed(&self, key: Key) -> bool;
+    fn doom_of(&self, key: Key) -> Option<CloseReason>;
 }
 
 /// Reaches one connection; after its end it reaches nothing.
@@ -48,10 +48,10 @@ impl Nudge {
         self.to.listen(self.key, waker);
     }
 
-    /// Whether it is to be closed once nothing is under way on it.
+    /// What it is to be closed for once nothing is under way on it.
     #[cfg(feature = "http")]
-    pub(super) fn is_doomed(&self) -> bool {
-        self.to.is_doomed(self.key)
+    pub(super) fn doom_of(&self) -> Option<CloseReason> {
+        self.to.doom_of(self.key)
     }
 
     pub(super) fn hub(&self) -> &Hub {

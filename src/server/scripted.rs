@@ -129,8 +129,8 @@ impl super::nudge::Signals for Nowhere {
     #[cfg(feature = "http")]
     fn listen(&self, _key: super::lot::Key, _waker: &Waker) {}
     #[cfg(feature = "http")]
-    fn is_doomed(&self, _key: super::lot::Key) -> bool {
-        false
+    fn doom_of(&self, _key: super::lot::Key) -> Option<CloseReason> {
+        None
     }
     fn hub(&self) -> &Hub {
         &self.0

@@ -80,15 +80,11 @@ impl<T> State<T> {
         if bursting { &mut self.suspended } else { &mut self.waiting }
     }
 
-    /// A signal of the reactor: whom it makes ready is served by who tells of it.
-    pub(super) fn tell(&mut self, key: Key, signals: Signal, heard: Signal) {
-        let signalled = self.lot.signal(key, signals);
-        if signalled == Signalled::Noted && signals.any(heard) {
-            // A task's waker runs nothing of the task.
-            if let Some(waker) = self.suspended.get(&key) {
-                waker.wake_by_ref();
-            }
-        }
+    /// A signal of the reactor: whom it makes ready is served by who tells of it. Gives whom it
+    /// concerns besides, to be woken when this is unlocked.
+    pub(super) fn tell(&mut self, key: Key, signals: Signal, heard: Signal) -> Option<Waker> {
+        let noted = self.lot.signal(key, signals) == Signalled::Noted && signals.any(heard);
+        if noted { self.suspended.get(&key).cloned() } else { None }
     }
 }
 
@@ -322,8 +318,8 @@ impl<P: Protocol, T: Content> Signals for Yard<P, T> {
     }
 
     #[cfg(feature = "http")]
-    fn is_doomed(&self, key: Key) -> bool {
-        self.lock().lot.doom_of(key).is_some()
+    fn doom_of(&self, key: Key) -> Option<CloseReason> {
+        self.lock().lot.doom_of(key)
     }
 }
 

@@ -53,7 +53,13 @@ impl<W: Wire, A: App> Future for Burst<'_, W, A> {
             return this.begin();
         }
         match this.suspended.take() {
-            Some(thawed) => this.go_on(thawed),
+            Some(thawed) => {
+                // What was true before the service waited need not be so any more.
+                this.turn.order.late = None;
+                this.turn.order.doom = thawed.shared.flow.doom();
+                this.moved = false;
+                this.go_on(thawed)
+            }
             None => Poll::Ready(Outcome::Close(CloseReason::Aborted)),
         }
     }

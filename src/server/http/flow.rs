@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
 use std::task::{Wake, Waker};
 
 use super::super::nudge::Nudge;
+use super::super::reason::CloseReason;
 use crate::sync::Mutex;
 
 /// The service's future is there.
@@ -128,8 +129,8 @@ impl Flow {
         self.nudge.hub().killed.load(SeqCst)
     }
 
-    pub(super) fn is_doomed(&self) -> bool {
-        self.nudge.is_doomed()
+    pub(super) fn doom(&self) -> Option<CloseReason> {
+        self.nudge.doom_of()
     }
 
     pub(super) fn listen(&self, who: Listener, waker: &Waker) {

@@ -69,7 +69,7 @@ impl<W: Wire, A: App> Future for Task<W, A> {
         let this = &mut *self;
         this.flow.listen(Listener::Task, cx.waker());
         loop {
-            if !this.is_last && this.flow.is_doomed() {
+            if !this.is_last && this.flow.doom().is_some() {
                 this.end();
             }
             if this.hyper.as_mut().poll(cx).is_ready() || this.flow.is_killed() {
