@@ -79,7 +79,8 @@
 //!
 //! - HTTP/2, by prior knowledge or by ALPN (name `h2` in the TLS configuration): such a connection
 //!   has a task of its own for as long as it lasts, in both modes, and its requests are tasks, not
-//!   bursts on the pool. It is closed when no request was under way for the keep-alive timeout.
+//!   bursts on the pool: bound them by a layer. It is closed when no request was under way for the
+//!   keep-alive timeout. Bodies have no deadline there.
 //! - Upgraded connections, such as WebSockets: whoever has upgraded one owns it, and it counts as
 //!   open until it is dropped. No deadline but the shutdown's ends it.
 //!

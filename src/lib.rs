@@ -116,8 +116,9 @@
 //! - `pool/reserver`, `pool/held`: slots without jobs. `pool/drain`: the end of a pool.
 //!   `pool/status`: its numbers.
 //! - `server`: the facade; `server/builder` and `server/config` check settings, `server/listen` and
-//!   `server/accept` let connections in, `server/refuse` sends them away. `server/framed`: one burst,
-//!   the same in both modes; `server/service` and `server/handler` say what its frames mean.
+//!   `server/accept` let connections in, `server/refuse` sends them away. What modes ask for
+//!   is in `server/protocol`. `server/framed`: one burst of frames; `server/frames`, `server/service`
+//!   and `server/handler` say what these mean.
 //!   `server/lot`: the records of connections, with `server/yard` around it; `server/event` and
 //!   `server/dedicated`: the modes. `server/hub`: what connections share, and what is counted.
 //! - `http`: the facade of `server/http`: hyper over parked connections. There `burst` is one turn,

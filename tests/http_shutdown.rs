@@ -97,7 +97,7 @@ async fn what_is_under_way_finishes(case: Case) {
         let mut download = case.narrow(&server).await;
         download.send(get("/large")).await;
         eventually(|| app.notes() == 5).await;
-        eventually(|| server.status().parked == 4).await;
+        eventually(|| server.status().parked == 5).await;
         settle().await;
         let ending = shutdown(&server, 100 * SECOND);
         sleep(10 * SECOND).await;
@@ -163,7 +163,7 @@ async fn what_does_not_end_is_cut_off(case: Case) {
             clients.push(client);
         }
         eventually(|| app.notes() == 3).await;
-        eventually(|| server.status().parked == 3).await;
+        eventually(|| server.status().parked == 4).await;
         is(server.shutdown(10 * SECOND).await, 1, 0, 4);
         assert_eq!(app.inside().now(), 0);
         for mut client in clients {

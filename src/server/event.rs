@@ -263,7 +263,7 @@ mod tests {
         fn size<A, F>(_: impl Fn(A) -> F) -> usize {
             size_of::<F>()
         }
-        assert!(size(Runner::<Lines>::run) <= 640, "{}", size(Runner::<Lines>::run));
+        assert!(size(Runner::<Lines>::run) <= 672, "{}", size(Runner::<Lines>::run));
     }
 
     #[test]

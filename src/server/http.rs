@@ -140,3 +140,16 @@ impl<A: App> Protocol for Web<A> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::Parked;
+    use super::super::lot;
+    use super::Idle;
+
+    #[test]
+    fn a_parked_connection_is_small() {
+        let size = lot::record_size::<Parked<Idle>>();
+        assert!(size <= 64, "{size}");
+    }
+}

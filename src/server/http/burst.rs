@@ -20,6 +20,7 @@ use super::flow::{ANSWER, ANSWER_WAITS, BODY, BODY_WAITS, CALL, CALL_WAITS, CUT,
 use super::gate::App;
 use super::head::{self, Head};
 use super::thawed::Thawed;
+use super::warm::Rested;
 use super::{Busy, Idle, Web, http2};
 
 /// So often a connection may have itself polled again before others have their turn.
@@ -104,7 +105,7 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
             }
             Idle::Warm(token) => {
                 let state = self.web.warm.take(token);
-                self.is_warm = state.is_some();
+                self.is_warm = state.is_some() || self.web.warm.is_recent(Rested::NEVER);
                 (state, Bytes::new())
             }
             Idle::Busy(busy) => match *busy {
