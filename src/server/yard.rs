@@ -61,14 +61,17 @@ pub(super) struct Runners {
     pub(super) bursting: usize,
     /// More are of no use: so many threads there are, and one more is at hand when one is free.
     most: usize,
+    /// The last burst waited: a runner for each that is ready, then, for the dispatcher not to be
+    /// asked for one after the other.
+    pub(super) waits: bool,
 }
 
 impl<T> State<T> {
     /// Whether one more runner is to be started. Each that is ready has a runner that is not held up
     /// by another; where there are too many for that, at least one is not.
     pub(super) fn wants_runner(&self) -> bool {
-        let Runners { looking, bursting, most } = self.runners;
-        looking - bursting < self.lot.ready() && (looking < most || looking == bursting)
+        let Runners { looking, bursting, most, waits } = self.runners;
+        looking - bursting < self.lot.ready() && (looking < most || looking == bursting || waits)
     }
 
     /// The dispatcher, if it is to start a runner.
@@ -99,7 +102,7 @@ impl<P: Protocol, T: Content> Yard<P, T> {
     pub(super) fn new(hub: Arc<Hub>, protocol: Arc<P>) -> Self {
         let lot = Lot::new(hub.settings.ticks.horizon, T::LISTED);
         let most = Handle::current().metrics().num_workers() + 1;
-        let runners = Runners { looking: 0, bursting: 0, most };
+        let runners = Runners { looking: 0, bursting: 0, most, waits: false };
         let (totals, suspended, waiting) = (Totals::default(), HashMap::new(), HashMap::new());
         let state =
             Mutex::new(State { lot, totals, dispatcher: None, runners, suspended, waiting });

@@ -144,6 +144,9 @@ fn enter<T>(phase: &mut Phase, next: Phase, state: &mut State<T>) {
         return;
     }
     let runners = &mut state.runners;
+    if *phase == Phase::Bursting {
+        runners.waits = next == Phase::Away;
+    }
     runners.bursting -= usize::from(*phase == Phase::Bursting);
     runners.bursting += usize::from(next == Phase::Bursting);
     runners.looking -= usize::from(next == Phase::Away);
