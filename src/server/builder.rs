@@ -25,7 +25,7 @@ use crate::error::ConfigError;
 use crate::observe::event;
 use crate::pool::Pool;
 
-const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Of a server's own pool, where none was given: how many bursts may be under way at once.
 const OWN_POOL: usize = 1024;
 

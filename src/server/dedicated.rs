@@ -113,7 +113,7 @@ impl<P: Protocol> Future for Connection<P> {
                     };
                     let Some(order) = order else { return Poll::Ready(()) };
                     if let Some(net) = held.body.as_mut().and_then(|(io, _)| io.wire()) {
-                        net.ask(order.doom.is_some() || order.late.is_some());
+                        net.ask(order.asks());
                     }
                     this.phase = Phase::Bursting(match &this.pool {
                         None => Box::pin(burst(held, order)),

@@ -3,7 +3,6 @@
 
 use std::any::Any;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::mem::take;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -16,7 +15,7 @@ use tokio::time::{Sleep, sleep};
 use super::frames::Frames;
 use super::hub::{Charge, Hub, Tally};
 use super::io::{Io, Wire};
-use super::linger::{self, Lingering};
+use super::linger;
 use super::lot::Order;
 use super::protocol::Outcome;
 use super::reason::{CloseReason, Deadline};
@@ -88,23 +87,14 @@ pub(super) async fn burst<W: Wire, P: Frames>(
     let mut hungry = true;
     if let Some(rest) = protocol.rest(idle).take() {
         if let Some(reason) = rest.lingers {
-            let discard = |cx: &mut Context<'_>| {
-                let most = hub.settings.turn_bytes;
-                Poll::Ready(linger::discard(io, cx, &mut buffers.input, most))
-            };
-            let outcome = match poll_fn(discard).await {
-                // The reason it lingers for stands in its record, too.
-                _ if order.doom.is_some_and(|doom| doom != reason) || order.late.is_some() => {
-                    Outcome::Close(reason)
-                }
-                Lingering::Gone => Outcome::Close(reason),
-                lingers => {
-                    *protocol.rest(idle) = Some(rest);
-                    let turn = matches!(lingers, Lingering::Turn);
-                    let wait = if turn { Wait::Turn } else { Wait::Linger };
-                    Outcome::Park { wait, moved: false }
-                }
-            };
+            let outcome = poll_fn(|cx| {
+                let (scrap, most) = (&mut buffers.input, hub.settings.turn_bytes);
+                Poll::Ready(linger::go_on(io, cx, scrap, most, (order, reason)))
+            })
+            .await;
+            if let Outcome::Park { .. } = outcome {
+                *protocol.rest(idle) = Some(rest);
+            }
             hub.stock.give_back(buffers);
             return outcome;
         }
@@ -355,8 +345,6 @@ impl<W: Wire, P: Frames> Burst<'_, W, P> {
         match ready!(poll_fill(self.io, cx, &mut self.buffers.input)) {
             Ok(0) => self.end = true,
             Ok(count) => self.read += count,
-            // A session that was cut off has told all it had to tell.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.end = true,
             Err(_) => return Poll::Ready(Err(CloseReason::Io)),
         }
         self.hungry = false;
@@ -374,11 +362,8 @@ impl<W: Wire, P: Frames> Burst<'_, W, P> {
                 Deadline::Idle | Deadline::Body | Deadline::Write => self.read > 0 || self.took,
             };
             if !kept {
-                let idle = self.hub.settings.ticks.first_is_idle;
-                return Err(CloseReason::Deadline(match deadline {
-                    Deadline::FirstByte if idle => Deadline::Idle,
-                    deadline => deadline,
-                }));
+                let deadline = self.hub.settings.ticks.passed(deadline);
+                return Err(CloseReason::Deadline(deadline));
             }
         }
         if let Some(reason) = self.order.doom.filter(|_| !self.part) {

@@ -81,7 +81,7 @@ impl<F: Frames> Protocol for F {
 
     /// Only what was pushed can go out while user code waits.
     const HEARS: Signal = match F::OPENS {
-        true => Signal::PUSHED.and(Signal::WRITABLE),
+        true => Signal::PUSHED.with(Signal::WRITABLE),
         false => Signal::NONE,
     };
 

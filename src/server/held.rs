@@ -8,6 +8,8 @@ use std::sync::Arc;
 use super::hub::Tally;
 use super::io::{Io, Wire};
 use super::lot::{Key, Order};
+#[cfg(feature = "http")]
+use super::protocol::Keep;
 use super::protocol::{Cue, Outcome, Protocol, Turn};
 use super::reason::CloseReason;
 use super::yard::{Content, Suspendable, Yard};
@@ -50,7 +52,7 @@ impl<P: Protocol, T: Content, W: Wire> Held<P, T, W> {
 
     /// Leaves record and place to those who have the connection now.
     #[cfg(feature = "http")]
-    pub(super) fn leave(self, keep: Box<dyn FnOnce(Box<dyn Any + Send>) + Send>) {
+    pub(super) fn leave(self, keep: Keep) {
         keep(Box::new(Left(self)));
     }
 

@@ -47,7 +47,6 @@ use super::signal::Signal;
 pub(super) struct Web<A> {
     app: A,
     warm: Warm,
-    park: Park,
     http1: http1::Builder,
     /// Without keep-alive.
     http1_last: http1::Builder,
@@ -63,7 +62,7 @@ impl<A: App> Web<A> {
         let mut http1_last = http1.clone();
         http1_last.keep_alive(false);
         let (warm, thawed) = (Warm::new(park), Count::default());
-        Self { app, warm, park, http1, http1_last, keep_alive, thawed }
+        Self { app, warm, http1, http1_last, keep_alive, thawed }
     }
 }
 
@@ -135,9 +134,7 @@ impl<A: App> Protocol for Web<A> {
     }
 
     fn tick(&self) {
-        if let Park::After(grace) = self.park {
-            self.warm.expire(grace);
-        }
+        self.warm.expire();
     }
 }
 

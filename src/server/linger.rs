@@ -9,7 +9,10 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 
 use super::io::{Io, Wire};
+use super::lot::Order;
+use super::protocol::Outcome;
 use super::reason::CloseReason;
+use super::signal::Wait;
 use super::stock::poll_fill;
 
 /// Whether a peer that has `sent` bytes which nobody reads any more should get to read what it was
@@ -26,6 +29,26 @@ pub(super) enum Lingering {
     Waits,
     /// It sends a lot.
     Turn,
+}
+
+/// Goes on with a connection that is closed for `reason` and only waits for the peer to go.
+pub(super) fn go_on<W: Wire>(
+    io: &mut Io<W>,
+    cx: &mut Context<'_>,
+    scrap: &mut BytesMut,
+    most: usize,
+    (order, reason): (Order, CloseReason),
+) -> Outcome {
+    let wait = match discard(io, cx, scrap, most) {
+        // The reason it lingers for stands in its record, too.
+        _ if order.doom.is_some_and(|doom| doom != reason) || order.late.is_some() => {
+            return Outcome::Close(reason);
+        }
+        Lingering::Gone => return Outcome::Close(reason),
+        Lingering::Waits => Wait::Linger,
+        Lingering::Turn => Wait::Turn,
+    };
+    Outcome::Park { wait, moved: false }
 }
 
 /// Throws away what has come, up to `most` bytes.

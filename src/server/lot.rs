@@ -65,6 +65,14 @@ pub(super) struct Order {
     pub(super) doom: Option<CloseReason>,
 }
 
+impl Order {
+    /// Whether it may be closed: then the socket itself is asked first, whatever others have told
+    /// of it.
+    pub(super) fn asks(&self) -> bool {
+        self.doom.is_some() || self.late.is_some()
+    }
+}
+
 /// What came of a signal.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Signalled {

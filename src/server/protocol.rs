@@ -63,8 +63,12 @@ pub(crate) enum Outcome {
     Panicked(Box<dyn Any + Send>),
     /// In other hands, which take over the connection's record and its place, too.
     #[cfg(feature = "http")]
-    Left(Box<dyn FnOnce(Box<dyn Any + Send>) + Send>),
+    Left(Keep),
 }
+
+/// Gives a connection's record to those who have the connection.
+#[cfg(feature = "http")]
+pub(crate) type Keep = Box<dyn FnOnce(Box<dyn Any + Send>) + Send>;
 
 /// The signals that have woken a burst.
 #[derive(Default)]

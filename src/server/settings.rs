@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::reason::Deadline;
 use super::signal::Wait;
 
 /// How long a connection that was closed waits for its peer to go.
@@ -74,7 +75,7 @@ pub(super) struct Ticks {
     write: u32,
     linger: u32,
     /// Where there is none for the first byte, the one for idleness holds from the start.
-    pub(super) first_is_idle: bool,
+    first_is_idle: bool,
 }
 
 impl Ticks {
@@ -102,6 +103,14 @@ impl Ticks {
             idle: ticks(of.idle),
             body: ticks(of.body),
             write: ticks(of.write),
+        }
+    }
+
+    /// As what a deadline that has passed is told.
+    pub(super) fn passed(&self, deadline: Deadline) -> Deadline {
+        match deadline {
+            Deadline::FirstByte if self.first_is_idle => Deadline::Idle,
+            deadline => deadline,
         }
     }
 

@@ -23,7 +23,8 @@ impl Signal {
 
     /// What bursts that wait may want to know. Of the others the next one is told.
     #[cfg(feature = "http")]
-    pub(super) const WAKING: Self = Self(1 | 2 | 4 | 8);
+    pub(super) const WAKING: Self =
+        Self::READABLE.with(Self::CLOSING).with(Self::WRITABLE).with(Self::PUSHED);
 
     pub(super) fn any(self, of: Self) -> bool {
         self.0 & of.0 != 0
@@ -37,7 +38,7 @@ impl Signal {
         Self(self.0 & !of.0)
     }
 
-    pub(super) const fn and(self, other: Self) -> Self {
+    pub(super) const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
@@ -59,7 +60,7 @@ impl BitOr for Signal {
     type Output = Self;
 
     fn bitor(self, other: Self) -> Self {
-        self.and(other)
+        self.with(other)
     }
 }
 

@@ -84,7 +84,12 @@ pub(super) fn poll_land<W: Wire>(
 
     LANDING.with_borrow_mut(|landing| {
         let mut buffer = ReadBuf::new(&mut landing[..most.min(READ)]);
-        ready!(Pin::new(io).poll_read(cx, &mut buffer))?;
+        match ready!(Pin::new(io).poll_read(cx, &mut buffer)) {
+            Ok(()) => {}
+            // A session that was cut off has told all it had to tell.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            Err(error) => return Poll::Ready(Err(error)),
+        }
         take(buffer.filled());
         Poll::Ready(Ok(buffer.filled().len()))
     })

@@ -69,12 +69,6 @@ impl Body for RequestBody {
     }
 }
 
-impl std::fmt::Debug for Share {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Share")
-    }
-}
-
 pin_project! {
     /// The body of a response.
     pub(crate) struct AnswerBody<B> {

@@ -1,7 +1,6 @@
 //! One burst of an HTTP connection.
 
 use std::future::Future;
-use std::io::ErrorKind;
 use std::mem::replace;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -36,7 +35,6 @@ pub(super) struct Burst<'a, W: Wire, A: App> {
     moved: bool,
     /// Requests that it has seen begin.
     served: bool,
-    again: bool,
     /// There was no request yet.
     is_new: bool,
     /// It was busy of late, and keeps hyper's state when it is idle again.
@@ -50,9 +48,6 @@ impl<W: Wire, A: App> Future for Burst<'_, W, A> {
 
     fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Outcome> {
         let this = self.get_mut();
-        if !replace(&mut this.again, true) {
-            return this.begin();
-        }
         match this.suspended.take() {
             Some(thawed) => {
                 // What was true before the service waited need not be so any more.
@@ -61,7 +56,7 @@ impl<W: Wire, A: App> Future for Burst<'_, W, A> {
                 this.moved = false;
                 this.go_on(thawed)
             }
-            None => Poll::Ready(Outcome::Close(CloseReason::Aborted)),
+            None => this.begin(),
         }
     }
 }
@@ -73,7 +68,6 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
             turn,
             moved: false,
             served: false,
-            again: false,
             is_new: false,
             is_warm: false,
             suspended: None,
@@ -96,7 +90,9 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
                 return Poll::Ready(end.map_or(parked, Outcome::Close));
             }
         }
-        self.tell();
+        if let Some(wire) = self.turn.io.wire() {
+            wire.ask(order.asks());
+        }
         let (state, first) = match replace(self.turn.idle, Idle::NEW) {
             Idle::Cold(last) => {
                 self.is_new = matches!(order.wait, Wait::FirstByte | Wait::Handshake);
@@ -131,15 +127,6 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
         }
     }
 
-    /// Tells the socket what has happened to it.
-    fn tell(&mut self) {
-        let order = &self.turn.order;
-        let asks = order.late.is_some() || order.doom.is_some();
-        if let Some(wire) = self.turn.io.wire() {
-            wire.ask(asks);
-        }
-    }
-
     /// Reads until there is a whole head, or nothing more.
     fn read_head(&mut self, first: Bytes) -> Poll<Outcome> {
         let mut cx = Context::from_waker(Waker::noop());
@@ -154,7 +141,6 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
             end = match poll_fill(self.turn.io, &mut cx, &mut bytes) {
                 Poll::Pending => return Poll::Ready(self.nothing_left(bytes, before)),
                 Poll::Ready(Ok(count)) => count == 0,
-                Poll::Ready(Err(error)) if error.kind() == ErrorKind::UnexpectedEof => true,
                 Poll::Ready(Err(_)) => return Poll::Ready(Outcome::Close(CloseReason::Io)),
             };
             if end && bytes.is_empty() {
@@ -192,15 +178,9 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
         if let Some(reason) = order.doom {
             return self.close(reason);
         }
-        match order.late {
-            Some(deadline) if !came && !self.served => {
-                let idle = self.turn.hub.settings.ticks.first_is_idle;
-                return self.close(CloseReason::Deadline(match deadline {
-                    Deadline::FirstByte if idle => Deadline::Idle,
-                    deadline => deadline,
-                }));
-            }
-            _ => {}
+        if let Some(deadline) = order.late.filter(|_| !came && !self.served) {
+            let deadline = self.turn.hub.settings.ticks.passed(deadline);
+            return self.close(CloseReason::Deadline(deadline));
         }
         if matches!(order.wait, Wait::FirstByte | Wait::Handshake) && !self.served {
             return Outcome::Park { wait: Wait::FirstByte, moved: false };
@@ -219,8 +199,8 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
                 lent.budget = self.turn.hub.settings.turn_bytes;
                 lent.is_spent = false;
                 if let Some(wire) = lent.io.wire() {
-                    wire.told(order.signals.and(self.turn.cue.take()));
-                    wire.ask(order.late.is_some() || order.doom.is_some());
+                    wire.told(order.signals.with(self.turn.cue.take()));
+                    wire.ask(order.asks());
                 }
                 (flow.requests(), lent.read, lent.wrote)
             };
@@ -385,18 +365,12 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
     fn linger(&mut self, reason: CloseReason) -> Outcome {
         let order = self.turn.order;
         let mut cx = Context::from_waker(Waker::noop());
-        let most = self.turn.hub.settings.turn_bytes;
-        let lingering = linger::discard(self.turn.io, &mut cx, &mut BytesMut::new(), most);
-        if order.doom.is_some_and(|doom| doom != reason) || order.late.is_some() {
-            return Outcome::Close(reason);
+        let (mut scrap, most) = (BytesMut::new(), self.turn.hub.settings.turn_bytes);
+        let outcome = linger::go_on(self.turn.io, &mut cx, &mut scrap, most, (order, reason));
+        if let Outcome::Park { .. } = outcome {
+            *self.turn.idle = Idle::Busy(Box::new(Busy::Lingers(reason)));
         }
-        let wait = match lingering {
-            Lingering::Gone => return Outcome::Close(reason),
-            Lingering::Waits => Wait::Linger,
-            Lingering::Turn => Wait::Turn,
-        };
-        *self.turn.idle = Idle::Busy(Box::new(Busy::Lingers(reason)));
-        Outcome::Park { wait, moved: false }
+        outcome
     }
 
     /// Closes it with an answer to what did not come in time.

@@ -1,6 +1,7 @@
 //! How far a connection is with its requests, as told by those who take part: hyper, the service,
 //! and the bodies, wherever they are polled.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
@@ -194,5 +195,11 @@ impl Drop for Share {
         if self.bits & BODY != 0 || was_last && self.flow.left.load(SeqCst) {
             self.flow.wake_by_ref();
         }
+    }
+}
+
+impl fmt::Debug for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Share")
     }
 }

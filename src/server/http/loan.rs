@@ -163,8 +163,6 @@ impl<W: Wire> Read for Loan<W> {
                 lent.budget = lent.budget.saturating_sub(count);
                 Poll::Ready(Ok(()))
             }
-            // A session that was cut off has told all it had to tell.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(error)),
         }
     }

@@ -7,7 +7,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::super::builder::{Builder, Plan};
+use super::super::builder::{Builder, Plan, YEAR};
 use super::super::error::StartError;
 use super::super::service::BoxError;
 use super::Web;
@@ -17,7 +17,6 @@ use crate::error::ConfigError;
 
 const OVERLOAD: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
 connection: close\r\ncontent-length: 0\r\n\r\n";
-const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// When an idle connection gives up its HTTP state: buffers of at least 16 KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use std::pin::Pin;
 
 use http::{Request, Response};
 use http_body::Body;
+use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::super::error::StartError;
@@ -62,9 +63,12 @@ where
     fn into_future(self) -> Self::IntoFuture {
         let Self { listen, service, signal, .. } = self;
         Box::pin(async move {
-            let server = Server::builder().listen(listen).mode(Mode::EventDriven).serve(service)?;
+            let token = CancellationToken::new();
+            let builder = Server::builder().listen(listen).mode(Mode::EventDriven);
+            let server = builder.shutdown_token(token.clone()).serve(service)?;
             signal.await;
-            Ok(server.shutdown(std::time::Duration::from_secs(30)).await)
+            token.cancel();
+            Ok(server.wait().await)
         })
     }
 }

@@ -3,8 +3,6 @@
 use std::any::Any;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use super::Park;
@@ -38,9 +36,6 @@ pub(super) struct Warm {
 
 struct Set {
     places: Vec<Place>,
-    most: usize,
-    /// Whether their age in time matters.
-    ages: bool,
     /// The first of the free ones, which are listed by `newer`.
     free: u32,
     oldest: u32,
@@ -58,14 +53,8 @@ struct Place {
 
 impl Warm {
     pub(super) fn new(park: Park) -> Self {
-        let (most, ages) = match park {
-            Park::AtOnce => (0, false),
-            Park::Warm(most) => (most, false),
-            Park::After(_) => (usize::MAX, true),
-        };
         let (places, count) = (Vec::new(), 0);
-        let set =
-            Mutex::new(Set { places, most, ages, free: NIL, oldest: NIL, newest: NIL, count });
+        let set = Mutex::new(Set { places, free: NIL, oldest: NIL, newest: NIL, count });
         Self { set, park, rests: AtomicU32::new(0) }
     }
 
@@ -95,9 +84,11 @@ impl Warm {
     }
 
     pub(super) fn put(&self, state: State) -> Token {
+        let since = matches!(self.park, Park::After(_)).then(Instant::now);
         let mut set = self.set.lock();
-        let pushed_out = if set.count >= set.most { set.remove_oldest() } else { None };
-        let token = set.put(state);
+        let is_full = matches!(self.park, Park::Warm(most) if set.count >= most);
+        let pushed_out = if is_full { set.remove_oldest() } else { None };
+        let token = set.put(state, since);
         drop(set);
         drop(pushed_out);
         token
@@ -112,8 +103,9 @@ impl Warm {
         set.remove(token.index)
     }
 
-    /// Gives up what has been here for longer than `grace`.
-    pub(super) fn expire(&self, grace: Duration) {
+    /// Gives up what has been here for longer than it may.
+    pub(super) fn expire(&self) {
+        let Park::After(grace) = self.park else { return };
         loop {
             let mut set = self.set.lock();
             let oldest = set.places.get(set.oldest as usize);
@@ -128,7 +120,7 @@ impl Warm {
 }
 
 impl Set {
-    fn put(&mut self, state: State) -> Token {
+    fn put(&mut self, state: State, since: Option<Instant>) -> Token {
         let index = match self.free {
             NIL => {
                 let (older, newer) = (NIL, NIL);
@@ -147,7 +139,7 @@ impl Set {
         }
         let place = &mut self.places[index as usize];
         (place.older, place.newer) = (older, NIL);
-        (place.state, place.since) = (Some(state), self.ages.then(Instant::now));
+        (place.state, place.since) = (Some(state), since);
         self.count += 1;
         Token { index, generation: place.generation }
     }
@@ -180,6 +172,8 @@ impl Set {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn number(state: Option<State>) -> Option<u32> {
@@ -207,11 +201,12 @@ mod tests {
 
     #[test]
     fn old_ones_expire() {
-        let warm = Warm::new(Park::After(Duration::from_secs(1)));
+        let mut warm = Warm::new(Park::After(Duration::from_secs(3600)));
         let token = warm.put(Box::new(0u32));
-        warm.expire(Duration::from_secs(3600));
+        warm.expire();
         assert_eq!(warm.count(), 1);
-        warm.expire(Duration::ZERO);
+        warm.park = Park::After(Duration::ZERO);
+        warm.expire();
         assert_eq!((warm.count(), number(warm.take(token))), (0, None));
     }
 
