@@ -66,8 +66,8 @@
 //!
 //! [`Park`] says it. By default the 256 that were busy last stay warm, so that busy connections pay
 //! nothing, and memory is bounded without a timer. Which these are shows when a connection comes
-//! back: after fewer than 256 others it keeps its state from then on, else it gives it up at once. A head that is not whole is held as its bytes,
-//! up to 4 KiB, before hyper sees any of it.
+//! back: after fewer than 256 others it keeps its state from then on, else it gives it up at once. A
+//! head that is not whole is held as its bytes, up to 4 KiB, before hyper sees any of it.
 //!
 //! What was freed may stay with the allocator: after a burst on 10,000 connections at once glibc's
 //! keeps most of the pages that they used, and RSS stays up though the heap is empty. With the warm
