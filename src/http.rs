@@ -87,7 +87,8 @@
 //! # Requests
 //!
 //! Each has the peer's [`Address`](crate::server::Address) in its extensions; with the feature
-//! `axum` also `ConnectInfo<SocketAddr>`, for axum's extractor. Its body is a [`RequestBody`].
+//! `axum` also `ConnectInfo<SocketAddr>`, for axum's extractor; unless
+//! [`connect_info`](crate::server::Builder::connect_info) is off. Its body is a [`RequestBody`].
 //! A service that panics ends its connection, and so does one that returns an error.
 
 pub use crate::server::http::{Http, Park, RequestBody, Serve, Server, serve};

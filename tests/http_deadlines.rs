@@ -11,7 +11,7 @@ use axum::Router;
 use millpond::http::{Park, Server};
 use millpond::server::{Builder, Deadline};
 use support::http::app::App;
-use support::http::own::{HELLO, PARKS, get, nothing_left, post, serve};
+use support::http::server::{HELLO, PARKS, get, nothing_left, post, serve};
 use support::server::{Case, Client, in_all_cases, no_time};
 use support::*;
 use tokio::time::{Instant, sleep, timeout};

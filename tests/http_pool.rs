@@ -8,7 +8,7 @@ use millpond::Pool;
 use millpond::http::Park;
 use millpond::server::CloseReason;
 use support::http::app::App;
-use support::http::own::{HELLO, PARKS, at_rest, get, nothing_left, post, serve};
+use support::http::server::{HELLO, PARKS, at_rest, get, nothing_left, post, serve};
 use support::server::{Case, in_all_cases};
 use support::*;
 

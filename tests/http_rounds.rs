@@ -12,7 +12,7 @@ use millpond::Pool;
 use millpond::http::{Park, Server};
 use support::http::LIMIT;
 use support::http::app::App;
-use support::http::own::{HELLO, at_rest, nothing_left, serve};
+use support::http::server::{HELLO, at_rest, nothing_left, serve};
 use support::multi_for;
 use support::server::{Case, DEDICATED, EVENT_DRIVEN};
 

@@ -12,7 +12,7 @@ use axum::extract::Request;
 use millpond::http::{self, Park, Server};
 use millpond::server::Address;
 use support::http::app::App;
-use support::http::own::{HELLO, PARKS, at_rest, get, nothing_left, post, serve};
+use support::http::server::{HELLO, PARKS, at_rest, get, nothing_left, post, serve};
 use support::server::{Case, Client, in_all_cases, in_both_modes};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -220,6 +220,8 @@ async fn addresses(case: Case) {
             }
         }
     }
+    let server = case.http(Park::AtOnce).connect_info(false).serve(teller()).unwrap();
+    assert_eq!(case.client(&server).await.exchange(HELLO).await, "200 none");
     #[cfg(feature = "axum")]
     {
         use axum::extract::ConnectInfo;

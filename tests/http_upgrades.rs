@@ -16,7 +16,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use millpond::http::Server;
 use support::http::app::App;
-use support::http::own::{HELLO, PARKS, at_rest, nothing_left};
+use support::http::server::{HELLO, PARKS, at_rest, nothing_left};
 use support::server::{Case, Client, in_all_cases};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, split};

@@ -14,7 +14,7 @@ use hyper::{Request, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use millpond::http::{Park, Server};
 use support::http::app::App;
-use support::http::own::{nothing_left, serve};
+use support::http::server::{nothing_left, serve};
 use support::server::{Case, Stream, in_all_cases, no_time};
 use support::*;
 use tokio::net::TcpStream;

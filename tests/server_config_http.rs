@@ -24,6 +24,7 @@ fn each_key_is_what_the_builder_is_told() {
         ("http.park = '1s'", listening().park(Park::After(second))),
         ("http.body_timeout = '1s'", listening().body_timeout(second)),
         ("http.body_timeout = 'never'", listening().body_timeout(None)),
+        ("http.connect_info = false", listening().connect_info(false)),
         ("idle_timeout = '1s'", listening().keep_alive_timeout(second)),
         ("frame_timeout = '1s'", listening().header_timeout(second)),
         ("max_frame = '1KiB'", listening().max_head(1024)),
@@ -42,6 +43,7 @@ fn what_cannot_be_is_told_by_its_path() {
         ("http.park = 'never'", "`http.park` cannot be \"never\""),
         ("http.body_timeout = '0s'", "`http.body_timeout` cannot be"),
         ("http.body_timeout = 5", "`http.body_timeout` cannot be 5"),
+        ("http.connect_info = 1", "`http.connect_info` cannot be 1"),
         ("http.parc = 5", "there is no key `http.parc`"),
         ("http = true", "`http` cannot be true"),
     ];

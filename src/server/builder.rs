@@ -61,6 +61,8 @@ pub(crate) struct Plan {
     pub(super) coalesce: Option<Duration>,
     #[cfg(feature = "http")]
     pub(super) park: Park,
+    #[cfg(feature = "http")]
+    pub(super) connect_info: bool,
 }
 
 impl Plan {
@@ -85,6 +87,8 @@ impl Plan {
             coalesce: None,
             #[cfg(feature = "http")]
             park: Park::default(),
+            #[cfg(feature = "http")]
+            connect_info: true,
         }
     }
 }

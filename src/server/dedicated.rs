@@ -183,6 +183,7 @@ fn poll_order<P: Protocol>(
     if yard.is_killed() {
         return Poll::Ready(None);
     }
+    let mut looks = true;
     if *rest == Rest::Awake {
         let sleeper = Sleeper(cx.waker().clone());
         if yard.park(key, sleeper, wait, &take(tally)) != Signalled::Noted {
@@ -199,6 +200,8 @@ fn poll_order<P: Protocol>(
             _ => false,
         };
         *rest = if blocked { Rest::ParkedBlocked } else { Rest::Parked };
+        // Signals wake it from now on.
+        looks = false;
     }
     let is_ready = net.is_some_and(|net| {
         wait.0 != Wait::Write && net.poll_read_ready(cx).is_ready()
@@ -207,7 +210,7 @@ fn poll_order<P: Protocol>(
     if is_ready {
         return Poll::Ready(yard.take(key, true));
     }
-    match yard.take(key, false) {
+    match looks.then(|| yard.take(key, false)).flatten() {
         Some(order) => Poll::Ready(Some(order)),
         None => Poll::Pending,
     }

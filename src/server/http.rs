@@ -37,6 +37,7 @@ use self::burst::Burst;
 use self::gate::App;
 use self::warm::{Rested, Token, Warm};
 use super::address::Address;
+use super::builder::Plan;
 use super::io::Wire;
 use super::nudge::Nudge;
 use super::protocol::{Outcome, Protocol, Turn};
@@ -51,18 +52,21 @@ pub(super) struct Web<A> {
     /// Without keep-alive.
     http1_last: http1::Builder,
     keep_alive: Option<Duration>,
+    /// Requests tell who the peer is.
+    connect_info: bool,
     thawed: Count,
 }
 
 impl<A: App> Web<A> {
-    fn new(app: A, park: Park, max_head: usize, keep_alive: Option<Duration>) -> Self {
+    fn new(app: A, plan: &Plan) -> Self {
         let mut http1 = http1::Builder::new();
         // Deadlines are the server's.
-        http1.header_read_timeout(None).max_header_size(max_head);
+        http1.header_read_timeout(None).max_header_size(plan.max_frame);
         let mut http1_last = http1.clone();
         http1_last.keep_alive(false);
-        let (warm, thawed) = (Warm::new(park), Count::default());
-        Self { app, warm, http1, http1_last, keep_alive, thawed }
+        let (warm, thawed) = (Warm::new(plan.park), Count::default());
+        let (keep_alive, connect_info) = (plan.deadlines.idle, plan.connect_info);
+        Self { app, warm, http1, http1_last, keep_alive, connect_info, thawed }
     }
 }
 

@@ -9,10 +9,10 @@ pub mod malformed;
 pub mod more_cases;
 pub mod oracle;
 pub mod ours;
-pub mod own;
 pub mod play;
 pub mod reply;
 pub mod script;
+pub mod server;
 pub mod target;
 
 use std::future::Future;

@@ -129,6 +129,9 @@ impl ServerEntry {
         if let Some(timeout) = keys.body_timeout {
             builder = builder.body_timeout(timeout);
         }
+        if let Some(told) = keys.connect_info {
+            builder = builder.connect_info(told);
+        }
         builder
     }
 

@@ -13,6 +13,7 @@ table! {
     WebKeys {
         park: parking::Parking,
         body_timeout: super::value::Deadline,
+        connect_info: super::value::Flag,
     }
 }
 
@@ -24,7 +25,7 @@ pub(super) struct Web;
 
 impl Kind for Web {
     type Value = WebKeys;
-    const ACCEPTED: &'static str = "a table with `park` and `body_timeout`";
+    const ACCEPTED: &'static str = "a table with `park`, `body_timeout` and `connect_info`";
 
     fn table<'de, A: MapAccess<'de>>(path: &str, map: A) -> Result<WebKeys, A::Error> {
         #[cfg(feature = "http")]

@@ -79,8 +79,9 @@ pin_project! {
 }
 
 impl<B: Body> AnswerBody<B> {
-    pub(super) fn new(body: B, flow: Arc<Flow>) -> Self {
-        Self { body, share: Share::new(flow, ANSWER | ANSWER_WAITS, UNFLUSHED) }
+    /// `share`: that of the call it comes from.
+    pub(super) fn new(body: B, share: Share) -> Self {
+        Self { body, share: share.go_on(ANSWER | ANSWER_WAITS, UNFLUSHED) }
     }
 }
 

@@ -54,7 +54,7 @@ impl<W: Wire, A: App> Future for Burst<'_, W, A> {
                 this.turn.order.late = None;
                 this.turn.order.doom = thawed.shared.flow.doom();
                 this.moved = false;
-                this.go_on(thawed)
+                this.go_on(thawed, Io::Lent)
             }
             None => this.begin(),
         }
@@ -119,10 +119,7 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
                 let state: Box<Thawed<W, A>> =
                     state.downcast().expect("each mode has its own connections");
                 let io = replace(self.turn.io, Io::Lent);
-                if !matches!(io, Io::Lent) {
-                    state.shared.lent().io = io;
-                }
-                self.go_on(state)
+                self.go_on(state, io)
             }
         }
     }
@@ -148,17 +145,19 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
             }
         };
         self.turn.tally.read += (bytes.len() - before) as u32;
-        let Some(Ok(address)) = self.turn.io.wire().map(|wire| wire.peer()) else {
-            return Poll::Ready(Outcome::Close(CloseReason::Io));
+        let peer = self.web.connect_info.then(|| self.turn.io.wire().map(|wire| wire.peer()));
+        let peer = match peer.flatten().transpose() {
+            Ok(peer) => peer,
+            Err(_) => return Poll::Ready(Outcome::Close(CloseReason::Io)),
         };
         self.is_new = false;
         let flow = Flow::new((self.turn.nudge)());
         let (io, bytes) = (replace(self.turn.io, Io::Lent), bytes.freeze());
         if found == Head::Http2 {
-            return Poll::Ready(http2::serve(self.web, (flow, address), io, bytes));
+            return Poll::Ready(http2::serve(self.web, (flow, peer), io, bytes));
         }
         let doomed = self.turn.order.doom.is_some();
-        self.go_on(Thawed::new(self.web, doomed, (flow, address), io, bytes))
+        self.go_on(Thawed::new(self.web, doomed, (flow, peer), io, bytes), Io::Lent)
     }
 
     /// No head is whole, and the peer has sent no more.
@@ -188,24 +187,27 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
         Outcome::Park { wait: Wait::Idle, moved: self.served }
     }
 
-    /// Has hyper work until it waits.
-    fn go_on(&mut self, mut thawed: Box<Thawed<W, A>>) -> Poll<Outcome> {
-        let flow = thawed.shared.flow.clone();
+    /// Has hyper work until it waits, on the socket it has or gets.
+    fn go_on(&mut self, mut thawed: Box<Thawed<W, A>>, mut io: Io<W>) -> Poll<Outcome> {
         let order = self.turn.order;
         let mut polls = 0;
         loop {
             let (requests, read, wrote) = {
                 let mut lent = thawed.shared.lent();
+                if !matches!(io, Io::Lent) {
+                    lent.io = replace(&mut io, Io::Lent);
+                }
                 lent.budget = self.turn.hub.settings.turn_bytes;
                 lent.is_spent = false;
                 if let Some(wire) = lent.io.wire() {
                     wire.told(order.signals.with(self.turn.cue.take()));
                     wire.ask(order.asks());
                 }
-                (flow.requests(), lent.read, lent.wrote)
+                (thawed.shared.flow.requests(), lent.read, lent.wrote)
             };
-            flow.poll_begins();
+            thawed.shared.flow.poll_begins();
             let polled = catch_unwind(AssertUnwindSafe(|| thawed.poll()));
+            let flow = &thawed.shared.flow;
             let again = flow.poll_ends();
             let begun = flow.requests() - requests;
             self.served |= begun > 0;

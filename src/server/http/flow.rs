@@ -3,8 +3,8 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use std::task::{Wake, Waker};
 
 use super::super::nudge::Nudge;
@@ -27,10 +27,12 @@ pub(super) const UNFLUSHED: u8 = 64;
 /// The body of the request was not read to its end, and will not be.
 pub(super) const CUT: u8 = 128;
 
-/// Hyper is not polled.
-const RESTING: u8 = 0;
+/// Above the bits stands how many shares there are.
+const SHARE: u32 = 1 << 8;
+
+/// Hyper is polled.
 const POLLED: u8 = 1;
-/// It is, and must be polled again.
+/// It was woken since the last poll began.
 const WOKEN: u8 = 2;
 
 /// Those who wait for a socket that was left to them.
@@ -44,11 +46,10 @@ pub(super) enum Listener {
 /// Wakes the connection, too: it is the waker that hyper is polled with.
 pub(super) struct Flow {
     nudge: Nudge,
-    bits: AtomicU8,
-    /// Requests that were begun.
+    state: AtomicU32,
+    /// Requests that were begun. Counted, as is the size of the body, where hyper is polled, so by
+    /// one at a time.
     requests: AtomicU64,
-    /// Of these, how many are under way.
-    busy: AtomicUsize,
     /// How many bytes the body of the last one has; `u64::MAX` if that was not said.
     body: AtomicU64,
     /// A request has asked for an upgrade.
@@ -62,40 +63,44 @@ impl Flow {
     pub(super) fn new(nudge: Nudge) -> Self {
         Self {
             nudge,
-            bits: AtomicU8::new(0),
+            state: AtomicU32::new(0),
             requests: AtomicU64::new(0),
-            busy: AtomicUsize::new(0),
             body: AtomicU64::new(0),
             upgrade: AtomicBool::new(false),
-            polls: AtomicU8::new(RESTING),
+            polls: AtomicU8::new(0),
             left: AtomicBool::new(false),
             listeners: Mutex::new([const { None }; 3]),
         }
     }
 
     pub(super) fn bits(&self) -> u8 {
-        self.bits.load(SeqCst)
+        self.state.load(SeqCst) as u8
     }
 
     // Looking costs less than writing what is there already.
     pub(super) fn set(&self, bits: u8) {
         if self.bits() & bits != bits {
-            self.bits.fetch_or(bits, SeqCst);
+            self.state.fetch_or(bits.into(), SeqCst);
         }
     }
 
     pub(super) fn clear(&self, bits: u8) {
         if self.bits() & bits != 0 {
-            self.bits.fetch_and(!bits, SeqCst);
+            self.state.fetch_and(!u32::from(bits), SeqCst);
         }
     }
 
+    fn change(&self, change: impl Fn(u32) -> u32) -> u32 {
+        let changed = self.state.fetch_update(SeqCst, SeqCst, |state| Some(change(state)));
+        changed.unwrap_or_else(|state| state)
+    }
+
     pub(super) fn requests(&self) -> u64 {
-        self.requests.load(SeqCst)
+        self.requests.load(Relaxed)
     }
 
     pub(super) fn last_body(&self) -> Option<u64> {
-        Some(self.body.load(SeqCst)).filter(|bytes| *bytes != u64::MAX)
+        Some(self.body.load(Relaxed)).filter(|bytes| *bytes != u64::MAX)
     }
 
     /// A request begins.
@@ -103,19 +108,20 @@ impl Flow {
         if upgrade {
             self.upgrade.store(true, SeqCst);
         }
-        self.requests.fetch_add(1, SeqCst);
-        self.body.store(body.unwrap_or(u64::MAX), SeqCst);
+        self.requests.store(self.requests() + 1, Relaxed);
+        self.body.store(body.unwrap_or(u64::MAX), Relaxed);
         self.clear(CUT);
     }
 
-    /// Whoever wakes it from now on has it polled again.
+    /// Whoever wakes it from now on has it polled again. Those who know of that too late have the
+    /// connection taken up once more.
     pub(super) fn poll_begins(&self) {
-        self.polls.store(POLLED, SeqCst);
+        self.polls.store(POLLED, Relaxed);
     }
 
     /// Whether it is to be polled again at once.
     pub(super) fn poll_ends(&self) -> bool {
-        self.polls.swap(RESTING, SeqCst) == WOKEN
+        self.polls.swap(0, SeqCst) & WOKEN != 0
     }
 
     pub(super) fn may_upgrade(&self) -> bool {
@@ -123,7 +129,7 @@ impl Flow {
     }
 
     pub(super) fn is_busy(&self) -> bool {
-        self.busy.load(SeqCst) > 0
+        self.state.load(SeqCst) >= SHARE
     }
 
     pub(super) fn is_killed(&self) -> bool {
@@ -159,8 +165,7 @@ impl Wake for Flow {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.left.load(SeqCst) {
-            let polled = self.polls.compare_exchange(POLLED, WOKEN, SeqCst, SeqCst);
-            if polled == Err(RESTING) {
+            if self.polls.fetch_or(WOKEN, SeqCst) & POLLED == 0 {
                 self.nudge.push();
             }
             return;
@@ -180,17 +185,29 @@ pub(super) struct Share {
 
 impl Share {
     pub(super) fn new(flow: Arc<Flow>, bits: u8, over: u8) -> Self {
-        flow.set(bits & (CALL | ANSWER | BODY));
-        flow.busy.fetch_add(1, SeqCst);
+        flow.change(|state| (state | begun(bits)) + SHARE);
         Self { flow, bits, over }
     }
+
+    /// It is over, and the next thing begins.
+    pub(super) fn go_on(mut self, bits: u8, over: u8) -> Self {
+        let ended = |state| (state | u32::from(self.over)) & !u32::from(self.bits);
+        self.flow.change(|state| ended(state) | begun(bits));
+        (self.bits, self.over) = (bits, over);
+        self
+    }
+}
+
+/// What is true at the beginning already.
+fn begun(bits: u8) -> u32 {
+    (bits & (CALL | ANSWER | BODY)).into()
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.flow.set(self.over);
-        self.flow.clear(self.bits);
-        let was_last = self.flow.busy.fetch_sub(1, SeqCst) == 1;
+        let ended = |state| (state | u32::from(self.over)) & !u32::from(self.bits);
+        let before = self.flow.change(|state| ended(state) - SHARE);
+        let was_last = before / SHARE == 1;
         // Dropped elsewhere, nobody else would look whether that was all.
         if self.bits & BODY != 0 || was_last && self.flow.left.load(SeqCst) {
             self.flow.wake_by_ref();

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use http::{Request, Response};
 use http_body::Body;
@@ -46,25 +46,35 @@ where
 pub(super) struct Gate<A> {
     pub(super) app: A,
     pub(super) flow: Arc<Flow>,
-    pub(super) address: Address,
+    /// For the requests to tell.
+    pub(super) peer: Option<Address>,
 }
 
 impl<A: App> hyper::service::Service<Request<Incoming>> for Gate<A> {
     type Response = Response<AnswerBody<A::Answer>>;
-    type Error = A::Error;
+    type Error = BoxError;
     type Future = Call<A>;
 
     fn call(&self, request: Request<Incoming>) -> Call<A> {
         let upgrade = request.extensions().get::<OnUpgrade>().is_some();
         self.flow.begin(request.body().size_hint().exact(), upgrade);
         let mut request = request.map(|incoming| RequestBody::new(incoming, &self.flow));
-        request.extensions_mut().insert(self.address);
-        #[cfg(feature = "axum")]
-        if let Address::Tcp(address) = self.address {
-            request.extensions_mut().insert(axum::extract::ConnectInfo(address));
+        if let Some(peer) = self.peer {
+            request.extensions_mut().insert(peer);
+            #[cfg(feature = "axum")]
+            if let Address::Tcp(peer) = peer {
+                request.extensions_mut().insert(axum::extract::ConnectInfo(peer));
+            }
         }
-        let share = Share::new(self.flow.clone(), CALL | CALL_WAITS, 0);
-        Call { app: self.app.clone(), request: Some(request), future: None, share }
+        let share = Some(Share::new(self.flow.clone(), CALL | CALL_WAITS, 0));
+        let mut app = self.app.clone();
+        // Most are always ready: those are called without being put aside first.
+        let stage = match app.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Stage::Called { future: app.call(request) },
+            Poll::Ready(Err(error)) => Stage::Failed { error: Some(error.into()) },
+            Poll::Pending => Stage::Waits { app, request: Some(request) },
+        };
+        Call { stage, share }
     }
 }
 
@@ -73,35 +83,48 @@ pin_project! {
     where
         A: Service<Request<RequestBody>>,
     {
-        app: A,
-        request: Option<Request<RequestBody>>,
         #[pin]
-        future: Option<A::Future>,
-        share: Share,
+        stage: Stage<A, A::Future>,
+        // None once there is an answer.
+        share: Option<Share>,
+    }
+}
+
+pin_project! {
+    #[project = StageNow]
+    enum Stage<A, F> {
+        Waits { app: A, request: Option<Request<RequestBody>> },
+        Called { #[pin] future: F },
+        Failed { error: Option<BoxError> },
     }
 }
 
 impl<A: App> Future for Call<A> {
-    type Output = Result<Response<AnswerBody<A::Answer>>, A::Error>;
+    type Output = Result<Response<AnswerBody<A::Answer>>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let flow = &this.share.flow;
-        flow.clear(BODY_WAITS);
-        if this.future.is_none() {
-            if this.app.poll_ready(cx)?.is_pending() {
-                flow.set(CALL_WAITS);
-                return Poll::Pending;
+        let share = this.share.as_ref().expect("it was not answered yet");
+        share.flow.clear(BODY_WAITS);
+        let answered = loop {
+            match this.stage.as_mut().project() {
+                StageNow::Called { future } => break future.poll(cx).map_err(Into::into),
+                StageNow::Failed { error } => break Poll::Ready(Err(error.take().expect("once"))),
+                StageNow::Waits { app, request } => match app.poll_ready(cx).map_err(Into::into)? {
+                    Poll::Pending => break Poll::Pending,
+                    Poll::Ready(()) => {
+                        let request = request.take().expect("it was not called yet");
+                        let future = app.call(request);
+                        this.stage.set(Stage::Called { future });
+                    }
+                },
             }
-            let request = this.request.take().expect("it was not called yet");
-            this.future.set(Some(this.app.call(request)));
-        }
-        let Poll::Ready(answered) = this.future.as_pin_mut().expect("it was called").poll(cx)
-        else {
-            flow.set(CALL_WAITS);
+        };
+        let Poll::Ready(answered) = answered else {
+            share.flow.set(CALL_WAITS);
             return Poll::Pending;
         };
-        flow.clear(CALL_WAITS);
-        Poll::Ready(answered.map(|answer| answer.map(|body| AnswerBody::new(body, flow.clone()))))
+        let share = this.share.take().expect("it was not answered yet");
+        Poll::Ready(answered.map(|answer| answer.map(|body| AnswerBody::new(body, share))))
     }
 }

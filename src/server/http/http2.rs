@@ -46,13 +46,13 @@ struct Task<W: Wire, A: App> {
 /// Leaves the connection to a task.
 pub(super) fn serve<W: Wire, A: App>(
     web: &Web<A>,
-    (flow, address): (Flow, Address),
+    (flow, peer): (Flow, Option<Address>),
     io: Io<W>,
     first: Bytes,
 ) -> Outcome {
     let shared = Shared::new(flow, io, first);
     let flow = shared.flow.clone();
-    let gate = Gate { app: web.app.clone(), flow: flow.clone(), address };
+    let gate = Gate { app: web.app.clone(), flow: flow.clone(), peer };
     let hyper = Box::pin(Builder::new(Spawn).serve_connection(Loan(shared.clone()), gate));
     let (keep_alive, is_last) = (web.keep_alive, false);
     let task = Task { hyper, flow, keep_alive, idle: None, is_last, _one: web.thawed.one() };

@@ -40,15 +40,20 @@ pub(super) struct Lent<W> {
     pub(super) is_blocked: bool,
     /// The end of hyper's state is not the connection's.
     pub(super) keeps: bool,
-    /// How much hyper was given since it had no bytes left over.
-    since: u64,
-    /// How long the head is that these begin with, if they came with its end.
-    head: Option<u64>,
-    /// How many requests there had been.
+    given: Given,
+    /// How many requests there had been when hyper had no bytes left over.
     requests: u64,
 }
 
-impl<W> Lent<W> {
+/// What hyper was given since it had no bytes left over.
+#[derive(Default)]
+struct Given {
+    since: u64,
+    /// How long the head is that these begin with, if they came with its end.
+    head: Option<u64>,
+}
+
+impl Given {
     fn note(&mut self, bytes: &[u8]) {
         if self.since == 0 {
             let whole = bytes.ends_with(b"\r\n\r\n");
@@ -63,21 +68,20 @@ impl<W: Wire> Shared<W> {
     pub(super) fn new(flow: Flow, io: Io<W>, first: Bytes) -> Arc<Self> {
         let flow = Arc::new(flow);
         let waker = Waker::from(flow.clone());
-        let mut lent = Lent {
+        let mut given = Given::default();
+        given.note(&first);
+        let lent = Lent {
             io,
-            first: Bytes::new(),
+            first,
             read: 0,
             wrote: 0,
             budget: 0,
             is_spent: false,
             is_blocked: false,
             keeps: false,
-            since: 0,
-            head: None,
+            given,
             requests: 0,
         };
-        lent.note(&first);
-        lent.first = first;
         Arc::new(Self { flow, waker, lent: Mutex::new(lent), keeper: Mutex::new(None) })
     }
 
@@ -89,14 +93,14 @@ impl<W: Wire> Shared<W> {
     /// given was one whole request.
     pub(super) fn take_clean(&self) -> Option<Io<W>> {
         let mut lent = self.lent.lock();
-        let (head, body) = (lent.head, self.flow.last_body());
+        let (head, body) = (lent.given.head, self.flow.last_body());
         let whole = head.zip(body).and_then(|(head, body)| head.checked_add(body));
         let clean = match self.flow.requests() - lent.requests {
-            0 => lent.since == 0,
-            requests => requests == 1 && whole == Some(lent.since),
+            0 => lent.given.since == 0,
+            requests => requests == 1 && whole == Some(lent.given.since),
         };
         clean.then(|| {
-            (lent.since, lent.head, lent.requests) = (0, None, self.flow.requests());
+            (lent.given, lent.requests) = (Given::default(), self.flow.requests());
             std::mem::replace(&mut lent.io, Io::Lent)
         })
     }
@@ -151,20 +155,13 @@ impl<W: Wire> Read for Loan<W> {
             return Poll::Pending;
         }
         let room = buffer.remaining();
-        let mut io = std::mem::replace(&mut lent.io, Io::Lent);
-        let polled = poll_land(&mut io, cx, room, |bytes| {
+        let count = ready!(poll_land(&mut lent.io, cx, room, |bytes| {
             buffer.put_slice(bytes);
-            lent.note(bytes);
-        });
-        lent.io = io;
-        match ready!(polled) {
-            Ok(count) => {
-                lent.read += count as u64;
-                lent.budget = lent.budget.saturating_sub(count);
-                Poll::Ready(Ok(()))
-            }
-            Err(error) => Poll::Ready(Err(error)),
-        }
+            lent.given.note(bytes);
+        }))?;
+        lent.read += count as u64;
+        lent.budget = lent.budget.saturating_sub(count);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -81,10 +81,17 @@ impl Builder<Http> {
     }
 
     /// The largest head of a request, in bytes; the answer to a larger one is 431. Another name of
-    /// [`max_frame`](Self::max_frame). Default 408 KiB, as
-    /// hyper's.
+    /// [`max_frame`](Self::max_frame). Default 408 KiB, as hyper's.
     pub fn max_head(self, bytes: usize) -> Self {
         self.max_frame(bytes)
+    }
+
+    /// Whether requests tell who the peer is: by its [`Address`](crate::server::Address) in their
+    /// extensions and, with the feature `axum`, by `ConnectInfo<SocketAddr>`. It costs some
+    /// allocations per request. Default `true`.
+    pub fn connect_info(mut self, told: bool) -> Self {
+        self.plan.connect_info = told;
+        self
     }
 
     pub(in crate::server) fn check_park(&self) -> Result<(), ConfigError> {
@@ -115,8 +122,7 @@ impl Builder<Http> {
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
         self.check_park()?;
-        let keep_alive = self.plan.deadlines.idle;
-        let web = Web::new(service, self.plan.park, self.plan.max_frame, keep_alive);
+        let web = Web::new(service, &self.plan);
         let thawed = web.thawed.clone();
         Ok(Server::new(self.plan.start(web)?, thawed))
     }

@@ -28,12 +28,12 @@ impl<W: Wire, A: App> Thawed<W, A> {
     pub(super) fn new(
         web: &Web<A>,
         is_last: bool,
-        (flow, address): (Flow, Address),
+        (flow, peer): (Flow, Option<Address>),
         io: Io<W>,
         first: Bytes,
     ) -> Box<Self> {
         let shared = Shared::new(flow, io, first);
-        let gate = Gate { app: web.app.clone(), flow: shared.flow.clone(), address };
+        let gate = Gate { app: web.app.clone(), flow: shared.flow.clone(), peer };
         let builder = if is_last { &web.http1_last } else { &web.http1 };
         let hyper = builder.serve_connection(Loan(shared.clone()), gate).with_upgrades();
         Box::new(Self { hyper, shared, is_last, _one: web.thawed.one() })
