@@ -17,6 +17,7 @@ mod loan;
 mod options;
 mod running;
 mod short;
+mod spare;
 mod thawed;
 mod warm;
 
@@ -35,6 +36,7 @@ pub use self::short::{Serve, serve};
 
 use self::burst::Burst;
 use self::gate::App;
+use self::spare::Spares;
 use self::warm::{Rested, Token, Warm};
 use super::address::Address;
 use super::builder::Plan;
@@ -48,6 +50,7 @@ use super::signal::Signal;
 pub(super) struct Web<A> {
     app: A,
     warm: Warm,
+    spares: Spares,
     http1: http1::Builder,
     /// Without keep-alive.
     http1_last: http1::Builder,
@@ -66,7 +69,8 @@ impl<A: App> Web<A> {
         http1_last.keep_alive(false);
         let (warm, thawed) = (Warm::new(plan.park), Count::default());
         let (keep_alive, connect_info) = (plan.deadlines.idle, plan.connect_info);
-        Self { app, warm, http1, http1_last, keep_alive, connect_info, thawed }
+        let spares = Spares::new();
+        Self { app, warm, spares, http1, http1_last, keep_alive, connect_info, thawed }
     }
 }
 

@@ -24,6 +24,7 @@ pub(super) trait Signals: Send + Sync {
 }
 
 /// Reaches one connection; after its end it reaches nothing.
+#[derive(Clone)]
 pub(crate) struct Nudge {
     to: Arc<dyn Signals>,
     key: Key,

@@ -15,7 +15,7 @@ use super::super::protocol::{Outcome, Turn};
 use super::super::reason::{CloseReason, Deadline};
 use super::super::signal::Wait;
 use super::super::stock::poll_fill;
-use super::flow::{ANSWER, ANSWER_WAITS, BODY, BODY_WAITS, CALL, CALL_WAITS, CUT, Flow, UNFLUSHED};
+use super::flow::{ANSWER, ANSWER_WAITS, BODY, BODY_WAITS, CALL, CALL_WAITS, CUT, UNFLUSHED};
 use super::gate::App;
 use super::head::{self, Head};
 use super::thawed::Thawed;
@@ -151,13 +151,13 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
             Err(_) => return Poll::Ready(Outcome::Close(CloseReason::Io)),
         };
         self.is_new = false;
-        let flow = Flow::new((self.turn.nudge)());
+        let to = ((self.turn.nudge)(), peer);
         let (io, bytes) = (replace(self.turn.io, Io::Lent), bytes.freeze());
         if found == Head::Http2 {
-            return Poll::Ready(http2::serve(self.web, (flow, peer), io, bytes));
+            return Poll::Ready(http2::serve(self.web, to, io, bytes));
         }
         let doomed = self.turn.order.doom.is_some();
-        self.go_on(Thawed::new(self.web, doomed, (flow, peer), io, bytes), Io::Lent)
+        self.go_on(Thawed::new(self.web, doomed, to, io, bytes), Io::Lent)
     }
 
     /// No head is whole, and the peer has sent no more.
@@ -301,10 +301,14 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
     fn idle(&mut self, thawed: Box<Thawed<W, A>>) -> Poll<Outcome> {
         let last = self.web.warm.comes_to_rest();
         let keeps = self.is_warm && self.turn.order.doom.is_none();
-        if let Some(io) = keeps.then(|| thawed.shared.take_clean()).flatten() {
+        let reuses = !keeps && thawed.is_reusable();
+        if let Some(io) = (keeps || reuses).then(|| thawed.shared.take_clean()).flatten() {
             *self.turn.io = io;
             let outcome = self.nothing_left(BytesMut::new(), 0);
-            if let Outcome::Park { .. } = outcome {
+            if reuses {
+                *self.turn.idle = Idle::Cold(last);
+                thawed.spare(self.web);
+            } else if let Outcome::Park { .. } = outcome {
                 *self.turn.idle = Idle::Warm(self.web.warm.put(thawed));
             }
             return Poll::Ready(outcome);

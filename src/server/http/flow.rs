@@ -7,6 +7,9 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use std::task::{Wake, Waker};
 
+use http::Version;
+
+use super::super::address::Address;
 use super::super::nudge::Nudge;
 use super::super::reason::CloseReason;
 use crate::sync::Mutex;
@@ -45,7 +48,8 @@ pub(super) enum Listener {
 
 /// Wakes the connection, too: it is the waker that hyper is polled with.
 pub(super) struct Flow {
-    nudge: Nudge,
+    /// Of no connection while it is spare.
+    to: Mutex<To>,
     state: AtomicU32,
     /// Requests that were begun. Counted, as is the size of the body, where hyper is polled, so by
     /// one at a time.
@@ -54,19 +58,30 @@ pub(super) struct Flow {
     body: AtomicU64,
     /// A request has asked for an upgrade.
     upgrade: AtomicBool,
+    /// One was of HTTP/1.0, which hyper remembers.
+    is_old: AtomicBool,
     polls: AtomicU8,
     left: AtomicBool,
     listeners: Mutex<[Option<Waker>; 3]>,
 }
 
+/// The connection whose flow it is.
+#[derive(Default)]
+struct To {
+    nudge: Option<Nudge>,
+    /// For the requests to tell.
+    peer: Option<Address>,
+}
+
 impl Flow {
-    pub(super) fn new(nudge: Nudge) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            nudge,
+            to: Mutex::new(To::default()),
             state: AtomicU32::new(0),
             requests: AtomicU64::new(0),
             body: AtomicU64::new(0),
             upgrade: AtomicBool::new(false),
+            is_old: AtomicBool::new(false),
             polls: AtomicU8::new(0),
             left: AtomicBool::new(false),
             listeners: Mutex::new([const { None }; 3]),
@@ -103,10 +118,38 @@ impl Flow {
         Some(self.body.load(Relaxed)).filter(|bytes| *bytes != u64::MAX)
     }
 
+    /// It is a connection's from now on.
+    pub(super) fn attach(&self, nudge: Nudge, peer: Option<Address>) {
+        self.requests.store(0, Relaxed);
+        *self.to.lock() = To { nudge: Some(nudge), peer };
+    }
+
+    /// Wakers that have outlived their requests reach nothing any more.
+    pub(super) fn detach(&self) {
+        let before = std::mem::take(&mut *self.to.lock());
+        drop(before);
+    }
+
+    fn nudge(&self) -> Option<Nudge> {
+        self.to.lock().nudge.clone()
+    }
+
+    pub(super) fn peer(&self) -> Option<Address> {
+        self.to.lock().peer
+    }
+
+    /// Whether what hyper knows after its last request is what it knew before its first.
+    pub(super) fn is_as_new(&self) -> bool {
+        self.state.load(SeqCst) == 0 && !self.may_upgrade() && !self.is_old.load(Relaxed)
+    }
+
     /// A request begins.
-    pub(super) fn begin(&self, body: Option<u64>, upgrade: bool) {
+    pub(super) fn begin(&self, version: Version, body: Option<u64>, upgrade: bool) {
         if upgrade {
             self.upgrade.store(true, SeqCst);
+        }
+        if version != Version::HTTP_11 {
+            self.is_old.store(true, Relaxed);
         }
         self.requests.store(self.requests() + 1, Relaxed);
         self.body.store(body.unwrap_or(u64::MAX), Relaxed);
@@ -133,11 +176,11 @@ impl Flow {
     }
 
     pub(super) fn is_killed(&self) -> bool {
-        self.nudge.hub().killed.load(SeqCst)
+        self.nudge().is_some_and(|nudge| nudge.hub().killed.load(SeqCst))
     }
 
     pub(super) fn doom(&self) -> Option<CloseReason> {
-        self.nudge.doom_of()
+        self.nudge()?.doom_of()
     }
 
     pub(super) fn listen(&self, who: Listener, waker: &Waker) {
@@ -152,7 +195,9 @@ impl Flow {
     pub(super) fn leave(self: &Arc<Self>) {
         self.left.store(true, SeqCst);
         let waker = Waker::from(self.clone());
-        self.nudge.listen(&waker);
+        if let Some(nudge) = self.nudge() {
+            nudge.listen(&waker);
+        }
         // They may have looked at the socket before.
         waker.wake();
     }
@@ -166,7 +211,9 @@ impl Wake for Flow {
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.left.load(SeqCst) {
             if self.polls.fetch_or(WOKEN, SeqCst) & POLLED == 0 {
-                self.nudge.push();
+                if let Some(nudge) = self.nudge() {
+                    nudge.push();
+                }
             }
             return;
         }

@@ -46,8 +46,8 @@ where
 pub(super) struct Gate<A> {
     pub(super) app: A,
     pub(super) flow: Arc<Flow>,
-    /// For the requests to tell.
-    pub(super) peer: Option<Address>,
+    /// Whether requests tell who the peer is.
+    pub(super) connect_info: bool,
 }
 
 impl<A: App> hyper::service::Service<Request<Incoming>> for Gate<A> {
@@ -57,9 +57,9 @@ impl<A: App> hyper::service::Service<Request<Incoming>> for Gate<A> {
 
     fn call(&self, request: Request<Incoming>) -> Call<A> {
         let upgrade = request.extensions().get::<OnUpgrade>().is_some();
-        self.flow.begin(request.body().size_hint().exact(), upgrade);
+        self.flow.begin(request.version(), request.body().size_hint().exact(), upgrade);
         let mut request = request.map(|incoming| RequestBody::new(incoming, &self.flow));
-        if let Some(peer) = self.peer {
+        if let Some(peer) = self.connect_info.then(|| self.flow.peer()).flatten() {
             request.extensions_mut().insert(peer);
             #[cfg(feature = "axum")]
             if let Address::Tcp(peer) = peer {

@@ -13,6 +13,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::super::Address;
 use super::super::io::{Io, Wire};
+use super::super::nudge::Nudge;
 use super::super::protocol::Outcome;
 use super::flow::{Flow, Listener};
 use super::gate::{App, Gate};
@@ -46,13 +47,14 @@ struct Task<W: Wire, A: App> {
 /// Leaves the connection to a task.
 pub(super) fn serve<W: Wire, A: App>(
     web: &Web<A>,
-    (flow, peer): (Flow, Option<Address>),
+    (nudge, peer): (Nudge, Option<Address>),
     io: Io<W>,
     first: Bytes,
 ) -> Outcome {
-    let shared = Shared::new(flow, io, first);
+    let shared = Shared::new();
+    shared.attach((nudge, peer), io, first);
     let flow = shared.flow.clone();
-    let gate = Gate { app: web.app.clone(), flow: flow.clone(), peer };
+    let gate = Gate { app: web.app.clone(), flow: flow.clone(), connect_info: web.connect_info };
     let hyper = Box::pin(Builder::new(Spawn).serve_connection(Loan(shared.clone()), gate));
     let (keep_alive, is_last) = (web.keep_alive, false);
     let task = Task { hyper, flow, keep_alive, idle: None, is_last, _one: web.thawed.one() };

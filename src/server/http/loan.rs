@@ -10,11 +10,17 @@ use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::AsyncWrite;
 
+use super::super::address::Address;
 use super::super::io::{Io, Wire};
+use super::super::nudge::Nudge;
 use super::super::stock::poll_land;
 use super::flow::{Flow, Listener, UNFLUSHED};
 use super::head;
 use crate::sync::{Mutex, MutexGuard};
+
+/// What may be read and written for a request, for hyper's buffers to be as they were.
+const SMALL_READ: u64 = 16 * 1024;
+const SMALL_WRITE: u64 = 64 * 1024;
 
 pub(super) struct Shared<W> {
     pub(super) flow: Arc<Flow>,
@@ -51,6 +57,8 @@ struct Given {
     since: u64,
     /// How long the head is that these begin with, if they came with its end.
     head: Option<u64>,
+    /// How much it has written since.
+    wrote: u64,
 }
 
 impl Given {
@@ -65,24 +73,31 @@ impl Given {
 }
 
 impl<W: Wire> Shared<W> {
-    pub(super) fn new(flow: Flow, io: Io<W>, first: Bytes) -> Arc<Self> {
-        let flow = Arc::new(flow);
+    /// Of no connection yet.
+    pub(super) fn new() -> Arc<Self> {
+        let flow = Arc::new(Flow::new());
         let waker = Waker::from(flow.clone());
-        let mut given = Given::default();
-        given.note(&first);
         let lent = Lent {
-            io,
-            first,
+            io: Io::Lent,
+            first: Bytes::new(),
             read: 0,
             wrote: 0,
             budget: 0,
             is_spent: false,
             is_blocked: false,
             keeps: false,
-            given,
+            given: Given::default(),
             requests: 0,
         };
         Arc::new(Self { flow, waker, lent: Mutex::new(lent), keeper: Mutex::new(None) })
+    }
+
+    /// For a connection, of which `first` was read already.
+    pub(super) fn attach(&self, (nudge, peer): (Nudge, Option<Address>), io: Io<W>, first: Bytes) {
+        self.flow.attach(nudge, peer);
+        let mut lent = self.lent.lock();
+        lent.given.note(&first);
+        (lent.io, lent.first, lent.requests) = (io, first, 0);
     }
 
     pub(super) fn lent(&self) -> MutexGuard<'_, Lent<W>> {
@@ -95,11 +110,13 @@ impl<W: Wire> Shared<W> {
         let mut lent = self.lent.lock();
         let (head, body) = (lent.given.head, self.flow.last_body());
         let whole = head.zip(body).and_then(|(head, body)| head.checked_add(body));
+        // A buffer that has grown is not kept for small requests.
+        let is_small = lent.given.since <= SMALL_READ && lent.given.wrote <= SMALL_WRITE;
         let clean = match self.flow.requests() - lent.requests {
             0 => lent.given.since == 0,
             requests => requests == 1 && whole == Some(lent.given.since),
         };
-        clean.then(|| {
+        (is_small && clean).then(|| {
             (lent.given, lent.requests) = (Given::default(), self.flow.requests());
             std::mem::replace(&mut lent.io, Io::Lent)
         })
@@ -178,6 +195,7 @@ impl<W: Wire> Write for Loan<W> {
         lent.is_blocked = polled.is_pending();
         if let Poll::Ready(Ok(count)) = &polled {
             lent.wrote += *count as u64;
+            lent.given.wrote += *count as u64;
         }
         polled
     }

@@ -10,7 +10,8 @@ use hyper::server::conn::http1::UpgradeableConnection;
 
 use super::super::address::Address;
 use super::super::io::{Io, Wire};
-use super::flow::{CUT, Flow};
+use super::super::nudge::Nudge;
+use super::flow::CUT;
 use super::gate::{App, Gate};
 use super::loan::{Loan, Shared};
 use super::{One, Web};
@@ -20,23 +21,44 @@ pub(super) struct Thawed<W: Wire, A: App> {
     pub(super) shared: Arc<Shared<W>>,
     /// Hyper was asked to end it after what is under way.
     is_last: bool,
-    _one: One,
+    /// None while it is spare.
+    one: Option<One>,
 }
 
 impl<W: Wire, A: App> Thawed<W, A> {
-    /// Over a socket, of which `first` was read already.
+    /// For a socket, of which `first` was read already.
     pub(super) fn new(
         web: &Web<A>,
         is_last: bool,
-        (flow, peer): (Flow, Option<Address>),
+        to: (Nudge, Option<Address>),
         io: Io<W>,
         first: Bytes,
     ) -> Box<Self> {
-        let shared = Shared::new(flow, io, first);
-        let gate = Gate { app: web.app.clone(), flow: shared.flow.clone(), peer };
+        let spare = if is_last { None } else { web.spares.take() };
+        let mut thawed = spare.unwrap_or_else(|| Self::build(web, is_last));
+        thawed.one = Some(web.thawed.one());
+        thawed.shared.attach(to, io, first);
+        thawed
+    }
+
+    fn build(web: &Web<A>, is_last: bool) -> Box<Self> {
+        let (shared, connect_info) = (Shared::new(), web.connect_info);
+        let gate = Gate { app: web.app.clone(), flow: shared.flow.clone(), connect_info };
         let builder = if is_last { &web.http1_last } else { &web.http1 };
         let hyper = builder.serve_connection(Loan(shared.clone()), gate).with_upgrades();
-        Box::new(Self { hyper, shared, is_last, _one: web.thawed.one() })
+        Box::new(Self { hyper, shared, is_last, one: None })
+    }
+
+    /// Whether another connection can have it, once its socket was taken away clean.
+    pub(super) fn is_reusable(&self) -> bool {
+        !self.is_last && self.shared.flow.is_as_new()
+    }
+
+    /// Leaves it to another connection.
+    pub(super) fn spare(mut self: Box<Self>, web: &Web<A>) {
+        self.one = None;
+        self.shared.flow.detach();
+        web.spares.put(self);
     }
 
     pub(super) fn is_last(&self) -> bool {
