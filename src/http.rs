@@ -64,16 +64,19 @@
 //!
 //! # When connections give up their state
 //!
-//! [`Park`] says it. By default the 256 that were busy last stay warm, so that busy connections pay
-//! nothing, and memory is bounded without a timer. Which these are shows when a connection comes
-//! back: after fewer than 256 others it keeps its state from then on, else it gives it up at once. A
-//! head that is not whole is held as its bytes, up to 4 KiB, before hyper sees any of it.
+//! [`Park`] says it; by default at once. What one gives up, the next takes: between two requests of
+//! HTTP/1.1 hyper's state knows nothing of its connection, so up to 32 are kept for whoever has a
+//! request next, and nothing is built for it. A state is not passed on after a request of HTTP/1.0,
+//! one that asked for an upgrade, one whose body was left unread, or one with more than 16 KiB read
+//! or 64 KiB written; then it is dropped, and built anew when one is needed.
 //!
-//! What was freed may stay with the allocator: after a burst on 10,000 connections at once glibc's
-//! keeps most of the pages that they used, and RSS stays up though the heap is empty. With the warm
-//! set few connections are thawed at once, so little is ever taken; with [`Park::After`] all that
-//! were busy within that time are. If such bursts matter use an allocator that returns memory
-//! (jemalloc, mimalloc), or call `malloc_trim` after one.
+//! A head that is not whole is held as its bytes, up to 4 KiB, before hyper sees any of it.
+//!
+//! What was freed may stay with the allocator: where many requests are under way at once, each has
+//! a state of its own, and after them glibc's keeps most of the pages that they used, so RSS stays
+//! up though the heap is empty. Parked at once, connections that are served one after another never
+//! take them; with [`Park::After`] all that were busy within that time do. If such bursts matter use
+//! an allocator that returns memory (jemalloc, mimalloc), or call `malloc_trim` after one.
 //!
 //! # What is never parked
 //!

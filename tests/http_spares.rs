@@ -19,6 +19,7 @@ use support::server::{Case, in_all_cases};
 use tower::Service;
 
 in_all_cases!(single: one_serves_all, old_requests_leave_no_trace, large_ones_are_not_kept);
+in_all_cases!(single: the_service_ends_with_its_server);
 in_all_cases!(single: unread_bodies_end_it, old_wakers_disturb_nobody);
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
@@ -109,6 +110,16 @@ async fn one_serves_all(case: Case) {
             assert_eq!(rig.built(1).await, usize::from(is_first));
         }
     }
+}
+
+async fn the_service_ends_with_its_server(case: Case) {
+    let (rig, _) = Rig::new(case, answer);
+    let mut client = rig.client().await;
+    assert_eq!(client.exchange(HELLO).await, "200 xx");
+    let Rig { server, clones, .. } = rig;
+    at_rest(&server, 1, 0).await;
+    drop(server);
+    support::eventually(|| Arc::strong_count(&clones) == 1).await;
 }
 
 async fn old_requests_leave_no_trace(case: Case) {

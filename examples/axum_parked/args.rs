@@ -53,6 +53,7 @@ impl Args {
 
 impl Serve {
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
+        // By default none would be seen thawed.
         let (mode, park) = (Mode::EventDriven, Park::Warm(256));
         let mut parsed = Self { listen: ADDRESS.into(), mode, park, size: 64 };
         while let Some(name) = words.next() {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::arms::{AUTO, AXUM};
-use crate::ours::{AT_ONCE, WARM};
+use crate::ours::EVENT_DRIVEN;
 use crate::report::{Report, grouped};
 
 struct Goal {
@@ -34,17 +34,17 @@ const fn goal(
 }
 
 const GOALS: [Goal; 11] = [
-    goal("heap bytes per idle connection", AT_ONCE, "heap", None, AtMost(64.0)),
-    goal("RSS bytes per idle connection", AT_ONCE, "rss", None, AtMost(600.0)),
-    goal("heap bytes, partial heads", AT_ONCE, "heap partial", None, AtMost(450.0)),
-    goal("requests/s, few active", WARM, "rate active0", Some(AUTO), AtLeast(0.98)),
-    goal("p99, few active", WARM, "p99 active0", Some(AUTO), AtMost(1.05)),
-    goal("requests/s, many active", WARM, "rate active1", Some(AUTO), AtLeast(1.0)),
-    goal("p99, many active", WARM, "p99 active1", Some(AUTO), AtMost(0.8)),
-    goal("CPU per request at 3,000/s", AT_ONCE, "cpu 3000", Some(AUTO), AtMost(1.0)),
-    goal("CPU per request at 10,000/s", AT_ONCE, "cpu 10000", Some(AUTO), AtMost(1.0)),
-    goal("CPU per request at 3,000/s", AT_ONCE, "cpu 3000", Some(AXUM), AtMost(0.85)),
-    goal("CPU per request at 10,000/s", AT_ONCE, "cpu 10000", Some(AXUM), AtMost(0.85)),
+    goal("heap bytes per idle connection", EVENT_DRIVEN, "heap", None, AtMost(64.0)),
+    goal("RSS bytes per idle connection", EVENT_DRIVEN, "rss", None, AtMost(600.0)),
+    goal("heap bytes, partial heads", EVENT_DRIVEN, "heap partial", None, AtMost(450.0)),
+    goal("requests/s, few active", EVENT_DRIVEN, "rate active0", Some(AUTO), AtLeast(0.98)),
+    goal("p99, few active", EVENT_DRIVEN, "p99 active0", Some(AUTO), AtMost(1.05)),
+    goal("requests/s, many active", EVENT_DRIVEN, "rate active1", Some(AUTO), AtLeast(1.0)),
+    goal("p99, many active", EVENT_DRIVEN, "p99 active1", Some(AUTO), AtMost(0.8)),
+    goal("CPU per request at 3,000/s", EVENT_DRIVEN, "cpu 3000", Some(AUTO), AtMost(1.0)),
+    goal("CPU per request at 10,000/s", EVENT_DRIVEN, "cpu 10000", Some(AUTO), AtMost(1.0)),
+    goal("CPU per request at 3,000/s", EVENT_DRIVEN, "cpu 3000", Some(AXUM), AtMost(0.85)),
+    goal("CPU per request at 10,000/s", EVENT_DRIVEN, "cpu 10000", Some(AXUM), AtMost(0.85)),
 ];
 
 /// Goals whose arms were left out are left out as well.

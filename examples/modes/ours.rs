@@ -15,7 +15,7 @@ use crate::frames::Fixed64;
 
 /// The keys of the arms with HTTP.
 pub const DEDICATED: &str = "http-dedicated";
-pub const AT_ONCE: &str = "http-at-once";
+pub const EVENT_DRIVEN: &str = "http-event-driven";
 pub const WARM: &str = "http-warm";
 
 /// Inside the runtime. `mode` is the key of an arm: dedicated, event-driven or coalescing.
@@ -48,13 +48,14 @@ pub async fn start(mode: &str, setup: Setup) -> io::Result<SocketAddr> {
 pub async fn start_http(key: &str, setup: Setup, router: Router) -> io::Result<SocketAddr> {
     let (mode, park) = match key {
         DEDICATED => (Mode::Dedicated, Park::default()),
-        AT_ONCE => (Mode::EventDriven, Park::AtOnce),
+        WARM => (Mode::EventDriven, Park::Warm(256)),
         _ => (Mode::EventDriven, Park::default()),
     };
     let server = http::Server::builder()
         .listen(Listen::from("127.0.0.1:0").backlog(8192))
         .mode(mode)
         .park(park)
+        .connect_info(false) // as those that it is compared with
         .max_connections(setup.connections + 64)
         .per_peer(None)
         .serve(router)

@@ -4,8 +4,8 @@
 //! is not a whole head yet is held as it is. With a whole head a hyper connection is built over the
 //! bytes and a loan of the socket, and polled until it waits. If it waits for the peer the record
 //! is parked, hyper's state with it, and no slot is held; if it waits for user code the burst is
-//! suspended. Once all is answered and flushed, and no byte is left over, hyper's state is given up,
-//! or kept in a bounded set of those that were busy last.
+//! suspended. Once all is answered and flushed, and no byte is left over, hyper's state is spare:
+//! the next connection that thaws has it. Or it is kept in a set of those that were busy last.
 
 mod body;
 mod burst;

@@ -19,25 +19,20 @@ const OVERLOAD: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n
 connection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// When an idle connection gives up its HTTP state: buffers of at least 16 KiB.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Park {
-    /// As soon as it is idle. Each request then builds that state anew.
+    /// As soon as it is idle, to whoever needs one next. The default.
+    #[default]
     AtOnce,
-    /// When so many others were busy later: connections that are busy keep theirs, memory is
-    /// bounded, and no timer is needed. One that comes back later than that has given it up at
-    /// once, as a new one after its first request does. From 1.
+    /// When so many others were busy later: connections that are busy keep theirs, and memory is
+    /// bounded without a timer. One that comes back after fewer than so many others keeps its state
+    /// from then on; else it has given it up at once, as a new one after its first request does.
+    /// From 1.
     Warm(usize),
     /// When it was idle for so long, or up to two ticks longer. How many are idle for less is not
     /// bounded but by the connections there may be.
     After(Duration),
-}
-
-impl Default for Park {
-    /// [`Warm`](Self::Warm) with 256.
-    fn default() -> Self {
-        Self::Warm(256)
-    }
 }
 
 /// In a codec's place, for [`Builder`]s of HTTP servers; from
@@ -55,7 +50,7 @@ impl Builder<Http> {
         Self { codec: Http(()), plan }
     }
 
-    /// When idle connections give up their HTTP state. Default [`Park::Warm`] with 256.
+    /// When idle connections give up their HTTP state. Default [`Park::AtOnce`].
     pub fn park(mut self, park: Park) -> Self {
         self.plan.park = park;
         self
