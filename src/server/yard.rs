@@ -370,3 +370,40 @@ impl<P: Protocol, T: Content, F> Drop for Suspendable<'_, P, T, F> {
 
 /// The longest that the end of killed connections is waited for.
 pub(super) const KILL_WAIT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::{Deadlines, Ticks};
+    use super::*;
+
+    fn state(ready: usize, (looking, bursting, waits): (usize, usize, bool)) -> State<()> {
+        let ticks = Ticks::new(&Deadlines::default());
+        let mut lot = Lot::new(ticks.horizon, true);
+        for _ in 0..ready {
+            let key = lot.claim(Visit::UNCOUNTED);
+            lot.signal(key, Signal::READABLE);
+            lot.park(key, (), (Wait::Idle, true), &ticks);
+        }
+        let runners = Runners { looking, bursting, most: 3, waits };
+        let (totals, suspended, waiting) = (Totals::default(), HashMap::new(), HashMap::new());
+        State { lot, totals, dispatcher: None, runners, suspended, waiting }
+    }
+
+    #[test]
+    fn runners_are_started_while_they_are_of_use() {
+        for (ready, runners, expected) in [
+            (0, (0, 0, false), false),
+            (1, (0, 0, false), true),
+            (1, (1, 0, false), false),
+            (1, (1, 1, false), true),
+            (5, (2, 2, false), true),
+            // As many as there may be, and one is about to look; all are held up; bursts wait.
+            (5, (3, 2, false), false),
+            (5, (3, 3, false), true),
+            (5, (3, 2, true), true),
+            (1, (3, 2, true), false),
+        ] {
+            assert_eq!(state(ready, runners).wants_runner(), expected, "{ready} {runners:?}");
+        }
+    }
+}
