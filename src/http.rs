@@ -3,8 +3,8 @@
 //!
 //! A connection that hyper holds keeps buffers of 16 KiB or more and a task while it says nothing.
 //! Here it gives them up between requests. What is left of an idle keep-alive connection is a record
-//! of 64 bytes and its socket; when bytes arrive, hyper's state is built anew, or found where it
-//! was left if the connection was busy just before. No byte is lost, and no reply differs.
+//! of 64 bytes and its socket; when bytes arrive it takes up the state that another has left, or a
+//! new one. No byte is lost, and no reply differs.
 //!
 //! ```
 //! use axum::Router;
@@ -92,6 +92,7 @@
 //! Each has the peer's [`Address`](crate::server::Address) in its extensions; with the feature
 //! `axum` also `ConnectInfo<SocketAddr>`, for axum's extractor; unless
 //! [`connect_info`](crate::server::Builder::connect_info) is off. Its body is a [`RequestBody`].
-//! A service that panics ends its connection, and so does one that returns an error.
+//! A service that panics ends its connection, and so does one that returns an error; over HTTP/2 the
+//! stream.
 
 pub use crate::server::http::{Http, Park, RequestBody, Serve, Server, serve};

@@ -4,15 +4,16 @@
 
 mod support;
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2::SendRequest;
-use hyper::{Request, Version};
+use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use millpond::http::{Park, Server};
+use millpond::http::{Park, RequestBody, Server};
 use support::http::app::App;
 use support::http::server::{nothing_left, serve};
 use support::server::{Case, Stream, in_all_cases, no_time};
@@ -23,7 +24,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 in_all_cases!(double: many_streams, idle_ones_are_closed_under_load);
 in_all_cases!(paused: idle_ones_are_closed, shutdown_lets_streams_finish, cut_off);
-in_all_cases!(single: dropped_it_closes_all, panics);
+in_all_cases!(single: dropped_it_closes_all, panics, panics_in_call);
 
 const SECOND: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(8);
@@ -210,6 +211,23 @@ async fn dropped_it_closes_all(case: Case) {
 }
 
 /// It ends a stream, no more.
+/// Of a service that panics before there is a future.
+async fn panics_in_call(case: Case) {
+    let service = tower::service_fn(|request: Request<RequestBody>| {
+        assert_ne!(request.uri().path(), "/panic");
+        ready(Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from("fine")))))
+    });
+    let server = case.timeless(Park::AtOnce).serve(service).unwrap();
+    let (client, connection) = connect(case, &server).await;
+    for _ in 0..3 {
+        assert!(client.ask("/panic", "").await.is_err());
+        assert_eq!(client.ask("/", "").await.unwrap(), "fine");
+    }
+    drop(client);
+    connection.await.unwrap().unwrap();
+    nothing_left(&server).await;
+}
+
 async fn panics(case: Case) {
     let server = serve(case.timeless(Park::AtOnce), &App::default());
     let (client, connection) = connect(case, &server).await;

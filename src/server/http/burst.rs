@@ -153,11 +153,13 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
         self.is_new = false;
         let to = ((self.turn.nudge)(), peer);
         let (io, bytes) = (replace(self.turn.io, Io::Lent), bytes.freeze());
-        if found == Head::Http2 {
-            return Poll::Ready(http2::serve(self.web, to, io, bytes));
-        }
+        let head = match found {
+            Head::Http2 => return Poll::Ready(http2::serve(self.web, to, io, bytes)),
+            Head::Whole(head) => head,
+            Head::Partial => None,
+        };
         let doomed = self.turn.order.doom.is_some();
-        self.go_on(Thawed::new(self.web, doomed, to, io, bytes), Io::Lent)
+        self.go_on(Thawed::new(self.web, doomed, to, io, (bytes, head)), Io::Lent)
     }
 
     /// No head is whole, and the peer has sent no more.
@@ -302,7 +304,7 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
         let last = self.web.warm.comes_to_rest();
         let keeps = self.is_warm && self.turn.order.doom.is_none();
         let reuses = !keeps && thawed.is_reusable();
-        if let Some(io) = (keeps || reuses).then(|| thawed.shared.take_clean()).flatten() {
+        if let Some(io) = (keeps || reuses).then(|| thawed.shared.take_clean(reuses)).flatten() {
             *self.turn.io = io;
             let outcome = self.nothing_left(BytesMut::new(), 0);
             if reuses {

@@ -7,8 +7,6 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use std::task::{Wake, Waker};
 
-use http::Version;
-
 use super::super::address::Address;
 use super::super::nudge::Nudge;
 use super::super::reason::CloseReason;
@@ -54,12 +52,10 @@ pub(super) struct Flow {
     /// Requests that were begun. Counted, as is the size of the body, where hyper is polled, so by
     /// one at a time.
     requests: AtomicU64,
-    /// How many bytes the body of the last one has; `u64::MAX` if that was not said.
+    /// How many bytes the body of the last one has; `u64::MAX` if that is not known.
     body: AtomicU64,
     /// A request has asked for an upgrade.
     upgrade: AtomicBool,
-    /// One was of HTTP/1.0, which hyper remembers.
-    is_old: AtomicBool,
     polls: AtomicU8,
     left: AtomicBool,
     listeners: Mutex<[Option<Waker>; 3]>,
@@ -81,7 +77,6 @@ impl Flow {
             requests: AtomicU64::new(0),
             body: AtomicU64::new(0),
             upgrade: AtomicBool::new(false),
-            is_old: AtomicBool::new(false),
             polls: AtomicU8::new(0),
             left: AtomicBool::new(false),
             listeners: Mutex::new([const { None }; 3]),
@@ -124,7 +119,8 @@ impl Flow {
         *self.to.lock() = To { nudge: Some(nudge), peer };
     }
 
-    /// Wakers that have outlived their requests reach nothing any more.
+    /// Nobody's until it is attached again: wakers that outlive their requests wake nobody
+    /// meanwhile, and the next connection once too often then.
     pub(super) fn detach(&self) {
         let before = std::mem::take(&mut *self.to.lock());
         drop(before);
@@ -138,18 +134,15 @@ impl Flow {
         self.to.lock().peer
     }
 
-    /// Whether what hyper knows after its last request is what it knew before its first.
-    pub(super) fn is_as_new(&self) -> bool {
-        self.state.load(SeqCst) == 0 && !self.may_upgrade() && !self.is_old.load(Relaxed)
+    /// Whether nothing is under way, and no body was left unread.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.state.load(SeqCst) == 0
     }
 
     /// A request begins.
-    pub(super) fn begin(&self, version: Version, body: Option<u64>, upgrade: bool) {
+    pub(super) fn begin(&self, body: Option<u64>, upgrade: bool) {
         if upgrade {
             self.upgrade.store(true, SeqCst);
-        }
-        if version != Version::HTTP_11 {
-            self.is_old.store(true, Relaxed);
         }
         self.requests.store(self.requests() + 1, Relaxed);
         self.body.store(body.unwrap_or(u64::MAX), Relaxed);

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -57,7 +57,10 @@ impl<A: App> hyper::service::Service<Request<Incoming>> for Gate<A> {
 
     fn call(&self, request: Request<Incoming>) -> Call<A> {
         let upgrade = request.extensions().get::<OnUpgrade>().is_some();
-        self.flow.begin(request.version(), request.body().size_hint().exact(), upgrade);
+        // Of other requests hyper remembers more than that they are over.
+        let is_plain = request.version() == Version::HTTP_11 && !upgrade;
+        let body = request.body().size_hint().exact().filter(|_| is_plain);
+        self.flow.begin(body, upgrade);
         let mut request = request.map(|incoming| RequestBody::new(incoming, &self.flow));
         if let Some(peer) = self.connect_info.then(|| self.flow.peer()).flatten() {
             request.extensions_mut().insert(peer);
@@ -68,8 +71,13 @@ impl<A: App> hyper::service::Service<Request<Incoming>> for Gate<A> {
         }
         let share = Some(Share::new(self.flow.clone(), CALL | CALL_WAITS, 0));
         let mut app = self.app.clone();
-        // Most are always ready: those are called without being put aside first.
-        let stage = match app.poll_ready(&mut Context::from_waker(Waker::noop())) {
+        // Most are always ready: those are called without being put aside first. The streams of
+        // HTTP/2 have tasks of their own, and only those should suffer from what they call.
+        let ready = match request.version() {
+            Version::HTTP_2 => Poll::Pending,
+            _ => app.poll_ready(&mut Context::from_waker(Waker::noop())),
+        };
+        let stage = match ready {
             Poll::Ready(Ok(())) => Stage::Called { future: app.call(request) },
             Poll::Ready(Err(error)) => Stage::Failed { error: Some(error.into()) },
             Poll::Pending => Stage::Waits { app, request: Some(request) },

@@ -1,5 +1,7 @@
 //! Where the head of a request ends.
 
+use std::io::BufRead;
+
 use httparse::{EMPTY_HEADER, Request};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -11,8 +13,8 @@ const HEADERS: usize = 100;
 pub(super) enum Head {
     /// More must come before it makes sense.
     Partial,
-    /// For hyper, which may find it wrong.
-    Whole,
+    /// For hyper, which may find it wrong; with its length, where it has an end.
+    Whole(Option<usize>),
     Http2,
 }
 
@@ -25,13 +27,14 @@ pub(super) fn look(bytes: &[u8], is_new: bool) -> Head {
     if is_new && PREFACE.starts_with(bytes) || bytes.is_empty() {
         return Head::Partial;
     }
-    if bytes.len() >= HELD || end(bytes).is_some() {
-        return Head::Whole;
+    let end = end(bytes);
+    if bytes.len() >= HELD || end.is_some() {
+        return Head::Whole(end);
     }
     // What cannot become a head is answered at once, as hyper does.
     match Request::new(&mut [EMPTY_HEADER; HEADERS]).parse(bytes) {
         Ok(status) if status.is_partial() => Head::Partial,
-        _ => Head::Whole,
+        _ => Head::Whole(None),
     }
 }
 
@@ -39,12 +42,14 @@ pub(super) fn look(bytes: &[u8], is_new: bool) -> Head {
 /// not.
 pub(super) fn end(bytes: &[u8]) -> Option<usize> {
     let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
-    let mut rest = start;
-    while let Some(line) = bytes[rest..].iter().position(|byte| *byte == b'\n') {
-        rest += line + 1;
-        match &bytes[rest..] {
-            [b'\n', ..] => return Some(rest + 1),
-            [b'\r', b'\n', ..] => return Some(rest + 2),
+    let mut rest = &bytes[start..];
+    while !rest.is_empty() {
+        // From memory, it cannot fail.
+        let _ = rest.skip_until(b'\n');
+        let at = bytes.len() - rest.len();
+        match rest {
+            [b'\n', ..] => return Some(at + 1),
+            [b'\r', b'\n', ..] => return Some(at + 2),
             _ => {}
         }
     }
@@ -53,6 +58,11 @@ pub(super) fn end(bytes: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use httparse::Status;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
 
     #[test]
@@ -65,19 +75,36 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// Else a part of one connection's request might be left in a state that another gets.
+        #[test]
+        fn hyper_finds_the_same_end(
+            words in vec(select(&["GET / HTTP/1.1", "a: b", "a:", "x", ":", " ", "\r", "\n", "\r\n"]), 0..12)
+        ) {
+            let text = words.concat();
+            let bytes = format!("GET / HTTP/1.1{text}\r\n\r\n\n\r\nx");
+            for start in [0, 5, 14] {
+                let bytes = &bytes.as_bytes()[start..];
+                if let Ok(Status::Complete(length)) = Request::new(&mut [EMPTY_HEADER; 20]).parse(bytes) {
+                    prop_assert_eq!(end(bytes), Some(length), "{:?}", bytes);
+                }
+            }
+        }
+    }
+
     #[test]
     fn only_what_may_become_a_head_is_held() {
         let partial = [&b""[..], b"P", b"PRI * HTTP/2.0\r\n\r\nSM", b"GET", b"\r\nGET / HT"];
         for bytes in partial {
             assert_eq!(look(bytes, true), Head::Partial, "{bytes:?}");
         }
-        let whole = [&b"GET / HTTP/1.1\r\n\r\n"[..], b"GET\0", b"\x16\x03\x01\x02", b"\rGET"];
-        for bytes in whole {
-            assert_eq!(look(bytes, true), Head::Whole, "{bytes:?}");
+        for bytes in [&b"GET\0"[..], b"\x16\x03\x01\x02", b"\rGET"] {
+            assert_eq!(look(bytes, true), Head::Whole(None), "{bytes:?}");
         }
+        assert_eq!(look(b"GET / HTTP/1.1\r\n\r\nbody\r\n\r\n", true), Head::Whole(Some(18)));
         assert_eq!(look(&[PREFACE, b"more"].concat(), true), Head::Http2);
-        assert_eq!(look(PREFACE, false), Head::Whole);
-        assert_eq!(look(b"PRI * HTTP/2.0\r\n\r\nGET", true), Head::Whole);
-        assert_eq!(look(&[b'a'; HELD], true), Head::Whole);
+        assert_eq!(look(PREFACE, false), Head::Whole(Some(18)));
+        assert_eq!(look(b"PRI * HTTP/2.0\r\n\r\nGET", true), Head::Whole(Some(18)));
+        assert_eq!(look(&[b'a'; HELD], true), Head::Whole(None));
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn serve<W: Wire, A: App>(
     first: Bytes,
 ) -> Outcome {
     let shared = Shared::new();
-    shared.attach((nudge, peer), io, first);
+    shared.attach((nudge, peer), io, (first, None));
     let flow = shared.flow.clone();
     let gate = Gate { app: web.app.clone(), flow: flow.clone(), connect_info: web.connect_info };
     let hyper = Box::pin(Builder::new(Spawn).serve_connection(Loan(shared.clone()), gate));

@@ -51,6 +51,9 @@ pub(super) struct Lent<W> {
     requests: u64,
 }
 
+/// Bytes that were read before hyper was there, and how long the head is that they begin with.
+pub(super) type First = (Bytes, Option<usize>);
+
 /// What hyper was given since it had no bytes left over.
 #[derive(Default)]
 struct Given {
@@ -64,9 +67,7 @@ struct Given {
 impl Given {
     fn note(&mut self, bytes: &[u8]) {
         if self.since == 0 {
-            let whole = bytes.ends_with(b"\r\n\r\n");
-            let end = if whole { Some(bytes.len()) } else { head::end(bytes) };
-            self.head = end.map(|end| end as u64);
+            self.head = head::end(bytes).map(|end| end as u64);
         }
         self.since += bytes.len() as u64;
     }
@@ -92,12 +93,14 @@ impl<W: Wire> Shared<W> {
         Arc::new(Self { flow, waker, lent: Mutex::new(lent), keeper: Mutex::new(None) })
     }
 
-    /// For a connection, of which `first` was read already.
-    pub(super) fn attach(&self, (nudge, peer): (Nudge, Option<Address>), io: Io<W>, first: Bytes) {
-        self.flow.attach(nudge, peer);
+    /// For a connection of which was read already what `first` is, with a head of so many bytes.
+    pub(super) fn attach(&self, to: (Nudge, Option<Address>), io: Io<W>, first: First) {
+        self.flow.attach(to.0, to.1);
         let mut lent = self.lent.lock();
-        lent.given.note(&first);
-        (lent.io, lent.first, lent.requests) = (io, first, 0);
+        let (bytes, head) = first;
+        lent.given =
+            Given { since: bytes.len() as u64, head: head.map(|head| head as u64), wrote: 0 };
+        (lent.io, lent.first, lent.requests) = (io, bytes, 0);
     }
 
     pub(super) fn lent(&self) -> MutexGuard<'_, Lent<W>> {
@@ -105,18 +108,17 @@ impl<W: Wire> Shared<W> {
     }
 
     /// Takes the socket away if hyper, which is idle, has no byte left over for sure: all it was
-    /// given was one whole request.
-    pub(super) fn take_clean(&self) -> Option<Io<W>> {
+    /// given was one whole request; if `small`, also no large one.
+    pub(super) fn take_clean(&self, small: bool) -> Option<Io<W>> {
         let mut lent = self.lent.lock();
         let (head, body) = (lent.given.head, self.flow.last_body());
         let whole = head.zip(body).and_then(|(head, body)| head.checked_add(body));
-        // A buffer that has grown is not kept for small requests.
         let is_small = lent.given.since <= SMALL_READ && lent.given.wrote <= SMALL_WRITE;
         let clean = match self.flow.requests() - lent.requests {
             0 => lent.given.since == 0,
             requests => requests == 1 && whole == Some(lent.given.since),
         };
-        (is_small && clean).then(|| {
+        (clean && (is_small || !small)).then(|| {
             (lent.given, lent.requests) = (Given::default(), self.flow.requests());
             std::mem::replace(&mut lent.io, Io::Lent)
         })

@@ -83,7 +83,8 @@ impl Builder<Http> {
 
     /// Whether requests tell who the peer is: by its [`Address`](crate::server::Address) in their
     /// extensions and, with the feature `axum`, by `ConnectInfo<SocketAddr>`. It costs some
-    /// allocations per request. Default `true`.
+    /// allocations per request, and a system call each time that a connection is taken up. Default
+    /// `true`.
     pub fn connect_info(mut self, told: bool) -> Self {
         self.plan.connect_info = told;
         self

@@ -7,7 +7,7 @@ use std::any::Any;
 
 use crate::sync::Mutex;
 
-/// As many are kept; how many there are besides is bounded by the bursts under way.
+/// As many are kept. There are others with the connections in the middle of a request.
 const KEPT: usize = 32;
 
 /// Last in, first out.
@@ -20,13 +20,11 @@ impl Spares {
 
     pub(super) fn put<T: Send + 'static>(&self, spare: Box<T>) {
         let mut spares = self.0.lock();
-        if spares.len() < KEPT {
-            spares.push(spare);
-            return;
-        }
+        let oldest = (spares.len() == KEPT).then(|| spares.remove(0));
+        spares.push(spare);
         drop(spares);
         // Unlocked: it holds a clone of the service.
-        drop(spare);
+        drop(oldest);
     }
 
     /// One of this kind: those of listeners in other modes have other sockets.
@@ -59,6 +57,6 @@ mod tests {
         let spares = Spares::new();
         (0..2 * KEPT).for_each(|number| spares.put(Box::new(number)));
         let kept: Vec<_> = std::iter::from_fn(|| spares.take::<usize>()).collect();
-        assert_eq!(kept.len(), KEPT);
+        assert!(kept.into_iter().map(|spare| *spare).eq((KEPT..2 * KEPT).rev()));
     }
 }

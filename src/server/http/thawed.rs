@@ -13,7 +13,7 @@ use super::super::io::{Io, Wire};
 use super::super::nudge::Nudge;
 use super::flow::CUT;
 use super::gate::{App, Gate};
-use super::loan::{Loan, Shared};
+use super::loan::{First, Loan, Shared};
 use super::{One, Web};
 
 pub(super) struct Thawed<W: Wire, A: App> {
@@ -32,7 +32,7 @@ impl<W: Wire, A: App> Thawed<W, A> {
         is_last: bool,
         to: (Nudge, Option<Address>),
         io: Io<W>,
-        first: Bytes,
+        first: First,
     ) -> Box<Self> {
         let spare = if is_last { None } else { web.spares.take() };
         let mut thawed = spare.unwrap_or_else(|| Self::build(web, is_last));
@@ -51,7 +51,7 @@ impl<W: Wire, A: App> Thawed<W, A> {
 
     /// Whether another connection can have it, once its socket was taken away clean.
     pub(super) fn is_reusable(&self) -> bool {
-        !self.is_last && self.shared.flow.is_as_new()
+        !self.is_last && self.shared.flow.is_at_rest()
     }
 
     /// Leaves it to another connection.

@@ -65,6 +65,9 @@ impl Warm {
 
     /// A connection comes to rest.
     pub(super) fn comes_to_rest(&self) -> Rested {
+        if !matches!(self.park, Park::Warm(_)) {
+            return Rested::NEVER;
+        }
         let rests = self.rests.fetch_add(1, Relaxed).wrapping_add(1);
         Rested(rests.max(1))
     }
