@@ -185,7 +185,8 @@ fn a_websocket_echoes_and_is_told_good_bye() {
 fn a_full_pond_costs_little_and_all_in_it_are_answered_again() {
     for case in CASES {
         let serving = start(case);
-        let filling = spawn(&mut fill(&serving, "300", "2"));
+        let filling =
+            spawn(&mut fill(&serving, "300", if case[1] == "at-once" { "10" } else { "2" }));
         let deadline = Instant::now() + Duration::from_secs(20);
         let number = |pointer: &str| {
             thread::sleep(Duration::from_millis(20));
@@ -198,7 +199,10 @@ fn a_full_pond_costs_little_and_all_in_it_are_answered_again() {
             while number("/connections/parked") < 300 {
                 assert!(Instant::now() < deadline, "{}", status(&serving));
             }
-            assert!(number("/growth/heap") / 300 < 600, "{}", status(&serving));
+            // State that served many at once is given up when nobody needs it.
+            while number("/growth/heap") / 300 >= 600 {
+                assert!(Instant::now() < deadline, "{}", status(&serving));
+            }
         }
         let ran = Ran::to_the_end(filling);
         let printed = ran.stdout();

@@ -143,6 +143,7 @@ impl<A: App> Protocol for Web<A> {
 
     fn tick(&self) {
         self.warm.expire();
+        self.spares.tick();
     }
 }
 

@@ -12,6 +12,7 @@ use hyper::upgrade::OnUpgrade;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+#[cfg(feature = "axum")]
 use super::super::address::Address;
 use super::super::service::BoxError;
 use super::body::{AnswerBody, RequestBody};

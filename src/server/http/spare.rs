@@ -4,34 +4,65 @@
 //! given up serves another: buffers that are in the caches still, and nothing to be built.
 
 use std::any::Any;
+use std::mem::replace;
 
 use crate::sync::Mutex;
 
 /// As many are kept. There are others with the connections in the middle of a request.
 const KEPT: usize = 32;
+/// After so many ticks those that nobody has needed go.
+const TICKS: u32 = 4;
 
 /// Last in, first out.
-pub(super) struct Spares(Mutex<Vec<Box<dyn Any + Send>>>);
+pub(super) struct Spares(Mutex<Stack>);
+
+#[derive(Default)]
+struct Stack {
+    spares: Vec<Box<dyn Any + Send>>,
+    /// So many of the oldest were not taken in the ticks that are counted.
+    unused: usize,
+    ticks: u32,
+}
 
 impl Spares {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Vec::new()))
+        Self(Mutex::new(Stack::default()))
     }
 
+    // They are dropped unlocked: each holds a clone of the service.
+
     pub(super) fn put<T: Send + 'static>(&self, spare: Box<T>) {
-        let mut spares = self.0.lock();
-        let oldest = (spares.len() == KEPT).then(|| spares.remove(0));
-        spares.push(spare);
-        drop(spares);
-        // Unlocked: it holds a clone of the service.
+        let mut stack = self.0.lock();
+        let oldest = (stack.spares.len() == KEPT).then(|| stack.spares.remove(0));
+        if oldest.is_some() {
+            stack.unused = stack.unused.saturating_sub(1);
+        }
+        stack.spares.push(spare);
+        drop(stack);
         drop(oldest);
     }
 
     /// One of this kind: those of listeners in other modes have other sockets.
     pub(super) fn take<T: 'static>(&self) -> Option<Box<T>> {
-        let mut spares = self.0.lock();
-        let index = spares.iter().rposition(|spare| spare.is::<T>())?;
-        spares.remove(index).downcast().ok()
+        let mut stack = self.0.lock();
+        let index = stack.spares.iter().rposition(|spare| spare.is::<T>())?;
+        stack.unused = stack.unused.min(index);
+        stack.spares.remove(index).downcast().ok()
+    }
+
+    /// Gives up those that nobody has needed for a while.
+    pub(super) fn tick(&self) {
+        let mut stack = self.0.lock();
+        stack.ticks += 1;
+        if stack.ticks < TICKS {
+            return;
+        }
+        stack.ticks = 0;
+        let kept = stack.spares.len() - stack.unused;
+        let unused = replace(&mut stack.unused, kept);
+        let unused: Vec<_> = stack.spares.drain(..unused).collect();
+        drop(stack);
+        drop(unused);
     }
 }
 
@@ -50,6 +81,22 @@ mod tests {
         assert_eq!(spares.take::<u32>().as_deref(), Some(&1));
         assert_eq!(spares.take::<u32>(), None);
         assert_eq!(spares.take::<&str>().as_deref(), Some(&"two"));
+    }
+
+    #[test]
+    fn those_that_nobody_needs_go() {
+        let spares = Spares::new();
+        let while_passes = || {
+            (0..TICKS).for_each(|_| spares.tick());
+            spares.0.lock().spares.len()
+        };
+        (0..4).for_each(|number| spares.put(Box::new(number)));
+        assert_eq!(while_passes(), 4); // they had no time yet
+        let two = [(); 2].map(|()| spares.take::<i32>().unwrap());
+        two.into_iter().for_each(|spare| spares.put(spare));
+        assert_eq!(while_passes(), 2);
+        assert_eq!(while_passes(), 0);
+        assert_eq!(while_passes(), 0);
     }
 
     #[test]
