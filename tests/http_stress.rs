@@ -34,7 +34,7 @@ fn two_threads(body: impl Future<Output = ()> + Send + 'static) {
 }
 
 async fn every_reply_is_the_right_one(target: Target) {
-    let replies = number("MILLPOND_STRESS").unwrap_or(if target.tls { 20_000 } else { 50_000 });
+    let replies = number("MILLPOND_STRESS").unwrap_or(if target.tls { 5_000 } else { 20_000 });
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
     let seed = number("MILLPOND_SEED").unwrap_or(now.into());
     let up = Arc::new(target.start().await);

@@ -39,7 +39,7 @@ pub const EVENT_DRIVEN_TLS: Case = Case { mode: Mode::EventDriven, tls: true };
 macro_rules! in_all_cases {
     ($run:ident: $($name:ident),+ $(,)?) => {$(
         mod $name {
-            use super::support::server::*;
+            use crate::support::server::*;
 
             #[test]
             fn dedicated() {
@@ -71,7 +71,7 @@ macro_rules! in_all_cases {
 macro_rules! in_both_modes {
     ($run:ident: $($name:ident),+ $(,)?) => {$(
         mod $name {
-            use super::support::server::*;
+            use crate::support::server::*;
 
             #[test]
             fn dedicated() {

@@ -90,6 +90,18 @@ pub fn secured(target: Target) -> Target {
     Target { tls: true, ..target }
 }
 
+impl Target {
+    /// One in so many of cases that are much alike; `MILLPOND_ALL=1` has all of them tried. Over TLS
+    /// fewer: there is one way from the bytes to the server.
+    pub fn one_in(self, plain: usize) -> usize {
+        match std::env::var_os("MILLPOND_ALL") {
+            Some(_) => 1,
+            None if self.tls => 6 * plain,
+            None => plain,
+        }
+    }
+}
+
 /// Spoils its replies, to prove that tests see it.
 pub fn faulty(fault: Fault) -> Target {
     let start: fn(App, bool) -> Started = match fault {
@@ -124,9 +136,9 @@ macro_rules! against_all {
     (by $run:ident: $($name:ident),+ $(,)?) => {$(
         mod $name {
             use super::$run;
-            use super::support::http::target::{AT_ONCE, DEDICATED, WARM, oracle, plain};
+            use crate::support::http::target::{AT_ONCE, DEDICATED, WARM, oracle, plain};
             #[cfg(feature = "rustls")]
-            use super::support::http::target::secured;
+            use crate::support::http::target::secured;
 
             #[test]
             fn dedicated() {

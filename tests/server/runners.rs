@@ -1,18 +1,14 @@
 //! One connection after another on a slot: none is held up by what another's service does.
-#![cfg(feature = "server")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use crate::support::server::{Case, Client, closed_for, emptied, in_both_modes};
+use crate::support::*;
 use millpond::Pool;
 use millpond::server::{CloseReason, Server};
-use support::server::{Case, Client, closed_for, emptied, in_both_modes};
-use support::*;
 use tokio::runtime::Runtime;
 use tokio::task::{JoinSet, block_in_place};
 use tokio_util::codec::LinesCodec;

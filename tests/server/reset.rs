@@ -1,14 +1,10 @@
 //! Connections that break at any moment leave nothing behind.
-#![cfg(feature = "server")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::convert::Infallible;
 
+use crate::support::server::{Case, emptied, in_all_cases};
+use crate::support::*;
 use millpond::server::CloseReason;
-use support::server::{Case, emptied, in_all_cases};
-use support::*;
 use tokio_util::codec::LinesCodec;
 
 in_all_cases!(single: at_every_byte_of_a_request, in_the_middle_of_a_response, while_being_served);

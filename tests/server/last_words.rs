@@ -1,14 +1,10 @@
 //! What a server says last arrives, also where the peer goes on sending.
-#![cfg(feature = "server")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::time::Duration;
 
+use crate::support::chat::{Chat, thousand};
+use crate::support::server::{Case, Client, closed_for, emptied, in_all_cases};
 use millpond::server::{CloseReason, Server};
-use support::chat::{Chat, thousand};
-use support::server::{Case, Client, closed_for, emptied, in_all_cases};
 use tokio::time::{Instant, sleep, timeout};
 
 in_all_cases!(single: they_arrive, also_when_it_is_closed_from_elsewhere);

@@ -1,21 +1,17 @@
 //! Handlers: they are told of every beginning and every end, and may send in between.
-#![cfg(feature = "server")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use crate::support::chat::{Chat, fill_up, thousand};
+use crate::support::server::{BoxError, Case, Client, accounted, closed_for, emptied};
+use crate::support::server::{in_all_cases, parked};
+use crate::support::*;
 use millpond::Pool;
 use millpond::server::{Address, CloseReason, Deadline, Handler, Peer, SendError, Server};
 use millpond::server::{SlowReader, TrySendError};
-use support::chat::{Chat, fill_up, thousand};
-use support::server::{BoxError, Case, Client, accounted, closed_for, emptied};
-use support::server::{in_all_cases, parked};
-use support::*;
 use tokio_util::codec::LinesCodec;
 
 in_all_cases!(single: greets_and_keeps_state, more_than_there_is_room_for, close_flushes_first);

@@ -1,15 +1,11 @@
 //! Peers that do not read cost a bounded amount of memory, and nobody else's time.
-#![cfg(feature = "server")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::convert::Infallible;
 use std::time::Duration;
 
+use crate::support::server::{Case, Client, accounted, closed_for, emptied, in_all_cases, no_time};
+use crate::support::*;
 use millpond::server::{Builder, CloseReason, Deadline, Server, SlowReader};
-use support::server::{Case, Client, accounted, closed_for, emptied, in_all_cases, no_time};
-use support::*;
 use tokio::time::{Instant, sleep};
 use tokio_util::codec::LinesCodec;
 

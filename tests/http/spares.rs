@@ -1,8 +1,4 @@
 //! What one connection leaves of hyper's state serves the next, and nothing else passes on.
-#![cfg(feature = "http")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -11,12 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
+use crate::support;
+use crate::support::http::server::{HELLO, at_rest, get, post};
+use crate::support::server::{Case, in_all_cases};
 use axum::body::Body;
 use axum::http::{Request, Response};
 use http_body_util::BodyExt;
 use millpond::http::{Park, RequestBody, Server};
-use support::http::server::{HELLO, at_rest, get, post};
-use support::server::{Case, in_all_cases};
 use tower::Service;
 
 in_all_cases!(single: one_serves_all, old_requests_leave_no_trace, large_ones_are_not_kept);

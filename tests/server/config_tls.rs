@@ -1,17 +1,13 @@
 //! Certificates and keys that a configuration names.
-#![cfg(all(feature = "serde", feature = "rustls", unix))]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::convert::Infallible;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::support::*;
 use millpond::server::{Mode, ServerEntry, StartError};
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
-use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};

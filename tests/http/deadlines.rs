@@ -1,19 +1,16 @@
 //! The deadlines of HTTP: met, within the lag that is documented, with the right last words, and
 //! none for handlers.
-#![cfg(feature = "http")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::time::Duration;
 
+use crate::support;
+use crate::support::http::app::App;
+use crate::support::http::server::{HELLO, PARKS, get, nothing_left, post, serve};
+use crate::support::server::{Case, Client, in_all_cases, no_time};
+use crate::support::*;
 use axum::Router;
 use millpond::http::{Park, Server};
 use millpond::server::{Builder, Deadline};
-use support::http::app::App;
-use support::http::server::{HELLO, PARKS, get, nothing_left, post, serve};
-use support::server::{Case, Client, in_all_cases, no_time};
-use support::*;
 use tokio::time::{Instant, sleep, timeout};
 
 in_all_cases!(paused: first_byte, heads, bodies, keep_alive, writes, a_handler_may_wait);

@@ -1,7 +1,5 @@
 //! What is wrong with a configuration is said by the path of the key, with what it was given and
 //! what is accepted.
-#![cfg(all(feature = "serde", unix))]
-#![allow(missing_docs)]
 
 use millpond::server::ServerConfig;
 

@@ -1,15 +1,11 @@
 //! What a configuration says is what the builder is told, in every format.
-#![cfg(all(feature = "serde", unix))]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::support::*;
 use millpond::Pool;
 use millpond::server::{Builder, Listen, Mode, Server, ServerConfig, ServerEntry, SlowReader};
-use support::*;
 
 const ADDRESS: &str = "127.0.0.1:0";
 
@@ -281,7 +277,7 @@ fn parts_of_larger_configurations() {
 
 #[test]
 fn every_key_is_in_the_documentation() {
-    let text = include_str!("../src/server/config.rs");
+    let text = include_str!("../../src/server/config.rs");
     let unknown = [
         from_toml("x = 1"),
         with("x", "1").into_iter().next().unwrap(),
@@ -310,8 +306,8 @@ fn every_setting_is_a_key() {
     let server = accepted(from_toml("[[servers]]\nx = 1"));
     let listen = accepted(from_toml("[[servers]]\nlisten = { x = 1 }"));
     let sources = [
-        (server, include_str!("../src/server/builder.rs"), 20),
-        (listen, include_str!("../src/server/listen.rs"), 5),
+        (server, include_str!("../../src/server/builder.rs"), 20),
+        (listen, include_str!("../../src/server/listen.rs"), 5),
     ];
     for (keys, source, at_least) in sources {
         let setters = source.lines().filter_map(|line| {
@@ -329,6 +325,6 @@ fn every_setting_is_a_key() {
 
 #[test]
 fn the_example_is_a_configuration() {
-    let config = from_toml(include_str!("../examples/serve/serve.toml")).unwrap();
+    let config = from_toml(include_str!("../../examples/serve/serve.toml")).unwrap();
     assert_eq!(config.builders().unwrap().len(), 2);
 }

@@ -1,16 +1,12 @@
 //! Peers and services that do wrong cost their own connection, and nothing else.
-#![cfg(feature = "server")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::convert::Infallible;
 use std::io;
 
+use crate::support::server::{Case, Client, accounted, closed_for, echo, emptied, in_all_cases};
+use crate::support::*;
 use bytes::{Bytes, BytesMut};
 use millpond::server::{Builder, CloseReason, Server};
-use support::server::{Case, Client, accounted, closed_for, echo, emptied, in_all_cases};
-use support::*;
 use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec, LinesCodec};
 
 in_all_cases!(single: a_frame_that_is_too_large, a_frame_that_is_too_large_for_its_codec);

@@ -1,14 +1,11 @@
 //! Frames are answered in order, however their bytes arrive, and however many there are.
-#![cfg(feature = "server")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::convert::Infallible;
 
+use crate::support;
+use crate::support::server::{Case, accounted, emptied, in_all_cases, parked};
+use crate::support::*;
 use bytes::{BufMut, Bytes, BytesMut};
-use support::server::{Case, accounted, emptied, in_all_cases, parked};
-use support::*;
 use tokio_util::codec::{LengthDelimitedCodec, LinesCodec};
 
 in_all_cases!(single: lines_in_random_splits, lengths_in_random_splits, many_answers_and_none);

@@ -1,14 +1,10 @@
 //! The deadlines: met, within the lag that is documented, and none where none is set.
-#![cfg(feature = "server")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::time::Duration;
 
+use crate::support::server::{Case, Client, echo, emptied, in_all_cases, parked};
+use crate::support::*;
 use millpond::server::{Builder, CloseReason, Deadline, Server};
-use support::server::{Case, Client, echo, emptied, in_all_cases, parked};
-use support::*;
 use tokio::time::{Instant, sleep, timeout};
 
 in_all_cases!(paused: first_byte, no_first_byte, idle, no_idle, frame, no_frame);

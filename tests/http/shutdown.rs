@@ -1,20 +1,16 @@
 //! HTTP servers end: what is under way is answered, what is idle is closed, and nothing is left.
-#![cfg(feature = "http")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::http::app::{App, digest_of};
+use crate::support::http::reply::{Parsed, Reading, parse};
+use crate::support::http::server::{HELLO, PARKS, get, nothing_left, post, serve};
+use crate::support::server::{Case, Client, in_all_cases, no_time};
+use crate::support::*;
 use axum::Router;
 use millpond::http::{Park, Server};
 use millpond::server::{CloseReason, ShutdownReport};
-use support::http::app::{App, digest_of};
-use support::http::reply::{Parsed, Reading, parse};
-use support::http::server::{HELLO, PARKS, get, nothing_left, post, serve};
-use support::server::{Case, Client, in_all_cases, no_time};
-use support::*;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 

@@ -1,16 +1,13 @@
 //! Servers on a pool: it bounds what is under way, and makes the rest wait in the kernel.
-#![cfg(feature = "server")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::convert::Infallible;
 use std::time::Duration;
 
+use crate::support;
+use crate::support::server::{Case, Client, accounted, closed_for, echo, emptied, in_all_cases};
+use crate::support::*;
 use millpond::Pool;
 use millpond::server::CloseReason;
-use support::server::{Case, Client, accounted, closed_for, echo, emptied, in_all_cases};
-use support::*;
 use tokio::time::sleep;
 use tokio_util::codec::LinesCodec;
 

@@ -1,23 +1,20 @@
 //! HTTP/2 by prior knowledge, and over TLS as agreed on: streams, their end, and the server's.
-#![cfg(feature = "http")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support;
+use crate::support::http::app::App;
+use crate::support::http::server::{nothing_left, serve};
+use crate::support::server::{Case, Stream, in_all_cases, no_time};
+use crate::support::*;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2::SendRequest;
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use millpond::http::{Park, RequestBody, Server};
-use support::http::app::App;
-use support::http::server::{nothing_left, serve};
-use support::server::{Case, Stream, in_all_cases, no_time};
-use support::*;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};

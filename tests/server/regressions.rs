@@ -1,8 +1,4 @@
 //! What once went wrong, and is not to again.
-#![cfg(feature = "server")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::convert::Infallible;
 use std::io::{self, Write};
@@ -10,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
+use crate::support;
+use crate::support::server::{Case, closed_for, emptied, in_all_cases, in_both_modes};
+use crate::support::silent_panic;
 use bytes::BytesMut;
 use millpond::Pool;
 use millpond::server::{BoxError, CloseReason, Handler, Peer, Server, StartError};
-use support::server::{Case, closed_for, emptied, in_all_cases, in_both_modes};
-use support::silent_panic;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::codec::{Decoder, Encoder, LinesCodec};

@@ -1,11 +1,8 @@
 //! Servers from configurations hold their connections in the modes these say; the example does,
 //! and says what is wrong with a file.
-#![cfg(all(feature = "serde", unix))]
-#![allow(missing_docs)]
 
-#[path = "support/program.rs"]
+#[path = "../support/program.rs"]
 mod program;
-mod support;
 
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,9 +10,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::support::*;
 use millpond::server::{Server, ServerConfig};
 use program::*;
-use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::codec::LinesCodec;
 

@@ -1,9 +1,7 @@
 //! The WebSocket example in both modes, with three clients: tungstenite's, one in Python, and a
 //! browser.
-#![cfg(feature = "server")]
-#![allow(missing_docs)]
 
-#[path = "support/program.rs"]
+#[path = "../support/program.rs"]
 mod program;
 
 use std::io::{Read, Write};

@@ -1,14 +1,11 @@
 //! What only TLS has: handshakes that never end, and peers that speak something else.
-#![cfg(feature = "rustls")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::time::Duration;
 
+use crate::support;
+use crate::support::server::{Case, DEDICATED_TLS, EVENT_DRIVEN_TLS, echo, emptied, parked, tls};
+use crate::support::*;
 use millpond::server::{Builder, CloseReason, Deadline, Server};
-use support::server::{Case, DEDICATED_TLS, EVENT_DRIVEN_TLS, echo, emptied, parked, tls};
-use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};

@@ -1,20 +1,17 @@
 //! What an HTTP server promises besides its answers: limits, what stays in memory, what handlers
 //! are told, and the short way to start one.
-#![cfg(feature = "http")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::time::Duration;
 
+use crate::support;
+use crate::support::http::app::App;
+use crate::support::http::server::{HELLO, PARKS, at_rest, get, nothing_left, post, serve};
+use crate::support::server::{Case, Client, in_all_cases, in_both_modes};
+use crate::support::*;
 use axum::Router;
 use axum::extract::Request;
 use millpond::http::{self, Park, Server};
 use millpond::server::Address;
-use support::http::app::App;
-use support::http::server::{HELLO, PARKS, at_rest, get, nothing_left, post, serve};
-use support::server::{Case, Client, in_all_cases, in_both_modes};
-use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::sleep;

@@ -1,13 +1,13 @@
 //! Connections that are somebody else's after an upgrade: no byte and no wake-up is lost, and
 //! whoever drops one gives everything back.
-#![cfg(feature = "http")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::future::Future;
 use std::io;
 
+use crate::support::http::app::App;
+use crate::support::http::server::{HELLO, PARKS, at_rest, nothing_left};
+use crate::support::server::{Case, Client, in_all_cases};
+use crate::support::*;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode;
@@ -15,10 +15,6 @@ use axum::response::{IntoResponse, Response};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use millpond::http::Server;
-use support::http::app::App;
-use support::http::server::{HELLO, PARKS, at_rest, nothing_left};
-use support::server::{Case, Client, in_all_cases};
-use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
 use tokio::sync::mpsc;
 

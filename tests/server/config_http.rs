@@ -1,6 +1,4 @@
 //! What a file says of HTTP servers.
-#![cfg(all(feature = "serde", feature = "http"))]
-#![allow(missing_docs)]
 
 use std::time::Duration;
 

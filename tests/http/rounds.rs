@@ -1,20 +1,16 @@
 //! A connection that is parked and taken up again loses nothing, however often.
 //! `MILLPOND_ROUNDS` is the number of requests, of all connections together.
-#![cfg(feature = "http")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::env;
 use std::sync::Arc;
 
+use crate::support::http::LIMIT;
+use crate::support::http::app::App;
+use crate::support::http::server::{HELLO, at_rest, nothing_left, serve};
+use crate::support::multi_for;
+use crate::support::server::{Case, DEDICATED, EVENT_DRIVEN};
 use millpond::Pool;
 use millpond::http::{Park, Server};
-use support::http::LIMIT;
-use support::http::app::App;
-use support::http::server::{HELLO, at_rest, nothing_left, serve};
-use support::multi_for;
-use support::server::{Case, DEDICATED, EVENT_DRIVEN};
 
 const CONNECTIONS: usize = 8;
 

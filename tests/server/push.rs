@@ -1,15 +1,11 @@
 //! What handlers send of their own accord, and what becomes of it when nobody reads.
-#![cfg(feature = "server")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::time::Duration;
 
+use crate::support::chat::{Chat, fill_up, thousand};
+use crate::support::server::{Case, Client, closed_for, emptied, in_all_cases, no_time, parked};
+use crate::support::*;
 use millpond::server::{CloseReason, Deadline, Server, SlowReader, TrySendError};
-use support::chat::{Chat, fill_up, thousand};
-use support::server::{Case, Client, closed_for, emptied, in_all_cases, no_time, parked};
-use support::*;
 use tokio::time::{Instant, sleep};
 
 in_all_cases!(double: to_parked_connections_from_elsewhere);

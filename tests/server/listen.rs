@@ -1,16 +1,15 @@
 //! Where servers listen, and which settings they refuse.
-#![cfg(feature = "server")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::support;
+use crate::support::server::{
+    BoxError, Case, DEDICATED, EVENT_DRIVEN, echo, emptied, in_both_modes,
+};
+use crate::support::*;
 use millpond::server::{Builder, Listen, Mode, Server, StartError};
-use support::server::{BoxError, Case, DEDICATED, EVENT_DRIVEN, echo, emptied, in_both_modes};
-use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::codec::LinesCodec;

@@ -1,12 +1,8 @@
 //! Every connection is counted, once, and those over a limit are told so.
-#![cfg(feature = "server")]
-#![allow(missing_docs)]
 
-mod support;
-
+use crate::support::server::{Case, Client, accounted, echo, emptied, in_all_cases, in_both_modes};
+use crate::support::*;
 use millpond::server::{CloseReason, Server};
-use support::server::{Case, Client, accounted, echo, emptied, in_all_cases, in_both_modes};
-use support::*;
 
 in_all_cases!(double: opens_and_closes);
 in_all_cases!(single: a_limit_of_connections, a_limit_for_each_peer);

@@ -1,17 +1,13 @@
 //! Servers end: gently, so that nothing that was sent is lost, or at once.
-#![cfg(feature = "server")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::server::{Case, Client, echo, emptied, in_all_cases, no_time, parked};
+use crate::support::*;
 use millpond::Pool;
 use millpond::server::{Builder, CloseReason, Server};
-use support::server::{Case, Client, echo, emptied, in_all_cases, no_time, parked};
-use support::*;
 use tokio::time::{Instant, sleep};
 use tokio_util::codec::{LengthDelimitedCodec, LinesCodec};
 use tokio_util::sync::CancellationToken;

@@ -1,16 +1,12 @@
 //! HTTP on a pool: who holds a slot, who waits for one, and what becomes of those that get none.
-#![cfg(feature = "http")]
-#![allow(missing_docs)]
 
-mod support;
-
+use crate::support::http::app::App;
+use crate::support::http::server::{HELLO, PARKS, at_rest, get, nothing_left, post, serve};
+use crate::support::server::{Case, in_all_cases};
+use crate::support::*;
 use millpond::Pool;
 use millpond::http::Park;
 use millpond::server::CloseReason;
-use support::http::app::App;
-use support::http::server::{HELLO, PARKS, at_rest, get, nothing_left, post, serve};
-use support::server::{Case, in_all_cases};
-use support::*;
 
 in_all_cases!(single: one_slot_serves_one_at_a_time, who_waits_for_its_peer_holds_none);
 in_all_cases!(single: who_waits_for_its_handler_holds_one, closed, panics);

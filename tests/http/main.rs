@@ -1,0 +1,15 @@
+//! What HTTP servers promise, part by part.
+#![cfg(feature = "http")]
+#![allow(missing_docs)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod deadlines;
+mod pool;
+mod rounds;
+mod server;
+mod shutdown;
+mod spares;
+mod upgrades;
+mod version2;
