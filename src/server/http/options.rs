@@ -28,7 +28,7 @@ pub enum Park {
     /// When so many others were busy later: connections that are busy keep theirs, and memory is
     /// bounded without a timer. One that comes back after fewer than so many others keeps its state
     /// from then on; else it has given it up at once, as a new one after its first request does.
-    /// From 1.
+    /// Requests of HTTP/1.0, or for an upgrade, have it given up. From 1.
     Warm(usize),
     /// When it was idle for so long, or up to two ticks longer. How many are idle for less is not
     /// bounded but by the connections there may be.
