@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use crate::support;
 use crate::support::http::app::App;
 use crate::support::http::server::{HELLO, PARKS, get, nothing_left, post, serve};
 use crate::support::server::{Case, Client, in_all_cases, no_time};
@@ -15,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 in_all_cases!(paused: first_byte, heads, bodies, keep_alive, writes, a_handler_may_wait);
 #[cfg(feature = "rustls")]
-support::server::in_both_modes!(paused: handshake);
+crate::support::server::in_both_modes!(paused: handshake);
 
 const SECOND: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(8);
@@ -231,7 +230,7 @@ async fn a_handler_may_wait(case: Case) {
 async fn handshake(case: Case) {
     let tls = Case { tls: true, ..case };
     let server = serve(tls.timeless(Park::AtOnce).handshake_timeout(LIMIT), &App::default());
-    let hello = support::server::tls::hello();
+    let hello = crate::support::server::tls::hello();
     for half in [&hello[..10], &hello] {
         let mut client = case.client(&server).await;
         client.send(half).await;

@@ -4,7 +4,6 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support;
 use crate::support::http::app::App;
 use crate::support::http::server::{nothing_left, serve};
 use crate::support::server::{Case, Stream, in_all_cases, no_time};
@@ -36,7 +35,7 @@ async fn connect(case: Case, server: &Server) -> (Client, JoinHandle<hyper::Resu
     let stream = match case.tls {
         #[cfg(feature = "rustls")]
         true => {
-            let session = no_time(support::server::tls::connect_http2(tcp)).await.unwrap();
+            let session = no_time(crate::support::server::tls::connect_http2(tcp)).await.unwrap();
             Stream::Tls(Box::new(session))
         }
         _ => Stream::Plain(tcp),

@@ -1,18 +1,15 @@
 //! Servers from configurations hold their connections in the modes these say; the example does,
 //! and says what is wrong with a file.
 
-#[path = "../support/program.rs"]
-mod program;
-
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::program::*;
 use crate::support::*;
 use millpond::server::{Server, ServerConfig};
-use program::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::codec::LinesCodec;
 

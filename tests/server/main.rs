@@ -5,6 +5,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../support/program.rs"]
+mod program;
+
 #[cfg(all(feature = "serde", unix))]
 mod config;
 #[cfg(all(feature = "serde", unix))]

@@ -1,16 +1,13 @@
 //! The WebSocket example in both modes, with three clients: tungstenite's, one in Python, and a
 //! browser.
 
-#[path = "../support/program.rs"]
-mod program;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use program::*;
+use crate::program::*;
 use tungstenite::error::Error;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message, WebSocket};
