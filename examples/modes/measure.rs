@@ -49,7 +49,7 @@ impl Plan {
             Protocol::Http if !args.quick => Duration::from_secs(4),
             _ => settle,
         };
-        let (paced, closed, bursts) = if args.quick { (0.8, 0.6, 2) } else { (1.5, 1.2, 3) };
+        let (paced, closed, bursts) = if args.quick { (0.4, 0.3, 1) } else { (1.5, 1.2, 3) };
         Self {
             protocol: args.protocol,
             connections,
