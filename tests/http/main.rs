@@ -5,7 +5,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cases;
 mod deadlines;
+mod malformed;
 mod pool;
 mod rounds;
 mod server;

@@ -8,8 +8,8 @@ use std::mem::replace;
 
 use crate::sync::Mutex;
 
-/// As many are kept. There are others with the connections in the middle of a request.
-const KEPT: usize = 32;
+/// As many are kept at most: as many requests as a server's own pool has under way at once.
+const KEPT: usize = 1024;
 /// After so many ticks those that nobody has needed go.
 const TICKS: u32 = 4;
 

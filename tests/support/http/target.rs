@@ -130,9 +130,45 @@ pub fn plain(tls: bool) -> Target {
 /// Makes the tests of functions that take a [`Target`]: one for each server.
 #[allow(unused_macros)]
 macro_rules! against_all {
-    ($($name:ident),+ $(,)?) => {
-        against_all!(by patient: $($name),+);
-    };
+    // Most of their time they wait, so the servers have their turn at once.
+    ($($name:ident),+ $(,)?) => {$(
+        mod $name {
+            use super::patient;
+            use crate::support::http::target::{AT_ONCE, DEDICATED, WARM, oracle, plain};
+            #[cfg(feature = "rustls")]
+            use crate::support::http::target::secured;
+            use super::$name as run;
+
+            #[test]
+            fn ours() {
+                patient(async {
+                    let all = [DEDICATED, AT_ONCE, WARM].map(run);
+                    futures_util::future::join_all(all).await;
+                });
+            }
+
+            #[cfg(feature = "rustls")]
+            #[test]
+            fn ours_tls() {
+                patient(async {
+                    let all = [DEDICATED, AT_ONCE, WARM].map(|target| run(secured(target)));
+                    futures_util::future::join_all(all).await;
+                });
+            }
+
+            #[test]
+            #[ignore = "proves the test, not the server"]
+            fn axum() {
+                patient(run(oracle(false)));
+            }
+
+            #[test]
+            #[ignore = "proves the test, not the server"]
+            fn hyper() {
+                patient(run(plain(false)));
+            }
+        }
+    )+};
     (by $run:ident: $($name:ident),+ $(,)?) => {$(
         mod $name {
             use super::$run;

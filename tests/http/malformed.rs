@@ -1,19 +1,15 @@
 //! Malformed and ambiguous requests: each server gives the verdict of plain hyper, however the bytes
 //! arrive. The verdict is which requests the app saw, what was replied, and whether the connection
 //! was closed.
-#![cfg(feature = "http")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use support::http::cases::GET;
-use support::http::compare::same_at_once;
-use support::http::malformed::{Malformed, malformed, malformed_and_large};
-use support::http::patient;
-use support::http::script::{Script, script};
-use support::http::target::{Target, against_all, oracle, plain};
+use crate::support::http::cases::GET;
+use crate::support::http::compare::same_at_once;
+use crate::support::http::malformed::{Malformed, malformed, malformed_and_large};
+use crate::support::http::patient;
+use crate::support::http::script::{Script, script};
+use crate::support::http::target::{Target, against_all, oracle, plain};
 
 against_all!(whole, after_a_rest, behind_another, in_large, every_split, byte_by_byte);
 

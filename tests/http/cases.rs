@@ -1,16 +1,12 @@
 //! What clients do, seen by clients: each server as `axum::serve`.
-#![cfg(feature = "http")]
-#![allow(missing_docs)]
 
-mod support;
-
-use support::http::cases::{CHUNKED, EXPECT, GET, POST, WEB_SOCKET, cases};
-use support::http::compare::{same_at_once, same_in_turn};
-use support::http::faulty::Fault;
-use support::http::hard_cases::hard_cases;
-use support::http::patient;
-use support::http::script::{Script, script};
-use support::http::target::{Target, against_all, faulty, oracle};
+use crate::support::http::cases::{CHUNKED, EXPECT, GET, POST, WEB_SOCKET, cases};
+use crate::support::http::compare::{same_at_once, same_in_turn};
+use crate::support::http::faulty::Fault;
+use crate::support::http::hard_cases::hard_cases;
+use crate::support::http::patient;
+use crate::support::http::script::{Script, script};
+use crate::support::http::target::{Target, against_all, faulty, oracle};
 
 against_all!(each_case, each_hard_case, all_cases_at_once, every_split, every_two_splits);
 
@@ -25,8 +21,8 @@ async fn each_hard_case(target: Target) {
 /// No connection rests when the others do.
 async fn all_cases_at_once(target: Target) {
     let apart = |script: &Script| {
-        let alone = |step: &support::http::script::Step| {
-            use support::http::script::Step::{Inside, Notes};
+        let alone = |step: &crate::support::http::script::Step| {
+            use crate::support::http::script::Step::{Inside, Notes};
             matches!(step, Inside(_) | Notes(_))
         };
         !script.steps.iter().any(alone)
