@@ -11,7 +11,7 @@ use crate::support::http::patient;
 use crate::support::http::script::{Script, script};
 use crate::support::http::target::{Target, against_all, oracle, plain};
 
-against_all!(whole, after_a_rest, behind_another, in_large, every_split, byte_by_byte);
+against_all!(at once: whole, after_a_rest, behind_another, in_large, every_split, byte_by_byte);
 
 /// Compares with the one that is right: that depends on who looks for HTTP/2.
 async fn judged(

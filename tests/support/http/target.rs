@@ -130,29 +130,33 @@ pub fn plain(tls: bool) -> Target {
 /// Makes the tests of functions that take a [`Target`]: one for each server.
 #[allow(unused_macros)]
 macro_rules! against_all {
-    // Most of their time they wait, so the servers have their turn at once.
-    ($($name:ident),+ $(,)?) => {$(
+    ($($name:ident),+ $(,)?) => {
+        against_all!(by patient: $($name),+);
+    };
+    // Where most of the time is spent waiting, the servers have their turn at once.
+    (at once: $($name:ident),+ $(,)?) => {$(
         mod $name {
-            use super::patient;
+            use super::{$name as run, patient};
             use crate::support::http::target::{AT_ONCE, DEDICATED, WARM, oracle, plain};
             #[cfg(feature = "rustls")]
             use crate::support::http::target::secured;
-            use super::$name as run;
 
             #[test]
             fn ours() {
-                patient(async {
-                    let all = [DEDICATED, AT_ONCE, WARM].map(run);
-                    futures_util::future::join_all(all).await;
+                std::thread::scope(|scope| {
+                    for target in [DEDICATED, AT_ONCE, WARM] {
+                        scope.spawn(move || patient(run(target)));
+                    }
                 });
             }
 
             #[cfg(feature = "rustls")]
             #[test]
             fn ours_tls() {
-                patient(async {
-                    let all = [DEDICATED, AT_ONCE, WARM].map(|target| run(secured(target)));
-                    futures_util::future::join_all(all).await;
+                std::thread::scope(|scope| {
+                    for target in [DEDICATED, AT_ONCE, WARM].map(secured) {
+                        scope.spawn(move || patient(run(target)));
+                    }
                 });
             }
 
