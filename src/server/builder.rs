@@ -27,7 +27,7 @@ use crate::pool::Pool;
 
 pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Of a server's own pool, where none was given: how many bursts may be under way at once.
-const OWN_POOL: usize = 1024;
+pub(super) const OWN_POOL: usize = 1024;
 
 /// Settings of a server; from [`Server::builder`].
 ///

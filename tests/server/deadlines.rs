@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::server::{Case, Client, echo, emptied, in_all_cases, parked};
 use crate::support::*;
-use millpond::server::{Builder, CloseReason, Deadline, Server};
+use millpond::server::{CloseReason, Deadline, Server};
 use tokio::time::{Instant, sleep, timeout};
 
 in_all_cases!(paused: first_byte, no_first_byte, idle, no_idle, frame, no_frame);
@@ -15,16 +15,6 @@ in_all_cases!(paused: the_header_of_a_frame_counts);
 const LIMIT: Duration = Duration::from_secs(8);
 /// Up to an eighth of the shortest deadline, and at most a second; and the tick that runs.
 const LAG: Duration = Duration::from_secs(2);
-
-/// No deadline at all.
-fn timeless(case: Case) -> Builder {
-    case.builder()
-        .first_byte_timeout(None)
-        .handshake_timeout(None)
-        .frame_timeout(None)
-        .idle_timeout(None)
-        .write_timeout(None)
-}
 
 /// Waits until the server closes a connection, and tells when that was.
 async fn ends(client: &mut Client) -> Instant {
@@ -43,7 +33,7 @@ fn on_time(case: Case, server: &Server, deadline: Deadline, waited: Duration) {
 }
 
 async fn first_byte(case: Case) {
-    let server = echo(timeless(case).first_byte_timeout(LIMIT));
+    let server = echo(case.no_deadlines().first_byte_timeout(LIMIT));
     let start = Instant::now();
     let mut client = case.connect(&server).await;
     let waited = ends(&mut client).await - start;
@@ -51,7 +41,7 @@ async fn first_byte(case: Case) {
 }
 
 async fn no_first_byte(case: Case) {
-    let server = echo(timeless(case).frame_timeout(LIMIT));
+    let server = echo(case.no_deadlines().frame_timeout(LIMIT));
     let mut client = case.connect(&server).await;
     sleep(100 * LIMIT).await;
     client.ask("late").await;
@@ -59,7 +49,7 @@ async fn no_first_byte(case: Case) {
     emptied(&server).await;
 
     // Without a deadline of its own the first byte has that of any other frame.
-    let server = echo(timeless(case).idle_timeout(LIMIT));
+    let server = echo(case.no_deadlines().idle_timeout(LIMIT));
     let mut client = case.connect(&server).await;
     let start = Instant::now();
     let waited = ends(&mut client).await - start;
@@ -67,7 +57,7 @@ async fn no_first_byte(case: Case) {
 }
 
 async fn idle(case: Case) {
-    let server = echo(timeless(case).idle_timeout(LIMIT).first_byte_timeout(LIMIT / 2));
+    let server = echo(case.no_deadlines().idle_timeout(LIMIT).first_byte_timeout(LIMIT / 2));
     let mut client = case.connect(&server).await;
     for n in 0..5 {
         client.ask(&format!("{n}")).await;
@@ -80,7 +70,7 @@ async fn idle(case: Case) {
 }
 
 async fn no_idle(case: Case) {
-    let server = echo(timeless(case).first_byte_timeout(LIMIT).frame_timeout(LIMIT));
+    let server = echo(case.no_deadlines().first_byte_timeout(LIMIT).frame_timeout(LIMIT));
     let mut client = case.connect(&server).await;
     client.ask("early").await;
     sleep(100 * LIMIT).await;
@@ -88,7 +78,7 @@ async fn no_idle(case: Case) {
 }
 
 async fn frame(case: Case) {
-    let server = echo(timeless(case).frame_timeout(LIMIT));
+    let server = echo(case.no_deadlines().frame_timeout(LIMIT));
     let mut client = case.connect(&server).await;
     client.ask("whole").await;
     let start = Instant::now();
@@ -98,7 +88,7 @@ async fn frame(case: Case) {
 }
 
 async fn no_frame(case: Case) {
-    let server = echo(timeless(case).first_byte_timeout(LIMIT).idle_timeout(LIMIT));
+    let server = echo(case.no_deadlines().first_byte_timeout(LIMIT).idle_timeout(LIMIT));
     let mut client = case.connect(&server).await;
     client.send("ha").await;
     sleep(100 * LIMIT).await;
@@ -120,7 +110,7 @@ async fn trickles(client: &mut Client, byte: &[u8]) -> Instant {
 }
 
 async fn a_frame_counts_from_its_first_byte(case: Case) {
-    let server = echo(timeless(case).frame_timeout(LIMIT));
+    let server = echo(case.no_deadlines().frame_timeout(LIMIT));
     let mut client = case.connect(&server).await;
     let start = Instant::now();
     // The client looks once a second.
@@ -131,7 +121,7 @@ async fn a_frame_counts_from_its_first_byte(case: Case) {
 
 /// A frame of which each turn of the connection reads a part.
 async fn a_large_frame_counts_from_its_first_byte(case: Case) {
-    let server = echo(timeless(case).frame_timeout(LIMIT).turn_bytes(16));
+    let server = echo(case.no_deadlines().frame_timeout(LIMIT).turn_bytes(16));
     let mut client = case.connect(&server).await;
     let start = Instant::now();
     let waited = trickles(&mut client, &[b'x'; 40]).await - start - Duration::from_secs(1);
@@ -143,8 +133,12 @@ async fn a_large_frame_counts_from_its_first_byte(case: Case) {
 async fn the_header_of_a_frame_counts(case: Case) {
     let codec = tokio_util::codec::LengthDelimitedCodec::new();
     let none = |_| async { Ok::<_, std::convert::Infallible>(None::<bytes::Bytes>) };
-    let server =
-        timeless(case).frame_timeout(LIMIT).codec(codec).serve(tower::service_fn(none)).unwrap();
+    let server = case
+        .no_deadlines()
+        .frame_timeout(LIMIT)
+        .codec(codec)
+        .serve(tower::service_fn(none))
+        .unwrap();
     let mut client = case.connect(&server).await;
     client.send(b"\0\0\0\x04four").await;
     eventually(|| server.status().frames == 1).await;
@@ -156,7 +150,7 @@ async fn the_header_of_a_frame_counts(case: Case) {
 
 /// Each frame is slow, and in time; the next one has begun when it is answered.
 async fn frames_at_work_are_not_late(case: Case) {
-    let server = echo(timeless(case).frame_timeout(LIMIT).idle_timeout(LIMIT));
+    let server = echo(case.no_deadlines().frame_timeout(LIMIT).idle_timeout(LIMIT));
     let mut client = case.connect(&server).await;
     client.send("th").await;
     for n in 0..20 {
@@ -172,7 +166,7 @@ async fn frames_at_work_are_not_late(case: Case) {
 /// A frame each time the deadline is due: it has come, and whoever looks at the deadline must look
 /// at the socket first.
 async fn bytes_that_have_just_come_are_not_lost(case: Case) {
-    let server = echo(timeless(case).idle_timeout(LIMIT));
+    let server = echo(case.no_deadlines().idle_timeout(LIMIT));
     for early in 0..40u32 {
         let mut client = case.connect(&server).await;
         client.ask("one").await;

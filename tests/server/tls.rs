@@ -14,15 +14,6 @@ const LIMIT: Duration = Duration::from_secs(8);
 const LAG: Duration = Duration::from_secs(2);
 const CASES: [Case; 2] = [DEDICATED_TLS, EVENT_DRIVEN_TLS];
 
-fn timeless(case: Case) -> Builder {
-    case.builder()
-        .first_byte_timeout(None)
-        .handshake_timeout(None)
-        .frame_timeout(None)
-        .idle_timeout(None)
-        .write_timeout(None)
-}
-
 async fn raw(server: &Server) -> TcpStream {
     TcpStream::connect(server.local_addrs()[0]).await.unwrap()
 }
@@ -41,7 +32,7 @@ async fn stops_after(server: &Server, bytes: &[u8]) -> Duration {
 fn a_client_that_says_nothing() {
     paused(async {
         for case in CASES {
-            let server = echo(timeless(case).first_byte_timeout(LIMIT));
+            let server = echo(case.no_deadlines().first_byte_timeout(LIMIT));
             let waited = stops_after(&server, b"").await;
             assert!(waited >= LIMIT && waited <= LIMIT + LAG, "{case:?}: {waited:?}");
             let status = emptied(&server).await;
@@ -56,7 +47,7 @@ fn a_handshake_that_stops() {
         let hello = tls::hello();
         for case in CASES {
             for cut in [1, 5, hello.len() / 2, hello.len() - 1, hello.len()] {
-                let server = echo(timeless(case).handshake_timeout(LIMIT));
+                let server = echo(case.no_deadlines().handshake_timeout(LIMIT));
                 let waited = stops_after(&server, &hello[..cut]).await;
                 let at = format!("{case:?}, {cut}: {waited:?}");
                 assert!(waited >= LIMIT && waited <= LIMIT + LAG, "{at}");
@@ -74,7 +65,8 @@ fn a_handshake_that_trickles_counts_from_its_first_byte() {
     paused(async {
         let hello = tls::hello();
         for case in CASES {
-            let server = echo(timeless(case).handshake_timeout(LIMIT).first_byte_timeout(LIMIT));
+            let server =
+                echo(case.no_deadlines().handshake_timeout(LIMIT).first_byte_timeout(LIMIT));
             let mut client = raw(&server).await;
             let start = Instant::now();
             for byte in &hello {
@@ -99,7 +91,7 @@ fn no_deadline_for_the_handshake() {
         let hello = tls::hello();
         for case in CASES {
             let limits = |builder: Builder| builder.frame_timeout(LIMIT).idle_timeout(LIMIT);
-            let server = echo(limits(timeless(case)).first_byte_timeout(LIMIT));
+            let server = echo(limits(case.no_deadlines()).first_byte_timeout(LIMIT));
             let mut client = raw(&server).await;
             client.write_all(&hello[..hello.len() / 2]).await.unwrap();
             sleep(100 * LIMIT).await;
@@ -116,7 +108,7 @@ fn no_deadline_for_the_handshake() {
 fn first_byte_after_the_handshake() {
     paused(async {
         for case in CASES {
-            let limits = timeless(case).first_byte_timeout(LIMIT).handshake_timeout(LIMIT);
+            let limits = case.no_deadlines().first_byte_timeout(LIMIT).handshake_timeout(LIMIT);
             let server = echo(limits);
             let tcp = raw(&server).await;
             sleep(LIMIT - Duration::from_secs(1)).await;

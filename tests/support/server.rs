@@ -109,6 +109,16 @@ impl Case {
         builder
     }
 
+    /// Without any deadline.
+    pub fn no_deadlines(self) -> Builder {
+        self.builder()
+            .first_byte_timeout(None)
+            .handshake_timeout(None)
+            .frame_timeout(None)
+            .idle_timeout(None)
+            .write_timeout(None)
+    }
+
     /// A server that answers each line by itself.
     pub fn echo(self) -> Server {
         echo(self.builder())

@@ -231,10 +231,13 @@ impl Share {
 
     /// It is over, and the next thing begins.
     pub(super) fn go_on(mut self, bits: u8, over: u8) -> Self {
-        let ended = |state| (state | u32::from(self.over)) & !u32::from(self.bits);
-        self.flow.change(|state| ended(state) | begun(bits));
+        self.flow.change(|state| self.ended(state) | begun(bits));
         (self.bits, self.over) = (bits, over);
         self
+    }
+
+    fn ended(&self, state: u32) -> u32 {
+        (state | u32::from(self.over)) & !u32::from(self.bits)
     }
 }
 
@@ -245,8 +248,7 @@ fn begun(bits: u8) -> u32 {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let ended = |state| (state | u32::from(self.over)) & !u32::from(self.bits);
-        let before = self.flow.change(|state| ended(state) - SHARE);
+        let before = self.flow.change(|state| self.ended(state) - SHARE);
         let was_last = before / SHARE == 1;
         // Dropped elsewhere, nobody else would look whether that was all.
         if self.bits & BODY != 0 || was_last && self.flow.left.load(SeqCst) {

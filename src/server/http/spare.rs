@@ -6,10 +6,11 @@
 use std::any::Any;
 use std::mem::replace;
 
+use super::super::builder::OWN_POOL;
 use crate::sync::Mutex;
 
 /// As many are kept at most: as many requests as a server's own pool has under way at once.
-const KEPT: usize = 1024;
+const KEPT: usize = OWN_POOL;
 /// After so many ticks those that nobody has needed go.
 const TICKS: u32 = 4;
 

@@ -137,7 +137,9 @@ macro_rules! against_all {
     (at once: $($name:ident),+ $(,)?) => {$(
         mod $name {
             use super::{$name as run, patient};
-            use crate::support::http::target::{AT_ONCE, DEDICATED, WARM, oracle, plain};
+            use crate::support::http::target::{
+                AT_ONCE, DEDICATED, WARM, against_all, oracle, plain,
+            };
             #[cfg(feature = "rustls")]
             use crate::support::http::target::secured;
 
@@ -160,23 +162,15 @@ macro_rules! against_all {
                 });
             }
 
-            #[test]
-            #[ignore = "proves the test, not the server"]
-            fn axum() {
-                patient(run(oracle(false)));
-            }
-
-            #[test]
-            #[ignore = "proves the test, not the server"]
-            fn hyper() {
-                patient(run(plain(false)));
-            }
+            against_all!(proofs patient, $name);
         }
     )+};
     (by $run:ident: $($name:ident),+ $(,)?) => {$(
         mod $name {
             use super::$run;
-            use crate::support::http::target::{AT_ONCE, DEDICATED, WARM, oracle, plain};
+            use crate::support::http::target::{
+                AT_ONCE, DEDICATED, WARM, against_all, oracle, plain,
+            };
             #[cfg(feature = "rustls")]
             use crate::support::http::target::secured;
 
@@ -213,33 +207,36 @@ macro_rules! against_all {
                 $run(super::$name(secured(WARM)));
             }
 
-            #[test]
-            #[ignore = "proves the test, not the server"]
-            fn axum() {
-                $run(super::$name(oracle(false)));
-            }
-
-            #[test]
-            #[ignore = "proves the test, not the server"]
-            fn hyper() {
-                $run(super::$name(plain(false)));
-            }
-
-            #[cfg(feature = "rustls")]
-            #[test]
-            #[ignore = "proves the test, not the server"]
-            fn axum_tls() {
-                $run(super::$name(oracle(true)));
-            }
-
-            #[cfg(feature = "rustls")]
-            #[test]
-            #[ignore = "proves the test, not the server"]
-            fn hyper_tls() {
-                $run(super::$name(plain(true)));
-            }
+            against_all!(proofs $run, $name);
         }
     )+};
+    (proofs $run:ident, $name:ident) => {
+        #[test]
+        #[ignore = "proves the test, not the server"]
+        fn axum() {
+            $run(super::$name(oracle(false)));
+        }
+
+        #[test]
+        #[ignore = "proves the test, not the server"]
+        fn hyper() {
+            $run(super::$name(plain(false)));
+        }
+
+        #[cfg(feature = "rustls")]
+        #[test]
+        #[ignore = "proves the test, not the server"]
+        fn axum_tls() {
+            $run(super::$name(oracle(true)));
+        }
+
+        #[cfg(feature = "rustls")]
+        #[test]
+        #[ignore = "proves the test, not the server"]
+        fn hyper_tls() {
+            $run(super::$name(plain(true)));
+        }
+    };
 }
 
 #[allow(unused_imports)]
