@@ -14,10 +14,15 @@ use super::cell::{Berth, JobRef};
 use super::core::Core;
 use super::worker::Worker;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use crate::sync::atomic::{AtomicBool, AtomicUsize};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
 use crate::sync::{Mutex, mutant};
 
 const NOBODY: usize = usize::MAX;
+
+/// Of the lookout.
+const NONE: u8 = 0;
+const THERE: u8 = 1;
+const WANTED: u8 = 2;
 
 pub(super) struct Crew {
     /// How many threads the runtime has.
@@ -27,8 +32,8 @@ pub(super) struct Crew {
     spare: AtomicBool,
     /// How many calls found nobody, likewise.
     misses: AtomicUsize,
-    /// Whether somebody is on the lookout.
-    lookout: AtomicBool,
+    /// Whether somebody is on the lookout, and whether that was asked for since the last look.
+    lookout: AtomicU8,
 }
 
 struct State {
@@ -152,7 +157,7 @@ impl Crew {
             state: Mutex::new(state),
             spare: AtomicBool::new(true),
             misses: AtomicUsize::new(0),
-            lookout: AtomicBool::new(cfg!(millpond_loom)),
+            lookout: AtomicU8::new(if cfg!(millpond_loom) { WANTED } else { NONE }),
         }
     }
 
@@ -263,13 +268,19 @@ impl Crew {
         state.idle.retain(|other| !Arc::ptr_eq(other, post));
     }
 
-    /// Whether nobody is on the lookout, which is to change now.
+    /// Asks for somebody on the lookout: `true` if there is nobody yet.
     pub(super) fn wants_lookout(&self) -> bool {
-        !self.lookout.load(Relaxed) && !self.lookout.swap(true, AcqRel)
+        self.lookout.load(Relaxed) != WANTED && self.lookout.swap(WANTED, AcqRel) == NONE
     }
 
-    pub(super) fn end_lookout(&self) {
-        self.lookout.store(false, Release);
+    /// Whether it was asked for since the last look.
+    pub(super) fn keeps_lookout(&self) -> bool {
+        self.lookout.swap(THERE, AcqRel) == WANTED
+    }
+
+    /// Unless it was asked for again.
+    pub(super) fn end_lookout(&self) -> bool {
+        self.lookout.compare_exchange(THERE, NONE, AcqRel, Relaxed).is_ok()
     }
 
     pub(super) fn posts(&self) -> Vec<Arc<Post>> {

@@ -3,7 +3,9 @@
 //! A worker polls its jobs one after another and nobody wakes a second thread for a handful of
 //! quick ones. When one of them turns out to be slow (it computes, or blocks the thread), those
 //! behind it must not wait for it while another thread is free. Nobody can tell in advance, so
-//! somebody looks now and then: a task that lives only while jobs queue up behind a busy worker.
+//! somebody looks now and then: a task that lives only while jobs queue up behind a busy worker. Its
+//! timer is not free: one that is due soon is set anew by the kernel each time a thread goes to sleep.
+//! So it looks often only where jobs of late were slow.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +17,17 @@ use super::crew::Post;
 
 /// How long jobs may stand behind a slow one: one to two of these.
 const PERIOD: Duration = Duration::from_millis(1);
+/// The same for the first slow one after many quick ones. No sooner than the kernel's own clock
+/// ticks, for what the timer costs.
+const RARELY: Duration = Duration::from_millis(8);
+
+/// What a look has found.
+#[derive(Default)]
+struct Look {
+    /// There is reason to look again.
+    busy: bool,
+    held_up: bool,
+}
 
 pub(super) struct Lookout {
     core: Arc<Core>,
@@ -40,12 +53,16 @@ impl Lookout {
     }
 
     async fn run(mut self) {
+        let Look { mut held_up, .. } = self.look();
         loop {
-            tokio::time::sleep(PERIOD).await;
-            if self.look() {
+            let often = held_up || self.core.pace.has_slow();
+            tokio::time::sleep(if often { PERIOD } else { RARELY }).await;
+            let keeps = self.core.crew.keeps_lookout();
+            let look = self.look();
+            held_up = look.held_up;
+            if look.busy || keeps || !self.core.crew.end_lookout() {
                 continue;
             }
-            self.core.crew.end_lookout();
             // Whoever queued a job before that saw a lookout; so it looks once more.
             let shards = self.core.admission.shards();
             let queued = shards.iter().any(|shard| !shard.lock().ready.is_empty())
@@ -56,15 +73,16 @@ impl Lookout {
         }
     }
 
-    /// `true` if there is reason to look again.
-    fn look(&mut self) -> bool {
+    fn look(&mut self) -> Look {
         let core = &*self.core;
-        let mut busy = false;
+        let mut look = Look::default();
         let posts = core.crew.posts();
         for post in &posts {
-            busy |= post.has_claims();
+            let has_claims = post.has_claims();
+            look.busy |= has_claims;
             let known = self.steps.iter().find(|(known, _)| Arc::ptr_eq(known, post));
             if known.is_some_and(|(_, steps)| *steps == post.steps()) {
+                look.held_up |= has_claims;
                 post.give_up().for_each(|job| core.make_ready(core.here(), job));
                 core.pay_for(post);
             }
@@ -73,13 +91,14 @@ impl Lookout {
         let claims: Vec<_> =
             core.admission.shards().iter().map(|shard| shard.lock().claims).collect();
         for (at, shard) in core.admission.shards().iter().enumerate() {
-            busy |= shard.depth() > 0;
+            look.busy |= shard.depth() > 0;
             if shard.depth() > 0 && self.claims.get(at) == Some(&claims[at]) {
+                look.held_up = true;
                 let census = core.admission.census();
                 core.crew.reinforce(core, at, census.size.saturating_add(census.overflow));
             }
         }
         self.claims = claims;
-        busy
+        look
     }
 }

@@ -36,9 +36,14 @@ impl Pace {
         self.slowest.store(faded.max(faded / 2 + nanos / 2), Relaxed);
     }
 
+    /// Whether there were slow jobs of late.
+    pub(super) fn has_slow(&self) -> bool {
+        self.slowest.load(Relaxed) > SLOW
+    }
+
     /// How many jobs make a batch of this many nanoseconds.
     pub(super) fn batch(&self, nanos: u32) -> u32 {
-        if self.slowest.load(Relaxed) > SLOW { 1 } else { nanos / self.poll.load(Relaxed).max(1) }
+        if self.has_slow() { 1 } else { nanos / self.poll.load(Relaxed).max(1) }
     }
 
     /// How many nanoseconds the last of some jobs would have to wait for one worker.

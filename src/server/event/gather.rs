@@ -92,7 +92,10 @@ impl Gather {
             // The kernel goes on to the next period when it is read.
             let read = |timer: &AsyncFd<OwnedFd>| Ok(read(timer.get_ref(), &mut [0; 8])?);
             match ready.try_io(read) {
-                Ok(ticks) => return Poll::Ready(ticks.map(drop)),
+                Ok(ticks) => {
+                    ready.clear_ready(); // until it expires again
+                    return Poll::Ready(ticks.map(drop));
+                }
                 Err(_would_block) => {}
             }
         }
