@@ -92,6 +92,7 @@ mod held;
 pub(crate) mod http;
 mod hub;
 mod io;
+mod keyed;
 mod linger;
 mod listen;
 mod lot;

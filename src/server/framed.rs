@@ -21,7 +21,7 @@ use super::protocol::Outcome;
 use super::reason::{CloseReason, Deadline};
 use super::settings::SlowReader;
 use super::signal::Wait;
-use super::stock::{Buffers, poll_fill};
+use super::stock::{Buffers, Lent, poll_fill};
 
 /// Answers are written once so much of them is there, also when more frames are at hand.
 const WRITE_AT: usize = 16 * 1024;
@@ -49,7 +49,7 @@ struct Burst<'a, W, P: Frames> {
     protocol: &'a P,
     io: &'a mut Io<W>,
     idle: &'a mut P::Idle,
-    buffers: Box<Buffers>,
+    buffers: Lent<'a>,
     order: Order,
     /// No more frame is in the input.
     hungry: bool,
@@ -81,47 +81,42 @@ pub(super) async fn burst<W: Wire, P: Frames>(
             return Outcome::Close(reason);
         }
     }
-    let mut buffers = hub.stock.lend();
-    let (mut part, mut taken, mut end) = (false, 0, false);
-    // What was left behind may be frames, also inside of the codec.
-    let mut hungry = true;
-    if let Some(rest) = protocol.rest(idle).take() {
-        if let Some(reason) = rest.lingers {
-            let outcome = poll_fn(|cx| {
-                let (scrap, most) = (&mut buffers.input, hub.settings.turn_bytes);
-                Poll::Ready(linger::go_on(io, cx, scrap, most, (order, reason)))
-            })
-            .await;
-            if let Outcome::Park { .. } = outcome {
-                *protocol.rest(idle) = Some(rest);
-            }
-            hub.stock.give_back(buffers);
-            return outcome;
-        }
-        buffers.input.extend_from_slice(&rest.input);
-        buffers.output.unsplit(rest.output);
-        (part, taken, end) = (rest.part, rest.taken, rest.end);
-        hungry = false;
-    }
-    let (frames, read, wrote, took, patience) = (0, 0, 0, false, None);
     let mut burst = Burst {
         hub,
         protocol,
         io,
         idle,
-        buffers,
+        buffers: hub.stock.lend(),
         order,
-        hungry,
-        part,
-        taken,
-        end,
-        frames,
-        read,
-        wrote,
-        took,
-        patience,
+        // What was left behind may be frames, also inside of the codec.
+        hungry: true,
+        part: false,
+        taken: 0,
+        end: false,
+        frames: 0,
+        read: 0,
+        wrote: 0,
+        took: false,
+        patience: None,
         panic: None,
     };
+    if let Some(rest) = protocol.rest(burst.idle).take() {
+        if let Some(reason) = rest.lingers {
+            let outcome = poll_fn(|cx| {
+                let (scrap, most) = (&mut burst.buffers.input, hub.settings.turn_bytes);
+                Poll::Ready(linger::go_on(burst.io, cx, scrap, most, (order, reason)))
+            })
+            .await;
+            if let Outcome::Park { .. } = outcome {
+                *protocol.rest(burst.idle) = Some(rest);
+            }
+            return outcome;
+        }
+        burst.buffers.input.extend_from_slice(&rest.input);
+        burst.buffers.output.unsplit(rest.output);
+        (burst.part, burst.taken, burst.end) = (rest.part, rest.taken, rest.end);
+        burst.hungry = false;
+    }
     let outcome = burst.run().await.and_then(|(wait, moved)| {
         burst.put_by()?;
         Ok(Outcome::Park { wait, moved })
@@ -159,7 +154,6 @@ pub(super) async fn burst<W: Wire, P: Frames>(
     tally.frames += burst.frames as u32;
     tally.read += burst.read as u32;
     tally.wrote += burst.wrote as u32;
-    hub.stock.give_back(burst.buffers);
     outcome
 }
 

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -32,34 +33,71 @@ pub(super) struct Buffers {
     pub(super) output: BytesMut,
 }
 
+pub(super) struct Stock(Mutex<Kept>);
+
 // Boxed, for the futures that hold some to be small.
 #[allow(clippy::vec_box)]
-pub(super) struct Stock(Mutex<Vec<Box<Buffers>>>);
+#[derive(Default)]
+struct Kept {
+    buffers: Vec<Box<Buffers>>,
+    lent: usize,
+}
 
 impl Stock {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Vec::new()))
+        Self(Mutex::new(Kept::default()))
     }
 
-    pub(super) fn lend(&self) -> Box<Buffers> {
+    /// Those beyond as many as are kept have no room but for what comes: so many bursts at a time
+    /// are most likely ones that wait.
+    pub(super) fn lend(&self) -> Lent<'_> {
+        let mut kept = self.0.lock();
+        kept.lent += 1;
+        let many = kept.lent > KEPT;
+        let known = kept.buffers.pop();
+        drop(kept);
+        let room = if many { 0 } else { NEW };
         let new = || {
-            let [input, output] = [(); 2].map(|()| BytesMut::with_capacity(NEW));
+            let [input, output] = [(); 2].map(|()| BytesMut::with_capacity(room));
             Box::new(Buffers { input, output })
         };
-        self.0.lock().pop().unwrap_or_else(new)
+        Lent { stock: self, buffers: Some(known.unwrap_or_else(new)) }
     }
+}
 
-    pub(super) fn give_back(&self, mut buffers: Box<Buffers>) {
+/// Back in the stock when this is dropped.
+pub(super) struct Lent<'a> {
+    stock: &'a Stock,
+    /// None as it is dropped.
+    buffers: Option<Box<Buffers>>,
+}
+
+impl Deref for Lent<'_> {
+    type Target = Buffers;
+
+    fn deref(&self) -> &Buffers {
+        self.buffers.as_deref().expect("lent until it is dropped")
+    }
+}
+
+impl DerefMut for Lent<'_> {
+    fn deref_mut(&mut self) -> &mut Buffers {
+        self.buffers.as_deref_mut().expect("lent until it is dropped")
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        let Some(mut buffers) = self.buffers.take() else { return };
         buffers.input.clear();
         buffers.output.clear();
         // Frames that live on keep the memory; and some is too much to be kept.
         let fits = |bytes: &mut BytesMut| bytes.try_reclaim(NEW) && bytes.capacity() <= KEPT_BYTES;
-        if !fits(&mut buffers.input) || !fits(&mut buffers.output) {
-            return;
-        }
-        let mut kept = self.0.lock();
-        if kept.len() < KEPT {
-            kept.push(buffers);
+        let fits = fits(&mut buffers.input) && fits(&mut buffers.output);
+        let mut kept = self.stock.0.lock();
+        kept.lent -= 1;
+        if fits && kept.buffers.len() < KEPT {
+            kept.buffers.push(buffers);
         }
     }
 }
@@ -93,4 +131,24 @@ pub(super) fn poll_land<W: Wire>(
         take(buffer.filled());
         Poll::Ready(Ok(buffer.filled().len()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_many_bursts_hold_at_a_time_is_small() {
+        let stock = Stock::new();
+        let room = |lent: &Lent<'_>| [lent.input.capacity(), lent.output.capacity()];
+        for _ in 0..3 {
+            let mut lent: Vec<_> = (0..KEPT + 2).map(|_| stock.lend()).collect();
+            assert!(lent[..KEPT].iter().all(|lent| room(lent) == [NEW, NEW]));
+            assert!(lent[KEPT..].iter().all(|lent| room(lent) == [0, 0]));
+            lent.iter_mut().for_each(|lent| lent.input.extend_from_slice(b"some"));
+        }
+        let kept = stock.0.lock();
+        assert_eq!((kept.buffers.len(), kept.lent), (KEPT, 0));
+        assert!(kept.buffers.iter().all(|buffers| buffers.input.is_empty()));
+    }
 }

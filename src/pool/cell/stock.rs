@@ -8,21 +8,21 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::Cell;
 use std::ptr::{self, NonNull};
 
-/// Cells of at most this many bytes are kept: the pool's own part of one is about 80.
-const SMALL: usize = 128;
-const LARGE: usize = 256;
+/// How many bytes a block of each kind has; the pool's own part of a cell is about 80. Larger cells
+/// are not kept.
+const SIZES: [usize; 4] = [128, 256, 512, 1_024];
+/// How many of each kind a thread keeps: 768 KiB in all.
+const KEPT: [usize; 4] = [1_024, 1_024, 256, 256];
 const ALIGN: usize = 16;
 
-/// How many of each kind a thread keeps: 384 KiB in all.
-const KEPT: usize = 1_024;
-
 thread_local! {
-    static STOCK: [Stack; 2] = const { [Stack::new(SMALL), Stack::new(LARGE)] };
+    static STOCK: [Stack; 4] =
+        const { [Stack::new(0), Stack::new(1), Stack::new(2), Stack::new(3)] };
 }
 
-/// Free blocks of one size, each with a pointer to the next.
+/// Free blocks of one kind, each with a pointer to the next.
 struct Stack {
-    size: usize,
+    kind: usize,
     top: Cell<*mut Block>,
     len: Cell<usize>,
 }
@@ -64,39 +64,37 @@ pub(super) unsafe fn release<C>(memory: NonNull<C>) {
     }
 }
 
-/// What is really allocated for a `C`: all small ones are alike, and so are all large ones.
+/// What is really allocated for a `C`: all of a kind are alike.
 const fn layout<C>() -> Layout {
     let exact = Layout::new::<C>();
-    let size = match exact.size() {
-        size if size <= SMALL => SMALL,
-        size if size <= LARGE => LARGE,
-        _ => return exact,
-    };
-    if exact.align() > ALIGN {
-        return exact;
-    }
-    match Layout::from_size_align(size, ALIGN) {
-        Ok(layout) => layout,
-        Err(_) => unreachable!(),
+    match kind(exact) {
+        Some(kind) => match Layout::from_size_align(SIZES[kind], ALIGN) {
+            Ok(layout) => layout,
+            Err(_) => unreachable!(),
+        },
+        None => exact,
     }
 }
 
-/// Which stack keeps blocks of this layout. None does under AddressSanitizer, which would take a
+/// Of what kind a block for this layout is. None is kept under AddressSanitizer, which would take a
 /// block used after its end for the next job's.
 const fn kind(layout: Layout) -> Option<usize> {
-    if cfg!(any(millpond_loom, millpond_asan)) || layout.align() != ALIGN {
+    if cfg!(any(millpond_loom, millpond_asan)) || layout.align() > ALIGN {
         return None;
     }
-    match layout.size() {
-        SMALL => Some(0),
-        LARGE => Some(1),
-        _ => None,
+    let mut kind = 0;
+    while kind < SIZES.len() {
+        if layout.size() <= SIZES[kind] {
+            return Some(kind);
+        }
+        kind += 1;
     }
+    None
 }
 
 impl Stack {
-    const fn new(size: usize) -> Self {
-        Self { size, top: Cell::new(ptr::null_mut()), len: Cell::new(0) }
+    const fn new(kind: usize) -> Self {
+        Self { kind, top: Cell::new(ptr::null_mut()), len: Cell::new(0) }
     }
 
     /// A block, or null.
@@ -116,7 +114,7 @@ impl Stack {
     ///
     /// The block is memory of this stack's size, and nobody else uses it.
     unsafe fn push(&self, block: *mut Block) -> bool {
-        if self.len.get() == KEPT {
+        if self.len.get() == KEPT[self.kind] {
             return false;
         }
         // SAFETY: by the contract above.
@@ -129,7 +127,7 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        let layout = Layout::from_size_align(self.size, ALIGN).expect("checked in `layout`");
+        let layout = Layout::from_size_align(SIZES[self.kind], ALIGN).expect("checked in `layout`");
         loop {
             let block = self.pop();
             if block.is_null() {
@@ -147,14 +145,15 @@ mod tests {
 
     #[test]
     fn what_a_thread_keeps_is_bounded_and_comes_first() {
-        let blocks: Vec<_> = (0..=KEPT).map(|_| allocate::<[u64; 12]>()).collect();
+        let blocks: Vec<_> = (0..=KEPT[0]).map(|_| allocate::<[u64; 12]>()).collect();
         for &block in &blocks {
             // SAFETY: allocated as this type above, and given back once.
             unsafe { release(block) };
         }
-        STOCK.with(|stock| assert_eq!((stock[0].len.get(), stock[1].len.get()), (KEPT, 0)));
+        let lens = || STOCK.with(|stock| stock.each_ref().map(|stack| stack.len.get()));
+        assert_eq!(lens(), [KEPT[0], 0, 0, 0]);
         let again = allocate::<[u64; 10]>();
-        assert_eq!(again.cast(), blocks[KEPT - 1].cast::<u8>(), "the last one kept, still warm");
+        assert_eq!(again.cast(), blocks[KEPT[0] - 1].cast::<u8>(), "the last one kept, still warm");
         // SAFETY: as above.
         unsafe { release(again) };
     }
@@ -166,12 +165,12 @@ mod tests {
 
         let aligned = allocate::<Aligned>();
         assert_eq!(aligned.as_ptr() as usize % 64, 0);
-        let large = allocate::<[u64; 100]>();
+        let large = allocate::<[u64; 200]>();
         // SAFETY: each was allocated as the type it is released as.
         unsafe {
             release(aligned);
             release(large);
         }
-        STOCK.with(|stock| assert_eq!(stock[0].len.get() + stock[1].len.get(), 0));
+        STOCK.with(|stock| assert!(stock.iter().all(|stack| stack.len.get() == 0)));
     }
 }
