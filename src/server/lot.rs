@@ -249,10 +249,11 @@ impl<T> Lot<T> {
         self.find(key).is_some_and(|record| record.signals.any(signals))
     }
 
-    /// Which of `signals` have come to an active connection; they are done with then.
+    /// Which of `signals` have come to an active connection; they are done with then. Also tells
+    /// whether it is doomed.
     pub(super) fn heed(&mut self, key: Key, signals: Signal) -> Signal {
         let Some(record) = self.find(key) else { return Signal::NONE };
-        let heeded = record.signals.of(signals);
+        let heeded = record.signals.of(signals | Signal::DOOM);
         record.signals = record.signals.without(signals);
         heeded
     }

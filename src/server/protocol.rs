@@ -80,6 +80,11 @@ impl Cue {
     }
 
     #[cfg(feature = "http")]
+    pub(super) fn has(&self, signal: Signal) -> bool {
+        Signal::of_bits(self.0.load(Relaxed)).any(signal)
+    }
+
+    #[cfg(feature = "http")]
     pub(super) fn take(&self) -> Signal {
         Signal::of_bits(self.0.swap(0, Relaxed))
     }

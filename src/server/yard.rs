@@ -1,6 +1,5 @@
 //! A lot with its lock, its clock, and those to be woken: what a listener's connections stand in.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 
 use super::address::Address;
 use super::hub::{Hub, Tally, Totals};
+use super::keyed::Keyed;
 use super::lot::{Key, Lot, Order, Signalled};
 use super::nudge::{Nudge, Signals};
 use super::peers::Visit;
@@ -48,10 +48,10 @@ pub(super) struct State<T> {
     pub(super) dispatcher: Option<Waker>,
     pub(super) runners: Runners,
     /// Bursts whose user code waits for something.
-    suspended: HashMap<Key, Waker>,
+    suspended: Keyed<Waker>,
     /// In the dedicated mode, those that wait for a slot. The burst may begin before its wait is
     /// known to have ended.
-    waiting: HashMap<Key, Waker>,
+    waiting: Keyed<Waker>,
 }
 
 /// How many runners there are, of those that will look for another ready connection.
@@ -79,7 +79,7 @@ impl<T> State<T> {
         if self.wants_runner() { self.dispatcher.take() } else { None }
     }
 
-    fn sleepers(&mut self, bursting: bool) -> &mut HashMap<Key, Waker> {
+    fn sleepers(&mut self, bursting: bool) -> &mut Keyed<Waker> {
         if bursting { &mut self.suspended } else { &mut self.waiting }
     }
 
@@ -103,7 +103,7 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         let lot = Lot::new(hub.settings.ticks.horizon, T::LISTED);
         let most = Handle::current().metrics().num_workers() + 1;
         let runners = Runners { looking: 0, bursting: 0, most, waits: false };
-        let (totals, suspended, waiting) = (Totals::default(), HashMap::new(), HashMap::new());
+        let (totals, suspended, waiting) = (Totals::default(), Keyed::default(), Keyed::default());
         let state =
             Mutex::new(State { lot, totals, dispatcher: None, runners, suspended, waiting });
         Self { hub, protocol, state, occupied: Notify::new() }
@@ -266,16 +266,11 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         }
     }
 
-    /// What a burst was woken for.
-    fn heed(&self, key: Key) -> Signal {
-        match P::HEARS.is_none() {
-            true => Signal::NONE,
-            false => self.lock().lot.heed(key, P::HEARS),
-        }
-    }
-
-    fn resume(&self, key: Key, bursting: bool) {
-        self.lock().sleepers(bursting).remove(&key);
+    /// It sleeps no more. Tells what it was woken for.
+    fn resume(&self, key: Key, bursting: bool) -> Signal {
+        let mut state = self.lock();
+        state.sleepers(bursting).remove(&key);
+        if bursting { state.lot.heed(key, P::HEARS) } else { Signal::NONE }
     }
 
     /// Ends a connection's record, and its place among those of its peer.
@@ -344,8 +339,9 @@ impl<P: Protocol, T: Content, F: Future> Future for Suspendable<'_, P, T, F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if let Some(cue) = this.cue.filter(|_| this.suspended) {
-            cue.give(this.yard.heed(this.key));
+        if std::mem::take(&mut this.suspended) {
+            let signals = this.yard.resume(this.key, this.cue.is_some());
+            this.cue.iter().for_each(|cue| cue.give(signals));
         }
         if let Poll::Ready(output) = this.span.in_scope(|| this.future.as_mut().poll(cx)) {
             return Poll::Ready(Some(output));
@@ -385,7 +381,7 @@ mod tests {
             lot.park(key, (), (Wait::Idle, true), &ticks);
         }
         let runners = Runners { looking, bursting, most: 3, waits };
-        let (totals, suspended, waiting) = (Totals::default(), HashMap::new(), HashMap::new());
+        let (totals, suspended, waiting) = (Totals::default(), Keyed::default(), Keyed::default());
         State { lot, totals, dispatcher: None, runners, suspended, waiting }
     }
 

@@ -74,7 +74,11 @@ async fn who_waits_for_its_handler_holds_one(case: Case) {
         let server = serve(case.http(park).pool(&pool), &app);
         // A response that has begun holds none while it waits for its next part.
         let mut stream = case.client(&server).await;
-        stream.send(get("/sse/b")).await;
+        stream.send(get("/late/c/b")).await;
+        eventually(|| app.seen().len() == 1).await;
+        settle().await;
+        assert_eq!((pool.status().running, server.status().parked), (1, 0));
+        app.gate("c").open();
         eventually(|| server.status().bytes_out > 0).await;
         eventually(|| pool.status().running == 0).await;
         let mut clients = Vec::new();

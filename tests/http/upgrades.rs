@@ -21,7 +21,9 @@ use tokio::sync::mpsc;
 in_all_cases!(single: echo, half_open, dropped_by_its_owner);
 in_all_cases!(double: halves_in_two_tasks);
 
-const UPGRADE: &str = "GET /up HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: raw\r\n\r\n";
+const UPGRADE: &str = "GET /up HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: raw\r\n";
+/// Has the service wait before it answers.
+const LATE: &str = "late: yes\r\n";
 
 /// Serves the app, and what is upgraded.
 fn router<F>(serve: fn(TokioIo<Upgraded>) -> F) -> Router
@@ -29,6 +31,9 @@ where
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
     let up = move |mut request: Request| async move {
+        if request.headers().contains_key("late") {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
         let on = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             let _ = serve(TokioIo::new(on.await.unwrap())).await;
@@ -42,13 +47,13 @@ where
 }
 
 /// Upgraded after some requests, between which it was parked. `more` comes with the request.
-async fn upgraded(case: Case, server: &Server, more: &str) -> Client {
+async fn upgraded(case: Case, server: &Server, head: &str, more: &str) -> Client {
     let mut client = case.client(server).await;
     for _ in 0..3 {
         assert_eq!(client.exchange(HELLO).await, "200 hello");
         eventually(|| server.status().parked == 1).await;
     }
-    client.send([UPGRADE, more].concat()).await;
+    client.send([UPGRADE, head, "\r\n", more].concat()).await;
     assert_eq!(client.reply().await.status, 101);
     client
 }
@@ -68,8 +73,11 @@ async fn echoes(mut io: TokioIo<Upgraded>) -> io::Result<()> {
 async fn echo(case: Case) {
     for park in PARKS {
         let server = case.http(park).serve(router(echoes)).unwrap();
-        for more in ["", "together ", &"much more ".repeat(10_000)] {
-            let mut client = upgraded(case, &server, more).await;
+        let much = "much more ".repeat(10_000);
+        for (head, more) in
+            [("", ""), (LATE, ""), ("", "together "), (LATE, "together "), ("", &much)]
+        {
+            let mut client = upgraded(case, &server, head, more).await;
             assert!(client.read_exact(more.len()).await == more.as_bytes());
             for n in 0..100 {
                 let text = format!("{n} ").repeat(n * 10 + 1);
@@ -88,7 +96,7 @@ async fn half_open(case: Case) {
     for park in PARKS {
         // The client's side ends first, and is still answered.
         let server = case.http(park).serve(router(echoes)).unwrap();
-        let mut client = upgraded(case, &server, "").await;
+        let mut client = upgraded(case, &server, "", "").await;
         client.send("last words").await;
         client.finish().await;
         assert_eq!(client.rest_text().await, "last words");
@@ -104,7 +112,7 @@ async fn half_open(case: Case) {
             Ok(())
         }));
         let server = server.unwrap();
-        let mut client = upgraded(case, &server, "").await;
+        let mut client = upgraded(case, &server, "", "").await;
         assert_eq!(client.rest_text().await, "bye");
         settle().await;
         assert_eq!(server.status().open, 1);
@@ -122,7 +130,7 @@ async fn dropped_by_its_owner(case: Case) {
         }));
         let server = server.unwrap();
         for _ in 0..3 {
-            let mut client = upgraded(case, &server, "").await;
+            let mut client = upgraded(case, &server, "", "").await;
             assert_eq!(client.gone().await, b"");
             nothing_left(&server).await;
         }
@@ -131,7 +139,7 @@ async fn dropped_by_its_owner(case: Case) {
         let app = Router::new().route("/up", axum::routing::get(ignores));
         let app = app.fallback_service(App::default().router());
         let server = case.http(park).serve(app).unwrap();
-        let mut client = upgraded(case, &server, "").await;
+        let mut client = upgraded(case, &server, "", "").await;
         client.gone().await;
         nothing_left(&server).await;
         // Refused, it goes on as it was.
@@ -139,7 +147,7 @@ async fn dropped_by_its_owner(case: Case) {
         let server = case.http(park).serve(refuses).unwrap();
         let mut client = case.client(&server).await;
         for _ in 0..3 {
-            assert_eq!(client.exchange(UPGRADE).await, "403 no");
+            assert_eq!(client.exchange(&[UPGRADE, "\r\n"].concat()).await, "403 no");
         }
         at_rest(&server, 1, 0).await;
     }
@@ -164,7 +172,7 @@ async fn halves(io: TokioIo<Upgraded>) -> io::Result<()> {
 
 async fn halves_in_two_tasks(case: Case) {
     let server = case.http(PARKS[0]).serve(router(halves)).unwrap();
-    let mut client = upgraded(case, &server, "").await;
+    let mut client = upgraded(case, &server, "", "").await;
     for n in 0..10_000 {
         client.send([n as u8]).await;
         assert_eq!(soon(client.read_exact(1)).await, [n as u8], "round {n}");

@@ -13,7 +13,7 @@ use super::super::io::{Io, Wire};
 use super::super::linger::{self, Lingering};
 use super::super::protocol::{Outcome, Turn};
 use super::super::reason::{CloseReason, Deadline};
-use super::super::signal::Wait;
+use super::super::signal::{Signal, Wait};
 use super::super::stock::poll_fill;
 use super::flow::{ANSWER, ANSWER_WAITS, BODY, BODY_WAITS, CALL, CALL_WAITS, CUT, UNFLUSHED};
 use super::gate::App;
@@ -46,18 +46,26 @@ pub(super) struct Burst<'a, W: Wire, A: App> {
 impl<W: Wire, A: App> Future for Burst<'_, W, A> {
     type Output = Outcome;
 
-    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Outcome> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         let this = self.get_mut();
-        match this.suspended.take() {
+        let polled = match this.suspended.take() {
             Some(thawed) => {
+                let flow = &thawed.shared.flow;
+                flow.resume();
                 // What was true before the service waited need not be so any more.
                 this.turn.order.late = None;
-                this.turn.order.doom = thawed.shared.flow.doom();
+                if this.turn.cue.has(Signal::DOOM) {
+                    this.turn.order.doom = flow.doom();
+                }
                 this.moved = false;
                 this.go_on(thawed, Io::Lent)
             }
             None => this.begin(),
+        };
+        if let Some(thawed) = &this.suspended {
+            thawed.shared.flow.suspend(cx.waker());
         }
+        polled
     }
 }
 

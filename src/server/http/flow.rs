@@ -65,6 +65,8 @@ pub(super) struct Flow {
 #[derive(Default)]
 struct To {
     nudge: Option<Nudge>,
+    /// Its burst, while that waits for user code.
+    burst: Option<Waker>,
     /// For the requests to tell.
     peer: Option<Address>,
 }
@@ -116,7 +118,7 @@ impl Flow {
     /// It is a connection's from now on.
     pub(super) fn attach(&self, nudge: Nudge, peer: Option<Address>) {
         self.requests.store(0, Relaxed);
-        *self.to.lock() = To { nudge: Some(nudge), peer };
+        *self.to.lock() = To { nudge: Some(nudge), burst: None, peer };
     }
 
     /// Nobody's until it is attached again: wakers that outlive their requests wake nobody
@@ -158,6 +160,28 @@ impl Flow {
     /// Whether it is to be polled again at once.
     pub(super) fn poll_ends(&self) -> bool {
         self.polls.swap(0, SeqCst) & WOKEN != 0
+    }
+
+    /// Its burst waits from now on; what woke it just before has told the connection.
+    pub(super) fn suspend(&self, burst: &Waker) {
+        self.to.lock().burst = Some(burst.clone());
+    }
+
+    pub(super) fn resume(&self) {
+        let burst = self.to.lock().burst.take();
+        drop(burst);
+    }
+
+    /// Wakes the burst that waits, or has the connection taken up.
+    fn rouse(&self) {
+        let to = self.to.lock();
+        let (burst, nudge) = match &to.burst {
+            Some(burst) => (Some(burst.clone()), None),
+            None => (None, to.nudge.clone()),
+        };
+        drop(to);
+        burst.into_iter().for_each(Waker::wake);
+        nudge.iter().for_each(Nudge::push);
     }
 
     pub(super) fn may_upgrade(&self) -> bool {
@@ -204,9 +228,7 @@ impl Wake for Flow {
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.left.load(SeqCst) {
             if self.polls.fetch_or(WOKEN, SeqCst) & POLLED == 0 {
-                if let Some(nudge) = self.nudge() {
-                    nudge.push();
-                }
+                self.rouse();
             }
             return;
         }

@@ -50,7 +50,7 @@ impl App {
         self.0.seen.lock().unwrap().len()
     }
 
-    /// Where handlers wait that were asked for `/held/NAME` or `/sse/NAME`.
+    /// Where handlers wait that were asked for `/held/NAME`, `/sse/NAME` or `/late/NAME/NAME`.
     pub fn gate(&self, name: &str) -> Gate {
         let mut gates = self.0.gates.lock().unwrap();
         gates.entry(name.to_owned()).or_insert_with(Gate::new).clone()
@@ -84,6 +84,10 @@ impl App {
             }
             "stream" => streamed(5, None),
             "sse" => streamed(3, Some(self.gate(name))),
+            "late" => {
+                self.gate(name).wait().await;
+                streamed(3, Some(self.gate(parts.next().unwrap_or(""))))
+            }
             "big" => vec![b'x'; 4 << 20].into_response(),
             "status" => {
                 let code: u16 = name.parse().unwrap();
