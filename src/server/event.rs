@@ -147,6 +147,13 @@ fn poll_wanted<P: Protocol>(
             Poll::Ready(events) => note(yard, events?),
             Poll::Pending => yard.lock(),
         };
+        if is_pending && state.dispatcher.is_none() {
+            // A runner has called. A runtime that is that busy asks its reactor rarely: one time in
+            // 61 polls of tasks, by default.
+            state.dispatcher = Some(cx.waker().clone());
+            drop(state);
+            state = note(yard, source.look()?);
+        }
         if yard.is_killed() {
             return Poll::Ready(Ok(false));
         }

@@ -1,11 +1,14 @@
 //! One connection after another on a slot: none is held up by what another's service does.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Condvar, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
-use crate::support::server::{Case, Client, closed_for, emptied, in_both_modes};
+use crate::support::server::{Case, Client, EVENT_DRIVEN, closed_for, emptied, in_both_modes};
 use crate::support::*;
 use millpond::Pool;
 use millpond::server::{CloseReason, Server};
@@ -126,6 +129,40 @@ async fn as_many_block_as_there_are_slots(case: Case) {
     }
     drop(server);
     runtime.shutdown_background();
+}
+
+/// A busy runtime asks its reactor rarely; this one never does.
+#[test]
+fn a_busy_runtime_learns_who_is_ready() {
+    single(async {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime =
+            runtime.worker_threads(1).event_interval(u32::MAX).enable_all().build().unwrap();
+        let busy = Arc::new(AtomicBool::new(false));
+        let told = busy.clone();
+        let service = move |line: String| {
+            if line == "busy" {
+                tokio::spawn(poll_fn(|cx| {
+                    cx.waker().wake_by_ref();
+                    Poll::<()>::Pending
+                }));
+                told.store(true, SeqCst);
+            }
+            async { Ok::<_, Infallible>(Some(line)) }
+        };
+        let entered = runtime.enter();
+        let builder = EVENT_DRIVEN.builder().turn_frames(1).codec(LinesCodec::new());
+        let server = builder.serve(tower::service_fn(service)).unwrap();
+        drop(entered);
+        let mut clients = several(EVENT_DRIVEN, &server, 2).await;
+        // It has many turns, as all of it is there.
+        clients[0].send("busy\n".to_owned() + &"more\n".repeat(3_000)).await;
+        eventually(|| busy.load(SeqCst)).await;
+        clients[1].send("one\n").await;
+        assert_eq!(soon(clients[1].line()).await, "one");
+        drop(server);
+        runtime.shutdown_background();
+    });
 }
 
 async fn a_service_waits(case: Case) {

@@ -83,6 +83,15 @@ impl Source {
         Poll::Ready(Ok(&self.events))
     }
 
+    /// Fetches what there is, whether the reactor has told of it or not.
+    pub(super) fn look(&mut self) -> io::Result<&Events> {
+        self.events.clear();
+        if let Watched::Yes(inner) = &mut self.inner {
+            fetch(inner.get_mut(), &mut self.events)?;
+        }
+        Ok(&self.events)
+    }
+
     /// From the reactor to the clock, or back. Registered anew, the reactor tells of what is there
     /// already.
     #[cfg(target_os = "linux")]
