@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::Events;
 use tokio::io::unix::AsyncFd;
@@ -15,6 +15,10 @@ use super::gather::Gather;
 
 /// What is fetched at once.
 const BATCH: usize = 256;
+
+/// So long nobody else looks for what the reactor has not told of: more events are found at once
+/// then.
+const PATIENCE: Duration = Duration::from_micros(500);
 
 /// The inner `Poll`, for tokio's reactor to watch.
 pub(in crate::server) struct Inner(pub(super) mio::Poll);
@@ -28,6 +32,7 @@ impl AsRawFd for Inner {
 pub(super) struct Source {
     inner: Watched,
     events: Events,
+    fetched: Instant,
     #[cfg(target_os = "linux")]
     gather: Option<Gather>,
 }
@@ -48,6 +53,7 @@ impl Source {
         Ok(Self {
             inner: Watched::Yes(watch(inner)?),
             events: Events::with_capacity(BATCH),
+            fetched: Instant::now(),
             #[cfg(target_os = "linux")]
             gather: coalesce.map(Gather::new).transpose()?,
         })
@@ -58,6 +64,7 @@ impl Source {
         match &mut self.inner {
             Watched::Yes(inner) => {
                 let mut ready = ready!(inner.poll_read_ready_mut(cx))?;
+                self.fetched = Instant::now();
                 let count = fetch(ready.get_inner_mut(), &mut self.events)?;
                 // Less than there is room for: that was all, and more will be a new event.
                 if count < BATCH {
@@ -83,11 +90,14 @@ impl Source {
         Poll::Ready(Ok(&self.events))
     }
 
-    /// Fetches what there is, whether the reactor has told of it or not.
+    /// Fetches what the reactor should have told of, if it has told nothing for a while.
     pub(super) fn look(&mut self) -> io::Result<&Events> {
         self.events.clear();
         if let Watched::Yes(inner) = &mut self.inner {
-            fetch(inner.get_mut(), &mut self.events)?;
+            if self.fetched.elapsed() >= PATIENCE {
+                self.fetched = Instant::now();
+                fetch(inner.get_mut(), &mut self.events)?;
+            }
         }
         Ok(&self.events)
     }
