@@ -243,9 +243,8 @@ impl<C> Builder<C> {
 
     /// In the event-driven mode, while events come at a moderate rate, looks for them only so often
     /// instead of at each one: fewer wake-ups, for up to so much more latency. Measure whether that
-    /// pays where you run: with a runtime of several threads the requests that come together are
-    /// also shared out among them, which may cost more than it saves. From 50 µs to 10 ms. Linux
-    /// only: refused elsewhere. Default: `None`.
+    /// pays where you run: on a virtual machine, one wake-up by a timer may cost more than several
+    /// by sockets. From 50 µs to 10 ms. Linux only: refused elsewhere. Default: `None`.
     ///
     /// It begins where a period brings two events or more, ends where it brings less than one, and
     /// is not done under full load, when events come in numbers anyway.

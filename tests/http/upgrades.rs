@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::io;
 
-use crate::support::http::app::App;
+use crate::support::http::app::{App, echoes};
 use crate::support::http::server::{HELLO, PARKS, at_rest, nothing_left};
 use crate::support::server::{Case, Client, in_all_cases};
 use crate::support::*;
@@ -56,18 +56,6 @@ async fn upgraded(case: Case, server: &Server, head: &str, more: &str) -> Client
     client.send([UPGRADE, head, "\r\n", more].concat()).await;
     assert_eq!(client.reply().await.status, 101);
     client
-}
-
-async fn echoes(mut io: TokioIo<Upgraded>) -> io::Result<()> {
-    let mut bytes = [0; 64 << 10];
-    loop {
-        let count = io.read(&mut bytes).await?;
-        if count == 0 {
-            return io.shutdown().await;
-        }
-        io.write_all(&bytes[..count]).await?;
-        io.flush().await?;
-    }
 }
 
 async fn echo(case: Case) {

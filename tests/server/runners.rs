@@ -58,6 +58,13 @@ where
     (server, runtime)
 }
 
+async fn blocks(lock: Lock, line: String) -> Result<Option<String>, Infallible> {
+    if line == "block" {
+        block_in_place(|| lock.wait());
+    }
+    Ok(Some(line))
+}
+
 async fn several(case: Case, server: &Server, count: usize) -> Vec<Client> {
     let mut clients = Vec::new();
     for _ in 0..count {
@@ -72,16 +79,7 @@ async fn a_thread_is_blocked(case: Case) {
     for _ in 0..10 {
         let lock = Lock::default();
         let inner = lock.clone();
-        let service = move |line: String| {
-            let lock = inner.clone();
-            async move {
-                if line == "block" {
-                    block_in_place(|| lock.wait());
-                }
-                Ok::<_, Infallible>(Some(line))
-            }
-        };
-        let (server, runtime) = apart(case, service);
+        let (server, runtime) = apart(case, move |line| blocks(inner.clone(), line));
         let mut slow = case.connect(&server).await;
         slow.ask("hello").await;
         let mut others = several(case, &server, 8).await;
@@ -108,16 +106,7 @@ async fn a_thread_is_blocked(case: Case) {
 async fn as_many_block_as_there_are_slots(case: Case) {
     let lock = Lock::default();
     let inner = lock.clone();
-    let service = move |line: String| {
-        let lock = inner.clone();
-        async move {
-            if line == "block" {
-                block_in_place(|| lock.wait());
-            }
-            Ok::<_, Infallible>(Some(line))
-        }
-    };
-    let (server, runtime) = apart(case, service);
+    let (server, runtime) = apart(case, move |line| blocks(inner.clone(), line));
     let mut clients = several(case, &server, 8).await;
     for client in &mut clients {
         client.send("block\n").await;

@@ -96,7 +96,7 @@ impl App {
             "panic" => silent_panic("as asked"),
             "trailers" => trailers(),
             "ws" => upgrade(request, frames),
-            "raw" => upgrade(request, lines),
+            "raw" => upgrade(request, echoes),
             "refuse" => (axum::http::StatusCode::FORBIDDEN, "no").into_response(),
             _ => self.describe(request).await,
         }
@@ -235,8 +235,8 @@ async fn frames(mut io: Upgraded) -> std::io::Result<()> {
 }
 
 /// Echoes whatever comes.
-async fn lines(mut io: Upgraded) -> std::io::Result<()> {
-    let mut bytes = [0; 1024];
+pub async fn echoes(mut io: Upgraded) -> std::io::Result<()> {
+    let mut bytes = vec![0; 64 << 10];
     loop {
         let count = io.read(&mut bytes).await?;
         if count == 0 {
