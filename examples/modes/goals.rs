@@ -1,9 +1,10 @@
-//! What millpond's HTTP server is to reach, and whether it does.
+//! What millpond's servers are to reach, and whether they do.
 
 use std::fmt::Write;
 
 use crate::arms::{AUTO, AXUM};
-use crate::ours::EVENT_DRIVEN;
+use crate::ours;
+use crate::protocol::Protocol;
 use crate::report::{Report, grouped};
 
 struct Goal {
@@ -33,24 +34,56 @@ const fn goal(
     Goal { what, arm, key, of, target }
 }
 
-const GOALS: [Goal; 11] = [
-    goal("heap bytes per idle connection", EVENT_DRIVEN, "heap", None, AtMost(64.0)),
-    goal("RSS bytes per idle connection", EVENT_DRIVEN, "rss", None, AtMost(600.0)),
-    goal("heap bytes, partial heads", EVENT_DRIVEN, "heap partial", None, AtMost(450.0)),
-    goal("requests/s, few active", EVENT_DRIVEN, "rate active0", Some(AUTO), AtLeast(0.98)),
-    goal("p99, few active", EVENT_DRIVEN, "p99 active0", Some(AUTO), AtMost(1.05)),
-    goal("requests/s, many active", EVENT_DRIVEN, "rate active1", Some(AUTO), AtLeast(1.0)),
-    goal("p99, many active", EVENT_DRIVEN, "p99 active1", Some(AUTO), AtMost(0.8)),
-    goal("CPU per request at 3,000/s", EVENT_DRIVEN, "cpu 3000", Some(AUTO), AtMost(1.0)),
-    goal("CPU per request at 10,000/s", EVENT_DRIVEN, "cpu 10000", Some(AUTO), AtMost(1.0)),
-    goal("CPU per request at 3,000/s", EVENT_DRIVEN, "cpu 3000", Some(AXUM), AtMost(0.85)),
-    goal("CPU per request at 10,000/s", EVENT_DRIVEN, "cpu 10000", Some(AXUM), AtMost(0.85)),
+const EVENT: &str = "event-driven";
+const COALESCING: &str = "coalescing";
+const DEDICATED: &str = "dedicated";
+const LEANEST: Option<&str> = Some("leanest");
+
+const ECHO: [Goal; 20] = [
+    goal("tasks", EVENT, "tasks", None, AtMost(10.0)),
+    goal("heap bytes per idle connection", EVENT, "heap", None, AtMost(64.0)),
+    goal("RSS bytes per idle connection", EVENT, "rss", None, AtMost(128.0)),
+    goal("requests/s, few active", EVENT, "rate active0", LEANEST, AtLeast(1.1)),
+    goal("requests/s, many active", EVENT, "rate active1", LEANEST, AtLeast(1.0)),
+    goal("p99, many active", EVENT, "p99 active1", LEANEST, AtMost(0.3)),
+    goal("CPU per request at 300/s", EVENT, "cpu 300", LEANEST, AtMost(1.0)),
+    goal("CPU per request at 3,000/s", EVENT, "cpu 3000", LEANEST, AtMost(1.0)),
+    goal("CPU per request at 10,000/s", EVENT, "cpu 10000", LEANEST, AtMost(1.0)),
+    goal("CPU per request at 10,000/s", COALESCING, "cpu 10000", LEANEST, AtMost(0.7)),
+    goal("new connections/s", EVENT, "accept", LEANEST, AtLeast(1.0)),
+    goal("p99 beside a flood", EVENT, "p99 flood", LEANEST, AtMost(1.0)),
+    goal("requests/s, handler sleeps", EVENT, "rate slow", LEANEST, AtLeast(0.98)),
+    goal("heap bytes per idle connection", DEDICATED, "heap", LEANEST, AtMost(1.0)),
+    goal("requests/s, few active", DEDICATED, "rate active0", LEANEST, AtLeast(1.0)),
+    goal("requests/s, many active", DEDICATED, "rate active1", LEANEST, AtLeast(1.0)),
+    goal("p99, many active", DEDICATED, "p99 active1", LEANEST, AtMost(1.0)),
+    goal("CPU per request at 10,000/s", DEDICATED, "cpu 10000", LEANEST, AtMost(1.0)),
+    goal("new connections/s", DEDICATED, "accept", LEANEST, AtLeast(1.0)),
+    goal("requests/s, handler sleeps", DEDICATED, "rate slow", LEANEST, AtLeast(1.0)),
+];
+
+const HTTP: [Goal; 11] = [
+    goal("heap bytes per idle connection", ours::EVENT_DRIVEN, "heap", None, AtMost(64.0)),
+    goal("RSS bytes per idle connection", ours::EVENT_DRIVEN, "rss", None, AtMost(600.0)),
+    goal("heap bytes, partial heads", ours::EVENT_DRIVEN, "heap partial", None, AtMost(450.0)),
+    goal("requests/s, few active", ours::EVENT_DRIVEN, "rate active0", Some(AUTO), AtLeast(0.98)),
+    goal("p99, few active", ours::EVENT_DRIVEN, "p99 active0", Some(AUTO), AtMost(1.05)),
+    goal("requests/s, many active", ours::EVENT_DRIVEN, "rate active1", Some(AUTO), AtLeast(1.0)),
+    goal("p99, many active", ours::EVENT_DRIVEN, "p99 active1", Some(AUTO), AtMost(0.8)),
+    goal("CPU per request at 3,000/s", ours::EVENT_DRIVEN, "cpu 3000", Some(AUTO), AtMost(1.0)),
+    goal("CPU per request at 10,000/s", ours::EVENT_DRIVEN, "cpu 10000", Some(AUTO), AtMost(1.0)),
+    goal("CPU per request at 3,000/s", ours::EVENT_DRIVEN, "cpu 3000", Some(AXUM), AtMost(0.85)),
+    goal("CPU per request at 10,000/s", ours::EVENT_DRIVEN, "cpu 10000", Some(AXUM), AtMost(0.85)),
 ];
 
 /// Goals whose arms were left out are left out as well.
 pub fn table(report: &Report) -> String {
     let mut text = String::new();
-    for goal in &GOALS {
+    let goals: &[_] = match report.plan.protocol {
+        Protocol::Echo => &ECHO,
+        Protocol::Http => &HTTP,
+    };
+    for goal in goals {
         let _ = line(&mut text, goal, report);
     }
     if text.is_empty() {

@@ -121,9 +121,9 @@ impl Report {
         text += &self.table(|arm, key, digits| grouped(self.value(arm, key), digits));
         text += &self.others();
         text += &self.spread();
-        match self.plan.protocol {
-            Protocol::Echo => text += MOSN,
-            Protocol::Http => text += &goals::table(self),
+        text += &goals::table(self);
+        if self.plan.protocol == Protocol::Echo {
+            text += MOSN;
         }
         let key = arms::reference(self.plan.protocol);
         let Some(reference) = self.arm(key) else {
