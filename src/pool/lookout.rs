@@ -3,9 +3,10 @@
 //! A worker polls its jobs one after another and nobody wakes a second thread for a handful of
 //! quick ones. When one of them turns out to be slow (it computes, or blocks the thread), those
 //! behind it must not wait for it while another thread is free. Nobody can tell in advance, so
-//! somebody looks now and then: a task that lives only while jobs queue up behind a busy worker. Its
-//! timer is not free: one that is due soon is set anew by the kernel each time a thread goes to sleep.
-//! So it looks often only where jobs of late were slow.
+//! somebody looks now and then: a task that lives only while jobs queue up behind a busy worker, or
+//! are submitted by other jobs. Its timer is not free: one that is due soon is set anew by the kernel
+//! each time a thread goes to sleep. So it looks often only where jobs of late were slow, or one was
+//! found to hold up others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,9 @@ const PERIOD: Duration = Duration::from_millis(1);
 /// The same for the first slow one after many quick ones. No sooner than the kernel's own clock
 /// ticks, for what the timer costs.
 const RARELY: Duration = Duration::from_millis(8);
+/// For so many looks a worker that was held up is remembered: how long its job takes is known to the
+/// pool only at its end.
+const ALERT: u32 = 16;
 
 /// What a look has found.
 #[derive(Default)]
@@ -34,6 +38,7 @@ pub(super) struct Lookout {
     /// What each shard and each worker had done by the last look.
     claims: Vec<u64>,
     steps: Vec<(Arc<Post>, usize)>,
+    alert: u32,
 }
 
 impl Lookout {
@@ -45,7 +50,7 @@ impl Lookout {
         if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
             return;
         }
-        let lookout = Self { core, claims: Vec::new(), steps: Vec::new() };
+        let lookout = Self { core, claims: Vec::new(), steps: Vec::new(), alert: 0 };
         runtime.spawn(lookout.run());
         // tokio keeps the task spawned last for the current thread, which may be about to be held
         // up itself. This one takes that place, so that any thread may run the lookout.
@@ -53,13 +58,12 @@ impl Lookout {
     }
 
     async fn run(mut self) {
-        let Look { mut held_up, .. } = self.look();
+        self.look();
         loop {
-            let often = held_up || self.core.pace.has_slow();
-            tokio::time::sleep(if often { PERIOD } else { RARELY }).await;
+            tokio::time::sleep(self.period(self.core.pace.has_slow())).await;
             let keeps = self.core.crew.keeps_lookout();
             let look = self.look();
-            held_up = look.held_up;
+            self.alert = if look.held_up { ALERT } else { self.alert.saturating_sub(1) };
             if look.busy || keeps || !self.core.crew.end_lookout() {
                 continue;
             }
@@ -71,6 +75,10 @@ impl Lookout {
                 return;
             }
         }
+    }
+
+    fn period(&self, slow: bool) -> Duration {
+        if slow || self.alert > 0 { PERIOD } else { RARELY }
     }
 
     fn look(&mut self) -> Look {

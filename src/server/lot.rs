@@ -250,7 +250,7 @@ impl<T> Lot<T> {
     }
 
     /// Which of `signals` have come to an active connection; they are done with then. Also tells
-    /// whether it is doomed.
+    /// whether it was doomed since it was taken up.
     pub(super) fn heed(&mut self, key: Key, signals: Signal) -> Signal {
         let Some(record) = self.find(key) else { return Signal::NONE };
         let heeded = record.signals.of(signals | Signal::DOOM);

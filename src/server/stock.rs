@@ -48,7 +48,7 @@ impl Stock {
         Self(Mutex::new(Kept::default()))
     }
 
-    /// Those beyond as many as are kept have no room but for what comes: so many bursts at a time
+    /// New ones beyond as many as are kept have no room but for what comes: so many bursts at a time
     /// are most likely ones that wait.
     pub(super) fn lend(&self) -> Lent<'_> {
         let mut kept = self.0.lock();

@@ -44,7 +44,7 @@ pub(super) struct Yard<P, T> {
 pub(super) struct State<T> {
     pub(super) lot: Lot<T>,
     pub(super) totals: Totals,
-    /// Who starts runners, while it sleeps.
+    /// Who starts runners, until it is called.
     pub(super) dispatcher: Option<Waker>,
     pub(super) runners: Runners,
     /// Bursts whose user code waits for something.

@@ -15,6 +15,7 @@ use millpond::server::{CloseReason, Server};
 use tokio::runtime::Runtime;
 use tokio::task::{JoinSet, block_in_place};
 use tokio_util::codec::LinesCodec;
+use tokio_util::sync::CancellationToken;
 
 in_both_modes!(single: a_service_waits, a_service_panics, others_have_their_turn);
 in_both_modes!(single: a_thread_is_blocked, as_many_block_as_there_are_slots);
@@ -127,15 +128,21 @@ fn a_busy_runtime_learns_who_is_ready() {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime =
             runtime.worker_threads(1).event_interval(u32::MAX).enable_all().build().unwrap();
-        let busy = Arc::new(AtomicBool::new(false));
-        let told = busy.clone();
+        let (busy, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let end = CancellationToken::new();
+        let _end = end.clone().drop_guard();
+        let (is_busy, is_sent) = (busy.clone(), sent.clone());
         let service = move |line: String| {
             if line == "busy" {
-                tokio::spawn(poll_fn(|cx| {
+                let end = end.clone();
+                tokio::spawn(poll_fn(move |cx| {
                     cx.waker().wake_by_ref();
-                    Poll::<()>::Pending
+                    if end.is_cancelled() { Poll::Ready(()) } else { Poll::Pending }
                 }));
-                told.store(true, SeqCst);
+                is_busy.store(true, SeqCst);
+                while !is_sent.load(SeqCst) {
+                    std::thread::yield_now();
+                }
             }
             async { Ok::<_, Infallible>(Some(line)) }
         };
@@ -148,6 +155,7 @@ fn a_busy_runtime_learns_who_is_ready() {
         clients[0].send("busy\n".to_owned() + &"more\n".repeat(3_000)).await;
         eventually(|| busy.load(SeqCst)).await;
         clients[1].send("one\n").await;
+        sent.store(true, SeqCst);
         assert_eq!(soon(clients[1].line()).await, "one");
         drop(server);
         runtime.shutdown_background();

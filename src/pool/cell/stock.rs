@@ -159,6 +159,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_allocated_is_of_the_kind_that_it_is_kept_as() {
+        fn is<C>(expected: Option<usize>) {
+            assert_eq!(kind(Layout::new::<C>()), expected);
+            assert_eq!(kind(layout::<C>()), expected);
+            assert!(layout::<C>().size() >= size_of::<C>());
+        }
+        is::<u8>(Some(0));
+        is::<[u8; 128]>(Some(0));
+        is::<[u8; 129]>(Some(1));
+        is::<[u8; 256]>(Some(1));
+        is::<[u8; 257]>(Some(2));
+        is::<[u8; 512]>(Some(2));
+        is::<[u8; 513]>(Some(3));
+        is::<[u8; 1_024]>(Some(3));
+        is::<[u8; 1_025]>(None);
+    }
+
+    #[test]
     fn unusual_cells_have_memory_of_their_own() {
         #[repr(align(64))]
         struct Aligned(#[allow(dead_code)] u8);

@@ -40,9 +40,14 @@ impl Gather {
         Ok(Self { timer, period, since, events: 0, periods: 0 })
     }
 
+    /// Notes a batch that was found before the reactor told of it.
+    pub(super) fn note(&mut self, batch: usize) {
+        self.events += batch as u32;
+    }
+
     /// Notes a batch that the reactor told of.
     pub(super) fn is_worth_it(&mut self, batch: usize) -> bool {
-        self.events += batch as u32;
+        self.note(batch);
         if self.events < SAMPLE {
             return false;
         }

@@ -96,7 +96,11 @@ impl Source {
         if let Watched::Yes(inner) = &mut self.inner {
             if self.fetched.elapsed() >= PATIENCE {
                 self.fetched = Instant::now();
-                fetch(inner.get_mut(), &mut self.events)?;
+                let count = fetch(inner.get_mut(), &mut self.events)?;
+                #[cfg(target_os = "linux")]
+                self.gather.iter_mut().for_each(|gather| gather.note(count));
+                #[cfg(not(target_os = "linux"))]
+                let _ = count;
             }
         }
         Ok(&self.events)

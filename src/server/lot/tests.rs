@@ -56,6 +56,20 @@ fn bytes_do_not_wake_what_waits_to_write_and_are_not_forgotten() {
 }
 
 #[test]
+fn a_burst_that_waits_is_told_once_and_of_its_doom_each_time() {
+    let ticks = ticks([8; 5]);
+    let mut lot = lot(&ticks);
+    let key = lot.claim(Visit::UNCOUNTED);
+    lot.signal(key, Signal::READABLE | Signal::WRITABLE);
+    assert_eq!(lot.heed(key, Signal::READABLE), Signal::READABLE);
+    lot.doom(key, CloseReason::Shutdown);
+    assert_eq!(lot.heed(key, Signal::READABLE), Signal::DOOM);
+    assert_eq!(lot.heed(key, Signal::READABLE), Signal::DOOM);
+    assert!(lot.has(key, Signal::WRITABLE) && !lot.has(key, Signal::READABLE));
+    assert_eq!(lot.park(key, 7, IDLE, &ticks), Signalled::Ready);
+}
+
+#[test]
 fn a_key_does_not_outlive_its_connection() {
     let ticks = ticks([8; 5]);
     let mut lot = lot(&ticks);
