@@ -65,11 +65,11 @@
 //! # When connections give up their state
 //!
 //! [`Park`] says it; by default at once. What one gives up, the next takes: between two requests of
-//! HTTP/1.1 hyper's state knows nothing of its connection, so as many are kept as were in use
-//! at once within the last seconds, at most 1,024, and nothing is built for who has a request next. A state is passed on after a request
-//! of HTTP/1.1 that came alone, was read to its end, told how long its body is and asked for no
-//! upgrade, with at most 16 KiB read and 64 KiB written; else it is dropped, and built anew when one
-//! is needed.
+//! HTTP/1.1 hyper's state knows nothing of its connection, so as many are kept as were in use at once
+//! within the last seconds, at most 1,024, and nothing is built for who has a request next. A state
+//! is passed on after a request of HTTP/1.1 that came alone, was read to its end, told how long its
+//! body is and asked for no upgrade, with at most 16 KiB read and 64 KiB written; else it is dropped,
+//! and built anew when one is needed.
 //!
 //! A head that is not whole is held as its bytes, up to 4 KiB, before hyper sees any of it.
 //!

@@ -18,6 +18,12 @@ use crate::protocol::Protocol;
 
 pub use self::http::{AUTO, AXUM};
 
+/// The keys of the arms without HTTP that others speak of.
+pub const DEDICATED: &str = "dedicated";
+pub const EVENT_DRIVEN: &str = "event-driven";
+pub const COALESCING: &str = "coalescing";
+pub const LEANEST: &str = "leanest";
+
 pub struct Arm {
     /// What `--arms` calls it.
     pub key: &'static str,
@@ -29,26 +35,26 @@ pub struct Arm {
 /// What the others are compared with.
 pub fn reference(protocol: Protocol) -> &'static str {
     match protocol {
-        Protocol::Echo => "leanest",
+        Protocol::Echo => LEANEST,
         Protocol::Http => AUTO,
     }
 }
 
 const ECHO: [Arm; 7] = [
     Arm {
-        key: "dedicated",
+        key: DEDICATED,
         label: "millpond, dedicated",
         what: "millpond's server, a task per connection",
         protocol: Protocol::Echo,
     },
     Arm {
-        key: "event-driven",
+        key: EVENT_DRIVEN,
         label: "millpond, event-driven",
         what: "millpond's server, idle connections parked",
         protocol: Protocol::Echo,
     },
     Arm {
-        key: "coalescing",
+        key: COALESCING,
         label: "millpond, event-driven, coalescing",
         what: "the same, events gathered for a moment where there are many",
         protocol: Protocol::Echo,
@@ -74,7 +80,7 @@ const ECHO: [Arm; 7] = [
         protocol: Protocol::Echo,
     },
     Arm {
-        key: "leanest",
+        key: LEANEST,
         label: "leanest",
         what: "a task per connection that waits without a buffer, borrows one from its thread to \
                read, and boxes what is needed only while it is active",
@@ -139,7 +145,7 @@ pub async fn start(arm: &Arm, setup: Setup) -> io::Result<SocketAddr> {
         "two-tasks" => accept(move |stream| two_tasks::serve(stream, handler)),
         "buffered" => accept(move |stream| buffered::serve(stream, handler)),
         "framed" => accept(move |stream| framed::serve(stream, handler)),
-        "leanest" => accept(move |stream| leanest::serve(stream, handler)),
+        LEANEST => accept(move |stream| leanest::serve(stream, handler)),
         mode => ours::start(mode, setup).await,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::arms::{AUTO, AXUM};
+use crate::arms::{self, AUTO, AXUM, COALESCING, DEDICATED, EVENT_DRIVEN};
 use crate::ours;
 use crate::protocol::Protocol;
 use crate::report::{Report, grouped};
@@ -34,25 +34,22 @@ const fn goal(
     Goal { what, arm, key, of, target }
 }
 
-const EVENT: &str = "event-driven";
-const COALESCING: &str = "coalescing";
-const DEDICATED: &str = "dedicated";
-const LEANEST: Option<&str> = Some("leanest");
+const LEANEST: Option<&str> = Some(arms::LEANEST);
 
 const ECHO: [Goal; 20] = [
-    goal("tasks", EVENT, "tasks", None, AtMost(10.0)),
-    goal("heap bytes per idle connection", EVENT, "heap", None, AtMost(64.0)),
-    goal("RSS bytes per idle connection", EVENT, "rss", None, AtMost(128.0)),
-    goal("requests/s, few active", EVENT, "rate active0", LEANEST, AtLeast(1.1)),
-    goal("requests/s, many active", EVENT, "rate active1", LEANEST, AtLeast(1.0)),
-    goal("p99, many active", EVENT, "p99 active1", LEANEST, AtMost(0.3)),
-    goal("CPU per request at 300/s", EVENT, "cpu 300", LEANEST, AtMost(1.0)),
-    goal("CPU per request at 3,000/s", EVENT, "cpu 3000", LEANEST, AtMost(1.0)),
-    goal("CPU per request at 10,000/s", EVENT, "cpu 10000", LEANEST, AtMost(1.0)),
+    goal("tasks", EVENT_DRIVEN, "tasks", None, AtMost(10.0)),
+    goal("heap bytes per idle connection", EVENT_DRIVEN, "heap", None, AtMost(64.0)),
+    goal("RSS bytes per idle connection", EVENT_DRIVEN, "rss", None, AtMost(128.0)),
+    goal("requests/s, few active", EVENT_DRIVEN, "rate active0", LEANEST, AtLeast(1.1)),
+    goal("requests/s, many active", EVENT_DRIVEN, "rate active1", LEANEST, AtLeast(1.0)),
+    goal("p99, many active", EVENT_DRIVEN, "p99 active1", LEANEST, AtMost(0.3)),
+    goal("CPU per request at 300/s", EVENT_DRIVEN, "cpu 300", LEANEST, AtMost(1.0)),
+    goal("CPU per request at 3,000/s", EVENT_DRIVEN, "cpu 3000", LEANEST, AtMost(1.0)),
+    goal("CPU per request at 10,000/s", EVENT_DRIVEN, "cpu 10000", LEANEST, AtMost(1.0)),
     goal("CPU per request at 10,000/s", COALESCING, "cpu 10000", LEANEST, AtMost(0.7)),
-    goal("new connections/s", EVENT, "accept", LEANEST, AtLeast(1.0)),
-    goal("p99 beside a flood", EVENT, "p99 flood", LEANEST, AtMost(1.0)),
-    goal("requests/s, handler sleeps", EVENT, "rate slow", LEANEST, AtLeast(0.98)),
+    goal("new connections/s", EVENT_DRIVEN, "accept", LEANEST, AtLeast(1.0)),
+    goal("p99 beside a flood", EVENT_DRIVEN, "p99 flood", LEANEST, AtMost(1.0)),
+    goal("requests/s, handler sleeps", EVENT_DRIVEN, "rate slow", LEANEST, AtLeast(0.98)),
     goal("heap bytes per idle connection", DEDICATED, "heap", LEANEST, AtMost(1.0)),
     goal("requests/s, few active", DEDICATED, "rate active0", LEANEST, AtLeast(1.0)),
     goal("requests/s, many active", DEDICATED, "rate active1", LEANEST, AtLeast(1.0)),

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use millpond::http::{self, Park};
 use millpond::server::{Listen, Mode, Server};
 
-use crate::arms::Setup;
+use crate::arms::{self, Setup};
 use crate::frames::Fixed64;
 
 /// The keys of the arms with HTTP.
@@ -20,9 +20,9 @@ pub const WARM: &str = "http-warm";
 
 /// Inside the runtime. `mode` is the key of an arm: dedicated, event-driven or coalescing.
 pub async fn start(mode: &str, setup: Setup) -> io::Result<SocketAddr> {
-    let coalesce = (mode == "coalescing").then_some(Duration::from_micros(500));
+    let coalesce = (mode == arms::COALESCING).then_some(Duration::from_micros(500));
     let mode = match mode {
-        "dedicated" => Mode::Dedicated,
+        arms::DEDICATED => Mode::Dedicated,
         _ => Mode::EventDriven,
     };
     let handler = setup.handler;

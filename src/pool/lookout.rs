@@ -60,7 +60,7 @@ impl Lookout {
     async fn run(mut self) {
         self.look();
         loop {
-            tokio::time::sleep(self.period(self.core.pace.has_slow())).await;
+            tokio::time::sleep(self.period()).await;
             let keeps = self.core.crew.keeps_lookout();
             let look = self.look();
             self.alert = if look.held_up { ALERT } else { self.alert.saturating_sub(1) };
@@ -77,8 +77,8 @@ impl Lookout {
         }
     }
 
-    fn period(&self, slow: bool) -> Duration {
-        if slow || self.alert > 0 { PERIOD } else { RARELY }
+    fn period(&self) -> Duration {
+        if self.alert > 0 || self.core.pace.has_slow() { PERIOD } else { RARELY }
     }
 
     fn look(&mut self) -> Look {

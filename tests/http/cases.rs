@@ -81,26 +81,15 @@ async fn every_two_splits(target: Target) {
 /// What a comparison is worth: it finds each fault, and none where none is.
 #[test]
 fn faults_are_found() {
-    use Fault::*;
     patient(async {
-        let faults = [
-            None,
-            DropsByte,
-            DoublesByte,
-            ChangesByte,
-            AddsHeader,
-            LosesReply,
-            ClosesEarly,
-            StaysOpen,
-        ];
-        for fault in faults {
+        for &fault in Fault::ALL {
             let compared = tokio::spawn(async move {
                 let scripts =
                     [script("ended").send(GET).replies(1).send(GET).settle().fin().tail()];
                 same_in_turn(faulty(fault), oracle(false), &scripts).await;
             });
             let found = compared.await.is_err();
-            assert_eq!(found, !matches!(fault, None), "{fault:?}");
+            assert_eq!(found, !matches!(fault, Fault::None), "{fault:?}");
         }
     });
 }

@@ -2,8 +2,6 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::Poll;
 use std::time::Duration;
@@ -128,10 +126,10 @@ fn a_busy_runtime_learns_who_is_ready() {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime =
             runtime.worker_threads(1).event_interval(u32::MAX).enable_all().build().unwrap();
-        let (busy, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let lock = Lock::default();
         let end = CancellationToken::new();
         let _end = end.clone().drop_guard();
-        let (is_busy, is_sent) = (busy.clone(), sent.clone());
+        let inner = lock.clone();
         let service = move |line: String| {
             if line == "busy" {
                 let end = end.clone();
@@ -139,10 +137,7 @@ fn a_busy_runtime_learns_who_is_ready() {
                     cx.waker().wake_by_ref();
                     if end.is_cancelled() { Poll::Ready(()) } else { Poll::Pending }
                 }));
-                is_busy.store(true, SeqCst);
-                while !is_sent.load(SeqCst) {
-                    std::thread::yield_now();
-                }
+                inner.wait();
             }
             async { Ok::<_, Infallible>(Some(line)) }
         };
@@ -153,9 +148,9 @@ fn a_busy_runtime_learns_who_is_ready() {
         let mut clients = several(EVENT_DRIVEN, &server, 2).await;
         // It has many turns, as all of it is there.
         clients[0].send("busy\n".to_owned() + &"more\n".repeat(3_000)).await;
-        eventually(|| busy.load(SeqCst)).await;
+        eventually(|| lock.inside() == 1).await;
         clients[1].send("one\n").await;
-        sent.store(true, SeqCst);
+        lock.open();
         assert_eq!(soon(clients[1].line()).await, "one");
         drop(server);
         runtime.shutdown_background();

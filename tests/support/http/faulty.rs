@@ -12,8 +12,20 @@ use super::oracle;
 use super::reply::find;
 use super::target::{Running, Sent};
 
-#[derive(Clone, Copy, Debug)]
-pub enum Fault {
+macro_rules! faults {
+    ($($fault:ident),+ $(,)?) => {
+        #[derive(Clone, Copy, Debug)]
+        pub enum Fault {
+            $($fault),+
+        }
+
+        impl Fault {
+            pub const ALL: &[Self] = &[$(Self::$fault),+];
+        }
+    };
+}
+
+faults! {
     None,
     DropsByte,
     DoublesByte,
