@@ -7,8 +7,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::task::JoinHandle;
 
-use crate::observe::JobSpan;
 use crate::pool::{JobWatch, current};
+use crate::trace::JobSpan;
 
 /// Makes a job of a closure that blocks or computes for long: it runs on the runtime's threads
 /// for such work, and the job ends when it has returned.

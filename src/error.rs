@@ -214,7 +214,8 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    pub(crate) fn new(field: &'static str, value: impl ToString, accepted: &'static str) -> Self {
+    #[doc(hidden)]
+    pub fn new(field: &'static str, value: impl ToString, accepted: &'static str) -> Self {
         Self { field, value: value.to_string(), accepted }
     }
 

@@ -2,8 +2,8 @@
 
 use std::future::Future;
 
-use crate::observe::event;
 use crate::pool::Pool;
+use crate::trace::event;
 
 /// Hands what hyper spawns (connections, HTTP/2 streams, upgrades) to the pool, as
 /// [`Pool::anyway_go`] does: counted, never waiting, never refused but by a closed pool, which

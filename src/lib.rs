@@ -132,17 +132,13 @@ mod blocking;
 mod error;
 #[cfg(feature = "hyper")]
 mod executor;
-mod fence;
 mod group;
-#[cfg(all(feature = "http", unix, target_pointer_width = "64"))]
-pub mod http;
 #[cfg(feature = "tower")]
 pub mod layer;
-mod observe;
+mod panic;
 mod pool;
-#[cfg(all(feature = "server", unix, target_pointer_width = "64"))]
-pub mod server;
 mod sync;
+mod trace;
 
 pub use crate::blocking::{Blocking, blocking};
 pub use crate::error::{Closed, ConfigError, JobError, Panic, ScheduleError, TryScheduleError};

@@ -1,7 +1,7 @@
 //! Scripts out of arbitrary bytes.
 
 use arbitrary::Arbitrary;
-use millpond::server::scripted::{Event, Limits};
+use millpond_server::scripted::{Event, Limits};
 
 #[derive(Debug, Arbitrary)]
 pub struct Case {

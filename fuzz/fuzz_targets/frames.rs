@@ -8,7 +8,7 @@ use std::convert::Infallible;
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
-use millpond::server::scripted::play;
+use millpond_server::scripted::play;
 use tokio_util::codec::LengthDelimitedCodec;
 
 use common::{Case, GENEROUS, MAX_FRAME};
@@ -26,7 +26,7 @@ fuzz_target!(|case: Case| {
     let common = whole.output.len().min(cut.output.len());
     assert_eq!(whole.output[..common], cut.output[..common]);
     assert_eq!(whole.reason, cut.reason);
-    if whole.reason == millpond::server::CloseReason::Peer {
+    if whole.reason == millpond_server::CloseReason::Peer {
         assert_eq!(whole.output.len(), cut.output.len());
     }
     assert_eq!((whole.outgoing, cut.outgoing), (0, 0));

@@ -7,8 +7,8 @@ mod common;
 use std::convert::Infallible;
 
 use libfuzzer_sys::fuzz_target;
-use millpond::server::CloseReason;
-use millpond::server::scripted::play;
+use millpond_server::CloseReason;
+use millpond_server::scripted::play;
 use tokio_util::codec::LinesCodec;
 
 use common::{Case, GENEROUS};

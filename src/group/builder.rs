@@ -4,9 +4,9 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::Group;
-use super::members::FailureWhen;
 use crate::error::ConfigError;
+use crate::group::Group;
+use crate::group::state::FailureWhen;
 use crate::pool::Pool;
 
 /// Settings of a group; from [`Pool::group_builder`].
@@ -37,7 +37,7 @@ pub struct GroupBuilder<T> {
 }
 
 impl<T: Send + 'static> GroupBuilder<T> {
-    pub(super) fn new(pool: Pool) -> Self {
+    pub(crate) fn new(pool: Pool) -> Self {
         Self { pool, quota: None, failure_when: None, name: None, output: PhantomData }
     }
 

@@ -5,8 +5,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::members::{Event, Members};
-use super::outcome::Outcome;
+use crate::group::outcome::Outcome;
+use crate::group::state::{Event, Members};
 
 /// One who waits; leaves the list of waiters when dropped.
 struct Waiting<'a, T: Send + 'static> {
@@ -39,7 +39,7 @@ pub struct Wait<'a, T: Send + 'static> {
 }
 
 impl<'a, T: Send + 'static> Wait<'a, T> {
-    pub(super) fn new(members: &'a Members<T>, cancels: bool) -> Self {
+    pub(crate) fn new(members: &'a Members<T>, cancels: bool) -> Self {
         Self { waiting: Waiting { members, key: None }, cancels }
     }
 }
@@ -70,7 +70,7 @@ impl<T: Send + 'static> Future for Wait<'_, T> {
 pub struct Next<'a, T: Send + 'static>(Waiting<'a, T>);
 
 impl<'a, T: Send + 'static> Next<'a, T> {
-    pub(super) fn new(members: &'a Members<T>) -> Self {
+    pub(crate) fn new(members: &'a Members<T>) -> Self {
         Self(Waiting { members, key: None })
     }
 }

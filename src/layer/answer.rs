@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use super::CallError;
 use crate::error::{JobError, ScheduleError};
+use crate::layer::CallError;
 
 /// What is answered in place of the wrapped service: for refused calls, and for those that panicked
 /// or were cancelled. `()` fails with a [`CallError`].
 ///
-/// Set by [`PoolLayer::shed_with`](super::PoolLayer::shed_with) and
-/// [`PoolLayer::panic_with`](super::PoolLayer::panic_with).
+/// Set by [`PoolLayer::shed_with`](crate::layer::PoolLayer::shed_with) and
+/// [`PoolLayer::panic_with`](crate::layer::PoolLayer::panic_with).
 #[derive(Clone, Copy, Default)]
 pub struct Answers<S = (), P = ()> {
     shed: S,
@@ -21,13 +21,13 @@ pub struct Answers<S = (), P = ()> {
 pub struct With<F>(F);
 
 impl<P> Answers<(), P> {
-    pub(super) fn shed_with<F>(self, answer: F) -> Answers<With<F>, P> {
+    pub(crate) fn shed_with<F>(self, answer: F) -> Answers<With<F>, P> {
         Answers { shed: With(answer), panic: self.panic }
     }
 }
 
 impl<S> Answers<S> {
-    pub(super) fn panic_with<F>(self, answer: F) -> Answers<S, With<F>> {
+    pub(crate) fn panic_with<F>(self, answer: F) -> Answers<S, With<F>> {
         Answers { shed: self.shed, panic: With(answer) }
     }
 }
@@ -93,7 +93,7 @@ pub trait Answer<Q, R, E>: Clone + sealed::Sealed {
 }
 
 /// What an answering closure may return for a response `R`: one, or one whose body is wrapped by
-/// [`hold_until_body_end`](super::PoolLayer::hold_until_body_end).
+/// [`hold_until_body_end`](crate::layer::PoolLayer::hold_until_body_end).
 pub trait Reply<R> {
     #[doc(hidden)]
     fn into_reply(self) -> R;

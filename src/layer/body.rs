@@ -10,12 +10,12 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::Reply;
+use crate::layer::Reply;
 use crate::pool::{HeldSlot, Pool};
 
 /// Marks a layer whose calls keep their slots until their bodies have ended.
 #[derive(Debug, Clone, Copy)]
-pub struct Holding(pub(super) ());
+pub struct Holding(pub(crate) ());
 
 /// Wraps the bodies of a service's responses, inside of the pool.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub struct Hold<S> {
 }
 
 impl<S> Hold<S> {
-    pub(super) fn new(inner: S, pool: Pool) -> Self {
+    pub(crate) fn new(inner: S, pool: Pool) -> Self {
         Self { inner, pool }
     }
 

@@ -8,7 +8,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 pin_project! {
-    pub(super) struct Call<S: Service<Q>, Q> {
+    pub(crate) struct Call<S: Service<Q>, Q> {
         #[pin]
         state: State<S, Q>,
     }
@@ -26,12 +26,12 @@ pin_project! {
 
 impl<S: Service<Q>, Q> Call<S, Q> {
     /// A call of a service that was polled ready.
-    pub(super) fn new(service: S, request: Q) -> Self {
+    pub(crate) fn new(service: S, request: Q) -> Self {
         Self { state: State::Ready { service, request } }
     }
 
     /// The request of a call that was refused.
-    pub(super) fn into_request(self) -> Q {
+    pub(crate) fn into_request(self) -> Q {
         match self.state {
             State::Ready { request, .. } => request,
             State::Running { .. } | State::Gone => unreachable!("a refused call has not started"),

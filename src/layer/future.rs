@@ -11,21 +11,21 @@ use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
-use super::answer::Refusal;
-use super::call::Call;
-use super::{Answer, Shared};
 use crate::error::Closed;
 use crate::group::{Entry, Here};
+use crate::layer::answer::Refusal;
+use crate::layer::call::Call;
+use crate::layer::{Answer, Shared};
 use crate::pool::{JobHandle, Reserver};
 
 type Entered<S, Q> = Entry<Outcome<S, Q>, Here<Call<S, Q>>>;
 type Outcome<S, Q> = Result<<S as Service<Q>>::Response, <S as Service<Q>>::Error>;
 
 pin_project! {
-    /// Resolves to the response of a call; made by [`PoolService`](super::PoolService).
+    /// Resolves to the response of a call; made by [`PoolService`](crate::layer::PoolService).
     ///
     /// Dropping it cancels the call, unless the layer says
-    /// [`detach_on_drop`](super::PoolLayer::detach_on_drop).
+    /// [`detach_on_drop`](crate::layer::PoolLayer::detach_on_drop).
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S: Service<Q>, Q, A: Answer<Q, S::Response, S::Error>> {
         #[pin]
@@ -69,19 +69,19 @@ where
     S: Service<Q>,
     A: Answer<Q, S::Response, S::Error>,
 {
-    pub(super) fn running(handle: JobHandle<Outcome<S, Q>>, answers: A, detach: bool) -> Self {
+    pub(crate) fn running(handle: JobHandle<Outcome<S, Q>>, answers: A, detach: bool) -> Self {
         Self { state: State::Running { handle }, answers, detach }
     }
 
-    pub(super) fn here(job: Here<Call<S, Q>>, answers: A, detach: bool) -> Self {
+    pub(crate) fn here(job: Here<Call<S, Q>>, answers: A, detach: bool) -> Self {
         Self { state: State::Here { job }, answers, detach }
     }
 
-    pub(super) fn done(result: Result<S::Response, A::Error>, answers: A) -> Self {
+    pub(crate) fn done(result: Result<S::Response, A::Error>, answers: A) -> Self {
         Self { state: State::Done { result: Some(result) }, answers, detach: false }
     }
 
-    pub(super) fn waiting(
+    pub(crate) fn waiting(
         call: Call<S, Q>,
         shared: Arc<Shared>,
         limit: Duration,

@@ -5,16 +5,16 @@ use std::task::{Context, Poll, ready};
 
 use tower_service::Service;
 
-use super::answer::Refusal;
-use super::call::Call;
-use super::future::ResponseFuture;
-use super::{Answer, Setup, Verb};
 use crate::error::{Closed, TryScheduleError};
 use crate::group::Entry;
+use crate::layer::answer::Refusal;
+use crate::layer::call::Call;
+use crate::layer::future::ResponseFuture;
+use crate::layer::{Answer, Setup, Verb};
 use crate::pool::Reserver;
 
 /// Runs each call of the wrapped service as a job on a pool; made by
-/// [`PoolLayer`](super::PoolLayer).
+/// [`PoolLayer`](crate::layer::PoolLayer).
 ///
 /// # Panics
 ///
@@ -30,7 +30,7 @@ pub struct PoolService<S, A> {
 }
 
 impl<S, A> PoolService<S, A> {
-    pub(super) fn new(inner: S, setup: Setup, answers: A) -> Self {
+    pub(crate) fn new(inner: S, setup: Setup, answers: A) -> Self {
         let reserver = (setup.verb == Verb::Schedule).then(|| setup.shared.door.reserver());
         Self { inner, setup, answers, reserver, refusal: None }
     }

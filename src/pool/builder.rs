@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::Pool;
-use super::core::{Config, Core, Nested, OnPanic};
 use crate::error::{ConfigError, Panic};
-use crate::fence::fenced;
+use crate::panic::fenced;
+use crate::pool::Pool;
+use crate::pool::scheduler::shared::{Config, Core, Nested, OnPanic};
 
 /// Larger pools are no bound any more.
-pub(super) const MAX_SIZE: usize = u32::MAX as usize;
-pub(super) const SIZES: &str = "a number from 1 to 4294967295";
+pub(crate) const MAX_SIZE: usize = u32::MAX as usize;
+pub(crate) const SIZES: &str = "a number from 1 to 4294967295";
 const MAX_IDLE_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Settings of a pool; from [`Pool::builder`].
@@ -53,7 +53,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             size: 0,
             queue: 0,
@@ -178,7 +178,7 @@ impl Builder {
     }
 }
 
-pub(super) fn checked_size(size: usize) -> Result<NonZeroUsize, ConfigError> {
+pub(crate) fn checked_size(size: usize) -> Result<NonZeroUsize, ConfigError> {
     NonZeroUsize::new(size)
         .filter(|size| size.get() <= MAX_SIZE)
         .ok_or_else(|| ConfigError::new("size", size, SIZES))

@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::sync::Mutex;
 use std::task::{Context, Poll, ready};
 
-use super::cell::{Claim, JobWatch, Sink};
 use crate::error::JobError;
+use crate::pool::job::{Claim, JobWatch, Sink};
 
 /// Owns the right to a job's outcome: a future of `Result<T, JobError>`.
 ///
@@ -94,7 +94,7 @@ impl<T> JobHandle<T> {
     }
 
     /// Waits until the job has left the waiting line.
-    pub(super) fn poll_started(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_started(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.0 {
             Inner::Claim(claim) => claim.watch().poll_started(cx),
             Inner::Done(_) => Poll::Ready(()),
@@ -123,7 +123,7 @@ impl<T> Future for JobHandle<T> {
 }
 
 /// Keeps a job's outcome in its cell, for the handle.
-pub(super) struct Keep;
+pub(crate) struct Keep;
 
 impl<T: Send + 'static> Sink<T> for Keep {
     const DELIVERS: bool = false;
@@ -153,7 +153,7 @@ impl<T> fmt::Debug for JobHandle<T> {
 
 /// Aborts a job, without a right to its outcome. Dropping it does nothing.
 #[derive(Clone)]
-pub struct AbortHandle(pub(super) Option<JobWatch>);
+pub struct AbortHandle(pub(crate) Option<JobWatch>);
 
 impl AbortHandle {
     pub(crate) fn new(watch: JobWatch) -> Self {

@@ -1,13 +1,7 @@
 //! Probes: a watchdog around each test, gates to hold jobs at, gauges to count them with.
 #![allow(dead_code, unreachable_pub)]
 
-#[cfg(feature = "server")]
-pub mod chat;
-#[cfg(feature = "http")]
-pub mod http;
 pub mod model;
-#[cfg(feature = "server")]
-pub mod server;
 
 use std::future::Future;
 use std::io::Write;

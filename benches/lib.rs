@@ -1,0 +1,1 @@
+//! Benchmarks of millpond and millpond-server; each is a program under `benches`.

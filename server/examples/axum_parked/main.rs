@@ -1,0 +1,77 @@
+//! An axum app whose idle keep-alive connections are parked, and a page that shows what they cost.
+//!
+//! ```text
+//! cargo run --release --example axum_parked
+//! cargo run --release --example axum_parked -- fill 5000   # in another terminal
+//! ```
+//!
+//! and <http://127.0.0.1:3001/pond> in a browser, before and meanwhile. `--mode dedicated` and
+//! `--park at-once` show the difference. The app is any axum app: JSON, a body that streams, an
+//! upload, a WebSocket, server-sent events. Its requests go through a pool, so that many at once
+//! are refused instead of heaped up.
+
+mod app;
+mod args;
+mod fill;
+mod latencies;
+mod memory;
+mod pond;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use millpond::Pool;
+use millpond_server::BoxError;
+use millpond_server::http::Server;
+use tokio::signal::unix::{SignalKind, signal};
+
+use args::{Args, Command, Serve};
+
+/// How long what is under way may take once the server was told to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    match Args::parse() {
+        Command::Serve(settings) => serve(settings).await,
+        Command::Fill(settings) => fill::run(settings).await,
+    }
+}
+
+async fn serve(settings: Serve) -> Result<(), BoxError> {
+    // Before anybody can know that this process is there to be told to stop.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let room = fill::room();
+    let pool = Pool::builder().size(settings.size).queue(4 * settings.size).name("app").build()?;
+    let server = Arc::new(OnceLock::new());
+    let pond = pond::Pond::new(Arc::clone(&server), pool.clone(), &settings, room);
+    let started = Server::builder()
+        .listen(settings.listen.as_str())
+        .mode(settings.mode)
+        .park(settings.park)
+        .max_connections(room)
+        .per_peer(None)
+        .header_timeout(Duration::from_secs(10))
+        .body_timeout(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(3600))
+        .serve(app::app(&pool, pond.clone()))?;
+    let server = server.get_or_init(|| started);
+    let address = server.local_addrs()[0];
+    // What everybody needs once is not to be put down to those who come now.
+    fill::warm_up(address).await?;
+    pond.start();
+    println!("listening on {address}, {:?}, http://{address}/pond", settings.mode);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    pond.end().await;
+    let report = server.shutdown(DRAIN).await;
+    let status = pool.status();
+    println!(
+        "stopped: {} closed, {} cut off, {} left; {} requests completed, {} refused",
+        report.closed, report.aborted, report.left, status.completed, status.refused
+    );
+    Ok(())
+}

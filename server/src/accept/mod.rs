@@ -1,0 +1,107 @@
+//! The accept loop: nothing ends it but the server's end, and nothing makes it spin.
+
+pub(crate) mod address;
+pub(crate) mod listen;
+pub(crate) mod overload;
+pub(crate) mod per_ip;
+pub(crate) mod watch;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bytes::Bytes;
+use socket2::Socket;
+use tokio::io::unix::AsyncFd;
+
+use crate::accept::address::Address;
+use crate::accept::listen::Listener;
+use crate::accept::overload::Refuser;
+use crate::conn::protocol::Protocol;
+use crate::conn::server_state::Hub;
+use crate::parked::EventDriven;
+use crate::task::Dedicated;
+use crate::trace::event;
+
+/// So many are accepted before others have their turn on this thread.
+const BATCH: usize = 64;
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
+
+/// Where accepted connections go.
+pub(crate) enum Side<P: Protocol> {
+    Dedicated(Dedicated<P>),
+    EventDriven(EventDriven<P>),
+}
+
+pub(crate) async fn accept<P: Protocol>(
+    listener: AsyncFd<Listener>,
+    side: Side<P>,
+    hub: Arc<Hub>,
+    on_overload: Option<Bytes>,
+) {
+    let refuser = Refuser::new(on_overload);
+    let mut back_off = BACK_OFF.0;
+    let mut batch = 0;
+    loop {
+        let Ok(mut ready) = listener.readable().await else { return };
+        match ready.try_io(|listener| listener.get_ref().accept()) {
+            Err(_would_block) => batch = 0,
+            Ok(Ok((socket, address))) => {
+                back_off = BACK_OFF.0;
+                admit(&side, &hub, &refuser, socket, address);
+                batch += 1;
+                if batch == BATCH {
+                    batch = 0;
+                    tokio::task::yield_now().await;
+                }
+            }
+            // The connection that failed is gone from the kernel's queue; the next one may be well.
+            Ok(Err(error)) if is_of_one_connection(&error) => {
+                hub.accept_errors.fetch_add(1, Relaxed);
+            }
+            // Out of descriptors or memory: it stays in the queue, and would be told of at once.
+            Ok(Err(error)) => {
+                hub.accept_errors.fetch_add(1, Relaxed);
+                event!(WARN, %error, pause = ?back_off, "accepting failed");
+                drop(error);
+                tokio::time::sleep(back_off).await;
+                back_off = (back_off * 2).min(BACK_OFF.1);
+            }
+        }
+    }
+}
+
+fn admit<P: Protocol>(
+    side: &Side<P>,
+    hub: &Hub,
+    refuser: &Refuser,
+    socket: Socket,
+    address: Address,
+) {
+    match hub.admit(&address) {
+        None => refuser.refuse(socket, &address),
+        Some(visit) => match side {
+            Side::Dedicated(side) => side.accept(socket, address, visit),
+            Side::EventDriven(side) => side.accept(socket, address, visit),
+        },
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted,
+        NetworkDown, NetworkUnreachable, TimedOut,
+    };
+    matches!(
+        error.kind(),
+        ConnectionAborted
+            | ConnectionRefused
+            | ConnectionReset
+            | HostUnreachable
+            | Interrupted
+            | NetworkDown
+            | NetworkUnreachable
+            | TimedOut
+    )
+}

@@ -1,0 +1,15 @@
+//! Descriptors that are not tokio's own, watched by its reactor.
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Registers `inner` for reading. It must give the same open descriptor as long as it lives, as
+/// everything does that owns one.
+// What took its place asks for that promise by being unsafe, which this module does without.
+#[allow(deprecated)]
+pub(crate) fn watch<T: AsRawFd>(inner: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(inner, Interest::READABLE)
+}

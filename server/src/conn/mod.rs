@@ -1,0 +1,13 @@
+//! The life of a connection, in either mode.
+
+pub(crate) mod buffers;
+pub(crate) mod conn_map;
+pub(crate) mod events;
+pub(crate) mod guard;
+pub(crate) mod linger;
+pub(crate) mod listener_conns;
+pub(crate) mod notifier;
+pub(crate) mod protocol;
+pub(crate) mod server_state;
+pub(crate) mod table;
+pub(crate) mod transport;

@@ -1,0 +1,165 @@
+//! What a connection reads from and writes to: the bare transport, or a TLS session over it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::{fmt, io};
+
+#[cfg(feature = "http")]
+use crate::accept::address::Address;
+#[cfg(feature = "http")]
+use crate::conn::events::Signal;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A byte stream over sockets, in either mode.
+pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// From now on the socket itself is asked, whatever others have told of it; or not any more.
+    fn ask(&mut self, _asked: bool) {}
+
+    /// Notes what its reactor has told.
+    #[cfg(feature = "http")]
+    fn told(&mut self, _signals: Signal) {}
+
+    /// Whether the socket has taken bytes since this was last asked. A TLS session writes on its
+    /// own, and what it was given has not gone out yet.
+    fn took(&mut self) -> bool;
+
+    /// Whether a read or a write that is pending wakes its caller. Else its signals do.
+    #[cfg(feature = "http")]
+    const ARMS: bool;
+
+    /// The other end.
+    #[cfg(feature = "http")]
+    fn peer(&self) -> io::Result<Address>;
+}
+
+pub(crate) enum Io<W> {
+    Plain(W),
+    /// In other hands.
+    #[cfg(feature = "http")]
+    Lent,
+    #[cfg(feature = "rustls")]
+    Handshake(Box<tokio_rustls::Accept<W>>),
+    /// Boxed: a session is large, and plain connections should be small.
+    #[cfg(feature = "rustls")]
+    Tls(Box<tokio_rustls::server::TlsStream<W>>),
+}
+
+/// How connections are secured.
+#[derive(Clone, Default)]
+pub(crate) struct Security {
+    #[cfg(feature = "rustls")]
+    pub(crate) acceptor: Option<tokio_rustls::TlsAcceptor>,
+}
+
+impl fmt::Debug for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_plain() { "Plain" } else { "Tls" })
+    }
+}
+
+impl Security {
+    pub(crate) fn wrap<W: Wire>(&self, wire: W) -> Io<W> {
+        #[cfg(feature = "rustls")]
+        if let Some(acceptor) = &self.acceptor {
+            return Io::Handshake(Box::new(acceptor.accept(wire)));
+        }
+        Io::Plain(wire)
+    }
+
+    pub(crate) fn is_plain(&self) -> bool {
+        #[cfg(feature = "rustls")]
+        return self.acceptor.is_none();
+        #[cfg(not(feature = "rustls"))]
+        true
+    }
+}
+
+impl<W: Wire> Io<W> {
+    /// Goes on with the handshake, where there is one.
+    pub(crate) fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        #[cfg(feature = "rustls")]
+        if let Self::Handshake(accept) = self {
+            let session = std::task::ready!(Pin::new(accept.as_mut()).poll(cx))?;
+            *self = Self::Tls(Box::new(session));
+        }
+        let _ = cx;
+        Poll::Ready(Ok(()))
+    }
+
+    pub(crate) fn is_secure(&self) -> bool {
+        !matches!(self, Self::Plain(_))
+    }
+
+    /// The transport; none after a handshake that failed.
+    pub(crate) fn wire(&mut self) -> Option<&mut W> {
+        match self {
+            Self::Plain(wire) => Some(wire),
+            #[cfg(feature = "http")]
+            Self::Lent => None,
+            #[cfg(feature = "rustls")]
+            Self::Handshake(accept) => accept.get_mut(),
+            #[cfg(feature = "rustls")]
+            Self::Tls(session) => Some(session.get_mut().0),
+        }
+    }
+}
+
+impl<W: Wire> AsyncRead for Io<W> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(wire) => Pin::new(wire).poll_read(cx, buffer),
+            #[cfg(feature = "http")]
+            Self::Lent => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            #[cfg(feature = "rustls")]
+            Self::Handshake(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            #[cfg(feature = "rustls")]
+            Self::Tls(session) => Pin::new(session.as_mut()).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl<W: Wire> AsyncWrite for Io<W> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(wire) => Pin::new(wire).poll_write(cx, bytes),
+            #[cfg(feature = "http")]
+            Self::Lent => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            #[cfg(feature = "rustls")]
+            Self::Handshake(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            #[cfg(feature = "rustls")]
+            Self::Tls(session) => Pin::new(session.as_mut()).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(wire) => Pin::new(wire).poll_flush(cx),
+            #[cfg(feature = "http")]
+            Self::Lent => Poll::Ready(Ok(())),
+            #[cfg(feature = "rustls")]
+            Self::Handshake(_) => Poll::Ready(Ok(())),
+            #[cfg(feature = "rustls")]
+            Self::Tls(session) => Pin::new(session.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(wire) => Pin::new(wire).poll_shutdown(cx),
+            #[cfg(feature = "http")]
+            Self::Lent => Poll::Ready(Ok(())),
+            #[cfg(feature = "rustls")]
+            Self::Handshake(_) => Poll::Ready(Ok(())),
+            #[cfg(feature = "rustls")]
+            Self::Tls(session) => Pin::new(session.as_mut()).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Where the head of a request ends.
+
+use std::io::BufRead;
+
+use httparse::{EMPTY_HEADER, Request};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Longer ones are left to hyper at once.
+const HELD: usize = 4096;
+const HEADERS: usize = 100;
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Head {
+    /// More must come before it makes sense.
+    Partial,
+    /// For hyper, which may find it wrong; with its length, where it has an end.
+    Whole(Option<usize>),
+    Http2,
+}
+
+/// What has come so far of a connection that was silent before. Only a new one may turn out to speak
+/// HTTP/2.
+pub(crate) fn look(bytes: &[u8], is_new: bool) -> Head {
+    if is_new && bytes.starts_with(PREFACE) {
+        return Head::Http2;
+    }
+    if is_new && PREFACE.starts_with(bytes) || bytes.is_empty() {
+        return Head::Partial;
+    }
+    let end = end(bytes);
+    if bytes.len() >= HELD || end.is_some() {
+        return Head::Whole(end);
+    }
+    // What cannot become a head is answered at once, as hyper does.
+    match Request::new(&mut [EMPTY_HEADER; HEADERS]).parse(bytes) {
+        Ok(status) if status.is_partial() => Head::Partial,
+        _ => Head::Whole(None),
+    }
+}
+
+/// How long the first head is, if it is whole: up to the first empty line behind a line that is
+/// not.
+pub(crate) fn end(bytes: &[u8]) -> Option<usize> {
+    let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
+    let mut rest = &bytes[start..];
+    while !rest.is_empty() {
+        // From memory, it cannot fail.
+        let _ = rest.skip_until(b'\n');
+        let at = bytes.len() - rest.len();
+        match rest {
+            [b'\n', ..] => return Some(at + 1),
+            [b'\r', b'\n', ..] => return Some(at + 2),
+            _ => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use httparse::Status;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+
+    #[test]
+    fn a_head_ends_at_the_first_empty_line() {
+        assert_eq!(end(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nbody\r\n\r\n"), Some(27));
+        assert_eq!(end(b"GET / HTTP/1.1\nHost: a\n\nx"), Some(24));
+        assert_eq!(end(b"\r\n\r\nGET / HTTP/1.1\r\n\r\n"), Some(22));
+        for partial in [&b""[..], b"\r\n\r\n", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\n\r"] {
+            assert_eq!(end(partial), None);
+        }
+    }
+
+    proptest! {
+        /// Else a part of one connection's request might be left in a state that another gets.
+        #[test]
+        fn hyper_finds_the_same_end(
+            words in vec(select(&["GET / HTTP/1.1", "a: b", "a:", "x", ":", " ", "\r", "\n", "\r\n"]), 0..12)
+        ) {
+            let text = words.concat();
+            let bytes = format!("GET / HTTP/1.1{text}\r\n\r\n\n\r\nx");
+            for start in [0, 5, 14] {
+                let bytes = &bytes.as_bytes()[start..];
+                if let Ok(Status::Complete(length)) = Request::new(&mut [EMPTY_HEADER; 20]).parse(bytes) {
+                    prop_assert_eq!(end(bytes), Some(length), "{:?}", bytes);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_may_become_a_head_is_held() {
+        let partial = [&b""[..], b"P", b"PRI * HTTP/2.0\r\n\r\nSM", b"GET", b"\r\nGET / HT"];
+        for bytes in partial {
+            assert_eq!(look(bytes, true), Head::Partial, "{bytes:?}");
+        }
+        for bytes in [&b"GET\0"[..], b"\x16\x03\x01\x02", b"\rGET"] {
+            assert_eq!(look(bytes, true), Head::Whole(None), "{bytes:?}");
+        }
+        assert_eq!(look(b"GET / HTTP/1.1\r\n\r\nbody\r\n\r\n", true), Head::Whole(Some(18)));
+        assert_eq!(look(&[PREFACE, b"more"].concat(), true), Head::Http2);
+        assert_eq!(look(PREFACE, false), Head::Whole(Some(18)));
+        assert_eq!(look(b"PRI * HTTP/2.0\r\n\r\nGET", true), Head::Whole(Some(18)));
+        assert_eq!(look(&[b'a'; HELD], true), Head::Whole(None));
+    }
+}

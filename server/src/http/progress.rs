@@ -1,0 +1,286 @@
+//! How far a connection is with its requests, as told by those who take part: hyper, the service,
+//! and the bodies, wherever they are polled.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
+use std::task::{Wake, Waker};
+
+use crate::accept::address::Address;
+use crate::close_reason::CloseReason;
+use crate::conn::notifier::Nudge;
+use crate::sync::Mutex;
+
+/// The service's future is there.
+pub(crate) const CALL: u8 = 1;
+/// When it was polled last, it was pending.
+pub(crate) const CALL_WAITS: u8 = 2;
+/// The body of the response is there.
+pub(crate) const ANSWER: u8 = 4;
+pub(crate) const ANSWER_WAITS: u8 = 8;
+/// The body of the request is there, and was not read to its end.
+pub(crate) const BODY: u8 = 16;
+/// Whoever reads it waits for the peer.
+pub(crate) const BODY_WAITS: u8 = 32;
+/// Something was written after the last flush.
+pub(crate) const UNFLUSHED: u8 = 64;
+/// The body of the request was not read to its end, and will not be.
+pub(crate) const CUT: u8 = 128;
+
+/// Above the bits stands how many shares there are.
+const SHARE: u32 = 1 << 8;
+
+/// Hyper is polled.
+const POLLED: u8 = 1;
+/// It was woken since the last poll began.
+const WOKEN: u8 = 2;
+
+/// Those who wait for a socket that was left to them.
+#[derive(Clone, Copy)]
+pub(crate) enum Listener {
+    Reader,
+    Writer,
+    Task,
+}
+
+/// Wakes the connection, too: it is the waker that hyper is polled with.
+pub(crate) struct Flow {
+    /// Of no connection while it is spare.
+    to: Mutex<To>,
+    state: AtomicU32,
+    /// Requests that were begun. Counted, as is the size of the body, where hyper is polled, so by
+    /// one at a time.
+    requests: AtomicU64,
+    /// How many bytes the body of the last one has; `u64::MAX` if that is not known.
+    body: AtomicU64,
+    /// A request has asked for an upgrade.
+    upgrade: AtomicBool,
+    polls: AtomicU8,
+    left: AtomicBool,
+    listeners: Mutex<[Option<Waker>; 3]>,
+}
+
+/// The connection whose flow it is.
+#[derive(Default)]
+struct To {
+    nudge: Option<Nudge>,
+    /// Its burst, while that waits for user code.
+    burst: Option<Waker>,
+    /// For the requests to tell.
+    peer: Option<Address>,
+}
+
+impl Flow {
+    pub(crate) fn new() -> Self {
+        Self {
+            to: Mutex::new(To::default()),
+            state: AtomicU32::new(0),
+            requests: AtomicU64::new(0),
+            body: AtomicU64::new(0),
+            upgrade: AtomicBool::new(false),
+            polls: AtomicU8::new(0),
+            left: AtomicBool::new(false),
+            listeners: Mutex::new([const { None }; 3]),
+        }
+    }
+
+    pub(crate) fn bits(&self) -> u8 {
+        self.state.load(SeqCst) as u8
+    }
+
+    // Looking costs less than writing what is there already.
+    pub(crate) fn set(&self, bits: u8) {
+        if self.bits() & bits != bits {
+            self.state.fetch_or(bits.into(), SeqCst);
+        }
+    }
+
+    pub(crate) fn clear(&self, bits: u8) {
+        if self.bits() & bits != 0 {
+            self.state.fetch_and(!u32::from(bits), SeqCst);
+        }
+    }
+
+    fn change(&self, change: impl Fn(u32) -> u32) -> u32 {
+        let changed = self.state.fetch_update(SeqCst, SeqCst, |state| Some(change(state)));
+        changed.unwrap_or_else(|state| state)
+    }
+
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    pub(crate) fn last_body(&self) -> Option<u64> {
+        Some(self.body.load(Relaxed)).filter(|bytes| *bytes != u64::MAX)
+    }
+
+    /// It is a connection's from now on.
+    pub(crate) fn attach(&self, nudge: Nudge, peer: Option<Address>) {
+        self.requests.store(0, Relaxed);
+        *self.to.lock() = To { nudge: Some(nudge), burst: None, peer };
+    }
+
+    /// Nobody's until it is attached again: wakers that outlive their requests wake nobody
+    /// meanwhile, and the next connection once too often then.
+    pub(crate) fn detach(&self) {
+        let before = std::mem::take(&mut *self.to.lock());
+        drop(before);
+    }
+
+    fn nudge(&self) -> Option<Nudge> {
+        self.to.lock().nudge.clone()
+    }
+
+    pub(crate) fn peer(&self) -> Option<Address> {
+        self.to.lock().peer
+    }
+
+    /// Whether nothing is under way, and no body was left unread.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.state.load(SeqCst) == 0
+    }
+
+    /// A request begins.
+    pub(crate) fn begin(&self, body: Option<u64>, upgrade: bool) {
+        if upgrade {
+            self.upgrade.store(true, SeqCst);
+        }
+        self.requests.store(self.requests() + 1, Relaxed);
+        self.body.store(body.unwrap_or(u64::MAX), Relaxed);
+        self.clear(CUT);
+    }
+
+    /// Whoever wakes it from now on has it polled again. Those who know of that too late have the
+    /// connection taken up once more.
+    pub(crate) fn poll_begins(&self) {
+        self.polls.store(POLLED, Relaxed);
+    }
+
+    /// Whether it is to be polled again at once.
+    pub(crate) fn poll_ends(&self) -> bool {
+        self.polls.swap(0, SeqCst) & WOKEN != 0
+    }
+
+    /// Its burst waits from now on; what woke it just before has told the connection.
+    pub(crate) fn suspend(&self, burst: &Waker) {
+        self.to.lock().burst = Some(burst.clone());
+    }
+
+    pub(crate) fn resume(&self) {
+        let burst = self.to.lock().burst.take();
+        drop(burst);
+    }
+
+    /// Wakes the burst that waits, or has the connection taken up.
+    fn rouse(&self) {
+        let to = self.to.lock();
+        let (burst, nudge) = match &to.burst {
+            Some(burst) => (Some(burst.clone()), None),
+            None => (None, to.nudge.clone()),
+        };
+        drop(to);
+        burst.into_iter().for_each(Waker::wake);
+        nudge.iter().for_each(Nudge::push);
+    }
+
+    pub(crate) fn may_upgrade(&self) -> bool {
+        self.upgrade.load(SeqCst)
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        self.state.load(SeqCst) >= SHARE
+    }
+
+    pub(crate) fn is_killed(&self) -> bool {
+        self.nudge().is_some_and(|nudge| nudge.hub().killed.load(SeqCst))
+    }
+
+    pub(crate) fn doom(&self) -> Option<CloseReason> {
+        self.nudge()?.doom_of()
+    }
+
+    pub(crate) fn listen(&self, who: Listener, waker: &Waker) {
+        let mut listeners = self.listeners.lock();
+        match &mut listeners[who as usize] {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    /// From now on signals are for those who listen.
+    pub(crate) fn leave(self: &Arc<Self>) {
+        self.left.store(true, SeqCst);
+        let waker = Waker::from(self.clone());
+        if let Some(nudge) = self.nudge() {
+            nudge.listen(&waker);
+        }
+        // They may have looked at the socket before.
+        waker.wake();
+    }
+}
+
+impl Wake for Flow {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.left.load(SeqCst) {
+            if self.polls.fetch_or(WOKEN, SeqCst) & POLLED == 0 {
+                self.rouse();
+            }
+            return;
+        }
+        let wakers = self.listeners.lock().clone();
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+}
+
+/// A share of what is under way: it is over when this is dropped.
+pub(crate) struct Share {
+    pub(crate) flow: Arc<Flow>,
+    pub(crate) bits: u8,
+    /// Noted at its end.
+    pub(crate) over: u8,
+}
+
+impl Share {
+    pub(crate) fn new(flow: Arc<Flow>, bits: u8, over: u8) -> Self {
+        flow.change(|state| (state | begun(bits)) + SHARE);
+        Self { flow, bits, over }
+    }
+
+    /// It is over, and the next thing begins.
+    pub(crate) fn go_on(mut self, bits: u8, over: u8) -> Self {
+        self.flow.change(|state| self.ended(state) | begun(bits));
+        (self.bits, self.over) = (bits, over);
+        self
+    }
+
+    fn ended(&self, state: u32) -> u32 {
+        (state | u32::from(self.over)) & !u32::from(self.bits)
+    }
+}
+
+/// What is true at the beginning already.
+fn begun(bits: u8) -> u32 {
+    (bits & (CALL | ANSWER | BODY)).into()
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let before = self.flow.change(|state| self.ended(state) - SHARE);
+        let was_last = before / SHARE == 1;
+        // Dropped elsewhere, nobody else would look whether that was all.
+        if self.bits & BODY != 0 || was_last && self.flow.left.load(SeqCst) {
+            self.flow.wake_by_ref();
+        }
+    }
+}
+
+impl fmt::Debug for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Share")
+    }
+}

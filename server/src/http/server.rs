@@ -1,0 +1,65 @@
+//! An HTTP server that runs.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::builder::Builder;
+use crate::http::{Count, Http};
+use crate::status::{ServerStatus, ShutdownReport};
+
+/// A running HTTP server; from [`Server::builder`].
+///
+/// Dropping it stops it at once: it accepts no more, and closes all connections.
+/// [`shutdown`](Self::shutdown) and [`wait`](Self::wait) let them finish.
+#[derive(Debug)]
+pub struct Server {
+    running: crate::Server,
+    thawed: Count,
+}
+
+impl Server {
+    /// Settings for a server: those of [`server::Builder`](Builder), and some of HTTP.
+    pub fn builder() -> Builder<Http> {
+        Builder::http()
+    }
+
+    pub(crate) fn new(running: crate::Server, thawed: Count) -> Self {
+        Self { running, thawed }
+    }
+
+    /// The TCP addresses it listens at, in the order of the calls of `listen`, with the ports that
+    /// were chosen. Unix sockets are left out.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        self.running.local_addrs()
+    }
+
+    /// What it holds and has done. Its frames are requests of HTTP/1; connections that were
+    /// upgraded, or speak HTTP/2, are open and never parked.
+    pub fn status(&self) -> ServerStatus {
+        let mut status = self.running.status();
+        status.thawed = self.thawed.get();
+        status
+    }
+
+    /// As [`crate::Server::wait`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before the token is cancelled, nothing has happened. Dropped later, connections close
+    /// as they finish, and none is cut off.
+    pub async fn wait(&self) -> ShutdownReport {
+        self.running.wait().await
+    }
+
+    /// Accepts no more; closes idle connections at once, and the others once what is under way on
+    /// them has finished: requests, of which a part has come, too, and their responses. HTTP/2
+    /// connections are told to go away; upgraded ones are their owners'. After `deadline` closes
+    /// what is left.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, connections go on to close as they finish; none is cut off.
+    pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
+        self.running.shutdown(deadline).await
+    }
+}

@@ -1,0 +1,141 @@
+//! A socket that is told of its readiness by others.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use rustix::net::{SendFlags, send};
+use socket2::Socket;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+#[cfg(feature = "http")]
+use crate::accept::address::Address;
+use crate::conn::events::Signal;
+use crate::conn::transport::Wire;
+
+/// A stream socket, not blocking, whose reads and writes never arm anything: where they would
+/// block they are pending, and whoever holds it is told of the next signal by the lot.
+#[derive(Debug)]
+pub(crate) struct Quiet {
+    socket: Socket,
+    /// All that had come was read: the next read need not ask the kernel before the next signal.
+    drained: bool,
+    /// The end of the stream is near: a short read does not mean that nothing is left.
+    closing: bool,
+    took: bool,
+}
+
+impl Quiet {
+    pub(crate) fn new(socket: Socket) -> Self {
+        Self { socket, drained: false, closing: false, took: false }
+    }
+
+    pub(crate) fn told(&mut self, signals: Signal) {
+        if signals.any(Signal::CLOSING) {
+            self.closing = true;
+        }
+        if signals.any(Signal::READABLE | Signal::CLOSING | Signal::DOOM) {
+            self.drained = false;
+        }
+    }
+}
+
+impl AsRawFd for Quiet {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl Wire for Quiet {
+    fn ask(&mut self, asked: bool) {
+        if asked {
+            self.drained = false;
+        }
+    }
+
+    #[cfg(feature = "http")]
+    fn told(&mut self, signals: Signal) {
+        Self::told(self, signals);
+    }
+
+    fn took(&mut self) -> bool {
+        std::mem::take(&mut self.took)
+    }
+
+    #[cfg(feature = "http")]
+    const ARMS: bool = false;
+
+    #[cfg(feature = "http")]
+    fn peer(&self) -> io::Result<Address> {
+        Address::of(self.socket.peer_addr()?)
+    }
+}
+
+impl AsyncRead for Quiet {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.drained {
+            return Poll::Pending;
+        }
+        let (wanted, before) = (buffer.remaining(), buffer.filled().len());
+        let polled = read(&self.socket, buffer);
+        let count = buffer.filled().len() - before;
+        self.drained = match &polled {
+            Poll::Pending => true,
+            // The kernel tells of bytes that come after a short read by a new event.
+            Poll::Ready(Ok(())) => count < wanted && count > 0 && !self.closing,
+            Poll::Ready(Err(_)) => false,
+        };
+        polled
+    }
+}
+
+impl AsyncWrite for Quiet {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = write(&self.socket, bytes);
+        self.took |= matches!(polled, Poll::Ready(Ok(1..)));
+        polled
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.socket.shutdown(std::net::Shutdown::Write))
+    }
+}
+
+/// Reads without waiting, and without anybody to be woken.
+pub(crate) fn read(socket: &Socket, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    let unfilled = buffer.initialize_unfilled();
+    match retry(|| io::Read::read(&mut &*socket, unfilled)) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+        done => Poll::Ready(done.map(|count| buffer.advance(count))),
+    }
+}
+
+/// Writes without waiting, and without anybody to be woken.
+pub(crate) fn write(socket: &Socket, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    match retry(|| Ok(send(socket, bytes, SendFlags::NOSIGNAL)?)) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+        done => Poll::Ready(done),
+    }
+}
+
+fn retry<R>(mut call: impl FnMut() -> io::Result<R>) -> io::Result<R> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Bursts over a transport that plays a script: for tests and for fuzzing.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::codec::{Decoder, Encoder};
+use tower_service::Service;
+
+use crate::Address;
+use crate::close_reason::CloseReason;
+use crate::conn::events::{Signal, Wait};
+use crate::conn::notifier::Nudge;
+use crate::conn::protocol::Outcome;
+use crate::conn::server_state as hub;
+use crate::conn::server_state::{Hub, Tally};
+use crate::conn::table::Order;
+use crate::conn::transport::{Io, Wire};
+use crate::framed::Frames;
+use crate::framed::serve::burst;
+use crate::framed::service::{BoxError, Framed};
+use crate::settings::{Deadlines, Settings, SlowReader, Ticks};
+
+/// What the peer does.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// It sends these bytes, which arrive together.
+    Sends(Vec<u8>),
+    /// Nothing for now: a read would block.
+    Pauses,
+    /// It takes so many bytes; then writes would block until it takes more.
+    Takes(usize),
+}
+
+/// Limits that matter to a burst.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub max_frame: usize,
+    pub turn_bytes: usize,
+    pub turn_frames: usize,
+}
+
+/// What came of a script.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Played {
+    pub output: Vec<u8>,
+    pub reason: CloseReason,
+    /// Bytes that wait to go out, by the account for all; none once the connection is closed.
+    pub outgoing: usize,
+}
+
+struct Script {
+    events: VecDeque<Event>,
+    /// How much the peer takes at once, at the moment.
+    room: usize,
+    output: Vec<u8>,
+}
+
+impl AsyncRead for Script {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.events.front_mut() {
+            None => Poll::Ready(Ok(())),
+            Some(Event::Sends(bytes)) => {
+                let count = bytes.len().min(buffer.remaining());
+                buffer.put_slice(&bytes[..count]);
+                bytes.drain(..count);
+                if bytes.is_empty() {
+                    self.events.pop_front();
+                }
+                // Nothing is not the end.
+                if count == 0 { Poll::Pending } else { Poll::Ready(Ok(())) }
+            }
+            Some(_) => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncWrite for Script {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let count = bytes.len().min(self.room);
+        if count == 0 {
+            return Poll::Pending;
+        }
+        self.room -= count;
+        self.output.extend_from_slice(&bytes[..count]);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Wire for Script {
+    fn ask(&mut self, _asked: bool) {}
+
+    fn took(&mut self) -> bool {
+        false // no deadline is due in a script
+    }
+
+    #[cfg(feature = "http")]
+    const ARMS: bool = false;
+
+    #[cfg(feature = "http")]
+    fn peer(&self) -> io::Result<Address> {
+        Ok(Address::Unix)
+    }
+}
+
+struct Nowhere(std::sync::Arc<Hub>);
+
+impl crate::conn::notifier::Signals for Nowhere {
+    fn signal(&self, _key: crate::conn::table::Key, _signals: Signal) {}
+    fn doom(&self, _key: crate::conn::table::Key, _reason: CloseReason) {}
+    #[cfg(feature = "http")]
+    fn listen(&self, _key: crate::conn::table::Key, _waker: &Waker) {}
+    #[cfg(feature = "http")]
+    fn doom_of(&self, _key: crate::conn::table::Key) -> Option<CloseReason> {
+        None
+    }
+    fn hub(&self) -> &Hub {
+        &self.0
+    }
+}
+
+/// Serves a connection to its end, burst after burst, as a mode would. The service must not wait.
+#[cfg_attr(not(feature = "rustls"), allow(irrefutable_let_patterns))]
+pub fn play<C, S, R>(codec: C, service: S, limits: Limits, events: Vec<Event>) -> Played
+where
+    C: Decoder<Item: Send, Error: Into<BoxError>> + Clone + Send + Sync + 'static,
+    C: Encoder<R::Item, Error: Into<BoxError>>,
+    S: Service<C::Item, Response = R, Error: Into<BoxError>, Future: Send>,
+    S: Clone + Send + Sync + 'static,
+    R: IntoIterator + Send + 'static,
+{
+    let settings = Settings {
+        max_frame: limits.max_frame,
+        turn_bytes: limits.turn_bytes,
+        turn_frames: limits.turn_frames,
+        outgoing: 1 << 20,
+        outgoing_total: 1 << 30,
+        slow_reader: SlowReader::Wait,
+        coalesce: None,
+        ticks: Ticks::new(&Deadlines {
+            idle: Some(Duration::from_secs(1)),
+            ..Deadlines::default()
+        }),
+    };
+    let hub = std::sync::Arc::new(hub::Hub::new(settings, 1, None));
+    let protocol = Framed { codec, service };
+    let key = crate::conn::table::Key { index: 0, generation: 0 };
+    let nudge = Nudge::new(std::sync::Arc::new(Nowhere(hub.clone())), key);
+    let mut idle = protocol.arrive(Address::Unix, nudge);
+    let mut io = Io::Plain(Script { events: events.into(), room: 0, output: Vec::new() });
+    let (signals, wait) = (Signal::READABLE, Wait::FirstByte);
+    let mut order = Order { signals, wait, late: None, doom: None };
+    let reason = loop {
+        let outcome = {
+            let mut tally = Tally::default();
+            let burst = pin!(burst(&hub, &protocol, &mut io, &mut idle, order, &mut tally));
+            match burst.poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(outcome) => outcome,
+                Poll::Pending => panic!("a burst waits though its service does not"),
+            }
+        };
+        let Io::Plain(script) = &mut io else { unreachable!("it is plain") };
+        match outcome {
+            Outcome::Close(reason) => break reason,
+            #[cfg(feature = "http")]
+            Outcome::Left(_) => unreachable!("frames are never left to others"),
+            Outcome::Panicked(payload) => std::panic::resume_unwind(payload),
+            Outcome::Park { wait: Wait::Turn, .. } => order.wait = Wait::Turn,
+            Outcome::Park { wait: Wait::Write, .. } => {
+                order.wait = Wait::Write;
+                script.room = script.take().unwrap_or(usize::MAX);
+            }
+            // What is parked holds no more than it waits for, and what comes next wakes it.
+            Outcome::Park { wait, .. } => {
+                order.wait = wait;
+                script.go_on();
+            }
+        }
+    };
+    let Io::Plain(script) = io else { unreachable!("it is plain") };
+    drop(idle);
+    Played { output: script.output, reason, outgoing: hub.outgoing() }
+}
+
+impl Script {
+    /// Past whatever comes before the next bytes.
+    fn go_on(&mut self) {
+        while let Some(event) = self.events.front() {
+            match event {
+                Event::Sends(bytes) if !bytes.is_empty() => return,
+                Event::Takes(count) => self.room = self.room.saturating_add(*count),
+                _ => {}
+            }
+            self.events.pop_front();
+        }
+    }
+
+    /// How much the peer takes next, if the script says so.
+    fn take(&mut self) -> Option<usize> {
+        let at = self.events.iter().position(|event| matches!(event, Event::Takes(_)))?;
+        match self.events.remove(at) {
+            Some(Event::Takes(count)) => Some(count.max(1)),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use bytes::BytesMut;
+    use proptest::prelude::*;
+    use tokio_util::codec::{LengthDelimitedCodec, LinesCodec};
+
+    use super::*;
+
+    fn split(bytes: &[u8], cuts: &[(u8, u8, u8)]) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut rest = bytes;
+        for (size, pause, take) in cuts {
+            let (now, later) = rest.split_at((*size as usize).min(rest.len()));
+            events.push(Event::Sends(now.to_vec()));
+            if pause % 3 == 0 {
+                events.push(Event::Pauses);
+            }
+            if take % 2 == 0 {
+                events.push(Event::Takes(*take as usize));
+            }
+            rest = later;
+        }
+        events.push(Event::Sends(rest.to_vec()));
+        events
+    }
+
+    fn cuts() -> impl Strategy<Value = Vec<(u8, u8, u8)>> {
+        prop::collection::vec((0..40u8, any::<u8>(), any::<u8>()), 0..60)
+    }
+
+    fn limits() -> impl Strategy<Value = Limits> {
+        (1..200usize, 1..8usize).prop_map(|(turn_bytes, turn_frames)| Limits {
+            max_frame: 4096,
+            turn_bytes,
+            turn_frames,
+        })
+    }
+
+    proptest! {
+        /// However the bytes are cut, whenever reads or writes would block, whatever the turns:
+        /// the answers are the same and in the same order.
+        #[test]
+        fn lines_are_answered_whatever_the_cuts(
+            lines in prop::collection::vec("[a-z]{0,30}", 0..40),
+            last in "[a-z]{0,10}",
+            cuts in cuts(),
+            limits in limits(),
+        ) {
+            let mut input = String::new();
+            let mut expected = String::new();
+            for line in &lines {
+                input += &format!("{line}\n");
+                expected += &format!("{line}\n{}\n", line.len());
+            }
+            input += &last;
+            if !last.is_empty() {
+                expected += &format!("{last}\n{}\n", last.len());
+            }
+            let twice = tower::service_fn(|line: String| async move {
+                let length = line.len().to_string();
+                Ok::<_, Infallible>([line, length])
+            });
+            let played = play(LinesCodec::new(), twice, limits, split(input.as_bytes(), &cuts));
+            prop_assert_eq!(String::from_utf8(played.output).unwrap(), expected);
+            prop_assert_eq!((played.reason, played.outgoing), (CloseReason::Peer, 0));
+        }
+
+        #[test]
+        fn a_frame_is_too_large_whatever_the_cuts(
+            length in prop_oneof![4080..4110u32, 4110..9000u32],
+            cuts in cuts(),
+            limits in limits(),
+        ) {
+            let mut input = length.to_be_bytes().to_vec();
+            input.resize(4 + length as usize, 7);
+            let echo = tower::service_fn(|frame: BytesMut| async move {
+                Ok::<_, Infallible>(Some(frame.freeze()))
+            });
+            let mut codec = LengthDelimitedCodec::new();
+            codec.set_max_frame_length(4096);
+            let played = play(codec, echo, limits, split(&input, &cuts));
+            // The codec's limit leaves its head of four bytes out, the server's does not.
+            let expected = match length {
+                ..=4092 => CloseReason::Peer,
+                4093..=4096 => CloseReason::FrameTooLarge,
+                _ => CloseReason::Codec,
+            };
+            let allowed = expected == CloseReason::Peer;
+            prop_assert_eq!(played.output, if allowed { input } else { Vec::new() });
+            prop_assert_eq!((played.reason, played.outgoing), (expected, 0));
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The limits and deadlines that hold in both modes, in the units the rest of the server uses.
+
+use std::time::Duration;
+
+use crate::close_reason::Deadline;
+use crate::conn::events::Wait;
+
+/// How long a connection that was closed waits for its peer to go.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// No deadline.
+pub(crate) const NEVER: u32 = u32::MAX;
+
+/// What becomes of a peer that does not take what is sent to it, when
+/// [`outgoing`](crate::Builder::outgoing) bytes wait for it already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum SlowReader {
+    /// Nothing more is read from it, [`Peer::send`](crate::Peer::send) waits, and the write
+    /// deadline runs.
+    #[default]
+    Wait,
+    /// It is closed. For servers that push to many and must not wait for one.
+    Close,
+}
+
+/// The durations of the deadlines; `None` where one does not hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadlines {
+    pub(crate) first_byte: Option<Duration>,
+    pub(crate) handshake: Option<Duration>,
+    pub(crate) frame: Option<Duration>,
+    pub(crate) idle: Option<Duration>,
+    pub(crate) body: Option<Duration>,
+    pub(crate) write: Option<Duration>,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            first_byte: Some(Duration::from_secs(10)),
+            handshake: Some(Duration::from_secs(10)),
+            frame: Some(Duration::from_secs(10)),
+            idle: Some(Duration::from_secs(300)),
+            body: None,
+            write: Some(Duration::from_secs(30)),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) max_frame: usize,
+    pub(crate) turn_bytes: usize,
+    pub(crate) turn_frames: usize,
+    pub(crate) outgoing: usize,
+    pub(crate) outgoing_total: usize,
+    pub(crate) slow_reader: SlowReader,
+    pub(crate) coalesce: Option<Duration>,
+    pub(crate) ticks: Ticks,
+}
+
+/// The deadlines in ticks of the wheel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ticks {
+    pub(crate) tick: Duration,
+    /// The shortest deadline.
+    pub(crate) horizon: u32,
+    first_byte: u32,
+    handshake: u32,
+    frame: u32,
+    idle: u32,
+    body: u32,
+    write: u32,
+    linger: u32,
+    /// Where there is none for the first byte, the one for idleness holds from the start.
+    first_is_idle: bool,
+}
+
+impl Ticks {
+    /// Fine enough for the shortest deadline to be met within an eighth, and never busier than
+    /// every 10 ms.
+    pub(crate) fn new(of: &Deadlines) -> Self {
+        let all = [of.first_byte, of.handshake, of.frame, of.idle, of.body, of.write];
+        let shortest = all.into_iter().flatten().min().unwrap_or(Duration::from_secs(60));
+        let tick = (shortest / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
+        // One more, since the tick that runs has begun already.
+        let ticks = |duration: Option<Duration>| match duration {
+            Some(duration) => {
+                (duration.as_nanos().div_ceil(tick.as_nanos()) as u32).min(NEVER / 4) + 1
+            }
+            None => NEVER,
+        };
+        Self {
+            tick,
+            horizon: ticks(Some(shortest.min(LINGER))),
+            linger: ticks(Some(LINGER)),
+            first_byte: ticks(of.first_byte.or(of.idle)),
+            first_is_idle: of.first_byte.is_none(),
+            handshake: ticks(of.handshake),
+            frame: ticks(of.frame),
+            idle: ticks(of.idle),
+            body: ticks(of.body),
+            write: ticks(of.write),
+        }
+    }
+
+    /// As what a deadline that has passed is told.
+    pub(crate) fn passed(&self, deadline: Deadline) -> Deadline {
+        match deadline {
+            Deadline::FirstByte if self.first_is_idle => Deadline::Idle,
+            deadline => deadline,
+        }
+    }
+
+    /// The write deadline, for those who have a timer of their own.
+    pub(crate) fn write_timeout(&self) -> Option<Duration> {
+        (self.write != NEVER).then(|| self.tick * (self.write - 1))
+    }
+
+    /// The tick at which a wait that begins now ends.
+    pub(crate) fn end(&self, wait: Wait, now: u32) -> u32 {
+        let ticks = match wait {
+            Wait::FirstByte => self.first_byte,
+            Wait::Handshake => self.handshake,
+            Wait::Frame => self.frame,
+            Wait::Write | Wait::Stall => self.write,
+            Wait::Body => self.body,
+            Wait::Idle => self.idle,
+            Wait::Linger => self.linger,
+            Wait::Turn | Wait::Stream => NEVER,
+        };
+        match ticks {
+            NEVER => NEVER,
+            // `NEVER` itself is not a tick.
+            ticks => match now.wrapping_add(ticks) {
+                NEVER => 0,
+                at => at,
+            },
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! The deadlines of HTTP: met, within the lag that is documented, with the right last words, and
+//! none for handlers.
+
+use std::time::Duration;
+
+use crate::support::http::app::App;
+use crate::support::http::server::{HELLO, PARKS, get, nothing_left, post, serve};
+use crate::support::server::{Case, Client, in_all_cases, no_time};
+use crate::support::*;
+use axum::Router;
+use millpond_server::http::{Park, Server};
+use millpond_server::{Builder, Deadline};
+use tokio::time::{Instant, sleep, timeout};
+
+in_all_cases!(paused: first_byte, heads, bodies, keep_alive, writes, a_handler_may_wait);
+#[cfg(feature = "rustls")]
+crate::support::server::in_both_modes!(paused: handshake);
+
+const SECOND: Duration = Duration::from_secs(1);
+const LIMIT: Duration = Duration::from_secs(8);
+/// Up to an eighth of the shortest deadline, and at most a second; and the tick that runs.
+const LAG: Duration = Duration::from_secs(2);
+
+/// How the server's last words begin.
+const NONE: &str = "";
+const TIMED_OUT: &str = "HTTP/1.1 408 Request Timeout\r\n";
+
+/// One after the other with each policy, on a server of its own.
+macro_rules! with_each {
+    ($case:ident, $deadlines:expr, $connection:expr) => {
+        for park in PARKS {
+            let deadlines: fn(Builder<_>) -> Builder<_> = $deadlines;
+            let server = serve(deadlines($case.timeless(park)), &App::default());
+            $connection(&server, $case.client(&server).await).await;
+            nothing_left(&server).await;
+        }
+    };
+}
+
+/// The server closes the connection after the limit, with these last words. Meanwhile some bytes
+/// are sent, one each second.
+async fn ends(
+    server: &Server,
+    client: &mut Client,
+    (deadline, words): (Deadline, &str),
+    trickle: &[u8],
+) {
+    let start = Instant::now();
+    eventually(|| server.status().open == 1).await;
+    let mut trickle = trickle.iter();
+    let mut said = Vec::new();
+    let waited = loop {
+        if let Some(byte) = trickle.next() {
+            sleep(SECOND).await;
+            // It may have been closed: then the bytes it said tell.
+            let _ = client.try_send([*byte]).await;
+            if client.is_silent().await {
+                continue;
+            }
+        }
+        let gone = timeout(20 * LIMIT, client.gone()).await;
+        said.extend(gone.expect("it is closed some time"));
+        break start.elapsed();
+    };
+    let said = String::from_utf8_lossy(&said);
+    let right = if words.is_empty() { said.is_empty() } else { said.starts_with(words) };
+    assert!(right, "{deadline:?}: {said:?}");
+    assert_eq!(said.matches("HTTP/1.1").count(), usize::from(!words.is_empty()), "{said:?}");
+    assert!(waited >= LIMIT && waited <= LIMIT + LAG + SECOND, "{deadline:?}: {waited:?}");
+    let status = server.status();
+    assert_eq!((status.closed_by(deadline), status.closed, status.open), (1, 1, 0), "{status:?}");
+}
+
+async fn first_byte(case: Case) {
+    let server = serve(case.timeless(Park::AtOnce).first_byte_timeout(LIMIT), &App::default());
+    let mut client = case.client(&server).await;
+    ends(&server, &mut client, (Deadline::FirstByte, NONE), b"").await;
+    nothing_left(&server).await;
+}
+
+async fn heads(case: Case) {
+    let large = format!("GET /hello HTTP/1.1\r\nhost: a\r\nx: {}", "y".repeat(5000));
+    let small = "GET /hello HTTP/1.1\r\nhost: a\r\nx: ";
+    let rows: [(&str, &str, &str, &[u8]); 9] = [
+        ("new", "", small, b""),
+        ("new, trickles", "", small, &[b'y'; 40]),
+        ("new and large, trickles", "", &large, &[b'y'; 40]),
+        ("preface", "", "PRI * HTTP/2.0", b""),
+        ("preface, trickles", "", "PRI *", b" HTTP/2.0\r\n\r\nSM"),
+        ("second, trickles", HELLO, small, &[b'y'; 40]),
+        ("second and large, trickles", HELLO, &large, &[b'y'; 40]),
+        ("pipelined, trickles", "", &[HELLO, small].concat(), &[b'y'; 40]),
+        ("pipelined and large, trickles", "", &[HELLO, &large].concat(), &[b'y'; 40]),
+    ];
+    for (name, first, part, trickle) in rows {
+        println!("{name}");
+        with_each!(case, |it| it.header_timeout(LIMIT), async |server, mut client: Client| {
+            if !first.is_empty() {
+                assert_eq!(client.exchange(first).await, "200 hello", "{name}");
+                sleep(10 * LIMIT).await;
+            }
+            client.send(part).await;
+            if name.starts_with("pipelined") {
+                assert_eq!(client.reply().await.text(), "200 hello", "{name}");
+            }
+            ends(server, &mut client, (Deadline::Frame, TIMED_OUT), trickle).await;
+        });
+    }
+}
+
+async fn bodies(case: Case) {
+    // Nobody has been told anything before; or a response has begun; or it is over, and the body
+    // is read all the same.
+    let rows = [
+        ("/digest", None, TIMED_OUT),
+        ("/echo", Some("HTTP/1.1 200 OK"), NONE),
+        ("/keep", Some("HTTP/1.1 200 OK"), NONE),
+    ];
+    for (path, status, words) in rows {
+        println!("{path}");
+        with_each!(case, |it| it.body_timeout(LIMIT), async |server, mut client: Client| {
+            client.send(post(path, 100) + "first").await;
+            if let Some(status) = status {
+                assert_eq!(no_time(client.line()).await, status);
+                while !no_time(client.line()).await.is_empty() {}
+                client.read_exact(if path == "/echo" { 5 } else { 17 }).await;
+            }
+            // Whatever comes gives it time.
+            for _ in 0..5 {
+                sleep(LIMIT - SECOND).await;
+                client.send("x").await;
+                if path == "/echo" {
+                    client.read_exact(1).await;
+                }
+                assert!(client.is_silent().await, "{path}");
+            }
+            ends(server, &mut client, (Deadline::Body, words), b"").await;
+        });
+    }
+    with_each!(case, |it| it.body_timeout(LIMIT), async |_, mut client: Client| {
+        client.send(post("/digest", 10)).await;
+        for _ in 0..10 {
+            sleep(LIMIT - SECOND).await;
+            client.send("x").await;
+        }
+        let reply = client.reply().await.text();
+        assert!(reply.starts_with("200 10 bytes"), "{reply}");
+        // The deadline ends with the body.
+        sleep(10 * LIMIT).await;
+        assert_eq!(client.exchange(HELLO).await, "200 hello");
+    });
+}
+
+async fn keep_alive(case: Case) {
+    with_each!(case, |it| it.keep_alive_timeout(LIMIT), async |server, mut client: Client| {
+        for _ in 0..5 {
+            assert_eq!(client.exchange(HELLO).await, "200 hello");
+            sleep(LIMIT - SECOND).await;
+        }
+        // With a body that nobody has read, it is cold in any case.
+        let reply = client.exchange(post("/early", 4) + "body").await;
+        assert_eq!(reply, "200 before the body");
+        sleep(LIMIT - SECOND).await;
+        assert_eq!(client.exchange(HELLO).await, "200 hello");
+        ends(server, &mut client, (Deadline::Idle, NONE), b"").await;
+    });
+}
+
+async fn writes(case: Case) {
+    const LARGE: usize = 32 << 20;
+    let app = Router::new().fallback(|| async { vec![b'x'; LARGE] });
+    for park in PARKS {
+        let server = case.timeless(park).write_timeout(LIMIT).serve(app.clone()).unwrap();
+        let mut client = case.narrow(&server).await;
+        client.send(get("/")).await;
+        eventually(|| server.status().bytes_out > 0).await;
+        settle().await;
+        // Whatever it takes gives it time, where the kernel tells of it.
+        let mut taken = 0;
+        for _ in 0..4 {
+            sleep(LIMIT - SECOND).await;
+            let before = server.status().bytes_out;
+            while server.status().bytes_out == before {
+                taken += no_time(client.read_some(64 << 10)).await.unwrap();
+                settle().await;
+            }
+            assert_eq!(server.status().open, 1);
+        }
+        let start = Instant::now();
+        while server.status().open > 0 && start.elapsed() < 20 * LIMIT {
+            sleep(SECOND / 10).await;
+        }
+        let waited = start.elapsed();
+        assert!(waited >= LIMIT - SECOND && waited <= LIMIT + LAG, "{waited:?}");
+        let status = nothing_left(&server).await;
+        assert_eq!(status.closed_by(Deadline::Write), 1, "{status:?}");
+        taken += no_time(client.gone()).await.len();
+        assert!(taken < LARGE, "{taken}");
+    }
+}
+
+async fn a_handler_may_wait(case: Case) {
+    let all: fn(Builder<_>) -> Builder<_> = |builder| {
+        let builder = builder.first_byte_timeout(LIMIT).header_timeout(LIMIT);
+        let builder = builder.handshake_timeout(LIMIT).keep_alive_timeout(LIMIT);
+        builder.body_timeout(LIMIT).write_timeout(LIMIT)
+    };
+    for park in PARKS {
+        let app = App::default();
+        let server = serve(all(case.timeless(park)), &app);
+        let (mut client, mut stream) = (case.client(&server).await, case.client(&server).await);
+        for _ in 0..2 {
+            assert_eq!(client.exchange(HELLO).await, "200 hello");
+        }
+        // With a body that it has not looked at yet.
+        client.send(post("/held/a", 4) + "bo").await;
+        stream.send(get("/sse/b")).await;
+        sleep(100 * LIMIT).await;
+        app.gate("a").pass(1);
+        assert_eq!(client.reply().await.text(), "200 let go");
+        for _ in 0..3 {
+            app.gate("b").pass(1);
+            sleep(100 * LIMIT).await;
+        }
+        assert_eq!(stream.reply().await.body.len(), 27);
+    }
+}
+
+#[cfg(feature = "rustls")]
+async fn handshake(case: Case) {
+    let tls = Case { tls: true, ..case };
+    let server = serve(tls.timeless(Park::AtOnce).handshake_timeout(LIMIT), &App::default());
+    let hello = crate::support::server::tls::hello();
+    for half in [&hello[..10], &hello] {
+        let mut client = case.client(&server).await;
+        client.send(half).await;
+        eventually(|| server.status().bursts > 0).await;
+        settle().await;
+        if half.len() == hello.len() {
+            assert!(no_time(client.read_some(10_000)).await.unwrap() > 0);
+        }
+        let start = Instant::now();
+        timeout(20 * LIMIT, client.gone()).await.unwrap();
+        let waited = start.elapsed();
+        assert!(waited >= LIMIT - SECOND && waited <= LIMIT + LAG, "{waited:?}");
+    }
+    let status = nothing_left(&server).await;
+    assert_eq!(status.closed_by(Deadline::Handshake), 2, "{status:?}");
+}

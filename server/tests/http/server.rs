@@ -1,0 +1,301 @@
+//! What an HTTP server promises besides its answers: limits, what stays in memory, what handlers
+//! are told, and the short way to start one.
+
+use std::time::Duration;
+
+use crate::support;
+use crate::support::http::app::App;
+use crate::support::http::server::{HELLO, PARKS, at_rest, get, nothing_left, post, serve};
+use crate::support::server::{Case, Client, in_all_cases, in_both_modes};
+use crate::support::*;
+use axum::Router;
+use axum::extract::Request;
+use millpond_server::Address;
+use millpond_server::http::{self, Park, Server};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::sleep;
+
+in_both_modes!(single: too_many_are_told, too_many_of_one_peer_are_told, unix_sockets);
+in_all_cases!(single: parked_at_once, the_longest_idle_makes_room, addresses);
+in_all_cases!(paused: parked_after_a_while);
+in_both_modes!(double: warm_under_load);
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Connects from an address and is refused.
+async fn is_refused(server: &Server, ip: &str) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{ip}:0").parse().unwrap()).unwrap();
+    let tcp = socket.connect(server.local_addrs()[0]).await.unwrap();
+    let mut client = support::server::DEDICATED.secure(tcp).await.unwrap();
+    // What it says is read by nobody, and the answer arrives all the same.
+    let _ = client.try_send(HELLO.repeat(100)).await;
+    let reply = client.reply().await;
+    assert_eq!((reply.status, reply.header("retry-after")), (503, Some("1")));
+    assert_eq!(reply.header("connection"), Some("close"));
+    assert_eq!(client.rest_text().await, "");
+}
+
+async fn too_many_are_told(case: Case) {
+    let builder = case.http(Park::AtOnce).max_connections(2).per_peer(None);
+    let server = serve(builder, &App::default());
+    let mut inside = case.client(&server).await;
+    let silent = case.client(&server).await;
+    assert_eq!(inside.exchange(HELLO).await, "200 hello");
+    for _ in 0..10 {
+        is_refused(&server, "127.0.0.1").await;
+    }
+    // Those that do not go hold nobody up.
+    let mut refused = Vec::new();
+    for _ in 0..200 {
+        refused.push(case.client(&server).await);
+    }
+    eventually(|| server.status().refused_full == 210).await;
+    assert_eq!(inside.exchange(HELLO).await, "200 hello");
+    drop(silent);
+    eventually(|| server.status().open == 1).await;
+    let mut other = case.client(&server).await;
+    assert_eq!(other.exchange(HELLO).await, "200 hello");
+    drop((inside, other, refused));
+    assert_eq!(nothing_left(&server).await.closed, 3);
+}
+
+async fn too_many_of_one_peer_are_told(case: Case) {
+    let server = serve(case.http(Park::AtOnce).per_peer(1), &App::default());
+    let mut inside = case.client(&server).await;
+    assert_eq!(inside.exchange(HELLO).await, "200 hello");
+    is_refused(&server, "127.0.0.1").await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let other = socket.connect(server.local_addrs()[0]).await.unwrap();
+    let mut other = case.secure(other).await.unwrap();
+    assert_eq!(other.exchange(HELLO).await, "200 hello");
+    is_refused(&server, "127.0.0.2").await;
+    drop((inside, other));
+    assert_eq!(nothing_left(&server).await.refused_per_peer, 2);
+}
+
+async fn clients(case: Case, server: &Server, count: usize) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        let mut client = case.client(server).await;
+        assert_eq!(client.exchange(HELLO).await, "200 hello");
+        clients.push(client);
+    }
+    clients
+}
+
+async fn parked_at_once(case: Case) {
+    let server = serve(case.http(Park::AtOnce), &App::default());
+    let mut clients = clients(case, &server, 8).await;
+    at_rest(&server, 8, 0).await;
+    // However it went, nothing stays.
+    let asks = ["/stream", "/missing", "/trailers", "/digest"].map(|path| post(path, 4) + "body");
+    for (client, request) in clients.iter_mut().zip(asks.iter().cycle()) {
+        client.send(request).await;
+        client.reply().await;
+    }
+    at_rest(&server, 8, 0).await;
+    drop(clients);
+    nothing_left(&server).await;
+}
+
+async fn the_longest_idle_makes_room(case: Case) {
+    let server = serve(case.http(Park::Warm(3)), &App::default());
+    let mut clients = clients(case, &server, 5).await;
+    at_rest(&server, 5, 0).await;
+    for client in &mut clients {
+        // The first time they come back late.
+        for _ in 0..2 {
+            assert_eq!(client.exchange(HELLO).await, "200 hello");
+        }
+    } // 2, 3, 4
+    at_rest(&server, 5, 3).await;
+    assert_eq!(clients[2].exchange(HELLO).await, "200 hello"); // 3, 4, 2
+    at_rest(&server, 5, 3).await;
+    for _ in 0..2 {
+        assert_eq!(clients[0].exchange(HELLO).await, "200 hello");
+    } // 4, 2, 0
+    at_rest(&server, 5, 3).await;
+    // Who is cold takes nothing along; who is warm does.
+    drop(clients.remove(3));
+    at_rest(&server, 4, 3).await;
+    drop(clients.remove(1));
+    at_rest(&server, 3, 3).await;
+    drop(clients.remove(2));
+    at_rest(&server, 2, 2).await;
+    assert_eq!(clients[0].exchange(HELLO).await, "200 hello");
+    at_rest(&server, 2, 2).await;
+    drop(clients);
+    nothing_left(&server).await;
+}
+
+/// While others come and go, are pushed out and come back.
+async fn warm_under_load(case: Case) {
+    let server = serve(case.http(Park::Warm(2)).per_peer(None), &App::default());
+    let clients = clients(case, &server, 20).await;
+    let asking = clients.into_iter().map(|mut client| {
+        tokio::spawn(async move {
+            for _ in 0..200 {
+                assert_eq!(client.exchange(HELLO).await, "200 hello");
+            }
+            client
+        })
+    });
+    let mut clients = Vec::new();
+    for asking in asking.collect::<Vec<_>>() {
+        clients.push(asking.await.unwrap());
+    }
+    eventually(|| server.status().parked == 20).await;
+    assert!(server.status().thawed <= 2, "{:?}", server.status());
+    drop(clients);
+    nothing_left(&server).await;
+}
+
+async fn parked_after_a_while(case: Case) {
+    let server = serve(case.timeless(Park::After(8 * SECOND)), &App::default());
+    let mut clients = clients(case, &server, 5).await;
+    at_rest(&server, 5, 5).await;
+    for _ in 0..5 {
+        sleep(5 * SECOND).await;
+        for client in &mut clients[..2] {
+            assert_eq!(client.exchange(HELLO).await, "200 hello");
+        }
+    }
+    at_rest(&server, 5, 2).await;
+    // Two ticks more; without deadlines these are long.
+    sleep(11 * SECOND).await;
+    at_rest(&server, 5, 0).await;
+    for client in &mut clients {
+        assert_eq!(client.exchange(HELLO).await, "200 hello");
+    }
+    at_rest(&server, 5, 5).await;
+    drop(clients);
+    nothing_left(&server).await;
+}
+
+#[test]
+fn policies_that_make_no_sense_are_refused() {
+    let rows = [
+        (Park::Warm(0), "`park` cannot be Warm(0): accepted is at once, from 1 warm"),
+        (
+            Park::After(Duration::ZERO),
+            "`park` cannot be After(0ns): accepted is at once, warm, or after more",
+        ),
+        (Park::After(Duration::MAX), "`park` cannot be After("),
+    ];
+    single(async move {
+        for (park, text) in rows {
+            let builder = Server::builder().listen("127.0.0.1:0").park(park);
+            let error = builder.serve(App::default().router()).unwrap_err().to_string();
+            assert!(error.contains(text), "{error}");
+        }
+    });
+}
+
+/// Tells what its requests bring along.
+fn teller() -> Router {
+    Router::new().fallback(|request: Request| async move {
+        let address = request.extensions().get::<Address>().copied();
+        #[cfg(feature = "axum")]
+        let info = request.extensions().get::<axum::extract::ConnectInfo<std::net::SocketAddr>>();
+        #[cfg(feature = "axum")]
+        assert_eq!(info.map(|info| info.0.ip()), address.and_then(|address| address.ip()));
+        address.map_or("none".to_owned(), |address| address.to_string())
+    })
+}
+
+async fn addresses(case: Case) {
+    for park in PARKS {
+        let server = case.http(park).serve(teller()).unwrap();
+        let mut clients = [case.client(&server).await, case.client(&server).await];
+        for _ in 0..3 {
+            for client in &mut clients {
+                let address = client.tcp().local_addr().unwrap();
+                assert_eq!(client.exchange(HELLO).await, format!("200 {address}"));
+            }
+        }
+    }
+    let server = case.http(Park::AtOnce).connect_info(false).serve(teller()).unwrap();
+    assert_eq!(case.client(&server).await.exchange(HELLO).await, "200 none");
+    #[cfg(feature = "axum")]
+    {
+        use axum::extract::ConnectInfo;
+        use std::net::SocketAddr;
+        let told =
+            |ConnectInfo(address): ConnectInfo<SocketAddr>| async move { address.to_string() };
+        let server = case.http(Park::AtOnce).serve(Router::new().fallback(told)).unwrap();
+        let mut client = case.client(&server).await;
+        let address = client.tcp().local_addr().unwrap();
+        assert_eq!(client.exchange(HELLO).await, format!("200 {address}"));
+    }
+}
+
+async fn unix_sockets(case: Case) {
+    let name = format!("millpond-http-{}-{:?}.sock", std::process::id(), case.mode);
+    let path = std::env::temp_dir().join(name);
+    let _ = std::fs::remove_file(&path);
+    let listen = format!("unix:{}", path.display());
+    for park in PARKS {
+        let server = Server::builder().listen(&*listen).mode(case.mode).park(park);
+        let server = server.serve(teller()).unwrap();
+        let mut client = UnixStream::connect(&path).await.unwrap();
+        for _ in 0..3 {
+            client.write_all(HELLO.as_bytes()).await.unwrap();
+            let mut bytes = [0; 1024];
+            let count = client.read(&mut bytes).await.unwrap();
+            let reply = String::from_utf8_lossy(&bytes[..count]);
+            assert!(
+                reply.starts_with("HTTP/1.1 200") && reply.ends_with("\r\n\r\nunix"),
+                "{reply}"
+            );
+        }
+        at_rest(&server, 1, if park == Park::AtOnce { 0 } else { 1 }).await;
+        drop(client);
+        nothing_left(&server).await;
+        drop(server);
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn the_short_way() {
+    multi(2, async {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (app, (stop, stopped)) = (App::default(), tokio::sync::oneshot::channel::<()>());
+        let serving = http::serve(listener, app.router()).with_graceful_shutdown(async {
+            let _ = stopped.await;
+        });
+        let serving = tokio::spawn(serving.into_future());
+        let connect = || async {
+            let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+            support::server::EVENT_DRIVEN.secure(tcp).await.unwrap()
+        };
+        let (mut idle, mut busy) = (connect().await, connect().await);
+        assert_eq!(idle.exchange(HELLO).await, "200 hello");
+        busy.send(get("/held/a")).await;
+        eventually(|| app.inside().now() == 1).await;
+        stop.send(()).unwrap();
+        assert_eq!(idle.rest_text().await, "");
+        app.gate("a").open();
+        assert_eq!(busy.reply().await.text(), "200 let go");
+        assert_eq!(busy.rest_text().await, "");
+        let report = serving.await.unwrap().unwrap();
+        assert_eq!((report.closed, report.others, report.aborted, report.left), (2, 0, 0, 0));
+
+        // Without a signal it serves until it is dropped.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(http::serve(listener, app.router()).into_future());
+        let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+        let mut client = support::server::EVENT_DRIVEN.secure(tcp).await.unwrap();
+        assert_eq!(client.exchange(HELLO).await, "200 hello");
+        serving.abort();
+        assert_eq!(client.gone().await, b"");
+        // What it cannot listen at.
+        let refused = http::serve("127.0.0.1:99999", app.router()).await.unwrap_err().to_string();
+        assert!(refused.contains("127.0.0.1:99999"), "{refused}");
+    });
+}

@@ -1,0 +1,237 @@
+//! HTTP/2 by prior knowledge, and over TLS as agreed on: streams, their end, and the server's.
+
+use std::future::ready;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::support::http::app::App;
+use crate::support::http::server::{nothing_left, serve};
+use crate::support::server::{Case, Stream, in_all_cases, no_time};
+use crate::support::*;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2::SendRequest;
+use hyper::{Request, Response, Version};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use millpond_server::http::{Park, RequestBody, Server};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+in_all_cases!(double: many_streams, idle_ones_are_closed_under_load);
+in_all_cases!(paused: idle_ones_are_closed, shutdown_lets_streams_finish, cut_off);
+in_all_cases!(single: dropped_it_closes_all, panics, panics_in_call);
+
+const SECOND: Duration = Duration::from_secs(1);
+const LIMIT: Duration = Duration::from_secs(8);
+const LAG: Duration = Duration::from_secs(2);
+
+#[derive(Clone)]
+struct Client(SendRequest<Full<Bytes>>);
+
+/// And its connection, which ends when that does.
+async fn connect(case: Case, server: &Server) -> (Client, JoinHandle<hyper::Result<()>>) {
+    let tcp = TcpStream::connect(server.local_addrs()[0]).await.unwrap();
+    let stream = match case.tls {
+        #[cfg(feature = "rustls")]
+        true => {
+            let session = no_time(crate::support::server::tls::connect_http2(tcp)).await.unwrap();
+            Stream::Tls(Box::new(session))
+        }
+        _ => Stream::Plain(tcp),
+    };
+    let io = TokioIo::new(stream);
+    let shaken = hyper::client::conn::http2::handshake(TokioExecutor::new(), io);
+    let (client, connection) = no_time(shaken).await.unwrap();
+    (Client(client), tokio::spawn(connection))
+}
+
+impl Client {
+    async fn ask(&self, path: &str, body: impl Into<Bytes>) -> hyper::Result<Bytes> {
+        let request = Request::post(format!("http://a{path}")).version(Version::HTTP_2);
+        let request = request.body(Full::new(body.into())).unwrap();
+        let response = self.0.clone().send_request(request).await?;
+        Ok(response.into_body().collect().await?.to_bytes())
+    }
+}
+
+async fn many_streams(case: Case) {
+    let app = App::default();
+    let server = serve(case.http(Park::AtOnce), &app);
+    let (client, connection) = connect(case, &server).await;
+    let asking: Vec<_> = (0..20u8)
+        .map(|n| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                let body = vec![n; 1 << 20];
+                assert!(client.ask("/echo", body.clone()).await.unwrap() == body, "{n}");
+            })
+        })
+        .collect();
+    // Meanwhile one waits, and one is answered.
+    let held = tokio::spawn({
+        let client = client.clone();
+        async move { client.ask("/held/a", "").await }
+    });
+    eventually(|| app.inside().now() == 1).await;
+    assert!(client.ask("/hello/", "").await.is_ok());
+    for asking in asking {
+        asking.await.unwrap();
+    }
+    let status = server.status();
+    assert_eq!((status.open, status.parked, status.thawed), (1, 0, 1), "{status:?}");
+    app.gate("a").open();
+    assert_eq!(held.await.unwrap().unwrap(), "let go");
+    drop(client);
+    connection.await.unwrap().unwrap();
+    nothing_left(&server).await;
+}
+
+async fn idle_ones_are_closed(case: Case) {
+    let app = App::default();
+    let server = serve(case.timeless(Park::AtOnce).keep_alive_timeout(LIMIT), &app);
+    for used in [false, true] {
+        let (client, connection) = connect(case, &server).await;
+        eventually(|| server.status().thawed == 1).await;
+        if used {
+            assert_eq!(no_time(client.ask("/echo", "body")).await.unwrap(), "body");
+            sleep(LIMIT - SECOND).await;
+            // A handler that waits is not idle.
+            let held = tokio::spawn({
+                let client = client.clone();
+                async move { client.ask("/held/a", "").await }
+            });
+            sleep(100 * LIMIT).await;
+            app.gate("a").open();
+            assert_eq!(no_time(held).await.unwrap().unwrap(), "let go");
+        }
+        let start = Instant::now();
+        let _ = timeout(20 * LIMIT, connection).await.expect("it is closed some time");
+        let waited = start.elapsed();
+        assert!(waited >= LIMIT - SECOND && waited <= LIMIT + LAG, "{waited:?}");
+        assert!(client.ask("/hello/", "").await.is_err());
+        nothing_left(&server).await;
+    }
+}
+
+/// Wherever a stream has ended, its connection gets to know.
+async fn idle_ones_are_closed_under_load(case: Case) {
+    let timeout = Duration::from_millis(50);
+    let builder = case.timeless(Park::AtOnce).keep_alive_timeout(timeout).per_peer(None);
+    let server = Arc::new(serve(builder, &App::default()));
+    for _ in 0..5 {
+        let clients = (0..20).map(|_| {
+            let server = server.clone();
+            tokio::spawn(async move {
+                let (client, connection) = connect(case, &server).await;
+                let asking = (0..4).map(|_| client.ask("/echo", vec![0; 1000]));
+                // A slow machine may take longer than the timeout in between.
+                let _ = futures_util::future::join_all(asking).await;
+                let _ = soon(connection).await;
+            })
+        });
+        for client in clients.collect::<Vec<_>>() {
+            client.await.unwrap();
+        }
+    }
+    nothing_left(&server).await;
+}
+
+async fn shutdown_lets_streams_finish(case: Case) {
+    let app = App::default();
+    let server = Arc::new(serve(case.timeless(Park::AtOnce), &app));
+    let (idle, idle_connection) = connect(case, &server).await;
+    assert_eq!(no_time(idle.ask("/echo", "body")).await.unwrap(), "body");
+    let (silent, silent_connection) = connect(case, &server).await;
+    let (busy, busy_connection) = connect(case, &server).await;
+    let held: Vec<_> = ["/held/a", "/sse/a"]
+        .map(|path| {
+            let client = busy.clone();
+            tokio::spawn(async move { client.ask(path, "").await })
+        })
+        .into();
+    eventually(|| app.inside().now() == 1 && app.notes() == 3).await;
+    eventually(|| server.status().thawed == 3).await;
+    let start = Instant::now();
+    let ending = tokio::spawn({
+        let server = server.clone();
+        async move { server.shutdown(100 * SECOND).await }
+    });
+    for connection in [idle_connection, silent_connection] {
+        no_time(connection).await.unwrap().unwrap();
+    }
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    sleep(10 * SECOND).await;
+    assert_eq!(server.status().open, 1);
+    // It was told to go away: new requests are not for this connection.
+    assert!(no_time(busy.ask("/echo", "body")).await.is_err());
+    app.gate("a").open();
+    let mut held = held.into_iter();
+    assert_eq!(no_time(held.next().unwrap()).await.unwrap().unwrap(), "let go");
+    assert_eq!(no_time(held.next().unwrap()).await.unwrap().unwrap().len(), 27);
+    no_time(busy_connection).await.unwrap().unwrap();
+    let report = no_time(ending).await.unwrap();
+    assert_eq!((report.closed, report.others, report.aborted, report.left), (3, 0, 0, 0));
+    assert_eq!(start.elapsed().as_secs(), 10);
+    nothing_left(&server).await;
+    drop((idle, silent, busy));
+}
+
+async fn cut_off(case: Case) {
+    let app = App::default();
+    let server = serve(case.timeless(Park::AtOnce), &app);
+    let (client, connection) = connect(case, &server).await;
+    let held = tokio::spawn(async move { client.ask("/held/a", "").await });
+    eventually(|| app.inside().now() == 1).await;
+    let report = server.shutdown(10 * SECOND).await;
+    assert_eq!((report.closed, report.others, report.aborted, report.left), (0, 0, 1, 0));
+    assert!(soon(held).await.unwrap().is_err());
+    let _ = soon(connection).await;
+    eventually(|| app.inside().now() == 0).await;
+    nothing_left(&server).await;
+}
+
+async fn dropped_it_closes_all(case: Case) {
+    let app = App::default();
+    let server = serve(case.timeless(Park::AtOnce), &app);
+    let (idle, idle_connection) = connect(case, &server).await;
+    let (client, connection) = connect(case, &server).await;
+    let held = tokio::spawn(async move { client.ask("/held/a", "").await });
+    eventually(|| app.inside().now() == 1 && server.status().thawed == 2).await;
+    drop(server);
+    assert!(soon(held).await.unwrap().is_err());
+    let _ = soon(connection).await;
+    let _ = soon(idle_connection).await;
+    eventually(|| app.inside().now() == 0).await;
+    drop(idle);
+}
+
+/// It ends a stream, no more.
+/// Of a service that panics before there is a future.
+async fn panics_in_call(case: Case) {
+    let service = tower::service_fn(|request: Request<RequestBody>| {
+        assert_ne!(request.uri().path(), "/panic");
+        ready(Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from("fine")))))
+    });
+    let server = case.timeless(Park::AtOnce).serve(service).unwrap();
+    let (client, connection) = connect(case, &server).await;
+    for _ in 0..3 {
+        assert!(client.ask("/panic", "").await.is_err());
+        assert_eq!(client.ask("/", "").await.unwrap(), "fine");
+    }
+    drop(client);
+    connection.await.unwrap().unwrap();
+    nothing_left(&server).await;
+}
+
+async fn panics(case: Case) {
+    let server = serve(case.timeless(Park::AtOnce), &App::default());
+    let (client, connection) = connect(case, &server).await;
+    for _ in 0..3 {
+        assert!(client.ask("/panic", "").await.is_err());
+        assert_eq!(client.ask("/echo", "body").await.unwrap(), "body");
+    }
+    drop(client);
+    connection.await.unwrap().unwrap();
+    nothing_left(&server).await;
+}

@@ -1,0 +1,52 @@
+//! What a file says of HTTP servers.
+
+use std::time::Duration;
+
+use millpond_server::ServerEntry;
+use millpond_server::http::{Park, Server};
+
+fn entry(text: &str) -> Result<ServerEntry, String> {
+    let text = format!("listen = '127.0.0.1:0'\n{text}");
+    toml::from_str(&text).map_err(|error| error.message().to_owned())
+}
+
+#[test]
+fn each_key_is_what_the_builder_is_told() {
+    let listening = || Server::builder().listen("127.0.0.1:0");
+    let second = Duration::from_secs(1);
+    let cases = [
+        ("", listening()),
+        ("http = {}", listening()),
+        ("http.park = 'at-once'", listening().park(Park::AtOnce)),
+        ("http.park = 7", listening().park(Park::Warm(7))),
+        ("http.park = '1s'", listening().park(Park::After(second))),
+        ("http.body_timeout = '1s'", listening().body_timeout(second)),
+        ("http.body_timeout = 'never'", listening().body_timeout(None)),
+        ("http.connect_info = false", listening().connect_info(false)),
+        ("idle_timeout = '1s'", listening().keep_alive_timeout(second)),
+        ("frame_timeout = '1s'", listening().header_timeout(second)),
+        ("max_frame = '1KiB'", listening().max_head(1024)),
+    ];
+    for (text, expected) in cases {
+        let builder = entry(text).unwrap().http().unwrap();
+        assert_eq!(format!("{builder:?}"), format!("{expected:?}"), "{text}");
+    }
+}
+
+#[test]
+fn what_cannot_be_is_told_by_its_path() {
+    let cases = [
+        ("http.park = 0", "`http.park` cannot be"),
+        ("http.park = '0s'", "`http.park` cannot be"),
+        ("http.park = 'never'", "`http.park` cannot be \"never\""),
+        ("http.body_timeout = '0s'", "`http.body_timeout` cannot be"),
+        ("http.body_timeout = 5", "`http.body_timeout` cannot be 5"),
+        ("http.connect_info = 1", "`http.connect_info` cannot be 1"),
+        ("http.parc = 5", "there is no key `http.parc`"),
+        ("http = true", "`http` cannot be true"),
+    ];
+    for (text, expected) in cases {
+        let error = entry(text).unwrap_err();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+}

@@ -1,0 +1,184 @@
+//! Peers that do not read cost a bounded amount of memory, and nobody else's time.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use crate::support::server::{Case, Client, accounted, closed_for, emptied, in_all_cases, no_time};
+use crate::support::*;
+use millpond_server::{Builder, CloseReason, Deadline, Server, SlowReader};
+use tokio::time::{Instant, sleep};
+use tokio_util::codec::LinesCodec;
+
+in_all_cases!(single: memory_is_bounded_and_nothing_lost, slow_readers_are_closed);
+in_all_cases!(single: all_peers_together_have_a_limit);
+in_all_cases!(paused: the_write_deadline, a_peer_that_takes_a_little_is_not_late);
+in_all_cases!(paused: no_write_deadline);
+
+/// What a line is answered with.
+const ANSWER: usize = 64 * 1024;
+const REQUESTS: usize = 120;
+
+fn answer(number: &str) -> String {
+    let mut answer = format!("{number}:");
+    answer.extend(std::iter::repeat_n('x', ANSWER - answer.len()));
+    answer
+}
+
+/// More than the kernel takes for one connection.
+const HUGE: usize = 8 * 1024 * 1024;
+
+/// Answers each line with more than a peer that does not read has room for.
+fn huge(builder: Builder) -> Server {
+    let service = |_: String| async { Ok::<_, Infallible>(Some("x".repeat(HUGE))) };
+    builder.codec(LinesCodec::new()).serve(tower::service_fn(service)).unwrap()
+}
+
+fn verbose(builder: Builder) -> Server {
+    let service = |line: String| async move { Ok::<_, Infallible>(Some(answer(&line))) };
+    builder.codec(LinesCodec::new()).serve(tower::service_fn(service)).unwrap()
+}
+
+/// Sends all requests of a connection and reads nothing.
+async fn deaf(case: Case, server: &Server) -> Client {
+    let mut client = case.connect_narrow(server).await;
+    let requests: String = (0..REQUESTS).map(|n| format!("{n}\n")).collect();
+    client.send(requests).await;
+    stuck(server).await;
+    client
+}
+
+/// Waits until nothing more goes out. A TLS session takes some of what waits, so that alone tells
+/// nothing.
+async fn stuck(server: &Server) {
+    let mut before = 0;
+    loop {
+        settle().await;
+        let status = server.status();
+        if status.bytes_out > 0 && status.bytes_out == before && status.parked == status.open {
+            return;
+        }
+        before = status.bytes_out;
+    }
+}
+
+async fn memory_is_bounded_and_nothing_lost(case: Case) {
+    const DEAF: usize = 5;
+    let server = verbose(case.builder().outgoing(ANSWER));
+    let mut clients = Vec::new();
+    for _ in 0..DEAF {
+        clients.push(deaf(case, &server).await);
+    }
+    // Others are served, and what waits for the deaf ones does not grow.
+    let mut other = case.connect(&server).await;
+    for n in 0..20 {
+        other.send(format!("{n}\n")).await;
+        assert_eq!(other.line().await, answer(&n.to_string()));
+        let status = accounted(&server);
+        assert!(status.outgoing <= DEAF * 2 * (ANSWER + 1), "{case:?}: {status:?}");
+        let served = status.frames as usize - n - 1;
+        assert!(served < DEAF * REQUESTS, "{case:?}: all was answered, into what?");
+    }
+    for mut client in clients {
+        for n in 0..REQUESTS {
+            assert_eq!(client.line().await, answer(&n.to_string()), "{case:?}");
+        }
+    }
+    drop(other);
+    emptied(&server).await;
+}
+
+async fn slow_readers_are_closed(case: Case) {
+    let server = huge(case.builder().outgoing(1024).slow_reader(SlowReader::Close));
+    let mut clients = Vec::new();
+    for count in 1..4 {
+        let mut client = case.connect_narrow(&server).await;
+        client.send("more\n").await;
+        closed_for(&server, CloseReason::SlowReader, count).await;
+        clients.push(client);
+    }
+    let status = emptied(&server).await;
+    assert_eq!(status.closed, 3, "{case:?}: {status:?}");
+    // What is waited for is another thing than what is large.
+    let server = verbose(case.builder().slow_reader(SlowReader::Close));
+    let mut client = case.connect(&server).await;
+    for n in 0..20 {
+        client.send(format!("{n}\n")).await;
+        assert_eq!(client.line().await, answer(&n.to_string()), "{case:?}");
+    }
+}
+
+async fn all_peers_together_have_a_limit(case: Case) {
+    let server = huge(case.builder().outgoing_total(2 * HUGE));
+    let mut clients = Vec::new();
+    for _ in 0..6 {
+        let mut client = case.connect_narrow(&server).await;
+        client.send("more\n").await;
+        clients.push(client);
+    }
+    eventually(|| server.status().closed_for(CloseReason::SlowReader) > 0).await;
+    stuck(&server).await;
+    let status = accounted(&server);
+    assert!(status.outgoing <= 2 * HUGE, "{case:?}: {status:?}");
+    assert!(status.open > 0, "{case:?}: {status:?}");
+    drop(clients);
+    emptied(&server).await;
+}
+
+const LIMIT: Duration = Duration::from_secs(8);
+/// Ticks of a second, and one that has begun.
+const LAG: Duration = Duration::from_secs(2);
+
+fn with_write_timeout(case: Case, limit: impl Into<Option<Duration>>) -> Builder {
+    case.builder()
+        .first_byte_timeout(None)
+        .handshake_timeout(None)
+        .frame_timeout(None)
+        .idle_timeout(None)
+        .write_timeout(limit)
+}
+
+async fn the_write_deadline(case: Case) {
+    let server = verbose(with_write_timeout(case, LIMIT));
+    let client = deaf(case, &server).await;
+    settle().await;
+    let start = Instant::now();
+    while server.status().open > 0 {
+        sleep(Duration::from_millis(100)).await;
+        assert!(start.elapsed() < 3 * LIMIT, "{case:?}: {:?}", server.status());
+    }
+    let waited = start.elapsed();
+    assert!(waited >= LIMIT && waited <= LIMIT + LAG, "{case:?}: {waited:?}");
+    let status = emptied(&server).await;
+    assert_eq!(status.closed_by(Deadline::Write), 1, "{case:?}: {status:?}");
+    drop(client);
+}
+
+/// Far less than what has the kernel tell the server of room, so only the server's own look at the
+/// deadline finds out.
+async fn a_peer_that_takes_a_little_is_not_late(case: Case) {
+    let server = verbose(with_write_timeout(case, LIMIT));
+    let mut client = deaf(case, &server).await;
+    let mut taken = 0;
+    for _ in 0..8 {
+        let now = Instant::now();
+        while now.elapsed() < LIMIT {
+            sleep(Duration::from_secs(1)).await;
+            taken += no_time(client.read_exact(2_000)).await.len();
+        }
+        assert_eq!(server.status().open, 1, "{case:?}: {:?}", server.status());
+    }
+    let all = REQUESTS * (ANSWER + 1);
+    assert_eq!(no_time(client.read_exact(all - taken)).await.len(), all - taken);
+    drop(client);
+    emptied(&server).await;
+}
+
+async fn no_write_deadline(case: Case) {
+    let server = verbose(with_write_timeout(case, None));
+    let mut client = deaf(case, &server).await;
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!(server.status().open, 1, "{case:?}");
+    for n in 0..REQUESTS {
+        assert_eq!(no_time(client.line()).await, answer(&n.to_string()), "{case:?}");
+    }
+}

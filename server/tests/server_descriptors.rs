@@ -1,0 +1,94 @@
+//! A server that has no descriptor left does not spin, and goes on when there are some again.
+#![allow(missing_docs)]
+
+#[path = "../../tests/support/program.rs"]
+mod program;
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
+
+use program::Ran;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use support::server::{Case, DEDICATED, EVENT_DRIVEN, accounted, echo, emptied};
+use support::*;
+use tokio::time::sleep;
+
+/// Says to the process that it is the one whose descriptors run out.
+const MODE: &str = "MILLPOND_TEST_DESCRIPTORS";
+const LIMIT: u64 = 64;
+const CLIENTS: usize = 30;
+
+fn in_a_process_of_its_own(mode: &str) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "runs_out", "--ignored", "--nocapture"]).env(MODE, mode);
+    let ran = Ran::of(&mut command);
+    assert!(ran.status.success(), "{}{}", ran.stdout(), ran.stderr());
+    assert!(ran.stdout().contains("1 passed"), "{}{}", ran.stdout(), ran.stderr());
+}
+
+#[test]
+fn dedicated() {
+    in_a_process_of_its_own("dedicated");
+}
+
+#[test]
+fn event_driven() {
+    in_a_process_of_its_own("event-driven");
+}
+
+#[test]
+#[ignore = "a part of the others, in a process of its own"]
+fn runs_out() {
+    match std::env::var(MODE).as_deref() {
+        Ok("dedicated") => paused(run_out(DEDICATED)),
+        Ok("event-driven") => paused(run_out(EVENT_DRIVEN)),
+        _ => {}
+    }
+}
+
+async fn run_out(case: Case) {
+    let most = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(LIMIT), maximum: most }).unwrap();
+    let server = echo(case.builder().max_connections(1000).per_peer(None).first_byte_timeout(None));
+    let address = server.local_addrs()[0];
+    // The server does not run meanwhile: they take most of the descriptors, and wait for it.
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
+    sleep(Duration::from_secs(20)).await;
+    let status = accounted(&server);
+    let accepted = status.open;
+    assert!(accepted > 5 && accepted < CLIENTS, "{case:?}: {status:?}");
+    // Up to half a second apart.
+    assert!((20..80).contains(&status.accept_errors), "{case:?}: {status:?}");
+
+    // Those who were let in are served.
+    for client in &mut clients[..accepted] {
+        client.set_nonblocking(true).unwrap();
+        client.write_all(b"hello\n").unwrap();
+    }
+    eventually(|| server.status().frames == accepted as u64).await;
+    // Of two descriptors that are free the server needs one.
+    let mut waiting = clients.split_off(accepted);
+    drop(clients);
+    sleep(Duration::from_secs(2)).await;
+    let status = accounted(&server);
+    assert_eq!((status.open, status.closed), (waiting.len(), accepted as u64), "{status:?}");
+    for client in &mut waiting {
+        client.write_all(b"hello\n").unwrap();
+    }
+    eventually(|| server.status().frames == CLIENTS as u64).await;
+    for client in &mut waiting {
+        let mut answer = [0; 6];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"hello\n");
+    }
+    let errors = server.status().accept_errors;
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(server.status().accept_errors, errors, "{case:?}");
+    drop(waiting);
+    let status = emptied(&server).await;
+    assert_eq!((status.accepted, status.closed), (CLIENTS as u64, CLIENTS as u64), "{case:?}");
+}

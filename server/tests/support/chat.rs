@@ -1,0 +1,157 @@
+//! A handler that does what the line says, and writes down what happens to it.
+#![allow(dead_code, unreachable_pub)]
+
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+
+use millpond_server::{Builder, CloseReason, Handler, Peer, Server, TrySendError};
+use tokio_util::codec::LinesCodec;
+
+use super::server::BoxError;
+use super::{Gate, Gauge, eventually, settle, silent_panic};
+
+/// A connection's number, and how many of its frames were served.
+#[derive(Default)]
+pub struct Served {
+    pub number: AtomicUsize,
+    pub frames: AtomicUsize,
+}
+
+pub type Caller = Peer<String, Served>;
+
+#[derive(Clone, Default)]
+pub struct Chat(Arc<Log>);
+
+#[derive(Default)]
+struct Log {
+    greeting: Option<&'static str>,
+    peers: Mutex<Vec<Caller>>,
+    ends: Mutex<Vec<(usize, CloseReason)>>,
+    gate: Option<Gate>,
+    /// Calls of `on_frame` that are under way.
+    at_work: Gauge,
+}
+
+impl Chat {
+    pub fn new() -> Self {
+        Self(Arc::new(Log { gate: Some(Gate::new()), ..Log::default() }))
+    }
+
+    /// What it does first.
+    pub fn greeting(line: &'static str) -> Self {
+        let gate = Some(Gate::new());
+        Self(Arc::new(Log { gate, greeting: Some(line), ..Log::default() }))
+    }
+
+    pub fn serve(&self, builder: Builder) -> Server {
+        builder.codec(LinesCodec::new()).handle(self.clone()).unwrap()
+    }
+
+    /// Who has come, in that order.
+    pub fn peers(&self) -> Vec<Caller> {
+        self.0.peers.lock().unwrap().clone()
+    }
+
+    /// Waits until so many have come.
+    pub async fn came(&self, count: usize) -> Vec<Caller> {
+        eventually(|| self.peers().len() == count).await;
+        self.peers()
+    }
+
+    /// Whose `on_close` was called, and why.
+    pub fn ends(&self) -> Vec<(usize, CloseReason)> {
+        self.0.ends.lock().unwrap().clone()
+    }
+
+    pub fn gate(&self) -> &Gate {
+        self.0.gate.as_ref().unwrap()
+    }
+
+    pub fn at_work(&self) -> &Gauge {
+        &self.0.at_work
+    }
+
+    async fn act(&self, peer: &Caller, line: &str) -> Result<(), BoxError> {
+        match line.split_once(' ').unwrap_or((line, "")) {
+            ("panic", _) => silent_panic("as it was told"),
+            ("fail", _) => return Err("as it was told".into()),
+            ("wait", _) => self.gate().wait().await,
+            ("close", _) => {
+                peer.send("bye".to_owned()).await?;
+                peer.close();
+            }
+            // So many lines, of a thousand bytes each.
+            ("many", count) => {
+                for n in 0..count.parse()? {
+                    peer.send(thousand(n)).await?;
+                }
+            }
+            _ => peer.send(line.to_owned()).await?,
+        }
+        Ok(())
+    }
+}
+
+/// A line of a thousand bytes with its end.
+pub fn thousand(n: usize) -> String {
+    format!("{n:0>999}")
+}
+
+/// Sends until there is no room, in the kernel either; gives how many frames that were.
+pub async fn fill_up(peer: &Caller) -> usize {
+    let mut sent = 0;
+    loop {
+        match peer.try_send(thousand(sent)) {
+            Ok(()) => sent += 1,
+            Err(TrySendError::Full(line)) => {
+                assert_eq!(line, thousand(sent));
+                let before = sent;
+                // The kernel takes some of it.
+                for _ in 0..10 {
+                    settle().await;
+                    while peer.try_send(thousand(sent)).is_ok() {
+                        sent += 1;
+                    }
+                }
+                if sent == before {
+                    return sent;
+                }
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+impl Handler for Chat {
+    type In = String;
+    type Out = String;
+    type State = Served;
+
+    fn on_open(&self, peer: &Caller) -> impl Future<Output = Result<(), BoxError>> + Send {
+        let number = {
+            let mut peers = self.0.peers.lock().unwrap();
+            peers.push(peer.clone());
+            peers.len() - 1
+        };
+        peer.state().number.store(number, SeqCst);
+        async move {
+            match self.0.greeting {
+                Some(line) => self.act(peer, line).await,
+                None => Ok(()),
+            }
+        }
+    }
+
+    async fn on_frame(&self, peer: &Caller, line: String) -> Result<(), BoxError> {
+        let _inside = self.0.at_work.enter();
+        peer.state().frames.fetch_add(1, SeqCst);
+        self.act(peer, &line).await
+    }
+
+    fn on_close(&self, peer: &Caller, reason: CloseReason) {
+        assert!(peer.is_closed());
+        let number = peer.state().number.load(SeqCst);
+        self.0.ends.lock().unwrap().push((number, reason));
+    }
+}

@@ -1,0 +1,74 @@
+//! The servers that are tested.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use millpond_server::Mode;
+use millpond_server::http::{Park, Server};
+
+use super::app::App;
+use super::target::{Running, Sent};
+
+/// How long a head may take, unless a test says otherwise before it starts a server.
+pub static HEAD: OnceLock<Duration> = OnceLock::new();
+
+fn head() -> Duration {
+    *HEAD.get_or_init(|| Duration::from_secs(30))
+}
+
+struct Ours {
+    server: Server,
+    known: Mutex<Known>,
+}
+
+/// What clients have sent since the start.
+#[derive(Default)]
+struct Known {
+    sent: HashMap<SocketAddr, usize>,
+    /// Bytes that no request was made of: thrown away, or never read.
+    lost: u64,
+    waiting: Option<(u64, Instant)>,
+}
+
+impl Running for Ours {
+    fn address(&self) -> SocketAddr {
+        self.server.local_addrs()[0]
+    }
+
+    fn is_at_rest(&self, sent: &[Sent]) -> bool {
+        let mut known = self.known.lock().unwrap();
+        known.sent.extend(sent.iter().map(|sent| (sent.from, sent.bytes)));
+        let all = known.sent.values().sum::<usize>() as u64;
+        let status = self.server.status();
+        let missing = all.saturating_sub(status.bytes_in + known.lost);
+        if status.parked != status.open || missing == 0 {
+            known.waiting = None;
+            return status.parked == status.open;
+        }
+        let now = Instant::now();
+        match known.waiting {
+            Some((before, since)) if before == missing => {
+                if now - since > Duration::from_millis(30) {
+                    known.lost += missing;
+                }
+            }
+            _ => known.waiting = Some((missing, now)),
+        }
+        false
+    }
+}
+
+pub async fn ours(app: App, tls: bool, mode: Mode, park: Park) -> Box<dyn Running> {
+    let builder = Server::builder().listen("127.0.0.1:0").mode(mode).park(park);
+    let builder = builder.header_timeout(head()).first_byte_timeout(head()).per_peer(None);
+    #[cfg(feature = "rustls")]
+    let builder = match tls {
+        true => builder.tls(crate::support::server::tls::server()),
+        false => builder,
+    };
+    let _ = tls;
+    let server = builder.serve(app.router()).unwrap();
+    Box::new(Ours { server, known: Mutex::default() })
+}

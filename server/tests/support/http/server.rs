@@ -1,0 +1,127 @@
+//! For what the server itself promises: it serves the app, in both modes, with each policy.
+
+use std::time::Instant;
+
+use millpond_server::http::{Http, Park, Server};
+use millpond_server::{Builder, ServerStatus};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::app::App;
+use super::reply::{Parsed, Reading, Reply, parse};
+use crate::support::server::{Case, Client, no_time};
+
+pub const HELLO: &str = "GET /hello HTTP/1.1\r\nhost: a\r\n\r\n";
+
+/// As many stay warm as the tests have connections, or none.
+pub const PARKS: [Park; 2] = [Park::AtOnce, Park::Warm(64)];
+
+pub fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")
+}
+
+/// The head of a request whose body is to come.
+pub fn post(path: &str, length: usize) -> String {
+    format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n")
+}
+
+impl Case {
+    pub fn http(self, park: Park) -> Builder<Http> {
+        let builder = Server::builder().listen("127.0.0.1:0").mode(self.mode).park(park);
+        #[cfg(feature = "rustls")]
+        if self.tls {
+            return builder.tls(crate::support::server::tls::web_server());
+        }
+        builder
+    }
+
+    /// Without any deadline.
+    pub fn timeless(self, park: Park) -> Builder<Http> {
+        self.http(park)
+            .first_byte_timeout(None)
+            .handshake_timeout(None)
+            .header_timeout(None)
+            .body_timeout(None)
+            .keep_alive_timeout(None)
+            .write_timeout(None)
+    }
+
+    pub async fn client(self, server: &Server) -> Client {
+        let tcp = TcpStream::connect(server.local_addrs()[0]).await.unwrap();
+        no_time(self.secure(tcp)).await.unwrap()
+    }
+
+    /// As [`connect_narrow`](Self::connect_narrow).
+    pub async fn narrow(self, server: &Server) -> Client {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        no_time(self.secure(socket.connect(server.local_addrs()[0]).await.unwrap())).await.unwrap()
+    }
+}
+
+pub fn serve(builder: Builder<Http>, app: &App) -> Server {
+    builder.serve(app.router()).unwrap()
+}
+
+impl Client {
+    /// The next reply.
+    pub async fn reply(&mut self) -> Reply {
+        no_time(async {
+            let mut bytes = Vec::new();
+            loop {
+                bytes.extend(self.read_exact(1).await);
+                match parse(&bytes, Reading::default()) {
+                    Parsed::Whole(reply, _) => return reply,
+                    Parsed::Broken(error) => panic!("{error}"),
+                    Parsed::Partial => {}
+                }
+            }
+        })
+        .await
+    }
+
+    /// Sends a request and has it answered.
+    pub async fn exchange(&mut self, request: impl AsRef<[u8]>) -> String {
+        self.send(request).await;
+        self.reply().await.text()
+    }
+}
+
+impl Reply {
+    pub fn text(&self) -> String {
+        format!("{} {}", self.status, String::from_utf8_lossy(&self.body))
+    }
+}
+
+/// Waits until nothing is left of any connection.
+pub async fn nothing_left(server: &Server) -> ServerStatus {
+    let start = Instant::now();
+    loop {
+        let status = server.status();
+        if (status.open, status.parked, status.thawed) == (0, 0, 0) {
+            let reasons: u64 = status.reasons().map(|(_, count)| count).sum();
+            let known = status.refused_full + status.refused_per_peer + status.closed;
+            assert_eq!((status.closed, status.accepted), (reasons, known), "{status:?}");
+            return status;
+        }
+        assert!(start.elapsed().as_secs() < 10, "something is left: {status:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Waits until so many connections are open, all at rest, and of these so many are thawed.
+#[track_caller]
+pub fn at_rest(server: &Server, open: usize, thawed: usize) -> impl Future<Output = ()> {
+    let at = std::panic::Location::caller();
+    async move {
+        let start = Instant::now();
+        loop {
+            let status = server.status();
+            if (status.open, status.parked, status.thawed) == (open, open, thawed) {
+                return;
+            }
+            let late = start.elapsed().as_secs() >= 10;
+            assert!(!late, "{at}: not {open} at rest, {thawed} thawed: {status:?}");
+            tokio::task::yield_now().await;
+        }
+    }
+}

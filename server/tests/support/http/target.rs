@@ -1,0 +1,290 @@
+//! The servers that tests run against.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use millpond_server::Mode;
+use millpond_server::http::Park;
+use tokio::net::TcpStream;
+
+use super::app::App;
+use super::faulty::{self, Fault};
+use super::oracle;
+use super::ours;
+use crate::support::server::Stream;
+
+/// A server that serves the app until it is dropped.
+pub trait Running: Send + Sync {
+    fn address(&self) -> SocketAddr;
+
+    /// Nothing is to be done before clients send more: all they sent was read, and what can rest
+    /// rests. A wrong "no" costs a moment, no more.
+    fn is_at_rest(&self, sent: &[Sent]) -> bool;
+}
+
+/// What one client has sent.
+pub struct Sent {
+    pub from: SocketAddr,
+    pub bytes: usize,
+}
+
+type Started = Pin<Box<dyn Future<Output = Box<dyn Running>> + Send>>;
+
+#[derive(Clone, Copy)]
+pub struct Target {
+    pub name: &'static str,
+    pub tls: bool,
+    /// It looks for the preface of HTTP/2 before it takes what comes for HTTP/1.
+    pub sniffs: bool,
+    /// It does not bear heads that do not end.
+    pub has_deadlines: bool,
+    /// What a connection with a head that does not end may cost at both ends, in bytes.
+    pub slow_cost: usize,
+    /// Whatever takes a client longer does not come.
+    pub patience: Duration,
+    start: fn(App, bool) -> Started,
+}
+
+const AXUM: Target = Target {
+    name: "axum::serve",
+    tls: false,
+    sniffs: true,
+    has_deadlines: false,
+    slow_cost: 64 << 10,
+    patience: Duration::from_secs(8),
+    start: |app, tls| Box::pin(oracle::axum(app, tls)),
+};
+
+const HYPER: Target = Target {
+    name: "hyper",
+    sniffs: false,
+    start: |app, tls| Box::pin(oracle::hyper(app, tls)),
+    ..AXUM
+};
+
+pub const DEDICATED: Target = Target {
+    name: "dedicated",
+    has_deadlines: true,
+    slow_cost: 16 << 10,
+    start: |app, tls| Box::pin(ours::ours(app, tls, Mode::Dedicated, Park::default())),
+    ..AXUM
+};
+
+pub const AT_ONCE: Target = Target {
+    name: "event-driven, parked at once",
+    start: |app, tls| Box::pin(ours::ours(app, tls, Mode::EventDriven, Park::AtOnce)),
+    ..DEDICATED
+};
+
+/// Fewer stay warm than connect: each is pushed out now and then.
+pub const WARM: Target = Target {
+    name: "event-driven, some warm",
+    start: |app, tls| Box::pin(ours::ours(app, tls, Mode::EventDriven, Park::Warm(64))),
+    ..DEDICATED
+};
+
+#[cfg(feature = "rustls")]
+pub fn secured(target: Target) -> Target {
+    Target { tls: true, ..target }
+}
+
+impl Target {
+    /// One in so many of cases that are much alike; `MILLPOND_ALL=1` has all of them tried. Over TLS
+    /// fewer: there is one way from the bytes to the server.
+    pub fn one_in(self, plain: usize) -> usize {
+        match std::env::var_os("MILLPOND_ALL") {
+            Some(_) => 1,
+            None if self.tls => 6 * plain,
+            None => plain,
+        }
+    }
+}
+
+/// Spoils its replies, to prove that tests see it.
+pub fn faulty(fault: Fault) -> Target {
+    let start: fn(App, bool) -> Started = match fault {
+        Fault::None => |app, _| Box::pin(faulty::start(app, Fault::None)),
+        Fault::DropsByte => |app, _| Box::pin(faulty::start(app, Fault::DropsByte)),
+        Fault::DoublesByte => |app, _| Box::pin(faulty::start(app, Fault::DoublesByte)),
+        Fault::ChangesByte => |app, _| Box::pin(faulty::start(app, Fault::ChangesByte)),
+        Fault::AddsHeader => |app, _| Box::pin(faulty::start(app, Fault::AddsHeader)),
+        Fault::LosesReply => |app, _| Box::pin(faulty::start(app, Fault::LosesReply)),
+        Fault::ClosesEarly => |app, _| Box::pin(faulty::start(app, Fault::ClosesEarly)),
+        Fault::StaysOpen => |app, _| Box::pin(faulty::start(app, Fault::StaysOpen)),
+    };
+    Target { name: "faulty", patience: Duration::from_secs(1), start, ..AXUM }
+}
+
+/// Says what is right for requests that are.
+pub fn oracle(tls: bool) -> Target {
+    Target { tls, ..AXUM }
+}
+
+/// Says what is right for requests that are not.
+pub fn plain(tls: bool) -> Target {
+    Target { tls, ..HYPER }
+}
+
+/// Makes the tests of functions that take a [`Target`]: one for each server.
+#[allow(unused_macros)]
+macro_rules! against_all {
+    ($($name:ident),+ $(,)?) => {
+        against_all!(by patient: $($name),+);
+    };
+    // Where most of the time is spent waiting, the servers have their turn at once.
+    (at once: $($name:ident),+ $(,)?) => {$(
+        mod $name {
+            use super::{$name as run, patient};
+            use crate::support::http::target::{
+                AT_ONCE, DEDICATED, WARM, against_all, oracle, plain,
+            };
+            #[cfg(feature = "rustls")]
+            use crate::support::http::target::secured;
+
+            #[test]
+            fn ours() {
+                std::thread::scope(|scope| {
+                    for target in [DEDICATED, AT_ONCE, WARM] {
+                        scope.spawn(move || patient(run(target)));
+                    }
+                });
+            }
+
+            #[cfg(feature = "rustls")]
+            #[test]
+            fn ours_tls() {
+                std::thread::scope(|scope| {
+                    for target in [DEDICATED, AT_ONCE, WARM].map(secured) {
+                        scope.spawn(move || patient(run(target)));
+                    }
+                });
+            }
+
+            against_all!(proofs patient, $name);
+        }
+    )+};
+    (by $run:ident: $($name:ident),+ $(,)?) => {$(
+        mod $name {
+            use super::$run;
+            use crate::support::http::target::{
+                AT_ONCE, DEDICATED, WARM, against_all, oracle, plain,
+            };
+            #[cfg(feature = "rustls")]
+            use crate::support::http::target::secured;
+
+            #[test]
+            fn dedicated() {
+                $run(super::$name(DEDICATED));
+            }
+
+            #[test]
+            fn at_once() {
+                $run(super::$name(AT_ONCE));
+            }
+
+            #[test]
+            fn warm() {
+                $run(super::$name(WARM));
+            }
+
+            #[cfg(feature = "rustls")]
+            #[test]
+            fn dedicated_tls() {
+                $run(super::$name(secured(DEDICATED)));
+            }
+
+            #[cfg(feature = "rustls")]
+            #[test]
+            fn at_once_tls() {
+                $run(super::$name(secured(AT_ONCE)));
+            }
+
+            #[cfg(feature = "rustls")]
+            #[test]
+            fn warm_tls() {
+                $run(super::$name(secured(WARM)));
+            }
+
+            against_all!(proofs $run, $name);
+        }
+    )+};
+    (proofs $run:ident, $name:ident) => {
+        #[test]
+        #[ignore = "proves the test, not the server"]
+        fn axum() {
+            $run(super::$name(oracle(false)));
+        }
+
+        #[test]
+        #[ignore = "proves the test, not the server"]
+        fn hyper() {
+            $run(super::$name(plain(false)));
+        }
+
+        #[cfg(feature = "rustls")]
+        #[test]
+        #[ignore = "proves the test, not the server"]
+        fn axum_tls() {
+            $run(super::$name(oracle(true)));
+        }
+
+        #[cfg(feature = "rustls")]
+        #[test]
+        #[ignore = "proves the test, not the server"]
+        fn hyper_tls() {
+            $run(super::$name(plain(true)));
+        }
+    };
+}
+
+#[allow(unused_imports)]
+pub(crate) use against_all;
+
+/// Longer than any server needs to come to rest, for what never does.
+const MOMENT: Duration = Duration::from_millis(40);
+
+/// A server and the app it serves.
+pub struct Up {
+    pub target: Target,
+    pub app: App,
+    server: Box<dyn Running>,
+}
+
+impl Target {
+    pub async fn start(self) -> Up {
+        let app = App::default();
+        let server = (self.start)(app.clone(), self.tls).await;
+        Up { target: self, app, server }
+    }
+}
+
+impl Up {
+    pub async fn connect(&self) -> Stream {
+        let tcp = TcpStream::connect(self.server.address()).await.unwrap();
+        tcp.set_nodelay(true).unwrap();
+        #[cfg(feature = "rustls")]
+        if self.target.tls {
+            let session = crate::support::server::tls::connect(tcp).await.unwrap();
+            return Stream::Tls(Box::new(session));
+        }
+        Stream::Plain(tcp)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    pub fn is_at_rest(&self, sent: &[Sent]) -> bool {
+        self.server.is_at_rest(sent)
+    }
+
+    /// Waits until the server has nothing to do, or for a moment.
+    pub async fn settle(&self, sent: &[Sent]) {
+        let start = Instant::now();
+        while !self.server.is_at_rest(sent) && start.elapsed() < MOMENT {
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! Servers and clients for the conformance tests: every test runs in both modes, with TLS and
+//! without.
+#![allow(dead_code, unreachable_pub)]
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::panic::Location;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use millpond_server::{Builder, CloseReason, Mode, Server, ServerStatus};
+use tokio::io::{
+    AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf,
+};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_util::codec::LinesCodec;
+
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How the connections of a test are held and secured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Case {
+    pub mode: Mode,
+    pub tls: bool,
+}
+
+pub const DEDICATED: Case = Case { mode: Mode::Dedicated, tls: false };
+pub const EVENT_DRIVEN: Case = Case { mode: Mode::EventDriven, tls: false };
+#[cfg(feature = "rustls")]
+pub const DEDICATED_TLS: Case = Case { mode: Mode::Dedicated, tls: true };
+#[cfg(feature = "rustls")]
+pub const EVENT_DRIVEN_TLS: Case = Case { mode: Mode::EventDriven, tls: true };
+
+/// Makes the tests of functions that take a [`Case`].
+#[allow(unused_macros)]
+macro_rules! in_all_cases {
+    ($run:ident: $($name:ident),+ $(,)?) => {$(
+        mod $name {
+            use crate::support::server::*;
+
+            #[test]
+            fn dedicated() {
+                $run(super::$name(DEDICATED));
+            }
+
+            #[test]
+            fn event_driven() {
+                $run(super::$name(EVENT_DRIVEN));
+            }
+
+            #[cfg(feature = "rustls")]
+            #[test]
+            fn dedicated_tls() {
+                $run(super::$name(DEDICATED_TLS));
+            }
+
+            #[cfg(feature = "rustls")]
+            #[test]
+            fn event_driven_tls() {
+                $run(super::$name(EVENT_DRIVEN_TLS));
+            }
+        }
+    )+};
+}
+
+/// The same where TLS makes no difference, or cannot be.
+#[allow(unused_macros)]
+macro_rules! in_both_modes {
+    ($run:ident: $($name:ident),+ $(,)?) => {$(
+        mod $name {
+            use crate::support::server::*;
+
+            #[test]
+            fn dedicated() {
+                $run(super::$name(DEDICATED));
+            }
+
+            #[test]
+            fn event_driven() {
+                $run(super::$name(EVENT_DRIVEN));
+            }
+        }
+    )+};
+}
+
+#[allow(unused_imports)]
+pub(crate) use {in_all_cases, in_both_modes};
+
+#[allow(unused_imports)]
+pub use super::{paused, single};
+
+/// On a runtime of two threads.
+#[track_caller]
+pub fn double(body: impl Future<Output = ()> + Send + 'static) {
+    super::multi(2, body);
+}
+
+impl Case {
+    /// A server at a port of its own.
+    pub fn builder(self) -> Builder {
+        let builder = Server::builder().listen("127.0.0.1:0").mode(self.mode);
+        #[cfg(feature = "rustls")]
+        if self.tls {
+            return builder.tls(tls::server());
+        }
+        builder
+    }
+
+    /// Without any deadline.
+    pub fn no_deadlines(self) -> Builder {
+        self.builder()
+            .first_byte_timeout(None)
+            .handshake_timeout(None)
+            .frame_timeout(None)
+            .idle_timeout(None)
+            .write_timeout(None)
+    }
+
+    /// A server that answers each line by itself.
+    pub fn echo(self) -> Server {
+        echo(self.builder())
+    }
+
+    pub async fn connect(self, server: &Server) -> Client {
+        self.try_connect(server).await.unwrap_or_else(|error| panic!("{self:?}: {error}"))
+    }
+
+    pub async fn try_connect(self, server: &Server) -> io::Result<Client> {
+        self.secure(TcpStream::connect(server.local_addrs()[0]).await?).await
+    }
+
+    /// From a certain address, with certain options.
+    pub async fn connect_by(self, server: &Server, socket: TcpSocket) -> io::Result<Client> {
+        self.secure(socket.connect(server.local_addrs()[0]).await?).await
+    }
+
+    pub async fn connect_from(self, server: &Server, ip: &str) -> io::Result<Client> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::new(ip.parse().unwrap(), 0))?;
+        self.connect_by(server, socket).await
+    }
+
+    /// With so little room in the kernel that the server notices who does not read.
+    pub async fn connect_narrow(self, server: &Server) -> Client {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        self.connect_by(server, socket).await.unwrap()
+    }
+
+    pub async fn secure(self, tcp: TcpStream) -> io::Result<Client> {
+        tcp.set_nodelay(true)?;
+        #[cfg(feature = "rustls")]
+        if self.tls {
+            return Ok(Client::new(Stream::Tls(Box::new(tls::connect(tcp).await?))));
+        }
+        Ok(Client::new(Stream::Plain(tcp)))
+    }
+}
+
+pub fn echo(builder: Builder) -> Server {
+    let echo = |line: String| async move { Ok::<_, Infallible>(Some(line)) };
+    builder.codec(LinesCodec::new()).serve(tower::service_fn(echo)).unwrap()
+}
+
+/// A client's end of a connection.
+pub struct Client(BufReader<Stream>);
+
+pub enum Stream {
+    Plain(TcpStream),
+    #[cfg(feature = "rustls")]
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+}
+
+impl Client {
+    fn new(stream: Stream) -> Self {
+        Self(BufReader::with_capacity(16 * 1024, stream))
+    }
+
+    pub fn tcp(&self) -> &TcpStream {
+        self.0.get_ref().tcp()
+    }
+
+    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.0.write_all(bytes.as_ref()).await?;
+        self.0.flush().await
+    }
+
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.try_send(bytes).await.unwrap();
+    }
+
+    /// The next line, without its end.
+    pub async fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).await.unwrap();
+        assert!(line.ends_with('\n'), "the stream ended after {line:?}");
+        line.trim_end().to_owned()
+    }
+
+    /// The next line with its end, as far as it comes.
+    pub async fn try_line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        self.0.read_line(&mut line).await.map(|_| line)
+    }
+
+    /// Sends a line and waits for its echo.
+    pub async fn ask(&mut self, line: &str) {
+        self.send(format!("{line}\n")).await;
+        assert_eq!(self.line().await, line);
+    }
+
+    pub async fn read_exact(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        self.0.read_exact(&mut bytes).await.unwrap();
+        bytes
+    }
+
+    /// One read of at most so many bytes.
+    pub async fn read_some(&mut self, count: usize) -> io::Result<usize> {
+        self.0.read(&mut vec![0; count]).await
+    }
+
+    /// All up to the end of the stream, which must be a clean one.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.0.read_to_end(&mut bytes).await.unwrap();
+        bytes
+    }
+
+    pub async fn rest_text(&mut self) -> String {
+        String::from_utf8(self.rest().await).unwrap()
+    }
+
+    /// Until the stream has ended in whatever way. Gives what came before.
+    pub async fn gone(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let _ = self.0.read_to_end(&mut bytes).await;
+        bytes
+    }
+
+    /// Ends the client's side.
+    pub async fn finish(&mut self) {
+        self.0.shutdown().await.unwrap();
+    }
+
+    /// Ends the connection with a reset.
+    pub fn reset(self) {
+        let linger = socket2::SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
+        linger.unwrap();
+    }
+
+    /// Nothing is there to be read, and the connection is open.
+    pub async fn is_silent(&mut self) -> bool {
+        super::settle().await;
+        super::poll(&mut Box::pin(self.0.fill_buf())).is_pending()
+    }
+}
+
+impl Stream {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            #[cfg(feature = "rustls")]
+            Self::Tls(tls) => tls.get_ref().0,
+        }
+    }
+}
+
+macro_rules! to_stream {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Self::Plain(stream) => {
+                let $stream = Pin::new(stream);
+                $call
+            }
+            #[cfg(feature = "rustls")]
+            Self::Tls(stream) => {
+                let $stream = Pin::new(stream.as_mut());
+                $call
+            }
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        to_stream!(self, stream => stream.poll_read(cx, buffer))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        to_stream!(self, stream => stream.poll_write(cx, bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        to_stream!(self, stream => stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        to_stream!(self, stream => stream.poll_shutdown(cx))
+    }
+}
+
+/// While it runs, a clock that is paused stands still: what the kernel takes its time for is not
+/// taken for idleness.
+#[track_caller]
+pub fn no_time<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    let (at, start) = (Location::caller(), Instant::now());
+    let mut future = Box::pin(future);
+    poll_fn(move |cx| {
+        let polled = future.as_mut().poll(cx);
+        if polled.is_pending() {
+            assert!(start.elapsed() < Duration::from_secs(10), "hangs: {at}");
+            cx.waker().wake_by_ref();
+        }
+        polled
+    })
+}
+
+/// The accounting law.
+#[track_caller]
+pub fn accounted(server: &Server) -> ServerStatus {
+    let status = server.status();
+    let known = status.refused_full + status.refused_per_peer + status.closed;
+    assert_eq!(status.accepted, known + status.open as u64, "{status:?}");
+    let reasons: u64 = status.reasons().map(|(_, count)| count).sum();
+    assert_eq!(status.closed, reasons, "{status:?}");
+    status
+}
+
+/// Waits until no connection is left; then nothing else is, either.
+pub async fn emptied(server: &Server) -> ServerStatus {
+    let start = Instant::now();
+    loop {
+        let status = server.status();
+        if (status.open, status.parked) == (0, 0) {
+            break;
+        }
+        // What is left, and what was done for it, tells more than where it happened.
+        assert!(start.elapsed() < Duration::from_secs(10), "not emptied: {status:?}");
+        tokio::task::yield_now().await;
+    }
+    let status = accounted(server);
+    assert_eq!(status.outgoing, 0, "{status:?}");
+    status
+}
+
+/// Waits until so many connections are at rest, and all that are open are.
+pub async fn parked(server: &Server, count: usize) {
+    super::eventually(|| {
+        let status = server.status();
+        (status.open, status.parked) == (count, count)
+    })
+    .await;
+}
+
+/// Waits until so many connections have ended for a reason.
+pub async fn closed_for(server: &Server, reason: CloseReason, count: u64) {
+    super::eventually(|| server.status().closed_for(reason) == count).await;
+}
+
+#[cfg(feature = "rustls")]
+pub mod tls {
+    use std::io;
+    use std::sync::{Arc, OnceLock};
+
+    use tokio::net::TcpStream;
+    use tokio_rustls::client::TlsStream;
+    use tokio_rustls::rustls::crypto::ring::default_provider;
+    use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+    use tokio_rustls::{TlsConnector, rustls};
+
+    struct Configs {
+        server: Arc<ServerConfig>,
+        client: Arc<ClientConfig>,
+    }
+
+    /// Both sides of a certificate that was made for this run.
+    fn configs() -> &'static Configs {
+        static CONFIGS: OnceLock<Configs> = OnceLock::new();
+        CONFIGS.get_or_init(|| {
+            let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+            let certificate = made.cert.der().clone();
+            let key =
+                PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+            let provider = Arc::new(default_provider());
+            let server = ServerConfig::builder_with_provider(provider.clone())
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![certificate.clone()], key)
+                .unwrap();
+            let mut roots = RootCertStore::empty();
+            roots.add(certificate).unwrap();
+            let client = ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            Configs { server: Arc::new(server), client: Arc::new(client) }
+        })
+    }
+
+    pub fn server() -> Arc<ServerConfig> {
+        configs().server.clone()
+    }
+
+    pub async fn connect(tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        TlsConnector::from(configs().client.clone()).connect(name(), tcp).await
+    }
+
+    /// Speaks either version of HTTP.
+    pub fn web_server() -> Arc<ServerConfig> {
+        let mut config = (*server()).clone();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+
+    /// Has agreed on HTTP/2.
+    pub async fn connect_http2(tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let mut config = (*configs().client).clone();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let stream = TlsConnector::from(Arc::new(config)).connect(name(), tcp).await?;
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        Ok(stream)
+    }
+
+    /// What a client says first.
+    pub fn hello() -> Vec<u8> {
+        let mut session = rustls::ClientConnection::new(configs().client.clone(), name()).unwrap();
+        let mut bytes = Vec::new();
+        session.write_tls(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn name() -> rustls::pki_types::ServerName<'static> {
+        "localhost".try_into().unwrap()
+    }
+}

@@ -1,0 +1,286 @@
+//! What the jobs and the handles of one group share: who is still running, what has come in,
+//! and who waits for it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::task::Waker;
+
+use slab::Slab;
+
+use crate::error::JobError;
+use crate::group::outcome::Outcome;
+use crate::panic::fenced;
+use crate::pool::{AbortHandle, Claim, Core, JobWatch, Sink};
+use crate::sync::{Mutex, mutant};
+
+/// Calls a returned value a failure.
+pub(crate) type FailureWhen<T> = Arc<dyn Fn(&T) -> bool + Send + Sync>;
+
+pub(crate) struct Members<T> {
+    pub(crate) core: Arc<Core>,
+    pub(crate) quota: Option<usize>,
+    pub(crate) failure_when: Option<FailureWhen<T>>,
+    state: Mutex<State<T>>,
+}
+
+struct State<T> {
+    submitted: usize,
+    /// Jobs that have not ended, by their index.
+    running: HashMap<usize, Option<JobWatch>>,
+    /// In order of completion.
+    ended: VecDeque<Outcome<T>>,
+    /// How many of `ended` are failures.
+    failures: usize,
+    closed: bool,
+    handles: usize,
+    detached: bool,
+    waiters: Slab<Waiter>,
+}
+
+/// What somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The end of any job.
+    Next,
+    /// The end of the last.
+    All,
+    /// The first failure, or the end of the last.
+    Failure,
+}
+
+struct Waiter {
+    event: Event,
+    /// Gone once it was woken, until it looks again.
+    waker: Option<Waker>,
+}
+
+impl<T: Send + 'static> Members<T> {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        quota: Option<usize>,
+        failure_when: Option<FailureWhen<T>>,
+    ) -> Self {
+        let state = State {
+            submitted: 0,
+            running: HashMap::new(),
+            ended: VecDeque::new(),
+            failures: 0,
+            closed: false,
+            handles: 1,
+            detached: false,
+            waiters: Slab::new(),
+        };
+        Self { core, quota, failure_when, state: Mutex::new(state) }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+    }
+
+    pub(crate) fn detach(&self) {
+        self.state.lock().detached = true;
+    }
+
+    pub(crate) fn add_handle(&self) {
+        self.state.lock().handles += 1;
+    }
+
+    /// A handle is gone. With the last one go the jobs, unless the group was detached.
+    pub(crate) fn drop_handle(&self) {
+        let mut state = self.state.lock();
+        state.handles -= 1;
+        if state.handles > 0 {
+            return;
+        }
+        let (ended, detached) = (std::mem::take(&mut state.ended), state.detached);
+        drop(state);
+        if !detached {
+            self.cancel();
+        }
+        fenced(|| drop(ended));
+    }
+
+    /// Jobs that have not ended.
+    pub(crate) fn running(&self) -> usize {
+        self.state.lock().running.len()
+    }
+
+    pub(crate) fn cancel(&self) {
+        let watches: Vec<_> = self.state.lock().running.values().flatten().cloned().collect();
+        watches.iter().for_each(JobWatch::abort);
+    }
+
+    /// Takes the oldest outcome. `None` in the second place if none will come.
+    pub(crate) fn take_next(&self) -> (Option<Outcome<T>>, bool) {
+        let mut state = self.state.lock();
+        let next = state.ended.pop_front();
+        state.failures -= usize::from(next.as_ref().is_some_and(|outcome| !outcome.success));
+        (next, !state.running.is_empty())
+    }
+
+    /// Takes all outcomes in the order of submission, if no job is running.
+    pub(crate) fn take_all(&self) -> Option<Vec<Outcome<T>>> {
+        let mut state = self.state.lock();
+        if !state.running.is_empty() {
+            return None;
+        }
+        state.failures = 0;
+        let mut outcomes = Vec::from(std::mem::take(&mut state.ended));
+        drop(state);
+        outcomes.sort_unstable_by_key(|outcome| outcome.index);
+        Some(outcomes)
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.state.lock().failures > 0
+    }
+
+    /// Has `waker` woken at the event, in place of the one kept under `key`. `false` if it has
+    /// happened already.
+    pub(crate) fn enlist(&self, key: &mut Option<usize>, event: Event, waker: &Waker) -> bool {
+        // Wakers are the user's: cloned and dropped outside of the lock.
+        let waiter = Waiter { event, waker: Some(waker.clone()) };
+        let mut state = self.state.lock();
+        let happened = match event {
+            Event::Next => state.running.is_empty() || !state.ended.is_empty(),
+            Event::All => state.running.is_empty(),
+            Event::Failure => state.running.is_empty() || state.failures > 0,
+        };
+        if happened && !mutant("enlist unseeing") {
+            drop(state);
+            return false;
+        }
+        let old = match *key {
+            Some(key) => Some(std::mem::replace(&mut state.waiters[key], waiter)),
+            None => {
+                *key = Some(state.waiters.insert(waiter));
+                None
+            }
+        };
+        drop(state);
+        drop(old);
+        true
+    }
+
+    pub(crate) fn forget(&self, key: usize) {
+        let waiter = self.state.lock().waiters.remove(key);
+        drop(waiter);
+    }
+
+    /// Counts a job in. Called while the pool admits it, before anybody could run it: so the order
+    /// of indices is that of admission, and no end is missed.
+    pub(crate) fn add(&self, watch: Option<&JobWatch>) -> usize {
+        let mut state = self.state.lock();
+        let index = state.submitted;
+        state.submitted += 1;
+        state.running.insert(index, watch.cloned());
+        index
+    }
+
+    fn record(&self, index: usize, result: Result<T, JobError>) {
+        // User code: outside of the lock, and it may panic.
+        let success = match (&result, &self.failure_when) {
+            (Err(_), _) => false,
+            (Ok(_), None) => true,
+            (Ok(value), Some(failure_when)) => fenced(|| failure_when(value)) == Some(false),
+        };
+        self.remove(index, Some(Outcome { index, success, result }));
+    }
+
+    /// Counts a job out, and keeps its outcome if it leaves one and somebody may want it.
+    pub(crate) fn remove(&self, index: usize, outcome: Option<Outcome<T>>) {
+        let mut state = self.state.lock();
+        state.running.remove(&index);
+        let mut unwanted = outcome;
+        if state.handles > 0 {
+            if let Some(outcome) = unwanted.take() {
+                state.failures += usize::from(!outcome.success);
+                state.ended.push_back(outcome);
+            }
+        }
+        let (done, failed) = (state.running.is_empty(), state.failures > 0);
+        let wakers: Vec<_> = state
+            .waiters
+            .iter_mut()
+            .filter(|(_, waiter)| match waiter.event {
+                Event::Next => true,
+                Event::All => done,
+                Event::Failure => done || failed,
+            })
+            .filter_map(|(_, waiter)| waiter.waker.take())
+            .collect();
+        drop(state);
+        fenced(|| drop(unwanted));
+        for waker in wakers {
+            fenced(|| waker.wake());
+        }
+    }
+}
+
+impl<T> Drop for Members<T> {
+    fn drop(&mut self) {
+        if let Some(quota) = self.quota {
+            self.core.remove_quota(quota);
+        }
+    }
+}
+
+/// Takes one job's outcome to its group. A job that ran in its caller and was dropped there was
+/// cancelled.
+pub(crate) struct Ticket<T: Send + 'static> {
+    members: Arc<Members<T>>,
+    index: usize,
+}
+
+/// The index of a job that was not admitted.
+const NOT_ENLISTED: usize = usize::MAX;
+
+impl<T: Send + 'static> Ticket<T> {
+    pub(crate) fn new(members: &Arc<Members<T>>) -> Self {
+        Self { members: members.clone(), index: NOT_ENLISTED }
+    }
+
+    fn report(&mut self, result: Result<T, JobError>) {
+        let index = std::mem::replace(&mut self.index, NOT_ENLISTED);
+        self.members.record(index, result);
+    }
+}
+
+impl<T: Send + 'static> Sink<T> for Ticket<T> {
+    const DELIVERS: bool = true;
+
+    type Handle = AbortHandle;
+
+    fn quota(&self) -> Option<usize> {
+        self.members.quota
+    }
+
+    fn enlist(&mut self, watch: Option<&JobWatch>) {
+        self.index = self.members.add(watch);
+    }
+
+    fn handle(claim: Claim<T>) -> AbortHandle {
+        AbortHandle::new(claim.into_watch())
+    }
+
+    fn inline(mut self, outcome: Result<T, JobError>) -> AbortHandle {
+        self.report(outcome);
+        AbortHandle::finished()
+    }
+
+    fn deliver(mut self, outcome: Result<T, JobError>) {
+        self.report(outcome);
+    }
+}
+
+impl<T: Send + 'static> Drop for Ticket<T> {
+    fn drop(&mut self) {
+        if self.index != NOT_ENLISTED {
+            self.report(Err(JobError::Cancelled));
+        }
+    }
+}

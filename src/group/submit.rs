@@ -1,0 +1,129 @@
+//! The group's ways in that wait.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
+
+use crate::error::{Closed, ScheduleError};
+use crate::group::state::{Members, Ticket};
+use crate::pool::{AbortHandle, Entering, Going};
+
+/// Waits for room; made by [`Group::schedule`](crate::Group::schedule).
+#[must_use = "futures do nothing unless polled"]
+pub struct GroupSchedule<'a, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    entering: Entering<'a, F, Ticket<F::Output>>,
+    members: &'a Arc<Members<F::Output>>,
+}
+
+impl<'a, F> GroupSchedule<'a, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    #[track_caller]
+    pub(crate) fn new(members: &'a Arc<Members<F::Output>>, job: F) -> Self {
+        let entering = Entering::new(&members.core, job, Ticket::new(members));
+        Self { entering, members }
+    }
+}
+
+impl<F> Future for GroupSchedule<'_, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    type Output = Result<AbortHandle, ScheduleError<F>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.members.is_closed() {
+            if let Some(job) = self.entering.take_back() {
+                return Poll::Ready(Err(ScheduleError::Closed(job)));
+            }
+        }
+        self.entering.poll(cx)
+    }
+}
+
+// The job is moved into the pool before it is first polled, so it is never pinned in here.
+impl<F> Unpin for GroupSchedule<'_, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+}
+
+pin_project! {
+    /// Runs a job in the pool, or here if that is full; made by
+    /// [`Group::try_go`](crate::Group::try_go).
+    #[must_use = "futures do nothing unless polled"]
+    pub struct GroupTryGo<'a, F>
+    where
+        F: Future,
+        F: Send,
+        F: 'static,
+        F::Output: Send,
+        F::Output: 'static,
+    {
+        #[pin]
+        going: Going<'a, F, Ticket<F::Output>>,
+        members: &'a Arc<Members<F::Output>>,
+    }
+}
+
+impl<'a, F> GroupTryGo<'a, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    pub(crate) fn new(members: &'a Arc<Members<F::Output>>, job: F) -> Self {
+        Self { going: Going::new(&members.core, job), members }
+    }
+}
+
+impl<F> Future for GroupTryGo<'_, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    type Output = Result<AbortHandle, Closed<F>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let members = *this.members;
+        let mut going = this.going;
+        if members.is_closed() {
+            if let Some(job) = going.as_mut().take_back() {
+                return Poll::Ready(Err(Closed(job)));
+            }
+        }
+        going.poll_with(cx, || Ticket::new(members))
+    }
+}
+
+impl<F> fmt::Debug for GroupSchedule<'_, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupSchedule").finish_non_exhaustive()
+    }
+}
+
+impl<F> fmt::Debug for GroupTryGo<'_, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupTryGo").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,357 @@
+//! Any tower service on a pool: each call is a job.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! use millpond::Pool;
+//! use millpond::layer::PoolLayer;
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! let pool = Pool::new(100);
+//! let double = service_fn(|n: u32| async move { Ok::<_, std::convert::Infallible>(2 * n) });
+//! let service = ServiceBuilder::new().layer(PoolLayer::schedule(&pool)).service(double);
+//! assert_eq!(service.oneshot(21).await?, 42);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Which verb
+//!
+//! | constructor | when full | admits in | for |
+//! |---|---|---|---|
+//! | [`schedule`](PoolLayer::schedule) | the caller waits its turn | `poll_ready` | clients, `Balance`, anything that may wait |
+//! | [`schedule_within`](PoolLayer::schedule_within) | waits, for so long at most | `call` | servers that smooth short bursts |
+//! | [`try_schedule`](PoolLayer::try_schedule) | refuses at once | `call` | servers that shed load |
+//! | [`schedule_always`](PoolLayer::schedule_always) | runs beyond the size | `call` | calls that may never be refused, such as health checks |
+//! | [`try_go`](PoolLayer::try_go) | runs in the caller | `call` | callers that are to slow down with the pool |
+//! | [`anyway_go`](PoolLayer::anyway_go) | the call waits in line | `call` | work that was accepted already |
+//!
+//! Servers on hyper 1 (axum, tonic) clone their service for each request and wait for its readiness
+//! only then: readiness holds nothing back there. Under `schedule` every request that was read waits
+//! in line, however long that is; prefer `schedule_within` or `try_schedule` there.
+//!
+//! # Where a call runs
+//!
+//! All of it in the pool: `Service::call` of the wrapped service and the future it returns, on one
+//! of the pool's workers. The service that was polled ready is the one called; a clone takes its
+//! place. Only where `try_go` finds the pool full it all runs in the caller.
+//!
+//! One pool serves any number of layers, services and direct jobs, with one count of what runs.
+//! The count lives in the pool: clones of the service, of which axum makes one for each request,
+//! share it.
+//!
+//! # What becomes of a call
+//!
+//! - **The response future is dropped**: the call is cancelled, or withdrawn if it had not started.
+//!   With [`detach_on_drop`](PoolLayer::detach_on_drop) a call that is in the pool goes on to its
+//!   end, counted and waited for by [`Pool::shutdown`](crate::Pool::shutdown) like any job.
+//! - **The call panics**: [`CallError::Panicked`], or the response of
+//!   [`panic_with`](PoolLayer::panic_with). The connection is not harmed.
+//! - **The pool is full or closed**: [`CallError::Overloaded`] or [`CallError::Closed`], or the
+//!   response of [`shed_with`](PoolLayer::shed_with).
+//! - **The runtime shuts down**: [`CallError::Cancelled`].
+//!
+//! With both `shed_with` and `panic_with` the service keeps the error type of the wrapped one, so it
+//! goes straight onto an axum `Router` or a tonic `Server`.
+//!
+//! # Comparison to tower's own
+//!
+//! `ConcurrencyLimit` bounds calls too, but the caller's task runs them: one connection, one thread
+//! at a time. `Buffer` makes all calls on one worker task; their futures run in the callers.
+//! `LoadShed` takes whatever is not ready for overload. Here a call runs on any thread, the bound is
+//! shared with everything else on the pool, and a refusal means that the pool is full and nothing
+//! else.
+
+mod answer;
+#[cfg(feature = "http-body")]
+mod body;
+mod call;
+mod error;
+mod future;
+mod service;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tower_layer::Layer;
+
+use crate::group::{Door, Group};
+use crate::layer::answer::Refusal;
+pub use crate::layer::answer::{Answer, Answers, Reply, With};
+#[cfg(feature = "http-body")]
+pub use crate::layer::body::{HeldBody, Hold, HoldFuture, Holding};
+pub use crate::layer::error::CallError;
+pub use crate::layer::future::ResponseFuture;
+pub use crate::layer::service::PoolService;
+use crate::pool::Pool;
+use crate::trace::event;
+
+/// Runs each call of a service as a job on a pool.
+///
+/// Make it anywhere, also outside of a runtime; see the [module](self) for which constructor.
+/// Cloning is cheap.
+///
+/// The wrapped service must be `Clone + Send + 'static`; its requests, responses, errors and futures
+/// `Send + 'static`.
+#[derive(Clone)]
+pub struct PoolLayer<A = Answers, B = ()> {
+    setup: Setup,
+    answers: A,
+    body: B,
+}
+
+/// What a layer and its services share.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    verb: Verb,
+    detach: bool,
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    door: Door,
+    name: Option<Arc<str>>,
+}
+
+impl Shared {
+    fn tell_refused(&self, _reason: Refusal) {
+        event!(
+            DEBUG,
+            pool = self.door.pool().name(),
+            layer = self.name.as_deref(),
+            reason = ?_reason,
+            "call refused"
+        );
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Schedule,
+    ScheduleWithin(Duration),
+    TrySchedule,
+    ScheduleAlways,
+    TryGo,
+    AnywayGo,
+}
+
+impl PoolLayer {
+    fn new(pool: &Pool, verb: Verb) -> Self {
+        let shared = Arc::new(Shared { door: Door::to_pool(pool), name: None });
+        let setup = Setup { verb, detach: false, shared };
+        Self { setup, answers: Answers::default(), body: () }
+    }
+
+    /// Waits for a slot in `poll_ready`, in line with all other callers; never refuses.
+    ///
+    /// A service that is ready holds a slot until it is called or dropped: do not keep it ready
+    /// for nothing. A clone has no slot. A place in the pool's queue is not enough: a call that was
+    /// reserved for starts at once. In a job of the same pool, do not wait for anything else of that
+    /// pool while the service is ready: such a deadlock goes unnoticed.
+    ///
+    /// On a closed pool `poll_ready` fails with [`CallError::Closed`], or the call is answered by
+    /// [`shed_with`](Self::shed_with).
+    pub fn schedule(pool: &Pool) -> Self {
+        Self::new(pool, Verb::Schedule)
+    }
+
+    /// Waits for a slot in the response future, for `limit` at most, counted from `call`; then
+    /// refuses with [`CallError::Overloaded`].
+    ///
+    /// Needs the runtime's timers. A limit of zero refuses what cannot start at the first poll.
+    pub fn schedule_within(pool: &Pool, limit: Duration) -> Self {
+        Self::new(pool, Verb::ScheduleWithin(limit))
+    }
+
+    /// Refuses with [`CallError::Overloaded`] if the pool and its queue are full, or others wait.
+    #[doc(alias = "load_shed")]
+    pub fn try_schedule(pool: &Pool) -> Self {
+        Self::new(pool, Verb::TrySchedule)
+    }
+
+    /// Runs beyond the size if the pool is full; refuses only at its
+    /// [`overflow_limit`](crate::Builder::overflow_limit).
+    pub fn schedule_always(pool: &Pool) -> Self {
+        Self::new(pool, Verb::ScheduleAlways)
+    }
+
+    /// Runs in the caller if the pool is full. Never refuses, never waits.
+    ///
+    /// A call in the caller is cancelled with the response future, detached or not.
+    pub fn try_go(pool: &Pool) -> Self {
+        Self::new(pool, Verb::TryGo)
+    }
+
+    /// Puts the call in line if the pool is full. Never refuses; **the line is not bounded**.
+    pub fn anyway_go(pool: &Pool) -> Self {
+        Self::new(pool, Verb::AnywayGo)
+    }
+}
+
+impl<A, B> PoolLayer<A, B> {
+    /// Has a call go on to its end when its response future is dropped, say because a client hung
+    /// up. By default it is cancelled. Calls that wait for a slot yet never start.
+    pub fn detach_on_drop(mut self) -> Self {
+        self.setup.detach = true;
+        self
+    }
+
+    /// A name for `Debug` output and events about refused calls, as field `layer`.
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.setup.shared =
+            Arc::new(Shared { door: self.setup.shared.door.clone(), name: Some(name.into()) });
+        self
+    }
+
+    /// Has the calls count in a group: in its length, for its `wait` and `cancel`, and under its
+    /// quota. They leave no outcomes there. The layer keeps the group.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// use millpond::Pool;
+    /// use millpond::layer::PoolLayer;
+    /// use tower::{Layer, ServiceExt, service_fn};
+    ///
+    /// let pool = Pool::new(100);
+    /// let tenant = pool.group_builder::<()>().quota(10).build()?;
+    /// let layer = PoolLayer::try_schedule(&pool).group(&tenant);
+    /// let service = layer.layer(service_fn(|n: u32| async move { Ok::<_, std::io::Error>(n + 1) }));
+    /// assert_eq!(service.oneshot(1).await?, 2);
+    /// assert!(tenant.wait().await.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If the group belongs to another pool.
+    #[track_caller]
+    pub fn group<T: Send + 'static>(mut self, group: &Group<T>) -> Self {
+        let shared = &self.setup.shared;
+        let Some(door) = shared.door.through(group) else {
+            panic!("the group belongs to another pool than the layer");
+        };
+        self.setup.shared = Arc::new(Shared { door, name: shared.name.clone() });
+        self
+    }
+
+    /// The pool the calls run on.
+    pub fn pool(&self) -> &Pool {
+        self.setup.shared.door.pool()
+    }
+}
+
+impl<P, B> PoolLayer<Answers<(), P>, B> {
+    /// Answers refused calls, instead of failing with [`CallError::Overloaded`],
+    /// [`CallError::Closed`] or [`CallError::WouldDeadlock`]. The request is the one that was refused.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// use millpond::layer::PoolLayer;
+    /// use millpond::{JobError, Pool};
+    /// use tower::{Layer, ServiceExt, service_fn};
+    ///
+    /// let pool = Pool::new(1);
+    /// let layer = PoolLayer::try_schedule(&pool)
+    ///     .shed_with(|_: u32| "busy")
+    ///     .panic_with(|_: JobError| "broken");
+    /// let service = layer.layer(service_fn(|_: u32| async { Ok::<_, std::io::Error>("done") }));
+    /// // The error is the wrapped service's own.
+    /// let answer: Result<&str, std::io::Error> = service.clone().oneshot(1).await;
+    /// assert_eq!(answer?, "done");
+    /// let held = pool.try_schedule(std::future::pending::<()>())?;
+    /// assert_eq!(service.oneshot(2).await?, "busy");
+    /// # held.abort();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn shed_with<F>(self, answer: F) -> PoolLayer<Answers<With<F>, P>, B> {
+        let Self { setup, answers, body } = self;
+        PoolLayer { setup, answers: answers.shed_with(answer), body }
+    }
+}
+
+impl<S, B> PoolLayer<Answers<S>, B> {
+    /// Answers calls that panicked or were cancelled, instead of failing with
+    /// [`CallError::Panicked`] or [`CallError::Cancelled`].
+    pub fn panic_with<F>(self, answer: F) -> PoolLayer<Answers<S, With<F>>, B> {
+        let Self { setup, answers, body } = self;
+        PoolLayer { setup, answers: answers.panic_with(answer), body }
+    }
+}
+
+#[cfg(feature = "http-body")]
+impl<A> PoolLayer<A> {
+    /// Keeps a call's slot until the body of its HTTP response has ended or is dropped. By default
+    /// it is free when the response's head is there, while a body may stream for hours.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// use bytes::Bytes;
+    /// use http_body_util::{BodyExt, Full};
+    /// use hyper::Response;
+    /// use millpond::Pool;
+    /// use millpond::layer::PoolLayer;
+    /// use tower::{Layer, ServiceExt, service_fn};
+    ///
+    /// let pool = Pool::new(1);
+    /// let layer = PoolLayer::try_schedule(&pool).hold_until_body_end();
+    /// let service = layer.layer(service_fn(|(): ()| async {
+    ///     Ok::<_, std::io::Error>(Response::new(Full::new(Bytes::from("a long story"))))
+    /// }));
+    /// let response = service.oneshot(()).await?;
+    /// assert_eq!(pool.status().held, 1);
+    /// response.into_body().collect().await?;
+    /// assert_eq!(pool.status().held, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn hold_until_body_end(self) -> PoolLayer<A, Holding> {
+        PoolLayer { setup: self.setup, answers: self.answers, body: Holding(()) }
+    }
+}
+
+impl<S, A: Clone> Layer<S> for PoolLayer<A> {
+    type Service = PoolService<S, A>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        PoolService::new(inner, self.setup.clone(), self.answers.clone())
+    }
+}
+
+#[cfg(feature = "http-body")]
+impl<S, A: Clone> Layer<S> for PoolLayer<A, Holding> {
+    type Service = PoolService<Hold<S>, A>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let inner = Hold::new(inner, self.pool().clone());
+        PoolService::new(inner, self.setup.clone(), self.answers.clone())
+    }
+}
+
+impl fmt::Debug for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Setup")
+            .field("name", &self.shared.name)
+            .field("verb", &self.verb)
+            .field("detach_on_drop", &self.detach)
+            .field("door", &self.shared.door)
+            .finish()
+    }
+}
+
+impl<A, B> fmt::Debug for PoolLayer<A, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolLayer").field("setup", &self.setup).finish_non_exhaustive()
+    }
+}

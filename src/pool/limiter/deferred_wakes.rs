@@ -1,0 +1,47 @@
+//! What is left to do once the locks are released.
+//!
+//! Wakers and jobs belong to users: running or dropping one may take long, panic or call back
+//! into the pool. So whoever holds a lock only collects them here.
+
+use std::task::Waker;
+
+use crate::panic::fenced;
+use crate::pool::job::JobRef;
+
+#[derive(Default)]
+pub(crate) struct Effects {
+    wakes: Vec<Waker>,
+    discards: Vec<Waker>,
+    started: Vec<JobRef>,
+    /// The pool has nothing left, and somebody waits for that.
+    pub(crate) idle: bool,
+}
+
+impl Effects {
+    pub(crate) fn wake(&mut self, waker: Waker) {
+        self.wakes.push(waker);
+    }
+
+    pub(crate) fn discard(&mut self, waker: Waker) {
+        self.discards.push(waker);
+    }
+
+    /// A job left the line with a slot.
+    pub(crate) fn start(&mut self, job: JobRef) {
+        self.started.push(job);
+    }
+
+    pub(crate) fn take_started(&mut self) -> Vec<JobRef> {
+        std::mem::take(&mut self.started)
+    }
+
+    /// Wakes everybody; a waker that panics spoils nobody else's wake.
+    pub(crate) fn wake_all(&mut self) {
+        for waker in self.wakes.drain(..) {
+            fenced(|| waker.wake());
+        }
+        for waker in self.discards.drain(..) {
+            fenced(|| drop(waker));
+        }
+    }
+}

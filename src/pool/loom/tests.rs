@@ -1,0 +1,204 @@
+//! The models themselves: small, so that every interleaving is tried.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use loom::future::block_on;
+use loom::sync::atomic::AtomicUsize;
+use loom::sync::atomic::Ordering::{AcqRel, Acquire, Release};
+use loom::thread;
+
+use crate::pool::loom::{at, check, expect_failure, pool};
+use crate::{JobError, Pool, TryScheduleError};
+
+/// Runs a model as it is, and broken in a way it must notice.
+macro_rules! models {
+    ($($name:ident, $mutated:ident: $mutant:literal;)*) => {$(
+        #[test]
+        fn $name() {
+            check(models::$name);
+        }
+
+        #[test]
+        fn $mutated() {
+            expect_failure(stringify!($name), $mutant);
+        }
+    )*};
+}
+
+models! {
+    a_ready_job_is_seen, a_silent_push_is_noticed: "push silently";
+    a_missed_call_is_made_up_for, a_forgotten_call_is_noticed: "forget missed calls";
+    a_wake_while_polled_is_kept, a_lost_wake_is_noticed: "suspend unseeing";
+    a_handle_is_woken, an_unwoken_handle_is_noticed: "await unseeing";
+    a_returned_slot_is_found, a_slot_lost_on_return_is_noticed: "look before the flag";
+    a_dropped_grant_passes_on, a_kept_grant_is_noticed: "keep the grant";
+    close_tells_callers_in_line, an_untold_caller_is_noticed: "close tells nobody";
+    a_group_sees_its_last_job, a_missed_last_job_is_noticed: "enlist unseeing";
+    a_reserved_slot_passes_on, a_slot_freed_unseeing_is_noticed: "free unseeing";
+    a_held_slot_is_freed_once, a_hold_forgotten_is_noticed: "let go unseeing";
+}
+
+fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
+    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+mod models {
+    use super::*;
+
+    /// A job pushed while the worker goes idle runs all the same.
+    pub(crate) fn a_ready_job_is_seen() {
+        let pool = pool(1, 2, 0);
+        let first = pool.try_schedule(async { 1 }).unwrap();
+        let second = pool.try_schedule(async { 2 }).unwrap();
+        assert_eq!(block_on(second).unwrap(), 2);
+        assert_eq!(block_on(first).unwrap(), 1);
+    }
+
+    /// With one worker for two shards, a call it was too busy for is not forgotten.
+    pub(crate) fn a_missed_call_is_made_up_for() {
+        let pool = pool(2, 2, 0);
+        pool.core().crew.resize(1);
+        let here = pool.try_schedule(async { 1 }).unwrap();
+        let other = {
+            let pool = pool.clone();
+            thread::spawn(move || {
+                at(1);
+                block_on(pool.try_schedule(async { 2 }).unwrap()).unwrap()
+            })
+        };
+        assert_eq!(other.join().unwrap(), 2);
+        assert_eq!(block_on(here).unwrap(), 1);
+    }
+
+    /// A waker that fires from another thread while its job is polled, suspended or ready.
+    pub(crate) fn a_wake_while_polled_is_kept() {
+        let pool = pool(1, 1, 0);
+        let gate = Arc::new((loom::sync::Mutex::new(None::<Waker>), AtomicUsize::new(0)));
+        let opener = {
+            let gate = gate.clone();
+            thread::spawn(move || {
+                gate.1.store(1, Release);
+                let waker = gate.0.lock().unwrap().take();
+                waker.into_iter().for_each(Waker::wake);
+            })
+        };
+        let job = poll_fn(move |cx| {
+            *gate.0.lock().unwrap() = Some(cx.waker().clone());
+            if gate.1.load(Acquire) == 1 { Poll::Ready(7) } else { Poll::Pending }
+        });
+        assert_eq!(block_on(pool.try_schedule(job).unwrap()).unwrap(), 7);
+        opener.join().unwrap();
+    }
+
+    /// A job that ends while its handle is polled, and an abort beside it: exactly one outcome.
+    pub(crate) fn a_handle_is_woken() {
+        let pool = pool(1, 1, 0);
+        let handle = pool.try_schedule(async { 3 }).unwrap();
+        let abort = handle.abort_handle();
+        let aborter = thread::spawn(move || abort.abort());
+        match block_on(handle) {
+            Ok(value) => assert_eq!(value, 3),
+            Err(error) => assert!(error.is_cancelled()),
+        }
+        aborter.join().unwrap();
+        // The slot was free before the handle resolved.
+        assert_eq!(pool.status().running, 0);
+    }
+
+    /// Two callers, one slot, two shards: never both at once, and the second is not left waiting.
+    pub(crate) fn a_returned_slot_is_found() {
+        let pool = pool(2, 1, 0);
+        let running = Arc::new(AtomicUsize::new(0));
+        let submit = |pool: Pool, running: Arc<AtomicUsize>| {
+            let job = async move {
+                assert_eq!(running.fetch_add(1, AcqRel), 0, "two jobs hold one slot");
+                running.fetch_sub(1, AcqRel);
+            };
+            block_on(block_on(pool.schedule(job)).unwrap()).unwrap();
+        };
+        let other = {
+            let (pool, running) = (pool.clone(), running.clone());
+            thread::spawn(move || {
+                at(1);
+                submit(pool, running);
+            })
+        };
+        submit(pool.clone(), running);
+        other.join().unwrap();
+        assert_eq!(pool.status().completed, 2);
+    }
+
+    /// A caller that is dropped at about the time it is granted a slot passes it on.
+    pub(crate) fn a_dropped_grant_passes_on() {
+        let pool = pool(1, 1, 0);
+        let first = pool.try_schedule(async {}).unwrap();
+        {
+            let mut fickle = pool.schedule(async {});
+            let _ = poll_once(&mut fickle);
+            // Whatever it was told by now, it goes.
+        }
+        block_on(first).unwrap();
+        let last = block_on(pool.schedule(async { 5 })).unwrap();
+        assert_eq!(block_on(last).unwrap(), 5);
+    }
+
+    /// A caller in line when the pool is closed gets its job back, or ran it.
+    pub(crate) fn close_tells_callers_in_line() {
+        let pool = pool(1, 1, 0);
+        let stuck = pool.try_schedule(std::future::pending::<()>()).unwrap();
+        let closer = {
+            let pool = pool.clone();
+            thread::spawn(move || pool.close())
+        };
+        assert!(block_on(pool.schedule(async {})).is_err());
+        closer.join().unwrap();
+        assert!(matches!(pool.try_schedule(async {}), Err(TryScheduleError::Closed(_))));
+        stuck.abort();
+        assert!(matches!(block_on(stuck), Err(JobError::Cancelled)));
+    }
+
+    /// A slot reserved by somebody who goes away, and a caller who comes for it at about that time.
+    pub(crate) fn a_reserved_slot_passes_on() {
+        let pool = pool(2, 1, 0);
+        let mut reserver = pool.reserver();
+        reserver.try_reserve().unwrap();
+        let other = thread::spawn(move || {
+            at(1);
+            drop(reserver);
+        });
+        let job = block_on(pool.schedule(async { 5 })).unwrap();
+        assert_eq!(block_on(job).unwrap(), 5);
+        other.join().unwrap();
+        assert_eq!(pool.status().reserved, 0);
+    }
+
+    /// A job that ends, and a holder of its slot who lets go at about that time.
+    pub(crate) fn a_held_slot_is_freed_once() {
+        let pool = pool(1, 1, 0);
+        let inside = pool.clone();
+        let job = pool.try_schedule(async move {
+            let slot = inside.hold_slot();
+            thread::spawn(move || drop(slot));
+        });
+        block_on(job.unwrap()).unwrap();
+        let next = block_on(pool.schedule(async { 5 })).unwrap();
+        assert_eq!(block_on(next).unwrap(), 5);
+        let (first, second) = (pool.reserver().try_reserve(), pool.status());
+        assert!(first.is_ok());
+        assert_eq!((second.held, second.running), (0, 0));
+    }
+
+    /// Waiting for a group while its last job ends.
+    pub(crate) fn a_group_sees_its_last_job() {
+        let pool = pool(1, 2, 0);
+        let group = pool.group::<u8>();
+        group.try_schedule(async { 1 }).unwrap();
+        group.try_schedule(async { 2 }).unwrap();
+        let outcomes = block_on(group.wait());
+        let values: Vec<_> = outcomes.into_iter().map(|outcome| outcome.result.unwrap()).collect();
+        assert_eq!(values, [1, 2]);
+    }
+}

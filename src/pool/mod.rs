@@ -1,0 +1,471 @@
+//! The pool: a bounded number of jobs at once, and a choice for each when it is full.
+
+mod builder;
+mod handle;
+#[allow(unsafe_code)]
+mod job;
+mod limiter;
+#[cfg(millpond_loom)]
+mod loom;
+mod scheduler;
+mod shutdown;
+mod status;
+mod submit;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Closed, ConfigError, ScheduleError, TryScheduleError};
+pub use crate::pool::builder::Builder;
+use crate::pool::handle::Keep;
+pub use crate::pool::handle::{AbortHandle, AbortOnDrop, JobHandle};
+pub(crate) use crate::pool::job::{Claim, JobWatch, Sink};
+pub(crate) use crate::pool::limiter::{OnFull, Verdict};
+pub(crate) use crate::pool::scheduler::context::current;
+pub(crate) use crate::pool::scheduler::shared::Core;
+pub use crate::pool::scheduler::shared::Nested;
+pub use crate::pool::shutdown::Report;
+pub use crate::pool::status::Status;
+pub use crate::pool::submit::reserver::Reserver;
+pub use crate::pool::submit::schedule::{AnywayGo, Schedule};
+pub(crate) use crate::pool::submit::schedule::{Entering, Submission};
+pub use crate::pool::submit::slot_guard::HeldSlot;
+pub(crate) use crate::pool::submit::try_go::Going;
+#[cfg(feature = "tower")]
+pub(crate) use crate::pool::submit::try_go::InlineJob;
+pub use crate::pool::submit::try_go::TryGo;
+
+/// A bounded task pool.
+///
+/// At most `size` jobs hold a slot at once; `queue` more may be admitted to wait for one. The
+/// verb decides what happens to a job beyond that:
+///
+/// | verb | a slot is free | full | closed | dropped before it resolves |
+/// |---|---|---|---|---|
+/// | [`schedule`](Self::schedule) | runs | the caller waits its turn | [`ScheduleError::Closed`] | the job never runs |
+/// | [`try_schedule`](Self::try_schedule) | runs | [`TryScheduleError::Full`] | [`TryScheduleError::Closed`] | – |
+/// | [`schedule_always`](Self::schedule_always) | runs | runs beyond the size | [`TryScheduleError::Closed`] | – |
+/// | [`try_go`](Self::try_go) | runs | runs in the caller | [`Closed`] | a job in the caller is cancelled, one in the pool goes on |
+/// | [`anyway_go`](Self::anyway_go) | runs | the job waits in line | [`Closed`] | the job runs anyway |
+///
+/// *Full* means: no slot and no place in the queue, or somebody is in line already. The line is
+/// strictly first come, first served.
+///
+/// Cloning is cheap and shares the pool. When the last clone is dropped the pool is closed: jobs
+/// it has taken run to their end, and its workers leave.
+///
+/// Make it anywhere; it binds to the tokio runtime of its first job, or to the one given to
+/// [`Builder::runtime`]. That runtime needs its timers enabled.
+///
+/// # Panics
+///
+/// All verbs panic when the pool is bound to no runtime yet and called outside of one.
+#[doc(alias = "spawn")]
+#[doc(alias = "worker pool")]
+#[doc(alias = "thread pool")]
+#[doc(alias = "executor")]
+#[doc(alias = "bulkhead")]
+#[doc(alias = "Semaphore")]
+#[doc(alias = "BoundedExecutor")]
+#[derive(Clone)]
+pub struct Pool {
+    lease: Arc<Lease>,
+}
+
+/// Closes the pool with its last handle. Workers and jobs hold the core, not this.
+struct Lease {
+    core: Arc<Core>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.core.close();
+    }
+}
+
+impl Pool {
+    /// A pool of `size` slots, with no queue; idle workers leave after 10 s.
+    ///
+    /// # Panics
+    ///
+    /// If `size` is not between 1 and 4,294,967,295. [`builder`](Self::builder) returns an error
+    /// instead.
+    #[track_caller]
+    pub fn new(size: usize) -> Self {
+        match Self::builder().size(size).build() {
+            Ok(pool) => pool,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// All the settings.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    pub(crate) fn from_core(core: Arc<Core>) -> Self {
+        Self { lease: Arc::new(Lease { core }) }
+    }
+
+    #[inline]
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.lease.core
+    }
+
+    /// Runs a job in the pool; waits in line if that is full.
+    ///
+    /// Nothing happens before the first poll. The order among waiters is that in which they came
+    /// into line, at their first polls as a rule. The idea and the name are those of MOSN's `WorkerPool.Schedule`.
+    ///
+    /// # Errors
+    ///
+    /// [`ScheduleError::Closed`] if the pool is closed, also while waiting.
+    /// [`ScheduleError::WouldDeadlock`] if the caller is a job of this pool and every slot is
+    /// held by a job that waits in line; see [`Nested`]. Both give the job back.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it resolves, the job never runs and the place in line is given up; a slot
+    /// that was kept for it passes to the next in line.
+    ///
+    /// On a runtime of several threads it may yield once although there is room, so that a task that
+    /// submits many jobs in a row does not keep its thread from them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = millpond::Pool::new(2);
+    /// let mut handles = Vec::new();
+    /// for n in 0..10u32 {
+    ///     // Never more than two run at once: from the third on this waits.
+    ///     handles.push(pool.schedule(async move { n * n }).await?);
+    /// }
+    /// assert_eq!(handles.pop().unwrap().await?, 81);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "spawn")]
+    #[doc(alias = "acquire")]
+    #[track_caller]
+    #[inline]
+    pub fn schedule<F>(&self, job: F) -> Schedule<'_, F>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        Schedule::new(self.core(), job)
+    }
+
+    /// Runs a job in the pool, or refuses it at once. Never runs it in the caller.
+    ///
+    /// fasthttp's `workerPool.Serve` returning `false` is the model.
+    ///
+    /// # Errors
+    ///
+    /// [`TryScheduleError::Full`] and [`TryScheduleError::Closed`], with the job.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use millpond::TryScheduleError;
+    ///
+    /// let pool = millpond::Pool::new(1);
+    /// let first = pool.try_schedule(std::future::pending::<()>())?;
+    /// match pool.try_schedule(async {}) {
+    ///     Err(TryScheduleError::Full(job)) => job.await, // it is ours again
+    ///     _ => unreachable!(),
+    /// }
+    /// first.abort();
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "try_spawn")]
+    #[doc(alias = "try_acquire")]
+    #[track_caller]
+    pub fn try_schedule<F>(&self, job: F) -> Result<JobHandle<F::Output>, TryScheduleError<F>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.submit(job, OnFull::Refuse)
+    }
+
+    /// Runs a job in the pool, or beyond its size if that is full.
+    ///
+    /// Such *overflow* is counted in [`Status::overflow`] and can be capped with
+    /// [`Builder::overflow_limit`]; without that it is unbounded, as the name says. It is MOSN's
+    /// `ScheduleAlways`, which does not count.
+    ///
+    /// # Errors
+    ///
+    /// [`TryScheduleError::Full`] at the overflow limit, [`TryScheduleError::Closed`]; with the
+    /// job.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = millpond::Pool::new(1);
+    /// let stuck = pool.try_schedule(std::future::pending::<()>())?;
+    /// let urgent = pool.schedule_always(async { "done" })?;
+    /// assert_eq!(pool.status().overflow, 1);
+    /// assert_eq!(urgent.await?, "done");
+    /// stuck.abort();
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn schedule_always<F>(&self, job: F) -> Result<JobHandle<F::Output>, TryScheduleError<F>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.submit(job, OnFull::Overflow { limit: self.core().overflow_limit() })
+    }
+
+    #[track_caller]
+    fn submit<F>(
+        &self,
+        job: F,
+        on_full: OnFull<'_>,
+    ) -> Result<JobHandle<F::Output>, TryScheduleError<F>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        Submission::new(self.core(), job, Keep).submit(on_full)
+    }
+
+    /// Runs a job in the pool, or right here in the caller's task if that is full: the caller
+    /// slows down with the pool.
+    ///
+    /// Resolves when the pool has taken the job, or when the job has run here; the handle is
+    /// then finished. Its caller never waits for room. **It does not refuse**, as
+    /// many a `try_` elsewhere does; that is [`try_schedule`](Self::try_schedule). The name and
+    /// the meaning are those of goutil's `GoPool.TryGo`; Java calls it `CallerRunsPolicy`.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`], with the job.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped while the job runs here, the job is cancelled where it is. A job the pool has
+    /// taken goes on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = millpond::Pool::new(1);
+    /// let stuck = pool.try_schedule(std::future::pending::<()>())?;
+    /// let handle = pool.try_go(async { 7 }).await?;
+    /// assert!(handle.is_finished());
+    /// assert_eq!(handle.await?, 7);
+    /// stuck.abort();
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "caller_runs")]
+    #[track_caller]
+    pub fn try_go<F>(&self, job: F) -> TryGo<'_, F>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        TryGo::new(self.core(), job)
+    }
+
+    /// Commits a job now: it runs in its turn, whatever becomes of the caller.
+    ///
+    /// The line it waits in is not bounded. Await the returned future to know that the job has
+    /// left it. erpc's `AnywayGo` is the model, which spins instead of waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`], with the job. A pool that is closed later still runs what was committed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = millpond::Pool::new(1);
+    /// let first = pool.anyway_go(async { 1 })?;
+    /// let second = pool.anyway_go(async { 2 })?.into_handle();
+    /// let first = first.await; // has left the line
+    /// assert_eq!(first.await? + second.await?, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn anyway_go<F>(&self, job: F) -> Result<AnywayGo<F::Output>, Closed<F>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let mut submission = Submission::new(self.core(), job, Keep);
+        match submission.admit(OnFull::Commit) {
+            Verdict::Closed => Err(Closed(submission.take_job())),
+            _ => Ok(AnywayGo::new(submission.take_handle())),
+        }
+    }
+
+    /// [`schedule`](Self::schedule) for threads outside of the runtime: blocks while it waits.
+    ///
+    /// # Errors
+    ///
+    /// As `schedule`.
+    ///
+    /// # Panics
+    ///
+    /// Inside of a runtime, where it would stop a thread that drives others' tasks; and if the
+    /// pool is bound to no runtime yet: give one to [`Builder::runtime`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let runtime = tokio::runtime::Runtime::new()?;
+    /// let pool = millpond::Pool::builder().size(2).runtime(runtime.handle().clone()).build()?;
+    /// let handle = pool.blocking_schedule(async { 3 })?;
+    /// assert_eq!(runtime.block_on(handle)?, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn blocking_schedule<F>(&self, job: F) -> Result<JobHandle<F::Output>, ScheduleError<F>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.core().block_on("blocking_schedule", self.schedule(job))
+    }
+
+    /// [`anyway_go`](Self::anyway_go) for threads outside of the runtime: blocks until the job
+    /// has left the line.
+    ///
+    /// # Errors
+    ///
+    /// As `anyway_go`.
+    ///
+    /// # Panics
+    ///
+    /// As [`blocking_schedule`](Self::blocking_schedule).
+    #[track_caller]
+    pub fn blocking_anyway_go<F>(&self, job: F) -> Result<JobHandle<F::Output>, Closed<F>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let core = self.core();
+        core.refuse_to_block("blocking_anyway_go");
+        let committed = self.anyway_go(job)?;
+        Ok(core.block_on("blocking_anyway_go", committed))
+    }
+
+    /// Starts workers ahead of the first jobs, until there are `workers` or as many as `size`.
+    /// They leave again after the idle timeout, but for `min_idle`.
+    pub fn prewarm(&self, workers: usize) {
+        let core = self.core();
+        core.ensure_runtime();
+        core.crew.hire_up_to(core, workers.min(core.admission.census().size));
+    }
+
+    /// Changes the size, at once and without waiting.
+    ///
+    /// Growing lets those in line in. When shrinking, jobs that hold a slot go on; slots beyond
+    /// the new size vanish as they come back. Free ones vanish now.
+    ///
+    /// # Errors
+    ///
+    /// If `size` is not between 1 and 4,294,967,295.
+    pub fn resize(&self, size: usize) -> Result<(), ConfigError> {
+        self.core().resize(builder::checked_size(size)?);
+        Ok(())
+    }
+
+    /// Lets no more jobs in.
+    ///
+    /// Callers in line get their jobs back; jobs in the queue and committed ones still run. To
+    /// wait for them, see [`wait_idle`](Self::wait_idle) and [`shutdown`](Self::shutdown).
+    pub fn close(&self) {
+        self.core().close();
+    }
+
+    /// Whether the pool was closed.
+    pub fn is_closed(&self) -> bool {
+        self.core().admission.is_closed()
+    }
+
+    /// Waits until no job runs, is queued or waits. On a pool that is not closed that may last
+    /// for no longer than a moment.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it changes nothing.
+    pub async fn wait_idle(&self) {
+        self.core().wait_idle().await;
+    }
+
+    /// Closes the pool, waits for its jobs up to `deadline`, then cancels what is left.
+    ///
+    /// Jobs that are being polled at the deadline have some 50 ms more to return. What even then
+    /// cannot be cancelled is counted in the [`Report`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it resolves, the pool stays closed and nothing is cancelled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// let pool = millpond::Pool::new(2);
+    /// let quick = pool.schedule(async { "bye" }).await?;
+    /// let stuck = pool.schedule(std::future::pending::<()>()).await?;
+    /// let report = pool.shutdown(Duration::from_secs(5)).await;
+    /// assert_eq!((report.completed, report.cancelled, report.left), (1, 1, 0));
+    /// assert_eq!(quick.await?, "bye");
+    /// assert!(stuck.await.unwrap_err().is_cancelled());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn shutdown(&self, deadline: Duration) -> Report {
+        self.core().shutdown(deadline).await
+    }
+
+    /// What the pool is doing at this moment.
+    pub fn status(&self) -> Status {
+        self.core().status()
+    }
+
+    /// The name it was given.
+    pub fn name(&self) -> &str {
+        self.core().name()
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = self.status();
+        f.debug_struct("Pool")
+            .field("name", &self.name())
+            .field("size", &status.size)
+            .field("running", &status.running)
+            .field("waiting", &status.waiting)
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}

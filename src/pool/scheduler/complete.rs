@@ -1,0 +1,204 @@
+//! What becomes of a job after a poll: a seat until it is woken, or its end, accounted for and told.
+
+use crate::error::Panic;
+use crate::panic::fenced;
+use crate::pool::job::{End, JobRef, Terms};
+use crate::pool::limiter::deferred_wakes::Effects;
+use crate::pool::scheduler::idle::Post;
+use crate::pool::scheduler::shard::ShardGuard;
+use crate::pool::scheduler::shared::Core;
+use crate::pool::scheduler::worker::Note;
+use crate::trace::event;
+
+impl Core {
+    /// Gives a job that returned `Pending` for the first time a seat in this shard.
+    pub(crate) fn seat(&self, at: usize, shard: &mut ShardGuard<'_>, job: &JobRef) {
+        if job.seat().is_none() {
+            let key = shard.seated.insert(job.ptr());
+            job.sit(|| self.arc(), key * self.admission.shards().len() + at);
+        }
+        if self.admission.is_cancelling() {
+            job.ptr().request_abort();
+        }
+    }
+
+    /// Where a suspended job sits: shard and key.
+    fn split(&self, job: &JobRef) -> Option<(usize, usize)> {
+        let shards = self.admission.shards().len();
+        job.seat().map(|place| (place % shards, place / shards))
+    }
+
+    /// Accounts for an ended job as far as its shard can. `true` if the line must hear of it.
+    pub(crate) fn settle(
+        &self,
+        at: usize,
+        shard: &mut ShardGuard<'_>,
+        job: &JobRef,
+        end: End,
+    ) -> bool {
+        let terms = job.terms();
+        if let Some((home, key)) = self.split(job) {
+            if home == at {
+                shard.seated.remove(key);
+            }
+        }
+        if job.keeps_slot() {
+            shard.tally.end(end);
+            shard.tally.ended += 1;
+            shard.tally.held += 1;
+            return false;
+        }
+        // Written down together with the slot's return, be it here or at the line: an idle pool has
+        // all its slots.
+        if terms != Terms::Slot || self.admission.needs_desk() {
+            return true;
+        }
+        shard.tally.end(end);
+        shard.tally.ended += 1;
+        shard.free += 1;
+        false
+    }
+
+    /// Writes down what became of a polled job, as far as its shard can.
+    pub(crate) fn write_down(&self, at: usize, shard: &mut ShardGuard<'_>, mut note: Note) -> Note {
+        match &mut note {
+            Note::Suspended(job) => self.seat(at, shard, job),
+            Note::Ended { job, end, tell_line } => *tell_line = self.settle(at, shard, job, *end),
+        }
+        note
+    }
+
+    /// The rest of that, after the shard's lock was released. `true` if the job was put back into
+    /// the shard.
+    pub(crate) fn follow_up(&self, at: usize, note: Note) -> bool {
+        match note {
+            Note::Ended { job, end, tell_line } => self.settled(at, job, end, tell_line),
+            Note::Suspended(job) => {
+                if let Some(job) = job.suspend() {
+                    // Whatever the push says: the worker comes back to the shard.
+                    let _ = self.admission.shard(at).lock().push(job);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Accounts for jobs that completed unseen. The slots of `unpaid` of them are still to be
+    /// given back; returns how many of those are to be brought to the line.
+    pub(crate) fn settle_unseen(
+        &self,
+        at: usize,
+        shard: &mut ShardGuard<'_>,
+        jobs: &[JobRef],
+        unpaid: usize,
+    ) -> usize {
+        let seats = jobs.iter().filter_map(|job| self.split(job));
+        for (_, key) in seats.filter(|(home, _)| *home == at) {
+            shard.seated.remove(key);
+        }
+        if self.admission.needs_desk() {
+            return unpaid;
+        }
+        shard.tally.completed += unpaid as u64;
+        shard.tally.ended += unpaid as u64;
+        shard.free += unpaid;
+        0
+    }
+
+    /// Takes unseen jobs out of the seats they have in other shards, and lets go of them.
+    pub(crate) fn drop_unseen(&self, at: usize, jobs: &mut Vec<JobRef>) {
+        for job in jobs.drain(..) {
+            self.unseat_elsewhere(at, &job);
+        }
+    }
+
+    fn unseat_elsewhere(&self, at: usize, job: &JobRef) {
+        if let Some((home, key)) = self.split(job).filter(|(home, _)| *home != at) {
+            self.admission.shard(home).lock().seated.remove(key);
+        }
+    }
+
+    pub(crate) fn bring_to_line(&self, at: usize, slots: usize) {
+        if slots > 0 {
+            let mut fx = Effects::default();
+            for _ in 0..slots {
+                self.admission.settle_slow(at, Terms::Slot, End::Completed, &mut fx);
+            }
+            self.apply(at, fx);
+        }
+    }
+
+    /// Gives the slots of unseen jobs back for a worker that is held up.
+    pub(crate) fn pay_for(&self, post: &Post) {
+        let at = self.here();
+        let owed = post.forgive();
+        let mut shard = self.admission.shard(at).lock();
+        let slots = self.settle_unseen(at, &mut shard, &[], owed);
+        drop(shard);
+        self.bring_to_line(at, slots);
+    }
+
+    /// The rest of it, after the shard's lock was released.
+    pub(crate) fn settled(&self, at: usize, job: JobRef, end: End, slow: bool) {
+        self.unseat_elsewhere(at, &job);
+        let mut idle = false;
+        if slow {
+            let mut fx = Effects::default();
+            self.admission.settle_slow(at, job.terms(), end, &mut fx);
+            // Told last: then there is nothing left to be seen of the job.
+            idle = std::mem::take(&mut fx.idle);
+            self.apply(at, fx);
+        }
+        self.announce(job, end, idle);
+    }
+
+    /// Tells of the end of a job that is accounted for.
+    fn announce(&self, job: JobRef, end: End, idle: bool) {
+        if end == End::Panicked {
+            job.with_panic(|panic| self.tell_panic(panic));
+        }
+        job.publish();
+        self.tell_idle(idle);
+    }
+
+    #[cold]
+    pub(crate) fn tell_panic(&self, panic: &Panic) {
+        event!(ERROR, pool = &*self.config.name, message = panic.message(), "job panicked");
+        if let Some(on_panic) = &self.config.on_panic {
+            fenced(|| on_panic(panic));
+        }
+    }
+
+    /// Ends a job that is in nobody else's hands.
+    pub(crate) fn cancel(&self, at: usize, job: JobRef) {
+        let end = job.cancel();
+        let mut shard = self.admission.shard(at).lock();
+        let slow = self.settle(at, &mut shard, &job, end);
+        drop(shard);
+        self.settled(at, job, end, slow);
+    }
+
+    /// Cancels what is left, wherever it is; see [`Admission::cancel_all`].
+    pub(crate) fn cancel_all(&self, dead: bool) {
+        let at = self.here();
+        let mut fx = Effects::default();
+        let cancelled = self.admission.cancel_all(at, dead, &mut fx);
+        self.apply(at, fx);
+        for job in cancelled.in_line {
+            self.end_withdrawn(at, job);
+        }
+        for job in cancelled.admitted {
+            if job.is_shielded() && !dead { self.make_ready(at, job) } else { self.cancel(at, job) }
+        }
+    }
+
+    pub(crate) fn end_withdrawn(&self, at: usize, job: JobRef) {
+        let end = job.cancel();
+        let mut fx = Effects::default();
+        self.admission.end_withdrawn(end, &mut fx);
+        let idle = std::mem::take(&mut fx.idle);
+        self.apply(at, fx);
+        self.announce(job, end, idle);
+    }
+}

@@ -1,0 +1,79 @@
+//! Which job the current thread is polling: how nested submits are noticed.
+
+use std::cell::Cell;
+
+use crate::pool::job::{JobPtr, Terms};
+
+/// The job that is being polled on this thread.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Current {
+    /// The pool it belongs to.
+    pool: usize,
+    pub(crate) job: JobPtr,
+    /// Another job runs inside of it, inline.
+    pub(crate) inline: bool,
+}
+
+impl Current {
+    /// Whether it is a job of the pool of this id.
+    pub(crate) fn is_of(&self, pool: usize) -> bool {
+        self.pool == pool
+    }
+}
+
+/// A slot-holding job of a pool that asks the same pool for room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Within {
+    pub(crate) job: usize,
+    pub(crate) quota: Option<usize>,
+}
+
+#[cfg(not(millpond_loom))]
+thread_local! {
+    static CURRENT: Cell<Option<Current>> = const { Cell::new(None) };
+}
+
+#[cfg(millpond_loom)]
+loom::thread_local! {
+    static CURRENT: Cell<Option<Current>> = Cell::new(None);
+}
+
+/// The job that is being polled on this thread, if one is.
+pub(crate) fn current() -> Option<Current> {
+    CURRENT.with(Cell::get)
+}
+
+/// Polls a job, known as the current one meanwhile. `poll` must not panic.
+#[inline]
+pub(crate) fn enter<R>(pool: usize, job: JobPtr, poll: impl FnOnce() -> R) -> R {
+    CURRENT.with(|cell| {
+        let outer = cell.replace(Some(Current { pool, job, inline: false }));
+        let polled = poll();
+        cell.set(outer);
+        polled
+    })
+}
+
+/// Polls a job that runs inline. The job around it, if there is one, is the one that waits when it
+/// waits; but its slot is not its own.
+pub(crate) fn enter_inline<R>(poll: impl FnOnce() -> R) -> R {
+    struct Restore(Option<Current>);
+
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            CURRENT.with(|cell| cell.set(self.0));
+        }
+    }
+
+    let outer = current();
+    let _restore = Restore(outer);
+    CURRENT.with(|cell| cell.set(outer.map(|outer| Current { inline: true, ..outer })));
+    poll()
+}
+
+/// The job of this very pool that is asking, if it holds a slot.
+pub(crate) fn within(pool: usize) -> Option<Within> {
+    let current = current().filter(|current| current.is_of(pool))?;
+    let terms = current.job.terms();
+    (terms != Terms::Overflow).then(|| Within { job: current.job.id(), quota: terms.quota() })
+}

@@ -1,0 +1,210 @@
+//! One of the pool's parallel parts: a thread usually meets only its own.
+//!
+//! A shard keeps some of the free slots, a queue of jobs that hold one and are ready to be
+//! polled, and the suspended jobs that were last polled here. Slots and jobs move between
+//! shards; sums over all shards are what counts.
+
+use std::collections::VecDeque;
+
+use slab::Slab;
+
+use crate::pool::job::{End, JobPtr, JobRef};
+use crate::sync::atomic::AtomicUsize;
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::{Mutex, MutexGuard, mutant};
+
+pub(crate) struct Shard {
+    state: Mutex<ShardState>,
+    /// The length of `ready`, to be looked at without the lock.
+    depth: AtomicUsize,
+    /// How often in a row the jobs went to another thread, as their submitter keeps this one to
+    /// itself.
+    drains: AtomicUsize,
+}
+
+/// So many drains in a row are no accident.
+const DRAINS: usize = 4;
+
+pub(crate) struct ShardState {
+    pub(crate) free: usize,
+    pub(crate) ready: VecDeque<JobRef>,
+    /// Suspended at least once and not ended, wherever they are.
+    pub(crate) seated: Slab<JobPtr>,
+    /// Some worker will look at `ready` before it goes idle.
+    pub(crate) served: bool,
+    /// How often somebody took jobs from `ready`: whether it moves.
+    pub(crate) claims: u64,
+    pub(crate) tally: Tally,
+}
+
+/// Running totals of one shard. A job may begin in one and end in another.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Tally {
+    pub(crate) submitted: u64,
+    /// Jobs that got a slot, and jobs that gave one back.
+    pub(crate) started: u64,
+    pub(crate) ended: u64,
+    pub(crate) completed: u64,
+    pub(crate) panicked: u64,
+    pub(crate) cancelled: u64,
+    pub(crate) overflow_started: u64,
+    pub(crate) overflow_ended: u64,
+    pub(crate) refused: u64,
+    pub(crate) withdrawn: u64,
+    /// Slots kept for jobs to come, and those of them that were used or given up.
+    pub(crate) reserved: u64,
+    pub(crate) redeemed: u64,
+    /// Slots kept beyond their jobs, and those of them that were given back.
+    pub(crate) held: u64,
+    pub(crate) let_go: u64,
+}
+
+/// A slot kept without a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// For a job that never came.
+    Unused,
+    /// For a job that came too late.
+    Refused,
+    /// Beyond a job's end.
+    Held,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.submitted += other.submitted;
+        self.started += other.started;
+        self.ended += other.ended;
+        self.completed += other.completed;
+        self.panicked += other.panicked;
+        self.cancelled += other.cancelled;
+        self.overflow_started += other.overflow_started;
+        self.overflow_ended += other.overflow_ended;
+        self.refused += other.refused;
+        self.withdrawn += other.withdrawn;
+        self.reserved += other.reserved;
+        self.redeemed += other.redeemed;
+        self.held += other.held;
+        self.let_go += other.let_go;
+    }
+
+    /// A slot that was kept is free.
+    pub(crate) fn free(&mut self, kept: Kept) {
+        match kept {
+            Kept::Unused => self.withdrawn += 1,
+            Kept::Refused => self.refused += 1,
+            Kept::Held => {
+                self.let_go += 1;
+                return;
+            }
+        }
+        self.redeemed += 1;
+    }
+
+    pub(crate) fn end(&mut self, end: End) {
+        match end {
+            End::Completed => self.completed += 1,
+            End::Panicked => self.panicked += 1,
+            End::Cancelled => self.cancelled += 1,
+        }
+    }
+}
+
+impl Shard {
+    pub(crate) fn new(free: usize) -> Self {
+        let state = ShardState {
+            free,
+            ready: VecDeque::new(),
+            seated: Slab::new(),
+            served: false,
+            claims: 0,
+            tally: Tally::default(),
+        };
+        Self { state: Mutex::new(state), depth: AtomicUsize::new(0), drains: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn lock(&self) -> ShardGuard<'_> {
+        ShardGuard { state: self.state.lock(), depth: &self.depth }
+    }
+
+    /// The jobs went to another thread.
+    pub(crate) fn note_drain(&self) {
+        // Counted roughly: one more or less matters little, an exchange for each job would.
+        self.drains.store(self.drains.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// A worker runs the jobs on their own thread.
+    pub(crate) fn forget_drains(&self) {
+        if self.drains.load(Relaxed) > 0 {
+            self.drains.store(0, Relaxed);
+        }
+    }
+
+    /// Whether the next submitter on this thread is to yield to the runtime once.
+    pub(crate) fn is_to_yield(&self) -> bool {
+        let due = self.drains.load(Relaxed) >= DRAINS;
+        if due {
+            self.drains.store(0, Relaxed);
+        }
+        due
+    }
+
+    /// How many jobs were ready a moment ago.
+    pub(crate) fn depth(&self) -> usize {
+        self.depth.load(Relaxed)
+    }
+}
+
+pub(crate) struct ShardGuard<'a> {
+    state: MutexGuard<'a, ShardState>,
+    depth: &'a AtomicUsize,
+}
+
+impl ShardGuard<'_> {
+    /// Puts a job at the end of the queue. `true` if no worker would see it: one must be called.
+    #[must_use]
+    pub(crate) fn push(&mut self, job: JobRef) -> bool {
+        self.state.ready.push_back(job);
+        self.depth.store(self.state.ready.len(), Relaxed);
+        !std::mem::replace(&mut self.state.served, true) && !mutant("push silently")
+    }
+
+    /// Puts a claimed job back where it was.
+    pub(crate) fn push_front(&mut self, job: JobRef) {
+        self.state.ready.push_front(job);
+        self.depth.store(self.state.ready.len(), Relaxed);
+    }
+
+    /// Takes the oldest jobs, at most `jobs`.
+    pub(crate) fn claim(&mut self, jobs: usize) -> impl Iterator<Item = JobRef> + '_ {
+        let jobs = jobs.min(self.state.ready.len());
+        self.depth.store(self.state.ready.len() - jobs, Relaxed);
+        self.state.claims += 1;
+        self.state.ready.drain(..jobs)
+    }
+
+    /// Takes the older half, for a worker of another shard, or everything.
+    pub(crate) fn take(&mut self, all: bool) -> VecDeque<JobRef> {
+        let keep = if all { 0 } else { self.state.ready.len() / 2 };
+        let rest = self.state.ready.len() - keep;
+        self.state.claims += 1;
+        let kept = self.state.ready.split_off(rest);
+        let taken = std::mem::replace(&mut self.state.ready, kept);
+        self.depth.store(self.state.ready.len(), Relaxed);
+        taken
+    }
+}
+
+impl std::ops::Deref for ShardGuard<'_> {
+    type Target = ShardState;
+
+    fn deref(&self) -> &ShardState {
+        &self.state
+    }
+}
+
+impl std::ops::DerefMut for ShardGuard<'_> {
+    fn deref_mut(&mut self) -> &mut ShardState {
+        &mut self.state
+    }
+}

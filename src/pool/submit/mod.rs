@@ -1,0 +1,6 @@
+//! The futures of the verbs, and slots without jobs.
+
+pub(crate) mod reserver;
+pub(crate) mod schedule;
+pub(crate) mod slot_guard;
+pub(crate) mod try_go;

@@ -1,0 +1,235 @@
+//! Slots reserved ahead of their jobs.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::task::{Context, Poll};
+
+use crate::error::{Closed, ScheduleError, TryScheduleError};
+use crate::pool::Pool;
+use crate::pool::handle::{JobHandle, Keep};
+use crate::pool::job::Sink;
+use crate::pool::limiter::Verdict;
+use crate::pool::limiter::wait_list::Told;
+use crate::pool::scheduler::shard::Kept;
+use crate::pool::submit::schedule::Submission;
+
+/// Reserves a slot first, and takes the job later; from [`Pool::reserver`].
+///
+/// For code that must know that there is room before it has, or makes, the job: a `poll_ready`, a
+/// loop that pulls messages only when it can work on them.
+///
+/// It reserves at most one slot at a time. **A reserved slot is taken from everybody else**: hold
+/// it for as short as you can. It is given back by [`release`](Self::release) and by dropping the
+/// reserver; a clone has none of its own. Places in the pool's queue cannot be reserved: it waits
+/// for a slot, in the same line as the callers of [`Pool::schedule`] and the jobs in the queue, of
+/// whose places it takes one meanwhile.
+///
+/// In the pool's [`Status`](crate::Status) a reserved slot is [`reserved`](crate::Status::reserved).
+/// The pool is idle, and its shutdown complete, without regard to it and to reservers in line; after [`Pool::close`] it is of
+/// no use any more. A reserver keeps its pool open.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = millpond::Pool::new(4);
+/// let mut reserver = pool.reserver();
+/// let mut messages = vec!["b", "a"];
+/// loop {
+///     reserver.reserve().await?; // take a message only when it can be worked on
+///     let Some(message) = messages.pop() else { break };
+///     reserver.schedule(async move { message.len() })?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias = "PollSemaphore")]
+#[doc(alias = "acquire")]
+#[doc(alias = "permit")]
+pub struct Reserver {
+    pool: Pool,
+    quota: Option<usize>,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Nothing,
+    /// In line under this ticket.
+    Waiting(usize),
+    Reserved,
+}
+
+impl Pool {
+    /// Reserves slots ahead of their jobs.
+    pub fn reserver(&self) -> Reserver {
+        Reserver::new(self.clone(), None)
+    }
+}
+
+impl Reserver {
+    pub(crate) fn new(pool: Pool, quota: Option<usize>) -> Self {
+        Self { pool, quota, state: State::Nothing }
+    }
+
+    /// Waits in line for a slot. At once ready if one is reserved already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::schedule`], without a job.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the reserver keeps its place in line: go on with another call, or give it up by
+    /// [`release`](Self::release).
+    pub async fn reserve(&mut self) -> Result<(), ScheduleError<()>> {
+        let wait = Wait(self);
+        poll_fn(|cx| wait.0.poll_reserve(cx)).await
+    }
+
+    /// [`reserve`](Self::reserve) for hand-written futures. The task polled last is woken.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    pub fn poll_reserve(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ScheduleError<()>>> {
+        let core = self.pool.core();
+        let verdict = match self.state {
+            State::Reserved => return Poll::Ready(Ok(())),
+            State::Nothing => {
+                core.ensure_runtime();
+                core.reserve(self.quota, Some(cx))
+            }
+            State::Waiting(ticket) => match core.admission.look(ticket, cx.waker(), core.id()) {
+                Told::Wait => return Poll::Pending,
+                _ => core.collect(ticket),
+            },
+        };
+        self.state = State::Nothing;
+        Poll::Ready(match verdict {
+            Verdict::Waiting(ticket) => {
+                self.state = State::Waiting(ticket);
+                return Poll::Pending;
+            }
+            Verdict::Closed => Err(ScheduleError::Closed(())),
+            Verdict::Deadlock => Err(ScheduleError::WouldDeadlock(())),
+            _ => {
+                self.state = State::Reserved;
+                Ok(())
+            }
+        })
+    }
+
+    /// Reserves a slot if one is free and nobody waits for it. Gives up a place in line.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::try_schedule`], without a job.
+    pub fn try_reserve(&mut self) -> Result<(), TryScheduleError<()>> {
+        let core = self.pool.core();
+        core.ensure_runtime();
+        if let State::Waiting(ticket) = self.state {
+            // It may have been told to come.
+            match core.collect(ticket) {
+                Verdict::Waiting(_) => core.leave_line(ticket),
+                Verdict::Reserved => self.state = State::Reserved,
+                _ => {}
+            }
+        }
+        if self.state == State::Reserved {
+            return Ok(());
+        }
+        self.state = State::Nothing;
+        match core.reserve(self.quota, None) {
+            Verdict::Closed => Err(TryScheduleError::Closed(())),
+            Verdict::Reserved => {
+                self.state = State::Reserved;
+                Ok(())
+            }
+            _ => Err(TryScheduleError::Full(())),
+        }
+    }
+
+    /// Whether a slot is reserved.
+    pub fn is_reserved(&self) -> bool {
+        self.state == State::Reserved
+    }
+
+    /// Runs a job in the reserved slot.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`], with the job, if the pool was closed since.
+    ///
+    /// # Panics
+    ///
+    /// If no slot is reserved.
+    #[track_caller]
+    pub fn schedule<F>(&mut self, job: F) -> Result<JobHandle<F::Output>, Closed<F>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.redeem(job, Keep)
+    }
+
+    #[track_caller]
+    pub(crate) fn redeem<F, S>(&mut self, job: F, sink: S) -> Result<S::Handle, Closed<F>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+        S: Sink<F::Output>,
+    {
+        assert!(self.is_reserved(), "a slot must be reserved before its job is submitted");
+        debug_assert!(sink.quota() == self.quota);
+        let mut submission = Submission::new(self.pool.core(), job, sink);
+        let verdict = submission.redeem();
+        self.state = State::Nothing;
+        match verdict {
+            Verdict::Closed => Err(Closed(submission.take_job())),
+            _ => Ok(submission.take_handle()),
+        }
+    }
+
+    /// Gives back the slot, or the place in line.
+    #[doc(alias = "disarm")]
+    pub fn release(&mut self) {
+        let core = self.pool.core();
+        match std::mem::replace(&mut self.state, State::Nothing) {
+            State::Nothing => {}
+            State::Waiting(ticket) => core.leave_line(ticket),
+            State::Reserved => core.free(self.quota, Kept::Unused),
+        }
+    }
+}
+
+/// A wait by [`Reserver::reserve`]. Given up, nobody waits through the reserver any more.
+struct Wait<'a>(&'a mut Reserver);
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if let State::Waiting(ticket) = self.0.state {
+            self.0.pool.core().admission.forget_within(ticket);
+        }
+    }
+}
+
+impl Clone for Reserver {
+    /// Another reserver for the same pool, with nothing reserved.
+    fn clone(&self) -> Self {
+        Self::new(self.pool.clone(), self.quota)
+    }
+}
+
+impl Drop for Reserver {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl fmt::Debug for Reserver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reserver").field("reserved", &self.is_reserved()).finish_non_exhaustive()
+    }
+}

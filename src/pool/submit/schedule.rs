@@ -1,0 +1,390 @@
+//! The ways in, as named futures: what happens when the pool is full, and when a wait is dropped.
+
+use std::fmt;
+use std::future::Future;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use crate::error::{ScheduleError, TryScheduleError};
+use crate::pool::handle::{JobHandle, Keep};
+use crate::pool::job::{self, Claim, JobRef, Offered, Sink, Terms};
+use crate::pool::limiter::deferred_wakes::Effects;
+use crate::pool::limiter::wait_list::Told;
+use crate::pool::limiter::{Offer, OnFull, Verdict};
+use crate::pool::scheduler::shared::{Core, Nested};
+use crate::pool::submit::try_go::InlineJob;
+use crate::trace::JobSpan;
+
+/// A job on its way into the pool.
+pub(crate) struct Submission<'a, F, S>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: Sink<F::Output>,
+{
+    core: &'a Core,
+    job: Stage<F, S>,
+    sink: Option<S>,
+}
+
+enum Stage<F: Future, S> {
+    Bare(F),
+    Offered(Offered<F, S>),
+    Admitted(Claim<F::Output>),
+    Gone,
+}
+
+impl<'a, F, S> Submission<'a, F, S>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: Sink<F::Output>,
+{
+    #[track_caller]
+    #[inline]
+    pub(crate) fn new(core: &'a Core, job: F, sink: S) -> Self {
+        core.ensure_runtime();
+        Self { core, job: Stage::Bare(job), sink: Some(sink) }
+    }
+
+    /// A submission whose job is in its cell from the start.
+    #[track_caller]
+    #[inline]
+    fn offered(core: &'a Core, job: F, sink: S) -> Self {
+        core.ensure_runtime();
+        let span = JobSpan::current(core.config.spans);
+        Self { core, job: Stage::Offered(job::offer(job, span)), sink: Some(sink) }
+    }
+
+    #[inline]
+    pub(crate) fn admit(&mut self, on_full: OnFull<'_>) -> Verdict {
+        let core = self.core;
+        let quota = self.sink.as_ref().and_then(S::quota);
+        core.admit(self, quota, on_full)
+    }
+
+    /// For a caller that does not wait: admits the job, or gives it back.
+    #[inline]
+    pub(crate) fn submit(mut self, on_full: OnFull<'_>) -> Result<S::Handle, TryScheduleError<F>> {
+        match self.admit(on_full) {
+            Verdict::Full => Err(TryScheduleError::Full(self.take_job())),
+            Verdict::Closed => Err(TryScheduleError::Closed(self.take_job())),
+            _ => Ok(self.take_handle()),
+        }
+    }
+
+    /// Hands the job in for a slot that was kept for it.
+    #[inline]
+    pub(crate) fn redeem(&mut self) -> Verdict {
+        let core = self.core;
+        let quota = self.sink.as_ref().and_then(S::quota);
+        core.redeem(self, quota)
+    }
+
+    /// The job of a refused one.
+    pub(crate) fn take_job(&mut self) -> F {
+        match std::mem::replace(&mut self.job, Stage::Gone) {
+            Stage::Bare(job) => job,
+            Stage::Offered(offered) => offered.take_back(),
+            Stage::Admitted(_) | Stage::Gone => unreachable!("a refused job is still here"),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn take_handle(&mut self) -> S::Handle {
+        match std::mem::replace(&mut self.job, Stage::Gone) {
+            Stage::Admitted(claim) => S::handle(claim),
+            _ => unreachable!("an admitted job has one"),
+        }
+    }
+
+    /// The job, to be run here.
+    pub(crate) fn take_inline<C: Deref<Target = Core>>(&mut self, core: C) -> InlineJob<C, F, S> {
+        let sink = self.sink.take().expect("the job was not admitted");
+        InlineJob::new(core, self.take_job(), sink)
+    }
+}
+
+impl<F, S> Offer for Submission<'_, F, S>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: Sink<F::Output>,
+{
+    #[inline]
+    fn prepare(&mut self) {
+        if let Stage::Bare(_) = &self.job {
+            let span = JobSpan::current(self.core.config.spans);
+            self.job = Stage::Offered(job::offer(self.take_job(), span));
+        }
+    }
+
+    #[inline]
+    fn admit(&mut self, terms: Terms) -> JobRef {
+        let (Stage::Offered(offered), Some(sink)) =
+            (std::mem::replace(&mut self.job, Stage::Gone), self.sink.take())
+        else {
+            unreachable!("a job is prepared before, and admitted once");
+        };
+        let (job, claim) = offered.admit(sink, terms);
+        self.job = Stage::Admitted(claim);
+        job
+    }
+
+    fn admit_to_line(&mut self, terms: Terms, ticket: usize) -> JobRef {
+        if let Stage::Offered(offered) = &self.job {
+            offered.enter_line(|| self.core.arc(), ticket);
+        }
+        Offer::admit(self, terms)
+    }
+}
+
+/// A job that runs in the job that submitted it.
+type Nest<'a, F, S> = Pin<Box<InlineJob<&'a Core, F, S>>>;
+
+/// A caller that may wait in line with its job.
+pub(crate) struct Entering<'a, F, S>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: Sink<F::Output>,
+{
+    submission: Submission<'a, F, S>,
+    polled: bool,
+    yielded: bool,
+    ticket: Option<u32>,
+    /// Waiting would have deadlocked, and the pool's policy is to run such jobs here.
+    inline: Option<Nest<'a, F, S>>,
+}
+
+impl<'a, F, S> Entering<'a, F, S>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: Sink<F::Output>,
+{
+    #[track_caller]
+    #[inline]
+    pub(crate) fn new(core: &'a Core, job: F, sink: S) -> Self {
+        // Into its cell at once: that way it is moved once, and waits without being in the way.
+        let submission = Submission::offered(core, job, sink);
+        Self { submission, polled: false, yielded: false, ticket: None, inline: None }
+    }
+
+    /// Takes the job back if it was not offered yet.
+    pub(crate) fn take_back(&mut self) -> Option<F> {
+        (!std::mem::replace(&mut self.polled, true)).then(|| self.submission.take_job())
+    }
+
+    #[inline]
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S::Handle, ScheduleError<F>>> {
+        if self.ticket.is_some() || self.inline.is_some() {
+            return self.poll_again(cx);
+        }
+        assert!(!self.polled, "polled after completion");
+        if !self.yielded && self.submission.core.wants_yield() {
+            self.yielded = true;
+            // Not `yield_now`: this thread alone could go on after that, whatever it does first.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.polled = true;
+        let verdict = self
+            .submission
+            .admit(OnFull::Wait { waker: cx.waker(), pool: self.submission.core.id() });
+        if let Verdict::Started { .. } = verdict {
+            return Poll::Ready(Ok(self.submission.take_handle()));
+        }
+        self.conclude(verdict, cx)
+    }
+
+    #[cold]
+    fn poll_again(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, ScheduleError<F>>> {
+        let Some(ticket) = self.ticket else { return self.poll_inline(cx).map(Ok) };
+        let ticket = ticket as usize;
+        let core = self.submission.core;
+        if core.admission.look(ticket, cx.waker(), core.id()) == Told::Wait {
+            return Poll::Pending;
+        }
+        self.ticket = None;
+        let at = core.here();
+        let mut fx = Effects::default();
+        let verdict = core.admission.hand_in(at, ticket, &mut self.submission, &mut fx);
+        core.apply(at, fx);
+        self.conclude(core.follow(at, verdict), cx)
+    }
+
+    #[cold]
+    fn conclude(
+        &mut self,
+        verdict: Verdict,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S::Handle, ScheduleError<F>>> {
+        let core = self.submission.core;
+        match verdict {
+            Verdict::Started { .. } | Verdict::InLine => {
+                Poll::Ready(Ok(self.submission.take_handle()))
+            }
+            Verdict::Waiting(ticket) => {
+                self.ticket = Some(ticket as u32);
+                Poll::Pending
+            }
+            Verdict::Deadlock if core.config.nested == Nested::Inline => {
+                core.admission.inline_after_all();
+                self.inline = Some(Box::pin(self.submission.take_inline(core)));
+                self.poll_inline(cx).map(Ok)
+            }
+            Verdict::Deadlock => {
+                Poll::Ready(Err(ScheduleError::WouldDeadlock(self.submission.take_job())))
+            }
+            Verdict::Closed => Poll::Ready(Err(ScheduleError::Closed(self.submission.take_job()))),
+            Verdict::Full | Verdict::Inline | Verdict::Overflow { .. } | Verdict::Reserved => {
+                unreachable!("a caller that may wait waits")
+            }
+        }
+    }
+
+    fn poll_inline(&mut self, cx: &mut Context<'_>) -> Poll<S::Handle> {
+        let inline = self.inline.as_mut().expect("polled after completion");
+        let handle = ready!(inline.as_mut().poll(cx));
+        self.inline = None;
+        Poll::Ready(handle)
+    }
+}
+
+impl<F, S> Drop for Entering<'_, F, S>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: Sink<F::Output>,
+{
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.submission.core.leave_line(ticket as usize);
+        }
+    }
+}
+
+/// Waits for room in the pool; made by [`Pool::schedule`](crate::Pool::schedule).
+#[must_use = "futures do nothing unless polled"]
+pub struct Schedule<'a, F>(Entering<'a, F, Keep>)
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static;
+
+impl<'a, F> Schedule<'a, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    #[track_caller]
+    #[inline]
+    pub(crate) fn new(core: &'a Core, job: F) -> Self {
+        Self(Entering::new(core, job, Keep))
+    }
+}
+
+impl<F> Future for Schedule<'_, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    type Output = Result<JobHandle<F::Output>, ScheduleError<F>>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll(cx)
+    }
+}
+
+// The job is moved into the pool before it is first polled, so it is never pinned in here.
+impl<F> Unpin for Schedule<'_, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+}
+
+/// A committed job; made by [`Pool::anyway_go`](crate::Pool::anyway_go).
+///
+/// A future of the job's handle, ready once the job has left the waiting line. Dropping it
+/// changes nothing: the job runs. To have the handle at once, take it with
+/// [`into_handle`](Self::into_handle).
+#[must_use = "dropping it detaches the job; its result is lost"]
+pub struct AnywayGo<T>(Option<JobHandle<T>>);
+
+impl<T> AnywayGo<T> {
+    pub(crate) fn new(handle: JobHandle<T>) -> Self {
+        Self(Some(handle))
+    }
+
+    /// The job's handle, without waiting for its start.
+    ///
+    /// # Panics
+    ///
+    /// If the future has resolved to the handle already.
+    pub fn into_handle(self) -> JobHandle<T> {
+        self.0.expect("`AnywayGo` gave its handle away already")
+    }
+}
+
+impl<T> Future for AnywayGo<T> {
+    type Output = JobHandle<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<JobHandle<T>> {
+        let handle = self.0.as_ref().expect("`AnywayGo` polled after completion");
+        ready!(handle.poll_started(cx));
+        Poll::Ready(self.0.take().expect("just seen"))
+    }
+}
+
+impl<F> fmt::Debug for Schedule<'_, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Schedule").finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for AnywayGo<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AnywayGo").field(&self.0).finish()
+    }
+}
+
+#[cfg(all(test, not(millpond_loom)))]
+mod tests {
+    use std::pin::pin;
+    use std::task::Waker;
+
+    use super::*;
+    use crate::Pool;
+
+    #[test]
+    fn a_submitter_whose_jobs_go_elsewhere_yields_once() {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(2).enable_time().build().unwrap();
+        let submitter = runtime.spawn(async {
+            let pool = Pool::new(100);
+            let core = pool.core();
+            let drain = || (0..4).for_each(|_| core.admission.shard(core.here()).note_drain());
+            let mut cx = Context::from_waker(Waker::noop());
+            drain();
+            let mut first = pin!(pool.schedule(async {}));
+            assert!(first.as_mut().poll(&mut cx).is_pending());
+            drain();
+            assert!(first.as_mut().poll(&mut cx).is_ready(), "once is enough");
+            // A worker that runs the jobs here has the drains forgotten.
+            core.admission.shard(core.here()).forget_drains();
+            assert!(pin!(pool.schedule(async {})).poll(&mut cx).is_ready());
+        });
+        runtime.block_on(submitter).unwrap();
+    }
+}

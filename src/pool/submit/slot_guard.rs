@@ -1,0 +1,72 @@
+//! A slot that stays taken beyond the end of its job.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::pool::Pool;
+use crate::pool::job::Hold;
+use crate::pool::scheduler::context;
+use crate::pool::scheduler::shard::Kept;
+use crate::pool::scheduler::shared::Core;
+
+/// Keeps the slot of a job taken, also when the job has ended, until it is dropped; from
+/// [`Pool::hold_slot`].
+///
+/// Dropped before the job ends, it changes nothing: the job keeps its slot to its end.
+///
+/// It does not keep the pool open. [`Pool::wait_idle`] and
+/// [`Pool::shutdown`] wait for it; it cannot be cancelled, and counts as
+/// [`left`](crate::Report::left) then.
+#[must_use = "dropping it gives the slot back when the job ends"]
+pub struct HeldSlot {
+    core: Arc<Core>,
+    hold: Arc<Hold>,
+    quota: Option<usize>,
+}
+
+impl Pool {
+    /// Called from within a job of this pool: keeps its slot taken beyond the job's end.
+    ///
+    /// For results that are still being worked on after the job has returned them: a response
+    /// whose body is a stream, a file that is being read. Move what it returns into the result.
+    ///
+    /// `None` outside of the pool's jobs, in a job that runs beyond the size or in its caller, and
+    /// from the second call in a job on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = millpond::Pool::new(1);
+    /// let inside = pool.clone();
+    /// let handle = pool.schedule(async move { ("body", inside.hold_slot()) }).await?;
+    /// let (body, slot) = handle.await?;
+    /// assert!(pool.try_schedule(async {}).is_err()); // the body is still there
+    /// drop((body, slot));
+    /// assert!(pool.try_schedule(async {}).is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn hold_slot(&self) -> Option<HeldSlot> {
+        let core = self.core();
+        let current =
+            context::current().filter(|current| current.is_of(core.id()) && !current.inline)?;
+        let hold = current.job.hold_slot()?;
+        Some(HeldSlot { core: core.clone(), hold, quota: current.job.terms().quota() })
+    }
+}
+
+impl Drop for HeldSlot {
+    fn drop(&mut self) {
+        if self.hold.let_go() {
+            self.core.free(self.quota, Kept::Held);
+        }
+    }
+}
+
+impl fmt::Debug for HeldSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeldSlot").field("pool", &self.core.name()).finish_non_exhaustive()
+    }
+}
