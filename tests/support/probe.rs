@@ -13,7 +13,7 @@ use millpond::Pool;
 use millpond::layer::PoolLayer;
 use tower::Service;
 
-use super::{Gate, Gauge, silent_panic};
+use crate::support::{Gate, Gauge, silent_panic};
 
 /// What the next `poll_ready` of any clone answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,401 @@
+//! What becomes of a call: it ends once, is counted, and its caller is told.
+
+#[cfg(feature = "tracing")]
+use std::convert::Infallible;
+use std::time::Duration;
+
+use crate::probe::{Ask, Fault, Probe, every_verb};
+use crate::support::*;
+use millpond::layer::{CallError, PoolLayer};
+use millpond::{JobError, Nested, Pool};
+#[cfg(feature = "tracing")]
+use tower::service_fn;
+use tower::{BoxError, Layer, Service, ServiceExt};
+
+#[test]
+fn a_full_pool_does_what_the_verb_says() {
+    paused(async {
+        let pool = Pool::builder().size(1).overflow_limit(1).build().unwrap();
+        for (n, layer) in every_verb(&pool).into_iter().enumerate() {
+            let held = hold(&pool);
+            let before = pool.status();
+            let probe = Probe::open();
+            let inside = probe.inside();
+            let service = layer.layer(probe);
+            let mut call = Box::pin(service.oneshot(Ask::Echo(7)));
+            let first = poll(&mut call);
+            settle().await;
+            let status = law(&pool);
+            match n {
+                0 | 1 => assert_eq!((status.waiting, inside.total()), (1, 0)),
+                2 => {
+                    assert!(matches!(first, std::task::Poll::Ready(Err(CallError::Overloaded))));
+                    assert_eq!((status.refused, inside.total()), (before.refused + 1, 0));
+                }
+                3 => assert_eq!(inside.total(), 1),
+                4 => assert!(matches!(first, std::task::Poll::Ready(Ok(7))), "in the caller"),
+                _ => assert_eq!((status.waiting, inside.total()), (1, 0)),
+            }
+            held.release().await;
+            if first.is_pending() {
+                assert_eq!(soon(call).await.unwrap(), 7);
+            }
+            whole(&pool).await;
+        }
+    });
+}
+
+#[test]
+fn overflow_has_a_limit() {
+    single(async {
+        let pool = Pool::builder().size(1).overflow_limit(1).build().unwrap();
+        let held = hold(&pool);
+        let probe = Probe::gated();
+        let mut service = PoolLayer::schedule_always(&pool).layer(probe.clone());
+        let first = tokio::spawn(service.ready().await.unwrap().call(Ask::Echo(1)));
+        let second = service.ready().await.unwrap().call(Ask::Echo(2)).await;
+        assert!(matches!(second, Err(CallError::Overloaded)));
+        probe.gate().open();
+        assert_eq!(first.await.unwrap().unwrap(), 1);
+        held.release().await;
+    });
+}
+
+#[test]
+fn a_wait_with_a_limit_ends_at_it() {
+    paused(async {
+        let pool = Pool::new(1);
+        let held = hold(&pool);
+        let layer = PoolLayer::schedule_within(&pool, Duration::from_millis(250));
+        let mut service = layer.layer(Probe::open());
+        let called = tokio::time::Instant::now();
+        let call = service.ready().await.unwrap().call(Ask::Echo(1));
+        // The limit counts from the call, whenever it is polled first.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(matches!(call.await, Err(CallError::Overloaded)));
+        assert!((250..260).contains(&(called.elapsed().as_millis())));
+        assert_eq!((law(&pool).waiting, pool.status().withdrawn), (0, 1));
+        held.release().await;
+        whole(&pool).await;
+    });
+}
+
+/// On a clock that runs.
+#[test]
+fn a_limit_of_zero_is_none_to_wait_for() {
+    single(async {
+        let pool = Pool::new(1);
+        let none = PoolLayer::schedule_within(&pool, Duration::ZERO).layer(Probe::open());
+        let held = hold(&pool);
+        let refused = poll(&mut Box::pin(none.clone().oneshot(Ask::Echo(2))));
+        assert!(matches!(refused, std::task::Poll::Ready(Err(CallError::Overloaded))));
+        held.release().await;
+        assert_eq!(none.oneshot(Ask::Echo(2)).await.unwrap(), 2);
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn panics_and_errors_come_back_as_what_they_are() {
+    single(async {
+        let pool = Pool::new(1);
+        for layer in every_verb(&pool) {
+            let service = layer.layer(Probe::open());
+            for (ask, message) in
+                [(Ask::PanicAtOnce, "in call"), (Ask::PanicLater, "in the future")]
+            {
+                let error = service.clone().oneshot(ask).await.unwrap_err();
+                assert!(!error.is_refusal());
+                assert_eq!(error.to_string(), format!("the call panicked: {message}"));
+                assert!(matches!(error, CallError::Panicked(_)));
+            }
+            let error = service.oneshot(Ask::Fail).await.unwrap_err();
+            assert_eq!(error.into_inner().unwrap(), Fault("failed"));
+            whole(&pool).await;
+        }
+        // In the caller as well.
+        let held = hold(&pool);
+        let service = PoolLayer::try_go(&pool).layer(Probe::open());
+        let error = service.oneshot(Ask::PanicAtOnce).await.unwrap_err();
+        assert!(matches!(error, CallError::Panicked(_)));
+        assert_eq!(law(&pool).panicked, 13);
+        held.release().await;
+    });
+}
+
+#[test]
+fn answers_take_the_place_of_errors() {
+    single(async {
+        let pool = Pool::new(1);
+        let layer = PoolLayer::try_schedule(&pool)
+            .shed_with(|ask: Ask| if ask == Ask::Echo(1) { 503_u32 } else { 0 })
+            .panic_with(|error: JobError| if error.is_panic() { 500_u32 } else { 0 });
+        let service = layer.layer(Probe::open());
+        // The error is the wrapped service's own.
+        let own: Result<u32, Fault> = service.clone().oneshot(Ask::PanicLater).await;
+        assert_eq!(own, Ok(500));
+        assert_eq!(service.clone().oneshot(Ask::Fail).await, Err(Fault("failed")));
+        let held = hold(&pool);
+        assert_eq!(service.clone().oneshot(Ask::Echo(1)).await, Ok(503));
+        held.release().await;
+        // With one of them the other's errors are left.
+        let shed = PoolLayer::try_schedule(&pool).shed_with(|_: Ask| 503_u32).layer(Probe::open());
+        let error = shed.oneshot(Ask::PanicLater).await.unwrap_err();
+        assert!(matches!(error, CallError::Panicked(_)));
+        let caught = PoolLayer::try_schedule(&pool).panic_with(|_: JobError| 500_u32);
+        let caught = caught.layer(Probe::open());
+        let held = hold(&pool);
+        let error = caught.oneshot(Ask::Echo(1)).await.unwrap_err();
+        assert!(matches!(error, CallError::Overloaded));
+        held.release().await;
+        pool.close();
+        for verb in [PoolLayer::schedule, PoolLayer::try_schedule, PoolLayer::try_go] {
+            let layer = verb(&pool).shed_with(|_: Ask| 503_u32).panic_with(|_: JobError| 500_u32);
+            assert_eq!(layer.layer(Probe::open()).oneshot(Ask::Echo(1)).await, Ok(503));
+        }
+    });
+}
+
+#[test]
+fn a_closed_pool_refuses_every_call() {
+    single(async {
+        let pool = Pool::new(1);
+        let services: Vec<_> =
+            every_verb(&pool).iter().map(|layer| layer.layer(Probe::open())).collect();
+        let mut early = services[0].clone();
+        early.ready().await.unwrap();
+        pool.close();
+        for service in services {
+            let error = service.oneshot(Ask::Echo(1)).await.unwrap_err();
+            assert!(matches!(error, CallError::Closed) && error.is_refusal());
+        }
+        let error = early.call(Ask::Echo(1)).await.unwrap_err();
+        assert!(matches!(error, CallError::Closed));
+        let boxed: BoxError = error.into();
+        assert!(boxed.downcast_ref::<CallError<Fault>>().unwrap().is_refusal());
+        soon(pool.wait_idle()).await;
+        quiet(&pool);
+    });
+}
+
+#[test]
+fn a_dropped_response_cancels_the_call_unless_it_is_detached() {
+    single(async {
+        let pool = Pool::new(1);
+        for (n, layer) in every_verb(&pool).into_iter().enumerate() {
+            for detached in [false, true] {
+                let probe = Probe::gated();
+                let layer = if detached { layer.clone().detach_on_drop() } else { layer.clone() };
+                let before = pool.status();
+                let mut call = Box::pin(layer.layer(probe.clone()).oneshot(Ask::Echo(1)));
+                assert!(poll(&mut call).is_pending());
+                settle().await;
+                assert_eq!(probe.inside().now(), 1, "verb {n}");
+                drop(call);
+                settle().await;
+                let status = law(&pool);
+                if detached {
+                    assert_eq!((status.running, probe.inside().now()), (1, 1));
+                    let idle = tokio::spawn({
+                        let pool = pool.clone();
+                        async move { pool.wait_idle().await }
+                    });
+                    settle().await;
+                    assert!(!idle.is_finished(), "a drain waits for it");
+                    probe.gate().open();
+                    idle.await.unwrap();
+                    assert_eq!(law(&pool).completed, before.completed + 1);
+                } else {
+                    assert_eq!((status.running, probe.inside().now()), (0, 0));
+                    assert_eq!(status.cancelled, before.cancelled + 1);
+                }
+                whole(&pool).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn calls_count_in_a_group_and_under_its_quota() {
+    single(async {
+        let pool = Pool::new(3);
+        let group = pool.group_builder::<String>().quota(1).build().unwrap();
+        for (n, layer) in every_verb(&pool).into_iter().enumerate() {
+            let probe = Probe::gated();
+            let service = layer.group(&group).layer(probe.clone());
+            let mut first = Box::pin(service.clone().oneshot(Ask::Echo(1)));
+            assert!(poll(&mut first).is_pending());
+            settle().await;
+            assert_eq!((group.len(), law(&pool).running), (1, 1), "verb {n}");
+            let mut wait = Box::pin(group.wait());
+            assert!(poll(&mut wait).is_pending());
+            // The pool has room, the quota has none.
+            let mut second = Box::pin(service.clone().oneshot(Ask::Echo(2)));
+            let second_now = poll(&mut second);
+            settle().await;
+            if n == 2 {
+                assert!(matches!(second_now, std::task::Poll::Ready(Err(CallError::Overloaded))));
+            } else {
+                assert!(second_now.is_pending());
+            }
+            probe.gate().open();
+            assert_eq!(soon(first).await.unwrap(), 1);
+            if n != 2 {
+                assert_eq!(soon(second).await.unwrap(), 2);
+            }
+            // Guests leave nothing behind.
+            assert!(soon(wait).await.is_empty());
+            // And are cancelled with the group.
+            let probe = Probe::gated();
+            let service = service_with(&pool, n).group(&group).layer(probe);
+            let mut call = Box::pin(service.oneshot(Ask::Echo(3)));
+            assert!(poll(&mut call).is_pending());
+            settle().await;
+            group.cancel();
+            assert!(matches!(soon(call).await, Err(CallError::Cancelled)));
+            assert!(group.is_empty());
+            whole(&pool).await;
+        }
+        let service = PoolLayer::try_schedule(&pool).group(&group).layer(Probe::open());
+        group.close();
+        assert!(matches!(service.oneshot(Ask::Echo(1)).await, Err(CallError::Closed)));
+    });
+}
+
+fn service_with(pool: &Pool, n: usize) -> PoolLayer {
+    every_verb(pool).remove(n)
+}
+
+#[test]
+fn a_layer_keeps_its_group() {
+    single(async {
+        let pool = Pool::new(1);
+        let group = pool.group::<()>();
+        let probe = Probe::gated();
+        let service = PoolLayer::try_schedule(&pool).group(&group).layer(probe.clone());
+        let mut call = Box::pin(service.clone().oneshot(Ask::Echo(1)));
+        assert!(poll(&mut call).is_pending());
+        drop(group);
+        settle().await;
+        probe.gate().open();
+        assert_eq!(soon(call).await.unwrap(), 1);
+        // Without a handle left, its calls are cancelled as any group's jobs.
+        let probe = Probe::gated();
+        let service = PoolLayer::try_schedule(&pool).group(&pool.group::<()>()).layer(probe);
+        let mut call = Box::pin(service.oneshot(Ask::Echo(1)));
+        assert!(poll(&mut call).is_pending());
+        drop(call);
+        whole(&pool).await;
+    });
+}
+
+/// The last handle of its group goes with the service, after what the service has reserved in it.
+#[test]
+fn a_service_outlives_what_it_reserved_in_its_group() {
+    single(async {
+        let pool = Pool::new(2);
+        for in_line in [false, true] {
+            let held = in_line.then(|| fill(&pool));
+            let group = pool.group_builder::<()>().quota(1).build().unwrap();
+            let mut service = PoolLayer::schedule(&pool).group(&group).layer(Probe::open());
+            drop(group);
+            let waker = std::task::Waker::noop();
+            let ready = service.poll_ready(&mut std::task::Context::from_waker(waker));
+            assert_eq!(ready.is_pending(), in_line);
+            drop(service);
+            release(held.into_iter().flatten().collect()).await;
+            whole(&pool).await;
+        }
+    });
+}
+
+#[test]
+#[should_panic(expected = "another pool")]
+fn a_group_of_another_pool_is_an_error() {
+    let _ = PoolLayer::try_schedule(&Pool::new(1)).group(&Pool::new(1).group::<()>());
+}
+
+#[test]
+fn a_call_from_a_job_of_the_same_pool_does_not_deadlock() {
+    paused(async {
+        for nested in [Nested::Error, Nested::Inline] {
+            for n in [0, 1] {
+                let pool = Pool::builder().size(1).nested(nested).build().unwrap();
+                let service = service_with(&pool, n).layer(Probe::open());
+                let outer = pool.schedule(service.oneshot(Ask::Echo(5))).await.unwrap();
+                let result = soon(outer).await.unwrap();
+                match nested {
+                    Nested::Inline => assert_eq!(result.unwrap(), 5),
+                    _ => assert!(matches!(result, Err(CallError::WouldDeadlock))),
+                }
+                whole(&pool).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn the_end_of_the_runtime_hangs_nobody() {
+    watched(|| {
+        let served = runtime(2);
+        let caller = runtime(1);
+        let pool = Pool::builder().size(2).runtime(served.handle().clone()).build().unwrap();
+        let calls: Vec<_> = every_verb(&pool)
+            .into_iter()
+            .map(|layer| caller.spawn(layer.layer(Probe::gated()).oneshot(Ask::Echo(1))))
+            .collect();
+        caller.block_on(async {
+            // Two run, in the pool or in their callers, and the others wait or were refused.
+            eventually(|| pool.status().submitted == 6).await;
+        });
+        served.shutdown_background();
+        caller.block_on(async {
+            for (n, call) in calls.into_iter().enumerate() {
+                // The one that runs in its caller is waited for by nobody but that.
+                if n == 4 {
+                    call.abort();
+                    continue;
+                }
+                let error = soon(call).await.unwrap().unwrap_err();
+                assert!(
+                    matches!(
+                        error,
+                        CallError::Cancelled | CallError::Closed | CallError::Overloaded
+                    ),
+                    "{n}: {error}"
+                );
+            }
+        });
+    });
+}
+
+#[test]
+#[cfg(feature = "tracing")]
+fn a_call_has_the_span_of_its_caller() {
+    use tracing::Instrument;
+
+    watched(|| {
+        let _on = tracing::subscriber::set_default(tracing_subscriber::registry());
+        let pool = Pool::new(1);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let which = service_fn(|(): ()| async move {
+            Ok::<_, Infallible>(tracing::Span::current().metadata().map(|data| data.name()))
+        });
+        for layer in every_verb(&pool) {
+            let call = layer.layer(which).oneshot(()).instrument(tracing::info_span!("request"));
+            assert_eq!(runtime.block_on(call).unwrap(), Some("request"));
+        }
+    });
+}
+
+/// Whoever hears of a response may call again at once.
+#[test]
+fn a_slot_is_free_before_its_response_is_there() {
+    multi(2, async {
+        let pool = Pool::new(1);
+        let mut service = PoolLayer::try_schedule(&pool).layer(Probe::open());
+        for n in 0..5_000 {
+            assert_eq!(service.ready().await.unwrap().call(Ask::Echo(n)).await.unwrap(), n);
+        }
+    });
+}

@@ -1,0 +1,128 @@
+//! What may cross threads, be moved, be kept; and how big it is.
+
+use std::cell::Cell;
+use std::error::Error;
+use std::future::Future;
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::pin::Pin;
+
+use millpond::{
+    AbortHandle, AbortOnDrop, AnywayGo, Blocking, Builder, Closed, ConfigError, Group,
+    GroupBuilder, GroupSchedule, GroupTryGo, HeldSlot, JobError, JobHandle, Nested, Next, Outcome,
+    Panic, Pool, Report, Reserver, Schedule, ScheduleError, Status, TryGo, TryScheduleError, Wait,
+};
+use static_assertions::{assert_impl_all, assert_not_impl_any};
+
+/// Sent, but not shared: what jobs return as a rule.
+type Local = Cell<u8>;
+type Job = Pin<Box<dyn Future<Output = Local> + Send>>;
+type Shared = Pin<Box<dyn Future<Output = Local> + Send + Sync>>;
+type Pinned = (std::future::Ready<Local>, std::marker::PhantomPinned);
+
+assert_impl_all!(Pool: Send, Sync, Unpin, Clone);
+assert_impl_all!(Builder: Send, Sync, Unpin, Clone);
+assert_impl_all!(Reserver: Send, Sync, Unpin, Clone);
+assert_impl_all!(HeldSlot: Send, Sync, Unpin);
+assert_not_impl_any!(HeldSlot: Clone);
+assert_impl_all!(Group<Local>: Send, Sync, Unpin, Clone);
+assert_impl_all!(GroupBuilder<Local>: Send, Sync, Unpin);
+
+// Handles: for any output that may be sent.
+assert_impl_all!(JobHandle<Local>: Send, Sync, Unpin, Future);
+assert_impl_all!(AbortOnDrop<Local>: Send, Sync, Unpin, Future);
+assert_impl_all!(AnywayGo<Local>: Send, Sync, Unpin, Future);
+assert_impl_all!(AbortHandle: Send, Sync, Unpin, Clone);
+assert_not_impl_any!(JobHandle<Local>: Clone);
+assert_not_impl_any!(AbortHandle: Future);
+
+// Futures: sent if the job is, which it must be.
+assert_impl_all!(Schedule<'static, Job>: Send, Unpin, Future);
+assert_impl_all!(Schedule<'static, Shared>: Sync);
+assert_impl_all!(TryGo<'static, Job>: Send, Future);
+assert_impl_all!(TryGo<'static, Shared>: Sync);
+assert_impl_all!(GroupSchedule<'static, Job>: Send, Unpin, Future);
+assert_impl_all!(GroupTryGo<'static, Job>: Send, Future);
+assert_impl_all!(Wait<'static, Local>: Send, Sync, Unpin, Future);
+assert_impl_all!(Next<'static, Local>: Send, Sync, Unpin, Future);
+assert_impl_all!(Blocking<fn() -> Local, Local>: Send, Unpin, Future);
+
+// Errors: good for `?` into a boxed error, whatever the job is.
+assert_impl_all!(JobError: Error, Send, Sync, Unpin);
+assert_impl_all!(Panic: Send, Sync, Unpin);
+assert_impl_all!(ConfigError: Error, Send, Sync, Clone, PartialEq);
+assert_impl_all!(Closed<Pinned>: Error, Send);
+assert_impl_all!(ScheduleError<Shared>: Error, Send, Sync);
+assert_impl_all!(TryScheduleError<Shared>: Error, Send, Sync);
+assert_impl_all!(Outcome<Local>: Send, Unpin);
+
+assert_impl_all!(Status: Send, Sync, Copy, PartialEq, UnwindSafe, RefUnwindSafe);
+assert_impl_all!(Report: Send, Sync, Copy, PartialEq);
+assert_impl_all!(Nested: Send, Sync, Copy, Default);
+
+#[test]
+fn a_job_that_must_not_move_may_be_scheduled() {
+    // It moves into the pool before its first poll: so this future is `Unpin` all the same.
+    fn unpin<F: Unpin>(_: &F) {}
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let pool = Pool::new(1);
+        let job = async {
+            let local = [1u8; 64];
+            tokio::task::yield_now().await;
+            local.len()
+        };
+        let mut schedule = pool.schedule(job);
+        unpin(&schedule);
+        assert_eq!((&mut schedule).await.unwrap().await.unwrap(), 64);
+    });
+}
+
+#[test]
+fn errors_box_and_convert() {
+    fn fails(pool: &Pool) -> Result<(), Box<dyn Error + Send + Sync>> {
+        pool.try_schedule(async {})?.detach();
+        Ok(())
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let pool = Pool::new(1);
+        let stuck = pool.try_schedule(std::future::pending::<()>()).unwrap();
+        assert_eq!(fails(&pool).unwrap_err().to_string(), "the pool is full");
+        stuck.abort();
+        pool.close();
+        assert_eq!(fails(&pool).unwrap_err().to_string(), "the pool is closed");
+    });
+    assert_eq!(ScheduleError::from(Closed(1)).into_job(), 1);
+    assert_eq!(TryScheduleError::from(Closed(2)).map_job(|n| n + 1).into_job(), 3);
+    assert!(ScheduleError::WouldDeadlock(()).to_string().contains("deadlock"));
+}
+
+#[test]
+fn sizes() {
+    const WORD: usize = size_of::<usize>();
+    assert!(size_of::<JobHandle<[u8; 8]>>() <= 8 * WORD);
+    assert_eq!(size_of::<AbortHandle>(), WORD);
+    assert_eq!(size_of::<Option<AbortHandle>>(), 2 * WORD);
+    assert!(size_of::<Pool>() <= WORD);
+    assert!(size_of::<JobError>() <= WORD);
+
+    // What a verb adds to the job is bounded, and the job is in there once.
+    let big = || async {
+        let buffer = [1u8; 4096];
+        tokio::task::yield_now().await;
+        buffer.len()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _entered = runtime.enter();
+    let (pool, job) = (Pool::new(1), size_of_val(&big()));
+    let group = pool.group();
+    let added = [
+        ("schedule", size_of_val(&pool.schedule(big()))),
+        ("try_go", size_of_val(&pool.try_go(big()))),
+        ("group.schedule", size_of_val(&group.schedule(big()))),
+        ("group.try_go", size_of_val(&group.try_go(big()))),
+    ];
+    for (verb, size) in added {
+        assert!(size >= job && size <= job + 32 * WORD, "{verb}: {job} grew to {size}");
+    }
+}

@@ -1,0 +1,256 @@
+//! A group waits for its own jobs, in either order, and takes them with it when it goes.
+
+use crate::support::*;
+use millpond::{Closed, Group, Pool, ScheduleError, TryScheduleError};
+use tokio_test::{assert_pending, assert_ready, task};
+
+fn values<T: Clone>(outcomes: &[millpond::Outcome<T>]) -> Vec<T> {
+    outcomes.iter().map(|outcome| outcome.result.as_ref().unwrap().clone()).collect()
+}
+
+/// Jobs that end when their gate is opened.
+async fn gated(group: &Group<usize>, n: usize) -> Vec<Gate> {
+    let gates: Vec<_> = (0..n).map(|_| Gate::new()).collect();
+    for (n, gate) in gates.iter().enumerate() {
+        let inside = gate.wait();
+        let job = async move {
+            inside.await;
+            n
+        };
+        group.schedule(job).await.unwrap();
+    }
+    gates
+}
+
+#[test]
+fn wait_is_in_the_order_of_submission_and_next_in_that_of_completion() {
+    single(async {
+        let pool = Pool::new(4);
+        let group = pool.group();
+        for by_next in [false, true] {
+            let gates = gated(&group, 4).await;
+            for n in [2, 0, 3, 1] {
+                gates[n].open();
+                settle().await;
+            }
+            if by_next {
+                for n in [2, 0, 3, 1] {
+                    let outcome = soon(group.next()).await.unwrap();
+                    // The group counts on: this is its second round.
+                    assert_eq!((outcome.index, outcome.success), (n + 4, true));
+                    assert_eq!(outcome.into_result().unwrap(), n);
+                }
+                assert!(soon(group.next()).await.is_none());
+            } else {
+                let outcomes = soon(group.wait()).await;
+                assert_eq!(values(&outcomes), [0, 1, 2, 3]);
+                assert!(outcomes.iter().enumerate().all(|(n, outcome)| outcome.index == n));
+            }
+            assert!(group.is_empty());
+        }
+        assert!(soon(group.wait()).await.is_empty(), "ready at once, and nothing left to take");
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn wait_takes_what_next_has_left() {
+    single(async {
+        let pool = Pool::new(3);
+        let group = pool.group();
+        let gates = gated(&group, 3).await;
+        gates[1].open();
+        assert_eq!(soon(group.next()).await.unwrap().index, 1);
+        let mut wait = task::spawn(group.wait());
+        assert_pending!(wait.poll());
+        gates[2].open();
+        settle().await;
+        assert!(!wait.is_woken(), "one is still running");
+        assert_eq!(group.len(), 1);
+        gates[0].open();
+        settle().await;
+        assert!(wait.is_woken());
+        assert_eq!(values(&assert_ready!(wait.poll())), [0, 2]);
+    });
+}
+
+#[test]
+fn every_verb() {
+    single(async {
+        let pool = Pool::builder().size(1).queue(1).overflow_limit(1).build().unwrap();
+        let group = pool.group();
+        let gate = Gate::new();
+        let job = |n: u32| {
+            let inside = gate.wait();
+            async move {
+                inside.await;
+                n
+            }
+        };
+        group.schedule(job(0)).await.unwrap();
+        group.try_schedule(job(1)).unwrap(); // queued
+        assert!(matches!(group.try_schedule(job(9)), Err(TryScheduleError::Full(_))));
+        group.schedule_always(job(2)).unwrap();
+        assert!(matches!(group.schedule_always(job(9)), Err(TryScheduleError::Full(_))));
+        group.anyway_go(job(3)).unwrap();
+        let mut inline = task::spawn(group.try_go(job(4)));
+        assert_pending!(inline.poll());
+        let mut waiter = task::spawn(group.schedule(job(5)));
+        assert_pending!(waiter.poll());
+        let status = law(&pool);
+        assert_eq!((status.running, status.queued, status.waiting), (1, 1, 2));
+        assert_eq!((status.overflow, status.inline), (1, 1));
+        assert_eq!(group.len(), 5, "a caller in line has submitted nothing yet");
+        gate.open();
+        assert!(assert_ready!(inline.poll()).unwrap().is_finished());
+        settle().await;
+        assert!(waiter.is_woken());
+        let last = assert_ready!(waiter.poll()).unwrap();
+        drop((inline, waiter));
+        let outcomes = soon(group.wait()).await;
+        assert!(last.is_finished());
+        assert_eq!(values(&outcomes), [0, 1, 2, 3, 4, 5]);
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn other_jobs_of_the_pool_are_not_waited_for() {
+    single(async {
+        let pool = Pool::new(3);
+        let stranger = hold(&pool);
+        let (group, other) = (pool.group(), pool.group());
+        let gates = gated(&other, 1).await;
+        group.schedule(async { 1 }).await.unwrap();
+        assert_eq!(values(&soon(group.wait()).await), [1]);
+        assert_eq!(law(&pool).running, 2);
+        gates[0].open();
+        soon(other.wait()).await;
+        stranger.release().await;
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn failures_are_told_apart() {
+    single(async {
+        let pool = Pool::new(4);
+        let group =
+            pool.group_builder()
+                .failure_when(|result: &Result<u32, u8>| {
+                    if *result == Ok(13) { silent_panic("unlucky") } else { result.is_err() }
+                })
+                .name("tenant")
+                .build()
+                .unwrap();
+        assert_eq!(group.name(), "tenant");
+        group.schedule(async { Ok(1) }).await.unwrap();
+        group.schedule(async { Err(4) }).await.unwrap();
+        group.schedule(async { silent_panic("oh") }).await.unwrap();
+        let stuck = group.schedule(std::future::pending()).await.unwrap();
+        stuck.abort();
+        group.schedule(async { Ok(13) }).await.unwrap();
+        let outcomes = soon(group.wait()).await;
+        let successes: Vec<_> = outcomes.iter().map(|outcome| outcome.success).collect();
+        assert_eq!(successes, [true, false, false, false, false]);
+        assert_eq!(*outcomes[1].result.as_ref().unwrap(), Err(4));
+        assert!(outcomes[2].result.as_ref().unwrap_err().is_panic());
+        assert!(outcomes[3].result.as_ref().unwrap_err().is_cancelled());
+        assert_eq!(*outcomes[4].result.as_ref().unwrap(), Ok(13));
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn wait_or_cancel_cancels_the_rest_at_the_first_failure() {
+    single(async {
+        let pool = Pool::builder().size(3).queue(1).build().unwrap();
+        let group = pool.group();
+        let gates = gated(&group, 2).await;
+        let (fail, inside) = (Gate::new(), Gate::new());
+        let trigger = fail.wait();
+        group
+            .schedule(async move {
+                trigger.await;
+                silent_panic("first");
+            })
+            .await
+            .unwrap();
+        group.schedule(async { 7 }).await.unwrap(); // queued
+        group.anyway_go(async { 8 }).unwrap(); // in line
+        inside.open();
+        let mut wait = task::spawn(group.wait_or_cancel());
+        assert_pending!(wait.poll());
+        gates[0].open();
+        settle().await;
+        assert!(!wait.is_woken() || wait.poll().is_pending(), "a success is no reason");
+        // The other gate stays shut.
+        fail.open();
+        let outcomes = soon(wait.into_inner()).await;
+        let successes: Vec<_> = outcomes.iter().map(|outcome| outcome.success).collect();
+        assert!(successes[0] && !successes[1] && !successes[2]);
+        assert!(outcomes[1].result.as_ref().unwrap_err().is_cancelled());
+        assert!(outcomes[2].result.as_ref().unwrap_err().is_panic());
+        // The group goes on, with a clean slate.
+        group.schedule(async { 9 }).await.unwrap();
+        assert_eq!(values(&soon(group.wait_or_cancel()).await), [9]);
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn cancel_reaches_all_it_has_now() {
+    single(async {
+        let pool = Pool::builder().size(1).queue(1).build().unwrap();
+        let group = pool.group();
+        let lives = Gauge::default();
+        for _ in 0..4 {
+            let inside = lives.enter();
+            let job = async move {
+                std::future::pending::<()>().await;
+                drop(inside);
+            };
+            group.anyway_go(job).unwrap();
+        }
+        settle().await;
+        group.cancel();
+        let outcomes = soon(group.wait()).await;
+        assert_eq!((outcomes.len(), lives.now()), (4, 0));
+        assert!(outcomes.iter().all(|outcome| outcome.result.as_ref().unwrap_err().is_cancelled()));
+        group.schedule(async {}).await.unwrap();
+        assert!(soon(group.wait()).await[0].success);
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn a_closed_group_lets_nothing_in_and_leaves_the_pool_open() {
+    single(async {
+        let pool = Pool::new(2);
+        let group = pool.group::<usize>();
+        let gates = gated(&group, 1).await;
+        let late = group.schedule(async { 9 });
+        let late_inline = group.try_go(async { 9 });
+        group.clone().close();
+        assert!(group.is_closed() && !pool.is_closed());
+        assert!(matches!(late.await, Err(ScheduleError::Closed(_))));
+        assert!(late_inline.await.is_err());
+        match group.schedule(std::future::ready(1)).await {
+            Err(ScheduleError::Closed(job)) => assert_eq!(job.await, 1),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(group.try_schedule(async { 2 }), Err(TryScheduleError::Closed(_))));
+        assert!(matches!(group.schedule_always(async { 3 }), Err(TryScheduleError::Closed(_))));
+        assert!(matches!(group.try_go(async { 4 }).await, Err(Closed(_))));
+        assert!(matches!(group.anyway_go(async { 5 }), Err(Closed(_))));
+        assert_eq!(law(&pool).running, 1, "its own job goes on");
+        gates[0].open();
+        assert_eq!(values(&soon(group.wait()).await), [0]);
+        whole(&pool).await;
+        // And of a closed pool.
+        let group = pool.group();
+        pool.close();
+        assert!(matches!(group.schedule(async { 1 }).await, Err(ScheduleError::Closed(_))));
+        assert!(soon(group.next()).await.is_none());
+    });
+}

@@ -1,0 +1,221 @@
+//! A slot held beyond its job stays taken until it is let go, and is freed exactly once.
+
+use std::future::{pending, poll_fn};
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::support::*;
+use millpond::Pool;
+
+#[test]
+fn a_held_slot_stays_taken_until_it_is_dropped() {
+    single(async {
+        let pool = Pool::new(1);
+        let inside = pool.clone();
+        let job = pool.schedule(async move { inside.hold_slot() }).await.unwrap();
+        let slot = job.await.unwrap().expect("the job holds a slot");
+        let status = law(&pool);
+        assert_eq!((status.held, status.running, status.completed), (1, 0, 1));
+        assert!(!status.is_idle());
+        let mut next = Box::pin(pool.schedule(async { 5 }));
+        assert!(poll(&mut next).is_pending());
+        drop(slot);
+        assert_eq!(next.await.unwrap().await.unwrap(), 5);
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn dropped_before_the_job_ends_it_changes_nothing() {
+    single(async {
+        let pool = Pool::new(1);
+        let (gate, inside) = (Gate::new(), pool.clone());
+        let wait = gate.wait();
+        let job = pool.schedule(async move {
+            drop(inside.hold_slot());
+            // It was held before.
+            assert!(inside.hold_slot().is_none());
+            wait.await;
+        });
+        let job = job.await.unwrap();
+        settle().await;
+        assert_eq!((law(&pool).running, pool.status().held), (1, 0));
+        assert!(pool.try_schedule(async {}).is_err());
+        gate.open();
+        job.await.unwrap();
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn only_jobs_with_a_slot_of_this_pool_can_hold_it() {
+    single(async {
+        let (pool, other) = (Pool::new(1), Pool::new(1));
+        assert!(pool.hold_slot().is_none(), "outside");
+        let inside = pool.clone();
+        let job = other.schedule(async move { inside.hold_slot().is_none() }).await.unwrap();
+        assert!(job.await.unwrap(), "another pool's job");
+        let held = hold(&pool);
+        let inside = pool.clone();
+        let job = pool.schedule_always(async move { inside.hold_slot().is_none() }).unwrap();
+        assert!(job.await.unwrap(), "beyond the size");
+        held.release().await;
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn a_slot_held_by_a_job_that_is_cancelled_or_panics_comes_back() {
+    single(async {
+        let pool = Pool::new(1);
+        let inside = pool.clone();
+        let job = pool.schedule(async move {
+            let _slot = inside.hold_slot();
+            pending::<()>().await
+        });
+        let job = job.await.unwrap();
+        settle().await;
+        job.abort();
+        assert!(job.await.unwrap_err().is_cancelled());
+        whole(&pool).await;
+
+        let inside = pool.clone();
+        let job = pool.schedule(async move {
+            let _slot = inside.hold_slot();
+            silent_panic("with a slot in hand");
+        });
+        assert!(job.await.unwrap().await.unwrap_err().is_panic());
+        whole(&pool).await;
+
+        // The destructor of the job panics after the slot was moved to the result, which goes too.
+        let inside = pool.clone();
+        let bomb = OnDrop(|| silent_panic("on the way out"));
+        let job = pool.schedule(poll_fn(move |_| {
+            let _ = &bomb;
+            Poll::Ready(inside.hold_slot())
+        }));
+        assert!(job.await.unwrap().await.unwrap_err().is_panic());
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn a_quota_counts_held_slots() {
+    single(async {
+        let pool = Pool::new(4);
+        let group = pool.group_builder().quota(1).build().unwrap();
+        let inside = pool.clone();
+        group.schedule(async move { inside.hold_slot() }).await.unwrap();
+        let slot = group.next().await.unwrap().result.unwrap();
+        assert!(slot.is_some());
+        assert!(group.try_schedule(async { None }).is_err());
+        assert!(pool.try_schedule(async {}).is_ok());
+        drop(slot);
+        assert!(group.try_schedule(async { None }).is_ok());
+    });
+}
+
+#[test]
+fn a_shutdown_waits_for_held_slots_but_cannot_cancel_them() {
+    paused(async {
+        for let_go in [true, false] {
+            let pool = Pool::new(2);
+            let inside = pool.clone();
+            let job = pool.schedule(async move { inside.hold_slot() }).await.unwrap();
+            let slot = job.await.unwrap();
+            let shutdown = tokio::spawn({
+                let pool = pool.clone();
+                async move { pool.shutdown(Duration::from_secs(1)).await }
+            });
+            settle().await;
+            assert!(!shutdown.is_finished());
+            if let_go {
+                drop(slot);
+                assert!(shutdown.await.unwrap().is_clean());
+            } else {
+                assert_eq!(shutdown.await.unwrap().left, 1);
+                drop(slot);
+            }
+            pool.wait_idle().await;
+            assert_eq!(quiet(&pool).held, 0);
+        }
+    });
+}
+
+/// The end of a job and the end of what it holds, on two threads.
+#[test]
+fn whichever_comes_second_frees_the_slot() {
+    multi(2, async {
+        let pool = Pool::new(2);
+        for _ in 0..5_000 {
+            let (send, receive) = tokio::sync::oneshot::channel();
+            let inside = pool.clone();
+            let job = pool.schedule(async move { drop(send.send(inside.hold_slot())) });
+            let job = job.await.unwrap();
+            drop(receive.await);
+            job.await.unwrap();
+        }
+        whole(&pool).await;
+    });
+}
+
+/// A result may hold the very slot of the job it is the result of.
+#[test]
+fn a_result_nobody_takes_gives_the_slot_back() {
+    single(async {
+        let pool = Pool::new(1);
+        for way in 0..3 {
+            let inside = pool.clone();
+            let job = pool.schedule(async move { inside.hold_slot() }).await.unwrap();
+            match way {
+                0 => job.detach(),
+                1 => {
+                    settle().await;
+                    assert_eq!(law(&pool).held, 1);
+                    drop(job);
+                }
+                _ => drop(job.abort_on_drop()),
+            }
+            whole(&pool).await;
+        }
+    });
+}
+
+#[test]
+fn a_quota_lives_as_long_as_what_is_held_under_it() {
+    single(async {
+        let pool = Pool::new(4);
+        let group = pool.group_builder().quota(1).build().unwrap();
+        let inside = pool.clone();
+        group.schedule(async move { inside.hold_slot() }).await.unwrap();
+        let slot = group.next().await.unwrap().result.unwrap();
+        drop(group);
+        // Another quota must not be taken for the one that is gone.
+        let other = pool.group_builder().quota(1).build().unwrap();
+        let gate = Gate::new();
+        other.schedule(gate.wait()).await.unwrap();
+        drop(slot);
+        assert!(other.try_schedule(gate.wait()).is_err());
+        gate.open();
+        other.wait().await;
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn a_job_that_runs_in_another_has_no_slot_to_hold() {
+    single(async {
+        let pool = Pool::new(1);
+        let inside = pool.clone();
+        let outer = pool.schedule(async move {
+            let within = inside.clone();
+            let inner = inside.try_go(async move { within.hold_slot().is_none() }).await;
+            assert!(inner.unwrap().await.unwrap(), "the slot is the outer job's");
+            inside.hold_slot()
+        });
+        let slot = outer.await.unwrap().await.unwrap();
+        assert!(slot.is_some());
+        drop(slot);
+        whole(&pool).await;
+    });
+}

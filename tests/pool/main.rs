@@ -1,0 +1,35 @@
+//! What the pool and its groups promise, part by part.
+#![allow(missing_docs)]
+
+#[path = "../support/nest.rs"]
+mod nest;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod abort;
+mod abort_races;
+mod accounting_model;
+mod auto_traits;
+mod blocking;
+mod closed;
+mod dropped_mid_wait;
+mod fairness;
+mod full;
+mod groups;
+mod groups_end;
+mod handles;
+mod held_slots;
+mod lifecycle;
+mod nested;
+mod nested_shrinks;
+mod panics;
+mod panics_in_callbacks;
+mod pool_dropped;
+mod quota;
+mod reserver;
+mod resize;
+mod runtime_dropped;
+#[cfg(feature = "tracing")]
+mod spans;
+mod status;
+mod workers;

@@ -1,0 +1,236 @@
+//! Jobs run in the span they were submitted in, and events carry the pool's name.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use crate::support::*;
+use millpond::Pool;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Span, info_span};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::Registry;
+
+/// Keeps the events, each as `level: field=value ...`.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<String>>>);
+
+impl<S: tracing::Subscriber> Layer<S> for Log {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if event.metadata().target() != "millpond" {
+            return;
+        }
+        let mut line = Line(format!("{}:", event.metadata().level()));
+        event.record(&mut line);
+        self.0.lock().unwrap().push(line.0);
+    }
+}
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0 += &format!(" {}={value:?}", field.name());
+    }
+}
+
+impl Log {
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+
+    /// Exactly one event since the last look, of this pool, with these words.
+    #[track_caller]
+    fn expect(&self, words: &[&str]) {
+        let lines = self.take();
+        assert_eq!(lines.len(), 1, "wanted one event with {words:?}: {lines:?}");
+        for word in words.iter().chain(&["pool=\"mill\""]) {
+            assert!(lines[0].contains(word), "no {word} in {:?}", lines[0]);
+        }
+    }
+}
+
+/// Runs the body with its own subscriber, on one thread.
+fn logged<F: Future<Output = ()> + Send>(body: impl FnOnce(Log) -> F + Send + 'static) {
+    watched(move || {
+        let log = Log::default();
+        let subscriber = Registry::default().with(log.clone());
+        let _default = tracing::subscriber::set_default(subscriber);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(body(log));
+    });
+}
+
+fn here() -> Option<tracing::Id> {
+    Span::current().id()
+}
+
+fn mill(size: usize) -> millpond::Builder {
+    Pool::builder().size(size).name("mill")
+}
+
+#[test]
+fn a_job_runs_in_the_span_of_its_submitter() {
+    logged(|_| async {
+        let pool = mill(1).build().unwrap();
+        let span = info_span!("request");
+        let wanted = span.id();
+        assert!(wanted.is_some());
+        let job = || async {
+            let before = here();
+            tokio::task::yield_now().await;
+            (before, here())
+        };
+        // The span's guard must not be held over an await, so the verbs that wait are made in it.
+        let both = (wanted.clone(), wanted.clone());
+        let handle = span.in_scope(|| pool.try_schedule(job())).unwrap();
+        assert_eq!(handle.await.unwrap(), both);
+        let submit = span.in_scope(|| pool.schedule(job()));
+        assert_eq!(submit.await.unwrap().await.unwrap(), both);
+        let held = hold(&pool);
+        let over = span.in_scope(|| pool.schedule_always(job())).unwrap();
+        let committed = span.in_scope(|| pool.anyway_go(job())).unwrap().into_handle();
+        let mut waiter = span.in_scope(|| Box::pin(pool.schedule(job())));
+        assert!(poll(&mut waiter).is_pending());
+        held.release().await;
+        assert_eq!(over.await.unwrap(), both);
+        assert_eq!(committed.await.unwrap(), both);
+        assert_eq!(waiter.await.unwrap().await.unwrap(), both);
+        let group = pool.group();
+        span.in_scope(|| group.anyway_go(job())).unwrap();
+        assert_eq!(group.wait().await.remove(0).result.unwrap(), both);
+        // Submitted in none, it runs in none, whatever its worker did before.
+        assert_eq!(pool.try_schedule(job()).unwrap().await.unwrap(), (None, None));
+        assert_eq!(here(), None);
+    });
+}
+
+#[test]
+fn a_blocking_closure_runs_in_the_span_too() {
+    watched(|| {
+        // The closure runs on another thread, so the subscriber is everybody's.
+        let log = Log::default();
+        let dispatch = tracing::Dispatch::new(Registry::default().with(log));
+        let on_start = dispatch.clone();
+        let _default = tracing::dispatcher::set_default(&dispatch);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .on_thread_start(move || {
+                // Lasts as long as the thread.
+                std::mem::forget(tracing::dispatcher::set_default(&on_start));
+            })
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let pool = mill(1).build().unwrap();
+            let span = info_span!("request");
+            let handle = span.in_scope(|| pool.try_schedule(millpond::blocking(here))).unwrap();
+            assert_eq!(handle.await.unwrap(), span.id());
+        });
+    });
+}
+
+#[test]
+fn a_destructor_runs_in_the_span() {
+    logged(|_| async {
+        let pool = mill(1).build().unwrap();
+        let span = info_span!("request");
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        for aborts in [false, true] {
+            let seen = seen.clone();
+            let note = OnDrop(move || seen.lock().unwrap().push(here()));
+            let job = async move {
+                if aborts {
+                    std::future::pending::<()>().await;
+                }
+                drop(note);
+            };
+            let handle = span.in_scope(|| pool.try_schedule(job)).unwrap();
+            settle().await;
+            handle.abort();
+            let _ = handle.await;
+        }
+        assert_eq!(*seen.lock().unwrap(), [span.id(), span.id()]);
+    });
+}
+
+#[test]
+fn spans_can_be_left_out() {
+    logged(|_| async {
+        let pool = mill(1).spans(false).build().unwrap();
+        let handle = info_span!("request").in_scope(|| pool.try_schedule(async { here() }));
+        assert_eq!(handle.unwrap().await.unwrap(), None);
+    });
+}
+
+#[test]
+fn refusals() {
+    logged(|log| async move {
+        let pool = mill(1).overflow_limit(0).build().unwrap();
+        let held = hold(&pool);
+        log.take();
+        for _ in 0..2 {
+            assert!(pool.try_schedule(async {}).is_err());
+            log.expect(&["refused", "Full"]);
+        }
+        assert!(pool.schedule_always(async {}).is_err());
+        log.expect(&["refused", "Full"]);
+        let mut waiter = Box::pin(pool.schedule(async {}));
+        assert!(poll(&mut waiter).is_pending());
+        pool.close();
+        log.take();
+        assert!(waiter.await.is_err());
+        log.expect(&["refused", "Closed"]);
+        assert!(pool.try_go(async {}).await.is_err());
+        log.expect(&["refused", "Closed"]);
+        held.release().await;
+
+        let pool = mill(1).build().unwrap();
+        let own = pool.clone();
+        let job = async move { own.schedule(async {}).await.is_err() };
+        assert!(pool.try_schedule(job).unwrap().await.unwrap());
+        log.expect(&["refused", "Deadlock"]);
+    });
+}
+
+#[test]
+fn panics() {
+    logged(|log| async move {
+        let pool = mill(1).build().unwrap();
+        let handle = pool.try_schedule(async { silent_panic("oh dear") }).unwrap();
+        drop(handle.await);
+        log.expect(&["ERROR", "panicked", "oh dear"]);
+        let held = hold(&pool);
+        drop(pool.try_go(async { silent_panic("oh dear") }).await);
+        log.expect(&["ERROR", "panicked", "oh dear"]);
+        held.release().await;
+        assert!(log.take().is_empty(), "a job that returns is no event");
+    });
+}
+
+#[test]
+fn resizes_and_the_close() {
+    logged(|log| async move {
+        let pool = mill(3).build().unwrap();
+        pool.resize(5).unwrap();
+        log.expect(&["INFO", "resized", "3", "5"]);
+        pool.close();
+        log.expect(&["INFO", "closed"]);
+        pool.close();
+        assert!(log.take().is_empty(), "closed once");
+        drop(mill(1).build().unwrap());
+        log.expect(&["INFO", "closed"]);
+    });
+}
+
+#[test]
+fn overflow() {
+    logged(|log| async move {
+        let pool = mill(1).build().unwrap();
+        pool.schedule_always(async {}).unwrap().await.unwrap();
+        assert!(log.take().is_empty(), "that was within the size");
+        let held = hold(&pool);
+        pool.schedule_always(async {}).unwrap().await.unwrap();
+        log.expect(&["overflow"]);
+        held.release().await;
+    });
+}
