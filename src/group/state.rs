@@ -9,9 +9,9 @@ use slab::Slab;
 
 use crate::error::JobError;
 use crate::group::outcome::Outcome;
-use crate::panic::fenced;
+use crate::panic::catch_panic;
 use crate::pool::{AbortHandle, Claim, Core, JobWatch, Sink};
-use crate::sync::{Mutex, mutant};
+use crate::sync::{Mutex, failpoint};
 
 /// Calls a returned value a failure.
 pub(crate) type FailureWhen<T> = Arc<dyn Fn(&T) -> bool + Send + Sync>;
@@ -101,7 +101,7 @@ impl<T: Send + 'static> Members<T> {
         if !detached {
             self.cancel();
         }
-        fenced(|| drop(ended));
+        catch_panic(|| drop(ended));
     }
 
     /// Jobs that have not ended.
@@ -150,7 +150,7 @@ impl<T: Send + 'static> Members<T> {
             Event::All => state.running.is_empty(),
             Event::Failure => state.running.is_empty() || state.failures > 0,
         };
-        if happened && !mutant("enlist unseeing") {
+        if happened && !failpoint("wait without recheck") {
             drop(state);
             return false;
         }
@@ -186,7 +186,7 @@ impl<T: Send + 'static> Members<T> {
         let success = match (&result, &self.failure_when) {
             (Err(_), _) => false,
             (Ok(_), None) => true,
-            (Ok(value), Some(failure_when)) => fenced(|| failure_when(value)) == Some(false),
+            (Ok(value), Some(failure_when)) => catch_panic(|| failure_when(value)) == Some(false),
         };
         self.remove(index, Some(Outcome { index, success, result }));
     }
@@ -214,9 +214,9 @@ impl<T: Send + 'static> Members<T> {
             .filter_map(|(_, waiter)| waiter.waker.take())
             .collect();
         drop(state);
-        fenced(|| drop(unwanted));
+        catch_panic(|| drop(unwanted));
         for waker in wakers {
-            fenced(|| waker.wake());
+            catch_panic(|| waker.wake());
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use crate::error::{ConfigError, Panic};
-use crate::panic::fenced;
+use crate::panic::catch_panic;
 use crate::pool::Pool;
 use crate::pool::scheduler::shared::{Config, Core, Nested, OnPanic};
 
@@ -160,7 +160,7 @@ impl Builder {
         }
         if let Some(handle) = &self.runtime {
             let _entered = handle.enter();
-            if fenced(|| drop(tokio::time::sleep(Duration::ZERO))).is_none() {
+            if catch_panic(|| drop(tokio::time::sleep(Duration::ZERO))).is_none() {
                 let accepted = "a runtime with its timers enabled";
                 return Err(ConfigError::new("runtime", "one without timers", accepted));
             }

@@ -7,7 +7,7 @@ use crate::error::JobError;
 use crate::pool::job::refs::{JobPtr, JobRef};
 use crate::pool::job::{ABORT, AWAITED, DONE, LINE, RUNNING, SCHEDULED, SHIELD, SHIELDED};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use crate::sync::mutant;
+use crate::sync::failpoint;
 
 /// A counted reference to a job, for handles: it can ask for the job's end and for its outcome.
 #[derive(Debug)]
@@ -114,7 +114,8 @@ impl<T> Claim<T> {
         let waker = cx.waker().clone();
         // SAFETY: `AWAITED` is not set, and there is one claim.
         let old = awaiter.with_mut(|place| unsafe { (*place).replace(waker) });
-        let done = state.fetch_or(AWAITED, AcqRel) & DONE != 0 && !mutant("await unseeing");
+        let done =
+            state.fetch_or(AWAITED, AcqRel) & DONE != 0 && !failpoint("join without recheck");
         drop(old);
         if done { Poll::Ready(()) } else { Poll::Pending }
     }

@@ -8,7 +8,7 @@
 //!   token's holder until `DONE` is set, and to the one handle from then on.
 //! * **Counted references.** `refs` counts the token, the handle, abort handles and wakers. The
 //!   allocation goes when the last one does, never earlier.
-//! * **User code is fenced.** Polls and drops of the future, drops of its output and wakes of
+//! * **User code is catch_panic.** Polls and drops of the future, drops of its output and wakes of
 //!   foreign wakers may panic; each is caught here and costs the job alone.
 //!
 //! States of the word, apart from the flags:
@@ -44,7 +44,7 @@ pub(crate) use crate::pool::job::refs::{Berth, JobPtr, JobRef};
 pub(crate) use crate::pool::job::slot_hold::Hold;
 
 use crate::error::{JobError, Panic};
-use crate::panic::fenced;
+use crate::panic::catch_panic;
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire};
@@ -288,7 +288,7 @@ where
             let outcome = match dropped {
                 Ok(()) => outcome,
                 Err(payload) => {
-                    fenced(|| drop(outcome));
+                    catch_panic(|| drop(outcome));
                     Err(JobError::panicked(payload))
                 }
             };
@@ -318,10 +318,10 @@ where
                 let stage =
                     cell.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
                 if let (Some(sink), Stage::Ended(outcome)) = (sink, stage) {
-                    fenced(|| sink.deliver(outcome));
+                    catch_panic(|| sink.deliver(outcome));
                 }
             } else {
-                fenced(|| drop(sink));
+                catch_panic(|| drop(sink));
             }
         }
         // Without another reference there is nobody to see it.
@@ -329,7 +329,7 @@ where
         if !alone && cell.header.state.fetch_or(DONE, AcqRel) & AWAITED != 0 {
             // SAFETY: with both bits set nobody writes the waker any more.
             cell.awaiter
-                .with(|waker| fenced(|| unsafe { (*waker).as_ref().map(Waker::wake_by_ref) }));
+                .with(|waker| catch_panic(|| unsafe { (*waker).as_ref().map(Waker::wake_by_ref) }));
         }
     }
 
@@ -374,7 +374,7 @@ where
         let cell = ptr.cast::<Self>();
         // An output nobody took is dropped here, and its drop may panic.
         // SAFETY: the cell is initialized, and with the last reference it is ours.
-        fenced(|| unsafe { cell.drop_in_place() });
+        catch_panic(|| unsafe { cell.drop_in_place() });
         // SAFETY: `offer` allocated it for this very type.
         unsafe { alloc_cache::release(cell) };
     }

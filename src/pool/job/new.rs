@@ -29,11 +29,11 @@ where
     S: Sink<F::Output>,
 {
     let cell = alloc_cache::allocate::<Cell<F, S>>();
-    let at = cell.as_ptr();
+    let raw = cell.as_ptr();
     // Field by field: built on the stack and moved, a cell costs twice as much.
-    // SAFETY: `at` is valid for writes, and every field is written.
+    // SAFETY: `raw` is valid for writes, and every field is written.
     unsafe {
-        (&raw mut (*at).header).write(Header {
+        (&raw mut (*raw).header).write(Header {
             vtable: const { &Cell::<F, S>::VTABLE },
             state: AtomicU32::new(SCHEDULED),
             refs: AtomicU32::new(2),
@@ -43,10 +43,10 @@ where
             home: UnsafeCell::new(None),
             hold: UnsafeCell::new(None),
         });
-        (&raw mut (*at).awaiter).write(UnsafeCell::new(None));
-        (&raw mut (*at).span).write(span);
-        (&raw mut (*at).stage).write(UnsafeCell::new(Stage::Job(job)));
-        (&raw mut (*at).sink).write(UnsafeCell::new(None));
+        (&raw mut (*raw).awaiter).write(UnsafeCell::new(None));
+        (&raw mut (*raw).span).write(span);
+        (&raw mut (*raw).stage).write(UnsafeCell::new(Stage::Job(job)));
+        (&raw mut (*raw).sink).write(UnsafeCell::new(None));
     }
     let ptr = JobPtr(cell.cast());
     let claim = Claim { watch: JobWatch(ptr), output: PhantomData };

@@ -12,7 +12,7 @@ use crate::pool::job::{
 };
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicPtr, fence};
-use crate::sync::mutant;
+use crate::sync::failpoint;
 
 /// A pointer to a job that is known to be alive, without a reference of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,7 +204,8 @@ impl JobRef {
         let state = &self.0.header().state;
         let mut now = state.load(Relaxed);
         loop {
-            let again = (now & SCHEDULED != 0 || is_due(now)) && !mutant("suspend unseeing");
+            let again =
+                (now & SCHEDULED != 0 || is_due(now)) && !failpoint("suspend without recheck");
             let after = if again { now & !RUNNING | SCHEDULED } else { now & !RUNNING };
             match state.compare_exchange_weak(now, after, AcqRel, Acquire) {
                 Ok(_) if again => return Some(self),

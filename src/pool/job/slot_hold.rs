@@ -2,7 +2,7 @@
 
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::AcqRel;
-use crate::sync::mutant;
+use crate::sync::failpoint;
 
 /// Shared by a job and by whoever holds its slot. It does not refer to the job: a job's result may
 /// hold the job's own slot.
@@ -26,6 +26,6 @@ impl Hold {
 
     /// The holder lets go. `true` if the job has ended: then the slot is the holder's to be freed.
     pub(crate) fn let_go(&self) -> bool {
-        self.0.fetch_or(LET_GO, AcqRel) & ENDED != 0 && !mutant("let go unseeing")
+        self.0.fetch_or(LET_GO, AcqRel) & ENDED != 0 && !failpoint("guard released without recheck")
     }
 }

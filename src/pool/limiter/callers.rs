@@ -3,12 +3,13 @@
 use std::task::Waker;
 
 use crate::pool::job::{End, JobPtr, JobRef, Terms};
-use crate::pool::limiter::deferred_wakes::Effects;
+use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::state::Desk;
 use crate::pool::limiter::wait_list::{Caller, Entry, List, Removed, Told};
 use crate::pool::limiter::{Admission, CANCELLING, Offer, Verdict};
 use crate::pool::scheduler::context;
-use crate::sync::mutant;
+use crate::pool::scheduler::shard::ShardId;
+use crate::sync::failpoint;
 
 impl Admission {
     /// What a caller in line was told, or `Wait` after its waker was renewed.
@@ -42,10 +43,10 @@ impl Admission {
     /// A caller who was told to come hands in its job.
     pub(crate) fn hand_in(
         &self,
-        at: usize,
+        shard_id: ShardId,
         ticket: usize,
         offer: &mut impl Offer,
-        fx: &mut Effects,
+        deferred: &mut DeferredWakes,
     ) -> Verdict {
         let mut state = self.desk();
         let quota = state.line.node(ticket).quota;
@@ -57,16 +58,16 @@ impl Admission {
                 state.line.dismiss(ticket);
                 state.granted -= 1;
                 state.tally.refused += 1;
-                self.hand_on(&mut state, at, fx);
-                self.release_share(&mut state, at, quota, fx);
-                self.look_for_idle(&mut state, fx);
+                self.hand_on(&mut state, shard_id, deferred);
+                self.release_share(&mut state, shard_id, quota, deferred);
+                self.look_for_idle(&mut state, deferred);
                 Verdict::Closed
             }
             Told::Slot => {
                 state.line.dismiss(ticket);
                 state.granted -= 1;
                 state.tally.started += 1;
-                let mut shard = self.shards[at].lock();
+                let mut shard = self.shards[shard_id].lock();
                 let call = shard.push(offer.admit(terms));
                 Verdict::Started { call, depth: shard.ready.len() }
             }
@@ -79,18 +80,18 @@ impl Admission {
             Told::Closed | Told::Deadlock => {
                 state.line.dismiss(ticket);
                 state.tally.refused += 1;
-                self.look_for_idle(&mut state, fx);
+                self.look_for_idle(&mut state, deferred);
                 if told == Told::Closed { Verdict::Closed } else { Verdict::Deadlock }
             }
         }
     }
 
     /// A caller in line goes away with its job; what was kept for it passes on.
-    pub(crate) fn leave(&self, at: usize, ticket: usize, fx: &mut Effects) {
+    pub(crate) fn leave(&self, shard_id: ShardId, ticket: usize, deferred: &mut DeferredWakes) {
         let mut state = self.desk();
         let told = state.line.caller(ticket).told;
         let list = state.line.list_of(ticket);
-        if told == Told::Slot && mutant("keep the grant") {
+        if told == Told::Slot && failpoint("keep the grant") {
             return;
         }
         if list.is_some() {
@@ -101,48 +102,48 @@ impl Admission {
             if told == Told::Wait {
                 state.unblock(caller.within);
             }
-            caller.waker.take().into_iter().for_each(|waker| fx.discard(waker));
+            caller.waker.take().into_iter().for_each(|waker| deferred.discard(waker));
         }
         state.tally.withdrawn += 1;
         if told == Told::Slot {
             state.granted -= 1;
-            self.hand_on(&mut state, at, fx);
+            self.hand_on(&mut state, shard_id, deferred);
         }
-        state.admit_all(fx);
+        state.admit_all(deferred);
         if told == Told::Slot || list == Some(List::Main) {
-            self.release_share(&mut state, at, node.quota, fx);
+            self.release_share(&mut state, shard_id, node.quota, deferred);
         } else if let Some(List::Quota(key)) = list {
             state.line.sweep_quota(key);
         }
-        self.look_for_idle(&mut state, fx);
+        self.look_for_idle(&mut state, deferred);
     }
 
     /// Takes a job that is to be aborted out of the line. It counts until `end_withdrawn`.
     pub(crate) fn withdraw(
         &self,
-        at: usize,
+        shard_id: ShardId,
         job: JobPtr,
         ticket: usize,
-        fx: &mut Effects,
+        deferred: &mut DeferredWakes,
     ) -> Option<JobRef> {
         let mut state = self.desk();
         let removed = state.line.remove_job(ticket, job)?;
-        Some(self.take_out(&mut state, at, removed, fx))
+        Some(self.take_out(&mut state, shard_id, removed, deferred))
     }
 
     /// A job in line is about to be cancelled.
     pub(crate) fn take_out(
         &self,
         state: &mut Desk<'_>,
-        at: usize,
+        shard_id: ShardId,
         removed: Removed,
-        fx: &mut Effects,
+        deferred: &mut DeferredWakes,
     ) -> JobRef {
         state.ending += 1;
-        removed.waker.into_iter().for_each(|waker| fx.wake(waker));
-        state.admit_all(fx);
+        removed.waker.into_iter().for_each(|waker| deferred.wake(waker));
+        state.admit_all(deferred);
         if removed.list == List::Main {
-            self.release_share(state, at, removed.quota, fx);
+            self.release_share(state, shard_id, removed.quota, deferred);
         }
         removed.job
     }
@@ -158,10 +159,10 @@ impl Admission {
         true
     }
 
-    pub(crate) fn end_withdrawn(&self, end: End, fx: &mut Effects) {
+    pub(crate) fn end_withdrawn(&self, end: End, deferred: &mut DeferredWakes) {
         let mut state = self.desk();
         state.ending -= 1;
         state.tally.end(end);
-        self.look_for_idle(&mut state, fx);
+        self.look_for_idle(&mut state, deferred);
     }
 }

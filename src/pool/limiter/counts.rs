@@ -1,6 +1,6 @@
 //! Counting everything, at one moment.
 
-use crate::pool::limiter::deferred_wakes::Effects;
+use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::state::Desk;
 use crate::pool::limiter::{Admission, CLOSED, WATCHED};
 use crate::pool::scheduler::shard::Tally;
@@ -31,7 +31,7 @@ impl Census {
 }
 
 impl Admission {
-    /// Whether nothing is left; if something is, whoever ends it will say so through `fx`.
+    /// Whether nothing is left; if something is, whoever ends it will say so through `deferred`.
     pub(crate) fn watch_idle(&self) -> bool {
         let state = self.desk();
         state.set(WATCHED);
@@ -44,10 +44,10 @@ impl Admission {
         idle
     }
 
-    pub(crate) fn look_for_idle(&self, state: &mut Desk<'_>, fx: &mut Effects) {
+    pub(crate) fn look_for_idle(&self, state: &mut Desk<'_>, deferred: &mut DeferredWakes) {
         if state.has(WATCHED | CLOSED) && self.count(state).is_idle() {
             state.clear(WATCHED);
-            fx.idle = true;
+            deferred.idle = true;
         }
     }
 

@@ -5,11 +5,11 @@
 
 use std::task::Waker;
 
-use crate::panic::fenced;
+use crate::panic::catch_panic;
 use crate::pool::job::JobRef;
 
 #[derive(Default)]
-pub(crate) struct Effects {
+pub(crate) struct DeferredWakes {
     wakes: Vec<Waker>,
     discards: Vec<Waker>,
     started: Vec<JobRef>,
@@ -17,7 +17,7 @@ pub(crate) struct Effects {
     pub(crate) idle: bool,
 }
 
-impl Effects {
+impl DeferredWakes {
     pub(crate) fn wake(&mut self, waker: Waker) {
         self.wakes.push(waker);
     }
@@ -38,10 +38,10 @@ impl Effects {
     /// Wakes everybody; a waker that panics spoils nobody else's wake.
     pub(crate) fn wake_all(&mut self) {
         for waker in self.wakes.drain(..) {
-            fenced(|| waker.wake());
+            catch_panic(|| waker.wake());
         }
         for waker in self.discards.drain(..) {
-            fenced(|| drop(waker));
+            catch_panic(|| drop(waker));
         }
     }
 }

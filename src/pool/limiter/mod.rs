@@ -16,7 +16,7 @@
 //! there; only when nobody is left does it go to a shard again, and the flag is taken down.
 //!
 //! Locks are taken in the order line, shard; never two shards at once; and nothing that belongs
-//! to a user (wakers, jobs) is run or dropped under any of them: see [`Effects`].
+//! to a user (wakers, jobs) is run or dropped under any of them: see [`DeferredWakes`].
 //!
 //! # Fairness
 //!
@@ -37,13 +37,13 @@ use std::task::Waker;
 use crossbeam_utils::CachePadded;
 
 use crate::pool::job::{End, JobRef, Terms};
-use crate::pool::limiter::deferred_wakes::Effects;
+use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::state::Desk;
 use crate::pool::limiter::wait_list::{Line, List};
-use crate::pool::scheduler::shard::{Shard, Tally};
+use crate::pool::scheduler::shard::{Shard, ShardId, Tally};
 use crate::sync::atomic::Ordering::{Acquire, Relaxed};
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
-use crate::sync::{Mutex, mutant};
+use crate::sync::{Mutex, failpoint};
 
 /// No slot is free in any shard.
 const CONGESTED: usize = 1;
@@ -168,15 +168,15 @@ impl Admission {
         &self.shards
     }
 
-    pub(crate) fn shard(&self, at: usize) -> &Shard {
-        &self.shards[at]
+    pub(crate) fn shard(&self, shard_id: ShardId) -> &Shard {
+        &self.shards[shard_id]
     }
 
     /// Offers a job. Refusals and verdicts to wait leave it on offer.
     #[inline]
     pub(crate) fn admit(
         &self,
-        at: usize,
+        shard_id: ShardId,
         offer: &mut impl Offer,
         quota: Option<usize>,
         on_full: OnFull<'_>,
@@ -186,7 +186,7 @@ impl Admission {
         }
         offer.prepare();
         if quota.is_none() {
-            let mut shard = self.shards[at].lock();
+            let mut shard = self.shards[shard_id].lock();
             if shard.free > 0 && self.attention.load(Relaxed) & CLOSED == 0 {
                 shard.free -= 1;
                 shard.tally.submitted += 1;
@@ -195,7 +195,7 @@ impl Admission {
                 return Verdict::Started { call, depth: shard.ready.len() };
             }
         }
-        self.admit_slow(at, offer, quota, on_full)
+        self.admit_slow(shard_id, offer, quota, on_full)
     }
 
     /// Refuses a job at once if the pool is full: nobody has to queue up behind a lock for that.
@@ -211,7 +211,7 @@ impl Admission {
     #[cold]
     fn admit_slow(
         &self,
-        at: usize,
+        shard_id: ShardId,
         offer: &mut impl Offer,
         quota: Option<usize>,
         on_full: OnFull<'_>,
@@ -230,10 +230,10 @@ impl Admission {
         let terms = Terms::slot(quota);
         let within_share = state.is_within_share(quota);
         if within_share {
-            if self.take_slot(&mut state, at) {
+            if self.take_slot(&mut state, shard_id) {
                 state.hold(quota);
                 state.tally.started += 1;
-                let mut shard = self.shards[at].lock();
+                let mut shard = self.shards[shard_id].lock();
                 let call = shard.push(offer.admit(terms));
                 return Verdict::Started { call, depth: shard.ready.len() };
             }
@@ -266,7 +266,7 @@ impl Admission {
             OnFull::Overflow { limit } if state.overflow < limit => {
                 state.overflow += 1;
                 state.tally.overflow_started += 1;
-                let mut shard = self.shards[at].lock();
+                let mut shard = self.shards[shard_id].lock();
                 let call = shard.push(offer.admit(Terms::Overflow));
                 Verdict::Overflow { call, depth: shard.ready.len() }
             }
@@ -290,15 +290,15 @@ impl Admission {
 
     /// Takes a slot from whichever shard has one, and brings what else that shard can spare to
     /// the caller's.
-    fn take_slot(&self, state: &mut Desk<'_>, at: usize) -> bool {
+    fn take_slot(&self, state: &mut Desk<'_>, shard_id: ShardId) -> bool {
         if state.has(CONGESTED) {
             return false;
         }
-        if !mutant("look before the flag") {
+        if !failpoint("scan before the flag") {
             state.set(CONGESTED);
         }
-        for shard in
-            (0..self.shards.len()).map(|offset| &self.shards[(at + offset) % self.shards.len()])
+        for shard in (0..self.shards.len())
+            .map(|offset| &self.shards[(shard_id + offset) % self.shards.len()])
         {
             let mut victim = shard.lock();
             let taken = victim.free.div_ceil(2);
@@ -306,7 +306,7 @@ impl Admission {
                 victim.free -= taken;
                 drop(victim);
                 state.clear(CONGESTED);
-                self.shards[at].lock().free += taken - 1;
+                self.shards[shard_id].lock().free += taken - 1;
                 return true;
             }
         }
@@ -314,25 +314,31 @@ impl Admission {
     }
 
     /// Hands a slot to the oldest in line, or back to a shard.
-    fn hand_on(&self, state: &mut Desk<'_>, at: usize, fx: &mut Effects) {
+    fn hand_on(&self, state: &mut Desk<'_>, shard_id: ShardId, deferred: &mut DeferredWakes) {
         if state.debt > 0 {
             state.debt -= 1;
-            self.break_deadlock(state, at, fx);
+            self.break_deadlock(state, shard_id, deferred);
             return;
         }
         let Some(ticket) = state.line.head(List::Main) else {
-            self.shards[at].lock().free += 1;
+            self.shards[shard_id].lock().free += 1;
             state.clear(CONGESTED);
             return;
         };
         state.line.unlink(ticket);
-        state.take_in(ticket, fx);
-        state.admit_all(fx);
+        state.take_in(ticket, deferred);
+        state.admit_all(deferred);
     }
 
     /// Accounts for an ended job whose worker could not do it in its shard alone.
     #[cold]
-    pub(crate) fn settle_slow(&self, at: usize, terms: Terms, end: End, fx: &mut Effects) {
+    pub(crate) fn settle_slow(
+        &self,
+        shard_id: ShardId,
+        terms: Terms,
+        end: End,
+        deferred: &mut DeferredWakes,
+    ) {
         let mut state = self.desk();
         state.tally.end(end);
         if terms == Terms::Overflow {
@@ -340,36 +346,42 @@ impl Admission {
             state.tally.overflow_ended += 1;
         } else {
             state.tally.ended += 1;
-            self.hand_on(&mut state, at, fx);
+            self.hand_on(&mut state, shard_id, deferred);
         }
-        self.release_share(&mut state, at, terms.quota(), fx);
-        self.look_for_idle(&mut state, fx);
+        self.release_share(&mut state, shard_id, terms.quota(), deferred);
+        self.look_for_idle(&mut state, deferred);
     }
 
     /// Gives back a part of a quota, and lets the next who waits for it into the main line.
     fn release_share(
         &self,
         state: &mut Desk<'_>,
-        at: usize,
+        shard_id: ShardId,
         quota: Option<usize>,
-        fx: &mut Effects,
+        deferred: &mut DeferredWakes,
     ) {
         let Some(key) = quota else { return };
         state.line.quotas[key].held -= 1;
-        self.call_up(state, at, key, fx);
+        self.call_up(state, shard_id, key, deferred);
         state.line.sweep_quota(key);
     }
 
-    fn call_up(&self, state: &mut Desk<'_>, at: usize, key: usize, fx: &mut Effects) {
+    fn call_up(
+        &self,
+        state: &mut Desk<'_>,
+        shard_id: ShardId,
+        key: usize,
+        deferred: &mut DeferredWakes,
+    ) {
         while state.line.quotas[key].held < state.line.quotas[key].limit {
             let Some(ticket) = state.line.head(List::Quota(key)) else { return };
             state.line.unlink(ticket);
             state.line.quotas[key].held += 1;
-            if self.take_slot(state, at) {
-                state.take_in(ticket, fx);
+            if self.take_slot(state, shard_id) {
+                state.take_in(ticket, deferred);
             } else {
                 state.line.link(List::Main, ticket);
-                state.admit_all(fx);
+                state.admit_all(deferred);
             }
         }
     }
@@ -382,11 +394,11 @@ impl Admission {
     }
 
     /// A job that was run in its caller is over.
-    pub(crate) fn end_inline(&self, end: End, fx: &mut Effects) {
+    pub(crate) fn end_inline(&self, end: End, deferred: &mut DeferredWakes) {
         let mut state = self.desk();
         state.inline -= 1;
         state.tally.end(end);
-        self.look_for_idle(&mut state, fx);
+        self.look_for_idle(&mut state, deferred);
     }
 
     pub(crate) fn add_quota(&self, limit: usize) -> usize {

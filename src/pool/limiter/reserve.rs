@@ -3,19 +3,19 @@
 use std::task::Waker;
 
 use crate::pool::job::Terms;
-use crate::pool::limiter::deferred_wakes::Effects;
+use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::wait_list::{List, Told};
 use crate::pool::limiter::{Admission, CLOSED, Offer, Verdict};
-use crate::pool::scheduler::shard::Kept;
+use crate::pool::scheduler::shard::{Kept, ShardId};
 use crate::sync::atomic::Ordering::Relaxed;
-use crate::sync::mutant;
+use crate::sync::failpoint;
 
 impl Admission {
     /// Keeps a slot for a job that comes later. With nobody to `wake`, refuses if there is none.
     #[inline]
     pub(crate) fn reserve(
         &self,
-        at: usize,
+        shard_id: ShardId,
         quota: Option<usize>,
         wake: Option<(&Waker, usize)>,
     ) -> Verdict {
@@ -23,7 +23,7 @@ impl Admission {
             if wake.is_none() && self.turns_away() {
                 return Verdict::Full;
             }
-            let mut shard = self.shards[at].lock();
+            let mut shard = self.shards[shard_id].lock();
             if shard.free > 0 && self.attention.load(Relaxed) & CLOSED == 0 {
                 shard.free -= 1;
                 shard.tally.submitted += 1;
@@ -31,13 +31,13 @@ impl Admission {
                 return Verdict::Reserved;
             }
         }
-        self.reserve_slow(at, quota, wake)
+        self.reserve_slow(shard_id, quota, wake)
     }
 
     #[cold]
     fn reserve_slow(
         &self,
-        at: usize,
+        shard_id: ShardId,
         quota: Option<usize>,
         wake: Option<(&Waker, usize)>,
     ) -> Verdict {
@@ -50,7 +50,7 @@ impl Admission {
             return Verdict::Closed;
         }
         let within_share = state.is_within_share(quota);
-        if within_share && self.take_slot(&mut state, at) {
+        if within_share && self.take_slot(&mut state, shard_id) {
             state.hold(quota);
             state.tally.reserved += 1;
             return Verdict::Reserved;
@@ -67,7 +67,7 @@ impl Admission {
     }
 
     /// A caller in line who was told to come takes the slot that is kept for it.
-    pub(crate) fn collect(&self, ticket: usize, fx: &mut Effects) -> Verdict {
+    pub(crate) fn collect(&self, ticket: usize, deferred: &mut DeferredWakes) -> Verdict {
         let mut state = self.desk();
         let verdict = match state.line.caller(ticket).told {
             Told::Wait | Told::Place => return Verdict::Waiting(ticket),
@@ -82,7 +82,7 @@ impl Admission {
             }
         };
         state.line.dismiss(ticket);
-        self.look_for_idle(&mut state, fx);
+        self.look_for_idle(&mut state, deferred);
         verdict
     }
 
@@ -90,12 +90,12 @@ impl Admission {
     #[inline]
     pub(crate) fn redeem(
         &self,
-        at: usize,
+        shard_id: ShardId,
         offer: &mut impl Offer,
         quota: Option<usize>,
     ) -> Verdict {
         offer.prepare();
-        let mut shard = self.shards[at].lock();
+        let mut shard = self.shards[shard_id].lock();
         if self.attention.load(Relaxed) & CLOSED != 0 {
             return Verdict::Closed;
         }
@@ -106,11 +106,17 @@ impl Admission {
     }
 
     /// Gives back a slot that was kept without a job.
-    pub(crate) fn free(&self, at: usize, quota: Option<usize>, kept: Kept, fx: &mut Effects) {
+    pub(crate) fn free(
+        &self,
+        shard_id: ShardId,
+        quota: Option<usize>,
+        kept: Kept,
+        deferred: &mut DeferredWakes,
+    ) {
         if quota.is_none() {
-            let mut shard = self.shards[at].lock();
+            let mut shard = self.shards[shard_id].lock();
             // The end of what was held may be the end of a pool that was closed.
-            let alone = !self.needs_desk() || mutant("free unseeing");
+            let alone = !self.needs_desk() || failpoint("release without recheck");
             if alone && (kept != Kept::Held || !self.is_closed()) {
                 shard.tally.free(kept);
                 shard.free += 1;
@@ -119,8 +125,8 @@ impl Admission {
         }
         let mut state = self.desk();
         state.tally.free(kept);
-        self.hand_on(&mut state, at, fx);
-        self.release_share(&mut state, at, quota, fx);
-        self.look_for_idle(&mut state, fx);
+        self.hand_on(&mut state, shard_id, deferred);
+        self.release_share(&mut state, shard_id, quota, deferred);
+        self.look_for_idle(&mut state, deferred);
     }
 }

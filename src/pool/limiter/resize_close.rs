@@ -1,11 +1,12 @@
 //! Changes to the whole pool: another size, no more jobs, no jobs at all.
 
 use crate::pool::job::JobRef;
-use crate::pool::limiter::deferred_wakes::Effects;
+use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::state::Desk;
 use crate::pool::limiter::wait_list::{Entry, List, Told};
 use crate::pool::limiter::{Admission, CANCELLING, CLOSED, CONGESTED, DEAD};
-use crate::sync::mutant;
+use crate::pool::scheduler::shard::ShardId;
+use crate::sync::failpoint;
 
 /// The jobs that were reached by [`Admission::cancel_all`], to be ended by the caller.
 #[derive(Default)]
@@ -16,7 +17,12 @@ pub(crate) struct Cancelled {
 
 impl Admission {
     /// Changes the number of slots. Those in use vanish as they come back.
-    pub(crate) fn resize(&self, at: usize, size: usize, fx: &mut Effects) -> usize {
+    pub(crate) fn resize(
+        &self,
+        shard_id: ShardId,
+        size: usize,
+        deferred: &mut DeferredWakes,
+    ) -> usize {
         let mut state = self.desk();
         let before = std::mem::replace(&mut state.size, size);
         if size < before {
@@ -34,7 +40,7 @@ impl Admission {
             if left > 0 {
                 state.clear(CONGESTED);
             } else {
-                self.break_deadlock(&mut state, at, fx);
+                self.break_deadlock(&mut state, shard_id, deferred);
             }
         } else {
             let mut fresh = size - before;
@@ -42,11 +48,11 @@ impl Admission {
             state.debt -= paid;
             fresh -= paid;
             while fresh > 0 && !state.line.is_empty() {
-                self.hand_on(&mut state, at, fx);
+                self.hand_on(&mut state, shard_id, deferred);
                 fresh -= 1;
             }
             if fresh > 0 {
-                self.shards[at].lock().free += fresh;
+                self.shards[shard_id].lock().free += fresh;
                 state.clear(CONGESTED);
             }
         }
@@ -55,7 +61,7 @@ impl Admission {
 
     /// Lets nothing more in. Callers in line are told; committed jobs stay. `false` if it was
     /// closed already.
-    pub(crate) fn close(&self, at: usize, fx: &mut Effects) -> bool {
+    pub(crate) fn close(&self, shard_id: ShardId, deferred: &mut DeferredWakes) -> bool {
         let mut state = self.desk();
         if state.has(CLOSED) {
             return false;
@@ -66,12 +72,12 @@ impl Admission {
             drop(shard.lock());
         }
         for ticket in state.line.tickets() {
-            if mutant("close tells nobody") {
+            if failpoint("close without notifying") {
                 break;
             }
             // Sending one away may have called up another.
             if let Some(Entry::Caller(_)) = state.line.standing(ticket) {
-                self.send_away(&mut state, at, ticket, Told::Closed, fx);
+                self.send_away(&mut state, shard_id, ticket, Told::Closed, deferred);
             }
         }
         true
@@ -81,24 +87,29 @@ impl Admission {
     pub(crate) fn send_away(
         &self,
         state: &mut Desk<'_>,
-        at: usize,
+        shard_id: ShardId,
         ticket: usize,
         told: Told,
-        fx: &mut Effects,
+        deferred: &mut DeferredWakes,
     ) {
         let list = state.line.list_of(ticket);
-        state.tell(ticket, told, fx);
-        state.admit_all(fx);
+        state.tell(ticket, told, deferred);
+        state.admit_all(deferred);
         if list == Some(List::Main) {
             let quota = state.line.node(ticket).quota;
-            self.release_share(state, at, quota, fx);
+            self.release_share(state, shard_id, quota, deferred);
         } else if let Some(List::Quota(key)) = list {
             state.line.sweep_quota(key);
         }
     }
 
     /// After slots vanished: tells the newest of the jobs that wait on each other.
-    pub(crate) fn break_deadlock(&self, state: &mut Desk<'_>, at: usize, fx: &mut Effects) {
+    pub(crate) fn break_deadlock(
+        &self,
+        state: &mut Desk<'_>,
+        shard_id: ShardId,
+        deferred: &mut DeferredWakes,
+    ) {
         if state.blocked.is_empty()
             || state.granted > 0
             || state.blocked.len() < state.size + state.debt
@@ -109,14 +120,19 @@ impl Admission {
             |&ticket| matches!(&state.line.node(ticket).entry, Entry::Caller(caller) if caller.within.is_some()),
         );
         if let Some(ticket) = newest {
-            self.send_away(state, at, ticket, Told::Deadlock, fx);
+            self.send_away(state, shard_id, ticket, Told::Deadlock, deferred);
         }
     }
 
     /// Cancels whatever can be reached: jobs in line and in the queues of the shards come back,
     /// suspended ones too. Jobs that are being polled are cancelled when that returns.
-    pub(crate) fn cancel_all(&self, at: usize, dead: bool, fx: &mut Effects) -> Cancelled {
-        self.close(at, fx);
+    pub(crate) fn cancel_all(
+        &self,
+        shard_id: ShardId,
+        dead: bool,
+        deferred: &mut DeferredWakes,
+    ) -> Cancelled {
+        self.close(shard_id, deferred);
         let mut state = self.desk();
         state.set(if dead { CANCELLING | DEAD } else { CANCELLING });
         let mut cancelled = Cancelled::default();
@@ -125,7 +141,7 @@ impl Admission {
             let Some(Entry::Job(job, _)) = state.line.standing(ticket) else { continue };
             let job = job.ptr();
             if let Some(removed) = state.line.remove_job(ticket, job) {
-                let job = self.take_out(&mut state, at, removed, fx);
+                let job = self.take_out(&mut state, shard_id, removed, deferred);
                 cancelled.in_line.push(job);
             }
         }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::task::Waker;
 
 use crate::pool::job::Terms;
-use crate::pool::limiter::deferred_wakes::Effects;
+use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::wait_list::{Caller, Entry, List, Told};
 use crate::pool::limiter::{CONGESTED, FULL, Offer, State, Verdict};
 use crate::pool::scheduler::context::{self, Within};
@@ -109,7 +109,7 @@ impl State {
     }
 
     /// Fills the places in the queue.
-    pub(crate) fn admit_all(&mut self, fx: &mut Effects) {
+    pub(crate) fn admit_all(&mut self, deferred: &mut DeferredWakes) {
         while let Some(entry) = self.line.admit_next() {
             let Entry::Caller(caller) = entry else { continue };
             if caller.for_slot {
@@ -117,39 +117,39 @@ impl State {
             }
             caller.told = Told::Place;
             let within = caller.within;
-            caller.waker.take().into_iter().for_each(|waker| fx.wake(waker));
+            caller.waker.take().into_iter().for_each(|waker| deferred.wake(waker));
             // It can hand its job in now, and go on.
             self.unblock(within);
         }
     }
 
     /// Gives a slot to somebody who has just been taken out of its list.
-    pub(crate) fn take_in(&mut self, ticket: usize, fx: &mut Effects) {
+    pub(crate) fn take_in(&mut self, ticket: usize, deferred: &mut DeferredWakes) {
         match &mut self.line.node(ticket).entry {
             Entry::Job(..) => {
                 self.tally.started += 1;
                 if let Entry::Job(job, waker) = self.line.dismiss(ticket).entry {
-                    fx.start(job);
-                    waker.into_iter().for_each(|waker| fx.wake(waker));
+                    deferred.start(job);
+                    waker.into_iter().for_each(|waker| deferred.wake(waker));
                 }
             }
             Entry::Caller(_) => {
                 self.granted += 1;
-                self.mark(ticket, Told::Slot, fx);
+                self.mark(ticket, Told::Slot, deferred);
             }
         }
     }
 
-    pub(crate) fn tell(&mut self, ticket: usize, told: Told, fx: &mut Effects) {
+    pub(crate) fn tell(&mut self, ticket: usize, told: Told, deferred: &mut DeferredWakes) {
         self.line.unlink(ticket);
-        self.mark(ticket, told, fx);
+        self.mark(ticket, told, deferred);
     }
 
-    pub(crate) fn mark(&mut self, ticket: usize, told: Told, fx: &mut Effects) {
+    pub(crate) fn mark(&mut self, ticket: usize, told: Told, deferred: &mut DeferredWakes) {
         let caller = self.line.caller(ticket);
         let before = std::mem::replace(&mut caller.told, told);
         let within = caller.within;
-        caller.waker.take().into_iter().for_each(|waker| fx.wake(waker));
+        caller.waker.take().into_iter().for_each(|waker| deferred.wake(waker));
         if before == Told::Wait {
             self.unblock(within);
         }

@@ -301,15 +301,15 @@ impl Line {
     }
 
     fn tickets_in(&self, list: List) -> impl Iterator<Item = usize> + '_ {
-        std::iter::successors(self.head(list), |&at| {
-            let next = self.nodes[at].next;
+        std::iter::successors(self.head(list), |&key| {
+            let next = self.nodes[key].next;
             (next != NONE).then_some(next)
         })
     }
 
     /// The callers in a list.
     pub(crate) fn callers(&self, list: List) -> impl Iterator<Item = &Caller> + '_ {
-        self.tickets_in(list).filter_map(|at| match &self.nodes[at].entry {
+        self.tickets_in(list).filter_map(|key| match &self.nodes[key].entry {
             Entry::Caller(caller) => Some(caller),
             Entry::Job(..) => None,
         })

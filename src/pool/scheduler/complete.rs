@@ -1,21 +1,21 @@
 //! What becomes of a job after a poll: a seat until it is woken, or its end, accounted for and told.
 
 use crate::error::Panic;
-use crate::panic::fenced;
+use crate::panic::catch_panic;
 use crate::pool::job::{End, JobRef, Terms};
-use crate::pool::limiter::deferred_wakes::Effects;
+use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::scheduler::idle::Post;
-use crate::pool::scheduler::shard::ShardGuard;
+use crate::pool::scheduler::shard::{ShardGuard, ShardId};
 use crate::pool::scheduler::shared::Core;
 use crate::pool::scheduler::worker::Note;
 use crate::trace::event;
 
 impl Core {
     /// Gives a job that returned `Pending` for the first time a seat in this shard.
-    pub(crate) fn seat(&self, at: usize, shard: &mut ShardGuard<'_>, job: &JobRef) {
+    pub(crate) fn seat(&self, shard_id: ShardId, shard: &mut ShardGuard<'_>, job: &JobRef) {
         if job.seat().is_none() {
             let key = shard.seated.insert(job.ptr());
-            job.sit(|| self.arc(), key * self.admission.shards().len() + at);
+            job.sit(|| self.arc(), key * self.admission.shards().len() + shard_id);
         }
         if self.admission.is_cancelling() {
             job.ptr().request_abort();
@@ -23,7 +23,7 @@ impl Core {
     }
 
     /// Where a suspended job sits: shard and key.
-    fn split(&self, job: &JobRef) -> Option<(usize, usize)> {
+    fn split(&self, job: &JobRef) -> Option<(ShardId, usize)> {
         let shards = self.admission.shards().len();
         job.seat().map(|place| (place % shards, place / shards))
     }
@@ -31,14 +31,14 @@ impl Core {
     /// Accounts for an ended job as far as its shard can. `true` if the line must hear of it.
     pub(crate) fn settle(
         &self,
-        at: usize,
+        shard_id: ShardId,
         shard: &mut ShardGuard<'_>,
         job: &JobRef,
         end: End,
     ) -> bool {
         let terms = job.terms();
         if let Some((home, key)) = self.split(job) {
-            if home == at {
+            if home == shard_id {
                 shard.seated.remove(key);
             }
         }
@@ -60,23 +60,30 @@ impl Core {
     }
 
     /// Writes down what became of a polled job, as far as its shard can.
-    pub(crate) fn write_down(&self, at: usize, shard: &mut ShardGuard<'_>, mut note: Note) -> Note {
+    pub(crate) fn write_down(
+        &self,
+        shard_id: ShardId,
+        shard: &mut ShardGuard<'_>,
+        mut note: Note,
+    ) -> Note {
         match &mut note {
-            Note::Suspended(job) => self.seat(at, shard, job),
-            Note::Ended { job, end, tell_line } => *tell_line = self.settle(at, shard, job, *end),
+            Note::Suspended(job) => self.seat(shard_id, shard, job),
+            Note::Ended { job, end, tell_line } => {
+                *tell_line = self.settle(shard_id, shard, job, *end)
+            }
         }
         note
     }
 
     /// The rest of that, after the shard's lock was released. `true` if the job was put back into
     /// the shard.
-    pub(crate) fn follow_up(&self, at: usize, note: Note) -> bool {
+    pub(crate) fn follow_up(&self, shard_id: ShardId, note: Note) -> bool {
         match note {
-            Note::Ended { job, end, tell_line } => self.settled(at, job, end, tell_line),
+            Note::Ended { job, end, tell_line } => self.settled(shard_id, job, end, tell_line),
             Note::Suspended(job) => {
                 if let Some(job) = job.suspend() {
                     // Whatever the push says: the worker comes back to the shard.
-                    let _ = self.admission.shard(at).lock().push(job);
+                    let _ = self.admission.shard(shard_id).lock().push(job);
                     return true;
                 }
             }
@@ -88,13 +95,13 @@ impl Core {
     /// given back; returns how many of those are to be brought to the line.
     pub(crate) fn settle_unseen(
         &self,
-        at: usize,
+        shard_id: ShardId,
         shard: &mut ShardGuard<'_>,
         jobs: &[JobRef],
         unpaid: usize,
     ) -> usize {
         let seats = jobs.iter().filter_map(|job| self.split(job));
-        for (_, key) in seats.filter(|(home, _)| *home == at) {
+        for (_, key) in seats.filter(|(home, _)| *home == shard_id) {
             shard.seated.remove(key);
         }
         if self.admission.needs_desk() {
@@ -107,48 +114,48 @@ impl Core {
     }
 
     /// Takes unseen jobs out of the seats they have in other shards, and lets go of them.
-    pub(crate) fn drop_unseen(&self, at: usize, jobs: &mut Vec<JobRef>) {
+    pub(crate) fn drop_unseen(&self, shard_id: ShardId, jobs: &mut Vec<JobRef>) {
         for job in jobs.drain(..) {
-            self.unseat_elsewhere(at, &job);
+            self.unseat_elsewhere(shard_id, &job);
         }
     }
 
-    fn unseat_elsewhere(&self, at: usize, job: &JobRef) {
-        if let Some((home, key)) = self.split(job).filter(|(home, _)| *home != at) {
+    fn unseat_elsewhere(&self, shard_id: ShardId, job: &JobRef) {
+        if let Some((home, key)) = self.split(job).filter(|(home, _)| *home != shard_id) {
             self.admission.shard(home).lock().seated.remove(key);
         }
     }
 
-    pub(crate) fn bring_to_line(&self, at: usize, slots: usize) {
+    pub(crate) fn bring_to_line(&self, shard_id: ShardId, slots: usize) {
         if slots > 0 {
-            let mut fx = Effects::default();
+            let mut deferred = DeferredWakes::default();
             for _ in 0..slots {
-                self.admission.settle_slow(at, Terms::Slot, End::Completed, &mut fx);
+                self.admission.settle_slow(shard_id, Terms::Slot, End::Completed, &mut deferred);
             }
-            self.apply(at, fx);
+            self.apply(shard_id, deferred);
         }
     }
 
     /// Gives the slots of unseen jobs back for a worker that is held up.
     pub(crate) fn pay_for(&self, post: &Post) {
-        let at = self.here();
+        let shard_id = self.current_shard();
         let owed = post.forgive();
-        let mut shard = self.admission.shard(at).lock();
-        let slots = self.settle_unseen(at, &mut shard, &[], owed);
+        let mut shard = self.admission.shard(shard_id).lock();
+        let slots = self.settle_unseen(shard_id, &mut shard, &[], owed);
         drop(shard);
-        self.bring_to_line(at, slots);
+        self.bring_to_line(shard_id, slots);
     }
 
     /// The rest of it, after the shard's lock was released.
-    pub(crate) fn settled(&self, at: usize, job: JobRef, end: End, slow: bool) {
-        self.unseat_elsewhere(at, &job);
+    pub(crate) fn settled(&self, shard_id: ShardId, job: JobRef, end: End, slow: bool) {
+        self.unseat_elsewhere(shard_id, &job);
         let mut idle = false;
         if slow {
-            let mut fx = Effects::default();
-            self.admission.settle_slow(at, job.terms(), end, &mut fx);
+            let mut deferred = DeferredWakes::default();
+            self.admission.settle_slow(shard_id, job.terms(), end, &mut deferred);
             // Told last: then there is nothing left to be seen of the job.
-            idle = std::mem::take(&mut fx.idle);
-            self.apply(at, fx);
+            idle = std::mem::take(&mut deferred.idle);
+            self.apply(shard_id, deferred);
         }
         self.announce(job, end, idle);
     }
@@ -166,39 +173,43 @@ impl Core {
     pub(crate) fn tell_panic(&self, panic: &Panic) {
         event!(ERROR, pool = &*self.config.name, message = panic.message(), "job panicked");
         if let Some(on_panic) = &self.config.on_panic {
-            fenced(|| on_panic(panic));
+            catch_panic(|| on_panic(panic));
         }
     }
 
     /// Ends a job that is in nobody else's hands.
-    pub(crate) fn cancel(&self, at: usize, job: JobRef) {
+    pub(crate) fn cancel(&self, shard_id: ShardId, job: JobRef) {
         let end = job.cancel();
-        let mut shard = self.admission.shard(at).lock();
-        let slow = self.settle(at, &mut shard, &job, end);
+        let mut shard = self.admission.shard(shard_id).lock();
+        let slow = self.settle(shard_id, &mut shard, &job, end);
         drop(shard);
-        self.settled(at, job, end, slow);
+        self.settled(shard_id, job, end, slow);
     }
 
     /// Cancels what is left, wherever it is; see [`Admission::cancel_all`].
     pub(crate) fn cancel_all(&self, dead: bool) {
-        let at = self.here();
-        let mut fx = Effects::default();
-        let cancelled = self.admission.cancel_all(at, dead, &mut fx);
-        self.apply(at, fx);
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        let cancelled = self.admission.cancel_all(shard_id, dead, &mut deferred);
+        self.apply(shard_id, deferred);
         for job in cancelled.in_line {
-            self.end_withdrawn(at, job);
+            self.end_withdrawn(shard_id, job);
         }
         for job in cancelled.admitted {
-            if job.is_shielded() && !dead { self.make_ready(at, job) } else { self.cancel(at, job) }
+            if job.is_shielded() && !dead {
+                self.make_ready(shard_id, job)
+            } else {
+                self.cancel(shard_id, job)
+            }
         }
     }
 
-    pub(crate) fn end_withdrawn(&self, at: usize, job: JobRef) {
+    pub(crate) fn end_withdrawn(&self, shard_id: ShardId, job: JobRef) {
         let end = job.cancel();
-        let mut fx = Effects::default();
-        self.admission.end_withdrawn(end, &mut fx);
-        let idle = std::mem::take(&mut fx.idle);
-        self.apply(at, fx);
+        let mut deferred = DeferredWakes::default();
+        self.admission.end_withdrawn(end, &mut deferred);
+        let idle = std::mem::take(&mut deferred.idle);
+        self.apply(shard_id, deferred);
         self.announce(job, end, idle);
     }
 }

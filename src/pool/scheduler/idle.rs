@@ -11,11 +11,12 @@ use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use crate::pool::job::{Berth, JobRef};
+use crate::pool::scheduler::shard::ShardId;
 use crate::pool::scheduler::shared::Core;
 use crate::pool::scheduler::worker::Worker;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
-use crate::sync::{Mutex, mutant};
+use crate::sync::{Mutex, failpoint};
 
 const NOBODY: usize = usize::MAX;
 
@@ -44,7 +45,7 @@ struct State {
     /// Oldest first.
     idle: Vec<Arc<Post>>,
     /// Shards for which a call found nobody.
-    missed: VecDeque<usize>,
+    missed: VecDeque<ShardId>,
 }
 
 /// How many jobs a worker may claim at once.
@@ -118,15 +119,15 @@ impl Post {
     }
 
     /// The shard the worker was called to, if it was.
-    pub(crate) fn answer(&self) -> Option<usize> {
+    pub(crate) fn answer(&self) -> Option<ShardId> {
         if self.called_to.load(Acquire) == NOBODY {
             return None;
         }
         Some(self.called_to.swap(NOBODY, AcqRel))
     }
 
-    fn call(&self, at: usize) {
-        self.called_to.store(at, Release);
+    fn call(&self, shard_id: ShardId) {
+        self.called_to.store(shard_id, Release);
         self.waker.get().expect("idle workers left their waker").wake_by_ref();
     }
 }
@@ -137,7 +138,7 @@ pub(crate) enum Rest {
     /// Wait for a call.
     Idle,
     /// Serve this shard: a call was missed.
-    Serve(usize),
+    Serve(ShardId),
     /// Leave: nothing can come any more.
     Leave,
 }
@@ -173,17 +174,17 @@ impl Crew {
 
     /// Has a worker serve a shard: the newest idle one, a new one, or the next that has time:
     /// `false` in that case.
-    pub(crate) fn call(&self, core: &Core, at: usize) -> bool {
+    pub(crate) fn call(&self, core: &Core, shard_id: ShardId) -> bool {
         let mut state = self.state.lock();
         if let Some(post) = state.idle.pop() {
             self.note_spare(&state);
             drop(state);
-            post.call(at);
+            post.call(shard_id);
         } else if state.posts.len() < state.enough {
-            self.hire(core, state, at);
+            self.hire(core, state, shard_id);
         } else {
-            if !state.missed.contains(&at) && !mutant("forget missed calls") {
-                state.missed.push_back(at);
+            if !state.missed.contains(&shard_id) && !failpoint("forget pending wakeups") {
+                state.missed.push_back(shard_id);
                 self.misses.store(state.missed.len(), Relaxed);
             }
             return false;
@@ -192,19 +193,19 @@ impl Crew {
     }
 
     /// A busy worker's turn at a shard is over: which one comes next?
-    pub(crate) fn rotate(&self, at: usize) -> usize {
+    pub(crate) fn rotate(&self, shard_id: ShardId) -> ShardId {
         if self.misses.load(Relaxed) == 0 {
-            return at;
+            return shard_id;
         }
         let mut state = self.state.lock();
         match state.missed.pop_front() {
             Some(next) => {
-                if !state.missed.contains(&at) {
-                    state.missed.push_back(at);
+                if !state.missed.contains(&shard_id) {
+                    state.missed.push_back(shard_id);
                 }
                 next
             }
-            None => at,
+            None => shard_id,
         }
     }
 
@@ -217,21 +218,21 @@ impl Crew {
         }
     }
 
-    fn hire(&self, core: &Core, mut state: crate::sync::MutexGuard<'_, State>, at: usize) {
+    fn hire(&self, core: &Core, mut state: crate::sync::MutexGuard<'_, State>, shard_id: ShardId) {
         let post = Post::new();
         state.posts.push(post.clone());
         self.note_spare(&state);
         drop(state);
-        Worker::start(core.arc(), post, at);
+        Worker::start(core.arc(), post, shard_id);
     }
 
     /// Sends a worker to rest.
     pub(crate) fn rest(&self, core: &Core, post: &Arc<Post>, waker: &Waker) -> Rest {
         post.waker.get_or_init(|| waker.clone());
         let mut state = self.state.lock();
-        if let Some(at) = state.missed.pop_front() {
+        if let Some(shard_id) = state.missed.pop_front() {
             self.misses.store(state.missed.len(), Relaxed);
-            return Rest::Serve(at);
+            return Rest::Serve(shard_id);
         }
         // Looked at under the lock, so that whoever closes the pool, or ends its last job, finds
         // this worker either gone or idle.
@@ -289,14 +290,14 @@ impl Crew {
 
     /// Calls a worker to a shard whose own is held up, or hires one more if there are fewer than
     /// `most`.
-    pub(crate) fn reinforce(&self, core: &Core, at: usize, most: usize) {
+    pub(crate) fn reinforce(&self, core: &Core, shard_id: ShardId, most: usize) {
         let mut state = self.state.lock();
         if let Some(post) = state.idle.pop() {
             self.note_spare(&state);
             drop(state);
-            post.call(at);
+            post.call(shard_id);
         } else if state.posts.len() < most {
-            self.hire(core, state, at);
+            self.hire(core, state, shard_id);
         }
     }
 

@@ -11,7 +11,10 @@ use slab::Slab;
 use crate::pool::job::{End, JobPtr, JobRef};
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::Relaxed;
-use crate::sync::{Mutex, MutexGuard, mutant};
+use crate::sync::{Mutex, MutexGuard, failpoint};
+
+/// The index of a shard in its pool.
+pub(crate) type ShardId = usize;
 
 pub(crate) struct Shard {
     state: Mutex<ShardState>,
@@ -166,7 +169,7 @@ impl ShardGuard<'_> {
     pub(crate) fn push(&mut self, job: JobRef) -> bool {
         self.state.ready.push_back(job);
         self.depth.store(self.state.ready.len(), Relaxed);
-        !std::mem::replace(&mut self.state.served, true) && !mutant("push silently")
+        !std::mem::replace(&mut self.state.served, true) && !failpoint("push without wake")
     }
 
     /// Puts a claimed job back where it was.

@@ -11,14 +11,14 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::error::Panic;
-use crate::panic::fenced;
+use crate::panic::catch_panic;
 use crate::pool::job::{Home, JobPtr, JobRef, Step};
-use crate::pool::limiter::deferred_wakes::Effects;
+use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::{Admission, Offer, OnFull, Verdict};
 use crate::pool::scheduler::context;
 use crate::pool::scheduler::idle::Crew;
 use crate::pool::scheduler::poll_times::Pace;
-use crate::pool::scheduler::shard::Kept;
+use crate::pool::scheduler::shard::{Kept, ShardId};
 use crate::pool::scheduler::stall_monitor::Lookout;
 use crate::pool::status::Status;
 use crate::trace::event;
@@ -152,7 +152,7 @@ impl Core {
     /// The shard of the current thread.
     #[cfg(not(millpond_loom))]
     #[inline]
-    pub(crate) fn here(&self) -> usize {
+    pub(crate) fn current_shard(&self) -> ShardId {
         match self.admission.shards().len() {
             1 => 0,
             shards => tokio::runtime::worker_index().unwrap_or(0) % shards,
@@ -160,8 +160,8 @@ impl Core {
     }
 
     #[cfg(millpond_loom)]
-    pub(crate) fn here(&self) -> usize {
-        crate::pool::loom::here() % self.admission.shards().len()
+    pub(crate) fn current_shard(&self) -> ShardId {
+        crate::sync::current_shard() % self.admission.shards().len()
     }
 
     pub(crate) fn admit(
@@ -170,9 +170,9 @@ impl Core {
         quota: Option<usize>,
         on_full: OnFull<'_>,
     ) -> Verdict {
-        let at = self.here();
-        let verdict = self.admission.admit(at, offer, quota, on_full);
-        self.follow(at, verdict)
+        let shard_id = self.current_shard();
+        let verdict = self.admission.admit(shard_id, offer, quota, on_full);
+        self.follow(shard_id, verdict)
     }
 
     /// Whether a submitter is to yield to the runtime: its jobs are run on another thread again
@@ -180,49 +180,49 @@ impl Core {
     #[inline]
     pub(crate) fn wants_yield(&self) -> bool {
         self.admission.shards().len() > 1
-            && self.admission.shard(self.here()).is_to_yield()
+            && self.admission.shard(self.current_shard()).is_to_yield()
             && !self.admission.needs_desk()
             && (cfg!(millpond_loom) || tokio::runtime::worker_index().is_some())
     }
 
     pub(crate) fn reserve(&self, quota: Option<usize>, cx: Option<&Context<'_>>) -> Verdict {
-        let at = self.here();
-        let verdict = self.admission.reserve(at, quota, cx.map(|cx| (cx.waker(), self.id())));
-        self.follow(at, verdict)
+        let shard_id = self.current_shard();
+        let verdict = self.admission.reserve(shard_id, quota, cx.map(|cx| (cx.waker(), self.id())));
+        self.follow(shard_id, verdict)
     }
 
     /// A caller in line for a slot was told to come.
     pub(crate) fn collect(&self, ticket: usize) -> Verdict {
-        let at = self.here();
-        let mut fx = Effects::default();
-        let verdict = self.admission.collect(ticket, &mut fx);
-        self.apply(at, fx);
-        self.follow(at, verdict)
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        let verdict = self.admission.collect(ticket, &mut deferred);
+        self.apply(shard_id, deferred);
+        self.follow(shard_id, verdict)
     }
 
     pub(crate) fn redeem(&self, offer: &mut impl Offer, quota: Option<usize>) -> Verdict {
-        let at = self.here();
-        let verdict = self.admission.redeem(at, offer, quota);
+        let shard_id = self.current_shard();
+        let verdict = self.admission.redeem(shard_id, offer, quota);
         if verdict == Verdict::Closed {
             self.free(quota, Kept::Refused);
         }
-        self.follow(at, verdict)
+        self.follow(shard_id, verdict)
     }
 
     /// Gives back a slot that was kept without a job.
     pub(crate) fn free(&self, quota: Option<usize>, kept: Kept) {
-        let at = self.here();
-        let mut fx = Effects::default();
-        self.admission.free(at, quota, kept, &mut fx);
-        self.apply(at, fx);
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        self.admission.free(shard_id, quota, kept, &mut deferred);
+        self.apply(shard_id, deferred);
     }
 
     /// Calls a worker for what was started.
-    pub(crate) fn follow(&self, at: usize, verdict: Verdict) -> Verdict {
+    pub(crate) fn follow(&self, shard_id: ShardId, verdict: Verdict) -> Verdict {
         match verdict {
-            Verdict::Started { call, depth } => self.attend(at, call, depth),
+            Verdict::Started { call, depth } => self.attend(shard_id, call, depth),
             Verdict::Overflow { call, depth } => {
-                self.attend(at, call, depth);
+                self.attend(shard_id, call, depth);
                 event!(DEBUG, pool = &*self.config.name, "job overflows");
             }
             Verdict::Full | Verdict::Closed | Verdict::Deadlock => self.tell_refused(verdict),
@@ -233,16 +233,16 @@ impl Core {
 
     /// Sees to it that somebody polls what is ready in a shard.
     #[inline]
-    fn attend(&self, at: usize, call: bool, depth: usize) {
+    fn attend(&self, shard_id: ShardId, call: bool, depth: usize) {
         // Otherwise everybody is busy, with the jobs of this shard or with others: for how long?
         // And a worker called from within a job is to run on this thread, once that returns.
-        if call && self.crew.call(self, at) && context::current().is_none() {
+        if call && self.crew.call(self, shard_id) && context::current().is_none() {
             return;
         }
         if self.crew.wants_lookout() {
             Lookout::start(self.arc());
         }
-        self.consider_help(at, depth);
+        self.consider_help(shard_id, depth);
     }
 
     #[cold]
@@ -250,49 +250,53 @@ impl Core {
         event!(DEBUG, pool = &*self.config.name, reason = ?_verdict, "job refused");
     }
 
-    fn consider_help(&self, at: usize, depth: usize) {
+    fn consider_help(&self, shard_id: ShardId, depth: usize) {
         if self.crew.has_spare() && self.pace.wait(depth) > WORTH_A_CALL {
-            self.crew.reinforce(self, (at + 1) % self.admission.shards().len(), self.crew.enough());
+            self.crew.reinforce(
+                self,
+                (shard_id + 1) % self.admission.shards().len(),
+                self.crew.enough(),
+            );
         }
     }
 
     /// Does what was left to do when the locks were released.
-    pub(crate) fn apply(&self, at: usize, mut fx: Effects) {
-        for job in fx.take_started() {
+    pub(crate) fn apply(&self, shard_id: ShardId, mut deferred: DeferredWakes) {
+        for job in deferred.take_started() {
             job.leave_line();
-            self.make_ready(at, job);
+            self.make_ready(shard_id, job);
         }
-        fx.wake_all();
-        self.tell_idle(fx.idle);
+        deferred.wake_all();
+        self.tell_idle(deferred.idle);
     }
 
     /// Tells whoever waits for the pool's last job.
     pub(crate) fn tell_idle(&self, idle: bool) {
         if idle {
-            fenced(|| self.idle.notify_waiters());
+            catch_panic(|| self.idle.notify_waiters());
             self.crew.call_all_if(self.admission.is_closed());
         }
     }
 
     /// Queues a job that holds what it needs to run.
-    pub(crate) fn make_ready(&self, at: usize, job: JobRef) {
-        let mut shard = self.admission.shard(at).lock();
+    pub(crate) fn make_ready(&self, shard_id: ShardId, job: JobRef) {
+        let mut shard = self.admission.shard(shard_id).lock();
         // The flag is set before the queues are emptied for the last time.
         if self.admission.is_dead() {
             drop(shard);
-            return self.cancel(at, job);
+            return self.cancel(shard_id, job);
         }
         let call = shard.push(job);
         let depth = shard.ready.len();
         drop(shard);
-        self.attend(at, call, depth);
+        self.attend(shard_id, call, depth);
     }
 
     pub(crate) fn close(&self) {
-        let at = self.here();
-        let mut fx = Effects::default();
-        let first = self.admission.close(at, &mut fx);
-        self.apply(at, fx);
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        let first = self.admission.close(shard_id, &mut deferred);
+        self.apply(shard_id, deferred);
         if first {
             event!(INFO, pool = &*self.config.name, "pool closed");
             // Idle workers have nothing to wait for any more.
@@ -301,11 +305,11 @@ impl Core {
     }
 
     pub(crate) fn resize(&self, size: NonZeroUsize) {
-        let at = self.here();
-        let mut fx = Effects::default();
-        let before = self.admission.resize(at, size.get(), &mut fx);
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        let before = self.admission.resize(shard_id, size.get(), &mut deferred);
         self.crew.resize(size.get());
-        self.apply(at, fx);
+        self.apply(shard_id, deferred);
         event!(INFO, pool = &*self.config.name, before, size, "pool resized");
         let _ = before;
     }
@@ -322,7 +326,7 @@ impl Core {
         self.ensure_runtime();
         // Only tokio knows, and panics when it does not like it.
         assert!(
-            fenced(|| self.runtime().block_on(async {})).is_some(),
+            catch_panic(|| self.runtime().block_on(async {})).is_some(),
             "`{verb}` would block a thread that drives asynchronous tasks: use the verb without \
              `blocking_` there, or call it through `spawn_blocking`"
         );
@@ -331,10 +335,10 @@ impl Core {
     /// A caller in line goes away.
     #[cold]
     pub(crate) fn leave_line(&self, ticket: usize) {
-        let at = self.here();
-        let mut fx = Effects::default();
-        self.admission.leave(at, ticket, &mut fx);
-        self.apply(at, fx);
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        self.admission.leave(shard_id, ticket, &mut deferred);
+        self.apply(shard_id, deferred);
     }
 
     pub(crate) fn overflow_limit(&self) -> usize {
@@ -399,7 +403,7 @@ impl Core {
 
 impl Home for Core {
     fn resume(&self, job: JobRef) {
-        self.make_ready(self.here(), job);
+        self.make_ready(self.current_shard(), job);
     }
 
     fn await_start(&self, job: JobPtr, ticket: usize, waker: &Waker) -> bool {
@@ -407,11 +411,11 @@ impl Home for Core {
     }
 
     fn withdraw(&self, job: JobPtr, ticket: usize) -> bool {
-        let at = self.here();
-        let mut fx = Effects::default();
-        let withdrawn = self.admission.withdraw(at, job, ticket, &mut fx);
-        self.apply(at, fx);
-        withdrawn.map(|job| self.end_withdrawn(at, job)).is_some()
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        let withdrawn = self.admission.withdraw(shard_id, job, ticket, &mut deferred);
+        self.apply(shard_id, deferred);
+        withdrawn.map(|job| self.end_withdrawn(shard_id, job)).is_some()
     }
 }
 

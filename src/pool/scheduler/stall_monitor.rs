@@ -91,19 +91,19 @@ impl Lookout {
             let known = self.steps.iter().find(|(known, _)| Arc::ptr_eq(known, post));
             if known.is_some_and(|(_, steps)| *steps == post.steps()) {
                 look.held_up |= has_claims;
-                post.give_up().for_each(|job| core.make_ready(core.here(), job));
+                post.give_up().for_each(|job| core.make_ready(core.current_shard(), job));
                 core.pay_for(post);
             }
         }
         self.steps = posts.into_iter().map(|post| (post.clone(), post.steps())).collect();
         let claims: Vec<_> =
             core.admission.shards().iter().map(|shard| shard.lock().claims).collect();
-        for (at, shard) in core.admission.shards().iter().enumerate() {
+        for (shard_id, shard) in core.admission.shards().iter().enumerate() {
             look.busy |= shard.depth() > 0;
-            if shard.depth() > 0 && self.claims.get(at) == Some(&claims[at]) {
+            if shard.depth() > 0 && self.claims.get(shard_id) == Some(&claims[shard_id]) {
                 look.held_up = true;
                 let census = core.admission.census();
-                core.crew.reinforce(core, at, census.size.saturating_add(census.overflow));
+                core.crew.reinforce(core, shard_id, census.size.saturating_add(census.overflow));
             }
         }
         self.claims = claims;

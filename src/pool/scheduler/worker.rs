@@ -22,6 +22,7 @@ use tokio::time::Sleep;
 use crate::pool::job::{End, JobRef, Step, Terms};
 use crate::pool::scheduler::idle::{LANE, Post, Rest};
 use crate::pool::scheduler::poll_times::Pace;
+use crate::pool::scheduler::shard::ShardId;
 use crate::pool::scheduler::shared::Core;
 
 const TURN_JOBS: u32 = 2_048;
@@ -44,7 +45,7 @@ pub(crate) struct Worker {
     core: Arc<Core>,
     post: Arc<Post>,
     /// The shard it serves.
-    home: usize,
+    home: ShardId,
     idle: bool,
     /// Ticks since it was last called.
     ticks: u32,
@@ -133,11 +134,11 @@ enum Turn {
 }
 
 impl Worker {
-    pub(crate) fn start(core: Arc<Core>, post: Arc<Post>, at: usize) {
+    pub(crate) fn start(core: Arc<Core>, post: Arc<Post>, shard_id: ShardId) {
         let worker = Self {
             core,
             post,
-            home: at,
+            home: shard_id,
             idle: false,
             ticks: 0,
             timer: None,
@@ -151,11 +152,6 @@ impl Worker {
         worker.spawn();
     }
 
-    #[cfg(millpond_loom)]
-    pub(crate) fn home(&self) -> usize {
-        self.home
-    }
-
     #[cfg(not(millpond_loom))]
     fn spawn(self) {
         let runtime = self.core.runtime().clone();
@@ -164,7 +160,7 @@ impl Worker {
 
     #[cfg(millpond_loom)]
     fn spawn(self) {
-        crate::pool::loom::spawn(self);
+        crate::sync::spawn(self.home, self);
     }
 
     /// Polls ready jobs of the shard until it is empty or the turn is over.
@@ -249,10 +245,10 @@ impl Worker {
     /// Moves to the shard of the thread it runs on, with all that is ready in the one it was called
     /// to: so the jobs stay with one thread, and new ones there find a worker of their own.
     fn settle_in(&mut self) {
-        let here = self.core.here();
+        let shard_id = self.core.current_shard();
         let shards = self.core.admission.shards();
-        if here == self.home {
-            return shards[here].forget_drains();
+        if shard_id == self.home {
+            return shards[shard_id].forget_drains();
         }
         let mut left = shards[self.home].lock();
         left.served = false;
@@ -263,7 +259,7 @@ impl Worker {
             // would cross threads one by one, at three times the price, until the submitter yields.
             shards[self.home].note_drain();
         }
-        self.home = here;
+        self.home = shard_id;
         self.adopt(jobs);
     }
 
@@ -279,9 +275,9 @@ impl Worker {
     /// Takes the older half of the deepest shard's jobs, if it is worth that.
     fn steal(&self) -> bool {
         let shards = self.core.admission.shards();
-        let deepest = (0..shards.len()).max_by_key(|&at| shards[at].depth());
-        let worth = |&at: &usize| {
-            at != self.home && self.core.pace.wait(shards[at].depth()) > WORTH_STEALING
+        let deepest = (0..shards.len()).max_by_key(|&shard_id| shards[shard_id].depth());
+        let worth = |&shard_id: &ShardId| {
+            shard_id != self.home && self.core.pace.wait(shards[shard_id].depth()) > WORTH_STEALING
         };
         let Some(victim) = deepest.filter(worth) else { return false };
         let jobs = shards[victim].lock().take(false);
@@ -291,8 +287,8 @@ impl Worker {
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            if let Some(at) = self.post.answer() {
-                self.home = at;
+            if let Some(shard_id) = self.post.answer() {
+                self.home = shard_id;
                 self.idle = false;
                 self.ticks = 0;
                 return Poll::Ready(());
@@ -329,19 +325,19 @@ impl Worker {
 impl Worker {
     /// Ends the jobs it has in its hands: there are some only if it was torn out of its work.
     fn put_down(&mut self) {
-        let (core, at) = (&*self.core, self.home);
+        let (core, shard_id) = (&*self.core, self.home);
         let unpaid = self.post.pay(self.unseen.len());
-        let mut shard = core.admission.shard(at).lock();
-        let slots = core.settle_unseen(at, &mut shard, &self.unseen, unpaid);
-        let note = self.note.take().map(|note| core.write_down(at, &mut shard, note));
+        let mut shard = core.admission.shard(shard_id).lock();
+        let slots = core.settle_unseen(shard_id, &mut shard, &self.unseen, unpaid);
+        let note = self.note.take().map(|note| core.write_down(shard_id, &mut shard, note));
         drop(shard);
-        core.drop_unseen(at, &mut self.unseen);
-        core.bring_to_line(at, slots);
+        core.drop_unseen(shard_id, &mut self.unseen);
+        core.bring_to_line(shard_id, slots);
         note.into_iter().for_each(|note| {
-            core.follow_up(at, note);
+            core.follow_up(shard_id, note);
         });
         let unpolled = self.again.take().into_iter().chain(self.post.give_up());
-        unpolled.for_each(|job| core.cancel(at, job));
+        unpolled.for_each(|job| core.cancel(shard_id, job));
     }
 }
 
@@ -369,7 +365,7 @@ impl Future for Worker {
                         this.idle = true;
                         continue;
                     }
-                    Rest::Serve(at) => this.home = at,
+                    Rest::Serve(shard_id) => this.home = shard_id,
                     Rest::Leave => {
                         this.left = true;
                         this.core.crew.call_all_if(true);

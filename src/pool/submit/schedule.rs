@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use crate::error::{ScheduleError, TryScheduleError};
 use crate::pool::handle::{JobHandle, Keep};
 use crate::pool::job::{self, Claim, JobRef, Offered, Sink, Terms};
-use crate::pool::limiter::deferred_wakes::Effects;
+use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::wait_list::Told;
 use crate::pool::limiter::{Offer, OnFull, Verdict};
 use crate::pool::scheduler::shared::{Core, Nested};
@@ -211,11 +211,11 @@ where
             return Poll::Pending;
         }
         self.ticket = None;
-        let at = core.here();
-        let mut fx = Effects::default();
-        let verdict = core.admission.hand_in(at, ticket, &mut self.submission, &mut fx);
-        core.apply(at, fx);
-        self.conclude(core.follow(at, verdict), cx)
+        let shard_id = core.current_shard();
+        let mut deferred = DeferredWakes::default();
+        let verdict = core.admission.hand_in(shard_id, ticket, &mut self.submission, &mut deferred);
+        core.apply(shard_id, deferred);
+        self.conclude(core.follow(shard_id, verdict), cx)
     }
 
     #[cold]
@@ -374,7 +374,8 @@ mod tests {
         let submitter = runtime.spawn(async {
             let pool = Pool::new(100);
             let core = pool.core();
-            let drain = || (0..4).for_each(|_| core.admission.shard(core.here()).note_drain());
+            let drain =
+                || (0..4).for_each(|_| core.admission.shard(core.current_shard()).note_drain());
             let mut cx = Context::from_waker(Waker::noop());
             drain();
             let mut first = pin!(pool.schedule(async {}));
@@ -382,7 +383,7 @@ mod tests {
             drain();
             assert!(first.as_mut().poll(&mut cx).is_ready(), "once is enough");
             // A worker that runs the jobs here has the drains forgotten.
-            core.admission.shard(core.here()).forget_drains();
+            core.admission.shard(core.current_shard()).forget_drains();
             assert!(pin!(pool.schedule(async {})).poll(&mut cx).is_ready());
         });
         runtime.block_on(submitter).unwrap();

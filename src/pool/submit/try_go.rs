@@ -10,10 +10,10 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 
 use crate::error::{Closed, JobError};
-use crate::panic::fenced;
+use crate::panic::catch_panic;
 use crate::pool::handle::{JobHandle, Keep};
 use crate::pool::job::{End, Sink};
-use crate::pool::limiter::deferred_wakes::Effects;
+use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::{OnFull, Verdict};
 use crate::pool::scheduler::context::enter_inline;
 use crate::pool::scheduler::shared::Core;
@@ -34,7 +34,7 @@ impl<C: Deref<Target = Core>, S> InlineEnd<C, S> {
         let outcome = match catch_unwind(AssertUnwindSafe(drop_job)) {
             Ok(()) => outcome,
             Err(payload) => {
-                fenced(|| drop(outcome));
+                catch_panic(|| drop(outcome));
                 Err(JobError::panicked(payload))
             }
         };
@@ -50,9 +50,9 @@ impl<C: Deref<Target = Core>, S> InlineEnd<C, S> {
     }
 
     fn write_down(&self, end: End) {
-        let mut fx = Effects::default();
-        self.core.admission.end_inline(end, &mut fx);
-        self.core.apply(self.core.here(), fx);
+        let mut deferred = DeferredWakes::default();
+        self.core.admission.end_inline(end, &mut deferred);
+        self.core.apply(self.core.current_shard(), deferred);
     }
 }
 
