@@ -10,7 +10,7 @@ use slab::Slab;
 use crate::error::JobError;
 use crate::group::outcome::Outcome;
 use crate::panic::catch_panic;
-use crate::pool::{AbortHandle, Claim, Core, JobWatch, Sink};
+use crate::pool::{AbortHandle, Core, JobArc, OutputSink, RawJoinHandle};
 use crate::sync::{Mutex, failpoint};
 
 /// Calls a returned value a failure.
@@ -26,7 +26,7 @@ pub(crate) struct Members<T> {
 struct State<T> {
     submitted: usize,
     /// Jobs that have not ended, by their index.
-    running: HashMap<usize, Option<JobWatch>>,
+    running: HashMap<usize, Option<JobArc>>,
     /// In order of completion.
     ended: VecDeque<Outcome<T>>,
     /// How many of `ended` are failures.
@@ -111,7 +111,7 @@ impl<T: Send + 'static> Members<T> {
 
     pub(crate) fn cancel(&self) {
         let watches: Vec<_> = self.state.lock().running.values().flatten().cloned().collect();
-        watches.iter().for_each(JobWatch::abort);
+        watches.iter().for_each(JobArc::abort);
     }
 
     /// Takes the oldest outcome. `None` in the second place if none will come.
@@ -141,7 +141,12 @@ impl<T: Send + 'static> Members<T> {
 
     /// Has `waker` woken at the event, in place of the one kept under `key`. `false` if it has
     /// happened already.
-    pub(crate) fn enlist(&self, key: &mut Option<usize>, event: Event, waker: &Waker) -> bool {
+    pub(crate) fn register_waiter(
+        &self,
+        key: &mut Option<usize>,
+        event: Event,
+        waker: &Waker,
+    ) -> bool {
         // Wakers are the user's: cloned and dropped outside of the lock.
         let waiter = Waiter { event, waker: Some(waker.clone()) };
         let mut state = self.state.lock();
@@ -173,11 +178,11 @@ impl<T: Send + 'static> Members<T> {
 
     /// Counts a job in. Called while the pool admits it, before anybody could run it: so the order
     /// of indices is that of admission, and no end is missed.
-    pub(crate) fn add(&self, watch: Option<&JobWatch>) -> usize {
+    pub(crate) fn add(&self, job: Option<&JobArc>) -> usize {
         let mut state = self.state.lock();
         let index = state.submitted;
         state.submitted += 1;
-        state.running.insert(index, watch.cloned());
+        state.running.insert(index, job.cloned());
         index
     }
 
@@ -250,8 +255,8 @@ impl<T: Send + 'static> Ticket<T> {
     }
 }
 
-impl<T: Send + 'static> Sink<T> for Ticket<T> {
-    const DELIVERS: bool = true;
+impl<T: Send + 'static> OutputSink<T> for Ticket<T> {
+    const PUSHES: bool = true;
 
     type Handle = AbortHandle;
 
@@ -259,12 +264,12 @@ impl<T: Send + 'static> Sink<T> for Ticket<T> {
         self.members.quota
     }
 
-    fn enlist(&mut self, watch: Option<&JobWatch>) {
-        self.index = self.members.add(watch);
+    fn on_admit(&mut self, job: Option<&JobArc>) {
+        self.index = self.members.add(job);
     }
 
-    fn handle(claim: Claim<T>) -> AbortHandle {
-        AbortHandle::new(claim.into_watch())
+    fn handle(join: RawJoinHandle<T>) -> AbortHandle {
+        AbortHandle::new(join.into_job())
     }
 
     fn inline(mut self, outcome: Result<T, JobError>) -> AbortHandle {
@@ -272,7 +277,7 @@ impl<T: Send + 'static> Sink<T> for Ticket<T> {
         AbortHandle::finished()
     }
 
-    fn deliver(mut self, outcome: Result<T, JobError>) {
+    fn push_output(mut self, outcome: Result<T, JobError>) {
         self.report(outcome);
     }
 }

@@ -12,8 +12,8 @@ use crate::error::{Closed, JobError, TryScheduleError};
 use crate::group::Group;
 use crate::group::state::Members;
 use crate::pool::{
-    Claim, Core, InlineJob, JobHandle, JobWatch, Nested, OnFull, Pool, Reserver, Sink, Submission,
-    Verdict,
+    Core, InlineJob, JobArc, JobHandle, Nested, OnFull, OutputSink, Pool, RawJoinHandle, Reserver,
+    Submission, Verdict,
 };
 
 #[derive(Clone)]
@@ -175,7 +175,7 @@ trait Host: Send + Sync {
     fn quota(&self) -> Option<usize>;
     fn is_closed(&self) -> bool;
     /// Counts a guest in.
-    fn welcome(&self, watch: Option<&JobWatch>) -> usize;
+    fn welcome(&self, job: Option<&JobArc>) -> usize;
     /// Counts it out.
     fn dismiss(&self, index: usize);
 }
@@ -189,8 +189,8 @@ impl<T: Send + 'static> Host for Members<T> {
         self.is_closed()
     }
 
-    fn welcome(&self, watch: Option<&JobWatch>) -> usize {
-        self.add(watch)
+    fn welcome(&self, job: Option<&JobArc>) -> usize {
+        self.add(job)
     }
 
     fn dismiss(&self, index: usize) {
@@ -204,9 +204,9 @@ pub(crate) struct Guest {
     index: Option<usize>,
 }
 
-impl<R: Send + 'static> Sink<R> for Guest {
-    const DELIVERS: bool = false;
-    const STAYS: bool = true;
+impl<R: Send + 'static> OutputSink<R> for Guest {
+    const PUSHES: bool = false;
+    const DROPPED_AT_END: bool = true;
 
     type Handle = JobHandle<R>;
 
@@ -214,19 +214,19 @@ impl<R: Send + 'static> Sink<R> for Guest {
         self.host.as_ref().and_then(|host| host.quota())
     }
 
-    fn enlist(&mut self, watch: Option<&JobWatch>) {
-        self.index = self.host.as_ref().map(|host| host.welcome(watch));
+    fn on_admit(&mut self, job: Option<&JobArc>) {
+        self.index = self.host.as_ref().map(|host| host.welcome(job));
     }
 
-    fn handle(claim: Claim<R>) -> JobHandle<R> {
-        JobHandle::claimed(claim)
+    fn handle(join: RawJoinHandle<R>) -> JobHandle<R> {
+        JobHandle::pooled(join)
     }
 
     fn inline(self, outcome: Result<R, JobError>) -> JobHandle<R> {
         JobHandle::finished(outcome)
     }
 
-    fn deliver(self, _: Result<R, JobError>) {}
+    fn push_output(self, _: Result<R, JobError>) {}
 }
 
 impl Drop for Guest {

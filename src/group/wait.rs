@@ -16,8 +16,8 @@ struct Waiting<'a, T: Send + 'static> {
 
 impl<'a, T: Send + 'static> Waiting<'a, T> {
     /// Whether the event has not happened yet: then the waker is in place.
-    fn enlist(&mut self, event: Event, cx: &Context<'_>) -> bool {
-        self.members.enlist(&mut self.key, event, cx.waker())
+    fn register_waiter(&mut self, event: Event, cx: &Context<'_>) -> bool {
+        self.members.register_waiter(&mut self.key, event, cx.waker())
     }
 }
 
@@ -58,7 +58,7 @@ impl<T: Send + 'static> Future for Wait<'_, T> {
                 return Poll::Ready(outcomes);
             }
             let event = if self.cancels { Event::Failure } else { Event::All };
-            if self.waiting.enlist(event, cx) {
+            if self.waiting.register_waiter(event, cx) {
                 return Poll::Pending;
             }
         }
@@ -83,7 +83,7 @@ impl<T: Send + 'static> Future for Next<'_, T> {
             match self.0.members.take_next() {
                 (Some(outcome), _) => return Poll::Ready(Some(outcome)),
                 (None, false) => return Poll::Ready(None),
-                (None, true) if self.0.enlist(Event::Next, cx) => return Poll::Pending,
+                (None, true) if self.0.register_waiter(Event::Next, cx) => return Poll::Pending,
                 (None, true) => {}
             }
         }

@@ -19,9 +19,9 @@ use std::time::Duration;
 
 use crate::error::{Closed, ConfigError, ScheduleError, TryScheduleError};
 pub use crate::pool::builder::Builder;
-use crate::pool::handle::Keep;
+use crate::pool::handle::StoreOutput;
 pub use crate::pool::handle::{AbortHandle, AbortOnDrop, JobHandle};
-pub(crate) use crate::pool::job::{Claim, JobWatch, Sink};
+pub(crate) use crate::pool::job::{JobArc, OutputSink, RawJoinHandle};
 pub(crate) use crate::pool::limiter::{OnFull, Verdict};
 pub(crate) use crate::pool::scheduler::context::current;
 pub(crate) use crate::pool::scheduler::shared::Core;
@@ -240,7 +240,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        Submission::new(self.core(), job, Keep).submit(on_full)
+        Submission::new(self.core(), job, StoreOutput).submit(on_full)
     }
 
     /// Runs a job in the pool, or right here in the caller's task if that is full: the caller
@@ -312,7 +312,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let mut submission = Submission::new(self.core(), job, Keep);
+        let mut submission = Submission::new(self.core(), job, StoreOutput);
         match submission.admit(OnFull::Commit) {
             Verdict::Closed => Err(Closed(submission.take_job())),
             _ => Ok(AnywayGo::new(submission.take_handle())),

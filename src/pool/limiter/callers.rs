@@ -2,7 +2,7 @@
 
 use std::task::Waker;
 
-use crate::pool::job::{End, JobPtr, JobRef, Terms};
+use crate::pool::job::{End, RawJob, Runnable, SlotKind};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::state::Desk;
 use crate::pool::limiter::wait_list::{Caller, Entry, List, Removed, Told};
@@ -50,7 +50,7 @@ impl Admission {
     ) -> Verdict {
         let mut state = self.desk();
         let quota = state.line.node(ticket).quota;
-        let terms = Terms::slot(quota);
+        let slot_kind = SlotKind::for_quota(quota);
         let told = state.line.caller(ticket).told;
         match told {
             Told::Slot if state.has(CANCELLING) => {
@@ -68,11 +68,11 @@ impl Admission {
                 state.granted -= 1;
                 state.tally.started += 1;
                 let mut shard = self.shards[shard_id].lock();
-                let call = shard.push(offer.admit(terms));
+                let call = shard.push(offer.admit(slot_kind));
                 Verdict::Started { call, depth: shard.ready.len() }
             }
             Told::Place => {
-                let job = offer.admit_to_line(terms, ticket);
+                let job = offer.admit_to_line(slot_kind, ticket);
                 state.line.hand_in(ticket, job);
                 Verdict::InLine
             }
@@ -122,10 +122,10 @@ impl Admission {
     pub(crate) fn withdraw(
         &self,
         shard_id: ShardId,
-        job: JobPtr,
+        job: RawJob,
         ticket: usize,
         deferred: &mut DeferredWakes,
-    ) -> Option<JobRef> {
+    ) -> Option<Runnable> {
         let mut state = self.desk();
         let removed = state.line.remove_job(ticket, job)?;
         Some(self.take_out(&mut state, shard_id, removed, deferred))
@@ -138,7 +138,7 @@ impl Admission {
         shard_id: ShardId,
         removed: Removed,
         deferred: &mut DeferredWakes,
-    ) -> JobRef {
+    ) -> Runnable {
         state.ending += 1;
         removed.waker.into_iter().for_each(|waker| deferred.wake(waker));
         state.admit_all(deferred);
@@ -148,8 +148,8 @@ impl Admission {
         removed.job
     }
 
-    /// See [`Home::await_start`](crate::pool::limiter::cell::Home::await_start).
-    pub(crate) fn await_start(&self, job: JobPtr, ticket: usize, waker: &Waker) -> bool {
+    /// See [`JobScheduler::await_start`](crate::pool::limiter::cell::JobScheduler::await_start).
+    pub(crate) fn await_start(&self, job: RawJob, ticket: usize, waker: &Waker) -> bool {
         let waker = waker.clone();
         let mut state = self.state.lock();
         let Some(place) = state.line.start_waker(ticket, job) else { return false };

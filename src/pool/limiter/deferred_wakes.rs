@@ -6,13 +6,13 @@
 use std::task::Waker;
 
 use crate::panic::catch_panic;
-use crate::pool::job::JobRef;
+use crate::pool::job::Runnable;
 
 #[derive(Default)]
 pub(crate) struct DeferredWakes {
     wakes: Vec<Waker>,
     discards: Vec<Waker>,
-    started: Vec<JobRef>,
+    started: Vec<Runnable>,
     /// The pool has nothing left, and somebody waits for that.
     pub(crate) idle: bool,
 }
@@ -27,11 +27,11 @@ impl DeferredWakes {
     }
 
     /// A job left the line with a slot.
-    pub(crate) fn start(&mut self, job: JobRef) {
+    pub(crate) fn start(&mut self, job: Runnable) {
         self.started.push(job);
     }
 
-    pub(crate) fn take_started(&mut self) -> Vec<JobRef> {
+    pub(crate) fn take_started(&mut self) -> Vec<Runnable> {
         std::mem::take(&mut self.started)
     }
 

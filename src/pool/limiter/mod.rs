@@ -36,7 +36,7 @@ use std::task::Waker;
 
 use crossbeam_utils::CachePadded;
 
-use crate::pool::job::{End, JobRef, Terms};
+use crate::pool::job::{End, Runnable, SlotKind};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::state::Desk;
 use crate::pool::limiter::wait_list::{Line, List};
@@ -83,10 +83,10 @@ pub(crate) trait Offer {
 
     /// Gives the job up. Called under the locks of admission, so that nobody can run it, or look
     /// for it, before it is accounted for.
-    fn admit(&mut self, terms: Terms) -> JobRef;
+    fn admit(&mut self, slot_kind: SlotKind) -> Runnable;
 
     /// Gives the job up to stand in line under `ticket`.
-    fn admit_to_line(&mut self, terms: Terms, ticket: usize) -> JobRef;
+    fn admit_to_line(&mut self, slot_kind: SlotKind, ticket: usize) -> Runnable;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,7 +191,7 @@ impl Admission {
                 shard.free -= 1;
                 shard.tally.submitted += 1;
                 shard.tally.started += 1;
-                let call = shard.push(offer.admit(Terms::slot(quota)));
+                let call = shard.push(offer.admit(SlotKind::for_quota(quota)));
                 return Verdict::Started { call, depth: shard.ready.len() };
             }
         }
@@ -227,19 +227,19 @@ impl Admission {
             state.tally.refused += 1;
             return Verdict::Closed;
         }
-        let terms = Terms::slot(quota);
+        let slot_kind = SlotKind::for_quota(quota);
         let within_share = state.is_within_share(quota);
         if within_share {
             if self.take_slot(&mut state, shard_id) {
                 state.hold(quota);
                 state.tally.started += 1;
                 let mut shard = self.shards[shard_id].lock();
-                let call = shard.push(offer.admit(terms));
+                let call = shard.push(offer.admit(slot_kind));
                 return Verdict::Started { call, depth: shard.ready.len() };
             }
             if state.line.has_place() {
                 state.hold(quota);
-                state.stand(List::Main, offer, terms);
+                state.stand(List::Main, offer, slot_kind);
                 return Verdict::InLine;
             }
         }
@@ -260,14 +260,14 @@ impl Admission {
                 if within_share {
                     state.hold(quota);
                 }
-                state.stand(list, offer, terms);
+                state.stand(list, offer, slot_kind);
                 Verdict::InLine
             }
             OnFull::Overflow { limit } if state.overflow < limit => {
                 state.overflow += 1;
                 state.tally.overflow_started += 1;
                 let mut shard = self.shards[shard_id].lock();
-                let call = shard.push(offer.admit(Terms::Overflow));
+                let call = shard.push(offer.admit(SlotKind::Overflow));
                 Verdict::Overflow { call, depth: shard.ready.len() }
             }
             OnFull::Overflow { .. } => {
@@ -335,20 +335,20 @@ impl Admission {
     pub(crate) fn settle_slow(
         &self,
         shard_id: ShardId,
-        terms: Terms,
+        slot_kind: SlotKind,
         end: End,
         deferred: &mut DeferredWakes,
     ) {
         let mut state = self.desk();
         state.tally.end(end);
-        if terms == Terms::Overflow {
+        if slot_kind == SlotKind::Overflow {
             state.overflow -= 1;
             state.tally.overflow_ended += 1;
         } else {
             state.tally.ended += 1;
             self.hand_on(&mut state, shard_id, deferred);
         }
-        self.release_share(&mut state, shard_id, terms.quota(), deferred);
+        self.release_share(&mut state, shard_id, slot_kind.quota(), deferred);
         self.look_for_idle(&mut state, deferred);
     }
 

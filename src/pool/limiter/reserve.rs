@@ -2,7 +2,7 @@
 
 use std::task::Waker;
 
-use crate::pool::job::Terms;
+use crate::pool::job::SlotKind;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::wait_list::{List, Told};
 use crate::pool::limiter::{Admission, CLOSED, Offer, Verdict};
@@ -101,7 +101,7 @@ impl Admission {
         }
         shard.tally.redeemed += 1;
         shard.tally.started += 1;
-        let call = shard.push(offer.admit(Terms::slot(quota)));
+        let call = shard.push(offer.admit(SlotKind::for_quota(quota)));
         Verdict::Started { call, depth: shard.ready.len() }
     }
 

@@ -1,6 +1,6 @@
 //! Changes to the whole pool: another size, no more jobs, no jobs at all.
 
-use crate::pool::job::JobRef;
+use crate::pool::job::Runnable;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::state::Desk;
 use crate::pool::limiter::wait_list::{Entry, List, Told};
@@ -11,8 +11,8 @@ use crate::sync::failpoint;
 /// The jobs that were reached by [`Admission::cancel_all`], to be ended by the caller.
 #[derive(Default)]
 pub(crate) struct Cancelled {
-    pub(crate) in_line: Vec<JobRef>,
-    pub(crate) admitted: Vec<JobRef>,
+    pub(crate) in_line: Vec<Runnable>,
+    pub(crate) admitted: Vec<Runnable>,
 }
 
 impl Admission {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::task::Waker;
 
-use crate::pool::job::Terms;
+use crate::pool::job::SlotKind;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::wait_list::{Caller, Entry, List, Told};
 use crate::pool::limiter::{CONGESTED, FULL, Offer, State, Verdict};
@@ -71,10 +71,10 @@ impl State {
     }
 
     /// Puts the job itself in line.
-    pub(crate) fn stand(&mut self, list: List, offer: &mut impl Offer, terms: Terms) {
+    pub(crate) fn stand(&mut self, list: List, offer: &mut impl Offer, slot_kind: SlotKind) {
         let ticket = self.line.next_ticket();
-        let job = offer.admit_to_line(terms, ticket);
-        self.line.push(list, terms.quota(), Entry::Job(job, None));
+        let job = offer.admit_to_line(slot_kind, ticket);
+        self.line.push(list, slot_kind.quota(), Entry::Job(job, None));
         // Callers before it have their places already: this may admit the job itself.
         let _ = self.line.admit_next();
     }

@@ -9,7 +9,7 @@ use std::task::Waker;
 
 use slab::Slab;
 
-use crate::pool::job::{JobPtr, JobRef};
+use crate::pool::job::{RawJob, Runnable};
 use crate::pool::scheduler::context::Within;
 
 const NONE: usize = usize::MAX;
@@ -18,7 +18,7 @@ const NONE: usize = usize::MAX;
 pub(crate) enum Entry {
     /// A job that was handed over and needs nobody to be started, but may have one who waits for
     /// its start.
-    Job(JobRef, Option<Waker>),
+    Job(Runnable, Option<Waker>),
     /// A caller who still holds its job.
     Caller(Caller),
 }
@@ -31,7 +31,7 @@ impl Entry {
 
 /// A job that was taken out of line.
 pub(crate) struct Removed {
-    pub(crate) job: JobRef,
+    pub(crate) job: Runnable,
     pub(crate) waker: Option<Waker>,
     pub(crate) quota: Option<usize>,
     pub(crate) list: List,
@@ -268,7 +268,7 @@ impl Line {
     }
 
     /// Takes out the job under `ticket`, if it is that job.
-    pub(crate) fn remove_job(&mut self, ticket: usize, job: JobPtr) -> Option<Removed> {
+    pub(crate) fn remove_job(&mut self, ticket: usize, job: RawJob) -> Option<Removed> {
         let list = self.nodes.get(ticket)?.list?;
         self.start_waker(ticket, job)?;
         self.unlink(ticket);
@@ -280,7 +280,7 @@ impl Line {
     }
 
     /// Where to leave the waker of who waits for a job's start, if it stands under `ticket`.
-    pub(crate) fn start_waker(&mut self, ticket: usize, job: JobPtr) -> Option<&mut Option<Waker>> {
+    pub(crate) fn start_waker(&mut self, ticket: usize, job: RawJob) -> Option<&mut Option<Waker>> {
         match &mut self.nodes.get_mut(ticket)?.entry {
             Entry::Job(own, waker) if own.ptr() == job => Some(waker),
             _ => None,
@@ -288,7 +288,7 @@ impl Line {
     }
 
     /// A caller with a kept place in the queue hands its job in, and keeps its position.
-    pub(crate) fn hand_in(&mut self, ticket: usize, job: JobRef) {
+    pub(crate) fn hand_in(&mut self, ticket: usize, job: Runnable) {
         debug_assert!(self.nodes[ticket].admitted);
         self.nodes[ticket].entry = Entry::Job(job, None);
         self.queued += 1;

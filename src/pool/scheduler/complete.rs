@@ -2,7 +2,7 @@
 
 use crate::error::Panic;
 use crate::panic::catch_panic;
-use crate::pool::job::{End, JobRef, Terms};
+use crate::pool::job::{End, Runnable, SlotKind};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::scheduler::idle::Post;
 use crate::pool::scheduler::shard::{ShardGuard, ShardId};
@@ -12,10 +12,10 @@ use crate::trace::event;
 
 impl Core {
     /// Gives a job that returned `Pending` for the first time a seat in this shard.
-    pub(crate) fn seat(&self, shard_id: ShardId, shard: &mut ShardGuard<'_>, job: &JobRef) {
-        if job.seat().is_none() {
+    pub(crate) fn seat(&self, shard_id: ShardId, shard: &mut ShardGuard<'_>, job: &Runnable) {
+        if job.suspended_key().is_none() {
             let key = shard.seated.insert(job.ptr());
-            job.sit(|| self.arc(), key * self.admission.shards().len() + shard_id);
+            job.set_suspended_key(|| self.arc(), key * self.admission.shards().len() + shard_id);
         }
         if self.admission.is_cancelling() {
             job.ptr().request_abort();
@@ -23,9 +23,9 @@ impl Core {
     }
 
     /// Where a suspended job sits: shard and key.
-    fn split(&self, job: &JobRef) -> Option<(ShardId, usize)> {
+    fn split(&self, job: &Runnable) -> Option<(ShardId, usize)> {
         let shards = self.admission.shards().len();
-        job.seat().map(|place| (place % shards, place / shards))
+        job.suspended_key().map(|place| (place % shards, place / shards))
     }
 
     /// Accounts for an ended job as far as its shard can. `true` if the line must hear of it.
@@ -33,10 +33,10 @@ impl Core {
         &self,
         shard_id: ShardId,
         shard: &mut ShardGuard<'_>,
-        job: &JobRef,
+        job: &Runnable,
         end: End,
     ) -> bool {
-        let terms = job.terms();
+        let slot_kind = job.slot_kind();
         if let Some((home, key)) = self.split(job) {
             if home == shard_id {
                 shard.seated.remove(key);
@@ -50,7 +50,7 @@ impl Core {
         }
         // Written down together with the slot's return, be it here or at the line: an idle pool has
         // all its slots.
-        if terms != Terms::Slot || self.admission.needs_desk() {
+        if slot_kind != SlotKind::Plain || self.admission.needs_desk() {
             return true;
         }
         shard.tally.end(end);
@@ -97,7 +97,7 @@ impl Core {
         &self,
         shard_id: ShardId,
         shard: &mut ShardGuard<'_>,
-        jobs: &[JobRef],
+        jobs: &[Runnable],
         unpaid: usize,
     ) -> usize {
         let seats = jobs.iter().filter_map(|job| self.split(job));
@@ -114,13 +114,13 @@ impl Core {
     }
 
     /// Takes unseen jobs out of the seats they have in other shards, and lets go of them.
-    pub(crate) fn drop_unseen(&self, shard_id: ShardId, jobs: &mut Vec<JobRef>) {
+    pub(crate) fn drop_unseen(&self, shard_id: ShardId, jobs: &mut Vec<Runnable>) {
         for job in jobs.drain(..) {
             self.unseat_elsewhere(shard_id, &job);
         }
     }
 
-    fn unseat_elsewhere(&self, shard_id: ShardId, job: &JobRef) {
+    fn unseat_elsewhere(&self, shard_id: ShardId, job: &Runnable) {
         if let Some((home, key)) = self.split(job).filter(|(home, _)| *home != shard_id) {
             self.admission.shard(home).lock().seated.remove(key);
         }
@@ -130,7 +130,12 @@ impl Core {
         if slots > 0 {
             let mut deferred = DeferredWakes::default();
             for _ in 0..slots {
-                self.admission.settle_slow(shard_id, Terms::Slot, End::Completed, &mut deferred);
+                self.admission.settle_slow(
+                    shard_id,
+                    SlotKind::Plain,
+                    End::Completed,
+                    &mut deferred,
+                );
             }
             self.apply(shard_id, deferred);
         }
@@ -147,12 +152,12 @@ impl Core {
     }
 
     /// The rest of it, after the shard's lock was released.
-    pub(crate) fn settled(&self, shard_id: ShardId, job: JobRef, end: End, slow: bool) {
+    pub(crate) fn settled(&self, shard_id: ShardId, job: Runnable, end: End, slow: bool) {
         self.unseat_elsewhere(shard_id, &job);
         let mut idle = false;
         if slow {
             let mut deferred = DeferredWakes::default();
-            self.admission.settle_slow(shard_id, job.terms(), end, &mut deferred);
+            self.admission.settle_slow(shard_id, job.slot_kind(), end, &mut deferred);
             // Told last: then there is nothing left to be seen of the job.
             idle = std::mem::take(&mut deferred.idle);
             self.apply(shard_id, deferred);
@@ -161,7 +166,7 @@ impl Core {
     }
 
     /// Tells of the end of a job that is accounted for.
-    fn announce(&self, job: JobRef, end: End, idle: bool) {
+    fn announce(&self, job: Runnable, end: End, idle: bool) {
         if end == End::Panicked {
             job.with_panic(|panic| self.tell_panic(panic));
         }
@@ -178,7 +183,7 @@ impl Core {
     }
 
     /// Ends a job that is in nobody else's hands.
-    pub(crate) fn cancel(&self, shard_id: ShardId, job: JobRef) {
+    pub(crate) fn cancel(&self, shard_id: ShardId, job: Runnable) {
         let end = job.cancel();
         let mut shard = self.admission.shard(shard_id).lock();
         let slow = self.settle(shard_id, &mut shard, &job, end);
@@ -196,7 +201,7 @@ impl Core {
             self.end_withdrawn(shard_id, job);
         }
         for job in cancelled.admitted {
-            if job.is_shielded() && !dead {
+            if job.is_abort_deferred() && !dead {
                 self.make_ready(shard_id, job)
             } else {
                 self.cancel(shard_id, job)
@@ -204,7 +209,7 @@ impl Core {
         }
     }
 
-    pub(crate) fn end_withdrawn(&self, shard_id: ShardId, job: JobRef) {
+    pub(crate) fn end_withdrawn(&self, shard_id: ShardId, job: Runnable) {
         let end = job.cancel();
         let mut deferred = DeferredWakes::default();
         self.admission.end_withdrawn(end, &mut deferred);

@@ -2,14 +2,14 @@
 
 use std::cell::Cell;
 
-use crate::pool::job::{JobPtr, Terms};
+use crate::pool::job::{RawJob, SlotKind};
 
 /// The job that is being polled on this thread.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Current {
     /// The pool it belongs to.
     pool: usize,
-    pub(crate) job: JobPtr,
+    pub(crate) job: RawJob,
     /// Another job runs inside of it, inline.
     pub(crate) inline: bool,
 }
@@ -45,7 +45,7 @@ pub(crate) fn current() -> Option<Current> {
 
 /// Polls a job, known as the current one meanwhile. `poll` must not panic.
 #[inline]
-pub(crate) fn enter<R>(pool: usize, job: JobPtr, poll: impl FnOnce() -> R) -> R {
+pub(crate) fn enter<R>(pool: usize, job: RawJob, poll: impl FnOnce() -> R) -> R {
     CURRENT.with(|cell| {
         let outer = cell.replace(Some(Current { pool, job, inline: false }));
         let polled = poll();
@@ -74,6 +74,7 @@ pub(crate) fn enter_inline<R>(poll: impl FnOnce() -> R) -> R {
 /// The job of this very pool that is asking, if it holds a slot.
 pub(crate) fn within(pool: usize) -> Option<Within> {
     let current = current().filter(|current| current.is_of(pool))?;
-    let terms = current.job.terms();
-    (terms != Terms::Overflow).then(|| Within { job: current.job.id(), quota: terms.quota() })
+    let slot_kind = current.job.slot_kind();
+    (slot_kind != SlotKind::Overflow)
+        .then(|| Within { job: current.job.id(), quota: slot_kind.quota() })
 }

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
-use crate::pool::job::{Berth, JobRef};
+use crate::pool::job::{AtomicJobSlot, Runnable};
 use crate::pool::scheduler::shard::ShardId;
 use crate::pool::scheduler::shared::Core;
 use crate::pool::scheduler::worker::Worker;
@@ -57,7 +57,7 @@ pub(crate) struct Post {
     called_to: AtomicUsize,
     waker: OnceLock<Waker>,
     /// The jobs it has claimed and not polled yet: there for others should it be held up.
-    pub(crate) lane: [Berth; LANE],
+    pub(crate) lane: [AtomicJobSlot; LANE],
     /// Whether it moves: counts what it does between two polls of jobs.
     steps: AtomicUsize,
     /// Slots of ended jobs the worker has yet to give back. Only the worker writes it.
@@ -71,7 +71,7 @@ impl Post {
         Arc::new(Self {
             called_to: AtomicUsize::new(NOBODY),
             waker: OnceLock::new(),
-            lane: std::array::from_fn(|_| Berth::new()),
+            lane: std::array::from_fn(|_| AtomicJobSlot::new()),
             steps: AtomicUsize::new(0),
             owed: AtomicUsize::new(0),
             forgiven: Mutex::new(0),
@@ -114,8 +114,8 @@ impl Post {
     }
 
     /// The claimed jobs, taken from a worker that is held up.
-    pub(crate) fn give_up(&self) -> impl Iterator<Item = JobRef> + '_ {
-        self.lane.iter().filter_map(Berth::take)
+    pub(crate) fn give_up(&self) -> impl Iterator<Item = Runnable> + '_ {
+        self.lane.iter().filter_map(AtomicJobSlot::take)
     }
 
     /// The shard the worker was called to, if it was.

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use slab::Slab;
 
-use crate::pool::job::{End, JobPtr, JobRef};
+use crate::pool::job::{End, RawJob, Runnable};
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Mutex, MutexGuard, failpoint};
@@ -30,9 +30,9 @@ const DRAINS: usize = 4;
 
 pub(crate) struct ShardState {
     pub(crate) free: usize,
-    pub(crate) ready: VecDeque<JobRef>,
+    pub(crate) ready: VecDeque<Runnable>,
     /// Suspended at least once and not ended, wherever they are.
-    pub(crate) seated: Slab<JobPtr>,
+    pub(crate) seated: Slab<RawJob>,
     /// Some worker will look at `ready` before it goes idle.
     pub(crate) served: bool,
     /// How often somebody took jobs from `ready`: whether it moves.
@@ -166,20 +166,20 @@ pub(crate) struct ShardGuard<'a> {
 impl ShardGuard<'_> {
     /// Puts a job at the end of the queue. `true` if no worker would see it: one must be called.
     #[must_use]
-    pub(crate) fn push(&mut self, job: JobRef) -> bool {
+    pub(crate) fn push(&mut self, job: Runnable) -> bool {
         self.state.ready.push_back(job);
         self.depth.store(self.state.ready.len(), Relaxed);
         !std::mem::replace(&mut self.state.served, true) && !failpoint("push without wake")
     }
 
     /// Puts a claimed job back where it was.
-    pub(crate) fn push_front(&mut self, job: JobRef) {
+    pub(crate) fn push_front(&mut self, job: Runnable) {
         self.state.ready.push_front(job);
         self.depth.store(self.state.ready.len(), Relaxed);
     }
 
     /// Takes the oldest jobs, at most `jobs`.
-    pub(crate) fn claim(&mut self, jobs: usize) -> impl Iterator<Item = JobRef> + '_ {
+    pub(crate) fn claim(&mut self, jobs: usize) -> impl Iterator<Item = Runnable> + '_ {
         let jobs = jobs.min(self.state.ready.len());
         self.depth.store(self.state.ready.len() - jobs, Relaxed);
         self.state.claims += 1;
@@ -187,7 +187,7 @@ impl ShardGuard<'_> {
     }
 
     /// Takes the older half, for a worker of another shard, or everything.
-    pub(crate) fn take(&mut self, all: bool) -> VecDeque<JobRef> {
+    pub(crate) fn take(&mut self, all: bool) -> VecDeque<Runnable> {
         let keep = if all { 0 } else { self.state.ready.len() / 2 };
         let rest = self.state.ready.len() - keep;
         self.state.claims += 1;

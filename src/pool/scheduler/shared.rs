@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::error::Panic;
 use crate::panic::catch_panic;
-use crate::pool::job::{Home, JobPtr, JobRef, Step};
+use crate::pool::job::{JobScheduler, RawJob, Runnable, Step};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::{Admission, Offer, OnFull, Verdict};
 use crate::pool::scheduler::context;
@@ -263,7 +263,7 @@ impl Core {
     /// Does what was left to do when the locks were released.
     pub(crate) fn apply(&self, shard_id: ShardId, mut deferred: DeferredWakes) {
         for job in deferred.take_started() {
-            job.leave_line();
+            job.leave_wait_list();
             self.make_ready(shard_id, job);
         }
         deferred.wake_all();
@@ -279,7 +279,7 @@ impl Core {
     }
 
     /// Queues a job that holds what it needs to run.
-    pub(crate) fn make_ready(&self, shard_id: ShardId, job: JobRef) {
+    pub(crate) fn make_ready(&self, shard_id: ShardId, job: Runnable) {
         let mut shard = self.admission.shard(shard_id).lock();
         // The flag is set before the queues are emptied for the last time.
         if self.admission.is_dead() {
@@ -396,21 +396,21 @@ impl Core {
     }
 
     /// Runs a step of a job on behalf of nobody in particular; used by workers.
-    pub(crate) fn poll(&self, job: &JobRef) -> Step {
+    pub(crate) fn poll(&self, job: &Runnable) -> Step {
         context::enter(self.id(), job.ptr(), || job.poll())
     }
 }
 
-impl Home for Core {
-    fn resume(&self, job: JobRef) {
+impl JobScheduler for Core {
+    fn schedule(&self, job: Runnable) {
         self.make_ready(self.current_shard(), job);
     }
 
-    fn await_start(&self, job: JobPtr, ticket: usize, waker: &Waker) -> bool {
+    fn await_start(&self, job: RawJob, ticket: usize, waker: &Waker) -> bool {
         self.admission.await_start(job, ticket, waker)
     }
 
-    fn withdraw(&self, job: JobPtr, ticket: usize) -> bool {
+    fn withdraw(&self, job: RawJob, ticket: usize) -> bool {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
         let withdrawn = self.admission.withdraw(shard_id, job, ticket, &mut deferred);

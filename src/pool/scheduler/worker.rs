@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::task::coop;
 use tokio::time::Sleep;
 
-use crate::pool::job::{End, JobRef, Step, Terms};
+use crate::pool::job::{End, Runnable, SlotKind, Step};
 use crate::pool::scheduler::idle::{LANE, Post, Rest};
 use crate::pool::scheduler::poll_times::Pace;
 use crate::pool::scheduler::shard::ShardId;
@@ -58,17 +58,17 @@ pub(crate) struct Worker {
     /// What the last poll left to be done.
     note: Option<Note>,
     /// A job that was woken while it was polled.
-    again: Option<JobRef>,
+    again: Option<Runnable>,
     /// Jobs that completed with nobody to see it: their slots are given back a few at a time.
-    unseen: Vec<JobRef>,
+    unseen: Vec<Runnable>,
 }
 
 /// What became of a polled job, to be written down under the next lock.
 pub(crate) enum Note {
     /// Suspended for the first time.
-    Suspended(JobRef),
+    Suspended(Runnable),
     Ended {
-        job: JobRef,
+        job: Runnable,
         end: End,
         tell_line: bool,
     },
@@ -213,7 +213,9 @@ impl Worker {
             let step = self.core.poll(&job);
             clock.tick(&self.core);
             match step {
-                Step::Ended(End::Completed) if job.terms() == Terms::Slot && job.is_unseen() => {
+                Step::Ended(End::Completed)
+                    if job.slot_kind() == SlotKind::Plain && job.is_detached() =>
+                {
                     self.unseen.push(job);
                     self.post.owe(self.unseen.len());
                 }
@@ -224,7 +226,7 @@ impl Worker {
                 Step::Pending => {
                     // Some of what the job met may have been the end of the task's budget.
                     let spent = !coop::has_budget_remaining();
-                    if job.seat().is_none() {
+                    if job.suspended_key().is_none() {
                         // Only a job that has a seat may be left to its wakers.
                         self.note = Some(Note::Suspended(job));
                         return spent || clock.is_over();
@@ -264,7 +266,7 @@ impl Worker {
     }
 
     /// Takes jobs of another shard into its own.
-    fn adopt(&self, jobs: VecDeque<JobRef>) {
+    fn adopt(&self, jobs: VecDeque<Runnable>) {
         let mut home = self.core.admission.shard(self.home).lock();
         for job in jobs {
             // This worker serves the shard itself.

@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 
 use crate::error::{Closed, ScheduleError, TryScheduleError};
 use crate::pool::Pool;
-use crate::pool::handle::{JobHandle, Keep};
-use crate::pool::job::Sink;
+use crate::pool::handle::{JobHandle, StoreOutput};
+use crate::pool::job::OutputSink;
 use crate::pool::limiter::Verdict;
 use crate::pool::limiter::wait_list::Told;
 use crate::pool::scheduler::shard::Kept;
@@ -171,7 +171,7 @@ impl Reserver {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.redeem(job, Keep)
+        self.redeem(job, StoreOutput)
     }
 
     #[track_caller]
@@ -179,7 +179,7 @@ impl Reserver {
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
-        S: Sink<F::Output>,
+        S: OutputSink<F::Output>,
     {
         assert!(self.is_reserved(), "a slot must be reserved before its job is submitted");
         debug_assert!(sink.quota() == self.quota);

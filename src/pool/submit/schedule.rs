@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use crate::error::{ScheduleError, TryScheduleError};
-use crate::pool::handle::{JobHandle, Keep};
-use crate::pool::job::{self, Claim, JobRef, Offered, Sink, Terms};
+use crate::pool::handle::{JobHandle, StoreOutput};
+use crate::pool::job::{self, NewJob, OutputSink, RawJoinHandle, Runnable, SlotKind};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::wait_list::Told;
 use crate::pool::limiter::{Offer, OnFull, Verdict};
@@ -21,7 +21,7 @@ pub(crate) struct Submission<'a, F, S>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
-    S: Sink<F::Output>,
+    S: OutputSink<F::Output>,
 {
     core: &'a Core,
     job: Stage<F, S>,
@@ -30,8 +30,8 @@ where
 
 enum Stage<F: Future, S> {
     Bare(F),
-    Offered(Offered<F, S>),
-    Admitted(Claim<F::Output>),
+    NewJob(NewJob<F, S>),
+    Admitted(RawJoinHandle<F::Output>),
     Gone,
 }
 
@@ -39,7 +39,7 @@ impl<'a, F, S> Submission<'a, F, S>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
-    S: Sink<F::Output>,
+    S: OutputSink<F::Output>,
 {
     #[track_caller]
     #[inline]
@@ -54,7 +54,7 @@ where
     fn offered(core: &'a Core, job: F, sink: S) -> Self {
         core.ensure_runtime();
         let span = JobSpan::current(core.config.spans);
-        Self { core, job: Stage::Offered(job::offer(job, span)), sink: Some(sink) }
+        Self { core, job: Stage::NewJob(job::allocate_job(job, span)), sink: Some(sink) }
     }
 
     #[inline]
@@ -86,7 +86,7 @@ where
     pub(crate) fn take_job(&mut self) -> F {
         match std::mem::replace(&mut self.job, Stage::Gone) {
             Stage::Bare(job) => job,
-            Stage::Offered(offered) => offered.take_back(),
+            Stage::NewJob(offered) => offered.take_back(),
             Stage::Admitted(_) | Stage::Gone => unreachable!("a refused job is still here"),
         }
     }
@@ -94,7 +94,7 @@ where
     #[inline]
     pub(crate) fn take_handle(&mut self) -> S::Handle {
         match std::mem::replace(&mut self.job, Stage::Gone) {
-            Stage::Admitted(claim) => S::handle(claim),
+            Stage::Admitted(join) => S::handle(join),
             _ => unreachable!("an admitted job has one"),
         }
     }
@@ -110,33 +110,33 @@ impl<F, S> Offer for Submission<'_, F, S>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
-    S: Sink<F::Output>,
+    S: OutputSink<F::Output>,
 {
     #[inline]
     fn prepare(&mut self) {
         if let Stage::Bare(_) = &self.job {
             let span = JobSpan::current(self.core.config.spans);
-            self.job = Stage::Offered(job::offer(self.take_job(), span));
+            self.job = Stage::NewJob(job::allocate_job(self.take_job(), span));
         }
     }
 
     #[inline]
-    fn admit(&mut self, terms: Terms) -> JobRef {
-        let (Stage::Offered(offered), Some(sink)) =
+    fn admit(&mut self, slot_kind: SlotKind) -> Runnable {
+        let (Stage::NewJob(offered), Some(sink)) =
             (std::mem::replace(&mut self.job, Stage::Gone), self.sink.take())
         else {
             unreachable!("a job is prepared before, and admitted once");
         };
-        let (job, claim) = offered.admit(sink, terms);
-        self.job = Stage::Admitted(claim);
+        let (job, join) = offered.admit(sink, slot_kind);
+        self.job = Stage::Admitted(join);
         job
     }
 
-    fn admit_to_line(&mut self, terms: Terms, ticket: usize) -> JobRef {
-        if let Stage::Offered(offered) = &self.job {
-            offered.enter_line(|| self.core.arc(), ticket);
+    fn admit_to_line(&mut self, slot_kind: SlotKind, ticket: usize) -> Runnable {
+        if let Stage::NewJob(offered) = &self.job {
+            offered.enter_wait_list(|| self.core.arc(), ticket);
         }
-        Offer::admit(self, terms)
+        Offer::admit(self, slot_kind)
     }
 }
 
@@ -148,7 +148,7 @@ pub(crate) struct Entering<'a, F, S>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
-    S: Sink<F::Output>,
+    S: OutputSink<F::Output>,
 {
     submission: Submission<'a, F, S>,
     polled: bool,
@@ -162,7 +162,7 @@ impl<'a, F, S> Entering<'a, F, S>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
-    S: Sink<F::Output>,
+    S: OutputSink<F::Output>,
 {
     #[track_caller]
     #[inline]
@@ -260,7 +260,7 @@ impl<F, S> Drop for Entering<'_, F, S>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
-    S: Sink<F::Output>,
+    S: OutputSink<F::Output>,
 {
     #[inline]
     fn drop(&mut self) {
@@ -272,7 +272,7 @@ where
 
 /// Waits for room in the pool; made by [`Pool::schedule`](crate::Pool::schedule).
 #[must_use = "futures do nothing unless polled"]
-pub struct Schedule<'a, F>(Entering<'a, F, Keep>)
+pub struct Schedule<'a, F>(Entering<'a, F, StoreOutput>)
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static;
@@ -285,7 +285,7 @@ where
     #[track_caller]
     #[inline]
     pub(crate) fn new(core: &'a Core, job: F) -> Self {
-        Self(Entering::new(core, job, Keep))
+        Self(Entering::new(core, job, StoreOutput))
     }
 }
 

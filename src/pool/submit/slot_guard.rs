@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::pool::Pool;
-use crate::pool::job::Hold;
+use crate::pool::job::SlotHold;
 use crate::pool::scheduler::context;
 use crate::pool::scheduler::shard::Kept;
 use crate::pool::scheduler::shared::Core;
@@ -20,7 +20,7 @@ use crate::pool::scheduler::shared::Core;
 #[must_use = "dropping it gives the slot back when the job ends"]
 pub struct HeldSlot {
     core: Arc<Core>,
-    hold: Arc<Hold>,
+    slot_hold: Arc<SlotHold>,
     quota: Option<usize>,
 }
 
@@ -52,14 +52,14 @@ impl Pool {
         let core = self.core();
         let current =
             context::current().filter(|current| current.is_of(core.id()) && !current.inline)?;
-        let hold = current.job.hold_slot()?;
-        Some(HeldSlot { core: core.clone(), hold, quota: current.job.terms().quota() })
+        let slot_hold = current.job.hold_slot()?;
+        Some(HeldSlot { core: core.clone(), slot_hold, quota: current.job.slot_kind().quota() })
     }
 }
 
 impl Drop for HeldSlot {
     fn drop(&mut self) {
-        if self.hold.let_go() {
+        if self.slot_hold.release() {
             self.core.free(self.quota, Kept::Held);
         }
     }

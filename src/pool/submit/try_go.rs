@@ -11,8 +11,8 @@ use pin_project_lite::pin_project;
 
 use crate::error::{Closed, JobError};
 use crate::panic::catch_panic;
-use crate::pool::handle::{JobHandle, Keep};
-use crate::pool::job::{End, Sink};
+use crate::pool::handle::{JobHandle, StoreOutput};
+use crate::pool::job::{End, OutputSink};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::{OnFull, Verdict};
 use crate::pool::scheduler::context::enter_inline;
@@ -29,7 +29,7 @@ impl<C: Deref<Target = Core>, S> InlineEnd<C, S> {
     /// The job has ended and is dropped by `drop_job`.
     fn end<T>(mut self, outcome: Result<T, JobError>, drop_job: impl FnOnce()) -> S::Handle
     where
-        S: Sink<T>,
+        S: OutputSink<T>,
     {
         let outcome = match catch_unwind(AssertUnwindSafe(drop_job)) {
             Ok(()) => outcome,
@@ -79,11 +79,11 @@ where
     C: Deref<Target = Core>,
     F: Future + Send + 'static,
     F::Output: Send + 'static,
-    S: Sink<F::Output>,
+    S: OutputSink<F::Output>,
 {
     /// The job was counted as one that runs inline.
     pub(crate) fn new(core: C, job: F, mut sink: S) -> Self {
-        sink.enlist(None);
+        sink.on_admit(None);
         Self { job: Some(job), end: Some(InlineEnd { core, sink: Some(sink) }) }
     }
 }
@@ -93,7 +93,7 @@ where
     C: Deref<Target = Core>,
     F: Future + Send + 'static,
     F::Output: Send + 'static,
-    S: Sink<F::Output>,
+    S: OutputSink<F::Output>,
 {
     type Output = S::Handle;
 
@@ -122,7 +122,7 @@ pin_project! {
     #[project = StateProj]
     #[project_replace = StateReplace]
     enum State<'a, F, S> {
-        Offered { job: F },
+        NewJob { job: F },
         Inline { #[pin] run: InlineJob<&'a Core, F, S> },
         Gone,
     }
@@ -132,22 +132,22 @@ impl<'a, F, S> Going<'a, F, S>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
-    S: Sink<F::Output>,
+    S: OutputSink<F::Output>,
 {
     #[track_caller]
     pub(crate) fn new(core: &'a Core, job: F) -> Self {
         core.ensure_runtime();
-        Self { core, state: State::Offered { job } }
+        Self { core, state: State::NewJob { job } }
     }
 
     /// Takes the job back if it was not offered yet.
     pub(crate) fn take_back(self: Pin<&mut Self>) -> Option<F> {
         let mut state = self.project().state;
-        if !matches!(state.as_mut().project(), StateProj::Offered { .. }) {
+        if !matches!(state.as_mut().project(), StateProj::NewJob { .. }) {
             return None;
         }
         match state.project_replace(State::Gone) {
-            StateReplace::Offered { job } => Some(job),
+            StateReplace::NewJob { job } => Some(job),
             _ => None,
         }
     }
@@ -182,7 +182,7 @@ pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct TryGo<'a, F> {
         #[pin]
-        going: Going<'a, F, Keep>,
+        going: Going<'a, F, StoreOutput>,
     }
 }
 
@@ -205,7 +205,7 @@ where
     type Output = Result<JobHandle<F::Output>, Closed<F>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().going.poll_with(cx, || Keep)
+        self.project().going.poll_with(cx, || StoreOutput)
     }
 }
 
