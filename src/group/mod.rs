@@ -20,7 +20,7 @@ pub use crate::group::submit::{GroupSchedule, GroupTryGo};
 #[cfg(feature = "tower")]
 pub(crate) use crate::group::submitter::{Door, Entry, Here};
 pub use crate::group::wait::{Next, Wait};
-use crate::pool::{AbortHandle, OnFull, Pool, Submission, Verdict};
+use crate::pool::{AbortHandle, AcquireOutcome, OnFull, Pool, Submission};
 
 /// Jobs of one pool that belong together: submitted through `&self` from anywhere, waited for
 /// as one, each with its result.
@@ -180,7 +180,7 @@ impl<T: Send + 'static> Group<T> {
         }
         let mut submission = self.submission(job);
         match submission.admit(OnFull::Commit) {
-            Verdict::Closed => Err(Closed(submission.take_job())),
+            AcquireOutcome::Closed => Err(Closed(submission.take_job())),
             _ => Ok(submission.take_handle()),
         }
     }

@@ -12,8 +12,8 @@ use crate::error::{Closed, JobError, TryScheduleError};
 use crate::group::Group;
 use crate::group::state::Members;
 use crate::pool::{
-    Core, InlineJob, JobArc, JobHandle, Nested, OnFull, OutputSink, Pool, RawJoinHandle, Reserver,
-    Submission, Verdict,
+    AcquireOutcome, Core, InlineJob, JobArc, JobHandle, Nested, OnFull, OutputSink, Pool,
+    RawJoinHandle, Reserver, Submission,
 };
 
 #[derive(Clone)]
@@ -69,8 +69,8 @@ impl Door {
 
     /// Refuses a job at once, before it is made, if it is clear that there is no room for it.
     #[inline]
-    pub(crate) fn turns_away(&self) -> bool {
-        self.host.is_none() && self.pool.core().turns_away()
+    pub(crate) fn refuse_if_full(&self) -> bool {
+        self.host.is_none() && self.pool.core().refuse_if_full()
     }
 
     /// Whether a job that would deadlock is to run in its caller.
@@ -79,7 +79,7 @@ impl Door {
     }
 
     /// Runs a job in the slot reserved by a reserver of this door.
-    pub(crate) fn redeem<F>(
+    pub(crate) fn submit_reserved<F>(
         &self,
         reserver: &mut Reserver,
         job: F,
@@ -92,7 +92,7 @@ impl Door {
             reserver.release();
             return Err(Closed(job));
         }
-        reserver.redeem(job, self.guest())
+        reserver.submit_reserved(job, self.guest())
     }
 
     pub(crate) fn try_schedule<F>(
@@ -134,9 +134,11 @@ impl Door {
             return Err(Closed(job));
         }
         let mut submission = Submission::new(self.pool.core(), job, self.guest());
-        match submission.admit(OnFull::Inline) {
-            Verdict::Inline => Ok(Entry::Here(submission.take_inline(self.pool.core().clone()))),
-            Verdict::Closed => Err(Closed(submission.take_job())),
+        match submission.admit(OnFull::RunInCaller) {
+            AcquireOutcome::RunInCaller => {
+                Ok(Entry::Here(submission.take_inline(self.pool.core().clone())))
+            }
+            AcquireOutcome::Closed => Err(Closed(submission.take_job())),
             _ => Ok(Entry::In(submission.take_handle())),
         }
     }

@@ -174,7 +174,7 @@ impl Wait {
     {
         let door = &self.shared.door;
         let entered = match refusal {
-            None => door.redeem(&mut self.reserver, call).map(Entry::In),
+            None => door.submit_reserved(&mut self.reserver, call).map(Entry::In),
             Some(Refusal::WouldDeadlock) if door.nests_inline() => door.try_go(call),
             Some(refusal) => return Err((refusal, call)),
         };

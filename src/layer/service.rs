@@ -99,7 +99,7 @@ where
             Some(Refusal::WouldDeadlock) if self.setup.shared.door.nests_inline() => Verb::TryGo,
             Some(refusal) => return self.refuse(refusal, request),
         };
-        if verb == Verb::TrySchedule && self.setup.shared.door.turns_away() {
+        if verb == Verb::TrySchedule && self.setup.shared.door.refuse_if_full() {
             return self.refuse(Refusal::Overloaded, request);
         }
         // The clone was not polled ready, so it stays and the ready one goes.
@@ -110,7 +110,7 @@ where
             Verb::Schedule => {
                 let reserver = self.reserver.as_mut().expect("this verb has one");
                 assert!(reserver.is_reserved(), "`poll_ready` must return `Ready` before `call`");
-                door.redeem(reserver, call).map_err(TryScheduleError::from)
+                door.submit_reserved(reserver, call).map_err(TryScheduleError::from)
             }
             Verb::TrySchedule => door.try_schedule(call),
             Verb::ScheduleAlways => door.schedule_always(call),

@@ -22,7 +22,7 @@ pub use crate::pool::builder::Builder;
 use crate::pool::handle::StoreOutput;
 pub use crate::pool::handle::{AbortHandle, AbortOnDrop, JobHandle};
 pub(crate) use crate::pool::job::{JobArc, OutputSink, RawJoinHandle};
-pub(crate) use crate::pool::limiter::{OnFull, Verdict};
+pub(crate) use crate::pool::limiter::{AcquireOutcome, OnFull};
 pub(crate) use crate::pool::scheduler::context::current;
 pub(crate) use crate::pool::scheduler::shared::Core;
 pub use crate::pool::scheduler::shared::Nested;
@@ -314,7 +314,7 @@ impl Pool {
     {
         let mut submission = Submission::new(self.core(), job, StoreOutput);
         match submission.admit(OnFull::Commit) {
-            Verdict::Closed => Err(Closed(submission.take_job())),
+            AcquireOutcome::Closed => Err(Closed(submission.take_job())),
             _ => Ok(AnywayGo::new(submission.take_handle())),
         }
     }
@@ -377,7 +377,7 @@ impl Pool {
     pub fn prewarm(&self, workers: usize) {
         let core = self.core();
         core.ensure_runtime();
-        core.crew.hire_up_to(core, workers.min(core.admission.census().size));
+        core.crew.hire_up_to(core, workers.min(core.limiter.counts().size));
     }
 
     /// Changes the size, at once and without waiting.
@@ -403,7 +403,7 @@ impl Pool {
 
     /// Whether the pool was closed.
     pub fn is_closed(&self) -> bool {
-        self.core().admission.is_closed()
+        self.core().limiter.is_closed()
     }
 
     /// Waits until no job runs, is queued or waits. On a pool that is not closed that may last

@@ -37,7 +37,7 @@ impl Core {
             let mut idle = std::pin::pin!(self.idle.notified());
             // Enlisted before the look, so that an end in between is not missed.
             idle.as_mut().enable();
-            if self.admission.watch_idle() {
+            if self.limiter.watch_idle() {
                 // Whoever ended the last job may find the watch taken down now.
                 self.idle.notify_waiters();
                 return;
@@ -47,18 +47,18 @@ impl Core {
     }
 
     pub(crate) async fn shutdown(&self, deadline: Duration) -> Report {
-        let before = self.admission.census().jobs;
+        let before = self.limiter.counts().jobs;
         self.close();
         if tokio::time::timeout(deadline, self.wait_idle()).await.is_err() {
             self.cancel_all(false);
             let _ = tokio::time::timeout(GRACE, self.wait_idle()).await;
         }
-        let after = self.admission.census();
+        let after = self.limiter.counts();
         let report = Report {
             completed: after.jobs.completed - before.completed,
             panicked: after.jobs.panicked - before.panicked,
             cancelled: after.jobs.cancelled - before.cancelled,
-            left: after.running + after.overflow + after.inline + after.held,
+            left: after.running + after.overflow + after.in_caller + after.held_slots,
         };
         event!(INFO, pool = &*self.config.name, ?report, "pool shut down");
         report

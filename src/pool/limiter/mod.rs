@@ -8,10 +8,10 @@
 //!
 //! # Congestion
 //!
-//! A caller who finds its shard empty takes the lock of the line, sets `CONGESTED` and looks
+//! A caller who finds its shard empty takes the lock of the line, sets `NO_SLOTS` and looks
 //! through all shards. The flag is read under the shard's own lock by everybody who gives a slot
 //! back; so a slot that came back before the look is seen by it, and one that comes back after it
-//! is brought to the line instead. `CONGESTED` under the line's lock therefore proves that no slot
+//! is brought to the line instead. `NO_SLOTS` under the line's lock therefore proves that no slot
 //! is free, and a refusal costs one load. Whoever brings a slot to the line hands it to the oldest
 //! there; only when nobody is left does it go to a shard again, and the flag is taken down.
 //!
@@ -38,25 +38,25 @@ use crossbeam_utils::CachePadded;
 
 use crate::pool::job::{End, Runnable, SlotKind};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
-use crate::pool::limiter::state::Desk;
-use crate::pool::limiter::wait_list::{Line, List};
-use crate::pool::scheduler::shard::{Shard, ShardId, Tally};
+use crate::pool::limiter::state::StateGuard;
+use crate::pool::limiter::wait_list::{List, WaitList, WaiterKey};
+use crate::pool::scheduler::shard::{Counters, Shard, ShardId};
 use crate::sync::atomic::Ordering::{Acquire, Relaxed};
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
 use crate::sync::{Mutex, failpoint};
 
 /// No slot is free in any shard.
-const CONGESTED: usize = 1;
-/// `CONGESTED`, and the queue has no place either.
+const NO_SLOTS: usize = 1;
+/// `NO_SLOTS`, and the queue has no place either.
 const FULL: usize = 1 << 5;
 /// Nothing new comes in.
 const CLOSED: usize = 1 << 1;
 /// Somebody waits for the pool to be idle.
-const WATCHED: usize = 1 << 2;
+const IDLE_WAITERS: usize = 1 << 2;
 /// Suspended jobs are to be cancelled instead of kept.
 const CANCELLING: usize = 1 << 3;
 /// The runtime is gone: nobody is left to run anything.
-const DEAD: usize = 1 << 4;
+const RUNTIME_GONE: usize = 1 << 4;
 
 /// What is to be done with a job for which there is neither a slot nor a place in the queue.
 pub(crate) enum OnFull<'a> {
@@ -69,7 +69,7 @@ pub(crate) enum OnFull<'a> {
     /// The job waits in line by itself.
     Commit,
     /// The job runs in its caller.
-    Inline,
+    RunInCaller,
     /// The job runs beyond the size, if no more than this many do.
     Overflow {
         limit: usize,
@@ -77,7 +77,7 @@ pub(crate) enum OnFull<'a> {
 }
 
 /// A job on offer.
-pub(crate) trait Offer {
+pub(crate) trait PendingJob {
     /// Puts the job where it can be admitted from, before any lock is taken.
     fn prepare(&mut self);
 
@@ -85,28 +85,28 @@ pub(crate) trait Offer {
     /// for it, before it is accounted for.
     fn admit(&mut self, slot_kind: SlotKind) -> Runnable;
 
-    /// Gives the job up to stand in line under `ticket`.
-    fn admit_to_line(&mut self, slot_kind: SlotKind, ticket: usize) -> Runnable;
+    /// Gives the job up to stand in line under `waiter_key`.
+    fn admit_waiting(&mut self, slot_kind: SlotKind, waiter_key: WaiterKey) -> Runnable;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum AcquireOutcome {
     /// Ready to run in the shard; a worker must be called if `call`.
     Started {
-        call: bool,
+        needs_wake: bool,
         depth: usize,
     },
     /// The same, beyond the size.
     Overflow {
-        call: bool,
+        needs_wake: bool,
         depth: usize,
     },
     /// In the queue, or committed to the line.
-    InLine,
+    Enqueued,
     /// The caller waits under this ticket.
     Waiting(usize),
-    /// The caller is to run it, and to tell [`Admission::end_inline`].
-    Inline,
+    /// The caller is to run it, and to tell [`Limiter::end_in_caller`].
+    RunInCaller,
     /// A slot is kept for it.
     Reserved,
     Full,
@@ -114,52 +114,52 @@ pub(crate) enum Verdict {
     Deadlock,
 }
 
-pub(crate) struct Admission {
+pub(crate) struct Limiter {
     shards: Box<[CachePadded<Shard>]>,
     /// Flags; written under the lock of `state` only.
-    attention: AtomicUsize,
+    flags: AtomicUsize,
     /// Jobs refused without taking a lock.
-    turned_away: AtomicU64,
+    fast_refusals: AtomicU64,
     state: Mutex<State>,
 }
 
 pub(crate) struct State {
-    pub(crate) line: Line,
+    pub(crate) wait_list: WaitList,
     size: usize,
-    places: usize,
+    queue_capacity: usize,
     /// Slots that are to vanish when they come back: the pool was made smaller.
-    debt: usize,
+    slots_to_remove: usize,
     /// Slots kept for callers who were told to come.
-    granted: usize,
+    slots_granted: usize,
     overflow: usize,
     /// Jobs that run in their callers.
-    inline: usize,
+    in_caller: usize,
     /// Jobs that were taken out of the line and are being cancelled.
-    ending: usize,
+    cancelling: usize,
     /// The slot-holding jobs that wait in line, with how many callers each.
-    blocked: HashMap<usize, usize>,
+    waiting_holders: HashMap<usize, usize>,
     /// Running totals of what does not happen in a shard.
-    tally: Tally,
+    counters: Counters,
 }
 
-impl Admission {
-    pub(crate) fn new(shards: usize, size: usize, places: usize) -> Self {
+impl Limiter {
+    pub(crate) fn new(shards: usize, size: usize, queue_capacity: usize) -> Self {
         let share = |shard: usize| size / shards + usize::from(shard < size % shards);
         Self {
             shards: (0..shards).map(|shard| CachePadded::new(Shard::new(share(shard)))).collect(),
-            attention: AtomicUsize::new(0),
-            turned_away: AtomicU64::new(0),
+            flags: AtomicUsize::new(0),
+            fast_refusals: AtomicU64::new(0),
             state: Mutex::new(State {
-                line: Line::new(places),
+                wait_list: WaitList::new(queue_capacity),
                 size,
-                places,
-                debt: 0,
-                granted: 0,
+                queue_capacity,
+                slots_to_remove: 0,
+                slots_granted: 0,
                 overflow: 0,
-                inline: 0,
-                ending: 0,
-                blocked: HashMap::new(),
-                tally: Tally::default(),
+                in_caller: 0,
+                cancelling: 0,
+                waiting_holders: HashMap::new(),
+                counters: Counters::default(),
             }),
         }
     }
@@ -177,33 +177,33 @@ impl Admission {
     pub(crate) fn admit(
         &self,
         shard_id: ShardId,
-        offer: &mut impl Offer,
+        pending: &mut impl PendingJob,
         quota: Option<usize>,
         on_full: OnFull<'_>,
-    ) -> Verdict {
-        if matches!(on_full, OnFull::Refuse) && quota.is_none() && self.turns_away() {
-            return Verdict::Full;
+    ) -> AcquireOutcome {
+        if matches!(on_full, OnFull::Refuse) && quota.is_none() && self.refuse_if_full() {
+            return AcquireOutcome::Full;
         }
-        offer.prepare();
+        pending.prepare();
         if quota.is_none() {
             let mut shard = self.shards[shard_id].lock();
-            if shard.free > 0 && self.attention.load(Relaxed) & CLOSED == 0 {
-                shard.free -= 1;
-                shard.tally.submitted += 1;
-                shard.tally.started += 1;
-                let call = shard.push(offer.admit(SlotKind::for_quota(quota)));
-                return Verdict::Started { call, depth: shard.ready.len() };
+            if shard.free_slots > 0 && self.flags.load(Relaxed) & CLOSED == 0 {
+                shard.free_slots -= 1;
+                shard.counters.submitted += 1;
+                shard.counters.started += 1;
+                let needs_wake = shard.push(pending.admit(SlotKind::for_quota(quota)));
+                return AcquireOutcome::Started { needs_wake, depth: shard.ready.len() };
             }
         }
-        self.admit_slow(shard_id, offer, quota, on_full)
+        self.admit_slow(shard_id, pending, quota, on_full)
     }
 
     /// Refuses a job at once if the pool is full: nobody has to queue up behind a lock for that.
     #[inline]
-    pub(crate) fn turns_away(&self) -> bool {
-        let full = self.attention.load(Acquire) & (FULL | CLOSED) == FULL;
+    pub(crate) fn refuse_if_full(&self) -> bool {
+        let full = self.flags.load(Acquire) & (FULL | CLOSED) == FULL;
         if full {
-            self.turned_away.fetch_add(1, Relaxed);
+            self.fast_refusals.fetch_add(1, Relaxed);
         }
         full
     }
@@ -212,101 +212,101 @@ impl Admission {
     fn admit_slow(
         &self,
         shard_id: ShardId,
-        offer: &mut impl Offer,
+        pending: &mut impl PendingJob,
         quota: Option<usize>,
         on_full: OnFull<'_>,
-    ) -> Verdict {
+    ) -> AcquireOutcome {
         // Wakers are the user's: cloned and dropped outside of the lock.
         let mut waker = match on_full {
             OnFull::Wait { waker, .. } => Some(waker.clone()),
             _ => None,
         };
-        let mut state = self.desk();
-        state.tally.submitted += 1;
-        if self.attention.load(Relaxed) & CLOSED != 0 {
-            state.tally.refused += 1;
-            return Verdict::Closed;
+        let mut state = self.lock_state();
+        state.counters.submitted += 1;
+        if self.flags.load(Relaxed) & CLOSED != 0 {
+            state.counters.refused += 1;
+            return AcquireOutcome::Closed;
         }
         let slot_kind = SlotKind::for_quota(quota);
-        let within_share = state.is_within_share(quota);
-        if within_share {
-            if self.take_slot(&mut state, shard_id) {
-                state.hold(quota);
-                state.tally.started += 1;
+        let in_quota = state.has_quota_left(quota);
+        if in_quota {
+            if self.acquire_from_any_shard(&mut state, shard_id) {
+                state.acquire_quota(quota);
+                state.counters.started += 1;
                 let mut shard = self.shards[shard_id].lock();
-                let call = shard.push(offer.admit(slot_kind));
-                return Verdict::Started { call, depth: shard.ready.len() };
+                let needs_wake = shard.push(pending.admit(slot_kind));
+                return AcquireOutcome::Started { needs_wake, depth: shard.ready.len() };
             }
-            if state.line.has_place() {
-                state.hold(quota);
-                state.stand(List::Main, offer, slot_kind);
-                return Verdict::InLine;
+            if state.wait_list.has_queue_room() {
+                state.acquire_quota(quota);
+                state.enqueue_job(List::Main, pending, slot_kind);
+                return AcquireOutcome::Enqueued;
             }
         }
         let list = match quota {
-            Some(quota) if !within_share => List::Quota(quota),
+            Some(quota) if !in_quota => List::Quota(quota),
             _ => List::Main,
         };
         match on_full {
             OnFull::Refuse => {
-                state.tally.refused += 1;
-                Verdict::Full
+                state.counters.refused += 1;
+                AcquireOutcome::Full
             }
-            OnFull::Inline => {
-                state.inline += 1;
-                Verdict::Inline
+            OnFull::RunInCaller => {
+                state.in_caller += 1;
+                AcquireOutcome::RunInCaller
             }
             OnFull::Commit => {
-                if within_share {
-                    state.hold(quota);
+                if in_quota {
+                    state.acquire_quota(quota);
                 }
-                state.stand(list, offer, slot_kind);
-                Verdict::InLine
+                state.enqueue_job(list, pending, slot_kind);
+                AcquireOutcome::Enqueued
             }
             OnFull::Overflow { limit } if state.overflow < limit => {
                 state.overflow += 1;
-                state.tally.overflow_started += 1;
+                state.counters.overflow_started += 1;
                 let mut shard = self.shards[shard_id].lock();
-                let call = shard.push(offer.admit(SlotKind::Overflow));
-                Verdict::Overflow { call, depth: shard.ready.len() }
+                let needs_wake = shard.push(pending.admit(SlotKind::Overflow));
+                AcquireOutcome::Overflow { needs_wake, depth: shard.ready.len() }
             }
             OnFull::Overflow { .. } => {
-                state.tally.refused += 1;
-                Verdict::Full
+                state.counters.refused += 1;
+                AcquireOutcome::Full
             }
             OnFull::Wait { pool, .. } => {
-                state.stand_caller(list, quota, within_share, &mut waker, pool, false)
+                state.enqueue_caller(list, quota, in_quota, &mut waker, pool, false)
             }
         }
     }
 
-    fn desk(&self) -> Desk<'_> {
-        Desk { state: self.state.lock(), attention: &self.attention }
+    fn lock_state(&self) -> StateGuard<'_> {
+        StateGuard { state: self.state.lock(), flags: &self.flags }
     }
 
     fn has(&self, flag: usize) -> bool {
-        self.attention.load(Acquire) & flag != 0
+        self.flags.load(Acquire) & flag != 0
     }
 
     /// Takes a slot from whichever shard has one, and brings what else that shard can spare to
     /// the caller's.
-    fn take_slot(&self, state: &mut Desk<'_>, shard_id: ShardId) -> bool {
-        if state.has(CONGESTED) {
+    fn acquire_from_any_shard(&self, state: &mut StateGuard<'_>, shard_id: ShardId) -> bool {
+        if state.has(NO_SLOTS) {
             return false;
         }
         if !failpoint("scan before the flag") {
-            state.set(CONGESTED);
+            state.set(NO_SLOTS);
         }
         for shard in (0..self.shards.len())
             .map(|offset| &self.shards[(shard_id + offset) % self.shards.len()])
         {
             let mut victim = shard.lock();
-            let taken = victim.free.div_ceil(2);
+            let taken = victim.free_slots.div_ceil(2);
             if taken > 0 {
-                victim.free -= taken;
+                victim.free_slots -= taken;
                 drop(victim);
-                state.clear(CONGESTED);
-                self.shards[shard_id].lock().free += taken - 1;
+                state.clear(NO_SLOTS);
+                self.shards[shard_id].lock().free_slots += taken - 1;
                 return true;
             }
         }
@@ -314,108 +314,113 @@ impl Admission {
     }
 
     /// Hands a slot to the oldest in line, or back to a shard.
-    fn hand_on(&self, state: &mut Desk<'_>, shard_id: ShardId, deferred: &mut DeferredWakes) {
-        if state.debt > 0 {
-            state.debt -= 1;
+    fn release_to_next(
+        &self,
+        state: &mut StateGuard<'_>,
+        shard_id: ShardId,
+        deferred: &mut DeferredWakes,
+    ) {
+        if state.slots_to_remove > 0 {
+            state.slots_to_remove -= 1;
             self.break_deadlock(state, shard_id, deferred);
             return;
         }
-        let Some(ticket) = state.line.head(List::Main) else {
-            self.shards[shard_id].lock().free += 1;
-            state.clear(CONGESTED);
+        let Some(waiter_key) = state.wait_list.head(List::Main) else {
+            self.shards[shard_id].lock().free_slots += 1;
+            state.clear(NO_SLOTS);
             return;
         };
-        state.line.unlink(ticket);
-        state.take_in(ticket, deferred);
-        state.admit_all(deferred);
+        state.wait_list.unlink(waiter_key);
+        state.grant(waiter_key, deferred);
+        state.fill_queue(deferred);
     }
 
     /// Accounts for an ended job whose worker could not do it in its shard alone.
     #[cold]
-    pub(crate) fn settle_slow(
+    pub(crate) fn release_slow(
         &self,
         shard_id: ShardId,
         slot_kind: SlotKind,
         end: End,
         deferred: &mut DeferredWakes,
     ) {
-        let mut state = self.desk();
-        state.tally.end(end);
+        let mut state = self.lock_state();
+        state.counters.end(end);
         if slot_kind == SlotKind::Overflow {
             state.overflow -= 1;
-            state.tally.overflow_ended += 1;
+            state.counters.overflow_ended += 1;
         } else {
-            state.tally.ended += 1;
-            self.hand_on(&mut state, shard_id, deferred);
+            state.counters.ended += 1;
+            self.release_to_next(&mut state, shard_id, deferred);
         }
-        self.release_share(&mut state, shard_id, slot_kind.quota(), deferred);
-        self.look_for_idle(&mut state, deferred);
+        self.release_quota(&mut state, shard_id, slot_kind.quota(), deferred);
+        self.check_idle(&mut state, deferred);
     }
 
     /// Gives back a part of a quota, and lets the next who waits for it into the main line.
-    fn release_share(
+    fn release_quota(
         &self,
-        state: &mut Desk<'_>,
+        state: &mut StateGuard<'_>,
         shard_id: ShardId,
         quota: Option<usize>,
         deferred: &mut DeferredWakes,
     ) {
         let Some(key) = quota else { return };
-        state.line.quotas[key].held -= 1;
-        self.call_up(state, shard_id, key, deferred);
-        state.line.sweep_quota(key);
+        state.wait_list.quotas[key].in_use -= 1;
+        self.promote_quota_waiters(state, shard_id, key, deferred);
+        state.wait_list.remove_quota_if_unused(key);
     }
 
-    fn call_up(
+    fn promote_quota_waiters(
         &self,
-        state: &mut Desk<'_>,
+        state: &mut StateGuard<'_>,
         shard_id: ShardId,
         key: usize,
         deferred: &mut DeferredWakes,
     ) {
-        while state.line.quotas[key].held < state.line.quotas[key].limit {
-            let Some(ticket) = state.line.head(List::Quota(key)) else { return };
-            state.line.unlink(ticket);
-            state.line.quotas[key].held += 1;
-            if self.take_slot(state, shard_id) {
-                state.take_in(ticket, deferred);
+        while state.wait_list.quotas[key].in_use < state.wait_list.quotas[key].limit {
+            let Some(waiter_key) = state.wait_list.head(List::Quota(key)) else { return };
+            state.wait_list.unlink(waiter_key);
+            state.wait_list.quotas[key].in_use += 1;
+            if self.acquire_from_any_shard(state, shard_id) {
+                state.grant(waiter_key, deferred);
             } else {
-                state.line.link(List::Main, ticket);
-                state.admit_all(deferred);
+                state.wait_list.link(List::Main, waiter_key);
+                state.fill_queue(deferred);
             }
         }
     }
 
     /// A job that was refused, and counted so, is run in its caller after all.
-    pub(crate) fn inline_after_all(&self) {
+    pub(crate) fn run_refused_in_caller(&self) {
         let mut state = self.state.lock();
-        state.tally.refused -= 1;
-        state.inline += 1;
+        state.counters.refused -= 1;
+        state.in_caller += 1;
     }
 
     /// A job that was run in its caller is over.
-    pub(crate) fn end_inline(&self, end: End, deferred: &mut DeferredWakes) {
-        let mut state = self.desk();
-        state.inline -= 1;
-        state.tally.end(end);
-        self.look_for_idle(&mut state, deferred);
+    pub(crate) fn end_in_caller(&self, end: End, deferred: &mut DeferredWakes) {
+        let mut state = self.lock_state();
+        state.in_caller -= 1;
+        state.counters.end(end);
+        self.check_idle(&mut state, deferred);
     }
 
     pub(crate) fn add_quota(&self, limit: usize) -> usize {
-        self.state.lock().line.add_quota(limit)
+        self.state.lock().wait_list.add_quota(limit)
     }
 
     /// Forgets a quota, at once or with the last slot that is reserved or held under it.
     pub(crate) fn remove_quota(&self, key: usize) {
-        self.state.lock().line.orphan_quota(key);
+        self.state.lock().wait_list.remove_quota_when_unused(key);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
         self.has(CLOSED)
     }
 
-    pub(crate) fn is_dead(&self) -> bool {
-        self.has(DEAD)
+    pub(crate) fn is_runtime_gone(&self) -> bool {
+        self.has(RUNTIME_GONE)
     }
 
     /// Whether a suspended job is to be cancelled instead of kept. Exact under a shard's lock.
@@ -424,7 +429,7 @@ impl Admission {
     }
 
     /// Whether the end of a job has to be told to the line. Exact under a shard's lock.
-    pub(crate) fn needs_desk(&self) -> bool {
-        self.attention.load(Relaxed) & (CONGESTED | WATCHED) != 0
+    pub(crate) fn needs_slow_release(&self) -> bool {
+        self.flags.load(Relaxed) & (NO_SLOTS | IDLE_WAITERS) != 0
     }
 }

@@ -15,16 +15,16 @@ impl Core {
     pub(crate) fn seat(&self, shard_id: ShardId, shard: &mut ShardGuard<'_>, job: &Runnable) {
         if job.suspended_key().is_none() {
             let key = shard.seated.insert(job.ptr());
-            job.set_suspended_key(|| self.arc(), key * self.admission.shards().len() + shard_id);
+            job.set_suspended_key(|| self.arc(), key * self.limiter.shards().len() + shard_id);
         }
-        if self.admission.is_cancelling() {
+        if self.limiter.is_cancelling() {
             job.ptr().request_abort();
         }
     }
 
     /// Where a suspended job sits: shard and key.
     fn split(&self, job: &Runnable) -> Option<(ShardId, usize)> {
-        let shards = self.admission.shards().len();
+        let shards = self.limiter.shards().len();
         job.suspended_key().map(|place| (place % shards, place / shards))
     }
 
@@ -43,19 +43,19 @@ impl Core {
             }
         }
         if job.keeps_slot() {
-            shard.tally.end(end);
-            shard.tally.ended += 1;
-            shard.tally.held += 1;
+            shard.counters.end(end);
+            shard.counters.ended += 1;
+            shard.counters.held_slots += 1;
             return false;
         }
         // Written down together with the slot's return, be it here or at the line: an idle pool has
         // all its slots.
-        if slot_kind != SlotKind::Plain || self.admission.needs_desk() {
+        if slot_kind != SlotKind::Plain || self.limiter.needs_slow_release() {
             return true;
         }
-        shard.tally.end(end);
-        shard.tally.ended += 1;
-        shard.free += 1;
+        shard.counters.end(end);
+        shard.counters.ended += 1;
+        shard.free_slots += 1;
         false
     }
 
@@ -68,8 +68,8 @@ impl Core {
     ) -> Note {
         match &mut note {
             Note::Suspended(job) => self.seat(shard_id, shard, job),
-            Note::Ended { job, end, tell_line } => {
-                *tell_line = self.settle(shard_id, shard, job, *end)
+            Note::Ended { job, end, release_slow } => {
+                *release_slow = self.settle(shard_id, shard, job, *end)
             }
         }
         note
@@ -79,11 +79,13 @@ impl Core {
     /// the shard.
     pub(crate) fn follow_up(&self, shard_id: ShardId, note: Note) -> bool {
         match note {
-            Note::Ended { job, end, tell_line } => self.settled(shard_id, job, end, tell_line),
+            Note::Ended { job, end, release_slow } => {
+                self.settled(shard_id, job, end, release_slow)
+            }
             Note::Suspended(job) => {
                 if let Some(job) = job.suspend() {
                     // Whatever the push says: the worker comes back to the shard.
-                    let _ = self.admission.shard(shard_id).lock().push(job);
+                    let _ = self.limiter.shard(shard_id).lock().push(job);
                     return true;
                 }
             }
@@ -104,12 +106,12 @@ impl Core {
         for (_, key) in seats.filter(|(home, _)| *home == shard_id) {
             shard.seated.remove(key);
         }
-        if self.admission.needs_desk() {
+        if self.limiter.needs_slow_release() {
             return unpaid;
         }
-        shard.tally.completed += unpaid as u64;
-        shard.tally.ended += unpaid as u64;
-        shard.free += unpaid;
+        shard.counters.completed += unpaid as u64;
+        shard.counters.ended += unpaid as u64;
+        shard.free_slots += unpaid;
         0
     }
 
@@ -122,7 +124,7 @@ impl Core {
 
     fn unseat_elsewhere(&self, shard_id: ShardId, job: &Runnable) {
         if let Some((home, key)) = self.split(job).filter(|(home, _)| *home != shard_id) {
-            self.admission.shard(home).lock().seated.remove(key);
+            self.limiter.shard(home).lock().seated.remove(key);
         }
     }
 
@@ -130,12 +132,7 @@ impl Core {
         if slots > 0 {
             let mut deferred = DeferredWakes::default();
             for _ in 0..slots {
-                self.admission.settle_slow(
-                    shard_id,
-                    SlotKind::Plain,
-                    End::Completed,
-                    &mut deferred,
-                );
+                self.limiter.release_slow(shard_id, SlotKind::Plain, End::Completed, &mut deferred);
             }
             self.apply(shard_id, deferred);
         }
@@ -145,7 +142,7 @@ impl Core {
     pub(crate) fn pay_for(&self, post: &Post) {
         let shard_id = self.current_shard();
         let owed = post.forgive();
-        let mut shard = self.admission.shard(shard_id).lock();
+        let mut shard = self.limiter.shard(shard_id).lock();
         let slots = self.settle_unseen(shard_id, &mut shard, &[], owed);
         drop(shard);
         self.bring_to_line(shard_id, slots);
@@ -157,8 +154,8 @@ impl Core {
         let mut idle = false;
         if slow {
             let mut deferred = DeferredWakes::default();
-            self.admission.settle_slow(shard_id, job.slot_kind(), end, &mut deferred);
-            // Told last: then there is nothing left to be seen of the job.
+            self.limiter.release_slow(shard_id, job.slot_kind(), end, &mut deferred);
+            // WaiterState last: then there is nothing left to be seen of the job.
             idle = std::mem::take(&mut deferred.idle);
             self.apply(shard_id, deferred);
         }
@@ -185,23 +182,23 @@ impl Core {
     /// Ends a job that is in nobody else's hands.
     pub(crate) fn cancel(&self, shard_id: ShardId, job: Runnable) {
         let end = job.cancel();
-        let mut shard = self.admission.shard(shard_id).lock();
+        let mut shard = self.limiter.shard(shard_id).lock();
         let slow = self.settle(shard_id, &mut shard, &job, end);
         drop(shard);
         self.settled(shard_id, job, end, slow);
     }
 
-    /// Cancels what is left, wherever it is; see [`Admission::cancel_all`].
-    pub(crate) fn cancel_all(&self, dead: bool) {
+    /// Cancels what is left, wherever it is; see [`Limiter::cancel_all`].
+    pub(crate) fn cancel_all(&self, runtime_gone: bool) {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
-        let cancelled = self.admission.cancel_all(shard_id, dead, &mut deferred);
+        let cancelled = self.limiter.cancel_all(shard_id, runtime_gone, &mut deferred);
         self.apply(shard_id, deferred);
-        for job in cancelled.in_line {
+        for job in cancelled.waiting {
             self.end_withdrawn(shard_id, job);
         }
         for job in cancelled.admitted {
-            if job.is_abort_deferred() && !dead {
+            if job.is_abort_deferred() && !runtime_gone {
                 self.make_ready(shard_id, job)
             } else {
                 self.cancel(shard_id, job)
@@ -212,7 +209,7 @@ impl Core {
     pub(crate) fn end_withdrawn(&self, shard_id: ShardId, job: Runnable) {
         let end = job.cancel();
         let mut deferred = DeferredWakes::default();
-        self.admission.end_withdrawn(end, &mut deferred);
+        self.limiter.end_withdrawn(end, &mut deferred);
         let idle = std::mem::take(&mut deferred.idle);
         self.apply(shard_id, deferred);
         self.announce(job, end, idle);

@@ -23,7 +23,7 @@ impl Current {
 
 /// A slot-holding job of a pool that asks the same pool for room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Within {
+pub(crate) struct WaitingJob {
     pub(crate) job: usize,
     pub(crate) quota: Option<usize>,
 }
@@ -72,9 +72,9 @@ pub(crate) fn enter_inline<R>(poll: impl FnOnce() -> R) -> R {
 }
 
 /// The job of this very pool that is asking, if it holds a slot.
-pub(crate) fn within(pool: usize) -> Option<Within> {
+pub(crate) fn waiting_job(pool: usize) -> Option<WaitingJob> {
     let current = current().filter(|current| current.is_of(pool))?;
     let slot_kind = current.job.slot_kind();
     (slot_kind != SlotKind::Overflow)
-        .then(|| Within { job: current.job.id(), quota: slot_kind.quota() })
+        .then(|| WaitingJob { job: current.job.id(), quota: slot_kind.quota() })
 }

@@ -236,7 +236,7 @@ impl Crew {
         }
         // Looked at under the lock, so that whoever closes the pool, or ends its last job, finds
         // this worker either gone or idle.
-        if core.admission.is_closed() && core.admission.census().is_idle() {
+        if core.limiter.is_closed() && core.limiter.counts().is_idle() {
             state.dismiss(post);
             return Rest::Leave;
         }
@@ -248,7 +248,7 @@ impl Crew {
     /// Whether an idle worker that was not called for the idle timeout may leave. The last one
     /// stays as long as there is a job: with it goes the runtime's end, should that come.
     pub(crate) fn may_leave(&self, core: &Core, post: &Arc<Post>) -> bool {
-        let busy = !core.admission.census().is_idle();
+        let busy = !core.limiter.counts().is_idle();
         let mut state = self.state.lock();
         if state.idle.len() <= core.config.min_idle || (busy && state.posts.len() == 1) {
             return false;

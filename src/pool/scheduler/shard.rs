@@ -29,7 +29,7 @@ pub(crate) struct Shard {
 const DRAINS: usize = 4;
 
 pub(crate) struct ShardState {
-    pub(crate) free: usize,
+    pub(crate) free_slots: usize,
     pub(crate) ready: VecDeque<Runnable>,
     /// Suspended at least once and not ended, wherever they are.
     pub(crate) seated: Slab<RawJob>,
@@ -37,12 +37,12 @@ pub(crate) struct ShardState {
     pub(crate) served: bool,
     /// How often somebody took jobs from `ready`: whether it moves.
     pub(crate) claims: u64,
-    pub(crate) tally: Tally,
+    pub(crate) counters: Counters,
 }
 
 /// Running totals of one shard. A job may begin in one and end in another.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Tally {
+pub(crate) struct Counters {
     pub(crate) submitted: u64,
     /// Jobs that got a slot, and jobs that gave one back.
     pub(crate) started: u64,
@@ -56,15 +56,15 @@ pub(crate) struct Tally {
     pub(crate) withdrawn: u64,
     /// Slots kept for jobs to come, and those of them that were used or given up.
     pub(crate) reserved: u64,
-    pub(crate) redeemed: u64,
+    pub(crate) reservations_ended: u64,
     /// Slots kept beyond their jobs, and those of them that were given back.
-    pub(crate) held: u64,
-    pub(crate) let_go: u64,
+    pub(crate) held_slots: u64,
+    pub(crate) held_released: u64,
 }
 
 /// A slot kept without a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kept {
+pub(crate) enum ReleaseReason {
     /// For a job that never came.
     Unused,
     /// For a job that came too late.
@@ -73,7 +73,7 @@ pub(crate) enum Kept {
     Held,
 }
 
-impl Tally {
+impl Counters {
     pub(crate) fn add(&mut self, other: &Self) {
         self.submitted += other.submitted;
         self.started += other.started;
@@ -86,22 +86,22 @@ impl Tally {
         self.refused += other.refused;
         self.withdrawn += other.withdrawn;
         self.reserved += other.reserved;
-        self.redeemed += other.redeemed;
-        self.held += other.held;
-        self.let_go += other.let_go;
+        self.reservations_ended += other.reservations_ended;
+        self.held_slots += other.held_slots;
+        self.held_released += other.held_released;
     }
 
     /// A slot that was kept is free.
-    pub(crate) fn free(&mut self, kept: Kept) {
-        match kept {
-            Kept::Unused => self.withdrawn += 1,
-            Kept::Refused => self.refused += 1,
-            Kept::Held => {
-                self.let_go += 1;
+    pub(crate) fn release(&mut self, reason: ReleaseReason) {
+        match reason {
+            ReleaseReason::Unused => self.withdrawn += 1,
+            ReleaseReason::Refused => self.refused += 1,
+            ReleaseReason::Held => {
+                self.held_released += 1;
                 return;
             }
         }
-        self.redeemed += 1;
+        self.reservations_ended += 1;
     }
 
     pub(crate) fn end(&mut self, end: End) {
@@ -114,14 +114,14 @@ impl Tally {
 }
 
 impl Shard {
-    pub(crate) fn new(free: usize) -> Self {
+    pub(crate) fn new(free_slots: usize) -> Self {
         let state = ShardState {
-            free,
+            free_slots,
             ready: VecDeque::new(),
             seated: Slab::new(),
             served: false,
             claims: 0,
-            tally: Tally::default(),
+            counters: Counters::default(),
         };
         Self { state: Mutex::new(state), depth: AtomicUsize::new(0), drains: AtomicUsize::new(0) }
     }

@@ -14,11 +14,11 @@ use crate::error::Panic;
 use crate::panic::catch_panic;
 use crate::pool::job::{JobScheduler, RawJob, Runnable, Step};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
-use crate::pool::limiter::{Admission, Offer, OnFull, Verdict};
+use crate::pool::limiter::{AcquireOutcome, Limiter, OnFull, PendingJob};
 use crate::pool::scheduler::context;
 use crate::pool::scheduler::idle::Crew;
 use crate::pool::scheduler::poll_times::Pace;
-use crate::pool::scheduler::shard::{Kept, ShardId};
+use crate::pool::scheduler::shard::{ReleaseReason, ShardId};
 use crate::pool::scheduler::stall_monitor::Lookout;
 use crate::pool::status::Status;
 use crate::trace::event;
@@ -57,7 +57,7 @@ pub(crate) struct Config {
 }
 
 pub(crate) struct Core {
-    pub(crate) admission: Admission,
+    pub(crate) limiter: Limiter,
     pub(crate) crew: Crew,
     pub(crate) config: Config,
     pub(crate) idle: Notify,
@@ -97,7 +97,7 @@ impl Core {
         runtime: Option<Handle>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
-            admission: Admission::new(shards, size.get(), queue),
+            limiter: Limiter::new(shards, size.get(), queue),
             crew: Crew::new(threads, size.get()),
             config,
             idle: Notify::new(),
@@ -153,7 +153,7 @@ impl Core {
     #[cfg(not(millpond_loom))]
     #[inline]
     pub(crate) fn current_shard(&self) -> ShardId {
-        match self.admission.shards().len() {
+        match self.limiter.shards().len() {
             1 => 0,
             shards => tokio::runtime::worker_index().unwrap_or(0) % shards,
         }
@@ -161,82 +161,93 @@ impl Core {
 
     #[cfg(millpond_loom)]
     pub(crate) fn current_shard(&self) -> ShardId {
-        crate::sync::current_shard() % self.admission.shards().len()
+        crate::sync::current_shard() % self.limiter.shards().len()
     }
 
     pub(crate) fn admit(
         &self,
-        offer: &mut impl Offer,
+        pending: &mut impl PendingJob,
         quota: Option<usize>,
         on_full: OnFull<'_>,
-    ) -> Verdict {
+    ) -> AcquireOutcome {
         let shard_id = self.current_shard();
-        let verdict = self.admission.admit(shard_id, offer, quota, on_full);
-        self.follow(shard_id, verdict)
+        let outcome = self.limiter.admit(shard_id, pending, quota, on_full);
+        self.follow(shard_id, outcome)
     }
 
     /// Whether a submitter is to yield to the runtime: its jobs are run on another thread again
     /// and again. No use on threads where no worker could run.
     #[inline]
     pub(crate) fn wants_yield(&self) -> bool {
-        self.admission.shards().len() > 1
-            && self.admission.shard(self.current_shard()).is_to_yield()
-            && !self.admission.needs_desk()
+        self.limiter.shards().len() > 1
+            && self.limiter.shard(self.current_shard()).is_to_yield()
+            && !self.limiter.needs_slow_release()
             && (cfg!(millpond_loom) || tokio::runtime::worker_index().is_some())
     }
 
-    pub(crate) fn reserve(&self, quota: Option<usize>, cx: Option<&Context<'_>>) -> Verdict {
+    pub(crate) fn reserve(&self, quota: Option<usize>, cx: Option<&Context<'_>>) -> AcquireOutcome {
         let shard_id = self.current_shard();
-        let verdict = self.admission.reserve(shard_id, quota, cx.map(|cx| (cx.waker(), self.id())));
-        self.follow(shard_id, verdict)
+        let outcome = self.limiter.reserve(shard_id, quota, cx.map(|cx| (cx.waker(), self.id())));
+        self.follow(shard_id, outcome)
     }
 
     /// A caller in line for a slot was told to come.
-    pub(crate) fn collect(&self, ticket: usize) -> Verdict {
+    pub(crate) fn take_granted(&self, waiter_key: usize) -> AcquireOutcome {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
-        let verdict = self.admission.collect(ticket, &mut deferred);
+        let outcome = self.limiter.take_granted(waiter_key, &mut deferred);
         self.apply(shard_id, deferred);
-        self.follow(shard_id, verdict)
+        self.follow(shard_id, outcome)
     }
 
-    pub(crate) fn redeem(&self, offer: &mut impl Offer, quota: Option<usize>) -> Verdict {
+    pub(crate) fn submit_reserved(
+        &self,
+        pending: &mut impl PendingJob,
+        quota: Option<usize>,
+    ) -> AcquireOutcome {
         let shard_id = self.current_shard();
-        let verdict = self.admission.redeem(shard_id, offer, quota);
-        if verdict == Verdict::Closed {
-            self.free(quota, Kept::Refused);
+        let outcome = self.limiter.submit_reserved(shard_id, pending, quota);
+        if outcome == AcquireOutcome::Closed {
+            self.release_slot(quota, ReleaseReason::Refused);
         }
-        self.follow(shard_id, verdict)
+        self.follow(shard_id, outcome)
     }
 
     /// Gives back a slot that was kept without a job.
-    pub(crate) fn free(&self, quota: Option<usize>, kept: Kept) {
+    pub(crate) fn release_slot(&self, quota: Option<usize>, reason: ReleaseReason) {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
-        self.admission.free(shard_id, quota, kept, &mut deferred);
+        self.limiter.release_slot(shard_id, quota, reason, &mut deferred);
         self.apply(shard_id, deferred);
     }
 
     /// Calls a worker for what was started.
-    pub(crate) fn follow(&self, shard_id: ShardId, verdict: Verdict) -> Verdict {
-        match verdict {
-            Verdict::Started { call, depth } => self.attend(shard_id, call, depth),
-            Verdict::Overflow { call, depth } => {
-                self.attend(shard_id, call, depth);
+    pub(crate) fn follow(&self, shard_id: ShardId, outcome: AcquireOutcome) -> AcquireOutcome {
+        match outcome {
+            AcquireOutcome::Started { needs_wake, depth } => {
+                self.attend(shard_id, needs_wake, depth)
+            }
+            AcquireOutcome::Overflow { needs_wake, depth } => {
+                self.attend(shard_id, needs_wake, depth);
                 event!(DEBUG, pool = &*self.config.name, "job overflows");
             }
-            Verdict::Full | Verdict::Closed | Verdict::Deadlock => self.tell_refused(verdict),
-            Verdict::InLine | Verdict::Waiting(_) | Verdict::Inline | Verdict::Reserved => {}
+            AcquireOutcome::Full | AcquireOutcome::Closed | AcquireOutcome::Deadlock => {
+                self.tell_refused(outcome)
+            }
+            AcquireOutcome::Enqueued
+            | AcquireOutcome::Waiting(_)
+            | AcquireOutcome::RunInCaller
+            | AcquireOutcome::Reserved => {}
         }
-        verdict
+        outcome
     }
 
     /// Sees to it that somebody polls what is ready in a shard.
     #[inline]
-    fn attend(&self, shard_id: ShardId, call: bool, depth: usize) {
+    fn attend(&self, shard_id: ShardId, needs_wake: bool, depth: usize) {
         // Otherwise everybody is busy, with the jobs of this shard or with others: for how long?
         // And a worker called from within a job is to run on this thread, once that returns.
-        if call && self.crew.call(self, shard_id) && context::current().is_none() {
+        if needs_wake && self.crew.call(self, shard_id) && context::current().is_none() {
             return;
         }
         if self.crew.wants_lookout() {
@@ -246,15 +257,15 @@ impl Core {
     }
 
     #[cold]
-    fn tell_refused(&self, _verdict: Verdict) {
-        event!(DEBUG, pool = &*self.config.name, reason = ?_verdict, "job refused");
+    fn tell_refused(&self, _outcome: AcquireOutcome) {
+        event!(DEBUG, pool = &*self.config.name, reason = ?_outcome, "job refused");
     }
 
     fn consider_help(&self, shard_id: ShardId, depth: usize) {
         if self.crew.has_spare() && self.pace.wait(depth) > WORTH_A_CALL {
             self.crew.reinforce(
                 self,
-                (shard_id + 1) % self.admission.shards().len(),
+                (shard_id + 1) % self.limiter.shards().len(),
                 self.crew.enough(),
             );
         }
@@ -274,28 +285,28 @@ impl Core {
     pub(crate) fn tell_idle(&self, idle: bool) {
         if idle {
             catch_panic(|| self.idle.notify_waiters());
-            self.crew.call_all_if(self.admission.is_closed());
+            self.crew.call_all_if(self.limiter.is_closed());
         }
     }
 
     /// Queues a job that holds what it needs to run.
     pub(crate) fn make_ready(&self, shard_id: ShardId, job: Runnable) {
-        let mut shard = self.admission.shard(shard_id).lock();
+        let mut shard = self.limiter.shard(shard_id).lock();
         // The flag is set before the queues are emptied for the last time.
-        if self.admission.is_dead() {
+        if self.limiter.is_runtime_gone() {
             drop(shard);
             return self.cancel(shard_id, job);
         }
-        let call = shard.push(job);
+        let needs_wake = shard.push(job);
         let depth = shard.ready.len();
         drop(shard);
-        self.attend(shard_id, call, depth);
+        self.attend(shard_id, needs_wake, depth);
     }
 
     pub(crate) fn close(&self) {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
-        let first = self.admission.close(shard_id, &mut deferred);
+        let first = self.limiter.close(shard_id, &mut deferred);
         self.apply(shard_id, deferred);
         if first {
             event!(INFO, pool = &*self.config.name, "pool closed");
@@ -307,7 +318,7 @@ impl Core {
     pub(crate) fn resize(&self, size: NonZeroUsize) {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
-        let before = self.admission.resize(shard_id, size.get(), &mut deferred);
+        let before = self.limiter.resize(shard_id, size.get(), &mut deferred);
         self.crew.resize(size.get());
         self.apply(shard_id, deferred);
         event!(INFO, pool = &*self.config.name, before, size, "pool resized");
@@ -334,10 +345,10 @@ impl Core {
 
     /// A caller in line goes away.
     #[cold]
-    pub(crate) fn leave_line(&self, ticket: usize) {
+    pub(crate) fn cancel_waiter(&self, waiter_key: usize) {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
-        self.admission.leave(shard_id, ticket, &mut deferred);
+        self.limiter.cancel_waiter(shard_id, waiter_key, &mut deferred);
         self.apply(shard_id, deferred);
     }
 
@@ -346,18 +357,18 @@ impl Core {
     }
 
     pub(crate) fn add_quota(&self, limit: usize) -> usize {
-        self.admission.add_quota(limit)
+        self.limiter.add_quota(limit)
     }
 
     pub(crate) fn remove_quota(&self, key: usize) {
-        self.admission.remove_quota(key);
+        self.limiter.remove_quota(key);
     }
 
     /// Refuses a job that was not even made if the pool is full.
     #[cfg(feature = "tower")]
     #[inline]
-    pub(crate) fn turns_away(&self) -> bool {
-        self.admission.turns_away()
+    pub(crate) fn refuse_if_full(&self) -> bool {
+        self.limiter.refuse_if_full()
     }
 
     /// What becomes of submits that would deadlock.
@@ -371,27 +382,27 @@ impl Core {
     }
 
     pub(crate) fn status(&self) -> Status {
-        let census = self.admission.census();
+        let counts = self.limiter.counts();
         let (workers, idle) = self.crew.count();
         Status {
-            size: census.size,
-            queue: census.places,
+            size: counts.size,
+            queue: counts.queue_capacity,
             workers,
             idle,
-            running: census.running,
-            queued: census.queued,
-            waiting: census.waiting,
-            reserving: census.reserving,
-            overflow: census.overflow,
-            inline: census.inline,
-            reserved: census.reserved,
-            held: census.held,
-            submitted: census.jobs.submitted,
-            refused: census.jobs.refused,
-            withdrawn: census.jobs.withdrawn,
-            completed: census.jobs.completed,
-            panicked: census.jobs.panicked,
-            cancelled: census.jobs.cancelled,
+            running: counts.running,
+            queued: counts.queued,
+            waiting: counts.waiting,
+            reserving: counts.waiting_reservers,
+            overflow: counts.overflow,
+            inline: counts.in_caller,
+            reserved: counts.reserved,
+            held: counts.held_slots,
+            submitted: counts.jobs.submitted,
+            refused: counts.jobs.refused,
+            withdrawn: counts.jobs.withdrawn,
+            completed: counts.jobs.completed,
+            panicked: counts.jobs.panicked,
+            cancelled: counts.jobs.cancelled,
         }
     }
 
@@ -406,14 +417,14 @@ impl JobScheduler for Core {
         self.make_ready(self.current_shard(), job);
     }
 
-    fn await_start(&self, job: RawJob, ticket: usize, waker: &Waker) -> bool {
-        self.admission.await_start(job, ticket, waker)
+    fn await_start(&self, job: RawJob, waiter_key: usize, waker: &Waker) -> bool {
+        self.limiter.await_start(job, waiter_key, waker)
     }
 
-    fn withdraw(&self, job: RawJob, ticket: usize) -> bool {
+    fn withdraw(&self, job: RawJob, waiter_key: usize) -> bool {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
-        let withdrawn = self.admission.withdraw(shard_id, job, ticket, &mut deferred);
+        let withdrawn = self.limiter.withdraw(shard_id, job, waiter_key, &mut deferred);
         self.apply(shard_id, deferred);
         withdrawn.map(|job| self.end_withdrawn(shard_id, job)).is_some()
     }

@@ -68,7 +68,7 @@ impl Lookout {
                 continue;
             }
             // Whoever queued a job before that saw a lookout; so it looks once more.
-            let shards = self.core.admission.shards();
+            let shards = self.core.limiter.shards();
             let queued = shards.iter().any(|shard| !shard.lock().ready.is_empty())
                 || self.core.crew.posts().iter().any(|post| post.has_claims());
             if !queued || !self.core.crew.wants_lookout() {
@@ -97,13 +97,13 @@ impl Lookout {
         }
         self.steps = posts.into_iter().map(|post| (post.clone(), post.steps())).collect();
         let claims: Vec<_> =
-            core.admission.shards().iter().map(|shard| shard.lock().claims).collect();
-        for (shard_id, shard) in core.admission.shards().iter().enumerate() {
+            core.limiter.shards().iter().map(|shard| shard.lock().claims).collect();
+        for (shard_id, shard) in core.limiter.shards().iter().enumerate() {
             look.busy |= shard.depth() > 0;
             if shard.depth() > 0 && self.claims.get(shard_id) == Some(&claims[shard_id]) {
                 look.held_up = true;
-                let census = core.admission.census();
-                core.crew.reinforce(core, shard_id, census.size.saturating_add(census.overflow));
+                let counts = core.limiter.counts();
+                core.crew.reinforce(core, shard_id, counts.size.saturating_add(counts.overflow));
             }
         }
         self.claims = claims;

@@ -70,7 +70,7 @@ pub(crate) enum Note {
     Ended {
         job: Runnable,
         end: End,
-        tell_line: bool,
+        release_slow: bool,
     },
 }
 
@@ -171,7 +171,7 @@ impl Worker {
             let core = &*self.core;
             let lane = &self.post.lane;
             let unpaid = self.post.pay(self.unseen.len());
-            let mut shard = core.admission.shard(self.home).lock();
+            let mut shard = core.limiter.shard(self.home).lock();
             let slots = core.settle_unseen(self.home, &mut shard, &self.unseen, unpaid);
             let note = self.note.take().map(|note| core.write_down(self.home, &mut shard, note));
             if let Some(job) = self.again.take() {
@@ -220,7 +220,7 @@ impl Worker {
                     self.post.owe(self.unseen.len());
                 }
                 Step::Ended(end) => {
-                    self.note = Some(Note::Ended { job, end, tell_line: false });
+                    self.note = Some(Note::Ended { job, end, release_slow: false });
                     return clock.is_over();
                 }
                 Step::Pending => {
@@ -248,7 +248,7 @@ impl Worker {
     /// to: so the jobs stay with one thread, and new ones there find a worker of their own.
     fn settle_in(&mut self) {
         let shard_id = self.core.current_shard();
-        let shards = self.core.admission.shards();
+        let shards = self.core.limiter.shards();
         if shard_id == self.home {
             return shards[shard_id].forget_drains();
         }
@@ -267,7 +267,7 @@ impl Worker {
 
     /// Takes jobs of another shard into its own.
     fn adopt(&self, jobs: VecDeque<Runnable>) {
-        let mut home = self.core.admission.shard(self.home).lock();
+        let mut home = self.core.limiter.shard(self.home).lock();
         for job in jobs {
             // This worker serves the shard itself.
             let _ = home.push(job);
@@ -276,7 +276,7 @@ impl Worker {
 
     /// Takes the older half of the deepest shard's jobs, if it is worth that.
     fn steal(&self) -> bool {
-        let shards = self.core.admission.shards();
+        let shards = self.core.limiter.shards();
         let deepest = (0..shards.len()).max_by_key(|&shard_id| shards[shard_id].depth());
         let worth = |&shard_id: &ShardId| {
             shard_id != self.home && self.core.pace.wait(shards[shard_id].depth()) > WORTH_STEALING
@@ -329,7 +329,7 @@ impl Worker {
     fn put_down(&mut self) {
         let (core, shard_id) = (&*self.core, self.home);
         let unpaid = self.post.pay(self.unseen.len());
-        let mut shard = core.admission.shard(shard_id).lock();
+        let mut shard = core.limiter.shard(shard_id).lock();
         let slots = core.settle_unseen(shard_id, &mut shard, &self.unseen, unpaid);
         let note = self.note.take().map(|note| core.write_down(shard_id, &mut shard, note));
         drop(shard);

@@ -8,9 +8,9 @@ use crate::error::{Closed, ScheduleError, TryScheduleError};
 use crate::pool::Pool;
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::OutputSink;
-use crate::pool::limiter::Verdict;
-use crate::pool::limiter::wait_list::Told;
-use crate::pool::scheduler::shard::Kept;
+use crate::pool::limiter::AcquireOutcome;
+use crate::pool::limiter::wait_list::WaiterState;
+use crate::pool::scheduler::shard::ReleaseReason;
 use crate::pool::submit::schedule::Submission;
 
 /// Reserves a slot first, and takes the job later; from [`Pool::reserver`].
@@ -95,25 +95,27 @@ impl Reserver {
     /// As [`reserve`](Self::reserve).
     pub fn poll_reserve(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ScheduleError<()>>> {
         let core = self.pool.core();
-        let verdict = match self.state {
+        let outcome = match self.state {
             State::Reserved => return Poll::Ready(Ok(())),
             State::Nothing => {
                 core.ensure_runtime();
                 core.reserve(self.quota, Some(cx))
             }
-            State::Waiting(ticket) => match core.admission.look(ticket, cx.waker(), core.id()) {
-                Told::Wait => return Poll::Pending,
-                _ => core.collect(ticket),
-            },
+            State::Waiting(waiter_key) => {
+                match core.limiter.poll_waiter(waiter_key, cx.waker(), core.id()) {
+                    WaiterState::Waiting => return Poll::Pending,
+                    _ => core.take_granted(waiter_key),
+                }
+            }
         };
         self.state = State::Nothing;
-        Poll::Ready(match verdict {
-            Verdict::Waiting(ticket) => {
-                self.state = State::Waiting(ticket);
+        Poll::Ready(match outcome {
+            AcquireOutcome::Waiting(waiter_key) => {
+                self.state = State::Waiting(waiter_key);
                 return Poll::Pending;
             }
-            Verdict::Closed => Err(ScheduleError::Closed(())),
-            Verdict::Deadlock => Err(ScheduleError::WouldDeadlock(())),
+            AcquireOutcome::Closed => Err(ScheduleError::Closed(())),
+            AcquireOutcome::Deadlock => Err(ScheduleError::WouldDeadlock(())),
             _ => {
                 self.state = State::Reserved;
                 Ok(())
@@ -129,11 +131,11 @@ impl Reserver {
     pub fn try_reserve(&mut self) -> Result<(), TryScheduleError<()>> {
         let core = self.pool.core();
         core.ensure_runtime();
-        if let State::Waiting(ticket) = self.state {
+        if let State::Waiting(waiter_key) = self.state {
             // It may have been told to come.
-            match core.collect(ticket) {
-                Verdict::Waiting(_) => core.leave_line(ticket),
-                Verdict::Reserved => self.state = State::Reserved,
+            match core.take_granted(waiter_key) {
+                AcquireOutcome::Waiting(_) => core.cancel_waiter(waiter_key),
+                AcquireOutcome::Reserved => self.state = State::Reserved,
                 _ => {}
             }
         }
@@ -142,8 +144,8 @@ impl Reserver {
         }
         self.state = State::Nothing;
         match core.reserve(self.quota, None) {
-            Verdict::Closed => Err(TryScheduleError::Closed(())),
-            Verdict::Reserved => {
+            AcquireOutcome::Closed => Err(TryScheduleError::Closed(())),
+            AcquireOutcome::Reserved => {
                 self.state = State::Reserved;
                 Ok(())
             }
@@ -171,11 +173,11 @@ impl Reserver {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.redeem(job, StoreOutput)
+        self.submit_reserved(job, StoreOutput)
     }
 
     #[track_caller]
-    pub(crate) fn redeem<F, S>(&mut self, job: F, sink: S) -> Result<S::Handle, Closed<F>>
+    pub(crate) fn submit_reserved<F, S>(&mut self, job: F, sink: S) -> Result<S::Handle, Closed<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -184,10 +186,10 @@ impl Reserver {
         assert!(self.is_reserved(), "a slot must be reserved before its job is submitted");
         debug_assert!(sink.quota() == self.quota);
         let mut submission = Submission::new(self.pool.core(), job, sink);
-        let verdict = submission.redeem();
+        let outcome = submission.submit_reserved();
         self.state = State::Nothing;
-        match verdict {
-            Verdict::Closed => Err(Closed(submission.take_job())),
+        match outcome {
+            AcquireOutcome::Closed => Err(Closed(submission.take_job())),
             _ => Ok(submission.take_handle()),
         }
     }
@@ -198,8 +200,8 @@ impl Reserver {
         let core = self.pool.core();
         match std::mem::replace(&mut self.state, State::Nothing) {
             State::Nothing => {}
-            State::Waiting(ticket) => core.leave_line(ticket),
-            State::Reserved => core.free(self.quota, Kept::Unused),
+            State::Waiting(waiter_key) => core.cancel_waiter(waiter_key),
+            State::Reserved => core.release_slot(self.quota, ReleaseReason::Unused),
         }
     }
 }
@@ -209,8 +211,8 @@ struct Wait<'a>(&'a mut Reserver);
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
-        if let State::Waiting(ticket) = self.0.state {
-            self.0.pool.core().admission.forget_within(ticket);
+        if let State::Waiting(waiter_key) = self.0.state {
+            self.0.pool.core().limiter.clear_waiting_job(waiter_key);
         }
     }
 }

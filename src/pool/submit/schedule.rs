@@ -10,8 +10,8 @@ use crate::error::{ScheduleError, TryScheduleError};
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::{self, NewJob, OutputSink, RawJoinHandle, Runnable, SlotKind};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
-use crate::pool::limiter::wait_list::Told;
-use crate::pool::limiter::{Offer, OnFull, Verdict};
+use crate::pool::limiter::wait_list::WaiterState;
+use crate::pool::limiter::{AcquireOutcome, OnFull, PendingJob};
 use crate::pool::scheduler::shared::{Core, Nested};
 use crate::pool::submit::try_go::InlineJob;
 use crate::trace::JobSpan;
@@ -58,7 +58,7 @@ where
     }
 
     #[inline]
-    pub(crate) fn admit(&mut self, on_full: OnFull<'_>) -> Verdict {
+    pub(crate) fn admit(&mut self, on_full: OnFull<'_>) -> AcquireOutcome {
         let core = self.core;
         let quota = self.sink.as_ref().and_then(S::quota);
         core.admit(self, quota, on_full)
@@ -68,18 +68,18 @@ where
     #[inline]
     pub(crate) fn submit(mut self, on_full: OnFull<'_>) -> Result<S::Handle, TryScheduleError<F>> {
         match self.admit(on_full) {
-            Verdict::Full => Err(TryScheduleError::Full(self.take_job())),
-            Verdict::Closed => Err(TryScheduleError::Closed(self.take_job())),
+            AcquireOutcome::Full => Err(TryScheduleError::Full(self.take_job())),
+            AcquireOutcome::Closed => Err(TryScheduleError::Closed(self.take_job())),
             _ => Ok(self.take_handle()),
         }
     }
 
     /// Hands the job in for a slot that was kept for it.
     #[inline]
-    pub(crate) fn redeem(&mut self) -> Verdict {
+    pub(crate) fn submit_reserved(&mut self) -> AcquireOutcome {
         let core = self.core;
         let quota = self.sink.as_ref().and_then(S::quota);
-        core.redeem(self, quota)
+        core.submit_reserved(self, quota)
     }
 
     /// The job of a refused one.
@@ -106,7 +106,7 @@ where
     }
 }
 
-impl<F, S> Offer for Submission<'_, F, S>
+impl<F, S> PendingJob for Submission<'_, F, S>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
@@ -132,11 +132,11 @@ where
         job
     }
 
-    fn admit_to_line(&mut self, slot_kind: SlotKind, ticket: usize) -> Runnable {
+    fn admit_waiting(&mut self, slot_kind: SlotKind, waiter_key: usize) -> Runnable {
         if let Stage::NewJob(offered) = &self.job {
-            offered.enter_wait_list(|| self.core.arc(), ticket);
+            offered.enter_wait_list(|| self.core.arc(), waiter_key);
         }
-        Offer::admit(self, slot_kind)
+        PendingJob::admit(self, slot_kind)
     }
 }
 
@@ -153,7 +153,7 @@ where
     submission: Submission<'a, F, S>,
     polled: bool,
     yielded: bool,
-    ticket: Option<u32>,
+    waiter_key: Option<u32>,
     /// Waiting would have deadlocked, and the pool's policy is to run such jobs here.
     inline: Option<Nest<'a, F, S>>,
 }
@@ -169,7 +169,7 @@ where
     pub(crate) fn new(core: &'a Core, job: F, sink: S) -> Self {
         // Into its cell at once: that way it is moved once, and waits without being in the way.
         let submission = Submission::offered(core, job, sink);
-        Self { submission, polled: false, yielded: false, ticket: None, inline: None }
+        Self { submission, polled: false, yielded: false, waiter_key: None, inline: None }
     }
 
     /// Takes the job back if it was not offered yet.
@@ -182,7 +182,7 @@ where
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<S::Handle, ScheduleError<F>>> {
-        if self.ticket.is_some() || self.inline.is_some() {
+        if self.waiter_key.is_some() || self.inline.is_some() {
             return self.poll_again(cx);
         }
         assert!(!self.polled, "polled after completion");
@@ -193,56 +193,62 @@ where
             return Poll::Pending;
         }
         self.polled = true;
-        let verdict = self
+        let outcome = self
             .submission
             .admit(OnFull::Wait { waker: cx.waker(), pool: self.submission.core.id() });
-        if let Verdict::Started { .. } = verdict {
+        if let AcquireOutcome::Started { .. } = outcome {
             return Poll::Ready(Ok(self.submission.take_handle()));
         }
-        self.conclude(verdict, cx)
+        self.conclude(outcome, cx)
     }
 
     #[cold]
     fn poll_again(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, ScheduleError<F>>> {
-        let Some(ticket) = self.ticket else { return self.poll_inline(cx).map(Ok) };
-        let ticket = ticket as usize;
+        let Some(waiter_key) = self.waiter_key else { return self.poll_inline(cx).map(Ok) };
+        let waiter_key = waiter_key as usize;
         let core = self.submission.core;
-        if core.admission.look(ticket, cx.waker(), core.id()) == Told::Wait {
+        if core.limiter.poll_waiter(waiter_key, cx.waker(), core.id()) == WaiterState::Waiting {
             return Poll::Pending;
         }
-        self.ticket = None;
+        self.waiter_key = None;
         let shard_id = core.current_shard();
         let mut deferred = DeferredWakes::default();
-        let verdict = core.admission.hand_in(shard_id, ticket, &mut self.submission, &mut deferred);
+        let outcome =
+            core.limiter.submit_granted(shard_id, waiter_key, &mut self.submission, &mut deferred);
         core.apply(shard_id, deferred);
-        self.conclude(core.follow(shard_id, verdict), cx)
+        self.conclude(core.follow(shard_id, outcome), cx)
     }
 
     #[cold]
     fn conclude(
         &mut self,
-        verdict: Verdict,
+        outcome: AcquireOutcome,
         cx: &mut Context<'_>,
     ) -> Poll<Result<S::Handle, ScheduleError<F>>> {
         let core = self.submission.core;
-        match verdict {
-            Verdict::Started { .. } | Verdict::InLine => {
+        match outcome {
+            AcquireOutcome::Started { .. } | AcquireOutcome::Enqueued => {
                 Poll::Ready(Ok(self.submission.take_handle()))
             }
-            Verdict::Waiting(ticket) => {
-                self.ticket = Some(ticket as u32);
+            AcquireOutcome::Waiting(waiter_key) => {
+                self.waiter_key = Some(waiter_key as u32);
                 Poll::Pending
             }
-            Verdict::Deadlock if core.config.nested == Nested::Inline => {
-                core.admission.inline_after_all();
+            AcquireOutcome::Deadlock if core.config.nested == Nested::Inline => {
+                core.limiter.run_refused_in_caller();
                 self.inline = Some(Box::pin(self.submission.take_inline(core)));
                 self.poll_inline(cx).map(Ok)
             }
-            Verdict::Deadlock => {
+            AcquireOutcome::Deadlock => {
                 Poll::Ready(Err(ScheduleError::WouldDeadlock(self.submission.take_job())))
             }
-            Verdict::Closed => Poll::Ready(Err(ScheduleError::Closed(self.submission.take_job()))),
-            Verdict::Full | Verdict::Inline | Verdict::Overflow { .. } | Verdict::Reserved => {
+            AcquireOutcome::Closed => {
+                Poll::Ready(Err(ScheduleError::Closed(self.submission.take_job())))
+            }
+            AcquireOutcome::Full
+            | AcquireOutcome::RunInCaller
+            | AcquireOutcome::Overflow { .. }
+            | AcquireOutcome::Reserved => {
                 unreachable!("a caller that may wait waits")
             }
         }
@@ -264,8 +270,8 @@ where
 {
     #[inline]
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket {
-            self.submission.core.leave_line(ticket as usize);
+        if let Some(waiter_key) = self.waiter_key {
+            self.submission.core.cancel_waiter(waiter_key as usize);
         }
     }
 }
@@ -375,7 +381,7 @@ mod tests {
             let pool = Pool::new(100);
             let core = pool.core();
             let drain =
-                || (0..4).for_each(|_| core.admission.shard(core.current_shard()).note_drain());
+                || (0..4).for_each(|_| core.limiter.shard(core.current_shard()).note_drain());
             let mut cx = Context::from_waker(Waker::noop());
             drain();
             let mut first = pin!(pool.schedule(async {}));
@@ -383,7 +389,7 @@ mod tests {
             drain();
             assert!(first.as_mut().poll(&mut cx).is_ready(), "once is enough");
             // A worker that runs the jobs here has the drains forgotten.
-            core.admission.shard(core.current_shard()).forget_drains();
+            core.limiter.shard(core.current_shard()).forget_drains();
             assert!(pin!(pool.schedule(async {})).poll(&mut cx).is_ready());
         });
         runtime.block_on(submitter).unwrap();

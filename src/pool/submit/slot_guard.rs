@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::pool::Pool;
 use crate::pool::job::SlotHold;
 use crate::pool::scheduler::context;
-use crate::pool::scheduler::shard::Kept;
+use crate::pool::scheduler::shard::ReleaseReason;
 use crate::pool::scheduler::shared::Core;
 
 /// Keeps the slot of a job taken, also when the job has ended, until it is dropped; from
@@ -60,7 +60,7 @@ impl Pool {
 impl Drop for HeldSlot {
     fn drop(&mut self) {
         if self.slot_hold.release() {
-            self.core.free(self.quota, Kept::Held);
+            self.core.release_slot(self.quota, ReleaseReason::Held);
         }
     }
 }

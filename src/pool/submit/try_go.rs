@@ -14,7 +14,7 @@ use crate::panic::catch_panic;
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::{End, OutputSink};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
-use crate::pool::limiter::{OnFull, Verdict};
+use crate::pool::limiter::{AcquireOutcome, OnFull};
 use crate::pool::scheduler::context::enter_inline;
 use crate::pool::scheduler::shared::Core;
 use crate::pool::submit::schedule::Submission;
@@ -51,7 +51,7 @@ impl<C: Deref<Target = Core>, S> InlineEnd<C, S> {
 
     fn write_down(&self, end: End) {
         let mut deferred = DeferredWakes::default();
-        self.core.admission.end_inline(end, &mut deferred);
+        self.core.limiter.end_in_caller(end, &mut deferred);
         self.core.apply(self.core.current_shard(), deferred);
     }
 }
@@ -161,12 +161,12 @@ where
         let mut this = self.project();
         if let Some(job) = job {
             let mut submission = Submission::new(this.core, job, sink());
-            match submission.admit(OnFull::Inline) {
-                Verdict::Inline => {
+            match submission.admit(OnFull::RunInCaller) {
+                AcquireOutcome::RunInCaller => {
                     let run = submission.take_inline(*this.core);
                     this.state.set(State::Inline { run });
                 }
-                Verdict::Closed => return Poll::Ready(Err(Closed(submission.take_job()))),
+                AcquireOutcome::Closed => return Poll::Ready(Err(Closed(submission.take_job()))),
                 _ => return Poll::Ready(Ok(submission.take_handle())),
             }
         }
