@@ -138,7 +138,7 @@ where
                         Ok(Entry::In(handle)) => State::Running { handle },
                         Ok(Entry::Here(job)) => State::Here { job },
                         Err((refusal, call)) => {
-                            wait.shared.tell_refused(refusal);
+                            wait.shared.log_refused(refusal);
                             let result = this.answers.refused(refusal, call.into_request());
                             State::Done { result: Some(result) }
                         }

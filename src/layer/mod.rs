@@ -115,7 +115,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    fn tell_refused(&self, _reason: Refusal) {
+    fn log_refused(&self, _reason: Refusal) {
         event!(
             DEBUG,
             pool = self.door.pool().name(),

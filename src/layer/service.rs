@@ -151,7 +151,7 @@ impl<S, A> PoolService<S, A> {
         S: Service<Q>,
         A: Answer<Q, S::Response, S::Error>,
     {
-        self.setup.shared.tell_refused(refusal);
+        self.setup.shared.log_refused(refusal);
         ResponseFuture::done(self.answers.refused(refusal, request), self.answers.clone())
     }
 }

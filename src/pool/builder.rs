@@ -10,7 +10,8 @@ use tokio::runtime::Handle;
 use crate::error::{ConfigError, Panic};
 use crate::panic::catch_panic;
 use crate::pool::Pool;
-use crate::pool::scheduler::shared::{Config, Core, Nested, OnPanic};
+use crate::pool::limiter::deadlock::Nested;
+use crate::pool::scheduler::shared::{Config, Core, OnPanic};
 
 /// Larger pools are no bound any more.
 pub(crate) const MAX_SIZE: usize = u32::MAX as usize;

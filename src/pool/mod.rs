@@ -22,10 +22,10 @@ pub use crate::pool::builder::Builder;
 use crate::pool::handle::StoreOutput;
 pub use crate::pool::handle::{AbortHandle, AbortOnDrop, JobHandle};
 pub(crate) use crate::pool::job::{JobArc, OutputSink, RawJoinHandle};
+pub use crate::pool::limiter::deadlock::Nested;
 pub(crate) use crate::pool::limiter::{AcquireOutcome, OnFull};
 pub(crate) use crate::pool::scheduler::context::current;
 pub(crate) use crate::pool::scheduler::shared::Core;
-pub use crate::pool::scheduler::shared::Nested;
 pub use crate::pool::shutdown::Report;
 pub use crate::pool::status::Status;
 pub use crate::pool::submit::reserver::Reserver;
@@ -367,7 +367,7 @@ impl Pool {
         F::Output: Send + 'static,
     {
         let core = self.core();
-        core.refuse_to_block("blocking_anyway_go");
+        core.assert_may_block("blocking_anyway_go");
         let committed = self.anyway_go(job)?;
         Ok(core.block_on("blocking_anyway_go", committed))
     }
@@ -377,7 +377,7 @@ impl Pool {
     pub fn prewarm(&self, workers: usize) {
         let core = self.core();
         core.ensure_runtime();
-        core.crew.hire_up_to(core, workers.min(core.limiter.counts().size));
+        core.workers.spawn_up_to(core, workers.min(core.limiter.counts().size));
     }
 
     /// Changes the size, at once and without waiting.

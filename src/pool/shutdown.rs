@@ -34,12 +34,12 @@ const GRACE: Duration = Duration::from_millis(50);
 impl Core {
     pub(crate) async fn wait_idle(&self) {
         loop {
-            let mut idle = std::pin::pin!(self.idle.notified());
+            let mut idle = std::pin::pin!(self.idle_notify.notified());
             // Enlisted before the look, so that an end in between is not missed.
             idle.as_mut().enable();
             if self.limiter.watch_idle() {
                 // Whoever ended the last job may find the watch taken down now.
-                self.idle.notify_waiters();
+                self.idle_notify.notify_waiters();
                 return;
             }
             idle.await;

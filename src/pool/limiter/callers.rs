@@ -3,13 +3,13 @@
 use std::task::Waker;
 
 use crate::pool::job::{End, RawJob, Runnable, SlotKind};
+use crate::pool::limiter::deadlock;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::state::StateGuard;
 use crate::pool::limiter::wait_list::{
     CallerWaiter, List, Removed, Waiter, WaiterKey, WaiterState,
 };
 use crate::pool::limiter::{AcquireOutcome, CANCELLING, Limiter, PendingJob};
-use crate::pool::scheduler::context;
 use crate::pool::scheduler::shard::ShardId;
 use crate::sync::failpoint;
 
@@ -24,7 +24,7 @@ impl Limiter {
         let kept =
             |caller: &CallerWaiter| caller.waker.as_ref().is_some_and(|old| old.will_wake(waker));
         let mut state = self.state.lock();
-        state.set_waiting_job(waiter_key, context::waiting_job(pool));
+        state.set_waiting_job(waiter_key, deadlock::waiting_job(pool));
         let caller = state.wait_list.caller(waiter_key);
         if caller.state != WaiterState::Waiting || kept(caller) {
             return caller.state;
@@ -77,7 +77,7 @@ impl Limiter {
                 state.counters.started += 1;
                 let mut shard = self.shards[shard_id].lock();
                 let needs_wake = shard.push(pending.admit(slot_kind));
-                AcquireOutcome::Started { needs_wake, depth: shard.ready.len() }
+                AcquireOutcome::Started { needs_wake, depth: shard.run_queue.len() }
             }
             WaiterState::QueueGranted => {
                 let job = pending.admit_waiting(slot_kind, waiter_key);

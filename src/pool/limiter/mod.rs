@@ -25,6 +25,7 @@
 
 mod callers;
 mod counts;
+pub(crate) mod deadlock;
 pub(crate) mod deferred_wakes;
 mod reserve;
 mod resize_close;
@@ -192,7 +193,7 @@ impl Limiter {
                 shard.counters.submitted += 1;
                 shard.counters.started += 1;
                 let needs_wake = shard.push(pending.admit(SlotKind::for_quota(quota)));
-                return AcquireOutcome::Started { needs_wake, depth: shard.ready.len() };
+                return AcquireOutcome::Started { needs_wake, depth: shard.run_queue.len() };
             }
         }
         self.admit_slow(shard_id, pending, quota, on_full)
@@ -235,7 +236,7 @@ impl Limiter {
                 state.counters.started += 1;
                 let mut shard = self.shards[shard_id].lock();
                 let needs_wake = shard.push(pending.admit(slot_kind));
-                return AcquireOutcome::Started { needs_wake, depth: shard.ready.len() };
+                return AcquireOutcome::Started { needs_wake, depth: shard.run_queue.len() };
             }
             if state.wait_list.has_queue_room() {
                 state.acquire_quota(quota);
@@ -268,7 +269,7 @@ impl Limiter {
                 state.counters.overflow_started += 1;
                 let mut shard = self.shards[shard_id].lock();
                 let needs_wake = shard.push(pending.admit(SlotKind::Overflow));
-                AcquireOutcome::Overflow { needs_wake, depth: shard.ready.len() }
+                AcquireOutcome::Overflow { needs_wake, depth: shard.run_queue.len() }
             }
             OnFull::Overflow { .. } => {
                 state.counters.refused += 1;

@@ -112,7 +112,7 @@ impl Limiter {
         shard.counters.reservations_ended += 1;
         shard.counters.started += 1;
         let needs_wake = shard.push(pending.admit(SlotKind::for_quota(quota)));
-        AcquireOutcome::Started { needs_wake, depth: shard.ready.len() }
+        AcquireOutcome::Started { needs_wake, depth: shard.run_queue.len() }
     }
 
     /// Gives back a slot that was kept without a job.

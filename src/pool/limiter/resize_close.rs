@@ -103,27 +103,6 @@ impl Limiter {
         }
     }
 
-    /// After slots vanished: tells the newest of the jobs that wait on each other.
-    pub(crate) fn break_deadlock(
-        &self,
-        state: &mut StateGuard<'_>,
-        shard_id: ShardId,
-        deferred: &mut DeferredWakes,
-    ) {
-        if state.waiting_holders.is_empty()
-            || state.slots_granted > 0
-            || state.waiting_holders.len() < state.size + state.slots_to_remove
-        {
-            return;
-        }
-        let newest = state.wait_list.waiter_keys().into_iter().rev().find(
-            |&waiter_key| matches!(&state.wait_list.node(waiter_key).waiter, Waiter::Caller(caller) if caller.waiting_job.is_some()),
-        );
-        if let Some(waiter_key) = newest {
-            self.reject_waiter(state, shard_id, waiter_key, WaiterState::Deadlock, deferred);
-        }
-    }
-
     /// Cancels whatever can be reached: jobs in line and in the queues of the shards come back,
     /// suspended ones too. Jobs that are being polled are cancelled when that returns.
     pub(crate) fn cancel_all(
@@ -151,7 +130,7 @@ impl Limiter {
         for shard in &self.shards {
             let mut shard = shard.lock();
             cancelled.admitted.extend(shard.take(true));
-            let aborted = shard.seated.iter().filter_map(|(_, job)| job.request_abort());
+            let aborted = shard.suspended.iter().filter_map(|(_, job)| job.request_abort());
             cancelled.admitted.extend(aborted);
         }
         cancelled

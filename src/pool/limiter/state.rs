@@ -1,13 +1,12 @@
 //! The lock of the line, and what is decided under it.
 
-use std::collections::HashSet;
 use std::task::Waker;
 
 use crate::pool::job::SlotKind;
+use crate::pool::limiter::deadlock::waiting_job;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::wait_list::{CallerWaiter, List, Waiter, WaiterKey, WaiterState};
 use crate::pool::limiter::{AcquireOutcome, FULL, NO_SLOTS, PendingJob, State};
-use crate::pool::scheduler::context::{self, WaitingJob};
 use crate::sync::MutexGuard;
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::{Relaxed, Release};
@@ -95,7 +94,7 @@ impl State {
         pool: usize,
         is_reserver: bool,
     ) -> AcquireOutcome {
-        let waiting_job = context::waiting_job(pool);
+        let waiting_job = waiting_job(pool);
         if waiting_job.is_some_and(|waiting_job| self.would_deadlock(list, waiting_job)) {
             self.counters.refused += 1;
             return AcquireOutcome::Deadlock;
@@ -173,53 +172,5 @@ impl State {
         if before == WaiterState::Waiting {
             self.remove_waiting_holder(waiting_job);
         }
-    }
-
-    /// A caller in line is waited through by this job from now on, or by none.
-    pub(crate) fn set_waiting_job(
-        &mut self,
-        waiter_key: WaiterKey,
-        waiting_job: Option<WaitingJob>,
-    ) {
-        let caller = self.wait_list.caller(waiter_key);
-        if caller.state == WaiterState::Waiting && caller.waiting_job != waiting_job {
-            let before = std::mem::replace(&mut caller.waiting_job, waiting_job);
-            self.remove_waiting_holder(before);
-            self.add_waiting_holder(waiting_job);
-        }
-    }
-
-    pub(crate) fn add_waiting_holder(&mut self, waiting_job: Option<WaitingJob>) {
-        if let Some(WaitingJob { job, .. }) = waiting_job {
-            *self.waiting_holders.entry(job).or_default() += 1;
-        }
-    }
-
-    pub(crate) fn remove_waiting_holder(&mut self, waiting_job: Option<WaitingJob>) {
-        let Some(WaitingJob { job, .. }) = waiting_job else { return };
-        if let Some(callers) = self.waiting_holders.get_mut(&job) {
-            *callers -= 1;
-            if *callers == 0 {
-                self.waiting_holders.remove(&job);
-            }
-        }
-    }
-
-    /// Whether nobody would be left to give a slot back if this job waited as well.
-    pub(crate) fn would_deadlock(&mut self, list: List, waiting_job: WaitingJob) -> bool {
-        let others = self.waiting_holders.len()
-            - usize::from(self.waiting_holders.contains_key(&waiting_job.job));
-        if self.slots_granted == 0 && others + 1 >= self.size + self.slots_to_remove {
-            return true;
-        }
-        // Within a quota the same holds for its share alone.
-        let List::Quota(key) = list else { return false };
-        if waiting_job.quota != Some(key) {
-            return false;
-        }
-        let others = self.wait_list.callers(list).filter_map(|caller| caller.waiting_job);
-        let members = others.filter(|other| other.quota == Some(key)).map(|other| other.job);
-        let blocked: HashSet<_> = members.chain([waiting_job.job]).collect();
-        blocked.len() >= self.wait_list.quotas[key].in_use
     }
 }

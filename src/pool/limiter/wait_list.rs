@@ -10,7 +10,7 @@ use std::task::Waker;
 use slab::Slab;
 
 use crate::pool::job::{RawJob, Runnable};
-use crate::pool::scheduler::context::WaitingJob;
+use crate::pool::limiter::deadlock::WaitingJob;
 
 /// The key of a waiter in the wait list.
 pub(crate) type WaiterKey = usize;

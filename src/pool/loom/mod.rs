@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::pool::Pool;
-use crate::pool::scheduler::shared::{Config, Core, Nested};
+use crate::pool::limiter::deadlock::Nested;
+use crate::pool::scheduler::shared::{Config, Core};
 
 fn pool(shards: usize, size: usize, queue: usize) -> Pool {
     let config = Config {

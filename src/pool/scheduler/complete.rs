@@ -4,17 +4,22 @@ use crate::error::Panic;
 use crate::panic::catch_panic;
 use crate::pool::job::{End, Runnable, SlotKind};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
-use crate::pool::scheduler::idle::Post;
+use crate::pool::scheduler::idle::WorkerHandle;
 use crate::pool::scheduler::shard::{ShardGuard, ShardId};
 use crate::pool::scheduler::shared::Core;
-use crate::pool::scheduler::worker::Note;
+use crate::pool::scheduler::worker::PollRecord;
 use crate::trace::event;
 
 impl Core {
     /// Gives a job that returned `Pending` for the first time a seat in this shard.
-    pub(crate) fn seat(&self, shard_id: ShardId, shard: &mut ShardGuard<'_>, job: &Runnable) {
+    pub(crate) fn add_suspended(
+        &self,
+        shard_id: ShardId,
+        shard: &mut ShardGuard<'_>,
+        job: &Runnable,
+    ) {
         if job.suspended_key().is_none() {
-            let key = shard.seated.insert(job.ptr());
+            let key = shard.suspended.insert(job.ptr());
             job.set_suspended_key(|| self.arc(), key * self.limiter.shards().len() + shard_id);
         }
         if self.limiter.is_cancelling() {
@@ -23,13 +28,13 @@ impl Core {
     }
 
     /// Where a suspended job sits: shard and key.
-    fn split(&self, job: &Runnable) -> Option<(ShardId, usize)> {
+    fn suspended_at(&self, job: &Runnable) -> Option<(ShardId, usize)> {
         let shards = self.limiter.shards().len();
         job.suspended_key().map(|place| (place % shards, place / shards))
     }
 
     /// Accounts for an ended job as far as its shard can. `true` if the line must hear of it.
-    pub(crate) fn settle(
+    pub(crate) fn release_in_shard(
         &self,
         shard_id: ShardId,
         shard: &mut ShardGuard<'_>,
@@ -37,9 +42,9 @@ impl Core {
         end: End,
     ) -> bool {
         let slot_kind = job.slot_kind();
-        if let Some((home, key)) = self.split(job) {
-            if home == shard_id {
-                shard.seated.remove(key);
+        if let Some((home_shard, key)) = self.suspended_at(job) {
+            if home_shard == shard_id {
+                shard.suspended.remove(key);
             }
         }
         if job.keeps_slot() {
@@ -60,29 +65,29 @@ impl Core {
     }
 
     /// Writes down what became of a polled job, as far as its shard can.
-    pub(crate) fn write_down(
+    pub(crate) fn record_locked(
         &self,
         shard_id: ShardId,
         shard: &mut ShardGuard<'_>,
-        mut note: Note,
-    ) -> Note {
-        match &mut note {
-            Note::Suspended(job) => self.seat(shard_id, shard, job),
-            Note::Ended { job, end, release_slow } => {
-                *release_slow = self.settle(shard_id, shard, job, *end)
+        mut record: PollRecord,
+    ) -> PollRecord {
+        match &mut record {
+            PollRecord::Suspended(job) => self.add_suspended(shard_id, shard, job),
+            PollRecord::Ended { job, end, release_slow } => {
+                *release_slow = self.release_in_shard(shard_id, shard, job, *end)
             }
         }
-        note
+        record
     }
 
     /// The rest of that, after the shard's lock was released. `true` if the job was put back into
     /// the shard.
-    pub(crate) fn follow_up(&self, shard_id: ShardId, note: Note) -> bool {
-        match note {
-            Note::Ended { job, end, release_slow } => {
-                self.settled(shard_id, job, end, release_slow)
+    pub(crate) fn after_unlock(&self, shard_id: ShardId, record: PollRecord) -> bool {
+        match record {
+            PollRecord::Ended { job, end, release_slow } => {
+                self.finish(shard_id, job, end, release_slow)
             }
-            Note::Suspended(job) => {
+            PollRecord::Suspended(job) => {
                 if let Some(job) = job.suspend() {
                     // Whatever the push says: the worker comes back to the shard.
                     let _ = self.limiter.shard(shard_id).lock().push(job);
@@ -95,84 +100,86 @@ impl Core {
 
     /// Accounts for jobs that completed unseen. The slots of `unpaid` of them are still to be
     /// given back; returns how many of those are to be brought to the line.
-    pub(crate) fn settle_unseen(
+    pub(crate) fn release_detached(
         &self,
         shard_id: ShardId,
         shard: &mut ShardGuard<'_>,
         jobs: &[Runnable],
-        unpaid: usize,
+        unreleased: usize,
     ) -> usize {
-        let seats = jobs.iter().filter_map(|job| self.split(job));
-        for (_, key) in seats.filter(|(home, _)| *home == shard_id) {
-            shard.seated.remove(key);
+        let suspended = jobs.iter().filter_map(|job| self.suspended_at(job));
+        for (_, key) in suspended.filter(|(home_shard, _)| *home_shard == shard_id) {
+            shard.suspended.remove(key);
         }
         if self.limiter.needs_slow_release() {
-            return unpaid;
+            return unreleased;
         }
-        shard.counters.completed += unpaid as u64;
-        shard.counters.ended += unpaid as u64;
-        shard.free_slots += unpaid;
+        shard.counters.completed += unreleased as u64;
+        shard.counters.ended += unreleased as u64;
+        shard.free_slots += unreleased;
         0
     }
 
     /// Takes unseen jobs out of the seats they have in other shards, and lets go of them.
-    pub(crate) fn drop_unseen(&self, shard_id: ShardId, jobs: &mut Vec<Runnable>) {
+    pub(crate) fn drop_detached(&self, shard_id: ShardId, jobs: &mut Vec<Runnable>) {
         for job in jobs.drain(..) {
-            self.unseat_elsewhere(shard_id, &job);
+            self.remove_suspended_elsewhere(shard_id, &job);
         }
     }
 
-    fn unseat_elsewhere(&self, shard_id: ShardId, job: &Runnable) {
-        if let Some((home, key)) = self.split(job).filter(|(home, _)| *home != shard_id) {
-            self.limiter.shard(home).lock().seated.remove(key);
+    fn remove_suspended_elsewhere(&self, shard_id: ShardId, job: &Runnable) {
+        if let Some((home_shard, key)) =
+            self.suspended_at(job).filter(|(home_shard, _)| *home_shard != shard_id)
+        {
+            self.limiter.shard(home_shard).lock().suspended.remove(key);
         }
     }
 
-    pub(crate) fn bring_to_line(&self, shard_id: ShardId, slots: usize) {
+    pub(crate) fn release_to_waiters(&self, shard_id: ShardId, slots: usize) {
         if slots > 0 {
             let mut deferred = DeferredWakes::default();
             for _ in 0..slots {
                 self.limiter.release_slow(shard_id, SlotKind::Plain, End::Completed, &mut deferred);
             }
-            self.apply(shard_id, deferred);
+            self.run_deferred(shard_id, deferred);
         }
     }
 
     /// Gives the slots of unseen jobs back for a worker that is held up.
-    pub(crate) fn pay_for(&self, post: &Post) {
+    pub(crate) fn release_deferred_of(&self, handle: &WorkerHandle) {
         let shard_id = self.current_shard();
-        let owed = post.forgive();
+        let deferred_releases = handle.steal_deferred_releases();
         let mut shard = self.limiter.shard(shard_id).lock();
-        let slots = self.settle_unseen(shard_id, &mut shard, &[], owed);
+        let slots = self.release_detached(shard_id, &mut shard, &[], deferred_releases);
         drop(shard);
-        self.bring_to_line(shard_id, slots);
+        self.release_to_waiters(shard_id, slots);
     }
 
     /// The rest of it, after the shard's lock was released.
-    pub(crate) fn settled(&self, shard_id: ShardId, job: Runnable, end: End, slow: bool) {
-        self.unseat_elsewhere(shard_id, &job);
+    pub(crate) fn finish(&self, shard_id: ShardId, job: Runnable, end: End, slow: bool) {
+        self.remove_suspended_elsewhere(shard_id, &job);
         let mut idle = false;
         if slow {
             let mut deferred = DeferredWakes::default();
             self.limiter.release_slow(shard_id, job.slot_kind(), end, &mut deferred);
             // WaiterState last: then there is nothing left to be seen of the job.
             idle = std::mem::take(&mut deferred.idle);
-            self.apply(shard_id, deferred);
+            self.run_deferred(shard_id, deferred);
         }
-        self.announce(job, end, idle);
+        self.publish(job, end, idle);
     }
 
     /// Tells of the end of a job that is accounted for.
-    fn announce(&self, job: Runnable, end: End, idle: bool) {
+    fn publish(&self, job: Runnable, end: End, idle: bool) {
         if end == End::Panicked {
-            job.with_panic(|panic| self.tell_panic(panic));
+            job.with_panic(|panic| self.report_panic(panic));
         }
         job.publish();
-        self.tell_idle(idle);
+        self.notify_idle(idle);
     }
 
     #[cold]
-    pub(crate) fn tell_panic(&self, panic: &Panic) {
+    pub(crate) fn report_panic(&self, panic: &Panic) {
         event!(ERROR, pool = &*self.config.name, message = panic.message(), "job panicked");
         if let Some(on_panic) = &self.config.on_panic {
             catch_panic(|| on_panic(panic));
@@ -183,9 +190,9 @@ impl Core {
     pub(crate) fn cancel(&self, shard_id: ShardId, job: Runnable) {
         let end = job.cancel();
         let mut shard = self.limiter.shard(shard_id).lock();
-        let slow = self.settle(shard_id, &mut shard, &job, end);
+        let slow = self.release_in_shard(shard_id, &mut shard, &job, end);
         drop(shard);
-        self.settled(shard_id, job, end, slow);
+        self.finish(shard_id, job, end, slow);
     }
 
     /// Cancels what is left, wherever it is; see [`Limiter::cancel_all`].
@@ -193,13 +200,13 @@ impl Core {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
         let cancelled = self.limiter.cancel_all(shard_id, runtime_gone, &mut deferred);
-        self.apply(shard_id, deferred);
+        self.run_deferred(shard_id, deferred);
         for job in cancelled.waiting {
             self.end_withdrawn(shard_id, job);
         }
         for job in cancelled.admitted {
             if job.is_abort_deferred() && !runtime_gone {
-                self.make_ready(shard_id, job)
+                self.push_runnable(shard_id, job)
             } else {
                 self.cancel(shard_id, job)
             }
@@ -211,7 +218,7 @@ impl Core {
         let mut deferred = DeferredWakes::default();
         self.limiter.end_withdrawn(end, &mut deferred);
         let idle = std::mem::take(&mut deferred.idle);
-        self.apply(shard_id, deferred);
-        self.announce(job, end, idle);
+        self.run_deferred(shard_id, deferred);
+        self.publish(job, end, idle);
     }
 }

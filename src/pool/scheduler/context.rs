@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use crate::pool::job::{RawJob, SlotKind};
+use crate::pool::job::RawJob;
 
 /// The job that is being polled on this thread.
 #[derive(Debug, Clone, Copy)]
@@ -19,13 +19,6 @@ impl Current {
     pub(crate) fn is_of(&self, pool: usize) -> bool {
         self.pool == pool
     }
-}
-
-/// A slot-holding job of a pool that asks the same pool for room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct WaitingJob {
-    pub(crate) job: usize,
-    pub(crate) quota: Option<usize>,
 }
 
 #[cfg(not(millpond_loom))]
@@ -69,12 +62,4 @@ pub(crate) fn enter_inline<R>(poll: impl FnOnce() -> R) -> R {
     let _restore = Restore(outer);
     CURRENT.with(|cell| cell.set(outer.map(|outer| Current { inline: true, ..outer })));
     poll()
-}
-
-/// The job of this very pool that is asking, if it holds a slot.
-pub(crate) fn waiting_job(pool: usize) -> Option<WaitingJob> {
-    let current = current().filter(|current| current.is_of(pool))?;
-    let slot_kind = current.job.slot_kind();
-    (slot_kind != SlotKind::Overflow)
-        .then(|| WaitingJob { job: current.job.id(), quota: slot_kind.quota() })
 }

@@ -18,25 +18,25 @@ pub(crate) type ShardId = usize;
 
 pub(crate) struct Shard {
     state: Mutex<ShardState>,
-    /// The length of `ready`, to be looked at without the lock.
+    /// The length of `run_queue`, to be looked at without the lock.
     depth: AtomicUsize,
     /// How often in a row the jobs went to another thread, as their submitter keeps this one to
     /// itself.
-    drains: AtomicUsize,
+    migrations: AtomicUsize,
 }
 
 /// So many drains in a row are no accident.
-const DRAINS: usize = 4;
+const MIGRATIONS_BEFORE_YIELD: usize = 4;
 
 pub(crate) struct ShardState {
     pub(crate) free_slots: usize,
-    pub(crate) ready: VecDeque<Runnable>,
+    pub(crate) run_queue: VecDeque<Runnable>,
     /// Suspended at least once and not ended, wherever they are.
-    pub(crate) seated: Slab<RawJob>,
-    /// Some worker will look at `ready` before it goes idle.
-    pub(crate) served: bool,
-    /// How often somebody took jobs from `ready`: whether it moves.
-    pub(crate) claims: u64,
+    pub(crate) suspended: Slab<RawJob>,
+    /// Some worker will look at `run_queue` before it goes idle.
+    pub(crate) has_worker: bool,
+    /// How often somebody took jobs from `run_queue`: whether it moves.
+    pub(crate) dequeues: u64,
     pub(crate) counters: Counters,
 }
 
@@ -117,13 +117,17 @@ impl Shard {
     pub(crate) fn new(free_slots: usize) -> Self {
         let state = ShardState {
             free_slots,
-            ready: VecDeque::new(),
-            seated: Slab::new(),
-            served: false,
-            claims: 0,
+            run_queue: VecDeque::new(),
+            suspended: Slab::new(),
+            has_worker: false,
+            dequeues: 0,
             counters: Counters::default(),
         };
-        Self { state: Mutex::new(state), depth: AtomicUsize::new(0), drains: AtomicUsize::new(0) }
+        Self {
+            state: Mutex::new(state),
+            depth: AtomicUsize::new(0),
+            migrations: AtomicUsize::new(0),
+        }
     }
 
     pub(crate) fn lock(&self) -> ShardGuard<'_> {
@@ -131,23 +135,23 @@ impl Shard {
     }
 
     /// The jobs went to another thread.
-    pub(crate) fn note_drain(&self) {
+    pub(crate) fn note_migration(&self) {
         // Counted roughly: one more or less matters little, an exchange for each job would.
-        self.drains.store(self.drains.load(Relaxed) + 1, Relaxed);
+        self.migrations.store(self.migrations.load(Relaxed) + 1, Relaxed);
     }
 
     /// A worker runs the jobs on their own thread.
-    pub(crate) fn forget_drains(&self) {
-        if self.drains.load(Relaxed) > 0 {
-            self.drains.store(0, Relaxed);
+    pub(crate) fn reset_migrations(&self) {
+        if self.migrations.load(Relaxed) > 0 {
+            self.migrations.store(0, Relaxed);
         }
     }
 
     /// Whether the next submitter on this thread is to yield to the runtime once.
-    pub(crate) fn is_to_yield(&self) -> bool {
-        let due = self.drains.load(Relaxed) >= DRAINS;
+    pub(crate) fn should_yield(&self) -> bool {
+        let due = self.migrations.load(Relaxed) >= MIGRATIONS_BEFORE_YIELD;
         if due {
-            self.drains.store(0, Relaxed);
+            self.migrations.store(0, Relaxed);
         }
         due
     }
@@ -167,33 +171,33 @@ impl ShardGuard<'_> {
     /// Puts a job at the end of the queue. `true` if no worker would see it: one must be called.
     #[must_use]
     pub(crate) fn push(&mut self, job: Runnable) -> bool {
-        self.state.ready.push_back(job);
-        self.depth.store(self.state.ready.len(), Relaxed);
-        !std::mem::replace(&mut self.state.served, true) && !failpoint("push without wake")
+        self.state.run_queue.push_back(job);
+        self.depth.store(self.state.run_queue.len(), Relaxed);
+        !std::mem::replace(&mut self.state.has_worker, true) && !failpoint("push without wake")
     }
 
     /// Puts a claimed job back where it was.
     pub(crate) fn push_front(&mut self, job: Runnable) {
-        self.state.ready.push_front(job);
-        self.depth.store(self.state.ready.len(), Relaxed);
+        self.state.run_queue.push_front(job);
+        self.depth.store(self.state.run_queue.len(), Relaxed);
     }
 
     /// Takes the oldest jobs, at most `jobs`.
-    pub(crate) fn claim(&mut self, jobs: usize) -> impl Iterator<Item = Runnable> + '_ {
-        let jobs = jobs.min(self.state.ready.len());
-        self.depth.store(self.state.ready.len() - jobs, Relaxed);
-        self.state.claims += 1;
-        self.state.ready.drain(..jobs)
+    pub(crate) fn pop_batch(&mut self, jobs: usize) -> impl Iterator<Item = Runnable> + '_ {
+        let jobs = jobs.min(self.state.run_queue.len());
+        self.depth.store(self.state.run_queue.len() - jobs, Relaxed);
+        self.state.dequeues += 1;
+        self.state.run_queue.drain(..jobs)
     }
 
     /// Takes the older half, for a worker of another shard, or everything.
     pub(crate) fn take(&mut self, all: bool) -> VecDeque<Runnable> {
-        let keep = if all { 0 } else { self.state.ready.len() / 2 };
-        let rest = self.state.ready.len() - keep;
-        self.state.claims += 1;
-        let kept = self.state.ready.split_off(rest);
-        let taken = std::mem::replace(&mut self.state.ready, kept);
-        self.depth.store(self.state.ready.len(), Relaxed);
+        let keep = if all { 0 } else { self.state.run_queue.len() / 2 };
+        let rest = self.state.run_queue.len() - keep;
+        self.state.dequeues += 1;
+        let kept = self.state.run_queue.split_off(rest);
+        let taken = std::mem::replace(&mut self.state.run_queue, kept);
+        self.depth.store(self.state.run_queue.len(), Relaxed);
         taken
     }
 }

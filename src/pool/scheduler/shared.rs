@@ -13,35 +13,15 @@ use tokio::sync::Notify;
 use crate::error::Panic;
 use crate::panic::catch_panic;
 use crate::pool::job::{JobScheduler, RawJob, Runnable, Step};
+use crate::pool::limiter::deadlock::Nested;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::{AcquireOutcome, Limiter, OnFull, PendingJob};
 use crate::pool::scheduler::context;
-use crate::pool::scheduler::idle::Crew;
-use crate::pool::scheduler::poll_times::Pace;
+use crate::pool::scheduler::idle::IdleWorkers;
+use crate::pool::scheduler::poll_times::PollTimes;
 use crate::pool::scheduler::shard::{ReleaseReason, ShardId};
-use crate::pool::scheduler::stall_monitor::Lookout;
 use crate::pool::status::Status;
 use crate::trace::event;
-
-/// What happens to a `schedule` from within the pool's own jobs that could never end.
-///
-/// A job that waits for a slot of the pool it runs on keeps its own meanwhile. Once every slot is
-/// held by such a job, none of them can go on. Millpond notices the last of them: the one whose
-/// waiting would close the circle. The calls of `try_go` and `anyway_go` themselves wait for nothing.
-///
-/// What is noticed is a wait in line by the job itself, not by a task it spawned. A job that awaits the handle, the start or the group of
-/// another job that is queued behind it, and jobs of several quotas that wait for each other, are
-/// not: there no submit could fail. Nor is a job that has a slot [reserved](crate::Pool::reserver)
-/// or [held](crate::Pool::hold_slot) for another while it waits.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Nested {
-    /// The submit fails with [`ScheduleError::WouldDeadlock`](crate::ScheduleError).
-    #[default]
-    Error,
-    /// The job runs in the job that submitted it, as with [`try_go`](crate::Pool::try_go).
-    Inline,
-}
 
 /// Called with each panic a job of the pool ended by.
 pub(crate) type OnPanic = Arc<dyn Fn(&Panic) + Send + Sync>;
@@ -58,20 +38,16 @@ pub(crate) struct Config {
 
 pub(crate) struct Core {
     pub(crate) limiter: Limiter,
-    pub(crate) crew: Crew,
+    pub(crate) workers: IdleWorkers,
     pub(crate) config: Config,
-    pub(crate) idle: Notify,
+    pub(crate) idle_notify: Notify,
     runtime: OnceLock<Handle>,
-    pub(crate) pace: Pace,
-    me: Weak<Self>,
+    pub(crate) poll_times: PollTimes,
+    weak_self: Weak<Self>,
 }
 
 /// A shard with fewer slots than this would lend and borrow them all the time.
-const SLOTS_WORTH_A_SHARD: usize = 8;
-
-/// Another worker is called when the ready jobs of a shard would take one this long. Waking a
-/// parked thread takes a fifth of it, and jobs that move between threads run slower.
-const WORTH_A_CALL: u64 = 100_000;
+const MIN_SLOTS_PER_SHARD: usize = 8;
 
 impl Core {
     pub(crate) fn new(
@@ -84,7 +60,7 @@ impl Core {
             Some(handle) => handle.metrics().num_workers(),
             None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
         };
-        let shards = threads.min(size.get() / SLOTS_WORTH_A_SHARD).max(1);
+        let shards = threads.min(size.get() / MIN_SLOTS_PER_SHARD).max(1);
         Self::with_shards(shards, threads, config, size, queue, runtime)
     }
 
@@ -96,14 +72,14 @@ impl Core {
         queue: usize,
         runtime: Option<Handle>,
     ) -> Arc<Self> {
-        Arc::new_cyclic(|me| Self {
+        Arc::new_cyclic(|weak_self| Self {
             limiter: Limiter::new(shards, size.get(), queue),
-            crew: Crew::new(threads, size.get()),
+            workers: IdleWorkers::new(threads, size.get()),
             config,
-            idle: Notify::new(),
+            idle_notify: Notify::new(),
             runtime: runtime.map_or_else(OnceLock::new, OnceLock::from),
-            pace: Pace::new(),
-            me: me.clone(),
+            poll_times: PollTimes::new(),
+            weak_self: weak_self.clone(),
         })
     }
 
@@ -146,7 +122,7 @@ impl Core {
     }
 
     pub(crate) fn arc(&self) -> Arc<Self> {
-        self.me.upgrade().expect("only reached through a live reference")
+        self.weak_self.upgrade().expect("only reached through a live reference")
     }
 
     /// The shard of the current thread.
@@ -172,15 +148,15 @@ impl Core {
     ) -> AcquireOutcome {
         let shard_id = self.current_shard();
         let outcome = self.limiter.admit(shard_id, pending, quota, on_full);
-        self.follow(shard_id, outcome)
+        self.after_submit(shard_id, outcome)
     }
 
     /// Whether a submitter is to yield to the runtime: its jobs are run on another thread again
     /// and again. No use on threads where no worker could run.
     #[inline]
-    pub(crate) fn wants_yield(&self) -> bool {
+    pub(crate) fn should_yield(&self) -> bool {
         self.limiter.shards().len() > 1
-            && self.limiter.shard(self.current_shard()).is_to_yield()
+            && self.limiter.shard(self.current_shard()).should_yield()
             && !self.limiter.needs_slow_release()
             && (cfg!(millpond_loom) || tokio::runtime::worker_index().is_some())
     }
@@ -188,7 +164,7 @@ impl Core {
     pub(crate) fn reserve(&self, quota: Option<usize>, cx: Option<&Context<'_>>) -> AcquireOutcome {
         let shard_id = self.current_shard();
         let outcome = self.limiter.reserve(shard_id, quota, cx.map(|cx| (cx.waker(), self.id())));
-        self.follow(shard_id, outcome)
+        self.after_submit(shard_id, outcome)
     }
 
     /// A caller in line for a slot was told to come.
@@ -196,8 +172,8 @@ impl Core {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
         let outcome = self.limiter.take_granted(waiter_key, &mut deferred);
-        self.apply(shard_id, deferred);
-        self.follow(shard_id, outcome)
+        self.run_deferred(shard_id, deferred);
+        self.after_submit(shard_id, outcome)
     }
 
     pub(crate) fn submit_reserved(
@@ -210,7 +186,7 @@ impl Core {
         if outcome == AcquireOutcome::Closed {
             self.release_slot(quota, ReleaseReason::Refused);
         }
-        self.follow(shard_id, outcome)
+        self.after_submit(shard_id, outcome)
     }
 
     /// Gives back a slot that was kept without a job.
@@ -218,21 +194,25 @@ impl Core {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
         self.limiter.release_slot(shard_id, quota, reason, &mut deferred);
-        self.apply(shard_id, deferred);
+        self.run_deferred(shard_id, deferred);
     }
 
     /// Calls a worker for what was started.
-    pub(crate) fn follow(&self, shard_id: ShardId, outcome: AcquireOutcome) -> AcquireOutcome {
+    pub(crate) fn after_submit(
+        &self,
+        shard_id: ShardId,
+        outcome: AcquireOutcome,
+    ) -> AcquireOutcome {
         match outcome {
             AcquireOutcome::Started { needs_wake, depth } => {
-                self.attend(shard_id, needs_wake, depth)
+                self.wake_worker_for(shard_id, needs_wake, depth)
             }
             AcquireOutcome::Overflow { needs_wake, depth } => {
-                self.attend(shard_id, needs_wake, depth);
+                self.wake_worker_for(shard_id, needs_wake, depth);
                 event!(DEBUG, pool = &*self.config.name, "job overflows");
             }
             AcquireOutcome::Full | AcquireOutcome::Closed | AcquireOutcome::Deadlock => {
-                self.tell_refused(outcome)
+                self.log_refused(outcome)
             }
             AcquireOutcome::Enqueued
             | AcquireOutcome::Waiting(_)
@@ -242,55 +222,31 @@ impl Core {
         outcome
     }
 
-    /// Sees to it that somebody polls what is ready in a shard.
-    #[inline]
-    fn attend(&self, shard_id: ShardId, needs_wake: bool, depth: usize) {
-        // Otherwise everybody is busy, with the jobs of this shard or with others: for how long?
-        // And a worker called from within a job is to run on this thread, once that returns.
-        if needs_wake && self.crew.call(self, shard_id) && context::current().is_none() {
-            return;
-        }
-        if self.crew.wants_lookout() {
-            Lookout::start(self.arc());
-        }
-        self.consider_help(shard_id, depth);
-    }
-
     #[cold]
-    fn tell_refused(&self, _outcome: AcquireOutcome) {
+    fn log_refused(&self, _outcome: AcquireOutcome) {
         event!(DEBUG, pool = &*self.config.name, reason = ?_outcome, "job refused");
     }
 
-    fn consider_help(&self, shard_id: ShardId, depth: usize) {
-        if self.crew.has_spare() && self.pace.wait(depth) > WORTH_A_CALL {
-            self.crew.reinforce(
-                self,
-                (shard_id + 1) % self.limiter.shards().len(),
-                self.crew.enough(),
-            );
-        }
-    }
-
     /// Does what was left to do when the locks were released.
-    pub(crate) fn apply(&self, shard_id: ShardId, mut deferred: DeferredWakes) {
+    pub(crate) fn run_deferred(&self, shard_id: ShardId, mut deferred: DeferredWakes) {
         for job in deferred.take_started() {
             job.leave_wait_list();
-            self.make_ready(shard_id, job);
+            self.push_runnable(shard_id, job);
         }
         deferred.wake_all();
-        self.tell_idle(deferred.idle);
+        self.notify_idle(deferred.idle);
     }
 
     /// Tells whoever waits for the pool's last job.
-    pub(crate) fn tell_idle(&self, idle: bool) {
+    pub(crate) fn notify_idle(&self, idle: bool) {
         if idle {
-            catch_panic(|| self.idle.notify_waiters());
-            self.crew.call_all_if(self.limiter.is_closed());
+            catch_panic(|| self.idle_notify.notify_waiters());
+            self.workers.wake_all_if(self.limiter.is_closed());
         }
     }
 
     /// Queues a job that holds what it needs to run.
-    pub(crate) fn make_ready(&self, shard_id: ShardId, job: Runnable) {
+    pub(crate) fn push_runnable(&self, shard_id: ShardId, job: Runnable) {
         let mut shard = self.limiter.shard(shard_id).lock();
         // The flag is set before the queues are emptied for the last time.
         if self.limiter.is_runtime_gone() {
@@ -298,20 +254,20 @@ impl Core {
             return self.cancel(shard_id, job);
         }
         let needs_wake = shard.push(job);
-        let depth = shard.ready.len();
+        let depth = shard.run_queue.len();
         drop(shard);
-        self.attend(shard_id, needs_wake, depth);
+        self.wake_worker_for(shard_id, needs_wake, depth);
     }
 
     pub(crate) fn close(&self) {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
         let first = self.limiter.close(shard_id, &mut deferred);
-        self.apply(shard_id, deferred);
+        self.run_deferred(shard_id, deferred);
         if first {
             event!(INFO, pool = &*self.config.name, "pool closed");
             // Idle workers have nothing to wait for any more.
-            self.crew.call_all_if(true);
+            self.workers.wake_all_if(true);
         }
     }
 
@@ -319,8 +275,8 @@ impl Core {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
         let before = self.limiter.resize(shard_id, size.get(), &mut deferred);
-        self.crew.resize(size.get());
-        self.apply(shard_id, deferred);
+        self.workers.resize(size.get());
+        self.run_deferred(shard_id, deferred);
         event!(INFO, pool = &*self.config.name, before, size, "pool resized");
         let _ = before;
     }
@@ -328,12 +284,12 @@ impl Core {
     /// Blocks the thread until the future is ready.
     #[track_caller]
     pub(crate) fn block_on<R>(&self, verb: &str, future: impl Future<Output = R>) -> R {
-        self.refuse_to_block(verb);
+        self.assert_may_block(verb);
         self.runtime().block_on(future)
     }
 
     #[track_caller]
-    pub(crate) fn refuse_to_block(&self, verb: &str) {
+    pub(crate) fn assert_may_block(&self, verb: &str) {
         self.ensure_runtime();
         // Only tokio knows, and panics when it does not like it.
         assert!(
@@ -349,7 +305,7 @@ impl Core {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
         self.limiter.cancel_waiter(shard_id, waiter_key, &mut deferred);
-        self.apply(shard_id, deferred);
+        self.run_deferred(shard_id, deferred);
     }
 
     pub(crate) fn overflow_limit(&self) -> usize {
@@ -383,7 +339,7 @@ impl Core {
 
     pub(crate) fn status(&self) -> Status {
         let counts = self.limiter.counts();
-        let (workers, idle) = self.crew.count();
+        let (workers, idle) = self.workers.count();
         Status {
             size: counts.size,
             queue: counts.queue_capacity,
@@ -414,7 +370,7 @@ impl Core {
 
 impl JobScheduler for Core {
     fn schedule(&self, job: Runnable) {
-        self.make_ready(self.current_shard(), job);
+        self.push_runnable(self.current_shard(), job);
     }
 
     fn await_start(&self, job: RawJob, waiter_key: usize, waker: &Waker) -> bool {
@@ -425,7 +381,7 @@ impl JobScheduler for Core {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
         let withdrawn = self.limiter.withdraw(shard_id, job, waiter_key, &mut deferred);
-        self.apply(shard_id, deferred);
+        self.run_deferred(shard_id, deferred);
         withdrawn.map(|job| self.end_withdrawn(shard_id, job)).is_some()
     }
 }

@@ -9,10 +9,11 @@ use std::task::{Context, Poll, ready};
 use crate::error::{ScheduleError, TryScheduleError};
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::{self, NewJob, OutputSink, RawJoinHandle, Runnable, SlotKind};
+use crate::pool::limiter::deadlock::Nested;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::wait_list::WaiterState;
 use crate::pool::limiter::{AcquireOutcome, OnFull, PendingJob};
-use crate::pool::scheduler::shared::{Core, Nested};
+use crate::pool::scheduler::shared::Core;
 use crate::pool::submit::try_go::InlineJob;
 use crate::trace::JobSpan;
 
@@ -186,7 +187,7 @@ where
             return self.poll_again(cx);
         }
         assert!(!self.polled, "polled after completion");
-        if !self.yielded && self.submission.core.wants_yield() {
+        if !self.yielded && self.submission.core.should_yield() {
             self.yielded = true;
             // Not `yield_now`: this thread alone could go on after that, whatever it does first.
             cx.waker().wake_by_ref();
@@ -215,8 +216,8 @@ where
         let mut deferred = DeferredWakes::default();
         let outcome =
             core.limiter.submit_granted(shard_id, waiter_key, &mut self.submission, &mut deferred);
-        core.apply(shard_id, deferred);
-        self.conclude(core.follow(shard_id, outcome), cx)
+        core.run_deferred(shard_id, deferred);
+        self.conclude(core.after_submit(shard_id, outcome), cx)
     }
 
     #[cold]
@@ -380,16 +381,16 @@ mod tests {
         let submitter = runtime.spawn(async {
             let pool = Pool::new(100);
             let core = pool.core();
-            let drain =
-                || (0..4).for_each(|_| core.limiter.shard(core.current_shard()).note_drain());
+            let migrate =
+                || (0..4).for_each(|_| core.limiter.shard(core.current_shard()).note_migration());
             let mut cx = Context::from_waker(Waker::noop());
-            drain();
+            migrate();
             let mut first = pin!(pool.schedule(async {}));
             assert!(first.as_mut().poll(&mut cx).is_pending());
-            drain();
+            migrate();
             assert!(first.as_mut().poll(&mut cx).is_ready(), "once is enough");
             // A worker that runs the jobs here has the drains forgotten.
-            core.limiter.shard(core.current_shard()).forget_drains();
+            core.limiter.shard(core.current_shard()).reset_migrations();
             assert!(pin!(pool.schedule(async {})).poll(&mut cx).is_ready());
         });
         runtime.block_on(submitter).unwrap();

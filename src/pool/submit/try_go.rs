@@ -38,28 +38,28 @@ impl<C: Deref<Target = Core>, S> InlineEnd<C, S> {
                 Err(JobError::panicked(payload))
             }
         };
-        self.write_down(match &outcome {
+        self.record_end(match &outcome {
             Ok(_) => End::Completed,
             Err(JobError::Cancelled) => End::Cancelled,
             Err(JobError::Panicked(panic)) => {
-                self.core.tell_panic(panic);
+                self.core.report_panic(panic);
                 End::Panicked
             }
         });
         self.sink.take().expect("taken only here").inline(outcome)
     }
 
-    fn write_down(&self, end: End) {
+    fn record_end(&self, end: End) {
         let mut deferred = DeferredWakes::default();
         self.core.limiter.end_in_caller(end, &mut deferred);
-        self.core.apply(self.core.current_shard(), deferred);
+        self.core.run_deferred(self.core.current_shard(), deferred);
     }
 }
 
 impl<C: Deref<Target = Core>, S> Drop for InlineEnd<C, S> {
     fn drop(&mut self) {
         if self.sink.is_some() {
-            self.write_down(End::Cancelled);
+            self.record_end(End::Cancelled);
         }
     }
 }
