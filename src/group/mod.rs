@@ -89,9 +89,9 @@ impl<T: Send + 'static> Group<T> {
         failure_when: Option<FailureWhen<T>>,
         name: Arc<str>,
     ) -> Self {
-        let core = pool.core().clone();
-        let quota = quota.map(|limit| core.add_quota(limit));
-        Self { members: Arc::new(Members::new(core, quota, failure_when)), pool, name }
+        let shared = pool.shared().clone();
+        let quota = quota.map(|limit| shared.add_quota(limit));
+        Self { members: Arc::new(Members::new(shared, quota, failure_when)), pool, name }
     }
 
     /// Runs a job of the group; waits in line if the pool or the group's quota is full. See
@@ -137,7 +137,7 @@ impl<T: Send + 'static> Group<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        self.submit(job, OnFull::Overflow { limit: self.pool.core().overflow_limit() })
+        self.submit(job, OnFull::Overflow { limit: self.pool.shared().overflow_limit() })
     }
 
     #[track_caller]
@@ -190,7 +190,7 @@ impl<T: Send + 'static> Group<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        Submission::new(&self.members.core, job, Ticket::new(&self.members))
+        Submission::new(&self.members.shared, job, Ticket::new(&self.members))
     }
 
     /// Waits for the end of every job of the group, and takes the outcomes that `next` has not

@@ -10,14 +10,14 @@ use slab::Slab;
 use crate::error::JobError;
 use crate::group::outcome::Outcome;
 use crate::panic::catch_panic;
-use crate::pool::{AbortHandle, Core, JobArc, OutputSink, RawJoinHandle};
+use crate::pool::{AbortHandle, JobArc, OutputSink, RawJoinHandle, Shared};
 use crate::sync::{Mutex, failpoint};
 
 /// Calls a returned value a failure.
 pub(crate) type FailureWhen<T> = Arc<dyn Fn(&T) -> bool + Send + Sync>;
 
 pub(crate) struct Members<T> {
-    pub(crate) core: Arc<Core>,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) quota: Option<usize>,
     pub(crate) failure_when: Option<FailureWhen<T>>,
     state: Mutex<State<T>>,
@@ -56,7 +56,7 @@ struct Waiter {
 
 impl<T: Send + 'static> Members<T> {
     pub(crate) fn new(
-        core: Arc<Core>,
+        shared: Arc<Shared>,
         quota: Option<usize>,
         failure_when: Option<FailureWhen<T>>,
     ) -> Self {
@@ -70,7 +70,7 @@ impl<T: Send + 'static> Members<T> {
             detached: false,
             waiters: Slab::new(),
         };
-        Self { core, quota, failure_when, state: Mutex::new(state) }
+        Self { shared, quota, failure_when, state: Mutex::new(state) }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -229,7 +229,7 @@ impl<T: Send + 'static> Members<T> {
 impl<T> Drop for Members<T> {
     fn drop(&mut self) {
         if let Some(quota) = self.quota {
-            self.core.remove_quota(quota);
+            self.shared.remove_quota(quota);
         }
     }
 }
@@ -272,7 +272,7 @@ impl<T: Send + 'static> OutputSink<T> for Ticket<T> {
         AbortHandle::new(join.into_job())
     }
 
-    fn inline(mut self, outcome: Result<T, JobError>) -> AbortHandle {
+    fn finished_handle(mut self, outcome: Result<T, JobError>) -> AbortHandle {
         self.report(outcome);
         AbortHandle::finished()
     }

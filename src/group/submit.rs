@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 
 use crate::error::{Closed, ScheduleError};
 use crate::group::state::{Members, Ticket};
-use crate::pool::{AbortHandle, Entering, Going};
+use crate::pool::{AbortHandle, ScheduleInner, TryGoInner};
 
 /// Waits for room; made by [`Group::schedule`](crate::Group::schedule).
 #[must_use = "futures do nothing unless polled"]
@@ -19,7 +19,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    entering: Entering<'a, F, Ticket<F::Output>>,
+    inner: ScheduleInner<'a, F, Ticket<F::Output>>,
     members: &'a Arc<Members<F::Output>>,
 }
 
@@ -30,8 +30,8 @@ where
 {
     #[track_caller]
     pub(crate) fn new(members: &'a Arc<Members<F::Output>>, job: F) -> Self {
-        let entering = Entering::new(&members.core, job, Ticket::new(members));
-        Self { entering, members }
+        let inner = ScheduleInner::new(&members.shared, job, Ticket::new(members));
+        Self { inner, members }
     }
 }
 
@@ -44,11 +44,11 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if self.members.is_closed() {
-            if let Some(job) = self.entering.take_back() {
+            if let Some(job) = self.inner.take_back() {
                 return Poll::Ready(Err(ScheduleError::Closed(job)));
             }
         }
-        self.entering.poll(cx)
+        self.inner.poll(cx)
     }
 }
 
@@ -73,7 +73,7 @@ pin_project! {
         F::Output: 'static,
     {
         #[pin]
-        going: Going<'a, F, Ticket<F::Output>>,
+        inner: TryGoInner<'a, F, Ticket<F::Output>>,
         members: &'a Arc<Members<F::Output>>,
     }
 }
@@ -84,7 +84,7 @@ where
     F::Output: Send + 'static,
 {
     pub(crate) fn new(members: &'a Arc<Members<F::Output>>, job: F) -> Self {
-        Self { going: Going::new(&members.core, job), members }
+        Self { inner: TryGoInner::new(&members.shared, job), members }
     }
 }
 
@@ -98,13 +98,13 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let members = *this.members;
-        let mut going = this.going;
+        let mut inner = this.inner;
         if members.is_closed() {
-            if let Some(job) = going.as_mut().take_back() {
+            if let Some(job) = inner.as_mut().take_back() {
                 return Poll::Ready(Err(Closed(job)));
             }
         }
-        going.poll_with(cx, || Ticket::new(members))
+        inner.poll_with(cx, || Ticket::new(members))
     }
 }
 

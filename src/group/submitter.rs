@@ -12,8 +12,8 @@ use crate::error::{Closed, JobError, TryScheduleError};
 use crate::group::Group;
 use crate::group::state::Members;
 use crate::pool::{
-    AcquireOutcome, Core, InlineJob, JobArc, JobHandle, Nested, OnFull, OutputSink, Pool,
-    RawJoinHandle, Reserver, Submission,
+    AcquireOutcome, CallerRunsJob, JobArc, JobHandle, Nested, OnFull, OutputSink, Pool,
+    RawJoinHandle, Reserver, Shared, Submission,
 };
 
 #[derive(Clone)]
@@ -30,7 +30,7 @@ struct HostHandle {
 }
 
 /// A job that runs in its caller.
-pub(crate) type Here<F> = InlineJob<Arc<Core>, F, Guest>;
+pub(crate) type Here<F> = CallerRunsJob<Arc<Shared>, F, Guest>;
 
 /// What became of a job that may run in its caller.
 pub(crate) enum Entry<T, H> {
@@ -45,7 +45,7 @@ impl Door {
 
     /// `None` if the group belongs to another pool.
     pub(crate) fn through<T: Send + 'static>(&self, group: &Group<T>) -> Option<Self> {
-        let same = Arc::ptr_eq(self.pool.core(), group.pool.core());
+        let same = Arc::ptr_eq(self.pool.shared(), group.pool.shared());
         let host = HostHandle { members: group.members.clone(), _group: Arc::new(group.clone()) };
         same.then(|| Self { pool: self.pool.clone(), host: Some(host) })
     }
@@ -70,12 +70,12 @@ impl Door {
     /// Refuses a job at once, before it is made, if it is clear that there is no room for it.
     #[inline]
     pub(crate) fn refuse_if_full(&self) -> bool {
-        self.host.is_none() && self.pool.core().refuse_if_full()
+        self.host.is_none() && self.pool.shared().refuse_if_full()
     }
 
     /// Whether a job that would deadlock is to run in its caller.
     pub(crate) fn nests_inline(&self) -> bool {
-        self.pool.core().nested() == Nested::Inline
+        self.pool.shared().nested() == Nested::Inline
     }
 
     /// Runs a job in the slot reserved by a reserver of this door.
@@ -114,7 +114,7 @@ impl Door {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.submit(job, OnFull::Overflow { limit: self.pool.core().overflow_limit() })
+        self.submit(job, OnFull::Overflow { limit: self.pool.shared().overflow_limit() })
     }
 
     pub(crate) fn anyway_go<F>(&self, job: F) -> Result<JobHandle<F::Output>, TryScheduleError<F>>
@@ -133,10 +133,10 @@ impl Door {
         if self.is_shut_to_guests() {
             return Err(Closed(job));
         }
-        let mut submission = Submission::new(self.pool.core(), job, self.guest());
+        let mut submission = Submission::new(self.pool.shared(), job, self.guest());
         match submission.admit(OnFull::RunInCaller) {
             AcquireOutcome::RunInCaller => {
-                Ok(Entry::Here(submission.take_inline(self.pool.core().clone())))
+                Ok(Entry::Here(submission.take_in_caller(self.pool.shared().clone())))
             }
             AcquireOutcome::Closed => Err(Closed(submission.take_job())),
             _ => Ok(Entry::In(submission.take_handle())),
@@ -155,7 +155,7 @@ impl Door {
         if self.is_shut_to_guests() {
             return Err(TryScheduleError::Closed(job));
         }
-        Submission::new(self.pool.core(), job, self.guest()).submit(on_full)
+        Submission::new(self.pool.shared(), job, self.guest()).submit(on_full)
     }
 
     fn guest(&self) -> Guest {
@@ -224,7 +224,7 @@ impl<R: Send + 'static> OutputSink<R> for Guest {
         JobHandle::pooled(join)
     }
 
-    fn inline(self, outcome: Result<R, JobError>) -> JobHandle<R> {
+    fn finished_handle(self, outcome: Result<R, JobError>) -> JobHandle<R> {
         JobHandle::finished(outcome)
     }
 

@@ -11,7 +11,7 @@ use crate::error::{ConfigError, Panic};
 use crate::panic::catch_panic;
 use crate::pool::Pool;
 use crate::pool::limiter::deadlock::Nested;
-use crate::pool::scheduler::shared::{Config, Core, OnPanic};
+use crate::pool::scheduler::shared::{Config, OnPanic, Shared};
 
 /// Larger pools are no bound any more.
 pub(crate) const MAX_SIZE: usize = u32::MAX as usize;
@@ -175,7 +175,7 @@ impl Builder {
             spans: self.spans,
             on_panic: self.on_panic,
         };
-        Ok(Pool::from_core(Core::new(config, size, self.queue, self.runtime)))
+        Ok(Pool::from_core(Shared::new(config, size, self.queue, self.runtime)))
     }
 }
 

@@ -135,7 +135,7 @@ impl<T: Send + 'static> OutputSink<T> for StoreOutput {
         JobHandle::pooled(join)
     }
 
-    fn inline(self, outcome: Result<T, JobError>) -> JobHandle<T> {
+    fn finished_handle(self, outcome: Result<T, JobError>) -> JobHandle<T> {
         JobHandle::finished(outcome)
     }
 

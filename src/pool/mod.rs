@@ -25,17 +25,18 @@ pub(crate) use crate::pool::job::{JobArc, OutputSink, RawJoinHandle};
 pub use crate::pool::limiter::deadlock::Nested;
 pub(crate) use crate::pool::limiter::{AcquireOutcome, OnFull};
 pub(crate) use crate::pool::scheduler::context::current;
-pub(crate) use crate::pool::scheduler::shared::Core;
+pub(crate) use crate::pool::scheduler::shared::Shared;
 pub use crate::pool::shutdown::Report;
 pub use crate::pool::status::Status;
-pub use crate::pool::submit::reserver::Reserver;
-pub use crate::pool::submit::schedule::{AnywayGo, Schedule};
-pub(crate) use crate::pool::submit::schedule::{Entering, Submission};
-pub use crate::pool::submit::slot_guard::HeldSlot;
-pub(crate) use crate::pool::submit::try_go::Going;
 #[cfg(feature = "tower")]
-pub(crate) use crate::pool::submit::try_go::InlineJob;
+pub(crate) use crate::pool::submit::caller_runs::CallerRunsJob;
+pub use crate::pool::submit::reserver::Reserver;
+pub(crate) use crate::pool::submit::schedule::ScheduleInner;
+pub use crate::pool::submit::schedule::{AnywayGo, Schedule};
+pub use crate::pool::submit::slot_guard::HeldSlot;
+pub(crate) use crate::pool::submit::submission::Submission;
 pub use crate::pool::submit::try_go::TryGo;
+pub(crate) use crate::pool::submit::try_go::TryGoInner;
 
 /// A bounded task pool.
 ///
@@ -71,17 +72,17 @@ pub use crate::pool::submit::try_go::TryGo;
 #[doc(alias = "BoundedExecutor")]
 #[derive(Clone)]
 pub struct Pool {
-    lease: Arc<Lease>,
+    close_on_drop: Arc<CloseOnDrop>,
 }
 
-/// Closes the pool with its last handle. Workers and jobs hold the core, not this.
-struct Lease {
-    core: Arc<Core>,
+/// Closes the pool with its last handle. Workers and jobs hold the `Shared`, not this.
+struct CloseOnDrop {
+    shared: Arc<Shared>,
 }
 
-impl Drop for Lease {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
-        self.core.close();
+        self.shared.close();
     }
 }
 
@@ -105,13 +106,13 @@ impl Pool {
         Builder::new()
     }
 
-    pub(crate) fn from_core(core: Arc<Core>) -> Self {
-        Self { lease: Arc::new(Lease { core }) }
+    pub(crate) fn from_core(shared: Arc<Shared>) -> Self {
+        Self { close_on_drop: Arc::new(CloseOnDrop { shared }) }
     }
 
     #[inline]
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.lease.core
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.close_on_drop.shared
     }
 
     /// Runs a job in the pool; waits in line if that is full.
@@ -157,7 +158,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        Schedule::new(self.core(), job)
+        Schedule::new(self.shared(), job)
     }
 
     /// Runs a job in the pool, or refuses it at once. Never runs it in the caller.
@@ -227,7 +228,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.submit(job, OnFull::Overflow { limit: self.core().overflow_limit() })
+        self.submit(job, OnFull::Overflow { limit: self.shared().overflow_limit() })
     }
 
     #[track_caller]
@@ -240,7 +241,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        Submission::new(self.core(), job, StoreOutput).submit(on_full)
+        Submission::new(self.shared(), job, StoreOutput).submit(on_full)
     }
 
     /// Runs a job in the pool, or right here in the caller's task if that is full: the caller
@@ -281,7 +282,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        TryGo::new(self.core(), job)
+        TryGo::new(self.shared(), job)
     }
 
     /// Commits a job now: it runs in its turn, whatever becomes of the caller.
@@ -312,7 +313,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let mut submission = Submission::new(self.core(), job, StoreOutput);
+        let mut submission = Submission::new(self.shared(), job, StoreOutput);
         match submission.admit(OnFull::Commit) {
             AcquireOutcome::Closed => Err(Closed(submission.take_job())),
             _ => Ok(AnywayGo::new(submission.take_handle())),
@@ -347,7 +348,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.core().block_on("blocking_schedule", self.schedule(job))
+        self.shared().block_on("blocking_schedule", self.schedule(job))
     }
 
     /// [`anyway_go`](Self::anyway_go) for threads outside of the runtime: blocks until the job
@@ -366,18 +367,18 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let core = self.core();
-        core.assert_may_block("blocking_anyway_go");
+        let shared = self.shared();
+        shared.assert_may_block("blocking_anyway_go");
         let committed = self.anyway_go(job)?;
-        Ok(core.block_on("blocking_anyway_go", committed))
+        Ok(shared.block_on("blocking_anyway_go", committed))
     }
 
     /// Starts workers ahead of the first jobs, until there are `workers` or as many as `size`.
     /// They leave again after the idle timeout, but for `min_idle`.
     pub fn prewarm(&self, workers: usize) {
-        let core = self.core();
-        core.ensure_runtime();
-        core.workers.spawn_up_to(core, workers.min(core.limiter.counts().size));
+        let shared = self.shared();
+        shared.ensure_runtime();
+        shared.workers.spawn_up_to(shared, workers.min(shared.limiter.counts().size));
     }
 
     /// Changes the size, at once and without waiting.
@@ -389,7 +390,7 @@ impl Pool {
     ///
     /// If `size` is not between 1 and 4,294,967,295.
     pub fn resize(&self, size: usize) -> Result<(), ConfigError> {
-        self.core().resize(builder::checked_size(size)?);
+        self.shared().resize(builder::checked_size(size)?);
         Ok(())
     }
 
@@ -398,12 +399,12 @@ impl Pool {
     /// Callers in line get their jobs back; jobs in the queue and committed ones still run. To
     /// wait for them, see [`wait_idle`](Self::wait_idle) and [`shutdown`](Self::shutdown).
     pub fn close(&self) {
-        self.core().close();
+        self.shared().close();
     }
 
     /// Whether the pool was closed.
     pub fn is_closed(&self) -> bool {
-        self.core().limiter.is_closed()
+        self.shared().limiter.is_closed()
     }
 
     /// Waits until no job runs, is queued or waits. On a pool that is not closed that may last
@@ -413,7 +414,7 @@ impl Pool {
     ///
     /// Dropping it changes nothing.
     pub async fn wait_idle(&self) {
-        self.core().wait_idle().await;
+        self.shared().wait_idle().await;
     }
 
     /// Closes the pool, waits for its jobs up to `deadline`, then cancels what is left.
@@ -443,17 +444,17 @@ impl Pool {
     /// # }
     /// ```
     pub async fn shutdown(&self, deadline: Duration) -> Report {
-        self.core().shutdown(deadline).await
+        self.shared().shutdown(deadline).await
     }
 
     /// What the pool is doing at this moment.
     pub fn status(&self) -> Status {
-        self.core().status()
+        self.shared().status()
     }
 
     /// The name it was given.
     pub fn name(&self) -> &str {
-        self.core().name()
+        self.shared().name()
     }
 }
 

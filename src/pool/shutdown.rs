@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::pool::scheduler::shared::Core;
+use crate::pool::scheduler::shared::Shared;
 use crate::trace::event;
 
 /// What became of the jobs a pool had when it was shut down; from
@@ -31,7 +31,7 @@ impl Report {
 /// Jobs that are being polled at the deadline have this long to return.
 const GRACE: Duration = Duration::from_millis(50);
 
-impl Core {
+impl Shared {
     pub(crate) async fn wait_idle(&self) {
         loop {
             let mut idle = std::pin::pin!(self.idle_notify.notified());

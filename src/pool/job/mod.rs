@@ -109,7 +109,7 @@ pub(crate) trait OutputSink<T>: Send + 'static {
     fn handle(join: RawJoinHandle<T>) -> Self::Handle;
 
     /// The handle of a job that ran in its caller.
-    fn inline(self, outcome: Result<T, JobError>) -> Self::Handle;
+    fn finished_handle(self, outcome: Result<T, JobError>) -> Self::Handle;
 
     fn push_output(self, outcome: Result<T, JobError>);
 }

@@ -104,8 +104,8 @@ pub(crate) enum AcquireOutcome {
     },
     /// In the queue, or committed to the line.
     Enqueued,
-    /// The caller waits under this ticket.
-    Waiting(usize),
+    /// The caller waits under this key.
+    Waiting(WaiterKey),
     /// The caller is to run it, and to tell [`Limiter::end_in_caller`].
     RunInCaller,
     /// A slot is kept for it.

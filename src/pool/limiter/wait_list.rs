@@ -62,8 +62,8 @@ pub(crate) enum WaiterState {
 }
 
 pub(crate) struct Node {
-    prev: usize,
-    next: usize,
+    prev: WaiterKey,
+    next: WaiterKey,
     /// The list the node is in, if it is in one.
     list: Option<List>,
     /// Stands in the queue.
@@ -80,8 +80,8 @@ pub(crate) enum List {
 
 #[derive(Clone, Copy)]
 struct ListEnds {
-    head: usize,
-    tail: usize,
+    head: WaiterKey,
+    tail: WaiterKey,
     len: usize,
 }
 
@@ -106,7 +106,7 @@ pub(crate) struct WaitList {
     queue_capacity: usize,
     /// How many of the main list stand in the queue, always its first; and the next behind them.
     admitted: usize,
-    first_unqueued: usize,
+    first_unqueued: WaiterKey,
     /// How many of the admitted are jobs, not callers.
     queued: usize,
     /// How many of the callers came for a slot alone.
@@ -178,7 +178,7 @@ impl WaitList {
     pub(crate) fn caller(&mut self, waiter_key: WaiterKey) -> &mut CallerWaiter {
         match &mut self.nodes[waiter_key].waiter {
             Waiter::Caller(caller) => caller,
-            Waiter::Job(..) => unreachable!("a caller's ticket names its own node"),
+            Waiter::Job(..) => unreachable!("a caller's key names its own node"),
         }
     }
 
@@ -190,18 +190,18 @@ impl WaitList {
         node
     }
 
-    pub(crate) fn head(&self, list: List) -> Option<usize> {
+    pub(crate) fn head(&self, list: List) -> Option<WaiterKey> {
         let head = self.list_ends(list).head;
         (head != NONE).then_some(head)
     }
 
-    /// The ticket the next `push` will give out.
-    pub(crate) fn next_key(&self) -> usize {
+    /// The key the next `push` will give out.
+    pub(crate) fn next_key(&self) -> WaiterKey {
         self.nodes.vacant_key()
     }
 
     /// Puts somebody at the end of a list.
-    pub(crate) fn push(&mut self, list: List, quota: Option<usize>, waiter: Waiter) -> usize {
+    pub(crate) fn push(&mut self, list: List, quota: Option<usize>, waiter: Waiter) -> WaiterKey {
         self.waiting_reservers += usize::from(waiter.is_reserver());
         let node = Node { prev: NONE, next: NONE, list: None, admitted: false, quota, waiter };
         let waiter_key = self.nodes.insert(node);
@@ -302,12 +302,12 @@ impl WaitList {
     }
 
     /// Everybody still in a list, oldest first.
-    pub(crate) fn waiter_keys(&self) -> Vec<usize> {
+    pub(crate) fn waiter_keys(&self) -> Vec<WaiterKey> {
         let quotas = self.quotas.iter().map(|(key, _)| List::Quota(key));
         std::iter::once(List::Main).chain(quotas).flat_map(|list| self.keys_in(list)).collect()
     }
 
-    fn keys_in(&self, list: List) -> impl Iterator<Item = usize> + '_ {
+    fn keys_in(&self, list: List) -> impl Iterator<Item = WaiterKey> + '_ {
         std::iter::successors(self.head(list), |&key| {
             let next = self.nodes[key].next;
             (next != NONE).then_some(next)

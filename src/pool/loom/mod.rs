@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::pool::Pool;
 use crate::pool::limiter::deadlock::Nested;
-use crate::pool::scheduler::shared::{Config, Core};
+use crate::pool::scheduler::shared::{Config, Shared};
 
 fn pool(shards: usize, size: usize, queue: usize) -> Pool {
     let config = Config {
@@ -22,7 +22,7 @@ fn pool(shards: usize, size: usize, queue: usize) -> Pool {
         on_panic: None,
     };
     let size = NonZeroUsize::new(size).expect("not zero");
-    Pool::from_core(Core::with_shards(shards, shards, config, size, queue, None))
+    Pool::from_core(Shared::with_shards(shards, shards, config, size, queue, None))
 }
 
 fn check(model: impl Fn() + Sync + Send + 'static) {

@@ -61,7 +61,7 @@ mod models {
     /// With one worker for two shards, a call it was too busy for is not forgotten.
     pub(crate) fn a_missed_call_is_made_up_for() {
         let pool = pool(2, 2, 0);
-        pool.core().workers.resize(1);
+        pool.shared().workers.resize(1);
         let here = pool.try_schedule(async { 1 }).unwrap();
         let other = {
             let pool = pool.clone();

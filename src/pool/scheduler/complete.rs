@@ -6,11 +6,11 @@ use crate::pool::job::{End, Runnable, SlotKind};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::scheduler::idle::WorkerHandle;
 use crate::pool::scheduler::shard::{ShardGuard, ShardId};
-use crate::pool::scheduler::shared::Core;
+use crate::pool::scheduler::shared::Shared;
 use crate::pool::scheduler::worker::PollRecord;
 use crate::trace::event;
 
-impl Core {
+impl Shared {
     /// Gives a job that returned `Pending` for the first time a seat in this shard.
     pub(crate) fn add_suspended(
         &self,

@@ -11,7 +11,7 @@ pub(crate) struct Current {
     pool: usize,
     pub(crate) job: RawJob,
     /// Another job runs inside of it, inline.
-    pub(crate) inline: bool,
+    pub(crate) in_caller: bool,
 }
 
 impl Current {
@@ -40,7 +40,7 @@ pub(crate) fn current() -> Option<Current> {
 #[inline]
 pub(crate) fn enter<R>(pool: usize, job: RawJob, poll: impl FnOnce() -> R) -> R {
     CURRENT.with(|cell| {
-        let outer = cell.replace(Some(Current { pool, job, inline: false }));
+        let outer = cell.replace(Some(Current { pool, job, in_caller: false }));
         let polled = poll();
         cell.set(outer);
         polled
@@ -49,7 +49,7 @@ pub(crate) fn enter<R>(pool: usize, job: RawJob, poll: impl FnOnce() -> R) -> R 
 
 /// Polls a job that runs inline. The job around it, if there is one, is the one that waits when it
 /// waits; but its slot is not its own.
-pub(crate) fn enter_inline<R>(poll: impl FnOnce() -> R) -> R {
+pub(crate) fn enter_in_caller<R>(poll: impl FnOnce() -> R) -> R {
     struct Restore(Option<Current>);
 
     impl Drop for Restore {
@@ -60,6 +60,6 @@ pub(crate) fn enter_inline<R>(poll: impl FnOnce() -> R) -> R {
 
     let outer = current();
     let _restore = Restore(outer);
-    CURRENT.with(|cell| cell.set(outer.map(|outer| Current { inline: true, ..outer })));
+    CURRENT.with(|cell| cell.set(outer.map(|outer| Current { in_caller: true, ..outer })));
     poll()
 }

@@ -12,7 +12,7 @@ use std::task::Waker;
 
 use crate::pool::job::{AtomicJobSlot, Runnable};
 use crate::pool::scheduler::shard::ShardId;
-use crate::pool::scheduler::shared::Core;
+use crate::pool::scheduler::shared::Shared;
 use crate::pool::scheduler::worker::Worker;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
@@ -180,14 +180,14 @@ impl IdleWorkers {
 
     /// Has a worker serve a shard: the newest idle one, a new one, or the next that has time:
     /// `false` in that case.
-    pub(crate) fn wake_one(&self, core: &Core, shard_id: ShardId) -> bool {
+    pub(crate) fn wake_one(&self, shared: &Shared, shard_id: ShardId) -> bool {
         let mut state = self.state.lock();
         if let Some(handle) = state.idle.pop() {
             self.update_capacity(&state);
             drop(state);
             handle.wake(shard_id);
         } else if state.handles.len() < state.target_workers {
-            self.spawn_worker(core, state, shard_id);
+            self.spawn_worker(shared, state, shard_id);
         } else {
             if !state.pending_wakeups.contains(&shard_id) && !failpoint("forget pending wakeups") {
                 state.pending_wakeups.push_back(shard_id);
@@ -216,17 +216,17 @@ impl IdleWorkers {
     }
 
     /// Starts workers until there are `wanted`.
-    pub(crate) fn spawn_up_to(&self, core: &Core, wanted: usize) {
+    pub(crate) fn spawn_up_to(&self, shared: &Shared, wanted: usize) {
         // Counted once: on a runtime that is gone they leave as they come.
         let missing = wanted.saturating_sub(self.state.lock().handles.len());
         for _ in 0..missing {
-            self.spawn_worker(core, self.state.lock(), 0);
+            self.spawn_worker(shared, self.state.lock(), 0);
         }
     }
 
     fn spawn_worker(
         &self,
-        core: &Core,
+        shared: &Shared,
         mut state: crate::sync::MutexGuard<'_, State>,
         shard_id: ShardId,
     ) {
@@ -234,13 +234,13 @@ impl IdleWorkers {
         state.handles.push(handle.clone());
         self.update_capacity(&state);
         drop(state);
-        Worker::start(core.arc(), handle, shard_id);
+        Worker::start(shared.arc(), handle, shard_id);
     }
 
     /// Sends a worker to rest.
     pub(crate) fn park(
         &self,
-        core: &Core,
+        shared: &Shared,
         handle: &Arc<WorkerHandle>,
         waker: &Waker,
     ) -> ParkOutcome {
@@ -252,7 +252,7 @@ impl IdleWorkers {
         }
         // Looked at under the lock, so that whoever closes the pool, or ends its last job, finds
         // this worker either gone or idle.
-        if core.limiter.is_closed() && core.limiter.counts().is_idle() {
+        if shared.limiter.is_closed() && shared.limiter.counts().is_idle() {
             state.remove(handle);
             return ParkOutcome::Retire;
         }
@@ -263,10 +263,10 @@ impl IdleWorkers {
 
     /// Whether an idle worker that was not called for the idle timeout may leave. The last one
     /// stays as long as there is a job: with it goes the runtime's end, should that come.
-    pub(crate) fn try_retire(&self, core: &Core, handle: &Arc<WorkerHandle>) -> bool {
-        let busy = !core.limiter.counts().is_idle();
+    pub(crate) fn try_retire(&self, shared: &Shared, handle: &Arc<WorkerHandle>) -> bool {
+        let busy = !shared.limiter.counts().is_idle();
         let mut state = self.state.lock();
-        if state.idle.len() <= core.config.min_idle || (busy && state.handles.len() == 1) {
+        if state.idle.len() <= shared.config.min_idle || (busy && state.handles.len() == 1) {
             return false;
         }
         let Some(position) = state.idle.iter().position(|other| Arc::ptr_eq(other, handle)) else {
@@ -307,14 +307,14 @@ impl IdleWorkers {
 
     /// Calls a worker to a shard whose own is held up, or hires one more if there are fewer than
     /// `most`.
-    pub(crate) fn wake_or_spawn(&self, core: &Core, shard_id: ShardId, most: usize) {
+    pub(crate) fn wake_or_spawn(&self, shared: &Shared, shard_id: ShardId, most: usize) {
         let mut state = self.state.lock();
         if let Some(handle) = state.idle.pop() {
             self.update_capacity(&state);
             drop(state);
             handle.wake(shard_id);
         } else if state.handles.len() < most {
-            self.spawn_worker(core, state, shard_id);
+            self.spawn_worker(shared, state, shard_id);
         }
     }
 

@@ -15,6 +15,7 @@ use crate::panic::catch_panic;
 use crate::pool::job::{JobScheduler, RawJob, Runnable, Step};
 use crate::pool::limiter::deadlock::Nested;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
+use crate::pool::limiter::wait_list::WaiterKey;
 use crate::pool::limiter::{AcquireOutcome, Limiter, OnFull, PendingJob};
 use crate::pool::scheduler::context;
 use crate::pool::scheduler::idle::IdleWorkers;
@@ -36,7 +37,7 @@ pub(crate) struct Config {
     pub(crate) on_panic: Option<OnPanic>,
 }
 
-pub(crate) struct Core {
+pub(crate) struct Shared {
     pub(crate) limiter: Limiter,
     pub(crate) workers: IdleWorkers,
     pub(crate) config: Config,
@@ -49,7 +50,7 @@ pub(crate) struct Core {
 /// A shard with fewer slots than this would lend and borrow them all the time.
 const MIN_SLOTS_PER_SHARD: usize = 8;
 
-impl Core {
+impl Shared {
     pub(crate) fn new(
         config: Config,
         size: NonZeroUsize,
@@ -168,7 +169,7 @@ impl Core {
     }
 
     /// A caller in line for a slot was told to come.
-    pub(crate) fn take_granted(&self, waiter_key: usize) -> AcquireOutcome {
+    pub(crate) fn take_granted(&self, waiter_key: WaiterKey) -> AcquireOutcome {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
         let outcome = self.limiter.take_granted(waiter_key, &mut deferred);
@@ -301,7 +302,7 @@ impl Core {
 
     /// A caller in line goes away.
     #[cold]
-    pub(crate) fn cancel_waiter(&self, waiter_key: usize) {
+    pub(crate) fn cancel_waiter(&self, waiter_key: WaiterKey) {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
         self.limiter.cancel_waiter(shard_id, waiter_key, &mut deferred);
@@ -368,16 +369,16 @@ impl Core {
     }
 }
 
-impl JobScheduler for Core {
+impl JobScheduler for Shared {
     fn schedule(&self, job: Runnable) {
         self.push_runnable(self.current_shard(), job);
     }
 
-    fn await_start(&self, job: RawJob, waiter_key: usize, waker: &Waker) -> bool {
+    fn await_start(&self, job: RawJob, waiter_key: WaiterKey, waker: &Waker) -> bool {
         self.limiter.await_start(job, waiter_key, waker)
     }
 
-    fn withdraw(&self, job: RawJob, waiter_key: usize) -> bool {
+    fn withdraw(&self, job: RawJob, waiter_key: WaiterKey) -> bool {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
         let withdrawn = self.limiter.withdraw(shard_id, job, waiter_key, &mut deferred);
@@ -386,8 +387,8 @@ impl JobScheduler for Core {
     }
 }
 
-impl fmt::Debug for Core {
+impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Core").field("name", &self.config.name).finish_non_exhaustive()
+        f.debug_struct("Shared").field("name", &self.config.name).finish_non_exhaustive()
     }
 }

@@ -18,7 +18,7 @@ use tokio::runtime::RuntimeFlavor;
 use crate::pool::scheduler::context;
 use crate::pool::scheduler::idle::WorkerHandle;
 use crate::pool::scheduler::shard::ShardId;
-use crate::pool::scheduler::shared::Core;
+use crate::pool::scheduler::shared::Shared;
 
 /// How long jobs may stand behind a slow one: one to two of these.
 const PERIOD: Duration = Duration::from_millis(1);
@@ -33,7 +33,7 @@ const ALERT: u32 = 16;
 /// parked thread takes a fifth of it, and jobs that move between threads run slower.
 const WORTH_A_WAKE: u64 = 100_000;
 
-impl Core {
+impl Shared {
     /// Sees to it that somebody polls what is ready in a shard.
     #[inline]
     pub(super) fn wake_worker_for(&self, shard_id: ShardId, needs_wake: bool, depth: usize) {
@@ -68,7 +68,7 @@ struct Scan {
 }
 
 pub(crate) struct StallMonitor {
-    core: Arc<Core>,
+    shared: Arc<Shared>,
     /// What each shard and each worker had done by the last look.
     dequeues: Vec<u64>,
     steps: Vec<(Arc<WorkerHandle>, usize)>,
@@ -79,12 +79,12 @@ impl StallMonitor {
     /// Starts the one lookout of a pool. A runtime of one thread needs none: what holds up a
     /// worker there holds up everybody.
     #[cold]
-    pub(crate) fn start(core: Arc<Core>) {
-        let runtime = core.runtime().clone();
+    pub(crate) fn start(shared: Arc<Shared>) {
+        let runtime = shared.runtime().clone();
         if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
             return;
         }
-        let monitor = Self { core, dequeues: Vec::new(), steps: Vec::new(), alert: 0 };
+        let monitor = Self { shared, dequeues: Vec::new(), steps: Vec::new(), alert: 0 };
         runtime.spawn(monitor.run());
         // tokio keeps the task spawned last for the current thread, which may be about to be held
         // up itself. This one takes that place, so that any thread may run the lookout.
@@ -95,30 +95,30 @@ impl StallMonitor {
         self.scan();
         loop {
             tokio::time::sleep(self.period()).await;
-            let keeps = self.core.workers.take_stall_monitor_request();
+            let keeps = self.shared.workers.take_stall_monitor_request();
             let scan = self.scan();
             self.alert = if scan.stalled { ALERT } else { self.alert.saturating_sub(1) };
-            if scan.busy || keeps || !self.core.workers.stop_stall_monitor() {
+            if scan.busy || keeps || !self.shared.workers.stop_stall_monitor() {
                 continue;
             }
             // Whoever queued a job before that saw a lookout; so it looks once more.
-            let shards = self.core.limiter.shards();
+            let shards = self.shared.limiter.shards();
             let queued = shards.iter().any(|shard| !shard.lock().run_queue.is_empty())
-                || self.core.workers.handles().iter().any(|handle| handle.has_stealable());
-            if !queued || !self.core.workers.request_stall_monitor() {
+                || self.shared.workers.handles().iter().any(|handle| handle.has_stealable());
+            if !queued || !self.shared.workers.request_stall_monitor() {
                 return;
             }
         }
     }
 
     fn period(&self) -> Duration {
-        if self.alert > 0 || self.core.poll_times.has_slow() { PERIOD } else { SLOW_PERIOD }
+        if self.alert > 0 || self.shared.poll_times.has_slow() { PERIOD } else { SLOW_PERIOD }
     }
 
     fn scan(&mut self) -> Scan {
-        let core = &*self.core;
+        let shared = &*self.shared;
         let mut scan = Scan::default();
-        let handles = core.workers.handles();
+        let handles = shared.workers.handles();
         for handle in &handles {
             let has_stealable = handle.has_stealable();
             scan.busy |= has_stealable;
@@ -127,20 +127,20 @@ impl StallMonitor {
                 scan.stalled |= has_stealable;
                 handle
                     .steal_local_queue()
-                    .for_each(|job| core.push_runnable(core.current_shard(), job));
-                core.release_deferred_of(handle);
+                    .for_each(|job| shared.push_runnable(shared.current_shard(), job));
+                shared.release_deferred_of(handle);
             }
         }
         self.steps = handles.into_iter().map(|handle| (handle.clone(), handle.steps())).collect();
         let dequeues: Vec<_> =
-            core.limiter.shards().iter().map(|shard| shard.lock().dequeues).collect();
-        for (shard_id, shard) in core.limiter.shards().iter().enumerate() {
+            shared.limiter.shards().iter().map(|shard| shard.lock().dequeues).collect();
+        for (shard_id, shard) in shared.limiter.shards().iter().enumerate() {
             scan.busy |= shard.depth() > 0;
             if shard.depth() > 0 && self.dequeues.get(shard_id) == Some(&dequeues[shard_id]) {
                 scan.stalled = true;
-                let counts = core.limiter.counts();
-                core.workers.wake_or_spawn(
-                    core,
+                let counts = shared.limiter.counts();
+                shared.workers.wake_or_spawn(
+                    shared,
                     shard_id,
                     counts.size.saturating_add(counts.overflow),
                 );

@@ -23,7 +23,7 @@ use crate::pool::job::{End, Runnable, SlotKind, Step};
 use crate::pool::scheduler::idle::{LOCAL_QUEUE_LEN, ParkOutcome, WorkerHandle};
 use crate::pool::scheduler::poll_times::PollTimes;
 use crate::pool::scheduler::shard::ShardId;
-use crate::pool::scheduler::shared::Core;
+use crate::pool::scheduler::shared::Shared;
 
 const TURN_JOBS: u32 = 2_048;
 const TURN_TIME: Duration = Duration::from_micros(100);
@@ -42,7 +42,7 @@ const WORTH_STEALING: u64 = 100_000;
 const TICKS: u32 = 8;
 
 pub(crate) struct Worker {
-    core: Arc<Core>,
+    shared: Arc<Shared>,
     handle: Arc<WorkerHandle>,
     /// The shard it serves.
     shard_id: ShardId,
@@ -107,7 +107,7 @@ impl TurnBudget {
     }
 
     /// Counts one poll.
-    fn tick(&mut self, core: &Core) {
+    fn tick(&mut self, shared: &Shared) {
         self.polls += 1;
         self.unread += 1;
         // Models have no time.
@@ -115,7 +115,7 @@ impl TurnBudget {
             let now = Instant::now();
             if let Some(before) = self.read.replace(now) {
                 self.took += now - before;
-                core.poll_times.observe(now - before, self.unread);
+                shared.poll_times.observe(now - before, self.unread);
             }
             self.unread = 0;
         }
@@ -134,9 +134,9 @@ enum TurnEnd {
 }
 
 impl Worker {
-    pub(crate) fn start(core: Arc<Core>, handle: Arc<WorkerHandle>, shard_id: ShardId) {
+    pub(crate) fn start(shared: Arc<Shared>, handle: Arc<WorkerHandle>, shard_id: ShardId) {
         let worker = Self {
-            core,
+            shared,
             handle,
             shard_id,
             idle: false,
@@ -154,7 +154,7 @@ impl Worker {
 
     #[cfg(not(millpond_loom))]
     fn spawn(self) {
-        let runtime = self.core.runtime().clone();
+        let runtime = self.shared.runtime().clone();
         runtime.spawn(self);
     }
 
@@ -168,16 +168,16 @@ impl Worker {
         loop {
             let over = self.poll_local_queue(budget);
             self.handle.step();
-            let core = &*self.core;
+            let shared = &*self.shared;
             let local_queue = &self.handle.local_queue;
             let unreleased = self.handle.take_deferred_releases(self.detached_done.len());
-            let mut shard = core.limiter.shard(self.shard_id).lock();
+            let mut shard = shared.limiter.shard(self.shard_id).lock();
             let slots =
-                core.release_detached(self.shard_id, &mut shard, &self.detached_done, unreleased);
+                shared.release_detached(self.shard_id, &mut shard, &self.detached_done, unreleased);
             let record = self
                 .record
                 .take()
-                .map(|record| core.record_locked(self.shard_id, &mut shard, record));
+                .map(|record| shared.record_locked(self.shard_id, &mut shard, record));
             if let Some(job) = self.reschedule.take() {
                 // Whatever the push says: this worker is going to look.
                 let _ = shard.push(job);
@@ -197,9 +197,9 @@ impl Worker {
             let empty = self.local_range.is_empty() && shard.run_queue.is_empty();
             shard.has_worker = !empty;
             drop(shard);
-            core.drop_detached(self.shard_id, &mut self.detached_done);
-            core.release_to_waiters(self.shard_id, slots);
-            let woken = record.is_some_and(|record| core.after_unlock(self.shard_id, record));
+            shared.drop_detached(self.shard_id, &mut self.detached_done);
+            shared.release_to_waiters(self.shard_id, slots);
+            let woken = record.is_some_and(|record| shared.after_unlock(self.shard_id, record));
             if empty && !woken {
                 return TurnEnd::Empty;
             }
@@ -215,8 +215,8 @@ impl Worker {
         for index in self.local_range.by_ref() {
             // Gone if the lookout gave it to another worker.
             let Some(job) = self.handle.local_queue[index].take() else { continue };
-            let step = self.core.poll(&job);
-            budget.tick(&self.core);
+            let step = self.shared.poll(&job);
+            budget.tick(&self.shared);
             match step {
                 Step::Ended(End::Completed)
                     if job.slot_kind() == SlotKind::Plain && job.is_detached() =>
@@ -252,8 +252,8 @@ impl Worker {
     /// Moves to the shard of the thread it runs on, with all that is ready in the one it was called
     /// to: so the jobs stay with one thread, and new ones there find a worker of their own.
     fn migrate_to_current_shard(&mut self) {
-        let shard_id = self.core.current_shard();
-        let shards = self.core.limiter.shards();
+        let shard_id = self.shared.current_shard();
+        let shards = self.shared.limiter.shards();
         if shard_id == self.shard_id {
             return shards[shard_id].reset_migrations();
         }
@@ -272,7 +272,7 @@ impl Worker {
 
     /// Takes jobs of another shard into its own.
     fn push_all(&self, jobs: VecDeque<Runnable>) {
-        let mut own = self.core.limiter.shard(self.shard_id).lock();
+        let mut own = self.shared.limiter.shard(self.shard_id).lock();
         for job in jobs {
             // This worker serves the shard itself.
             let _ = own.push(job);
@@ -281,11 +281,11 @@ impl Worker {
 
     /// Takes the older half of the deepest shard's jobs, if it is worth that.
     fn steal(&self) -> bool {
-        let shards = self.core.limiter.shards();
+        let shards = self.shared.limiter.shards();
         let deepest = (0..shards.len()).max_by_key(|&shard_id| shards[shard_id].depth());
         let worth = |&shard_id: &ShardId| {
             shard_id != self.shard_id
-                && self.core.poll_times.expected_wait(shards[shard_id].depth()) > WORTH_STEALING
+                && self.shared.poll_times.expected_wait(shards[shard_id].depth()) > WORTH_STEALING
         };
         let Some(victim) = deepest.filter(worth) else { return false };
         let jobs = shards[victim].lock().take(false);
@@ -303,7 +303,7 @@ impl Worker {
             }
             ready!(self.poll_tick(cx));
             self.ticks += 1;
-            if self.ticks > TICKS && self.core.workers.try_retire(&self.core, &self.handle) {
+            if self.ticks > TICKS && self.shared.workers.try_retire(&self.shared, &self.handle) {
                 self.retired = true;
                 return Poll::Ready(());
             }
@@ -317,7 +317,7 @@ impl Worker {
         if cfg!(millpond_loom) {
             return Poll::Pending;
         }
-        let tick = self.core.config.idle_timeout / TICKS;
+        let tick = self.shared.config.idle_timeout / TICKS;
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(tick)));
         if self.armed && !timer.is_elapsed() {
             return Poll::Pending;
@@ -333,20 +333,20 @@ impl Worker {
 impl Worker {
     /// Ends the jobs it has in its hands: there are some only if it was torn out of its work.
     fn abandon(&mut self) {
-        let (core, shard_id) = (&*self.core, self.shard_id);
+        let (shared, shard_id) = (&*self.shared, self.shard_id);
         let unreleased = self.handle.take_deferred_releases(self.detached_done.len());
-        let mut shard = core.limiter.shard(shard_id).lock();
-        let slots = core.release_detached(shard_id, &mut shard, &self.detached_done, unreleased);
+        let mut shard = shared.limiter.shard(shard_id).lock();
+        let slots = shared.release_detached(shard_id, &mut shard, &self.detached_done, unreleased);
         let record =
-            self.record.take().map(|record| core.record_locked(shard_id, &mut shard, record));
+            self.record.take().map(|record| shared.record_locked(shard_id, &mut shard, record));
         drop(shard);
-        core.drop_detached(shard_id, &mut self.detached_done);
-        core.release_to_waiters(shard_id, slots);
+        shared.drop_detached(shard_id, &mut self.detached_done);
+        shared.release_to_waiters(shard_id, slots);
         record.into_iter().for_each(|record| {
-            core.after_unlock(shard_id, record);
+            shared.after_unlock(shard_id, record);
         });
         let unpolled = self.reschedule.take().into_iter().chain(self.handle.steal_local_queue());
-        unpolled.for_each(|job| core.cancel(shard_id, job));
+        unpolled.for_each(|job| shared.cancel(shard_id, job));
     }
 }
 
@@ -356,7 +356,7 @@ impl Future for Worker {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         // One clock for all it does before it yields: also for what it steals.
-        let mut budget = TurnBudget::new(&this.core.poll_times);
+        let mut budget = TurnBudget::new(&this.shared.poll_times);
         loop {
             if this.idle {
                 ready!(this.poll_idle(cx));
@@ -367,9 +367,9 @@ impl Future for Worker {
             this.migrate_to_current_shard();
             let empty = matches!(this.turn(&mut budget), TurnEnd::Empty);
             if !empty {
-                this.shard_id = this.core.workers.next_shard(this.shard_id);
+                this.shard_id = this.shared.workers.next_shard(this.shard_id);
             } else if !this.steal() {
-                match this.core.workers.park(&this.core, &this.handle, cx.waker()) {
+                match this.shared.workers.park(&this.shared, &this.handle, cx.waker()) {
                     ParkOutcome::Parked => {
                         this.idle = true;
                         continue;
@@ -377,7 +377,7 @@ impl Future for Worker {
                     ParkOutcome::Serve(shard_id) => this.shard_id = shard_id,
                     ParkOutcome::Retire => {
                         this.retired = true;
-                        this.core.workers.wake_all_if(true);
+                        this.shared.workers.wake_all_if(true);
                         return Poll::Ready(());
                     }
                 }
@@ -394,9 +394,9 @@ impl Drop for Worker {
     fn drop(&mut self) {
         if !self.retired {
             // Dropped while it might still be needed: the runtime is going away.
-            self.core.workers.remove_dead(&self.handle);
+            self.shared.workers.remove_dead(&self.handle);
             self.abandon();
-            self.core.cancel_all(true);
+            self.shared.cancel_all(true);
         }
     }
 }

@@ -9,9 +9,9 @@ use crate::pool::Pool;
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::OutputSink;
 use crate::pool::limiter::AcquireOutcome;
-use crate::pool::limiter::wait_list::WaiterState;
+use crate::pool::limiter::wait_list::{WaiterKey, WaiterState};
 use crate::pool::scheduler::shard::ReleaseReason;
-use crate::pool::submit::schedule::Submission;
+use crate::pool::submit::submission::Submission;
 
 /// Reserves a slot first, and takes the job later; from [`Pool::reserver`].
 ///
@@ -56,8 +56,8 @@ pub struct Reserver {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Nothing,
-    /// In line under this ticket.
-    Waiting(usize),
+    /// In line under this key.
+    Waiting(WaiterKey),
     Reserved,
 }
 
@@ -94,17 +94,17 @@ impl Reserver {
     ///
     /// As [`reserve`](Self::reserve).
     pub fn poll_reserve(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ScheduleError<()>>> {
-        let core = self.pool.core();
+        let shared = self.pool.shared();
         let outcome = match self.state {
             State::Reserved => return Poll::Ready(Ok(())),
             State::Nothing => {
-                core.ensure_runtime();
-                core.reserve(self.quota, Some(cx))
+                shared.ensure_runtime();
+                shared.reserve(self.quota, Some(cx))
             }
             State::Waiting(waiter_key) => {
-                match core.limiter.poll_waiter(waiter_key, cx.waker(), core.id()) {
+                match shared.limiter.poll_waiter(waiter_key, cx.waker(), shared.id()) {
                     WaiterState::Waiting => return Poll::Pending,
-                    _ => core.take_granted(waiter_key),
+                    _ => shared.take_granted(waiter_key),
                 }
             }
         };
@@ -129,12 +129,12 @@ impl Reserver {
     ///
     /// As [`Pool::try_schedule`], without a job.
     pub fn try_reserve(&mut self) -> Result<(), TryScheduleError<()>> {
-        let core = self.pool.core();
-        core.ensure_runtime();
+        let shared = self.pool.shared();
+        shared.ensure_runtime();
         if let State::Waiting(waiter_key) = self.state {
             // It may have been told to come.
-            match core.take_granted(waiter_key) {
-                AcquireOutcome::Waiting(_) => core.cancel_waiter(waiter_key),
+            match shared.take_granted(waiter_key) {
+                AcquireOutcome::Waiting(_) => shared.cancel_waiter(waiter_key),
                 AcquireOutcome::Reserved => self.state = State::Reserved,
                 _ => {}
             }
@@ -143,7 +143,7 @@ impl Reserver {
             return Ok(());
         }
         self.state = State::Nothing;
-        match core.reserve(self.quota, None) {
+        match shared.reserve(self.quota, None) {
             AcquireOutcome::Closed => Err(TryScheduleError::Closed(())),
             AcquireOutcome::Reserved => {
                 self.state = State::Reserved;
@@ -185,7 +185,7 @@ impl Reserver {
     {
         assert!(self.is_reserved(), "a slot must be reserved before its job is submitted");
         debug_assert!(sink.quota() == self.quota);
-        let mut submission = Submission::new(self.pool.core(), job, sink);
+        let mut submission = Submission::new(self.pool.shared(), job, sink);
         let outcome = submission.submit_reserved();
         self.state = State::Nothing;
         match outcome {
@@ -197,11 +197,11 @@ impl Reserver {
     /// Gives back the slot, or the place in line.
     #[doc(alias = "disarm")]
     pub fn release(&mut self) {
-        let core = self.pool.core();
+        let shared = self.pool.shared();
         match std::mem::replace(&mut self.state, State::Nothing) {
             State::Nothing => {}
-            State::Waiting(waiter_key) => core.cancel_waiter(waiter_key),
-            State::Reserved => core.release_slot(self.quota, ReleaseReason::Unused),
+            State::Waiting(waiter_key) => shared.cancel_waiter(waiter_key),
+            State::Reserved => shared.release_slot(self.quota, ReleaseReason::Unused),
         }
     }
 }
@@ -212,7 +212,7 @@ struct Wait<'a>(&'a mut Reserver);
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
         if let State::Waiting(waiter_key) = self.0.state {
-            self.0.pool.core().limiter.clear_waiting_job(waiter_key);
+            self.0.pool.shared().limiter.clear_waiting_job(waiter_key);
         }
     }
 }

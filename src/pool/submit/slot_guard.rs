@@ -7,7 +7,7 @@ use crate::pool::Pool;
 use crate::pool::job::SlotHold;
 use crate::pool::scheduler::context;
 use crate::pool::scheduler::shard::ReleaseReason;
-use crate::pool::scheduler::shared::Core;
+use crate::pool::scheduler::shared::Shared;
 
 /// Keeps the slot of a job taken, also when the job has ended, until it is dropped; from
 /// [`Pool::hold_slot`].
@@ -19,7 +19,7 @@ use crate::pool::scheduler::shared::Core;
 /// [`left`](crate::Report::left) then.
 #[must_use = "dropping it gives the slot back when the job ends"]
 pub struct HeldSlot {
-    core: Arc<Core>,
+    shared: Arc<Shared>,
     slot_hold: Arc<SlotHold>,
     quota: Option<usize>,
 }
@@ -49,24 +49,24 @@ impl Pool {
     /// # }
     /// ```
     pub fn hold_slot(&self) -> Option<HeldSlot> {
-        let core = self.core();
-        let current =
-            context::current().filter(|current| current.is_of(core.id()) && !current.inline)?;
+        let shared = self.shared();
+        let current = context::current()
+            .filter(|current| current.is_of(shared.id()) && !current.in_caller)?;
         let slot_hold = current.job.hold_slot()?;
-        Some(HeldSlot { core: core.clone(), slot_hold, quota: current.job.slot_kind().quota() })
+        Some(HeldSlot { shared: shared.clone(), slot_hold, quota: current.job.slot_kind().quota() })
     }
 }
 
 impl Drop for HeldSlot {
     fn drop(&mut self) {
         if self.slot_hold.release() {
-            self.core.release_slot(self.quota, ReleaseReason::Held);
+            self.shared.release_slot(self.quota, ReleaseReason::Held);
         }
     }
 }
 
 impl fmt::Debug for HeldSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HeldSlot").field("pool", &self.core.name()).finish_non_exhaustive()
+        f.debug_struct("HeldSlot").field("pool", &self.shared.name()).finish_non_exhaustive()
     }
 }
