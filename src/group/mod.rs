@@ -15,10 +15,10 @@ use std::sync::Arc;
 use crate::error::{Closed, TryScheduleError};
 pub use crate::group::builder::GroupBuilder;
 pub use crate::group::outcome::Outcome;
-use crate::group::state::{FailureWhen, Members, Ticket};
+use crate::group::state::{FailureWhen, GroupState, MemberSink};
 pub use crate::group::submit::{GroupSchedule, GroupTryGo};
 #[cfg(feature = "tower")]
-pub(crate) use crate::group::submitter::{Door, Entry, Here};
+pub(crate) use crate::group::submitter::{CallerRuns, Submitted, Submitter};
 pub use crate::group::wait::{Next, Wait};
 use crate::pool::{AbortHandle, AcquireOutcome, OnFull, Pool, Submission};
 
@@ -63,7 +63,7 @@ use crate::pool::{AbortHandle, AcquireOutcome, OnFull, Pool, Submission};
 #[doc(alias = "nursery")]
 #[doc(alias = "WaitGroup")]
 pub struct Group<T: Send + 'static> {
-    members: Arc<Members<T>>,
+    state: Arc<GroupState<T>>,
     // Keeps the pool open; the jobs themselves must not.
     pool: Pool,
     name: Arc<str>,
@@ -91,7 +91,7 @@ impl<T: Send + 'static> Group<T> {
     ) -> Self {
         let shared = pool.shared().clone();
         let quota = quota.map(|limit| shared.add_quota(limit));
-        Self { members: Arc::new(Members::new(shared, quota, failure_when)), pool, name }
+        Self { state: Arc::new(GroupState::new(shared, quota, failure_when)), pool, name }
     }
 
     /// Runs a job of the group; waits in line if the pool or the group's quota is full. See
@@ -111,7 +111,7 @@ impl<T: Send + 'static> Group<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        GroupSchedule::new(&self.members, job)
+        GroupSchedule::new(&self.state, job)
     }
 
     /// Runs a job of the group, or refuses it at once. See [`Pool::try_schedule`].
@@ -145,7 +145,7 @@ impl<T: Send + 'static> Group<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        if self.members.is_closed() {
+        if self.state.is_closed() {
             return Err(TryScheduleError::Closed(job));
         }
         self.submission(job).submit(on_full)
@@ -162,7 +162,7 @@ impl<T: Send + 'static> Group<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        GroupTryGo::new(&self.members, job)
+        GroupTryGo::new(&self.state, job)
     }
 
     /// Commits a job of the group now; it runs in its turn. See [`Pool::anyway_go`].
@@ -175,7 +175,7 @@ impl<T: Send + 'static> Group<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        if self.members.is_closed() {
+        if self.state.is_closed() {
             return Err(Closed(job));
         }
         let mut submission = self.submission(job);
@@ -186,11 +186,11 @@ impl<T: Send + 'static> Group<T> {
     }
 
     #[track_caller]
-    fn submission<F>(&self, job: F) -> Submission<'_, F, Ticket<T>>
+    fn submission<F>(&self, job: F) -> Submission<'_, F, MemberSink<T>>
     where
         F: Future<Output = T> + Send + 'static,
     {
-        Submission::new(&self.members.shared, job, Ticket::new(&self.members))
+        Submission::new(&self.state.shared, job, MemberSink::new(&self.state))
     }
 
     /// Waits for the end of every job of the group, and takes the outcomes that `next` has not
@@ -204,12 +204,12 @@ impl<T: Send + 'static> Group<T> {
     ///
     /// Dropping it loses nothing.
     pub fn wait(&self) -> Wait<'_, T> {
-        Wait::new(&self.members, false)
+        Wait::new(&self.state, false)
     }
 
     /// Like [`wait`](Self::wait), but cancels the rest at the first failure.
     pub fn wait_or_cancel(&self) -> Wait<'_, T> {
-        Wait::new(&self.members, true)
+        Wait::new(&self.state, true)
     }
 
     /// Waits for the end of any job and takes its outcome, in the order of completion. `None`
@@ -221,7 +221,7 @@ impl<T: Send + 'static> Group<T> {
     /// Dropping it loses nothing.
     #[doc(alias = "join_next")]
     pub fn next(&self) -> Next<'_, T> {
-        Next::new(&self.members)
+        Next::new(&self.state)
     }
 
     /// Cancels the jobs the group has now. Their outcomes still come, and new ones may be
@@ -231,28 +231,28 @@ impl<T: Send + 'static> Group<T> {
     /// dropping that future, not from here.
     #[doc(alias = "abort_all")]
     pub fn cancel(&self) {
-        self.members.cancel();
+        self.state.cancel();
     }
 
     /// Lets no more jobs into the group. The pool and the group's own jobs go on; so do callers
     /// who are in line already.
     pub fn close(&self) {
-        self.members.close();
+        self.state.close();
     }
 
     /// Whether the group was closed.
     pub fn is_closed(&self) -> bool {
-        self.members.is_closed()
+        self.state.is_closed()
     }
 
     /// Has the jobs go on when the last handle of the group is dropped.
     pub fn detach(&self) {
-        self.members.detach();
+        self.state.detach();
     }
 
     /// How many jobs have not ended.
     pub fn len(&self) -> usize {
-        self.members.running()
+        self.state.running()
     }
 
     /// Whether every job has ended.
@@ -268,14 +268,14 @@ impl<T: Send + 'static> Group<T> {
 
 impl<T: Send + 'static> Clone for Group<T> {
     fn clone(&self) -> Self {
-        self.members.add_handle();
-        Self { members: self.members.clone(), pool: self.pool.clone(), name: self.name.clone() }
+        self.state.add_handle();
+        Self { state: self.state.clone(), pool: self.pool.clone(), name: self.name.clone() }
     }
 }
 
 impl<T: Send + 'static> Drop for Group<T> {
     fn drop(&mut self) {
-        self.members.drop_handle();
+        self.state.drop_handle();
     }
 }
 

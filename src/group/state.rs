@@ -16,7 +16,7 @@ use crate::sync::{Mutex, failpoint};
 /// Calls a returned value a failure.
 pub(crate) type FailureWhen<T> = Arc<dyn Fn(&T) -> bool + Send + Sync>;
 
-pub(crate) struct Members<T> {
+pub(crate) struct GroupState<T> {
     pub(crate) shared: Arc<Shared>,
     pub(crate) quota: Option<usize>,
     pub(crate) failure_when: Option<FailureWhen<T>>,
@@ -54,7 +54,7 @@ struct Waiter {
     waker: Option<Waker>,
 }
 
-impl<T: Send + 'static> Members<T> {
+impl<T: Send + 'static> GroupState<T> {
     pub(crate) fn new(
         shared: Arc<Shared>,
         quota: Option<usize>,
@@ -110,8 +110,8 @@ impl<T: Send + 'static> Members<T> {
     }
 
     pub(crate) fn cancel(&self) {
-        let watches: Vec<_> = self.state.lock().running.values().flatten().cloned().collect();
-        watches.iter().for_each(JobArc::abort);
+        let jobs: Vec<_> = self.state.lock().running.values().flatten().cloned().collect();
+        jobs.iter().for_each(JobArc::abort);
     }
 
     /// Takes the oldest outcome. `None` in the second place if none will come.
@@ -171,7 +171,7 @@ impl<T: Send + 'static> Members<T> {
         true
     }
 
-    pub(crate) fn forget(&self, key: usize) {
+    pub(crate) fn remove_waiter(&self, key: usize) {
         let waiter = self.state.lock().waiters.remove(key);
         drop(waiter);
     }
@@ -186,7 +186,7 @@ impl<T: Send + 'static> Members<T> {
         index
     }
 
-    fn record(&self, index: usize, result: Result<T, JobError>) {
+    fn record_outcome(&self, index: usize, result: Result<T, JobError>) {
         // User code: outside of the lock, and it may panic.
         let success = match (&result, &self.failure_when) {
             (Err(_), _) => false,
@@ -226,7 +226,7 @@ impl<T: Send + 'static> Members<T> {
     }
 }
 
-impl<T> Drop for Members<T> {
+impl<T> Drop for GroupState<T> {
     fn drop(&mut self) {
         if let Some(quota) = self.quota {
             self.shared.remove_quota(quota);
@@ -236,36 +236,36 @@ impl<T> Drop for Members<T> {
 
 /// Takes one job's outcome to its group. A job that ran in its caller and was dropped there was
 /// cancelled.
-pub(crate) struct Ticket<T: Send + 'static> {
-    members: Arc<Members<T>>,
+pub(crate) struct MemberSink<T: Send + 'static> {
+    group: Arc<GroupState<T>>,
     index: usize,
 }
 
 /// The index of a job that was not admitted.
-const NOT_ENLISTED: usize = usize::MAX;
+const NOT_ADMITTED: usize = usize::MAX;
 
-impl<T: Send + 'static> Ticket<T> {
-    pub(crate) fn new(members: &Arc<Members<T>>) -> Self {
-        Self { members: members.clone(), index: NOT_ENLISTED }
+impl<T: Send + 'static> MemberSink<T> {
+    pub(crate) fn new(group: &Arc<GroupState<T>>) -> Self {
+        Self { group: group.clone(), index: NOT_ADMITTED }
     }
 
     fn report(&mut self, result: Result<T, JobError>) {
-        let index = std::mem::replace(&mut self.index, NOT_ENLISTED);
-        self.members.record(index, result);
+        let index = std::mem::replace(&mut self.index, NOT_ADMITTED);
+        self.group.record_outcome(index, result);
     }
 }
 
-impl<T: Send + 'static> OutputSink<T> for Ticket<T> {
+impl<T: Send + 'static> OutputSink<T> for MemberSink<T> {
     const PUSHES: bool = true;
 
     type Handle = AbortHandle;
 
     fn quota(&self) -> Option<usize> {
-        self.members.quota
+        self.group.quota
     }
 
     fn on_admit(&mut self, job: Option<&JobArc>) {
-        self.index = self.members.add(job);
+        self.index = self.group.add(job);
     }
 
     fn handle(join: RawJoinHandle<T>) -> AbortHandle {
@@ -282,9 +282,9 @@ impl<T: Send + 'static> OutputSink<T> for Ticket<T> {
     }
 }
 
-impl<T: Send + 'static> Drop for Ticket<T> {
+impl<T: Send + 'static> Drop for MemberSink<T> {
     fn drop(&mut self) {
-        if self.index != NOT_ENLISTED {
+        if self.index != NOT_ADMITTED {
             self.report(Err(JobError::Cancelled));
         }
     }

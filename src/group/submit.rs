@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 
 use crate::error::{Closed, ScheduleError};
-use crate::group::state::{Members, Ticket};
+use crate::group::state::{GroupState, MemberSink};
 use crate::pool::{AbortHandle, ScheduleInner, TryGoInner};
 
 /// Waits for room; made by [`Group::schedule`](crate::Group::schedule).
@@ -19,8 +19,8 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    inner: ScheduleInner<'a, F, Ticket<F::Output>>,
-    members: &'a Arc<Members<F::Output>>,
+    inner: ScheduleInner<'a, F, MemberSink<F::Output>>,
+    group: &'a Arc<GroupState<F::Output>>,
 }
 
 impl<'a, F> GroupSchedule<'a, F>
@@ -29,9 +29,9 @@ where
     F::Output: Send + 'static,
 {
     #[track_caller]
-    pub(crate) fn new(members: &'a Arc<Members<F::Output>>, job: F) -> Self {
-        let inner = ScheduleInner::new(&members.shared, job, Ticket::new(members));
-        Self { inner, members }
+    pub(crate) fn new(group: &'a Arc<GroupState<F::Output>>, job: F) -> Self {
+        let inner = ScheduleInner::new(&group.shared, job, MemberSink::new(group));
+        Self { inner, group }
     }
 }
 
@@ -43,7 +43,7 @@ where
     type Output = Result<AbortHandle, ScheduleError<F>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.members.is_closed() {
+        if self.group.is_closed() {
             if let Some(job) = self.inner.take_back() {
                 return Poll::Ready(Err(ScheduleError::Closed(job)));
             }
@@ -73,8 +73,8 @@ pin_project! {
         F::Output: 'static,
     {
         #[pin]
-        inner: TryGoInner<'a, F, Ticket<F::Output>>,
-        members: &'a Arc<Members<F::Output>>,
+        inner: TryGoInner<'a, F, MemberSink<F::Output>>,
+        group: &'a Arc<GroupState<F::Output>>,
     }
 }
 
@@ -83,8 +83,8 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    pub(crate) fn new(members: &'a Arc<Members<F::Output>>, job: F) -> Self {
-        Self { inner: TryGoInner::new(&members.shared, job), members }
+    pub(crate) fn new(group: &'a Arc<GroupState<F::Output>>, job: F) -> Self {
+        Self { inner: TryGoInner::new(&group.shared, job), group }
     }
 }
 
@@ -97,14 +97,14 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let members = *this.members;
+        let group = *this.group;
         let mut inner = this.inner;
-        if members.is_closed() {
+        if group.is_closed() {
             if let Some(job) = inner.as_mut().take_back() {
                 return Poll::Ready(Err(Closed(job)));
             }
         }
-        inner.poll_with(cx, || Ticket::new(members))
+        inner.poll_with(cx, || MemberSink::new(group))
     }
 }
 

@@ -76,7 +76,7 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
-use crate::group::{Door, Group};
+use crate::group::{Group, Submitter};
 use crate::layer::answer::Refusal;
 pub use crate::layer::answer::{Answer, Answers, Reply, With};
 #[cfg(feature = "http-body")]
@@ -106,19 +106,19 @@ pub struct PoolLayer<A = Answers, B = ()> {
 pub(crate) struct Setup {
     verb: Verb,
     detach: bool,
-    shared: Arc<Shared>,
+    shared: Arc<LayerShared>,
 }
 
-pub(crate) struct Shared {
-    door: Door,
+pub(crate) struct LayerShared {
+    submitter: Submitter,
     name: Option<Arc<str>>,
 }
 
-impl Shared {
+impl LayerShared {
     fn log_refused(&self, _reason: Refusal) {
         event!(
             DEBUG,
-            pool = self.door.pool().name(),
+            pool = self.submitter.pool().name(),
             layer = self.name.as_deref(),
             reason = ?_reason,
             "call refused"
@@ -138,7 +138,7 @@ enum Verb {
 
 impl PoolLayer {
     fn new(pool: &Pool, verb: Verb) -> Self {
-        let shared = Arc::new(Shared { door: Door::to_pool(pool), name: None });
+        let shared = Arc::new(LayerShared { submitter: Submitter::for_pool(pool), name: None });
         let setup = Setup { verb, detach: false, shared };
         Self { setup, answers: Answers::default(), body: () }
     }
@@ -199,8 +199,10 @@ impl<A, B> PoolLayer<A, B> {
 
     /// A name for `Debug` output and events about refused calls, as field `layer`.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.setup.shared =
-            Arc::new(Shared { door: self.setup.shared.door.clone(), name: Some(name.into()) });
+        self.setup.shared = Arc::new(LayerShared {
+            submitter: self.setup.shared.submitter.clone(),
+            name: Some(name.into()),
+        });
         self
     }
 
@@ -232,16 +234,16 @@ impl<A, B> PoolLayer<A, B> {
     #[track_caller]
     pub fn group<T: Send + 'static>(mut self, group: &Group<T>) -> Self {
         let shared = &self.setup.shared;
-        let Some(door) = shared.door.through(group) else {
+        let Some(submitter) = shared.submitter.for_group(group) else {
             panic!("the group belongs to another pool than the layer");
         };
-        self.setup.shared = Arc::new(Shared { door, name: shared.name.clone() });
+        self.setup.shared = Arc::new(LayerShared { submitter, name: shared.name.clone() });
         self
     }
 
     /// The pool the calls run on.
     pub fn pool(&self) -> &Pool {
-        self.setup.shared.door.pool()
+        self.setup.shared.submitter.pool()
     }
 }
 
@@ -345,7 +347,7 @@ impl fmt::Debug for Setup {
             .field("name", &self.shared.name)
             .field("verb", &self.verb)
             .field("detach_on_drop", &self.detach)
-            .field("door", &self.shared.door)
+            .field("submitter", &self.shared.submitter)
             .finish()
     }
 }

@@ -30,7 +30,7 @@ pin_project! {
     enum State<'a, F, S> {
         New { job: F },
         InCaller { #[pin] run: CallerRunsJob<&'a Shared, F, S> },
-Taken,
+        Taken,
     }
 }
 
