@@ -174,8 +174,8 @@ impl Events {
 fn numbers(pool: &Pool) -> String {
     let status = pool.status();
     format!(
-        "running {} of {}, overflow {}, inline {}, waiting {}",
-        status.running, status.size, status.overflow, status.inline, status.waiting
+        "running {} of {}, overflow {}, in caller {}, waiting {}",
+        status.running, status.size, status.overflow, status.in_caller, status.waiting
     )
 }
 

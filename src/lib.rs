@@ -20,8 +20,8 @@
 //! | [`schedule(job).await`](Pool::schedule) | runs | the caller waits its turn | [`ScheduleError::Closed`] | the job never runs |
 //! | [`try_schedule(job)`](Pool::try_schedule) | runs | [`TryScheduleError::Full`] | [`TryScheduleError::Closed`] | – |
 //! | [`schedule_always(job)`](Pool::schedule_always) | runs | runs beyond the size | [`TryScheduleError::Closed`] | – |
-//! | [`try_go(job).await`](Pool::try_go) | runs | runs in the caller | [`Closed`] | a job in the caller is cancelled, one in the pool goes on |
-//! | [`anyway_go(job)`](Pool::anyway_go) | runs | the job waits in line | [`Closed`] | the job runs anyway |
+//! | [`try_go(job).await`](Pool::try_go) | runs | runs in the caller | [`ClosedError`] | a job in the caller is cancelled, one in the pool goes on |
+//! | [`anyway_go(job)`](Pool::anyway_go) | runs | the job waits in line | [`ClosedError`] | the job runs anyway |
 //!
 //! *Full* means that no slot is free and no place in the queue. The line is strictly first come,
 //! first served: a free slot goes to the oldest in it. Refusals hold the job. All verbs lead to a
@@ -32,7 +32,7 @@
 //!
 //! A [`Group`] has the same verbs on the same pool. [`wait`](Group::wait) gives the outcome of each
 //! of its jobs in the order of submission, [`next`](Group::next) in the order of completion;
-//! [`wait_or_cancel`](Group::wait_or_cancel) cancels the rest at the first failure. A
+//! [`wait_or_cancel_on_failure`](Group::wait_or_cancel_on_failure) cancels the rest at the first failure. A
 //! [quota](GroupBuilder::quota) bounds its share of the pool. Dropping the last handle of a group
 //! cancels its jobs, unless it was [detached](Group::detach).
 //!
@@ -49,7 +49,7 @@
 //!
 //! # The accounting law
 //!
-//! In every [`Status`] the numbers belong to one moment, and
+//! In every [`PoolStatus`] the numbers belong to one moment, and
 //!
 //! ```text
 //! submitted = refused + withdrawn
@@ -57,7 +57,7 @@
 //!           + completed + panicked + cancelled
 //! ```
 //!
-//! [`Status::accounted`] is the right-hand side.
+//! [`PoolStatus::accounted`] is the right-hand side.
 //!
 //! # Cancel safety
 //!
@@ -73,13 +73,13 @@
 //! # Panics
 //!
 //! A panic of a job ends that job: its handle gives [`JobError::Panicked`], its slot comes back, its
-//! worker goes on. [`Builder::on_panic`] hears of each. That takes unwinding: with `panic = "abort"`
+//! worker goes on. [`PoolBuilder::on_panic`] hears of each. That takes unwinding: with `panic = "abort"`
 //! the process ends.
 //!
 //! # Features
 //!
 //! `tracing` (default): a job runs inside the span that was current where it was submitted, unless
-//! [`Builder::spans`] says no. Events have the target `millpond` and the field `pool`, the pool's
+//! [`PoolBuilder::spans`] says no. Events have the target `millpond` and the field `pool`, the pool's
 //! name: panic (error), close, resize and shutdown (info), overflow and refusal (debug).
 //!
 //! `tower`: the module `layer`. `http-body`: its `hold_until_body_end`. `hyper`: a [`Pool`] is a
@@ -140,13 +140,22 @@ mod pool;
 mod sync;
 mod trace;
 
-pub use crate::blocking::{Blocking, blocking};
-pub use crate::error::{Closed, ConfigError, JobError, Panic, ScheduleError, TryScheduleError};
-pub use crate::group::{Group, GroupBuilder, GroupSchedule, GroupTryGo, Next, Outcome, Wait};
-pub use crate::pool::{
-    AbortHandle, AbortOnDrop, AnywayGo, Builder, HeldSlot, JobHandle, Nested, Pool, Report,
-    Reserver, Schedule, Status, TryGo,
+pub use crate::blocking::blocking;
+pub use crate::error::{
+    ClosedError, ConfigError, JobError, JobPanic, ScheduleError, TryScheduleError,
 };
+pub use crate::group::{Group, GroupBuilder, Outcome};
+pub use crate::pool::{
+    AbortHandle, AbortOnDropHandle, JobHandle, OnDeadlock, Pool, PoolBuilder, PoolStatus, Reserver,
+    ShutdownReport, SlotGuard,
+};
+
+/// The named futures that the verbs, groups and [`blocking`] return.
+pub mod future {
+    pub use crate::blocking::Blocking;
+    pub use crate::group::{GroupSchedule, GroupTryGo, Next, Wait};
+    pub use crate::pool::{AnywayGo, Schedule, TryGo};
+}
 
 #[cfg(all(doctest, feature = "tower"))]
 #[doc = include_str!("../README.md")]

@@ -12,7 +12,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::error::{Closed, TryScheduleError};
+use crate::error::{ClosedError, TryScheduleError};
 pub use crate::group::builder::GroupBuilder;
 pub use crate::group::outcome::Outcome;
 use crate::group::state::{FailureWhen, GroupState, MemberSink};
@@ -45,7 +45,7 @@ use crate::pool::{AbortHandle, AcquireOutcome, OnFull, Pool, Submission};
 ///     group.schedule(async move { part.to_uppercase() }).await?;
 /// }
 /// let outcomes = group.wait().await;
-/// let acknowledged = outcomes.iter().all(|outcome| outcome.success);
+/// let acknowledged = outcomes.iter().all(|outcome| outcome.is_success());
 /// assert!(acknowledged);
 /// assert_eq!(outcomes[2].result.as_deref().unwrap(), "C");
 /// # Ok(())
@@ -156,7 +156,7 @@ impl<T: Send + 'static> Group<T> {
     ///
     /// # Errors
     ///
-    /// [`Closed`], with the job.
+    /// [`ClosedError`], with the job.
     #[track_caller]
     pub fn try_go<F>(&self, job: F) -> GroupTryGo<'_, F>
     where
@@ -169,18 +169,18 @@ impl<T: Send + 'static> Group<T> {
     ///
     /// # Errors
     ///
-    /// [`Closed`], with the job.
+    /// [`ClosedError`], with the job.
     #[track_caller]
-    pub fn anyway_go<F>(&self, job: F) -> Result<AbortHandle, Closed<F>>
+    pub fn anyway_go<F>(&self, job: F) -> Result<AbortHandle, ClosedError<F>>
     where
         F: Future<Output = T> + Send + 'static,
     {
         if self.state.is_closed() {
-            return Err(Closed(job));
+            return Err(ClosedError(job));
         }
         let mut submission = self.submission(job);
         match submission.admit(OnFull::Commit) {
-            AcquireOutcome::Closed => Err(Closed(submission.take_job())),
+            AcquireOutcome::Closed => Err(ClosedError(submission.take_job())),
             _ => Ok(submission.take_handle()),
         }
     }
@@ -208,7 +208,7 @@ impl<T: Send + 'static> Group<T> {
     }
 
     /// Like [`wait`](Self::wait), but cancels the rest at the first failure.
-    pub fn wait_or_cancel(&self) -> Wait<'_, T> {
+    pub fn wait_or_cancel_on_failure(&self) -> Wait<'_, T> {
         Wait::new(&self.state, true)
     }
 

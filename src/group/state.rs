@@ -118,7 +118,7 @@ impl<T: Send + 'static> GroupState<T> {
     pub(crate) fn take_next(&self) -> (Option<Outcome<T>>, bool) {
         let mut state = self.state.lock();
         let next = state.ended.pop_front();
-        state.failures -= usize::from(next.as_ref().is_some_and(|outcome| !outcome.success));
+        state.failures -= usize::from(next.as_ref().is_some_and(|outcome| !outcome.is_success()));
         (next, !state.running.is_empty())
     }
 
@@ -203,7 +203,7 @@ impl<T: Send + 'static> GroupState<T> {
         let mut unwanted = outcome;
         if state.handles > 0 {
             if let Some(outcome) = unwanted.take() {
-                state.failures += usize::from(!outcome.success);
+                state.failures += usize::from(!outcome.is_success());
                 state.ended.push_back(outcome);
             }
         }

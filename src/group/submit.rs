@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-use crate::error::{Closed, ScheduleError};
+use crate::error::{ClosedError, ScheduleError};
 use crate::group::state::{GroupState, MemberSink};
 use crate::pool::{AbortHandle, ScheduleInner, TryGoInner};
 
@@ -93,7 +93,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    type Output = Result<AbortHandle, Closed<F>>;
+    type Output = Result<AbortHandle, ClosedError<F>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -101,7 +101,7 @@ where
         let mut inner = this.inner;
         if group.is_closed() {
             if let Some(job) = inner.as_mut().take_back() {
-                return Poll::Ready(Err(Closed(job)));
+                return Poll::Ready(Err(ClosedError(job)));
             }
         }
         inner.poll_with(cx, || MemberSink::new(group))

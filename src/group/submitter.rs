@@ -8,11 +8,11 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::error::{Closed, JobError, TryScheduleError};
+use crate::error::{ClosedError, JobError, TryScheduleError};
 use crate::group::Group;
 use crate::group::state::GroupState;
 use crate::pool::{
-    AcquireOutcome, CallerRunsJob, JobArc, JobHandle, Nested, OnFull, OutputSink, Pool,
+    AcquireOutcome, CallerRunsJob, JobArc, JobHandle, OnDeadlock, OnFull, OutputSink, Pool,
     RawJoinHandle, Reserver, Shared, Submission,
 };
 
@@ -75,7 +75,7 @@ impl Submitter {
 
     /// Whether a job that would deadlock is to run in its caller.
     pub(crate) fn deadlock_runs_in_caller(&self) -> bool {
-        self.pool.shared().nested() == Nested::Inline
+        self.pool.shared().on_deadlock() == OnDeadlock::RunInCaller
     }
 
     /// Runs a job in the slot reserved by a reserver of this door.
@@ -83,14 +83,14 @@ impl Submitter {
         &self,
         reserver: &mut Reserver,
         job: F,
-    ) -> Result<JobHandle<F::Output>, Closed<F>>
+    ) -> Result<JobHandle<F::Output>, ClosedError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
         if self.is_group_closed() {
             reserver.release();
-            return Err(Closed(job));
+            return Err(ClosedError(job));
         }
         reserver.submit_reserved(job, self.member())
     }
@@ -125,20 +125,23 @@ impl Submitter {
         self.submit(job, OnFull::Commit)
     }
 
-    pub(crate) fn try_go<F>(&self, job: F) -> Result<Submitted<F::Output, CallerRuns<F>>, Closed<F>>
+    pub(crate) fn try_go<F>(
+        &self,
+        job: F,
+    ) -> Result<Submitted<F::Output, CallerRuns<F>>, ClosedError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
         if self.is_group_closed() {
-            return Err(Closed(job));
+            return Err(ClosedError(job));
         }
         let mut submission = Submission::new(self.pool.shared(), job, self.member());
         match submission.admit(OnFull::RunInCaller) {
             AcquireOutcome::RunInCaller => {
                 Ok(Submitted::Caller(submission.take_in_caller(self.pool.shared().clone())))
             }
-            AcquireOutcome::Closed => Err(Closed(submission.take_job())),
+            AcquireOutcome::Closed => Err(ClosedError(submission.take_job())),
             _ => Ok(Submitted::Pool(submission.take_handle())),
         }
     }

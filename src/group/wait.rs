@@ -30,7 +30,7 @@ impl<T: Send + 'static> Drop for WaiterGuard<'_, T> {
 }
 
 /// Waits for the end of every job; made by [`Group::wait`](crate::Group::wait) and
-/// [`Group::wait_or_cancel`](crate::Group::wait_or_cancel).
+/// [`Group::wait_or_cancel_on_failure`](crate::Group::wait_or_cancel_on_failure).
 #[must_use = "futures do nothing unless polled"]
 pub struct Wait<'a, T: Send + 'static> {
     waiter: WaiterGuard<'a, T>,

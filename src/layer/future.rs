@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
-use crate::error::Closed;
+use crate::error::ClosedError;
 use crate::group::{CallerRuns, Submitted};
 use crate::layer::answer::Refusal;
 use crate::layer::call::Call;
@@ -181,7 +181,7 @@ impl SlotWait {
             }
             Some(refusal) => return Err((refusal, call)),
         };
-        entered.map_err(|Closed(call)| (Refusal::Closed, call))
+        entered.map_err(|ClosedError(call)| (Refusal::Closed, call))
     }
 }
 

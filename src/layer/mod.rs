@@ -171,7 +171,7 @@ impl PoolLayer {
     }
 
     /// Runs beyond the size if the pool is full; refuses only at its
-    /// [`overflow_limit`](crate::Builder::overflow_limit).
+    /// [`overflow_limit`](crate::PoolBuilder::overflow_limit).
     pub fn schedule_always(pool: &Pool) -> Self {
         Self::new(pool, Verb::ScheduleAlways)
     }
@@ -312,9 +312,9 @@ impl<A> PoolLayer<A> {
     ///     Ok::<_, std::io::Error>(Response::new(Full::new(Bytes::from("a long story"))))
     /// }));
     /// let response = service.oneshot(()).await?;
-    /// assert_eq!(pool.status().held, 1);
+    /// assert_eq!(pool.status().held_slots, 1);
     /// response.into_body().collect().await?;
-    /// assert_eq!(pool.status().held, 0);
+    /// assert_eq!(pool.status().held_slots, 0);
     /// # Ok(())
     /// # }
     /// ```

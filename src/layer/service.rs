@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use tower_service::Service;
 
-use crate::error::{Closed, TryScheduleError};
+use crate::error::{ClosedError, TryScheduleError};
 use crate::group::Submitted;
 use crate::layer::answer::Refusal;
 use crate::layer::call::Call;
@@ -124,7 +124,7 @@ where
                 Ok(Submitted::Caller(job)) => {
                     return ResponseFuture::in_caller(job, self.answers.clone(), self.setup.detach);
                 }
-                Err(Closed(call)) => Err(TryScheduleError::Closed(call)),
+                Err(ClosedError(call)) => Err(TryScheduleError::Closed(call)),
             },
             Verb::ScheduleWithin(limit) => {
                 return ResponseFuture::waiting(

@@ -78,8 +78,8 @@ impl<T> JobHandle<T> {
     }
 
     /// Makes the handle abort its job when it is dropped.
-    pub fn abort_on_drop(self) -> AbortOnDrop<T> {
-        AbortOnDrop(Some(self))
+    pub fn abort_on_drop(self) -> AbortOnDropHandle<T> {
+        AbortOnDropHandle(Some(self))
     }
 
     /// Lets the job go on by itself: `drop`, said aloud.
@@ -186,9 +186,9 @@ impl fmt::Debug for AbortHandle {
 /// A [`JobHandle`] that aborts its job when it is dropped.
 #[must_use = "dropping it aborts the job"]
 #[derive(Debug)]
-pub struct AbortOnDrop<T>(Option<JobHandle<T>>);
+pub struct AbortOnDropHandle<T>(Option<JobHandle<T>>);
 
-impl<T> AbortOnDrop<T> {
+impl<T> AbortOnDropHandle<T> {
     /// Takes the aborting back.
     pub fn into_handle(mut self) -> JobHandle<T> {
         self.0.take().expect("taken only here and in drop")
@@ -207,7 +207,7 @@ impl<T> AbortOnDrop<T> {
     }
 }
 
-impl<T> Future for AbortOnDrop<T> {
+impl<T> Future for AbortOnDropHandle<T> {
     type Output = Result<T, JobError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -216,7 +216,7 @@ impl<T> Future for AbortOnDrop<T> {
     }
 }
 
-impl<T> Drop for AbortOnDrop<T> {
+impl<T> Drop for AbortOnDropHandle<T> {
     fn drop(&mut self) {
         self.abort();
     }

@@ -17,23 +17,23 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{Closed, ConfigError, ScheduleError, TryScheduleError};
-pub use crate::pool::builder::Builder;
+use crate::error::{ClosedError, ConfigError, ScheduleError, TryScheduleError};
+pub use crate::pool::builder::PoolBuilder;
 use crate::pool::handle::StoreOutput;
-pub use crate::pool::handle::{AbortHandle, AbortOnDrop, JobHandle};
+pub use crate::pool::handle::{AbortHandle, AbortOnDropHandle, JobHandle};
 pub(crate) use crate::pool::job::{JobArc, OutputSink, RawJoinHandle};
-pub use crate::pool::limiter::deadlock::Nested;
+pub use crate::pool::limiter::deadlock::OnDeadlock;
 pub(crate) use crate::pool::limiter::{AcquireOutcome, OnFull};
 pub(crate) use crate::pool::scheduler::context::current;
 pub(crate) use crate::pool::scheduler::shared::Shared;
-pub use crate::pool::shutdown::Report;
-pub use crate::pool::status::Status;
+pub use crate::pool::shutdown::ShutdownReport;
+pub use crate::pool::status::PoolStatus;
 #[cfg(feature = "tower")]
 pub(crate) use crate::pool::submit::caller_runs::CallerRunsJob;
 pub use crate::pool::submit::reserver::Reserver;
 pub(crate) use crate::pool::submit::schedule::ScheduleInner;
 pub use crate::pool::submit::schedule::{AnywayGo, Schedule};
-pub use crate::pool::submit::slot_guard::HeldSlot;
+pub use crate::pool::submit::slot_guard::SlotGuard;
 pub(crate) use crate::pool::submit::submission::Submission;
 pub use crate::pool::submit::try_go::TryGo;
 pub(crate) use crate::pool::submit::try_go::TryGoInner;
@@ -48,8 +48,8 @@ pub(crate) use crate::pool::submit::try_go::TryGoInner;
 /// | [`schedule`](Self::schedule) | runs | the caller waits its turn | [`ScheduleError::Closed`] | the job never runs |
 /// | [`try_schedule`](Self::try_schedule) | runs | [`TryScheduleError::Full`] | [`TryScheduleError::Closed`] | – |
 /// | [`schedule_always`](Self::schedule_always) | runs | runs beyond the size | [`TryScheduleError::Closed`] | – |
-/// | [`try_go`](Self::try_go) | runs | runs in the caller | [`Closed`] | a job in the caller is cancelled, one in the pool goes on |
-/// | [`anyway_go`](Self::anyway_go) | runs | the job waits in line | [`Closed`] | the job runs anyway |
+/// | [`try_go`](Self::try_go) | runs | runs in the caller | [`ClosedError`] | a job in the caller is cancelled, one in the pool goes on |
+/// | [`anyway_go`](Self::anyway_go) | runs | the job waits in line | [`ClosedError`] | the job runs anyway |
 ///
 /// *Full* means: no slot and no place in the queue, or somebody is in line already. The line is
 /// strictly first come, first served.
@@ -58,7 +58,7 @@ pub(crate) use crate::pool::submit::try_go::TryGoInner;
 /// it has taken run to their end, and its workers leave.
 ///
 /// Make it anywhere; it binds to the tokio runtime of its first job, or to the one given to
-/// [`Builder::runtime`]. That runtime needs its timers enabled.
+/// [`PoolBuilder::runtime`]. That runtime needs its timers enabled.
 ///
 /// # Panics
 ///
@@ -102,8 +102,8 @@ impl Pool {
     }
 
     /// All the settings.
-    pub fn builder() -> Builder {
-        Builder::new()
+    pub fn builder() -> PoolBuilder {
+        PoolBuilder::new()
     }
 
     pub(crate) fn from_core(shared: Arc<Shared>) -> Self {
@@ -124,7 +124,7 @@ impl Pool {
     ///
     /// [`ScheduleError::Closed`] if the pool is closed, also while waiting.
     /// [`ScheduleError::WouldDeadlock`] if the caller is a job of this pool and every slot is
-    /// held by a job that waits in line; see [`Nested`]. Both give the job back.
+    /// held by a job that waits in line; see [`OnDeadlock`]. Both give the job back.
     ///
     /// # Cancel safety
     ///
@@ -199,8 +199,8 @@ impl Pool {
 
     /// Runs a job in the pool, or beyond its size if that is full.
     ///
-    /// Such *overflow* is counted in [`Status::overflow`] and can be capped with
-    /// [`Builder::overflow_limit`]; without that it is unbounded, as the name says. It is MOSN's
+    /// Such *overflow* is counted in [`PoolStatus::overflow`] and can be capped with
+    /// [`PoolBuilder::overflow_limit`]; without that it is unbounded, as the name says. It is MOSN's
     /// `ScheduleAlways`, which does not count.
     ///
     /// # Errors
@@ -254,7 +254,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Closed`], with the job.
+    /// [`ClosedError`], with the job.
     ///
     /// # Cancel safety
     ///
@@ -292,7 +292,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Closed`], with the job. A pool that is closed later still runs what was committed.
+    /// [`ClosedError`], with the job. A pool that is closed later still runs what was committed.
     ///
     /// # Examples
     ///
@@ -308,14 +308,14 @@ impl Pool {
     /// # }
     /// ```
     #[track_caller]
-    pub fn anyway_go<F>(&self, job: F) -> Result<AnywayGo<F::Output>, Closed<F>>
+    pub fn anyway_go<F>(&self, job: F) -> Result<AnywayGo<F::Output>, ClosedError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
         let mut submission = Submission::new(self.shared(), job, StoreOutput);
         match submission.admit(OnFull::Commit) {
-            AcquireOutcome::Closed => Err(Closed(submission.take_job())),
+            AcquireOutcome::Closed => Err(ClosedError(submission.take_job())),
             _ => Ok(AnywayGo::new(submission.take_handle())),
         }
     }
@@ -329,7 +329,7 @@ impl Pool {
     /// # Panics
     ///
     /// Inside of a runtime, where it would stop a thread that drives others' tasks; and if the
-    /// pool is bound to no runtime yet: give one to [`Builder::runtime`].
+    /// pool is bound to no runtime yet: give one to [`PoolBuilder::runtime`].
     ///
     /// # Examples
     ///
@@ -362,7 +362,7 @@ impl Pool {
     ///
     /// As [`blocking_schedule`](Self::blocking_schedule).
     #[track_caller]
-    pub fn blocking_anyway_go<F>(&self, job: F) -> Result<JobHandle<F::Output>, Closed<F>>
+    pub fn blocking_anyway_go<F>(&self, job: F) -> Result<JobHandle<F::Output>, ClosedError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -420,7 +420,7 @@ impl Pool {
     /// Closes the pool, waits for its jobs up to `deadline`, then cancels what is left.
     ///
     /// Jobs that are being polled at the deadline have some 50 ms more to return. What even then
-    /// cannot be cancelled is counted in the [`Report`].
+    /// cannot be cancelled is counted in the [`ShutdownReport`].
     ///
     /// # Cancel safety
     ///
@@ -437,18 +437,18 @@ impl Pool {
     /// let quick = pool.schedule(async { "bye" }).await?;
     /// let stuck = pool.schedule(std::future::pending::<()>()).await?;
     /// let report = pool.shutdown(Duration::from_secs(5)).await;
-    /// assert_eq!((report.completed, report.cancelled, report.left), (1, 1, 0));
+    /// assert_eq!((report.completed, report.cancelled, report.still_running), (1, 1, 0));
     /// assert_eq!(quick.await?, "bye");
     /// assert!(stuck.await.unwrap_err().is_cancelled());
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn shutdown(&self, deadline: Duration) -> Report {
+    pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
         self.shared().shutdown(deadline).await
     }
 
     /// What the pool is doing at this moment.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> PoolStatus {
         self.shared().status()
     }
 

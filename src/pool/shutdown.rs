@@ -9,7 +9,7 @@ use crate::trace::event;
 /// [`Pool::shutdown`](crate::Pool::shutdown).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Report {
+pub struct ShutdownReport {
     /// Jobs that returned a value since the shutdown began.
     pub completed: u64,
     /// Jobs that panicked since then.
@@ -18,13 +18,13 @@ pub struct Report {
     pub cancelled: u64,
     /// Jobs that could not be cancelled: still being polled, or blocking closures that have not
     /// returned. They keep their slots until they do. And slots that are held beyond their jobs.
-    pub left: usize,
+    pub still_running: usize,
 }
 
-impl Report {
+impl ShutdownReport {
     /// Whether every job ended by itself.
     pub fn is_clean(&self) -> bool {
-        self.cancelled == 0 && self.left == 0
+        self.cancelled == 0 && self.still_running == 0
     }
 }
 
@@ -46,7 +46,7 @@ impl Shared {
         }
     }
 
-    pub(crate) async fn shutdown(&self, deadline: Duration) -> Report {
+    pub(crate) async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
         let before = self.limiter.counts().jobs;
         self.close();
         if tokio::time::timeout(deadline, self.wait_idle()).await.is_err() {
@@ -54,11 +54,11 @@ impl Shared {
             let _ = tokio::time::timeout(GRACE, self.wait_idle()).await;
         }
         let after = self.limiter.counts();
-        let report = Report {
+        let report = ShutdownReport {
             completed: after.jobs.completed - before.completed,
             panicked: after.jobs.panicked - before.panicked,
             cancelled: after.jobs.cancelled - before.cancelled,
-            left: after.running + after.overflow + after.in_caller + after.held_slots,
+            still_running: after.running + after.overflow + after.in_caller + after.held_slots,
         };
         event!(INFO, pool = &*self.config.name, ?report, "pool shut down");
         report

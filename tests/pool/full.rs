@@ -133,7 +133,7 @@ fn try_go_runs_in_the_caller() {
                 tokio::task::try_id()
             }));
             assert_pending!(going.poll());
-            assert_eq!(law(&pool).inline, 1);
+            assert_eq!(law(&pool).in_caller, 1);
             settle().await;
             assert!(!going.is_woken(), "nobody but the caller drives it");
             gate.open();
@@ -142,7 +142,7 @@ fn try_go_runs_in_the_caller() {
             assert!(handle.is_finished());
             // This test is not a task, so neither was the job.
             assert_eq!(handle.await.unwrap(), None);
-            assert_eq!(law(&pool).inline, 0);
+            assert_eq!(law(&pool).in_caller, 0);
             release(held).await;
 
             // And with room, in the pool.

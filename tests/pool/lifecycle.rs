@@ -148,7 +148,7 @@ fn shutdown_of_a_pool_whose_jobs_end_by_themselves_is_clean() {
         let report = pool.shutdown(10 * SECOND).await;
         assert!(start.elapsed() >= SECOND && start.elapsed() < 2 * SECOND);
         assert_eq!((report.completed, report.panicked), (2, 1));
-        assert_eq!((report.cancelled, report.left), (0, 0));
+        assert_eq!((report.cancelled, report.still_running), (0, 0));
         assert!(report.is_clean() && pool.is_closed());
         slow.await.unwrap();
         assert!(bad.await.unwrap_err().is_panic());
@@ -183,7 +183,7 @@ fn shutdown_cancels_at_the_deadline() {
         drop(waiter);
         let report = shutdown.await;
         assert!(start.elapsed() >= SECOND && start.elapsed() < 2 * SECOND);
-        assert_eq!((report.completed, report.cancelled, report.left), (0, 5, 0));
+        assert_eq!((report.completed, report.cancelled, report.still_running), (0, 5, 0));
         assert!(!report.is_clean());
         assert_eq!(lives.now(), 0);
         for handle in handles {
@@ -230,7 +230,7 @@ fn shutdown_reports_blocking_jobs_left() {
             .unwrap();
         entered.await.unwrap();
         let report = pool.shutdown(Duration::from_millis(1)).await;
-        assert_eq!((report.completed, report.left), (0, 1));
+        assert_eq!((report.completed, report.still_running), (0, 1));
         assert!(!report.is_clean());
         assert!(!handle.is_finished());
         assert_eq!(law(&pool).running, 1, "its slot stays taken");

@@ -211,7 +211,7 @@ fn inline_in_poll_and_destructor() {
         assert!(poll(&mut going).is_pending());
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(going))).unwrap_err();
         let status = law(&pool);
-        assert_eq!((status.inline, status.panicked + status.cancelled), (0, 2));
+        assert_eq!((status.in_caller, status.panicked + status.cancelled), (0, 2));
         held.release().await;
         whole(&pool).await;
     });

@@ -39,7 +39,7 @@ fn every_verb_at_the_quota() {
         assert_pending!(inline.poll());
         group.anyway_go(job(5)).unwrap();
         let status = law(&pool);
-        assert_eq!((status.running, status.overflow, status.inline), (2, 1, 1));
+        assert_eq!((status.running, status.overflow, status.in_caller), (2, 1, 1));
         assert_eq!((status.queued, status.waiting), (0, 2));
         let others = [hold(&pool), hold(&pool)];
         assert_eq!(law(&pool).running, 4);
@@ -178,13 +178,13 @@ fn aborts_and_cancel_in_the_groups_line() {
         assert_eq!(law(&pool).waiting, 2);
         gate.open();
         let outcomes = soon(group.wait()).await;
-        let successes: Vec<_> = outcomes.iter().map(|outcome| outcome.success).collect();
+        let successes: Vec<_> = outcomes.iter().map(|outcome| outcome.is_success()).collect();
         assert_eq!(successes, [true, true, false, true]);
 
         group.schedule(std::future::pending()).await.unwrap();
         let aborts: Vec<_> = (0..3).map(|_| group.anyway_go(async {}).unwrap()).collect();
         group.cancel();
-        assert!(soon(group.wait()).await.iter().all(|outcome| !outcome.success));
+        assert!(soon(group.wait()).await.iter().all(|outcome| !outcome.is_success()));
         assert!(aborts.iter().all(millpond::AbortHandle::is_finished));
         group.try_schedule(async {}).unwrap();
         soon(group.wait()).await;
@@ -223,7 +223,7 @@ fn shutdown_reaches_the_groups_line() {
             group.anyway_go(std::future::pending::<()>()).unwrap();
         }
         let report = pool.shutdown(std::time::Duration::from_secs(1)).await;
-        assert_eq!((report.cancelled, report.left), (4, 0));
+        assert_eq!((report.cancelled, report.still_running), (4, 0));
         assert_eq!(soon(group.wait()).await.len(), 4);
         quiet(&pool);
     });

@@ -234,7 +234,7 @@ fn an_abandoned_place_in_line_holds_nobody_up() {
             let pool = Pool::new(1);
             let mut held = Some(hold(&pool));
             let reserver = in_line(&pool);
-            assert_eq!((law(&pool).waiting, pool.status().reserving), (1, 1));
+            assert_eq!((law(&pool).waiting, pool.status().waiting_reservers), (1, 1));
             if told {
                 held.take().unwrap().release().await;
             }

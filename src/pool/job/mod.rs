@@ -43,7 +43,7 @@ pub(crate) use crate::pool::job::new::{NewJob, allocate_job};
 pub(crate) use crate::pool::job::refs::{AtomicJobSlot, RawJob, Runnable};
 pub(crate) use crate::pool::job::slot_hold::SlotHold;
 
-use crate::error::{JobError, Panic};
+use crate::error::{JobError, JobPanic};
 use crate::panic::catch_panic;
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::AtomicU32;
@@ -187,7 +187,7 @@ impl SlotKind {
 }
 
 /// Shown the panic of a job.
-type PanicVisitor<'a> = &'a mut dyn FnMut(&Panic);
+type PanicVisitor<'a> = &'a mut dyn FnMut(&JobPanic);
 
 struct VTable {
     poll: unsafe fn(NonNull<Header>, &mut Context<'_>) -> Step,

@@ -5,7 +5,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::task::{Context, RawWaker, RawWakerVTable, Waker};
 
-use crate::error::Panic;
+use crate::error::JobPanic;
 use crate::pool::job::join::JobArc;
 use crate::pool::job::{
     ABORT, ABORT_DEFERRED_MASK, COMPLETE, End, Header, JobScheduler, NO_KEY, RUNNING, SCHEDULED,
@@ -242,7 +242,7 @@ impl Runnable {
     }
 
     /// Shows the panic that ended the job, if one did.
-    pub(crate) fn with_panic(&self, mut visit: impl FnMut(&Panic)) {
+    pub(crate) fn with_panic(&self, mut visit: impl FnMut(&JobPanic)) {
         // SAFETY: `self` is the token.
         unsafe { (self.0.header().vtable.panic)(self.0.0, &mut visit) };
     }

@@ -22,12 +22,12 @@ use crate::pool::scheduler::shard::ShardId;
 /// or [held](crate::Pool::hold_slot) for another while it waits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Nested {
+pub enum OnDeadlock {
     /// The submit fails with [`ScheduleError::WouldDeadlock`](crate::ScheduleError).
     #[default]
     Error,
     /// The job runs in the job that submitted it, as with [`try_go`](crate::Pool::try_go).
-    Inline,
+    RunInCaller,
 }
 
 /// A slot-holding job of a pool that asks the same pool for room.

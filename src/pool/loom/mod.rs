@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::pool::Pool;
-use crate::pool::limiter::deadlock::Nested;
+use crate::pool::limiter::deadlock::OnDeadlock;
 use crate::pool::scheduler::shared::{Config, Shared};
 
 fn pool(shards: usize, size: usize, queue: usize) -> Pool {
@@ -17,8 +17,8 @@ fn pool(shards: usize, size: usize, queue: usize) -> Pool {
         idle_timeout: Duration::from_secs(1),
         min_idle: 0,
         overflow_limit: usize::MAX,
-        nested: Nested::Error,
-        spans: false,
+        on_deadlock: OnDeadlock::Error,
+        propagate_span: false,
         on_panic: None,
     };
     let size = NonZeroUsize::new(size).expect("not zero");

@@ -189,7 +189,7 @@ mod models {
         assert_eq!(block_on(next).unwrap(), 5);
         let (first, second) = (pool.reserver().try_reserve(), pool.status());
         assert!(first.is_ok());
-        assert_eq!((second.held, second.running), (0, 0));
+        assert_eq!((second.held_slots, second.running), (0, 0));
     }
 
     /// Waiting for a group while its last job ends.

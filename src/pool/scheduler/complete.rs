@@ -1,6 +1,6 @@
 //! What becomes of a job after a poll: a seat until it is woken, or its end, accounted for and told.
 
-use crate::error::Panic;
+use crate::error::JobPanic;
 use crate::panic::catch_panic;
 use crate::pool::job::{End, Runnable, SlotKind};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
@@ -179,7 +179,7 @@ impl Shared {
     }
 
     #[cold]
-    pub(crate) fn report_panic(&self, panic: &Panic) {
+    pub(crate) fn report_panic(&self, panic: &JobPanic) {
         event!(ERROR, pool = &*self.config.name, message = panic.message(), "job panicked");
         if let Some(on_panic) = &self.config.on_panic {
             catch_panic(|| on_panic(panic));

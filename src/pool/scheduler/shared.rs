@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use crate::error::Panic;
+use crate::error::JobPanic;
 use crate::panic::catch_panic;
 use crate::pool::job::{JobScheduler, RawJob, Runnable, Step};
-use crate::pool::limiter::deadlock::Nested;
+use crate::pool::limiter::deadlock::OnDeadlock;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::wait_list::WaiterKey;
 use crate::pool::limiter::{AcquireOutcome, Limiter, OnFull, PendingJob};
@@ -21,19 +21,19 @@ use crate::pool::scheduler::context;
 use crate::pool::scheduler::idle::IdleWorkers;
 use crate::pool::scheduler::poll_times::PollTimes;
 use crate::pool::scheduler::shard::{ReleaseReason, ShardId};
-use crate::pool::status::Status;
+use crate::pool::status::PoolStatus;
 use crate::trace::event;
 
 /// Called with each panic a job of the pool ended by.
-pub(crate) type OnPanic = Arc<dyn Fn(&Panic) + Send + Sync>;
+pub(crate) type OnPanic = Arc<dyn Fn(&JobPanic) + Send + Sync>;
 
 pub(crate) struct Config {
     pub(crate) name: Arc<str>,
     pub(crate) idle_timeout: Duration,
     pub(crate) min_idle: usize,
     pub(crate) overflow_limit: usize,
-    pub(crate) nested: Nested,
-    pub(crate) spans: bool,
+    pub(crate) on_deadlock: OnDeadlock,
+    pub(crate) propagate_span: bool,
     pub(crate) on_panic: Option<OnPanic>,
 }
 
@@ -113,7 +113,7 @@ impl Shared {
             }
             Err(_) => panic!(
                 "a pool built without a runtime handle got its first job outside of a tokio runtime: \
-                 submit it from inside one, or build the pool with `Builder::runtime`"
+                 submit it from inside one, or build the pool with `PoolBuilder::runtime`"
             ),
         })
     }
@@ -330,18 +330,18 @@ impl Shared {
 
     /// What becomes of submits that would deadlock.
     #[cfg(feature = "tower")]
-    pub(crate) fn nested(&self) -> Nested {
-        self.config.nested
+    pub(crate) fn on_deadlock(&self) -> OnDeadlock {
+        self.config.on_deadlock
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.config.name
     }
 
-    pub(crate) fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> PoolStatus {
         let counts = self.limiter.counts();
         let (workers, idle) = self.workers.count();
-        Status {
+        PoolStatus {
             size: counts.size,
             queue: counts.queue_capacity,
             workers,
@@ -349,11 +349,11 @@ impl Shared {
             running: counts.running,
             queued: counts.queued,
             waiting: counts.waiting,
-            reserving: counts.waiting_reservers,
+            waiting_reservers: counts.waiting_reservers,
             overflow: counts.overflow,
-            inline: counts.in_caller,
+            in_caller: counts.in_caller,
             reserved: counts.reserved,
-            held: counts.held_slots,
+            held_slots: counts.held_slots,
             submitted: counts.jobs.submitted,
             refused: counts.jobs.refused,
             withdrawn: counts.jobs.withdrawn,

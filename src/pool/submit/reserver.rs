@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::task::{Context, Poll};
 
-use crate::error::{Closed, ScheduleError, TryScheduleError};
+use crate::error::{ClosedError, ScheduleError, TryScheduleError};
 use crate::pool::Pool;
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::OutputSink;
@@ -24,7 +24,7 @@ use crate::pool::submit::submission::Submission;
 /// for a slot, in the same line as the callers of [`Pool::schedule`] and the jobs in the queue, of
 /// whose places it takes one meanwhile.
 ///
-/// In the pool's [`Status`](crate::Status) a reserved slot is [`reserved`](crate::Status::reserved).
+/// In the pool's [`PoolStatus`](crate::PoolStatus) a reserved slot is [`reserved`](crate::PoolStatus::reserved).
 /// The pool is idle, and its shutdown complete, without regard to it and to reservers in line; after [`Pool::close`] it is of
 /// no use any more. A reserver keeps its pool open.
 ///
@@ -162,13 +162,13 @@ impl Reserver {
     ///
     /// # Errors
     ///
-    /// [`Closed`], with the job, if the pool was closed since.
+    /// [`ClosedError`], with the job, if the pool was closed since.
     ///
     /// # Panics
     ///
     /// If no slot is reserved.
     #[track_caller]
-    pub fn schedule<F>(&mut self, job: F) -> Result<JobHandle<F::Output>, Closed<F>>
+    pub fn schedule<F>(&mut self, job: F) -> Result<JobHandle<F::Output>, ClosedError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -177,7 +177,11 @@ impl Reserver {
     }
 
     #[track_caller]
-    pub(crate) fn submit_reserved<F, S>(&mut self, job: F, sink: S) -> Result<S::Handle, Closed<F>>
+    pub(crate) fn submit_reserved<F, S>(
+        &mut self,
+        job: F,
+        sink: S,
+    ) -> Result<S::Handle, ClosedError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -189,7 +193,7 @@ impl Reserver {
         let outcome = submission.submit_reserved();
         self.state = State::Nothing;
         match outcome {
-            AcquireOutcome::Closed => Err(Closed(submission.take_job())),
+            AcquireOutcome::Closed => Err(ClosedError(submission.take_job())),
             _ => Ok(submission.take_handle()),
         }
     }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use crate::error::ScheduleError;
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::OutputSink;
-use crate::pool::limiter::deadlock::Nested;
+use crate::pool::limiter::deadlock::OnDeadlock;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::wait_list::WaiterState;
 use crate::pool::limiter::{AcquireOutcome, OnFull};
@@ -111,7 +111,7 @@ where
                 self.waiter_key = Some(waiter_key as u32);
                 Poll::Pending
             }
-            AcquireOutcome::Deadlock if shared.config.nested == Nested::Inline => {
+            AcquireOutcome::Deadlock if shared.config.on_deadlock == OnDeadlock::RunInCaller => {
                 shared.limiter.run_refused_in_caller();
                 self.in_caller = Some(Box::pin(self.submission.take_in_caller(shared)));
                 self.poll_in_caller(cx).map(Ok)

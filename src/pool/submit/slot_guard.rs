@@ -16,9 +16,9 @@ use crate::pool::scheduler::shared::Shared;
 ///
 /// It does not keep the pool open. [`Pool::wait_idle`] and
 /// [`Pool::shutdown`] wait for it; it cannot be cancelled, and counts as
-/// [`left`](crate::Report::left) then.
+/// [`still_running`](crate::ShutdownReport::still_running) then.
 #[must_use = "dropping it gives the slot back when the job ends"]
-pub struct HeldSlot {
+pub struct SlotGuard {
     shared: Arc<Shared>,
     slot_hold: Arc<SlotHold>,
     quota: Option<usize>,
@@ -48,16 +48,20 @@ impl Pool {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn hold_slot(&self) -> Option<HeldSlot> {
+    pub fn hold_slot(&self) -> Option<SlotGuard> {
         let shared = self.shared();
         let current = context::current()
             .filter(|current| current.is_of(shared.id()) && !current.in_caller)?;
         let slot_hold = current.job.hold_slot()?;
-        Some(HeldSlot { shared: shared.clone(), slot_hold, quota: current.job.slot_kind().quota() })
+        Some(SlotGuard {
+            shared: shared.clone(),
+            slot_hold,
+            quota: current.job.slot_kind().quota(),
+        })
     }
 }
 
-impl Drop for HeldSlot {
+impl Drop for SlotGuard {
     fn drop(&mut self) {
         if self.slot_hold.release() {
             self.shared.release_slot(self.quota, ReleaseReason::Held);
@@ -65,8 +69,8 @@ impl Drop for HeldSlot {
     }
 }
 
-impl fmt::Debug for HeldSlot {
+impl fmt::Debug for SlotGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HeldSlot").field("pool", &self.shared.name()).finish_non_exhaustive()
+        f.debug_struct("SlotGuard").field("pool", &self.shared.name()).finish_non_exhaustive()
     }
 }

@@ -48,7 +48,7 @@ where
     #[inline]
     pub(super) fn allocated(shared: &'a Shared, job: F, sink: S) -> Self {
         shared.ensure_runtime();
-        let span = JobSpan::current(shared.config.spans);
+        let span = JobSpan::current(shared.config.propagate_span);
         Self { shared, job: Stage::Allocated(job::allocate_job(job, span)), sink: Some(sink) }
     }
 
@@ -113,7 +113,7 @@ where
     #[inline]
     fn prepare(&mut self) {
         if let Stage::Future(_) = &self.job {
-            let span = JobSpan::current(self.shared.config.spans);
+            let span = JobSpan::current(self.shared.config.propagate_span);
             self.job = Stage::Allocated(job::allocate_job(self.take_job(), span));
         }
     }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-use crate::error::Closed;
+use crate::error::ClosedError;
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::OutputSink;
 use crate::pool::limiter::{AcquireOutcome, OnFull};
@@ -62,7 +62,7 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         sink: impl FnOnce() -> S,
-    ) -> Poll<Result<S::Handle, Closed<F>>> {
+    ) -> Poll<Result<S::Handle, ClosedError<F>>> {
         let job = self.as_mut().take_back();
         let mut this = self.project();
         if let Some(job) = job {
@@ -72,7 +72,9 @@ where
                     let run = submission.take_in_caller(*this.shared);
                     this.state.set(State::InCaller { run });
                 }
-                AcquireOutcome::Closed => return Poll::Ready(Err(Closed(submission.take_job()))),
+                AcquireOutcome::Closed => {
+                    return Poll::Ready(Err(ClosedError(submission.take_job())));
+                }
                 _ => return Poll::Ready(Ok(submission.take_handle())),
             }
         }
@@ -108,7 +110,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    type Output = Result<JobHandle<F::Output>, Closed<F>>;
+    type Output = Result<JobHandle<F::Output>, ClosedError<F>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.project().inner.poll_with(cx, || StoreOutput)
