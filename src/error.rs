@@ -112,7 +112,7 @@ pub struct ClosedError<J>(pub J);
 pub enum ScheduleError<J> {
     /// The pool (or the group) is closed.
     Closed(J),
-    /// Every slot is held by a job that itself waits in line, the caller among them: waiting
+    /// Every slot is held by a job that itself waits in the wait list, the caller among them: waiting
     /// could never end. See [`OnDeadlock`](crate::OnDeadlock).
     WouldDeadlock(J),
 }
@@ -160,7 +160,7 @@ macro_rules! refusal {
 
 refusal!(ScheduleError {
     Closed => "the pool is closed",
-    WouldDeadlock => "waiting would deadlock: every slot is held by a job that waits in line"
+    WouldDeadlock => "waiting would deadlock: every slot is held by a job that waits for one"
 });
 refusal!(TryScheduleError {
     Closed => "the pool is closed",

@@ -21,9 +21,9 @@
 //! | [`try_schedule(job)`](Pool::try_schedule) | runs | [`TryScheduleError::Full`] | [`TryScheduleError::Closed`] | – |
 //! | [`schedule_always(job)`](Pool::schedule_always) | runs | runs beyond the size | [`TryScheduleError::Closed`] | – |
 //! | [`try_go(job).await`](Pool::try_go) | runs | runs in the caller | [`ClosedError`] | a job in the caller is cancelled, one in the pool goes on |
-//! | [`anyway_go(job)`](Pool::anyway_go) | runs | the job waits in line | [`ClosedError`] | the job runs anyway |
+//! | [`anyway_go(job)`](Pool::anyway_go) | runs | the job waits in the wait list | [`ClosedError`] | the job runs anyway |
 //!
-//! *Full* means that no slot is free and no place in the queue. The line is strictly first come,
+//! *Full* means that no slot is free and no place in the queue. The wait list is strictly first come,
 //! first served: a free slot goes to the oldest in it. Refusals hold the job. All verbs lead to a
 //! [`JobHandle`]. From threads outside of the runtime use [`Pool::blocking_schedule`] and
 //! [`Pool::blocking_anyway_go`]; for closures that block or compute for long, [`blocking`].
@@ -53,7 +53,7 @@
 //!
 //! ```text
 //! submitted = refused + withdrawn
-//!           + reserved + queued + waiting + running + overflow + inline
+//!           + reserved + queued + waiting + running + overflow + in_caller
 //!           + completed + panicked + cancelled
 //! ```
 //!
@@ -61,9 +61,9 @@
 //!
 //! # Cancel safety
 //!
-//! - [`Reserver`], dropped: what it has reserved, or its place in line, is given back.
+//! - [`Reserver`], dropped: what it has reserved, or its place in the wait list, is given back.
 //! - [`schedule`](Pool::schedule), dropped: the job never runs; its place, or the slot that was kept
-//!   for it, passes to the next in line.
+//!   for it, passes to the next waiter.
 //! - [`try_go`](Pool::try_go), dropped: a job in the caller is cancelled, one in the pool goes on.
 //! - [`anyway_go`](Pool::anyway_go): the future it returns only observes; the job runs.
 //! - [`JobHandle`], dropped: detaches. [`JobHandle::abort_on_drop`] does the opposite.
@@ -92,39 +92,25 @@
 //! - **job**: a future given to the pool. **task**: a tokio task, nothing else.
 //! - **slot**: the right to run; there are `size`. A job keeps its slot while it is suspended.
 //! - **worker**: a task that polls jobs. There are at most as many as the runtime has threads,
-//!   or a few more for a while when a slow job holds one up.
+//!   or a few more for a while when a slow job stalls a worker.
 //! - **queue**: places for admitted jobs that wait for a slot; none by default.
 //! - **reserved**: a slot kept for a job to come. **held**: a slot kept beyond its job's end.
-//! - **waiting**: in line for room, as a caller (`schedule`) or as a committed job (`anyway_go`).
-//! - **overflow**: a job that runs beyond `size`. **inline**: a job that runs in its caller.
-//! - **mode**: how a server holds its connections. **parked**: a connection with no task and no
-//!   buffer, which waits to be readable. **burst**: one turn of serving a connection.
+//! - **waiting**: in the wait list for room, as a caller (`schedule`) or as a committed job (`anyway_go`).
+//! - **overflow**: a job that runs beyond `size`. **in caller**: a job that its caller runs.
 //! - **handle**: the right to a job's outcome. **group**: jobs waited for together.
 //!
 //! # Map, for readers of the source
 //!
-//! - `pool` is the facade; `pool/builder` checks the settings.
-//! - `pool/verbs`: the named futures; what a dropped wait means.
-//! - `pool/admission`: the only place that counts. `pool/shard`: up to one per thread of the
-//!   runtime, with its share of the slots and its ready jobs. `pool/line`: who waits, in order.
-//! - `pool/worker` polls jobs; `pool/crew` knows who is idle and whom to call; `pool/lookout` notices
-//!   workers that a slow job holds up; `pool/pace`: how long jobs take.
-//! - `pool/cell`: a job's storage and states, the one unsafe module. `pool/handle`: what submitters
-//!   hold of it. `pool/context`: which job a thread is polling.
-//! - `pool/ending`: a job after a poll. `pool/inline`: jobs that run in their callers.
-//! - `pool/core`: what all of these share. `pool/effects`: what waits until locks are released.
-//! - `pool/reserver`, `pool/held`: slots without jobs. `pool/drain`: the end of a pool.
-//!   `pool/status`: its numbers.
-//! - `server`: the facade; `server/builder` and `server/config` check settings, `server/listen` and
-//!   `server/accept` let connections in, `server/refuse` sends them away. What modes ask for
-//!   is in `server/protocol`. `server/framed`: one burst of frames; `server/frames`, `server/service`
-//!   and `server/handler` say what these mean.
-//!   `server/lot`: the records of connections, with `server/yard` around it; `server/event` and
-//!   `server/dedicated`: the modes. `server/hub`: what connections share, and what is counted.
-//! - `http`: the facade of `server/http`: hyper over parked connections. There `burst` is one turn,
-//!   `loan` the socket as hyper sees it, `flow` how far hyper is, `thawed` and `warm` its state.
-//! - `group`: groups. `layer`: tower services. `executor`: hyper's. `blocking`: closures as jobs. `error`: refusals, ends, settings.
-//! - `observe`: spans and events. `sync`: std or loom. `pool/models`: the loom models.
+//! - `pool` is the facade; `pool/builder` checks the settings; `pool/handle`, `pool/status` and
+//!   `pool/shutdown` hold what its methods return.
+//! - `pool/submit`: the named futures of the verbs, and slots without jobs.
+//! - `pool/job`: a job's storage and states, the one unsafe module.
+//! - `pool/limiter`: the only place that counts slots; its wait list, quotas and deadlock detection.
+//! - `pool/scheduler`: shards with their run queues, workers, the idle list, the wake policy with the
+//!   stall monitor, and what the rooms of a pool share.
+//! - `group`: groups. `layer`: tower services. `executor`: hyper's. `blocking`: closures as jobs.
+//!   `error`: refusals, ends, settings.
+//! - `trace`: spans and events. `sync`: std or loom. `pool/loom`: the loom models.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 

@@ -94,7 +94,7 @@ impl<T: Send + 'static> Group<T> {
         Self { state: Arc::new(GroupState::new(shared, quota, failure_when)), pool, name }
     }
 
-    /// Runs a job of the group; waits in line if the pool or the group's quota is full. See
+    /// Runs a job of the group; waits in the wait list if the pool or the group's quota is full. See
     /// [`Pool::schedule`].
     ///
     /// # Errors
@@ -196,7 +196,7 @@ impl<T: Send + 'static> Group<T> {
     /// Waits for the end of every job of the group, and takes the outcomes that `next` has not
     /// taken, in the order of submission.
     ///
-    /// Jobs submitted while it waits are waited for as well. Callers still in line are not: they
+    /// Jobs submitted while it waits are waited for as well. Callers still in the wait list are not: they
     /// have submitted nothing yet. On a group without jobs it is ready at once. The group can be
     /// used again afterwards.
     ///
@@ -235,7 +235,7 @@ impl<T: Send + 'static> Group<T> {
     }
 
     /// Lets no more jobs into the group. The pool and the group's own jobs go on; so do callers
-    /// who are in line already.
+    /// who are in the wait list already.
     pub fn close(&self) {
         self.state.close();
     }

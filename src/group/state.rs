@@ -177,7 +177,7 @@ impl<T: Send + 'static> GroupState<T> {
     }
 
     /// Counts a job in. Called while the pool admits it, before anybody could run it: so the order
-    /// of indices is that of admission, and no end is missed.
+    /// of indices is that of the limiter, and no end is missed.
     pub(crate) fn add(&self, job: Option<&JobArc>) -> usize {
         let mut state = self.state.lock();
         let index = state.submitted;

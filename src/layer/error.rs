@@ -17,7 +17,7 @@ pub enum CallError<E> {
     /// The pool, or the layer's group, is closed. The call has not started.
     Closed,
     /// The call comes from a job of the same pool, and every slot is held by a job that waits in
-    /// line: waiting could never end. The call has not started. See [`OnDeadlock`](crate::OnDeadlock).
+    /// the wait list: waiting could never end. The call has not started. See [`OnDeadlock`](crate::OnDeadlock).
     WouldDeadlock,
     /// The call panicked.
     Panicked(JobPanic),

@@ -56,7 +56,7 @@ pin_project! {
     }
 }
 
-/// A place in line.
+/// A place in the wait list.
 struct SlotWait {
     reserver: Reserver,
     shared: Arc<LayerShared>,

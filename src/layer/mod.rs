@@ -24,11 +24,11 @@
 //! | [`try_schedule`](PoolLayer::try_schedule) | refuses at once | `call` | servers that shed load |
 //! | [`schedule_always`](PoolLayer::schedule_always) | runs beyond the size | `call` | calls that may never be refused, such as health checks |
 //! | [`try_go`](PoolLayer::try_go) | runs in the caller | `call` | callers that are to slow down with the pool |
-//! | [`anyway_go`](PoolLayer::anyway_go) | the call waits in line | `call` | work that was accepted already |
+//! | [`anyway_go`](PoolLayer::anyway_go) | the call waits in the wait list | `call` | work that was accepted already |
 //!
 //! Servers on hyper 1 (axum, tonic) clone their service for each request and wait for its readiness
 //! only then: readiness holds nothing back there. Under `schedule` every request that was read waits
-//! in line, however long that is; prefer `schedule_within` or `try_schedule` there.
+//! in the wait list, however long that is; prefer `schedule_within` or `try_schedule` there.
 //!
 //! # Where a call runs
 //!
@@ -143,7 +143,7 @@ impl PoolLayer {
         Self { setup, answers: Answers::default(), body: () }
     }
 
-    /// Waits for a slot in `poll_ready`, in line with all other callers; never refuses.
+    /// Waits for a slot in `poll_ready`, in the wait list with all other callers; never refuses.
     ///
     /// A service that is ready holds a slot until it is called or dropped: do not keep it ready
     /// for nothing. A clone has no slot. A place in the pool's queue is not enough: a call that was
@@ -183,7 +183,7 @@ impl PoolLayer {
         Self::new(pool, Verb::TryGo)
     }
 
-    /// Puts the call in line if the pool is full. Never refuses; **the line is not bounded**.
+    /// Puts the call in the wait list if the pool is full. Never refuses; **the wait list is not bounded**.
     pub fn anyway_go(pool: &Pool) -> Self {
         Self::new(pool, Verb::AnywayGo)
     }

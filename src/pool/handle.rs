@@ -93,7 +93,7 @@ impl<T> JobHandle<T> {
         Self(Inner::Done(Mutex::new(Some(outcome))))
     }
 
-    /// Waits until the job has left the waiting line.
+    /// Waits until the job has left the wait list.
     pub(crate) fn poll_started(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.0 {
             Inner::Pooled(join) => join.job().poll_started(cx),

@@ -49,9 +49,9 @@ pub(crate) use crate::pool::submit::try_go::TryGoInner;
 /// | [`try_schedule`](Self::try_schedule) | runs | [`TryScheduleError::Full`] | [`TryScheduleError::Closed`] | – |
 /// | [`schedule_always`](Self::schedule_always) | runs | runs beyond the size | [`TryScheduleError::Closed`] | – |
 /// | [`try_go`](Self::try_go) | runs | runs in the caller | [`ClosedError`] | a job in the caller is cancelled, one in the pool goes on |
-/// | [`anyway_go`](Self::anyway_go) | runs | the job waits in line | [`ClosedError`] | the job runs anyway |
+/// | [`anyway_go`](Self::anyway_go) | runs | the job waits in the wait list | [`ClosedError`] | the job runs anyway |
 ///
-/// *Full* means: no slot and no place in the queue, or somebody is in line already. The line is
+/// *Full* means: no slot and no place in the queue, or somebody is in the wait list already. The wait list is
 /// strictly first come, first served.
 ///
 /// Cloning is cheap and shares the pool. When the last clone is dropped the pool is closed: jobs
@@ -115,21 +115,21 @@ impl Pool {
         &self.close_on_drop.shared
     }
 
-    /// Runs a job in the pool; waits in line if that is full.
+    /// Runs a job in the pool; waits in the wait list if that is full.
     ///
     /// Nothing happens before the first poll. The order among waiters is that in which they came
-    /// into line, at their first polls as a rule. The idea and the name are those of MOSN's `WorkerPool.Schedule`.
+    /// into the wait list, at their first polls as a rule. The idea and the name are those of MOSN's `WorkerPool.Schedule`.
     ///
     /// # Errors
     ///
     /// [`ScheduleError::Closed`] if the pool is closed, also while waiting.
     /// [`ScheduleError::WouldDeadlock`] if the caller is a job of this pool and every slot is
-    /// held by a job that waits in line; see [`OnDeadlock`]. Both give the job back.
+    /// held by a job that waits in the wait list; see [`OnDeadlock`]. Both give the job back.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it resolves, the job never runs and the place in line is given up; a slot
-    /// that was kept for it passes to the next in line.
+    /// Dropped before it resolves, the job never runs and the place in the wait list is given up; a slot
+    /// that was kept for it passes to the next waiter.
     ///
     /// On a runtime of several threads it may yield once although there is room, so that a task that
     /// submits many jobs in a row does not keep its thread from them.
@@ -287,7 +287,7 @@ impl Pool {
 
     /// Commits a job now: it runs in its turn, whatever becomes of the caller.
     ///
-    /// The line it waits in is not bounded. Await the returned future to know that the job has
+    /// The wait list it waits in is not bounded. Await the returned future to know that the job has
     /// left it. erpc's `AnywayGo` is the model, which spins instead of waiting.
     ///
     /// # Errors
@@ -302,7 +302,7 @@ impl Pool {
     /// let pool = millpond::Pool::new(1);
     /// let first = pool.anyway_go(async { 1 })?;
     /// let second = pool.anyway_go(async { 2 })?.into_handle();
-    /// let first = first.await; // has left the line
+    /// let first = first.await; // has left the wait list
     /// assert_eq!(first.await? + second.await?, 3);
     /// # Ok(())
     /// # }
@@ -352,7 +352,7 @@ impl Pool {
     }
 
     /// [`anyway_go`](Self::anyway_go) for threads outside of the runtime: blocks until the job
-    /// has left the line.
+    /// has left the wait list.
     ///
     /// # Errors
     ///
@@ -383,7 +383,7 @@ impl Pool {
 
     /// Changes the size, at once and without waiting.
     ///
-    /// Growing lets those in line in. When shrinking, jobs that hold a slot go on; slots beyond
+    /// Growing lets the waiters in. When shrinking, jobs that hold a slot go on; slots beyond
     /// the new size vanish as they come back. Free ones vanish now.
     ///
     /// # Errors
@@ -396,7 +396,7 @@ impl Pool {
 
     /// Lets no more jobs in.
     ///
-    /// Callers in line get their jobs back; jobs in the queue and committed ones still run. To
+    /// Callers in the wait list get their jobs back; jobs in the queue and committed ones still run. To
     /// wait for them, see [`wait_idle`](Self::wait_idle) and [`shutdown`](Self::shutdown).
     pub fn close(&self) {
         self.shared().close();

@@ -7,7 +7,7 @@
 ///
 /// ```text
 /// submitted = refused + withdrawn
-///           + reserved + queued + waiting + running + overflow + inline
+///           + reserved + queued + waiting + running + overflow + in_caller
 ///           + completed + panicked + cancelled
 /// ```
 ///
@@ -29,9 +29,9 @@ pub struct PoolStatus {
     pub running: usize,
     /// Jobs in the queue.
     pub queued: usize,
-    /// Callers in line, and committed jobs in line behind the queue.
+    /// Callers in the wait list, and committed jobs in the wait list behind the queue.
     pub waiting: usize,
-    /// How many of those in line have no job yet; see [`Reserver`](crate::Reserver).
+    /// How many of the waiters have no job yet; see [`Reserver`](crate::Reserver).
     pub waiting_reservers: usize,
     /// Jobs that run beyond the size.
     pub overflow: usize,
@@ -46,7 +46,7 @@ pub struct PoolStatus {
     pub submitted: u64,
     /// Jobs that were given back: full, closed or a deadlock.
     pub refused: u64,
-    /// Jobs whose callers went away while they waited in line, or with a slot reserved.
+    /// Jobs whose callers went away while they waited in the wait list, or with a slot reserved.
     pub withdrawn: u64,
     /// Jobs that returned a value.
     pub completed: u64,

@@ -13,7 +13,7 @@ try_schedule        refused: the pool is full
 schedule_always     overflow: beyond the size, and counted
     running 1 of 1, overflow 1, in caller 0, waiting 0
     in the caller's task: no
-try_go              in caller: the caller runs it, which slows down with the pool
+try_go              in caller: in its task, which slows down with the pool
     running 1 of 1, overflow 0, in caller 1, waiting 0
     in the caller's task: yes
     finished when try_go returned: yes

@@ -84,7 +84,7 @@ fn waiting_callers_get_their_jobs_back() {
 }
 
 #[test]
-fn a_caller_with_a_kept_place_or_slot_is_served_or_told() {
+fn a_caller_with_a_kept_place_or_slot_is_served_or_refused() {
     single(async {
         // A place in the queue came free for it, and it has not come yet.
         let pool = Pool::builder().size(1).queue(1).build().unwrap();

@@ -155,7 +155,7 @@ fn try_go_runs_in_the_caller() {
 }
 
 #[test]
-fn anyway_go_is_committed_and_waits_in_line() {
+fn anyway_go_is_committed_and_waits() {
     single(async {
         for pool in pools() {
             let held = fill(&pool);
@@ -216,14 +216,14 @@ fn the_queue_is_first_come_first_served() {
 }
 
 #[test]
-fn somebody_in_line_is_not_overtaken() {
+fn a_waiter_is_not_overtaken() {
     single(async {
         let pool = Pool::new(1);
         let slot = hold(&pool);
         let mut first = task::spawn(pool.schedule(async {}));
         assert_pending!(first.poll());
         slot.release().await;
-        // The slot is kept for the first in line although it has not come yet.
+        // The slot is kept for the first in the wait list although it has not come yet.
         assert!(matches!(pool.try_schedule(async {}), Err(TryScheduleError::Full(_))));
         let mut second = task::spawn(pool.schedule(async {}));
         assert_pending!(second.poll());

@@ -100,7 +100,7 @@ fn every_verb() {
         let status = law(&pool);
         assert_eq!((status.running, status.queued, status.waiting), (1, 1, 2));
         assert_eq!((status.overflow, status.in_caller), (1, 1));
-        assert_eq!(group.len(), 5, "a caller in line has submitted nothing yet");
+        assert_eq!(group.len(), 5, "a waiting caller has submitted nothing yet");
         gate.open();
         assert!(assert_ready!(inline.poll()).unwrap().is_finished());
         settle().await;
@@ -177,7 +177,7 @@ fn wait_or_cancel_cancels_the_rest_at_the_first_failure() {
             .await
             .unwrap();
         group.schedule(async { 7 }).await.unwrap(); // queued
-        group.anyway_go(async { 8 }).unwrap(); // in line
+        group.anyway_go(async { 8 }).unwrap(); // in the wait list
         inside.open();
         let mut wait = task::spawn(group.wait_or_cancel_on_failure());
         assert_pending!(wait.poll());

@@ -124,7 +124,7 @@ fn an_idle_pool_has_its_slots() {
         let pool = Pool::new(1);
         for round in 0..100_000 {
             let job = pool.schedule(tokio::task::yield_now()).await.unwrap();
-            // Now the pool knows that it is full, and the slot comes back by way of the line.
+            // Now the pool knows that it is full, and the slot comes back by way of the wait list.
             let _ = pool.try_schedule(async {});
             job.detach();
             soon(pool.wait_idle()).await;
@@ -170,7 +170,7 @@ fn shutdown_cancels_at_the_deadline() {
             pool.try_schedule(stuck(lives.enter())).unwrap(),
             pool.try_schedule(stuck(lives.enter())).unwrap(),
             pool.try_schedule(stuck(lives.enter())).unwrap(), // queued
-            pool.anyway_go(stuck(lives.enter())).unwrap().into_handle(), // in line
+            pool.anyway_go(stuck(lives.enter())).unwrap().into_handle(), // in the wait list
             pool.schedule_always(stuck(lives.enter())).unwrap(),
         ];
         let mut waiter = task::spawn(pool.schedule(stuck(lives.enter())));

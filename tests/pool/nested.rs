@@ -7,7 +7,7 @@ use millpond::{OnDeadlock, Pool};
 use tokio_test::{assert_pending, assert_ready, task};
 
 #[test]
-fn the_last_of_n_is_told() {
+fn the_last_of_n_is_refused() {
     for size in [1, 2, 5] {
         single(async move {
             let pool = Pool::new(size);
@@ -153,7 +153,7 @@ fn a_wait_that_was_given_up_does_not_count() {
 }
 
 #[test]
-fn inline_runs_it_in_the_job_that_submits() {
+fn run_in_caller_runs_it_in_the_job_that_submits() {
     single(async {
         for size in [1, 3] {
             let pool =
@@ -210,7 +210,7 @@ fn try_go_and_anyway_go_are_safe_anywhere() {
 }
 
 #[test]
-fn others_in_line_are_not_told() {
+fn other_waiters_are_not_refused() {
     single(async {
         let pool = Pool::new(1);
         let gate = Gate::new();

@@ -195,7 +195,7 @@ fn in_the_destructor_of_a_payload() {
 }
 
 #[test]
-fn inline_in_poll_and_destructor() {
+fn in_caller_in_poll_and_destructor() {
     single(async {
         let pool = Pool::new(1);
         let held = hold(&pool);

@@ -8,10 +8,10 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::Cell;
 use std::ptr::{self, NonNull};
 
-/// How many bytes a block of each size_class has; the pool's own part of a cell is about 80. Larger cells
+/// How many bytes a block of each size class has; the pool's own part of a cell is about 80. Larger cells
 /// are not cached.
 const SIZES: [usize; 4] = [128, 256, 512, 1_024];
-/// How many of each size_class a thread keeps: 768 KiB in all.
+/// How many of each size class a thread keeps: 768 KiB in all.
 const MAX_FREE: [usize; 4] = [1_024, 1_024, 256, 256];
 const ALIGN: usize = 16;
 
@@ -20,7 +20,7 @@ thread_local! {
         const { [FreeList::new(0), FreeList::new(1), FreeList::new(2), FreeList::new(3)] };
 }
 
-/// Free blocks of one size_class, each with a pointer to the next.
+/// Free blocks of one size class, each with a pointer to the next.
 struct FreeList {
     size_class: usize,
     top: Cell<*mut FreeBlock>,
@@ -57,7 +57,7 @@ pub(crate) fn allocate<C>() -> NonNull<C> {
 pub(crate) unsafe fn release<C>(memory: NonNull<C>) {
     let layout = layout::<C>();
     let block = memory.as_ptr().cast::<FreeBlock>();
-    // SAFETY: the memory is ours, and every size_class has room for a pointer.
+    // SAFETY: the memory is ours, and every size class has room for a pointer.
     let cached = size_class(layout).is_some_and(|size_class| {
         FREE_LISTS.try_with(|lists| unsafe { lists[size_class].push(block) }) == Ok(true)
     });
@@ -67,7 +67,7 @@ pub(crate) unsafe fn release<C>(memory: NonNull<C>) {
     }
 }
 
-/// What is really allocated for a `C`: all of a size_class are alike.
+/// What is really allocated for a `C`: all of a size class are alike.
 const fn layout<C>() -> Layout {
     let exact = Layout::new::<C>();
     match size_class(exact) {
@@ -79,7 +79,7 @@ const fn layout<C>() -> Layout {
     }
 }
 
-/// Of what size_class a block for this layout is. None is cached under AddressSanitizer, which would take a
+/// Of what size class a block for this layout is. None is cached under AddressSanitizer, which would take a
 /// block used after its end for the next job's.
 const fn size_class(layout: Layout) -> Option<usize> {
     if cfg!(any(millpond_loom, millpond_asan)) || layout.align() > ALIGN {

@@ -47,7 +47,7 @@ impl JobArc {
                 if self.0.scheduler().withdraw(self.0, waiter_key) {
                     return;
                 }
-                // It is on its way out of the line, where it is looked at again before it runs.
+                // It is on its way out of the wait list, where it is looked at again before it runs.
                 now = header.state.load(Acquire);
                 after = if now & WAITING != 0 { now | ABORT } else { now | ABORT | SCHEDULED };
             }
@@ -61,7 +61,7 @@ impl JobArc {
         }
     }
 
-    /// Waits until the job has left its line.
+    /// Waits until the job has left its wait list.
     pub(crate) fn poll_started(&self, cx: &mut Context<'_>) -> Poll<()> {
         let header = self.0.header();
         if header.state.load(Acquire) & WAITING == 0 {
@@ -101,7 +101,7 @@ impl<T> RawJoinHandle<T> {
         // SAFETY: this reference keeps the cell alive.
         let join_waker = unsafe { &*(header.vtable.join_waker)(self.job.0.0) };
         if state.load(Acquire) & JOIN_WAKER != 0 {
-            // SAFETY: only this claim writes the waker, so that it may always read it.
+            // SAFETY: only this handle writes the waker, so that it may always read it.
             let kept = join_waker.with(|waker| unsafe {
                 (*waker).as_ref().is_some_and(|old| old.will_wake(cx.waker()))
             });
@@ -114,7 +114,7 @@ impl<T> RawJoinHandle<T> {
             }
         }
         let waker = cx.waker().clone();
-        // SAFETY: `JOIN_WAKER` is not set, and there is one claim.
+        // SAFETY: `JOIN_WAKER` is not set, and there is one `RawJoinHandle`.
         let old = join_waker.with_mut(|place| unsafe { (*place).replace(waker) });
         let done = state.fetch_or(JOIN_WAKER, AcqRel) & COMPLETE != 0
             && !failpoint("join without recheck");
@@ -127,7 +127,7 @@ impl<T> RawJoinHandle<T> {
         let mut out: Option<Result<T, JobError>> = None;
         if self.job.is_finished() {
             let ptr = self.job.0;
-            // SAFETY: the job is `COMPLETE`, claims are made by `allocate_job` with the type of the
+            // SAFETY: the job is `COMPLETE`, join handles are made by `allocate_job` with the type of the
             // job's output, and there is one for each job.
             unsafe { (ptr.header().vtable.take)(ptr.0, (&raw mut out).cast()) };
         }

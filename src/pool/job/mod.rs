@@ -58,7 +58,7 @@ const RUNNING: u32 = 1 << 1;
 const COMPLETE: u32 = 1 << 2;
 /// Somebody asked for its end.
 const ABORT: u32 = 1 << 3;
-/// Stands in a waiting line, where it can be withdrawn.
+/// Stands in a wait list, where it can be withdrawn.
 const WAITING: u32 = 1 << 4;
 /// The handle left a waker in `join_waker`, which is the ender's to read while this is set, and the
 /// handle's to write while it is not.
@@ -68,7 +68,7 @@ const JOIN_WAKER: u32 = 1 << 5;
 const ABORT_DEFERRED: u32 = 1 << 6;
 const ABORT_DEFERRED_MASK: u32 = !(ABORT_DEFERRED - 1);
 
-/// The suspended_key or waiter_key of a job that has none.
+/// The suspended key or waiter key of a job that has none.
 const NO_KEY: u32 = u32::MAX;
 
 /// Where suspended and waiting jobs belong: what a waker or an abort has to call.
@@ -76,11 +76,11 @@ pub(crate) trait JobScheduler: Send + Sync {
     /// Takes back a suspended job that was woken or is to be aborted.
     fn schedule(&self, job: Runnable);
 
-    /// Takes the job that stands in line under `waiter_key` out of it and cancels it. `false` if it
+    /// Takes the job that stands in the wait list under `waiter_key` out of it and cancels it. `false` if it
     /// does not stand there any more.
     fn withdraw(&self, job: RawJob, waiter_key: usize) -> bool;
 
-    /// Has `waker` woken when the job that stands in line under `waiter_key` leaves it. `false` if it
+    /// Has `waker` woken when the job that stands in the wait list under `waiter_key` leaves it. `false` if it
     /// does not stand there any more.
     fn await_start(&self, job: RawJob, waiter_key: usize, waker: &Waker) -> bool;
 }
@@ -135,14 +135,14 @@ pub(crate) struct Header {
     refs: AtomicU32,
     /// [`SlotKind`], packed; fixed when the job is admitted.
     slot_kind: AtomicU32,
-    /// Written once, by the token's holder, before the job is first idle or in line; read by
+    /// Written once, by the token's holder, before the job is first idle or in the wait list; read by
     /// whoever finds it so.
     scheduler: UnsafeCell<Option<Arc<dyn JobScheduler>>>,
     /// What keeps the job's slot beyond its end. Only the token's holder uses it.
     slot_hold: UnsafeCell<Option<Arc<SlotHold>>>,
-    /// The job's waiter_key in its home's waiting line: a hint for `withdraw`, which checks it.
+    /// The job's waiter key in its scheduler's wait list: a hint for `withdraw`, which checks it.
     waiter_key: AtomicU32,
-    /// The job's suspended_key among its home's suspended jobs. Only the token's holder uses it.
+    /// The job's suspended key among its scheduler's suspended jobs. Only the token's holder uses it.
     suspended_key: AtomicU32,
 }
 

@@ -61,7 +61,7 @@ where
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
-    /// Makes it one that stands in line, before anybody can look for it there.
+    /// Makes it one that stands in the wait list, before anybody can look for it there.
     pub(crate) fn enter_wait_list(
         &self,
         scheduler: impl FnOnce() -> Arc<dyn JobScheduler>,
@@ -70,7 +70,7 @@ where
         self.job.enter_wait_list(scheduler, waiter_key);
     }
 
-    /// Admits the job: from here on it is the pool's, and the claim its submitter's.
+    /// Admits the job: from here on it is the pool's, and the join handle its submitter's.
     #[inline]
     pub(crate) fn admit(
         self,

@@ -65,7 +65,7 @@ impl RawJob {
     /// have it cancelled.
     pub(crate) fn request_abort(self) -> Option<Runnable> {
         let before = self.header().state.fetch_or(ABORT | SCHEDULED, AcqRel);
-        debug_assert!(before & WAITING == 0, "jobs in line are withdrawn instead");
+        debug_assert!(before & WAITING == 0, "waiting jobs are withdrawn instead");
         (before & (SCHEDULED | RUNNING | COMPLETE) == 0).then(|| Runnable(self))
     }
 
@@ -107,11 +107,11 @@ impl RawJob {
 
     /// # Panics
     ///
-    /// Panics if the job has no home: it was never idle nor in line.
+    /// Panics if the job has no scheduler: it was never idle nor in the wait list.
     pub(crate) fn scheduler(&self) -> &Arc<dyn JobScheduler> {
         // SAFETY: written once, before any state in which others come to read it.
         let scheduler = self.header().scheduler.with(|scheduler| unsafe { (*scheduler).as_ref() });
-        scheduler.expect("a job that was idle or in line has a home")
+        scheduler.expect("a job that was idle or waiting has a scheduler")
     }
 }
 
@@ -128,7 +128,7 @@ impl Runnable {
     pub(crate) fn poll(&self) -> Step {
         let header = self.0.header();
         let before = if self.is_unique() && self.suspended_key().is_none() {
-            // Nobody else is left who could touch the word, nor does its home know the job yet.
+            // Nobody else is left who could touch the word, nor does its scheduler know the job yet.
             let state = header.state.load(Relaxed);
             header.state.store(state - SCHEDULED + RUNNING, Relaxed);
             state
@@ -160,13 +160,13 @@ impl Runnable {
         unsafe { (self.0.header().vtable.cancel)(self.0.0) }
     }
 
-    /// Where its home keeps the job between polls, if it has been suspended before.
+    /// Where its scheduler keeps the job between polls, if it has been suspended before.
     pub(crate) fn suspended_key(&self) -> Option<usize> {
         let suspended_key = self.0.header().suspended_key.load(Relaxed);
         (suspended_key != NO_KEY).then_some(suspended_key as usize)
     }
 
-    /// Gives the job a suspended_key, before it is suspended for the first time.
+    /// Gives the job a suspended key, before it is suspended for the first time.
     pub(crate) fn set_suspended_key(
         &self,
         scheduler: impl FnOnce() -> Arc<dyn JobScheduler>,
@@ -178,7 +178,7 @@ impl Runnable {
         self.set_scheduler(scheduler);
     }
 
-    /// Marks a job that is about to be put into a line.
+    /// Marks a job that is about to be put into a wait list.
     pub(crate) fn enter_wait_list(
         &self,
         scheduler: impl FnOnce() -> Arc<dyn JobScheduler>,
@@ -228,7 +228,7 @@ impl Runnable {
         }
     }
 
-    /// Marks a job that left its line to run.
+    /// Marks a job that left its wait list to run.
     pub(crate) fn leave_wait_list(&self) {
         let header = self.0.header();
         let before = header.state.fetch_sub(WAITING - SCHEDULED, AcqRel);
@@ -278,7 +278,7 @@ impl AtomicJobSlot {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
 
-    /// Leaves a job here. The berth must be empty.
+    /// Leaves a job here. The slot must be empty.
     pub(crate) fn put(&self, job: Runnable) {
         let job = ManuallyDrop::new(job);
         debug_assert!(self.0.load(Relaxed).is_null());

@@ -1,4 +1,4 @@
-//! Those in line: looking, coming when told, going away; and the jobs that wait there.
+//! The waiters: looking, coming when told, going away; and the jobs that wait there.
 
 use std::task::Waker;
 
@@ -14,7 +14,7 @@ use crate::pool::scheduler::shard::ShardId;
 use crate::sync::failpoint;
 
 impl Limiter {
-    /// What a caller in line was told, or `Wait` after its waker was renewed.
+    /// What a caller in the wait list was told, or `Waiting` after its waker was renewed.
     pub(crate) fn poll_waiter(
         &self,
         waiter_key: WaiterKey,
@@ -98,7 +98,7 @@ impl Limiter {
         }
     }
 
-    /// A caller in line goes away with its job; what was kept for it passes on.
+    /// A caller in the wait list goes away with its job; what was kept for it passes on.
     pub(crate) fn cancel_waiter(
         &self,
         shard_id: ShardId,
@@ -135,7 +135,7 @@ impl Limiter {
         self.check_idle(&mut state, deferred);
     }
 
-    /// Takes a job that is to be aborted out of the line. It counts until `end_withdrawn`.
+    /// Takes a job that is to be aborted out of the wait list. It counts until `end_withdrawn`.
     pub(crate) fn withdraw(
         &self,
         shard_id: ShardId,
@@ -148,7 +148,7 @@ impl Limiter {
         Some(self.remove_for_cancel(&mut state, shard_id, removed, deferred))
     }
 
-    /// A job in line is about to be cancelled.
+    /// A job in the wait list is about to be cancelled.
     pub(crate) fn remove_for_cancel(
         &self,
         state: &mut StateGuard<'_>,

@@ -16,7 +16,7 @@ use crate::pool::scheduler::shard::ShardId;
 /// held by such a job, none of them can go on. Millpond notices the last of them: the one whose
 /// waiting would close the circle. The calls of `try_go` and `anyway_go` themselves wait for nothing.
 ///
-/// What is noticed is a wait in line by the job itself, not by a task it spawned. A job that awaits the handle, the start or the group of
+/// What is noticed is a wait in the wait list by the job itself, not by a task it spawned. A job that awaits the handle, the start or the group of
 /// another job that is queued behind it, and jobs of several quotas that wait for each other, are
 /// not: there no submit could fail. Nor is a job that has a slot [reserved](crate::Pool::reserver)
 /// or [held](crate::Pool::hold_slot) for another while it waits.
@@ -46,7 +46,7 @@ pub(crate) fn waiting_job(pool: usize) -> Option<WaitingJob> {
 }
 
 impl State {
-    /// A caller in line is waited through by this job from now on, or by none.
+    /// A caller in the wait list is waited through by this job from now on, or by none.
     pub(crate) fn set_waiting_job(
         &mut self,
         waiter_key: WaiterKey,

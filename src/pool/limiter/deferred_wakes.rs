@@ -26,7 +26,7 @@ impl DeferredWakes {
         self.discards.push(waker);
     }
 
-    /// A job left the line with a slot.
+    /// A job left the wait list with a slot.
     pub(crate) fn start(&mut self, job: Runnable) {
         self.started.push(job);
     }

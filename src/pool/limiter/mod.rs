@@ -1,4 +1,4 @@
-//! Who may come in: the only place that counts slots, queue places and those in line.
+//! Who may come in: the only place that counts slots, queue places and the waiters.
 //!
 //! # Slots
 //!
@@ -8,19 +8,19 @@
 //!
 //! # Congestion
 //!
-//! A caller who finds its shard empty takes the lock of the line, sets `NO_SLOTS` and looks
+//! A caller who finds its shard empty takes the lock of the wait list, sets `NO_SLOTS` and looks
 //! through all shards. The flag is read under the shard's own lock by everybody who gives a slot
 //! back; so a slot that came back before the look is seen by it, and one that comes back after it
-//! is brought to the line instead. `NO_SLOTS` under the line's lock therefore proves that no slot
-//! is free, and a refusal costs one load. Whoever brings a slot to the line hands it to the oldest
+//! is brought to the wait list instead. `NO_SLOTS` under the wait list's lock therefore proves that no slot
+//! is free, and a refusal costs one load. Whoever brings a slot to the wait list hands it to the oldest
 //! there; only when nobody is left does it go to a shard again, and the flag is taken down.
 //!
-//! Locks are taken in the order line, shard; never two shards at once; and nothing that belongs
+//! Locks are taken in the order wait list, shard; never two shards at once; and nothing that belongs
 //! to a user (wakers, jobs) is run or dropped under any of them: see [`DeferredWakes`].
 //!
 //! # Fairness
 //!
-//! Strictly first come, first served: nobody overtakes somebody in line, and a slot kept for a
+//! Strictly first come, first served: nobody overtakes a waiter, and a slot kept for a
 //! caller who goes away is handed to the next.
 
 mod callers;
@@ -62,12 +62,12 @@ const RUNTIME_GONE: usize = 1 << 4;
 /// What is to be done with a job for which there is neither a slot nor a place in the queue.
 pub(crate) enum OnFull<'a> {
     Refuse,
-    /// The caller waits in line with its job.
+    /// The caller waits in the wait list with its job.
     Wait {
         waker: &'a Waker,
         pool: usize,
     },
-    /// The job waits in line by itself.
+    /// The job waits in the wait list by itself.
     Commit,
     /// The job runs in its caller.
     RunInCaller,
@@ -82,11 +82,11 @@ pub(crate) trait PendingJob {
     /// Puts the job where it can be admitted from, before any lock is taken.
     fn prepare(&mut self);
 
-    /// Gives the job up. Called under the locks of admission, so that nobody can run it, or look
+    /// Gives the job up. Called under the locks of the limiter, so that nobody can run it, or look
     /// for it, before it is accounted for.
     fn admit(&mut self, slot_kind: SlotKind) -> Runnable;
 
-    /// Gives the job up to stand in line under `waiter_key`.
+    /// Gives the job up to stand in the wait list under `waiter_key`.
     fn admit_waiting(&mut self, slot_kind: SlotKind, waiter_key: WaiterKey) -> Runnable;
 }
 
@@ -102,7 +102,7 @@ pub(crate) enum AcquireOutcome {
         needs_wake: bool,
         depth: usize,
     },
-    /// In the queue, or committed to the line.
+    /// In the queue, or committed to the wait list.
     Enqueued,
     /// The caller waits under this key.
     Waiting(WaiterKey),
@@ -135,9 +135,9 @@ pub(crate) struct State {
     overflow: usize,
     /// Jobs that run in their callers.
     in_caller: usize,
-    /// Jobs that were taken out of the line and are being cancelled.
+    /// Jobs that were taken out of the wait list and are being cancelled.
     cancelling: usize,
-    /// The slot-holding jobs that wait in line, with how many callers each.
+    /// The slot-holding jobs that wait in the wait list, with how many callers each.
     waiting_holders: HashMap<usize, usize>,
     /// Running totals of what does not happen in a shard.
     counters: Counters,
@@ -173,7 +173,7 @@ impl Limiter {
         &self.shards[shard_id]
     }
 
-    /// Offers a job. Refusals and verdicts to wait leave it on offer.
+    /// Offers a job. Refusals and outcomes to wait leave it on offer.
     #[inline]
     pub(crate) fn admit(
         &self,
@@ -314,7 +314,7 @@ impl Limiter {
         false
     }
 
-    /// Hands a slot to the oldest in line, or back to a shard.
+    /// Hands a slot to the oldest waiter, or back to a shard.
     fn release_to_next(
         &self,
         state: &mut StateGuard<'_>,
@@ -358,7 +358,7 @@ impl Limiter {
         self.check_idle(&mut state, deferred);
     }
 
-    /// Gives back a part of a quota, and lets the next who waits for it into the main line.
+    /// Gives back a part of a quota, and lets the next who waits for it into the main list.
     fn release_quota(
         &self,
         state: &mut StateGuard<'_>,
@@ -429,7 +429,7 @@ impl Limiter {
         self.has(CANCELLING)
     }
 
-    /// Whether the end of a job has to be told to the line. Exact under a shard's lock.
+    /// Whether the end of a job has to be told to the wait list. Exact under a shard's lock.
     pub(crate) fn needs_slow_release(&self) -> bool {
         self.flags.load(Relaxed) & (NO_SLOTS | IDLE_WAITERS) != 0
     }

@@ -66,7 +66,7 @@ impl Limiter {
         state.enqueue_caller(list, quota, in_quota, waker, *pool, true)
     }
 
-    /// A caller in line who was told to come takes the slot that is kept for it.
+    /// A caller in the wait list who was told to come takes the slot that is kept for it.
     pub(crate) fn take_granted(
         &self,
         waiter_key: WaiterKey,

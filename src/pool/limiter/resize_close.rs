@@ -59,7 +59,7 @@ impl Limiter {
         before
     }
 
-    /// Lets nothing more in. Callers in line are told; committed jobs stay. `false` if it was
+    /// Lets nothing more in. Callers in the wait list are told; committed jobs stay. `false` if it was
     /// closed already.
     pub(crate) fn close(&self, shard_id: ShardId, deferred: &mut DeferredWakes) -> bool {
         let mut state = self.lock_state();
@@ -83,7 +83,7 @@ impl Limiter {
         true
     }
 
-    /// Takes a caller out of the line and tells it why.
+    /// Takes a caller out of the wait list and tells it why.
     pub(crate) fn reject_waiter(
         &self,
         state: &mut StateGuard<'_>,
@@ -103,7 +103,7 @@ impl Limiter {
         }
     }
 
-    /// Cancels whatever can be reached: jobs in line and in the queues of the shards come back,
+    /// Cancels whatever can be reached: jobs in the wait list and in the queues of the shards come back,
     /// suspended ones too. Jobs that are being polled are cancelled when that returns.
     pub(crate) fn cancel_all(
         &self,

@@ -1,4 +1,4 @@
-//! The lock of the line, and what is decided under it.
+//! The lock of the wait list, and what is decided under it.
 
 use std::task::Waker;
 
@@ -11,7 +11,7 @@ use crate::sync::MutexGuard;
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::{Relaxed, Release};
 
-/// The state of the line, locked. Keeps `FULL` true to it.
+/// The state of the wait list, locked. Keeps `FULL` true to it.
 pub(crate) struct StateGuard<'a> {
     pub(crate) state: MutexGuard<'a, State>,
     pub(crate) flags: &'a AtomicUsize,
@@ -69,7 +69,7 @@ impl State {
         }
     }
 
-    /// Puts the job itself in line.
+    /// Puts the job itself in the wait list.
     pub(crate) fn enqueue_job(
         &mut self,
         list: List,
@@ -83,7 +83,7 @@ impl State {
         let _ = self.wait_list.admit_next();
     }
 
-    /// Puts a caller in line, unless that would deadlock. A reserver has no job to
+    /// Puts a caller in the wait list, unless that would deadlock. A reserver has no job to
     /// leave in the queue.
     pub(crate) fn enqueue_caller(
         &mut self,

@@ -1,9 +1,9 @@
-//! The waiting line: who stands where, in strict order of arrival.
+//! The wait list: who stands where, in strict order of arrival.
 //!
 //! Lists threaded through one slab, so that leaving from the middle costs no search. The first
 //! `queue_capacity` entries of the main list stand in the pool's queue, the rest wait for a place in it.
 //! Each quota has a list of its own for those who wait for their share before they may even
-//! stand in the main one. Nothing here counts slots: `admission` does.
+//! stand in the main one. Nothing here counts slots: `limiter` does.
 
 use std::task::Waker;
 
@@ -17,7 +17,7 @@ pub(crate) type WaiterKey = usize;
 
 const NONE: WaiterKey = usize::MAX;
 
-/// Somebody in line.
+/// A waiter.
 pub(crate) enum Waiter {
     /// A job that was handed over and needs nobody to be started, but may have one who waits for
     /// its start.
@@ -32,7 +32,7 @@ impl Waiter {
     }
 }
 
-/// A job that was taken out of line.
+/// A job that was taken out of the wait list.
 pub(crate) struct Removed {
     pub(crate) job: Runnable,
     pub(crate) waker: Option<Waker>,
@@ -49,7 +49,7 @@ pub(crate) struct CallerWaiter {
     pub(crate) is_reserver: bool,
 }
 
-/// What a caller in line finds when it looks again.
+/// What a caller in the wait list finds when it looks again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WaiterState {
     Waiting,
@@ -142,7 +142,7 @@ impl WaitList {
         self.queued
     }
 
-    /// Everybody in line who is not in the queue, those included who are told to come but have
+    /// Every waiter who is not in the queue, those included who are told to come but have
     /// not yet.
     pub(crate) fn waiting(&self) -> usize {
         self.nodes.len() - self.queued
@@ -182,7 +182,7 @@ impl WaitList {
         }
     }
 
-    /// Forgets a caller who was told to come. Callers in a list are taken out by `remove`.
+    /// Forgets a caller who was told to come. Callers in a list are taken out by `unlink`.
     pub(crate) fn remove_node(&mut self, waiter_key: WaiterKey) -> Node {
         let node = self.nodes.remove(waiter_key);
         debug_assert!(node.list.is_none());

@@ -1,4 +1,4 @@
-//! loom models over the real admission, workers, cells and groups.
+//! loom models over the real the limiter, workers, cells and groups.
 //!
 //! Each model is run as it is, and once more with the code broken in a way that it must notice.
 //! Run them with `RUSTFLAGS="--cfg millpond_loom" cargo test --release --lib pool::loom`.

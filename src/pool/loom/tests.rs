@@ -31,15 +31,15 @@ macro_rules! models {
 
 models! {
     a_ready_job_is_seen, a_silent_push_is_noticed: "push without wake";
-    a_missed_call_is_made_up_for, a_forgotten_call_is_noticed: "forget pending wakeups";
+    a_pending_wakeup_is_taken, a_forgotten_wakeup_is_noticed: "forget pending wakeups";
     a_wake_while_polled_is_kept, a_lost_wake_is_noticed: "suspend without recheck";
     a_handle_is_woken, an_unwoken_handle_is_noticed: "join without recheck";
     a_returned_slot_is_found, a_slot_lost_on_return_is_noticed: "scan before the flag";
     a_dropped_grant_passes_on, a_kept_grant_is_noticed: "keep the grant";
-    close_tells_callers_in_line, an_untold_caller_is_noticed: "close without notifying";
+    close_notifies_waiting_callers, an_unnotified_caller_is_noticed: "close without notifying";
     a_group_sees_its_last_job, a_missed_last_job_is_noticed: "wait without recheck";
-    a_reserved_slot_passes_on, a_slot_freed_unseeing_is_noticed: "release without recheck";
-    a_held_slot_is_freed_once, a_hold_forgotten_is_noticed: "guard released without recheck";
+    a_reserved_slot_passes_on, a_slot_released_without_recheck_is_noticed: "release without recheck";
+    a_held_slot_is_freed_once, a_forgotten_guard_is_noticed: "guard released without recheck";
 }
 
 fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
@@ -59,7 +59,7 @@ mod models {
     }
 
     /// With one worker for two shards, a call it was too busy for is not forgotten.
-    pub(crate) fn a_missed_call_is_made_up_for() {
+    pub(crate) fn a_pending_wakeup_is_taken() {
         let pool = pool(2, 2, 0);
         pool.shared().workers.resize(1);
         let here = pool.try_schedule(async { 1 }).unwrap();
@@ -146,8 +146,8 @@ mod models {
         assert_eq!(block_on(last).unwrap(), 5);
     }
 
-    /// A caller in line when the pool is closed gets its job back, or ran it.
-    pub(crate) fn close_tells_callers_in_line() {
+    /// A caller in the wait list when the pool is closed gets its job back, or ran it.
+    pub(crate) fn close_notifies_waiting_callers() {
         let pool = pool(1, 1, 0);
         let stuck = pool.try_schedule(std::future::pending::<()>()).unwrap();
         let closer = {

@@ -1,4 +1,4 @@
-//! What becomes of a job after a poll: a seat until it is woken, or its end, accounted for and told.
+//! What becomes of a job after a poll: kept as suspended until it is woken, or its end, accounted for and told.
 
 use crate::error::JobPanic;
 use crate::panic::catch_panic;
@@ -11,7 +11,7 @@ use crate::pool::scheduler::worker::PollRecord;
 use crate::trace::event;
 
 impl Shared {
-    /// Gives a job that returned `Pending` for the first time a seat in this shard.
+    /// Gives a job that returned `Pending` for the first time a suspended key in this shard.
     pub(crate) fn add_suspended(
         &self,
         shard_id: ShardId,
@@ -33,7 +33,7 @@ impl Shared {
         job.suspended_key().map(|place| (place % shards, place / shards))
     }
 
-    /// Accounts for an ended job as far as its shard can. `true` if the line must hear of it.
+    /// Accounts for an ended job as far as its shard can. `true` if the wait list must hear of it.
     pub(crate) fn release_in_shard(
         &self,
         shard_id: ShardId,
@@ -53,7 +53,7 @@ impl Shared {
             shard.counters.held_slots += 1;
             return false;
         }
-        // Written down together with the slot's return, be it here or at the line: an idle pool has
+        // Written down together with the slot's return, be it here or at the wait list: an idle pool has
         // all its slots.
         if slot_kind != SlotKind::Plain || self.limiter.needs_slow_release() {
             return true;
@@ -98,8 +98,8 @@ impl Shared {
         false
     }
 
-    /// Accounts for jobs that completed unseen. The slots of `unpaid` of them are still to be
-    /// given back; returns how many of those are to be brought to the line.
+    /// Accounts for jobs that completed detached. The slots of `unreleased` of them are still to be
+    /// given back; returns how many of those are to be brought to the wait list.
     pub(crate) fn release_detached(
         &self,
         shard_id: ShardId,
@@ -120,7 +120,7 @@ impl Shared {
         0
     }
 
-    /// Takes unseen jobs out of the seats they have in other shards, and lets go of them.
+    /// Takes detached jobs out of the suspended slabs of other shards, and lets go of them.
     pub(crate) fn drop_detached(&self, shard_id: ShardId, jobs: &mut Vec<Runnable>) {
         for job in jobs.drain(..) {
             self.remove_suspended_elsewhere(shard_id, &job);
@@ -145,7 +145,7 @@ impl Shared {
         }
     }
 
-    /// Gives the slots of unseen jobs back for a worker that is held up.
+    /// Gives the slots of detached jobs back for a worker that is held up.
     pub(crate) fn release_deferred_of(&self, handle: &WorkerHandle) {
         let shard_id = self.current_shard();
         let deferred_releases = handle.steal_deferred_releases();

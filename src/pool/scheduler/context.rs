@@ -10,7 +10,7 @@ pub(crate) struct Current {
     /// The pool it belongs to.
     pool: usize,
     pub(crate) job: RawJob,
-    /// Another job runs inside of it, inline.
+    /// Another job runs inside of it, as in its caller.
     pub(crate) in_caller: bool,
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn enter<R>(pool: usize, job: RawJob, poll: impl FnOnce() -> R) -> R 
     })
 }
 
-/// Polls a job that runs inline. The job around it, if there is one, is the one that waits when it
+/// Polls a job that runs in its caller. The job around it, if there is one, is the one that waits when it
 /// waits; but its slot is not its own.
 pub(crate) fn enter_in_caller<R>(poll: impl FnOnce() -> R) -> R {
     struct Restore(Option<Current>);

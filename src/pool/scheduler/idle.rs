@@ -20,7 +20,7 @@ use crate::sync::{Mutex, failpoint};
 
 const NO_SHARD: usize = usize::MAX;
 
-/// Of the lookout.
+/// Of the stall monitor.
 const STOPPED: u8 = 0;
 const RUNNING: u8 = 1;
 const REQUESTED: u8 = 2;
@@ -33,7 +33,7 @@ pub(crate) struct IdleWorkers {
     has_capacity: AtomicBool,
     /// How many calls found nobody, likewise.
     pending_wakeup_count: AtomicUsize,
-    /// Whether somebody is on the lookout, and whether that was asked for since the last look.
+    /// Whether somebody is on the stall monitor, and whether that was asked for since the last look.
     stall_monitor: AtomicU8,
 }
 
@@ -48,7 +48,7 @@ struct State {
     pending_wakeups: VecDeque<ShardId>,
 }
 
-/// How many jobs a worker may claim at once.
+/// How many jobs a worker may take at once.
 pub(crate) const LOCAL_QUEUE_LEN: usize = 8;
 
 /// Where a worker is found.
@@ -62,7 +62,7 @@ pub(crate) struct WorkerHandle {
     steps: AtomicUsize,
     /// Slots of ended jobs the worker has yet to give back. Only the worker writes it.
     deferred_releases: AtomicUsize,
-    /// How many of these the lookout gave back in its place.
+    /// How many of these the stall monitor gave back in its place.
     stolen_releases: Mutex<usize>,
 }
 
@@ -91,7 +91,7 @@ impl WorkerHandle {
         self.deferred_releases.store(slots, Release);
     }
 
-    /// Clears the debt. Returns how many of the `owed` slots are left to be given back.
+    /// Clears the deferred releases. Returns how many of the `owed` slots are left to be given back.
     pub(crate) fn take_deferred_releases(&self, deferred_releases: usize) -> usize {
         if deferred_releases == 0 {
             return 0;
@@ -101,7 +101,7 @@ impl WorkerHandle {
         deferred_releases - std::mem::take(&mut *stolen_releases)
     }
 
-    /// Takes the debt over. Returns how many slots the caller is to give back.
+    /// Takes the deferred releases over. Returns how many slots the caller is to give back.
     pub(crate) fn steal_deferred_releases(&self) -> usize {
         let mut stolen_releases = self.stolen_releases.lock();
         let deferred_releases = self.deferred_releases.load(Acquire);
@@ -285,7 +285,7 @@ impl IdleWorkers {
         state.idle.retain(|other| !Arc::ptr_eq(other, handle));
     }
 
-    /// Asks for somebody on the lookout: `true` if there is nobody yet.
+    /// Asks for somebody on the stall monitor: `true` if there is nobody yet.
     pub(crate) fn request_stall_monitor(&self) -> bool {
         self.stall_monitor.load(Relaxed) != REQUESTED
             && self.stall_monitor.swap(REQUESTED, AcqRel) == STOPPED

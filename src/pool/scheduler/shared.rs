@@ -168,7 +168,7 @@ impl Shared {
         self.after_submit(shard_id, outcome)
     }
 
-    /// A caller in line for a slot was told to come.
+    /// A caller in the wait list for a slot was told to come.
     pub(crate) fn take_granted(&self, waiter_key: WaiterKey) -> AcquireOutcome {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
@@ -300,7 +300,7 @@ impl Shared {
         );
     }
 
-    /// A caller in line goes away.
+    /// A caller in the wait list goes away.
     #[cold]
     pub(crate) fn cancel_waiter(&self, waiter_key: WaiterKey) {
         let shard_id = self.current_shard();

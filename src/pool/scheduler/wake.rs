@@ -76,7 +76,7 @@ pub(crate) struct StallMonitor {
 }
 
 impl StallMonitor {
-    /// Starts the one lookout of a pool. A runtime of one thread needs none: what holds up a
+    /// Starts the one stall monitor of a pool. A runtime of one thread needs none: what holds up a
     /// worker there holds up everybody.
     #[cold]
     pub(crate) fn start(shared: Arc<Shared>) {
@@ -87,7 +87,7 @@ impl StallMonitor {
         let monitor = Self { shared, dequeues: Vec::new(), steps: Vec::new(), alert: 0 };
         runtime.spawn(monitor.run());
         // tokio keeps the task spawned last for the current thread, which may be about to be held
-        // up itself. This one takes that place, so that any thread may run the lookout.
+        // up itself. This one takes that place, so that any thread may run the stall monitor.
         runtime.spawn(async {});
     }
 
@@ -101,7 +101,7 @@ impl StallMonitor {
             if scan.busy || keeps || !self.shared.workers.stop_stall_monitor() {
                 continue;
             }
-            // Whoever queued a job before that saw a lookout; so it looks once more.
+            // Whoever queued a job before that saw a stall monitor; so it looks once more.
             let shards = self.shared.limiter.shards();
             let queued = shards.iter().any(|shard| !shard.lock().run_queue.is_empty())
                 || self.shared.workers.handles().iter().any(|handle| handle.has_stealable());

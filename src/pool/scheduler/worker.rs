@@ -28,7 +28,7 @@ use crate::pool::scheduler::shared::Shared;
 const TURN_JOBS: u32 = 2_048;
 const TURN_TIME: Duration = Duration::from_micros(100);
 
-/// A worker claims no more jobs at once than its lane holds, nor more than take about this long.
+/// A worker takes no more jobs at once than its local queue holds, nor more than take about this long.
 const BATCH_NANOS: u32 = 4_000;
 
 /// The clock is read once in this many polls, or after each when they are slow.
@@ -53,7 +53,7 @@ pub(crate) struct Worker {
     /// The timer knows whom to wake.
     armed: bool,
     retired: bool,
-    /// Berths of the own lane with jobs that were taken from the shard and not polled yet.
+    /// The range of the local queue with jobs that were taken from the shard and not polled yet.
     local_range: Range<usize>,
     /// What the last poll left to be done.
     record: Option<PollRecord>,
@@ -213,7 +213,7 @@ impl Worker {
     /// turn is over.
     fn poll_local_queue(&mut self, budget: &mut TurnBudget) -> bool {
         for index in self.local_range.by_ref() {
-            // Gone if the lookout gave it to another worker.
+            // Gone if the stall monitor gave it to another worker.
             let Some(job) = self.handle.local_queue[index].take() else { continue };
             let step = self.shared.poll(&job);
             budget.tick(&self.shared);
@@ -232,7 +232,7 @@ impl Worker {
                     // Some of what the job met may have been the end of the task's budget.
                     let spent = !coop::has_budget_remaining();
                     if job.suspended_key().is_none() {
-                        // Only a job that has a seat may be left to its wakers.
+                        // Only a job that has a suspended key may be left to its wakers.
                         self.record = Some(PollRecord::Suspended(job));
                         return spent || budget.is_over();
                     }

@@ -77,7 +77,7 @@ where
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
-    /// The job was counted as one that runs inline.
+    /// The job was counted as one that runs in its caller.
     pub(crate) fn new(shared: C, job: F, mut sink: S) -> Self {
         sink.on_admit(None);
         Self { job: Some(job), end: Some(CompletionGuard { shared, sink: Some(sink) }) }

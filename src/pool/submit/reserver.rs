@@ -21,11 +21,11 @@ use crate::pool::submit::submission::Submission;
 /// It reserves at most one slot at a time. **A reserved slot is taken from everybody else**: hold
 /// it for as short as you can. It is given back by [`release`](Self::release) and by dropping the
 /// reserver; a clone has none of its own. Places in the pool's queue cannot be reserved: it waits
-/// for a slot, in the same line as the callers of [`Pool::schedule`] and the jobs in the queue, of
+/// for a slot, in the same wait list as the callers of [`Pool::schedule`] and the jobs in the queue, of
 /// whose places it takes one meanwhile.
 ///
 /// In the pool's [`PoolStatus`](crate::PoolStatus) a reserved slot is [`reserved`](crate::PoolStatus::reserved).
-/// The pool is idle, and its shutdown complete, without regard to it and to reservers in line; after [`Pool::close`] it is of
+/// The pool is idle, and its shutdown complete, without regard to it and to reservers in the wait list; after [`Pool::close`] it is of
 /// no use any more. A reserver keeps its pool open.
 ///
 /// # Examples
@@ -56,7 +56,7 @@ pub struct Reserver {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Nothing,
-    /// In line under this key.
+    /// In the wait list under this key.
     Waiting(WaiterKey),
     Reserved,
 }
@@ -73,7 +73,7 @@ impl Reserver {
         Self { pool, quota, state: State::Nothing }
     }
 
-    /// Waits in line for a slot. At once ready if one is reserved already.
+    /// Waits in the wait list for a slot. At once ready if one is reserved already.
     ///
     /// # Errors
     ///
@@ -81,7 +81,7 @@ impl Reserver {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the reserver keeps its place in line: go on with another call, or give it up by
+    /// Dropped, the reserver keeps its place in the wait list: go on with another call, or give it up by
     /// [`release`](Self::release).
     pub async fn reserve(&mut self) -> Result<(), ScheduleError<()>> {
         let wait = Wait(self);
@@ -123,7 +123,7 @@ impl Reserver {
         })
     }
 
-    /// Reserves a slot if one is free and nobody waits for it. Gives up a place in line.
+    /// Reserves a slot if one is free and nobody waits for it. Gives up a place in the wait list.
     ///
     /// # Errors
     ///
@@ -198,7 +198,7 @@ impl Reserver {
         }
     }
 
-    /// Gives back the slot, or the place in line.
+    /// Gives back the slot, or the place in the wait list.
     #[doc(alias = "disarm")]
     pub fn release(&mut self) {
         let shared = self.pool.shared();

@@ -16,7 +16,7 @@ use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::caller_runs::CallerRunsJob;
 use crate::pool::submit::submission::Submission;
 
-/// A caller that may wait in line with its job.
+/// A caller that may wait in the wait list with its job.
 pub(crate) struct ScheduleInner<'a, F, S>
 where
     F: Future + Send + 'static,
@@ -195,7 +195,7 @@ where
 
 /// A committed job; made by [`Pool::anyway_go`](crate::Pool::anyway_go).
 ///
-/// A future of the job's handle, ready once the job has left the waiting line. Dropping it
+/// A future of the job's handle, ready once the job has left the wait list. Dropping it
 /// changes nothing: the job runs. To have the handle at once, take it with
 /// [`into_handle`](Self::into_handle).
 #[must_use = "dropping it detaches the job; its result is lost"]
