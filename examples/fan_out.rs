@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use millpond::{JobError, Outcome, Pool, Status};
+use millpond::{JobError, Outcome, Pool, PoolStatus};
 use tokio::sync::mpsc;
 
 use crate::broker::{Broker, Delivery, Settled};
@@ -50,7 +50,7 @@ async fn main() -> Result<(), Error> {
 }
 
 /// Handles messages until there are no more. Returns what became of their parts.
-async fn consume(mut deliveries: mpsc::Receiver<Delivery>) -> Result<Status, Error> {
+async fn consume(mut deliveries: mpsc::Receiver<Delivery>) -> Result<PoolStatus, Error> {
     let messages = Pool::builder().size(MESSAGES_IN_FLIGHT).name("messages").build()?;
     let parts = Pool::builder().size(PARTS_AT_ONCE).name("parts").build()?;
     while let Some(delivery) = deliveries.recv().await {
@@ -76,8 +76,8 @@ async fn handle(delivery: Delivery, parts: &Pool) {
             return delivery.nack("shutting down".into());
         }
     }
-    let outcomes = group.wait_or_cancel().await;
-    if outcomes.iter().all(|outcome| outcome.success) {
+    let outcomes = group.wait_or_cancel_on_failure().await;
+    if outcomes.iter().all(|outcome| outcome.is_success()) {
         return delivery.ack();
     }
     // Without a reason, they were cancelled from outside.

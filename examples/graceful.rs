@@ -60,7 +60,7 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let status = pool.status();
     println!(
         "{} completed, {} cancelled at the deadline, {} left",
-        status.completed, report.cancelled, report.left
+        status.completed, report.cancelled, report.still_running
     );
     Ok(if in_time { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -39,7 +39,7 @@ async fn walk() -> Result<()> {
 
     refused(&pool)?;
     overflow(&pool).await?;
-    inline(&pool).await?;
+    in_caller(&pool).await?;
 
     // The other two wait in line. With `schedule` the caller does, its job in hand: if it gives
     // up, the job never was. Nothing happens before the first poll, hence the poll by hand.
@@ -88,8 +88,8 @@ async fn walk() -> Result<()> {
     for (number, event) in (1..).zip(events.take()) {
         println!("    {number}. {event}");
     }
-    let inline = places.contains(&Place::here());
-    println!("    3. or 5. in the caller's task: {}\n", yes_no(inline));
+    let in_caller = places.contains(&Place::here());
+    println!("    3. or 5. in the caller's task: {}\n", yes_no(in_caller));
 
     pool.wait_idle().await;
     let status = pool.status();
@@ -129,13 +129,13 @@ async fn overflow(pool: &Pool) -> Result<()> {
 }
 
 /// `try_go` runs the job in its caller: whoever submits too much slows down.
-async fn inline(pool: &Pool) -> Result<()> {
+async fn in_caller(pool: &Pool) -> Result<()> {
     let observed = pool.clone();
-    // When the first `await` is over, an inline job is, too.
+    // When the first `await` is over, a job in its caller is, too.
     let job = pool.try_go(async move { (Place::here(), numbers(&observed)) }).await?;
     let finished = job.is_finished();
     let (place, numbers) = job.await?;
-    println!("try_go              inline: in the caller, which slows down with the pool");
+    println!("try_go              in caller: in its task, which slows down with the pool");
     println!("    {numbers}");
     println!("    in the caller's task: {}", yes_no(place == Place::here()));
     println!("    finished when try_go returned: {}", yes_no(finished));
@@ -174,8 +174,8 @@ impl Events {
 fn numbers(pool: &Pool) -> String {
     let status = pool.status();
     format!(
-        "running {} of {}, overflow {}, inline {}, waiting {}",
-        status.running, status.size, status.overflow, status.inline, status.waiting
+        "running {} of {}, overflow {}, in caller {}, waiting {}",
+        status.running, status.size, status.overflow, status.in_caller, status.waiting
     )
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::task::JoinHandle;
 
-use crate::pool::{JobWatch, current};
+use crate::pool::{JobArc, current};
 use crate::trace::JobSpan;
 
 /// Makes a job of a closure that blocks or computes for long: it runs on the runtime's threads
@@ -58,25 +58,25 @@ pub struct Blocking<F, T> {
 
 enum State<F, T> {
     Ready(Option<F>),
-    Running { closure: JoinHandle<T>, shield: Option<Shield> },
+    Running { closure: JoinHandle<T>, deferral: Option<AbortDeferral> },
 }
 
 /// Keeps the job around a running closure from being cancelled.
-struct Shield(JobWatch);
+struct AbortDeferral(JobArc);
 
-impl Shield {
-    fn raise() -> Option<Self> {
+impl AbortDeferral {
+    fn new() -> Option<Self> {
         current().map(|current| {
-            let job = current.job.watch();
-            job.shield();
+            let job = current.job.to_arc();
+            job.defer_abort();
             Self(job)
         })
     }
 }
 
-impl Drop for Shield {
+impl Drop for AbortDeferral {
     fn drop(&mut self) {
-        self.0.unshield();
+        self.0.allow_abort();
     }
 }
 
@@ -92,11 +92,13 @@ where
             let f = f.take().expect("`Blocking` polled after a panic");
             let span = JobSpan::current(true);
             let closure = tokio::task::spawn_blocking(move || span.in_scope(f));
-            self.state = State::Running { closure, shield: Shield::raise() };
+            self.state = State::Running { closure, deferral: AbortDeferral::new() };
         }
-        let State::Running { closure, shield } = &mut self.state else { unreachable!("just set") };
+        let State::Running { closure, deferral } = &mut self.state else {
+            unreachable!("just set")
+        };
         let joined = ready!(Pin::new(closure).poll(cx));
-        *shield = None;
+        *deferral = None;
         match joined {
             Ok(value) => Poll::Ready(value),
             Err(error) => match error.try_into_panic() {

@@ -15,7 +15,7 @@ pub enum JobError {
     /// The job was aborted, or its pool, group or runtime was shut down before it could finish.
     Cancelled,
     /// The job panicked, in its body or in its destructor.
-    Panicked(Panic),
+    Panicked(JobPanic),
 }
 
 impl JobError {
@@ -34,7 +34,7 @@ impl JobError {
     /// # Errors
     ///
     /// Gives `self` back when the job was cancelled.
-    pub fn into_panic(self) -> Result<Panic, Self> {
+    pub fn into_panic(self) -> Result<JobPanic, Self> {
         match self {
             Self::Panicked(panic) => Ok(panic),
             other => Err(other),
@@ -42,7 +42,7 @@ impl JobError {
     }
 
     pub(crate) fn panicked(payload: Box<dyn Any + Send>) -> Self {
-        Self::Panicked(Panic::new(payload))
+        Self::Panicked(JobPanic::new(payload))
     }
 }
 
@@ -61,7 +61,7 @@ impl fmt::Display for JobError {
 impl Error for JobError {}
 
 /// A panic caught in a job: its message and its payload.
-pub struct Panic(Box<Caught>);
+pub struct JobPanic(Box<Caught>);
 
 struct Caught {
     message: Option<Cow<'static, str>>,
@@ -69,7 +69,7 @@ struct Caught {
     payload: Mutex<Box<dyn Any + Send>>,
 }
 
-impl Panic {
+impl JobPanic {
     pub(crate) fn new(payload: Box<dyn Any + Send>) -> Self {
         let message = match payload.downcast_ref::<&'static str>() {
             Some(message) => Some(Cow::Borrowed(*message)),
@@ -98,22 +98,22 @@ impl Panic {
     }
 }
 
-impl fmt::Debug for Panic {
+impl fmt::Debug for JobPanic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Panic").field("message", &self.message()).finish_non_exhaustive()
+        f.debug_struct("JobPanic").field("message", &self.message()).finish_non_exhaustive()
     }
 }
 
 /// Refused: the pool (or the group) is closed. Holds the job, which never started.
-pub struct Closed<J>(pub J);
+pub struct ClosedError<J>(pub J);
 
 /// Why [`schedule`](crate::Pool::schedule) did not take a job. Holds the job, which never started.
 #[non_exhaustive]
 pub enum ScheduleError<J> {
     /// The pool (or the group) is closed.
     Closed(J),
-    /// Every slot is held by a job that itself waits in line, the caller among them: waiting
-    /// could never end. See [`Nested`](crate::Nested).
+    /// Every slot is held by a job that itself waits in the wait list, the caller among them: waiting
+    /// could never end. See [`OnDeadlock`](crate::OnDeadlock).
     WouldDeadlock(J),
 }
 
@@ -160,47 +160,47 @@ macro_rules! refusal {
 
 refusal!(ScheduleError {
     Closed => "the pool is closed",
-    WouldDeadlock => "waiting would deadlock: every slot is held by a job that waits in line"
+    WouldDeadlock => "waiting would deadlock: every slot is held by a job that waits for one"
 });
 refusal!(TryScheduleError {
     Closed => "the pool is closed",
     Full => "the pool is full"
 });
 
-impl<J> Closed<J> {
+impl<J> ClosedError<J> {
     /// The job, to be tried elsewhere.
     pub fn into_job(self) -> J {
         self.0
     }
 
     /// The same refusal around another job.
-    pub fn map_job<K>(self, f: impl FnOnce(J) -> K) -> Closed<K> {
-        Closed(f(self.0))
+    pub fn map_job<K>(self, f: impl FnOnce(J) -> K) -> ClosedError<K> {
+        ClosedError(f(self.0))
     }
 }
 
-impl<J> fmt::Debug for Closed<J> {
+impl<J> fmt::Debug for ClosedError<J> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Closed(..)")
+        f.write_str("ClosedError(..)")
     }
 }
 
-impl<J> fmt::Display for Closed<J> {
+impl<J> fmt::Display for ClosedError<J> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the pool is closed")
     }
 }
 
-impl<J> Error for Closed<J> {}
+impl<J> Error for ClosedError<J> {}
 
-impl<J> From<Closed<J>> for ScheduleError<J> {
-    fn from(Closed(job): Closed<J>) -> Self {
+impl<J> From<ClosedError<J>> for ScheduleError<J> {
+    fn from(ClosedError(job): ClosedError<J>) -> Self {
         Self::Closed(job)
     }
 }
 
-impl<J> From<Closed<J>> for TryScheduleError<J> {
-    fn from(Closed(job): Closed<J>) -> Self {
+impl<J> From<ClosedError<J>> for TryScheduleError<J> {
+    fn from(ClosedError(job): ClosedError<J>) -> Self {
         Self::Closed(job)
     }
 }

@@ -20,10 +20,10 @@
 //! | [`schedule(job).await`](Pool::schedule) | runs | the caller waits its turn | [`ScheduleError::Closed`] | the job never runs |
 //! | [`try_schedule(job)`](Pool::try_schedule) | runs | [`TryScheduleError::Full`] | [`TryScheduleError::Closed`] | – |
 //! | [`schedule_always(job)`](Pool::schedule_always) | runs | runs beyond the size | [`TryScheduleError::Closed`] | – |
-//! | [`try_go(job).await`](Pool::try_go) | runs | runs in the caller | [`Closed`] | a job in the caller is cancelled, one in the pool goes on |
-//! | [`anyway_go(job)`](Pool::anyway_go) | runs | the job waits in line | [`Closed`] | the job runs anyway |
+//! | [`try_go(job).await`](Pool::try_go) | runs | runs in the caller | [`ClosedError`] | a job in the caller is cancelled, one in the pool goes on |
+//! | [`anyway_go(job)`](Pool::anyway_go) | runs | the job waits in the wait list | [`ClosedError`] | the job runs anyway |
 //!
-//! *Full* means that no slot is free and no place in the queue. The line is strictly first come,
+//! *Full* means that no slot is free and no place in the queue. The wait list is strictly first come,
 //! first served: a free slot goes to the oldest in it. Refusals hold the job. All verbs lead to a
 //! [`JobHandle`]. From threads outside of the runtime use [`Pool::blocking_schedule`] and
 //! [`Pool::blocking_anyway_go`]; for closures that block or compute for long, [`blocking`].
@@ -32,7 +32,7 @@
 //!
 //! A [`Group`] has the same verbs on the same pool. [`wait`](Group::wait) gives the outcome of each
 //! of its jobs in the order of submission, [`next`](Group::next) in the order of completion;
-//! [`wait_or_cancel`](Group::wait_or_cancel) cancels the rest at the first failure. A
+//! [`wait_or_cancel_on_failure`](Group::wait_or_cancel_on_failure) cancels the rest at the first failure. A
 //! [quota](GroupBuilder::quota) bounds its share of the pool. Dropping the last handle of a group
 //! cancels its jobs, unless it was [detached](Group::detach).
 //!
@@ -49,21 +49,21 @@
 //!
 //! # The accounting law
 //!
-//! In every [`Status`] the numbers belong to one moment, and
+//! In every [`PoolStatus`] the numbers belong to one moment, and
 //!
 //! ```text
 //! submitted = refused + withdrawn
-//!           + reserved + queued + waiting + running + overflow + inline
+//!           + reserved + queued + waiting + running + overflow + in_caller
 //!           + completed + panicked + cancelled
 //! ```
 //!
-//! [`Status::accounted`] is the right-hand side.
+//! [`PoolStatus::accounted`] is the right-hand side.
 //!
 //! # Cancel safety
 //!
-//! - [`Reserver`], dropped: what it has reserved, or its place in line, is given back.
+//! - [`Reserver`], dropped: what it has reserved, or its place in the wait list, is given back.
 //! - [`schedule`](Pool::schedule), dropped: the job never runs; its place, or the slot that was kept
-//!   for it, passes to the next in line.
+//!   for it, passes to the next waiter.
 //! - [`try_go`](Pool::try_go), dropped: a job in the caller is cancelled, one in the pool goes on.
 //! - [`anyway_go`](Pool::anyway_go): the future it returns only observes; the job runs.
 //! - [`JobHandle`], dropped: detaches. [`JobHandle::abort_on_drop`] does the opposite.
@@ -73,13 +73,13 @@
 //! # Panics
 //!
 //! A panic of a job ends that job: its handle gives [`JobError::Panicked`], its slot comes back, its
-//! worker goes on. [`Builder::on_panic`] hears of each. That takes unwinding: with `panic = "abort"`
+//! worker goes on. [`PoolBuilder::on_panic`] hears of each. That takes unwinding: with `panic = "abort"`
 //! the process ends.
 //!
 //! # Features
 //!
 //! `tracing` (default): a job runs inside the span that was current where it was submitted, unless
-//! [`Builder::spans`] says no. Events have the target `millpond` and the field `pool`, the pool's
+//! [`PoolBuilder::spans`] says no. Events have the target `millpond` and the field `pool`, the pool's
 //! name: panic (error), close, resize and shutdown (info), overflow and refusal (debug).
 //!
 //! `tower`: the module `layer`. `http-body`: its `hold_until_body_end`. `hyper`: a [`Pool`] is a
@@ -92,39 +92,25 @@
 //! - **job**: a future given to the pool. **task**: a tokio task, nothing else.
 //! - **slot**: the right to run; there are `size`. A job keeps its slot while it is suspended.
 //! - **worker**: a task that polls jobs. There are at most as many as the runtime has threads,
-//!   or a few more for a while when a slow job holds one up.
+//!   or a few more for a while when a slow job stalls a worker.
 //! - **queue**: places for admitted jobs that wait for a slot; none by default.
 //! - **reserved**: a slot kept for a job to come. **held**: a slot kept beyond its job's end.
-//! - **waiting**: in line for room, as a caller (`schedule`) or as a committed job (`anyway_go`).
-//! - **overflow**: a job that runs beyond `size`. **inline**: a job that runs in its caller.
-//! - **mode**: how a server holds its connections. **parked**: a connection with no task and no
-//!   buffer, which waits to be readable. **burst**: one turn of serving a connection.
+//! - **waiting**: in the wait list for room, as a caller (`schedule`) or as a committed job (`anyway_go`).
+//! - **overflow**: a job that runs beyond `size`. **in caller**: a job that its caller runs.
 //! - **handle**: the right to a job's outcome. **group**: jobs waited for together.
 //!
 //! # Map, for readers of the source
 //!
-//! - `pool` is the facade; `pool/builder` checks the settings.
-//! - `pool/verbs`: the named futures; what a dropped wait means.
-//! - `pool/admission`: the only place that counts. `pool/shard`: up to one per thread of the
-//!   runtime, with its share of the slots and its ready jobs. `pool/line`: who waits, in order.
-//! - `pool/worker` polls jobs; `pool/crew` knows who is idle and whom to call; `pool/lookout` notices
-//!   workers that a slow job holds up; `pool/pace`: how long jobs take.
-//! - `pool/cell`: a job's storage and states, the one unsafe module. `pool/handle`: what submitters
-//!   hold of it. `pool/context`: which job a thread is polling.
-//! - `pool/ending`: a job after a poll. `pool/inline`: jobs that run in their callers.
-//! - `pool/core`: what all of these share. `pool/effects`: what waits until locks are released.
-//! - `pool/reserver`, `pool/held`: slots without jobs. `pool/drain`: the end of a pool.
-//!   `pool/status`: its numbers.
-//! - `server`: the facade; `server/builder` and `server/config` check settings, `server/listen` and
-//!   `server/accept` let connections in, `server/refuse` sends them away. What modes ask for
-//!   is in `server/protocol`. `server/framed`: one burst of frames; `server/frames`, `server/service`
-//!   and `server/handler` say what these mean.
-//!   `server/lot`: the records of connections, with `server/yard` around it; `server/event` and
-//!   `server/dedicated`: the modes. `server/hub`: what connections share, and what is counted.
-//! - `http`: the facade of `server/http`: hyper over parked connections. There `burst` is one turn,
-//!   `loan` the socket as hyper sees it, `flow` how far hyper is, `thawed` and `warm` its state.
-//! - `group`: groups. `layer`: tower services. `executor`: hyper's. `blocking`: closures as jobs. `error`: refusals, ends, settings.
-//! - `observe`: spans and events. `sync`: std or loom. `pool/models`: the loom models.
+//! - `pool` is the facade; `pool/builder` checks the settings; `pool/handle`, `pool/status` and
+//!   `pool/shutdown` hold what its methods return.
+//! - `pool/submit`: the named futures of the verbs, and slots without jobs.
+//! - `pool/job`: a job's storage and states, the one unsafe module.
+//! - `pool/limiter`: the only place that counts slots; its wait list, quotas and deadlock detection.
+//! - `pool/scheduler`: shards with their run queues, workers, the idle list, the wake policy with the
+//!   stall monitor, and what the rooms of a pool share.
+//! - `group`: groups. `layer`: tower services. `executor`: hyper's. `blocking`: closures as jobs.
+//!   `error`: refusals, ends, settings.
+//! - `trace`: spans and events. `sync`: std or loom. `pool/loom`: the loom models.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -140,13 +126,22 @@ mod pool;
 mod sync;
 mod trace;
 
-pub use crate::blocking::{Blocking, blocking};
-pub use crate::error::{Closed, ConfigError, JobError, Panic, ScheduleError, TryScheduleError};
-pub use crate::group::{Group, GroupBuilder, GroupSchedule, GroupTryGo, Next, Outcome, Wait};
-pub use crate::pool::{
-    AbortHandle, AbortOnDrop, AnywayGo, Builder, HeldSlot, JobHandle, Nested, Pool, Report,
-    Reserver, Schedule, Status, TryGo,
+pub use crate::blocking::blocking;
+pub use crate::error::{
+    ClosedError, ConfigError, JobError, JobPanic, ScheduleError, TryScheduleError,
 };
+pub use crate::group::{Group, GroupBuilder, Outcome};
+pub use crate::pool::{
+    AbortHandle, AbortOnDropHandle, JobHandle, OnDeadlock, Pool, PoolBuilder, PoolStatus, Reserver,
+    ShutdownReport, SlotGuard,
+};
+
+/// The named futures that the verbs, groups and [`blocking`] return.
+pub mod future {
+    pub use crate::blocking::Blocking;
+    pub use crate::group::{GroupSchedule, GroupTryGo, Next, Wait};
+    pub use crate::pool::{AnywayGo, Schedule, TryGo};
+}
 
 #[cfg(all(doctest, feature = "tower"))]
 #[doc = include_str!("../README.md")]

@@ -58,16 +58,41 @@ impl<T> UnsafeCell<T> {
 #[cfg(millpond_loom)]
 pub(crate) use loom::cell::UnsafeCell;
 
-/// Whether the code is to be broken in the way of this name, to see that a model notices. Outside of
-/// the models there is no such thing.
+/// Whether the failpoint of this name is on: then the code is broken in one way, which a model must
+/// notice. Outside of the models every failpoint is off.
 #[cfg(millpond_loom)]
-pub(crate) fn mutant(name: &str) -> bool {
-    static MUTANT: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-    MUTANT.get_or_init(|| std::env::var("MILLPOND_MUTANT").ok()).as_deref() == Some(name)
+pub(crate) fn failpoint(name: &str) -> bool {
+    static NAME: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    NAME.get_or_init(|| std::env::var("MILLPOND_FAILPOINT").ok()).as_deref() == Some(name)
 }
 
 #[cfg(not(millpond_loom))]
 #[inline(always)]
-pub(crate) fn mutant(_name: &str) -> bool {
+pub(crate) fn failpoint(_name: &str) -> bool {
     false
+}
+
+#[cfg(millpond_loom)]
+loom::thread_local! {
+    static CURRENT_SHARD: std::cell::Cell<usize> = std::cell::Cell::new(0);
+}
+
+/// The shard of the model's current thread.
+#[cfg(millpond_loom)]
+pub(crate) fn current_shard() -> usize {
+    CURRENT_SHARD.with(std::cell::Cell::get)
+}
+
+#[cfg(millpond_loom)]
+pub(crate) fn set_current_shard(shard: usize) {
+    CURRENT_SHARD.with(|current| current.set(shard));
+}
+
+/// Runs a future on a thread of the model that has this shard: a model has no tokio tasks.
+#[cfg(millpond_loom)]
+pub(crate) fn spawn(shard: usize, future: impl Future<Output = ()> + Send + 'static) {
+    loom::thread::spawn(move || {
+        set_current_shard(shard);
+        loom::future::block_on(future);
+    });
 }

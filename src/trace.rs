@@ -10,7 +10,7 @@ macro_rules! event {
     ($level:ident, $($rest:tt)*) => {
         // Subscribers are user code.
         #[cfg(feature = "tracing")]
-        $crate::panic::fenced(
+        $crate::panic::catch_panic(
             || tracing::event!(target: "millpond", tracing::Level::$level, $($rest)*),
         );
     };

@@ -169,7 +169,7 @@ async fn group_jobs(pool: Pool, lives: Gauge, books: Arc<Books>, seed: u64, stop
         }
         let outcomes = match dice.below(3) {
             0 => group.wait().await,
-            1 => group.wait_or_cancel().await,
+            1 => group.wait_or_cancel_on_failure().await,
             _ => {
                 let mut outcomes = Vec::new();
                 while let Some(outcome) = group.next().await {

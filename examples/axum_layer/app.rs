@@ -70,7 +70,7 @@ async fn chunks(Path(chunks): Path<u32>) -> Response {
 
 async fn status(State(pool): State<Pool>) -> String {
     let status = pool.status();
-    format!("{} running, {} waiting, {} held\n", status.running, status.waiting, status.held)
+    format!("{} running, {} waiting, {} held\n", status.running, status.waiting, status.held_slots)
 }
 
 async fn panic() -> &'static str {

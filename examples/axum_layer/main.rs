@@ -59,7 +59,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         status.panicked,
         status.cancelled,
         status.withdrawn,
-        report.left
+        report.still_running
     );
     Ok(())
 }

@@ -23,7 +23,7 @@ use crate::pool::Pool;
 ///     .failure_when(|result: &Result<(), String>| result.is_err())
 ///     .build()?;
 /// tenant.schedule(async { Err("no such row".to_owned()) }).await?;
-/// assert!(!tenant.wait().await[0].success);
+/// assert!(!tenant.wait().await[0].is_success());
 /// # Ok(())
 /// # }
 /// ```

@@ -12,15 +12,15 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::error::{Closed, TryScheduleError};
+use crate::error::{ClosedError, TryScheduleError};
 pub use crate::group::builder::GroupBuilder;
 pub use crate::group::outcome::Outcome;
-use crate::group::state::{FailureWhen, Members, Ticket};
+use crate::group::state::{FailureWhen, GroupState, MemberSink};
 pub use crate::group::submit::{GroupSchedule, GroupTryGo};
 #[cfg(feature = "tower")]
-pub(crate) use crate::group::submitter::{Door, Entry, Here};
+pub(crate) use crate::group::submitter::{CallerRuns, Submitted, Submitter};
 pub use crate::group::wait::{Next, Wait};
-use crate::pool::{AbortHandle, OnFull, Pool, Submission, Verdict};
+use crate::pool::{AbortHandle, AcquireOutcome, OnFull, Pool, Submission};
 
 /// Jobs of one pool that belong together: submitted through `&self` from anywhere, waited for
 /// as one, each with its result.
@@ -45,7 +45,7 @@ use crate::pool::{AbortHandle, OnFull, Pool, Submission, Verdict};
 ///     group.schedule(async move { part.to_uppercase() }).await?;
 /// }
 /// let outcomes = group.wait().await;
-/// let acknowledged = outcomes.iter().all(|outcome| outcome.success);
+/// let acknowledged = outcomes.iter().all(|outcome| outcome.is_success());
 /// assert!(acknowledged);
 /// assert_eq!(outcomes[2].result.as_deref().unwrap(), "C");
 /// # Ok(())
@@ -63,7 +63,7 @@ use crate::pool::{AbortHandle, OnFull, Pool, Submission, Verdict};
 #[doc(alias = "nursery")]
 #[doc(alias = "WaitGroup")]
 pub struct Group<T: Send + 'static> {
-    members: Arc<Members<T>>,
+    state: Arc<GroupState<T>>,
     // Keeps the pool open; the jobs themselves must not.
     pool: Pool,
     name: Arc<str>,
@@ -89,12 +89,12 @@ impl<T: Send + 'static> Group<T> {
         failure_when: Option<FailureWhen<T>>,
         name: Arc<str>,
     ) -> Self {
-        let core = pool.core().clone();
-        let quota = quota.map(|limit| core.add_quota(limit));
-        Self { members: Arc::new(Members::new(core, quota, failure_when)), pool, name }
+        let shared = pool.shared().clone();
+        let quota = quota.map(|limit| shared.add_quota(limit));
+        Self { state: Arc::new(GroupState::new(shared, quota, failure_when)), pool, name }
     }
 
-    /// Runs a job of the group; waits in line if the pool or the group's quota is full. See
+    /// Runs a job of the group; waits in the wait list if the pool or the group's quota is full. See
     /// [`Pool::schedule`].
     ///
     /// # Errors
@@ -111,7 +111,7 @@ impl<T: Send + 'static> Group<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        GroupSchedule::new(&self.members, job)
+        GroupSchedule::new(&self.state, job)
     }
 
     /// Runs a job of the group, or refuses it at once. See [`Pool::try_schedule`].
@@ -137,7 +137,7 @@ impl<T: Send + 'static> Group<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        self.submit(job, OnFull::Overflow { limit: self.pool.core().overflow_limit() })
+        self.submit(job, OnFull::Overflow { limit: self.pool.shared().overflow_limit() })
     }
 
     #[track_caller]
@@ -145,7 +145,7 @@ impl<T: Send + 'static> Group<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        if self.members.is_closed() {
+        if self.state.is_closed() {
             return Err(TryScheduleError::Closed(job));
         }
         self.submission(job).submit(on_full)
@@ -156,47 +156,47 @@ impl<T: Send + 'static> Group<T> {
     ///
     /// # Errors
     ///
-    /// [`Closed`], with the job.
+    /// [`ClosedError`], with the job.
     #[track_caller]
     pub fn try_go<F>(&self, job: F) -> GroupTryGo<'_, F>
     where
         F: Future<Output = T> + Send + 'static,
     {
-        GroupTryGo::new(&self.members, job)
+        GroupTryGo::new(&self.state, job)
     }
 
     /// Commits a job of the group now; it runs in its turn. See [`Pool::anyway_go`].
     ///
     /// # Errors
     ///
-    /// [`Closed`], with the job.
+    /// [`ClosedError`], with the job.
     #[track_caller]
-    pub fn anyway_go<F>(&self, job: F) -> Result<AbortHandle, Closed<F>>
+    pub fn anyway_go<F>(&self, job: F) -> Result<AbortHandle, ClosedError<F>>
     where
         F: Future<Output = T> + Send + 'static,
     {
-        if self.members.is_closed() {
-            return Err(Closed(job));
+        if self.state.is_closed() {
+            return Err(ClosedError(job));
         }
         let mut submission = self.submission(job);
         match submission.admit(OnFull::Commit) {
-            Verdict::Closed => Err(Closed(submission.take_job())),
+            AcquireOutcome::Closed => Err(ClosedError(submission.take_job())),
             _ => Ok(submission.take_handle()),
         }
     }
 
     #[track_caller]
-    fn submission<F>(&self, job: F) -> Submission<'_, F, Ticket<T>>
+    fn submission<F>(&self, job: F) -> Submission<'_, F, MemberSink<T>>
     where
         F: Future<Output = T> + Send + 'static,
     {
-        Submission::new(&self.members.core, job, Ticket::new(&self.members))
+        Submission::new(&self.state.shared, job, MemberSink::new(&self.state))
     }
 
     /// Waits for the end of every job of the group, and takes the outcomes that `next` has not
     /// taken, in the order of submission.
     ///
-    /// Jobs submitted while it waits are waited for as well. Callers still in line are not: they
+    /// Jobs submitted while it waits are waited for as well. Callers still in the wait list are not: they
     /// have submitted nothing yet. On a group without jobs it is ready at once. The group can be
     /// used again afterwards.
     ///
@@ -204,12 +204,12 @@ impl<T: Send + 'static> Group<T> {
     ///
     /// Dropping it loses nothing.
     pub fn wait(&self) -> Wait<'_, T> {
-        Wait::new(&self.members, false)
+        Wait::new(&self.state, false)
     }
 
     /// Like [`wait`](Self::wait), but cancels the rest at the first failure.
-    pub fn wait_or_cancel(&self) -> Wait<'_, T> {
-        Wait::new(&self.members, true)
+    pub fn wait_or_cancel_on_failure(&self) -> Wait<'_, T> {
+        Wait::new(&self.state, true)
     }
 
     /// Waits for the end of any job and takes its outcome, in the order of completion. `None`
@@ -221,7 +221,7 @@ impl<T: Send + 'static> Group<T> {
     /// Dropping it loses nothing.
     #[doc(alias = "join_next")]
     pub fn next(&self) -> Next<'_, T> {
-        Next::new(&self.members)
+        Next::new(&self.state)
     }
 
     /// Cancels the jobs the group has now. Their outcomes still come, and new ones may be
@@ -231,28 +231,28 @@ impl<T: Send + 'static> Group<T> {
     /// dropping that future, not from here.
     #[doc(alias = "abort_all")]
     pub fn cancel(&self) {
-        self.members.cancel();
+        self.state.cancel();
     }
 
     /// Lets no more jobs into the group. The pool and the group's own jobs go on; so do callers
-    /// who are in line already.
+    /// who are in the wait list already.
     pub fn close(&self) {
-        self.members.close();
+        self.state.close();
     }
 
     /// Whether the group was closed.
     pub fn is_closed(&self) -> bool {
-        self.members.is_closed()
+        self.state.is_closed()
     }
 
     /// Has the jobs go on when the last handle of the group is dropped.
     pub fn detach(&self) {
-        self.members.detach();
+        self.state.detach();
     }
 
     /// How many jobs have not ended.
     pub fn len(&self) -> usize {
-        self.members.running()
+        self.state.running()
     }
 
     /// Whether every job has ended.
@@ -268,14 +268,14 @@ impl<T: Send + 'static> Group<T> {
 
 impl<T: Send + 'static> Clone for Group<T> {
     fn clone(&self) -> Self {
-        self.members.add_handle();
-        Self { members: self.members.clone(), pool: self.pool.clone(), name: self.name.clone() }
+        self.state.add_handle();
+        Self { state: self.state.clone(), pool: self.pool.clone(), name: self.name.clone() }
     }
 }
 
 impl<T: Send + 'static> Drop for Group<T> {
     fn drop(&mut self) {
-        self.members.drop_handle();
+        self.state.drop_handle();
     }
 }
 

@@ -9,15 +9,15 @@ use slab::Slab;
 
 use crate::error::JobError;
 use crate::group::outcome::Outcome;
-use crate::panic::fenced;
-use crate::pool::{AbortHandle, Claim, Core, JobWatch, Sink};
-use crate::sync::{Mutex, mutant};
+use crate::panic::catch_panic;
+use crate::pool::{AbortHandle, JobArc, OutputSink, RawJoinHandle, Shared};
+use crate::sync::{Mutex, failpoint};
 
 /// Calls a returned value a failure.
 pub(crate) type FailureWhen<T> = Arc<dyn Fn(&T) -> bool + Send + Sync>;
 
-pub(crate) struct Members<T> {
-    pub(crate) core: Arc<Core>,
+pub(crate) struct GroupState<T> {
+    pub(crate) shared: Arc<Shared>,
     pub(crate) quota: Option<usize>,
     pub(crate) failure_when: Option<FailureWhen<T>>,
     state: Mutex<State<T>>,
@@ -26,7 +26,7 @@ pub(crate) struct Members<T> {
 struct State<T> {
     submitted: usize,
     /// Jobs that have not ended, by their index.
-    running: HashMap<usize, Option<JobWatch>>,
+    running: HashMap<usize, Option<JobArc>>,
     /// In order of completion.
     ended: VecDeque<Outcome<T>>,
     /// How many of `ended` are failures.
@@ -54,9 +54,9 @@ struct Waiter {
     waker: Option<Waker>,
 }
 
-impl<T: Send + 'static> Members<T> {
+impl<T: Send + 'static> GroupState<T> {
     pub(crate) fn new(
-        core: Arc<Core>,
+        shared: Arc<Shared>,
         quota: Option<usize>,
         failure_when: Option<FailureWhen<T>>,
     ) -> Self {
@@ -70,7 +70,7 @@ impl<T: Send + 'static> Members<T> {
             detached: false,
             waiters: Slab::new(),
         };
-        Self { core, quota, failure_when, state: Mutex::new(state) }
+        Self { shared, quota, failure_when, state: Mutex::new(state) }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -101,7 +101,7 @@ impl<T: Send + 'static> Members<T> {
         if !detached {
             self.cancel();
         }
-        fenced(|| drop(ended));
+        catch_panic(|| drop(ended));
     }
 
     /// Jobs that have not ended.
@@ -110,15 +110,15 @@ impl<T: Send + 'static> Members<T> {
     }
 
     pub(crate) fn cancel(&self) {
-        let watches: Vec<_> = self.state.lock().running.values().flatten().cloned().collect();
-        watches.iter().for_each(JobWatch::abort);
+        let jobs: Vec<_> = self.state.lock().running.values().flatten().cloned().collect();
+        jobs.iter().for_each(JobArc::abort);
     }
 
     /// Takes the oldest outcome. `None` in the second place if none will come.
     pub(crate) fn take_next(&self) -> (Option<Outcome<T>>, bool) {
         let mut state = self.state.lock();
         let next = state.ended.pop_front();
-        state.failures -= usize::from(next.as_ref().is_some_and(|outcome| !outcome.success));
+        state.failures -= usize::from(next.as_ref().is_some_and(|outcome| !outcome.is_success()));
         (next, !state.running.is_empty())
     }
 
@@ -141,7 +141,12 @@ impl<T: Send + 'static> Members<T> {
 
     /// Has `waker` woken at the event, in place of the one kept under `key`. `false` if it has
     /// happened already.
-    pub(crate) fn enlist(&self, key: &mut Option<usize>, event: Event, waker: &Waker) -> bool {
+    pub(crate) fn register_waiter(
+        &self,
+        key: &mut Option<usize>,
+        event: Event,
+        waker: &Waker,
+    ) -> bool {
         // Wakers are the user's: cloned and dropped outside of the lock.
         let waiter = Waiter { event, waker: Some(waker.clone()) };
         let mut state = self.state.lock();
@@ -150,7 +155,7 @@ impl<T: Send + 'static> Members<T> {
             Event::All => state.running.is_empty(),
             Event::Failure => state.running.is_empty() || state.failures > 0,
         };
-        if happened && !mutant("enlist unseeing") {
+        if happened && !failpoint("wait without recheck") {
             drop(state);
             return false;
         }
@@ -166,27 +171,27 @@ impl<T: Send + 'static> Members<T> {
         true
     }
 
-    pub(crate) fn forget(&self, key: usize) {
+    pub(crate) fn remove_waiter(&self, key: usize) {
         let waiter = self.state.lock().waiters.remove(key);
         drop(waiter);
     }
 
     /// Counts a job in. Called while the pool admits it, before anybody could run it: so the order
-    /// of indices is that of admission, and no end is missed.
-    pub(crate) fn add(&self, watch: Option<&JobWatch>) -> usize {
+    /// of indices is that of the limiter, and no end is missed.
+    pub(crate) fn add(&self, job: Option<&JobArc>) -> usize {
         let mut state = self.state.lock();
         let index = state.submitted;
         state.submitted += 1;
-        state.running.insert(index, watch.cloned());
+        state.running.insert(index, job.cloned());
         index
     }
 
-    fn record(&self, index: usize, result: Result<T, JobError>) {
+    fn record_outcome(&self, index: usize, result: Result<T, JobError>) {
         // User code: outside of the lock, and it may panic.
         let success = match (&result, &self.failure_when) {
             (Err(_), _) => false,
             (Ok(_), None) => true,
-            (Ok(value), Some(failure_when)) => fenced(|| failure_when(value)) == Some(false),
+            (Ok(value), Some(failure_when)) => catch_panic(|| failure_when(value)) == Some(false),
         };
         self.remove(index, Some(Outcome { index, success, result }));
     }
@@ -198,7 +203,7 @@ impl<T: Send + 'static> Members<T> {
         let mut unwanted = outcome;
         if state.handles > 0 {
             if let Some(outcome) = unwanted.take() {
-                state.failures += usize::from(!outcome.success);
+                state.failures += usize::from(!outcome.is_success());
                 state.ended.push_back(outcome);
             }
         }
@@ -214,72 +219,72 @@ impl<T: Send + 'static> Members<T> {
             .filter_map(|(_, waiter)| waiter.waker.take())
             .collect();
         drop(state);
-        fenced(|| drop(unwanted));
+        catch_panic(|| drop(unwanted));
         for waker in wakers {
-            fenced(|| waker.wake());
+            catch_panic(|| waker.wake());
         }
     }
 }
 
-impl<T> Drop for Members<T> {
+impl<T> Drop for GroupState<T> {
     fn drop(&mut self) {
         if let Some(quota) = self.quota {
-            self.core.remove_quota(quota);
+            self.shared.remove_quota(quota);
         }
     }
 }
 
 /// Takes one job's outcome to its group. A job that ran in its caller and was dropped there was
 /// cancelled.
-pub(crate) struct Ticket<T: Send + 'static> {
-    members: Arc<Members<T>>,
+pub(crate) struct MemberSink<T: Send + 'static> {
+    group: Arc<GroupState<T>>,
     index: usize,
 }
 
 /// The index of a job that was not admitted.
-const NOT_ENLISTED: usize = usize::MAX;
+const NOT_ADMITTED: usize = usize::MAX;
 
-impl<T: Send + 'static> Ticket<T> {
-    pub(crate) fn new(members: &Arc<Members<T>>) -> Self {
-        Self { members: members.clone(), index: NOT_ENLISTED }
+impl<T: Send + 'static> MemberSink<T> {
+    pub(crate) fn new(group: &Arc<GroupState<T>>) -> Self {
+        Self { group: group.clone(), index: NOT_ADMITTED }
     }
 
     fn report(&mut self, result: Result<T, JobError>) {
-        let index = std::mem::replace(&mut self.index, NOT_ENLISTED);
-        self.members.record(index, result);
+        let index = std::mem::replace(&mut self.index, NOT_ADMITTED);
+        self.group.record_outcome(index, result);
     }
 }
 
-impl<T: Send + 'static> Sink<T> for Ticket<T> {
-    const DELIVERS: bool = true;
+impl<T: Send + 'static> OutputSink<T> for MemberSink<T> {
+    const PUSHES: bool = true;
 
     type Handle = AbortHandle;
 
     fn quota(&self) -> Option<usize> {
-        self.members.quota
+        self.group.quota
     }
 
-    fn enlist(&mut self, watch: Option<&JobWatch>) {
-        self.index = self.members.add(watch);
+    fn on_admit(&mut self, job: Option<&JobArc>) {
+        self.index = self.group.add(job);
     }
 
-    fn handle(claim: Claim<T>) -> AbortHandle {
-        AbortHandle::new(claim.into_watch())
+    fn handle(join: RawJoinHandle<T>) -> AbortHandle {
+        AbortHandle::new(join.into_job())
     }
 
-    fn inline(mut self, outcome: Result<T, JobError>) -> AbortHandle {
+    fn finished_handle(mut self, outcome: Result<T, JobError>) -> AbortHandle {
         self.report(outcome);
         AbortHandle::finished()
     }
 
-    fn deliver(mut self, outcome: Result<T, JobError>) {
+    fn push_output(mut self, outcome: Result<T, JobError>) {
         self.report(outcome);
     }
 }
 
-impl<T: Send + 'static> Drop for Ticket<T> {
+impl<T: Send + 'static> Drop for MemberSink<T> {
     fn drop(&mut self) {
-        if self.index != NOT_ENLISTED {
+        if self.index != NOT_ADMITTED {
             self.report(Err(JobError::Cancelled));
         }
     }

@@ -8,9 +8,9 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-use crate::error::{Closed, ScheduleError};
-use crate::group::state::{Members, Ticket};
-use crate::pool::{AbortHandle, Entering, Going};
+use crate::error::{ClosedError, ScheduleError};
+use crate::group::state::{GroupState, MemberSink};
+use crate::pool::{AbortHandle, ScheduleInner, TryGoInner};
 
 /// Waits for room; made by [`Group::schedule`](crate::Group::schedule).
 #[must_use = "futures do nothing unless polled"]
@@ -19,8 +19,8 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    entering: Entering<'a, F, Ticket<F::Output>>,
-    members: &'a Arc<Members<F::Output>>,
+    inner: ScheduleInner<'a, F, MemberSink<F::Output>>,
+    group: &'a Arc<GroupState<F::Output>>,
 }
 
 impl<'a, F> GroupSchedule<'a, F>
@@ -29,9 +29,9 @@ where
     F::Output: Send + 'static,
 {
     #[track_caller]
-    pub(crate) fn new(members: &'a Arc<Members<F::Output>>, job: F) -> Self {
-        let entering = Entering::new(&members.core, job, Ticket::new(members));
-        Self { entering, members }
+    pub(crate) fn new(group: &'a Arc<GroupState<F::Output>>, job: F) -> Self {
+        let inner = ScheduleInner::new(&group.shared, job, MemberSink::new(group));
+        Self { inner, group }
     }
 }
 
@@ -43,12 +43,12 @@ where
     type Output = Result<AbortHandle, ScheduleError<F>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.members.is_closed() {
-            if let Some(job) = self.entering.take_back() {
+        if self.group.is_closed() {
+            if let Some(job) = self.inner.take_back() {
                 return Poll::Ready(Err(ScheduleError::Closed(job)));
             }
         }
-        self.entering.poll(cx)
+        self.inner.poll(cx)
     }
 }
 
@@ -73,8 +73,8 @@ pin_project! {
         F::Output: 'static,
     {
         #[pin]
-        going: Going<'a, F, Ticket<F::Output>>,
-        members: &'a Arc<Members<F::Output>>,
+        inner: TryGoInner<'a, F, MemberSink<F::Output>>,
+        group: &'a Arc<GroupState<F::Output>>,
     }
 }
 
@@ -83,8 +83,8 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    pub(crate) fn new(members: &'a Arc<Members<F::Output>>, job: F) -> Self {
-        Self { going: Going::new(&members.core, job), members }
+    pub(crate) fn new(group: &'a Arc<GroupState<F::Output>>, job: F) -> Self {
+        Self { inner: TryGoInner::new(&group.shared, job), group }
     }
 }
 
@@ -93,18 +93,18 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    type Output = Result<AbortHandle, Closed<F>>;
+    type Output = Result<AbortHandle, ClosedError<F>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let members = *this.members;
-        let mut going = this.going;
-        if members.is_closed() {
-            if let Some(job) = going.as_mut().take_back() {
-                return Poll::Ready(Err(Closed(job)));
+        let group = *this.group;
+        let mut inner = this.inner;
+        if group.is_closed() {
+            if let Some(job) = inner.as_mut().take_back() {
+                return Poll::Ready(Err(ClosedError(job)));
             }
         }
-        going.poll_with(cx, || Ticket::new(members))
+        inner.poll_with(cx, || MemberSink::new(group))
     }
 }
 

@@ -6,41 +6,41 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::group::outcome::Outcome;
-use crate::group::state::{Event, Members};
+use crate::group::state::{Event, GroupState};
 
 /// One who waits; leaves the list of waiters when dropped.
-struct Waiting<'a, T: Send + 'static> {
-    members: &'a Members<T>,
+struct WaiterGuard<'a, T: Send + 'static> {
+    group: &'a GroupState<T>,
     key: Option<usize>,
 }
 
-impl<'a, T: Send + 'static> Waiting<'a, T> {
+impl<'a, T: Send + 'static> WaiterGuard<'a, T> {
     /// Whether the event has not happened yet: then the waker is in place.
-    fn enlist(&mut self, event: Event, cx: &Context<'_>) -> bool {
-        self.members.enlist(&mut self.key, event, cx.waker())
+    fn register_waiter(&mut self, event: Event, cx: &Context<'_>) -> bool {
+        self.group.register_waiter(&mut self.key, event, cx.waker())
     }
 }
 
-impl<T: Send + 'static> Drop for Waiting<'_, T> {
+impl<T: Send + 'static> Drop for WaiterGuard<'_, T> {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            self.members.forget(key);
+            self.group.remove_waiter(key);
         }
     }
 }
 
 /// Waits for the end of every job; made by [`Group::wait`](crate::Group::wait) and
-/// [`Group::wait_or_cancel`](crate::Group::wait_or_cancel).
+/// [`Group::wait_or_cancel_on_failure`](crate::Group::wait_or_cancel_on_failure).
 #[must_use = "futures do nothing unless polled"]
 pub struct Wait<'a, T: Send + 'static> {
-    waiting: Waiting<'a, T>,
+    waiter: WaiterGuard<'a, T>,
     /// The rest is to be cancelled at the first failure.
     cancels: bool,
 }
 
 impl<'a, T: Send + 'static> Wait<'a, T> {
-    pub(crate) fn new(members: &'a Members<T>, cancels: bool) -> Self {
-        Self { waiting: Waiting { members, key: None }, cancels }
+    pub(crate) fn new(group: &'a GroupState<T>, cancels: bool) -> Self {
+        Self { waiter: WaiterGuard { group, key: None }, cancels }
     }
 }
 
@@ -48,17 +48,17 @@ impl<T: Send + 'static> Future for Wait<'_, T> {
     type Output = Vec<Outcome<T>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let members = self.waiting.members;
+        let group = self.waiter.group;
         loop {
-            if self.cancels && members.has_failed() {
+            if self.cancels && group.has_failed() {
                 self.cancels = false;
-                members.cancel();
+                group.cancel();
             }
-            if let Some(outcomes) = members.take_all() {
+            if let Some(outcomes) = group.take_all() {
                 return Poll::Ready(outcomes);
             }
             let event = if self.cancels { Event::Failure } else { Event::All };
-            if self.waiting.enlist(event, cx) {
+            if self.waiter.register_waiter(event, cx) {
                 return Poll::Pending;
             }
         }
@@ -67,11 +67,11 @@ impl<T: Send + 'static> Future for Wait<'_, T> {
 
 /// Waits for the end of any job; made by [`Group::next`](crate::Group::next).
 #[must_use = "futures do nothing unless polled"]
-pub struct Next<'a, T: Send + 'static>(Waiting<'a, T>);
+pub struct Next<'a, T: Send + 'static>(WaiterGuard<'a, T>);
 
 impl<'a, T: Send + 'static> Next<'a, T> {
-    pub(crate) fn new(members: &'a Members<T>) -> Self {
-        Self(Waiting { members, key: None })
+    pub(crate) fn new(group: &'a GroupState<T>) -> Self {
+        Self(WaiterGuard { group, key: None })
     }
 }
 
@@ -80,10 +80,10 @@ impl<T: Send + 'static> Future for Next<'_, T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            match self.0.members.take_next() {
+            match self.0.group.take_next() {
                 (Some(outcome), _) => return Poll::Ready(Some(outcome)),
                 (None, false) => return Poll::Ready(None),
-                (None, true) if self.0.enlist(Event::Next, cx) => return Poll::Pending,
+                (None, true) if self.0.register_waiter(Event::Next, cx) => return Poll::Pending,
                 (None, true) => {}
             }
         }

@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::layer::Reply;
-use crate::pool::{HeldSlot, Pool};
+use crate::pool::{Pool, SlotGuard};
 
 /// Marks a layer whose calls keep their slots until their bodies have ended.
 #[derive(Debug, Clone, Copy)]
@@ -86,7 +86,7 @@ pin_project! {
     pub struct HeldBody<B> {
         #[pin]
         body: B,
-        slot: Option<HeldSlot>,
+        slot: Option<SlotGuard>,
     }
 }
 

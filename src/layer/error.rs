@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::error::{JobError, Panic};
+use crate::error::{JobError, JobPanic};
 
 /// Why a call gave no response.
 ///
@@ -17,10 +17,10 @@ pub enum CallError<E> {
     /// The pool, or the layer's group, is closed. The call has not started.
     Closed,
     /// The call comes from a job of the same pool, and every slot is held by a job that waits in
-    /// line: waiting could never end. The call has not started. See [`Nested`](crate::Nested).
+    /// the wait list: waiting could never end. The call has not started. See [`OnDeadlock`](crate::OnDeadlock).
     WouldDeadlock,
     /// The call panicked.
-    Panicked(Panic),
+    Panicked(JobPanic),
     /// The call was cancelled: by its group, or the pool or the runtime was shut down.
     Cancelled,
     /// The wrapped service failed.

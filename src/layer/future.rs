@@ -11,14 +11,14 @@ use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
-use crate::error::Closed;
-use crate::group::{Entry, Here};
+use crate::error::ClosedError;
+use crate::group::{CallerRuns, Submitted};
 use crate::layer::answer::Refusal;
 use crate::layer::call::Call;
-use crate::layer::{Answer, Shared};
+use crate::layer::{Answer, LayerShared};
 use crate::pool::{JobHandle, Reserver};
 
-type Entered<S, Q> = Entry<Outcome<S, Q>, Here<Call<S, Q>>>;
+type Entered<S, Q> = Submitted<Outcome<S, Q>, CallerRuns<Call<S, Q>>>;
 type Outcome<S, Q> = Result<<S as Service<Q>>::Response, <S as Service<Q>>::Error>;
 
 pin_project! {
@@ -50,16 +50,16 @@ pin_project! {
     #[project = StateProj]
     enum State<S: Service<Q>, Q, E> {
         Running { handle: JobHandle<Outcome<S, Q>> },
-        Waiting { call: Option<Call<S, Q>>, wait: Wait, #[pin] limit: Sleep },
-        Here { #[pin] job: Here<Call<S, Q>> },
+        Waiting { call: Option<Call<S, Q>>, wait: SlotWait, #[pin] limit: Sleep },
+        InCaller { #[pin] job: CallerRuns<Call<S, Q>> },
         Done { result: Option<Result<S::Response, E>> },
     }
 }
 
-/// A place in line.
-struct Wait {
+/// A place in the wait list.
+struct SlotWait {
     reserver: Reserver,
-    shared: Arc<Shared>,
+    shared: Arc<LayerShared>,
     /// Nobody wants to wait.
     at_once: bool,
 }
@@ -73,8 +73,8 @@ where
         Self { state: State::Running { handle }, answers, detach }
     }
 
-    pub(crate) fn here(job: Here<Call<S, Q>>, answers: A, detach: bool) -> Self {
-        Self { state: State::Here { job }, answers, detach }
+    pub(crate) fn in_caller(job: CallerRuns<Call<S, Q>>, answers: A, detach: bool) -> Self {
+        Self { state: State::InCaller { job }, answers, detach }
     }
 
     pub(crate) fn done(result: Result<S::Response, A::Error>, answers: A) -> Self {
@@ -83,12 +83,13 @@ where
 
     pub(crate) fn waiting(
         call: Call<S, Q>,
-        shared: Arc<Shared>,
+        shared: Arc<LayerShared>,
         limit: Duration,
         answers: A,
         detach: bool,
     ) -> Self {
-        let wait = Wait { reserver: shared.door.reserver(), shared, at_once: limit.is_zero() };
+        let wait =
+            SlotWait { reserver: shared.submitter.reserver(), shared, at_once: limit.is_zero() };
         let state = State::Waiting { call: Some(call), wait, limit: sleep(limit) };
         Self { state, answers, detach }
     }
@@ -119,7 +120,7 @@ where
                     this.state.set(State::Done { result: None });
                     return Poll::Ready(result);
                 }
-                StateProj::Here { job } => State::Running { handle: ready!(job.poll(cx)) },
+                StateProj::InCaller { job } => State::Running { handle: ready!(job.poll(cx)) },
                 StateProj::Done { result } => {
                     return Poll::Ready(result.take().expect("polled after completion"));
                 }
@@ -135,10 +136,10 @@ where
                     };
                     let call = call.take().expect("gone with the state");
                     match wait.enter(call, refusal) {
-                        Ok(Entry::In(handle)) => State::Running { handle },
-                        Ok(Entry::Here(job)) => State::Here { job },
+                        Ok(Submitted::Pool(handle)) => State::Running { handle },
+                        Ok(Submitted::Caller(job)) => State::InCaller { job },
                         Err((refusal, call)) => {
-                            wait.shared.tell_refused(refusal);
+                            wait.shared.log_refused(refusal);
                             let result = this.answers.refused(refusal, call.into_request());
                             State::Done { result: Some(result) }
                         }
@@ -150,10 +151,10 @@ where
     }
 }
 
-impl Wait {
+impl SlotWait {
     /// Ready with a reserved slot, or with why there will be none.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Refusal>> {
-        if self.shared.door.is_closed() {
+        if self.shared.submitter.is_closed() {
             return Poll::Ready(Some(Refusal::Closed));
         }
         self.reserver.poll_reserve(cx).map(|reserved| reserved.err().map(Refusal::from))
@@ -172,13 +173,15 @@ impl Wait {
         S::Error: Send + 'static,
         Q: Send + 'static,
     {
-        let door = &self.shared.door;
+        let submitter = &self.shared.submitter;
         let entered = match refusal {
-            None => door.redeem(&mut self.reserver, call).map(Entry::In),
-            Some(Refusal::WouldDeadlock) if door.nests_inline() => door.try_go(call),
+            None => submitter.submit_reserved(&mut self.reserver, call).map(Submitted::Pool),
+            Some(Refusal::WouldDeadlock) if submitter.deadlock_runs_in_caller() => {
+                submitter.try_go(call)
+            }
             Some(refusal) => return Err((refusal, call)),
         };
-        entered.map_err(|Closed(call)| (Refusal::Closed, call))
+        entered.map_err(|ClosedError(call)| (Refusal::Closed, call))
     }
 }
 

@@ -24,11 +24,11 @@
 //! | [`try_schedule`](PoolLayer::try_schedule) | refuses at once | `call` | servers that shed load |
 //! | [`schedule_always`](PoolLayer::schedule_always) | runs beyond the size | `call` | calls that may never be refused, such as health checks |
 //! | [`try_go`](PoolLayer::try_go) | runs in the caller | `call` | callers that are to slow down with the pool |
-//! | [`anyway_go`](PoolLayer::anyway_go) | the call waits in line | `call` | work that was accepted already |
+//! | [`anyway_go`](PoolLayer::anyway_go) | the call waits in the wait list | `call` | work that was accepted already |
 //!
 //! Servers on hyper 1 (axum, tonic) clone their service for each request and wait for its readiness
 //! only then: readiness holds nothing back there. Under `schedule` every request that was read waits
-//! in line, however long that is; prefer `schedule_within` or `try_schedule` there.
+//! in the wait list, however long that is; prefer `schedule_within` or `try_schedule` there.
 //!
 //! # Where a call runs
 //!
@@ -76,7 +76,7 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
-use crate::group::{Door, Group};
+use crate::group::{Group, Submitter};
 use crate::layer::answer::Refusal;
 pub use crate::layer::answer::{Answer, Answers, Reply, With};
 #[cfg(feature = "http-body")]
@@ -106,19 +106,19 @@ pub struct PoolLayer<A = Answers, B = ()> {
 pub(crate) struct Setup {
     verb: Verb,
     detach: bool,
-    shared: Arc<Shared>,
+    shared: Arc<LayerShared>,
 }
 
-pub(crate) struct Shared {
-    door: Door,
+pub(crate) struct LayerShared {
+    submitter: Submitter,
     name: Option<Arc<str>>,
 }
 
-impl Shared {
-    fn tell_refused(&self, _reason: Refusal) {
+impl LayerShared {
+    fn log_refused(&self, _reason: Refusal) {
         event!(
             DEBUG,
-            pool = self.door.pool().name(),
+            pool = self.submitter.pool().name(),
             layer = self.name.as_deref(),
             reason = ?_reason,
             "call refused"
@@ -138,12 +138,12 @@ enum Verb {
 
 impl PoolLayer {
     fn new(pool: &Pool, verb: Verb) -> Self {
-        let shared = Arc::new(Shared { door: Door::to_pool(pool), name: None });
+        let shared = Arc::new(LayerShared { submitter: Submitter::for_pool(pool), name: None });
         let setup = Setup { verb, detach: false, shared };
         Self { setup, answers: Answers::default(), body: () }
     }
 
-    /// Waits for a slot in `poll_ready`, in line with all other callers; never refuses.
+    /// Waits for a slot in `poll_ready`, in the wait list with all other callers; never refuses.
     ///
     /// A service that is ready holds a slot until it is called or dropped: do not keep it ready
     /// for nothing. A clone has no slot. A place in the pool's queue is not enough: a call that was
@@ -171,7 +171,7 @@ impl PoolLayer {
     }
 
     /// Runs beyond the size if the pool is full; refuses only at its
-    /// [`overflow_limit`](crate::Builder::overflow_limit).
+    /// [`overflow_limit`](crate::PoolBuilder::overflow_limit).
     pub fn schedule_always(pool: &Pool) -> Self {
         Self::new(pool, Verb::ScheduleAlways)
     }
@@ -183,7 +183,7 @@ impl PoolLayer {
         Self::new(pool, Verb::TryGo)
     }
 
-    /// Puts the call in line if the pool is full. Never refuses; **the line is not bounded**.
+    /// Puts the call in the wait list if the pool is full. Never refuses; **the wait list is not bounded**.
     pub fn anyway_go(pool: &Pool) -> Self {
         Self::new(pool, Verb::AnywayGo)
     }
@@ -199,8 +199,10 @@ impl<A, B> PoolLayer<A, B> {
 
     /// A name for `Debug` output and events about refused calls, as field `layer`.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.setup.shared =
-            Arc::new(Shared { door: self.setup.shared.door.clone(), name: Some(name.into()) });
+        self.setup.shared = Arc::new(LayerShared {
+            submitter: self.setup.shared.submitter.clone(),
+            name: Some(name.into()),
+        });
         self
     }
 
@@ -232,16 +234,16 @@ impl<A, B> PoolLayer<A, B> {
     #[track_caller]
     pub fn group<T: Send + 'static>(mut self, group: &Group<T>) -> Self {
         let shared = &self.setup.shared;
-        let Some(door) = shared.door.through(group) else {
+        let Some(submitter) = shared.submitter.for_group(group) else {
             panic!("the group belongs to another pool than the layer");
         };
-        self.setup.shared = Arc::new(Shared { door, name: shared.name.clone() });
+        self.setup.shared = Arc::new(LayerShared { submitter, name: shared.name.clone() });
         self
     }
 
     /// The pool the calls run on.
     pub fn pool(&self) -> &Pool {
-        self.setup.shared.door.pool()
+        self.setup.shared.submitter.pool()
     }
 }
 
@@ -310,9 +312,9 @@ impl<A> PoolLayer<A> {
     ///     Ok::<_, std::io::Error>(Response::new(Full::new(Bytes::from("a long story"))))
     /// }));
     /// let response = service.oneshot(()).await?;
-    /// assert_eq!(pool.status().held, 1);
+    /// assert_eq!(pool.status().held_slots, 1);
     /// response.into_body().collect().await?;
-    /// assert_eq!(pool.status().held, 0);
+    /// assert_eq!(pool.status().held_slots, 0);
     /// # Ok(())
     /// # }
     /// ```
@@ -345,7 +347,7 @@ impl fmt::Debug for Setup {
             .field("name", &self.shared.name)
             .field("verb", &self.verb)
             .field("detach_on_drop", &self.detach)
-            .field("door", &self.shared.door)
+            .field("submitter", &self.shared.submitter)
             .finish()
     }
 }

@@ -5,8 +5,8 @@ use std::task::{Context, Poll, ready};
 
 use tower_service::Service;
 
-use crate::error::{Closed, TryScheduleError};
-use crate::group::Entry;
+use crate::error::{ClosedError, TryScheduleError};
+use crate::group::Submitted;
 use crate::layer::answer::Refusal;
 use crate::layer::call::Call;
 use crate::layer::future::ResponseFuture;
@@ -31,7 +31,7 @@ pub struct PoolService<S, A> {
 
 impl<S, A> PoolService<S, A> {
     pub(crate) fn new(inner: S, setup: Setup, answers: A) -> Self {
-        let reserver = (setup.verb == Verb::Schedule).then(|| setup.shared.door.reserver());
+        let reserver = (setup.verb == Verb::Schedule).then(|| setup.shared.submitter.reserver());
         Self { inner, setup, answers, reserver, refusal: None }
     }
 
@@ -65,9 +65,9 @@ where
     type Future = ResponseFuture<S, Q, A>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), A::Error>> {
-        let door = &self.setup.shared.door;
+        let submitter = &self.setup.shared.submitter;
         if let Some(reserver) = self.reserver.as_mut().filter(|_| self.refusal.is_none()) {
-            if door.is_closed() {
+            if submitter.is_closed() {
                 reserver.release();
                 self.refusal = Some(Refusal::Closed);
             } else {
@@ -77,7 +77,7 @@ where
         match self.refusal {
             None => {}
             // The call will run in its caller, so it must be ready.
-            Some(Refusal::WouldDeadlock) if door.nests_inline() => {}
+            Some(Refusal::WouldDeadlock) if submitter.deadlock_runs_in_caller() => {}
             Some(Refusal::Closed) => {
                 let Some(error) = A::closed() else { return Poll::Ready(Ok(())) };
                 return Poll::Ready(Err(error));
@@ -96,31 +96,35 @@ where
         let verb = match self.refusal.take() {
             None => self.setup.verb,
             // A job of the same pool calls: it waits for nothing.
-            Some(Refusal::WouldDeadlock) if self.setup.shared.door.nests_inline() => Verb::TryGo,
+            Some(Refusal::WouldDeadlock)
+                if self.setup.shared.submitter.deadlock_runs_in_caller() =>
+            {
+                Verb::TryGo
+            }
             Some(refusal) => return self.refuse(refusal, request),
         };
-        if verb == Verb::TrySchedule && self.setup.shared.door.turns_away() {
+        if verb == Verb::TrySchedule && self.setup.shared.submitter.refuse_if_full() {
             return self.refuse(Refusal::Overloaded, request);
         }
         // The clone was not polled ready, so it stays and the ready one goes.
         let clone = self.inner.clone();
         let call = Call::new(std::mem::replace(&mut self.inner, clone), request);
-        let door = &self.setup.shared.door;
+        let submitter = &self.setup.shared.submitter;
         let handle = match verb {
             Verb::Schedule => {
                 let reserver = self.reserver.as_mut().expect("this verb has one");
                 assert!(reserver.is_reserved(), "`poll_ready` must return `Ready` before `call`");
-                door.redeem(reserver, call).map_err(TryScheduleError::from)
+                submitter.submit_reserved(reserver, call).map_err(TryScheduleError::from)
             }
-            Verb::TrySchedule => door.try_schedule(call),
-            Verb::ScheduleAlways => door.schedule_always(call),
-            Verb::AnywayGo => door.anyway_go(call),
-            Verb::TryGo => match door.try_go(call) {
-                Ok(Entry::In(handle)) => Ok(handle),
-                Ok(Entry::Here(job)) => {
-                    return ResponseFuture::here(job, self.answers.clone(), self.setup.detach);
+            Verb::TrySchedule => submitter.try_schedule(call),
+            Verb::ScheduleAlways => submitter.schedule_always(call),
+            Verb::AnywayGo => submitter.anyway_go(call),
+            Verb::TryGo => match submitter.try_go(call) {
+                Ok(Submitted::Pool(handle)) => Ok(handle),
+                Ok(Submitted::Caller(job)) => {
+                    return ResponseFuture::in_caller(job, self.answers.clone(), self.setup.detach);
                 }
-                Err(Closed(call)) => Err(TryScheduleError::Closed(call)),
+                Err(ClosedError(call)) => Err(TryScheduleError::Closed(call)),
             },
             Verb::ScheduleWithin(limit) => {
                 return ResponseFuture::waiting(
@@ -151,7 +155,7 @@ impl<S, A> PoolService<S, A> {
         S: Service<Q>,
         A: Answer<Q, S::Response, S::Error>,
     {
-        self.setup.shared.tell_refused(refusal);
+        self.setup.shared.log_refused(refusal);
         ResponseFuture::done(self.answers.refused(refusal, request), self.answers.clone())
     }
 }

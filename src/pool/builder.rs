@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use crate::error::{ConfigError, Panic};
-use crate::panic::fenced;
+use crate::error::{ConfigError, JobPanic};
+use crate::panic::catch_panic;
 use crate::pool::Pool;
-use crate::pool::scheduler::shared::{Config, Core, Nested, OnPanic};
+use crate::pool::limiter::deadlock::OnDeadlock;
+use crate::pool::scheduler::shared::{Config, OnPanic, Shared};
 
 /// Larger pools are no bound any more.
 pub(crate) const MAX_SIZE: usize = u32::MAX as usize;
@@ -39,20 +40,20 @@ const MAX_IDLE_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// ```
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build`"]
-pub struct Builder {
+pub struct PoolBuilder {
     size: usize,
     queue: usize,
     idle_timeout: Duration,
     min_idle: usize,
     overflow_limit: Option<usize>,
-    nested: Nested,
+    on_deadlock: OnDeadlock,
     name: Arc<str>,
-    spans: bool,
+    propagate_span: bool,
     on_panic: Option<OnPanic>,
     runtime: Option<Handle>,
 }
 
-impl Builder {
+impl PoolBuilder {
     pub(crate) fn new() -> Self {
         Self {
             size: 0,
@@ -60,9 +61,9 @@ impl Builder {
             idle_timeout: Duration::from_secs(10),
             min_idle: 0,
             overflow_limit: None,
-            nested: Nested::default(),
+            on_deadlock: OnDeadlock::default(),
             name: Arc::from("pool"),
-            spans: true,
+            propagate_span: true,
             on_panic: None,
             runtime: None,
         }
@@ -101,9 +102,9 @@ impl Builder {
         self
     }
 
-    /// What happens to nested submits that would deadlock. Default [`Nested::Error`].
-    pub fn nested(mut self, nested: Nested) -> Self {
-        self.nested = nested;
+    /// What happens to nested submits that would deadlock. Default [`OnDeadlock::Error`].
+    pub fn on_deadlock(mut self, on_deadlock: OnDeadlock) -> Self {
+        self.on_deadlock = on_deadlock;
         self
     }
 
@@ -115,14 +116,14 @@ impl Builder {
 
     /// Whether jobs run inside the `tracing` span that was current where they were submitted.
     /// Default `true`; of no effect without the feature `tracing`.
-    pub fn spans(mut self, spans: bool) -> Self {
-        self.spans = spans;
+    pub fn propagate_span(mut self, propagate_span: bool) -> Self {
+        self.propagate_span = propagate_span;
         self
     }
 
     /// Called with each panic a job ended by, in the thread it happened on and before the job's
     /// handle resolves. Panics of its own are swallowed.
-    pub fn on_panic(mut self, hook: impl Fn(&Panic) + Send + Sync + 'static) -> Self {
+    pub fn on_panic(mut self, hook: impl Fn(&JobPanic) + Send + Sync + 'static) -> Self {
         self.on_panic = Some(Arc::new(hook));
         self
     }
@@ -160,7 +161,7 @@ impl Builder {
         }
         if let Some(handle) = &self.runtime {
             let _entered = handle.enter();
-            if fenced(|| drop(tokio::time::sleep(Duration::ZERO))).is_none() {
+            if catch_panic(|| drop(tokio::time::sleep(Duration::ZERO))).is_none() {
                 let accepted = "a runtime with its timers enabled";
                 return Err(ConfigError::new("runtime", "one without timers", accepted));
             }
@@ -170,11 +171,11 @@ impl Builder {
             idle_timeout: self.idle_timeout,
             min_idle: self.min_idle,
             overflow_limit: self.overflow_limit.unwrap_or(usize::MAX),
-            nested: self.nested,
-            spans: self.spans,
+            on_deadlock: self.on_deadlock,
+            propagate_span: self.propagate_span,
             on_panic: self.on_panic,
         };
-        Ok(Pool::from_core(Core::new(config, size, self.queue, self.runtime)))
+        Ok(Pool::from_core(Shared::new(config, size, self.queue, self.runtime)))
     }
 }
 
@@ -184,17 +185,17 @@ pub(crate) fn checked_size(size: usize) -> Result<NonZeroUsize, ConfigError> {
         .ok_or_else(|| ConfigError::new("size", size, SIZES))
 }
 
-impl fmt::Debug for Builder {
+impl fmt::Debug for PoolBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder")
+        f.debug_struct("PoolBuilder")
             .field("name", &self.name)
             .field("size", &self.size)
             .field("queue", &self.queue)
             .field("idle_timeout", &self.idle_timeout)
             .field("min_idle", &self.min_idle)
             .field("overflow_limit", &self.overflow_limit)
-            .field("nested", &self.nested)
-            .field("spans", &self.spans)
+            .field("on_deadlock", &self.on_deadlock)
+            .field("propagate_span", &self.propagate_span)
             .finish_non_exhaustive()
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::task::{Context, Poll, ready};
 
 use crate::error::JobError;
-use crate::pool::job::{Claim, JobWatch, Sink};
+use crate::pool::job::{JobArc, OutputSink, RawJoinHandle};
 
 /// Owns the right to a job's outcome: a future of `Result<T, JobError>`.
 ///
@@ -40,7 +40,7 @@ use crate::pool::job::{Claim, JobWatch, Sink};
 pub struct JobHandle<T>(Inner<T>);
 
 enum Inner<T> {
-    Claim(Claim<T>),
+    Pooled(RawJoinHandle<T>),
     /// Ran in its caller. The mutex is never locked: it makes the handle `Sync` for any `T`.
     Done(Mutex<Option<Result<T, JobError>>>),
 }
@@ -56,15 +56,15 @@ impl<T> JobHandle<T> {
     /// until it has returned, keeps its slot until then, and if the job ends with it, the handle
     /// resolves to its value.
     pub fn abort(&self) {
-        if let Inner::Claim(claim) = &self.0 {
-            claim.watch().abort();
+        if let Inner::Pooled(join) = &self.0 {
+            join.job().abort();
         }
     }
 
     /// A way to abort the job without holding the right to its outcome.
     pub fn abort_handle(&self) -> AbortHandle {
         AbortHandle(match &self.0 {
-            Inner::Claim(claim) => Some(claim.watch().clone()),
+            Inner::Pooled(join) => Some(join.job().clone()),
             Inner::Done(_) => None,
         })
     }
@@ -72,31 +72,31 @@ impl<T> JobHandle<T> {
     /// Whether the job has ended, whichever way. The handle then resolves at once.
     pub fn is_finished(&self) -> bool {
         match &self.0 {
-            Inner::Claim(claim) => claim.watch().is_finished(),
+            Inner::Pooled(join) => join.job().is_finished(),
             Inner::Done(_) => true,
         }
     }
 
     /// Makes the handle abort its job when it is dropped.
-    pub fn abort_on_drop(self) -> AbortOnDrop<T> {
-        AbortOnDrop(Some(self))
+    pub fn abort_on_drop(self) -> AbortOnDropHandle<T> {
+        AbortOnDropHandle(Some(self))
     }
 
     /// Lets the job go on by itself: `drop`, said aloud.
     pub fn detach(self) {}
 
-    pub(crate) fn claimed(claim: Claim<T>) -> Self {
-        Self(Inner::Claim(claim))
+    pub(crate) fn pooled(join: RawJoinHandle<T>) -> Self {
+        Self(Inner::Pooled(join))
     }
 
     pub(crate) fn finished(outcome: Result<T, JobError>) -> Self {
         Self(Inner::Done(Mutex::new(Some(outcome))))
     }
 
-    /// Waits until the job has left the waiting line.
+    /// Waits until the job has left the wait list.
     pub(crate) fn poll_started(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.0 {
-            Inner::Claim(claim) => claim.watch().poll_started(cx),
+            Inner::Pooled(join) => join.job().poll_started(cx),
             Inner::Done(_) => Poll::Ready(()),
         }
     }
@@ -107,12 +107,12 @@ impl<T> Future for JobHandle<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = match &mut self.0 {
-            Inner::Claim(claim) => {
+            Inner::Pooled(join) => {
                 // A loop that awaits one finished handle after the other must yield at times.
                 let budget = ready!(tokio::task::coop::poll_proceed(cx));
-                ready!(claim.poll_done(cx));
+                ready!(join.poll_done(cx));
                 budget.made_progress();
-                claim.take()
+                join.take()
             }
             Inner::Done(outcome) => {
                 outcome.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
@@ -123,23 +123,23 @@ impl<T> Future for JobHandle<T> {
 }
 
 /// Keeps a job's outcome in its cell, for the handle.
-pub(crate) struct Keep;
+pub(crate) struct StoreOutput;
 
-impl<T: Send + 'static> Sink<T> for Keep {
-    const DELIVERS: bool = false;
+impl<T: Send + 'static> OutputSink<T> for StoreOutput {
+    const PUSHES: bool = false;
 
     type Handle = JobHandle<T>;
 
     #[inline]
-    fn handle(claim: Claim<T>) -> JobHandle<T> {
-        JobHandle::claimed(claim)
+    fn handle(join: RawJoinHandle<T>) -> JobHandle<T> {
+        JobHandle::pooled(join)
     }
 
-    fn inline(self, outcome: Result<T, JobError>) -> JobHandle<T> {
+    fn finished_handle(self, outcome: Result<T, JobError>) -> JobHandle<T> {
         JobHandle::finished(outcome)
     }
 
-    fn deliver(self, _: Result<T, JobError>) {}
+    fn push_output(self, _: Result<T, JobError>) {}
 }
 
 // The outcome is moved out, never pinned.
@@ -153,11 +153,11 @@ impl<T> fmt::Debug for JobHandle<T> {
 
 /// Aborts a job, without a right to its outcome. Dropping it does nothing.
 #[derive(Clone)]
-pub struct AbortHandle(pub(crate) Option<JobWatch>);
+pub struct AbortHandle(pub(crate) Option<JobArc>);
 
 impl AbortHandle {
-    pub(crate) fn new(watch: JobWatch) -> Self {
-        Self(Some(watch))
+    pub(crate) fn new(job: JobArc) -> Self {
+        Self(Some(job))
     }
 
     pub(crate) fn finished() -> Self {
@@ -166,14 +166,14 @@ impl AbortHandle {
 
     /// Cancels the job; see [`JobHandle::abort`].
     pub fn abort(&self) {
-        if let Some(watch) = &self.0 {
-            watch.abort();
+        if let Some(job) = &self.0 {
+            job.abort();
         }
     }
 
     /// Whether the job has ended, whichever way.
     pub fn is_finished(&self) -> bool {
-        self.0.as_ref().is_none_or(JobWatch::is_finished)
+        self.0.as_ref().is_none_or(JobArc::is_finished)
     }
 }
 
@@ -186,9 +186,9 @@ impl fmt::Debug for AbortHandle {
 /// A [`JobHandle`] that aborts its job when it is dropped.
 #[must_use = "dropping it aborts the job"]
 #[derive(Debug)]
-pub struct AbortOnDrop<T>(Option<JobHandle<T>>);
+pub struct AbortOnDropHandle<T>(Option<JobHandle<T>>);
 
-impl<T> AbortOnDrop<T> {
+impl<T> AbortOnDropHandle<T> {
     /// Takes the aborting back.
     pub fn into_handle(mut self) -> JobHandle<T> {
         self.0.take().expect("taken only here and in drop")
@@ -207,7 +207,7 @@ impl<T> AbortOnDrop<T> {
     }
 }
 
-impl<T> Future for AbortOnDrop<T> {
+impl<T> Future for AbortOnDropHandle<T> {
     type Output = Result<T, JobError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -216,7 +216,7 @@ impl<T> Future for AbortOnDrop<T> {
     }
 }
 
-impl<T> Drop for AbortOnDrop<T> {
+impl<T> Drop for AbortOnDropHandle<T> {
     fn drop(&mut self) {
         self.abort();
     }

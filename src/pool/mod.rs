@@ -17,25 +17,26 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{Closed, ConfigError, ScheduleError, TryScheduleError};
-pub use crate::pool::builder::Builder;
-use crate::pool::handle::Keep;
-pub use crate::pool::handle::{AbortHandle, AbortOnDrop, JobHandle};
-pub(crate) use crate::pool::job::{Claim, JobWatch, Sink};
-pub(crate) use crate::pool::limiter::{OnFull, Verdict};
+use crate::error::{ClosedError, ConfigError, ScheduleError, TryScheduleError};
+pub use crate::pool::builder::PoolBuilder;
+use crate::pool::handle::StoreOutput;
+pub use crate::pool::handle::{AbortHandle, AbortOnDropHandle, JobHandle};
+pub(crate) use crate::pool::job::{JobArc, OutputSink, RawJoinHandle};
+pub use crate::pool::limiter::deadlock::OnDeadlock;
+pub(crate) use crate::pool::limiter::{AcquireOutcome, OnFull};
 pub(crate) use crate::pool::scheduler::context::current;
-pub(crate) use crate::pool::scheduler::shared::Core;
-pub use crate::pool::scheduler::shared::Nested;
-pub use crate::pool::shutdown::Report;
-pub use crate::pool::status::Status;
-pub use crate::pool::submit::reserver::Reserver;
-pub use crate::pool::submit::schedule::{AnywayGo, Schedule};
-pub(crate) use crate::pool::submit::schedule::{Entering, Submission};
-pub use crate::pool::submit::slot_guard::HeldSlot;
-pub(crate) use crate::pool::submit::try_go::Going;
+pub(crate) use crate::pool::scheduler::shared::Shared;
+pub use crate::pool::shutdown::ShutdownReport;
+pub use crate::pool::status::PoolStatus;
 #[cfg(feature = "tower")]
-pub(crate) use crate::pool::submit::try_go::InlineJob;
+pub(crate) use crate::pool::submit::caller_runs::CallerRunsJob;
+pub use crate::pool::submit::reserver::Reserver;
+pub(crate) use crate::pool::submit::schedule::ScheduleInner;
+pub use crate::pool::submit::schedule::{AnywayGo, Schedule};
+pub use crate::pool::submit::slot_guard::SlotGuard;
+pub(crate) use crate::pool::submit::submission::Submission;
 pub use crate::pool::submit::try_go::TryGo;
+pub(crate) use crate::pool::submit::try_go::TryGoInner;
 
 /// A bounded task pool.
 ///
@@ -47,17 +48,17 @@ pub use crate::pool::submit::try_go::TryGo;
 /// | [`schedule`](Self::schedule) | runs | the caller waits its turn | [`ScheduleError::Closed`] | the job never runs |
 /// | [`try_schedule`](Self::try_schedule) | runs | [`TryScheduleError::Full`] | [`TryScheduleError::Closed`] | – |
 /// | [`schedule_always`](Self::schedule_always) | runs | runs beyond the size | [`TryScheduleError::Closed`] | – |
-/// | [`try_go`](Self::try_go) | runs | runs in the caller | [`Closed`] | a job in the caller is cancelled, one in the pool goes on |
-/// | [`anyway_go`](Self::anyway_go) | runs | the job waits in line | [`Closed`] | the job runs anyway |
+/// | [`try_go`](Self::try_go) | runs | runs in the caller | [`ClosedError`] | a job in the caller is cancelled, one in the pool goes on |
+/// | [`anyway_go`](Self::anyway_go) | runs | the job waits in the wait list | [`ClosedError`] | the job runs anyway |
 ///
-/// *Full* means: no slot and no place in the queue, or somebody is in line already. The line is
+/// *Full* means: no slot and no place in the queue, or somebody is in the wait list already. The wait list is
 /// strictly first come, first served.
 ///
 /// Cloning is cheap and shares the pool. When the last clone is dropped the pool is closed: jobs
 /// it has taken run to their end, and its workers leave.
 ///
 /// Make it anywhere; it binds to the tokio runtime of its first job, or to the one given to
-/// [`Builder::runtime`]. That runtime needs its timers enabled.
+/// [`PoolBuilder::runtime`]. That runtime needs its timers enabled.
 ///
 /// # Panics
 ///
@@ -71,17 +72,17 @@ pub use crate::pool::submit::try_go::TryGo;
 #[doc(alias = "BoundedExecutor")]
 #[derive(Clone)]
 pub struct Pool {
-    lease: Arc<Lease>,
+    close_on_drop: Arc<CloseOnDrop>,
 }
 
-/// Closes the pool with its last handle. Workers and jobs hold the core, not this.
-struct Lease {
-    core: Arc<Core>,
+/// Closes the pool with its last handle. Workers and jobs hold the `Shared`, not this.
+struct CloseOnDrop {
+    shared: Arc<Shared>,
 }
 
-impl Drop for Lease {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
-        self.core.close();
+        self.shared.close();
     }
 }
 
@@ -101,34 +102,34 @@ impl Pool {
     }
 
     /// All the settings.
-    pub fn builder() -> Builder {
-        Builder::new()
+    pub fn builder() -> PoolBuilder {
+        PoolBuilder::new()
     }
 
-    pub(crate) fn from_core(core: Arc<Core>) -> Self {
-        Self { lease: Arc::new(Lease { core }) }
+    pub(crate) fn from_core(shared: Arc<Shared>) -> Self {
+        Self { close_on_drop: Arc::new(CloseOnDrop { shared }) }
     }
 
     #[inline]
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.lease.core
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.close_on_drop.shared
     }
 
-    /// Runs a job in the pool; waits in line if that is full.
+    /// Runs a job in the pool; waits in the wait list if that is full.
     ///
     /// Nothing happens before the first poll. The order among waiters is that in which they came
-    /// into line, at their first polls as a rule. The idea and the name are those of MOSN's `WorkerPool.Schedule`.
+    /// into the wait list, at their first polls as a rule. The idea and the name are those of MOSN's `WorkerPool.Schedule`.
     ///
     /// # Errors
     ///
     /// [`ScheduleError::Closed`] if the pool is closed, also while waiting.
     /// [`ScheduleError::WouldDeadlock`] if the caller is a job of this pool and every slot is
-    /// held by a job that waits in line; see [`Nested`]. Both give the job back.
+    /// held by a job that waits in the wait list; see [`OnDeadlock`]. Both give the job back.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it resolves, the job never runs and the place in line is given up; a slot
-    /// that was kept for it passes to the next in line.
+    /// Dropped before it resolves, the job never runs and the place in the wait list is given up; a slot
+    /// that was kept for it passes to the next waiter.
     ///
     /// On a runtime of several threads it may yield once although there is room, so that a task that
     /// submits many jobs in a row does not keep its thread from them.
@@ -157,7 +158,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        Schedule::new(self.core(), job)
+        Schedule::new(self.shared(), job)
     }
 
     /// Runs a job in the pool, or refuses it at once. Never runs it in the caller.
@@ -198,8 +199,8 @@ impl Pool {
 
     /// Runs a job in the pool, or beyond its size if that is full.
     ///
-    /// Such *overflow* is counted in [`Status::overflow`] and can be capped with
-    /// [`Builder::overflow_limit`]; without that it is unbounded, as the name says. It is MOSN's
+    /// Such *overflow* is counted in [`PoolStatus::overflow`] and can be capped with
+    /// [`PoolBuilder::overflow_limit`]; without that it is unbounded, as the name says. It is MOSN's
     /// `ScheduleAlways`, which does not count.
     ///
     /// # Errors
@@ -227,7 +228,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.submit(job, OnFull::Overflow { limit: self.core().overflow_limit() })
+        self.submit(job, OnFull::Overflow { limit: self.shared().overflow_limit() })
     }
 
     #[track_caller]
@@ -240,7 +241,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        Submission::new(self.core(), job, Keep).submit(on_full)
+        Submission::new(self.shared(), job, StoreOutput).submit(on_full)
     }
 
     /// Runs a job in the pool, or right here in the caller's task if that is full: the caller
@@ -253,7 +254,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Closed`], with the job.
+    /// [`ClosedError`], with the job.
     ///
     /// # Cancel safety
     ///
@@ -281,17 +282,17 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        TryGo::new(self.core(), job)
+        TryGo::new(self.shared(), job)
     }
 
     /// Commits a job now: it runs in its turn, whatever becomes of the caller.
     ///
-    /// The line it waits in is not bounded. Await the returned future to know that the job has
+    /// The wait list it waits in is not bounded. Await the returned future to know that the job has
     /// left it. erpc's `AnywayGo` is the model, which spins instead of waiting.
     ///
     /// # Errors
     ///
-    /// [`Closed`], with the job. A pool that is closed later still runs what was committed.
+    /// [`ClosedError`], with the job. A pool that is closed later still runs what was committed.
     ///
     /// # Examples
     ///
@@ -301,20 +302,20 @@ impl Pool {
     /// let pool = millpond::Pool::new(1);
     /// let first = pool.anyway_go(async { 1 })?;
     /// let second = pool.anyway_go(async { 2 })?.into_handle();
-    /// let first = first.await; // has left the line
+    /// let first = first.await; // has left the wait list
     /// assert_eq!(first.await? + second.await?, 3);
     /// # Ok(())
     /// # }
     /// ```
     #[track_caller]
-    pub fn anyway_go<F>(&self, job: F) -> Result<AnywayGo<F::Output>, Closed<F>>
+    pub fn anyway_go<F>(&self, job: F) -> Result<AnywayGo<F::Output>, ClosedError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let mut submission = Submission::new(self.core(), job, Keep);
+        let mut submission = Submission::new(self.shared(), job, StoreOutput);
         match submission.admit(OnFull::Commit) {
-            Verdict::Closed => Err(Closed(submission.take_job())),
+            AcquireOutcome::Closed => Err(ClosedError(submission.take_job())),
             _ => Ok(AnywayGo::new(submission.take_handle())),
         }
     }
@@ -328,7 +329,7 @@ impl Pool {
     /// # Panics
     ///
     /// Inside of a runtime, where it would stop a thread that drives others' tasks; and if the
-    /// pool is bound to no runtime yet: give one to [`Builder::runtime`].
+    /// pool is bound to no runtime yet: give one to [`PoolBuilder::runtime`].
     ///
     /// # Examples
     ///
@@ -347,11 +348,11 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.core().block_on("blocking_schedule", self.schedule(job))
+        self.shared().block_on("blocking_schedule", self.schedule(job))
     }
 
     /// [`anyway_go`](Self::anyway_go) for threads outside of the runtime: blocks until the job
-    /// has left the line.
+    /// has left the wait list.
     ///
     /// # Errors
     ///
@@ -361,49 +362,49 @@ impl Pool {
     ///
     /// As [`blocking_schedule`](Self::blocking_schedule).
     #[track_caller]
-    pub fn blocking_anyway_go<F>(&self, job: F) -> Result<JobHandle<F::Output>, Closed<F>>
+    pub fn blocking_anyway_go<F>(&self, job: F) -> Result<JobHandle<F::Output>, ClosedError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let core = self.core();
-        core.refuse_to_block("blocking_anyway_go");
+        let shared = self.shared();
+        shared.assert_may_block("blocking_anyway_go");
         let committed = self.anyway_go(job)?;
-        Ok(core.block_on("blocking_anyway_go", committed))
+        Ok(shared.block_on("blocking_anyway_go", committed))
     }
 
     /// Starts workers ahead of the first jobs, until there are `workers` or as many as `size`.
     /// They leave again after the idle timeout, but for `min_idle`.
     pub fn prewarm(&self, workers: usize) {
-        let core = self.core();
-        core.ensure_runtime();
-        core.crew.hire_up_to(core, workers.min(core.admission.census().size));
+        let shared = self.shared();
+        shared.ensure_runtime();
+        shared.workers.spawn_up_to(shared, workers.min(shared.limiter.counts().size));
     }
 
     /// Changes the size, at once and without waiting.
     ///
-    /// Growing lets those in line in. When shrinking, jobs that hold a slot go on; slots beyond
+    /// Growing lets the waiters in. When shrinking, jobs that hold a slot go on; slots beyond
     /// the new size vanish as they come back. Free ones vanish now.
     ///
     /// # Errors
     ///
     /// If `size` is not between 1 and 4,294,967,295.
     pub fn resize(&self, size: usize) -> Result<(), ConfigError> {
-        self.core().resize(builder::checked_size(size)?);
+        self.shared().resize(builder::checked_size(size)?);
         Ok(())
     }
 
     /// Lets no more jobs in.
     ///
-    /// Callers in line get their jobs back; jobs in the queue and committed ones still run. To
+    /// Callers in the wait list get their jobs back; jobs in the queue and committed ones still run. To
     /// wait for them, see [`wait_idle`](Self::wait_idle) and [`shutdown`](Self::shutdown).
     pub fn close(&self) {
-        self.core().close();
+        self.shared().close();
     }
 
     /// Whether the pool was closed.
     pub fn is_closed(&self) -> bool {
-        self.core().admission.is_closed()
+        self.shared().limiter.is_closed()
     }
 
     /// Waits until no job runs, is queued or waits. On a pool that is not closed that may last
@@ -413,13 +414,13 @@ impl Pool {
     ///
     /// Dropping it changes nothing.
     pub async fn wait_idle(&self) {
-        self.core().wait_idle().await;
+        self.shared().wait_idle().await;
     }
 
     /// Closes the pool, waits for its jobs up to `deadline`, then cancels what is left.
     ///
     /// Jobs that are being polled at the deadline have some 50 ms more to return. What even then
-    /// cannot be cancelled is counted in the [`Report`].
+    /// cannot be cancelled is counted in the [`ShutdownReport`].
     ///
     /// # Cancel safety
     ///
@@ -436,24 +437,24 @@ impl Pool {
     /// let quick = pool.schedule(async { "bye" }).await?;
     /// let stuck = pool.schedule(std::future::pending::<()>()).await?;
     /// let report = pool.shutdown(Duration::from_secs(5)).await;
-    /// assert_eq!((report.completed, report.cancelled, report.left), (1, 1, 0));
+    /// assert_eq!((report.completed, report.cancelled, report.still_running), (1, 1, 0));
     /// assert_eq!(quick.await?, "bye");
     /// assert!(stuck.await.unwrap_err().is_cancelled());
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn shutdown(&self, deadline: Duration) -> Report {
-        self.core().shutdown(deadline).await
+    pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
+        self.shared().shutdown(deadline).await
     }
 
     /// What the pool is doing at this moment.
-    pub fn status(&self) -> Status {
-        self.core().status()
+    pub fn status(&self) -> PoolStatus {
+        self.shared().status()
     }
 
     /// The name it was given.
     pub fn name(&self) -> &str {
-        self.core().name()
+        self.shared().name()
     }
 }
 

@@ -7,14 +7,14 @@
 ///
 /// ```text
 /// submitted = refused + withdrawn
-///           + reserved + queued + waiting + running + overflow + inline
+///           + reserved + queued + waiting + running + overflow + in_caller
 ///           + completed + panicked + cancelled
 /// ```
 ///
 /// which is what [`accounted`](Self::accounted) adds up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Status {
+pub struct PoolStatus {
     /// How many jobs may hold a slot at once.
     pub size: usize,
     /// How many admitted jobs may wait for a slot.
@@ -29,24 +29,24 @@ pub struct Status {
     pub running: usize,
     /// Jobs in the queue.
     pub queued: usize,
-    /// Callers in line, and committed jobs in line behind the queue.
+    /// Callers in the wait list, and committed jobs in the wait list behind the queue.
     pub waiting: usize,
-    /// How many of those in line have no job yet; see [`Reserver`](crate::Reserver).
-    pub reserving: usize,
+    /// How many of the waiters have no job yet; see [`Reserver`](crate::Reserver).
+    pub waiting_reservers: usize,
     /// Jobs that run beyond the size.
     pub overflow: usize,
     /// Jobs that run in their callers.
-    pub inline: usize,
+    pub in_caller: usize,
     /// Slots kept for jobs to come; see [`Reserver`](crate::Reserver). Each counts as submitted.
     pub reserved: usize,
     /// Slots kept beyond the end of their jobs; see
     /// [`Pool::hold_slot`](crate::Pool::hold_slot). Those jobs are in the totals already.
-    pub held: usize,
+    pub held_slots: usize,
     /// Jobs that were offered so far.
     pub submitted: u64,
     /// Jobs that were given back: full, closed or a deadlock.
     pub refused: u64,
-    /// Jobs whose callers went away while they waited in line, or with a slot reserved.
+    /// Jobs whose callers went away while they waited in the wait list, or with a slot reserved.
     pub withdrawn: u64,
     /// Jobs that returned a value.
     pub completed: u64,
@@ -56,11 +56,11 @@ pub struct Status {
     pub cancelled: u64,
 }
 
-impl Status {
+impl PoolStatus {
     /// The sum that equals `submitted`.
     pub fn accounted(&self) -> u64 {
         let ahead = self.reserved + self.queued + self.waiting;
-        let live = ahead + self.running + self.overflow + self.inline;
+        let live = ahead + self.running + self.overflow + self.in_caller;
         self.refused
             + self.withdrawn
             + live as u64
@@ -73,7 +73,7 @@ impl Status {
     /// are reserved, or waited for by a [`Reserver`](crate::Reserver), do not count: their jobs may
     /// never come.
     pub fn is_idle(&self) -> bool {
-        let waiting = self.waiting - self.reserving;
-        self.queued + waiting + self.running + self.overflow + self.inline + self.held == 0
+        let waiting = self.waiting - self.waiting_reservers;
+        self.queued + waiting + self.running + self.overflow + self.in_caller + self.held_slots == 0
     }
 }

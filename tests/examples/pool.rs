@@ -11,19 +11,19 @@ The pool is full: 1 of 1 slots.
 try_schedule        refused: the pool is full
     refused 0 -> 1
 schedule_always     overflow: beyond the size, and counted
-    running 1 of 1, overflow 1, inline 0, waiting 0
+    running 1 of 1, overflow 1, in caller 0, waiting 0
     in the caller's task: no
-try_go              inline: in the caller, which slows down with the pool
-    running 1 of 1, overflow 0, inline 1, waiting 0
+try_go              in caller: in its task, which slows down with the pool
+    running 1 of 1, overflow 0, in caller 1, waiting 0
     in the caller's task: yes
     finished when try_go returned: yes
 schedule, dropped   withdrawn: the job never runs
     waiting 1, then 0; withdrawn 1
 schedule            waits: the caller goes on when the job has a slot
-    running 1 of 1, overflow 0, inline 0, waiting 1
+    running 1 of 1, overflow 0, in caller 0, waiting 1
 anyway_go, dropped  committed: the job runs all the same
 anyway_go           committed: await it to know that it has left the line
-    running 1 of 1, overflow 0, inline 0, waiting 3
+    running 1 of 1, overflow 0, in caller 0, waiting 3
 
 Then the slot was given up, and the line moved, first come, first served:
     1. the holder was told to end

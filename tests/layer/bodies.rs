@@ -36,13 +36,13 @@ fn the_slot_is_free_when_the_body_has_ended() {
         let (mut sender, response) = call(&layer).await;
         let mut body = response.into_body();
         let status = law(&pool);
-        assert_eq!((status.held, status.running, status.completed), (1, 0, 1));
+        assert_eq!((status.held_slots, status.running, status.completed), (1, 0, 1));
         sender.send_data(Bytes::from_static(b"a")).await.unwrap();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
-        assert_eq!(law(&pool).held, 1);
+        assert_eq!(law(&pool).held_slots, 1);
         drop(sender);
         assert!(body.frame().await.is_none());
-        assert_eq!(law(&pool).held, 0);
+        assert_eq!(law(&pool).held_slots, 0);
         whole(&pool).await;
     });
 }
@@ -53,14 +53,14 @@ fn or_is_dropped_or_fails() {
         let pool = Pool::new(1);
         let layer = PoolLayer::schedule(&pool).hold_until_body_end();
         let (_sender, response) = call(&layer).await;
-        assert_eq!(law(&pool).held, 1);
+        assert_eq!(law(&pool).held_slots, 1);
         drop(response);
         whole(&pool).await;
         let (sender, response) = call(&layer).await;
         sender.abort(fmt::Error);
         let mut body = response.into_body();
         assert!(body.frame().await.unwrap().is_err());
-        assert_eq!(law(&pool).held, 0);
+        assert_eq!(law(&pool).held_slots, 0);
         whole(&pool).await;
     });
 }
@@ -74,17 +74,17 @@ fn bodies_that_are_there_hold_nothing() {
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
         }));
         let response = empty.oneshot(Request::new(())).await.unwrap();
-        assert_eq!(law(&pool).held, 0);
+        assert_eq!(law(&pool).held_slots, 0);
         drop(response);
         let full = layer.layer(service_fn(|_: Request<()>| async {
             Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"all"))))
         }));
         let response = full.oneshot(Request::new(())).await.unwrap();
-        assert_eq!((law(&pool).held, response.body().size_hint().exact()), (1, Some(3)));
+        assert_eq!((law(&pool).held_slots, response.body().size_hint().exact()), (1, Some(3)));
         // With its last frame it has ended, asked for more or not.
         let mut body = response.into_body();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "all");
-        assert_eq!(law(&pool).held, 0);
+        assert_eq!(law(&pool).held_slots, 0);
         whole(&pool).await;
     });
 }
@@ -124,7 +124,7 @@ fn a_response_nobody_takes_gives_the_slot_back() {
                 assert!(poll(&mut call).is_pending());
                 if ended {
                     settle().await;
-                    assert_eq!(law(&pool).held, 1);
+                    assert_eq!(law(&pool).held_slots, 1);
                 }
                 drop(call);
                 settle().await;

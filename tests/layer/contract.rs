@@ -85,7 +85,7 @@ fn what_was_reserved_is_given_back() {
             drop(call);
             whole(&pool).await;
         }
-        // In line.
+        // In the wait list.
         let held = hold(&pool);
         let mut service = make();
         assert!(ready(&mut service).is_pending());
@@ -172,7 +172,7 @@ fn a_mock_sees_one_readiness_and_one_call() {
 }
 
 #[test]
-fn clones_wait_in_line_first_come_first_served() {
+fn clones_wait_first_come_first_served() {
     single(async {
         let pool = Pool::new(1);
         let held = hold(&pool);

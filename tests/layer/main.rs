@@ -1,6 +1,7 @@
 //! What the layer and the executor of hyper promise.
 #![allow(missing_docs)]
 
+#[cfg(feature = "tower")]
 #[path = "../support/probe.rs"]
 mod probe;
 #[path = "../support/mod.rs"]

@@ -27,7 +27,7 @@ async fn cancelled<T: std::fmt::Debug>(handle: JobHandle<T>, lives: &Gauge) {
 }
 
 #[test]
-fn in_line() {
+fn waiting() {
     single(async {
         let pool = Pool::new(1);
         let held = hold(&pool);
@@ -201,7 +201,7 @@ fn finished_twice_and_after_detach() {
 }
 
 #[test]
-fn overflow_and_inline() {
+fn overflow_and_in_caller() {
     single(async {
         let pool = Pool::new(1);
         let held = hold(&pool);

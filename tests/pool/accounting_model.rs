@@ -2,7 +2,8 @@
 
 use crate::support::model::{Act, Live, Model, Place};
 use crate::support::*;
-use millpond::{JobError, Pool, Schedule, ScheduleError, TryScheduleError};
+use millpond::future::Schedule;
+use millpond::{JobError, Pool, ScheduleError, TryScheduleError};
 use proptest::prelude::*;
 use tokio::sync::oneshot;
 
@@ -101,7 +102,7 @@ async fn play(size: usize, queue: usize, acts: Vec<Act>) {
                         }
                         std::task::Poll::Pending => {
                             assert!(!room && !model.closed);
-                            assert_eq!(law(&pool).inline, 1);
+                            assert_eq!(law(&pool).in_caller, 1);
                             if id % 3 == 0 {
                                 drop(going);
                                 model.cancelled += 1;

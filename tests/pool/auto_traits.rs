@@ -6,10 +6,13 @@ use std::future::Future;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 
+use millpond::future::{
+    AnywayGo, Blocking, GroupSchedule, GroupTryGo, Next, Schedule, TryGo, Wait,
+};
 use millpond::{
-    AbortHandle, AbortOnDrop, AnywayGo, Blocking, Builder, Closed, ConfigError, Group,
-    GroupBuilder, GroupSchedule, GroupTryGo, HeldSlot, JobError, JobHandle, Nested, Next, Outcome,
-    Panic, Pool, Report, Reserver, Schedule, ScheduleError, Status, TryGo, TryScheduleError, Wait,
+    AbortHandle, AbortOnDropHandle, ClosedError, ConfigError, Group, GroupBuilder, JobError,
+    JobHandle, JobPanic, OnDeadlock, Outcome, Pool, PoolBuilder, PoolStatus, Reserver,
+    ScheduleError, ShutdownReport, SlotGuard, TryScheduleError,
 };
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 
@@ -20,16 +23,16 @@ type Shared = Pin<Box<dyn Future<Output = Local> + Send + Sync>>;
 type Pinned = (std::future::Ready<Local>, std::marker::PhantomPinned);
 
 assert_impl_all!(Pool: Send, Sync, Unpin, Clone);
-assert_impl_all!(Builder: Send, Sync, Unpin, Clone);
+assert_impl_all!(PoolBuilder: Send, Sync, Unpin, Clone);
 assert_impl_all!(Reserver: Send, Sync, Unpin, Clone);
-assert_impl_all!(HeldSlot: Send, Sync, Unpin);
-assert_not_impl_any!(HeldSlot: Clone);
+assert_impl_all!(SlotGuard: Send, Sync, Unpin);
+assert_not_impl_any!(SlotGuard: Clone);
 assert_impl_all!(Group<Local>: Send, Sync, Unpin, Clone);
 assert_impl_all!(GroupBuilder<Local>: Send, Sync, Unpin);
 
 // Handles: for any output that may be sent.
 assert_impl_all!(JobHandle<Local>: Send, Sync, Unpin, Future);
-assert_impl_all!(AbortOnDrop<Local>: Send, Sync, Unpin, Future);
+assert_impl_all!(AbortOnDropHandle<Local>: Send, Sync, Unpin, Future);
 assert_impl_all!(AnywayGo<Local>: Send, Sync, Unpin, Future);
 assert_impl_all!(AbortHandle: Send, Sync, Unpin, Clone);
 assert_not_impl_any!(JobHandle<Local>: Clone);
@@ -48,16 +51,16 @@ assert_impl_all!(Blocking<fn() -> Local, Local>: Send, Unpin, Future);
 
 // Errors: good for `?` into a boxed error, whatever the job is.
 assert_impl_all!(JobError: Error, Send, Sync, Unpin);
-assert_impl_all!(Panic: Send, Sync, Unpin);
+assert_impl_all!(JobPanic: Send, Sync, Unpin);
 assert_impl_all!(ConfigError: Error, Send, Sync, Clone, PartialEq);
-assert_impl_all!(Closed<Pinned>: Error, Send);
+assert_impl_all!(ClosedError<Pinned>: Error, Send);
 assert_impl_all!(ScheduleError<Shared>: Error, Send, Sync);
 assert_impl_all!(TryScheduleError<Shared>: Error, Send, Sync);
 assert_impl_all!(Outcome<Local>: Send, Unpin);
 
-assert_impl_all!(Status: Send, Sync, Copy, PartialEq, UnwindSafe, RefUnwindSafe);
-assert_impl_all!(Report: Send, Sync, Copy, PartialEq);
-assert_impl_all!(Nested: Send, Sync, Copy, Default);
+assert_impl_all!(PoolStatus: Send, Sync, Copy, PartialEq, UnwindSafe, RefUnwindSafe);
+assert_impl_all!(ShutdownReport: Send, Sync, Copy, PartialEq);
+assert_impl_all!(OnDeadlock: Send, Sync, Copy, Default);
 
 #[test]
 fn a_job_that_must_not_move_may_be_scheduled() {
@@ -92,8 +95,8 @@ fn errors_box_and_convert() {
         pool.close();
         assert_eq!(fails(&pool).unwrap_err().to_string(), "the pool is closed");
     });
-    assert_eq!(ScheduleError::from(Closed(1)).into_job(), 1);
-    assert_eq!(TryScheduleError::from(Closed(2)).map_job(|n| n + 1).into_job(), 3);
+    assert_eq!(ScheduleError::from(ClosedError(1)).into_job(), 1);
+    assert_eq!(TryScheduleError::from(ClosedError(2)).map_job(|n| n + 1).into_job(), 3);
     assert!(ScheduleError::WouldDeadlock(()).to_string().contains("deadlock"));
 }
 

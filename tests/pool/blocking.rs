@@ -291,6 +291,6 @@ fn verbs_panic_clearly_without_a_runtime() {
         let panic = catch_unwind(AssertUnwindSafe(call)).expect_err(verb);
         let text = panic.downcast_ref::<&str>().copied().map(String::from);
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        assert!(text.contains("Builder::runtime"), "unclear: {text:?}");
+        assert!(text.contains("PoolBuilder::runtime"), "unclear: {text:?}");
     }
 }

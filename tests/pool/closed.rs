@@ -1,7 +1,7 @@
 //! A closed pool lets nothing in, gives waiting callers their jobs back, and runs what it took.
 
 use crate::support::*;
-use millpond::{Closed, Pool, ScheduleError, TryScheduleError};
+use millpond::{ClosedError, Pool, ScheduleError, TryScheduleError};
 use tokio_test::{assert_pending, assert_ready, task};
 
 #[test]
@@ -23,11 +23,11 @@ fn every_verb_gives_the_job_back() {
             other => panic!("{other:?}"),
         }
         match pool.try_go(std::future::ready(4)).await {
-            Err(Closed(job)) => assert_eq!(job.await, 4),
+            Err(ClosedError(job)) => assert_eq!(job.await, 4),
             other => panic!("{other:?}"),
         }
         match pool.anyway_go(std::future::ready(5)) {
-            Err(Closed(job)) => assert_eq!(job.await, 5),
+            Err(ClosedError(job)) => assert_eq!(job.await, 5),
             Ok(_) => panic!("taken by a closed pool"),
         }
         let status = quiet(&pool);
@@ -84,7 +84,7 @@ fn waiting_callers_get_their_jobs_back() {
 }
 
 #[test]
-fn a_caller_with_a_kept_place_or_slot_is_served_or_told() {
+fn a_caller_with_a_kept_place_or_slot_is_served_or_refused() {
     single(async {
         // A place in the queue came free for it, and it has not come yet.
         let pool = Pool::builder().size(1).queue(1).build().unwrap();
@@ -134,7 +134,7 @@ fn queued_and_committed_jobs_still_run() {
         assert_pending!(inline.poll());
         pool.close();
         let status = law(&pool);
-        assert_eq!((status.queued, status.waiting, status.inline), (2, 4, 1));
+        assert_eq!((status.queued, status.waiting, status.in_caller), (2, 4, 1));
         release(held).await;
         for (n, handle) in committed.into_iter().enumerate() {
             assert_eq!(soon(handle).await.unwrap(), n);

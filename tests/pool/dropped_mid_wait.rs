@@ -30,7 +30,7 @@ fn an_unpolled_future_does_nothing() {
 }
 
 #[test]
-fn a_dropped_waiter_never_runs_and_frees_its_place_in_line() {
+fn a_dropped_waiter_never_runs_and_leaves_the_wait_list() {
     single(async {
         for queue in [0, 1] {
             let pool = Pool::builder().size(1).queue(queue).build().unwrap();
@@ -255,7 +255,7 @@ fn a_waker_may_call_back_when_it_is_dropped() {
         let mut waiter = pool.schedule(async {});
         assert!(poll_for(&mut waiter, &nosy).is_pending());
         drop(nosy);
-        assert!(!dropped.load(SeqCst), "the line keeps the waker");
+        assert!(!dropped.load(SeqCst), "the wait list keeps the waker");
         // Another waker takes its place.
         assert!(poll(&mut waiter).is_pending());
         assert!(dropped.load(SeqCst), "the old waker is gone");

@@ -133,7 +133,7 @@ fn try_go_runs_in_the_caller() {
                 tokio::task::try_id()
             }));
             assert_pending!(going.poll());
-            assert_eq!(law(&pool).inline, 1);
+            assert_eq!(law(&pool).in_caller, 1);
             settle().await;
             assert!(!going.is_woken(), "nobody but the caller drives it");
             gate.open();
@@ -142,7 +142,7 @@ fn try_go_runs_in_the_caller() {
             assert!(handle.is_finished());
             // This test is not a task, so neither was the job.
             assert_eq!(handle.await.unwrap(), None);
-            assert_eq!(law(&pool).inline, 0);
+            assert_eq!(law(&pool).in_caller, 0);
             release(held).await;
 
             // And with room, in the pool.
@@ -155,7 +155,7 @@ fn try_go_runs_in_the_caller() {
 }
 
 #[test]
-fn anyway_go_is_committed_and_waits_in_line() {
+fn anyway_go_is_committed_and_waits() {
     single(async {
         for pool in pools() {
             let held = fill(&pool);
@@ -216,14 +216,14 @@ fn the_queue_is_first_come_first_served() {
 }
 
 #[test]
-fn somebody_in_line_is_not_overtaken() {
+fn a_waiter_is_not_overtaken() {
     single(async {
         let pool = Pool::new(1);
         let slot = hold(&pool);
         let mut first = task::spawn(pool.schedule(async {}));
         assert_pending!(first.poll());
         slot.release().await;
-        // The slot is kept for the first in line although it has not come yet.
+        // The slot is kept for the first in the wait list although it has not come yet.
         assert!(matches!(pool.try_schedule(async {}), Err(TryScheduleError::Full(_))));
         let mut second = task::spawn(pool.schedule(async {}));
         assert_pending!(second.poll());

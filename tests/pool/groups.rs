@@ -1,7 +1,7 @@
 //! A group waits for its own jobs, in either order, and takes them with it when it goes.
 
 use crate::support::*;
-use millpond::{Closed, Group, Pool, ScheduleError, TryScheduleError};
+use millpond::{ClosedError, Group, Pool, ScheduleError, TryScheduleError};
 use tokio_test::{assert_pending, assert_ready, task};
 
 fn values<T: Clone>(outcomes: &[millpond::Outcome<T>]) -> Vec<T> {
@@ -37,7 +37,7 @@ fn wait_is_in_the_order_of_submission_and_next_in_that_of_completion() {
                 for n in [2, 0, 3, 1] {
                     let outcome = soon(group.next()).await.unwrap();
                     // The group counts on: this is its second round.
-                    assert_eq!((outcome.index, outcome.success), (n + 4, true));
+                    assert_eq!((outcome.index, outcome.is_success()), (n + 4, true));
                     assert_eq!(outcome.into_result().unwrap(), n);
                 }
                 assert!(soon(group.next()).await.is_none());
@@ -99,8 +99,8 @@ fn every_verb() {
         assert_pending!(waiter.poll());
         let status = law(&pool);
         assert_eq!((status.running, status.queued, status.waiting), (1, 1, 2));
-        assert_eq!((status.overflow, status.inline), (1, 1));
-        assert_eq!(group.len(), 5, "a caller in line has submitted nothing yet");
+        assert_eq!((status.overflow, status.in_caller), (1, 1));
+        assert_eq!(group.len(), 5, "a waiting caller has submitted nothing yet");
         gate.open();
         assert!(assert_ready!(inline.poll()).unwrap().is_finished());
         settle().await;
@@ -151,7 +151,7 @@ fn failures_are_told_apart() {
         stuck.abort();
         group.schedule(async { Ok(13) }).await.unwrap();
         let outcomes = soon(group.wait()).await;
-        let successes: Vec<_> = outcomes.iter().map(|outcome| outcome.success).collect();
+        let successes: Vec<_> = outcomes.iter().map(|outcome| outcome.is_success()).collect();
         assert_eq!(successes, [true, false, false, false, false]);
         assert_eq!(*outcomes[1].result.as_ref().unwrap(), Err(4));
         assert!(outcomes[2].result.as_ref().unwrap_err().is_panic());
@@ -177,9 +177,9 @@ fn wait_or_cancel_cancels_the_rest_at_the_first_failure() {
             .await
             .unwrap();
         group.schedule(async { 7 }).await.unwrap(); // queued
-        group.anyway_go(async { 8 }).unwrap(); // in line
+        group.anyway_go(async { 8 }).unwrap(); // in the wait list
         inside.open();
-        let mut wait = task::spawn(group.wait_or_cancel());
+        let mut wait = task::spawn(group.wait_or_cancel_on_failure());
         assert_pending!(wait.poll());
         gates[0].open();
         settle().await;
@@ -187,13 +187,13 @@ fn wait_or_cancel_cancels_the_rest_at_the_first_failure() {
         // The other gate stays shut.
         fail.open();
         let outcomes = soon(wait.into_inner()).await;
-        let successes: Vec<_> = outcomes.iter().map(|outcome| outcome.success).collect();
+        let successes: Vec<_> = outcomes.iter().map(|outcome| outcome.is_success()).collect();
         assert!(successes[0] && !successes[1] && !successes[2]);
         assert!(outcomes[1].result.as_ref().unwrap_err().is_cancelled());
         assert!(outcomes[2].result.as_ref().unwrap_err().is_panic());
         // The group goes on, with a clean slate.
         group.schedule(async { 9 }).await.unwrap();
-        assert_eq!(values(&soon(group.wait_or_cancel()).await), [9]);
+        assert_eq!(values(&soon(group.wait_or_cancel_on_failure()).await), [9]);
         whole(&pool).await;
     });
 }
@@ -218,7 +218,7 @@ fn cancel_reaches_all_it_has_now() {
         assert_eq!((outcomes.len(), lives.now()), (4, 0));
         assert!(outcomes.iter().all(|outcome| outcome.result.as_ref().unwrap_err().is_cancelled()));
         group.schedule(async {}).await.unwrap();
-        assert!(soon(group.wait()).await[0].success);
+        assert!(soon(group.wait()).await[0].is_success());
         whole(&pool).await;
     });
 }
@@ -241,8 +241,8 @@ fn a_closed_group_lets_nothing_in_and_leaves_the_pool_open() {
         }
         assert!(matches!(group.try_schedule(async { 2 }), Err(TryScheduleError::Closed(_))));
         assert!(matches!(group.schedule_always(async { 3 }), Err(TryScheduleError::Closed(_))));
-        assert!(matches!(group.try_go(async { 4 }).await, Err(Closed(_))));
-        assert!(matches!(group.anyway_go(async { 5 }), Err(Closed(_))));
+        assert!(matches!(group.try_go(async { 4 }).await, Err(ClosedError(_))));
+        assert!(matches!(group.anyway_go(async { 5 }), Err(ClosedError(_))));
         assert_eq!(law(&pool).running, 1, "its own job goes on");
         gates[0].open();
         assert_eq!(values(&soon(group.wait()).await), [0]);

@@ -15,7 +15,7 @@ fn a_held_slot_stays_taken_until_it_is_dropped() {
         let job = pool.schedule(async move { inside.hold_slot() }).await.unwrap();
         let slot = job.await.unwrap().expect("the job holds a slot");
         let status = law(&pool);
-        assert_eq!((status.held, status.running, status.completed), (1, 0, 1));
+        assert_eq!((status.held_slots, status.running, status.completed), (1, 0, 1));
         assert!(!status.is_idle());
         let mut next = Box::pin(pool.schedule(async { 5 }));
         assert!(poll(&mut next).is_pending());
@@ -39,7 +39,7 @@ fn dropped_before_the_job_ends_it_changes_nothing() {
         });
         let job = job.await.unwrap();
         settle().await;
-        assert_eq!((law(&pool).running, pool.status().held), (1, 0));
+        assert_eq!((law(&pool).running, pool.status().held_slots), (1, 0));
         assert!(pool.try_schedule(async {}).is_err());
         gate.open();
         job.await.unwrap();
@@ -133,11 +133,11 @@ fn a_shutdown_waits_for_held_slots_but_cannot_cancel_them() {
                 drop(slot);
                 assert!(shutdown.await.unwrap().is_clean());
             } else {
-                assert_eq!(shutdown.await.unwrap().left, 1);
+                assert_eq!(shutdown.await.unwrap().still_running, 1);
                 drop(slot);
             }
             pool.wait_idle().await;
-            assert_eq!(quiet(&pool).held, 0);
+            assert_eq!(quiet(&pool).held_slots, 0);
         }
     });
 }
@@ -171,7 +171,7 @@ fn a_result_nobody_takes_gives_the_slot_back() {
                 0 => job.detach(),
                 1 => {
                     settle().await;
-                    assert_eq!(law(&pool).held, 1);
+                    assert_eq!(law(&pool).held_slots, 1);
                     drop(job);
                 }
                 _ => drop(job.abort_on_drop()),

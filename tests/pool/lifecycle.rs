@@ -124,7 +124,7 @@ fn an_idle_pool_has_its_slots() {
         let pool = Pool::new(1);
         for round in 0..100_000 {
             let job = pool.schedule(tokio::task::yield_now()).await.unwrap();
-            // Now the pool knows that it is full, and the slot comes back by way of the line.
+            // Now the pool knows that it is full, and the slot comes back by way of the wait list.
             let _ = pool.try_schedule(async {});
             job.detach();
             soon(pool.wait_idle()).await;
@@ -148,7 +148,7 @@ fn shutdown_of_a_pool_whose_jobs_end_by_themselves_is_clean() {
         let report = pool.shutdown(10 * SECOND).await;
         assert!(start.elapsed() >= SECOND && start.elapsed() < 2 * SECOND);
         assert_eq!((report.completed, report.panicked), (2, 1));
-        assert_eq!((report.cancelled, report.left), (0, 0));
+        assert_eq!((report.cancelled, report.still_running), (0, 0));
         assert!(report.is_clean() && pool.is_closed());
         slow.await.unwrap();
         assert!(bad.await.unwrap_err().is_panic());
@@ -170,7 +170,7 @@ fn shutdown_cancels_at_the_deadline() {
             pool.try_schedule(stuck(lives.enter())).unwrap(),
             pool.try_schedule(stuck(lives.enter())).unwrap(),
             pool.try_schedule(stuck(lives.enter())).unwrap(), // queued
-            pool.anyway_go(stuck(lives.enter())).unwrap().into_handle(), // in line
+            pool.anyway_go(stuck(lives.enter())).unwrap().into_handle(), // in the wait list
             pool.schedule_always(stuck(lives.enter())).unwrap(),
         ];
         let mut waiter = task::spawn(pool.schedule(stuck(lives.enter())));
@@ -183,7 +183,7 @@ fn shutdown_cancels_at_the_deadline() {
         drop(waiter);
         let report = shutdown.await;
         assert!(start.elapsed() >= SECOND && start.elapsed() < 2 * SECOND);
-        assert_eq!((report.completed, report.cancelled, report.left), (0, 5, 0));
+        assert_eq!((report.completed, report.cancelled, report.still_running), (0, 5, 0));
         assert!(!report.is_clean());
         assert_eq!(lives.now(), 0);
         for handle in handles {
@@ -230,7 +230,7 @@ fn shutdown_reports_blocking_jobs_left() {
             .unwrap();
         entered.await.unwrap();
         let report = pool.shutdown(Duration::from_millis(1)).await;
-        assert_eq!((report.completed, report.left), (0, 1));
+        assert_eq!((report.completed, report.still_running), (0, 1));
         assert!(!report.is_clean());
         assert!(!handle.is_finished());
         assert_eq!(law(&pool).running, 1, "its slot stays taken");

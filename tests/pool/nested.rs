@@ -3,11 +3,11 @@
 
 use crate::nest::{Nest, nest};
 use crate::support::*;
-use millpond::{Nested, Pool};
+use millpond::{OnDeadlock, Pool};
 use tokio_test::{assert_pending, assert_ready, task};
 
 #[test]
-fn the_last_of_n_is_told() {
+fn the_last_of_n_is_refused() {
     for size in [1, 2, 5] {
         single(async move {
             let pool = Pool::new(size);
@@ -153,10 +153,11 @@ fn a_wait_that_was_given_up_does_not_count() {
 }
 
 #[test]
-fn inline_runs_it_in_the_job_that_submits() {
+fn run_in_caller_runs_it_in_the_job_that_submits() {
     single(async {
         for size in [1, 3] {
-            let pool = Pool::builder().size(size).nested(Nested::Inline).build().unwrap();
+            let pool =
+                Pool::builder().size(size).on_deadlock(OnDeadlock::RunInCaller).build().unwrap();
             let handles: Vec<_> =
                 (0..size).map(|_| pool.try_schedule(nest(pool.clone(), 3)).unwrap()).collect();
             for handle in handles {
@@ -166,7 +167,7 @@ fn inline_runs_it_in_the_job_that_submits() {
             whole(&pool).await;
         }
         // Cancelled with the job it runs in; a panic is its own.
-        let pool = Pool::builder().size(1).nested(Nested::Inline).build().unwrap();
+        let pool = Pool::builder().size(1).on_deadlock(OnDeadlock::RunInCaller).build().unwrap();
         let (own, lives) = (pool.clone(), Gauge::default());
         let inside = lives.enter();
         let job = async move {
@@ -180,7 +181,7 @@ fn inline_runs_it_in_the_job_that_submits() {
         };
         let handle = pool.try_schedule(job).unwrap();
         settle().await;
-        assert_eq!((law(&pool).inline, law(&pool).panicked, lives.now()), (1, 1, 1));
+        assert_eq!((law(&pool).in_caller, law(&pool).panicked, lives.now()), (1, 1, 1));
         handle.abort();
         assert!(soon(handle).await.unwrap_err().is_cancelled());
         assert_eq!((lives.now(), quiet(&pool).cancelled), (0, 2));
@@ -209,7 +210,7 @@ fn try_go_and_anyway_go_are_safe_anywhere() {
 }
 
 #[test]
-fn others_in_line_are_not_told() {
+fn other_waiters_are_not_refused() {
     single(async {
         let pool = Pool::new(1);
         let gate = Gate::new();

@@ -195,7 +195,7 @@ fn in_the_destructor_of_a_payload() {
 }
 
 #[test]
-fn inline_in_poll_and_destructor() {
+fn in_caller_in_poll_and_destructor() {
     single(async {
         let pool = Pool::new(1);
         let held = hold(&pool);
@@ -211,7 +211,7 @@ fn inline_in_poll_and_destructor() {
         assert!(poll(&mut going).is_pending());
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(going))).unwrap_err();
         let status = law(&pool);
-        assert_eq!((status.inline, status.panicked + status.cancelled), (0, 2));
+        assert_eq!((status.in_caller, status.panicked + status.cancelled), (0, 2));
         held.release().await;
         whole(&pool).await;
     });

@@ -49,11 +49,11 @@ fn in_wakers() {
         assert_pending!(good.poll());
         gate.open();
         settle().await;
-        assert_eq!(bad.0.load(SeqCst), 2, "one of `next`, one of the first in line");
+        assert_eq!(bad.0.load(SeqCst), 2, "one of `next`, one of the first waiter");
         let Poll::Ready(Ok(mut handle)) = poll(&mut first) else { panic!("not granted") };
         assert!(poll_for(&mut handle, &waker).is_pending());
         settle().await;
-        assert_eq!(bad.0.load(SeqCst), 4, "one of the handle, one of the second in line");
+        assert_eq!(bad.0.load(SeqCst), 4, "one of the handle, one of the second waiter");
         assert_eq!(handle.await.unwrap(), 1);
         // Closing wakes all, the good ones too.
         pool.close();
@@ -84,7 +84,7 @@ fn in_the_hook() {
         let error = soon(handle).await.unwrap_err();
         assert_eq!(seen.load(SeqCst), 1, "called before the handle resolves");
         assert_eq!(message(error), BOOM);
-        // Detached, in the caller, withdrawn from the line, overflow.
+        // Detached, in the caller, withdrawn from the wait list, overflow.
         drop(pool.try_schedule(async { silent_panic(BOOM) }));
         settle().await;
         assert_eq!(seen.load(SeqCst), 2);

@@ -35,20 +35,20 @@ fn every_verb_at_the_quota() {
         let mut waiter = task::spawn(group.schedule(job(4)));
         assert_pending!(waiter.poll());
         group.schedule_always(job(2)).unwrap();
-        let mut inline = task::spawn(group.try_go(job(3)));
-        assert_pending!(inline.poll());
+        let mut in_caller = task::spawn(group.try_go(job(3)));
+        assert_pending!(in_caller.poll());
         group.anyway_go(job(5)).unwrap();
         let status = law(&pool);
-        assert_eq!((status.running, status.overflow, status.inline), (2, 1, 1));
+        assert_eq!((status.running, status.overflow, status.in_caller), (2, 1, 1));
         assert_eq!((status.queued, status.waiting), (0, 2));
         let others = [hold(&pool), hold(&pool)];
         assert_eq!(law(&pool).running, 4);
         gate.open();
-        assert_ready!(inline.poll()).unwrap();
+        assert_ready!(in_caller.poll()).unwrap();
         settle().await;
         assert!(waiter.is_woken());
         assert_ready!(waiter.poll()).unwrap();
-        drop((waiter, inline));
+        drop((waiter, in_caller));
         let mut values: Vec<_> =
             soon(group.wait()).await.into_iter().map(|outcome| outcome.result.unwrap()).collect();
         values.sort_unstable();
@@ -166,7 +166,7 @@ fn dropped_waiters_give_their_share_back() {
 }
 
 #[test]
-fn aborts_and_cancel_in_the_groups_line() {
+fn aborts_and_cancel_in_the_quotas_wait_list() {
     single(async {
         let pool = Pool::new(3);
         let group = tenant(&pool, 1);
@@ -178,13 +178,13 @@ fn aborts_and_cancel_in_the_groups_line() {
         assert_eq!(law(&pool).waiting, 2);
         gate.open();
         let outcomes = soon(group.wait()).await;
-        let successes: Vec<_> = outcomes.iter().map(|outcome| outcome.success).collect();
+        let successes: Vec<_> = outcomes.iter().map(|outcome| outcome.is_success()).collect();
         assert_eq!(successes, [true, true, false, true]);
 
         group.schedule(std::future::pending()).await.unwrap();
         let aborts: Vec<_> = (0..3).map(|_| group.anyway_go(async {}).unwrap()).collect();
         group.cancel();
-        assert!(soon(group.wait()).await.iter().all(|outcome| !outcome.success));
+        assert!(soon(group.wait()).await.iter().all(|outcome| !outcome.is_success()));
         assert!(aborts.iter().all(millpond::AbortHandle::is_finished));
         group.try_schedule(async {}).unwrap();
         soon(group.wait()).await;
@@ -193,7 +193,7 @@ fn aborts_and_cancel_in_the_groups_line() {
 }
 
 #[test]
-fn close_with_somebody_in_the_groups_line() {
+fn close_with_a_waiter_in_the_quotas_wait_list() {
     single(async {
         let pool = Pool::new(3);
         let group = tenant(&pool, 1);
@@ -215,7 +215,7 @@ fn close_with_somebody_in_the_groups_line() {
 }
 
 #[test]
-fn shutdown_reaches_the_groups_line() {
+fn shutdown_reaches_the_quotas_wait_list() {
     paused(async {
         let pool = Pool::new(3);
         let group = tenant(&pool, 1);
@@ -223,14 +223,14 @@ fn shutdown_reaches_the_groups_line() {
             group.anyway_go(std::future::pending::<()>()).unwrap();
         }
         let report = pool.shutdown(std::time::Duration::from_secs(1)).await;
-        assert_eq!((report.cancelled, report.left), (4, 0));
+        assert_eq!((report.cancelled, report.still_running), (4, 0));
         assert_eq!(soon(group.wait()).await.len(), 4);
         quiet(&pool);
     });
 }
 
 #[test]
-fn a_group_dropped_with_jobs_in_line_leaves_no_trace() {
+fn a_group_dropped_with_waiting_jobs_leaves_no_trace() {
     single(async {
         let pool = Pool::new(1);
         for _ in 0..3 {

@@ -6,8 +6,8 @@ use crate::support::*;
 use millpond::{Pool, Reserver, ScheduleError, TryScheduleError};
 use tokio_test::{assert_pending, assert_ready_ok, task};
 
-/// A reserver whose wait for a slot was given up: its place in line is kept.
-fn in_line(pool: &Pool) -> Reserver {
+/// A reserver whose wait for a slot was given up: its place in the wait list is kept.
+fn waiting_reserver(pool: &Pool) -> Reserver {
     let mut reserver = pool.reserver();
     assert!(poll(&mut Box::pin(reserver.reserve())).is_pending());
     reserver
@@ -43,7 +43,7 @@ fn a_reserved_slot_is_taken_until_it_is_used_or_given_back() {
 }
 
 #[test]
-fn reservers_stand_in_line_with_all_others() {
+fn reservers_wait_among_all_others() {
     single(async {
         for queue in [0, 3] {
             let pool = Pool::builder().size(1).queue(queue).build().unwrap();
@@ -80,7 +80,7 @@ fn reservers_stand_in_line_with_all_others() {
 }
 
 #[test]
-fn a_reserver_dropped_in_line_passes_on_what_was_kept_for_it() {
+fn a_reserver_dropped_while_waiting_passes_its_slot_on() {
     single(async {
         let pool = Pool::new(1);
         let held = hold(&pool);
@@ -102,11 +102,11 @@ fn a_reserver_dropped_in_line_passes_on_what_was_kept_for_it() {
 }
 
 #[test]
-fn a_place_in_line_outlives_the_future_but_not_a_release() {
+fn a_place_in_the_wait_list_outlives_the_future_but_not_a_release() {
     single(async {
         let pool = Pool::new(1);
         let held = hold(&pool);
-        let mut reserver = in_line(&pool);
+        let mut reserver = waiting_reserver(&pool);
         assert!(poll(&mut Box::pin(reserver.reserve())).is_pending());
         assert_eq!(law(&pool).waiting, 1);
         assert!(matches!(reserver.try_reserve(), Err(TryScheduleError::Full(()))));
@@ -168,7 +168,7 @@ fn a_resize_counts_reserved_slots() {
 }
 
 #[test]
-fn a_job_that_waits_for_a_slot_of_its_own_pool_is_told() {
+fn a_job_that_waits_for_a_slot_of_its_own_pool_is_refused() {
     single(async {
         let pool = Pool::new(1);
         let inside = pool.clone();
@@ -228,13 +228,13 @@ fn reserved_and_plain_jobs_share_one_count() {
 
 /// Its future is gone, so nobody looks after its place; but it may come back for it.
 #[test]
-fn an_abandoned_place_in_line_holds_nobody_up() {
+fn an_abandoned_place_in_the_wait_list_blocks_no_other_waiter() {
     paused(async {
         for told in [false, true] {
             let pool = Pool::new(1);
             let mut held = Some(hold(&pool));
-            let reserver = in_line(&pool);
-            assert_eq!((law(&pool).waiting, pool.status().reserving), (1, 1));
+            let reserver = waiting_reserver(&pool);
+            assert_eq!((law(&pool).waiting, pool.status().waiting_reservers), (1, 1));
             if told {
                 held.take().unwrap().release().await;
             }
@@ -262,16 +262,16 @@ fn a_job_that_gave_up_waiting_is_not_taken_for_a_waiting_one() {
         let (gate, inside) = (Gate::new(), pool.clone());
         let wait = gate.wait();
         let busy = hold(&pool);
-        // It waits for a slot, gives up, and works on. Its place in line is still there.
+        // It waits for a slot, gives up, and works on. Its place in the wait list is still there.
         let fickle = pool.schedule(async move {
-            let _reserver = in_line(&inside);
+            let _reserver = waiting_reserver(&inside);
             wait.await;
         });
         let fickle = fickle.await.unwrap();
         settle().await;
         busy.release().await;
         let inside = pool.clone();
-        // The slot went to the place in line. A second job can but wait, for one that will end.
+        // The slot went to the place in the wait list. A second job can but wait, for one that will end.
         let mut patient = Box::pin(pool.schedule(async move { inside.is_closed() }));
         assert!(poll(&mut patient).is_pending());
         gate.open();
@@ -289,7 +289,7 @@ fn a_job_that_gave_up_waiting_is_not_taken_for_a_waiting_one() {
         });
         let other = other.await.unwrap();
         let fickle = pool.schedule(async move {
-            let _reserver = in_line(&inside);
+            let _reserver = waiting_reserver(&inside);
             wait.await;
         });
         let fickle = fickle.await.unwrap();
@@ -306,8 +306,8 @@ fn what_was_granted_meanwhile_is_found() {
     single(async {
         let pool = Pool::new(1);
         let held = hold(&pool);
-        let mut reserver = in_line(&pool);
-        let next = in_line(&pool);
+        let mut reserver = waiting_reserver(&pool);
+        let next = waiting_reserver(&pool);
         held.release().await;
         settle().await;
         // Given back and asked for again, it would have gone to the next.

@@ -41,7 +41,7 @@ fn growing_makes_room() {
 }
 
 #[test]
-fn growing_lets_those_in_line_in_in_order() {
+fn growing_admits_waiters_in_order() {
     single(async {
         let pool = Pool::new(1);
         let held = fill(&pool);
@@ -90,7 +90,7 @@ fn shrinking_takes_free_slots_now_and_the_rest_as_they_come_back() {
 }
 
 #[test]
-fn a_debt_is_paid_before_anybody_in_line_is_let_in() {
+fn slots_to_remove_go_before_any_waiter_is_admitted() {
     single(async {
         let pool = Pool::new(3);
         let mut held = fill(&pool);

@@ -98,7 +98,7 @@ fn while_somebody_waits_on_another_runtime() {
                 other.spawn(async move { handle.await.unwrap_err().is_cancelled() }),
                 other.spawn(async move {
                     let outcomes = group.wait().await;
-                    outcomes.len() == 2 && outcomes.iter().all(|outcome| !outcome.success)
+                    outcomes.len() == 2 && outcomes.iter().all(|outcome| !outcome.is_success())
                 }),
                 other.spawn(async move { pools.schedule(async {}).await.is_err() }),
             ];
@@ -195,7 +195,7 @@ fn a_submit_afterwards_resolves() {
                 ends(wait(pool.try_go(endless(&lives))).ok());
                 let group = pool.group();
                 drop(group.try_schedule(endless(&lives)));
-                assert!(wait(group.wait()).iter().all(|outcome| !outcome.success));
+                assert!(wait(group.wait()).iter().all(|outcome| !outcome.is_success()));
                 wait(pool.wait_idle());
                 assert_eq!(lives.now(), 0);
                 let status = quiet(&pool);

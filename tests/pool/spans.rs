@@ -64,7 +64,7 @@ fn here() -> Option<tracing::Id> {
     Span::current().id()
 }
 
-fn mill(size: usize) -> millpond::Builder {
+fn mill(size: usize) -> millpond::PoolBuilder {
     Pool::builder().size(size).name("mill")
 }
 
@@ -156,7 +156,7 @@ fn a_destructor_runs_in_the_span() {
 #[test]
 fn spans_can_be_left_out() {
     logged(|_| async {
-        let pool = mill(1).spans(false).build().unwrap();
+        let pool = mill(1).propagate_span(false).build().unwrap();
         let handle = info_span!("request").in_scope(|| pool.try_schedule(async { here() }));
         assert_eq!(handle.unwrap().await.unwrap(), None);
     });

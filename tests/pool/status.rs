@@ -35,7 +35,7 @@ fn every_number_at_each_step() {
         let mut inline = task::spawn(pool.try_go(job));
         assert_eq!(law(&pool).submitted, 5, "nothing happens before the first poll");
         assert_pending!(inline.poll());
-        assert_eq!((law(&pool).submitted, law(&pool).inline), (6, 1));
+        assert_eq!((law(&pool).submitted, law(&pool).in_caller), (6, 1));
         let committed = pool.anyway_go(async {}).unwrap().into_handle();
         assert_eq!((law(&pool).submitted, law(&pool).waiting), (7, 1));
         let mut waiter = task::spawn(pool.schedule(async {}));
@@ -48,7 +48,7 @@ fn every_number_at_each_step() {
         assert_eq!((law(&pool).waiting, law(&pool).cancelled), (0, 1));
         gate.open();
         assert_ready!(inline.poll()).unwrap().detach();
-        assert_eq!((law(&pool).inline, law(&pool).completed), (0, 1));
+        assert_eq!((law(&pool).in_caller, law(&pool).completed), (0, 1));
         soon(running).await.unwrap();
         soon(over).await.unwrap();
         assert!(soon(queued).await.unwrap_err().is_panic());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::*;
-use millpond::{Builder, Pool};
+use millpond::{Pool, PoolBuilder};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
@@ -13,7 +13,7 @@ fn tasks() -> usize {
     Handle::current().metrics().num_alive_tasks()
 }
 
-fn builder(size: usize) -> Builder {
+fn builder(size: usize) -> PoolBuilder {
     Pool::builder().size(size).idle_timeout(TIMEOUT)
 }
 
@@ -161,7 +161,7 @@ fn a_job_that_comes_as_the_workers_leave_is_run() {
 
 #[test]
 fn settings_out_of_range_are_refused() {
-    let field = |builder: Builder| builder.build().unwrap_err().field().to_owned();
+    let field = |builder: PoolBuilder| builder.build().unwrap_err().field().to_owned();
     assert_eq!(field(Pool::builder()), "size");
     assert_eq!(field(Pool::builder().size(0)), "size");
     assert_eq!(field(Pool::builder().size(2).min_idle(3)), "min_idle");

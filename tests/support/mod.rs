@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use millpond::{JobHandle, Pool, Status};
+use millpond::{JobHandle, Pool, PoolStatus};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 
@@ -198,7 +198,7 @@ pub async fn release(held: Vec<Held>) {
 
 /// The accounting law.
 #[track_caller]
-pub fn law(pool: &Pool) -> Status {
+pub fn law(pool: &Pool) -> PoolStatus {
     let status = pool.status();
     assert_eq!(status.submitted, status.accounted(), "{status:?}");
     status
@@ -206,7 +206,7 @@ pub fn law(pool: &Pool) -> Status {
 
 /// The law, and that nothing is left; the pool has all its slots.
 #[track_caller]
-pub fn quiet(pool: &Pool) -> Status {
+pub fn quiet(pool: &Pool) -> PoolStatus {
     let status = law(pool);
     assert!(status.is_idle(), "{status:?}");
     status

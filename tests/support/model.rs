@@ -29,7 +29,7 @@ pub enum Act {
 pub enum Place {
     Slot,
     Overflow,
-    /// In line, with its job handed over or still with its caller.
+    /// In the wait list, with its job handed over or still with its caller.
     Line,
     Caller,
 }
@@ -44,7 +44,7 @@ pub struct Live {
     pub abort: Option<AbortHandle>,
 }
 
-/// What the pool's numbers should be; the line is in `live`, in order.
+/// What the pool's numbers should be; the wait list is in `live`, in order.
 #[derive(Default)]
 pub struct Model {
     pub size: usize,
@@ -77,7 +77,7 @@ impl Model {
         self.live.iter_mut().find(|live| live.id == id).unwrap()
     }
 
-    /// Lets the oldest in line in, as long as slots are free. Callers with a place or a slot
+    /// Lets the oldest waiter in, as long as slots are free. Callers with a place or a slot
     /// hand their jobs in.
     pub fn advance(&mut self) {
         while self.count(Place::Slot) < self.size {

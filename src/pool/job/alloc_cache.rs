@@ -1,42 +1,44 @@
-//! Memory for cells, kept by each thread for its next jobs.
+//! Memory for cells, cached by each thread for its next jobs.
 //!
 //! A pool frees about as many cells as it allocates, in batches that are longer than an
-//! allocator's per-thread cache: kept here, a cell costs a fifth of what the allocator takes for
+//! allocator's per-thread cache: cached here, a cell costs a fifth of what the allocator takes for
 //! one. What a thread keeps is bounded, and goes back to the allocator when the thread ends.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::Cell;
 use std::ptr::{self, NonNull};
 
-/// How many bytes a block of each kind has; the pool's own part of a cell is about 80. Larger cells
-/// are not kept.
+/// How many bytes a block of each size class has; the pool's own part of a cell is about 80. Larger cells
+/// are not cached.
 const SIZES: [usize; 4] = [128, 256, 512, 1_024];
-/// How many of each kind a thread keeps: 768 KiB in all.
-const KEPT: [usize; 4] = [1_024, 1_024, 256, 256];
+/// How many of each size class a thread keeps: 768 KiB in all.
+const MAX_FREE: [usize; 4] = [1_024, 1_024, 256, 256];
 const ALIGN: usize = 16;
 
 thread_local! {
-    static STOCK: [Stack; 4] =
-        const { [Stack::new(0), Stack::new(1), Stack::new(2), Stack::new(3)] };
+    static FREE_LISTS: [FreeList; 4] =
+        const { [FreeList::new(0), FreeList::new(1), FreeList::new(2), FreeList::new(3)] };
 }
 
-/// Free blocks of one kind, each with a pointer to the next.
-struct Stack {
-    kind: usize,
-    top: Cell<*mut Block>,
+/// Free blocks of one size class, each with a pointer to the next.
+struct FreeList {
+    size_class: usize,
+    top: Cell<*mut FreeBlock>,
     len: Cell<usize>,
 }
 
-struct Block {
-    next: *mut Block,
+struct FreeBlock {
+    next: *mut FreeBlock,
 }
 
 /// Memory for a `C`, not initialized.
 #[inline]
 pub(crate) fn allocate<C>() -> NonNull<C> {
     let layout = layout::<C>();
-    let block = match kind(layout) {
-        Some(kind) => STOCK.try_with(|stock| stock[kind].pop()).unwrap_or(ptr::null_mut()),
+    let block = match size_class(layout) {
+        Some(size_class) => {
+            FREE_LISTS.try_with(|lists| lists[size_class].pop()).unwrap_or(ptr::null_mut())
+        }
         None => ptr::null_mut(),
     };
     NonNull::new(block.cast()).unwrap_or_else(|| {
@@ -54,21 +56,22 @@ pub(crate) fn allocate<C>() -> NonNull<C> {
 #[inline]
 pub(crate) unsafe fn release<C>(memory: NonNull<C>) {
     let layout = layout::<C>();
-    let block = memory.as_ptr().cast::<Block>();
-    // SAFETY: the memory is ours, and every kind has room for a pointer.
-    let kept = kind(layout)
-        .is_some_and(|kind| STOCK.try_with(|stock| unsafe { stock[kind].push(block) }) == Ok(true));
-    if !kept {
+    let block = memory.as_ptr().cast::<FreeBlock>();
+    // SAFETY: the memory is ours, and every size class has room for a pointer.
+    let cached = size_class(layout).is_some_and(|size_class| {
+        FREE_LISTS.try_with(|lists| unsafe { lists[size_class].push(block) }) == Ok(true)
+    });
+    if !cached {
         // SAFETY: allocated with this layout, by the contract above.
         unsafe { dealloc(block.cast(), layout) };
     }
 }
 
-/// What is really allocated for a `C`: all of a kind are alike.
+/// What is really allocated for a `C`: all of a size class are alike.
 const fn layout<C>() -> Layout {
     let exact = Layout::new::<C>();
-    match kind(exact) {
-        Some(kind) => match Layout::from_size_align(SIZES[kind], ALIGN) {
+    match size_class(exact) {
+        Some(size_class) => match Layout::from_size_align(SIZES[size_class], ALIGN) {
             Ok(layout) => layout,
             Err(_) => unreachable!(),
         },
@@ -76,32 +79,32 @@ const fn layout<C>() -> Layout {
     }
 }
 
-/// Of what kind a block for this layout is. None is kept under AddressSanitizer, which would take a
+/// Of what size class a block for this layout is. None is cached under AddressSanitizer, which would take a
 /// block used after its end for the next job's.
-const fn kind(layout: Layout) -> Option<usize> {
+const fn size_class(layout: Layout) -> Option<usize> {
     if cfg!(any(millpond_loom, millpond_asan)) || layout.align() > ALIGN {
         return None;
     }
-    let mut kind = 0;
-    while kind < SIZES.len() {
-        if layout.size() <= SIZES[kind] {
-            return Some(kind);
+    let mut size_class = 0;
+    while size_class < SIZES.len() {
+        if layout.size() <= SIZES[size_class] {
+            return Some(size_class);
         }
-        kind += 1;
+        size_class += 1;
     }
     None
 }
 
-impl Stack {
-    const fn new(kind: usize) -> Self {
-        Self { kind, top: Cell::new(ptr::null_mut()), len: Cell::new(0) }
+impl FreeList {
+    const fn new(size_class: usize) -> Self {
+        Self { size_class, top: Cell::new(ptr::null_mut()), len: Cell::new(0) }
     }
 
     /// A block, or null.
-    fn pop(&self) -> *mut Block {
+    fn pop(&self) -> *mut FreeBlock {
         let block = self.top.get();
         if !block.is_null() {
-            // SAFETY: what is on the stack is memory given up by its last user, with a `Block` in it.
+            // SAFETY: what is on the list is memory given up by its last user, with a `FreeBlock` in it.
             self.top.set(unsafe { (*block).next });
             self.len.set(self.len.get() - 1);
         }
@@ -112,28 +115,29 @@ impl Stack {
     ///
     /// # Safety
     ///
-    /// The block is memory of this stack's size, and nobody else uses it.
-    unsafe fn push(&self, block: *mut Block) -> bool {
-        if self.len.get() == KEPT[self.kind] {
+    /// The block is memory of this list's size, and nobody else uses it.
+    unsafe fn push(&self, block: *mut FreeBlock) -> bool {
+        if self.len.get() == MAX_FREE[self.size_class] {
             return false;
         }
         // SAFETY: by the contract above.
-        unsafe { block.write(Block { next: self.top.get() }) };
+        unsafe { block.write(FreeBlock { next: self.top.get() }) };
         self.top.set(block);
         self.len.set(self.len.get() + 1);
         true
     }
 }
 
-impl Drop for Stack {
+impl Drop for FreeList {
     fn drop(&mut self) {
-        let layout = Layout::from_size_align(SIZES[self.kind], ALIGN).expect("checked in `layout`");
+        let layout =
+            Layout::from_size_align(SIZES[self.size_class], ALIGN).expect("checked in `layout`");
         loop {
             let block = self.pop();
             if block.is_null() {
                 break;
             }
-            // SAFETY: everything on the stack was allocated with this layout.
+            // SAFETY: everything on the list was allocated with this layout.
             unsafe { dealloc(block.cast(), layout) };
         }
     }
@@ -145,15 +149,19 @@ mod tests {
 
     #[test]
     fn what_a_thread_keeps_is_bounded_and_comes_first() {
-        let blocks: Vec<_> = (0..=KEPT[0]).map(|_| allocate::<[u64; 12]>()).collect();
+        let blocks: Vec<_> = (0..=MAX_FREE[0]).map(|_| allocate::<[u64; 12]>()).collect();
         for &block in &blocks {
             // SAFETY: allocated as this type above, and given back once.
             unsafe { release(block) };
         }
-        let lens = || STOCK.with(|stock| stock.each_ref().map(|stack| stack.len.get()));
-        assert_eq!(lens(), [KEPT[0], 0, 0, 0]);
+        let lens = || FREE_LISTS.with(|lists| lists.each_ref().map(|list| list.len.get()));
+        assert_eq!(lens(), [MAX_FREE[0], 0, 0, 0]);
         let again = allocate::<[u64; 10]>();
-        assert_eq!(again.cast(), blocks[KEPT[0] - 1].cast::<u8>(), "the last one kept, still warm");
+        assert_eq!(
+            again.cast(),
+            blocks[MAX_FREE[0] - 1].cast::<u8>(),
+            "the last one cached, still warm"
+        );
         // SAFETY: as above.
         unsafe { release(again) };
     }
@@ -161,8 +169,8 @@ mod tests {
     #[test]
     fn what_is_allocated_is_of_the_kind_that_it_is_kept_as() {
         fn is<C>(expected: Option<usize>) {
-            assert_eq!(kind(Layout::new::<C>()), expected);
-            assert_eq!(kind(layout::<C>()), expected);
+            assert_eq!(size_class(Layout::new::<C>()), expected);
+            assert_eq!(size_class(layout::<C>()), expected);
             assert!(layout::<C>().size() >= size_of::<C>());
         }
         is::<u8>(Some(0));
@@ -189,6 +197,6 @@ mod tests {
             release(aligned);
             release(large);
         }
-        STOCK.with(|stock| assert!(stock.iter().all(|stack| stack.len.get() == 0)));
+        FREE_LISTS.with(|lists| assert!(lists.iter().all(|list| list.len.get() == 0)));
     }
 }

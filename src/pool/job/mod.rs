@@ -2,23 +2,23 @@
 //!
 //! This is the crate's only unsafe module. What it must get right:
 //!
-//! * **One token.** A [`JobRef`] is the pool's single right to run, suspend or end a job. It is
+//! * **One token.** A [`Runnable`] is the pool's single right to run, suspend or end a job. It is
 //!   not `Clone`. While a job is suspended the token rests in the state word, and whoever moves
 //!   the word from idle to `SCHEDULED` takes it out again. Everything in `stage` belongs to the
-//!   token's holder until `DONE` is set, and to the one handle from then on.
+//!   token's holder until `COMPLETE` is set, and to the one handle from then on.
 //! * **Counted references.** `refs` counts the token, the handle, abort handles and wakers. The
 //!   allocation goes when the last one does, never earlier.
-//! * **User code is fenced.** Polls and drops of the future, drops of its output and wakes of
+//! * **User code is catch_panic.** Polls and drops of the future, drops of its output and wakes of
 //!   foreign wakers may panic; each is caught here and costs the job alone.
 //!
 //! States of the word, apart from the flags:
 //!
 //! ```text
 //!            start            begin            suspend
-//!   LINE ───────────▶ SCHEDULED ─────▶ RUNNING ───────▶ (idle: neither bit)
+//!   WAITING ────────▶ SCHEDULED ─────▶ RUNNING ───────▶ (idle: neither bit)
 //!                        ▲                │ end              │
 //!                        │                ▼                  │ wake / abort
-//!                        │              DONE                 │
+//!                        │            COMPLETE            │
 //!                        └──────────────────────────────────┘
 //! ```
 //!
@@ -38,13 +38,13 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-pub(crate) use crate::pool::job::join::{Claim, JobWatch};
-pub(crate) use crate::pool::job::new::{Offered, offer};
-pub(crate) use crate::pool::job::refs::{Berth, JobPtr, JobRef};
-pub(crate) use crate::pool::job::slot_hold::Hold;
+pub(crate) use crate::pool::job::join::{JobArc, RawJoinHandle};
+pub(crate) use crate::pool::job::new::{NewJob, allocate_job};
+pub(crate) use crate::pool::job::refs::{AtomicJobSlot, RawJob, Runnable};
+pub(crate) use crate::pool::job::slot_hold::SlotHold;
 
-use crate::error::{JobError, Panic};
-use crate::panic::fenced;
+use crate::error::{JobError, JobPanic};
+use crate::panic::catch_panic;
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire};
@@ -55,43 +55,43 @@ const SCHEDULED: u32 = 1;
 /// A worker polls it.
 const RUNNING: u32 = 1 << 1;
 /// Ended; the outcome is in place.
-const DONE: u32 = 1 << 2;
+const COMPLETE: u32 = 1 << 2;
 /// Somebody asked for its end.
 const ABORT: u32 = 1 << 3;
-/// Stands in a waiting line, where it can be withdrawn.
-const LINE: u32 = 1 << 4;
-/// The handle left a waker in `awaiter`, which is the ender's to read while this is set, and the
+/// Stands in a wait list, where it can be withdrawn.
+const WAITING: u32 = 1 << 4;
+/// The handle left a waker in `join_waker`, which is the ender's to read while this is set, and the
 /// handle's to write while it is not.
-const AWAITED: u32 = 1 << 5;
+const JOIN_WAKER: u32 = 1 << 5;
 
 /// The rest of the word counts what cannot be stopped in the job: an abort waits until it is over.
-const SHIELD: u32 = 1 << 6;
-const SHIELDED: u32 = !(SHIELD - 1);
+const ABORT_DEFERRED: u32 = 1 << 6;
+const ABORT_DEFERRED_MASK: u32 = !(ABORT_DEFERRED - 1);
 
-/// The seat or ticket of a job that has none.
-const NOWHERE: u32 = u32::MAX;
+/// The suspended key or waiter key of a job that has none.
+const NO_KEY: u32 = u32::MAX;
 
 /// Where suspended and waiting jobs belong: what a waker or an abort has to call.
-pub(crate) trait Home: Send + Sync {
+pub(crate) trait JobScheduler: Send + Sync {
     /// Takes back a suspended job that was woken or is to be aborted.
-    fn resume(&self, job: JobRef);
+    fn schedule(&self, job: Runnable);
 
-    /// Takes the job that stands in line under `ticket` out of it and cancels it. `false` if it
+    /// Takes the job that stands in the wait list under `waiter_key` out of it and cancels it. `false` if it
     /// does not stand there any more.
-    fn withdraw(&self, job: JobPtr, ticket: usize) -> bool;
+    fn withdraw(&self, job: RawJob, waiter_key: usize) -> bool;
 
-    /// Has `waker` woken when the job that stands in line under `ticket` leaves it. `false` if it
+    /// Has `waker` woken when the job that stands in the wait list under `waiter_key` leaves it. `false` if it
     /// does not stand there any more.
-    fn await_start(&self, job: JobPtr, ticket: usize, waker: &Waker) -> bool;
+    fn await_start(&self, job: RawJob, waiter_key: usize, waker: &Waker) -> bool;
 }
 
 /// Who receives the outcome of a job.
-pub(crate) trait Sink<T>: Send + 'static {
-    /// Whether the outcome goes to [`deliver`](Self::deliver) instead of waiting for a handle.
-    const DELIVERS: bool;
+pub(crate) trait OutputSink<T>: Send + 'static {
+    /// Whether the outcome goes to [`push_output`](Self::push_output) instead of waiting for a handle.
+    const PUSHES: bool;
 
     /// Whether the sink stays with the job, to be dropped when that has ended.
-    const STAYS: bool = Self::DELIVERS;
+    const DROPPED_AT_END: bool = Self::PUSHES;
 
     /// What the submitter gets.
     type Handle;
@@ -103,15 +103,15 @@ pub(crate) trait Sink<T>: Send + 'static {
 
     /// The job was admitted and is about to run: in the pool if there is something to watch, else
     /// in its caller.
-    fn enlist(&mut self, _watch: Option<&JobWatch>) {}
+    fn on_admit(&mut self, _job: Option<&JobArc>) {}
 
     /// The handle of a job that was admitted.
-    fn handle(claim: Claim<T>) -> Self::Handle;
+    fn handle(join: RawJoinHandle<T>) -> Self::Handle;
 
     /// The handle of a job that ran in its caller.
-    fn inline(self, outcome: Result<T, JobError>) -> Self::Handle;
+    fn finished_handle(self, outcome: Result<T, JobError>) -> Self::Handle;
 
-    fn deliver(self, outcome: Result<T, JobError>);
+    fn push_output(self, outcome: Result<T, JobError>);
 }
 
 /// How one poll of a job ended.
@@ -133,80 +133,80 @@ pub(crate) struct Header {
     vtable: &'static VTable,
     state: AtomicU32,
     refs: AtomicU32,
-    /// [`Terms`], packed; fixed when the job is admitted.
-    terms: AtomicU32,
-    /// Written once, by the token's holder, before the job is first idle or in line; read by
+    /// [`SlotKind`], packed; fixed when the job is admitted.
+    slot_kind: AtomicU32,
+    /// Written once, by the token's holder, before the job is first idle or in the wait list; read by
     /// whoever finds it so.
-    home: UnsafeCell<Option<Arc<dyn Home>>>,
+    scheduler: UnsafeCell<Option<Arc<dyn JobScheduler>>>,
     /// What keeps the job's slot beyond its end. Only the token's holder uses it.
-    hold: UnsafeCell<Option<Arc<Hold>>>,
-    /// The job's ticket in its home's waiting line: a hint for `withdraw`, which checks it.
-    ticket: AtomicU32,
-    /// The job's seat among its home's suspended jobs. Only the token's holder uses it.
-    seat: AtomicU32,
+    slot_hold: UnsafeCell<Option<Arc<SlotHold>>>,
+    /// The job's waiter key in its scheduler's wait list: a hint for `withdraw`, which checks it.
+    waiter_key: AtomicU32,
+    /// The job's suspended key among its scheduler's suspended jobs. Only the token's holder uses it.
+    suspended_key: AtomicU32,
 }
 
-/// On what terms a job was admitted.
+/// Which slot an admitted job holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Terms {
+pub(crate) enum SlotKind {
     /// It holds a slot.
-    Slot,
+    Plain,
     /// It holds a slot and a part of this quota.
-    Share(usize),
+    Quota(usize),
     /// It runs beyond the pool's size, without a slot.
     Overflow,
 }
 
-impl Terms {
-    pub(crate) fn slot(quota: Option<usize>) -> Self {
-        quota.map_or(Self::Slot, Self::Share)
+impl SlotKind {
+    pub(crate) fn for_quota(quota: Option<usize>) -> Self {
+        quota.map_or(Self::Plain, Self::Quota)
     }
 
     pub(crate) fn quota(self) -> Option<usize> {
         match self {
-            Self::Share(quota) => Some(quota),
-            Self::Slot | Self::Overflow => None,
+            Self::Quota(quota) => Some(quota),
+            Self::Plain | Self::Overflow => None,
         }
     }
 
     fn pack(self) -> u32 {
         match self {
-            Self::Slot => 0,
+            Self::Plain => 0,
             Self::Overflow => 1,
-            Self::Share(quota) => quota as u32 + 2,
+            Self::Quota(quota) => quota as u32 + 2,
         }
     }
 
     fn unpack(packed: u32) -> Self {
         match packed {
-            0 => Self::Slot,
+            0 => Self::Plain,
             1 => Self::Overflow,
-            quota => Self::Share(quota as usize - 2),
+            quota => Self::Quota(quota as usize - 2),
         }
     }
 }
 
 /// Shown the panic of a job.
-type Look<'a> = &'a mut dyn FnMut(&Panic);
+type PanicVisitor<'a> = &'a mut dyn FnMut(&JobPanic);
 
 struct VTable {
     poll: unsafe fn(NonNull<Header>, &mut Context<'_>) -> Step,
     cancel: unsafe fn(NonNull<Header>) -> End,
     publish: unsafe fn(NonNull<Header>),
-    awaiter: unsafe fn(NonNull<Header>) -> *const UnsafeCell<Option<Waker>>,
-    panic: unsafe fn(NonNull<Header>, Look<'_>),
+    join_waker: unsafe fn(NonNull<Header>) -> *const UnsafeCell<Option<Waker>>,
+    panic: unsafe fn(NonNull<Header>, PanicVisitor<'_>),
     /// Moves the outcome to the `Option<Result<T, JobError>>` behind the pointer.
     take: unsafe fn(NonNull<Header>, *mut ()),
     free: unsafe fn(NonNull<Header>),
     /// Somebody is told of the job's end, even if no handle is left.
-    tells: bool,
+    has_observer: bool,
 }
 
 // `repr(C)` puts the header first, so that a pointer to it is a pointer to the cell.
 #[repr(C)]
 struct Cell<F: Future, S> {
     header: Header,
-    awaiter: UnsafeCell<Option<Waker>>,
+    join_waker: UnsafeCell<Option<Waker>>,
     span: JobSpan,
     stage: UnsafeCell<Stage<F>>,
     sink: UnsafeCell<Option<S>>,
@@ -222,27 +222,27 @@ impl<F, S> Cell<F, S>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
-    S: Sink<F::Output>,
+    S: OutputSink<F::Output>,
 {
     const VTABLE: VTable = VTable {
         poll: Self::poll,
         cancel: Self::cancel,
         publish: Self::publish,
-        awaiter: Self::awaiter,
+        join_waker: Self::join_waker,
         panic: Self::panic,
         take: Self::take,
         free: Self::free,
-        tells: S::STAYS,
+        has_observer: S::DROPPED_AT_END,
     };
 
     /// # Safety
     ///
     /// The caller holds the token and the job is `RUNNING`.
     unsafe fn poll(ptr: NonNull<Header>, cx: &mut Context<'_>) -> Step {
-        // SAFETY: `ptr` was made by `offer` for this very type, and a reference is counted.
+        // SAFETY: `ptr` was made by `allocate_job` for this very type, and a reference is counted.
         let cell = unsafe { ptr.cast::<Self>().as_ref() };
         let outcome = cell.stage.with_mut(|stage| {
-            // SAFETY: the token's holder has `stage` to itself until `DONE`.
+            // SAFETY: the token's holder has `stage` to itself until `COMPLETE`.
             let Stage::Job(job) = (unsafe { &mut *stage }) else {
                 unreachable!("polled after its end")
             };
@@ -288,7 +288,7 @@ where
             let outcome = match dropped {
                 Ok(()) => outcome,
                 Err(payload) => {
-                    fenced(|| drop(outcome));
+                    catch_panic(|| drop(outcome));
                     Err(JobError::panicked(payload))
                 }
             };
@@ -311,55 +311,55 @@ where
     unsafe fn publish(ptr: NonNull<Header>) {
         // SAFETY: as in `poll`.
         let cell = unsafe { ptr.cast::<Self>().as_ref() };
-        if S::STAYS {
-            // SAFETY: the token's holder has `sink` and `stage` to itself until `DONE`.
+        if S::DROPPED_AT_END {
+            // SAFETY: the token's holder has `sink` and `stage` to itself until `COMPLETE`.
             let sink = cell.sink.with_mut(|sink| unsafe { (*sink).take() });
-            if S::DELIVERS {
+            if S::PUSHES {
                 let stage =
                     cell.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
                 if let (Some(sink), Stage::Ended(outcome)) = (sink, stage) {
-                    fenced(|| sink.deliver(outcome));
+                    catch_panic(|| sink.push_output(outcome));
                 }
             } else {
-                fenced(|| drop(sink));
+                catch_panic(|| drop(sink));
             }
         }
         // Without another reference there is nobody to see it.
-        let alone = !S::STAYS && cell.header.refs.load(Acquire) == 1;
-        if !alone && cell.header.state.fetch_or(DONE, AcqRel) & AWAITED != 0 {
+        let alone = !S::DROPPED_AT_END && cell.header.refs.load(Acquire) == 1;
+        if !alone && cell.header.state.fetch_or(COMPLETE, AcqRel) & JOIN_WAKER != 0 {
             // SAFETY: with both bits set nobody writes the waker any more.
-            cell.awaiter
-                .with(|waker| fenced(|| unsafe { (*waker).as_ref().map(Waker::wake_by_ref) }));
+            cell.join_waker
+                .with(|waker| catch_panic(|| unsafe { (*waker).as_ref().map(Waker::wake_by_ref) }));
         }
     }
 
-    unsafe fn awaiter(ptr: NonNull<Header>) -> *const UnsafeCell<Option<Waker>> {
+    unsafe fn join_waker(ptr: NonNull<Header>) -> *const UnsafeCell<Option<Waker>> {
         // SAFETY: as in `poll`; the field is projected without touching the others.
-        unsafe { &raw const (*ptr.cast::<Self>().as_ptr()).awaiter }
+        unsafe { &raw const (*ptr.cast::<Self>().as_ptr()).join_waker }
     }
 
     /// # Safety
     ///
     /// The caller holds the token.
-    unsafe fn panic(ptr: NonNull<Header>, look: Look<'_>) {
+    unsafe fn panic(ptr: NonNull<Header>, visit: PanicVisitor<'_>) {
         // SAFETY: as in `poll`.
         let cell = unsafe { ptr.cast::<Self>().as_ref() };
-        // SAFETY: the token's holder has `stage` to itself until `DONE`.
+        // SAFETY: the token's holder has `stage` to itself until `COMPLETE`.
         cell.stage.with(|stage| {
             if let Stage::Ended(Err(JobError::Panicked(panic))) = unsafe { &*stage } {
-                look(panic);
+                visit(panic);
             }
         });
     }
 
     /// # Safety
     ///
-    /// The job is `DONE`, the caller is its one handle, and `out` is an
+    /// The job is `COMPLETE`, the caller is its one handle, and `out` is an
     /// `Option<Result<F::Output, JobError>>`.
     unsafe fn take(ptr: NonNull<Header>, out: *mut ()) {
         // SAFETY: as in `poll`.
         let cell = unsafe { ptr.cast::<Self>().as_ref() };
-        // SAFETY: after `DONE` the handle has `stage` to itself.
+        // SAFETY: after `COMPLETE` the handle has `stage` to itself.
         let stage = cell.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
         if let Stage::Ended(outcome) = stage {
             // SAFETY: by the contract above.
@@ -374,8 +374,8 @@ where
         let cell = ptr.cast::<Self>();
         // An output nobody took is dropped here, and its drop may panic.
         // SAFETY: the cell is initialized, and with the last reference it is ours.
-        fenced(|| unsafe { cell.drop_in_place() });
-        // SAFETY: `offer` allocated it for this very type.
+        catch_panic(|| unsafe { cell.drop_in_place() });
+        // SAFETY: `allocate_job` allocated it for this very type.
         unsafe { alloc_cache::release(cell) };
     }
 }

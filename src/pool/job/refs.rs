@@ -5,51 +5,52 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::task::{Context, RawWaker, RawWakerVTable, Waker};
 
-use crate::error::Panic;
-use crate::pool::job::join::JobWatch;
+use crate::error::JobPanic;
+use crate::pool::job::join::JobArc;
 use crate::pool::job::{
-    ABORT, DONE, End, Header, Hold, Home, LINE, NOWHERE, RUNNING, SCHEDULED, SHIELDED, Step, Terms,
+    ABORT, ABORT_DEFERRED_MASK, COMPLETE, End, Header, JobScheduler, NO_KEY, RUNNING, SCHEDULED,
+    SlotHold, SlotKind, Step, WAITING,
 };
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicPtr, fence};
-use crate::sync::mutant;
+use crate::sync::failpoint;
 
 /// A pointer to a job that is known to be alive, without a reference of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct JobPtr(pub(crate) NonNull<Header>);
+pub(crate) struct RawJob(pub(crate) NonNull<Header>);
 
-// SAFETY: cells hold `Send` futures, outputs and sinks only (`offer`), and every field that
+// SAFETY: cells hold `Send` futures, outputs and sinks only (`allocate_job`), and every field that
 // more than one thread reaches is atomic or handed over with the token.
-unsafe impl Send for JobPtr {}
+unsafe impl Send for RawJob {}
 // SAFETY: as above.
-unsafe impl Sync for JobPtr {}
+unsafe impl Sync for RawJob {}
 
 /// The pool's one token for a job. See the module's head.
 #[derive(Debug)]
-pub(crate) struct JobRef(pub(crate) JobPtr);
+pub(crate) struct Runnable(pub(crate) RawJob);
 
-impl JobPtr {
+impl RawJob {
     pub(crate) fn header(&self) -> &Header {
-        // SAFETY: whoever holds a `JobPtr` keeps a reference counted for as long.
+        // SAFETY: whoever holds a `RawJob` keeps a reference counted for as long.
         unsafe { self.0.as_ref() }
     }
 
-    pub(crate) fn terms(self) -> Terms {
-        Terms::unpack(self.header().terms.load(Relaxed))
+    pub(crate) fn slot_kind(self) -> SlotKind {
+        SlotKind::unpack(self.header().slot_kind.load(Relaxed))
     }
 
     /// Has the job's slot stay taken when it ends, until the hold is let go. `None` if the job has
     /// no slot, or that was done already.
     ///
     /// Only from within the job's own poll.
-    pub(crate) fn hold_slot(self) -> Option<Arc<Hold>> {
-        if self.terms() == Terms::Overflow {
+    pub(crate) fn hold_slot(self) -> Option<Arc<SlotHold>> {
+        if self.slot_kind() == SlotKind::Overflow {
             return None;
         }
         // SAFETY: this thread polls the job, so it acts for the token's holder.
-        self.header().hold.with_mut(|place| {
+        self.header().slot_hold.with_mut(|place| {
             let place = unsafe { &mut *place };
-            let fresh = place.is_none().then(|| Arc::new(Hold::new()))?;
+            let fresh = place.is_none().then(|| Arc::new(SlotHold::new()))?;
             *place = Some(fresh.clone());
             Some(fresh)
         })
@@ -62,16 +63,16 @@ impl JobPtr {
 
     /// Asks for the job's end. Returns the token if the job was suspended, for the caller to
     /// have it cancelled.
-    pub(crate) fn request_abort(self) -> Option<JobRef> {
+    pub(crate) fn request_abort(self) -> Option<Runnable> {
         let before = self.header().state.fetch_or(ABORT | SCHEDULED, AcqRel);
-        debug_assert!(before & LINE == 0, "jobs in line are withdrawn instead");
-        (before & (SCHEDULED | RUNNING | DONE) == 0).then(|| JobRef(self))
+        debug_assert!(before & WAITING == 0, "waiting jobs are withdrawn instead");
+        (before & (SCHEDULED | RUNNING | COMPLETE) == 0).then(|| Runnable(self))
     }
 
     /// A reference of its own, for a job that is known to be alive now.
-    pub(crate) fn watch(self) -> JobWatch {
+    pub(crate) fn to_arc(self) -> JobArc {
         self.add_ref();
-        JobWatch(self)
+        JobArc(self)
     }
 
     pub(crate) fn add_ref(self) {
@@ -96,38 +97,38 @@ impl JobPtr {
         unsafe { (self.header().vtable.free)(self.0) }
     }
 
-    /// Moves an idle job back to its home's queue; does nothing in any other state.
+    /// Moves an idle job back to its scheduler's queue; does nothing in any other state.
     pub(crate) fn wake(self) {
         let before = self.header().state.fetch_or(SCHEDULED, AcqRel);
-        if before & (SCHEDULED | RUNNING | DONE) == 0 {
-            self.home().resume(JobRef(self));
+        if before & (SCHEDULED | RUNNING | COMPLETE) == 0 {
+            self.scheduler().schedule(Runnable(self));
         }
     }
 
     /// # Panics
     ///
-    /// Panics if the job has no home: it was never idle nor in line.
-    pub(crate) fn home(&self) -> &Arc<dyn Home> {
+    /// Panics if the job has no scheduler: it was never idle nor in the wait list.
+    pub(crate) fn scheduler(&self) -> &Arc<dyn JobScheduler> {
         // SAFETY: written once, before any state in which others come to read it.
-        let home = self.header().home.with(|home| unsafe { (*home).as_ref() });
-        home.expect("a job that was idle or in line has a home")
+        let scheduler = self.header().scheduler.with(|scheduler| unsafe { (*scheduler).as_ref() });
+        scheduler.expect("a job that was idle or waiting has a scheduler")
     }
 }
 
-impl JobRef {
-    pub(crate) fn ptr(&self) -> JobPtr {
+impl Runnable {
+    pub(crate) fn ptr(&self) -> RawJob {
         self.0
     }
 
-    pub(crate) fn terms(&self) -> Terms {
-        self.0.terms()
+    pub(crate) fn slot_kind(&self) -> SlotKind {
+        self.0.slot_kind()
     }
 
     /// Polls the job once, or cancels it if that was asked for.
     pub(crate) fn poll(&self) -> Step {
         let header = self.0.header();
-        let before = if self.is_sole() && self.seat().is_none() {
-            // Nobody else is left who could touch the word, nor does its home know the job yet.
+        let before = if self.is_unique() && self.suspended_key().is_none() {
+            // Nobody else is left who could touch the word, nor does its scheduler know the job yet.
             let state = header.state.load(Relaxed);
             header.state.store(state - SCHEDULED + RUNNING, Relaxed);
             state
@@ -135,7 +136,7 @@ impl JobRef {
             // `SCHEDULED` is set and `RUNNING` is not: the sum exchanges them, flags untouched.
             header.state.fetch_add(RUNNING - SCHEDULED, AcqRel)
         };
-        if is_due(before) {
+        if should_cancel(before) {
             return Step::Ended(self.cancel());
         }
         // SAFETY: the waker's vtable counts from here; this one is never dropped, so it borrows
@@ -149,8 +150,8 @@ impl JobRef {
     /// Whether the slot of this ended job stays taken.
     pub(crate) fn keeps_slot(&self) -> bool {
         // SAFETY: the token's holder has it to itself.
-        let hold = self.0.header().hold.with_mut(|place| unsafe { (*place).take() });
-        hold.is_some_and(|hold| hold.end())
+        let slot_hold = self.0.header().slot_hold.with_mut(|place| unsafe { (*place).take() });
+        slot_hold.is_some_and(|slot_hold| slot_hold.end())
     }
 
     /// Ends the job without polling it.
@@ -159,52 +160,61 @@ impl JobRef {
         unsafe { (self.0.header().vtable.cancel)(self.0.0) }
     }
 
-    /// Where its home keeps the job between polls, if it has been suspended before.
-    pub(crate) fn seat(&self) -> Option<usize> {
-        let seat = self.0.header().seat.load(Relaxed);
-        (seat != NOWHERE).then_some(seat as usize)
+    /// Where its scheduler keeps the job between polls, if it has been suspended before.
+    pub(crate) fn suspended_key(&self) -> Option<usize> {
+        let suspended_key = self.0.header().suspended_key.load(Relaxed);
+        (suspended_key != NO_KEY).then_some(suspended_key as usize)
     }
 
-    /// Gives the job a seat, before it is suspended for the first time.
-    pub(crate) fn sit(&self, home: impl FnOnce() -> Arc<dyn Home>, seat: usize) {
+    /// Gives the job a suspended key, before it is suspended for the first time.
+    pub(crate) fn set_suspended_key(
+        &self,
+        scheduler: impl FnOnce() -> Arc<dyn JobScheduler>,
+        suspended_key: usize,
+    ) {
         // Four billion suspended jobs: there is no memory for them, and no way to go on.
-        let Ok(seat) = u32::try_from(seat) else { std::process::abort() };
-        self.0.header().seat.store(seat, Relaxed);
-        self.settle(home);
+        let Ok(suspended_key) = u32::try_from(suspended_key) else { std::process::abort() };
+        self.0.header().suspended_key.store(suspended_key, Relaxed);
+        self.set_scheduler(scheduler);
     }
 
-    /// Marks a job that is about to be put into a line.
-    pub(crate) fn enter_line(&self, home: impl FnOnce() -> Arc<dyn Home>, ticket: usize) {
+    /// Marks a job that is about to be put into a wait list.
+    pub(crate) fn enter_wait_list(
+        &self,
+        scheduler: impl FnOnce() -> Arc<dyn JobScheduler>,
+        waiter_key: usize,
+    ) {
         let header = self.0.header();
-        header.ticket.store(ticket as u32, Relaxed);
-        self.settle(home);
-        let before = header.state.fetch_add(LINE - SCHEDULED, AcqRel);
-        debug_assert!(before & (LINE | RUNNING | DONE) == 0 && before & SCHEDULED != 0);
+        header.waiter_key.store(waiter_key as u32, Relaxed);
+        self.set_scheduler(scheduler);
+        let before = header.state.fetch_add(WAITING - SCHEDULED, AcqRel);
+        debug_assert!(before & (WAITING | RUNNING | COMPLETE) == 0 && before & SCHEDULED != 0);
     }
 
-    fn settle(&self, home: impl FnOnce() -> Arc<dyn Home>) {
-        let place = &self.0.header().home;
+    fn set_scheduler(&self, scheduler: impl FnOnce() -> Arc<dyn JobScheduler>) {
+        let place = &self.0.header().scheduler;
         // SAFETY: the token's holder is the only one to write; others read only in a state that
         // comes after the first write, and there is no second.
         if place.with(|place| unsafe { (*place).is_none() }) {
-            let home = home();
+            let scheduler = scheduler();
             // SAFETY: as above.
-            place.with_mut(|place| unsafe { *place = Some(home) });
+            place.with_mut(|place| unsafe { *place = Some(scheduler) });
         }
     }
 
     /// Whether an abort has to wait.
-    pub(crate) fn is_shielded(&self) -> bool {
-        self.0.header().state.load(Acquire) & SHIELDED != 0
+    pub(crate) fn is_abort_deferred(&self) -> bool {
+        self.0.header().state.load(Acquire) & ABORT_DEFERRED_MASK != 0
     }
 
     /// Lets go of a job that returned `Pending`. Gives it back if it is to run at once: it was
     /// woken or aborted in the meantime.
-    pub(crate) fn suspend(self) -> Option<JobRef> {
+    pub(crate) fn suspend(self) -> Option<Runnable> {
         let state = &self.0.header().state;
         let mut now = state.load(Relaxed);
         loop {
-            let again = (now & SCHEDULED != 0 || is_due(now)) && !mutant("suspend unseeing");
+            let again = (now & SCHEDULED != 0 || should_cancel(now))
+                && !failpoint("suspend without recheck");
             let after = if again { now & !RUNNING | SCHEDULED } else { now & !RUNNING };
             match state.compare_exchange_weak(now, after, AcqRel, Acquire) {
                 Ok(_) if again => return Some(self),
@@ -218,28 +228,28 @@ impl JobRef {
         }
     }
 
-    /// Marks a job that left its line to run.
-    pub(crate) fn leave_line(&self) {
+    /// Marks a job that left its wait list to run.
+    pub(crate) fn leave_wait_list(&self) {
         let header = self.0.header();
-        let before = header.state.fetch_sub(LINE - SCHEDULED, AcqRel);
-        debug_assert!(before & LINE != 0 && before & SCHEDULED == 0);
+        let before = header.state.fetch_sub(WAITING - SCHEDULED, AcqRel);
+        debug_assert!(before & WAITING != 0 && before & SCHEDULED == 0);
     }
 
     /// Whether nobody could tell when this job ends: no handle, no group, no waker is left.
-    pub(crate) fn is_sole(&self) -> bool {
+    pub(crate) fn is_unique(&self) -> bool {
         // Whoever gave up a reference did so with `Release`.
         self.0.header().refs.load(Acquire) == 1
     }
 
     /// Shows the panic that ended the job, if one did.
-    pub(crate) fn with_panic(&self, mut look: impl FnMut(&Panic)) {
+    pub(crate) fn with_panic(&self, mut visit: impl FnMut(&JobPanic)) {
         // SAFETY: `self` is the token.
-        unsafe { (self.0.header().vtable.panic)(self.0.0, &mut look) };
+        unsafe { (self.0.header().vtable.panic)(self.0.0, &mut visit) };
     }
 
     /// Whether nobody can see the job's end: no handle and no group is left.
-    pub(crate) fn is_unseen(&self) -> bool {
-        self.is_sole() && !self.0.header().vtable.tells
+    pub(crate) fn is_detached(&self) -> bool {
+        self.is_unique() && !self.0.header().vtable.has_observer
     }
 
     /// Lets the outcome of an ended job be seen, and lets go of the job.
@@ -249,9 +259,9 @@ impl JobRef {
     }
 }
 
-impl Drop for JobRef {
+impl Drop for Runnable {
     fn drop(&mut self) {
-        if self.is_sole() {
+        if self.is_unique() {
             self.0.free();
         } else {
             self.0.drop_ref();
@@ -261,15 +271,15 @@ impl Drop for JobRef {
 
 /// A place where one job can be left for whoever takes it first.
 #[derive(Debug)]
-pub(crate) struct Berth(AtomicPtr<Header>);
+pub(crate) struct AtomicJobSlot(AtomicPtr<Header>);
 
-impl Berth {
+impl AtomicJobSlot {
     pub(crate) fn new() -> Self {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
 
-    /// Leaves a job here. The berth must be empty.
-    pub(crate) fn put(&self, job: JobRef) {
+    /// Leaves a job here. The slot must be empty.
+    pub(crate) fn put(&self, job: Runnable) {
         let job = ManuallyDrop::new(job);
         debug_assert!(self.0.load(Relaxed).is_null());
         self.0.store(job.0.0.as_ptr(), Release);
@@ -279,24 +289,24 @@ impl Berth {
         self.0.load(Relaxed).is_null()
     }
 
-    pub(crate) fn take(&self) -> Option<JobRef> {
+    pub(crate) fn take(&self) -> Option<Runnable> {
         // The pointer stands for the token that `put` was given; swapped out, it is ours alone.
-        NonNull::new(self.0.swap(ptr::null_mut(), AcqRel)).map(|job| JobRef(JobPtr(job)))
+        NonNull::new(self.0.swap(ptr::null_mut(), AcqRel)).map(|job| Runnable(RawJob(job)))
     }
 }
 
-impl Drop for Berth {
+impl Drop for AtomicJobSlot {
     fn drop(&mut self) {
         drop(self.take());
     }
 }
 
 /// Whether the job is to be cancelled now.
-fn is_due(state: u32) -> bool {
-    state & ABORT != 0 && state & SHIELDED == 0
+fn should_cancel(state: u32) -> bool {
+    state & ABORT != 0 && state & ABORT_DEFERRED_MASK == 0
 }
 
-fn raw_waker(ptr: JobPtr) -> RawWaker {
+fn raw_waker(ptr: RawJob) -> RawWaker {
     RawWaker::new(ptr.0.as_ptr().cast::<()>(), &WAKER)
 }
 
@@ -315,7 +325,7 @@ static WAKER: RawWakerVTable = RawWakerVTable::new(
     |data| from_waker(data).drop_ref(),
 );
 
-fn from_waker(data: *const ()) -> JobPtr {
+fn from_waker(data: *const ()) -> RawJob {
     // SAFETY: only `raw_waker` makes these, from a pointer that is not null.
-    JobPtr(unsafe { NonNull::new_unchecked(data as *mut Header) })
+    RawJob(unsafe { NonNull::new_unchecked(data as *mut Header) })
 }

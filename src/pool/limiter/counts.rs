@@ -1,79 +1,79 @@
 //! Counting everything, at one moment.
 
-use crate::pool::limiter::deferred_wakes::Effects;
-use crate::pool::limiter::state::Desk;
-use crate::pool::limiter::{Admission, CLOSED, WATCHED};
-use crate::pool::scheduler::shard::Tally;
+use crate::pool::limiter::deferred_wakes::DeferredWakes;
+use crate::pool::limiter::state::StateGuard;
+use crate::pool::limiter::{CLOSED, IDLE_WAITERS, Limiter};
+use crate::pool::scheduler::shard::Counters;
 use crate::sync::atomic::Ordering::Relaxed;
 
 /// Everything there is to count, at one moment.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Census {
+pub(crate) struct Counts {
     pub(crate) size: usize,
-    pub(crate) places: usize,
+    pub(crate) queue_capacity: usize,
     pub(crate) queued: usize,
     pub(crate) waiting: usize,
-    pub(crate) reserving: usize,
+    pub(crate) waiting_reservers: usize,
     pub(crate) running: usize,
     pub(crate) overflow: usize,
-    pub(crate) inline: usize,
+    pub(crate) in_caller: usize,
     pub(crate) reserved: usize,
-    pub(crate) held: usize,
-    pub(crate) jobs: Tally,
+    pub(crate) held_slots: usize,
+    pub(crate) jobs: Counters,
 }
 
-impl Census {
+impl Counts {
     pub(crate) fn is_idle(&self) -> bool {
         // Those who come for a slot alone may never look again: nobody waits for them.
-        let waiting = self.waiting - self.reserving;
-        self.queued + waiting + self.running + self.overflow + self.inline + self.held == 0
+        let waiting = self.waiting - self.waiting_reservers;
+        self.queued + waiting + self.running + self.overflow + self.in_caller + self.held_slots == 0
     }
 }
 
-impl Admission {
-    /// Whether nothing is left; if something is, whoever ends it will say so through `fx`.
+impl Limiter {
+    /// Whether nothing is left; if something is, whoever ends it will say so through `deferred`.
     pub(crate) fn watch_idle(&self) -> bool {
-        let state = self.desk();
-        state.set(WATCHED);
+        let state = self.lock_state();
+        state.set(IDLE_WAITERS);
         // A job that ends from here on sees the flag under its shard's lock, and one that ended
         // before is counted.
         let idle = self.count(&state).is_idle();
         if idle {
-            state.clear(WATCHED);
+            state.clear(IDLE_WAITERS);
         }
         idle
     }
 
-    pub(crate) fn look_for_idle(&self, state: &mut Desk<'_>, fx: &mut Effects) {
-        if state.has(WATCHED | CLOSED) && self.count(state).is_idle() {
-            state.clear(WATCHED);
-            fx.idle = true;
+    pub(crate) fn check_idle(&self, state: &mut StateGuard<'_>, deferred: &mut DeferredWakes) {
+        if state.has(IDLE_WAITERS | CLOSED) && self.count(state).is_idle() {
+            state.clear(IDLE_WAITERS);
+            deferred.idle = true;
         }
     }
 
-    pub(crate) fn census(&self) -> Census {
-        self.count(&self.desk())
+    pub(crate) fn counts(&self) -> Counts {
+        self.count(&self.lock_state())
     }
 
-    fn count(&self, state: &Desk<'_>) -> Census {
-        let turned_away = self.turned_away.load(Relaxed);
-        let mut jobs = state.tally;
+    fn count(&self, state: &StateGuard<'_>) -> Counts {
+        let fast_refusals = self.fast_refusals.load(Relaxed);
+        let mut jobs = state.counters;
         // All at once: a job may end in one shard while the next is being read.
         let shards: Vec<_> = self.shards.iter().map(|shard| shard.lock()).collect();
-        shards.iter().for_each(|shard| jobs.add(&shard.tally));
-        jobs.submitted += turned_away;
-        jobs.refused += turned_away;
-        Census {
+        shards.iter().for_each(|shard| jobs.add(&shard.counters));
+        jobs.submitted += fast_refusals;
+        jobs.refused += fast_refusals;
+        Counts {
             size: state.size,
-            places: state.places,
-            queued: state.line.queued(),
-            waiting: state.line.waiting(),
-            reserving: state.line.reserving(),
+            queue_capacity: state.queue_capacity,
+            queued: state.wait_list.queued(),
+            waiting: state.wait_list.waiting(),
+            waiting_reservers: state.wait_list.waiting_reservers(),
             running: (jobs.started - jobs.ended) as usize,
             overflow: (jobs.overflow_started - jobs.overflow_ended) as usize,
-            inline: state.inline + state.ending,
-            reserved: (jobs.reserved - jobs.redeemed) as usize,
-            held: (jobs.held - jobs.let_go) as usize,
+            in_caller: state.in_caller + state.cancelling,
+            reserved: (jobs.reserved - jobs.reservations_ended) as usize,
+            held_slots: (jobs.held_slots - jobs.held_released) as usize,
             jobs,
         }
     }

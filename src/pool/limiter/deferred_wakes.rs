@@ -5,19 +5,19 @@
 
 use std::task::Waker;
 
-use crate::panic::fenced;
-use crate::pool::job::JobRef;
+use crate::panic::catch_panic;
+use crate::pool::job::Runnable;
 
 #[derive(Default)]
-pub(crate) struct Effects {
+pub(crate) struct DeferredWakes {
     wakes: Vec<Waker>,
     discards: Vec<Waker>,
-    started: Vec<JobRef>,
+    started: Vec<Runnable>,
     /// The pool has nothing left, and somebody waits for that.
     pub(crate) idle: bool,
 }
 
-impl Effects {
+impl DeferredWakes {
     pub(crate) fn wake(&mut self, waker: Waker) {
         self.wakes.push(waker);
     }
@@ -26,22 +26,22 @@ impl Effects {
         self.discards.push(waker);
     }
 
-    /// A job left the line with a slot.
-    pub(crate) fn start(&mut self, job: JobRef) {
+    /// A job left the wait list with a slot.
+    pub(crate) fn start(&mut self, job: Runnable) {
         self.started.push(job);
     }
 
-    pub(crate) fn take_started(&mut self) -> Vec<JobRef> {
+    pub(crate) fn take_started(&mut self) -> Vec<Runnable> {
         std::mem::take(&mut self.started)
     }
 
     /// Wakes everybody; a waker that panics spoils nobody else's wake.
     pub(crate) fn wake_all(&mut self) {
         for waker in self.wakes.drain(..) {
-            fenced(|| waker.wake());
+            catch_panic(|| waker.wake());
         }
         for waker in self.discards.drain(..) {
-            fenced(|| drop(waker));
+            catch_panic(|| drop(waker));
         }
     }
 }

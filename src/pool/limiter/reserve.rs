@@ -2,125 +2,141 @@
 
 use std::task::Waker;
 
-use crate::pool::job::Terms;
-use crate::pool::limiter::deferred_wakes::Effects;
-use crate::pool::limiter::wait_list::{List, Told};
-use crate::pool::limiter::{Admission, CLOSED, Offer, Verdict};
-use crate::pool::scheduler::shard::Kept;
+use crate::pool::job::SlotKind;
+use crate::pool::limiter::deferred_wakes::DeferredWakes;
+use crate::pool::limiter::wait_list::{List, WaiterKey, WaiterState};
+use crate::pool::limiter::{AcquireOutcome, CLOSED, Limiter, PendingJob};
+use crate::pool::scheduler::shard::{ReleaseReason, ShardId};
 use crate::sync::atomic::Ordering::Relaxed;
-use crate::sync::mutant;
+use crate::sync::failpoint;
 
-impl Admission {
+impl Limiter {
     /// Keeps a slot for a job that comes later. With nobody to `wake`, refuses if there is none.
     #[inline]
     pub(crate) fn reserve(
         &self,
-        at: usize,
+        shard_id: ShardId,
         quota: Option<usize>,
         wake: Option<(&Waker, usize)>,
-    ) -> Verdict {
+    ) -> AcquireOutcome {
         if quota.is_none() {
-            if wake.is_none() && self.turns_away() {
-                return Verdict::Full;
+            if wake.is_none() && self.refuse_if_full() {
+                return AcquireOutcome::Full;
             }
-            let mut shard = self.shards[at].lock();
-            if shard.free > 0 && self.attention.load(Relaxed) & CLOSED == 0 {
-                shard.free -= 1;
-                shard.tally.submitted += 1;
-                shard.tally.reserved += 1;
-                return Verdict::Reserved;
+            let mut shard = self.shards[shard_id].lock();
+            if shard.free_slots > 0 && self.flags.load(Relaxed) & CLOSED == 0 {
+                shard.free_slots -= 1;
+                shard.counters.submitted += 1;
+                shard.counters.reserved += 1;
+                return AcquireOutcome::Reserved;
             }
         }
-        self.reserve_slow(at, quota, wake)
+        self.reserve_slow(shard_id, quota, wake)
     }
 
     #[cold]
     fn reserve_slow(
         &self,
-        at: usize,
+        shard_id: ShardId,
         quota: Option<usize>,
         wake: Option<(&Waker, usize)>,
-    ) -> Verdict {
+    ) -> AcquireOutcome {
         // Dropped outside of the lock: wakers are the user's.
         let mut wake = wake.map(|(waker, pool)| (Some(waker.clone()), pool));
-        let mut state = self.desk();
-        state.tally.submitted += 1;
+        let mut state = self.lock_state();
+        state.counters.submitted += 1;
         if state.has(CLOSED) {
-            state.tally.refused += 1;
-            return Verdict::Closed;
+            state.counters.refused += 1;
+            return AcquireOutcome::Closed;
         }
-        let within_share = state.is_within_share(quota);
-        if within_share && self.take_slot(&mut state, at) {
-            state.hold(quota);
-            state.tally.reserved += 1;
-            return Verdict::Reserved;
+        let in_quota = state.has_quota_left(quota);
+        if in_quota && self.acquire_from_any_shard(&mut state, shard_id) {
+            state.acquire_quota(quota);
+            state.counters.reserved += 1;
+            return AcquireOutcome::Reserved;
         }
         let Some((waker, pool)) = &mut wake else {
-            state.tally.refused += 1;
-            return Verdict::Full;
+            state.counters.refused += 1;
+            return AcquireOutcome::Full;
         };
         let list = match quota {
-            Some(quota) if !within_share => List::Quota(quota),
+            Some(quota) if !in_quota => List::Quota(quota),
             _ => List::Main,
         };
-        state.stand_caller(list, quota, within_share, waker, *pool, true)
+        state.enqueue_caller(list, quota, in_quota, waker, *pool, true)
     }
 
-    /// A caller in line who was told to come takes the slot that is kept for it.
-    pub(crate) fn collect(&self, ticket: usize, fx: &mut Effects) -> Verdict {
-        let mut state = self.desk();
-        let verdict = match state.line.caller(ticket).told {
-            Told::Wait | Told::Place => return Verdict::Waiting(ticket),
-            Told::Slot => {
-                state.granted -= 1;
-                state.tally.reserved += 1;
-                Verdict::Reserved
+    /// A caller in the wait list who was told to come takes the slot that is kept for it.
+    pub(crate) fn take_granted(
+        &self,
+        waiter_key: WaiterKey,
+        deferred: &mut DeferredWakes,
+    ) -> AcquireOutcome {
+        let mut state = self.lock_state();
+        let outcome = match state.wait_list.caller(waiter_key).state {
+            WaiterState::Waiting | WaiterState::QueueGranted => {
+                return AcquireOutcome::Waiting(waiter_key);
             }
-            told => {
-                state.tally.refused += 1;
-                if told == Told::Closed { Verdict::Closed } else { Verdict::Deadlock }
+            WaiterState::SlotGranted => {
+                state.slots_granted -= 1;
+                state.counters.reserved += 1;
+                AcquireOutcome::Reserved
+            }
+            waiter_state => {
+                state.counters.refused += 1;
+                if waiter_state == WaiterState::Closed {
+                    AcquireOutcome::Closed
+                } else {
+                    AcquireOutcome::Deadlock
+                }
             }
         };
-        state.line.dismiss(ticket);
-        self.look_for_idle(&mut state, fx);
-        verdict
+        state.wait_list.remove_node(waiter_key);
+        self.check_idle(&mut state, deferred);
+        outcome
     }
 
     /// The job for which a slot was kept. If the pool was closed meanwhile, it stays on offer.
     #[inline]
-    pub(crate) fn redeem(
+    pub(crate) fn submit_reserved(
         &self,
-        at: usize,
-        offer: &mut impl Offer,
+        shard_id: ShardId,
+        pending: &mut impl PendingJob,
         quota: Option<usize>,
-    ) -> Verdict {
-        offer.prepare();
-        let mut shard = self.shards[at].lock();
-        if self.attention.load(Relaxed) & CLOSED != 0 {
-            return Verdict::Closed;
+    ) -> AcquireOutcome {
+        pending.prepare();
+        let mut shard = self.shards[shard_id].lock();
+        if self.flags.load(Relaxed) & CLOSED != 0 {
+            return AcquireOutcome::Closed;
         }
-        shard.tally.redeemed += 1;
-        shard.tally.started += 1;
-        let call = shard.push(offer.admit(Terms::slot(quota)));
-        Verdict::Started { call, depth: shard.ready.len() }
+        shard.counters.reservations_ended += 1;
+        shard.counters.started += 1;
+        let needs_wake = shard.push(pending.admit(SlotKind::for_quota(quota)));
+        AcquireOutcome::Started { needs_wake, depth: shard.run_queue.len() }
     }
 
     /// Gives back a slot that was kept without a job.
-    pub(crate) fn free(&self, at: usize, quota: Option<usize>, kept: Kept, fx: &mut Effects) {
+    pub(crate) fn release_slot(
+        &self,
+        shard_id: ShardId,
+        quota: Option<usize>,
+        reason: ReleaseReason,
+        deferred: &mut DeferredWakes,
+    ) {
         if quota.is_none() {
-            let mut shard = self.shards[at].lock();
+            let mut shard = self.shards[shard_id].lock();
             // The end of what was held may be the end of a pool that was closed.
-            let alone = !self.needs_desk() || mutant("free unseeing");
-            if alone && (kept != Kept::Held || !self.is_closed()) {
-                shard.tally.free(kept);
-                shard.free += 1;
+            let alone = !self.needs_slow_release() || failpoint("release without recheck");
+            if alone && (reason != ReleaseReason::Held || !self.is_closed()) {
+                shard.counters.release(reason);
+                shard.free_slots += 1;
                 return;
             }
         }
-        let mut state = self.desk();
-        state.tally.free(kept);
-        self.hand_on(&mut state, at, fx);
-        self.release_share(&mut state, at, quota, fx);
-        self.look_for_idle(&mut state, fx);
+        let mut state = self.lock_state();
+        state.counters.release(reason);
+        self.release_to_next(&mut state, shard_id, deferred);
+        self.release_quota(&mut state, shard_id, quota, deferred);
+        self.check_idle(&mut state, deferred);
     }
 }

@@ -1,62 +1,68 @@
 //! Changes to the whole pool: another size, no more jobs, no jobs at all.
 
-use crate::pool::job::JobRef;
-use crate::pool::limiter::deferred_wakes::Effects;
-use crate::pool::limiter::state::Desk;
-use crate::pool::limiter::wait_list::{Entry, List, Told};
-use crate::pool::limiter::{Admission, CANCELLING, CLOSED, CONGESTED, DEAD};
-use crate::sync::mutant;
+use crate::pool::job::Runnable;
+use crate::pool::limiter::deferred_wakes::DeferredWakes;
+use crate::pool::limiter::state::StateGuard;
+use crate::pool::limiter::wait_list::{List, Waiter, WaiterKey, WaiterState};
+use crate::pool::limiter::{CANCELLING, CLOSED, Limiter, NO_SLOTS, RUNTIME_GONE};
+use crate::pool::scheduler::shard::ShardId;
+use crate::sync::failpoint;
 
-/// The jobs that were reached by [`Admission::cancel_all`], to be ended by the caller.
+/// The jobs that were reached by [`Limiter::cancel_all`], to be ended by the caller.
 #[derive(Default)]
 pub(crate) struct Cancelled {
-    pub(crate) in_line: Vec<JobRef>,
-    pub(crate) admitted: Vec<JobRef>,
+    pub(crate) waiting: Vec<Runnable>,
+    pub(crate) admitted: Vec<Runnable>,
 }
 
-impl Admission {
+impl Limiter {
     /// Changes the number of slots. Those in use vanish as they come back.
-    pub(crate) fn resize(&self, at: usize, size: usize, fx: &mut Effects) -> usize {
-        let mut state = self.desk();
+    pub(crate) fn resize(
+        &self,
+        shard_id: ShardId,
+        size: usize,
+        deferred: &mut DeferredWakes,
+    ) -> usize {
+        let mut state = self.lock_state();
         let before = std::mem::replace(&mut state.size, size);
         if size < before {
             let mut excess = before - size;
             let mut left = 0;
-            state.set(CONGESTED);
+            state.set(NO_SLOTS);
             for shard in &self.shards {
                 let mut shard = shard.lock();
-                let taken = shard.free.min(excess);
-                shard.free -= taken;
+                let taken = shard.free_slots.min(excess);
+                shard.free_slots -= taken;
                 excess -= taken;
-                left += shard.free;
+                left += shard.free_slots;
             }
-            state.debt += excess;
+            state.slots_to_remove += excess;
             if left > 0 {
-                state.clear(CONGESTED);
+                state.clear(NO_SLOTS);
             } else {
-                self.break_deadlock(&mut state, at, fx);
+                self.break_deadlock(&mut state, shard_id, deferred);
             }
         } else {
             let mut fresh = size - before;
-            let paid = fresh.min(state.debt);
-            state.debt -= paid;
+            let paid = fresh.min(state.slots_to_remove);
+            state.slots_to_remove -= paid;
             fresh -= paid;
-            while fresh > 0 && !state.line.is_empty() {
-                self.hand_on(&mut state, at, fx);
+            while fresh > 0 && !state.wait_list.is_empty() {
+                self.release_to_next(&mut state, shard_id, deferred);
                 fresh -= 1;
             }
             if fresh > 0 {
-                self.shards[at].lock().free += fresh;
-                state.clear(CONGESTED);
+                self.shards[shard_id].lock().free_slots += fresh;
+                state.clear(NO_SLOTS);
             }
         }
         before
     }
 
-    /// Lets nothing more in. Callers in line are told; committed jobs stay. `false` if it was
+    /// Lets nothing more in. Callers in the wait list are told; committed jobs stay. `false` if it was
     /// closed already.
-    pub(crate) fn close(&self, at: usize, fx: &mut Effects) -> bool {
-        let mut state = self.desk();
+    pub(crate) fn close(&self, shard_id: ShardId, deferred: &mut DeferredWakes) -> bool {
+        let mut state = self.lock_state();
         if state.has(CLOSED) {
             return false;
         }
@@ -65,75 +71,66 @@ impl Admission {
         for shard in &self.shards {
             drop(shard.lock());
         }
-        for ticket in state.line.tickets() {
-            if mutant("close tells nobody") {
+        for waiter_key in state.wait_list.waiter_keys() {
+            if failpoint("close without notifying") {
                 break;
             }
             // Sending one away may have called up another.
-            if let Some(Entry::Caller(_)) = state.line.standing(ticket) {
-                self.send_away(&mut state, at, ticket, Told::Closed, fx);
+            if let Some(Waiter::Caller(_)) = state.wait_list.get_linked(waiter_key) {
+                self.reject_waiter(&mut state, shard_id, waiter_key, WaiterState::Closed, deferred);
             }
         }
         true
     }
 
-    /// Takes a caller out of the line and tells it why.
-    pub(crate) fn send_away(
+    /// Takes a caller out of the wait list and tells it why.
+    pub(crate) fn reject_waiter(
         &self,
-        state: &mut Desk<'_>,
-        at: usize,
-        ticket: usize,
-        told: Told,
-        fx: &mut Effects,
+        state: &mut StateGuard<'_>,
+        shard_id: ShardId,
+        waiter_key: WaiterKey,
+        waiter_state: WaiterState,
+        deferred: &mut DeferredWakes,
     ) {
-        let list = state.line.list_of(ticket);
-        state.tell(ticket, told, fx);
-        state.admit_all(fx);
+        let list = state.wait_list.list_of(waiter_key);
+        state.unlink_and_notify(waiter_key, waiter_state, deferred);
+        state.fill_queue(deferred);
         if list == Some(List::Main) {
-            let quota = state.line.node(ticket).quota;
-            self.release_share(state, at, quota, fx);
+            let quota = state.wait_list.node(waiter_key).quota;
+            self.release_quota(state, shard_id, quota, deferred);
         } else if let Some(List::Quota(key)) = list {
-            state.line.sweep_quota(key);
+            state.wait_list.remove_quota_if_unused(key);
         }
     }
 
-    /// After slots vanished: tells the newest of the jobs that wait on each other.
-    pub(crate) fn break_deadlock(&self, state: &mut Desk<'_>, at: usize, fx: &mut Effects) {
-        if state.blocked.is_empty()
-            || state.granted > 0
-            || state.blocked.len() < state.size + state.debt
-        {
-            return;
-        }
-        let newest = state.line.tickets().into_iter().rev().find(
-            |&ticket| matches!(&state.line.node(ticket).entry, Entry::Caller(caller) if caller.within.is_some()),
-        );
-        if let Some(ticket) = newest {
-            self.send_away(state, at, ticket, Told::Deadlock, fx);
-        }
-    }
-
-    /// Cancels whatever can be reached: jobs in line and in the queues of the shards come back,
+    /// Cancels whatever can be reached: jobs in the wait list and in the queues of the shards come back,
     /// suspended ones too. Jobs that are being polled are cancelled when that returns.
-    pub(crate) fn cancel_all(&self, at: usize, dead: bool, fx: &mut Effects) -> Cancelled {
-        self.close(at, fx);
-        let mut state = self.desk();
-        state.set(if dead { CANCELLING | DEAD } else { CANCELLING });
+    pub(crate) fn cancel_all(
+        &self,
+        shard_id: ShardId,
+        runtime_gone: bool,
+        deferred: &mut DeferredWakes,
+    ) -> Cancelled {
+        self.close(shard_id, deferred);
+        let mut state = self.lock_state();
+        state.set(if runtime_gone { CANCELLING | RUNTIME_GONE } else { CANCELLING });
         let mut cancelled = Cancelled::default();
-        for ticket in state.line.tickets() {
+        for waiter_key in state.wait_list.waiter_keys() {
             // Taking one out may have called up another.
-            let Some(Entry::Job(job, _)) = state.line.standing(ticket) else { continue };
+            let Some(Waiter::Job(job, _)) = state.wait_list.get_linked(waiter_key) else {
+                continue;
+            };
             let job = job.ptr();
-            if let Some(removed) = state.line.remove_job(ticket, job) {
-                let job = self.take_out(&mut state, at, removed, fx);
-                cancelled.in_line.push(job);
+            if let Some(removed) = state.wait_list.remove_job(waiter_key, job) {
+                let job = self.remove_for_cancel(&mut state, shard_id, removed, deferred);
+                cancelled.waiting.push(job);
             }
         }
         drop(state);
         for shard in &self.shards {
             let mut shard = shard.lock();
             cancelled.admitted.extend(shard.take(true));
-            let aborted = shard.seated.iter().filter_map(|(_, job)| job.request_abort());
+            let aborted = shard.suspended.iter().filter_map(|(_, job)| job.request_abort());
             cancelled.admitted.extend(aborted);
         }
         cancelled

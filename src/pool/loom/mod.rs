@@ -1,41 +1,15 @@
-//! loom models over the real admission, workers, cells and groups.
+//! loom models over the real the limiter, workers, cells and groups.
 //!
 //! Each model is run as it is, and once more with the code broken in a way that it must notice.
-//! Run them with `RUSTFLAGS="--cfg millpond_loom" cargo test --release --lib models`.
+//! Run them with `RUSTFLAGS="--cfg millpond_loom" cargo test --release --lib pool::loom`.
 
-use std::cell::Cell;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use loom::future::block_on;
-use loom::thread;
-
 use crate::pool::Pool;
-use crate::pool::scheduler::shared::{Config, Core, Nested};
-use crate::pool::scheduler::worker::Worker;
-
-loom::thread_local! {
-    static HERE: Cell<usize> = Cell::new(0);
-}
-
-/// The shard of the model's current thread.
-pub(crate) fn here() -> usize {
-    HERE.with(Cell::get)
-}
-
-fn at(shard: usize) {
-    HERE.with(|here| here.set(shard));
-}
-
-/// Workers are threads of the model.
-pub(crate) fn spawn(worker: Worker) {
-    let shard = worker.home();
-    thread::spawn(move || {
-        at(shard);
-        block_on(worker);
-    });
-}
+use crate::pool::limiter::deadlock::OnDeadlock;
+use crate::pool::scheduler::shared::{Config, Shared};
 
 fn pool(shards: usize, size: usize, queue: usize) -> Pool {
     let config = Config {
@@ -43,12 +17,12 @@ fn pool(shards: usize, size: usize, queue: usize) -> Pool {
         idle_timeout: Duration::from_secs(1),
         min_idle: 0,
         overflow_limit: usize::MAX,
-        nested: Nested::Error,
-        spans: false,
+        on_deadlock: OnDeadlock::Error,
+        propagate_span: false,
         on_panic: None,
     };
     let size = NonZeroUsize::new(size).expect("not zero");
-    Pool::from_core(Core::with_shards(shards, shards, config, size, queue, None))
+    Pool::from_core(Shared::with_shards(shards, shards, config, size, queue, None))
 }
 
 fn check(model: impl Fn() + Sync + Send + 'static) {
@@ -60,13 +34,13 @@ fn check(model: impl Fn() + Sync + Send + 'static) {
 
 /// Runs a model in a process of its own, on broken code: it must fail there. (loom does not always
 /// survive the failure of a model.)
-fn expect_failure(model: &str, mutant: &str) {
+fn expect_failure(model: &str, failpoint: &str) {
     let output = std::process::Command::new(std::env::current_exe().expect("our own path"))
-        .args(["--exact", &format!("pool::models::tests::{model}")])
-        .env("MILLPOND_MUTANT", mutant)
+        .args(["--exact", &format!("pool::loom::tests::{model}")])
+        .env("MILLPOND_FAILPOINT", failpoint)
         .output()
         .expect("the same test again");
-    assert!(!output.status.success(), "`{model}` did not notice the mutant `{mutant}`");
+    assert!(!output.status.success(), "`{model}` did not notice the failpoint `{failpoint}`");
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     assert!(said.contains("running 1 test"), "`{model}` was not run: {said}");

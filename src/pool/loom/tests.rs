@@ -10,12 +10,13 @@ use loom::sync::atomic::AtomicUsize;
 use loom::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 use loom::thread;
 
-use crate::pool::loom::{at, check, expect_failure, pool};
+use crate::pool::loom::{check, expect_failure, pool};
+use crate::sync::set_current_shard;
 use crate::{JobError, Pool, TryScheduleError};
 
 /// Runs a model as it is, and broken in a way it must notice.
 macro_rules! models {
-    ($($name:ident, $mutated:ident: $mutant:literal;)*) => {$(
+    ($($name:ident, $mutated:ident: $failpoint:literal;)*) => {$(
         #[test]
         fn $name() {
             check(models::$name);
@@ -23,22 +24,22 @@ macro_rules! models {
 
         #[test]
         fn $mutated() {
-            expect_failure(stringify!($name), $mutant);
+            expect_failure(stringify!($name), $failpoint);
         }
     )*};
 }
 
 models! {
-    a_ready_job_is_seen, a_silent_push_is_noticed: "push silently";
-    a_missed_call_is_made_up_for, a_forgotten_call_is_noticed: "forget missed calls";
-    a_wake_while_polled_is_kept, a_lost_wake_is_noticed: "suspend unseeing";
-    a_handle_is_woken, an_unwoken_handle_is_noticed: "await unseeing";
-    a_returned_slot_is_found, a_slot_lost_on_return_is_noticed: "look before the flag";
+    a_ready_job_is_seen, a_silent_push_is_noticed: "push without wake";
+    a_pending_wakeup_is_taken, a_forgotten_wakeup_is_noticed: "forget pending wakeups";
+    a_wake_while_polled_is_kept, a_lost_wake_is_noticed: "suspend without recheck";
+    a_handle_is_woken, an_unwoken_handle_is_noticed: "join without recheck";
+    a_returned_slot_is_found, a_slot_lost_on_return_is_noticed: "scan before the flag";
     a_dropped_grant_passes_on, a_kept_grant_is_noticed: "keep the grant";
-    close_tells_callers_in_line, an_untold_caller_is_noticed: "close tells nobody";
-    a_group_sees_its_last_job, a_missed_last_job_is_noticed: "enlist unseeing";
-    a_reserved_slot_passes_on, a_slot_freed_unseeing_is_noticed: "free unseeing";
-    a_held_slot_is_freed_once, a_hold_forgotten_is_noticed: "let go unseeing";
+    close_notifies_waiting_callers, an_unnotified_caller_is_noticed: "close without notifying";
+    a_group_sees_its_last_job, a_missed_last_job_is_noticed: "wait without recheck";
+    a_reserved_slot_passes_on, a_slot_released_without_recheck_is_noticed: "release without recheck";
+    a_held_slot_is_freed_once, a_forgotten_guard_is_noticed: "guard released without recheck";
 }
 
 fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
@@ -58,14 +59,14 @@ mod models {
     }
 
     /// With one worker for two shards, a call it was too busy for is not forgotten.
-    pub(crate) fn a_missed_call_is_made_up_for() {
+    pub(crate) fn a_pending_wakeup_is_taken() {
         let pool = pool(2, 2, 0);
-        pool.core().crew.resize(1);
+        pool.shared().workers.resize(1);
         let here = pool.try_schedule(async { 1 }).unwrap();
         let other = {
             let pool = pool.clone();
             thread::spawn(move || {
-                at(1);
+                set_current_shard(1);
                 block_on(pool.try_schedule(async { 2 }).unwrap()).unwrap()
             })
         };
@@ -122,7 +123,7 @@ mod models {
         let other = {
             let (pool, running) = (pool.clone(), running.clone());
             thread::spawn(move || {
-                at(1);
+                set_current_shard(1);
                 submit(pool, running);
             })
         };
@@ -145,8 +146,8 @@ mod models {
         assert_eq!(block_on(last).unwrap(), 5);
     }
 
-    /// A caller in line when the pool is closed gets its job back, or ran it.
-    pub(crate) fn close_tells_callers_in_line() {
+    /// A caller in the wait list when the pool is closed gets its job back, or ran it.
+    pub(crate) fn close_notifies_waiting_callers() {
         let pool = pool(1, 1, 0);
         let stuck = pool.try_schedule(std::future::pending::<()>()).unwrap();
         let closer = {
@@ -166,7 +167,7 @@ mod models {
         let mut reserver = pool.reserver();
         reserver.try_reserve().unwrap();
         let other = thread::spawn(move || {
-            at(1);
+            set_current_shard(1);
             drop(reserver);
         });
         let job = block_on(pool.schedule(async { 5 })).unwrap();
@@ -188,7 +189,7 @@ mod models {
         assert_eq!(block_on(next).unwrap(), 5);
         let (first, second) = (pool.reserver().try_reserve(), pool.status());
         assert!(first.is_ok());
-        assert_eq!((second.held, second.running), (0, 0));
+        assert_eq!((second.held_slots, second.running), (0, 0));
     }
 
     /// Waiting for a group while its last job ends.

@@ -1,82 +1,96 @@
-//! What becomes of a job after a poll: a seat until it is woken, or its end, accounted for and told.
+//! What becomes of a job after a poll: kept as suspended until it is woken, or its end, accounted for and told.
 
-use crate::error::Panic;
-use crate::panic::fenced;
-use crate::pool::job::{End, JobRef, Terms};
-use crate::pool::limiter::deferred_wakes::Effects;
-use crate::pool::scheduler::idle::Post;
-use crate::pool::scheduler::shard::ShardGuard;
-use crate::pool::scheduler::shared::Core;
-use crate::pool::scheduler::worker::Note;
+use crate::error::JobPanic;
+use crate::panic::catch_panic;
+use crate::pool::job::{End, Runnable, SlotKind};
+use crate::pool::limiter::deferred_wakes::DeferredWakes;
+use crate::pool::scheduler::idle::WorkerHandle;
+use crate::pool::scheduler::shard::{ShardGuard, ShardId};
+use crate::pool::scheduler::shared::Shared;
+use crate::pool::scheduler::worker::PollRecord;
 use crate::trace::event;
 
-impl Core {
-    /// Gives a job that returned `Pending` for the first time a seat in this shard.
-    pub(crate) fn seat(&self, at: usize, shard: &mut ShardGuard<'_>, job: &JobRef) {
-        if job.seat().is_none() {
-            let key = shard.seated.insert(job.ptr());
-            job.sit(|| self.arc(), key * self.admission.shards().len() + at);
+impl Shared {
+    /// Gives a job that returned `Pending` for the first time a suspended key in this shard.
+    pub(crate) fn add_suspended(
+        &self,
+        shard_id: ShardId,
+        shard: &mut ShardGuard<'_>,
+        job: &Runnable,
+    ) {
+        if job.suspended_key().is_none() {
+            let key = shard.suspended.insert(job.ptr());
+            job.set_suspended_key(|| self.arc(), key * self.limiter.shards().len() + shard_id);
         }
-        if self.admission.is_cancelling() {
+        if self.limiter.is_cancelling() {
             job.ptr().request_abort();
         }
     }
 
     /// Where a suspended job sits: shard and key.
-    fn split(&self, job: &JobRef) -> Option<(usize, usize)> {
-        let shards = self.admission.shards().len();
-        job.seat().map(|place| (place % shards, place / shards))
+    fn suspended_at(&self, job: &Runnable) -> Option<(ShardId, usize)> {
+        let shards = self.limiter.shards().len();
+        job.suspended_key().map(|place| (place % shards, place / shards))
     }
 
-    /// Accounts for an ended job as far as its shard can. `true` if the line must hear of it.
-    pub(crate) fn settle(
+    /// Accounts for an ended job as far as its shard can. `true` if the wait list must hear of it.
+    pub(crate) fn release_in_shard(
         &self,
-        at: usize,
+        shard_id: ShardId,
         shard: &mut ShardGuard<'_>,
-        job: &JobRef,
+        job: &Runnable,
         end: End,
     ) -> bool {
-        let terms = job.terms();
-        if let Some((home, key)) = self.split(job) {
-            if home == at {
-                shard.seated.remove(key);
+        let slot_kind = job.slot_kind();
+        if let Some((home_shard, key)) = self.suspended_at(job) {
+            if home_shard == shard_id {
+                shard.suspended.remove(key);
             }
         }
         if job.keeps_slot() {
-            shard.tally.end(end);
-            shard.tally.ended += 1;
-            shard.tally.held += 1;
+            shard.counters.end(end);
+            shard.counters.ended += 1;
+            shard.counters.held_slots += 1;
             return false;
         }
-        // Written down together with the slot's return, be it here or at the line: an idle pool has
+        // Written down together with the slot's return, be it here or at the wait list: an idle pool has
         // all its slots.
-        if terms != Terms::Slot || self.admission.needs_desk() {
+        if slot_kind != SlotKind::Plain || self.limiter.needs_slow_release() {
             return true;
         }
-        shard.tally.end(end);
-        shard.tally.ended += 1;
-        shard.free += 1;
+        shard.counters.end(end);
+        shard.counters.ended += 1;
+        shard.free_slots += 1;
         false
     }
 
     /// Writes down what became of a polled job, as far as its shard can.
-    pub(crate) fn write_down(&self, at: usize, shard: &mut ShardGuard<'_>, mut note: Note) -> Note {
-        match &mut note {
-            Note::Suspended(job) => self.seat(at, shard, job),
-            Note::Ended { job, end, tell_line } => *tell_line = self.settle(at, shard, job, *end),
+    pub(crate) fn record_locked(
+        &self,
+        shard_id: ShardId,
+        shard: &mut ShardGuard<'_>,
+        mut record: PollRecord,
+    ) -> PollRecord {
+        match &mut record {
+            PollRecord::Suspended(job) => self.add_suspended(shard_id, shard, job),
+            PollRecord::Ended { job, end, release_slow } => {
+                *release_slow = self.release_in_shard(shard_id, shard, job, *end)
+            }
         }
-        note
+        record
     }
 
     /// The rest of that, after the shard's lock was released. `true` if the job was put back into
     /// the shard.
-    pub(crate) fn follow_up(&self, at: usize, note: Note) -> bool {
-        match note {
-            Note::Ended { job, end, tell_line } => self.settled(at, job, end, tell_line),
-            Note::Suspended(job) => {
+    pub(crate) fn after_unlock(&self, shard_id: ShardId, record: PollRecord) -> bool {
+        match record {
+            PollRecord::Ended { job, end, release_slow } => {
+                self.finish(shard_id, job, end, release_slow)
+            }
+            PollRecord::Suspended(job) => {
                 if let Some(job) = job.suspend() {
                     // Whatever the push says: the worker comes back to the shard.
-                    let _ = self.admission.shard(at).lock().push(job);
+                    let _ = self.limiter.shard(shard_id).lock().push(job);
                     return true;
                 }
             }
@@ -84,121 +98,127 @@ impl Core {
         false
     }
 
-    /// Accounts for jobs that completed unseen. The slots of `unpaid` of them are still to be
-    /// given back; returns how many of those are to be brought to the line.
-    pub(crate) fn settle_unseen(
+    /// Accounts for jobs that completed detached. The slots of `unreleased` of them are still to be
+    /// given back; returns how many of those are to be brought to the wait list.
+    pub(crate) fn release_detached(
         &self,
-        at: usize,
+        shard_id: ShardId,
         shard: &mut ShardGuard<'_>,
-        jobs: &[JobRef],
-        unpaid: usize,
+        jobs: &[Runnable],
+        unreleased: usize,
     ) -> usize {
-        let seats = jobs.iter().filter_map(|job| self.split(job));
-        for (_, key) in seats.filter(|(home, _)| *home == at) {
-            shard.seated.remove(key);
+        let suspended = jobs.iter().filter_map(|job| self.suspended_at(job));
+        for (_, key) in suspended.filter(|(home_shard, _)| *home_shard == shard_id) {
+            shard.suspended.remove(key);
         }
-        if self.admission.needs_desk() {
-            return unpaid;
+        if self.limiter.needs_slow_release() {
+            return unreleased;
         }
-        shard.tally.completed += unpaid as u64;
-        shard.tally.ended += unpaid as u64;
-        shard.free += unpaid;
+        shard.counters.completed += unreleased as u64;
+        shard.counters.ended += unreleased as u64;
+        shard.free_slots += unreleased;
         0
     }
 
-    /// Takes unseen jobs out of the seats they have in other shards, and lets go of them.
-    pub(crate) fn drop_unseen(&self, at: usize, jobs: &mut Vec<JobRef>) {
+    /// Takes detached jobs out of the suspended slabs of other shards, and lets go of them.
+    pub(crate) fn drop_detached(&self, shard_id: ShardId, jobs: &mut Vec<Runnable>) {
         for job in jobs.drain(..) {
-            self.unseat_elsewhere(at, &job);
+            self.remove_suspended_elsewhere(shard_id, &job);
         }
     }
 
-    fn unseat_elsewhere(&self, at: usize, job: &JobRef) {
-        if let Some((home, key)) = self.split(job).filter(|(home, _)| *home != at) {
-            self.admission.shard(home).lock().seated.remove(key);
+    fn remove_suspended_elsewhere(&self, shard_id: ShardId, job: &Runnable) {
+        if let Some((home_shard, key)) =
+            self.suspended_at(job).filter(|(home_shard, _)| *home_shard != shard_id)
+        {
+            self.limiter.shard(home_shard).lock().suspended.remove(key);
         }
     }
 
-    pub(crate) fn bring_to_line(&self, at: usize, slots: usize) {
+    pub(crate) fn release_to_waiters(&self, shard_id: ShardId, slots: usize) {
         if slots > 0 {
-            let mut fx = Effects::default();
+            let mut deferred = DeferredWakes::default();
             for _ in 0..slots {
-                self.admission.settle_slow(at, Terms::Slot, End::Completed, &mut fx);
+                self.limiter.release_slow(shard_id, SlotKind::Plain, End::Completed, &mut deferred);
             }
-            self.apply(at, fx);
+            self.run_deferred(shard_id, deferred);
         }
     }
 
-    /// Gives the slots of unseen jobs back for a worker that is held up.
-    pub(crate) fn pay_for(&self, post: &Post) {
-        let at = self.here();
-        let owed = post.forgive();
-        let mut shard = self.admission.shard(at).lock();
-        let slots = self.settle_unseen(at, &mut shard, &[], owed);
+    /// Gives the slots of detached jobs back for a worker that is held up.
+    pub(crate) fn release_deferred_of(&self, handle: &WorkerHandle) {
+        let shard_id = self.current_shard();
+        let deferred_releases = handle.steal_deferred_releases();
+        let mut shard = self.limiter.shard(shard_id).lock();
+        let slots = self.release_detached(shard_id, &mut shard, &[], deferred_releases);
         drop(shard);
-        self.bring_to_line(at, slots);
+        self.release_to_waiters(shard_id, slots);
     }
 
     /// The rest of it, after the shard's lock was released.
-    pub(crate) fn settled(&self, at: usize, job: JobRef, end: End, slow: bool) {
-        self.unseat_elsewhere(at, &job);
+    pub(crate) fn finish(&self, shard_id: ShardId, job: Runnable, end: End, slow: bool) {
+        self.remove_suspended_elsewhere(shard_id, &job);
         let mut idle = false;
         if slow {
-            let mut fx = Effects::default();
-            self.admission.settle_slow(at, job.terms(), end, &mut fx);
-            // Told last: then there is nothing left to be seen of the job.
-            idle = std::mem::take(&mut fx.idle);
-            self.apply(at, fx);
+            let mut deferred = DeferredWakes::default();
+            self.limiter.release_slow(shard_id, job.slot_kind(), end, &mut deferred);
+            // WaiterState last: then there is nothing left to be seen of the job.
+            idle = std::mem::take(&mut deferred.idle);
+            self.run_deferred(shard_id, deferred);
         }
-        self.announce(job, end, idle);
+        self.publish(job, end, idle);
     }
 
     /// Tells of the end of a job that is accounted for.
-    fn announce(&self, job: JobRef, end: End, idle: bool) {
+    fn publish(&self, job: Runnable, end: End, idle: bool) {
         if end == End::Panicked {
-            job.with_panic(|panic| self.tell_panic(panic));
+            job.with_panic(|panic| self.report_panic(panic));
         }
         job.publish();
-        self.tell_idle(idle);
+        self.notify_idle(idle);
     }
 
     #[cold]
-    pub(crate) fn tell_panic(&self, panic: &Panic) {
+    pub(crate) fn report_panic(&self, panic: &JobPanic) {
         event!(ERROR, pool = &*self.config.name, message = panic.message(), "job panicked");
         if let Some(on_panic) = &self.config.on_panic {
-            fenced(|| on_panic(panic));
+            catch_panic(|| on_panic(panic));
         }
     }
 
     /// Ends a job that is in nobody else's hands.
-    pub(crate) fn cancel(&self, at: usize, job: JobRef) {
+    pub(crate) fn cancel(&self, shard_id: ShardId, job: Runnable) {
         let end = job.cancel();
-        let mut shard = self.admission.shard(at).lock();
-        let slow = self.settle(at, &mut shard, &job, end);
+        let mut shard = self.limiter.shard(shard_id).lock();
+        let slow = self.release_in_shard(shard_id, &mut shard, &job, end);
         drop(shard);
-        self.settled(at, job, end, slow);
+        self.finish(shard_id, job, end, slow);
     }
 
-    /// Cancels what is left, wherever it is; see [`Admission::cancel_all`].
-    pub(crate) fn cancel_all(&self, dead: bool) {
-        let at = self.here();
-        let mut fx = Effects::default();
-        let cancelled = self.admission.cancel_all(at, dead, &mut fx);
-        self.apply(at, fx);
-        for job in cancelled.in_line {
-            self.end_withdrawn(at, job);
+    /// Cancels what is left, wherever it is; see [`Limiter::cancel_all`].
+    pub(crate) fn cancel_all(&self, runtime_gone: bool) {
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        let cancelled = self.limiter.cancel_all(shard_id, runtime_gone, &mut deferred);
+        self.run_deferred(shard_id, deferred);
+        for job in cancelled.waiting {
+            self.end_withdrawn(shard_id, job);
         }
         for job in cancelled.admitted {
-            if job.is_shielded() && !dead { self.make_ready(at, job) } else { self.cancel(at, job) }
+            if job.is_abort_deferred() && !runtime_gone {
+                self.push_runnable(shard_id, job)
+            } else {
+                self.cancel(shard_id, job)
+            }
         }
     }
 
-    pub(crate) fn end_withdrawn(&self, at: usize, job: JobRef) {
+    pub(crate) fn end_withdrawn(&self, shard_id: ShardId, job: Runnable) {
         let end = job.cancel();
-        let mut fx = Effects::default();
-        self.admission.end_withdrawn(end, &mut fx);
-        let idle = std::mem::take(&mut fx.idle);
-        self.apply(at, fx);
-        self.announce(job, end, idle);
+        let mut deferred = DeferredWakes::default();
+        self.limiter.end_withdrawn(end, &mut deferred);
+        let idle = std::mem::take(&mut deferred.idle);
+        self.run_deferred(shard_id, deferred);
+        self.publish(job, end, idle);
     }
 }

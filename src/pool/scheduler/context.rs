@@ -2,16 +2,16 @@
 
 use std::cell::Cell;
 
-use crate::pool::job::{JobPtr, Terms};
+use crate::pool::job::RawJob;
 
 /// The job that is being polled on this thread.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Current {
     /// The pool it belongs to.
     pool: usize,
-    pub(crate) job: JobPtr,
-    /// Another job runs inside of it, inline.
-    pub(crate) inline: bool,
+    pub(crate) job: RawJob,
+    /// Another job runs inside of it, as in its caller.
+    pub(crate) in_caller: bool,
 }
 
 impl Current {
@@ -19,13 +19,6 @@ impl Current {
     pub(crate) fn is_of(&self, pool: usize) -> bool {
         self.pool == pool
     }
-}
-
-/// A slot-holding job of a pool that asks the same pool for room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Within {
-    pub(crate) job: usize,
-    pub(crate) quota: Option<usize>,
 }
 
 #[cfg(not(millpond_loom))]
@@ -45,18 +38,18 @@ pub(crate) fn current() -> Option<Current> {
 
 /// Polls a job, known as the current one meanwhile. `poll` must not panic.
 #[inline]
-pub(crate) fn enter<R>(pool: usize, job: JobPtr, poll: impl FnOnce() -> R) -> R {
+pub(crate) fn enter<R>(pool: usize, job: RawJob, poll: impl FnOnce() -> R) -> R {
     CURRENT.with(|cell| {
-        let outer = cell.replace(Some(Current { pool, job, inline: false }));
+        let outer = cell.replace(Some(Current { pool, job, in_caller: false }));
         let polled = poll();
         cell.set(outer);
         polled
     })
 }
 
-/// Polls a job that runs inline. The job around it, if there is one, is the one that waits when it
+/// Polls a job that runs in its caller. The job around it, if there is one, is the one that waits when it
 /// waits; but its slot is not its own.
-pub(crate) fn enter_inline<R>(poll: impl FnOnce() -> R) -> R {
+pub(crate) fn enter_in_caller<R>(poll: impl FnOnce() -> R) -> R {
     struct Restore(Option<Current>);
 
     impl Drop for Restore {
@@ -67,13 +60,6 @@ pub(crate) fn enter_inline<R>(poll: impl FnOnce() -> R) -> R {
 
     let outer = current();
     let _restore = Restore(outer);
-    CURRENT.with(|cell| cell.set(outer.map(|outer| Current { inline: true, ..outer })));
+    CURRENT.with(|cell| cell.set(outer.map(|outer| Current { in_caller: true, ..outer })));
     poll()
-}
-
-/// The job of this very pool that is asking, if it holds a slot.
-pub(crate) fn within(pool: usize) -> Option<Within> {
-    let current = current().filter(|current| current.is_of(pool))?;
-    let terms = current.job.terms();
-    (terms != Terms::Overflow).then(|| Within { job: current.job.id(), quota: terms.quota() })
 }

@@ -6,5 +6,5 @@ pub(crate) mod idle;
 pub(crate) mod poll_times;
 pub(crate) mod shard;
 pub(crate) mod shared;
-pub(crate) mod stall_monitor;
+pub(crate) mod wake;
 pub(crate) mod worker;

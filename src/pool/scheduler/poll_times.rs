@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
 
-pub(crate) struct Pace {
+pub(crate) struct PollTimes {
     /// Nanoseconds one poll of a job takes, about.
     poll: AtomicU32,
     /// Nanoseconds the slowest of late kept a worker, slowly forgotten: some thousand jobs after
@@ -19,7 +19,7 @@ const SLOW: u32 = 100_000;
 /// After this many jobs a slow one has lost two thirds of its weight.
 const MEMORY: u32 = 2_048;
 
-impl Pace {
+impl PollTimes {
     pub(crate) fn new() -> Self {
         Self { poll: AtomicU32::new(1_000), slowest: AtomicU32::new(0) }
     }
@@ -47,7 +47,7 @@ impl Pace {
     }
 
     /// How many nanoseconds the last of some jobs would have to wait for one worker.
-    pub(crate) fn wait(&self, jobs: usize) -> u64 {
+    pub(crate) fn expected_wait(&self, jobs: usize) -> u64 {
         match jobs {
             0 => 0,
             _ => {

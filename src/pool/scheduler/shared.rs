@@ -10,70 +10,47 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use crate::error::Panic;
-use crate::panic::fenced;
-use crate::pool::job::{Home, JobPtr, JobRef, Step};
-use crate::pool::limiter::deferred_wakes::Effects;
-use crate::pool::limiter::{Admission, Offer, OnFull, Verdict};
+use crate::error::JobPanic;
+use crate::panic::catch_panic;
+use crate::pool::job::{JobScheduler, RawJob, Runnable, Step};
+use crate::pool::limiter::deadlock::OnDeadlock;
+use crate::pool::limiter::deferred_wakes::DeferredWakes;
+use crate::pool::limiter::wait_list::WaiterKey;
+use crate::pool::limiter::{AcquireOutcome, Limiter, OnFull, PendingJob};
 use crate::pool::scheduler::context;
-use crate::pool::scheduler::idle::Crew;
-use crate::pool::scheduler::poll_times::Pace;
-use crate::pool::scheduler::shard::Kept;
-use crate::pool::scheduler::stall_monitor::Lookout;
-use crate::pool::status::Status;
+use crate::pool::scheduler::idle::IdleWorkers;
+use crate::pool::scheduler::poll_times::PollTimes;
+use crate::pool::scheduler::shard::{ReleaseReason, ShardId};
+use crate::pool::status::PoolStatus;
 use crate::trace::event;
 
-/// What happens to a `schedule` from within the pool's own jobs that could never end.
-///
-/// A job that waits for a slot of the pool it runs on keeps its own meanwhile. Once every slot is
-/// held by such a job, none of them can go on. Millpond notices the last of them: the one whose
-/// waiting would close the circle. The calls of `try_go` and `anyway_go` themselves wait for nothing.
-///
-/// What is noticed is a wait in line by the job itself, not by a task it spawned. A job that awaits the handle, the start or the group of
-/// another job that is queued behind it, and jobs of several quotas that wait for each other, are
-/// not: there no submit could fail. Nor is a job that has a slot [reserved](crate::Pool::reserver)
-/// or [held](crate::Pool::hold_slot) for another while it waits.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Nested {
-    /// The submit fails with [`ScheduleError::WouldDeadlock`](crate::ScheduleError).
-    #[default]
-    Error,
-    /// The job runs in the job that submitted it, as with [`try_go`](crate::Pool::try_go).
-    Inline,
-}
-
 /// Called with each panic a job of the pool ended by.
-pub(crate) type OnPanic = Arc<dyn Fn(&Panic) + Send + Sync>;
+pub(crate) type OnPanic = Arc<dyn Fn(&JobPanic) + Send + Sync>;
 
 pub(crate) struct Config {
     pub(crate) name: Arc<str>,
     pub(crate) idle_timeout: Duration,
     pub(crate) min_idle: usize,
     pub(crate) overflow_limit: usize,
-    pub(crate) nested: Nested,
-    pub(crate) spans: bool,
+    pub(crate) on_deadlock: OnDeadlock,
+    pub(crate) propagate_span: bool,
     pub(crate) on_panic: Option<OnPanic>,
 }
 
-pub(crate) struct Core {
-    pub(crate) admission: Admission,
-    pub(crate) crew: Crew,
+pub(crate) struct Shared {
+    pub(crate) limiter: Limiter,
+    pub(crate) workers: IdleWorkers,
     pub(crate) config: Config,
-    pub(crate) idle: Notify,
+    pub(crate) idle_notify: Notify,
     runtime: OnceLock<Handle>,
-    pub(crate) pace: Pace,
-    me: Weak<Self>,
+    pub(crate) poll_times: PollTimes,
+    weak_self: Weak<Self>,
 }
 
 /// A shard with fewer slots than this would lend and borrow them all the time.
-const SLOTS_WORTH_A_SHARD: usize = 8;
+const MIN_SLOTS_PER_SHARD: usize = 8;
 
-/// Another worker is called when the ready jobs of a shard would take one this long. Waking a
-/// parked thread takes a fifth of it, and jobs that move between threads run slower.
-const WORTH_A_CALL: u64 = 100_000;
-
-impl Core {
+impl Shared {
     pub(crate) fn new(
         config: Config,
         size: NonZeroUsize,
@@ -84,7 +61,7 @@ impl Core {
             Some(handle) => handle.metrics().num_workers(),
             None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
         };
-        let shards = threads.min(size.get() / SLOTS_WORTH_A_SHARD).max(1);
+        let shards = threads.min(size.get() / MIN_SLOTS_PER_SHARD).max(1);
         Self::with_shards(shards, threads, config, size, queue, runtime)
     }
 
@@ -96,14 +73,14 @@ impl Core {
         queue: usize,
         runtime: Option<Handle>,
     ) -> Arc<Self> {
-        Arc::new_cyclic(|me| Self {
-            admission: Admission::new(shards, size.get(), queue),
-            crew: Crew::new(threads, size.get()),
+        Arc::new_cyclic(|weak_self| Self {
+            limiter: Limiter::new(shards, size.get(), queue),
+            workers: IdleWorkers::new(threads, size.get()),
             config,
-            idle: Notify::new(),
+            idle_notify: Notify::new(),
             runtime: runtime.map_or_else(OnceLock::new, OnceLock::from),
-            pace: Pace::new(),
-            me: me.clone(),
+            poll_times: PollTimes::new(),
+            weak_self: weak_self.clone(),
         })
     }
 
@@ -136,7 +113,7 @@ impl Core {
             }
             Err(_) => panic!(
                 "a pool built without a runtime handle got its first job outside of a tokio runtime: \
-                 submit it from inside one, or build the pool with `Builder::runtime`"
+                 submit it from inside one, or build the pool with `PoolBuilder::runtime`"
             ),
         })
     }
@@ -146,166 +123,161 @@ impl Core {
     }
 
     pub(crate) fn arc(&self) -> Arc<Self> {
-        self.me.upgrade().expect("only reached through a live reference")
+        self.weak_self.upgrade().expect("only reached through a live reference")
     }
 
     /// The shard of the current thread.
     #[cfg(not(millpond_loom))]
     #[inline]
-    pub(crate) fn here(&self) -> usize {
-        match self.admission.shards().len() {
+    pub(crate) fn current_shard(&self) -> ShardId {
+        match self.limiter.shards().len() {
             1 => 0,
             shards => tokio::runtime::worker_index().unwrap_or(0) % shards,
         }
     }
 
     #[cfg(millpond_loom)]
-    pub(crate) fn here(&self) -> usize {
-        crate::pool::loom::here() % self.admission.shards().len()
+    pub(crate) fn current_shard(&self) -> ShardId {
+        crate::sync::current_shard() % self.limiter.shards().len()
     }
 
     pub(crate) fn admit(
         &self,
-        offer: &mut impl Offer,
+        pending: &mut impl PendingJob,
         quota: Option<usize>,
         on_full: OnFull<'_>,
-    ) -> Verdict {
-        let at = self.here();
-        let verdict = self.admission.admit(at, offer, quota, on_full);
-        self.follow(at, verdict)
+    ) -> AcquireOutcome {
+        let shard_id = self.current_shard();
+        let outcome = self.limiter.admit(shard_id, pending, quota, on_full);
+        self.after_submit(shard_id, outcome)
     }
 
     /// Whether a submitter is to yield to the runtime: its jobs are run on another thread again
     /// and again. No use on threads where no worker could run.
     #[inline]
-    pub(crate) fn wants_yield(&self) -> bool {
-        self.admission.shards().len() > 1
-            && self.admission.shard(self.here()).is_to_yield()
-            && !self.admission.needs_desk()
+    pub(crate) fn should_yield(&self) -> bool {
+        self.limiter.shards().len() > 1
+            && self.limiter.shard(self.current_shard()).should_yield()
+            && !self.limiter.needs_slow_release()
             && (cfg!(millpond_loom) || tokio::runtime::worker_index().is_some())
     }
 
-    pub(crate) fn reserve(&self, quota: Option<usize>, cx: Option<&Context<'_>>) -> Verdict {
-        let at = self.here();
-        let verdict = self.admission.reserve(at, quota, cx.map(|cx| (cx.waker(), self.id())));
-        self.follow(at, verdict)
+    pub(crate) fn reserve(&self, quota: Option<usize>, cx: Option<&Context<'_>>) -> AcquireOutcome {
+        let shard_id = self.current_shard();
+        let outcome = self.limiter.reserve(shard_id, quota, cx.map(|cx| (cx.waker(), self.id())));
+        self.after_submit(shard_id, outcome)
     }
 
-    /// A caller in line for a slot was told to come.
-    pub(crate) fn collect(&self, ticket: usize) -> Verdict {
-        let at = self.here();
-        let mut fx = Effects::default();
-        let verdict = self.admission.collect(ticket, &mut fx);
-        self.apply(at, fx);
-        self.follow(at, verdict)
+    /// A caller in the wait list for a slot was told to come.
+    pub(crate) fn take_granted(&self, waiter_key: WaiterKey) -> AcquireOutcome {
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        let outcome = self.limiter.take_granted(waiter_key, &mut deferred);
+        self.run_deferred(shard_id, deferred);
+        self.after_submit(shard_id, outcome)
     }
 
-    pub(crate) fn redeem(&self, offer: &mut impl Offer, quota: Option<usize>) -> Verdict {
-        let at = self.here();
-        let verdict = self.admission.redeem(at, offer, quota);
-        if verdict == Verdict::Closed {
-            self.free(quota, Kept::Refused);
+    pub(crate) fn submit_reserved(
+        &self,
+        pending: &mut impl PendingJob,
+        quota: Option<usize>,
+    ) -> AcquireOutcome {
+        let shard_id = self.current_shard();
+        let outcome = self.limiter.submit_reserved(shard_id, pending, quota);
+        if outcome == AcquireOutcome::Closed {
+            self.release_slot(quota, ReleaseReason::Refused);
         }
-        self.follow(at, verdict)
+        self.after_submit(shard_id, outcome)
     }
 
     /// Gives back a slot that was kept without a job.
-    pub(crate) fn free(&self, quota: Option<usize>, kept: Kept) {
-        let at = self.here();
-        let mut fx = Effects::default();
-        self.admission.free(at, quota, kept, &mut fx);
-        self.apply(at, fx);
+    pub(crate) fn release_slot(&self, quota: Option<usize>, reason: ReleaseReason) {
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        self.limiter.release_slot(shard_id, quota, reason, &mut deferred);
+        self.run_deferred(shard_id, deferred);
     }
 
     /// Calls a worker for what was started.
-    pub(crate) fn follow(&self, at: usize, verdict: Verdict) -> Verdict {
-        match verdict {
-            Verdict::Started { call, depth } => self.attend(at, call, depth),
-            Verdict::Overflow { call, depth } => {
-                self.attend(at, call, depth);
+    pub(crate) fn after_submit(
+        &self,
+        shard_id: ShardId,
+        outcome: AcquireOutcome,
+    ) -> AcquireOutcome {
+        match outcome {
+            AcquireOutcome::Started { needs_wake, depth } => {
+                self.wake_worker_for(shard_id, needs_wake, depth)
+            }
+            AcquireOutcome::Overflow { needs_wake, depth } => {
+                self.wake_worker_for(shard_id, needs_wake, depth);
                 event!(DEBUG, pool = &*self.config.name, "job overflows");
             }
-            Verdict::Full | Verdict::Closed | Verdict::Deadlock => self.tell_refused(verdict),
-            Verdict::InLine | Verdict::Waiting(_) | Verdict::Inline | Verdict::Reserved => {}
+            AcquireOutcome::Full | AcquireOutcome::Closed | AcquireOutcome::Deadlock => {
+                self.log_refused(outcome)
+            }
+            AcquireOutcome::Enqueued
+            | AcquireOutcome::Waiting(_)
+            | AcquireOutcome::RunInCaller
+            | AcquireOutcome::Reserved => {}
         }
-        verdict
-    }
-
-    /// Sees to it that somebody polls what is ready in a shard.
-    #[inline]
-    fn attend(&self, at: usize, call: bool, depth: usize) {
-        // Otherwise everybody is busy, with the jobs of this shard or with others: for how long?
-        // And a worker called from within a job is to run on this thread, once that returns.
-        if call && self.crew.call(self, at) && context::current().is_none() {
-            return;
-        }
-        if self.crew.wants_lookout() {
-            Lookout::start(self.arc());
-        }
-        self.consider_help(at, depth);
+        outcome
     }
 
     #[cold]
-    fn tell_refused(&self, _verdict: Verdict) {
-        event!(DEBUG, pool = &*self.config.name, reason = ?_verdict, "job refused");
-    }
-
-    fn consider_help(&self, at: usize, depth: usize) {
-        if self.crew.has_spare() && self.pace.wait(depth) > WORTH_A_CALL {
-            self.crew.reinforce(self, (at + 1) % self.admission.shards().len(), self.crew.enough());
-        }
+    fn log_refused(&self, _outcome: AcquireOutcome) {
+        event!(DEBUG, pool = &*self.config.name, reason = ?_outcome, "job refused");
     }
 
     /// Does what was left to do when the locks were released.
-    pub(crate) fn apply(&self, at: usize, mut fx: Effects) {
-        for job in fx.take_started() {
-            job.leave_line();
-            self.make_ready(at, job);
+    pub(crate) fn run_deferred(&self, shard_id: ShardId, mut deferred: DeferredWakes) {
+        for job in deferred.take_started() {
+            job.leave_wait_list();
+            self.push_runnable(shard_id, job);
         }
-        fx.wake_all();
-        self.tell_idle(fx.idle);
+        deferred.wake_all();
+        self.notify_idle(deferred.idle);
     }
 
     /// Tells whoever waits for the pool's last job.
-    pub(crate) fn tell_idle(&self, idle: bool) {
+    pub(crate) fn notify_idle(&self, idle: bool) {
         if idle {
-            fenced(|| self.idle.notify_waiters());
-            self.crew.call_all_if(self.admission.is_closed());
+            catch_panic(|| self.idle_notify.notify_waiters());
+            self.workers.wake_all_if(self.limiter.is_closed());
         }
     }
 
     /// Queues a job that holds what it needs to run.
-    pub(crate) fn make_ready(&self, at: usize, job: JobRef) {
-        let mut shard = self.admission.shard(at).lock();
+    pub(crate) fn push_runnable(&self, shard_id: ShardId, job: Runnable) {
+        let mut shard = self.limiter.shard(shard_id).lock();
         // The flag is set before the queues are emptied for the last time.
-        if self.admission.is_dead() {
+        if self.limiter.is_runtime_gone() {
             drop(shard);
-            return self.cancel(at, job);
+            return self.cancel(shard_id, job);
         }
-        let call = shard.push(job);
-        let depth = shard.ready.len();
+        let needs_wake = shard.push(job);
+        let depth = shard.run_queue.len();
         drop(shard);
-        self.attend(at, call, depth);
+        self.wake_worker_for(shard_id, needs_wake, depth);
     }
 
     pub(crate) fn close(&self) {
-        let at = self.here();
-        let mut fx = Effects::default();
-        let first = self.admission.close(at, &mut fx);
-        self.apply(at, fx);
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        let first = self.limiter.close(shard_id, &mut deferred);
+        self.run_deferred(shard_id, deferred);
         if first {
             event!(INFO, pool = &*self.config.name, "pool closed");
             // Idle workers have nothing to wait for any more.
-            self.crew.call_all_if(true);
+            self.workers.wake_all_if(true);
         }
     }
 
     pub(crate) fn resize(&self, size: NonZeroUsize) {
-        let at = self.here();
-        let mut fx = Effects::default();
-        let before = self.admission.resize(at, size.get(), &mut fx);
-        self.crew.resize(size.get());
-        self.apply(at, fx);
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        let before = self.limiter.resize(shard_id, size.get(), &mut deferred);
+        self.workers.resize(size.get());
+        self.run_deferred(shard_id, deferred);
         event!(INFO, pool = &*self.config.name, before, size, "pool resized");
         let _ = before;
     }
@@ -313,28 +285,28 @@ impl Core {
     /// Blocks the thread until the future is ready.
     #[track_caller]
     pub(crate) fn block_on<R>(&self, verb: &str, future: impl Future<Output = R>) -> R {
-        self.refuse_to_block(verb);
+        self.assert_may_block(verb);
         self.runtime().block_on(future)
     }
 
     #[track_caller]
-    pub(crate) fn refuse_to_block(&self, verb: &str) {
+    pub(crate) fn assert_may_block(&self, verb: &str) {
         self.ensure_runtime();
         // Only tokio knows, and panics when it does not like it.
         assert!(
-            fenced(|| self.runtime().block_on(async {})).is_some(),
+            catch_panic(|| self.runtime().block_on(async {})).is_some(),
             "`{verb}` would block a thread that drives asynchronous tasks: use the verb without \
              `blocking_` there, or call it through `spawn_blocking`"
         );
     }
 
-    /// A caller in line goes away.
+    /// A caller in the wait list goes away.
     #[cold]
-    pub(crate) fn leave_line(&self, ticket: usize) {
-        let at = self.here();
-        let mut fx = Effects::default();
-        self.admission.leave(at, ticket, &mut fx);
-        self.apply(at, fx);
+    pub(crate) fn cancel_waiter(&self, waiter_key: WaiterKey) {
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        self.limiter.cancel_waiter(shard_id, waiter_key, &mut deferred);
+        self.run_deferred(shard_id, deferred);
     }
 
     pub(crate) fn overflow_limit(&self) -> usize {
@@ -342,81 +314,81 @@ impl Core {
     }
 
     pub(crate) fn add_quota(&self, limit: usize) -> usize {
-        self.admission.add_quota(limit)
+        self.limiter.add_quota(limit)
     }
 
     pub(crate) fn remove_quota(&self, key: usize) {
-        self.admission.remove_quota(key);
+        self.limiter.remove_quota(key);
     }
 
     /// Refuses a job that was not even made if the pool is full.
     #[cfg(feature = "tower")]
     #[inline]
-    pub(crate) fn turns_away(&self) -> bool {
-        self.admission.turns_away()
+    pub(crate) fn refuse_if_full(&self) -> bool {
+        self.limiter.refuse_if_full()
     }
 
     /// What becomes of submits that would deadlock.
     #[cfg(feature = "tower")]
-    pub(crate) fn nested(&self) -> Nested {
-        self.config.nested
+    pub(crate) fn on_deadlock(&self) -> OnDeadlock {
+        self.config.on_deadlock
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.config.name
     }
 
-    pub(crate) fn status(&self) -> Status {
-        let census = self.admission.census();
-        let (workers, idle) = self.crew.count();
-        Status {
-            size: census.size,
-            queue: census.places,
+    pub(crate) fn status(&self) -> PoolStatus {
+        let counts = self.limiter.counts();
+        let (workers, idle) = self.workers.count();
+        PoolStatus {
+            size: counts.size,
+            queue: counts.queue_capacity,
             workers,
             idle,
-            running: census.running,
-            queued: census.queued,
-            waiting: census.waiting,
-            reserving: census.reserving,
-            overflow: census.overflow,
-            inline: census.inline,
-            reserved: census.reserved,
-            held: census.held,
-            submitted: census.jobs.submitted,
-            refused: census.jobs.refused,
-            withdrawn: census.jobs.withdrawn,
-            completed: census.jobs.completed,
-            panicked: census.jobs.panicked,
-            cancelled: census.jobs.cancelled,
+            running: counts.running,
+            queued: counts.queued,
+            waiting: counts.waiting,
+            waiting_reservers: counts.waiting_reservers,
+            overflow: counts.overflow,
+            in_caller: counts.in_caller,
+            reserved: counts.reserved,
+            held_slots: counts.held_slots,
+            submitted: counts.jobs.submitted,
+            refused: counts.jobs.refused,
+            withdrawn: counts.jobs.withdrawn,
+            completed: counts.jobs.completed,
+            panicked: counts.jobs.panicked,
+            cancelled: counts.jobs.cancelled,
         }
     }
 
     /// Runs a step of a job on behalf of nobody in particular; used by workers.
-    pub(crate) fn poll(&self, job: &JobRef) -> Step {
+    pub(crate) fn poll(&self, job: &Runnable) -> Step {
         context::enter(self.id(), job.ptr(), || job.poll())
     }
 }
 
-impl Home for Core {
-    fn resume(&self, job: JobRef) {
-        self.make_ready(self.here(), job);
+impl JobScheduler for Shared {
+    fn schedule(&self, job: Runnable) {
+        self.push_runnable(self.current_shard(), job);
     }
 
-    fn await_start(&self, job: JobPtr, ticket: usize, waker: &Waker) -> bool {
-        self.admission.await_start(job, ticket, waker)
+    fn await_start(&self, job: RawJob, waiter_key: WaiterKey, waker: &Waker) -> bool {
+        self.limiter.await_start(job, waiter_key, waker)
     }
 
-    fn withdraw(&self, job: JobPtr, ticket: usize) -> bool {
-        let at = self.here();
-        let mut fx = Effects::default();
-        let withdrawn = self.admission.withdraw(at, job, ticket, &mut fx);
-        self.apply(at, fx);
-        withdrawn.map(|job| self.end_withdrawn(at, job)).is_some()
+    fn withdraw(&self, job: RawJob, waiter_key: WaiterKey) -> bool {
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        let withdrawn = self.limiter.withdraw(shard_id, job, waiter_key, &mut deferred);
+        self.run_deferred(shard_id, deferred);
+        withdrawn.map(|job| self.end_withdrawn(shard_id, job)).is_some()
     }
 }
 
-impl fmt::Debug for Core {
+impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Core").field("name", &self.config.name).finish_non_exhaustive()
+        f.debug_struct("Shared").field("name", &self.config.name).finish_non_exhaustive()
     }
 }

@@ -19,15 +19,16 @@ use std::time::{Duration, Instant};
 use tokio::task::coop;
 use tokio::time::Sleep;
 
-use crate::pool::job::{End, JobRef, Step, Terms};
-use crate::pool::scheduler::idle::{LANE, Post, Rest};
-use crate::pool::scheduler::poll_times::Pace;
-use crate::pool::scheduler::shared::Core;
+use crate::pool::job::{End, Runnable, SlotKind, Step};
+use crate::pool::scheduler::idle::{LOCAL_QUEUE_LEN, ParkOutcome, WorkerHandle};
+use crate::pool::scheduler::poll_times::PollTimes;
+use crate::pool::scheduler::shard::ShardId;
+use crate::pool::scheduler::shared::Shared;
 
 const TURN_JOBS: u32 = 2_048;
 const TURN_TIME: Duration = Duration::from_micros(100);
 
-/// A worker claims no more jobs at once than its lane holds, nor more than take about this long.
+/// A worker takes no more jobs at once than its local queue holds, nor more than take about this long.
 const BATCH_NANOS: u32 = 4_000;
 
 /// The clock is read once in this many polls, or after each when they are slow.
@@ -41,40 +42,40 @@ const WORTH_STEALING: u64 = 100_000;
 const TICKS: u32 = 8;
 
 pub(crate) struct Worker {
-    core: Arc<Core>,
-    post: Arc<Post>,
+    shared: Arc<Shared>,
+    handle: Arc<WorkerHandle>,
     /// The shard it serves.
-    home: usize,
+    shard_id: ShardId,
     idle: bool,
     /// Ticks since it was last called.
     ticks: u32,
     timer: Option<Pin<Box<Sleep>>>,
     /// The timer knows whom to wake.
     armed: bool,
-    left: bool,
-    /// Berths of the own lane with jobs that were taken from the shard and not polled yet.
-    claimed: Range<usize>,
+    retired: bool,
+    /// The range of the local queue with jobs that were taken from the shard and not polled yet.
+    local_range: Range<usize>,
     /// What the last poll left to be done.
-    note: Option<Note>,
+    record: Option<PollRecord>,
     /// A job that was woken while it was polled.
-    again: Option<JobRef>,
+    reschedule: Option<Runnable>,
     /// Jobs that completed with nobody to see it: their slots are given back a few at a time.
-    unseen: Vec<JobRef>,
+    detached_done: Vec<Runnable>,
 }
 
 /// What became of a polled job, to be written down under the next lock.
-pub(crate) enum Note {
+pub(crate) enum PollRecord {
     /// Suspended for the first time.
-    Suspended(JobRef),
+    Suspended(Runnable),
     Ended {
-        job: JobRef,
+        job: Runnable,
         end: End,
-        tell_line: bool,
+        release_slow: bool,
     },
 }
 
 /// Measures a turn, and how long jobs take.
-struct Clock {
+struct TurnBudget {
     batch: usize,
     slow: bool,
     read: Option<Instant>,
@@ -83,12 +84,12 @@ struct Clock {
     unread: u32,
 }
 
-impl Clock {
-    fn new(pace: &Pace) -> Self {
-        let batch = pace.batch(BATCH_NANOS);
+impl TurnBudget {
+    fn new(poll_times: &PollTimes) -> Self {
+        let batch = poll_times.batch(BATCH_NANOS);
         let slow = batch < 2;
         Self {
-            batch: batch.clamp(1, LANE as u32) as usize,
+            batch: batch.clamp(1, LOCAL_QUEUE_LEN as u32) as usize,
             slow,
             read: slow.then(Instant::now),
             took: Duration::ZERO,
@@ -106,7 +107,7 @@ impl Clock {
     }
 
     /// Counts one poll.
-    fn tick(&mut self, core: &Core) {
+    fn tick(&mut self, shared: &Shared) {
         self.polls += 1;
         self.unread += 1;
         // Models have no time.
@@ -114,7 +115,7 @@ impl Clock {
             let now = Instant::now();
             if let Some(before) = self.read.replace(now) {
                 self.took += now - before;
-                core.pace.observe(now - before, self.unread);
+                shared.poll_times.observe(now - before, self.unread);
             }
             self.unread = 0;
         }
@@ -125,121 +126,123 @@ impl Clock {
     }
 }
 
-enum Turn {
+enum TurnEnd {
     /// There is more, but others come first.
-    Over,
+    OutOfBudget,
     /// The shard is empty.
-    Dry,
+    Empty,
 }
 
 impl Worker {
-    pub(crate) fn start(core: Arc<Core>, post: Arc<Post>, at: usize) {
+    pub(crate) fn start(shared: Arc<Shared>, handle: Arc<WorkerHandle>, shard_id: ShardId) {
         let worker = Self {
-            core,
-            post,
-            home: at,
+            shared,
+            handle,
+            shard_id,
             idle: false,
             ticks: 0,
             timer: None,
             armed: false,
-            left: false,
-            claimed: 0..0,
-            note: None,
-            again: None,
-            unseen: Vec::with_capacity(LANE),
+            retired: false,
+            local_range: 0..0,
+            record: None,
+            reschedule: None,
+            detached_done: Vec::with_capacity(LOCAL_QUEUE_LEN),
         };
         worker.spawn();
     }
 
-    #[cfg(millpond_loom)]
-    pub(crate) fn home(&self) -> usize {
-        self.home
-    }
-
     #[cfg(not(millpond_loom))]
     fn spawn(self) {
-        let runtime = self.core.runtime().clone();
+        let runtime = self.shared.runtime().clone();
         runtime.spawn(self);
     }
 
     #[cfg(millpond_loom)]
     fn spawn(self) {
-        crate::pool::loom::spawn(self);
+        crate::sync::spawn(self.shard_id, self);
     }
 
     /// Polls ready jobs of the shard until it is empty or the turn is over.
-    fn turn(&mut self, clock: &mut Clock) -> Turn {
+    fn turn(&mut self, budget: &mut TurnBudget) -> TurnEnd {
         loop {
-            let over = self.poll_claimed(clock);
-            self.post.step();
-            let core = &*self.core;
-            let lane = &self.post.lane;
-            let unpaid = self.post.pay(self.unseen.len());
-            let mut shard = core.admission.shard(self.home).lock();
-            let slots = core.settle_unseen(self.home, &mut shard, &self.unseen, unpaid);
-            let note = self.note.take().map(|note| core.write_down(self.home, &mut shard, note));
-            if let Some(job) = self.again.take() {
+            let over = self.poll_local_queue(budget);
+            self.handle.step();
+            let shared = &*self.shared;
+            let local_queue = &self.handle.local_queue;
+            let unreleased = self.handle.take_deferred_releases(self.detached_done.len());
+            let mut shard = shared.limiter.shard(self.shard_id).lock();
+            let slots =
+                shared.release_detached(self.shard_id, &mut shard, &self.detached_done, unreleased);
+            let record = self
+                .record
+                .take()
+                .map(|record| shared.record_locked(self.shard_id, &mut shard, record));
+            if let Some(job) = self.reschedule.take() {
                 // Whatever the push says: this worker is going to look.
                 let _ = shard.push(job);
             }
             if over {
-                let left = self.claimed.clone().rev().filter_map(|berth| lane[berth].take());
+                let left =
+                    self.local_range.clone().rev().filter_map(|index| local_queue[index].take());
                 left.for_each(|job| shard.push_front(job));
-                self.claimed = 0..0;
-            } else if self.claimed.is_empty() {
-                let claimed = shard.claim(clock.batch).zip(lane);
-                self.claimed = 0..claimed.map(|(job, berth)| berth.put(job)).count();
+                self.local_range = 0..0;
+            } else if self.local_range.is_empty() {
+                let batch = shard.pop_batch(budget.batch).zip(local_queue);
+                self.local_range = 0..batch.map(|(job, slot)| slot.put(job)).count();
             }
-            if self.claimed.len() > 1 {
-                clock.start();
+            if self.local_range.len() > 1 {
+                budget.start();
             }
-            let dry = self.claimed.is_empty() && shard.ready.is_empty();
-            shard.served = !dry;
+            let empty = self.local_range.is_empty() && shard.run_queue.is_empty();
+            shard.has_worker = !empty;
             drop(shard);
-            core.drop_unseen(self.home, &mut self.unseen);
-            core.bring_to_line(self.home, slots);
-            let woken = note.is_some_and(|note| core.follow_up(self.home, note));
-            if dry && !woken {
-                return Turn::Dry;
+            shared.drop_detached(self.shard_id, &mut self.detached_done);
+            shared.release_to_waiters(self.shard_id, slots);
+            let woken = record.is_some_and(|record| shared.after_unlock(self.shard_id, record));
+            if empty && !woken {
+                return TurnEnd::Empty;
             }
             if over {
-                return Turn::Over;
+                return TurnEnd::OutOfBudget;
             }
         }
     }
 
     /// Polls the claimed jobs, up to one that leaves something to be done at once. `true` if the
     /// turn is over.
-    fn poll_claimed(&mut self, clock: &mut Clock) -> bool {
-        for berth in self.claimed.by_ref() {
-            // Gone if the lookout gave it to another worker.
-            let Some(job) = self.post.lane[berth].take() else { continue };
-            let step = self.core.poll(&job);
-            clock.tick(&self.core);
+    fn poll_local_queue(&mut self, budget: &mut TurnBudget) -> bool {
+        for index in self.local_range.by_ref() {
+            // Gone if the stall monitor gave it to another worker.
+            let Some(job) = self.handle.local_queue[index].take() else { continue };
+            let step = self.shared.poll(&job);
+            budget.tick(&self.shared);
             match step {
-                Step::Ended(End::Completed) if job.terms() == Terms::Slot && job.is_unseen() => {
-                    self.unseen.push(job);
-                    self.post.owe(self.unseen.len());
+                Step::Ended(End::Completed)
+                    if job.slot_kind() == SlotKind::Plain && job.is_detached() =>
+                {
+                    self.detached_done.push(job);
+                    self.handle.set_deferred_releases(self.detached_done.len());
                 }
                 Step::Ended(end) => {
-                    self.note = Some(Note::Ended { job, end, tell_line: false });
-                    return clock.is_over();
+                    self.record = Some(PollRecord::Ended { job, end, release_slow: false });
+                    return budget.is_over();
                 }
                 Step::Pending => {
                     // Some of what the job met may have been the end of the task's budget.
                     let spent = !coop::has_budget_remaining();
-                    if job.seat().is_none() {
-                        // Only a job that has a seat may be left to its wakers.
-                        self.note = Some(Note::Suspended(job));
-                        return spent || clock.is_over();
+                    if job.suspended_key().is_none() {
+                        // Only a job that has a suspended key may be left to its wakers.
+                        self.record = Some(PollRecord::Suspended(job));
+                        return spent || budget.is_over();
                     }
-                    self.again = job.suspend();
-                    if spent || self.again.is_some() {
-                        return spent || clock.is_over();
+                    self.reschedule = job.suspend();
+                    if spent || self.reschedule.is_some() {
+                        return spent || budget.is_over();
                     }
                 }
             }
-            if clock.is_over() {
+            if budget.is_over() {
                 return true;
             }
         }
@@ -248,59 +251,60 @@ impl Worker {
 
     /// Moves to the shard of the thread it runs on, with all that is ready in the one it was called
     /// to: so the jobs stay with one thread, and new ones there find a worker of their own.
-    fn settle_in(&mut self) {
-        let here = self.core.here();
-        let shards = self.core.admission.shards();
-        if here == self.home {
-            return shards[here].forget_drains();
+    fn migrate_to_current_shard(&mut self) {
+        let shard_id = self.shared.current_shard();
+        let shards = self.shared.limiter.shards();
+        if shard_id == self.shard_id {
+            return shards[shard_id].reset_migrations();
         }
-        let mut left = shards[self.home].lock();
-        left.served = false;
-        let jobs = left.take(true);
-        drop(left);
+        let mut source = shards[self.shard_id].lock();
+        source.has_worker = false;
+        let jobs = source.take(true);
+        drop(source);
         if !jobs.is_empty() {
             // Tokio has another thread run what a long-running task wakes. So jobs and their cells
             // would cross threads one by one, at three times the price, until the submitter yields.
-            shards[self.home].note_drain();
+            shards[self.shard_id].note_migration();
         }
-        self.home = here;
-        self.adopt(jobs);
+        self.shard_id = shard_id;
+        self.push_all(jobs);
     }
 
     /// Takes jobs of another shard into its own.
-    fn adopt(&self, jobs: VecDeque<JobRef>) {
-        let mut home = self.core.admission.shard(self.home).lock();
+    fn push_all(&self, jobs: VecDeque<Runnable>) {
+        let mut own = self.shared.limiter.shard(self.shard_id).lock();
         for job in jobs {
             // This worker serves the shard itself.
-            let _ = home.push(job);
+            let _ = own.push(job);
         }
     }
 
     /// Takes the older half of the deepest shard's jobs, if it is worth that.
     fn steal(&self) -> bool {
-        let shards = self.core.admission.shards();
-        let deepest = (0..shards.len()).max_by_key(|&at| shards[at].depth());
-        let worth = |&at: &usize| {
-            at != self.home && self.core.pace.wait(shards[at].depth()) > WORTH_STEALING
+        let shards = self.shared.limiter.shards();
+        let deepest = (0..shards.len()).max_by_key(|&shard_id| shards[shard_id].depth());
+        let worth = |&shard_id: &ShardId| {
+            shard_id != self.shard_id
+                && self.shared.poll_times.expected_wait(shards[shard_id].depth()) > WORTH_STEALING
         };
         let Some(victim) = deepest.filter(worth) else { return false };
         let jobs = shards[victim].lock().take(false);
-        self.adopt(jobs);
+        self.push_all(jobs);
         true
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            if let Some(at) = self.post.answer() {
-                self.home = at;
+            if let Some(shard_id) = self.handle.take_wakeup() {
+                self.shard_id = shard_id;
                 self.idle = false;
                 self.ticks = 0;
                 return Poll::Ready(());
             }
             ready!(self.poll_tick(cx));
             self.ticks += 1;
-            if self.ticks > TICKS && self.core.crew.may_leave(&self.core, &self.post) {
-                self.left = true;
+            if self.ticks > TICKS && self.shared.workers.try_retire(&self.shared, &self.handle) {
+                self.retired = true;
                 return Poll::Ready(());
             }
         }
@@ -313,7 +317,7 @@ impl Worker {
         if cfg!(millpond_loom) {
             return Poll::Pending;
         }
-        let tick = self.core.config.idle_timeout / TICKS;
+        let tick = self.shared.config.idle_timeout / TICKS;
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(tick)));
         if self.armed && !timer.is_elapsed() {
             return Poll::Pending;
@@ -328,20 +332,21 @@ impl Worker {
 
 impl Worker {
     /// Ends the jobs it has in its hands: there are some only if it was torn out of its work.
-    fn put_down(&mut self) {
-        let (core, at) = (&*self.core, self.home);
-        let unpaid = self.post.pay(self.unseen.len());
-        let mut shard = core.admission.shard(at).lock();
-        let slots = core.settle_unseen(at, &mut shard, &self.unseen, unpaid);
-        let note = self.note.take().map(|note| core.write_down(at, &mut shard, note));
+    fn abandon(&mut self) {
+        let (shared, shard_id) = (&*self.shared, self.shard_id);
+        let unreleased = self.handle.take_deferred_releases(self.detached_done.len());
+        let mut shard = shared.limiter.shard(shard_id).lock();
+        let slots = shared.release_detached(shard_id, &mut shard, &self.detached_done, unreleased);
+        let record =
+            self.record.take().map(|record| shared.record_locked(shard_id, &mut shard, record));
         drop(shard);
-        core.drop_unseen(at, &mut self.unseen);
-        core.bring_to_line(at, slots);
-        note.into_iter().for_each(|note| {
-            core.follow_up(at, note);
+        shared.drop_detached(shard_id, &mut self.detached_done);
+        shared.release_to_waiters(shard_id, slots);
+        record.into_iter().for_each(|record| {
+            shared.after_unlock(shard_id, record);
         });
-        let unpolled = self.again.take().into_iter().chain(self.post.give_up());
-        unpolled.for_each(|job| core.cancel(at, job));
+        let unpolled = self.reschedule.take().into_iter().chain(self.handle.steal_local_queue());
+        unpolled.for_each(|job| shared.cancel(shard_id, job));
     }
 }
 
@@ -351,33 +356,33 @@ impl Future for Worker {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         // One clock for all it does before it yields: also for what it steals.
-        let mut clock = Clock::new(&this.core.pace);
+        let mut budget = TurnBudget::new(&this.shared.poll_times);
         loop {
             if this.idle {
                 ready!(this.poll_idle(cx));
-                if this.left {
+                if this.retired {
                     return Poll::Ready(());
                 }
             }
-            this.settle_in();
-            let dry = matches!(this.turn(&mut clock), Turn::Dry);
-            if !dry {
-                this.home = this.core.crew.rotate(this.home);
+            this.migrate_to_current_shard();
+            let empty = matches!(this.turn(&mut budget), TurnEnd::Empty);
+            if !empty {
+                this.shard_id = this.shared.workers.next_shard(this.shard_id);
             } else if !this.steal() {
-                match this.core.crew.rest(&this.core, &this.post, cx.waker()) {
-                    Rest::Idle => {
+                match this.shared.workers.park(&this.shared, &this.handle, cx.waker()) {
+                    ParkOutcome::Parked => {
                         this.idle = true;
                         continue;
                     }
-                    Rest::Serve(at) => this.home = at,
-                    Rest::Leave => {
-                        this.left = true;
-                        this.core.crew.call_all_if(true);
+                    ParkOutcome::Serve(shard_id) => this.shard_id = shard_id,
+                    ParkOutcome::Retire => {
+                        this.retired = true;
+                        this.shared.workers.wake_all_if(true);
                         return Poll::Ready(());
                     }
                 }
             }
-            if !dry || clock.is_over() {
+            if !empty || budget.is_over() {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -387,11 +392,11 @@ impl Future for Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        if !self.left {
+        if !self.retired {
             // Dropped while it might still be needed: the runtime is going away.
-            self.core.crew.lost(&self.post);
-            self.put_down();
-            self.core.cancel_all(true);
+            self.shared.workers.remove_dead(&self.handle);
+            self.abandon();
+            self.shared.cancel_all(true);
         }
     }
 }

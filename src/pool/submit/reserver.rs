@@ -4,14 +4,14 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::task::{Context, Poll};
 
-use crate::error::{Closed, ScheduleError, TryScheduleError};
+use crate::error::{ClosedError, ScheduleError, TryScheduleError};
 use crate::pool::Pool;
-use crate::pool::handle::{JobHandle, Keep};
-use crate::pool::job::Sink;
-use crate::pool::limiter::Verdict;
-use crate::pool::limiter::wait_list::Told;
-use crate::pool::scheduler::shard::Kept;
-use crate::pool::submit::schedule::Submission;
+use crate::pool::handle::{JobHandle, StoreOutput};
+use crate::pool::job::OutputSink;
+use crate::pool::limiter::AcquireOutcome;
+use crate::pool::limiter::wait_list::{WaiterKey, WaiterState};
+use crate::pool::scheduler::shard::ReleaseReason;
+use crate::pool::submit::submission::Submission;
 
 /// Reserves a slot first, and takes the job later; from [`Pool::reserver`].
 ///
@@ -21,11 +21,11 @@ use crate::pool::submit::schedule::Submission;
 /// It reserves at most one slot at a time. **A reserved slot is taken from everybody else**: hold
 /// it for as short as you can. It is given back by [`release`](Self::release) and by dropping the
 /// reserver; a clone has none of its own. Places in the pool's queue cannot be reserved: it waits
-/// for a slot, in the same line as the callers of [`Pool::schedule`] and the jobs in the queue, of
+/// for a slot, in the same wait list as the callers of [`Pool::schedule`] and the jobs in the queue, of
 /// whose places it takes one meanwhile.
 ///
-/// In the pool's [`Status`](crate::Status) a reserved slot is [`reserved`](crate::Status::reserved).
-/// The pool is idle, and its shutdown complete, without regard to it and to reservers in line; after [`Pool::close`] it is of
+/// In the pool's [`PoolStatus`](crate::PoolStatus) a reserved slot is [`reserved`](crate::PoolStatus::reserved).
+/// The pool is idle, and its shutdown complete, without regard to it and to reservers in the wait list; after [`Pool::close`] it is of
 /// no use any more. A reserver keeps its pool open.
 ///
 /// # Examples
@@ -56,8 +56,8 @@ pub struct Reserver {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Nothing,
-    /// In line under this ticket.
-    Waiting(usize),
+    /// In the wait list under this key.
+    Waiting(WaiterKey),
     Reserved,
 }
 
@@ -73,7 +73,7 @@ impl Reserver {
         Self { pool, quota, state: State::Nothing }
     }
 
-    /// Waits in line for a slot. At once ready if one is reserved already.
+    /// Waits in the wait list for a slot. At once ready if one is reserved already.
     ///
     /// # Errors
     ///
@@ -81,7 +81,7 @@ impl Reserver {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the reserver keeps its place in line: go on with another call, or give it up by
+    /// Dropped, the reserver keeps its place in the wait list: go on with another call, or give it up by
     /// [`release`](Self::release).
     pub async fn reserve(&mut self) -> Result<(), ScheduleError<()>> {
         let wait = Wait(self);
@@ -94,26 +94,28 @@ impl Reserver {
     ///
     /// As [`reserve`](Self::reserve).
     pub fn poll_reserve(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ScheduleError<()>>> {
-        let core = self.pool.core();
-        let verdict = match self.state {
+        let shared = self.pool.shared();
+        let outcome = match self.state {
             State::Reserved => return Poll::Ready(Ok(())),
             State::Nothing => {
-                core.ensure_runtime();
-                core.reserve(self.quota, Some(cx))
+                shared.ensure_runtime();
+                shared.reserve(self.quota, Some(cx))
             }
-            State::Waiting(ticket) => match core.admission.look(ticket, cx.waker(), core.id()) {
-                Told::Wait => return Poll::Pending,
-                _ => core.collect(ticket),
-            },
+            State::Waiting(waiter_key) => {
+                match shared.limiter.poll_waiter(waiter_key, cx.waker(), shared.id()) {
+                    WaiterState::Waiting => return Poll::Pending,
+                    _ => shared.take_granted(waiter_key),
+                }
+            }
         };
         self.state = State::Nothing;
-        Poll::Ready(match verdict {
-            Verdict::Waiting(ticket) => {
-                self.state = State::Waiting(ticket);
+        Poll::Ready(match outcome {
+            AcquireOutcome::Waiting(waiter_key) => {
+                self.state = State::Waiting(waiter_key);
                 return Poll::Pending;
             }
-            Verdict::Closed => Err(ScheduleError::Closed(())),
-            Verdict::Deadlock => Err(ScheduleError::WouldDeadlock(())),
+            AcquireOutcome::Closed => Err(ScheduleError::Closed(())),
+            AcquireOutcome::Deadlock => Err(ScheduleError::WouldDeadlock(())),
             _ => {
                 self.state = State::Reserved;
                 Ok(())
@@ -121,19 +123,19 @@ impl Reserver {
         })
     }
 
-    /// Reserves a slot if one is free and nobody waits for it. Gives up a place in line.
+    /// Reserves a slot if one is free and nobody waits for it. Gives up a place in the wait list.
     ///
     /// # Errors
     ///
     /// As [`Pool::try_schedule`], without a job.
     pub fn try_reserve(&mut self) -> Result<(), TryScheduleError<()>> {
-        let core = self.pool.core();
-        core.ensure_runtime();
-        if let State::Waiting(ticket) = self.state {
+        let shared = self.pool.shared();
+        shared.ensure_runtime();
+        if let State::Waiting(waiter_key) = self.state {
             // It may have been told to come.
-            match core.collect(ticket) {
-                Verdict::Waiting(_) => core.leave_line(ticket),
-                Verdict::Reserved => self.state = State::Reserved,
+            match shared.take_granted(waiter_key) {
+                AcquireOutcome::Waiting(_) => shared.cancel_waiter(waiter_key),
+                AcquireOutcome::Reserved => self.state = State::Reserved,
                 _ => {}
             }
         }
@@ -141,9 +143,9 @@ impl Reserver {
             return Ok(());
         }
         self.state = State::Nothing;
-        match core.reserve(self.quota, None) {
-            Verdict::Closed => Err(TryScheduleError::Closed(())),
-            Verdict::Reserved => {
+        match shared.reserve(self.quota, None) {
+            AcquireOutcome::Closed => Err(TryScheduleError::Closed(())),
+            AcquireOutcome::Reserved => {
                 self.state = State::Reserved;
                 Ok(())
             }
@@ -160,46 +162,50 @@ impl Reserver {
     ///
     /// # Errors
     ///
-    /// [`Closed`], with the job, if the pool was closed since.
+    /// [`ClosedError`], with the job, if the pool was closed since.
     ///
     /// # Panics
     ///
     /// If no slot is reserved.
     #[track_caller]
-    pub fn schedule<F>(&mut self, job: F) -> Result<JobHandle<F::Output>, Closed<F>>
+    pub fn schedule<F>(&mut self, job: F) -> Result<JobHandle<F::Output>, ClosedError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.redeem(job, Keep)
+        self.submit_reserved(job, StoreOutput)
     }
 
     #[track_caller]
-    pub(crate) fn redeem<F, S>(&mut self, job: F, sink: S) -> Result<S::Handle, Closed<F>>
+    pub(crate) fn submit_reserved<F, S>(
+        &mut self,
+        job: F,
+        sink: S,
+    ) -> Result<S::Handle, ClosedError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
-        S: Sink<F::Output>,
+        S: OutputSink<F::Output>,
     {
         assert!(self.is_reserved(), "a slot must be reserved before its job is submitted");
         debug_assert!(sink.quota() == self.quota);
-        let mut submission = Submission::new(self.pool.core(), job, sink);
-        let verdict = submission.redeem();
+        let mut submission = Submission::new(self.pool.shared(), job, sink);
+        let outcome = submission.submit_reserved();
         self.state = State::Nothing;
-        match verdict {
-            Verdict::Closed => Err(Closed(submission.take_job())),
+        match outcome {
+            AcquireOutcome::Closed => Err(ClosedError(submission.take_job())),
             _ => Ok(submission.take_handle()),
         }
     }
 
-    /// Gives back the slot, or the place in line.
+    /// Gives back the slot, or the place in the wait list.
     #[doc(alias = "disarm")]
     pub fn release(&mut self) {
-        let core = self.pool.core();
+        let shared = self.pool.shared();
         match std::mem::replace(&mut self.state, State::Nothing) {
             State::Nothing => {}
-            State::Waiting(ticket) => core.leave_line(ticket),
-            State::Reserved => core.free(self.quota, Kept::Unused),
+            State::Waiting(waiter_key) => shared.cancel_waiter(waiter_key),
+            State::Reserved => shared.release_slot(self.quota, ReleaseReason::Unused),
         }
     }
 }
@@ -209,8 +215,8 @@ struct Wait<'a>(&'a mut Reserver);
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
-        if let State::Waiting(ticket) = self.0.state {
-            self.0.pool.core().admission.forget_within(ticket);
+        if let State::Waiting(waiter_key) = self.0.state {
+            self.0.pool.shared().limiter.clear_waiting_job(waiter_key);
         }
     }
 }

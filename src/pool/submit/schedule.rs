@@ -2,174 +2,47 @@
 
 use std::fmt;
 use std::future::Future;
-use std::ops::Deref;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use crate::error::{ScheduleError, TryScheduleError};
-use crate::pool::handle::{JobHandle, Keep};
-use crate::pool::job::{self, Claim, JobRef, Offered, Sink, Terms};
-use crate::pool::limiter::deferred_wakes::Effects;
-use crate::pool::limiter::wait_list::Told;
-use crate::pool::limiter::{Offer, OnFull, Verdict};
-use crate::pool::scheduler::shared::{Core, Nested};
-use crate::pool::submit::try_go::InlineJob;
-use crate::trace::JobSpan;
+use crate::error::ScheduleError;
+use crate::pool::handle::{JobHandle, StoreOutput};
+use crate::pool::job::OutputSink;
+use crate::pool::limiter::deadlock::OnDeadlock;
+use crate::pool::limiter::deferred_wakes::DeferredWakes;
+use crate::pool::limiter::wait_list::WaiterState;
+use crate::pool::limiter::{AcquireOutcome, OnFull};
+use crate::pool::scheduler::shared::Shared;
+use crate::pool::submit::caller_runs::CallerRunsJob;
+use crate::pool::submit::submission::Submission;
 
-/// A job on its way into the pool.
-pub(crate) struct Submission<'a, F, S>
+/// A caller that may wait in the wait list with its job.
+pub(crate) struct ScheduleInner<'a, F, S>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
-    S: Sink<F::Output>,
-{
-    core: &'a Core,
-    job: Stage<F, S>,
-    sink: Option<S>,
-}
-
-enum Stage<F: Future, S> {
-    Bare(F),
-    Offered(Offered<F, S>),
-    Admitted(Claim<F::Output>),
-    Gone,
-}
-
-impl<'a, F, S> Submission<'a, F, S>
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-    S: Sink<F::Output>,
-{
-    #[track_caller]
-    #[inline]
-    pub(crate) fn new(core: &'a Core, job: F, sink: S) -> Self {
-        core.ensure_runtime();
-        Self { core, job: Stage::Bare(job), sink: Some(sink) }
-    }
-
-    /// A submission whose job is in its cell from the start.
-    #[track_caller]
-    #[inline]
-    fn offered(core: &'a Core, job: F, sink: S) -> Self {
-        core.ensure_runtime();
-        let span = JobSpan::current(core.config.spans);
-        Self { core, job: Stage::Offered(job::offer(job, span)), sink: Some(sink) }
-    }
-
-    #[inline]
-    pub(crate) fn admit(&mut self, on_full: OnFull<'_>) -> Verdict {
-        let core = self.core;
-        let quota = self.sink.as_ref().and_then(S::quota);
-        core.admit(self, quota, on_full)
-    }
-
-    /// For a caller that does not wait: admits the job, or gives it back.
-    #[inline]
-    pub(crate) fn submit(mut self, on_full: OnFull<'_>) -> Result<S::Handle, TryScheduleError<F>> {
-        match self.admit(on_full) {
-            Verdict::Full => Err(TryScheduleError::Full(self.take_job())),
-            Verdict::Closed => Err(TryScheduleError::Closed(self.take_job())),
-            _ => Ok(self.take_handle()),
-        }
-    }
-
-    /// Hands the job in for a slot that was kept for it.
-    #[inline]
-    pub(crate) fn redeem(&mut self) -> Verdict {
-        let core = self.core;
-        let quota = self.sink.as_ref().and_then(S::quota);
-        core.redeem(self, quota)
-    }
-
-    /// The job of a refused one.
-    pub(crate) fn take_job(&mut self) -> F {
-        match std::mem::replace(&mut self.job, Stage::Gone) {
-            Stage::Bare(job) => job,
-            Stage::Offered(offered) => offered.take_back(),
-            Stage::Admitted(_) | Stage::Gone => unreachable!("a refused job is still here"),
-        }
-    }
-
-    #[inline]
-    pub(crate) fn take_handle(&mut self) -> S::Handle {
-        match std::mem::replace(&mut self.job, Stage::Gone) {
-            Stage::Admitted(claim) => S::handle(claim),
-            _ => unreachable!("an admitted job has one"),
-        }
-    }
-
-    /// The job, to be run here.
-    pub(crate) fn take_inline<C: Deref<Target = Core>>(&mut self, core: C) -> InlineJob<C, F, S> {
-        let sink = self.sink.take().expect("the job was not admitted");
-        InlineJob::new(core, self.take_job(), sink)
-    }
-}
-
-impl<F, S> Offer for Submission<'_, F, S>
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-    S: Sink<F::Output>,
-{
-    #[inline]
-    fn prepare(&mut self) {
-        if let Stage::Bare(_) = &self.job {
-            let span = JobSpan::current(self.core.config.spans);
-            self.job = Stage::Offered(job::offer(self.take_job(), span));
-        }
-    }
-
-    #[inline]
-    fn admit(&mut self, terms: Terms) -> JobRef {
-        let (Stage::Offered(offered), Some(sink)) =
-            (std::mem::replace(&mut self.job, Stage::Gone), self.sink.take())
-        else {
-            unreachable!("a job is prepared before, and admitted once");
-        };
-        let (job, claim) = offered.admit(sink, terms);
-        self.job = Stage::Admitted(claim);
-        job
-    }
-
-    fn admit_to_line(&mut self, terms: Terms, ticket: usize) -> JobRef {
-        if let Stage::Offered(offered) = &self.job {
-            offered.enter_line(|| self.core.arc(), ticket);
-        }
-        Offer::admit(self, terms)
-    }
-}
-
-/// A job that runs in the job that submitted it.
-type Nest<'a, F, S> = Pin<Box<InlineJob<&'a Core, F, S>>>;
-
-/// A caller that may wait in line with its job.
-pub(crate) struct Entering<'a, F, S>
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-    S: Sink<F::Output>,
+    S: OutputSink<F::Output>,
 {
     submission: Submission<'a, F, S>,
     polled: bool,
     yielded: bool,
-    ticket: Option<u32>,
+    waiter_key: Option<u32>,
     /// Waiting would have deadlocked, and the pool's policy is to run such jobs here.
-    inline: Option<Nest<'a, F, S>>,
+    in_caller: Option<Pin<Box<CallerRunsJob<&'a Shared, F, S>>>>,
 }
 
-impl<'a, F, S> Entering<'a, F, S>
+impl<'a, F, S> ScheduleInner<'a, F, S>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
-    S: Sink<F::Output>,
+    S: OutputSink<F::Output>,
 {
     #[track_caller]
     #[inline]
-    pub(crate) fn new(core: &'a Core, job: F, sink: S) -> Self {
+    pub(crate) fn new(shared: &'a Shared, job: F, sink: S) -> Self {
         // Into its cell at once: that way it is moved once, and waits without being in the way.
-        let submission = Submission::offered(core, job, sink);
-        Self { submission, polled: false, yielded: false, ticket: None, inline: None }
+        let submission = Submission::allocated(shared, job, sink);
+        Self { submission, polled: false, yielded: false, waiter_key: None, in_caller: None }
     }
 
     /// Takes the job back if it was not offered yet.
@@ -182,97 +55,107 @@ where
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<S::Handle, ScheduleError<F>>> {
-        if self.ticket.is_some() || self.inline.is_some() {
+        if self.waiter_key.is_some() || self.in_caller.is_some() {
             return self.poll_again(cx);
         }
         assert!(!self.polled, "polled after completion");
-        if !self.yielded && self.submission.core.wants_yield() {
+        if !self.yielded && self.submission.shared.should_yield() {
             self.yielded = true;
             // Not `yield_now`: this thread alone could go on after that, whatever it does first.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         self.polled = true;
-        let verdict = self
+        let outcome = self
             .submission
-            .admit(OnFull::Wait { waker: cx.waker(), pool: self.submission.core.id() });
-        if let Verdict::Started { .. } = verdict {
+            .admit(OnFull::Wait { waker: cx.waker(), pool: self.submission.shared.id() });
+        if let AcquireOutcome::Started { .. } = outcome {
             return Poll::Ready(Ok(self.submission.take_handle()));
         }
-        self.conclude(verdict, cx)
+        self.conclude(outcome, cx)
     }
 
     #[cold]
     fn poll_again(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, ScheduleError<F>>> {
-        let Some(ticket) = self.ticket else { return self.poll_inline(cx).map(Ok) };
-        let ticket = ticket as usize;
-        let core = self.submission.core;
-        if core.admission.look(ticket, cx.waker(), core.id()) == Told::Wait {
+        let Some(waiter_key) = self.waiter_key else { return self.poll_in_caller(cx).map(Ok) };
+        let waiter_key = waiter_key as usize;
+        let shared = self.submission.shared;
+        if shared.limiter.poll_waiter(waiter_key, cx.waker(), shared.id()) == WaiterState::Waiting {
             return Poll::Pending;
         }
-        self.ticket = None;
-        let at = core.here();
-        let mut fx = Effects::default();
-        let verdict = core.admission.hand_in(at, ticket, &mut self.submission, &mut fx);
-        core.apply(at, fx);
-        self.conclude(core.follow(at, verdict), cx)
+        self.waiter_key = None;
+        let shard_id = shared.current_shard();
+        let mut deferred = DeferredWakes::default();
+        let outcome = shared.limiter.submit_granted(
+            shard_id,
+            waiter_key,
+            &mut self.submission,
+            &mut deferred,
+        );
+        shared.run_deferred(shard_id, deferred);
+        self.conclude(shared.after_submit(shard_id, outcome), cx)
     }
 
     #[cold]
     fn conclude(
         &mut self,
-        verdict: Verdict,
+        outcome: AcquireOutcome,
         cx: &mut Context<'_>,
     ) -> Poll<Result<S::Handle, ScheduleError<F>>> {
-        let core = self.submission.core;
-        match verdict {
-            Verdict::Started { .. } | Verdict::InLine => {
+        let shared = self.submission.shared;
+        match outcome {
+            AcquireOutcome::Started { .. } | AcquireOutcome::Enqueued => {
                 Poll::Ready(Ok(self.submission.take_handle()))
             }
-            Verdict::Waiting(ticket) => {
-                self.ticket = Some(ticket as u32);
+            AcquireOutcome::Waiting(waiter_key) => {
+                self.waiter_key = Some(waiter_key as u32);
                 Poll::Pending
             }
-            Verdict::Deadlock if core.config.nested == Nested::Inline => {
-                core.admission.inline_after_all();
-                self.inline = Some(Box::pin(self.submission.take_inline(core)));
-                self.poll_inline(cx).map(Ok)
+            AcquireOutcome::Deadlock if shared.config.on_deadlock == OnDeadlock::RunInCaller => {
+                shared.limiter.run_refused_in_caller();
+                self.in_caller = Some(Box::pin(self.submission.take_in_caller(shared)));
+                self.poll_in_caller(cx).map(Ok)
             }
-            Verdict::Deadlock => {
+            AcquireOutcome::Deadlock => {
                 Poll::Ready(Err(ScheduleError::WouldDeadlock(self.submission.take_job())))
             }
-            Verdict::Closed => Poll::Ready(Err(ScheduleError::Closed(self.submission.take_job()))),
-            Verdict::Full | Verdict::Inline | Verdict::Overflow { .. } | Verdict::Reserved => {
+            AcquireOutcome::Closed => {
+                Poll::Ready(Err(ScheduleError::Closed(self.submission.take_job())))
+            }
+            AcquireOutcome::Full
+            | AcquireOutcome::RunInCaller
+            | AcquireOutcome::Overflow { .. }
+            | AcquireOutcome::Reserved => {
                 unreachable!("a caller that may wait waits")
             }
         }
     }
 
-    fn poll_inline(&mut self, cx: &mut Context<'_>) -> Poll<S::Handle> {
-        let inline = self.inline.as_mut().expect("polled after completion");
-        let handle = ready!(inline.as_mut().poll(cx));
-        self.inline = None;
+    fn poll_in_caller(&mut self, cx: &mut Context<'_>) -> Poll<S::Handle> {
+        let in_caller = self.in_caller.as_mut().expect("polled after completion");
+        let handle = ready!(in_caller.as_mut().poll(cx));
+        self.in_caller = None;
         Poll::Ready(handle)
     }
 }
 
-impl<F, S> Drop for Entering<'_, F, S>
+impl<F, S> Drop for ScheduleInner<'_, F, S>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
-    S: Sink<F::Output>,
+    S: OutputSink<F::Output>,
 {
     #[inline]
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket {
-            self.submission.core.leave_line(ticket as usize);
+        if let Some(waiter_key) = self.waiter_key {
+            self.submission.shared.cancel_waiter(waiter_key as usize);
         }
     }
 }
 
 /// Waits for room in the pool; made by [`Pool::schedule`](crate::Pool::schedule).
 #[must_use = "futures do nothing unless polled"]
-pub struct Schedule<'a, F>(Entering<'a, F, Keep>)
+pub struct Schedule<'a, F>(ScheduleInner<'a, F, StoreOutput>)
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static;
@@ -284,8 +167,8 @@ where
 {
     #[track_caller]
     #[inline]
-    pub(crate) fn new(core: &'a Core, job: F) -> Self {
-        Self(Entering::new(core, job, Keep))
+    pub(crate) fn new(shared: &'a Shared, job: F) -> Self {
+        Self(ScheduleInner::new(shared, job, StoreOutput))
     }
 }
 
@@ -312,7 +195,7 @@ where
 
 /// A committed job; made by [`Pool::anyway_go`](crate::Pool::anyway_go).
 ///
-/// A future of the job's handle, ready once the job has left the waiting line. Dropping it
+/// A future of the job's handle, ready once the job has left the wait list. Dropping it
 /// changes nothing: the job runs. To have the handle at once, take it with
 /// [`into_handle`](Self::into_handle).
 #[must_use = "dropping it detaches the job; its result is lost"]
@@ -373,16 +256,18 @@ mod tests {
         let runtime = runtime.worker_threads(2).enable_time().build().unwrap();
         let submitter = runtime.spawn(async {
             let pool = Pool::new(100);
-            let core = pool.core();
-            let drain = || (0..4).for_each(|_| core.admission.shard(core.here()).note_drain());
+            let shared = pool.shared();
+            let migrate = || {
+                (0..4).for_each(|_| shared.limiter.shard(shared.current_shard()).note_migration())
+            };
             let mut cx = Context::from_waker(Waker::noop());
-            drain();
+            migrate();
             let mut first = pin!(pool.schedule(async {}));
             assert!(first.as_mut().poll(&mut cx).is_pending());
-            drain();
+            migrate();
             assert!(first.as_mut().poll(&mut cx).is_ready(), "once is enough");
             // A worker that runs the jobs here has the drains forgotten.
-            core.admission.shard(core.here()).forget_drains();
+            shared.limiter.shard(shared.current_shard()).reset_migrations();
             assert!(pin!(pool.schedule(async {})).poll(&mut cx).is_ready());
         });
         runtime.block_on(submitter).unwrap();

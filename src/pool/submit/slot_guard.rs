@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::pool::Pool;
-use crate::pool::job::Hold;
+use crate::pool::job::SlotHold;
 use crate::pool::scheduler::context;
-use crate::pool::scheduler::shard::Kept;
-use crate::pool::scheduler::shared::Core;
+use crate::pool::scheduler::shard::ReleaseReason;
+use crate::pool::scheduler::shared::Shared;
 
 /// Keeps the slot of a job taken, also when the job has ended, until it is dropped; from
 /// [`Pool::hold_slot`].
@@ -16,11 +16,11 @@ use crate::pool::scheduler::shared::Core;
 ///
 /// It does not keep the pool open. [`Pool::wait_idle`] and
 /// [`Pool::shutdown`] wait for it; it cannot be cancelled, and counts as
-/// [`left`](crate::Report::left) then.
+/// [`still_running`](crate::ShutdownReport::still_running) then.
 #[must_use = "dropping it gives the slot back when the job ends"]
-pub struct HeldSlot {
-    core: Arc<Core>,
-    hold: Arc<Hold>,
+pub struct SlotGuard {
+    shared: Arc<Shared>,
+    slot_hold: Arc<SlotHold>,
     quota: Option<usize>,
 }
 
@@ -48,25 +48,29 @@ impl Pool {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn hold_slot(&self) -> Option<HeldSlot> {
-        let core = self.core();
-        let current =
-            context::current().filter(|current| current.is_of(core.id()) && !current.inline)?;
-        let hold = current.job.hold_slot()?;
-        Some(HeldSlot { core: core.clone(), hold, quota: current.job.terms().quota() })
+    pub fn hold_slot(&self) -> Option<SlotGuard> {
+        let shared = self.shared();
+        let current = context::current()
+            .filter(|current| current.is_of(shared.id()) && !current.in_caller)?;
+        let slot_hold = current.job.hold_slot()?;
+        Some(SlotGuard {
+            shared: shared.clone(),
+            slot_hold,
+            quota: current.job.slot_kind().quota(),
+        })
     }
 }
 
-impl Drop for HeldSlot {
+impl Drop for SlotGuard {
     fn drop(&mut self) {
-        if self.hold.let_go() {
-            self.core.free(self.quota, Kept::Held);
+        if self.slot_hold.release() {
+            self.shared.release_slot(self.quota, ReleaseReason::Held);
         }
     }
 }
 
-impl fmt::Debug for HeldSlot {
+impl fmt::Debug for SlotGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HeldSlot").field("pool", &self.core.name()).finish_non_exhaustive()
+        f.debug_struct("SlotGuard").field("pool", &self.shared.name()).finish_non_exhaustive()
     }
 }

@@ -2,117 +2,23 @@
 
 use std::fmt;
 use std::future::Future;
-use std::ops::Deref;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-use crate::error::{Closed, JobError};
-use crate::panic::fenced;
-use crate::pool::handle::{JobHandle, Keep};
-use crate::pool::job::{End, Sink};
-use crate::pool::limiter::deferred_wakes::Effects;
-use crate::pool::limiter::{OnFull, Verdict};
-use crate::pool::scheduler::context::enter_inline;
-use crate::pool::scheduler::shared::Core;
-use crate::pool::submit::schedule::Submission;
-
-/// Writes down the end of a job that runs in its caller; dropped, that it was cancelled.
-struct InlineEnd<C: Deref<Target = Core>, S> {
-    core: C,
-    sink: Option<S>,
-}
-
-impl<C: Deref<Target = Core>, S> InlineEnd<C, S> {
-    /// The job has ended and is dropped by `drop_job`.
-    fn end<T>(mut self, outcome: Result<T, JobError>, drop_job: impl FnOnce()) -> S::Handle
-    where
-        S: Sink<T>,
-    {
-        let outcome = match catch_unwind(AssertUnwindSafe(drop_job)) {
-            Ok(()) => outcome,
-            Err(payload) => {
-                fenced(|| drop(outcome));
-                Err(JobError::panicked(payload))
-            }
-        };
-        self.write_down(match &outcome {
-            Ok(_) => End::Completed,
-            Err(JobError::Cancelled) => End::Cancelled,
-            Err(JobError::Panicked(panic)) => {
-                self.core.tell_panic(panic);
-                End::Panicked
-            }
-        });
-        self.sink.take().expect("taken only here").inline(outcome)
-    }
-
-    fn write_down(&self, end: End) {
-        let mut fx = Effects::default();
-        self.core.admission.end_inline(end, &mut fx);
-        self.core.apply(self.core.here(), fx);
-    }
-}
-
-impl<C: Deref<Target = Core>, S> Drop for InlineEnd<C, S> {
-    fn drop(&mut self) {
-        if self.sink.is_some() {
-            self.write_down(End::Cancelled);
-        }
-    }
-}
-
-pin_project! {
-    /// A job that runs in its caller: a future of its handle.
-    pub(crate) struct InlineJob<C: Deref<Target = Core>, F, S> {
-        #[pin]
-        job: Option<F>,
-        // Stands behind the job, so that the job is dropped before it is written off.
-        end: Option<InlineEnd<C, S>>,
-    }
-}
-
-impl<C, F, S> InlineJob<C, F, S>
-where
-    C: Deref<Target = Core>,
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-    S: Sink<F::Output>,
-{
-    /// The job was counted as one that runs inline.
-    pub(crate) fn new(core: C, job: F, mut sink: S) -> Self {
-        sink.enlist(None);
-        Self { job: Some(job), end: Some(InlineEnd { core, sink: Some(sink) }) }
-    }
-}
-
-impl<C, F, S> Future for InlineJob<C, F, S>
-where
-    C: Deref<Target = Core>,
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-    S: Sink<F::Output>,
-{
-    type Output = S::Handle;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<S::Handle> {
-        let mut this = self.project();
-        let job = this.job.as_mut().as_pin_mut().expect("polled after completion");
-        let outcome = match catch_unwind(AssertUnwindSafe(|| enter_inline(|| job.poll(cx)))) {
-            Ok(polled) => Ok(ready!(polled)),
-            Err(payload) => Err(JobError::panicked(payload)),
-        };
-        let end = this.end.take().expect("taken with the job");
-        Poll::Ready(end.end(outcome, || this.job.set(None)))
-    }
-}
+use crate::error::ClosedError;
+use crate::pool::handle::{JobHandle, StoreOutput};
+use crate::pool::job::OutputSink;
+use crate::pool::limiter::{AcquireOutcome, OnFull};
+use crate::pool::scheduler::shared::Shared;
+use crate::pool::submit::caller_runs::CallerRunsJob;
+use crate::pool::submit::submission::Submission;
 
 pin_project! {
     /// Runs a job in the pool, or in the caller if that is full.
-    pub(crate) struct Going<'a, F, S> {
-        core: &'a Core,
+    pub(crate) struct TryGoInner<'a, F, S> {
+        shared: &'a Shared,
         #[pin]
         state: State<'a, F, S>,
     }
@@ -122,32 +28,32 @@ pin_project! {
     #[project = StateProj]
     #[project_replace = StateReplace]
     enum State<'a, F, S> {
-        Offered { job: F },
-        Inline { #[pin] run: InlineJob<&'a Core, F, S> },
-        Gone,
+        New { job: F },
+        InCaller { #[pin] run: CallerRunsJob<&'a Shared, F, S> },
+        Taken,
     }
 }
 
-impl<'a, F, S> Going<'a, F, S>
+impl<'a, F, S> TryGoInner<'a, F, S>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
-    S: Sink<F::Output>,
+    S: OutputSink<F::Output>,
 {
     #[track_caller]
-    pub(crate) fn new(core: &'a Core, job: F) -> Self {
-        core.ensure_runtime();
-        Self { core, state: State::Offered { job } }
+    pub(crate) fn new(shared: &'a Shared, job: F) -> Self {
+        shared.ensure_runtime();
+        Self { shared, state: State::New { job } }
     }
 
     /// Takes the job back if it was not offered yet.
     pub(crate) fn take_back(self: Pin<&mut Self>) -> Option<F> {
         let mut state = self.project().state;
-        if !matches!(state.as_mut().project(), StateProj::Offered { .. }) {
+        if !matches!(state.as_mut().project(), StateProj::New { .. }) {
             return None;
         }
-        match state.project_replace(State::Gone) {
-            StateReplace::Offered { job } => Some(job),
+        match state.project_replace(State::Taken) {
+            StateReplace::New { job } => Some(job),
             _ => None,
         }
     }
@@ -156,21 +62,23 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         sink: impl FnOnce() -> S,
-    ) -> Poll<Result<S::Handle, Closed<F>>> {
+    ) -> Poll<Result<S::Handle, ClosedError<F>>> {
         let job = self.as_mut().take_back();
         let mut this = self.project();
         if let Some(job) = job {
-            let mut submission = Submission::new(this.core, job, sink());
-            match submission.admit(OnFull::Inline) {
-                Verdict::Inline => {
-                    let run = submission.take_inline(*this.core);
-                    this.state.set(State::Inline { run });
+            let mut submission = Submission::new(this.shared, job, sink());
+            match submission.admit(OnFull::RunInCaller) {
+                AcquireOutcome::RunInCaller => {
+                    let run = submission.take_in_caller(*this.shared);
+                    this.state.set(State::InCaller { run });
                 }
-                Verdict::Closed => return Poll::Ready(Err(Closed(submission.take_job()))),
+                AcquireOutcome::Closed => {
+                    return Poll::Ready(Err(ClosedError(submission.take_job())));
+                }
                 _ => return Poll::Ready(Ok(submission.take_handle())),
             }
         }
-        let StateProj::Inline { run } = this.state.project() else {
+        let StateProj::InCaller { run } = this.state.project() else {
             panic!("`try_go` polled after completion");
         };
         run.poll(cx).map(Ok)
@@ -182,7 +90,7 @@ pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct TryGo<'a, F> {
         #[pin]
-        going: Going<'a, F, Keep>,
+        inner: TryGoInner<'a, F, StoreOutput>,
     }
 }
 
@@ -192,8 +100,8 @@ where
     F::Output: Send + 'static,
 {
     #[track_caller]
-    pub(crate) fn new(core: &'a Core, job: F) -> Self {
-        Self { going: Going::new(core, job) }
+    pub(crate) fn new(shared: &'a Shared, job: F) -> Self {
+        Self { inner: TryGoInner::new(shared, job) }
     }
 }
 
@@ -202,10 +110,10 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    type Output = Result<JobHandle<F::Output>, Closed<F>>;
+    type Output = Result<JobHandle<F::Output>, ClosedError<F>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().going.poll_with(cx, || Keep)
+        self.project().inner.poll_with(cx, || StoreOutput)
     }
 }
 
