@@ -5,7 +5,7 @@ mod handle;
 #[allow(unsafe_code)]
 mod job;
 mod limiter;
-#[cfg(millpond_loom)]
+#[cfg(all(test, millpond_loom))]
 mod loom;
 mod scheduler;
 mod shutdown;

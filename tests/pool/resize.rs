@@ -108,7 +108,7 @@ fn slots_to_remove_go_before_any_waiter_is_admitted() {
 }
 
 #[test]
-fn growing_forgives_a_debt() {
+fn growing_keeps_slots_that_were_to_be_removed() {
     single(async {
         let pool = Pool::new(3);
         let mut held = fill(&pool);
@@ -142,7 +142,7 @@ fn a_slot_kept_for_a_caller_counts_when_shrinking() {
 }
 
 #[test]
-fn overflow_neither_pays_nor_owes() {
+fn overflow_removes_no_slot_when_shrinking() {
     single(async {
         let pool = Pool::new(2);
         let held = fill(&pool);

@@ -165,7 +165,7 @@ impl Limiter {
         removed.job
     }
 
-    /// See [`JobScheduler::await_start`](crate::pool::limiter::cell::JobScheduler::await_start).
+    /// See [`JobScheduler::await_start`](crate::pool::job::JobScheduler::await_start).
     pub(crate) fn await_start(&self, job: RawJob, waiter_key: WaiterKey, waker: &Waker) -> bool {
         let waker = waker.clone();
         let mut state = self.state.lock();
