@@ -17,15 +17,13 @@ use crate::conn::transport::Security;
 use crate::error::StartError;
 use crate::framed::handler::{Handled, Handler};
 use crate::framed::service::{BoxError, Framed};
-#[cfg(feature = "http")]
-use crate::http::Park;
 use crate::mode::Mode;
 use crate::settings::{Deadlines, Settings, SlowReader, Ticks};
 use crate::trace::event;
 use millpond::ConfigError;
 use millpond::Pool;
 
-pub(crate) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Of a server's own pool, where none was given: how many bursts may be under way at once.
 pub(crate) const OWN_POOL: usize = 1024;
 
@@ -58,9 +56,6 @@ pub(crate) struct Plan {
     pub(crate) outgoing: usize,
     pub(crate) outgoing_total: usize,
     pub(crate) slow_reader: SlowReader,
-    pub(crate) coalesce: Option<Duration>,
-    #[cfg(feature = "http")]
-    pub(crate) park: Park,
     #[cfg(feature = "http")]
     pub(crate) connect_info: bool,
 }
@@ -84,9 +79,6 @@ impl Plan {
             outgoing: 256 * 1024,
             outgoing_total: 64 * 1024 * 1024,
             slow_reader: SlowReader::default(),
-            coalesce: None,
-            #[cfg(feature = "http")]
-            park: Park::default(),
             #[cfg(feature = "http")]
             connect_info: true,
         }
@@ -241,18 +233,6 @@ impl<C> Builder<C> {
         self
     }
 
-    /// In the event-driven mode, while events come at a moderate rate, looks for them only so often
-    /// instead of at each one: fewer wake-ups, for up to so much more latency. Measure whether that
-    /// pays where you run: on a virtual machine, one wake-up by a timer may cost more than several
-    /// by sockets. From 50 µs to 10 ms. Linux only: refused elsewhere. Default: `None`.
-    ///
-    /// It begins where a period brings two events or more, ends where it brings less than one, and
-    /// is not done under full load, when events come in numbers anyway.
-    pub fn coalesce(mut self, period: impl Into<Option<Duration>>) -> Self {
-        self.plan.coalesce = period.into();
-        self
-    }
-
     /// Has all connections use TLS, in either mode. An idle connection keeps its session, some
     /// kilobytes.
     #[cfg(feature = "rustls")]
@@ -388,14 +368,6 @@ impl Plan {
                 return Err(ConfigError::new(field, format!("{:?}", value.unwrap()), accepted));
             }
         }
-        let sensible = Duration::from_micros(50)..=Duration::from_millis(10);
-        if let Some(period) = self.coalesce.filter(|period| !sensible.contains(period)) {
-            let accepted = "from 50 µs to 10 ms, or `None`";
-            return Err(ConfigError::new("coalesce", format!("{period:?}"), accepted));
-        }
-        if self.coalesce.is_some() && cfg!(not(target_os = "linux")) {
-            return Err(ConfigError::new("coalesce", "set", "`None` on this platform"));
-        }
         for listen in &self.listens {
             listen.check()?;
         }
@@ -409,7 +381,6 @@ impl Plan {
             outgoing: self.outgoing,
             outgoing_total: self.outgoing_total,
             slow_reader: self.slow_reader,
-            coalesce: self.coalesce,
             ticks: Ticks::new(deadlines),
         })
     }

@@ -155,7 +155,6 @@ where
         outgoing: 1 << 20,
         outgoing_total: 1 << 30,
         slow_reader: SlowReader::Wait,
-        coalesce: None,
         ticks: Ticks::new(&Deadlines {
             idle: Some(Duration::from_secs(1)),
             ..Deadlines::default()

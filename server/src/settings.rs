@@ -57,7 +57,6 @@ pub(crate) struct Settings {
     pub(crate) outgoing: usize,
     pub(crate) outgoing_total: usize,
     pub(crate) slow_reader: SlowReader,
-    pub(crate) coalesce: Option<Duration>,
     pub(crate) ticks: Ticks,
 }
 

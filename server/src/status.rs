@@ -33,7 +33,7 @@ pub struct ServerStatus {
     pub frames: u64,
     /// Turns of serving a connection.
     pub bursts: u64,
-    /// Connections with the state of an HTTP connection: those under way, and the warm ones.
+    /// Connections with the state of an HTTP connection: those under way.
     #[cfg(feature = "http")]
     pub thawed: usize,
     pub(crate) reasons: Vec<(CloseReason, u64)>,

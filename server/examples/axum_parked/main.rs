@@ -5,8 +5,8 @@
 //! cargo run --release --example axum_parked -- fill 5000   # in another terminal
 //! ```
 //!
-//! and <http://127.0.0.1:3001/pond> in a browser, before and meanwhile. `--mode dedicated` and
-//! `--park at-once` show the difference. The app is any axum app: JSON, a body that streams, an
+//! and <http://127.0.0.1:3001/pond> in a browser, before and meanwhile. `--mode dedicated` shows the
+//! difference. The app is any axum app: JSON, a body that streams, an
 //! upload, a WebSocket, server-sent events. Its requests go through a pool, so that many at once
 //! are refused instead of heaped up.
 
@@ -49,7 +49,6 @@ async fn serve(settings: Serve) -> Result<(), BoxError> {
     let started = Server::builder()
         .listen(settings.listen.as_str())
         .mode(settings.mode)
-        .park(settings.park)
         .max_connections(room)
         .per_peer(None)
         .header_timeout(Duration::from_secs(10))

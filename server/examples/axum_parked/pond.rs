@@ -48,11 +48,11 @@ impl Pond {
         settings: &Serve,
         max_connections: usize,
     ) -> Self {
-        let (mode, park) = (format!("{:?}", settings.mode), format!("{:?}", settings.park));
+        let mode = format!("{:?}", settings.mode);
         Self(Arc::new(Inner {
             server,
             pool,
-            settings: json!({ "mode": mode, "park": park, "max_connections": max_connections }),
+            settings: json!({ "mode": mode, "max_connections": max_connections }),
             latencies: Latencies::default(),
             start: Instant::now(),
             before: OnceLock::new(),

@@ -40,7 +40,6 @@ table! {
         outgoing: Bytes,
         outgoing_total: Bytes,
         slow_reader: SlowReader,
-        coalesce: Deadline,
         tls: Tls,
         http: Web,
     }
@@ -123,9 +122,6 @@ impl ServerEntry {
     #[cfg(feature = "http")]
     fn web(&self, mut builder: Builder<Http>) -> Builder<Http> {
         let keys = self.keys.http.clone().unwrap_or_default();
-        if let Some(park) = keys.park {
-            builder = builder.park(park);
-        }
         if let Some(timeout) = keys.body_timeout {
             builder = builder.body_timeout(timeout);
         }
@@ -162,7 +158,7 @@ impl ServerEntry {
         }
         apply!(mode max_connections per_peer);
         apply!(first_byte_timeout handshake_timeout frame_timeout idle_timeout write_timeout);
-        apply!(drain_timeout max_frame turn_bytes turn_frames outgoing outgoing_total slow_reader coalesce);
+        apply!(drain_timeout max_frame turn_bytes turn_frames outgoing outgoing_total slow_reader);
         builder
     }
 
@@ -184,11 +180,11 @@ impl ServerEntry {
         #[cfg(feature = "http")]
         let checked = checked.and_then(|()| {
             let builder = self.web(self.without_files(crate::http::Server::builder()));
-            builder.check().and_then(|()| builder.check_park())
+            builder.check()
         });
         checked.map_err(|error: ConfigError| {
             let table = match error.field() {
-                "park" | "body_timeout" => "http.",
+                "body_timeout" => "http.",
                 _ => "",
             };
             let path = join(&self.path, &format!("{table}{}", error.field()));

@@ -97,8 +97,7 @@ use millpond::Pool;
 /// | `outgoing` | a size |
 /// | `outgoing_total` | a size |
 /// | `slow_reader` | `"wait"` or `"close"` |
-/// | `coalesce` | a duration, or `"never"` |
-/// | `http` | a table with `park` (`"at-once"`, how many stay warm, or a duration), `body_timeout` (a duration, or `"never"`) and `connect_info` (a truth value), for [`ServerEntry::http`]. Takes the feature `http` |
+/// | `http` | a table with `body_timeout` (a duration, or `"never"`) and `connect_info` (a truth value), for [`ServerEntry::http`]. Takes the feature `http` |
 /// | `tls` | a table with `certificate` and `key`: files in PEM form, a path from the working directory on. Takes the feature `rustls` |
 ///
 /// Of a table in `listen`; see [`Listen`](crate::Listen) for the defaults.

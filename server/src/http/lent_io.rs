@@ -108,8 +108,8 @@ impl<W: Wire> Shared<W> {
     }
 
     /// Takes the socket away if hyper, which is idle, has no byte left over for sure: all it was
-    /// given was one whole request; if `small`, also no large one.
-    pub(crate) fn take_clean(&self, small: bool) -> Option<Io<W>> {
+    /// given was one whole request, and no large one.
+    pub(crate) fn take_clean(&self) -> Option<Io<W>> {
         let mut lent = self.lent.lock();
         let (head, body) = (lent.given.head, self.flow.last_body());
         let whole = head.zip(body).and_then(|(head, body)| head.checked_add(body));
@@ -118,7 +118,7 @@ impl<W: Wire> Shared<W> {
             0 => lent.given.since == 0,
             requests => requests == 1 && whole == Some(lent.given.since),
         };
-        (clean && (is_small || !small)).then(|| {
+        (clean && is_small).then(|| {
             (lent.given, lent.requests) = (Given::default(), self.flow.requests());
             std::mem::replace(&mut lent.io, Io::Lent)
         })

@@ -63,7 +63,7 @@
 //!
 //! # When connections give up their state
 //!
-//! [`Park`] says it; by default at once. What one gives up, the next takes: between two requests of
+//! At once, when a response is written. What one gives up, the next takes: between two requests of
 //! HTTP/1.1 hyper's state knows nothing of its connection, so as many are kept as were in use at once
 //! within the last seconds, at most 1,024, and nothing is built for who has a request next. A state
 //! is passed on after a request of HTTP/1.1 that came alone, was read to its end, told how long its
@@ -74,9 +74,9 @@
 //!
 //! What was freed may stay with the allocator: where many requests are under way at once, each has
 //! a state of its own, and after them glibc's keeps most of the pages that they used, so RSS stays
-//! up though the heap is empty. Parked at once, connections that are served one after another never
-//! take them; with [`Park::After`] all that were busy within that time do. If such bursts matter use
-//! an allocator that returns memory (jemalloc, mimalloc), or call `malloc_trim` after one.
+//! up though the heap is empty. Connections that are served one after another never take them. If
+//! such peaks matter use an allocator that returns memory (jemalloc, mimalloc), or call `malloc_trim`
+//! after one.
 //!
 //! # What is never parked
 //!
@@ -102,7 +102,7 @@
 // bytes and a loan of the socket, and polled until it waits. If it waits for the peer the record
 // is parked, hyper's state with it, and no slot is held; if it waits for user code the burst is
 // suspended. Once all is answered and flushed, and no byte is left over, hyper's state is spare:
-// the next connection that thaws has it. Or it is kept in a set of those that were busy last.
+// the next connection that thaws has it.
 
 mod body;
 mod conn;
@@ -116,7 +116,6 @@ mod progress;
 mod serve;
 mod serve_turn;
 mod server;
-mod warm;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -127,7 +126,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 
 pub use crate::http::body::RequestBody;
-pub use crate::http::options::{Http, Park};
+pub use crate::http::options::Http;
 pub use crate::http::serve::{Serve, serve};
 pub use crate::http::server::Server;
 
@@ -141,12 +140,10 @@ use crate::conn::transport::Wire;
 use crate::http::conn_pool::Spares;
 use crate::http::hyper_service::App;
 use crate::http::serve_turn::Burst;
-use crate::http::warm::{Rested, Token, Warm};
 
 /// What all connections of a server share.
 pub(crate) struct Web<A> {
     app: A,
-    warm: Warm,
     spares: Spares,
     http1: http1::Builder,
     /// Without keep-alive.
@@ -164,10 +161,10 @@ impl<A: App> Web<A> {
         http1.header_read_timeout(None).max_header_size(plan.max_frame);
         let mut http1_last = http1.clone();
         http1_last.keep_alive(false);
-        let (warm, thawed) = (Warm::new(plan.park), Count::default());
+        let thawed = Count::default();
         let (keep_alive, connect_info) = (plan.deadlines.idle, plan.connect_info);
         let spares = Spares::new();
-        Self { app, warm, spares, http1, http1_last, keep_alive, connect_info, thawed }
+        Self { app, spares, http1, http1_last, keep_alive, connect_info, thawed }
     }
 }
 
@@ -196,15 +193,9 @@ impl Drop for One {
 
 /// What is kept of a connection.
 pub(crate) enum Idle {
-    /// When it came to rest last.
-    Cold(Rested),
-    /// Hyper's state is in the warm set, unless others have pushed it out.
-    Warm(Token),
+    /// At rest, without hyper's state.
+    Cold,
     Busy(Box<Busy>),
-}
-
-impl Idle {
-    const NEW: Self = Self::Cold(Rested::NEVER);
 }
 
 /// A connection in the middle of something.
@@ -225,21 +216,16 @@ impl<A: App> Protocol for Web<A> {
     const HEARS: Signal = Signal::WAKING;
 
     fn arrive(&self, _address: Address, _nudge: Nudge) -> Idle {
-        Idle::NEW
+        Idle::Cold
     }
 
     async fn burst<W: Wire>(&self, turn: Turn<'_, W, Idle>) -> Outcome {
         Burst::new(self, turn).await
     }
 
-    fn closed(&self, idle: Idle, _reason: CloseReason) {
-        if let Idle::Warm(token) = idle {
-            drop(self.warm.take(token));
-        }
-    }
+    fn closed(&self, _idle: Idle, _reason: CloseReason) {}
 
     fn tick(&self) {
-        self.warm.expire();
         self.spares.tick();
     }
 }

@@ -7,33 +7,15 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::builder::{Builder, Plan, YEAR};
+use crate::builder::{Builder, Plan};
 use crate::error::StartError;
 use crate::framed::service::BoxError;
 use crate::http::Web;
 use crate::http::body::RequestBody;
 use crate::http::server::Server;
-use millpond::ConfigError;
 
 const OVERLOAD: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
 connection: close\r\ncontent-length: 0\r\n\r\n";
-
-/// When an idle connection gives up its HTTP state: buffers of at least 16 KiB.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Park {
-    /// As soon as it is idle, to whoever needs one next. The default.
-    #[default]
-    AtOnce,
-    /// When so many others were busy later: connections that are busy keep theirs, and memory is
-    /// bounded without a timer. One that comes back after fewer than so many others keeps its state
-    /// from then on; else it has given it up at once, as a new one after its first request does.
-    /// Requests of HTTP/1.0, or for an upgrade, have it given up. From 1.
-    Warm(usize),
-    /// When it was idle for so long, or up to two ticks longer. How many are idle for less is not
-    /// bounded but by the connections there may be.
-    After(Duration),
-}
 
 /// In a codec's place, for [`Builder`]s of HTTP servers; from
 /// [`http::Server::builder`](crate::http::Server::builder).
@@ -48,12 +30,6 @@ impl Builder<Http> {
         plan.deadlines.idle = Some(Duration::from_secs(75));
         plan.deadlines.body = Some(Duration::from_secs(30));
         Self { codec: Http(()), plan }
-    }
-
-    /// When idle connections give up their HTTP state. Default [`Park::AtOnce`].
-    pub fn park(mut self, park: Park) -> Self {
-        self.plan.park = park;
-        self
     }
 
     /// For the head of a request, from its first byte to its last; then the answer is 408. Another
@@ -90,17 +66,6 @@ impl Builder<Http> {
         self
     }
 
-    pub(crate) fn check_park(&self) -> Result<(), ConfigError> {
-        let accepted = match self.plan.park {
-            Park::Warm(0) => "at once, from 1 warm connection on, or after a time",
-            Park::After(grace) if grace.is_zero() || grace > YEAR => {
-                "at once, warm, or after more than zero and at most a year"
-            }
-            _ => return Ok(()),
-        };
-        Err(ConfigError::new("park", format!("{:?}", self.plan.park), accepted))
-    }
-
     /// Starts the server.
     ///
     /// # Errors
@@ -117,7 +82,6 @@ impl Builder<Http> {
         S::Future: Send + 'static,
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
-        self.check_park()?;
         let web = Web::new(service, &self.plan);
         let thawed = web.thawed.clone();
         Ok(Server::new(self.plan.start(web)?, thawed))

@@ -21,7 +21,6 @@ use crate::http::hyper_service::App;
 use crate::http::progress::{
     ANSWER, ANSWER_WAITS, BODY, BODY_WAITS, CALL, CALL_WAITS, CUT, UNFLUSHED,
 };
-use crate::http::warm::Rested;
 use crate::http::{Busy, Idle, Web, http2};
 
 /// So often a connection may have itself polled again before others have their turn.
@@ -39,8 +38,6 @@ pub(crate) struct Burst<'a, W: Wire, A: App> {
     served: bool,
     /// There was no request yet.
     is_new: bool,
-    /// It was busy of late, and keeps hyper's state when it is idle again.
-    is_warm: bool,
     /// User code waits.
     suspended: Option<Box<Thawed<W, A>>>,
 }
@@ -73,15 +70,7 @@ impl<W: Wire, A: App> Future for Burst<'_, W, A> {
 
 impl<'a, W: Wire, A: App> Burst<'a, W, A> {
     pub(crate) fn new(web: &'a Web<A>, turn: Turn<'a, W, Idle>) -> Self {
-        Self {
-            web,
-            turn,
-            moved: false,
-            served: false,
-            is_new: false,
-            is_warm: false,
-            suspended: None,
-        }
+        Self { web, turn, moved: false, served: false, is_new: false, suspended: None }
     }
 
     fn begin(&mut self) -> Poll<Outcome> {
@@ -103,16 +92,10 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
         if let Some(wire) = self.turn.io.wire() {
             wire.ask(order.asks());
         }
-        let (state, first) = match replace(self.turn.idle, Idle::NEW) {
-            Idle::Cold(last) => {
+        let (state, first) = match replace(self.turn.idle, Idle::Cold) {
+            Idle::Cold => {
                 self.is_new = matches!(order.wait, Wait::FirstByte | Wait::Handshake);
-                self.is_warm = self.web.warm.is_recent(last);
                 (None, Bytes::new())
-            }
-            Idle::Warm(token) => {
-                let state = self.web.warm.take(token);
-                self.is_warm = state.is_some() || self.web.warm.is_recent(Rested::NEVER);
-                (state, Bytes::new())
             }
             Idle::Busy(busy) => match *busy {
                 Busy::Head { bytes, is_new } => {
@@ -311,24 +294,18 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
 
     /// All is answered and flushed.
     fn idle(&mut self, thawed: Box<Thawed<W, A>>) -> Poll<Outcome> {
-        let last = self.web.warm.comes_to_rest();
-        let keeps = self.is_warm && self.turn.order.doom.is_none();
-        let reuses = !keeps && thawed.is_reusable();
-        if let Some(io) = (keeps || reuses).then(|| thawed.shared.take_clean(reuses)).flatten() {
+        let reusable = thawed.is_reusable();
+        if let Some(io) = reusable.then(|| thawed.shared.take_clean()).flatten() {
             *self.turn.io = io;
             let outcome = self.nothing_left(BytesMut::new(), 0);
-            if reuses {
-                *self.turn.idle = Idle::Cold(last);
-                thawed.spare(self.web);
-            } else if let Outcome::Park { .. } = outcome {
-                *self.turn.idle = Idle::Warm(self.web.warm.put(thawed));
-            }
+            *self.turn.idle = Idle::Cold;
+            thawed.spare(self.web);
             return Poll::Ready(outcome);
         }
         match thawed.freeze() {
             Ok((io, rest)) => {
                 *self.turn.io = io;
-                *self.turn.idle = Idle::Cold(last);
+                *self.turn.idle = Idle::Cold;
                 match rest.is_empty() {
                     true => Poll::Ready(self.nothing_left(BytesMut::new(), 0)),
                     false => self.read_head(rest),

@@ -173,7 +173,6 @@ mod tests {
             outgoing: 1,
             outgoing_total: 1,
             slow_reader: SlowReader::Wait,
-            coalesce: None,
             ticks: Ticks::new(&Deadlines::default()),
         };
         let service = tower::service_fn(|line: String| async { Ok(vec![line]) });

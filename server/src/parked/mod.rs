@@ -6,8 +6,6 @@
 //! registered with tokio, so no thread is spent on it. Sockets are registered once, edge-triggered,
 //! for both directions: nothing is ever re-armed.
 
-#[cfg(target_os = "linux")]
-mod coalescer;
 pub(crate) mod conn_worker;
 pub(crate) mod edge_socket;
 pub(crate) mod poller;
@@ -116,7 +114,7 @@ pub(crate) async fn dispatch<P: Protocol>(
     inner: Inner,
     pool: Pool,
 ) -> io::Result<()> {
-    let mut source = Source::new(inner, yard.hub.settings.coalesce)?;
+    let mut source = Source::new(inner)?;
     while poll_fn(|cx| poll_wanted(&yard, &mut source, cx)).await? {
         let mut scheduled = pin!(pool.schedule(Runner::new(&yard).run()));
         let runner = poll_fn(|cx| match scheduled.as_mut().poll(cx) {

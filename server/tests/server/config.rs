@@ -43,7 +43,7 @@ fn same(config: &ServerConfig, expected: &Builder) {
 #[test]
 fn each_key_alone_is_what_the_builder_is_told() {
     let s = Duration::from_secs;
-    let cases: [(&str, &str, Builder); 33] = [
+    let cases: [(&str, &str, Builder); 31] = [
         ("name", "\"echo\"", listening()),
         ("mode", "\"dedicated\"", listening().mode(Mode::Dedicated)),
         ("mode", "\"event-driven\"", listening().mode(Mode::EventDriven)),
@@ -72,8 +72,6 @@ fn each_key_alone_is_what_the_builder_is_told() {
         ("outgoing_total", "\"2GiB\"", listening().outgoing_total(2 << 30)),
         ("slow_reader", "\"close\"", listening().slow_reader(SlowReader::Close)),
         ("slow_reader", "\"wait\"", listening().slow_reader(SlowReader::Wait)),
-        ("coalesce", "\"500us\"", listening().coalesce(Duration::from_micros(500))),
-        ("coalesce", "\"never\"", listening().coalesce(None)),
         ("listen", "\"unix:/run/x\"", Server::builder().listen(Listen::unix("/run/x"))),
         ("listen", "[\"[::1]:5\"]", Server::builder().listen("[::1]:5")),
         ("listen", "[\"a:1\", \"b:2\"]", Server::builder().listen("a:1").listen("b:2")),
@@ -84,8 +82,7 @@ fn each_key_alone_is_what_the_builder_is_told() {
             println!("{key} = {value}");
             same(&config.unwrap(), &expected);
         }
-        let default = matches!(value, "\"dedicated\"" | "false" | "\"wait\"")
-            || (key, value) == ("coalesce", "\"never\"");
+        let default = matches!(value, "\"dedicated\"" | "false" | "\"wait\"");
         let told = key == "name" || default;
         assert_eq!(format!("{expected:?}") == plain, told, "{key} = {value} tells nothing");
     }

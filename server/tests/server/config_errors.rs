@@ -102,9 +102,6 @@ fn zero_is_refused_as_by_the_builder() {
         let expected = format!("`{path}` cannot be 34560000s: accepted is {accepted}");
         refused(key, r#""400days""#, &expected);
     }
-    let expected =
-        "`servers[1].coalesce` cannot be 0ns: accepted is from 50 µs to 10 ms, or \"never\"";
-    refused("coalesce", r#""0s""#, expected);
 }
 
 #[test]
@@ -113,7 +110,7 @@ fn keys_are_known_and_given_once() {
     let (start, keys) = error.split_once(": accepted are ").unwrap();
     assert_eq!(start, "there is no key `servers[0].frame_timout`");
     assert!(keys.starts_with("name, listen, mode, use_netpoll_mode, pool, max_connections, "));
-    assert!(keys.ends_with(", coalesce, tls, http"), "{keys}");
+    assert!(keys.ends_with(", slow_reader, tls, http"), "{keys}");
 
     assert_eq!(toml_error("server = 1"), "there is no key `server`: accepted are servers, pools");
     let cases = [

@@ -1,8 +1,8 @@
-//! For what the server itself promises: it serves the app, in both modes, with each policy.
+//! For what the server itself promises: it serves the app, in both modes.
 
 use std::time::Instant;
 
-use millpond_server::http::{Http, Park, Server};
+use millpond_server::http::{Http, Server};
 use millpond_server::{Builder, ServerStatus};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -11,9 +11,6 @@ use super::reply::{Parsed, Reading, Reply, parse};
 use crate::support::server::{Case, Client, no_time};
 
 pub const HELLO: &str = "GET /hello HTTP/1.1\r\nhost: a\r\n\r\n";
-
-/// As many stay warm as the tests have connections, or none.
-pub const PARKS: [Park; 2] = [Park::AtOnce, Park::Warm(64)];
 
 pub fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -25,8 +22,8 @@ pub fn post(path: &str, length: usize) -> String {
 }
 
 impl Case {
-    pub fn http(self, park: Park) -> Builder<Http> {
-        let builder = Server::builder().listen("127.0.0.1:0").mode(self.mode).park(park);
+    pub fn http(self) -> Builder<Http> {
+        let builder = Server::builder().listen("127.0.0.1:0").mode(self.mode);
         #[cfg(feature = "rustls")]
         if self.tls {
             return builder.tls(crate::support::server::tls::web_server());
@@ -35,8 +32,8 @@ impl Case {
     }
 
     /// Without any deadline.
-    pub fn timeless(self, park: Park) -> Builder<Http> {
-        self.http(park)
+    pub fn timeless(self) -> Builder<Http> {
+        self.http()
             .first_byte_timeout(None)
             .handshake_timeout(None)
             .header_timeout(None)
