@@ -13,10 +13,10 @@ use tower_service::Service;
 use crate::Server;
 use crate::accept::listen::Listen;
 use crate::conn::protocol::Protocol;
-use crate::conn::transport::Security;
+use crate::conn::transport::TlsAccept;
 use crate::error::StartError;
-use crate::framed::handler::{Handled, Handler};
-use crate::framed::service::{BoxError, Framed};
+use crate::framed::handler::{Handler, HandlerProtocol};
+use crate::framed::service::{BoxError, ServiceProtocol};
 use crate::mode::Mode;
 use crate::settings::{Deadlines, Settings, SlowReader, Ticks};
 use crate::trace::event;
@@ -34,19 +34,19 @@ pub(crate) const OWN_POOL: usize = 1024;
 #[must_use = "a builder does nothing until `serve` or `handle`"]
 pub struct Builder<C = ()> {
     pub(crate) codec: C,
-    pub(crate) plan: Plan,
+    pub(crate) config: Config,
 }
 
 /// All settings but the codec.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct Config {
     pub(crate) listens: Vec<Listen>,
     pub(crate) mode: Mode,
     pub(crate) pool: Option<Pool>,
     pub(crate) max_connections: Option<usize>,
     pub(crate) per_peer: Option<Option<usize>>,
     pub(crate) on_overload: Option<Bytes>,
-    pub(crate) security: Security,
+    pub(crate) tls: TlsAccept,
     pub(crate) token: CancellationToken,
     pub(crate) drain: Duration,
     pub(crate) deadlines: Deadlines,
@@ -60,7 +60,7 @@ pub(crate) struct Plan {
     pub(crate) connect_info: bool,
 }
 
-impl Plan {
+impl Config {
     pub(crate) fn new() -> Self {
         Self {
             listens: Vec::new(),
@@ -69,7 +69,7 @@ impl Plan {
             max_connections: None,
             per_peer: None,
             on_overload: None,
-            security: Security::default(),
+            tls: TlsAccept::default(),
             token: CancellationToken::new(),
             drain: Duration::from_secs(30),
             deadlines: Deadlines::default(),
@@ -87,25 +87,25 @@ impl Plan {
 
 impl Builder {
     pub(crate) fn new() -> Self {
-        Self { codec: (), plan: Plan::new() }
+        Self { codec: (), config: Config::new() }
     }
 
     /// What makes frames of bytes and bytes of frames. Each connection gets a clone.
     pub fn codec<C: Decoder + Clone>(self, codec: C) -> Builder<C> {
-        Builder { codec, plan: self.plan }
+        Builder { codec, config: self.config }
     }
 }
 
 impl<C> Builder<C> {
     /// Where to listen; see [`Listen`]. May be called several times. There is no default.
     pub fn listen(mut self, listen: impl Into<Listen>) -> Self {
-        self.plan.listens.push(listen.into());
+        self.config.listens.push(listen.into());
         self
     }
 
     /// How connections are held. Default [`Mode::Dedicated`]. A [`Listen`] may have its own.
     pub fn mode(mut self, mode: Mode) -> Self {
-        self.plan.mode = mode;
+        self.config.mode = mode;
         self
     }
 
@@ -118,14 +118,14 @@ impl<C> Builder<C> {
     /// A burst whose service waits holds a slot meanwhile, and no thread. A service that submits
     /// jobs to the same pool and awaits them is a nested submit, see [`Nested`](millpond::Nested).
     pub fn pool(mut self, pool: &Pool) -> Self {
-        self.plan.pool = Some(pool.clone());
+        self.config.pool = Some(pool.clone());
         self
     }
 
     /// How many connections may be open at once. Default: half of the descriptors that the process
     /// may open (the soft limit when the server starts), or 524,288 where there is no limit.
     pub fn max_connections(mut self, connections: usize) -> Self {
-        self.plan.max_connections = Some(connections);
+        self.config.max_connections = Some(connections);
         self
     }
 
@@ -134,7 +134,7 @@ impl<C> Builder<C> {
     /// them. `None`: no bound, for servers behind a proxy, or for a load test from one address.
     /// Unix sockets have none.
     pub fn per_peer(mut self, connections: impl Into<Option<usize>>) -> Self {
-        self.plan.per_peer = Some(connections.into());
+        self.config.per_peer = Some(connections.into());
         self
     }
 
@@ -142,7 +142,7 @@ impl<C> Builder<C> {
     /// closed. It is written in a task of its own, for a second and to 128 at a time for each
     /// listener at most, and never over TLS. Default: they are closed without a word.
     pub fn on_overload(mut self, answer: impl Into<Bytes>) -> Self {
-        self.plan.on_overload = Some(answer.into());
+        self.config.on_overload = Some(answer.into());
         self
     }
 
@@ -150,65 +150,65 @@ impl<C> Builder<C> {
     /// has sent something does not expect any. With `None` the [idle timeout](Self::idle_timeout)
     /// runs from the accept. Default 10 s.
     pub fn first_byte_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.plan.deadlines.first_byte = timeout.into();
+        self.config.deadlines.first_byte = timeout.into();
         self
     }
 
     /// For the TLS handshake, from its first byte. Default 10 s.
     pub fn handshake_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.plan.deadlines.handshake = timeout.into();
+        self.config.deadlines.handshake = timeout.into();
         self
     }
 
     /// From a frame's first byte to its last, however they trickle in. A codec that takes bytes
     /// and makes no frame of them has begun one. Default 10 s.
     pub fn frame_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.plan.deadlines.frame = timeout.into();
+        self.config.deadlines.frame = timeout.into();
         self
     }
 
     /// For how long a connection may be open without a frame in either direction. Default 5 min.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.plan.deadlines.idle = timeout.into();
+        self.config.deadlines.idle = timeout.into();
         self
     }
 
     /// For how long bytes may wait without the peer taking any of them. Default 30 s.
     pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.plan.deadlines.write = timeout.into();
+        self.config.deadlines.write = timeout.into();
         self
     }
 
     /// For how long [`Server::wait`] lets connections finish once it was told to stop. Default
     /// 30 s.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
-        self.plan.drain = timeout;
+        self.config.drain = timeout;
         self
     }
 
     /// When it is cancelled nothing more is accepted. Connections are closed by [`Server::wait`],
     /// which must be awaited, or by dropping the server.
     pub fn shutdown_token(mut self, token: CancellationToken) -> Self {
-        self.plan.token = token;
+        self.config.token = token;
         self
     }
 
     /// The largest frame, in bytes as they arrive. Default 1 MiB. A codec may be stricter.
     pub fn max_frame(mut self, bytes: usize) -> Self {
-        self.plan.max_frame = bytes;
+        self.config.max_frame = bytes;
         self
     }
 
     /// How much is read from one connection before the others have their turn. Default 64 KiB.
     pub fn turn_bytes(mut self, bytes: usize) -> Self {
-        self.plan.turn_bytes = bytes;
+        self.config.turn_bytes = bytes;
         self
     }
 
     /// How many frames of one connection are served before the others have their turn. Default
     /// 256.
     pub fn turn_frames(mut self, frames: usize) -> Self {
-        self.plan.turn_frames = frames;
+        self.config.turn_frames = frames;
         self
     }
 
@@ -216,20 +216,20 @@ impl<C> Builder<C> {
     /// answer of a service, however many frames it has. Beyond that it is a slow reader. Default
     /// 256 KiB.
     pub fn outgoing(mut self, bytes: usize) -> Self {
-        self.plan.outgoing = bytes;
+        self.config.outgoing = bytes;
         self
     }
 
     /// How many bytes may wait for all peers together. Sends wait then; a connection whose answers
     /// would go beyond is closed as a slow reader. Default 64 MiB.
     pub fn outgoing_total(mut self, bytes: usize) -> Self {
-        self.plan.outgoing_total = bytes;
+        self.config.outgoing_total = bytes;
         self
     }
 
     /// What becomes of slow readers. Default [`SlowReader::Wait`].
     pub fn slow_reader(mut self, policy: SlowReader) -> Self {
-        self.plan.slow_reader = policy;
+        self.config.slow_reader = policy;
         self
     }
 
@@ -237,7 +237,7 @@ impl<C> Builder<C> {
     /// kilobytes.
     #[cfg(feature = "rustls")]
     pub fn tls(mut self, config: Arc<tokio_rustls::rustls::ServerConfig>) -> Self {
-        self.plan.security.acceptor = Some(config.into());
+        self.config.tls.acceptor = Some(config.into());
         self
     }
 }
@@ -272,7 +272,7 @@ impl<C: Decoder + Clone + Send + Sync + 'static> Builder<C> {
         S: Clone + Send + Sync + 'static,
         R: IntoIterator + Send + 'static,
     {
-        self.plan.start(Framed { codec: self.codec, service })
+        self.config.start(ServiceProtocol { codec: self.codec, service })
     }
 
     /// Starts a server around a [`Handler`], which may send at any time.
@@ -289,7 +289,7 @@ impl<C: Decoder + Clone + Send + Sync + 'static> Builder<C> {
         C: Decoder<Item = H::In, Error: Into<BoxError>>,
         C: Encoder<H::Out, Error: Into<BoxError>>,
     {
-        self.plan.start(Handled { codec: self.codec, handler: Arc::new(handler) })
+        self.config.start(HandlerProtocol { codec: self.codec, handler: Arc::new(handler) })
     }
 }
 
@@ -297,19 +297,19 @@ impl<C: Decoder + Clone + Send + Sync + 'static> Builder<C> {
 impl<C> Builder<C> {
     /// What a start would find wrong, without one.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        let plan = &self.plan;
-        let per_peer = plan.per_peer.unwrap_or_default();
-        plan.check(plan.max_connections.unwrap_or(1), per_peer).map(drop)
+        let config = &self.config;
+        let per_peer = config.per_peer.unwrap_or_default();
+        config.check(config.max_connections.unwrap_or(1), per_peer).map(drop)
     }
 }
 
 impl<C> fmt::Debug for Builder<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("plan", &self.plan).finish_non_exhaustive()
+        f.debug_struct("Builder").field("plan", &self.config).finish_non_exhaustive()
     }
 }
 
-impl Plan {
+impl Config {
     pub(crate) fn start<P: Protocol>(self, protocol: P) -> Result<Server, StartError> {
         // Panics without timers, which deadlines need.
         drop(tokio::time::sleep(Duration::ZERO));

@@ -122,15 +122,15 @@ pub use crate::mode::Mode;
 pub use crate::settings::SlowReader;
 pub use crate::status::{ServerStatus, ShutdownReport};
 
-use crate::accept::watch::watch;
-use crate::accept::{Side, accept};
-use crate::builder::Plan;
-use crate::conn::listener_conns::{KILL_WAIT, Yard};
+use crate::accept::watch::async_fd;
+use crate::accept::{ConnHandler, accept};
+use crate::builder::Config;
+use crate::conn::listener_conns::{KILL_WAIT, ListenerConns};
 use crate::conn::protocol::Protocol;
-use crate::conn::server_state::{Hub, Totals};
-use crate::parked::{EventDriven, Parked, dispatch};
+use crate::conn::server_state::{ServerState, Totals};
+use crate::parked::{EventDriven, Parked, event_loop};
 use crate::settings::Settings;
-use crate::task::{Dedicated, Sleeper};
+use crate::task::{Dedicated, TaskWaker};
 use crate::trace::event;
 use millpond::Pool;
 
@@ -139,8 +139,8 @@ use millpond::Pool;
 /// Dropping it stops it at once: it accepts no more, and closes all connections.
 /// [`shutdown`](Self::shutdown) and [`wait`](Self::wait) let them finish.
 pub struct Server {
-    hub: Arc<Hub>,
-    yards: Vec<Box<dyn Ground>>,
+    state: Arc<ServerState>,
+    listener_conns: Vec<Box<dyn AnyListenerConns>>,
     addresses: Vec<SocketAddr>,
     /// Cancelled, nothing is accepted any more.
     stop: CancellationToken,
@@ -150,19 +150,19 @@ pub struct Server {
 }
 
 /// A yard of either mode.
-trait Ground: Send + Sync {
+trait AnyListenerConns: Send + Sync {
     fn totals(&self) -> (Totals, usize);
-    fn doom_all(&self, reason: CloseReason);
+    fn request_close_all(&self, reason: CloseReason);
     fn kill(&self);
 }
 
-impl<P: Protocol> Ground for Arc<Yard<P, Parked<P::Idle>>> {
+impl<P: Protocol> AnyListenerConns for Arc<ListenerConns<P, Parked<P::Idle>>> {
     fn totals(&self) -> (Totals, usize) {
-        Yard::totals(self)
+        ListenerConns::totals(self)
     }
 
-    fn doom_all(&self, reason: CloseReason) {
-        Yard::doom_all(self, reason);
+    fn request_close_all(&self, reason: CloseReason) {
+        ListenerConns::request_close_all(self, reason);
     }
 
     fn kill(&self) {
@@ -170,13 +170,13 @@ impl<P: Protocol> Ground for Arc<Yard<P, Parked<P::Idle>>> {
     }
 }
 
-impl<P: Protocol> Ground for Arc<Yard<P, Sleeper>> {
+impl<P: Protocol> AnyListenerConns for Arc<ListenerConns<P, TaskWaker>> {
     fn totals(&self) -> (Totals, usize) {
-        Yard::totals(self)
+        ListenerConns::totals(self)
     }
 
-    fn doom_all(&self, reason: CloseReason) {
-        Yard::doom_all(self, reason);
+    fn request_close_all(&self, reason: CloseReason) {
+        ListenerConns::request_close_all(self, reason);
     }
 
     fn kill(&self) {
@@ -191,30 +191,30 @@ impl Server {
     }
 
     fn start<P: Protocol>(
-        plan: Plan,
+        config: Config,
         settings: Settings,
         (max_connections, per_peer): (usize, Option<usize>),
         pool: Pool,
         protocol: Arc<P>,
     ) -> Result<Self, StartError> {
-        let hub = Arc::new(Hub::new(settings, max_connections, per_peer));
+        let state = Arc::new(ServerState::new(settings, max_connections, per_peer));
         let mut server = Self {
-            hub: hub.clone(),
-            yards: Vec::new(),
+            state: state.clone(),
+            listener_conns: Vec::new(),
             addresses: Vec::new(),
-            stop: plan.token.child_token(),
-            token: plan.token.clone(),
-            drain: plan.drain,
+            stop: config.token.child_token(),
+            token: config.token.clone(),
+            drain: config.drain,
             tasks: Vec::new(),
         };
         // All are bound before anything runs.
         let mut listeners = Vec::new();
-        for listen in &plan.listens {
+        for listen in &config.listens {
             let bound = listen.bind().and_then(|listener| {
                 server.addresses.extend(listener.local_addr());
-                watch(listener)
+                async_fd(listener)
             });
-            let mode = listen.mode.unwrap_or(plan.mode);
+            let mode = listen.mode.unwrap_or(config.mode);
             match bound {
                 Ok(listener) => listeners.push((listener, mode)),
                 Err(error) => {
@@ -223,39 +223,39 @@ impl Server {
             }
         }
         for (listener, mode) in listeners {
-            let side = match mode {
+            let handler = match mode {
                 Mode::Dedicated => {
-                    let (hub, security) = (hub.clone(), plan.security.clone());
+                    let (state, tls) = (state.clone(), config.tls.clone());
                     let dedicated =
-                        Dedicated::new(hub, protocol.clone(), security, plan.pool.clone());
-                    server.run(dedicated.yard.clone().sweep());
-                    server.yards.push(Box::new(dedicated.yard.clone()));
-                    Side::Dedicated(dedicated)
+                        Dedicated::new(state, protocol.clone(), tls, config.pool.clone());
+                    server.run(dedicated.conns.clone().run_timer());
+                    server.listener_conns.push(Box::new(dedicated.conns.clone()));
+                    ConnHandler::Dedicated(dedicated)
                 }
                 Mode::EventDriven => {
-                    let (hub, security) = (hub.clone(), plan.security.clone());
-                    let (event, inner) = EventDriven::new(hub, protocol.clone(), security)
+                    let (state, tls) = (state.clone(), config.tls.clone());
+                    let (event, inner) = EventDriven::new(state, protocol.clone(), tls)
                         .map_err(StartError::Reactor)?;
-                    server.run(event.yard.clone().sweep());
-                    let (yard, pool) = (event.yard.clone(), pool.clone());
+                    server.run(event.conns.clone().run_timer());
+                    let (conns, pool) = (event.conns.clone(), pool.clone());
                     server.run(async move {
-                        if let Err(error) = dispatch(yard.clone(), inner, pool).await {
+                        if let Err(error) = event_loop(conns.clone(), inner, pool).await {
                             event!(ERROR, %error, "connections cannot be watched any more");
                             drop(error);
-                            yard.hub.killed.store(true, SeqCst);
-                            parked::kill(&yard);
+                            conns.server.killed.store(true, SeqCst);
+                            parked::kill(&conns);
                         }
                     });
-                    server.yards.push(Box::new(event.yard.clone()));
-                    Side::EventDriven(event)
+                    server.listener_conns.push(Box::new(event.conns.clone()));
+                    ConnHandler::EventDriven(event)
                 }
             };
-            let accepting = hub.accepting();
-            let accept = accept(listener, side, hub.clone(), plan.on_overload.clone());
+            let accept_guard = state.accept_guard();
+            let accept = accept(listener, handler, state.clone(), config.on_overload.clone());
             let stop = server.stop.clone();
             server.run(async move {
                 stop.run_until_cancelled_owned(accept).await;
-                drop(accepting);
+                drop(accept_guard);
             });
         }
         Ok(server)
@@ -273,26 +273,26 @@ impl Server {
 
     /// What it holds and has done.
     pub fn status(&self) -> ServerStatus {
-        let census = self.hub.census();
-        let reasons: Vec<_> = census.closed.into_iter().collect();
+        let counts = self.state.counts();
+        let reasons: Vec<_> = counts.closed.into_iter().collect();
         let mut status = ServerStatus {
-            accepted: census.accepted,
-            open: census.open,
-            refused_full: census.refused_full,
-            refused_per_peer: census.refused_per_peer,
-            accept_errors: self.hub.accept_errors.load(Relaxed),
+            accepted: counts.accepted,
+            open: counts.open,
+            refused_full: counts.refused_full,
+            refused_per_peer: counts.refused_per_peer,
+            accept_errors: self.state.accept_errors.load(Relaxed),
             closed: reasons.iter().map(|(_, count)| count).sum(),
-            outgoing: self.hub.outgoing(),
+            outgoing: self.state.send_buffered(),
             reasons,
             ..ServerStatus::default()
         };
-        for yard in &self.yards {
-            let (totals, parked) = yard.totals();
+        for conns in &self.listener_conns {
+            let (totals, parked) = conns.totals();
             status.parked += parked;
             status.bytes_in += totals.read;
             status.bytes_out += totals.wrote;
             status.frames += totals.frames;
-            status.bursts += totals.bursts;
+            status.turns += totals.turns;
         }
         status
     }
@@ -318,19 +318,19 @@ impl Server {
     ///
     /// Dropped, connections go on to close as they finish; none is cut off.
     pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
-        let before = self.hub.census().closed;
+        let before = self.state.counts().closed;
         self.stop.cancel();
         // At once, unless user code holds an accept loop up.
-        let _ = timeout(deadline.max(KILL_WAIT), self.hub.accepts_no_more()).await;
-        for yard in &self.yards {
-            yard.doom_all(CloseReason::Shutdown);
+        let _ = timeout(deadline.max(KILL_WAIT), self.state.no_acceptor()).await;
+        for conns in &self.listener_conns {
+            conns.request_close_all(CloseReason::Shutdown);
         }
-        if timeout(deadline, self.hub.empty()).await.is_err() {
+        if timeout(deadline, self.state.empty()).await.is_err() {
             self.kill();
-            let _ = timeout(KILL_WAIT, self.hub.empty()).await;
+            let _ = timeout(KILL_WAIT, self.state.empty()).await;
         }
         let (mut closed, mut aborted, mut others) = (0, 0, 0);
-        for (reason, count) in self.hub.census().closed {
+        for (reason, count) in self.state.counts().closed {
             let count = count - before.get(&reason).copied().unwrap_or(0);
             match reason {
                 CloseReason::Shutdown => closed += count,
@@ -338,13 +338,13 @@ impl Server {
                 _ => others += count,
             }
         }
-        ShutdownReport { closed, others, aborted, left: self.hub.open() }
+        ShutdownReport { closed, others, aborted, left: self.state.open() }
     }
 
     fn kill(&self) {
-        self.hub.killed.store(true, SeqCst);
-        for yard in &self.yards {
-            yard.kill();
+        self.state.killed.store(true, SeqCst);
+        for conns in &self.listener_conns {
+            conns.kill();
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::close_reason::Deadline;
-use crate::conn::events::Wait;
+use crate::conn::events::ParkReason;
 
 /// How long a connection that was closed waits for its peer to go.
 const LINGER: Duration = Duration::from_secs(1);
@@ -20,7 +20,7 @@ pub enum SlowReader {
     /// Nothing more is read from it, [`Peer::send`](crate::Peer::send) waits, and the write
     /// deadline runs.
     #[default]
-    Wait,
+    ParkReason,
     /// It is closed. For servers that push to many and must not wait for one.
     Close,
 }
@@ -119,16 +119,16 @@ impl Ticks {
     }
 
     /// The tick at which a wait that begins now ends.
-    pub(crate) fn end(&self, wait: Wait, now: u32) -> u32 {
-        let ticks = match wait {
-            Wait::FirstByte => self.first_byte,
-            Wait::Handshake => self.handshake,
-            Wait::Frame => self.frame,
-            Wait::Write | Wait::Stall => self.write,
-            Wait::Body => self.body,
-            Wait::Idle => self.idle,
-            Wait::Linger => self.linger,
-            Wait::Turn | Wait::Stream => NEVER,
+    pub(crate) fn end(&self, park_reason: ParkReason, now: u32) -> u32 {
+        let ticks = match park_reason {
+            ParkReason::FirstByte => self.first_byte,
+            ParkReason::Handshake => self.handshake,
+            ParkReason::Frame => self.frame,
+            ParkReason::Write | ParkReason::Stall => self.write,
+            ParkReason::Body => self.body,
+            ParkReason::Idle => self.idle,
+            ParkReason::Linger => self.linger,
+            ParkReason::Turn | ParkReason::Stream => NEVER,
         };
         match ticks {
             NEVER => NEVER,

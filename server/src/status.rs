@@ -32,10 +32,10 @@ pub struct ServerStatus {
     /// Frames read.
     pub frames: u64,
     /// Turns of serving a connection.
-    pub bursts: u64,
+    pub turns: u64,
     /// Connections with the state of an HTTP connection: those under way.
     #[cfg(feature = "http")]
-    pub thawed: usize,
+    pub http_states: usize,
     pub(crate) reasons: Vec<(CloseReason, u64)>,
 }
 

@@ -10,6 +10,6 @@ use tokio::io::unix::AsyncFd;
 /// everything does that owns one.
 // What took its place asks for that promise by being unsafe, which this module does without.
 #[allow(deprecated)]
-pub(crate) fn watch<T: AsRawFd>(inner: T) -> io::Result<AsyncFd<T>> {
+pub(crate) fn async_fd<T: AsRawFd>(inner: T) -> io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(inner, Interest::READABLE)
 }

@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use crate::conn::table::Key;
+use crate::conn::table::ConnKey;
 
 /// Nobody from outside chooses keys, so nobody can have them collide.
-pub(crate) type Keyed<T> = HashMap<Key, T, BuildHasherDefault<Mixed>>;
+pub(crate) type ConnMap<T> = HashMap<ConnKey, T, BuildHasherDefault<KeyHasher>>;
 
 #[derive(Default)]
-pub(crate) struct Mixed(u64);
+pub(crate) struct KeyHasher(u64);
 
-impl Hasher for Mixed {
+impl Hasher for KeyHasher {
     fn write(&mut self, bytes: &[u8]) {
         bytes.iter().for_each(|&byte| self.write_u32(byte.into()));
     }

@@ -10,10 +10,10 @@ use bytes::BytesMut;
 
 use crate::close_reason::CloseReason;
 use crate::conn::buffers::poll_fill;
-use crate::conn::events::Wait;
+use crate::conn::events::ParkReason;
 use crate::conn::protocol::Outcome;
-use crate::conn::table::Order;
-use crate::conn::transport::{Io, Wire};
+use crate::conn::table::TurnInput;
+use crate::conn::transport::{MaybeTls, Transport};
 
 /// Whether a peer that has `sent` bytes which nobody reads any more should get to read what it was
 /// told last. In the middle of a frame it is going to send more.
@@ -32,40 +32,42 @@ pub(crate) enum Lingering {
 }
 
 /// Goes on with a connection that is closed for `reason` and only waits for the peer to go.
-pub(crate) fn go_on<W: Wire>(
-    io: &mut Io<W>,
+pub(crate) fn proceed<W: Transport>(
+    io: &mut MaybeTls<W>,
     cx: &mut Context<'_>,
-    scrap: &mut BytesMut,
+    discard_buf: &mut BytesMut,
     most: usize,
-    (order, reason): (Order, CloseReason),
+    (input, reason): (TurnInput, CloseReason),
 ) -> Outcome {
-    let wait = match discard(io, cx, scrap, most) {
+    let park_reason = match discard(io, cx, discard_buf, most) {
         // The reason it lingers for stands in its record, too.
-        _ if order.doom.is_some_and(|doom| doom != reason) || order.late.is_some() => {
+        _ if input.close_requested.is_some_and(|close_requested| close_requested != reason)
+            || input.expired.is_some() =>
+        {
             return Outcome::Close(reason);
         }
         Lingering::Gone => return Outcome::Close(reason),
-        Lingering::Waits => Wait::Linger,
-        Lingering::Turn => Wait::Turn,
+        Lingering::Waits => ParkReason::Linger,
+        Lingering::Turn => ParkReason::Turn,
     };
-    Outcome::Park { wait, moved: false }
+    Outcome::Park { park_reason, moved: false }
 }
 
 /// Throws away what has come, up to `most` bytes.
-pub(crate) fn discard<W: Wire>(
-    io: &mut Io<W>,
+pub(crate) fn discard<W: Transport>(
+    io: &mut MaybeTls<W>,
     cx: &mut Context<'_>,
-    scrap: &mut BytesMut,
+    discard_buf: &mut BytesMut,
     most: usize,
 ) -> Lingering {
     let mut read = 0;
     while read < most {
-        match poll_fill(io, cx, scrap) {
+        match poll_fill(io, cx, discard_buf) {
             Poll::Pending => return Lingering::Waits,
             Poll::Ready(Ok(0) | Err(_)) => return Lingering::Gone,
             Poll::Ready(Ok(count)) => read += count,
         }
-        scrap.clear();
+        discard_buf.clear();
     }
     Lingering::Turn
 }

@@ -14,20 +14,20 @@ use crate::accept::address::Address;
 /// What is sent waits in memory until the peer takes it, up to
 /// [`outgoing`](crate::Builder::outgoing) bytes and one frame. Frames of one sender arrive in the
 /// order in which they were sent. They go out in bursts; sending itself does no I/O.
-pub struct Peer<Out, State = ()>(pub(crate) Arc<dyn Outlet<Out, State>>);
+pub struct Peer<Out, State = ()>(pub(crate) Arc<dyn DynConnection<Out, State>>);
 
 /// What a peer stands for; hides the codec.
-pub(crate) trait Outlet<Out, State>: Send + Sync {
+pub(crate) trait DynConnection<Out, State>: Send + Sync {
     fn address(&self) -> Address;
     fn state(&self) -> &State;
     fn is_closed(&self) -> bool;
     fn try_send(&self, frame: Out) -> Result<(), TrySendError<Out>>;
-    fn room(&self) -> Room<'_>;
+    fn capacity(&self) -> CapacityFut<'_>;
     fn close(&self);
 }
 
 /// What a send that found no room waits for.
-pub(crate) struct Room<'a> {
+pub(crate) struct CapacityFut<'a> {
     pub(crate) own: tokio::sync::futures::Notified<'a>,
     pub(crate) all: tokio::sync::futures::Notified<'a>,
 }
@@ -73,7 +73,7 @@ impl<Out, State> Peer<Out, State> {
     pub async fn send(&self, frame: Out) -> Result<(), SendError<Out>> {
         let mut frame = frame;
         loop {
-            let Room { own, all } = self.0.room();
+            let CapacityFut { own, all } = self.0.capacity();
             frame = match self.0.try_send(frame) {
                 Ok(()) => return Ok(()),
                 Err(TrySendError::Closed(frame)) => return Err(SendError::Closed(frame)),

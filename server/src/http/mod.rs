@@ -97,7 +97,7 @@
 
 // HTTP by hyper, over connections that are parked between requests.
 //
-// A connection at rest is `Cold`: a record and a socket. When bytes come, a burst reads them; what
+// A connection at rest is `Parked`: a record and a socket. When bytes come, a burst reads them; what
 // is not a whole head yet is held as it is. With a whole head a hyper connection is built over the
 // bytes and a loan of the socket, and polled until it waits. If it waits for the peer the record
 // is parked, hyper's state with it, and no slot is held; if it waits for user code the burst is
@@ -131,51 +131,51 @@ pub use crate::http::serve::{Serve, serve};
 pub use crate::http::server::Server;
 
 use crate::accept::address::Address;
-use crate::builder::Plan;
+use crate::builder::Config;
 use crate::close_reason::CloseReason;
-use crate::conn::events::Signal;
-use crate::conn::notifier::Nudge;
+use crate::conn::events::Events;
+use crate::conn::notifier::ConnNotifier;
 use crate::conn::protocol::{Outcome, Protocol, Turn};
-use crate::conn::transport::Wire;
-use crate::http::conn_pool::Spares;
-use crate::http::hyper_service::App;
-use crate::http::serve_turn::Burst;
+use crate::conn::transport::Transport;
+use crate::http::conn_pool::ConnPool;
+use crate::http::hyper_service::HttpService;
+use crate::http::serve_turn::HttpTurn;
 
 /// What all connections of a server share.
-pub(crate) struct Web<A> {
-    app: A,
-    spares: Spares,
+pub(crate) struct HttpProtocol<A> {
+    service: A,
+    conn_pool: ConnPool,
     http1: http1::Builder,
     /// Without keep-alive.
     http1_last: http1::Builder,
     keep_alive: Option<Duration>,
     /// Requests tell who the peer is.
     connect_info: bool,
-    thawed: Count,
+    http_states: Gauge,
 }
 
-impl<A: App> Web<A> {
-    fn new(app: A, plan: &Plan) -> Self {
+impl<A: HttpService> HttpProtocol<A> {
+    fn new(service: A, config: &Config) -> Self {
         let mut http1 = http1::Builder::new();
         // Deadlines are the server's.
-        http1.header_read_timeout(None).max_header_size(plan.max_frame);
+        http1.header_read_timeout(None).max_header_size(config.max_frame);
         let mut http1_last = http1.clone();
         http1_last.keep_alive(false);
-        let thawed = Count::default();
-        let (keep_alive, connect_info) = (plan.deadlines.idle, plan.connect_info);
-        let spares = Spares::new();
-        Self { app, spares, http1, http1_last, keep_alive, connect_info, thawed }
+        let http_states = Gauge::default();
+        let (keep_alive, connect_info) = (config.deadlines.idle, config.connect_info);
+        let conn_pool = ConnPool::new();
+        Self { service, conn_pool, http1, http1_last, keep_alive, connect_info, http_states }
     }
 }
 
 /// How many there are.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Count(Arc<AtomicUsize>);
+pub(crate) struct Gauge(Arc<AtomicUsize>);
 
-impl Count {
-    fn one(&self) -> One {
+impl Gauge {
+    fn acquire(&self) -> GaugeGuard {
         self.0.fetch_add(1, Relaxed);
-        One(self.clone())
+        GaugeGuard(self.clone())
     }
 
     fn get(&self) -> usize {
@@ -183,9 +183,9 @@ impl Count {
     }
 }
 
-struct One(Count);
+struct GaugeGuard(Gauge);
 
-impl Drop for One {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Relaxed);
     }
@@ -194,7 +194,7 @@ impl Drop for One {
 /// What is kept of a connection.
 pub(crate) enum Idle {
     /// At rest, without hyper's state.
-    Cold,
+    Parked,
     Busy(Box<Busy>),
 }
 
@@ -203,30 +203,30 @@ pub(crate) enum Busy {
     /// The bytes of a head that is not whole.
     Head { bytes: Box<[u8]>, is_new: bool },
     /// Hyper's state, and the socket with it.
-    Thawed(Box<dyn Any + Send>),
+    Http1(Box<dyn Any + Send>),
     /// It is closed for this, and only waits for the peer to go.
     Lingers(CloseReason),
 }
 
-impl<A: App> Protocol for Web<A> {
+impl<A: HttpService> Protocol for HttpProtocol<A> {
     type Idle = Idle;
 
-    const OPENS: bool = false;
+    const SERVER_FIRST: bool = false;
 
-    const HEARS: Signal = Signal::WAKING;
+    const INTEREST: Events = Events::WAKING;
 
-    fn arrive(&self, _address: Address, _nudge: Nudge) -> Idle {
-        Idle::Cold
+    fn on_accept(&self, _address: Address, _notifier: ConnNotifier) -> Idle {
+        Idle::Parked
     }
 
-    async fn burst<W: Wire>(&self, turn: Turn<'_, W, Idle>) -> Outcome {
-        Burst::new(self, turn).await
+    async fn serve_turn<W: Transport>(&self, turn: Turn<'_, W, Idle>) -> Outcome {
+        HttpTurn::new(self, turn).await
     }
 
-    fn closed(&self, _idle: Idle, _reason: CloseReason) {}
+    fn on_close(&self, _idle: Idle, _reason: CloseReason) {}
 
     fn tick(&self) {
-        self.spares.tick();
+        self.conn_pool.tick();
     }
 }
 
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_parked_connection_is_small() {
-        let size = table::record_size::<Parked<Idle>>();
+        let size = table::entry_size::<Parked<Idle>>();
         assert!(size <= 64, "{size}");
     }
 }

@@ -7,10 +7,10 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::builder::{Builder, Plan};
+use crate::builder::{Builder, Config};
 use crate::error::StartError;
 use crate::framed::service::BoxError;
-use crate::http::Web;
+use crate::http::HttpProtocol;
 use crate::http::body::RequestBody;
 use crate::http::server::Server;
 
@@ -24,12 +24,12 @@ pub struct Http(());
 
 impl Builder<Http> {
     pub(crate) fn http() -> Self {
-        let mut plan = Plan::new();
-        plan.on_overload = Some(Bytes::from_static(OVERLOAD));
-        plan.max_frame = 408 * 1024;
-        plan.deadlines.idle = Some(Duration::from_secs(75));
-        plan.deadlines.body = Some(Duration::from_secs(30));
-        Self { codec: Http(()), plan }
+        let mut config = Config::new();
+        config.on_overload = Some(Bytes::from_static(OVERLOAD));
+        config.max_frame = 408 * 1024;
+        config.deadlines.idle = Some(Duration::from_secs(75));
+        config.deadlines.body = Some(Duration::from_secs(30));
+        Self { codec: Http(()), config }
     }
 
     /// For the head of a request, from its first byte to its last; then the answer is 408. Another
@@ -41,7 +41,7 @@ impl Builder<Http> {
     /// For how long a request's body, of which somebody waits for more, may bring nothing; then the
     /// answer is 408, unless it has begun already. Default 30 s.
     pub fn body_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.plan.deadlines.body = timeout.into();
+        self.config.deadlines.body = timeout.into();
         self
     }
 
@@ -62,7 +62,7 @@ impl Builder<Http> {
     /// allocations per request, and a system call each time that a connection is taken up. Default
     /// `true`.
     pub fn connect_info(mut self, told: bool) -> Self {
-        self.plan.connect_info = told;
+        self.config.connect_info = told;
         self
     }
 
@@ -82,8 +82,8 @@ impl Builder<Http> {
         S::Future: Send + 'static,
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
-        let web = Web::new(service, &self.plan);
-        let thawed = web.thawed.clone();
-        Ok(Server::new(self.plan.start(web)?, thawed))
+        let protocol = HttpProtocol::new(service, &self.config);
+        let http_states = protocol.http_states.clone();
+        Ok(Server::new(self.config.start(protocol)?, http_states))
     }
 }

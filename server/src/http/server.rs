@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::builder::Builder;
-use crate::http::{Count, Http};
+use crate::http::{Gauge, Http};
 use crate::status::{ServerStatus, ShutdownReport};
 
 /// A running HTTP server; from [`Server::builder`].
@@ -14,7 +14,7 @@ use crate::status::{ServerStatus, ShutdownReport};
 #[derive(Debug)]
 pub struct Server {
     running: crate::Server,
-    thawed: Count,
+    http_states: Gauge,
 }
 
 impl Server {
@@ -23,8 +23,8 @@ impl Server {
         Builder::http()
     }
 
-    pub(crate) fn new(running: crate::Server, thawed: Count) -> Self {
-        Self { running, thawed }
+    pub(crate) fn new(running: crate::Server, http_states: Gauge) -> Self {
+        Self { running, http_states }
     }
 
     /// The TCP addresses it listens at, in the order of the calls of `listen`, with the ports that
@@ -37,7 +37,7 @@ impl Server {
     /// upgraded, or speak HTTP/2, are open and never parked.
     pub fn status(&self) -> ServerStatus {
         let mut status = self.running.status();
-        status.thawed = self.thawed.get();
+        status.http_states = self.http_states.get();
         status
     }
 

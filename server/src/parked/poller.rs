@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use mio::Events;
 use tokio::io::unix::AsyncFd;
 
-use crate::accept::watch::watch;
+use crate::accept::watch::async_fd;
 
 /// What is fetched at once.
 const BATCH: usize = 256;
@@ -18,28 +18,28 @@ const BATCH: usize = 256;
 const PATIENCE: Duration = Duration::from_micros(500);
 
 /// The inner `Poll`, for tokio's reactor to watch.
-pub(crate) struct Inner(pub(crate) mio::Poll);
+pub(crate) struct InnerPoll(pub(crate) mio::Poll);
 
-impl AsRawFd for Inner {
+impl AsRawFd for InnerPoll {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
 }
 
-pub(crate) struct Source {
-    inner: AsyncFd<Inner>,
+pub(crate) struct Poller {
+    inner: AsyncFd<InnerPoll>,
     events: Events,
     fetched: Instant,
 }
 
-impl Source {
-    pub(crate) fn new(inner: Inner) -> io::Result<Self> {
-        let (inner, events) = (watch(inner)?, Events::with_capacity(BATCH));
+impl Poller {
+    pub(crate) fn new(inner: InnerPoll) -> io::Result<Self> {
+        let (inner, events) = (async_fd(inner)?, Events::with_capacity(BATCH));
         Ok(Self { inner, events, fetched: Instant::now() })
     }
 
     /// Fetches what there is, once there is some.
-    pub(crate) fn poll_fetch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&Events>> {
+    pub(crate) fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&Events>> {
         let mut ready = ready!(self.inner.poll_read_ready_mut(cx))?;
         self.fetched = Instant::now();
         let count = fetch(ready.get_inner_mut(), &mut self.events)?;
@@ -51,7 +51,7 @@ impl Source {
     }
 
     /// Fetches what the reactor should have told of, if it has told nothing for a while.
-    pub(crate) fn look(&mut self) -> io::Result<&Events> {
+    pub(crate) fn poll_now(&mut self) -> io::Result<&Events> {
         self.events.clear();
         if self.fetched.elapsed() >= PATIENCE {
             self.fetched = Instant::now();
@@ -61,7 +61,7 @@ impl Source {
     }
 }
 
-fn fetch(inner: &mut Inner, events: &mut Events) -> io::Result<usize> {
+fn fetch(inner: &mut InnerPoll, events: &mut Events) -> io::Result<usize> {
     loop {
         match inner.0.poll(events, Some(Duration::ZERO)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
