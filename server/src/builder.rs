@@ -24,7 +24,7 @@ use millpond::ConfigError;
 use millpond::Pool;
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Of a server's own pool, where none was given: how many bursts may be under way at once.
+/// Of a server's own pool, where none was given: how many turns may be under way at once.
 pub(crate) const OWN_POOL: usize = 1024;
 
 /// Settings of a server; from [`Server::builder`].
@@ -109,13 +109,13 @@ impl<C> Builder<C> {
         self
     }
 
-    /// The pool in whose slots bursts run, one at a time in each: its size bounds how many are under
+    /// The pool in whose slots turns run, one at a time in each: its size bounds how many are under
     /// way, and while it is full, what peers send stays in the kernel.
     ///
     /// Default: in the event-driven mode a pool of its own with 1,024 slots. In the dedicated mode
-    /// none: the connections' tasks run their bursts themselves.
+    /// none: the connections' tasks run their turns themselves.
     ///
-    /// A burst whose service waits holds a slot meanwhile, and no thread. A service that submits
+    /// A turn whose service waits holds a slot meanwhile, and no thread. A service that submits
     /// jobs to the same pool and awaits them is a nested submit, see [`Nested`](millpond::Nested).
     pub fn pool(mut self, pool: &Pool) -> Self {
         self.config.pool = Some(pool.clone());
@@ -248,7 +248,7 @@ impl<C: Decoder + Clone + Send + Sync + 'static> Builder<C> {
     /// (A bare `Bytes` or `Vec<u8>` is an iterator of bytes.)
     ///
     /// The frames of a connection are served one after another, each when the service is ready. The
-    /// service is cloned for each burst, so it must be `Sync`, too: box it by
+    /// service is cloned for each turn, so it must be `Sync`, too: box it by
     /// `tower::util::BoxCloneSyncService`. It does not learn which connection a frame is from; a
     /// [`Handler`] does. No deadline bounds it: use tower's `timeout`. It is dropped where a
     /// shutdown's deadline has passed.

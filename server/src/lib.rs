@@ -5,7 +5,7 @@
 //! - [`Mode::Dedicated`]: a task for each connection, without a buffer while it waits.
 //! - [`Mode::EventDriven`]: an idle connection is *parked*. It has no task, no buffer and no timer;
 //!   what is left of it is a record of some fifty bytes, its codec, and the socket. When bytes
-//!   arrive, a *burst* serves it in a slot of a [`Pool`].
+//!   arrive, a *turn* serves it in a slot of a [`Pool`].
 //!
 //! Frames go to a tower service ([`Builder::serve`]), or to a [`Handler`] ([`Builder::handle`])
 //! that may send at any time through a [`Peer`].
@@ -31,16 +31,16 @@
 //! # }
 //! ```
 //!
-//! # A burst
+//! # A turn
 //!
 //! It writes what waits to go out, reads, decodes, serves frame by frame, and writes the answers,
-//! until the socket would block or the connection's turn is over: after
+//! until the socket would block or the connection has had its share: after
 //! [`turn_bytes`](Builder::turn_bytes) or [`turn_frames`](Builder::turn_frames) the others come
 //! first. It never waits for the socket: where the peer does not take its answers, they stay with
 //! the connection, nothing more is read from it, and it rests until the peer does. A service that
 //! waits keeps its slot of the pool, and neither a thread nor the reactor.
 //!
-//! A slot serves one burst at a time. In the event-driven mode one job has several of them, of
+//! A slot serves one turn at a time. In the event-driven mode one job has several of them, of
 //! connection after connection, and makes room for others of the pool after a few.
 //!
 //! # When the pool is full
@@ -69,7 +69,7 @@
 //!
 //! A parked connection costs its record, which is kept for the next one when it ends. A frame that
 //! has arrived in part is kept by its exact bytes; a codec that reserves room for a frame by its
-//! declared length has that room only during a burst. The kernel's own memory for a socket, some
+//! declared length has that room only during a turn. The kernel's own memory for a socket, some
 //! 5 KiB, is the same in every mode.
 //!
 //! # Platforms
@@ -149,7 +149,7 @@ pub struct Server {
     tasks: Vec<AbortHandle>,
 }
 
-/// A yard of either mode.
+/// The connections of a listener, in either mode.
 trait AnyListenerConns: Send + Sync {
     fn totals(&self) -> (Totals, usize);
     fn request_close_all(&self, reason: CloseReason);
@@ -311,7 +311,7 @@ impl Server {
     }
 
     /// Accepts no more; closes idle connections at once, and the others once what is under way on
-    /// them has finished: bursts, frames of which a part has come, answers that wait to go out.
+    /// them has finished: turns, frames of which a part has come, answers that wait to go out.
     /// After `deadline` closes what is left.
     ///
     /// # Cancel safety

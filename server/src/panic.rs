@@ -1,4 +1,4 @@
-//! The fence around user code that may panic where a panic would do harm.
+//! Catches panics of user code where a panic would do harm.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

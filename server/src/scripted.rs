@@ -1,4 +1,4 @@
-//! Bursts over a transport that plays a script: for tests and for fuzzing.
+//! Turns over a transport that plays a script: for tests and for fuzzing.
 
 use std::collections::VecDeque;
 use std::io;
@@ -34,7 +34,7 @@ pub enum Event {
     Takes(usize),
 }
 
-/// Limits that matter to a burst.
+/// Limits that matter to a turn.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub max_frame: usize,
@@ -137,7 +137,7 @@ impl crate::conn::notifier::Notify for Nowhere {
     }
 }
 
-/// Serves a connection to its end, burst after burst, as a mode would. The service must not wait.
+/// Serves a connection to its end, turn after turn, as a mode would. The service must not wait.
 #[cfg_attr(not(feature = "rustls"), allow(irrefutable_let_patterns))]
 pub fn play<C, S, R>(codec: C, service: S, limits: Limits, events: Vec<Event>) -> Played
 where
@@ -170,11 +170,11 @@ where
     let reason = loop {
         let outcome = {
             let mut counters = Counters::default();
-            let burst =
+            let turn =
                 pin!(serve_turn(&server, &protocol, &mut io, &mut idle, input, &mut counters));
             match turn.poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(outcome) => outcome,
-                Poll::Pending => panic!("a burst waits though its service does not"),
+                Poll::Pending => panic!("a turn waits though its service does not"),
             }
         };
         let MaybeTls::Plain(script) = &mut io else { unreachable!("it is plain") };

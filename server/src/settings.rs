@@ -20,7 +20,7 @@ pub enum SlowReader {
     /// Nothing more is read from it, [`Peer::send`](crate::Peer::send) waits, and the write
     /// deadline runs.
     #[default]
-    ParkReason,
+    Wait,
     /// It is closed. For servers that push to many and must not wait for one.
     Close,
 }

@@ -27,7 +27,7 @@ pub struct ServerStatus {
     pub bytes_in: u64,
     /// Bytes written.
     pub bytes_out: u64,
-    /// Bytes that wait for peers to take them, outside of bursts.
+    /// Bytes that wait for peers to take them, outside of turns.
     pub outgoing: usize,
     /// Frames read.
     pub frames: u64,

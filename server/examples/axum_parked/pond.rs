@@ -150,8 +150,8 @@ fn connections(server: &Server) -> Value {
     json!({
         "open": status.open,
         "parked": status.parked,
-        "thawed": status.thawed,
+        "http_states": status.http_states,
         "accepted": status.accepted,
-        "bursts": status.bursts,
+        "turns": status.turns,
     })
 }

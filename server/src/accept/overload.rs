@@ -1,4 +1,4 @@
-//! Saying no, off the accept path and within a deadline.
+//! The overload response: written off the accept path and within a deadline.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -13,9 +13,9 @@ use tokio::sync::Semaphore;
 use crate::accept::address::Address;
 use crate::task::TokioSocket;
 
-/// So many are told no at a time; those beyond are closed without a word.
+/// As many responses are under way at most; connections beyond are closed without one.
 const AT_ONCE: usize = 128;
-/// Then the connection is closed, whether the peer has read the answer or not.
+/// Then the connection is closed, whether the peer has read the response or not.
 const DEADLINE: Duration = Duration::from_secs(1);
 
 pub(crate) struct OverloadResponder {
@@ -39,8 +39,8 @@ impl OverloadResponder {
     }
 }
 
-/// Writes the answer and waits for the peer to go: closed with bytes unread, the kernel would
-/// reset the connection, and the peer might lose the answer.
+/// Writes the response and waits for the peer to go: closed with bytes unread, the kernel would
+/// reset the connection, and the peer might lose the response.
 async fn write_and_linger(mut socket: TokioSocket, mut response: Bytes) -> std::io::Result<()> {
     while !response.is_empty() {
         let written = poll_fn(|cx| Pin::new(&mut socket).poll_write(cx, &response)).await?;

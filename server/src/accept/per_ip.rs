@@ -24,7 +24,7 @@ impl Origin {
     }
 }
 
-/// One connection's place in its origin's count.
+/// One connection in its origin's count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PerIpPermit(u32);
 

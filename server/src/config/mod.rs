@@ -36,7 +36,7 @@ use millpond::Pool;
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let config: ServerConfig = toml::from_str(
 ///     r#"
-///     [pools.bursts]
+///     [pools.turns]
 ///     size = 256
 ///
 ///     [[servers]]
@@ -47,7 +47,7 @@ use millpond::Pool;
 ///     name = "many"
 ///     listen = { address = "127.0.0.1:0", backlog = 4096 }
 ///     mode = "event-driven"
-///     pool = "bursts"
+///     pool = "turns"
 ///     idle_timeout = "1h"
 ///     max_frame = "64KiB"
 ///     "#,

@@ -1,4 +1,4 @@
-//! Buffers, lent for a burst.
+//! Buffers, taken from a pool for one turn.
 
 use std::cell::RefCell;
 use std::io;
@@ -16,7 +16,7 @@ use crate::sync::Mutex;
 const READ: usize = 16 * 1024;
 /// Larger ones are not kept.
 const KEPT_BYTES: usize = 16 * 1024;
-/// As many are kept; how many are lent at once is bounded by the bursts under way.
+/// As many are kept; how many are in use is bounded by the turns under way.
 const KEPT: usize = 64;
 
 thread_local! {
@@ -27,7 +27,7 @@ thread_local! {
 /// What new ones hold: enough for it to be used again when most frames are small.
 const NEW: usize = 4 * 1024;
 
-/// The buffers of one burst.
+/// The buffers of one turn.
 pub(crate) struct Buffers {
     pub(crate) input: BytesMut,
     pub(crate) output: BytesMut,
@@ -48,7 +48,7 @@ impl BufferPool {
         Self(Mutex::new(FreeBuffers::default()))
     }
 
-    /// New ones beyond as many as are kept have no room but for what comes: so many bursts at a time
+    /// New ones beyond as many as are kept have no room but for what comes: so many turns at a time
     /// are most likely ones that wait.
     pub(crate) fn get(&self) -> PooledBuffers<'_> {
         let mut kept = self.0.lock();
@@ -65,7 +65,7 @@ impl BufferPool {
     }
 }
 
-/// Back in the stock when this is dropped.
+/// Back in the pool when this is dropped.
 pub(crate) struct PooledBuffers<'a> {
     buffer_pool: &'a BufferPool,
     /// None as it is dropped.
@@ -76,13 +76,13 @@ impl Deref for PooledBuffers<'_> {
     type Target = Buffers;
 
     fn deref(&self) -> &Buffers {
-        self.buffers.as_deref().expect("lent until it is dropped")
+        self.buffers.as_deref().expect("present until it is dropped")
     }
 }
 
 impl DerefMut for PooledBuffers<'_> {
     fn deref_mut(&mut self) -> &mut Buffers {
-        self.buffers.as_deref_mut().expect("lent until it is dropped")
+        self.buffers.as_deref_mut().expect("present until it is dropped")
     }
 }
 
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_many_bursts_hold_at_a_time_is_small() {
+    fn what_many_turns_hold_at_a_time_is_small() {
         let buffer_pool = BufferPool::new();
         let room = |pooled: &PooledBuffers<'_>| [pooled.input.capacity(), pooled.output.capacity()];
         for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! What can happen to a connection while nobody, or somebody, works for it.
+//! What can happen to a connection, and what a parked connection waits for.
 
 use std::ops::BitOr;
 
@@ -16,12 +16,12 @@ impl Events {
     pub(crate) const WRITABLE: Self = Self(4);
     /// There is something to send.
     pub(crate) const PUSHED: Self = Self(8);
-    /// It is to be closed; the record says why.
+    /// It is to be closed; the entry says why.
     pub(crate) const CLOSE_REQUESTED: Self = Self(16);
     /// Its deadline has come.
     pub(crate) const EXPIRED: Self = Self(32);
 
-    /// What bursts that wait may want to know. Of the others the next one is told.
+    /// What wakes a suspended turn. The other events are for the next turn.
     #[cfg(feature = "http")]
     pub(crate) const WAKING: Self =
         Self::READABLE.with(Self::CLOSING).with(Self::WRITABLE).with(Self::PUSHED);
@@ -64,7 +64,7 @@ impl BitOr for Events {
     }
 }
 
-/// What a parked connection waits for: says which signals make it ready and which deadline runs.
+/// What a parked connection waits for: says which events make it ready and which deadline runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ParkReason {
     FirstByte,
@@ -77,7 +77,7 @@ pub(crate) enum ParkReason {
     /// For the peer to go; the connection is closed already.
     Linger,
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
-    /// Until the peer takes bytes, or sends some: either may let the burst go on.
+    /// Until the peer takes bytes, or sends some: either may let the turn go on.
     Stall,
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
     /// For the rest of the body of a request.

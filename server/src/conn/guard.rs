@@ -1,4 +1,4 @@
-//! A connection in the hands of a burst, or of its task.
+//! The owner of an active connection: a turn, or the task of a connection.
 
 use std::any::Any;
 use std::panic::resume_unwind;
@@ -16,8 +16,8 @@ use crate::conn::transport::{MaybeTls, Transport};
 use crate::panic::catch;
 use crate::trace::{ConnSpan, event};
 
-/// Whatever becomes of it, dropped it has closed its connection, told the protocol, and given
-/// back its record and its place.
+/// Whatever becomes of it, dropped it has closed its connection, told the protocol, and released
+/// its entry and its permit.
 pub(crate) struct ConnGuard<P: Protocol, T: ParkedState, W: Transport> {
     pub(crate) conns: Arc<ListenerConns<P, T>>,
     pub(crate) key: ConnKey,
@@ -50,7 +50,7 @@ impl<P: Protocol, T: ParkedState, W: Transport> ConnGuard<P, T, W> {
         resume_unwind(payload)
     }
 
-    /// Leaves record and place to those who have the connection now.
+    /// Leaves entry and permit to the connection's new owner.
     #[cfg(feature = "http")]
     pub(crate) fn detach(self, detach: Detach) {
         detach(Box::new(DetachedConn(self)));
@@ -78,7 +78,7 @@ impl<P: Protocol, T: ParkedState, W: Transport> ConnGuard<P, T, W> {
     }
 }
 
-/// In the hands of others. Who wanted its end is known when it comes.
+/// A detached connection. The reason of its end is known when it ends.
 #[cfg(feature = "http")]
 struct DetachedConn<P: Protocol, T: ParkedState, W: Transport>(ConnGuard<P, T, W>);
 
@@ -98,7 +98,7 @@ impl<P: Protocol, T: ParkedState, W: Transport> Drop for ConnGuard<P, T, W> {
         let Some((io, idle)) = self.body.take() else { return };
         let reason = match std::thread::panicking() {
             true => CloseReason::Panicked,
-            // It waited for a place on the pool.
+            // It waited for a slot of the pool.
             false if self.reason == CloseReason::PoolClosed && self.conns.is_killed() => {
                 CloseReason::Aborted
             }

@@ -40,7 +40,7 @@ pub(crate) fn proceed<W: Transport>(
     (input, reason): (TurnInput, CloseReason),
 ) -> Outcome {
     let park_reason = match discard(io, cx, discard_buf, most) {
-        // The reason it lingers for stands in its record, too.
+        // The reason it lingers for stands in its entry, too.
         _ if input.close_requested.is_some_and(|close_requested| close_requested != reason)
             || input.expired.is_some() =>
         {

@@ -1,4 +1,4 @@
-//! A lot with its lock, its clock, and those to be woken: what a listener's connections stand in.
+//! The connections of one listener: their table with its lock, its timer, and the wakers.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -25,12 +25,12 @@ use crate::trace::ConnSpan;
 use millpond::ScheduleError;
 use millpond::{JobHandle, Pool};
 
-/// What a mode keeps in a parked record.
+/// What a mode keeps in a parked entry.
 pub(crate) trait ParkedState: Send + 'static {
-    /// Whether runners serve those that are ready, in order.
+    /// Whether workers serve the ready connections, in order.
     const USES_READY_QUEUE: bool;
 
-    /// Else: whom to wake when the record has become ready.
+    /// Else: the waker for an entry that has become ready.
     fn waker(&self) -> Option<Waker>;
 }
 
@@ -44,30 +44,30 @@ pub(crate) struct ListenerConns<P, T> {
 pub(crate) struct State<T> {
     pub(crate) table: ConnTable<T>,
     pub(crate) totals: Totals,
-    /// Who starts runners, until it is called.
+    /// The waker of the event loop, which starts workers, until it is woken.
     pub(crate) event_loop: Option<Waker>,
     pub(crate) workers: WorkerCounts,
-    /// Bursts whose user code waits for something.
+    /// Turns whose user code waits for something.
     suspended: ConnMap<Waker>,
-    /// In the dedicated mode, those that wait for a slot. The burst may begin before its wait is
+    /// In the dedicated mode, those that wait for a slot. The turn may begin before its wait is
     /// known to have ended.
     waiting: ConnMap<Waker>,
 }
 
-/// How many runners there are, of those that will look for another ready connection.
+/// How many workers there are, of those that will look for another ready connection.
 pub(crate) struct WorkerCounts {
     pub(crate) searching: usize,
-    /// Of these, how many are in a burst: nobody knows for how long.
+    /// Of these, how many are in a turn, whose length is not known.
     pub(crate) serving: usize,
     /// More are of no use: so many threads there are, and one more is at hand when one is free.
     max: usize,
-    /// The last burst waited: a runner for each that is ready, then, for the dispatcher not to be
-    /// asked for one after the other.
+    /// The last turn waited. Then each ready connection gets a worker, and the event loop is woken
+    /// less often.
     pub(crate) last_turn_waited: bool,
 }
 
 impl<T> State<T> {
-    /// Whether one more runner is to be started. Each that is ready has a runner that is not held up
+    /// Whether one more worker is to be started. Each that is ready has a worker that is not held up
     /// by another; where there are too many for that, at least one is not.
     pub(crate) fn wants_worker(&self) -> bool {
         let WorkerCounts { searching, serving, max, last_turn_waited } = self.workers;
@@ -75,7 +75,7 @@ impl<T> State<T> {
             && (searching < max || searching == serving || last_turn_waited)
     }
 
-    /// The dispatcher, if it is to start a runner.
+    /// The waker of the event loop, if the event loop is to start a worker.
     pub(crate) fn event_loop_to_wake(&mut self) -> Option<Waker> {
         if self.wants_worker() { self.event_loop.take() } else { None }
     }
@@ -84,8 +84,8 @@ impl<T> State<T> {
         if serving { &mut self.suspended } else { &mut self.waiting }
     }
 
-    /// A signal of the reactor: whom it makes ready is served by who tells of it. Gives whom it
-    /// concerns besides, to be woken when this is unlocked.
+    /// Events of the reactor. A connection that they make ready is served by the event loop. Returns
+    /// the waker of a suspended turn, to be woken after the unlock.
     pub(crate) fn deliver(
         &mut self,
         key: ConnKey,
@@ -98,7 +98,7 @@ impl<T> State<T> {
 }
 
 impl<T: ParkedState> State<T> {
-    /// Whom to wake for a connection that has become ready.
+    /// The waker for a connection that has become ready.
     fn waker_for(&mut self, key: ConnKey) -> Option<Waker> {
         if T::USES_READY_QUEUE {
             self.event_loop_to_wake()
@@ -124,13 +124,13 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         self.state.lock()
     }
 
-    /// What bursts have added up to, and how many connections are at rest.
+    /// What turns have added up to, and how many connections are at rest.
     pub(crate) fn totals(&self) -> (Totals, usize) {
         let state = self.lock();
         (state.totals, state.table.parked())
     }
 
-    /// A record for a new connection.
+    /// An entry for a new connection.
     pub(crate) fn insert(&self, permit: PerIpPermit) -> ConnKey {
         let mut state = self.lock();
         let key = state.table.insert(permit);
@@ -168,7 +168,7 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         delivery
     }
 
-    /// Wakes those whom a signal concerns, and unlocks.
+    /// Unlocks, and wakes what a delivery makes ready or interests.
     fn wake_for(&self, mut state: MutexGuard<'_, State<T>>, key: ConnKey, delivery: &Delivery) {
         let state_ref = &mut *state;
         let waker = match delivery {
@@ -204,7 +204,7 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         if P::INTEREST.is_empty() {
             return;
         }
-        // Connections that were left to others are told by nobody else. Unlocked: what their
+        // Nothing else notifies connections that were detached. Unlocked: what their
         // wakers run is not known.
         let wakers: Vec<_> = self.lock().suspended.values().cloned().collect();
         wakers.into_iter().for_each(Waker::wake);
@@ -223,7 +223,7 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         }
     }
 
-    /// Takes out what is parked, and wakes the suspended bursts, which see that they are at an end.
+    /// Takes out what is parked, and wakes the suspended turns, which see that they are at an end.
     pub(crate) fn drain_parked(&self) -> Vec<(ConnKey, T)> {
         let mut state = self.lock();
         let drained = state.table.drain_parked();
@@ -255,7 +255,7 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         }
     }
 
-    /// Waits for a place on the pool for one burst, and no longer than the server lives.
+    /// Waits for a slot of the pool for one turn, and no longer than the server lives.
     pub(crate) async fn schedule<F>(
         &self,
         key: ConnKey,
@@ -285,12 +285,12 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         if serving { state.table.take_events(key, P::INTEREST) } else { Events::NONE }
     }
 
-    /// Ends a connection's record, and its place among those of its peer.
+    /// Removes a connection's entry, and releases its permit.
     pub(crate) fn release(&self, key: ConnKey, counters: &Counters, reason: CloseReason) {
         let mut state = self.lock();
         state.totals.add(counters);
         let released = state.table.remove(key);
-        // Somebody else may have listened.
+        // A detached connection may have registered a waker.
         let waker = state.suspended.remove(&key);
         drop(state);
         if let Some((permit, parked_state)) = released {
@@ -333,14 +333,14 @@ impl<P: Protocol, T: ParkedState> notifier::Notify for ListenerConns<P, T> {
     }
 }
 
-/// A burst, or a wait for a slot to have one: while it waits, signals to its connection wake it,
-/// and it ends with its server.
+/// A turn, or a wait for a slot to have one. Events of its connection wake it while it waits, and
+/// it ends with its server.
 pub(crate) struct WakeOnEvents<'a, P: Protocol, T: ParkedState, F> {
     pub(crate) conns: &'a ListenerConns<P, T>,
     pub(crate) key: ConnKey,
     pub(crate) span: &'a ConnSpan,
     pub(crate) future: Pin<&'a mut F>,
-    /// The burst's; none where it waits for a slot.
+    /// The turn's; none where it waits for a slot.
     pub(crate) wake_events: Option<&'a WakeEvents>,
     pub(crate) suspended: bool,
 }
@@ -402,20 +402,20 @@ mod tests {
     }
 
     #[test]
-    fn runners_are_started_while_they_are_of_use() {
+    fn workers_are_started_while_they_are_of_use() {
         for (ready, workers, expected) in [
             (0, (0, 0, false), false),
             (1, (0, 0, false), true),
             (1, (1, 0, false), false),
             (1, (1, 1, false), true),
             (5, (2, 2, false), true),
-            // As many as there may be, and one is about to look; all are held up; bursts wait.
+            // As many as there may be, and one is about to look; all are held up; turns wait.
             (5, (3, 2, false), false),
             (5, (3, 3, false), true),
             (5, (3, 2, true), true),
             (1, (3, 2, true), false),
         ] {
-            assert_eq!(state(ready, workers).wants_worker(), expected, "{ready} {runners:?}");
+            assert_eq!(state(ready, workers).wants_worker(), expected, "{ready} {workers:?}");
         }
     }
 }

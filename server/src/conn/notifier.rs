@@ -1,4 +1,4 @@
-//! The way from elsewhere to a connection, whoever holds it.
+//! Handles that wake a connection, in either mode.
 
 use std::sync::Arc;
 #[cfg(feature = "http")]
@@ -9,13 +9,13 @@ use crate::conn::events::Events;
 use crate::conn::server_state::ServerState;
 use crate::conn::table::ConnKey;
 
-/// What takes signals for connections.
+/// Delivers events to connections.
 pub(crate) trait Notify: Send + Sync {
     fn deliver(&self, key: ConnKey, events: Events);
     fn request_close(&self, key: ConnKey, reason: CloseReason);
     fn server(&self) -> &ServerState;
 
-    /// Has signals to an active connection wake somebody else than its burst.
+    /// Registers a waker, which events of a detached connection wake.
     #[cfg(feature = "http")]
     fn register(&self, key: ConnKey, waker: &Waker);
 

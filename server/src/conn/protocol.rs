@@ -13,7 +13,7 @@ use crate::conn::server_state::{Counters, ServerState};
 use crate::conn::table::TurnInput;
 use crate::conn::transport::{MaybeTls, Transport};
 
-/// Serves connections, a burst at a time. The same code runs in both modes.
+/// Serves connections, a turn at a time. The same code runs in both modes.
 pub(crate) trait Protocol: Send + Sync + 'static {
     /// What is kept of a connection while nobody works for it.
     type Idle: Send + 'static;
@@ -21,7 +21,7 @@ pub(crate) trait Protocol: Send + Sync + 'static {
     /// Whether there is something to do before the first byte comes.
     const SERVER_FIRST: bool;
 
-    /// What a burst wants to be woken for while it waits for user code.
+    /// What a turn wants to be woken for while it waits for user code.
     const INTEREST: Events;
 
     fn on_accept(&self, address: Address, notifier: ConnNotifier) -> Self::Idle;
@@ -53,7 +53,7 @@ pub(crate) struct Turn<'a, W, I> {
     pub(crate) notifier: &'a (dyn Fn() -> ConnNotifier + Sync),
 }
 
-/// How a burst ended.
+/// How a turn ended.
 pub(crate) enum Outcome {
     /// To be parked; `moved` if the deadline of this wait begins anew.
     Park {
@@ -63,16 +63,16 @@ pub(crate) enum Outcome {
     Close(CloseReason),
     /// To be closed; the panic goes on then.
     Panicked(Box<dyn Any + Send>),
-    /// In other hands, which take over the connection's record and its place, too.
+    /// Detached: its new owner also takes the connection's entry and permit.
     #[cfg(feature = "http")]
     Detached(Detach),
 }
 
-/// Gives a connection's record to those who have the connection.
+/// Gives a connection's entry to the connection's new owner.
 #[cfg(feature = "http")]
 pub(crate) type Detach = Box<dyn FnOnce(Box<dyn Any + Send>) + Send>;
 
-/// The signals that have woken a burst.
+/// The events that have woken a turn.
 #[derive(Default)]
 pub(crate) struct WakeEvents(AtomicU8);
 

@@ -33,7 +33,7 @@ struct ConnCounts {
     counts: Counts,
 }
 
-/// Who came, who is in, who was and who was not let in.
+/// Connections: accepted, open, refused and closed.
 #[derive(Clone, Default)]
 pub(crate) struct Counts {
     pub(crate) accepted: u64,
@@ -43,7 +43,7 @@ pub(crate) struct Counts {
     pub(crate) closed: HashMap<CloseReason, u64>,
 }
 
-/// What bursts add up to.
+/// The sums over all turns.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Totals {
     pub(crate) turns: u64,
@@ -52,7 +52,7 @@ pub(crate) struct Totals {
     pub(crate) wrote: u64,
 }
 
-/// What a burst has done and has not yet added; small, since it stands in every task.
+/// The counters of a turn before they are added; small, as every task holds some.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Counters {
     pub(crate) turns: u32,
@@ -101,7 +101,7 @@ impl ServerState {
         self.wait_until(|| self.acceptors.load(SeqCst) == 0).await;
     }
 
-    /// A place for a connection, unless there are too many, of all or of its peer.
+    /// A permit for a connection, unless there are too many, in all or from its address.
     pub(crate) fn admit(&self, address: &Address) -> Option<PerIpPermit> {
         let ConnCounts { per_ip, counts } = &mut *self.conns.lock();
         counts.accepted += 1;
@@ -195,7 +195,7 @@ struct SendBuffered {
     below_limit: Notify,
 }
 
-/// A share of the bytes that wait to go out; given back when dropped.
+/// Part of the bytes that wait to go out; released when dropped.
 pub(crate) struct BytesPermit {
     of: Arc<SendBuffered>,
     bytes: usize,

@@ -1,16 +1,16 @@
-//! The lot: one record for each connection, who holds it, and when its deadline is.
+//! The connection table: one entry for each connection, its phase, and its deadline.
 //!
-//! A record is in one of four phases. `Free`; `Active`, its content in the hands of one burst (or
-//! of its task); `Parked`, the content at rest here; `Ready`, parked with a reason to be served,
-//! in a list, first in, first out. Whatever happens to a connection is a [`Events`]. It makes a
-//! parked record ready, and stays with an active one until that is parked again, which then is
+//! An entry is in one of four phases. `Free`; `Active`, its parked state owned by one turn
+//! (or by its task); `Parked`, the parked state stored here; `Ready`, parked with a reason to be served,
+//! in a list, first in, first out. Whatever happens to a connection is a set of [`Events`]. They make a
+//! parked entry ready, and stay with an active one until that is parked again, which then is
 //! ready at once. So no connection is served twice at a time, and none is forgotten.
 //!
-//! Keys carry a generation: one that outlived its record finds nothing. Nothing here does I/O or
+//! Keys carry a generation: one that outlived its entry finds nothing. Nothing here does I/O or
 //! reads a clock; time is told by [`ConnTable::tick`].
 //!
-//! Deadlines stand in a wheel of lists through the records. Activity moves a deadline by a store,
-//! without a change of lists: each record is looked at again after at most `horizon` ticks, which
+//! Deadlines stand in a wheel of lists through the entries. Activity moves a deadline by a store,
+//! without a change of lists: each entry is looked at again after at most `horizon` ticks, which
 //! is no longer than the shortest deadline, and relinked by what it then says.
 
 use std::collections::VecDeque;
@@ -21,11 +21,11 @@ use crate::conn::events::{Events, ParkReason};
 use crate::settings::{NEVER, Ticks};
 
 const CHUNK: usize = 64;
-/// Room for more is given back when nobody is ready.
+/// Room for more is given back when the queue is empty.
 const MANY_READY: usize = 1024;
 const NIL: u32 = u32::MAX;
 
-/// A connection's record, as long as it is that connection's.
+/// A connection's entry, as long as it is that connection's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ConnKey {
     pub(crate) index: u32,
@@ -55,12 +55,12 @@ struct ConnEntry<T> {
     parked_state: Option<T>,
 }
 
-/// What a burst is told when it takes a connection up.
+/// What a turn is told when it takes a connection up.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TurnInput {
     pub(crate) events: Events,
     pub(crate) park_reason: ParkReason,
-    /// Bytes may have come meanwhile: the burst is told once, and decides.
+    /// Bytes may have come meanwhile: the turn is told once, and decides.
     pub(crate) expired: Option<Deadline>,
     pub(crate) close_requested: Option<CloseReason>,
 }
@@ -73,12 +73,12 @@ impl TurnInput {
     }
 }
 
-/// What came of a signal.
+/// The effect of a delivery.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Delivery {
-    /// The record is no more.
+    /// The entry is no more.
     Gone,
-    /// It stays as it is; what it holds remembers the signal.
+    /// It stays as it is; what it holds remembers the events.
     Noted,
     /// It has become ready.
     Ready,
@@ -98,7 +98,7 @@ pub(crate) struct ConnTable<T> {
 }
 
 impl<T> ConnTable<T> {
-    /// `horizon`: how many ticks the shortest of all deadlines has. `listed`: whether those that are
+    /// `horizon`: how many ticks the shortest of all deadlines has. `uses_ready_queue`: whether those that are
     /// ready are served by [`next_ready`](Self::next_ready), or else each by a task of its own.
     pub(crate) fn new(horizon: u32, uses_ready_queue: bool) -> Self {
         let horizon = horizon.clamp(1, 4096);
@@ -119,12 +119,12 @@ impl<T> ConnTable<T> {
         self.open
     }
 
-    /// Parked or ready: nobody works for them.
+    /// Parked or ready: no turn is under way.
     pub(crate) fn parked(&self) -> usize {
         self.parked
     }
 
-    /// A new record, active.
+    /// A new entry, active.
     pub(crate) fn insert(&mut self, permit: PerIpPermit) -> ConnKey {
         if self.free.is_empty() {
             let base = (self.chunks.len() * CHUNK) as u32;
@@ -147,7 +147,7 @@ impl<T> ConnTable<T> {
         key
     }
 
-    /// Puts an active connection to rest. If it has been signalled, or waits for its turn, it is
+    /// Puts an active connection to rest. If events have come, or waits for its turn, it is
     /// ready at once. Its deadline begins anew if it waits for something else than before, or if
     /// it has `moved`; a turn that has not moved it leaves it what it waited for.
     pub(crate) fn park(
@@ -185,7 +185,7 @@ impl<T> ConnTable<T> {
         Delivery::Noted
     }
 
-    /// Has the connection closed for `reason` as soon as somebody works for it.
+    /// Has the connection closed for `reason` in its next turn.
     pub(crate) fn request_close(&mut self, key: ConnKey, reason: CloseReason) -> Delivery {
         let Some(entry) = self.find(key) else { return Delivery::Gone };
         match entry.close_requested {
@@ -195,7 +195,7 @@ impl<T> ConnTable<T> {
         self.deliver(key, Events::CLOSE_REQUESTED)
     }
 
-    /// Dooms all there are, and calls `each` with those that became ready.
+    /// Requests the close of all connections, and calls `each` with those that became ready.
     pub(crate) fn request_close_all(&mut self, reason: CloseReason, mut each: impl FnMut(ConnKey)) {
         for index in 0..(self.chunks.len() * CHUNK) as u32 {
             let entry = self.entry(index);
@@ -239,18 +239,18 @@ impl<T> ConnTable<T> {
         }
     }
 
-    /// The parked content, to be woken by those that use [`take`](Self::take).
+    /// The parked state, to be woken by those that use [`take`](Self::take).
     pub(crate) fn parked_state(&mut self, key: ConnKey) -> Option<&mut T> {
         self.find(key)?.parked_state.as_mut()
     }
 
-    /// Whether one of `signals` has come to an active connection.
+    /// Whether one of `events` has come to an active connection.
     pub(crate) fn has(&mut self, key: ConnKey, events: Events) -> bool {
         self.find(key).is_some_and(|entry| entry.events.any(events))
     }
 
-    /// Which of `signals` have come to an active connection; they are done with then. Also tells
-    /// whether it was doomed since it was taken up.
+    /// Which of `events` have come to an active connection; they are done with then. Also tells
+    /// whether its close was requested since it was taken up.
     pub(crate) fn take_events(&mut self, key: ConnKey, events: Events) -> Events {
         let Some(entry) = self.find(key) else { return Events::NONE };
         let taken = entry.events.of(events | Events::CLOSE_REQUESTED);
@@ -268,7 +268,7 @@ impl<T> ConnTable<T> {
         self.find(key).is_some_and(|entry| entry.phase == Phase::Ready)
     }
 
-    /// Ends a record; its key is void from now on. Gives the content, too, of one that is parked.
+    /// Ends an entry; its key is void from now on. Returns the parked state, too, of one that is parked.
     pub(crate) fn remove(&mut self, key: ConnKey) -> Option<(PerIpPermit, Option<T>)> {
         let parked_state = self.take(key).and_then(|(parked_state, _)| parked_state);
         let entry = self.find(key)?;
@@ -280,7 +280,7 @@ impl<T> ConnTable<T> {
         Some((permit, parked_state))
     }
 
-    /// Takes out all that is parked, for an end without ceremony.
+    /// Takes all parked connections out.
     pub(crate) fn drain_parked(&mut self) -> Vec<(ConnKey, T)> {
         self.ready.clear();
         let mut drained = Vec::new();
@@ -295,7 +295,7 @@ impl<T> ConnTable<T> {
         drained
     }
 
-    /// One tick on: dooms the parked connections whose deadline has come, and calls `each` with
+    /// Advances the time by a tick: requests the close of parked connections whose deadline has come, and calls `each` with
     /// those that became ready.
     pub(crate) fn tick(&mut self, mut each: impl FnMut(ConnKey)) {
         self.now = self.now.wrapping_add(1);

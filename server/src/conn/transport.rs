@@ -12,10 +12,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A byte stream over sockets, in either mode.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// From now on the socket itself is asked, whatever others have told of it; or not any more.
+    /// Whether reads and writes ask the kernel, whatever readiness is known.
     fn force_io(&mut self, _forced: bool) {}
 
-    /// Notes what its reactor has told.
+    /// Notes the readiness that the reactor has reported.
     #[cfg(feature = "http")]
     fn on_ready(&mut self, _events: Events) {}
 
@@ -23,7 +23,7 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// own, and what it was given has not gone out yet.
     fn made_progress(&mut self) -> bool;
 
-    /// Whether a read or a write that is pending wakes its caller. Else its signals do.
+    /// Whether a read or a write that is pending wakes its caller. Else its events do.
     #[cfg(feature = "http")]
     const REGISTERS_WAKER: bool;
 

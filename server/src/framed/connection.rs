@@ -13,10 +13,10 @@ use crate::accept::address::Address;
 ///
 /// What is sent waits in memory until the peer takes it, up to
 /// [`outgoing`](crate::Builder::outgoing) bytes and one frame. Frames of one sender arrive in the
-/// order in which they were sent. They go out in bursts; sending itself does no I/O.
+/// order in which they were sent. They go out in turns; sending itself does no I/O.
 pub struct Peer<Out, State = ()>(pub(crate) Arc<dyn DynConnection<Out, State>>);
 
-/// What a peer stands for; hides the codec.
+/// The connection behind the handle; hides the codec.
 pub(crate) trait DynConnection<Out, State>: Send + Sync {
     fn address(&self) -> Address;
     fn state(&self) -> &State;

@@ -22,7 +22,7 @@ use crate::sync::Mutex;
 /// What a server does with its connections, where answers to frames are not all it sends.
 ///
 /// The same handler runs in both modes. The calls for one connection come one after another, each
-/// as part of a burst: `on_open` before any frame, then its frames in order, and
+/// as part of a turn: `on_open` before any frame, then its frames in order, and
 /// `on_close` last, exactly once for each connection, also one whose `on_open` has failed or never
 /// began.
 ///
@@ -142,7 +142,7 @@ struct Inner<C> {
     codec: C,
     output: BytesMut,
     permit: BytesPermit,
-    /// Of what a burst has collected.
+    /// Of what a turn has collected.
     unwritten: usize,
     opened: bool,
     /// [`Peer::close`] was called.
@@ -156,7 +156,7 @@ pub(crate) struct IdleConn<C, S> {
     saved: Option<Box<SavedBytes>>,
 }
 
-/// Serves the frames of one burst.
+/// Serves the frames of one turn.
 pub(crate) struct HandlerCall<C, H: Handler> {
     shared: Arc<ConnShared<C, H::State>>,
     peer: Peer<H::Out, H::State>,
@@ -338,7 +338,7 @@ where
         }
         permit.add(output.len() - before);
         drop(inner);
-        // Who finds some there knows that its burst is under way.
+        // Who finds some there knows that its turn is under way.
         if before == 0 {
             self.notifier.push();
         }

@@ -1,4 +1,4 @@
-//! What frames mean to the burst that serves them.
+//! What frames mean to the turn that serves them.
 
 pub(crate) mod connection;
 pub(crate) mod handler;
@@ -26,7 +26,7 @@ pub(crate) trait FrameProtocol: Send + Sync + 'static {
     /// Whether there is something to do before the first byte comes.
     const SERVER_FIRST: bool;
 
-    /// What serves the frames of one burst.
+    /// What serves the frames of one turn.
     type TurnService: Send;
     type Response: Send;
 

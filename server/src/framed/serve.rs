@@ -1,4 +1,4 @@
-//! One burst of a framed connection: read, decode, serve, write, until nothing more is to be done
+//! One turn of a framed connection: read, decode, serve, write, until nothing more is to be done
 //! without waiting for the peer. The same in both modes; nothing here waits for a socket.
 
 use std::any::Any;
@@ -43,7 +43,7 @@ pub(crate) struct SavedBytes {
     _permit: Option<BytesPermit>,
 }
 
-/// A burst under way.
+/// A turn under way.
 struct FramedTurn<'a, W, P: FrameProtocol> {
     server: &'a ServerState,
     protocol: &'a P,
@@ -260,7 +260,7 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         polled
     }
 
-    /// Writes what is there. User code may wait for that, in a burst that no deadline ends: so the
+    /// Writes what is there. User code may wait for that, in a turn that no deadline ends: so the
     /// write deadline runs here.
     fn poll_write_timer(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
         loop {

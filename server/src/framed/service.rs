@@ -17,7 +17,7 @@ use crate::trace::event;
 /// Any error; what services, handlers and codecs may fail by.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A codec and a service; each connection has a clone of the codec, each burst one of the service.
+/// A codec and a service; each connection has a clone of the codec, each turn one of the service.
 pub(crate) struct ServiceProtocol<C, S> {
     pub(crate) codec: C,
     pub(crate) service: S,

@@ -86,7 +86,7 @@ pin_project! {
 }
 
 impl<B: Body> TrackedBody<B> {
-    /// `share`: that of the call it comes from.
+    /// `guard`: that of the call it comes from.
     pub(crate) fn new(body: B, guard: ProgressGuard) -> Self {
         Self { body, guard: guard.continue_as(RESPONSE_BODY | RESPONSE_BODY_PENDING, UNFLUSHED) }
     }

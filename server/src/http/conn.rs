@@ -21,7 +21,7 @@ pub(crate) struct Http1Conn<W: Transport, A: HttpService> {
     pub(crate) shared: Arc<Shared<W>>,
     /// Hyper was asked to end it after what is under way.
     is_last: bool,
-    /// None while it is spare.
+    /// None while it is in the pool.
     gauge: Option<GaugeGuard>,
 }
 
@@ -58,7 +58,7 @@ impl<W: Transport, A: HttpService> Http1Conn<W, A> {
         !self.is_last && self.shared.progress.is_at_rest()
     }
 
-    /// Leaves it to another connection.
+    /// Puts it into the pool, for another connection.
     pub(crate) fn recycle(mut self: Box<Self>, protocol: &HttpProtocol<A>) {
         self.gauge = None;
         self.shared.progress.unbind();
@@ -109,7 +109,7 @@ impl<W: Transport, A: HttpService> Http1Conn<W, A> {
         replace(&mut self.shared.lent().io, MaybeTls::Taken)
     }
 
-    /// Once it is done: whether it was left to somebody by an upgrade.
+    /// Once it is done: whether an upgrade has detached it.
     pub(crate) fn ends_upgraded(self) -> bool {
         self.hyper.into_parts().is_none()
     }

@@ -24,10 +24,10 @@ const SMALL_WRITE: u64 = 64 * 1024;
 
 pub(crate) struct Shared<W> {
     pub(crate) progress: Arc<ConnProgress>,
-    /// What bursts poll hyper with.
+    /// The waker that turns poll hyper with.
     pub(crate) waker: Waker,
     lent: Mutex<LentState<W>>,
-    /// The connection's record and place, once it was left to others. Behind the socket: that is
+    /// The connection's entry and permit, once it was detached. Behind the socket: that is
     /// closed first.
     entry_guard: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -129,18 +129,18 @@ impl<W: Transport> Shared<W> {
         })
     }
 
-    /// Whoever has the loan has the connection from now on.
+    /// The owner of the lent socket owns the connection from now on.
     pub(crate) fn detach(&self, entry_guard: Box<dyn Any + Send>) {
         *self.entry_guard.lock() = Some(entry_guard);
         self.progress.detach();
     }
 }
 
-/// Hyper's end of it.
+/// The socket as it is lent to hyper.
 pub(crate) struct LentIo<W>(pub(crate) Arc<Shared<W>>);
 
 impl<W: Transport> LentIo<W> {
-    /// Has somebody else than a burst be woken, who must look at the socket itself.
+    /// Registers a waker other than that of a turn; its owner asks the socket itself.
     fn register(
         &self,
         lent: &mut LentState<W>,

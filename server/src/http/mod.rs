@@ -48,7 +48,7 @@
 //!
 //! # The pool
 //!
-//! A burst of work on a connection is a job on the [`pool`](crate::Builder::pool). While the
+//! A turn of a connection is a job on the [`pool`](crate::Builder::pool). While the
 //! service waits, for a database say, the job keeps its slot: so the pool's size bounds the requests
 //! that are being answered, 1,024 by default, and while it is full, others wait in the kernel. A
 //! connection that waits for its *peer* holds no slot, nor a thread: an upload that trickles, a
@@ -82,7 +82,7 @@
 //!
 //! - HTTP/2, by prior knowledge or by ALPN (name `h2` in the TLS configuration): such a connection
 //!   has a task of its own for as long as it lasts, in both modes, and its requests are tasks, not
-//!   bursts on the pool: bound them by a layer. It is closed when no request was under way for the
+//!   turns on the pool: bound them by a layer. It is closed when no request was under way for the
 //!   keep-alive timeout. Bodies have no deadline there.
 //! - Upgraded connections, such as WebSockets: whoever has upgraded one owns it, and it counts as
 //!   open until it is dropped. No deadline but the shutdown's ends it.
@@ -97,12 +97,12 @@
 
 // HTTP by hyper, over connections that are parked between requests.
 //
-// A connection at rest is `Parked`: a record and a socket. When bytes come, a burst reads them; what
+// A connection at rest is `Parked`: an entry and a socket. When bytes come, a turn reads them; what
 // is not a whole head yet is held as it is. With a whole head a hyper connection is built over the
-// bytes and a loan of the socket, and polled until it waits. If it waits for the peer the record
-// is parked, hyper's state with it, and no slot is held; if it waits for user code the burst is
-// suspended. Once all is answered and flushed, and no byte is left over, hyper's state is spare:
-// the next connection that thaws has it.
+// bytes and the lent socket, and polled until it waits. If it waits for the peer the entry
+// is parked, hyper's state with it, and no slot is held; if it waits for user code the turn is
+// suspended. Once all is answered and flushed, and no byte is left over, hyper's state goes
+// to a pool, and the next connection with a request takes it.
 
 mod body;
 mod conn;

@@ -28,7 +28,7 @@ pub(crate) const UNFLUSHED: u8 = 64;
 /// The body of the request was not read to its end, and will not be.
 pub(crate) const REQUEST_BODY_DROPPED: u8 = 128;
 
-/// Above the bits stands how many shares there are.
+/// The count of guards stands above the bits.
 const GUARD: u32 = 1 << 8;
 
 /// Hyper is polled.
@@ -36,7 +36,7 @@ const POLLED: u8 = 1;
 /// It was woken since the last poll began.
 const WOKEN: u8 = 2;
 
-/// Those who wait for a socket that was left to them.
+/// What may wait for a detached socket.
 #[derive(Clone, Copy)]
 pub(crate) enum SocketWaiter {
     Reader,
@@ -46,7 +46,7 @@ pub(crate) enum SocketWaiter {
 
 /// Wakes the connection, too: it is the waker that hyper is polled with.
 pub(crate) struct ConnProgress {
-    /// Of no connection while it is spare.
+    /// Of no connection while it is in the pool.
     target: Mutex<Target>,
     state: AtomicU32,
     /// Requests that were begun. Counted, as is the size of the body, where hyper is polled, so by
@@ -61,11 +61,11 @@ pub(crate) struct ConnProgress {
     waiters: Mutex<[Option<Waker>; 3]>,
 }
 
-/// The connection whose flow it is.
+/// The connection that it belongs to.
 #[derive(Default)]
 struct Target {
     notifier: Option<ConnNotifier>,
-    /// Its burst, while that waits for user code.
+    /// Its turn, while that waits for user code.
     turn: Option<Waker>,
     /// For the requests to tell.
     peer: Option<Address>,
@@ -115,14 +115,14 @@ impl ConnProgress {
         Some(self.body.load(Relaxed)).filter(|bytes| *bytes != u64::MAX)
     }
 
-    /// It is a connection's from now on.
+    /// Binds it to a connection.
     pub(crate) fn bind(&self, notifier: ConnNotifier, peer: Option<Address>) {
         self.requests.store(0, Relaxed);
         *self.target.lock() = Target { notifier: Some(notifier), turn: None, peer };
     }
 
-    /// Nobody's until it is attached again: wakers that outlive their requests wake nobody
-    /// meanwhile, and the next connection once too often then.
+    /// Unbinds it. Wakers that outlive their requests wake nothing until it is bound again, and may
+    /// wake the next connection once too often then.
     pub(crate) fn unbind(&self) {
         let before = std::mem::take(&mut *self.target.lock());
         drop(before);
@@ -162,7 +162,7 @@ impl ConnProgress {
         self.polls.swap(0, SeqCst) & WOKEN != 0
     }
 
-    /// Its burst waits from now on; what woke it just before has told the connection.
+    /// Its turn waits from now on; what woke it just before has told the connection.
     pub(crate) fn suspend(&self, turn: &Waker) {
         self.target.lock().turn = Some(turn.clone());
     }
@@ -172,7 +172,7 @@ impl ConnProgress {
         drop(turn);
     }
 
-    /// Wakes the burst that waits, or has the connection taken up.
+    /// Wakes the turn that waits, or has the connection taken up.
     fn wake_turn(&self) {
         let target = self.target.lock();
         let (turn, notifier) = match &target.turn {
@@ -208,7 +208,7 @@ impl ConnProgress {
         }
     }
 
-    /// From now on signals are for those who listen.
+    /// From now on events wake the registered wakers.
     pub(crate) fn detach(self: &Arc<Self>) {
         self.detached.store(true, SeqCst);
         let waker = Waker::from(self.clone());
@@ -237,7 +237,7 @@ impl Wake for ConnProgress {
     }
 }
 
-/// A share of what is under way: it is over when this is dropped.
+/// One part of a request that is under way: the part is over when this is dropped.
 pub(crate) struct ProgressGuard {
     pub(crate) progress: Arc<ConnProgress>,
     pub(crate) bits: u8,

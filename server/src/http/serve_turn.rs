@@ -1,4 +1,4 @@
-//! One burst of an HTTP connection.
+//! One turn of an HTTP connection.
 
 use std::future::Future;
 use std::mem::replace;
@@ -33,7 +33,7 @@ const TIMED_OUT: &[u8] =
 pub(crate) struct HttpTurn<'a, W: Transport, A: HttpService> {
     protocol: &'a HttpProtocol<A>,
     turn: Turn<'a, W, Idle>,
-    /// Bytes that this burst has seen come or go.
+    /// Bytes that this turn has seen come or go.
     moved: bool,
     /// Requests that it has seen begin.
     served: bool,

@@ -1,9 +1,9 @@
-//! A runner: a job that serves ready connections, one after another.
+//! A worker of connections: a job that serves ready connections, one after another.
 //!
-//! A job for each burst would have each pay for its way through the pool. A runner has its slot
-//! for no longer than a few quick bursts, or one slow one; others of the pool have their turn then,
-//! and the dispatcher sends another if connections are ready. So it does for the connections behind
-//! a burst that is slow, and behind one that waits: its runner stays with that, and looks for no
+//! A job for each turn would have each pay for its way through the pool. A worker has its slot
+//! for no longer than a few quick turns, or one slow one; others of the pool have their turn then,
+//! and the event loop sends another if connections are ready. So it does for the connections behind
+//! a turn that is slow, and behind one that waits: its worker stays with that, and looks for no
 //! other.
 
 use std::future::{Future, poll_fn};
@@ -21,7 +21,7 @@ use crate::parked::{EventConn, EventConns, Parked, into_parked, kill};
 const MAX_TURNS: u32 = 16;
 const MAX_TIME: Duration = Duration::from_micros(100);
 
-/// Its place among the yard's runners, given back whatever becomes of it.
+/// Counts in the listener's [`WorkerCounts`], until it is dropped.
 pub(crate) struct ConnWorker<P: Protocol> {
     conns: Arc<EventConns<P>>,
     phase: Phase,
@@ -31,7 +31,7 @@ pub(crate) struct ConnWorker<P: Protocol> {
 enum Phase {
     /// About to look for a connection.
     Searching,
-    /// In a burst that has not waited yet.
+    /// In a turn that has not waited yet.
     Serving,
     /// Will not look for another.
     Detached,
@@ -120,7 +120,7 @@ impl<P: Protocol> ConnWorker<P> {
         Some((ConnGuard::new(self.conns.clone(), (key, span), (io, idle)), input))
     }
 
-    /// Leaves the other connections to other runners.
+    /// Leaves the other connections to other workers.
     fn detach(&mut self) {
         if self.phase == Phase::Detached {
             return;
@@ -141,7 +141,7 @@ impl<P: Protocol> Drop for ConnWorker<P> {
     }
 }
 
-/// Changes the phase of a runner, and the counts with it. Who looks away has done so for good.
+/// Changes the phase of a worker, and the counts with it. A worker that is detached stays so.
 fn set_phase<T>(phase: &mut Phase, next: Phase, state: &mut State<T>) {
     if *phase == Phase::Detached {
         return;

@@ -1,4 +1,4 @@
-//! A socket that is told of its readiness by others.
+//! A socket without wakers: its readiness comes as events.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -15,11 +15,11 @@ use crate::conn::events::Events;
 use crate::conn::transport::Transport;
 
 /// A stream socket, not blocking, whose reads and writes never arm anything: where they would
-/// block they are pending, and whoever holds it is told of the next signal by the lot.
+/// block they are pending, and the next events of the table wake its owner.
 #[derive(Debug)]
 pub(crate) struct EdgeSocket {
     socket: Socket,
-    /// All that had come was read: the next read need not ask the kernel before the next signal.
+    /// All that had come was read: the next read need not ask the kernel before the next event.
     drained: bool,
     /// The end of the stream is near: a short read does not mean that nothing is left.
     closing: bool,

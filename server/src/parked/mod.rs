@@ -1,5 +1,5 @@
 //! The event-driven mode: parked connections, an epoll of their own inside of tokio's reactor, and
-//! runners on the pool that serve those that are ready.
+//! workers on the pool that serve those that are ready.
 //!
 //! Measured against a registration of each socket with tokio (352 heap bytes per idle connection,
 //! of which 256 are tokio's), one inner `mio::Poll` needs no memory per connection. It is itself
@@ -106,8 +106,8 @@ fn key(token: Token) -> ConnKey {
     ConnKey { index: token.0 as u32, generation: (token.0 as u64 >> 32) as u32 }
 }
 
-/// Fetches events, and has runners on the pool serve the connections that are ready. No user code
-/// runs here. While the pool is full it waits for a slot, and still notes what happens: a burst that
+/// Fetches events, and has workers on the pool serve the connections that are ready. No user code
+/// runs here. While the pool is full it waits for a slot, and still notes what happens: a turn that
 /// holds a slot may wait for just that. The bytes stay in the kernel.
 pub(crate) async fn event_loop<P: Protocol>(
     conns: Arc<EventConns<P>>,
@@ -132,7 +132,7 @@ pub(crate) async fn event_loop<P: Protocol>(
     Ok(())
 }
 
-/// Until a runner is wanted; `false` when the server is killed.
+/// Until a worker is wanted; `false` when the server is killed.
 fn poll_worker_wanted<P: Protocol>(
     conns: &EventConns<P>,
     poller: &mut Poller,
@@ -146,7 +146,7 @@ fn poll_worker_wanted<P: Protocol>(
             Poll::Pending => conns.lock(),
         };
         if is_pending && state.event_loop.is_none() {
-            // A runner has called. A runtime that is that busy asks its reactor rarely: one time in
+            // A worker has called. A runtime that is that busy asks its reactor rarely: one time in
             // 61 polls of tasks, by default.
             state.event_loop = Some(cx.waker().clone());
             drop(state);
@@ -194,7 +194,7 @@ fn deliver_events<'a, P: Protocol>(
     conns.lock()
 }
 
-/// Closes what is ready, as nobody will serve it any more.
+/// Closes the ready connections: no worker will serve them any more.
 fn close_ready<P: Protocol>(conns: &Arc<EventConns<P>>) {
     loop {
         let next = conns.lock().table.next_ready();
@@ -232,7 +232,9 @@ fn park<P: Protocol>(conn: EventConn<P>, park_reason: (ParkReason, bool)) {
 }
 
 /// What is to be parked of a connection; none of a server that was killed.
-fn into_parked<P: Protocol>(mut conn: EventConn<P>) -> Option<(ConnKey, Parked<P::Idle>, Counters)> {
+fn into_parked<P: Protocol>(
+    mut conn: EventConn<P>,
+) -> Option<(ConnKey, Parked<P::Idle>, Counters)> {
     if conn.conns.is_killed() {
         return None;
     }
@@ -241,7 +243,7 @@ fn into_parked<P: Protocol>(mut conn: EventConn<P>) -> Option<(ConnKey, Parked<P
     Some((conn.key, Parked { io, idle, span }, conn.counters))
 }
 
-/// Closes all that is parked, and has the bursts under way end.
+/// Closes all that is parked, and has the turns under way end.
 pub(crate) fn kill<P: Protocol>(conns: &Arc<EventConns<P>>) {
     for (key, Parked { io, idle, span }) in conns.drain_parked() {
         drop(EventConn::<P>::new(conns.clone(), (key, span), (io, idle)));
@@ -262,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runner_is_small() {
+    fn a_worker_is_small() {
         type Service = tower::util::BoxCloneSyncService<String, Vec<String>, std::io::Error>;
         type Lines =
             crate::framed::service::ServiceProtocol<tokio_util::codec::LinesCodec, Service>;

@@ -41,7 +41,7 @@ type TaskConn<P> = ConnGuard<P, TaskWaker, TokioSocket>;
 pub(crate) struct Dedicated<P: Protocol> {
     pub(crate) conns: Arc<ListenerConns<P, TaskWaker>>,
     tls: TlsAccept,
-    /// Bounds the bursts, if there is one.
+    /// Bounds the turns, if there is one.
     pool: Option<Pool>,
 }
 
@@ -185,7 +185,7 @@ fn poll_turn_input<P: Protocol>(
 ) -> Poll<Option<TurnInput>> {
     let ConnGuard { conns, key, body, counters, .. } = conn;
     let (conns, key) = (&**conns, *key);
-    // Where others have the socket, they hear of it, and send signals.
+    // Where hyper has the socket, hyper hears of it, and delivers events.
     let mut socket = body.as_mut().and_then(|(io, _)| io.transport());
     if conns.is_killed() {
         return Poll::Ready(None);
@@ -207,7 +207,7 @@ fn poll_turn_input<P: Protocol>(
             _ => false,
         };
         *stage = if blocked { ParkStage::ParkedBlocked } else { ParkStage::Parked };
-        // Signals wake it from now on.
+        // Events wake it from now on.
         check_ready = false;
     }
     let is_ready = socket.is_some_and(|socket| {
@@ -223,7 +223,7 @@ fn poll_turn_input<P: Protocol>(
     }
 }
 
-/// Closes what waits, and has the bursts under way end.
+/// Closes what waits, and has the turns under way end.
 pub(crate) fn kill<P: Protocol>(conns: &ListenerConns<P, TaskWaker>) {
     for (_, TaskWaker(waker)) in conns.drain_parked() {
         waker.wake();

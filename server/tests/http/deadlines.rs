@@ -228,7 +228,7 @@ async fn handshake(case: Case) {
     for half in [&hello[..10], &hello] {
         let mut client = case.client(&server).await;
         client.send(half).await;
-        eventually(|| server.status().bursts > 0).await;
+        eventually(|| server.status().turns > 0).await;
         settle().await;
         if half.len() == hello.len() {
             assert!(no_time(client.read_some(10_000)).await.unwrap() > 0);

@@ -223,12 +223,12 @@ async fn old_wakers_disturb_nobody(case: Case) {
     assert_eq!(rig.built(1).await, 1);
     let old = wakers.lock().unwrap().pop().unwrap();
     // While the state is nobody's.
-    let bursts = rig.server.status().bursts;
+    let turns = rig.server.status().turns;
     for _ in 0..3 {
         old.wake_by_ref();
         rig.built(0).await;
     }
-    assert_eq!(rig.server.status().bursts, bursts);
+    assert_eq!(rig.server.status().turns, turns);
     assert_eq!(second.exchange(get("/keep")).await, "200 1");
     assert_eq!(rig.built(1).await, 0);
     wakers.lock().unwrap().clear();

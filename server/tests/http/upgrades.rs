@@ -71,7 +71,7 @@ async fn echo(case: Case) {
             assert!(client.read_exact(text.len()).await == text.as_bytes());
         }
         let status = server.status();
-        assert_eq!((status.open, status.parked, status.thawed), (1, 0, 0), "{status:?}");
+        assert_eq!((status.open, status.parked, status.http_states), (1, 0, 0), "{status:?}");
         drop(client);
         nothing_left(&server).await;
     }

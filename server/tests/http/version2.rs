@@ -79,7 +79,7 @@ async fn many_streams(case: Case) {
         asking.await.unwrap();
     }
     let status = server.status();
-    assert_eq!((status.open, status.parked, status.thawed), (1, 0, 1), "{status:?}");
+    assert_eq!((status.open, status.parked, status.http_states), (1, 0, 1), "{status:?}");
     app.gate("a").open();
     assert_eq!(held.await.unwrap().unwrap(), "let go");
     drop(client);
@@ -92,7 +92,7 @@ async fn idle_ones_are_closed(case: Case) {
     let server = serve(case.timeless().keep_alive_timeout(LIMIT), &app);
     for used in [false, true] {
         let (client, connection) = connect(case, &server).await;
-        eventually(|| server.status().thawed == 1).await;
+        eventually(|| server.status().http_states == 1).await;
         if used {
             assert_eq!(no_time(client.ask("/echo", "body")).await.unwrap(), "body");
             sleep(LIMIT - SECOND).await;
@@ -151,7 +151,7 @@ async fn shutdown_lets_streams_finish(case: Case) {
         })
         .into();
     eventually(|| app.inside().now() == 1 && app.notes() == 3).await;
-    eventually(|| server.status().thawed == 3).await;
+    eventually(|| server.status().http_states == 3).await;
     let start = Instant::now();
     let ending = tokio::spawn({
         let server = server.clone();
@@ -197,7 +197,7 @@ async fn dropped_it_closes_all(case: Case) {
     let (idle, idle_connection) = connect(case, &server).await;
     let (client, connection) = connect(case, &server).await;
     let held = tokio::spawn(async move { client.ask("/held/a", "").await });
-    eventually(|| app.inside().now() == 1 && server.status().thawed == 2).await;
+    eventually(|| app.inside().now() == 1 && server.status().http_states == 2).await;
     drop(server);
     assert!(soon(held).await.unwrap().is_err());
     let _ = soon(connection).await;

@@ -100,7 +100,7 @@ fn what_is_not_given_has_the_builders_default() {
 }
 
 const FULL_TOML: &str = r#"
-[pools.bursts]
+[pools.turns]
 size = 8
 queue = 4
 idle_timeout = "1s"
@@ -118,7 +118,7 @@ listen = [
     { address = "127.0.0.1:7001", mode = "event-driven", backlog = 5, reuse_port = true },
     { address = "127.0.0.1:7002", use_netpoll_mode = true, nodelay = false, keepalive = "never" },
 ]
-pool = "bursts"
+pool = "turns"
 
 [[servers]]
 listen = { address = "127.0.0.1:7003", keepalive = "2m", mode = "dedicated" }
@@ -137,7 +137,7 @@ const FULL_JSON: &str = r#"{
                 {"address": "127.0.0.1:7002", "use_netpoll_mode": true, "nodelay": false,
                     "keepalive": "never"}
             ],
-            "pool": "bursts"
+            "pool": "turns"
         },
         {
             "listen": {"address": "127.0.0.1:7003", "keepalive": "2m", "mode": "dedicated"},
@@ -147,7 +147,7 @@ const FULL_JSON: &str = r#"{
         }
     ],
     "pools": {
-        "bursts": {
+        "turns": {
             "size": 8, "queue": 4, "idle_timeout": "1s", "min_idle": 2, "overflow_limit": 0
         },
         "other": {"size": 1, "name": "named"}
@@ -162,7 +162,7 @@ fn both(body: impl Fn(ServerConfig)) {
 #[test]
 fn listeners_have_settings_of_their_own() {
     both(|config| {
-        let pool = Pool::builder().size(8).name("bursts").build().unwrap();
+        let pool = Pool::builder().size(8).name("turns").build().unwrap();
         let expected = Server::builder()
             .listen("127.0.0.1:7000")
             .listen(
@@ -211,24 +211,24 @@ fn pools_have_their_settings_and_are_shared_by_name() {
     single(async {
         for config in [from_toml(FULL_TOML).unwrap(), from_json(FULL_JSON).unwrap()] {
             let pools: BTreeMap<_, _> = config.pools().collect();
-            let bursts = pools["bursts"];
-            let status = bursts.status();
-            assert_eq!((bursts.name(), status.size, status.queue), ("bursts", 8, 4));
+            let turns = pools["turns"];
+            let status = turns.status();
+            assert_eq!((turns.name(), status.size, status.queue), ("turns", 8, 4));
             assert_eq!(pools["other"].name(), "named");
 
             // The servers', and that of clones, is this one.
-            let held = fill(bursts);
+            let held = fill(turns);
             let [few, many] = config.servers() else { panic!() };
             assert_eq!(few.pool().unwrap().status().running, 8);
             assert_eq!(config.clone().servers()[0].pool().unwrap().status().running, 8);
             assert_eq!(many.pool().unwrap().status().running, 0);
-            assert!(bursts.schedule_always(async {}).is_err(), "nothing may go beyond the size");
+            assert!(turns.schedule_always(async {}).is_err(), "nothing may go beyond the size");
             release(held).await;
 
-            bursts.prewarm(8);
-            eventually(|| bursts.status().idle > 2).await;
+            turns.prewarm(8);
+            eventually(|| turns.status().idle > 2).await;
             let start = std::time::Instant::now();
-            eventually(|| bursts.status().workers == 2).await;
+            eventually(|| turns.status().workers == 2).await;
             let took = start.elapsed();
             assert!(took > Duration::from_millis(500), "workers are idle for a second: {took:?}");
         }

@@ -46,7 +46,7 @@ async fn greets_and_keeps_state(case: Case) {
     eventually(|| chat.ends().len() == 20).await;
 }
 
-/// Its own burst has to write what it sends.
+/// Its own turn has to write what it sends.
 async fn more_than_there_is_room_for(case: Case) {
     for greeting in [true, false] {
         let chat = if greeting { Chat::greeting("many 2000") } else { Chat::new() };

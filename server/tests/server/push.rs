@@ -202,7 +202,7 @@ async fn a_close_outlives_the_write_deadline(case: Case) {
     }
 }
 
-/// It waits for room, in a burst and with a slot: the peer's deadline must run all the same.
+/// It waits for room, in a turn and with a slot: the peer's deadline must run all the same.
 async fn a_handler_that_sends_to_nobody(case: Case) {
     let chat = Chat::new();
     let server = with_write_timeout(case, &chat);

@@ -152,7 +152,7 @@ impl Handler for Talker {
     }
 }
 
-/// A burst holds the only slot and waits for its peer to take what it sends, while another
+/// A turn holds the only slot and waits for its peer to take what it sends, while another
 /// connection waits for that slot.
 async fn room_is_heard_of_while_the_pool_is_full(case: Case) {
     let pool = Pool::new(1);

@@ -54,7 +54,7 @@ fn a_handshake_that_stops() {
                 let status = emptied(&server).await;
                 assert_eq!(status.closed_by(Deadline::Handshake), 1, "{at}: {status:?}");
                 // Nothing turned in circles meanwhile.
-                assert!(status.bursts < 10, "{at}: {status:?}");
+                assert!(status.turns < 10, "{at}: {status:?}");
             }
         }
     });

@@ -1,4 +1,4 @@
-//! The lot against a model that keeps the same account in the plainest way.
+//! The table against a model that keeps the same account in the plainest way.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -29,7 +29,7 @@ fn table(ticks: &Ticks) -> ConnTable<u32> {
 const IDLE: (ParkReason, bool) = (ParkReason::Idle, true);
 
 #[test]
-fn a_signal_to_an_active_connection_is_kept_until_it_is_parked() {
+fn an_event_of_an_active_connection_is_kept_until_it_is_parked() {
     let ticks = ticks([8; 5]);
     let mut table = table(&ticks);
     let key = table.insert(PerIpPermit::UNCOUNTED);
@@ -56,7 +56,7 @@ fn bytes_do_not_wake_what_waits_to_write_and_are_not_forgotten() {
 }
 
 #[test]
-fn a_burst_that_waits_is_told_once_and_of_its_doom_each_time() {
+fn a_turn_that_waits_is_told_once_and_of_a_requested_close_each_time() {
     let ticks = ticks([8; 5]);
     let mut table = table(&ticks);
     let key = table.insert(PerIpPermit::UNCOUNTED);
@@ -74,7 +74,7 @@ fn a_key_does_not_outlive_its_connection() {
     let ticks = ticks([8; 5]);
     let mut table = table(&ticks);
     let old = table.insert(PerIpPermit::UNCOUNTED);
-    table.release(old);
+    table.remove(old);
     let new = table.insert(PerIpPermit::UNCOUNTED);
     assert_eq!(old.index, new.index, "the record is used again");
     table.park(new, 7, IDLE, &ticks);
@@ -82,13 +82,13 @@ fn a_key_does_not_outlive_its_connection() {
     assert_eq!(table.request_close(old, CloseReason::Local), Delivery::Gone);
     assert!(table.take(old).is_none() && table.next_ready().is_none());
     assert_eq!(table.park(old, 8, IDLE, &ticks), Delivery::Gone);
-    table.release(old);
+    table.remove(old);
     assert_eq!((table.open(), table.parked()), (1, 1));
 }
 
 #[test]
 fn a_deadline_is_never_early_and_a_tick_late_at_most() {
-    // Eight ticks a second and 8, 16, ... seconds; records are looked at every 65th tick or so.
+    // Eight ticks a second and 8, 16, ... seconds; entries are looked at every 65th tick or so.
     let seconds = [8, 16, 24, 100, 9];
     let ticks = ticks(seconds);
     let waits = [
@@ -110,7 +110,7 @@ fn a_deadline_is_never_early_and_a_tick_late_at_most() {
                 passed += 1;
             }
             let full = (seconds * 1000).div_ceil(ticks.tick.as_millis() as u64);
-            assert!((full..=full + 1).contains(&passed), "{wait:?} from {start}: {passed}");
+            assert!((full..=full + 1).contains(&passed), "{park_reason:?} from {start}: {passed}");
             let (_, _, input) = table.next_ready().unwrap();
             assert_eq!(input.expired, Some(park_reason.deadline()));
         }
@@ -169,7 +169,7 @@ fn time_may_wrap() {
         }
         assert!(passed >= ticks.horizon - 1, "from {start}: {passed}");
         table.next_ready().unwrap();
-        table.release(key);
+        table.remove(key);
         // Off the wheel, which was made for consecutive ticks.
         (0..100).for_each(|_| table.tick(|_| {}));
     }
@@ -185,7 +185,7 @@ fn records_are_used_again() {
         if round % 100 == 0 {
             table.tick(|_| {});
         }
-        table.release(key);
+        table.remove(key);
     }
     assert_eq!(table.chunks.len(), 1);
     assert_eq!((table.open(), table.parked()), (0, 0));
@@ -201,7 +201,7 @@ fn a_hard_end_outdoes_a_gentle_one() {
     table.request_close(key, CloseReason::Local);
     table.park(key, 7, IDLE, &ticks);
     assert_eq!(table.next_ready().unwrap().2.close_requested, Some(CloseReason::SlowReader));
-    // It stays: a burst that goes on for a while is told again.
+    // It stays: a turn that goes on for a while is told again.
     table.park(key, 7, IDLE, &ticks);
     table.deliver(key, Events::READABLE);
     assert_eq!(table.next_ready().unwrap().2.close_requested, Some(CloseReason::SlowReader));
@@ -248,29 +248,29 @@ fn a_deadline_that_is_kept_leaves_the_end_that_was_asked_for() {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Claim,
+    Insert,
     Park(usize, u8, bool),
     Events(usize, u8),
-    Doom(usize),
+    RequestClose(usize),
     Next,
     Take(usize),
-    Release(usize),
+    Remove(usize),
     Tick(u8),
-    Evict,
+    DrainParked,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let which = 0..6usize;
     prop_oneof![
-        3 => Just(Step::Claim),
+        3 => Just(Step::Insert),
         6 => (which.clone(), 0..6u8, any::<bool>()).prop_map(|(n, w, m)| Step::Park(n, w, m)),
         6 => (which.clone(), 0..4u8).prop_map(|(n, signal)| Step::Events(n, signal)),
-        1 => which.clone().prop_map(Step::Doom),
+        1 => which.clone().prop_map(Step::RequestClose),
         4 => Just(Step::Next),
         1 => which.clone().prop_map(Step::Take),
-        1 => which.prop_map(Step::Release),
+        1 => which.prop_map(Step::Remove),
         3 => (1..90u8).prop_map(Step::Tick),
-        1 => Just(Step::Evict),
+        1 => Just(Step::DrainParked),
     ]
 }
 
@@ -287,7 +287,7 @@ struct Known {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// Ready are exactly those which are parked and were signalled for what they wait for, in the
+    /// Ready are exactly those which are parked and got events for what they wait for, in the
     /// order in which that came about; deadlines fall when they are due; nobody gets another's.
     #[test]
     fn it_agrees_with_the_model(steps in prop::collection::vec(step(), 1..120)) {
@@ -299,7 +299,7 @@ proptest! {
         let mut now = 0u32;
         for step in steps {
             match step {
-                Step::Claim => {
+                Step::Insert => {
                     let key = table.insert(PerIpPermit::UNCOUNTED);
                     prop_assert!(known.iter().all(|other| other.key != key));
                     let park_reason = ParkReason::FirstByte;
@@ -332,7 +332,7 @@ proptest! {
                         ready.push_back(one.key);
                     }
                 }
-                Step::Doom(n) => {
+                Step::RequestClose(n) => {
                     let Some(one) = known.get_mut(n) else { continue };
                     one.events = one.events | Events::CLOSE_REQUESTED;
                     table.request_close(one.key, CloseReason::Local);
@@ -358,11 +358,11 @@ proptest! {
                         ready.retain(|key| *key != one.key);
                     }
                 }
-                Step::Release(n) => {
+                Step::Remove(n) => {
                     if n >= known.len() { continue }
                     let one = known.swap_remove(n);
                     ready.retain(|key| *key != one.key);
-                    let released = table.release(one.key).unwrap().1;
+                    let released = table.remove(one.key).unwrap().1;
                     prop_assert_eq!(released, one.parked.map(|(parked_state, _)| parked_state));
                 }
                 Step::Tick(count) => {
@@ -381,7 +381,7 @@ proptest! {
                         ready.extend(due);
                     }
                 }
-                Step::Evict => {
+                Step::DrainParked => {
                     let mut drained = table.drain_parked();
                     drained.sort_by_key(|(key, _)| key.index);
                     let mut expected: Vec<_> = known
@@ -392,7 +392,7 @@ proptest! {
                     prop_assert_eq!(drained, expected);
                     ready.clear();
                     known.iter_mut().for_each(|one| if one.parked.is_none() { one.events = Events::NONE });
-                    // Those that were active before keep their signals; nothing tells them apart here.
+                    // Those that were active before keep their events; nothing tells them apart here.
                     return Ok(());
                 }
             }

@@ -94,7 +94,7 @@ pub async fn nothing_left(server: &Server) -> ServerStatus {
     let start = Instant::now();
     loop {
         let status = server.status();
-        if (status.open, status.parked, status.thawed) == (0, 0, 0) {
+        if (status.open, status.parked, status.http_states) == (0, 0, 0) {
             let reasons: u64 = status.reasons().map(|(_, count)| count).sum();
             let known = status.refused_full + status.refused_per_peer + status.closed;
             assert_eq!((status.closed, status.accepted), (reasons, known), "{status:?}");
@@ -105,19 +105,19 @@ pub async fn nothing_left(server: &Server) -> ServerStatus {
     }
 }
 
-/// Waits until so many connections are open, all at rest, and of these so many are thawed.
+/// Waits until so many connections are open, all at rest, and so many have hyper's state.
 #[track_caller]
-pub fn at_rest(server: &Server, open: usize, thawed: usize) -> impl Future<Output = ()> {
+pub fn at_rest(server: &Server, open: usize, http_states: usize) -> impl Future<Output = ()> {
     let at = std::panic::Location::caller();
     async move {
         let start = Instant::now();
         loop {
             let status = server.status();
-            if (status.open, status.parked, status.thawed) == (open, open, thawed) {
+            if (status.open, status.parked, status.http_states) == (open, open, http_states) {
                 return;
             }
             let late = start.elapsed().as_secs() >= 10;
-            assert!(!late, "{at}: not {open} at rest, {thawed} thawed: {status:?}");
+            assert!(!late, "{at}: not {open} at rest, {http_states} with state: {status:?}");
             tokio::task::yield_now().await;
         }
     }
