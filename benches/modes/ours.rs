@@ -31,7 +31,7 @@ pub async fn start(mode: &str, setup: Setup) -> io::Result<SocketAddr> {
         .listen(Listen::from("127.0.0.1:0").backlog(8192))
         .mode(mode)
         .max_connections(setup.connections + 64) // the warm-up's may linger
-        .per_peer(None)
+        .max_connections_per_ip(None)
         .codec(Fixed64)
         .serve(tower::service_fn(echo))
         .map_err(io::Error::other)?;
@@ -51,7 +51,7 @@ pub async fn start_http(key: &str, setup: Setup, router: Router) -> io::Result<S
         .mode(mode)
         .connect_info(false) // as those that it is compared with
         .max_connections(setup.connections + 64)
-        .per_peer(None)
+        .max_connections_per_ip(None)
         .serve(router)
         .map_err(io::Error::other)?;
     let address = server.local_addrs()[0];

@@ -32,52 +32,170 @@ pub(crate) const OWN_POOL: usize = 1024;
 /// Every limit and every deadline has a default, the same in both modes. A deadline that is set to
 /// `None` does not hold; `0` is refused everywhere.
 #[must_use = "a builder does nothing until `serve` or `handle`"]
-pub struct Builder<C = ()> {
+pub struct ServerBuilder<C = ()> {
     pub(crate) codec: C,
     pub(crate) config: Config,
 }
 
-/// All settings but the codec.
+/// All settings but the codec, of both builders.
 #[derive(Debug)]
 pub(crate) struct Config {
+    /// How errors name the settings that differ between the builders.
+    #[cfg(feature = "http")]
+    pub(crate) is_http: bool,
     pub(crate) listens: Vec<Listen>,
     pub(crate) mode: Mode,
     pub(crate) pool: Option<Pool>,
     pub(crate) max_connections: Option<usize>,
-    pub(crate) per_peer: Option<Option<usize>>,
-    pub(crate) on_overload: Option<Bytes>,
+    pub(crate) max_connections_per_ip: Option<Option<usize>>,
+    pub(crate) overload_response: Option<Bytes>,
     pub(crate) tls: TlsAccept,
     pub(crate) token: CancellationToken,
     pub(crate) drain: Duration,
     pub(crate) deadlines: Deadlines,
-    pub(crate) max_frame: usize,
-    pub(crate) turn_bytes: usize,
-    pub(crate) turn_frames: usize,
-    pub(crate) outgoing: usize,
-    pub(crate) outgoing_total: usize,
+    pub(crate) max_frame_size: usize,
+    pub(crate) read_budget_bytes: usize,
+    pub(crate) read_budget_frames: usize,
+    pub(crate) send_buffer: usize,
+    pub(crate) send_buffer_total: usize,
     pub(crate) slow_reader: SlowReader,
     #[cfg(feature = "http")]
     pub(crate) connect_info: bool,
 }
 
+/// The settings that both builders have.
+macro_rules! shared_setters {
+    (mode: $mode:literal, overload_response: $overload:literal) => {
+        /// Where to listen; see [`Listen`](crate::Listen). May be called several times. There is no default.
+        pub fn listen(mut self, listen: impl Into<crate::Listen>) -> Self {
+            self.config.listens.push(listen.into());
+            self
+        }
+
+        /// How connections are held. A [`Listen`](crate::Listen) may have a mode of its own.
+        #[doc = $mode]
+        pub fn mode(mut self, mode: crate::Mode) -> Self {
+            self.config.mode = mode;
+            self
+        }
+
+        /// The pool in whose slots turns run, one at a time in each: its size bounds how many are under
+        /// way, and while it is full, what peers send stays in the kernel.
+        ///
+        /// Default: in the event-driven mode a pool of its own with 1,024 slots. In the dedicated mode
+        /// none: the connections' tasks run their turns themselves.
+        ///
+        /// A turn whose service waits holds a slot meanwhile, and no thread. A service that submits
+        /// jobs to the same pool and awaits them is a nested submit, see [`Nested`](millpond::Nested).
+        pub fn pool(mut self, pool: &millpond::Pool) -> Self {
+            self.config.pool = Some(pool.clone());
+            self
+        }
+
+        /// How many connections may be open at once. Default: half of the descriptors that the process
+        /// may open (the soft limit when the server starts), or 524,288 where there is no limit.
+        #[doc(alias = "concurrency limit")]
+        pub fn max_connections(mut self, connections: usize) -> Self {
+            self.config.max_connections = Some(connections);
+            self
+        }
+
+        /// How many connections one peer may have: an IPv4 address, or an IPv6 network of 64 bits.
+        /// Default: half of [`max_connections`](Self::max_connections), so that nobody takes all of
+        /// them. `None`: no bound, for servers behind a proxy, or for a load test from one address.
+        /// Unix sockets have none.
+        pub fn max_connections_per_ip(mut self, connections: impl Into<Option<usize>>) -> Self {
+            self.config.max_connections_per_ip = Some(connections.into());
+            self
+        }
+
+        /// What connections over a limit get, as the bytes of a whole response, before they are
+        /// closed. It is written in a task of its own, for a second and to 128 at a time for each
+        /// listener at most, and never over TLS.
+        #[doc = $overload]
+        pub fn overload_response(mut self, response: impl Into<bytes::Bytes>) -> Self {
+            self.config.overload_response = Some(response.into());
+            self
+        }
+
+        /// From the accept to the first byte; over TLS also from the end of the handshake. A handler that
+        /// has sent something does not expect any. `None`: the timeout between requests, or frames, runs
+        /// from the accept. Default 10 s.
+        pub fn first_byte_timeout(
+            mut self,
+            timeout: impl Into<Option<std::time::Duration>>,
+        ) -> Self {
+            self.config.deadlines.first_byte = timeout.into();
+            self
+        }
+
+        /// For the TLS handshake, from its first byte. Default 10 s.
+        pub fn handshake_timeout(
+            mut self,
+            timeout: impl Into<Option<std::time::Duration>>,
+        ) -> Self {
+            self.config.deadlines.handshake = timeout.into();
+            self
+        }
+
+        /// For how long bytes may wait without the peer taking any of them. Default 30 s.
+        pub fn write_timeout(mut self, timeout: impl Into<Option<std::time::Duration>>) -> Self {
+            self.config.deadlines.write = timeout.into();
+            self
+        }
+
+        /// For how long `Server::wait` lets connections finish once it was told to stop. Default
+        /// 30 s.
+        pub fn drain_timeout(mut self, timeout: std::time::Duration) -> Self {
+            self.config.drain = timeout;
+            self
+        }
+
+        /// When it is cancelled nothing more is accepted. Connections are closed by `Server::wait`,
+        /// which must be awaited, or by dropping the server.
+        pub fn shutdown_token(mut self, token: tokio_util::sync::CancellationToken) -> Self {
+            self.config.token = token;
+            self
+        }
+
+        /// How much is read from one connection before the others have their turn. Default 64 KiB.
+        pub fn read_budget_bytes(mut self, bytes: usize) -> Self {
+            self.config.read_budget_bytes = bytes;
+            self
+        }
+
+        /// Has all connections use TLS, in either mode. An idle connection keeps its session, some
+        /// kilobytes.
+        #[cfg(feature = "rustls")]
+        pub fn tls(mut self, config: std::sync::Arc<tokio_rustls::rustls::ServerConfig>) -> Self {
+            self.config.tls.acceptor = Some(config.into());
+            self
+        }
+    };
+}
+#[cfg(feature = "http")]
+pub(crate) use shared_setters;
+
 impl Config {
     pub(crate) fn new() -> Self {
         Self {
+            #[cfg(feature = "http")]
+            is_http: false,
             listens: Vec::new(),
             mode: Mode::default(),
             pool: None,
             max_connections: None,
-            per_peer: None,
-            on_overload: None,
+            max_connections_per_ip: None,
+            overload_response: None,
             tls: TlsAccept::default(),
             token: CancellationToken::new(),
             drain: Duration::from_secs(30),
             deadlines: Deadlines::default(),
-            max_frame: 1024 * 1024,
-            turn_bytes: 64 * 1024,
-            turn_frames: 256,
-            outgoing: 256 * 1024,
-            outgoing_total: 64 * 1024 * 1024,
+            max_frame_size: 1024 * 1024,
+            read_budget_bytes: 64 * 1024,
+            read_budget_frames: 256,
+            send_buffer: 256 * 1024,
+            send_buffer_total: 64 * 1024 * 1024,
             slow_reader: SlowReader::default(),
             #[cfg(feature = "http")]
             connect_info: true,
@@ -85,79 +203,21 @@ impl Config {
     }
 }
 
-impl Builder {
+impl ServerBuilder {
     pub(crate) fn new() -> Self {
         Self { codec: (), config: Config::new() }
     }
 
     /// What makes frames of bytes and bytes of frames. Each connection gets a clone.
-    pub fn codec<C: Decoder + Clone>(self, codec: C) -> Builder<C> {
-        Builder { codec, config: self.config }
+    pub fn codec<C: Decoder + Clone>(self, codec: C) -> ServerBuilder<C> {
+        ServerBuilder { codec, config: self.config }
     }
 }
 
-impl<C> Builder<C> {
-    /// Where to listen; see [`Listen`]. May be called several times. There is no default.
-    pub fn listen(mut self, listen: impl Into<Listen>) -> Self {
-        self.config.listens.push(listen.into());
-        self
-    }
-
-    /// How connections are held. Default [`Mode::Dedicated`]. A [`Listen`] may have its own.
-    pub fn mode(mut self, mode: Mode) -> Self {
-        self.config.mode = mode;
-        self
-    }
-
-    /// The pool in whose slots turns run, one at a time in each: its size bounds how many are under
-    /// way, and while it is full, what peers send stays in the kernel.
-    ///
-    /// Default: in the event-driven mode a pool of its own with 1,024 slots. In the dedicated mode
-    /// none: the connections' tasks run their turns themselves.
-    ///
-    /// A turn whose service waits holds a slot meanwhile, and no thread. A service that submits
-    /// jobs to the same pool and awaits them is a nested submit, see [`Nested`](millpond::Nested).
-    pub fn pool(mut self, pool: &Pool) -> Self {
-        self.config.pool = Some(pool.clone());
-        self
-    }
-
-    /// How many connections may be open at once. Default: half of the descriptors that the process
-    /// may open (the soft limit when the server starts), or 524,288 where there is no limit.
-    pub fn max_connections(mut self, connections: usize) -> Self {
-        self.config.max_connections = Some(connections);
-        self
-    }
-
-    /// How many connections one peer may have: an IPv4 address, or an IPv6 network of 64 bits.
-    /// Default: half of [`max_connections`](Self::max_connections), so that nobody takes all of
-    /// them. `None`: no bound, for servers behind a proxy, or for a load test from one address.
-    /// Unix sockets have none.
-    pub fn per_peer(mut self, connections: impl Into<Option<usize>>) -> Self {
-        self.config.per_peer = Some(connections.into());
-        self
-    }
-
-    /// What connections over a limit are told, as the bytes of a whole answer, before they are
-    /// closed. It is written in a task of its own, for a second and to 128 at a time for each
-    /// listener at most, and never over TLS. Default: they are closed without a word.
-    pub fn on_overload(mut self, answer: impl Into<Bytes>) -> Self {
-        self.config.on_overload = Some(answer.into());
-        self
-    }
-
-    /// From the accept to the first byte; over TLS also from the end of the handshake. A handler that
-    /// has sent something does not expect any. With `None` the [idle timeout](Self::idle_timeout)
-    /// runs from the accept. Default 10 s.
-    pub fn first_byte_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.config.deadlines.first_byte = timeout.into();
-        self
-    }
-
-    /// For the TLS handshake, from its first byte. Default 10 s.
-    pub fn handshake_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.config.deadlines.handshake = timeout.into();
-        self
+impl<C> ServerBuilder<C> {
+    shared_setters! {
+        mode: "Default [`Mode::Dedicated`](crate::Mode::Dedicated).",
+        overload_response: "Default: they are closed without one."
     }
 
     /// From a frame's first byte to its last, however they trickle in. A codec that takes bytes
@@ -173,57 +233,31 @@ impl<C> Builder<C> {
         self
     }
 
-    /// For how long bytes may wait without the peer taking any of them. Default 30 s.
-    pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.config.deadlines.write = timeout.into();
-        self
-    }
-
-    /// For how long [`Server::wait`] lets connections finish once it was told to stop. Default
-    /// 30 s.
-    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
-        self.config.drain = timeout;
-        self
-    }
-
-    /// When it is cancelled nothing more is accepted. Connections are closed by [`Server::wait`],
-    /// which must be awaited, or by dropping the server.
-    pub fn shutdown_token(mut self, token: CancellationToken) -> Self {
-        self.config.token = token;
-        self
-    }
-
     /// The largest frame, in bytes as they arrive. Default 1 MiB. A codec may be stricter.
-    pub fn max_frame(mut self, bytes: usize) -> Self {
-        self.config.max_frame = bytes;
-        self
-    }
-
-    /// How much is read from one connection before the others have their turn. Default 64 KiB.
-    pub fn turn_bytes(mut self, bytes: usize) -> Self {
-        self.config.turn_bytes = bytes;
+    pub fn max_frame_size(mut self, bytes: usize) -> Self {
+        self.config.max_frame_size = bytes;
         self
     }
 
     /// How many frames of one connection are served before the others have their turn. Default
     /// 256.
-    pub fn turn_frames(mut self, frames: usize) -> Self {
-        self.config.turn_frames = frames;
+    pub fn read_budget_frames(mut self, frames: usize) -> Self {
+        self.config.read_budget_frames = frames;
         self
     }
 
     /// How many bytes may wait for one peer to take them, and one frame of a handler more, or one
     /// answer of a service, however many frames it has. Beyond that it is a slow reader. Default
     /// 256 KiB.
-    pub fn outgoing(mut self, bytes: usize) -> Self {
-        self.config.outgoing = bytes;
+    pub fn send_buffer(mut self, bytes: usize) -> Self {
+        self.config.send_buffer = bytes;
         self
     }
 
     /// How many bytes may wait for all peers together. Sends wait then; a connection whose answers
     /// would go beyond is closed as a slow reader. Default 64 MiB.
-    pub fn outgoing_total(mut self, bytes: usize) -> Self {
-        self.config.outgoing_total = bytes;
+    pub fn send_buffer_total(mut self, bytes: usize) -> Self {
+        self.config.send_buffer_total = bytes;
         self
     }
 
@@ -232,17 +266,9 @@ impl<C> Builder<C> {
         self.config.slow_reader = policy;
         self
     }
-
-    /// Has all connections use TLS, in either mode. An idle connection keeps its session, some
-    /// kilobytes.
-    #[cfg(feature = "rustls")]
-    pub fn tls(mut self, config: Arc<tokio_rustls::rustls::ServerConfig>) -> Self {
-        self.config.tls.acceptor = Some(config.into());
-        self
-    }
 }
 
-impl<C: Decoder + Clone + Send + Sync + 'static> Builder<C> {
+impl<C: Decoder + Clone + Send + Sync + 'static> ServerBuilder<C> {
     /// Starts a server that answers each frame by a tower service. What the service returns is
     /// written frame by frame: `Some(frame)`, `None`, `[one, two]`, a `Vec`, any iterator of frames.
     /// (A bare `Bytes` or `Vec<u8>` is an iterator of bytes.)
@@ -294,18 +320,17 @@ impl<C: Decoder + Clone + Send + Sync + 'static> Builder<C> {
 }
 
 #[cfg(feature = "serde")]
-impl<C> Builder<C> {
-    /// What a start would find wrong, without one.
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        let config = &self.config;
-        let per_peer = config.per_peer.unwrap_or_default();
-        config.check(config.max_connections.unwrap_or(1), per_peer).map(drop)
+impl Config {
+    /// What a start would find wrong, without a start.
+    pub(crate) fn check_all(&self) -> Result<(), ConfigError> {
+        let per_ip = self.max_connections_per_ip.unwrap_or_default();
+        self.check(self.max_connections.unwrap_or(1), per_ip).map(drop)
     }
 }
 
-impl<C> fmt::Debug for Builder<C> {
+impl<C> fmt::Debug for ServerBuilder<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("plan", &self.config).finish_non_exhaustive()
+        f.debug_struct("ServerBuilder").field("plan", &self.config).finish_non_exhaustive()
     }
 }
 
@@ -315,8 +340,9 @@ impl Config {
         drop(tokio::time::sleep(Duration::ZERO));
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20) as usize;
         let max_connections = self.max_connections.unwrap_or((descriptors / 2).max(1));
-        let per_peer = self.per_peer.unwrap_or(Some(max_connections.div_ceil(2)));
-        let settings = self.check(max_connections, per_peer)?;
+        let max_connections_per_ip =
+            self.max_connections_per_ip.unwrap_or(Some(max_connections.div_ceil(2)));
+        let settings = self.check(max_connections, max_connections_per_ip)?;
         if max_connections >= descriptors {
             event!(
                 WARN,
@@ -329,20 +355,44 @@ impl Config {
             Some(pool) => pool,
             None => Pool::builder().size(OWN_POOL).name("server").build()?,
         };
-        Server::start(self, settings, (max_connections, per_peer), pool, Arc::new(protocol))
+        Server::start(
+            self,
+            settings,
+            (max_connections, max_connections_per_ip),
+            pool,
+            Arc::new(protocol),
+        )
     }
 
-    fn check(&self, max: usize, per_peer: Option<usize>) -> Result<Settings, ConfigError> {
+    /// How the builder calls the settings of frames, which are heads for HTTP.
+    fn names(&self) -> [&'static str; 3] {
+        #[cfg(feature = "http")]
+        if self.is_http {
+            return ["max_header_size", "header_read_timeout", "keep_alive_timeout"];
+        }
+        ["max_frame_size", "frame_timeout", "idle_timeout"]
+    }
+
+    fn check(
+        &self,
+        max: usize,
+        max_connections_per_ip: Option<usize>,
+    ) -> Result<Settings, ConfigError> {
         let from_one = "a number from 1";
         let bytes = "one byte or more";
+        let [max_size, frame_timeout, idle_timeout] = self.names();
         let numbers = [
             ("max_connections", max, from_one),
-            ("per_peer", per_peer.unwrap_or(1), "a number from 1, or `None` for no bound"),
-            ("max_frame", self.max_frame, bytes),
-            ("turn_bytes", self.turn_bytes, bytes),
-            ("turn_frames", self.turn_frames, from_one),
-            ("outgoing", self.outgoing, bytes),
-            ("outgoing_total", self.outgoing_total, bytes),
+            (
+                "max_connections_per_ip",
+                max_connections_per_ip.unwrap_or(1),
+                "a number from 1, or `None` for no bound",
+            ),
+            (max_size, self.max_frame_size, bytes),
+            ("read_budget_bytes", self.read_budget_bytes, bytes),
+            ("read_budget_frames", self.read_budget_frames, from_one),
+            ("send_buffer", self.send_buffer, bytes),
+            ("send_buffer_total", self.send_buffer_total, bytes),
         ];
         for (field, value, accepted) in numbers {
             if value == 0 {
@@ -353,8 +403,8 @@ impl Config {
         let durations = [
             ("first_byte_timeout", deadlines.first_byte),
             ("handshake_timeout", deadlines.handshake),
-            ("frame_timeout", deadlines.frame),
-            ("idle_timeout", deadlines.idle),
+            (frame_timeout, deadlines.frame),
+            (idle_timeout, deadlines.idle),
             ("body_timeout", deadlines.body),
             ("write_timeout", deadlines.write),
             ("drain_timeout", Some(self.drain)),
@@ -375,11 +425,11 @@ impl Config {
             return Err(ConfigError::new("listen", "empty", "one address or more"));
         }
         Ok(Settings {
-            max_frame: self.max_frame,
-            turn_bytes: self.turn_bytes,
-            turn_frames: self.turn_frames,
-            outgoing: self.outgoing,
-            outgoing_total: self.outgoing_total,
+            max_frame_size: self.max_frame_size,
+            read_budget_bytes: self.read_budget_bytes,
+            read_budget_frames: self.read_budget_frames,
+            send_buffer: self.send_buffer,
+            send_buffer_total: self.send_buffer_total,
             slow_reader: self.slow_reader,
             ticks: Ticks::new(deadlines),
         })

@@ -7,8 +7,8 @@
 //!   what is left of it is a record of some fifty bytes, its codec, and the socket. When bytes
 //!   arrive, a *turn* serves it in a slot of a [`Pool`].
 //!
-//! Frames go to a tower service ([`Builder::serve`]), or to a [`Handler`] ([`Builder::handle`])
-//! that may send at any time through a [`Peer`].
+//! Frames go to a tower service ([`ServerBuilder::serve`]), or to a [`Handler`] ([`ServerBuilder::handle`])
+//! that may send at any time through a [`Connection`].
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -26,7 +26,7 @@
 //!     .serve(tower::service_fn(shout))?;
 //! println!("listening at {}", server.local_addrs()[0]);
 //! let report = server.shutdown(std::time::Duration::from_secs(1)).await;
-//! assert_eq!(report.left, 0);
+//! assert_eq!(report.still_open, 0);
 //! # Ok(())
 //! # }
 //! ```
@@ -35,7 +35,7 @@
 //!
 //! It writes what waits to go out, reads, decodes, serves frame by frame, and writes the answers,
 //! until the socket would block or the connection has had its share: after
-//! [`turn_bytes`](Builder::turn_bytes) or [`turn_frames`](Builder::turn_frames) the others come
+//! [`read_budget_bytes`](ServerBuilder::read_budget_bytes) or [`read_budget_frames`](ServerBuilder::read_budget_frames) the others come
 //! first. It never waits for the socket: where the peer does not take its answers, they stay with
 //! the connection, nothing more is read from it, and it rests until the peer does. A service that
 //! waits keeps its slot of the pool, and neither a thread nor the reactor.
@@ -53,13 +53,13 @@
 //! # Closing
 //!
 //! Where the server ends a connection that may still be sending, for a malformed frame, an error of
-//! the service or by [`Peer::close`], the peer first gets all answers to what came before and the
+//! the service or by [`Connection::close`], the peer first gets all answers to what came before and the
 //! end of the stream. The socket is closed when the peer has gone, or after a second or two: bytes
 //! that nobody has read would reset the connection, and the peer might lose the last words.
 //!
 //! # Limits and deadlines
 //!
-//! All are on by default, the same in both modes, and listed at [`Builder`]. They are
+//! All are on by default, the same in both modes, and listed at [`ServerBuilder`]. They are
 //! kept by a clock that ticks eight times in the shortest of them, every second at the least and
 //! every 10 ms at most: a deadline is never early, and late by two ticks at most. While user code
 //! runs for a connection only the write deadline does, for a handler. Before a connection is
@@ -89,9 +89,13 @@ pub mod http;
 mod mode;
 mod panic;
 mod parked;
-#[cfg(any(test, fuzzing))]
+#[cfg(fuzzing)]
+#[doc(hidden)]
 #[allow(missing_docs)]
 pub mod scripted;
+#[cfg(all(test, not(fuzzing)))]
+#[allow(missing_docs, unreachable_pub)]
+mod scripted;
 mod settings;
 mod status;
 mod sync;
@@ -110,12 +114,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::accept::address::Address;
 pub use crate::accept::listen::Listen;
-pub use crate::builder::Builder;
+pub use crate::builder::ServerBuilder;
 pub use crate::close_reason::{CloseReason, Deadline};
 #[cfg(feature = "serde")]
 pub use crate::config::{ServerConfig, ServerEntry};
 pub use crate::error::StartError;
-pub use crate::framed::connection::{Peer, SendError, TrySendError};
+pub use crate::framed::connection::{Connection, SendError, TrySendError};
 pub use crate::framed::handler::Handler;
 pub use crate::framed::service::BoxError;
 pub use crate::mode::Mode;
@@ -186,18 +190,18 @@ impl<P: Protocol> AnyListenerConns for Arc<ListenerConns<P, TaskWaker>> {
 
 impl Server {
     /// Settings for a server.
-    pub fn builder() -> Builder {
-        Builder::new()
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::new()
     }
 
     fn start<P: Protocol>(
         config: Config,
         settings: Settings,
-        (max_connections, per_peer): (usize, Option<usize>),
+        (max_connections, max_connections_per_ip): (usize, Option<usize>),
         pool: Pool,
         protocol: Arc<P>,
     ) -> Result<Self, StartError> {
-        let state = Arc::new(ServerState::new(settings, max_connections, per_peer));
+        let state = Arc::new(ServerState::new(settings, max_connections, max_connections_per_ip));
         let mut server = Self {
             state: state.clone(),
             listener_conns: Vec::new(),
@@ -251,7 +255,7 @@ impl Server {
                 }
             };
             let accept_guard = state.accept_guard();
-            let accept = accept(listener, handler, state.clone(), config.on_overload.clone());
+            let accept = accept(listener, handler, state.clone(), config.overload_response.clone());
             let stop = server.stop.clone();
             server.run(async move {
                 stop.run_until_cancelled_owned(accept).await;
@@ -266,7 +270,7 @@ impl Server {
     }
 
     /// The TCP addresses it listens at, in the order of the calls of
-    /// [`listen`](Builder::listen), with the ports that were chosen. Unix sockets are left out.
+    /// [`listen`](ServerBuilder::listen), with the ports that were chosen. Unix sockets are left out.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -279,10 +283,10 @@ impl Server {
             accepted: counts.accepted,
             open: counts.open,
             refused_full: counts.refused_full,
-            refused_per_peer: counts.refused_per_peer,
+            refused_per_ip: counts.refused_per_ip,
             accept_errors: self.state.accept_errors.load(Relaxed),
             closed: reasons.iter().map(|(_, count)| count).sum(),
-            outgoing: self.state.send_buffered(),
+            send_buffered: self.state.send_buffered(),
             reasons,
             ..ServerStatus::default()
         };
@@ -297,14 +301,16 @@ impl Server {
         status
     }
 
-    /// Runs until the [token](Builder::shutdown_token) is cancelled; then shuts down, with the
-    /// [drain timeout](Builder::drain_timeout). With several servers await them together, by
+    /// Runs until the [token](ServerBuilder::shutdown_token) is cancelled; then shuts down, with the
+    /// [drain timeout](ServerBuilder::drain_timeout). With several servers await them together, by
     /// `join!` say: each begins to close its connections when it is awaited.
     ///
     /// # Cancel safety
     ///
     /// Dropped before the token is cancelled, nothing has happened. Dropped later, connections close
     /// as they finish, and none is cut off.
+    #[doc(alias = "serve")]
+    #[doc(alias = "run")]
     pub async fn wait(&self) -> ShutdownReport {
         self.token.cancelled().await;
         self.shutdown(self.drain).await
@@ -317,6 +323,7 @@ impl Server {
     /// # Cancel safety
     ///
     /// Dropped, connections go on to close as they finish; none is cut off.
+    #[doc(alias = "graceful")]
     pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
         let before = self.state.counts().closed;
         self.stop.cancel();
@@ -338,7 +345,7 @@ impl Server {
                 _ => others += count,
             }
         }
-        ShutdownReport { closed, others, aborted, left: self.state.open() }
+        ShutdownReport { closed, others, aborted, still_open: self.state.open() }
     }
 
     fn kill(&self) {

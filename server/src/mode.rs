@@ -7,6 +7,7 @@ use millpond::ConfigError;
 
 /// How a server holds its connections. What it does with them is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[doc(alias = "use_netpoll_mode")]
 #[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Mode {

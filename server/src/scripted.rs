@@ -37,9 +37,9 @@ pub enum Event {
 /// Limits that matter to a turn.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    pub max_frame: usize,
-    pub turn_bytes: usize,
-    pub turn_frames: usize,
+    pub max_frame_size: usize,
+    pub read_budget_bytes: usize,
+    pub read_budget_frames: usize,
 }
 
 /// What came of a script.
@@ -48,7 +48,7 @@ pub struct Played {
     pub output: Vec<u8>,
     pub reason: CloseReason,
     /// Bytes that wait to go out, by the account for all; none once the connection is closed.
-    pub outgoing: usize,
+    pub send_buffered: usize,
 }
 
 struct Script {
@@ -148,11 +148,11 @@ where
     R: IntoIterator + Send + 'static,
 {
     let settings = Settings {
-        max_frame: limits.max_frame,
-        turn_bytes: limits.turn_bytes,
-        turn_frames: limits.turn_frames,
-        outgoing: 1 << 20,
-        outgoing_total: 1 << 30,
+        max_frame_size: limits.max_frame_size,
+        read_budget_bytes: limits.read_budget_bytes,
+        read_budget_frames: limits.read_budget_frames,
+        send_buffer: 1 << 20,
+        send_buffer_total: 1 << 30,
         slow_reader: SlowReader::Wait,
         ticks: Ticks::new(&Deadlines {
             idle: Some(Duration::from_secs(1)),
@@ -199,7 +199,7 @@ where
     };
     let MaybeTls::Plain(script) = io else { unreachable!("it is plain") };
     drop(idle);
-    Played { output: script.output, reason, outgoing: server.send_buffered() }
+    Played { output: script.output, reason, send_buffered: server.send_buffered() }
 }
 
 impl Script {
@@ -258,10 +258,10 @@ mod tests {
     }
 
     fn limits() -> impl Strategy<Value = Limits> {
-        (1..200usize, 1..8usize).prop_map(|(turn_bytes, turn_frames)| Limits {
-            max_frame: 4096,
-            turn_bytes,
-            turn_frames,
+        (1..200usize, 1..8usize).prop_map(|(read_budget_bytes, read_budget_frames)| Limits {
+            max_frame_size: 4096,
+            read_budget_bytes,
+            read_budget_frames,
         })
     }
 
@@ -291,7 +291,7 @@ mod tests {
             });
             let played = play(LinesCodec::new(), twice, limits, split(input.as_bytes(), &cuts));
             prop_assert_eq!(String::from_utf8(played.output).unwrap(), expected);
-            prop_assert_eq!((played.reason, played.outgoing), (CloseReason::Peer, 0));
+            prop_assert_eq!((played.reason, played.send_buffered), (CloseReason::Peer, 0));
         }
 
         #[test]
@@ -316,7 +316,7 @@ mod tests {
             };
             let allowed = expected == CloseReason::Peer;
             prop_assert_eq!(played.output, if allowed { input } else { Vec::new() });
-            prop_assert_eq!((played.reason, played.outgoing), (expected, 0));
+            prop_assert_eq!((played.reason, played.send_buffered), (expected, 0));
         }
     }
 }

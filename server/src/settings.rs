@@ -12,12 +12,13 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(crate) const NEVER: u32 = u32::MAX;
 
 /// What becomes of a peer that does not take what is sent to it, when
-/// [`outgoing`](crate::Builder::outgoing) bytes wait for it already.
+/// [`send_buffer`](crate::ServerBuilder::send_buffer) bytes wait for it already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
+#[doc(alias = "backpressure")]
 pub enum SlowReader {
-    /// Nothing more is read from it, [`Peer::send`](crate::Peer::send) waits, and the write
+    /// Nothing more is read from it, [`Connection::send`](crate::Connection::send) waits, and the write
     /// deadline runs.
     #[default]
     Wait,
@@ -51,11 +52,11 @@ impl Default for Deadlines {
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
-    pub(crate) max_frame: usize,
-    pub(crate) turn_bytes: usize,
-    pub(crate) turn_frames: usize,
-    pub(crate) outgoing: usize,
-    pub(crate) outgoing_total: usize,
+    pub(crate) max_frame_size: usize,
+    pub(crate) read_budget_bytes: usize,
+    pub(crate) read_budget_frames: usize,
+    pub(crate) send_buffer: usize,
+    pub(crate) send_buffer_total: usize,
     pub(crate) slow_reader: SlowReader,
     pub(crate) ticks: Ticks,
 }

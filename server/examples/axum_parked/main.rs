@@ -50,8 +50,8 @@ async fn serve(settings: Serve) -> Result<(), BoxError> {
         .listen(settings.listen.as_str())
         .mode(settings.mode)
         .max_connections(room)
-        .per_peer(None)
-        .header_timeout(Duration::from_secs(10))
+        .max_connections_per_ip(None)
+        .header_read_timeout(Duration::from_secs(10))
         .body_timeout(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(3600))
         .serve(app::app(&pool, pond.clone()))?;
@@ -70,7 +70,7 @@ async fn serve(settings: Serve) -> Result<(), BoxError> {
     let status = pool.status();
     println!(
         "stopped: {} closed, {} cut off, {} left; {} requests completed, {} refused",
-        report.closed, report.aborted, report.left, status.completed, status.refused
+        report.closed, report.aborted, report.still_open, status.completed, status.refused
     );
     Ok(())
 }

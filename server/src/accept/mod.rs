@@ -38,9 +38,9 @@ pub(crate) async fn accept<P: Protocol>(
     listener: AsyncFd<Listener>,
     handler: ConnHandler<P>,
     server: Arc<ServerState>,
-    on_overload: Option<Bytes>,
+    overload_response: Option<Bytes>,
 ) {
-    let responder = OverloadResponder::new(on_overload);
+    let responder = OverloadResponder::new(overload_response);
     let mut back_off = BACK_OFF.0;
     let mut batch = 0;
     loop {

@@ -18,7 +18,7 @@ pub use crate::config::entry::ServerEntry;
 use crate::config::kind::{At, Kind, each, refused};
 use crate::config::pools::Pools;
 use crate::config::table::{Table, read, table};
-use crate::{Builder, StartError};
+use crate::{ServerBuilder, StartError};
 use millpond::Pool;
 
 /// Servers described by a configuration: TOML, JSON, or another format that serde knows and that
@@ -49,7 +49,7 @@ use millpond::Pool;
 ///     mode = "event-driven"
 ///     pool = "turns"
 ///     idle_timeout = "1h"
-///     max_frame = "64KiB"
+///     max_frame_size = "64KiB"
 ///     "#,
 /// )?;
 /// let echo = tower::service_fn(|line: String| async move { Ok::<_, Infallible>(Some(line)) });
@@ -73,7 +73,7 @@ use millpond::Pool;
 /// | `servers` | a list of tables, see below; none by default |
 /// | `pools` | a table of pools, which servers may share: `[pools.NAME]`; none by default |
 ///
-/// Of a server. What is not given has the default of [`Builder`]'s method of the same name.
+/// Of a server. What is not given has the default of [`ServerBuilder`]'s method of the same name.
 ///
 /// | key | value |
 /// |---|---|
@@ -83,19 +83,19 @@ use millpond::Pool;
 /// | `use_netpoll_mode` | `true` stands for event-driven, `false` for dedicated |
 /// | `pool` | a table, or the name of one of `pools` |
 /// | `max_connections` | a number |
-/// | `per_peer` | a number, or `"unlimited"` |
-/// | `on_overload` | a text, with the line ending that the protocol wants |
+/// | `max_connections_per_ip` | a number, or `"unlimited"` |
+/// | `overload_response` | a text, with the line ending that the protocol wants |
 /// | `first_byte_timeout` | a duration, or `"never"` |
 /// | `handshake_timeout` | a duration, or `"never"` |
 /// | `frame_timeout` | a duration, or `"never"` |
 /// | `idle_timeout` | a duration, or `"never"` |
 /// | `write_timeout` | a duration, or `"never"` |
 /// | `drain_timeout` | a duration |
-/// | `max_frame` | a size |
-/// | `turn_bytes` | a size |
-/// | `turn_frames` | a number |
-/// | `outgoing` | a size |
-/// | `outgoing_total` | a size |
+/// | `max_frame_size` | a size |
+/// | `read_budget_bytes` | a size |
+/// | `read_budget_frames` | a number |
+/// | `send_buffer` | a size |
+/// | `send_buffer_total` | a size |
 /// | `slow_reader` | `"wait"` or `"close"` |
 /// | `http` | a table with `body_timeout` (a duration, or `"never"`) and `connect_info` (a truth value), for [`ServerEntry::http`]. Takes the feature `http` |
 /// | `tls` | a table with `certificate` and `key`: files in PEM form, a path from the working directory on. Takes the feature `rustls` |
@@ -155,7 +155,7 @@ impl ServerConfig {
     /// # Errors
     ///
     /// As [`ServerEntry::builder`].
-    pub fn builders(&self) -> Result<Vec<(&str, Builder)>, StartError> {
+    pub fn builders(&self) -> Result<Vec<(&str, ServerBuilder)>, StartError> {
         self.servers.iter().map(|entry| Ok((entry.name(), entry.builder()?))).collect()
     }
 }

@@ -88,7 +88,9 @@ impl<P: Protocol, T: ParkedState, W: Transport> Drop for DetachedConn<P, T, W> {
         let ConnGuard { conns, key, reason, .. } = &mut self.0;
         *reason = match conns.is_killed() {
             true => CloseReason::Aborted,
-            false => conns.lock().table.close_requested(*key).unwrap_or(CloseReason::Local),
+            false => {
+                conns.lock().table.close_requested(*key).unwrap_or(CloseReason::ClosedByServer)
+            }
         };
     }
 }

@@ -18,8 +18,8 @@ use crate::conn::transport::{MaybeTls, Transport};
 /// Whether a peer that has `sent` bytes which nobody reads any more should get to read what it was
 /// told last. In the middle of a frame it is going to send more.
 pub(crate) fn is_due(reason: CloseReason, sent: bool) -> bool {
-    use CloseReason::{Codec, FrameTooLarge, Local, Service};
-    matches!(reason, Codec | FrameTooLarge) || matches!(reason, Local | Service) && sent
+    use CloseReason::{ClosedByServer, Codec, FrameTooLarge, Service};
+    matches!(reason, Codec | FrameTooLarge) || matches!(reason, ClosedByServer | Service) && sent
 }
 
 pub(crate) enum Lingering {

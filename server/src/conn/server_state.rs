@@ -39,7 +39,7 @@ pub(crate) struct Counts {
     pub(crate) accepted: u64,
     pub(crate) open: usize,
     pub(crate) refused_full: u64,
-    pub(crate) refused_per_peer: u64,
+    pub(crate) refused_per_ip: u64,
     pub(crate) closed: HashMap<CloseReason, u64>,
 }
 
@@ -71,8 +71,15 @@ impl Totals {
 }
 
 impl ServerState {
-    pub(crate) fn new(settings: Settings, max_connections: usize, per_peer: Option<usize>) -> Self {
-        let conns = ConnCounts { per_ip: PerIpCounts::new(per_peer), counts: Counts::default() };
+    pub(crate) fn new(
+        settings: Settings,
+        max_connections: usize,
+        max_connections_per_ip: Option<usize>,
+    ) -> Self {
+        let conns = ConnCounts {
+            per_ip: PerIpCounts::new(max_connections_per_ip),
+            counts: Counts::default(),
+        };
         Self {
             settings,
             buffer_pool: BufferPool::new(),
@@ -80,7 +87,7 @@ impl ServerState {
             conns: Mutex::new(conns),
             send_buffered: Arc::new(SendBuffered {
                 total: AtomicUsize::new(0),
-                limit: settings.outgoing_total,
+                limit: settings.send_buffer_total,
                 below_limit: Notify::new(),
             }),
             killed: AtomicBool::new(false),
@@ -112,7 +119,7 @@ impl ServerState {
         let permit = per_ip.acquire(address);
         match permit {
             Some(_) => counts.open += 1,
-            None => counts.refused_per_peer += 1,
+            None => counts.refused_per_ip += 1,
         }
         permit
     }

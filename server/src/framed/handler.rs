@@ -12,7 +12,7 @@ use crate::close_reason::CloseReason;
 use crate::conn::notifier::ConnNotifier;
 use crate::conn::server_state::BytesPermit;
 use crate::framed::FrameProtocol;
-use crate::framed::connection::{CapacityFut, DynConnection, Peer, TrySendError};
+use crate::framed::connection::{CapacityFut, Connection, DynConnection, TrySendError};
 use crate::framed::serve::SavedBytes;
 use crate::framed::service::{BoxError, decode, decode_failed, failed};
 use crate::panic::catch;
@@ -31,7 +31,7 @@ use crate::sync::Mutex;
 /// # Examples
 ///
 /// ```
-/// use millpond_server::{BoxError, Handler, Peer, Server};
+/// use millpond_server::{BoxError, Handler, Connection, Server};
 /// use tokio_util::codec::LinesCodec;
 ///
 /// struct Greeter;
@@ -41,12 +41,12 @@ use crate::sync::Mutex;
 ///     type Out = String;
 ///     type State = ();
 ///
-///     async fn on_open(&self, peer: &Peer<String>) -> Result<(), BoxError> {
-///         Ok(peer.send(format!("hello, {}", peer.address())).await?)
+///     async fn on_open(&self, connection: &Connection<String>) -> Result<(), BoxError> {
+///         Ok(connection.send(format!("hello, {}", connection.address())).await?)
 ///     }
 ///
-///     async fn on_frame(&self, peer: &Peer<String>, line: String) -> Result<(), BoxError> {
-///         Ok(peer.send(line.to_uppercase()).await?)
+///     async fn on_frame(&self, connection: &Connection<String>, line: String) -> Result<(), BoxError> {
+///         Ok(connection.send(line.to_uppercase()).await?)
 ///     }
 /// }
 ///
@@ -63,7 +63,7 @@ pub trait Handler: Send + Sync + 'static {
     type In: Send;
     /// What the codec writes.
     type Out: Send + 'static;
-    /// Kept for each connection; see [`Peer::state`].
+    /// Kept for each connection; see [`Connection::state`].
     type State: Default + Send + Sync + 'static;
 
     /// A connection has come; after the handshake, where there is one.
@@ -73,9 +73,9 @@ pub trait Handler: Send + Sync + 'static {
     /// Close the connection.
     fn on_open(
         &self,
-        peer: &Peer<Self::Out, Self::State>,
+        connection: &Connection<Self::Out, Self::State>,
     ) -> impl Future<Output = Result<(), BoxError>> + Send {
-        let _ = peer;
+        let _ = connection;
         async { Ok(()) }
     }
 
@@ -86,14 +86,14 @@ pub trait Handler: Send + Sync + 'static {
     /// Close the connection.
     fn on_frame(
         &self,
-        peer: &Peer<Self::Out, Self::State>,
+        connection: &Connection<Self::Out, Self::State>,
         frame: Self::In,
     ) -> impl Future<Output = Result<(), BoxError>> + Send;
 
     /// The connection is gone. For short work: it runs where the end was noticed, in a job, a task
-    /// or a thread that drops the server; never inside of a call of a [`Peer`].
-    fn on_close(&self, peer: &Peer<Self::Out, Self::State>, reason: CloseReason) {
-        let _ = (peer, reason);
+    /// or a thread that drops the server; never inside of a call of a [`Connection`].
+    fn on_close(&self, connection: &Connection<Self::Out, Self::State>, reason: CloseReason) {
+        let _ = (connection, reason);
     }
 }
 
@@ -104,21 +104,21 @@ impl<H: Handler> Handler for Arc<H> {
 
     fn on_open(
         &self,
-        peer: &Peer<Self::Out, Self::State>,
+        connection: &Connection<Self::Out, Self::State>,
     ) -> impl Future<Output = Result<(), BoxError>> + Send {
-        H::on_open(self, peer)
+        H::on_open(self, connection)
     }
 
     fn on_frame(
         &self,
-        peer: &Peer<Self::Out, Self::State>,
+        connection: &Connection<Self::Out, Self::State>,
         frame: Self::In,
     ) -> impl Future<Output = Result<(), BoxError>> + Send {
-        H::on_frame(self, peer, frame)
+        H::on_frame(self, connection, frame)
     }
 
-    fn on_close(&self, peer: &Peer<Self::Out, Self::State>, reason: CloseReason) {
-        H::on_close(self, peer, reason);
+    fn on_close(&self, connection: &Connection<Self::Out, Self::State>, reason: CloseReason) {
+        H::on_close(self, connection, reason);
     }
 }
 
@@ -128,7 +128,7 @@ pub(crate) struct HandlerProtocol<C, H> {
     pub(crate) handler: Arc<H>,
 }
 
-/// A connection's state besides its socket. Shared with its peers.
+/// A connection's state besides its socket. Its [`Connection`]s share it.
 pub(crate) struct ConnShared<C, S> {
     address: Address,
     state: S,
@@ -145,7 +145,7 @@ struct Inner<C> {
     /// Of what a turn has collected.
     unwritten: usize,
     opened: bool,
-    /// [`Peer::close`] was called.
+    /// [`Connection::close`] was called.
     is_closing: bool,
     closed: bool,
 }
@@ -159,7 +159,7 @@ pub(crate) struct IdleConn<C, S> {
 /// Serves the frames of one turn.
 pub(crate) struct HandlerCall<C, H: Handler> {
     shared: Arc<ConnShared<C, H::State>>,
-    peer: Peer<H::Out, H::State>,
+    connection: Connection<H::Out, H::State>,
 }
 
 impl<C, H> FrameProtocol for HandlerProtocol<C, H>
@@ -193,14 +193,14 @@ where
     }
 
     fn turn_service(&self, idle: &Self::Idle) -> Self::TurnService {
-        HandlerCall { shared: idle.shared.clone(), peer: Peer(idle.shared.clone()) }
+        HandlerCall { shared: idle.shared.clone(), connection: Connection(idle.shared.clone()) }
     }
 
     async fn open(&self, service: &mut Self::TurnService) -> Result<(), CloseReason> {
         if std::mem::replace(&mut service.shared.inner.lock().opened, true) {
             return Ok(());
         }
-        let opened = self.handler.on_open(&service.peer).await;
+        let opened = self.handler.on_open(&service.connection).await;
         opened.map_err(|error| failed("handler", error, CloseReason::Service))
     }
 
@@ -215,7 +215,7 @@ where
     }
 
     async fn call(&self, service: &mut Self::TurnService, frame: H::In) -> Result<(), CloseReason> {
-        let served = self.handler.on_frame(&service.peer, frame).await;
+        let served = self.handler.on_frame(&service.connection, frame).await;
         served.map_err(|error| failed("handler", error, CloseReason::Service))
     }
 
@@ -246,7 +246,7 @@ where
     }
 
     fn unwritten(&self, idle: &mut Self::Idle, bytes: usize) {
-        let limit = idle.shared.notifier.server().settings.outgoing;
+        let limit = idle.shared.notifier.server().settings.send_buffer;
         let mut inner = idle.shared.inner.lock();
         inner.unwritten = bytes;
         let capacity = inner.output.len() + bytes < limit;
@@ -273,8 +273,8 @@ where
 
     fn on_close(&self, mut idle: Self::Idle, reason: CloseReason) {
         self.close_output(&mut idle);
-        let peer = Peer(idle.shared);
-        catch(|| self.handler.on_close(&peer, reason));
+        let connection = Connection(idle.shared);
+        catch(|| self.handler.on_close(&connection, reason));
     }
 }
 
@@ -302,7 +302,7 @@ where
         if inner.closed || inner.is_closing {
             return Err(TrySendError::Closed(frame));
         }
-        if inner.output.len() + inner.unwritten >= server.settings.outgoing {
+        if inner.output.len() + inner.unwritten >= server.settings.send_buffer {
             drop(inner);
             if server.settings.slow_reader == SlowReader::Close {
                 self.notifier.close(CloseReason::SlowReader);
@@ -351,6 +351,6 @@ where
 
     fn close(&self) {
         self.inner.lock().is_closing = true;
-        self.notifier.close(CloseReason::Local);
+        self.notifier.close(CloseReason::ClosedByServer);
     }
 }

@@ -103,7 +103,8 @@ pub(crate) async fn serve_turn<W: Transport, P: FrameProtocol>(
     if let Some(saved) = protocol.saved(turn.idle).take() {
         if let Some(reason) = saved.lingers {
             let outcome = poll_fn(|cx| {
-                let (discard_buf, most) = (&mut turn.buffers.input, server.settings.turn_bytes);
+                let (discard_buf, most) =
+                    (&mut turn.buffers.input, server.settings.read_budget_bytes);
                 Poll::Ready(linger::proceed(turn.io, cx, discard_buf, most, (turn_input, reason)))
             })
             .await;
@@ -136,7 +137,7 @@ pub(crate) async fn serve_turn<W: Transport, P: FrameProtocol>(
         let unserved = !turn.buffers.input.is_empty();
         let before = turn.read;
         turn.force_io(true);
-        while !turn.end && turn.read - before < server.settings.turn_bytes {
+        while !turn.end && turn.read - before < server.settings.read_budget_bytes {
             match turn.fill(&mut cx) {
                 Poll::Ready(Ok(())) => turn.buffers.input.clear(),
                 Poll::Ready(Err(_)) => turn.end = true,
@@ -178,8 +179,8 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
             if poll_fn(|cx| Poll::Ready(self.write(cx))).await? {
                 return self.blocked();
             }
-            if self.turn_input.close_requested == Some(CloseReason::Local) {
-                return Err(CloseReason::Local);
+            if self.turn_input.close_requested == Some(CloseReason::ClosedByServer) {
+                return Err(CloseReason::ClosedByServer);
             }
             if self.needs_read {
                 if self.end {
@@ -191,8 +192,8 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
                 }
             }
             self.serve(&mut service).await?;
-            if self.frames >= self.server.settings.turn_frames
-                || self.read >= self.server.settings.turn_bytes
+            if self.frames >= self.server.settings.read_budget_frames
+                || self.read >= self.server.settings.read_budget_bytes
             {
                 return self.turn_over();
             }
@@ -210,10 +211,11 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
 
     /// Serves what is there, until enough is to be written.
     async fn serve(&mut self, service: &mut P::TurnService) -> Result<(), CloseReason> {
-        while self.frames < self.server.settings.turn_frames && self.buffers.output.len() < WRITE_AT
+        while self.frames < self.server.settings.read_budget_frames
+            && self.buffers.output.len() < WRITE_AT
         {
             if self.protocol.is_closing(self.idle) {
-                self.turn_input.close_requested = Some(CloseReason::Local);
+                self.turn_input.close_requested = Some(CloseReason::ClosedByServer);
                 break;
             }
             let before = self.buffers.input.len();
@@ -221,7 +223,7 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
             let left = self.buffers.input.len();
             self.consumed += before.saturating_sub(left);
             let size = self.consumed + if decoded.is_some() { 0 } else { left };
-            if size > self.server.settings.max_frame {
+            if size > self.server.settings.max_frame_size {
                 return Err(CloseReason::FrameTooLarge);
             }
             let Some(frame) = decoded else {
@@ -331,7 +333,7 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
                 Err(CloseReason::Deadline(deadline))
             }
             _ if settings.slow_reader == SlowReader::Close
-                && self.buffers.output.len() > settings.outgoing =>
+                && self.buffers.output.len() > settings.send_buffer =>
             {
                 Err(CloseReason::SlowReader)
             }

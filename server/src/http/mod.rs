@@ -10,15 +10,14 @@
 //! use axum::Router;
 //! use axum::routing::get;
 //! use millpond_server::http::Server;
-//! use millpond_server::Mode;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let app = Router::new().route("/", get(|| async { "hello" }));
-//! let server = Server::builder().listen("127.0.0.1:0").mode(Mode::EventDriven).serve(app)?;
+//! let server = Server::builder().listen("127.0.0.1:0").serve(app)?;
 //! println!("listening at {}", server.local_addrs()[0]);
 //! let report = server.shutdown(std::time::Duration::from_secs(1)).await;
-//! assert_eq!(report.left, 0);
+//! assert_eq!(report.still_open, 0);
 //! # Ok(())
 //! # }
 //! ```
@@ -28,27 +27,25 @@
 //! # The same server
 //!
 //! Modes, limits, deadlines, TLS, configuration files and shutdown are those of
-//! [`millpond-server`](crate); [`Server::builder`] gives the same
-//! [`Builder`](crate::Builder). For HTTP a *frame* is a request's head:
+//! [`millpond-server`](crate); [`Server::builder`] gives the [`ServerBuilder`] of HTTP:
 //!
 //! | setting | for HTTP | default |
 //! |---|---|---|
 //! | `first_byte_timeout` | from the accept to the first byte | 10 s |
-//! | `frame_timeout`, `header_timeout` | a head, from its first byte to its last; then 408 | 10 s |
+//! | `header_read_timeout` | a head, from its first byte to its last; then 408 | 10 s |
 //! | `body_timeout` | a body of which no more comes; then 408 if no response has begun | 30 s |
 //! | `write_timeout` | a peer that takes nothing of a response | 30 s |
-//! | `idle_timeout`, `keep_alive_timeout` | between requests | 75 s |
+//! | `keep_alive_timeout` | between requests | 75 s |
 //! | `handshake_timeout` | of TLS | 10 s |
-//! | `max_frame`, `max_head` | the largest head; then 431 | 408 KiB, as hyper's |
-//! | `turn_bytes` | read from one connection before the others have their turn | 64 KiB |
-//! | `on_overload` | over a limit of connections | a 503 with `Retry-After` |
+//! | `max_header_size` | the largest head; then 431 | 408 KiB, as hyper's |
+//! | `read_budget_bytes` | read from one connection before the others have their turn | 64 KiB |
+//! | `overload_response` | over a limit of connections | a 503 with `Retry-After` |
 //!
-//! `turn_frames`, `outgoing`, `outgoing_total` and `slow_reader` mean nothing here: hyper bounds what
-//! it buffers, and asks the body of a response for no more while the peer takes none.
+//! Hyper bounds what it buffers, and asks the body of a response for no more while the peer takes none.
 //!
 //! # The pool
 //!
-//! A turn of a connection is a job on the [`pool`](crate::Builder::pool). While the
+//! A turn of a connection is a job on the [`pool`](ServerBuilder::pool). While the
 //! service waits, for a database say, the job keeps its slot: so the pool's size bounds the requests
 //! that are being answered, 1,024 by default, and while it is full, others wait in the kernel. A
 //! connection that waits for its *peer* holds no slot, nor a thread: an upload that trickles, a
@@ -91,7 +88,7 @@
 //!
 //! Each has the peer's [`Address`](crate::Address) in its extensions; with the feature
 //! `axum` also `ConnectInfo<SocketAddr>`, for axum's extractor; unless
-//! [`connect_info`](crate::Builder::connect_info) is off. Its body is a [`RequestBody`].
+//! [`connect_info`](ServerBuilder::connect_info) is off. Its body is a [`RequestBody`].
 //! A service that panics ends its connection, and so does one that returns an error; over HTTP/2 the
 //! stream.
 
@@ -105,13 +102,13 @@
 // to a pool, and the next connection with a request takes it.
 
 mod body;
+mod builder;
 mod conn;
 mod conn_pool;
 mod head;
 mod http2;
 mod hyper_service;
 mod lent_io;
-mod options;
 mod progress;
 mod serve;
 mod serve_turn;
@@ -126,7 +123,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 
 pub use crate::http::body::RequestBody;
-pub use crate::http::options::Http;
+pub use crate::http::builder::ServerBuilder;
 pub use crate::http::serve::{Serve, serve};
 pub use crate::http::server::Server;
 
@@ -158,7 +155,7 @@ impl<A: HttpService> HttpProtocol<A> {
     fn new(service: A, config: &Config) -> Self {
         let mut http1 = http1::Builder::new();
         // Deadlines are the server's.
-        http1.header_read_timeout(None).max_header_size(config.max_frame);
+        http1.header_read_timeout(None).max_header_size(config.max_frame_size);
         let mut http1_last = http1.clone();
         http1_last.keep_alive(false);
         let http_states = Gauge::default();

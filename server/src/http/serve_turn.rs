@@ -202,7 +202,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 if !matches!(io, MaybeTls::Taken) {
                     lent.io = replace(&mut io, MaybeTls::Taken);
                 }
-                lent.budget = self.turn.server.settings.turn_bytes;
+                lent.budget = self.turn.server.settings.read_budget_bytes;
                 lent.is_spent = false;
                 if let Some(transport) = lent.io.transport() {
                     transport.on_ready(input.events.with(self.turn.wake_events.take()));
@@ -343,7 +343,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         }
         *self.turn.io = replace(&mut shared.lent().io, MaybeTls::Taken);
         let reason = match ended {
-            Ok(()) => self.turn.input.close_requested.unwrap_or(CloseReason::Local),
+            Ok(()) => self.turn.input.close_requested.unwrap_or(CloseReason::ClosedByServer),
             Err(error) if error.is_parse() => CloseReason::Codec,
             Err(error) if error.is_user() => CloseReason::Service,
             Err(error) if error.is_incomplete_message() => CloseReason::Peer,
@@ -354,12 +354,12 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         }
         let mut cx = Context::from_waker(Waker::noop());
         let mut discard_buf = BytesMut::new();
-        let most = self.turn.server.settings.turn_bytes;
+        let most = self.turn.server.settings.read_budget_bytes;
         if let Some(transport) = self.turn.io.transport() {
             transport.force_io(true);
         }
         match linger::discard(self.turn.io, &mut cx, &mut discard_buf, most) {
-            Lingering::Gone => Outcome::Close(if reason == CloseReason::Local {
+            Lingering::Gone => Outcome::Close(if reason == CloseReason::ClosedByServer {
                 CloseReason::Peer
             } else {
                 reason
@@ -379,7 +379,8 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
     fn linger(&mut self, reason: CloseReason) -> Outcome {
         let input = self.turn.input;
         let mut cx = Context::from_waker(Waker::noop());
-        let (mut discard_buf, most) = (BytesMut::new(), self.turn.server.settings.turn_bytes);
+        let (mut discard_buf, most) =
+            (BytesMut::new(), self.turn.server.settings.read_budget_bytes);
         let outcome =
             linger::proceed(self.turn.io, &mut cx, &mut discard_buf, most, (input, reason));
         if let Outcome::Park { .. } = outcome {

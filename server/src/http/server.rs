@@ -3,8 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::builder::Builder;
-use crate::http::{Gauge, Http};
+use crate::http::{Gauge, ServerBuilder};
 use crate::status::{ServerStatus, ShutdownReport};
 
 /// A running HTTP server; from [`Server::builder`].
@@ -18,9 +17,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// Settings for a server: those of [`server::Builder`](Builder), and some of HTTP.
-    pub fn builder() -> Builder<Http> {
-        Builder::http()
+    /// Settings for a server.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::new()
     }
 
     pub(crate) fn new(running: crate::Server, http_states: Gauge) -> Self {
@@ -47,6 +46,8 @@ impl Server {
     ///
     /// Dropped before the token is cancelled, nothing has happened. Dropped later, connections close
     /// as they finish, and none is cut off.
+    #[doc(alias = "serve")]
+    #[doc(alias = "run")]
     pub async fn wait(&self) -> ShutdownReport {
         self.running.wait().await
     }
@@ -59,6 +60,7 @@ impl Server {
     /// # Cancel safety
     ///
     /// Dropped, connections go on to close as they finish; none is cut off.
+    #[doc(alias = "graceful")]
     pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
         self.running.shutdown(deadline).await
     }

@@ -170,11 +170,11 @@ mod tests {
     #[tokio::test]
     async fn its_place_is_given_back() {
         let settings = Settings {
-            max_frame: 1,
-            turn_bytes: 1,
-            turn_frames: 1,
-            outgoing: 1,
-            outgoing_total: 1,
+            max_frame_size: 1,
+            read_budget_bytes: 1,
+            read_budget_frames: 1,
+            send_buffer: 1,
+            send_buffer_total: 1,
             slow_reader: SlowReader::Wait,
             ticks: Ticks::new(&Deadlines::default()),
         };

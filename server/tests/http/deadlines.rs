@@ -8,8 +8,8 @@ use crate::support::http::server::{HELLO, get, nothing_left, post, serve};
 use crate::support::server::{Case, Client, in_all_cases, no_time};
 use crate::support::*;
 use axum::Router;
-use millpond_server::http::Server;
-use millpond_server::{Builder, Deadline};
+use millpond_server::http::{Server, ServerBuilder};
+use millpond_server::{CloseReason, Deadline};
 use tokio::time::{Instant, sleep, timeout};
 
 in_all_cases!(paused: first_byte, heads, bodies, keep_alive, writes, a_handler_may_wait);
@@ -28,7 +28,7 @@ const TIMED_OUT: &str = "HTTP/1.1 408 Request Timeout\r\n";
 /// One after the other on a server of its own.
 macro_rules! with_each {
     ($case:ident, $deadlines:expr, $connection:expr) => {
-        let deadlines: fn(Builder<_>) -> Builder<_> = $deadlines;
+        let deadlines: fn(ServerBuilder) -> ServerBuilder = $deadlines;
         let server = serve(deadlines($case.timeless()), &App::default());
         $connection(&server, $case.client(&server).await).await;
         nothing_left(&server).await;
@@ -66,7 +66,11 @@ async fn ends(
     assert_eq!(said.matches("HTTP/1.1").count(), usize::from(!words.is_empty()), "{said:?}");
     assert!(waited >= LIMIT && waited <= LIMIT + LAG + SECOND, "{deadline:?}: {waited:?}");
     let status = server.status();
-    assert_eq!((status.closed_by(deadline), status.closed, status.open), (1, 1, 0), "{status:?}");
+    assert_eq!(
+        (status.closed_for(CloseReason::Deadline(deadline)), status.closed, status.open),
+        (1, 1, 0),
+        "{status:?}"
+    );
 }
 
 async fn first_byte(case: Case) {
@@ -92,7 +96,7 @@ async fn heads(case: Case) {
     ];
     for (name, first, part, trickle) in rows {
         println!("{name}");
-        with_each!(case, |it| it.header_timeout(LIMIT), async |server, mut client: Client| {
+        with_each!(case, |it| it.header_read_timeout(LIMIT), async |server, mut client: Client| {
             if !first.is_empty() {
                 assert_eq!(client.exchange(first).await, "200 hello", "{name}");
                 sleep(10 * LIMIT).await;
@@ -190,14 +194,14 @@ async fn writes(case: Case) {
     let waited = start.elapsed();
     assert!(waited >= LIMIT - SECOND && waited <= LIMIT + LAG, "{waited:?}");
     let status = nothing_left(&server).await;
-    assert_eq!(status.closed_by(Deadline::Write), 1, "{status:?}");
+    assert_eq!(status.closed_for(CloseReason::Deadline(Deadline::Write)), 1, "{status:?}");
     taken += no_time(client.gone()).await.len();
     assert!(taken < LARGE, "{taken}");
 }
 
 async fn a_handler_may_wait(case: Case) {
-    let all: fn(Builder<_>) -> Builder<_> = |builder| {
-        let builder = builder.first_byte_timeout(LIMIT).header_timeout(LIMIT);
+    let all: fn(ServerBuilder) -> ServerBuilder = |builder| {
+        let builder = builder.first_byte_timeout(LIMIT).header_read_timeout(LIMIT);
         let builder = builder.handshake_timeout(LIMIT).keep_alive_timeout(LIMIT);
         builder.body_timeout(LIMIT).write_timeout(LIMIT)
     };
@@ -239,5 +243,5 @@ async fn handshake(case: Case) {
         assert!(waited >= LIMIT - SECOND && waited <= LIMIT + LAG, "{waited:?}");
     }
     let status = nothing_left(&server).await;
-    assert_eq!(status.closed_by(Deadline::Handshake), 2, "{status:?}");
+    assert_eq!(status.closed_for(CloseReason::Deadline(Deadline::Handshake)), 2, "{status:?}");
 }

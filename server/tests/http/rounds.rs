@@ -20,7 +20,7 @@ fn rounds() -> usize {
 }
 
 async fn run(case: Case, pool: Option<Pool>) {
-    let (rounds, builder) = (rounds() / CONNECTIONS, case.http().per_peer(None));
+    let (rounds, builder) = (rounds() / CONNECTIONS, case.http().max_connections_per_ip(None));
     let builder = match &pool {
         Some(pool) => builder.pool(pool),
         None => builder,

@@ -32,7 +32,7 @@ async fn is_refused(server: &Server, ip: &str) {
 }
 
 async fn too_many_are_told(case: Case) {
-    let builder = case.http().max_connections(2).per_peer(None);
+    let builder = case.http().max_connections(2).max_connections_per_ip(None);
     let server = serve(builder, &App::default());
     let mut inside = case.client(&server).await;
     let silent = case.client(&server).await;
@@ -56,7 +56,7 @@ async fn too_many_are_told(case: Case) {
 }
 
 async fn too_many_of_one_peer_are_told(case: Case) {
-    let server = serve(case.http().per_peer(1), &App::default());
+    let server = serve(case.http().max_connections_per_ip(1), &App::default());
     let mut inside = case.client(&server).await;
     assert_eq!(inside.exchange(HELLO).await, "200 hello");
     is_refused(&server, "127.0.0.1").await;
@@ -67,7 +67,7 @@ async fn too_many_of_one_peer_are_told(case: Case) {
     assert_eq!(other.exchange(HELLO).await, "200 hello");
     is_refused(&server, "127.0.0.2").await;
     drop((inside, other));
-    assert_eq!(nothing_left(&server).await.refused_per_peer, 2);
+    assert_eq!(nothing_left(&server).await.refused_per_ip, 2);
 }
 
 async fn clients(case: Case, server: &Server, count: usize) -> Vec<Client> {
@@ -97,7 +97,7 @@ async fn parked_at_once(case: Case) {
 
 /// While others come and go.
 async fn parked_under_load(case: Case) {
-    let server = serve(case.http().per_peer(None), &App::default());
+    let server = serve(case.http().max_connections_per_ip(None), &App::default());
     let clients = clients(case, &server, 20).await;
     let asking = clients.into_iter().map(|mut client| {
         tokio::spawn(async move {
@@ -198,7 +198,7 @@ fn the_short_way() {
         assert_eq!(busy.reply().await.text(), "200 let go");
         assert_eq!(busy.rest_text().await, "");
         let report = serving.await.unwrap().unwrap();
-        assert_eq!((report.closed, report.others, report.aborted, report.left), (2, 0, 0, 0));
+        assert_eq!((report.closed, report.others, report.aborted, report.still_open), (2, 0, 0, 0));
 
         // Without a signal it serves until it is dropped.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -29,7 +29,7 @@ fn shutdown(server: &Arc<Server>, deadline: Duration) -> JoinHandle<ShutdownRepo
 
 #[track_caller]
 fn is(report: ShutdownReport, closed: u64, others: u64, aborted: u64) {
-    let all = (report.closed, report.others, report.aborted, report.left);
+    let all = (report.closed, report.others, report.aborted, report.still_open);
     assert_eq!(all, (closed, others, aborted, 0), "{report:?}");
 }
 
@@ -119,7 +119,7 @@ async fn what_is_under_way_finishes(case: Case) {
     assert_eq!(start.elapsed(), Duration::ZERO);
     // A body that nobody reads may end one for that reason.
     let report = ending.await.unwrap();
-    let all = (report.closed + report.others, report.aborted, report.left);
+    let all = (report.closed + report.others, report.aborted, report.still_open);
     assert_eq!(all, (7, 0, 0), "{report:?}");
     nothing_left(&server).await;
 }
@@ -217,7 +217,7 @@ async fn begun_replies_are_whole(case: Case) {
             tokio::task::yield_now().await;
         }
         let report = soon(server.shutdown(600 * SECOND)).await;
-        assert_eq!((report.closed + report.others, report.aborted, report.left), (4, 0, 0));
+        assert_eq!((report.closed + report.others, report.aborted, report.still_open), (4, 0, 0));
         let mut replies = 0;
         for client in clients {
             replies += client.await.unwrap();

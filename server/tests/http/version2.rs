@@ -117,7 +117,7 @@ async fn idle_ones_are_closed(case: Case) {
 /// Wherever a stream has ended, its connection gets to know.
 async fn idle_ones_are_closed_under_load(case: Case) {
     let timeout = Duration::from_millis(50);
-    let builder = case.timeless().keep_alive_timeout(timeout).per_peer(None);
+    let builder = case.timeless().keep_alive_timeout(timeout).max_connections_per_ip(None);
     let server = Arc::new(serve(builder, &App::default()));
     for _ in 0..5 {
         let clients = (0..20).map(|_| {
@@ -171,7 +171,7 @@ async fn shutdown_lets_streams_finish(case: Case) {
     assert_eq!(no_time(held.next().unwrap()).await.unwrap().unwrap().len(), 27);
     no_time(busy_connection).await.unwrap().unwrap();
     let report = no_time(ending).await.unwrap();
-    assert_eq!((report.closed, report.others, report.aborted, report.left), (3, 0, 0, 0));
+    assert_eq!((report.closed, report.others, report.aborted, report.still_open), (3, 0, 0, 0));
     assert_eq!(start.elapsed().as_secs(), 10);
     nothing_left(&server).await;
     drop((idle, silent, busy));
@@ -184,7 +184,7 @@ async fn cut_off(case: Case) {
     let held = tokio::spawn(async move { client.ask("/held/a", "").await });
     eventually(|| app.inside().now() == 1).await;
     let report = server.shutdown(10 * SECOND).await;
-    assert_eq!((report.closed, report.others, report.aborted, report.left), (0, 0, 1, 0));
+    assert_eq!((report.closed, report.others, report.aborted, report.still_open), (0, 0, 1, 0));
     assert!(soon(held).await.unwrap().is_err());
     let _ = soon(connection).await;
     eventually(|| app.inside().now() == 0).await;

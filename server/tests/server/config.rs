@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::*;
 use millpond::Pool;
-use millpond_server::{Builder, Listen, Mode, Server, ServerConfig, ServerEntry, SlowReader};
+use millpond_server::{Listen, Mode, Server, ServerBuilder, ServerConfig, ServerEntry, SlowReader};
 
 const ADDRESS: &str = "127.0.0.1:0";
 
@@ -30,11 +30,11 @@ fn from_json(text: &str) -> Result<ServerConfig, String> {
     })
 }
 
-fn listening() -> Builder {
+fn listening() -> ServerBuilder {
     Server::builder().listen(ADDRESS)
 }
 
-fn same(config: &ServerConfig, expected: &Builder) {
+fn same(config: &ServerConfig, expected: &ServerBuilder) {
     let builders = config.builders().unwrap();
     let [(_, builder)] = &builders[..] else { panic!("{builders:?}") };
     assert_eq!(format!("{builder:?}"), format!("{expected:?}"));
@@ -43,16 +43,16 @@ fn same(config: &ServerConfig, expected: &Builder) {
 #[test]
 fn each_key_alone_is_what_the_builder_is_told() {
     let s = Duration::from_secs;
-    let cases: [(&str, &str, Builder); 31] = [
+    let cases: [(&str, &str, ServerBuilder); 31] = [
         ("name", "\"echo\"", listening()),
         ("mode", "\"dedicated\"", listening().mode(Mode::Dedicated)),
         ("mode", "\"event-driven\"", listening().mode(Mode::EventDriven)),
         ("use_netpoll_mode", "true", listening().mode(Mode::EventDriven)),
         ("use_netpoll_mode", "false", listening().mode(Mode::Dedicated)),
         ("max_connections", "77", listening().max_connections(77)),
-        ("per_peer", "7", listening().per_peer(7)),
-        ("per_peer", "\"unlimited\"", listening().per_peer(None)),
-        ("on_overload", "\"busy\\r\\n\"", listening().on_overload("busy\r\n")),
+        ("max_connections_per_ip", "7", listening().max_connections_per_ip(7)),
+        ("max_connections_per_ip", "\"unlimited\"", listening().max_connections_per_ip(None)),
+        ("overload_response", "\"busy\\r\\n\"", listening().overload_response("busy\r\n")),
         ("first_byte_timeout", "\"11s\"", listening().first_byte_timeout(s(11))),
         ("first_byte_timeout", "\"never\"", listening().first_byte_timeout(None)),
         ("handshake_timeout", "\"12s\"", listening().handshake_timeout(s(12))),
@@ -64,12 +64,12 @@ fn each_key_alone_is_what_the_builder_is_told() {
         ("write_timeout", "\"250ms\"", listening().write_timeout(Duration::from_millis(250))),
         ("write_timeout", "\"never\"", listening().write_timeout(None)),
         ("drain_timeout", "\"1m\"", listening().drain_timeout(s(60))),
-        ("max_frame", "1000", listening().max_frame(1000)),
-        ("max_frame", "\"512B\"", listening().max_frame(512)),
-        ("turn_bytes", "\"8 KiB\"", listening().turn_bytes(8192)),
-        ("turn_frames", "9", listening().turn_frames(9)),
-        ("outgoing", "\"3MiB\"", listening().outgoing(3 << 20)),
-        ("outgoing_total", "\"2GiB\"", listening().outgoing_total(2 << 30)),
+        ("max_frame_size", "1000", listening().max_frame_size(1000)),
+        ("max_frame_size", "\"512B\"", listening().max_frame_size(512)),
+        ("read_budget_bytes", "\"8 KiB\"", listening().read_budget_bytes(8192)),
+        ("read_budget_frames", "9", listening().read_budget_frames(9)),
+        ("send_buffer", "\"3MiB\"", listening().send_buffer(3 << 20)),
+        ("send_buffer_total", "\"2GiB\"", listening().send_buffer_total(2 << 30)),
         ("slow_reader", "\"close\"", listening().slow_reader(SlowReader::Close)),
         ("slow_reader", "\"wait\"", listening().slow_reader(SlowReader::Wait)),
         ("listen", "\"unix:/run/x\"", Server::builder().listen(Listen::unix("/run/x"))),
@@ -254,7 +254,7 @@ struct Around {
 fn parts_of_larger_configurations() {
     let text = "greeting = 'hi'\nlisten = '127.0.0.1:0'\nidle_timeout = '1s'\nturn_frames = 3\n";
     let flat: Flattened = toml::from_str(text).unwrap();
-    let expected = listening().idle_timeout(Duration::from_secs(1)).turn_frames(3);
+    let expected = listening().idle_timeout(Duration::from_secs(1)).read_budget_frames(3);
     assert_eq!(flat.greeting, "hi");
     assert_eq!(flat.server.name(), "server");
     assert_eq!(format!("{:?}", flat.server.builder().unwrap()), format!("{expected:?}"));

@@ -21,8 +21,8 @@ fn each_key_is_what_the_builder_is_told() {
         ("http.body_timeout = 'never'", listening().body_timeout(None)),
         ("http.connect_info = false", listening().connect_info(false)),
         ("idle_timeout = '1s'", listening().keep_alive_timeout(second)),
-        ("frame_timeout = '1s'", listening().header_timeout(second)),
-        ("max_frame = '1KiB'", listening().max_head(1024)),
+        ("frame_timeout = '1s'", listening().header_read_timeout(second)),
+        ("max_frame_size = '1KiB'", listening().max_header_size(1024)),
     ];
     for (text, expected) in cases {
         let builder = entry(text).unwrap().http().unwrap();

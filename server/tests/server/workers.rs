@@ -142,7 +142,7 @@ fn a_busy_runtime_learns_who_is_ready() {
             async { Ok::<_, Infallible>(Some(line)) }
         };
         let entered = runtime.enter();
-        let builder = EVENT_DRIVEN.builder().turn_frames(1).codec(LinesCodec::new());
+        let builder = EVENT_DRIVEN.builder().read_budget_frames(1).codec(LinesCodec::new());
         let server = builder.serve(tower::service_fn(service)).unwrap();
         drop(entered);
         let mut clients = several(EVENT_DRIVEN, &server, 2).await;
@@ -248,7 +248,7 @@ async fn a_service_panics(case: Case) {
 async fn others_have_their_turn(case: Case) {
     let pool = Pool::new(1);
     let silent = |_: String| async move { Ok::<_, Infallible>(None::<String>) };
-    let builder = case.builder().pool(&pool).turn_frames(2).codec(LinesCodec::new());
+    let builder = case.builder().pool(&pool).read_budget_frames(2).codec(LinesCodec::new());
     let server = builder.serve(tower::service_fn(silent)).unwrap();
     let mut floods = JoinSet::new();
     for _ in 0..8 {

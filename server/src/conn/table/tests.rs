@@ -79,7 +79,7 @@ fn a_key_does_not_outlive_its_connection() {
     assert_eq!(old.index, new.index, "the record is used again");
     table.park(new, 7, IDLE, &ticks);
     assert_eq!(table.deliver(old, Events::READABLE), Delivery::Gone);
-    assert_eq!(table.request_close(old, CloseReason::Local), Delivery::Gone);
+    assert_eq!(table.request_close(old, CloseReason::ClosedByServer), Delivery::Gone);
     assert!(table.take(old).is_none() && table.next_ready().is_none());
     assert_eq!(table.park(old, 8, IDLE, &ticks), Delivery::Gone);
     table.remove(old);
@@ -198,7 +198,7 @@ fn a_hard_end_outdoes_a_gentle_one() {
     let key = table.insert(PerIpPermit::UNCOUNTED);
     table.request_close(key, CloseReason::Shutdown);
     table.request_close(key, CloseReason::SlowReader);
-    table.request_close(key, CloseReason::Local);
+    table.request_close(key, CloseReason::ClosedByServer);
     table.park(key, 7, IDLE, &ticks);
     assert_eq!(table.next_ready().unwrap().2.close_requested, Some(CloseReason::SlowReader));
     // It stays: a turn that goes on for a while is told again.
@@ -228,10 +228,10 @@ fn a_deadline_that_is_kept_leaves_the_end_that_was_asked_for() {
     let mut table = table(&ticks);
     let key = table.insert(PerIpPermit::UNCOUNTED);
     table.request_close(key, CloseReason::Shutdown);
-    table.request_close(key, CloseReason::Local);
+    table.request_close(key, CloseReason::ClosedByServer);
     table.request_close(key, CloseReason::Shutdown);
     table.park(key, 7, IDLE, &ticks);
-    assert_eq!(table.next_ready().unwrap().2.close_requested, Some(CloseReason::Local));
+    assert_eq!(table.next_ready().unwrap().2.close_requested, Some(CloseReason::ClosedByServer));
     table.park(key, 7, (ParkReason::Write, true), &ticks);
     while table.ready() == 0 {
         table.tick(|_| {});
@@ -239,11 +239,11 @@ fn a_deadline_that_is_kept_leaves_the_end_that_was_asked_for() {
     let input = table.next_ready().unwrap().2;
     assert_eq!(
         (input.expired, input.close_requested),
-        (Some(Deadline::Write), Some(CloseReason::Local))
+        (Some(Deadline::Write), Some(CloseReason::ClosedByServer))
     );
     table.park(key, 7, (ParkReason::Write, true), &ticks);
     table.deliver(key, Events::WRITABLE);
-    assert_eq!(table.next_ready().unwrap().2.close_requested, Some(CloseReason::Local));
+    assert_eq!(table.next_ready().unwrap().2.close_requested, Some(CloseReason::ClosedByServer));
 }
 
 #[derive(Debug, Clone)]
@@ -335,7 +335,7 @@ proptest! {
                 Step::RequestClose(n) => {
                     let Some(one) = known.get_mut(n) else { continue };
                     one.events = one.events | Events::CLOSE_REQUESTED;
-                    table.request_close(one.key, CloseReason::Local);
+                    table.request_close(one.key, CloseReason::ClosedByServer);
                     if one.parked.is_some() && !ready.contains(&one.key) {
                         ready.push_back(one.key);
                     }

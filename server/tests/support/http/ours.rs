@@ -62,7 +62,8 @@ impl Running for Ours {
 
 pub async fn ours(app: App, tls: bool, mode: Mode) -> Box<dyn Running> {
     let builder = Server::builder().listen("127.0.0.1:0").mode(mode);
-    let builder = builder.header_timeout(head()).first_byte_timeout(head()).per_peer(None);
+    let builder =
+        builder.header_read_timeout(head()).first_byte_timeout(head()).max_connections_per_ip(None);
     #[cfg(feature = "rustls")]
     let builder = match tls {
         true => builder.tls(crate::support::server::tls::server()),

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use millpond_server::http::{Http, Server};
-use millpond_server::{Builder, ServerStatus};
+use millpond_server::ServerStatus;
+use millpond_server::http::{Server, ServerBuilder};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::app::App;
@@ -22,7 +22,7 @@ pub fn post(path: &str, length: usize) -> String {
 }
 
 impl Case {
-    pub fn http(self) -> Builder<Http> {
+    pub fn http(self) -> ServerBuilder {
         let builder = Server::builder().listen("127.0.0.1:0").mode(self.mode);
         #[cfg(feature = "rustls")]
         if self.tls {
@@ -32,11 +32,11 @@ impl Case {
     }
 
     /// Without any deadline.
-    pub fn timeless(self) -> Builder<Http> {
+    pub fn timeless(self) -> ServerBuilder {
         self.http()
             .first_byte_timeout(None)
             .handshake_timeout(None)
-            .header_timeout(None)
+            .header_read_timeout(None)
             .body_timeout(None)
             .keep_alive_timeout(None)
             .write_timeout(None)
@@ -55,7 +55,7 @@ impl Case {
     }
 }
 
-pub fn serve(builder: Builder<Http>, app: &App) -> Server {
+pub fn serve(builder: ServerBuilder, app: &App) -> Server {
     builder.serve(app.router()).unwrap()
 }
 
@@ -96,7 +96,7 @@ pub async fn nothing_left(server: &Server) -> ServerStatus {
         let status = server.status();
         if (status.open, status.parked, status.http_states) == (0, 0, 0) {
             let reasons: u64 = status.reasons().map(|(_, count)| count).sum();
-            let known = status.refused_full + status.refused_per_peer + status.closed;
+            let known = status.refused_full + status.refused_per_ip + status.closed;
             assert_eq!((status.closed, status.accepted), (reasons, known), "{status:?}");
             return status;
         }

@@ -1,4 +1,4 @@
-//! What can be set for HTTP.
+//! Settings of an HTTP server.
 
 use std::time::Duration;
 
@@ -7,54 +7,71 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::builder::{Builder, Config};
+use crate::builder::{Config, shared_setters};
 use crate::error::StartError;
 use crate::framed::service::BoxError;
 use crate::http::HttpProtocol;
 use crate::http::body::RequestBody;
 use crate::http::server::Server;
+use crate::mode::Mode;
 
 const OVERLOAD: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
 connection: close\r\ncontent-length: 0\r\n\r\n";
 
-/// In a codec's place, for [`Builder`]s of HTTP servers; from
-/// [`http::Server::builder`](crate::http::Server::builder).
+/// Settings of an HTTP server; from [`http::Server::builder`](crate::http::Server::builder).
+///
+/// Every limit and every deadline has a default, the same in both modes. A deadline that is set to
+/// `None` does not hold; `0` is refused everywhere.
 #[derive(Debug)]
-pub struct Http(());
+#[must_use = "a builder does nothing until `serve`"]
+pub struct ServerBuilder {
+    pub(crate) config: Config,
+}
 
-impl Builder<Http> {
-    pub(crate) fn http() -> Self {
+impl ServerBuilder {
+    pub(crate) fn new() -> Self {
         let mut config = Config::new();
-        config.on_overload = Some(Bytes::from_static(OVERLOAD));
-        config.max_frame = 408 * 1024;
+        config.is_http = true;
+        config.mode = Mode::EventDriven;
+        config.overload_response = Some(Bytes::from_static(OVERLOAD));
+        config.max_frame_size = 408 * 1024;
         config.deadlines.idle = Some(Duration::from_secs(75));
         config.deadlines.body = Some(Duration::from_secs(30));
-        Self { codec: Http(()), config }
+        Self { config }
     }
 
-    /// For the head of a request, from its first byte to its last; then the answer is 408. Another
-    /// name of [`frame_timeout`](Self::frame_timeout). Default 10 s.
-    pub fn header_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.frame_timeout(timeout)
+    shared_setters! {
+        mode: "Default [`Mode::EventDriven`](crate::Mode::EventDriven).",
+        overload_response: "Default: a 503 with `Retry-After`."
     }
 
-    /// For how long a request's body, of which somebody waits for more, may bring nothing; then the
+    /// For the head of a request, from its first byte to its last; then the answer is 408.
+    /// Default 10 s.
+    pub fn header_read_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.config.deadlines.frame = timeout.into();
+        self
+    }
+
+    /// For how long a request's body, of which the service awaits more, may bring nothing; then the
     /// answer is 408, unless it has begun already. Default 30 s.
     pub fn body_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.deadlines.body = timeout.into();
         self
     }
 
-    /// For how long a connection may be idle between requests. Another name of
-    /// [`idle_timeout`](Self::idle_timeout). Default 75 s.
-    pub fn keep_alive_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.idle_timeout(timeout)
+    /// For how long a connection may be idle between requests. Default 75 s.
+    #[doc(alias = "keep-alive")]
+    #[doc(alias = "idle_timeout")]
+    pub fn keep_alive_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.config.deadlines.idle = timeout.into();
+        self
     }
 
-    /// The largest head of a request, in bytes; the answer to a larger one is 431. Another name of
-    /// [`max_frame`](Self::max_frame). Default 408 KiB, as hyper's.
-    pub fn max_head(self, bytes: usize) -> Self {
-        self.max_frame(bytes)
+    /// The largest head of a request, in bytes; the answer to a larger one is 431. Default 408 KiB,
+    /// as hyper's.
+    pub fn max_header_size(mut self, bytes: usize) -> Self {
+        self.config.max_frame_size = bytes;
+        self
     }
 
     /// Whether requests tell who the peer is: by its [`Address`](crate::Address) in their
