@@ -17,7 +17,7 @@ use crate::conn::transport::TlsAccept;
 use crate::error::StartError;
 use crate::framed::handler::{Handler, HandlerProtocol};
 use crate::framed::service::{BoxError, ServiceProtocol};
-use crate::mode::Mode;
+use crate::settings::Mode;
 use crate::settings::{Deadlines, Settings, SlowReader, Ticks};
 use crate::trace::event;
 use millpond::ConfigError;

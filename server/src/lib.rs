@@ -86,7 +86,6 @@ mod error;
 mod framed;
 #[cfg(feature = "http")]
 pub mod http;
-mod mode;
 mod panic;
 mod parked;
 #[cfg(fuzzing)]
@@ -122,12 +121,10 @@ pub use crate::error::StartError;
 pub use crate::framed::connection::{Connection, SendError, TrySendError};
 pub use crate::framed::handler::Handler;
 pub use crate::framed::service::BoxError;
-pub use crate::mode::Mode;
-pub use crate::settings::SlowReader;
+pub use crate::settings::{Mode, SlowReader};
 pub use crate::status::{ServerStatus, ShutdownReport};
 
-use crate::accept::watch::async_fd;
-use crate::accept::{ConnHandler, accept};
+use crate::accept::{ConnHandler, accept, async_fd};
 use crate::builder::Config;
 use crate::conn::listener_conns::{KILL_WAIT, ListenerConns};
 use crate::conn::protocol::Protocol;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::accept::address::Address;
-use crate::mode::Mode;
+use crate::settings::Mode;
 use millpond::ConfigError;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);

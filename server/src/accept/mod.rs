@@ -4,15 +4,16 @@ pub(crate) mod address;
 pub(crate) mod listen;
 pub(crate) mod overload;
 pub(crate) mod per_ip;
-pub(crate) mod watch;
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
 use socket2::Socket;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::accept::address::Address;
@@ -104,4 +105,12 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | NetworkUnreachable
             | TimedOut
     )
+}
+
+/// Registers `inner` with tokio's reactor for reading. It must give the same open descriptor as long
+/// as it lives, as everything does that owns one.
+// Its replacement asks for that promise by being unsafe, which this module does without.
+#[allow(deprecated)]
+pub(crate) fn async_fd<T: AsRawFd>(inner: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(inner, Interest::READABLE)
 }

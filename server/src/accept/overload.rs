@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use socket2::Socket;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 use tokio::sync::Semaphore;
 
 use crate::accept::address::Address;
-use crate::task::TokioSocket;
+use crate::conn::linger;
+use crate::conn::transport::MaybeTls;
+use crate::task::tokio_socket::TokioSocket;
 
 /// As many responses are under way at most; connections beyond are closed without one.
 const AT_ONCE: usize = 128;
@@ -39,20 +41,14 @@ impl OverloadResponder {
     }
 }
 
-/// Writes the response and waits for the peer to go: closed with bytes unread, the kernel would
-/// reset the connection, and the peer might lose the response.
-async fn write_and_linger(mut socket: TokioSocket, mut response: Bytes) -> std::io::Result<()> {
+/// Writes the response, and lingers.
+async fn write_and_linger(socket: TokioSocket, mut response: Bytes) -> std::io::Result<()> {
+    let mut io = MaybeTls::Plain(socket);
     while !response.is_empty() {
-        let written = poll_fn(|cx| Pin::new(&mut socket).poll_write(cx, &response)).await?;
+        let written = poll_fn(|cx| Pin::new(&mut io).poll_write(cx, &response)).await?;
         response.advance(written);
     }
-    poll_fn(|cx| Pin::new(&mut socket).poll_shutdown(cx)).await?;
-    let mut discard_buf = [0; 1024];
-    loop {
-        let mut discard_buf = ReadBuf::new(&mut discard_buf);
-        poll_fn(|cx| Pin::new(&mut socket).poll_read(cx, &mut discard_buf)).await?;
-        if discard_buf.filled().is_empty() {
-            return Ok(());
-        }
-    }
+    poll_fn(|cx| Pin::new(&mut io).poll_shutdown(cx)).await?;
+    linger::until_peer_closes(&mut io).await;
+    Ok(())
 }

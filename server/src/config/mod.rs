@@ -167,7 +167,7 @@ table! {
     }
 }
 
-struct Servers;
+pub(crate) struct Servers;
 
 impl Kind for Servers {
     type Value = Vec<ServerEntry>;

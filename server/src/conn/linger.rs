@@ -4,6 +4,7 @@
 //! peer might lose what it has not read yet. So after the server's side has ended, what still comes
 //! is read and thrown away, for a short while.
 
+use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
@@ -14,6 +15,9 @@ use crate::conn::events::ParkReason;
 use crate::conn::protocol::Outcome;
 use crate::conn::table::TurnInput;
 use crate::conn::transport::{MaybeTls, Transport};
+
+/// What a task discards before others have their turn.
+const DISCARD_BUDGET: usize = 64 * 1024;
 
 /// Whether a peer that has `sent` bytes which nobody reads any more should get to read what it was
 /// told last. In the middle of a frame it is going to send more.
@@ -27,7 +31,7 @@ pub(crate) enum Lingering {
     Gone,
     /// It may send more.
     Waits,
-    /// It sends a lot.
+    /// It sends much.
     Turn,
 }
 
@@ -51,6 +55,20 @@ pub(crate) fn proceed<W: Transport>(
         Lingering::Turn => ParkReason::Turn,
     };
     Outcome::Park { park_reason, moved: false }
+}
+
+/// Throws away what comes, until the peer closes.
+pub(crate) async fn until_peer_closes<W: Transport>(io: &mut MaybeTls<W>) {
+    let mut discard_buf = BytesMut::new();
+    poll_fn(|cx| match discard(io, cx, &mut discard_buf, DISCARD_BUDGET) {
+        Lingering::Gone => Poll::Ready(()),
+        Lingering::Waits => Poll::Pending,
+        Lingering::Turn => {
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await;
 }
 
 /// Throws away what has come, up to `most` bytes.

@@ -1,6 +1,8 @@
 //! The connections of one listener: their table with its lock, its timer, and the wakers.
 
+use std::collections::HashMap;
 use std::future::Future;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -13,7 +15,6 @@ use tokio::time::{Duration, Instant, sleep_until};
 use crate::accept::address::Address;
 use crate::accept::per_ip::PerIpPermit;
 use crate::close_reason::CloseReason;
-use crate::conn::conn_map::ConnMap;
 use crate::conn::events::{Events, ParkReason};
 use crate::conn::notifier::{self, ConnNotifier};
 use crate::conn::protocol::{Protocol, WakeEvents};
@@ -24,6 +25,27 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::trace::ConnSpan;
 use millpond::ScheduleError;
 use millpond::{JobHandle, Pool};
+
+/// Maps by connection. No peer chooses keys, so no peer can have them collide.
+type ConnMap<T> = HashMap<ConnKey, T, BuildHasherDefault<KeyHasher>>;
+
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u32(byte.into()));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.0 = (self.0.rotate_left(32) ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        // The map looks at the lowest bits and at the highest.
+        self.0.rotate_left(32)
+    }
+}
 
 /// What a mode keeps in a parked entry.
 pub(crate) trait ParkedState: Send + 'static {

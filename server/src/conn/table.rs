@@ -8,22 +8,18 @@
 //!
 //! Keys carry a generation: one that outlived its entry finds nothing. Nothing here does I/O or
 //! reads a clock; time is told by [`ConnTable::tick`].
-//!
-//! Deadlines stand in a wheel of lists through the entries. Activity moves a deadline by a store,
-//! without a change of lists: each entry is looked at again after at most `horizon` ticks, which
-//! is no longer than the shortest deadline, and relinked by what it then says.
 
 use std::collections::VecDeque;
 
 use crate::accept::per_ip::PerIpPermit;
 use crate::close_reason::{CloseReason, Deadline};
 use crate::conn::events::{Events, ParkReason};
+use crate::conn::timer_wheel::{NIL, Timer, TimerWheel};
 use crate::settings::{NEVER, Ticks};
 
 const CHUNK: usize = 64;
 /// Room for more is given back when the queue is empty.
 const MANY_READY: usize = 1024;
-const NIL: u32 = u32::MAX;
 
 /// A connection's entry, as long as it is that connection's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,13 +38,9 @@ enum Phase {
 
 struct ConnEntry<T> {
     generation: u32,
-    /// The tick of its deadline.
-    at: u32,
-    wheel_next: u32,
+    timer: Timer,
     permit: PerIpPermit,
     phase: Phase,
-    /// Whether it stands in the wheel; it may do so while it is free.
-    linked: bool,
     park_reason: ParkReason,
     events: Events,
     close_requested: Option<CloseReason>,
@@ -90,9 +82,7 @@ pub(crate) struct ConnTable<T> {
     /// In the order in which they became so; not kept where each is taken by its key.
     ready: VecDeque<u32>,
     uses_ready_queue: bool,
-    wheel: Vec<u32>,
-    horizon: u32,
-    now: u32,
+    wheel: TimerWheel,
     open: usize,
     parked: usize,
 }
@@ -101,15 +91,12 @@ impl<T> ConnTable<T> {
     /// `horizon`: how many ticks the shortest of all deadlines has. `uses_ready_queue`: whether those that are
     /// ready are served by [`next_ready`](Self::next_ready), or else each by a task of its own.
     pub(crate) fn new(horizon: u32, uses_ready_queue: bool) -> Self {
-        let horizon = horizon.clamp(1, 4096);
         Self {
             chunks: Vec::new(),
             free: Vec::new(),
             ready: VecDeque::new(),
             uses_ready_queue,
-            wheel: vec![NIL; horizon as usize + 1],
-            horizon,
-            now: 0,
+            wheel: TimerWheel::new(horizon),
             open: 0,
             parked: 0,
         }
@@ -136,12 +123,12 @@ impl<T> ConnTable<T> {
         entry.phase = Phase::Active;
         entry.events = Events::NONE;
         entry.park_reason = ParkReason::FirstByte;
-        entry.at = NEVER;
+        entry.timer.deadline = NEVER;
         entry.close_requested = None;
         entry.permit = permit;
         let key = ConnKey { index, generation: entry.generation };
-        if !entry.linked {
-            self.link(index, self.now.wrapping_add(self.horizon));
+        if !entry.timer.is_linked() {
+            self.link(index, self.wheel.horizon());
         }
         self.open += 1;
         key
@@ -157,12 +144,12 @@ impl<T> ConnTable<T> {
         (park_reason, moved): (ParkReason, bool),
         ticks: &Ticks,
     ) -> Delivery {
-        let now = self.now;
+        let now = self.wheel.now;
         let Some(entry) = self.find(key) else { return Delivery::Gone };
         debug_assert_eq!(entry.phase, Phase::Active);
         entry.parked_state = Some(parked_state);
         if moved || entry.park_reason != park_reason && park_reason != ParkReason::Turn {
-            entry.at = ticks.end(park_reason, now);
+            entry.timer.deadline = ticks.end(park_reason, now);
             entry.park_reason = park_reason;
         }
         entry.phase = Phase::Parked;
@@ -298,37 +285,30 @@ impl<T> ConnTable<T> {
     /// Advances the time by a tick: requests the close of parked connections whose deadline has come, and calls `each` with
     /// those that became ready.
     pub(crate) fn tick(&mut self, mut each: impl FnMut(ConnKey)) {
-        self.now = self.now.wrapping_add(1);
-        let now = self.now;
-        let bucket = now as usize % self.wheel.len();
-        let mut index = std::mem::replace(&mut self.wheel[bucket], NIL);
+        let mut index = self.wheel.advance();
+        let (now, horizon) = (self.wheel.now, self.wheel.horizon());
         while index != NIL {
-            let horizon = self.horizon;
             let entry = self.entry(index);
-            let next = entry.wheel_next;
-            entry.linked = false;
+            let next = entry.timer.unlink();
             if entry.phase != Phase::Free {
-                let left = left(entry.at, now).unwrap_or(horizon);
+                let left = entry.timer.ticks_left(now).unwrap_or(horizon);
                 if left == 0 && entry.phase == Phase::Parked {
                     let key = ConnKey { index, generation: entry.generation };
-                    if self.deliver(key, Events::CLOSE_REQUESTED | Events::EXPIRED)
-                        == Delivery::Ready
-                    {
+                    let events = Events::CLOSE_REQUESTED | Events::EXPIRED;
+                    if self.deliver(key, events) == Delivery::Ready {
                         each(key);
                     }
                 }
-                self.link(index, now.wrapping_add(left.clamp(1, horizon)));
+                self.link(index, left.clamp(1, horizon));
             }
             index = next;
         }
     }
 
-    fn link(&mut self, index: u32, at: u32) {
-        let bucket = at as usize % self.wheel.len();
-        let next = std::mem::replace(&mut self.wheel[bucket], index);
-        let entry = self.entry(index);
-        entry.wheel_next = next;
-        entry.linked = true;
+    /// Has the wheel look at an entry after so many ticks.
+    fn link(&mut self, index: u32, ticks: u32) {
+        let entry = &mut self.chunks[index as usize / CHUNK][index as usize % CHUNK];
+        self.wheel.link(index, &mut entry.timer, ticks);
     }
 
     fn make_ready(&mut self, index: u32) {
@@ -340,13 +320,13 @@ impl<T> ConnTable<T> {
 
     fn activate(&mut self, index: u32) -> (Option<T>, TurnInput) {
         self.parked -= 1;
-        let now = self.now;
+        let now = self.wheel.now;
         let entry = self.entry(index);
         entry.phase = Phase::Active;
         let events = std::mem::replace(&mut entry.events, Events::NONE);
         let (park_reason, close_requested) = (entry.park_reason, entry.close_requested);
         // One that always has another turn is never parked when the clock looks.
-        let expired = events.any(Events::EXPIRED) || left(entry.at, now) == Some(0);
+        let expired = events.any(Events::EXPIRED) || entry.timer.ticks_left(now) == Some(0);
         let expired = expired.then(|| park_reason.deadline());
         let events = events.without(Events::EXPIRED);
         (entry.parked_state.take(), TurnInput { events, park_reason, expired, close_requested })
@@ -363,21 +343,13 @@ impl<T> ConnTable<T> {
     }
 }
 
-/// How many ticks are left of a deadline. They wrap; none is half of the range away.
-fn left(at: u32, now: u32) -> Option<u32> {
-    let left = at.wrapping_sub(now);
-    (at != NEVER).then_some(if left > NEVER / 2 { 0 } else { left })
-}
-
 impl<T> ConnEntry<T> {
     fn free() -> Self {
         Self {
             generation: 0,
-            at: NEVER,
-            wheel_next: NIL,
+            timer: Timer::UNLINKED,
             permit: PerIpPermit::UNCOUNTED,
             phase: Phase::Free,
-            linked: false,
             park_reason: ParkReason::FirstByte,
             events: Events::NONE,
             close_requested: None,

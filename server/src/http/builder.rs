@@ -13,7 +13,7 @@ use crate::framed::service::BoxError;
 use crate::http::HttpProtocol;
 use crate::http::body::RequestBody;
 use crate::http::server::Server;
-use crate::mode::Mode;
+use crate::settings::Mode;
 
 const OVERLOAD: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
 connection: close\r\ncontent-length: 0\r\n\r\n";

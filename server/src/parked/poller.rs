@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use mio::Events;
 use tokio::io::unix::AsyncFd;
 
-use crate::accept::watch::async_fd;
+use crate::accept::async_fd;
 
 /// What is fetched at once.
 const BATCH: usize = 256;

@@ -158,7 +158,7 @@ fn time_may_wrap() {
     let ticks = ticks([8; 5]);
     let mut table = table(&ticks);
     for start in [NEVER - 200, NEVER - 70, NEVER - 65, NEVER - 64, NEVER - 1, NEVER] {
-        table.now = start;
+        table.wheel.now = start;
         let key = table.insert(PerIpPermit::UNCOUNTED);
         table.park(key, 7, IDLE, &ticks);
         let mut passed = 0;
