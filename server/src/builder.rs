@@ -66,7 +66,8 @@ pub(crate) struct Config {
 /// The settings that both builders have.
 macro_rules! shared_setters {
     (mode: $mode:literal, overload_response: $overload:literal) => {
-        /// Where to listen; see [`Listen`](crate::Listen). May be called several times. There is no default.
+        /// Where to listen; see [`Listen`](crate::Listen). May be called several times. There is no
+        /// default.
         pub fn listen(mut self, listen: impl Into<crate::Listen>) -> Self {
             self.config.listens.push(listen.into());
             self
@@ -79,21 +80,23 @@ macro_rules! shared_setters {
             self
         }
 
-        /// The pool in whose slots turns run, one at a time in each: its size bounds how many are under
-        /// way, and while it is full, what peers send stays in the kernel.
+        /// The pool in whose slots turns run, one at a time in each: its size bounds how many are
+        /// under way, and while it is full, what peers send stays in the kernel.
         ///
-        /// Default: in the event-driven mode a pool of its own with 1,024 slots. In the dedicated mode
-        /// none: the connections' tasks run their turns themselves.
+        /// Default: in the event-driven mode a pool of its own with 1,024 slots. In the dedicated
+        /// mode none: the connections' tasks run their turns themselves.
         ///
         /// A turn whose service waits holds a slot meanwhile, and no thread. A service that submits
-        /// jobs to the same pool and awaits them is a nested submit, see [`Nested`](millpond::Nested).
+        /// jobs to the same pool and awaits them is a nested submit, see
+        /// [`Nested`](millpond::Nested).
         pub fn pool(mut self, pool: &millpond::Pool) -> Self {
             self.config.pool = Some(pool.clone());
             self
         }
 
-        /// How many connections may be open at once. Default: half of the descriptors that the process
-        /// may open (the soft limit when the server starts), or 524,288 where there is no limit.
+        /// How many connections may be open at once. Default: half of the descriptors that the
+        /// process may open (the soft limit when the server starts), or 524,288 where there is no
+        /// limit.
         #[doc(alias = "concurrency limit")]
         pub fn max_connections(mut self, connections: usize) -> Self {
             self.config.max_connections = Some(connections);
@@ -118,9 +121,9 @@ macro_rules! shared_setters {
             self
         }
 
-        /// From the accept to the first byte; over TLS also from the end of the handshake. A handler that
-        /// has sent something does not expect any. `None`: the timeout between requests, or frames, runs
-        /// from the accept. Default 10 s.
+        /// From the accept to the first byte; over TLS also from the end of the handshake. A
+        /// handler that has sent something does not expect any. `None`: the timeout between
+        /// requests, or frames, runs from the accept. Default 10 s.
         pub fn first_byte_timeout(
             mut self,
             timeout: impl Into<Option<std::time::Duration>>,
@@ -270,8 +273,8 @@ impl<C> ServerBuilder<C> {
 
 impl<C: Decoder + Clone + Send + Sync + 'static> ServerBuilder<C> {
     /// Starts a server that answers each frame by a tower service. What the service returns is
-    /// written frame by frame: `Some(frame)`, `None`, `[one, two]`, a `Vec`, any iterator of frames.
-    /// (A bare `Bytes` or `Vec<u8>` is an iterator of bytes.)
+    /// written frame by frame: `Some(frame)`, `None`, `[one, two]`, a `Vec`, any iterator of
+    /// frames. (A bare `Bytes` or `Vec<u8>` is an iterator of bytes.)
     ///
     /// The frames of a connection are served one after another, each when the service is ready. The
     /// service is cloned for each turn, so it must be `Sync`, too: box it by
@@ -280,8 +283,8 @@ impl<C: Decoder + Clone + Send + Sync + 'static> ServerBuilder<C> {
     /// shutdown's deadline has passed.
     ///
     /// An error closes the connection with [`CloseReason::Service`](crate::CloseReason::Service),
-    /// answers to earlier frames go out before; so does a panic. The error is an event of the target
-    /// `millpond` (feature `tracing`), at the level WARN.
+    /// answers to earlier frames go out before; so does a panic. The error is an event of the
+    /// target `millpond` (feature `tracing`), at the level WARN.
     ///
     /// # Errors
     ///

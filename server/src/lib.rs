@@ -7,8 +7,8 @@
 //!   what is left of it is a record of some fifty bytes, its codec, and the socket. When bytes
 //!   arrive, a *turn* serves it in a slot of a [`Pool`].
 //!
-//! Frames go to a tower service ([`ServerBuilder::serve`]), or to a [`Handler`] ([`ServerBuilder::handle`])
-//! that may send at any time through a [`Connection`].
+//! Frames go to a tower service ([`ServerBuilder::serve`]), or to a [`Handler`]
+//! ([`ServerBuilder::handle`]) that may send at any time through a [`Connection`].
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -35,27 +35,28 @@
 //!
 //! It writes what waits to go out, reads, decodes, serves frame by frame, and writes the answers,
 //! until the socket would block or the connection has had its share: after
-//! [`read_budget_bytes`](ServerBuilder::read_budget_bytes) or [`read_budget_frames`](ServerBuilder::read_budget_frames) the others come
-//! first. It never waits for the socket: where the peer does not take its answers, they stay with
-//! the connection, nothing more is read from it, and it rests until the peer does. A service that
-//! waits keeps its slot of the pool, and neither a thread nor the reactor.
+//! [`read_budget_bytes`](ServerBuilder::read_budget_bytes) or
+//! [`read_budget_frames`](ServerBuilder::read_budget_frames) the others come first. It never waits
+//! for the socket: where the peer does not take its answers, they stay with the connection, nothing
+//! more is read from it, and it rests until the peer does. A service that waits keeps its slot of
+//! the pool, and neither a thread nor the reactor.
 //!
 //! A slot serves one turn at a time. In the event-driven mode one job has several of them, of
 //! connection after connection, and makes room for others of the pool after a few.
 //!
 //! # When the pool is full
 //!
-//! Connections that become ready wait for a slot, first come first served, and what their peers send
-//! stays in the kernel. The job that is to serve them stands in line with everybody else on that
-//! pool. When the pool is closed, connections are closed as they become ready
+//! Connections that become ready wait for a slot, first come first served, and what their peers
+//! send stays in the kernel. The job that is to serve them stands in line with everybody else on
+//! that pool. When the pool is closed, connections are closed as they become ready
 //! ([`CloseReason::PoolClosed`]).
 //!
 //! # Closing
 //!
 //! Where the server ends a connection that may still be sending, for a malformed frame, an error of
-//! the service or by [`Connection::close`], the peer first gets all answers to what came before and the
-//! end of the stream. The socket is closed when the peer has gone, or after a second or two: bytes
-//! that nobody has read would reset the connection, and the peer might lose the last words.
+//! the service or by [`Connection::close`], the peer first gets all answers to what came before and
+//! the end of the stream. The socket is closed when the peer has gone, or after a second or two:
+//! bytes that nobody has read would reset the connection, and the peer might lose the last words.
 //!
 //! # Limits and deadlines
 //!
@@ -267,7 +268,8 @@ impl Server {
     }
 
     /// The TCP addresses it listens at, in the order of the calls of
-    /// [`listen`](ServerBuilder::listen), with the ports that were chosen. Unix sockets are left out.
+    /// [`listen`](ServerBuilder::listen), with the ports that were chosen. Unix sockets are left
+    /// out.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -298,14 +300,14 @@ impl Server {
         status
     }
 
-    /// Runs until the [token](ServerBuilder::shutdown_token) is cancelled; then shuts down, with the
-    /// [drain timeout](ServerBuilder::drain_timeout). With several servers await them together, by
-    /// `join!` say: each begins to close its connections when it is awaited.
+    /// Runs until the [token](ServerBuilder::shutdown_token) is cancelled; then shuts down, with
+    /// the [drain timeout](ServerBuilder::drain_timeout). With several servers await them together,
+    /// by `join!` say: each begins to close its connections when it is awaited.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before the token is cancelled, nothing has happened. Dropped later, connections close
-    /// as they finish, and none is cut off.
+    /// Dropped before the token is cancelled, nothing has happened. Dropped later, connections
+    /// close as they finish, and none is cut off.
     #[doc(alias = "serve")]
     #[doc(alias = "run")]
     pub async fn wait(&self) -> ShutdownReport {

@@ -58,8 +58,8 @@ impl FromStr for Mode {
 #[non_exhaustive]
 #[doc(alias = "backpressure")]
 pub enum SlowReader {
-    /// Nothing more is read from it, [`Connection::send`](crate::Connection::send) waits, and the write
-    /// deadline runs.
+    /// Nothing more is read from it, [`Connection::send`](crate::Connection::send) waits, and the
+    /// write deadline runs.
     #[default]
     Wait,
     /// It is closed. For servers that push to many and must not wait for one.

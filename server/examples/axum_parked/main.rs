@@ -5,10 +5,10 @@
 //! cargo run --release --example axum_parked -- fill 5000   # in another terminal
 //! ```
 //!
-//! and <http://127.0.0.1:3001/pond> in a browser, before and meanwhile. `--mode dedicated` shows the
-//! difference. The app is any axum app: JSON, a body that streams, an
-//! upload, a WebSocket, server-sent events. Its requests go through a pool, so that many at once
-//! are refused instead of heaped up.
+//! and <http://127.0.0.1:3001/pond> in a browser, before and meanwhile. `--mode dedicated` shows
+//! the difference. The app is any axum app: JSON, a body that streams, an upload, a WebSocket,
+//! server-sent events. Its requests go through a pool, so that many at once are refused instead of
+//! heaped up.
 
 mod app;
 mod args;

@@ -6,10 +6,10 @@
 //! cargo run --release --example chat -- --load 5000 # a room full of listeners, and one who talks
 //! ```
 //!
-//! A handler has a [`Connection`](millpond_server::Connection) for each connection, to which anybody may send
-//! at any time. In the event-driven mode a listener costs memory alone, no task, and is taken up
-//! just for as long as it takes to write what was said. Who does not read what is sent is closed,
-//! so that nobody else waits.
+//! A handler has a [`Connection`](millpond_server::Connection) for each connection, to which
+//! anybody may send at any time. In the event-driven mode a listener costs memory alone, no task,
+//! and is taken up just for as long as it takes to write what was said. Who does not read what is
+//! sent is closed, so that nobody else waits.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -17,9 +17,9 @@ use millpond::ConfigError;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Where a server listens, and how. Made of a text (`127.0.0.1:7000`, `[::1]:7000`,
-/// `localhost:7000`, `unix:/run/echo.sock`), an address, or a listener that is bound already. A name
-/// is looked up when the server starts, which blocks, and the first address that can be bound is
-/// used.
+/// `localhost:7000`, `unix:/run/echo.sock`), an address, or a listener that is bound already. A
+/// name is looked up when the server starts, which blocks, and the first address that can be bound
+/// is used.
 ///
 /// # Examples
 ///

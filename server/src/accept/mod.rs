@@ -107,8 +107,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Registers `inner` with tokio's reactor for reading. It must give the same open descriptor as long
-/// as it lives, as everything does that owns one.
+/// Registers `inner` with tokio's reactor for reading. It must give the same open descriptor as
+/// long as it lives, as everything does that owns one.
 // Its replacement asks for that promise by being unsafe, which this module does without.
 #[allow(deprecated)]
 pub(crate) fn async_fd<T: AsRawFd>(inner: T) -> io::Result<AsyncFd<T>> {

@@ -45,8 +45,8 @@ table! {
     }
 }
 
-/// One server of a [`ServerConfig`](crate::config::ServerConfig). It can also be read on its own, as a part
-/// of a larger configuration; its `pool` is a table then.
+/// One server of a [`ServerConfig`](crate::config::ServerConfig). It can also be read on its own,
+/// as a part of a larger configuration; its `pool` is a table then.
 ///
 /// # Examples
 ///

@@ -89,8 +89,8 @@ pub(crate) struct WorkerCounts {
 }
 
 impl<T> State<T> {
-    /// Whether one more worker is to be started. Each that is ready has a worker that is not held up
-    /// by another; where there are too many for that, at least one is not.
+    /// Whether one more worker is to be started. Each that is ready has a worker that is not held
+    /// up by another; where there are too many for that, at least one is not.
     pub(crate) fn wants_worker(&self) -> bool {
         let WorkerCounts { searching, serving, max, last_turn_waited } = self.workers;
         searching - serving < self.table.ready()
@@ -106,8 +106,8 @@ impl<T> State<T> {
         if serving { &mut self.suspended } else { &mut self.waiting }
     }
 
-    /// Events of the reactor. A connection that they make ready is served by the event loop. Returns
-    /// the waker of a suspended turn, to be woken after the unlock.
+    /// Events of the reactor. A connection that they make ready is served by the event loop.
+    /// Returns the waker of a suspended turn, to be woken after the unlock.
     pub(crate) fn deliver(
         &mut self,
         key: ConnKey,

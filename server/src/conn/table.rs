@@ -1,9 +1,9 @@
 //! The connection table: one entry for each connection, its phase, and its deadline.
 //!
-//! An entry is in one of four phases. `Free`; `Active`, its parked state owned by one turn
-//! (or by its task); `Parked`, the parked state stored here; `Ready`, parked with a reason to be served,
-//! in a list, first in, first out. Whatever happens to a connection is a set of [`Events`]. They make a
-//! parked entry ready, and stay with an active one until that is parked again, which then is
+//! An entry is in one of four phases. `Free`; `Active`, its parked state owned by one turn (or by
+//! its task); `Parked`, the parked state stored here; `Ready`, parked with a reason to be served,
+//! in a list, first in, first out. Whatever happens to a connection is a set of [`Events`]. They
+//! make a parked entry ready, and stay with an active one until that is parked again, which then is
 //! ready at once. So no connection is served twice at a time, and none is forgotten.
 //!
 //! Keys carry a generation: one that outlived its entry finds nothing. Nothing here does I/O or
@@ -88,8 +88,9 @@ pub(crate) struct ConnTable<T> {
 }
 
 impl<T> ConnTable<T> {
-    /// `horizon`: how many ticks the shortest of all deadlines has. `uses_ready_queue`: whether those that are
-    /// ready are served by [`next_ready`](Self::next_ready), or else each by a task of its own.
+    /// `horizon`: how many ticks the shortest of all deadlines has. `uses_ready_queue`: whether
+    /// those that are ready are served by [`next_ready`](Self::next_ready), or else each by a task
+    /// of its own.
     pub(crate) fn new(horizon: u32, uses_ready_queue: bool) -> Self {
         Self {
             chunks: Vec::new(),
@@ -255,7 +256,8 @@ impl<T> ConnTable<T> {
         self.find(key).is_some_and(|entry| entry.phase == Phase::Ready)
     }
 
-    /// Ends an entry; its key is void from now on. Returns the parked state, too, of one that is parked.
+    /// Ends an entry; its key is void from now on. Returns the parked state, too, of one that is
+    /// parked.
     pub(crate) fn remove(&mut self, key: ConnKey) -> Option<(PerIpPermit, Option<T>)> {
         let parked_state = self.take(key).and_then(|(parked_state, _)| parked_state);
         let entry = self.find(key)?;
@@ -282,8 +284,8 @@ impl<T> ConnTable<T> {
         drained
     }
 
-    /// Advances the time by a tick: requests the close of parked connections whose deadline has come, and calls `each` with
-    /// those that became ready.
+    /// Advances the time by a tick: requests the close of parked connections whose deadline has
+    /// come, and calls `each` with those that became ready.
     pub(crate) fn tick(&mut self, mut each: impl FnMut(ConnKey)) {
         let mut index = self.wheel.advance();
         let (now, horizon) = (self.wheel.now, self.wheel.horizon());

@@ -12,8 +12,8 @@ use crate::accept::address::Address;
 /// are refused. Handles of the same connection are equal, and have the same hash.
 ///
 /// What is sent waits in memory until the peer takes it, up to
-/// [`send_buffer`](crate::ServerBuilder::send_buffer) bytes and one frame. Frames of one sender arrive in the
-/// order in which they were sent. They go out in turns; sending itself does no I/O.
+/// [`send_buffer`](crate::ServerBuilder::send_buffer) bytes and one frame. Frames of one sender
+/// arrive in the order in which they were sent. They go out in turns; sending itself does no I/O.
 pub struct Connection<Out, State = ()>(pub(crate) Arc<dyn DynConnection<Out, State>>);
 
 /// The connection behind the handle; hides the codec.
@@ -52,10 +52,10 @@ impl<Out, State> Connection<Out, State> {
     ///
     /// # Errors
     ///
-    /// [`TrySendError::Full`] if [`send_buffer`](crate::ServerBuilder::send_buffer) bytes wait for the peer
-    /// already, or [`send_buffer_total`](crate::ServerBuilder::send_buffer_total) for all peers;
-    /// [`TrySendError::Closed`] if the connection is gone, or has just been closed because its
-    /// peer reads too slowly ([`SlowReader::Close`](crate::SlowReader::Close)). Both hold the
+    /// [`TrySendError::Full`] if [`send_buffer`](crate::ServerBuilder::send_buffer) bytes wait for
+    /// the peer already, or [`send_buffer_total`](crate::ServerBuilder::send_buffer_total) for all
+    /// peers; [`TrySendError::Closed`] if the connection is gone, or has just been closed because
+    /// its peer reads too slowly ([`SlowReader::Close`](crate::SlowReader::Close)). Both hold the
     /// frame. [`TrySendError::Encode`] if the codec refused it.
     pub fn try_send(&self, frame: Out) -> Result<(), TrySendError<Out>> {
         self.0.try_send(frame)

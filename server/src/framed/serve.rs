@@ -240,8 +240,8 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         Ok(())
     }
 
-    /// Polls user code; while that waits, what it and others have sent goes out. A panic goes on when
-    /// the answers to what came before are written.
+    /// Polls user code; while that waits, what it and others have sent goes out. A panic goes on
+    /// when the answers to what came before are written.
     fn poll_call<R>(
         &mut self,
         cx: &mut Context<'_>,

@@ -78,8 +78,8 @@ impl ServerBuilder {
     /// extensions and, with the feature `axum`, by `ConnectInfo<SocketAddr>`. It costs some
     /// allocations per request, and a system call each time that a connection is taken up. Default
     /// `true`.
-    pub fn connect_info(mut self, told: bool) -> Self {
-        self.config.connect_info = told;
+    pub fn connect_info(mut self, enabled: bool) -> Self {
+        self.config.connect_info = enabled;
         self
     }
 

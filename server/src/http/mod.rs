@@ -1,10 +1,10 @@
-//! A server for HTTP that parks idle connections: hyper speaks the protocol, axum or any other tower
-//! service answers, unchanged.
+//! A server for HTTP that parks idle connections: hyper speaks the protocol, axum or any other
+//! tower service answers, unchanged.
 //!
 //! A connection that hyper holds keeps buffers of 16 KiB or more and a task while it says nothing.
-//! Here it gives them up between requests. What is left of an idle keep-alive connection is a record
-//! of 64 bytes and its socket; when bytes arrive it takes up the state that another has left, or a
-//! new one. No byte is lost, and no reply differs.
+//! Here it gives them up between requests. What is left of an idle keep-alive connection is a
+//! record of 64 bytes and its socket; when bytes arrive it takes up the state that another has
+//! left, or a new one. No byte is lost, and no reply differs.
 //!
 //! ```
 //! use axum::Router;
@@ -22,7 +22,8 @@
 //! # }
 //! ```
 //!
-//! [`serve`] is the short way, with all defaults: `millpond_server::http::serve(listener, app).await`.
+//! [`serve`] is the short way, with all defaults:
+//! `millpond_server::http::serve(listener, app).await`.
 //!
 //! # The same server
 //!
@@ -41,39 +42,39 @@
 //! | `read_budget_bytes` | read from one connection before the others have their turn | 64 KiB |
 //! | `overload_response` | over a limit of connections | a 503 with `Retry-After` |
 //!
-//! Hyper bounds what it buffers, and asks the body of a response for no more while the peer takes none.
+//! Hyper bounds what it buffers, and asks the body of a response for no more while the peer takes
+//! none.
 //!
 //! # The pool
 //!
-//! A turn of a connection is a job on the [`pool`](ServerBuilder::pool). While the
-//! service waits, for a database say, the job keeps its slot: so the pool's size bounds the requests
-//! that are being answered, 1,024 by default, and while it is full, others wait in the kernel. A
-//! connection that waits for its *peer* holds no slot, nor a thread: an upload that trickles, a
-//! download that nobody takes, an idle one. Nor does one whose response has begun and waits for its
-//! next part, as an event stream does.
+//! A turn of a connection is a job on the [`pool`](ServerBuilder::pool). While the service waits,
+//! for a database say, the job keeps its slot: so the pool's size bounds the requests that are
+//! being answered, 1,024 by default, and while it is full, others wait in the kernel. A connection
+//! that waits for its *peer* holds no slot, nor a thread: an upload that trickles, a download that
+//! nobody takes, an idle one. Nor does one whose response has begun and waits for its next part, as
+//! an event stream does.
 //!
-//! For another answer under overload wrap the service in a
-//! `millpond::layer::PoolLayer`
-//! over a pool of its own: its verbs wait, refuse (with `shed_with` as a 503), or overflow. Over the
-//! *same* pool each call would be a job that waits for another of its pool, see
+//! For another answer under overload wrap the service in a `millpond::layer::PoolLayer` over a pool
+//! of its own: its verbs wait, refuse (with `shed_with` as a 503), or overflow. Over the *same*
+//! pool each call would be a job that waits for another of its pool, see
 //! [`Nested`](millpond::Nested). In the dedicated mode there is no pool unless one is given.
 //!
 //! # When connections give up their state
 //!
 //! At once, when a response is written. What one gives up, the next takes: between two requests of
-//! HTTP/1.1 hyper's state knows nothing of its connection, so as many are kept as were in use at once
-//! within the last seconds, at most 1,024, and nothing is built for who has a request next. A state
-//! is passed on after a request of HTTP/1.1 that came alone, was read to its end, told how long its
-//! body is and asked for no upgrade, with at most 16 KiB read and 64 KiB written; else it is dropped,
-//! and built anew when one is needed.
+//! HTTP/1.1 hyper's state knows nothing of its connection, so as many are kept as were in use at
+//! once within the last seconds, at most 1,024, and nothing is built for who has a request next. A
+//! state is passed on after a request of HTTP/1.1 that came alone, was read to its end, told how
+//! long its body is and asked for no upgrade, with at most 16 KiB read and 64 KiB written; else it
+//! is dropped, and built anew when one is needed.
 //!
 //! A head that is not whole is held as its bytes, up to 4 KiB, before hyper sees any of it.
 //!
 //! What was freed may stay with the allocator: where many requests are under way at once, each has
 //! a state of its own, and after them glibc's keeps most of the pages that they used, so RSS stays
 //! up though the heap is empty. Connections that are served one after another never take them. If
-//! such peaks matter use an allocator that returns memory (jemalloc, mimalloc), or call `malloc_trim`
-//! after one.
+//! such peaks matter use an allocator that returns memory (jemalloc, mimalloc), or call
+//! `malloc_trim` after one.
 //!
 //! # What is never parked
 //!
@@ -86,11 +87,10 @@
 //!
 //! # Requests
 //!
-//! Each has the peer's [`Address`](crate::Address) in its extensions; with the feature
-//! `axum` also `ConnectInfo<SocketAddr>`, for axum's extractor; unless
-//! [`connect_info`](ServerBuilder::connect_info) is off. Its body is a [`RequestBody`].
-//! A service that panics ends its connection, and so does one that returns an error; over HTTP/2 the
-//! stream.
+//! Each has the peer's [`Address`](crate::Address) in its extensions; with the feature `axum` also
+//! `ConnectInfo<SocketAddr>`, for axum's extractor; unless
+//! [`connect_info`](ServerBuilder::connect_info) is off. Its body is a [`RequestBody`]. A service
+//! that panics ends its connection, and so does one that returns an error; over HTTP/2 the stream.
 
 // HTTP by hyper, over connections that are parked between requests.
 //

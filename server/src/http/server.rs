@@ -44,8 +44,8 @@ impl Server {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before the token is cancelled, nothing has happened. Dropped later, connections close
-    /// as they finish, and none is cut off.
+    /// Dropped before the token is cancelled, nothing has happened. Dropped later, connections
+    /// close as they finish, and none is cut off.
     #[doc(alias = "serve")]
     #[doc(alias = "run")]
     pub async fn wait(&self) -> ShutdownReport {

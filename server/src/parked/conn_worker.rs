@@ -21,7 +21,7 @@ use crate::parked::{EventConn, EventConns, Parked, into_parked, kill};
 const MAX_TURNS: u32 = 16;
 const MAX_TIME: Duration = Duration::from_micros(100);
 
-/// Counts in the listener's [`WorkerCounts`], until it is dropped.
+/// Counts in the listener's `WorkerCounts`, until it is dropped.
 pub(crate) struct ConnWorker<P: Protocol> {
     conns: Arc<EventConns<P>>,
     phase: Phase,

@@ -15,7 +15,7 @@ const BATCH: usize = 256;
 
 /// For this long nothing else looks for what the reactor has not told of: more events are found at
 /// once then.
-const PATIENCE: Duration = Duration::from_micros(500);
+const MAX_UNPOLLED: Duration = Duration::from_micros(500);
 
 /// The inner `Poll`, for tokio's reactor to watch.
 pub(crate) struct InnerPoll(pub(crate) mio::Poll);
@@ -53,7 +53,7 @@ impl Poller {
     /// Fetches what the reactor should have told of, if it has told nothing for a while.
     pub(crate) fn poll_now(&mut self) -> io::Result<&Events> {
         self.events.clear();
-        if self.fetched.elapsed() >= PATIENCE {
+        if self.fetched.elapsed() >= MAX_UNPOLLED {
             self.fetched = Instant::now();
             fetch(self.inner.get_mut(), &mut self.events)?;
         }

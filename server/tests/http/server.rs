@@ -175,6 +175,11 @@ async fn unix_sockets(case: Case) {
 }
 
 #[test]
+fn the_default_mode_parks() {
+    assert!(format!("{:?}", Server::builder()).contains("mode: EventDriven"));
+}
+
+#[test]
 fn the_short_way() {
     multi(2, async {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -200,8 +205,8 @@ fn the_short_way() {
         let report = serving.await.unwrap().unwrap();
         assert_eq!((report.closed, report.others, report.aborted, report.still_open), (2, 0, 0, 0));
 
-        // Without a signal it serves until it is dropped.
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        // Without a signal it serves until it is dropped. Tokio's listeners will do, too.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(http::serve(listener, app.router()).into_future());
         let tcp = tokio::net::TcpStream::connect(address).await.unwrap();

@@ -392,7 +392,8 @@ proptest! {
                     prop_assert_eq!(drained, expected);
                     ready.clear();
                     known.iter_mut().for_each(|one| if one.parked.is_none() { one.events = Events::NONE });
-                    // Those that were active before keep their events; nothing tells them apart here.
+                    // Those that were active before keep their events; nothing tells them apart
+                    // here.
                     return Ok(());
                 }
             }

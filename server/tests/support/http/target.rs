@@ -83,8 +83,8 @@ pub fn secured(target: Target) -> Target {
 }
 
 impl Target {
-    /// One in so many of cases that are much alike; `MILLPOND_ALL=1` has all of them tried. Over TLS
-    /// fewer: there is one way from the bytes to the server.
+    /// One in so many of cases that are much alike; `MILLPOND_ALL=1` has all of them tried. Over
+    /// TLS fewer: there is one way from the bytes to the server.
     pub fn one_in(self, plain: usize) -> usize {
         match std::env::var_os("MILLPOND_ALL") {
             Some(_) => 1,
