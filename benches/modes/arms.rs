@@ -21,7 +21,6 @@ pub use self::http::{AUTO, AXUM};
 /// The keys of the arms without HTTP that others speak of.
 pub const DEDICATED: &str = "dedicated";
 pub const EVENT_DRIVEN: &str = "event-driven";
-pub const COALESCING: &str = "coalescing";
 pub const LEANEST: &str = "leanest";
 
 pub struct Arm {
@@ -40,7 +39,7 @@ pub fn reference(protocol: Protocol) -> &'static str {
     }
 }
 
-const ECHO: [Arm; 7] = [
+const ECHO: [Arm; 6] = [
     Arm {
         key: DEDICATED,
         label: "millpond, dedicated",
@@ -51,12 +50,6 @@ const ECHO: [Arm; 7] = [
         key: EVENT_DRIVEN,
         label: "millpond, event-driven",
         what: "millpond's server, idle connections parked",
-        protocol: Protocol::Echo,
-    },
-    Arm {
-        key: COALESCING,
-        label: "millpond, event-driven, coalescing",
-        what: "the same, events gathered for a moment where there are many",
         protocol: Protocol::Echo,
     },
     Arm {

@@ -63,7 +63,7 @@ fn follow(
         ("closed", &[active, seconds], Some(connections)) => {
             loads::closed(connections, active as usize, Duration::from_secs_f64(seconds))
         }
-        ("burst", [], Some(connections)) => loads::burst(connections),
+        ("spike", [], Some(connections)) => loads::spike(connections),
         ("begin", [], Some(connections)) => {
             connections.begin();
             String::new()

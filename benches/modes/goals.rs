@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::arms::{self, AUTO, AXUM, COALESCING, DEDICATED, EVENT_DRIVEN};
+use crate::arms::{self, AUTO, AXUM, DEDICATED, EVENT_DRIVEN};
 use crate::ours;
 use crate::protocol::Protocol;
 use crate::report::{Report, grouped};
@@ -36,7 +36,7 @@ const fn goal(
 
 const LEANEST: Option<&str> = Some(arms::LEANEST);
 
-const ECHO: [Goal; 20] = [
+const ECHO: [Goal; 19] = [
     goal("tasks", EVENT_DRIVEN, "tasks", None, AtMost(10.0)),
     goal("heap bytes per idle connection", EVENT_DRIVEN, "heap", None, AtMost(64.0)),
     goal("RSS bytes per idle connection", EVENT_DRIVEN, "rss", None, AtMost(128.0)),
@@ -46,7 +46,6 @@ const ECHO: [Goal; 20] = [
     goal("CPU per request at 300/s", EVENT_DRIVEN, "cpu 300", LEANEST, AtMost(1.0)),
     goal("CPU per request at 3,000/s", EVENT_DRIVEN, "cpu 3000", LEANEST, AtMost(1.0)),
     goal("CPU per request at 10,000/s", EVENT_DRIVEN, "cpu 10000", LEANEST, AtMost(1.0)),
-    goal("CPU per request at 10,000/s", COALESCING, "cpu 10000", LEANEST, AtMost(0.7)),
     goal("new connections/s", EVENT_DRIVEN, "accept", LEANEST, AtLeast(1.0)),
     goal("p99 beside a flood", EVENT_DRIVEN, "p99 flood", LEANEST, AtMost(1.0)),
     goal("requests/s, handler sleeps", EVENT_DRIVEN, "rate slow", LEANEST, AtLeast(0.98)),

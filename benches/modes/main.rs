@@ -10,7 +10,7 @@
 //! Each way is a server of its own process, driven over loopback by the same client, a process as
 //! well: 64 bytes go to the server and come back. What is told: the memory and the tasks that idle
 //! connections cost, the CPU at steady rates spread over all of them, throughput and latency of
-//! some among them, a burst on all, polite ones beside a flood, and a handler that takes its time.
+//! some among them, a spike on all, polite ones beside a flood, and a handler that takes its time.
 //! With `--http` small GETs on kept connections instead, and heads that never become whole instead
 //! of the flood.
 

@@ -34,11 +34,11 @@ pub struct Plan {
     /// Until a connection counts as idle: what a server keeps for a while after a request is to be
     /// gone.
     settle: Duration,
-    /// After the bursts: memory that was used by all at once takes its time to be given back.
+    /// After the spikes: memory that was used by all at once takes its time to be given back.
     settle_again: Duration,
     paced: f64,
     closed: f64,
-    bursts: usize,
+    spikes: usize,
 }
 
 impl Plan {
@@ -49,7 +49,7 @@ impl Plan {
             Protocol::Http if !args.quick => Duration::from_secs(4),
             _ => settle,
         };
-        let (paced, closed, bursts) = if args.quick { (0.4, 0.3, 1) } else { (1.5, 1.2, 3) };
+        let (paced, closed, spikes) = if args.quick { (0.4, 0.3, 1) } else { (1.5, 1.2, 3) };
         Self {
             protocol: args.protocol,
             connections,
@@ -59,7 +59,7 @@ impl Plan {
             settle_again,
             paced,
             closed,
-            bursts,
+            spikes,
         }
     }
 
@@ -109,15 +109,15 @@ pub fn measure(arm: &Arm, plan: &Plan, progress: &mut Progress) -> Result<Figure
         latencies(&mut figures, &answer, &format!("active{at}"))?;
     }
 
-    step("bursts");
-    let mut bursts = Vec::new();
-    for _ in 0..plan.bursts {
+    step("spikes");
+    let mut spikes = Vec::new();
+    for _ in 0..plan.spikes {
         thread::sleep(Duration::from_millis(300));
-        let (answer, cpu) = run.load("burst", Duration::ZERO)?;
-        bursts.push((answer.number("ms")?, cpu));
+        let (answer, cpu) = run.load("spike", Duration::ZERO)?;
+        spikes.push((answer.number("ms")?, cpu));
     }
-    figures.insert("burst".into(), median(bursts.iter().map(|burst| burst.0)));
-    figures.insert("burst cpu".into(), median(bursts.iter().map(|burst| burst.1)));
+    figures.insert("spike".into(), median(spikes.iter().map(|spike| spike.0)));
+    figures.insert("spike cpu".into(), median(spikes.iter().map(|spike| spike.1)));
     thread::sleep(plan.settle_again);
     let again = run.memory()?;
     figures.insert("heap again".into(), each(before.heap, again.heap));

@@ -49,7 +49,7 @@ const HEADS: &str = "\
 - Partial heads: 30 bytes of the next request have come on every connection, and no more for a
   moment. What is told is all that a connection costs then. The requests were completed afterwards,
   and answered.
-- Idle again after the bursts: 4 seconds after, in quick runs less.
+- Idle again after the spikes: 4 seconds after, in quick runs less.
 ";
 
 const BOTH: &str = "\
@@ -61,7 +61,7 @@ const BOTH: &str = "\
 - Steady rates are spread evenly over time and all connections, and wait for no answer. Active
   connections have one request on its way each; the others stay open. Latencies are what the client
   sees, and it shares the cores.
-- A burst is one request on every connection at once, until the last is answered.
+- A spike is one request on every connection at once, until the last is answered.
 - Ratios are between arms of the same round. Where other processes took much of the machine, an arm
   was measured again, up to three times a round; quick runs are not repeated.
 ";

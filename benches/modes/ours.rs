@@ -3,11 +3,10 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use axum::Router;
 use bytes::BytesMut;
-use millpond_server::http::{self, Park};
+use millpond_server::http;
 use millpond_server::{Listen, Mode, Server};
 
 use crate::arms::{self, Setup};
@@ -16,11 +15,9 @@ use crate::frames::Fixed64;
 /// The keys of the arms with HTTP.
 pub const DEDICATED: &str = "http-dedicated";
 pub const EVENT_DRIVEN: &str = "http-event-driven";
-pub const WARM: &str = "http-warm";
 
-/// Inside the runtime. `mode` is the key of an arm: dedicated, event-driven or coalescing.
+/// Inside the runtime. `mode` is the key of an arm: dedicated or event-driven.
 pub async fn start(mode: &str, setup: Setup) -> io::Result<SocketAddr> {
-    let coalesce = (mode == arms::COALESCING).then_some(Duration::from_micros(500));
     let mode = match mode {
         arms::DEDICATED => Mode::Dedicated,
         _ => Mode::EventDriven,
@@ -34,8 +31,7 @@ pub async fn start(mode: &str, setup: Setup) -> io::Result<SocketAddr> {
         .listen(Listen::from("127.0.0.1:0").backlog(8192))
         .mode(mode)
         .max_connections(setup.connections + 64) // the warm-up's may linger
-        .per_peer(None)
-        .coalesce(coalesce)
+        .max_connections_per_ip(None)
         .codec(Fixed64)
         .serve(tower::service_fn(echo))
         .map_err(io::Error::other)?;
@@ -46,18 +42,16 @@ pub async fn start(mode: &str, setup: Setup) -> io::Result<SocketAddr> {
 
 /// The same with HTTP.
 pub async fn start_http(key: &str, setup: Setup, router: Router) -> io::Result<SocketAddr> {
-    let (mode, park) = match key {
-        DEDICATED => (Mode::Dedicated, Park::default()),
-        WARM => (Mode::EventDriven, Park::Warm(256)),
-        _ => (Mode::EventDriven, Park::default()),
+    let mode = match key {
+        DEDICATED => Mode::Dedicated,
+        _ => Mode::EventDriven,
     };
     let server = http::Server::builder()
         .listen(Listen::from("127.0.0.1:0").backlog(8192))
         .mode(mode)
-        .park(park)
         .connect_info(false) // as those that it is compared with
         .max_connections(setup.connections + 64)
-        .per_peer(None)
+        .max_connections_per_ip(None)
         .serve(router)
         .map_err(io::Error::other)?;
     let address = server.local_addrs()[0];

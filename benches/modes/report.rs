@@ -40,8 +40,8 @@ fn rows(plan: &Plan) -> Vec<Row> {
     row("tasks".into(), &one("tasks"), 0);
     row("heap bytes per idle connection".into(), &one("heap"), 0);
     row("RSS bytes per idle connection".into(), &one("rss"), 0);
-    row("heap bytes, idle again after the bursts".into(), &one("heap again"), 0);
-    row("RSS bytes, idle again after the bursts".into(), &one("rss again"), 0);
+    row("heap bytes, idle again after the spikes".into(), &one("heap again"), 0);
+    row("RSS bytes, idle again after the spikes".into(), &one("rss again"), 0);
     for rate in RATES {
         let label = format!("CPU at {} requests/s, % of a core", group(rate));
         row(label, &[format!("percent {rate}")], 2);
@@ -61,8 +61,8 @@ fn rows(plan: &Plan) -> Vec<Row> {
         row(label, &three(&format!("active{at}")), 2);
         row(format!("CPU per request, {active} active, µs"), &[format!("cpu active{at}")], 1);
     }
-    row("burst on all, ms".into(), &one("burst"), 1);
-    row("CPU per request of a burst, µs".into(), &one("burst cpu"), 1);
+    row("spike on all, ms".into(), &one("spike"), 1);
+    row("CPU per request of a spike, µs".into(), &one("spike cpu"), 1);
     row("new connections/s, with one request each".into(), &one("accept"), 0);
     row("CPU per new connection, µs".into(), &one("accept cpu"), 1);
     match plan.protocol {
@@ -230,7 +230,7 @@ impl Report {
             spread("at 10,000/s", "cpu 10000"),
             spread("throughput of many", "rate active1"),
             spread("its p99", "p99 active1"),
-            spread("a burst", "burst"),
+            spread("a spike", "spike"),
         ];
         if self.plan.protocol == Protocol::Echo {
             parts.push(spread("p99 beside a flood", "p99 flood"));

@@ -7,8 +7,8 @@ use millpond_server::scripted::{Event, Limits};
 pub struct Case {
     pub input: Vec<u8>,
     pub cuts: Vec<(u8, bool, Option<u8>)>,
-    turn_bytes: u8,
-    turn_frames: u8,
+    read_budget_bytes: u8,
+    read_budget_frames: u8,
 }
 
 pub const MAX_FRAME: usize = 256;
@@ -16,9 +16,9 @@ pub const MAX_FRAME: usize = 256;
 impl Case {
     pub fn limits(&self) -> Limits {
         Limits {
-            max_frame: MAX_FRAME,
-            turn_bytes: self.turn_bytes as usize + 1,
-            turn_frames: self.turn_frames as usize + 1,
+            max_frame_size: MAX_FRAME,
+            read_budget_bytes: self.read_budget_bytes as usize + 1,
+            read_budget_frames: self.read_budget_frames as usize + 1,
         }
     }
 
@@ -48,4 +48,4 @@ impl Case {
 }
 
 pub const GENEROUS: Limits =
-    Limits { max_frame: MAX_FRAME, turn_bytes: usize::MAX, turn_frames: usize::MAX };
+    Limits { max_frame_size: MAX_FRAME, read_budget_bytes: usize::MAX, read_budget_frames: usize::MAX };

@@ -29,5 +29,5 @@ fuzz_target!(|case: Case| {
     if whole.reason == millpond_server::CloseReason::Peer {
         assert_eq!(whole.output.len(), cut.output.len());
     }
-    assert_eq!((whole.outgoing, cut.outgoing), (0, 0));
+    assert_eq!((whole.send_buffered, cut.send_buffered), (0, 0));
 });

@@ -13,20 +13,18 @@ use tower_service::Service;
 use crate::Server;
 use crate::accept::listen::Listen;
 use crate::conn::protocol::Protocol;
-use crate::conn::transport::Security;
+use crate::conn::transport::TlsAccept;
 use crate::error::StartError;
-use crate::framed::handler::{Handled, Handler};
-use crate::framed::service::{BoxError, Framed};
-#[cfg(feature = "http")]
-use crate::http::Park;
-use crate::mode::Mode;
+use crate::framed::handler::{Handler, HandlerProtocol};
+use crate::framed::service::{BoxError, ServiceProtocol};
+use crate::settings::Mode;
 use crate::settings::{Deadlines, Settings, SlowReader, Ticks};
 use crate::trace::event;
 use millpond::ConfigError;
 use millpond::Pool;
 
-pub(crate) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Of a server's own pool, where none was given: how many bursts may be under way at once.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Of a server's own pool, where none was given: how many turns may be under way at once.
 pub(crate) const OWN_POOL: usize = 1024;
 
 /// Settings of a server; from [`Server::builder`].
@@ -34,248 +32,259 @@ pub(crate) const OWN_POOL: usize = 1024;
 /// Every limit and every deadline has a default, the same in both modes. A deadline that is set to
 /// `None` does not hold; `0` is refused everywhere.
 #[must_use = "a builder does nothing until `serve` or `handle`"]
-pub struct Builder<C = ()> {
+pub struct ServerBuilder<C = ()> {
     pub(crate) codec: C,
-    pub(crate) plan: Plan,
+    pub(crate) config: Config,
 }
 
-/// All settings but the codec.
+/// All settings but the codec, of both builders.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct Config {
+    /// How errors name the settings that differ between the builders.
+    #[cfg(feature = "http")]
+    pub(crate) is_http: bool,
     pub(crate) listens: Vec<Listen>,
     pub(crate) mode: Mode,
     pub(crate) pool: Option<Pool>,
     pub(crate) max_connections: Option<usize>,
-    pub(crate) per_peer: Option<Option<usize>>,
-    pub(crate) on_overload: Option<Bytes>,
-    pub(crate) security: Security,
+    pub(crate) max_connections_per_ip: Option<Option<usize>>,
+    pub(crate) overload_response: Option<Bytes>,
+    pub(crate) tls: TlsAccept,
     pub(crate) token: CancellationToken,
     pub(crate) drain: Duration,
     pub(crate) deadlines: Deadlines,
-    pub(crate) max_frame: usize,
-    pub(crate) turn_bytes: usize,
-    pub(crate) turn_frames: usize,
-    pub(crate) outgoing: usize,
-    pub(crate) outgoing_total: usize,
+    pub(crate) max_frame_size: usize,
+    pub(crate) read_budget_bytes: usize,
+    pub(crate) read_budget_frames: usize,
+    pub(crate) send_buffer: usize,
+    pub(crate) send_buffer_total: usize,
     pub(crate) slow_reader: SlowReader,
-    pub(crate) coalesce: Option<Duration>,
-    #[cfg(feature = "http")]
-    pub(crate) park: Park,
     #[cfg(feature = "http")]
     pub(crate) connect_info: bool,
 }
 
-impl Plan {
+/// The settings that both builders have.
+macro_rules! shared_setters {
+    (mode: $mode:literal, overload_response: $overload:literal) => {
+        /// Where to listen; see [`Listen`](crate::Listen). May be called several times. There is no
+        /// default.
+        pub fn listen(mut self, listen: impl Into<crate::Listen>) -> Self {
+            self.config.listens.push(listen.into());
+            self
+        }
+
+        /// How connections are held. A [`Listen`](crate::Listen) may have a mode of its own.
+        #[doc = $mode]
+        pub fn mode(mut self, mode: crate::Mode) -> Self {
+            self.config.mode = mode;
+            self
+        }
+
+        /// The pool in whose slots turns run, one at a time in each: its size bounds how many are
+        /// under way, and while it is full, what peers send stays in the kernel.
+        ///
+        /// Default: in the event-driven mode a pool of its own with 1,024 slots. In the dedicated
+        /// mode none: the connections' tasks run their turns themselves.
+        ///
+        /// A turn whose service waits holds a slot meanwhile, and no thread. A service that submits
+        /// jobs to the same pool and awaits them is a nested submit, see
+        /// [`Nested`](millpond::Nested).
+        pub fn pool(mut self, pool: &millpond::Pool) -> Self {
+            self.config.pool = Some(pool.clone());
+            self
+        }
+
+        /// How many connections may be open at once. Default: half of the descriptors that the
+        /// process may open (the soft limit when the server starts), or 524,288 where there is no
+        /// limit.
+        #[doc(alias = "concurrency limit")]
+        pub fn max_connections(mut self, connections: usize) -> Self {
+            self.config.max_connections = Some(connections);
+            self
+        }
+
+        /// How many connections one peer may have: an IPv4 address, or an IPv6 network of 64 bits.
+        /// Default: half of [`max_connections`](Self::max_connections), so that nobody takes all of
+        /// them. `None`: no bound, for servers behind a proxy, or for a load test from one address.
+        /// Unix sockets have none.
+        pub fn max_connections_per_ip(mut self, connections: impl Into<Option<usize>>) -> Self {
+            self.config.max_connections_per_ip = Some(connections.into());
+            self
+        }
+
+        /// What connections over a limit get, as the bytes of a whole response, before they are
+        /// closed. It is written in a task of its own, for a second and to 128 at a time for each
+        /// listener at most, and never over TLS.
+        #[doc = $overload]
+        pub fn overload_response(mut self, response: impl Into<bytes::Bytes>) -> Self {
+            self.config.overload_response = Some(response.into());
+            self
+        }
+
+        /// From the accept to the first byte; over TLS also from the end of the handshake. A
+        /// handler that has sent something does not expect any. `None`: the timeout between
+        /// requests, or frames, runs from the accept. Default 10 s.
+        pub fn first_byte_timeout(
+            mut self,
+            timeout: impl Into<Option<std::time::Duration>>,
+        ) -> Self {
+            self.config.deadlines.first_byte = timeout.into();
+            self
+        }
+
+        /// For the TLS handshake, from its first byte. Default 10 s.
+        pub fn handshake_timeout(
+            mut self,
+            timeout: impl Into<Option<std::time::Duration>>,
+        ) -> Self {
+            self.config.deadlines.handshake = timeout.into();
+            self
+        }
+
+        /// For how long bytes may wait without the peer taking any of them. Default 30 s.
+        pub fn write_timeout(mut self, timeout: impl Into<Option<std::time::Duration>>) -> Self {
+            self.config.deadlines.write = timeout.into();
+            self
+        }
+
+        /// For how long `Server::wait` lets connections finish once it was told to stop. Default
+        /// 30 s.
+        pub fn drain_timeout(mut self, timeout: std::time::Duration) -> Self {
+            self.config.drain = timeout;
+            self
+        }
+
+        /// When it is cancelled nothing more is accepted. Connections are closed by `Server::wait`,
+        /// which must be awaited, or by dropping the server.
+        pub fn shutdown_token(mut self, token: tokio_util::sync::CancellationToken) -> Self {
+            self.config.token = token;
+            self
+        }
+
+        /// How much is read from one connection before the others have their turn. Default 64 KiB.
+        pub fn read_budget_bytes(mut self, bytes: usize) -> Self {
+            self.config.read_budget_bytes = bytes;
+            self
+        }
+
+        /// Has all connections use TLS, in either mode. An idle connection keeps its session, some
+        /// kilobytes.
+        #[cfg(feature = "rustls")]
+        pub fn tls(mut self, config: std::sync::Arc<tokio_rustls::rustls::ServerConfig>) -> Self {
+            self.config.tls.acceptor = Some(config.into());
+            self
+        }
+    };
+}
+#[cfg(feature = "http")]
+pub(crate) use shared_setters;
+
+impl Config {
     pub(crate) fn new() -> Self {
         Self {
+            #[cfg(feature = "http")]
+            is_http: false,
             listens: Vec::new(),
             mode: Mode::default(),
             pool: None,
             max_connections: None,
-            per_peer: None,
-            on_overload: None,
-            security: Security::default(),
+            max_connections_per_ip: None,
+            overload_response: None,
+            tls: TlsAccept::default(),
             token: CancellationToken::new(),
             drain: Duration::from_secs(30),
             deadlines: Deadlines::default(),
-            max_frame: 1024 * 1024,
-            turn_bytes: 64 * 1024,
-            turn_frames: 256,
-            outgoing: 256 * 1024,
-            outgoing_total: 64 * 1024 * 1024,
+            max_frame_size: 1024 * 1024,
+            read_budget_bytes: 64 * 1024,
+            read_budget_frames: 256,
+            send_buffer: 256 * 1024,
+            send_buffer_total: 64 * 1024 * 1024,
             slow_reader: SlowReader::default(),
-            coalesce: None,
-            #[cfg(feature = "http")]
-            park: Park::default(),
             #[cfg(feature = "http")]
             connect_info: true,
         }
     }
 }
 
-impl Builder {
+impl ServerBuilder {
     pub(crate) fn new() -> Self {
-        Self { codec: (), plan: Plan::new() }
+        Self { codec: (), config: Config::new() }
     }
 
     /// What makes frames of bytes and bytes of frames. Each connection gets a clone.
-    pub fn codec<C: Decoder + Clone>(self, codec: C) -> Builder<C> {
-        Builder { codec, plan: self.plan }
+    pub fn codec<C: Decoder + Clone>(self, codec: C) -> ServerBuilder<C> {
+        ServerBuilder { codec, config: self.config }
     }
 }
 
-impl<C> Builder<C> {
-    /// Where to listen; see [`Listen`]. May be called several times. There is no default.
-    pub fn listen(mut self, listen: impl Into<Listen>) -> Self {
-        self.plan.listens.push(listen.into());
-        self
-    }
-
-    /// How connections are held. Default [`Mode::Dedicated`]. A [`Listen`] may have its own.
-    pub fn mode(mut self, mode: Mode) -> Self {
-        self.plan.mode = mode;
-        self
-    }
-
-    /// The pool in whose slots bursts run, one at a time in each: its size bounds how many are under
-    /// way, and while it is full, what peers send stays in the kernel.
-    ///
-    /// Default: in the event-driven mode a pool of its own with 1,024 slots. In the dedicated mode
-    /// none: the connections' tasks run their bursts themselves.
-    ///
-    /// A burst whose service waits holds a slot meanwhile, and no thread. A service that submits
-    /// jobs to the same pool and awaits them is a nested submit, see [`Nested`](millpond::Nested).
-    pub fn pool(mut self, pool: &Pool) -> Self {
-        self.plan.pool = Some(pool.clone());
-        self
-    }
-
-    /// How many connections may be open at once. Default: half of the descriptors that the process
-    /// may open (the soft limit when the server starts), or 524,288 where there is no limit.
-    pub fn max_connections(mut self, connections: usize) -> Self {
-        self.plan.max_connections = Some(connections);
-        self
-    }
-
-    /// How many connections one peer may have: an IPv4 address, or an IPv6 network of 64 bits.
-    /// Default: half of [`max_connections`](Self::max_connections), so that nobody takes all of
-    /// them. `None`: no bound, for servers behind a proxy, or for a load test from one address.
-    /// Unix sockets have none.
-    pub fn per_peer(mut self, connections: impl Into<Option<usize>>) -> Self {
-        self.plan.per_peer = Some(connections.into());
-        self
-    }
-
-    /// What connections over a limit are told, as the bytes of a whole answer, before they are
-    /// closed. It is written in a task of its own, for a second and to 128 at a time for each
-    /// listener at most, and never over TLS. Default: they are closed without a word.
-    pub fn on_overload(mut self, answer: impl Into<Bytes>) -> Self {
-        self.plan.on_overload = Some(answer.into());
-        self
-    }
-
-    /// From the accept to the first byte; over TLS also from the end of the handshake. A handler that
-    /// has sent something does not expect any. With `None` the [idle timeout](Self::idle_timeout)
-    /// runs from the accept. Default 10 s.
-    pub fn first_byte_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.plan.deadlines.first_byte = timeout.into();
-        self
-    }
-
-    /// For the TLS handshake, from its first byte. Default 10 s.
-    pub fn handshake_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.plan.deadlines.handshake = timeout.into();
-        self
+impl<C> ServerBuilder<C> {
+    shared_setters! {
+        mode: "Default [`Mode::Dedicated`](crate::Mode::Dedicated).",
+        overload_response: "Default: they are closed without one."
     }
 
     /// From a frame's first byte to its last, however they trickle in. A codec that takes bytes
     /// and makes no frame of them has begun one. Default 10 s.
     pub fn frame_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.plan.deadlines.frame = timeout.into();
+        self.config.deadlines.frame = timeout.into();
         self
     }
 
     /// For how long a connection may be open without a frame in either direction. Default 5 min.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.plan.deadlines.idle = timeout.into();
-        self
-    }
-
-    /// For how long bytes may wait without the peer taking any of them. Default 30 s.
-    pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.plan.deadlines.write = timeout.into();
-        self
-    }
-
-    /// For how long [`Server::wait`] lets connections finish once it was told to stop. Default
-    /// 30 s.
-    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
-        self.plan.drain = timeout;
-        self
-    }
-
-    /// When it is cancelled nothing more is accepted. Connections are closed by [`Server::wait`],
-    /// which must be awaited, or by dropping the server.
-    pub fn shutdown_token(mut self, token: CancellationToken) -> Self {
-        self.plan.token = token;
+        self.config.deadlines.idle = timeout.into();
         self
     }
 
     /// The largest frame, in bytes as they arrive. Default 1 MiB. A codec may be stricter.
-    pub fn max_frame(mut self, bytes: usize) -> Self {
-        self.plan.max_frame = bytes;
-        self
-    }
-
-    /// How much is read from one connection before the others have their turn. Default 64 KiB.
-    pub fn turn_bytes(mut self, bytes: usize) -> Self {
-        self.plan.turn_bytes = bytes;
+    pub fn max_frame_size(mut self, bytes: usize) -> Self {
+        self.config.max_frame_size = bytes;
         self
     }
 
     /// How many frames of one connection are served before the others have their turn. Default
     /// 256.
-    pub fn turn_frames(mut self, frames: usize) -> Self {
-        self.plan.turn_frames = frames;
+    pub fn read_budget_frames(mut self, frames: usize) -> Self {
+        self.config.read_budget_frames = frames;
         self
     }
 
     /// How many bytes may wait for one peer to take them, and one frame of a handler more, or one
     /// answer of a service, however many frames it has. Beyond that it is a slow reader. Default
     /// 256 KiB.
-    pub fn outgoing(mut self, bytes: usize) -> Self {
-        self.plan.outgoing = bytes;
+    pub fn send_buffer(mut self, bytes: usize) -> Self {
+        self.config.send_buffer = bytes;
         self
     }
 
     /// How many bytes may wait for all peers together. Sends wait then; a connection whose answers
     /// would go beyond is closed as a slow reader. Default 64 MiB.
-    pub fn outgoing_total(mut self, bytes: usize) -> Self {
-        self.plan.outgoing_total = bytes;
+    pub fn send_buffer_total(mut self, bytes: usize) -> Self {
+        self.config.send_buffer_total = bytes;
         self
     }
 
     /// What becomes of slow readers. Default [`SlowReader::Wait`].
     pub fn slow_reader(mut self, policy: SlowReader) -> Self {
-        self.plan.slow_reader = policy;
-        self
-    }
-
-    /// In the event-driven mode, while events come at a moderate rate, looks for them only so often
-    /// instead of at each one: fewer wake-ups, for up to so much more latency. Measure whether that
-    /// pays where you run: on a virtual machine, one wake-up by a timer may cost more than several
-    /// by sockets. From 50 µs to 10 ms. Linux only: refused elsewhere. Default: `None`.
-    ///
-    /// It begins where a period brings two events or more, ends where it brings less than one, and
-    /// is not done under full load, when events come in numbers anyway.
-    pub fn coalesce(mut self, period: impl Into<Option<Duration>>) -> Self {
-        self.plan.coalesce = period.into();
-        self
-    }
-
-    /// Has all connections use TLS, in either mode. An idle connection keeps its session, some
-    /// kilobytes.
-    #[cfg(feature = "rustls")]
-    pub fn tls(mut self, config: Arc<tokio_rustls::rustls::ServerConfig>) -> Self {
-        self.plan.security.acceptor = Some(config.into());
+        self.config.slow_reader = policy;
         self
     }
 }
 
-impl<C: Decoder + Clone + Send + Sync + 'static> Builder<C> {
+impl<C: Decoder + Clone + Send + Sync + 'static> ServerBuilder<C> {
     /// Starts a server that answers each frame by a tower service. What the service returns is
-    /// written frame by frame: `Some(frame)`, `None`, `[one, two]`, a `Vec`, any iterator of frames.
-    /// (A bare `Bytes` or `Vec<u8>` is an iterator of bytes.)
+    /// written frame by frame: `Some(frame)`, `None`, `[one, two]`, a `Vec`, any iterator of
+    /// frames. (A bare `Bytes` or `Vec<u8>` is an iterator of bytes.)
     ///
     /// The frames of a connection are served one after another, each when the service is ready. The
-    /// service is cloned for each burst, so it must be `Sync`, too: box it by
+    /// service is cloned for each turn, so it must be `Sync`, too: box it by
     /// `tower::util::BoxCloneSyncService`. It does not learn which connection a frame is from; a
     /// [`Handler`] does. No deadline bounds it: use tower's `timeout`. It is dropped where a
     /// shutdown's deadline has passed.
     ///
     /// An error closes the connection with [`CloseReason::Service`](crate::CloseReason::Service),
-    /// answers to earlier frames go out before; so does a panic. The error is an event of the target
-    /// `millpond` (feature `tracing`), at the level WARN.
+    /// answers to earlier frames go out before; so does a panic. The error is an event of the
+    /// target `millpond` (feature `tracing`), at the level WARN.
     ///
     /// # Errors
     ///
@@ -292,7 +301,7 @@ impl<C: Decoder + Clone + Send + Sync + 'static> Builder<C> {
         S: Clone + Send + Sync + 'static,
         R: IntoIterator + Send + 'static,
     {
-        self.plan.start(Framed { codec: self.codec, service })
+        self.config.start(ServiceProtocol { codec: self.codec, service })
     }
 
     /// Starts a server around a [`Handler`], which may send at any time.
@@ -309,34 +318,34 @@ impl<C: Decoder + Clone + Send + Sync + 'static> Builder<C> {
         C: Decoder<Item = H::In, Error: Into<BoxError>>,
         C: Encoder<H::Out, Error: Into<BoxError>>,
     {
-        self.plan.start(Handled { codec: self.codec, handler: Arc::new(handler) })
+        self.config.start(HandlerProtocol { codec: self.codec, handler: Arc::new(handler) })
     }
 }
 
 #[cfg(feature = "serde")]
-impl<C> Builder<C> {
-    /// What a start would find wrong, without one.
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        let plan = &self.plan;
-        let per_peer = plan.per_peer.unwrap_or_default();
-        plan.check(plan.max_connections.unwrap_or(1), per_peer).map(drop)
+impl Config {
+    /// What a start would find wrong, without a start.
+    pub(crate) fn check_all(&self) -> Result<(), ConfigError> {
+        let per_ip = self.max_connections_per_ip.unwrap_or_default();
+        self.check(self.max_connections.unwrap_or(1), per_ip).map(drop)
     }
 }
 
-impl<C> fmt::Debug for Builder<C> {
+impl<C> fmt::Debug for ServerBuilder<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("plan", &self.plan).finish_non_exhaustive()
+        f.debug_struct("ServerBuilder").field("plan", &self.config).finish_non_exhaustive()
     }
 }
 
-impl Plan {
+impl Config {
     pub(crate) fn start<P: Protocol>(self, protocol: P) -> Result<Server, StartError> {
         // Panics without timers, which deadlines need.
         drop(tokio::time::sleep(Duration::ZERO));
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20) as usize;
         let max_connections = self.max_connections.unwrap_or((descriptors / 2).max(1));
-        let per_peer = self.per_peer.unwrap_or(Some(max_connections.div_ceil(2)));
-        let settings = self.check(max_connections, per_peer)?;
+        let max_connections_per_ip =
+            self.max_connections_per_ip.unwrap_or(Some(max_connections.div_ceil(2)));
+        let settings = self.check(max_connections, max_connections_per_ip)?;
         if max_connections >= descriptors {
             event!(
                 WARN,
@@ -349,20 +358,44 @@ impl Plan {
             Some(pool) => pool,
             None => Pool::builder().size(OWN_POOL).name("server").build()?,
         };
-        Server::start(self, settings, (max_connections, per_peer), pool, Arc::new(protocol))
+        Server::start(
+            self,
+            settings,
+            (max_connections, max_connections_per_ip),
+            pool,
+            Arc::new(protocol),
+        )
     }
 
-    fn check(&self, max: usize, per_peer: Option<usize>) -> Result<Settings, ConfigError> {
+    /// How the builder calls the settings of frames, which are heads for HTTP.
+    fn names(&self) -> [&'static str; 3] {
+        #[cfg(feature = "http")]
+        if self.is_http {
+            return ["max_header_size", "header_read_timeout", "keep_alive_timeout"];
+        }
+        ["max_frame_size", "frame_timeout", "idle_timeout"]
+    }
+
+    fn check(
+        &self,
+        max: usize,
+        max_connections_per_ip: Option<usize>,
+    ) -> Result<Settings, ConfigError> {
         let from_one = "a number from 1";
         let bytes = "one byte or more";
+        let [max_size, frame_timeout, idle_timeout] = self.names();
         let numbers = [
             ("max_connections", max, from_one),
-            ("per_peer", per_peer.unwrap_or(1), "a number from 1, or `None` for no bound"),
-            ("max_frame", self.max_frame, bytes),
-            ("turn_bytes", self.turn_bytes, bytes),
-            ("turn_frames", self.turn_frames, from_one),
-            ("outgoing", self.outgoing, bytes),
-            ("outgoing_total", self.outgoing_total, bytes),
+            (
+                "max_connections_per_ip",
+                max_connections_per_ip.unwrap_or(1),
+                "a number from 1, or `None` for no bound",
+            ),
+            (max_size, self.max_frame_size, bytes),
+            ("read_budget_bytes", self.read_budget_bytes, bytes),
+            ("read_budget_frames", self.read_budget_frames, from_one),
+            ("send_buffer", self.send_buffer, bytes),
+            ("send_buffer_total", self.send_buffer_total, bytes),
         ];
         for (field, value, accepted) in numbers {
             if value == 0 {
@@ -373,8 +406,8 @@ impl Plan {
         let durations = [
             ("first_byte_timeout", deadlines.first_byte),
             ("handshake_timeout", deadlines.handshake),
-            ("frame_timeout", deadlines.frame),
-            ("idle_timeout", deadlines.idle),
+            (frame_timeout, deadlines.frame),
+            (idle_timeout, deadlines.idle),
             ("body_timeout", deadlines.body),
             ("write_timeout", deadlines.write),
             ("drain_timeout", Some(self.drain)),
@@ -388,14 +421,6 @@ impl Plan {
                 return Err(ConfigError::new(field, format!("{:?}", value.unwrap()), accepted));
             }
         }
-        let sensible = Duration::from_micros(50)..=Duration::from_millis(10);
-        if let Some(period) = self.coalesce.filter(|period| !sensible.contains(period)) {
-            let accepted = "from 50 µs to 10 ms, or `None`";
-            return Err(ConfigError::new("coalesce", format!("{period:?}"), accepted));
-        }
-        if self.coalesce.is_some() && cfg!(not(target_os = "linux")) {
-            return Err(ConfigError::new("coalesce", "set", "`None` on this platform"));
-        }
         for listen in &self.listens {
             listen.check()?;
         }
@@ -403,13 +428,12 @@ impl Plan {
             return Err(ConfigError::new("listen", "empty", "one address or more"));
         }
         Ok(Settings {
-            max_frame: self.max_frame,
-            turn_bytes: self.turn_bytes,
-            turn_frames: self.turn_frames,
-            outgoing: self.outgoing,
-            outgoing_total: self.outgoing_total,
+            max_frame_size: self.max_frame_size,
+            read_budget_bytes: self.read_budget_bytes,
+            read_budget_frames: self.read_budget_frames,
+            send_buffer: self.send_buffer,
+            send_buffer_total: self.send_buffer_total,
             slow_reader: self.slow_reader,
-            coalesce: self.coalesce,
             ticks: Ticks::new(deadlines),
         })
     }

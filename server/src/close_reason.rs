@@ -8,13 +8,13 @@ use std::fmt;
 pub enum CloseReason {
     /// The peer has ended the connection, and all it had sent is answered.
     Peer,
-    /// [`Peer::close`](crate::Peer::close) was called.
-    Local,
+    /// [`Connection::close`](crate::Connection::close) was called.
+    ClosedByServer,
     /// A deadline has passed.
     Deadline(Deadline),
     /// The peer does not take what is sent to it; see [`SlowReader`](crate::SlowReader).
     SlowReader,
-    /// A frame is larger than [`max_frame`](crate::Builder::max_frame).
+    /// A frame is larger than [`max_frame_size`](crate::ServerBuilder::max_frame_size).
     FrameTooLarge,
     /// The codec could not read what the peer sent, or not write a frame.
     Codec,
@@ -62,7 +62,7 @@ impl CloseReason {
     pub(crate) fn rank(self) -> u8 {
         match self {
             Self::Shutdown => 0,
-            Self::Local => 1,
+            Self::ClosedByServer => 1,
             _ => 2,
         }
     }
@@ -72,7 +72,7 @@ impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Peer => "ended by the peer",
-            Self::Local => "closed by the server",
+            Self::ClosedByServer => "closed by the server",
             Self::Deadline(Deadline::FirstByte) => "no byte came in time",
             Self::Deadline(Deadline::Handshake) => "the TLS handshake took too long",
             Self::Deadline(Deadline::Frame) => "a frame took too long",

@@ -5,10 +5,10 @@
 //! - [`Mode::Dedicated`]: a task for each connection, without a buffer while it waits.
 //! - [`Mode::EventDriven`]: an idle connection is *parked*. It has no task, no buffer and no timer;
 //!   what is left of it is a record of some fifty bytes, its codec, and the socket. When bytes
-//!   arrive, a *burst* serves it in a slot of a [`Pool`].
+//!   arrive, a *turn* serves it in a slot of a [`Pool`].
 //!
-//! Frames go to a tower service ([`Builder::serve`]), or to a [`Handler`] ([`Builder::handle`])
-//! that may send at any time through a [`Peer`].
+//! Frames go to a tower service ([`ServerBuilder::serve`]), or to a [`Handler`]
+//! ([`ServerBuilder::handle`]) that may send at any time through a [`Connection`].
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -26,40 +26,41 @@
 //!     .serve(tower::service_fn(shout))?;
 //! println!("listening at {}", server.local_addrs()[0]);
 //! let report = server.shutdown(std::time::Duration::from_secs(1)).await;
-//! assert_eq!(report.left, 0);
+//! assert_eq!(report.still_open, 0);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # A burst
+//! # A turn
 //!
 //! It writes what waits to go out, reads, decodes, serves frame by frame, and writes the answers,
-//! until the socket would block or the connection's turn is over: after
-//! [`turn_bytes`](Builder::turn_bytes) or [`turn_frames`](Builder::turn_frames) the others come
-//! first. It never waits for the socket: where the peer does not take its answers, they stay with
-//! the connection, nothing more is read from it, and it rests until the peer does. A service that
-//! waits keeps its slot of the pool, and neither a thread nor the reactor.
+//! until the socket would block or the connection has had its share: after
+//! [`read_budget_bytes`](ServerBuilder::read_budget_bytes) or
+//! [`read_budget_frames`](ServerBuilder::read_budget_frames) the others come first. It never waits
+//! for the socket: where the peer does not take its answers, they stay with the connection, nothing
+//! more is read from it, and it rests until the peer does. A service that waits keeps its slot of
+//! the pool, and neither a thread nor the reactor.
 //!
-//! A slot serves one burst at a time. In the event-driven mode one job has several of them, of
+//! A slot serves one turn at a time. In the event-driven mode one job has several of them, of
 //! connection after connection, and makes room for others of the pool after a few.
 //!
 //! # When the pool is full
 //!
-//! Connections that become ready wait for a slot, first come first served, and what their peers send
-//! stays in the kernel. The job that is to serve them stands in line with everybody else on that
-//! pool. When the pool is closed, connections are closed as they become ready
+//! Connections that become ready wait for a slot, first come first served, and what their peers
+//! send stays in the kernel. The job that is to serve them stands in line with everybody else on
+//! that pool. When the pool is closed, connections are closed as they become ready
 //! ([`CloseReason::PoolClosed`]).
 //!
 //! # Closing
 //!
 //! Where the server ends a connection that may still be sending, for a malformed frame, an error of
-//! the service or by [`Peer::close`], the peer first gets all answers to what came before and the
-//! end of the stream. The socket is closed when the peer has gone, or after a second or two: bytes
-//! that nobody has read would reset the connection, and the peer might lose the last words.
+//! the service or by [`Connection::close`], the peer first gets all answers to what came before and
+//! the end of the stream. The socket is closed when the peer has gone, or after a second or two:
+//! bytes that nobody has read would reset the connection, and the peer might lose the last words.
 //!
 //! # Limits and deadlines
 //!
-//! All are on by default, the same in both modes, and listed at [`Builder`]. They are
+//! All are on by default, the same in both modes, and listed at [`ServerBuilder`]. They are
 //! kept by a clock that ticks eight times in the shortest of them, every second at the least and
 //! every 10 ms at most: a deadline is never early, and late by two ticks at most. While user code
 //! runs for a connection only the write deadline does, for a handler. Before a connection is
@@ -69,7 +70,7 @@
 //!
 //! A parked connection costs its record, which is kept for the next one when it ends. A frame that
 //! has arrived in part is kept by its exact bytes; a codec that reserves room for a frame by its
-//! declared length has that room only during a burst. The kernel's own memory for a socket, some
+//! declared length has that room only during a turn. The kernel's own memory for a socket, some
 //! 5 KiB, is the same in every mode.
 //!
 //! # Platforms
@@ -86,12 +87,15 @@ mod error;
 mod framed;
 #[cfg(feature = "http")]
 pub mod http;
-mod mode;
 mod panic;
 mod parked;
-#[cfg(any(test, fuzzing))]
+#[cfg(fuzzing)]
+#[doc(hidden)]
 #[allow(missing_docs)]
 pub mod scripted;
+#[cfg(all(test, not(fuzzing)))]
+#[allow(missing_docs, unreachable_pub)]
+mod scripted;
 mod settings;
 mod status;
 mod sync;
@@ -110,27 +114,25 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::accept::address::Address;
 pub use crate::accept::listen::Listen;
-pub use crate::builder::Builder;
+pub use crate::builder::ServerBuilder;
 pub use crate::close_reason::{CloseReason, Deadline};
 #[cfg(feature = "serde")]
 pub use crate::config::{ServerConfig, ServerEntry};
 pub use crate::error::StartError;
-pub use crate::framed::connection::{Peer, SendError, TrySendError};
+pub use crate::framed::connection::{Connection, SendError, TrySendError};
 pub use crate::framed::handler::Handler;
 pub use crate::framed::service::BoxError;
-pub use crate::mode::Mode;
-pub use crate::settings::SlowReader;
+pub use crate::settings::{Mode, SlowReader};
 pub use crate::status::{ServerStatus, ShutdownReport};
 
-use crate::accept::watch::watch;
-use crate::accept::{Side, accept};
-use crate::builder::Plan;
-use crate::conn::listener_conns::{KILL_WAIT, Yard};
+use crate::accept::{ConnHandler, accept, async_fd};
+use crate::builder::Config;
+use crate::conn::listener_conns::{KILL_WAIT, ListenerConns};
 use crate::conn::protocol::Protocol;
-use crate::conn::server_state::{Hub, Totals};
-use crate::parked::{EventDriven, Parked, dispatch};
+use crate::conn::server_state::{ServerState, Totals};
+use crate::parked::{EventDriven, Parked, event_loop};
 use crate::settings::Settings;
-use crate::task::{Dedicated, Sleeper};
+use crate::task::{Dedicated, TaskWaker};
 use crate::trace::event;
 use millpond::Pool;
 
@@ -139,8 +141,8 @@ use millpond::Pool;
 /// Dropping it stops it at once: it accepts no more, and closes all connections.
 /// [`shutdown`](Self::shutdown) and [`wait`](Self::wait) let them finish.
 pub struct Server {
-    hub: Arc<Hub>,
-    yards: Vec<Box<dyn Ground>>,
+    state: Arc<ServerState>,
+    listener_conns: Vec<Box<dyn AnyListenerConns>>,
     addresses: Vec<SocketAddr>,
     /// Cancelled, nothing is accepted any more.
     stop: CancellationToken,
@@ -149,20 +151,20 @@ pub struct Server {
     tasks: Vec<AbortHandle>,
 }
 
-/// A yard of either mode.
-trait Ground: Send + Sync {
+/// The connections of a listener, in either mode.
+trait AnyListenerConns: Send + Sync {
     fn totals(&self) -> (Totals, usize);
-    fn doom_all(&self, reason: CloseReason);
+    fn request_close_all(&self, reason: CloseReason);
     fn kill(&self);
 }
 
-impl<P: Protocol> Ground for Arc<Yard<P, Parked<P::Idle>>> {
+impl<P: Protocol> AnyListenerConns for Arc<ListenerConns<P, Parked<P::Idle>>> {
     fn totals(&self) -> (Totals, usize) {
-        Yard::totals(self)
+        ListenerConns::totals(self)
     }
 
-    fn doom_all(&self, reason: CloseReason) {
-        Yard::doom_all(self, reason);
+    fn request_close_all(&self, reason: CloseReason) {
+        ListenerConns::request_close_all(self, reason);
     }
 
     fn kill(&self) {
@@ -170,13 +172,13 @@ impl<P: Protocol> Ground for Arc<Yard<P, Parked<P::Idle>>> {
     }
 }
 
-impl<P: Protocol> Ground for Arc<Yard<P, Sleeper>> {
+impl<P: Protocol> AnyListenerConns for Arc<ListenerConns<P, TaskWaker>> {
     fn totals(&self) -> (Totals, usize) {
-        Yard::totals(self)
+        ListenerConns::totals(self)
     }
 
-    fn doom_all(&self, reason: CloseReason) {
-        Yard::doom_all(self, reason);
+    fn request_close_all(&self, reason: CloseReason) {
+        ListenerConns::request_close_all(self, reason);
     }
 
     fn kill(&self) {
@@ -186,35 +188,35 @@ impl<P: Protocol> Ground for Arc<Yard<P, Sleeper>> {
 
 impl Server {
     /// Settings for a server.
-    pub fn builder() -> Builder {
-        Builder::new()
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::new()
     }
 
     fn start<P: Protocol>(
-        plan: Plan,
+        config: Config,
         settings: Settings,
-        (max_connections, per_peer): (usize, Option<usize>),
+        (max_connections, max_connections_per_ip): (usize, Option<usize>),
         pool: Pool,
         protocol: Arc<P>,
     ) -> Result<Self, StartError> {
-        let hub = Arc::new(Hub::new(settings, max_connections, per_peer));
+        let state = Arc::new(ServerState::new(settings, max_connections, max_connections_per_ip));
         let mut server = Self {
-            hub: hub.clone(),
-            yards: Vec::new(),
+            state: state.clone(),
+            listener_conns: Vec::new(),
             addresses: Vec::new(),
-            stop: plan.token.child_token(),
-            token: plan.token.clone(),
-            drain: plan.drain,
+            stop: config.token.child_token(),
+            token: config.token.clone(),
+            drain: config.drain,
             tasks: Vec::new(),
         };
         // All are bound before anything runs.
         let mut listeners = Vec::new();
-        for listen in &plan.listens {
+        for listen in &config.listens {
             let bound = listen.bind().and_then(|listener| {
                 server.addresses.extend(listener.local_addr());
-                watch(listener)
+                async_fd(listener)
             });
-            let mode = listen.mode.unwrap_or(plan.mode);
+            let mode = listen.mode.unwrap_or(config.mode);
             match bound {
                 Ok(listener) => listeners.push((listener, mode)),
                 Err(error) => {
@@ -223,39 +225,39 @@ impl Server {
             }
         }
         for (listener, mode) in listeners {
-            let side = match mode {
+            let handler = match mode {
                 Mode::Dedicated => {
-                    let (hub, security) = (hub.clone(), plan.security.clone());
+                    let (state, tls) = (state.clone(), config.tls.clone());
                     let dedicated =
-                        Dedicated::new(hub, protocol.clone(), security, plan.pool.clone());
-                    server.run(dedicated.yard.clone().sweep());
-                    server.yards.push(Box::new(dedicated.yard.clone()));
-                    Side::Dedicated(dedicated)
+                        Dedicated::new(state, protocol.clone(), tls, config.pool.clone());
+                    server.run(dedicated.conns.clone().run_timer());
+                    server.listener_conns.push(Box::new(dedicated.conns.clone()));
+                    ConnHandler::Dedicated(dedicated)
                 }
                 Mode::EventDriven => {
-                    let (hub, security) = (hub.clone(), plan.security.clone());
-                    let (event, inner) = EventDriven::new(hub, protocol.clone(), security)
+                    let (state, tls) = (state.clone(), config.tls.clone());
+                    let (event, inner) = EventDriven::new(state, protocol.clone(), tls)
                         .map_err(StartError::Reactor)?;
-                    server.run(event.yard.clone().sweep());
-                    let (yard, pool) = (event.yard.clone(), pool.clone());
+                    server.run(event.conns.clone().run_timer());
+                    let (conns, pool) = (event.conns.clone(), pool.clone());
                     server.run(async move {
-                        if let Err(error) = dispatch(yard.clone(), inner, pool).await {
+                        if let Err(error) = event_loop(conns.clone(), inner, pool).await {
                             event!(ERROR, %error, "connections cannot be watched any more");
                             drop(error);
-                            yard.hub.killed.store(true, SeqCst);
-                            parked::kill(&yard);
+                            conns.server.killed.store(true, SeqCst);
+                            parked::kill(&conns);
                         }
                     });
-                    server.yards.push(Box::new(event.yard.clone()));
-                    Side::EventDriven(event)
+                    server.listener_conns.push(Box::new(event.conns.clone()));
+                    ConnHandler::EventDriven(event)
                 }
             };
-            let accepting = hub.accepting();
-            let accept = accept(listener, side, hub.clone(), plan.on_overload.clone());
+            let accept_guard = state.accept_guard();
+            let accept = accept(listener, handler, state.clone(), config.overload_response.clone());
             let stop = server.stop.clone();
             server.run(async move {
                 stop.run_until_cancelled_owned(accept).await;
-                drop(accepting);
+                drop(accept_guard);
             });
         }
         Ok(server)
@@ -266,71 +268,75 @@ impl Server {
     }
 
     /// The TCP addresses it listens at, in the order of the calls of
-    /// [`listen`](Builder::listen), with the ports that were chosen. Unix sockets are left out.
+    /// [`listen`](ServerBuilder::listen), with the ports that were chosen. Unix sockets are left
+    /// out.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
     /// What it holds and has done.
     pub fn status(&self) -> ServerStatus {
-        let census = self.hub.census();
-        let reasons: Vec<_> = census.closed.into_iter().collect();
+        let counts = self.state.counts();
+        let reasons: Vec<_> = counts.closed.into_iter().collect();
         let mut status = ServerStatus {
-            accepted: census.accepted,
-            open: census.open,
-            refused_full: census.refused_full,
-            refused_per_peer: census.refused_per_peer,
-            accept_errors: self.hub.accept_errors.load(Relaxed),
+            accepted: counts.accepted,
+            open: counts.open,
+            refused_full: counts.refused_full,
+            refused_per_ip: counts.refused_per_ip,
+            accept_errors: self.state.accept_errors.load(Relaxed),
             closed: reasons.iter().map(|(_, count)| count).sum(),
-            outgoing: self.hub.outgoing(),
+            send_buffered: self.state.send_buffered(),
             reasons,
             ..ServerStatus::default()
         };
-        for yard in &self.yards {
-            let (totals, parked) = yard.totals();
+        for conns in &self.listener_conns {
+            let (totals, parked) = conns.totals();
             status.parked += parked;
             status.bytes_in += totals.read;
             status.bytes_out += totals.wrote;
             status.frames += totals.frames;
-            status.bursts += totals.bursts;
+            status.turns += totals.turns;
         }
         status
     }
 
-    /// Runs until the [token](Builder::shutdown_token) is cancelled; then shuts down, with the
-    /// [drain timeout](Builder::drain_timeout). With several servers await them together, by
-    /// `join!` say: each begins to close its connections when it is awaited.
+    /// Runs until the [token](ServerBuilder::shutdown_token) is cancelled; then shuts down, with
+    /// the [drain timeout](ServerBuilder::drain_timeout). With several servers await them together,
+    /// by `join!` say: each begins to close its connections when it is awaited.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before the token is cancelled, nothing has happened. Dropped later, connections close
-    /// as they finish, and none is cut off.
+    /// Dropped before the token is cancelled, nothing has happened. Dropped later, connections
+    /// close as they finish, and none is cut off.
+    #[doc(alias = "serve")]
+    #[doc(alias = "run")]
     pub async fn wait(&self) -> ShutdownReport {
         self.token.cancelled().await;
         self.shutdown(self.drain).await
     }
 
     /// Accepts no more; closes idle connections at once, and the others once what is under way on
-    /// them has finished: bursts, frames of which a part has come, answers that wait to go out.
+    /// them has finished: turns, frames of which a part has come, answers that wait to go out.
     /// After `deadline` closes what is left.
     ///
     /// # Cancel safety
     ///
     /// Dropped, connections go on to close as they finish; none is cut off.
+    #[doc(alias = "graceful")]
     pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
-        let before = self.hub.census().closed;
+        let before = self.state.counts().closed;
         self.stop.cancel();
         // At once, unless user code holds an accept loop up.
-        let _ = timeout(deadline.max(KILL_WAIT), self.hub.accepts_no_more()).await;
-        for yard in &self.yards {
-            yard.doom_all(CloseReason::Shutdown);
+        let _ = timeout(deadline.max(KILL_WAIT), self.state.no_acceptor()).await;
+        for conns in &self.listener_conns {
+            conns.request_close_all(CloseReason::Shutdown);
         }
-        if timeout(deadline, self.hub.empty()).await.is_err() {
+        if timeout(deadline, self.state.empty()).await.is_err() {
             self.kill();
-            let _ = timeout(KILL_WAIT, self.hub.empty()).await;
+            let _ = timeout(KILL_WAIT, self.state.empty()).await;
         }
         let (mut closed, mut aborted, mut others) = (0, 0, 0);
-        for (reason, count) in self.hub.census().closed {
+        for (reason, count) in self.state.counts().closed {
             let count = count - before.get(&reason).copied().unwrap_or(0);
             match reason {
                 CloseReason::Shutdown => closed += count,
@@ -338,13 +344,13 @@ impl Server {
                 _ => others += count,
             }
         }
-        ShutdownReport { closed, others, aborted, left: self.hub.open() }
+        ShutdownReport { closed, others, aborted, still_open: self.state.open() }
     }
 
     fn kill(&self) {
-        self.hub.killed.store(true, SeqCst);
-        for yard in &self.yards {
-            yard.kill();
+        self.state.killed.store(true, SeqCst);
+        for conns in &self.listener_conns {
+            conns.kill();
         }
     }
 }

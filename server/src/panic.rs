@@ -1,9 +1,9 @@
-//! The fence around user code that may panic where a panic would do harm.
+//! Catches panics of user code where a panic would do harm.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Runs what may panic but may not harm us; a payload that panics in turn is leaked.
-pub(crate) fn fenced<R>(f: impl FnOnce() -> R) -> Option<R> {
+pub(crate) fn catch<R>(f: impl FnOnce() -> R) -> Option<R> {
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(value) => Some(value),
         Err(payload) => {

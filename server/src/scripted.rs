@@ -1,4 +1,4 @@
-//! Bursts over a transport that plays a script: for tests and for fuzzing.
+//! Turns over a transport that plays a script: for tests and for fuzzing.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,16 +12,15 @@ use tower_service::Service;
 
 use crate::Address;
 use crate::close_reason::CloseReason;
-use crate::conn::events::{Signal, Wait};
-use crate::conn::notifier::Nudge;
+use crate::conn::events::{Events, ParkReason};
+use crate::conn::notifier::ConnNotifier;
 use crate::conn::protocol::Outcome;
-use crate::conn::server_state as hub;
-use crate::conn::server_state::{Hub, Tally};
-use crate::conn::table::Order;
-use crate::conn::transport::{Io, Wire};
-use crate::framed::Frames;
-use crate::framed::serve::burst;
-use crate::framed::service::{BoxError, Framed};
+use crate::conn::server_state::{Counters, ServerState};
+use crate::conn::table::TurnInput;
+use crate::conn::transport::{MaybeTls, Transport};
+use crate::framed::FrameProtocol;
+use crate::framed::serve::serve_turn;
+use crate::framed::service::{BoxError, ServiceProtocol};
 use crate::settings::{Deadlines, Settings, SlowReader, Ticks};
 
 /// What the peer does.
@@ -35,12 +34,12 @@ pub enum Event {
     Takes(usize),
 }
 
-/// Limits that matter to a burst.
+/// Limits that matter to a turn.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    pub max_frame: usize,
-    pub turn_bytes: usize,
-    pub turn_frames: usize,
+    pub max_frame_size: usize,
+    pub read_budget_bytes: usize,
+    pub read_budget_frames: usize,
 }
 
 /// What came of a script.
@@ -49,7 +48,7 @@ pub struct Played {
     pub output: Vec<u8>,
     pub reason: CloseReason,
     /// Bytes that wait to go out, by the account for all; none once the connection is closed.
-    pub outgoing: usize,
+    pub send_buffered: usize,
 }
 
 struct Script {
@@ -106,39 +105,39 @@ impl AsyncWrite for Script {
     }
 }
 
-impl Wire for Script {
-    fn ask(&mut self, _asked: bool) {}
+impl Transport for Script {
+    fn force_io(&mut self, _forced: bool) {}
 
-    fn took(&mut self) -> bool {
+    fn made_progress(&mut self) -> bool {
         false // no deadline is due in a script
     }
 
     #[cfg(feature = "http")]
-    const ARMS: bool = false;
+    const REGISTERS_WAKER: bool = false;
 
     #[cfg(feature = "http")]
-    fn peer(&self) -> io::Result<Address> {
+    fn peer_addr(&self) -> io::Result<Address> {
         Ok(Address::Unix)
     }
 }
 
-struct Nowhere(std::sync::Arc<Hub>);
+struct Nowhere(std::sync::Arc<ServerState>);
 
-impl crate::conn::notifier::Signals for Nowhere {
-    fn signal(&self, _key: crate::conn::table::Key, _signals: Signal) {}
-    fn doom(&self, _key: crate::conn::table::Key, _reason: CloseReason) {}
+impl crate::conn::notifier::Notify for Nowhere {
+    fn deliver(&self, _key: crate::conn::table::ConnKey, _events: Events) {}
+    fn request_close(&self, _key: crate::conn::table::ConnKey, _reason: CloseReason) {}
     #[cfg(feature = "http")]
-    fn listen(&self, _key: crate::conn::table::Key, _waker: &Waker) {}
+    fn register(&self, _key: crate::conn::table::ConnKey, _waker: &Waker) {}
     #[cfg(feature = "http")]
-    fn doom_of(&self, _key: crate::conn::table::Key) -> Option<CloseReason> {
+    fn close_requested(&self, _key: crate::conn::table::ConnKey) -> Option<CloseReason> {
         None
     }
-    fn hub(&self) -> &Hub {
+    fn server(&self) -> &ServerState {
         &self.0
     }
 }
 
-/// Serves a connection to its end, burst after burst, as a mode would. The service must not wait.
+/// Serves a connection to its end, turn after turn, as a mode would. The service must not wait.
 #[cfg_attr(not(feature = "rustls"), allow(irrefutable_let_patterns))]
 pub fn play<C, S, R>(codec: C, service: S, limits: Limits, events: Vec<Event>) -> Played
 where
@@ -149,56 +148,58 @@ where
     R: IntoIterator + Send + 'static,
 {
     let settings = Settings {
-        max_frame: limits.max_frame,
-        turn_bytes: limits.turn_bytes,
-        turn_frames: limits.turn_frames,
-        outgoing: 1 << 20,
-        outgoing_total: 1 << 30,
+        max_frame_size: limits.max_frame_size,
+        read_budget_bytes: limits.read_budget_bytes,
+        read_budget_frames: limits.read_budget_frames,
+        send_buffer: 1 << 20,
+        send_buffer_total: 1 << 30,
         slow_reader: SlowReader::Wait,
-        coalesce: None,
         ticks: Ticks::new(&Deadlines {
             idle: Some(Duration::from_secs(1)),
             ..Deadlines::default()
         }),
     };
-    let hub = std::sync::Arc::new(hub::Hub::new(settings, 1, None));
-    let protocol = Framed { codec, service };
-    let key = crate::conn::table::Key { index: 0, generation: 0 };
-    let nudge = Nudge::new(std::sync::Arc::new(Nowhere(hub.clone())), key);
-    let mut idle = protocol.arrive(Address::Unix, nudge);
-    let mut io = Io::Plain(Script { events: events.into(), room: 0, output: Vec::new() });
-    let (signals, wait) = (Signal::READABLE, Wait::FirstByte);
-    let mut order = Order { signals, wait, late: None, doom: None };
+    let server = std::sync::Arc::new(ServerState::new(settings, 1, None));
+    let protocol = ServiceProtocol { codec, service };
+    let key = crate::conn::table::ConnKey { index: 0, generation: 0 };
+    let notifier = ConnNotifier::new(std::sync::Arc::new(Nowhere(server.clone())), key);
+    let mut idle = protocol.on_accept(Address::Unix, notifier);
+    let mut io = MaybeTls::Plain(Script { events: events.into(), room: 0, output: Vec::new() });
+    let (events, park_reason) = (Events::READABLE, ParkReason::FirstByte);
+    let mut input = TurnInput { events, park_reason, expired: None, close_requested: None };
     let reason = loop {
         let outcome = {
-            let mut tally = Tally::default();
-            let burst = pin!(burst(&hub, &protocol, &mut io, &mut idle, order, &mut tally));
-            match burst.poll(&mut Context::from_waker(Waker::noop())) {
+            let mut counters = Counters::default();
+            let turn =
+                pin!(serve_turn(&server, &protocol, &mut io, &mut idle, input, &mut counters));
+            match turn.poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(outcome) => outcome,
-                Poll::Pending => panic!("a burst waits though its service does not"),
+                Poll::Pending => panic!("a turn waits though its service does not"),
             }
         };
-        let Io::Plain(script) = &mut io else { unreachable!("it is plain") };
+        let MaybeTls::Plain(script) = &mut io else { unreachable!("it is plain") };
         match outcome {
             Outcome::Close(reason) => break reason,
             #[cfg(feature = "http")]
-            Outcome::Left(_) => unreachable!("frames are never left to others"),
+            Outcome::Detached(_) => unreachable!("frames are never left to others"),
             Outcome::Panicked(payload) => std::panic::resume_unwind(payload),
-            Outcome::Park { wait: Wait::Turn, .. } => order.wait = Wait::Turn,
-            Outcome::Park { wait: Wait::Write, .. } => {
-                order.wait = Wait::Write;
+            Outcome::Park { park_reason: ParkReason::Turn, .. } => {
+                input.park_reason = ParkReason::Turn
+            }
+            Outcome::Park { park_reason: ParkReason::Write, .. } => {
+                input.park_reason = ParkReason::Write;
                 script.room = script.take().unwrap_or(usize::MAX);
             }
             // What is parked holds no more than it waits for, and what comes next wakes it.
-            Outcome::Park { wait, .. } => {
-                order.wait = wait;
+            Outcome::Park { park_reason, .. } => {
+                input.park_reason = park_reason;
                 script.go_on();
             }
         }
     };
-    let Io::Plain(script) = io else { unreachable!("it is plain") };
+    let MaybeTls::Plain(script) = io else { unreachable!("it is plain") };
     drop(idle);
-    Played { output: script.output, reason, outgoing: hub.outgoing() }
+    Played { output: script.output, reason, send_buffered: server.send_buffered() }
 }
 
 impl Script {
@@ -257,10 +258,10 @@ mod tests {
     }
 
     fn limits() -> impl Strategy<Value = Limits> {
-        (1..200usize, 1..8usize).prop_map(|(turn_bytes, turn_frames)| Limits {
-            max_frame: 4096,
-            turn_bytes,
-            turn_frames,
+        (1..200usize, 1..8usize).prop_map(|(read_budget_bytes, read_budget_frames)| Limits {
+            max_frame_size: 4096,
+            read_budget_bytes,
+            read_budget_frames,
         })
     }
 
@@ -290,7 +291,7 @@ mod tests {
             });
             let played = play(LinesCodec::new(), twice, limits, split(input.as_bytes(), &cuts));
             prop_assert_eq!(String::from_utf8(played.output).unwrap(), expected);
-            prop_assert_eq!((played.reason, played.outgoing), (CloseReason::Peer, 0));
+            prop_assert_eq!((played.reason, played.send_buffered), (CloseReason::Peer, 0));
         }
 
         #[test]
@@ -315,7 +316,7 @@ mod tests {
             };
             let allowed = expected == CloseReason::Peer;
             prop_assert_eq!(played.output, if allowed { input } else { Vec::new() });
-            prop_assert_eq!((played.reason, played.outgoing), (expected, 0));
+            prop_assert_eq!((played.reason, played.send_buffered), (expected, 0));
         }
     }
 }

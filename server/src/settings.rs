@@ -1,9 +1,12 @@
-//! The limits and deadlines that hold in both modes, in the units the rest of the server uses.
+//! The modes, and the limits and deadlines that hold in both, in the units of the server.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::close_reason::Deadline;
-use crate::conn::events::Wait;
+use crate::conn::events::ParkReason;
+use millpond::ConfigError;
 
 /// How long a connection that was closed waits for its peer to go.
 const LINGER: Duration = Duration::from_secs(1);
@@ -11,14 +14,52 @@ const LINGER: Duration = Duration::from_secs(1);
 /// No deadline.
 pub(crate) const NEVER: u32 = u32::MAX;
 
+/// How a server holds its connections. What it does with them is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[doc(alias = "use_netpoll_mode")]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum Mode {
+    /// A task for each connection. It has no buffer while it waits.
+    #[default]
+    Dedicated,
+    /// An idle connection is *parked*: it has no task, no buffer and no timer until bytes arrive,
+    /// and is served as a job on the pool then. For many connections that are mostly idle.
+    #[doc(alias = "netpoll")]
+    #[doc(alias = "epoll")]
+    EventDriven,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dedicated => "dedicated",
+            Self::EventDriven => "event-driven",
+        })
+    }
+}
+
+impl FromStr for Mode {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        match text {
+            "dedicated" => Ok(Self::Dedicated),
+            "event-driven" => Ok(Self::EventDriven),
+            _ => Err(ConfigError::new("mode", text, "`dedicated` or `event-driven`")),
+        }
+    }
+}
+
 /// What becomes of a peer that does not take what is sent to it, when
-/// [`outgoing`](crate::Builder::outgoing) bytes wait for it already.
+/// [`send_buffer`](crate::ServerBuilder::send_buffer) bytes wait for it already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
+#[doc(alias = "backpressure")]
 pub enum SlowReader {
-    /// Nothing more is read from it, [`Peer::send`](crate::Peer::send) waits, and the write
-    /// deadline runs.
+    /// Nothing more is read from it, [`Connection::send`](crate::Connection::send) waits, and the
+    /// write deadline runs.
     #[default]
     Wait,
     /// It is closed. For servers that push to many and must not wait for one.
@@ -51,13 +92,12 @@ impl Default for Deadlines {
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
-    pub(crate) max_frame: usize,
-    pub(crate) turn_bytes: usize,
-    pub(crate) turn_frames: usize,
-    pub(crate) outgoing: usize,
-    pub(crate) outgoing_total: usize,
+    pub(crate) max_frame_size: usize,
+    pub(crate) read_budget_bytes: usize,
+    pub(crate) read_budget_frames: usize,
+    pub(crate) send_buffer: usize,
+    pub(crate) send_buffer_total: usize,
     pub(crate) slow_reader: SlowReader,
-    pub(crate) coalesce: Option<Duration>,
     pub(crate) ticks: Ticks,
 }
 
@@ -120,16 +160,16 @@ impl Ticks {
     }
 
     /// The tick at which a wait that begins now ends.
-    pub(crate) fn end(&self, wait: Wait, now: u32) -> u32 {
-        let ticks = match wait {
-            Wait::FirstByte => self.first_byte,
-            Wait::Handshake => self.handshake,
-            Wait::Frame => self.frame,
-            Wait::Write | Wait::Stall => self.write,
-            Wait::Body => self.body,
-            Wait::Idle => self.idle,
-            Wait::Linger => self.linger,
-            Wait::Turn | Wait::Stream => NEVER,
+    pub(crate) fn end(&self, park_reason: ParkReason, now: u32) -> u32 {
+        let ticks = match park_reason {
+            ParkReason::FirstByte => self.first_byte,
+            ParkReason::Handshake => self.handshake,
+            ParkReason::Frame => self.frame,
+            ParkReason::Write | ParkReason::Stall => self.write,
+            ParkReason::Body => self.body,
+            ParkReason::Idle => self.idle,
+            ParkReason::Linger => self.linger,
+            ParkReason::Turn | ParkReason::Stream => NEVER,
         };
         match ticks {
             NEVER => NEVER,

@@ -1,10 +1,10 @@
 //! What a server counts.
 
-use crate::close_reason::{CloseReason, Deadline};
+use crate::close_reason::CloseReason;
 
 /// What a server holds, and what it has done, at one moment or nearly so.
 ///
-/// `accepted = refused_full + refused_per_peer + open + closed`, at any moment.
+/// `accepted = refused_full + refused_per_ip + open + closed`, at any moment.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct ServerStatus {
@@ -15,10 +15,10 @@ pub struct ServerStatus {
     /// Of these, how many nobody works for: parked, or in the dedicated mode with a task that
     /// waits.
     pub parked: usize,
-    /// Refused, since [`max_connections`](crate::Builder::max_connections) were open.
+    /// Refused, since [`max_connections`](crate::ServerBuilder::max_connections) were open.
     pub refused_full: u64,
-    /// Refused, since their peer had its [quota](crate::Builder::per_peer).
-    pub refused_per_peer: u64,
+    /// Refused, since their peer had its [quota](crate::ServerBuilder::max_connections_per_ip).
+    pub refused_per_ip: u64,
     /// Errors of `accept`, such as for want of descriptors.
     pub accept_errors: u64,
     /// Connections that have ended.
@@ -27,34 +27,24 @@ pub struct ServerStatus {
     pub bytes_in: u64,
     /// Bytes written.
     pub bytes_out: u64,
-    /// Bytes that wait for peers to take them, outside of bursts.
-    pub outgoing: usize,
+    /// Bytes that wait for peers to take them, outside of turns.
+    pub send_buffered: usize,
     /// Frames read.
     pub frames: u64,
     /// Turns of serving a connection.
-    pub bursts: u64,
-    /// Connections with the state of an HTTP connection: those under way, and the warm ones.
+    pub turns: u64,
+    /// Connections with the state of an HTTP connection: those under way.
     #[cfg(feature = "http")]
-    pub thawed: usize,
+    pub http_states: usize,
     pub(crate) reasons: Vec<(CloseReason, u64)>,
 }
 
 impl ServerStatus {
-    /// How many connections have ended for a reason.
+    /// How many connections have ended for a reason, such as
+    /// [`CloseReason::Deadline`].
     pub fn closed_for(&self, reason: CloseReason) -> u64 {
         let found = self.reasons.iter().find(|(other, _)| *other == reason);
         found.map_or(0, |(_, count)| *count)
-    }
-
-    /// How many connections a deadline has ended.
-    pub fn deadline_closes(&self) -> u64 {
-        let of = |reason| matches!(reason, CloseReason::Deadline(_));
-        self.reasons.iter().filter(|(reason, _)| of(*reason)).map(|(_, count)| count).sum()
-    }
-
-    /// How many connections a certain deadline has ended.
-    pub fn closed_by(&self, deadline: Deadline) -> u64 {
-        self.closed_for(CloseReason::Deadline(deadline))
     }
 
     /// Why connections have ended, and how many for each reason.
@@ -74,5 +64,5 @@ pub struct ShutdownReport {
     /// Cut off by the deadline.
     pub aborted: u64,
     /// Still open: their user code does not return to the runtime.
-    pub left: usize,
+    pub still_open: usize,
 }

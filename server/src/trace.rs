@@ -10,7 +10,7 @@ macro_rules! event {
     ($level:ident, $($rest:tt)*) => {
         // Subscribers are user code.
         #[cfg(feature = "tracing")]
-        $crate::panic::fenced(
+        $crate::panic::catch(
             || tracing::event!(target: "millpond", tracing::Level::$level, $($rest)*),
         );
     };
@@ -34,7 +34,7 @@ mod with_tracing {
                 return Self(None);
             }
             let new = || tracing::info_span!(target: "millpond", parent: None, "connection", %peer);
-            let span = crate::panic::fenced(new).filter(|span| !span.is_disabled());
+            let span = crate::panic::catch(new).filter(|span| !span.is_disabled());
             Self(span.map(Box::new))
         }
 

@@ -53,7 +53,9 @@ fn runs_out() {
 async fn run_out(case: Case) {
     let most = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: Some(LIMIT), maximum: most }).unwrap();
-    let server = echo(case.builder().max_connections(1000).per_peer(None).first_byte_timeout(None));
+    let server = echo(
+        case.builder().max_connections(1000).max_connections_per_ip(None).first_byte_timeout(None),
+    );
     let address = server.local_addrs()[0];
     // The server does not run meanwhile: they take most of the descriptors, and wait for it.
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
-use millpond_server::{Builder, Server};
+use millpond_server::{Server, ServerBuilder};
 use support::server::{Case, Client, in_all_cases, parked};
 use tokio_util::codec::LinesCodec;
 
@@ -24,7 +24,7 @@ struct Turns {
 }
 
 impl Turns {
-    fn serve(&self, builder: Builder) -> Server {
+    fn serve(&self, builder: ServerBuilder) -> Server {
         let turns = self.clone();
         let service = move |line: String| {
             if line.starts_with('x') {
@@ -40,7 +40,7 @@ impl Turns {
 
 /// What floods and others have sent stands in the kernel when the server looks. Gives how many
 /// frames of floods were served before the last one of others, in the worst round.
-async fn flooded(case: Case, builder: Builder, flood: &str, floods: usize) -> usize {
+async fn flooded(case: Case, builder: ServerBuilder, flood: &str, floods: usize) -> usize {
     let turns = Turns::default();
     let server = turns.serve(builder);
     let mut clients: Vec<Client> = Vec::new();
@@ -79,19 +79,19 @@ async fn flooded(case: Case, builder: Builder, flood: &str, floods: usize) -> us
 }
 
 async fn many_frames(case: Case) {
-    let worst = flooded(case, case.builder().turn_frames(8), &"x\n".repeat(10_000), 1).await;
+    let worst = flooded(case, case.builder().read_budget_frames(8), &"x\n".repeat(10_000), 1).await;
     assert!(worst <= 4 * 8, "{case:?}: {worst}");
 }
 
 async fn many_bytes(case: Case) {
     // One read's worth is 164 of them.
     let line = "x".repeat(99) + "\n";
-    let builder = case.builder().turn_bytes(1000);
+    let builder = case.builder().read_budget_bytes(1000);
     let worst = flooded(case, builder, &line.repeat(600), 1).await;
     assert!(worst <= 2 * 164, "{case:?}: {worst}");
 }
 
 async fn floods_from_one_address(case: Case) {
-    let worst = flooded(case, case.builder().turn_frames(8), &"x\n".repeat(2_000), 5).await;
+    let worst = flooded(case, case.builder().read_budget_frames(8), &"x\n".repeat(2_000), 5).await;
     assert!(worst <= 5 * 4 * 8, "{case:?}: {worst}");
 }

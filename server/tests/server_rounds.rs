@@ -45,7 +45,7 @@ fn run(case: Case) {
         let frames = (each * CONNECTIONS) as u64;
         assert_eq!(status.frames, frames, "{status:?}");
         // Each round has parked the connection, or nearly.
-        assert!(status.bursts > frames / 2, "{status:?}");
+        assert!(status.turns > frames / 2, "{status:?}");
     });
 }
 
@@ -55,7 +55,7 @@ async fn ping_pong(case: Case, server: Arc<Server>, n: usize, rounds: usize) {
     for round in 0..rounds {
         let line = format!("{n} {round}");
         let asks = async {
-            // Its end comes at any moment of the burst that its beginning has set off.
+            // Its end comes at any moment of the turn that its beginning has set off.
             if dice.below(4) == 0 {
                 let (head, tail) = line.split_at(dice.below(line.len() as u64) as usize);
                 client.send(head).await;

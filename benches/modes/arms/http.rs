@@ -20,7 +20,7 @@ use crate::protocol::Protocol;
 pub const AUTO: &str = "auto";
 pub const AXUM: &str = "axum";
 
-pub const ARMS: [Arm; 6] = [
+pub const ARMS: [Arm; 5] = [
     Arm {
         key: ours::DEDICATED,
         label: "millpond, dedicated",
@@ -31,12 +31,6 @@ pub const ARMS: [Arm; 6] = [
         key: ours::EVENT_DRIVEN,
         label: "millpond, event-driven",
         what: "millpond's HTTP server, event-driven; idle connections are parked at once",
-        protocol: Protocol::Http,
-    },
-    Arm {
-        key: ours::WARM,
-        label: "millpond, 256 warm",
-        what: "the same, but 256 connections that were busy last keep hyper's state",
         protocol: Protocol::Http,
     },
     Arm { key: AXUM, label: "axum::serve", what: "what axum has for it", protocol: Protocol::Http },

@@ -14,7 +14,7 @@ use super::Handler;
 const BUFFER: usize = 16 * 1_024;
 
 /// Buffers each thread keeps for the next connection.
-const STOCK: usize = 64;
+const POOLED: usize = 64;
 
 /// Bytes after which it is the others' turn.
 const TURN: usize = 64 * 1_024;
@@ -49,9 +49,9 @@ async fn active(
         *partial = buffer.as_slice().into();
         buffer.clear();
     }
-    BUFFERS.with_borrow_mut(|stock| {
-        if stock.len() < STOCK {
-            stock.push(buffer);
+    BUFFERS.with_borrow_mut(|pool| {
+        if pool.len() < POOLED {
+            pool.push(buffer);
         }
     });
     Ok(open)

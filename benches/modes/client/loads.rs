@@ -68,7 +68,7 @@ pub fn closed(connections: &mut Connections, active: usize, time: Duration) -> S
 }
 
 /// One request on each connection, as fast as they can be sent.
-pub fn burst(connections: &mut Connections) -> String {
+pub fn spike(connections: &mut Connections) -> String {
     let clock = connections.clock;
     let start = clock.now();
     let count = connections.all.len();

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use millpond_server::Mode;
-use millpond_server::http::Park;
 
 const USAGE: &str = "\
 usage: axum_parked [--listen ADDRESS:PORT] [--mode dedicated|event-driven]
-                   [--park at-once|warm:CONNECTIONS|after:MILLISECONDS] [--size SLOTS]
+                   [--size SLOTS]
        axum_parked fill CONNECTIONS [--at ADDRESS:PORT] [--for SECONDS]";
 
 const ADDRESS: &str = "127.0.0.1:3001";
@@ -22,7 +21,6 @@ pub enum Command {
 pub struct Serve {
     pub listen: String,
     pub mode: Mode,
-    pub park: Park,
     /// Slots of the pool.
     pub size: usize,
 }
@@ -53,9 +51,7 @@ impl Args {
 
 impl Serve {
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
-        // By default none would be seen thawed.
-        let (mode, park) = (Mode::EventDriven, Park::Warm(256));
-        let mut parsed = Self { listen: ADDRESS.into(), mode, park, size: 64 };
+        let mut parsed = Self { listen: ADDRESS.into(), mode: Mode::EventDriven, size: 64 };
         while let Some(name) = words.next() {
             let value = words.next().ok_or_else(|| format!("{name} needs a value"))?;
             let wrong = |what: &str| format!("{name} {value}: expected {what}");
@@ -67,10 +63,6 @@ impl Serve {
                         "event-driven" => Mode::EventDriven,
                         _ => return Err(wrong("dedicated or event-driven")),
                     }
-                }
-                "--park" => {
-                    let what = "at-once, warm:CONNECTIONS or after:MILLISECONDS";
-                    parsed.park = park_of(&value).ok_or_else(|| wrong(what))?;
                 }
                 "--size" => parsed.size = number(&name, &value)?,
                 _ => return Err(format!("there is no option {name}")),
@@ -95,18 +87,6 @@ impl Fill {
             }
         }
         Ok(parsed)
-    }
-}
-
-fn park_of(value: &str) -> Option<Park> {
-    let Some((what, number)) = value.split_once(':') else {
-        return (value == "at-once").then_some(Park::AtOnce);
-    };
-    let number = number.parse().ok()?;
-    match what {
-        "warm" => Some(Park::Warm(number)),
-        "after" => Some(Park::After(Duration::from_millis(number as u64))),
-        _ => None,
     }
 }
 

@@ -5,10 +5,10 @@
 //! cargo run --release --example axum_parked -- fill 5000   # in another terminal
 //! ```
 //!
-//! and <http://127.0.0.1:3001/pond> in a browser, before and meanwhile. `--mode dedicated` and
-//! `--park at-once` show the difference. The app is any axum app: JSON, a body that streams, an
-//! upload, a WebSocket, server-sent events. Its requests go through a pool, so that many at once
-//! are refused instead of heaped up.
+//! and <http://127.0.0.1:3001/pond> in a browser, before and meanwhile. `--mode dedicated` shows
+//! the difference. The app is any axum app: JSON, a body that streams, an upload, a WebSocket,
+//! server-sent events. Its requests go through a pool, so that many at once are refused instead of
+//! heaped up.
 
 mod app;
 mod args;
@@ -49,10 +49,9 @@ async fn serve(settings: Serve) -> Result<(), BoxError> {
     let started = Server::builder()
         .listen(settings.listen.as_str())
         .mode(settings.mode)
-        .park(settings.park)
         .max_connections(room)
-        .per_peer(None)
-        .header_timeout(Duration::from_secs(10))
+        .max_connections_per_ip(None)
+        .header_read_timeout(Duration::from_secs(10))
         .body_timeout(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(3600))
         .serve(app::app(&pool, pond.clone()))?;
@@ -71,7 +70,7 @@ async fn serve(settings: Serve) -> Result<(), BoxError> {
     let status = pool.status();
     println!(
         "stopped: {} closed, {} cut off, {} left; {} requests completed, {} refused",
-        report.closed, report.aborted, report.left, status.completed, status.refused
+        report.closed, report.aborted, report.still_open, status.completed, status.refused
     );
     Ok(())
 }

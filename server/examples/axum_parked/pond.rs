@@ -48,11 +48,11 @@ impl Pond {
         settings: &Serve,
         max_connections: usize,
     ) -> Self {
-        let (mode, park) = (format!("{:?}", settings.mode), format!("{:?}", settings.park));
+        let mode = format!("{:?}", settings.mode);
         Self(Arc::new(Inner {
             server,
             pool,
-            settings: json!({ "mode": mode, "park": park, "max_connections": max_connections }),
+            settings: json!({ "mode": mode, "max_connections": max_connections }),
             latencies: Latencies::default(),
             start: Instant::now(),
             before: OnceLock::new(),
@@ -150,8 +150,8 @@ fn connections(server: &Server) -> Value {
     json!({
         "open": status.open,
         "parked": status.parked,
-        "thawed": status.thawed,
+        "http_states": status.http_states,
         "accepted": status.accepted,
-        "bursts": status.bursts,
+        "turns": status.turns,
     })
 }

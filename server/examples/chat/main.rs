@@ -6,10 +6,10 @@
 //! cargo run --release --example chat -- --load 5000 # a room full of listeners, and one who talks
 //! ```
 //!
-//! A handler has a [`Peer`](millpond_server::Peer) for each connection, to which anybody may send
-//! at any time. In the event-driven mode a listener costs memory alone, no task, and is taken up
-//! just for as long as it takes to write what was said. Who does not read what is sent is closed,
-//! so that nobody else waits.
+//! A handler has a [`Connection`](millpond_server::Connection) for each connection, to which
+//! anybody may send at any time. In the event-driven mode a listener costs memory alone, no task,
+//! and is taken up just for as long as it takes to write what was said. Who does not read what is
+//! sent is closed, so that nobody else waits.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -41,12 +41,12 @@ async fn main() -> Result<ExitCode, common::Error> {
         // To think of a name. Afterwards one may be silent for ever: the kernel tells who is gone.
         .first_byte_timeout(Duration::from_secs(120))
         .idle_timeout(None)
-        .outgoing(BEHIND)
+        .send_buffer(BEHIND)
         .slow_reader(SlowReader::Close);
     if let Some(clients) = load {
         load::check_descriptors(clients)?;
         // The whole crowd has one address.
-        server = server.max_connections(clients + 10).per_peer(None);
+        server = server.max_connections(clients + 10).max_connections_per_ip(None);
     }
     let server = server.handle(room::Room::default())?;
     let code = match load {

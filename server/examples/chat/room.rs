@@ -13,14 +13,14 @@ const NAME: usize = 24;
 
 /// A line, encoded for each of its many readers, but held once.
 type Line = Arc<str>;
-type Peer = millpond_server::Peer<Line, Seat>;
+type Connection = millpond_server::Connection<Line, Seat>;
 
 #[derive(Default)]
 pub struct Room(Mutex<Inside>);
 
 #[derive(Default)]
 struct Inside {
-    peers: HashMap<u64, Peer>,
+    peers: HashMap<u64, Connection>,
     names: HashSet<String>,
 }
 
@@ -42,12 +42,12 @@ impl Handler for Room {
     type Out = Line;
     type State = Seat;
 
-    async fn on_open(&self, peer: &Peer) -> Result<(), Error> {
+    async fn on_open(&self, peer: &Connection) -> Result<(), Error> {
         tell(peer, "* your name? (none: you listen)");
         Ok(())
     }
 
-    async fn on_frame(&self, peer: &Peer, line: String) -> Result<(), Error> {
+    async fn on_frame(&self, peer: &Connection, line: String) -> Result<(), Error> {
         // Readers may be terminals, which obey control characters.
         let line: String = line.trim().chars().filter(|c| !c.is_control()).collect();
         let mut inside = self.lock();
@@ -62,7 +62,7 @@ impl Handler for Room {
         Ok(())
     }
 
-    fn on_close(&self, peer: &Peer, _reason: CloseReason) {
+    fn on_close(&self, peer: &Connection, _reason: CloseReason) {
         let mut inside = self.lock();
         inside.peers.remove(&peer.state().number);
         if let Some(name) = peer.state().name.get() {
@@ -79,12 +79,12 @@ impl Room {
 }
 
 impl Inside {
-    fn listen(&mut self, peer: &Peer) {
+    fn listen(&mut self, peer: &Connection) {
         self.peers.insert(peer.state().number, peer.clone());
         tell(peer, "* you listen");
     }
 
-    fn enter(&mut self, peer: &Peer, name: &str) {
+    fn enter(&mut self, peer: &Connection, name: &str) {
         if name.chars().count() > NAME {
             return tell(peer, "* too long; your name?");
         }
@@ -113,13 +113,13 @@ impl Inside {
     }
 }
 
-fn tell(peer: &Peer, line: &str) {
+fn tell(peer: &Connection, line: &str) {
     send(peer, &Line::from(line));
 }
 
 /// Who cannot be told something is closed rather than left without it. It leaves the room when
 /// `on_close` is called for it.
-fn send(peer: &Peer, line: &Line) {
+fn send(peer: &Connection, line: &Line) {
     if let Err(TrySendError::Full(_)) = peer.try_send(line.clone()) {
         peer.close();
     }

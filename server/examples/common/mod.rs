@@ -123,6 +123,11 @@ pub async fn stop(server: &Server) {
     println!(
         "\nstopped: {} closed, {} ended by themselves, {} cut off, {} left; {} frames on {} \
          connections",
-        report.closed, report.others, report.aborted, report.left, status.frames, status.accepted
+        report.closed,
+        report.others,
+        report.aborted,
+        report.still_open,
+        status.frames,
+        status.accepted
     );
 }

@@ -23,7 +23,7 @@ pub async fn show(config: &ServerConfig, servers: &[Server]) {
                     entry.name(),
                     status.open,
                     status.parked,
-                    status.refused_full + status.refused_per_peer,
+                    status.refused_full + status.refused_per_ip,
                     status.frames
                 )
             })

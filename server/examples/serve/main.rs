@@ -25,7 +25,7 @@ use tokio_util::codec::LinesCodec;
 use tokio_util::sync::CancellationToken;
 
 const DEFAULT: &str = "examples/serve/serve.toml";
-/// The longest line; `max_frame` in the file may be stricter.
+/// The longest line; `max_frame_size` in the file may be stricter.
 const MAX_LINE: usize = 64 * 1024;
 
 #[tokio::main]
@@ -81,7 +81,7 @@ fn summary(name: &str, status: &ServerStatus, report: &ShutdownReport) -> String
         status.frames,
         report.closed + report.others,
         report.aborted,
-        report.left
+        report.still_open
     )
 }
 

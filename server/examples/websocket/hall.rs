@@ -19,11 +19,11 @@ const CLOSE: Duration = Duration::from_secs(1);
 
 const PAGE: &str = include_str!("page.html");
 
-type Peer = millpond_server::Peer<Out, Seat>;
+type Connection = millpond_server::Connection<Out, Seat>;
 
 /// All who have a WebSocket here. Clones are the same hall.
 #[derive(Clone, Default)]
-pub struct Hall(Arc<Mutex<HashMap<u64, Peer>>>);
+pub struct Hall(Arc<Mutex<HashMap<u64, Connection>>>);
 
 /// Tells connections apart.
 pub struct Seat(u64);
@@ -40,7 +40,7 @@ impl Handler for Hall {
     type Out = Out;
     type State = Seat;
 
-    async fn on_frame(&self, peer: &Peer, frame: In) -> Result<(), Error> {
+    async fn on_frame(&self, peer: &Connection, frame: In) -> Result<(), Error> {
         match frame {
             In::Get(path) => {
                 peer.try_send(Out::Page(page(&path)?))?;
@@ -78,13 +78,13 @@ impl Handler for Hall {
         Ok(())
     }
 
-    fn on_close(&self, peer: &Peer, _reason: CloseReason) {
+    fn on_close(&self, peer: &Connection, _reason: CloseReason) {
         self.lock().remove(&peer.state().0);
     }
 }
 
 impl Hall {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Peer>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Connection>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -31,7 +31,7 @@ async fn main() -> Result<(), common::Error> {
         .mode(args.mode)
         .codec(codec::WebSocket::default())
         // To the server a message is one frame, also in parts; the codec itself is stricter.
-        .max_frame(4 * codec::FRAME)
+        .max_frame_size(4 * codec::FRAME)
         .slow_reader(SlowReader::Close)
         .handle(hall.clone())?;
     common::serve(&server, &args).await?;

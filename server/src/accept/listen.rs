@@ -11,15 +11,15 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::accept::address::Address;
-use crate::mode::Mode;
+use crate::settings::Mode;
 use millpond::ConfigError;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Where a server listens, and how. Made of a text (`127.0.0.1:7000`, `[::1]:7000`,
-/// `localhost:7000`, `unix:/run/echo.sock`), an address, or a listener that is bound already. A name
-/// is looked up when the server starts, which blocks, and the first address that can be bound is
-/// used.
+/// `localhost:7000`, `unix:/run/echo.sock`), an address, or a listener that is bound already. A
+/// name is looked up when the server starts, which blocks, and the first address that can be bound
+/// is used.
 ///
 /// # Examples
 ///
@@ -44,7 +44,8 @@ pub struct Listen {
 enum Target {
     Tcp(String),
     Unix(PathBuf),
-    Bound(Socket),
+    /// The error of a conversion, which the start reports.
+    Bound(io::Result<Socket>),
 }
 
 impl Listen {
@@ -149,7 +150,8 @@ impl Listen {
                 socket.listen(self.backlog.min(i32::MAX as u32) as i32)?;
                 Listener::new(socket)
             }
-            Target::Bound(socket) => {
+            Target::Bound(Err(error)) => Err(io::Error::new(error.kind(), error.to_string())),
+            Target::Bound(Ok(socket)) => {
                 let socket = socket.try_clone()?;
                 if socket.local_addr()?.as_socket().is_some() {
                     self.options(&socket)?;
@@ -217,13 +219,25 @@ impl From<SocketAddr> for Listen {
 
 impl From<std::net::TcpListener> for Listen {
     fn from(listener: std::net::TcpListener) -> Self {
-        Self::new(Target::Bound(listener.into()))
+        Self::new(Target::Bound(Ok(listener.into())))
     }
 }
 
 impl From<std::os::unix::net::UnixListener> for Listen {
     fn from(listener: std::os::unix::net::UnixListener) -> Self {
-        Self::new(Target::Bound(listener.into()))
+        Self::new(Target::Bound(Ok(listener.into())))
+    }
+}
+
+impl From<tokio::net::TcpListener> for Listen {
+    fn from(listener: tokio::net::TcpListener) -> Self {
+        Self::new(Target::Bound(listener.into_std().map(Socket::from)))
+    }
+}
+
+impl From<tokio::net::UnixListener> for Listen {
+    fn from(listener: tokio::net::UnixListener) -> Self {
+        Self::new(Target::Bound(listener.into_std().map(Socket::from)))
     }
 }
 

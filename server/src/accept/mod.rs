@@ -4,22 +4,23 @@ pub(crate) mod address;
 pub(crate) mod listen;
 pub(crate) mod overload;
 pub(crate) mod per_ip;
-pub(crate) mod watch;
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
 use socket2::Socket;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::accept::address::Address;
 use crate::accept::listen::Listener;
-use crate::accept::overload::Refuser;
+use crate::accept::overload::OverloadResponder;
 use crate::conn::protocol::Protocol;
-use crate::conn::server_state::Hub;
+use crate::conn::server_state::ServerState;
 use crate::parked::EventDriven;
 use crate::task::Dedicated;
 use crate::trace::event;
@@ -29,18 +30,18 @@ const BATCH: usize = 64;
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
 
 /// Where accepted connections go.
-pub(crate) enum Side<P: Protocol> {
+pub(crate) enum ConnHandler<P: Protocol> {
     Dedicated(Dedicated<P>),
     EventDriven(EventDriven<P>),
 }
 
 pub(crate) async fn accept<P: Protocol>(
     listener: AsyncFd<Listener>,
-    side: Side<P>,
-    hub: Arc<Hub>,
-    on_overload: Option<Bytes>,
+    handler: ConnHandler<P>,
+    server: Arc<ServerState>,
+    overload_response: Option<Bytes>,
 ) {
-    let refuser = Refuser::new(on_overload);
+    let responder = OverloadResponder::new(overload_response);
     let mut back_off = BACK_OFF.0;
     let mut batch = 0;
     loop {
@@ -49,7 +50,7 @@ pub(crate) async fn accept<P: Protocol>(
             Err(_would_block) => batch = 0,
             Ok(Ok((socket, address))) => {
                 back_off = BACK_OFF.0;
-                admit(&side, &hub, &refuser, socket, address);
+                admit(&handler, &server, &responder, socket, address);
                 batch += 1;
                 if batch == BATCH {
                     batch = 0;
@@ -58,11 +59,11 @@ pub(crate) async fn accept<P: Protocol>(
             }
             // The connection that failed is gone from the kernel's queue; the next one may be well.
             Ok(Err(error)) if is_of_one_connection(&error) => {
-                hub.accept_errors.fetch_add(1, Relaxed);
+                server.accept_errors.fetch_add(1, Relaxed);
             }
             // Out of descriptors or memory: it stays in the queue, and would be told of at once.
             Ok(Err(error)) => {
-                hub.accept_errors.fetch_add(1, Relaxed);
+                server.accept_errors.fetch_add(1, Relaxed);
                 event!(WARN, %error, pause = ?back_off, "accepting failed");
                 drop(error);
                 tokio::time::sleep(back_off).await;
@@ -73,17 +74,17 @@ pub(crate) async fn accept<P: Protocol>(
 }
 
 fn admit<P: Protocol>(
-    side: &Side<P>,
-    hub: &Hub,
-    refuser: &Refuser,
+    handler: &ConnHandler<P>,
+    server: &ServerState,
+    responder: &OverloadResponder,
     socket: Socket,
     address: Address,
 ) {
-    match hub.admit(&address) {
-        None => refuser.refuse(socket, &address),
-        Some(visit) => match side {
-            Side::Dedicated(side) => side.accept(socket, address, visit),
-            Side::EventDriven(side) => side.accept(socket, address, visit),
+    match server.admit(&address) {
+        None => responder.respond(socket, &address),
+        Some(permit) => match handler {
+            ConnHandler::Dedicated(handler) => handler.accept(socket, address, permit),
+            ConnHandler::EventDriven(handler) => handler.accept(socket, address, permit),
         },
     }
 }
@@ -104,4 +105,12 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | NetworkUnreachable
             | TimedOut
     )
+}
+
+/// Registers `inner` with tokio's reactor for reading. It must give the same open descriptor as
+/// long as it lives, as everything does that owns one.
+// Its replacement asks for that promise by being unsafe, which this module does without.
+#[allow(deprecated)]
+pub(crate) fn async_fd<T: AsRawFd>(inner: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(inner, Interest::READABLE)
 }

@@ -1,4 +1,4 @@
-//! Saying no, off the accept path and within a deadline.
+//! The overload response: written off the accept path and within a deadline.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -7,52 +7,48 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use socket2::Socket;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 use tokio::sync::Semaphore;
 
 use crate::accept::address::Address;
-use crate::task::Net;
+use crate::conn::linger;
+use crate::conn::transport::MaybeTls;
+use crate::task::tokio_socket::TokioSocket;
 
-/// So many are told no at a time; those beyond are closed without a word.
+/// As many responses are under way at most; connections beyond are closed without one.
 const AT_ONCE: usize = 128;
-/// Then the connection is closed, whether the peer has read the answer or not.
+/// Then the connection is closed, whether the peer has read the response or not.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-pub(crate) struct Refuser {
-    answer: Option<Bytes>,
-    places: Arc<Semaphore>,
+pub(crate) struct OverloadResponder {
+    response: Option<Bytes>,
+    permits: Arc<Semaphore>,
 }
 
-impl Refuser {
-    pub(crate) fn new(answer: Option<Bytes>) -> Self {
-        Self { answer, places: Arc::new(Semaphore::new(AT_ONCE)) }
+impl OverloadResponder {
+    pub(crate) fn new(response: Option<Bytes>) -> Self {
+        Self { response, permits: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
-    pub(crate) fn refuse(&self, socket: Socket, address: &Address) {
-        let Some(answer) = self.answer.clone() else { return };
-        let Ok(place) = self.places.clone().try_acquire_owned() else { return };
-        let Ok(net) = Net::new(socket, address) else { return };
+    pub(crate) fn respond(&self, socket: Socket, address: &Address) {
+        let Some(response) = self.response.clone() else { return };
+        let Ok(permit) = self.permits.clone().try_acquire_owned() else { return };
+        let Ok(socket) = TokioSocket::new(socket, address) else { return };
         tokio::spawn(async move {
-            let _ = tokio::time::timeout(DEADLINE, farewell(net, answer)).await;
-            drop(place);
+            let _ = tokio::time::timeout(DEADLINE, write_and_linger(socket, response)).await;
+            drop(permit);
         });
     }
 }
 
-/// Writes the answer and waits for the peer to go: closed with bytes unread, the kernel would
-/// reset the connection, and the peer might lose the answer.
-async fn farewell(mut net: Net, mut answer: Bytes) -> std::io::Result<()> {
-    while !answer.is_empty() {
-        let written = poll_fn(|cx| Pin::new(&mut net).poll_write(cx, &answer)).await?;
-        answer.advance(written);
+/// Writes the response, and lingers.
+async fn write_and_linger(socket: TokioSocket, mut response: Bytes) -> std::io::Result<()> {
+    let mut io = MaybeTls::Plain(socket);
+    while !response.is_empty() {
+        let written = poll_fn(|cx| Pin::new(&mut io).poll_write(cx, &response)).await?;
+        response.advance(written);
     }
-    poll_fn(|cx| Pin::new(&mut net).poll_shutdown(cx)).await?;
-    let mut scrap = [0; 1024];
-    loop {
-        let mut scrap = ReadBuf::new(&mut scrap);
-        poll_fn(|cx| Pin::new(&mut net).poll_read(cx, &mut scrap)).await?;
-        if scrap.filled().is_empty() {
-            return Ok(());
-        }
-    }
+    poll_fn(|cx| Pin::new(&mut io).poll_shutdown(cx)).await?;
+    linger::until_peer_closes(&mut io).await;
+    Ok(())
 }

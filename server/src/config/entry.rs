@@ -13,8 +13,8 @@ use crate::config::tls::Tls;
 use crate::config::value::{Bytes, Count, Deadline, Flag, PerPeer, Period, Text};
 use crate::config::web::Web;
 #[cfg(feature = "http")]
-use crate::http::Http;
-use crate::{Builder, Mode, Server, SlowReader, StartError};
+use crate::http;
+use crate::{Mode, Server, ServerBuilder, SlowReader, StartError};
 use millpond::ConfigError;
 use millpond::Pool;
 
@@ -26,28 +26,27 @@ table! {
         use_netpoll_mode: Flag,
         pool: ServersPool,
         max_connections: Count,
-        per_peer: PerPeer,
-        on_overload: Text,
+        max_connections_per_ip: PerPeer,
+        overload_response: Text,
         first_byte_timeout: Deadline,
         handshake_timeout: Deadline,
         frame_timeout: Deadline,
         idle_timeout: Deadline,
         write_timeout: Deadline,
         drain_timeout: Period,
-        max_frame: Bytes,
-        turn_bytes: Bytes,
-        turn_frames: Count,
-        outgoing: Bytes,
-        outgoing_total: Bytes,
+        max_frame_size: Bytes,
+        read_budget_bytes: Bytes,
+        read_budget_frames: Count,
+        send_buffer: Bytes,
+        send_buffer_total: Bytes,
         slow_reader: SlowReader,
-        coalesce: Deadline,
         tls: Tls,
         http: Web,
     }
 }
 
-/// One server of a [`ServerConfig`](crate::config::ServerConfig). It can also be read on its own, as a part
-/// of a larger configuration; its `pool` is a table then.
+/// One server of a [`ServerConfig`](crate::config::ServerConfig). It can also be read on its own,
+/// as a part of a larger configuration; its `pool` is a table then.
 ///
 /// # Examples
 ///
@@ -106,7 +105,7 @@ impl ServerEntry {
     ///
     /// Names the file of a certificate or key that cannot be read or used: that is when they are
     /// read. All else was checked together with the entry.
-    pub fn builder(&self) -> Result<Builder, StartError> {
+    pub fn builder(&self) -> Result<ServerBuilder, StartError> {
         self.with_files(self.without_files(Server::builder()))
     }
 
@@ -116,16 +115,18 @@ impl ServerEntry {
     ///
     /// As [`builder`](Self::builder).
     #[cfg(feature = "http")]
-    pub fn http(&self) -> Result<Builder<Http>, StartError> {
-        self.with_files(self.web(self.without_files(crate::http::Server::builder())))
+    pub fn http(&self) -> Result<http::ServerBuilder, StartError> {
+        let http::ServerBuilder { config } = self.web(http::Server::builder());
+        let ServerBuilder { config, .. } = self.with_files(ServerBuilder { codec: (), config })?;
+        Ok(http::ServerBuilder { config })
     }
 
     #[cfg(feature = "http")]
-    fn web(&self, mut builder: Builder<Http>) -> Builder<Http> {
+    fn web(&self, builder: http::ServerBuilder) -> http::ServerBuilder {
+        let config = builder.config;
+        let ServerBuilder { config, .. } = self.without_files(ServerBuilder { codec: (), config });
+        let mut builder = http::ServerBuilder { config };
         let keys = self.keys.http.clone().unwrap_or_default();
-        if let Some(park) = keys.park {
-            builder = builder.park(park);
-        }
         if let Some(timeout) = keys.body_timeout {
             builder = builder.body_timeout(timeout);
         }
@@ -135,7 +136,7 @@ impl ServerEntry {
         builder
     }
 
-    fn with_files<C>(&self, builder: Builder<C>) -> Result<Builder<C>, StartError> {
+    fn with_files(&self, builder: ServerBuilder) -> Result<ServerBuilder, StartError> {
         #[cfg(feature = "rustls")]
         if let Some(tls) = &self.keys.tls {
             return Ok(builder.tls(tls.load(&join(&self.path, "tls"))?));
@@ -143,15 +144,15 @@ impl ServerEntry {
         Ok(builder)
     }
 
-    fn without_files<C>(&self, mut builder: Builder<C>) -> Builder<C> {
+    fn without_files(&self, mut builder: ServerBuilder) -> ServerBuilder {
         for listen in self.keys.listen.iter().flatten() {
             builder = builder.listen(listen.listen());
         }
         if let Some(pool) = &self.pool {
             builder = builder.pool(pool);
         }
-        if let Some(answer) = &self.keys.on_overload {
-            builder = builder.on_overload(answer.clone());
+        if let Some(answer) = &self.keys.overload_response {
+            builder = builder.overload_response(answer.clone());
         }
         macro_rules! apply {
             ($($key:ident)*) => {
@@ -160,9 +161,9 @@ impl ServerEntry {
                 })*
             };
         }
-        apply!(mode max_connections per_peer);
+        apply!(mode max_connections max_connections_per_ip);
         apply!(first_byte_timeout handshake_timeout frame_timeout idle_timeout write_timeout);
-        apply!(drain_timeout max_frame turn_bytes turn_frames outgoing outgoing_total slow_reader coalesce);
+        apply!(drain_timeout max_frame_size read_budget_bytes read_budget_frames send_buffer send_buffer_total slow_reader);
         builder
     }
 
@@ -180,19 +181,20 @@ impl ServerEntry {
             return Err(refused(&path, "empty", "one character or more"));
         }
         self.keys.mode = agreed(&self.path, self.keys.mode, self.keys.use_netpoll_mode)?;
-        let checked = self.without_files(Server::builder()).check();
+        let checked = self.without_files(Server::builder()).config.check_all();
         #[cfg(feature = "http")]
-        let checked = checked.and_then(|()| {
-            let builder = self.web(self.without_files(crate::http::Server::builder()));
-            builder.check().and_then(|()| builder.check_park())
-        });
+        let checked = checked.and_then(|()| self.web(http::Server::builder()).config.check_all());
         checked.map_err(|error: ConfigError| {
             let table = match error.field() {
-                "park" | "body_timeout" => "http.",
+                "body_timeout" => "http.",
                 _ => "",
             };
             let path = join(&self.path, &format!("{table}{}", error.field()));
-            let none = if error.field() == "per_peer" { "\"unlimited\"" } else { "\"never\"" };
+            let none = if error.field() == "max_connections_per_ip" {
+                "\"unlimited\""
+            } else {
+                "\"never\""
+            };
             refused(&path, error.value(), &error.accepted().replace("`None`", none))
         })
     }

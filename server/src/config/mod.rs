@@ -18,7 +18,7 @@ pub use crate::config::entry::ServerEntry;
 use crate::config::kind::{At, Kind, each, refused};
 use crate::config::pools::Pools;
 use crate::config::table::{Table, read, table};
-use crate::{Builder, StartError};
+use crate::{ServerBuilder, StartError};
 use millpond::Pool;
 
 /// Servers described by a configuration: TOML, JSON, or another format that serde knows and that
@@ -36,7 +36,7 @@ use millpond::Pool;
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let config: ServerConfig = toml::from_str(
 ///     r#"
-///     [pools.bursts]
+///     [pools.turns]
 ///     size = 256
 ///
 ///     [[servers]]
@@ -47,9 +47,9 @@ use millpond::Pool;
 ///     name = "many"
 ///     listen = { address = "127.0.0.1:0", backlog = 4096 }
 ///     mode = "event-driven"
-///     pool = "bursts"
+///     pool = "turns"
 ///     idle_timeout = "1h"
-///     max_frame = "64KiB"
+///     max_frame_size = "64KiB"
 ///     "#,
 /// )?;
 /// let echo = tower::service_fn(|line: String| async move { Ok::<_, Infallible>(Some(line)) });
@@ -73,7 +73,7 @@ use millpond::Pool;
 /// | `servers` | a list of tables, see below; none by default |
 /// | `pools` | a table of pools, which servers may share: `[pools.NAME]`; none by default |
 ///
-/// Of a server. What is not given has the default of [`Builder`]'s method of the same name.
+/// Of a server. What is not given has the default of [`ServerBuilder`]'s method of the same name.
 ///
 /// | key | value |
 /// |---|---|
@@ -83,22 +83,21 @@ use millpond::Pool;
 /// | `use_netpoll_mode` | `true` stands for event-driven, `false` for dedicated |
 /// | `pool` | a table, or the name of one of `pools` |
 /// | `max_connections` | a number |
-/// | `per_peer` | a number, or `"unlimited"` |
-/// | `on_overload` | a text, with the line ending that the protocol wants |
+/// | `max_connections_per_ip` | a number, or `"unlimited"` |
+/// | `overload_response` | a text, with the line ending that the protocol wants |
 /// | `first_byte_timeout` | a duration, or `"never"` |
 /// | `handshake_timeout` | a duration, or `"never"` |
 /// | `frame_timeout` | a duration, or `"never"` |
 /// | `idle_timeout` | a duration, or `"never"` |
 /// | `write_timeout` | a duration, or `"never"` |
 /// | `drain_timeout` | a duration |
-/// | `max_frame` | a size |
-/// | `turn_bytes` | a size |
-/// | `turn_frames` | a number |
-/// | `outgoing` | a size |
-/// | `outgoing_total` | a size |
+/// | `max_frame_size` | a size |
+/// | `read_budget_bytes` | a size |
+/// | `read_budget_frames` | a number |
+/// | `send_buffer` | a size |
+/// | `send_buffer_total` | a size |
 /// | `slow_reader` | `"wait"` or `"close"` |
-/// | `coalesce` | a duration, or `"never"` |
-/// | `http` | a table with `park` (`"at-once"`, how many stay warm, or a duration), `body_timeout` (a duration, or `"never"`) and `connect_info` (a truth value), for [`ServerEntry::http`]. Takes the feature `http` |
+/// | `http` | a table with `body_timeout` (a duration, or `"never"`) and `connect_info` (a truth value), for [`ServerEntry::http`]. Takes the feature `http` |
 /// | `tls` | a table with `certificate` and `key`: files in PEM form, a path from the working directory on. Takes the feature `rustls` |
 ///
 /// Of a table in `listen`; see [`Listen`](crate::Listen) for the defaults.
@@ -156,7 +155,7 @@ impl ServerConfig {
     /// # Errors
     ///
     /// As [`ServerEntry::builder`].
-    pub fn builders(&self) -> Result<Vec<(&str, Builder)>, StartError> {
+    pub fn builders(&self) -> Result<Vec<(&str, ServerBuilder)>, StartError> {
         self.servers.iter().map(|entry| Ok((entry.name(), entry.builder()?))).collect()
     }
 }
@@ -168,7 +167,7 @@ table! {
     }
 }
 
-struct Servers;
+pub(crate) struct Servers;
 
 impl Kind for Servers {
     type Value = Vec<ServerEntry>;

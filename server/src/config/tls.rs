@@ -48,7 +48,7 @@ mod load {
     use super::TlsKeys;
     use crate::StartError;
     use crate::config::kind::join;
-    use crate::panic::fenced;
+    use crate::panic::catch;
 
     type Problem = Box<dyn Error + Send + Sync>;
 
@@ -94,7 +94,7 @@ mod load {
         match CryptoProvider::get_default() {
             Some(provider) => Ok(ServerConfig::builder_with_provider(provider.clone())
                 .with_safe_default_protocol_versions()?),
-            None => fenced(ServerConfig::builder).ok_or_else(|| {
+            None => catch(ServerConfig::builder).ok_or_else(|| {
                 "rustls has no provider: `CryptoProvider::install_default` sets one".into()
             }),
         }

@@ -11,7 +11,6 @@ use crate::config::table::{read, table};
 #[cfg(feature = "http")]
 table! {
     WebKeys {
-        park: parking::Parking,
         body_timeout: crate::config::value::Deadline,
         connect_info: crate::config::value::Flag,
     }
@@ -25,7 +24,7 @@ pub(crate) struct Web;
 
 impl Kind for Web {
     type Value = WebKeys;
-    const ACCEPTED: &'static str = "a table with `park`, `body_timeout` and `connect_info`";
+    const ACCEPTED: &'static str = "a table with `body_timeout` and `connect_info`";
 
     fn table<'de, A: MapAccess<'de>>(path: &str, map: A) -> Result<WebKeys, A::Error> {
         #[cfg(feature = "http")]
@@ -34,29 +33,6 @@ impl Kind for Web {
         {
             drop(map);
             Err(A::Error::custom(format_args!("`{path}` takes the feature `http`")))
-        }
-    }
-}
-
-#[cfg(feature = "http")]
-mod parking {
-    use crate::config::kind::{Kind, Scalar};
-    use crate::config::value::{Count, Period};
-    use crate::http::Park;
-
-    pub(crate) struct Parking;
-
-    impl Kind for Parking {
-        type Value = Park;
-        const ACCEPTED: &'static str =
-            "\"at-once\", a whole number of connections, or a text with units such as \"10s\"";
-
-        fn scalar(written: Scalar<'_>) -> Option<Park> {
-            match written {
-                Scalar::Text("at-once") => Some(Park::AtOnce),
-                Scalar::Text(_) => Period::scalar(written).map(Park::After),
-                written => Count::scalar(written).map(Park::Warm),
-            }
         }
     }
 }

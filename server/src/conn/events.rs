@@ -1,4 +1,4 @@
-//! What can happen to a connection while nobody, or somebody, works for it.
+//! What can happen to a connection, and what a parked connection waits for.
 
 use std::ops::BitOr;
 
@@ -6,9 +6,9 @@ use crate::close_reason::Deadline;
 
 /// A set of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Signal(u8);
+pub(crate) struct Events(u8);
 
-impl Signal {
+impl Events {
     pub(crate) const NONE: Self = Self(0);
     pub(crate) const READABLE: Self = Self(1);
     /// The peer has ended its side, or the connection broke: reads must go on to the end.
@@ -16,12 +16,12 @@ impl Signal {
     pub(crate) const WRITABLE: Self = Self(4);
     /// There is something to send.
     pub(crate) const PUSHED: Self = Self(8);
-    /// It is to be closed; the record says why.
-    pub(crate) const DOOM: Self = Self(16);
+    /// It is to be closed; the entry says why.
+    pub(crate) const CLOSE_REQUESTED: Self = Self(16);
     /// Its deadline has come.
-    pub(crate) const LATE: Self = Self(32);
+    pub(crate) const EXPIRED: Self = Self(32);
 
-    /// What bursts that wait may want to know. Of the others the next one is told.
+    /// What wakes a suspended turn. The other events are for the next turn.
     #[cfg(feature = "http")]
     pub(crate) const WAKING: Self =
         Self::READABLE.with(Self::CLOSING).with(Self::WRITABLE).with(Self::PUSHED);
@@ -47,16 +47,16 @@ impl Signal {
     }
 
     #[cfg(feature = "http")]
-    pub(crate) fn of_bits(bits: u8) -> Self {
+    pub(crate) fn from_bits(bits: u8) -> Self {
         Self(bits)
     }
 
-    pub(crate) fn is_none(self) -> bool {
+    pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
     }
 }
 
-impl BitOr for Signal {
+impl BitOr for Events {
     type Output = Self;
 
     fn bitor(self, other: Self) -> Self {
@@ -64,9 +64,9 @@ impl BitOr for Signal {
     }
 }
 
-/// What a parked connection waits for: says which signals make it ready and which deadline runs.
+/// What a parked connection waits for: says which events make it ready and which deadline runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wait {
+pub(crate) enum ParkReason {
     FirstByte,
     Handshake,
     Idle,
@@ -77,7 +77,7 @@ pub(crate) enum Wait {
     /// For the peer to go; the connection is closed already.
     Linger,
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
-    /// Until the peer takes bytes, or sends some: either may let the burst go on.
+    /// Until the peer takes bytes, or sends some: either may let the turn go on.
     Stall,
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
     /// For the rest of the body of a request.
@@ -89,14 +89,15 @@ pub(crate) enum Wait {
     Turn,
 }
 
-impl Wait {
-    pub(crate) fn heeds(self, signals: Signal) -> bool {
+impl ParkReason {
+    pub(crate) fn wakes_on(self, events: Events) -> bool {
         match self {
             Self::Turn => true,
-            Self::Write => signals.any(Signal::WRITABLE | Signal::CLOSING | Signal::DOOM),
+            Self::Write => events.any(Events::WRITABLE | Events::CLOSING | Events::CLOSE_REQUESTED),
             // While it shakes hands a session may want to write, too.
-            Self::Handshake | Self::Stall | Self::Body | Self::Stream => !signals.is_none(),
-            _ => signals.any(Signal::READABLE | Signal::CLOSING | Signal::PUSHED | Signal::DOOM),
+            Self::Handshake | Self::Stall | Self::Body | Self::Stream => !events.is_empty(),
+            _ => events
+                .any(Events::READABLE | Events::CLOSING | Events::PUSHED | Events::CLOSE_REQUESTED),
         }
     }
 

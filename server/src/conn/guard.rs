@@ -1,4 +1,4 @@
-//! A connection in the hands of a burst, or of its task.
+//! The owner of an active connection: a turn, or the task of a connection.
 
 use std::any::Any;
 use std::panic::resume_unwind;
@@ -6,37 +6,37 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use crate::close_reason::CloseReason;
-use crate::conn::listener_conns::{Content, Suspendable, Yard};
+use crate::conn::listener_conns::{ListenerConns, ParkedState, WakeOnEvents};
 #[cfg(feature = "http")]
-use crate::conn::protocol::Keep;
-use crate::conn::protocol::{Cue, Outcome, Protocol, Turn};
-use crate::conn::server_state::Tally;
-use crate::conn::table::{Key, Order};
-use crate::conn::transport::{Io, Wire};
-use crate::panic::fenced;
+use crate::conn::protocol::Detach;
+use crate::conn::protocol::{Outcome, Protocol, Turn, WakeEvents};
+use crate::conn::server_state::Counters;
+use crate::conn::table::{ConnKey, TurnInput};
+use crate::conn::transport::{MaybeTls, Transport};
+use crate::panic::catch;
 use crate::trace::{ConnSpan, event};
 
-/// Whatever becomes of it, dropped it has closed its connection, told the protocol, and given
-/// back its record and its place.
-pub(crate) struct Held<P: Protocol, T: Content, W: Wire> {
-    pub(crate) yard: Arc<Yard<P, T>>,
-    pub(crate) key: Key,
+/// Whatever becomes of it, dropped it has closed its connection, told the protocol, and released
+/// its entry and its permit.
+pub(crate) struct ConnGuard<P: Protocol, T: ParkedState, W: Transport> {
+    pub(crate) conns: Arc<ListenerConns<P, T>>,
+    pub(crate) key: ConnKey,
     pub(crate) span: ConnSpan,
     /// None once it is parked again.
-    pub(crate) body: Option<(Io<W>, P::Idle)>,
-    pub(crate) tally: Tally,
+    pub(crate) body: Option<(MaybeTls<W>, P::Idle)>,
+    pub(crate) counters: Counters,
     /// What a drop means.
     pub(crate) reason: CloseReason,
 }
 
-impl<P: Protocol, T: Content, W: Wire> Held<P, T, W> {
+impl<P: Protocol, T: ParkedState, W: Transport> ConnGuard<P, T, W> {
     pub(crate) fn new(
-        yard: Arc<Yard<P, T>>,
-        (key, span): (Key, ConnSpan),
-        body: (Io<W>, P::Idle),
+        conns: Arc<ListenerConns<P, T>>,
+        (key, span): (ConnKey, ConnSpan),
+        body: (MaybeTls<W>, P::Idle),
     ) -> Self {
-        let (tally, reason) = (Tally::default(), CloseReason::Aborted);
-        Self { yard, key, span, body: Some(body), tally, reason }
+        let (counters, reason) = (Counters::default(), CloseReason::Aborted);
+        Self { conns, key, span, body: Some(body), counters, reason }
     }
 
     /// Closes it.
@@ -50,60 +50,70 @@ impl<P: Protocol, T: Content, W: Wire> Held<P, T, W> {
         resume_unwind(payload)
     }
 
-    /// Leaves record and place to those who have the connection now.
+    /// Leaves entry and permit to the connection's new owner.
     #[cfg(feature = "http")]
-    pub(crate) fn leave(self, keep: Keep) {
-        keep(Box::new(Left(self)));
+    pub(crate) fn detach(self, detach: Detach) {
+        detach(Box::new(DetachedConn(self)));
     }
 
-    pub(crate) async fn burst(&mut self, order: Order) -> Outcome {
+    pub(crate) async fn serve_turn(&mut self, input: TurnInput) -> Outcome {
         let Some((io, idle)) = &mut self.body else { return Outcome::Close(self.reason) };
-        self.tally.bursts += 1;
-        let (yard, key, cue) = (&self.yard, self.key, Cue::default());
-        let nudge = || yard.nudge(key);
-        let (hub, tally) = (&*yard.hub, &mut self.tally);
-        let turn = Turn { hub, io, idle, order, tally, cue: &cue, nudge: &nudge };
-        let future = pin!(yard.protocol.burst(turn));
-        let (yard, span, cue) = (&**yard, &self.span, Some(&cue));
-        let ended = Suspendable { yard, key, span, future, cue, suspended: false }.await;
+        self.counters.turns += 1;
+        let (conns, key, wake_events) = (&self.conns, self.key, WakeEvents::default());
+        let notifier = || conns.notifier(key);
+        let (server, counters) = (&*conns.server, &mut self.counters);
+        let turn = Turn {
+            server,
+            io,
+            idle,
+            input,
+            counters,
+            wake_events: &wake_events,
+            notifier: &notifier,
+        };
+        let future = pin!(conns.protocol.serve_turn(turn));
+        let (conns, span, wake_events) = (&**conns, &self.span, Some(&wake_events));
+        let ended = WakeOnEvents { conns, key, span, future, wake_events, suspended: false }.await;
         ended.unwrap_or(Outcome::Close(CloseReason::Aborted))
     }
 }
 
-/// In the hands of others. Who wanted its end is known when it comes.
+/// A detached connection. The reason of its end is known when it ends.
 #[cfg(feature = "http")]
-struct Left<P: Protocol, T: Content, W: Wire>(Held<P, T, W>);
+struct DetachedConn<P: Protocol, T: ParkedState, W: Transport>(ConnGuard<P, T, W>);
 
 #[cfg(feature = "http")]
-impl<P: Protocol, T: Content, W: Wire> Drop for Left<P, T, W> {
+impl<P: Protocol, T: ParkedState, W: Transport> Drop for DetachedConn<P, T, W> {
     fn drop(&mut self) {
-        let Held { yard, key, reason, .. } = &mut self.0;
-        *reason = match yard.is_killed() {
+        let ConnGuard { conns, key, reason, .. } = &mut self.0;
+        *reason = match conns.is_killed() {
             true => CloseReason::Aborted,
-            false => yard.lock().lot.doom_of(*key).unwrap_or(CloseReason::Local),
+            false => {
+                conns.lock().table.close_requested(*key).unwrap_or(CloseReason::ClosedByServer)
+            }
         };
     }
 }
 
-impl<P: Protocol, T: Content, W: Wire> Drop for Held<P, T, W> {
+impl<P: Protocol, T: ParkedState, W: Transport> Drop for ConnGuard<P, T, W> {
     fn drop(&mut self) {
         let Some((io, idle)) = self.body.take() else { return };
         let reason = match std::thread::panicking() {
             true => CloseReason::Panicked,
-            // It waited for a place on the pool.
-            false if self.reason == CloseReason::PoolClosed && self.yard.is_killed() => {
+            // It waited for a slot of the pool.
+            false if self.reason == CloseReason::PoolClosed && self.conns.is_killed() => {
                 CloseReason::Aborted
             }
             false => self.reason,
         };
         drop(io);
         // Before it is given back: who waits for the last connection finds that all is told.
-        fenced(|| {
+        catch(|| {
             self.span.in_scope(|| {
                 event!(DEBUG, %reason, "connection closed");
-                self.yard.protocol.closed(idle, reason);
+                self.conns.protocol.on_close(idle, reason);
             });
         });
-        self.yard.release(self.key, &self.tally, reason);
+        self.conns.release(self.key, &self.counters, reason);
     }
 }

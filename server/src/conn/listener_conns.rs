@@ -1,6 +1,8 @@
-//! A lot with its lock, its clock, and those to be woken: what a listener's connections stand in.
+//! The connections of one listener: their table with its lock, its timer, and the wakers.
 
+use std::collections::HashMap;
 use std::future::Future;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -11,159 +13,191 @@ use tokio::sync::Notify;
 use tokio::time::{Duration, Instant, sleep_until};
 
 use crate::accept::address::Address;
-use crate::accept::per_ip::Visit;
+use crate::accept::per_ip::PerIpPermit;
 use crate::close_reason::CloseReason;
-use crate::conn::conn_map::Keyed;
-use crate::conn::events::{Signal, Wait};
-use crate::conn::notifier::{Nudge, Signals};
-use crate::conn::protocol::{Cue, Protocol};
-use crate::conn::server_state::{Hub, Tally, Totals};
-use crate::conn::table::{Key, Lot, Order, Signalled};
-use crate::panic::fenced;
+use crate::conn::events::{Events, ParkReason};
+use crate::conn::notifier::{self, ConnNotifier};
+use crate::conn::protocol::{Protocol, WakeEvents};
+use crate::conn::server_state::{Counters, ServerState, Totals};
+use crate::conn::table::{ConnKey, ConnTable, Delivery, TurnInput};
+use crate::panic::catch;
 use crate::sync::{Mutex, MutexGuard};
 use crate::trace::ConnSpan;
 use millpond::ScheduleError;
 use millpond::{JobHandle, Pool};
 
-/// What a mode keeps in a parked record.
-pub(crate) trait Content: Send + 'static {
-    /// Whether runners serve those that are ready, in order.
-    const LISTED: bool;
+/// Maps by connection. No peer chooses keys, so no peer can have them collide.
+type ConnMap<T> = HashMap<ConnKey, T, BuildHasherDefault<KeyHasher>>;
 
-    /// Else: whom to wake when the record has become ready.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u32(byte.into()));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.0 = (self.0.rotate_left(32) ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        // The map looks at the lowest bits and at the highest.
+        self.0.rotate_left(32)
+    }
+}
+
+/// What a mode keeps in a parked entry.
+pub(crate) trait ParkedState: Send + 'static {
+    /// Whether workers serve the ready connections, in order.
+    const USES_READY_QUEUE: bool;
+
+    /// Else: the waker for an entry that has become ready.
     fn waker(&self) -> Option<Waker>;
 }
 
-pub(crate) struct Yard<P, T> {
-    pub(crate) hub: Arc<Hub>,
+pub(crate) struct ListenerConns<P, T> {
+    pub(crate) server: Arc<ServerState>,
     pub(crate) protocol: Arc<P>,
     state: Mutex<State<T>>,
-    occupied: Notify,
+    not_empty: Notify,
 }
 
 pub(crate) struct State<T> {
-    pub(crate) lot: Lot<T>,
+    pub(crate) table: ConnTable<T>,
     pub(crate) totals: Totals,
-    /// Who starts runners, until it is called.
-    pub(crate) dispatcher: Option<Waker>,
-    pub(crate) runners: Runners,
-    /// Bursts whose user code waits for something.
-    suspended: Keyed<Waker>,
-    /// In the dedicated mode, those that wait for a slot. The burst may begin before its wait is
+    /// The waker of the event loop, which starts workers, until it is woken.
+    pub(crate) event_loop: Option<Waker>,
+    pub(crate) workers: WorkerCounts,
+    /// Turns whose user code waits for something.
+    suspended: ConnMap<Waker>,
+    /// In the dedicated mode, those that wait for a slot. The turn may begin before its wait is
     /// known to have ended.
-    waiting: Keyed<Waker>,
+    waiting: ConnMap<Waker>,
 }
 
-/// How many runners there are, of those that will look for another ready connection.
-pub(crate) struct Runners {
-    pub(crate) looking: usize,
-    /// Of these, how many are in a burst: nobody knows for how long.
-    pub(crate) bursting: usize,
+/// How many workers there are, of those that will look for another ready connection.
+pub(crate) struct WorkerCounts {
+    pub(crate) searching: usize,
+    /// Of these, how many are in a turn, whose length is not known.
+    pub(crate) serving: usize,
     /// More are of no use: so many threads there are, and one more is at hand when one is free.
-    most: usize,
-    /// The last burst waited: a runner for each that is ready, then, for the dispatcher not to be
-    /// asked for one after the other.
-    pub(crate) waits: bool,
+    max: usize,
+    /// The last turn waited. Then each ready connection gets a worker, and the event loop is woken
+    /// less often.
+    pub(crate) last_turn_waited: bool,
 }
 
 impl<T> State<T> {
-    /// Whether one more runner is to be started. Each that is ready has a runner that is not held up
-    /// by another; where there are too many for that, at least one is not.
-    pub(crate) fn wants_runner(&self) -> bool {
-        let Runners { looking, bursting, most, waits } = self.runners;
-        looking - bursting < self.lot.ready() && (looking < most || looking == bursting || waits)
+    /// Whether one more worker is to be started. Each that is ready has a worker that is not held
+    /// up by another; where there are too many for that, at least one is not.
+    pub(crate) fn wants_worker(&self) -> bool {
+        let WorkerCounts { searching, serving, max, last_turn_waited } = self.workers;
+        searching - serving < self.table.ready()
+            && (searching < max || searching == serving || last_turn_waited)
     }
 
-    /// The dispatcher, if it is to start a runner.
-    pub(crate) fn calls(&mut self) -> Option<Waker> {
-        if self.wants_runner() { self.dispatcher.take() } else { None }
+    /// The waker of the event loop, if the event loop is to start a worker.
+    pub(crate) fn event_loop_to_wake(&mut self) -> Option<Waker> {
+        if self.wants_worker() { self.event_loop.take() } else { None }
     }
 
-    fn sleepers(&mut self, bursting: bool) -> &mut Keyed<Waker> {
-        if bursting { &mut self.suspended } else { &mut self.waiting }
+    fn wakers(&mut self, serving: bool) -> &mut ConnMap<Waker> {
+        if serving { &mut self.suspended } else { &mut self.waiting }
     }
 
-    /// A signal of the reactor: whom it makes ready is served by who tells of it. Gives whom it
-    /// concerns besides, to be woken when this is unlocked.
-    pub(crate) fn tell(&mut self, key: Key, signals: Signal, heard: Signal) -> Option<Waker> {
-        let noted = self.lot.signal(key, signals) == Signalled::Noted && signals.any(heard);
+    /// Events of the reactor. A connection that they make ready is served by the event loop.
+    /// Returns the waker of a suspended turn, to be woken after the unlock.
+    pub(crate) fn deliver(
+        &mut self,
+        key: ConnKey,
+        events: Events,
+        interest: Events,
+    ) -> Option<Waker> {
+        let noted = self.table.deliver(key, events) == Delivery::Noted && events.any(interest);
         if noted { self.suspended.get(&key).cloned() } else { None }
     }
 }
 
-impl<T: Content> State<T> {
-    /// Whom to wake for a connection that has become ready.
-    fn wakes(&mut self, key: Key) -> Option<Waker> {
-        if T::LISTED { self.calls() } else { self.lot.content(key)?.waker() }
+impl<T: ParkedState> State<T> {
+    /// The waker for a connection that has become ready.
+    fn waker_for(&mut self, key: ConnKey) -> Option<Waker> {
+        if T::USES_READY_QUEUE {
+            self.event_loop_to_wake()
+        } else {
+            self.table.parked_state(key)?.waker()
+        }
     }
 }
 
-impl<P: Protocol, T: Content> Yard<P, T> {
-    pub(crate) fn new(hub: Arc<Hub>, protocol: Arc<P>) -> Self {
-        let lot = Lot::new(hub.settings.ticks.horizon, T::LISTED);
-        let most = Handle::current().metrics().num_workers() + 1;
-        let runners = Runners { looking: 0, bursting: 0, most, waits: false };
-        let (totals, suspended, waiting) = (Totals::default(), Keyed::default(), Keyed::default());
+impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
+    pub(crate) fn new(server: Arc<ServerState>, protocol: Arc<P>) -> Self {
+        let table = ConnTable::new(server.settings.ticks.horizon, T::USES_READY_QUEUE);
+        let max = Handle::current().metrics().num_workers() + 1;
+        let workers = WorkerCounts { searching: 0, serving: 0, max, last_turn_waited: false };
+        let (totals, suspended, waiting) =
+            (Totals::default(), ConnMap::default(), ConnMap::default());
         let state =
-            Mutex::new(State { lot, totals, dispatcher: None, runners, suspended, waiting });
-        Self { hub, protocol, state, occupied: Notify::new() }
+            Mutex::new(State { table, totals, event_loop: None, workers, suspended, waiting });
+        Self { server, protocol, state, not_empty: Notify::new() }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock()
     }
 
-    /// What bursts have added up to, and how many connections are at rest.
+    /// What turns have added up to, and how many connections are at rest.
     pub(crate) fn totals(&self) -> (Totals, usize) {
         let state = self.lock();
-        (state.totals, state.lot.parked())
+        (state.totals, state.table.parked())
     }
 
-    /// A record for a new connection.
-    pub(crate) fn claim(&self, visit: Visit) -> Key {
+    /// An entry for a new connection.
+    pub(crate) fn insert(&self, permit: PerIpPermit) -> ConnKey {
         let mut state = self.lock();
-        let key = state.lot.claim(visit);
-        if state.lot.open() == 1 {
-            self.occupied.notify_one();
+        let key = state.table.insert(permit);
+        if state.table.open() == 1 {
+            self.not_empty.notify_one();
         }
         key
     }
 
     /// What is kept of a new connection; none if user code panics, and then the connection is gone.
-    pub(crate) fn arrive(self: &Arc<Self>, key: Key, address: Address) -> Option<P::Idle> {
-        let idle = fenced(|| self.protocol.arrive(address, self.nudge(key)));
+    pub(crate) fn on_accept(self: &Arc<Self>, key: ConnKey, address: Address) -> Option<P::Idle> {
+        let idle = catch(|| self.protocol.on_accept(address, self.notifier(key)));
         if idle.is_none() {
-            self.release(key, &Tally::default(), CloseReason::Panicked);
+            self.release(key, &Counters::default(), CloseReason::Panicked);
         }
         idle
     }
 
-    pub(crate) fn nudge(self: &Arc<Self>, key: Key) -> Nudge {
-        Nudge::new(self.clone(), key)
+    pub(crate) fn notifier(self: &Arc<Self>, key: ConnKey) -> ConnNotifier {
+        ConnNotifier::new(self.clone(), key)
     }
 
     pub(crate) fn park(
         &self,
-        key: Key,
-        content: T,
-        wait: (Wait, bool),
-        tally: &Tally,
-    ) -> Signalled {
+        key: ConnKey,
+        parked_state: T,
+        park_reason: (ParkReason, bool),
+        counters: &Counters,
+    ) -> Delivery {
         let mut state = self.lock();
-        state.totals.add(tally);
-        let signalled = state.lot.park(key, content, wait, &self.hub.settings.ticks);
-        self.follow(state, key, &signalled);
-        signalled
+        state.totals.add(counters);
+        let delivery =
+            state.table.park(key, parked_state, park_reason, &self.server.settings.ticks);
+        self.wake_for(state, key, &delivery);
+        delivery
     }
 
-    /// Wakes those whom a signal concerns, and unlocks.
-    fn follow(&self, mut state: MutexGuard<'_, State<T>>, key: Key, signalled: &Signalled) {
+    /// Unlocks, and wakes what a delivery makes ready or interests.
+    fn wake_for(&self, mut state: MutexGuard<'_, State<T>>, key: ConnKey, delivery: &Delivery) {
         let state_ref = &mut *state;
-        let waker = match signalled {
-            Signalled::Gone => None,
-            Signalled::Noted if P::HEARS.is_none() || state_ref.suspended.is_empty() => None,
-            Signalled::Noted => state_ref.suspended.get(&key).cloned(),
-            Signalled::Ready => state_ref.wakes(key),
+        let waker = match delivery {
+            Delivery::Gone => None,
+            Delivery::Noted if P::INTEREST.is_empty() || state_ref.suspended.is_empty() => None,
+            Delivery::Noted => state_ref.suspended.get(&key).cloned(),
+            Delivery::Ready => state_ref.waker_for(key),
         };
         drop(state);
         if let Some(waker) = waker {
@@ -171,70 +205,70 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         }
     }
 
-    pub(crate) fn signal(&self, key: Key, signals: Signal) {
+    pub(crate) fn deliver(&self, key: ConnKey, events: Events) {
         let mut state = self.lock();
-        let signalled = state.lot.signal(key, signals);
-        self.follow(state, key, &signalled);
+        let delivery = state.table.deliver(key, events);
+        self.wake_for(state, key, &delivery);
     }
 
     /// Takes a connection up if it is ready, or in any case.
-    pub(crate) fn take(&self, key: Key, in_any_case: bool) -> Option<Order> {
+    pub(crate) fn take(&self, key: ConnKey, in_any_case: bool) -> Option<TurnInput> {
         let mut state = self.lock();
-        if !in_any_case && !state.lot.is_marked(key) {
+        if !in_any_case && !state.table.is_ready(key) {
             return None;
         }
-        state.lot.take(key).map(|(_, order)| order)
+        state.table.take(key).map(|(_, input)| input)
     }
 
     /// Has every connection closed once nothing is under way on it.
-    pub(crate) fn doom_all(&self, reason: CloseReason) {
-        self.each(|lot, ready| lot.doom_all(reason, |key| ready.push(key)));
-        if P::HEARS.is_none() {
+    pub(crate) fn request_close_all(&self, reason: CloseReason) {
+        self.each(|table, ready| table.request_close_all(reason, |key| ready.push(key)));
+        if P::INTEREST.is_empty() {
             return;
         }
-        // Connections that were left to others are told by nobody else. Unlocked: what their
+        // Nothing else notifies connections that were detached. Unlocked: what their
         // wakers run is not known.
         let wakers: Vec<_> = self.lock().suspended.values().cloned().collect();
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    fn each(&self, act: impl FnOnce(&mut Lot<T>, &mut Vec<Key>)) {
+    fn each(&self, act: impl FnOnce(&mut ConnTable<T>, &mut Vec<ConnKey>)) {
         let mut state = self.lock();
         let state = &mut *state;
         let mut ready = Vec::new();
-        act(&mut state.lot, &mut ready);
+        act(&mut state.table, &mut ready);
         for key in ready {
-            if let Some(waker) = state.wakes(key) {
+            if let Some(waker) = state.waker_for(key) {
                 // A task's waker runs nothing of the task.
                 waker.wake();
             }
         }
     }
 
-    /// Takes out what is parked, and wakes the suspended bursts, which see that they are at an end.
-    pub(crate) fn evict(&self) -> Vec<(Key, T)> {
+    /// Takes out what is parked, and wakes the suspended turns, which see that they are at an end.
+    pub(crate) fn drain_parked(&self) -> Vec<(ConnKey, T)> {
         let mut state = self.lock();
-        let evicted = state.lot.evict();
-        let State { suspended, waiting, dispatcher, .. } = &mut *state;
+        let drained = state.table.drain_parked();
+        let State { suspended, waiting, event_loop, .. } = &mut *state;
         let wakers = suspended.drain().chain(waiting.drain()).map(|(_, waker)| waker);
         let wakers: Vec<_> = wakers.collect();
-        let dispatcher = dispatcher.take();
+        let event_loop = event_loop.take();
         drop(state);
-        wakers.into_iter().chain(dispatcher).for_each(Waker::wake);
-        evicted
+        wakers.into_iter().chain(event_loop).for_each(Waker::wake);
+        drained
     }
 
     /// Lets time pass for the deadlines. Sleeps while nobody is there.
-    pub(crate) async fn sweep(self: Arc<Self>) {
-        let tick = self.hub.settings.ticks.tick;
+    pub(crate) async fn run_timer(self: Arc<Self>) {
+        let tick = self.server.settings.ticks.tick;
         loop {
-            while self.lock().lot.open() == 0 {
-                self.occupied.notified().await;
+            while self.lock().table.open() == 0 {
+                self.not_empty.notified().await;
             }
             let mut next = Instant::now() + tick;
-            while self.lock().lot.open() > 0 {
+            while self.lock().table.open() > 0 {
                 sleep_until(next).await;
-                self.each(|lot, ready| lot.tick(|key| ready.push(key)));
+                self.each(|table, ready| table.tick(|key| ready.push(key)));
                 self.protocol.tick();
                 // After a stall, a tick is as long as it has lasted: what began meanwhile stands
                 // at the tick before, and is not to end early.
@@ -243,10 +277,10 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         }
     }
 
-    /// Waits for a place on the pool for one burst, and no longer than the server lives.
+    /// Waits for a slot of the pool for one turn, and no longer than the server lives.
     pub(crate) async fn schedule<F>(
         &self,
-        key: Key,
+        key: ConnKey,
         pool: &Pool,
         job: F,
     ) -> Option<Result<JobHandle<F::Output>, ScheduleError<F>>>
@@ -254,61 +288,61 @@ impl<P: Protocol, T: Content> Yard<P, T> {
         F: Future<Output: Send> + Send + 'static,
     {
         let (span, future): (&ConnSpan, _) = (&Default::default(), pin!(pool.schedule(job)));
-        Suspendable { yard: self, key, span, future, cue: None, suspended: false }.await
+        WakeOnEvents { conns: self, key, span, future, wake_events: None, suspended: false }.await
     }
 
-    fn suspend(&self, key: Key, waker: &Waker, bursting: bool) {
+    fn suspend(&self, key: ConnKey, waker: &Waker, serving: bool) {
         let mut state = self.lock();
-        state.sleepers(bursting).insert(key, waker.clone());
-        if bursting && state.lot.has(key, P::HEARS) {
+        state.wakers(serving).insert(key, waker.clone());
+        if serving && state.table.has(key, P::INTEREST) {
             drop(state);
             waker.wake_by_ref(); // it came while nobody could be woken
         }
     }
 
     /// It sleeps no more. Tells what it was woken for.
-    fn resume(&self, key: Key, bursting: bool) -> Signal {
+    fn resume(&self, key: ConnKey, serving: bool) -> Events {
         let mut state = self.lock();
-        state.sleepers(bursting).remove(&key);
-        if bursting { state.lot.heed(key, P::HEARS) } else { Signal::NONE }
+        state.wakers(serving).remove(&key);
+        if serving { state.table.take_events(key, P::INTEREST) } else { Events::NONE }
     }
 
-    /// Ends a connection's record, and its place among those of its peer.
-    pub(crate) fn release(&self, key: Key, tally: &Tally, reason: CloseReason) {
+    /// Removes a connection's entry, and releases its permit.
+    pub(crate) fn release(&self, key: ConnKey, counters: &Counters, reason: CloseReason) {
         let mut state = self.lock();
-        state.totals.add(tally);
-        let released = state.lot.release(key);
-        // Somebody else may have listened.
-        let listener = state.suspended.remove(&key);
+        state.totals.add(counters);
+        let released = state.table.remove(key);
+        // A detached connection may have registered a waker.
+        let waker = state.suspended.remove(&key);
         drop(state);
-        if let Some((visit, content)) = released {
-            drop((content, listener));
-            self.hub.left(visit, reason);
+        if let Some((permit, parked_state)) = released {
+            drop((parked_state, waker));
+            self.server.on_close(permit, reason);
         }
     }
 
     pub(crate) fn is_killed(&self) -> bool {
-        self.hub.killed.load(SeqCst)
+        self.server.killed.load(SeqCst)
     }
 }
 
-impl<P: Protocol, T: Content> Signals for Yard<P, T> {
-    fn signal(&self, key: Key, signals: Signal) {
-        Yard::signal(self, key, signals);
+impl<P: Protocol, T: ParkedState> notifier::Notify for ListenerConns<P, T> {
+    fn deliver(&self, key: ConnKey, events: Events) {
+        ListenerConns::deliver(self, key, events);
     }
 
-    fn doom(&self, key: Key, reason: CloseReason) {
+    fn request_close(&self, key: ConnKey, reason: CloseReason) {
         let mut state = self.lock();
-        let signalled = state.lot.doom(key, reason);
-        self.follow(state, key, &signalled);
+        let delivery = state.table.request_close(key, reason);
+        self.wake_for(state, key, &delivery);
     }
 
-    fn hub(&self) -> &Hub {
-        &self.hub
+    fn server(&self) -> &ServerState {
+        &self.server
     }
 
     #[cfg(feature = "http")]
-    fn listen(&self, key: Key, waker: &Waker) {
+    fn register(&self, key: ConnKey, waker: &Waker) {
         self.suspend(key, waker, true);
         if self.is_killed() {
             waker.wake_by_ref();
@@ -316,50 +350,50 @@ impl<P: Protocol, T: Content> Signals for Yard<P, T> {
     }
 
     #[cfg(feature = "http")]
-    fn doom_of(&self, key: Key) -> Option<CloseReason> {
-        self.lock().lot.doom_of(key)
+    fn close_requested(&self, key: ConnKey) -> Option<CloseReason> {
+        self.lock().table.close_requested(key)
     }
 }
 
-/// A burst, or a wait for a slot to have one: while it waits, signals to its connection wake it,
-/// and it ends with its server.
-pub(crate) struct Suspendable<'a, P: Protocol, T: Content, F> {
-    pub(crate) yard: &'a Yard<P, T>,
-    pub(crate) key: Key,
+/// A turn, or a wait for a slot to have one. Events of its connection wake it while it waits, and
+/// it ends with its server.
+pub(crate) struct WakeOnEvents<'a, P: Protocol, T: ParkedState, F> {
+    pub(crate) conns: &'a ListenerConns<P, T>,
+    pub(crate) key: ConnKey,
     pub(crate) span: &'a ConnSpan,
     pub(crate) future: Pin<&'a mut F>,
-    /// The burst's; none where it waits for a slot.
-    pub(crate) cue: Option<&'a Cue>,
+    /// The turn's; none where it waits for a slot.
+    pub(crate) wake_events: Option<&'a WakeEvents>,
     pub(crate) suspended: bool,
 }
 
-impl<P: Protocol, T: Content, F: Future> Future for Suspendable<'_, P, T, F> {
+impl<P: Protocol, T: ParkedState, F: Future> Future for WakeOnEvents<'_, P, T, F> {
     /// None if the server was killed meanwhile.
     type Output = Option<F::Output>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         if std::mem::take(&mut this.suspended) {
-            let signals = this.yard.resume(this.key, this.cue.is_some());
-            this.cue.iter().for_each(|cue| cue.give(signals));
+            let events = this.conns.resume(this.key, this.wake_events.is_some());
+            this.wake_events.iter().for_each(|wake_events| wake_events.add(events));
         }
         if let Poll::Ready(output) = this.span.in_scope(|| this.future.as_mut().poll(cx)) {
             return Poll::Ready(Some(output));
         }
         this.suspended = true;
-        this.yard.suspend(this.key, cx.waker(), this.cue.is_some());
+        this.conns.suspend(this.key, cx.waker(), this.wake_events.is_some());
         // After the registration: whoever kills the server looks there afterwards.
-        match this.yard.is_killed() {
+        match this.conns.is_killed() {
             true => Poll::Ready(None),
             false => Poll::Pending,
         }
     }
 }
 
-impl<P: Protocol, T: Content, F> Drop for Suspendable<'_, P, T, F> {
+impl<P: Protocol, T: ParkedState, F> Drop for WakeOnEvents<'_, P, T, F> {
     fn drop(&mut self) {
         if self.suspended {
-            self.yard.resume(self.key, self.cue.is_some());
+            self.conns.resume(self.key, self.wake_events.is_some());
         }
     }
 }
@@ -372,34 +406,38 @@ mod tests {
     use super::*;
     use crate::settings::{Deadlines, Ticks};
 
-    fn state(ready: usize, (looking, bursting, waits): (usize, usize, bool)) -> State<()> {
+    fn state(
+        ready: usize,
+        (searching, serving, last_turn_waited): (usize, usize, bool),
+    ) -> State<()> {
         let ticks = Ticks::new(&Deadlines::default());
-        let mut lot = Lot::new(ticks.horizon, true);
+        let mut table = ConnTable::new(ticks.horizon, true);
         for _ in 0..ready {
-            let key = lot.claim(Visit::UNCOUNTED);
-            lot.signal(key, Signal::READABLE);
-            lot.park(key, (), (Wait::Idle, true), &ticks);
+            let key = table.insert(PerIpPermit::UNCOUNTED);
+            table.deliver(key, Events::READABLE);
+            table.park(key, (), (ParkReason::Idle, true), &ticks);
         }
-        let runners = Runners { looking, bursting, most: 3, waits };
-        let (totals, suspended, waiting) = (Totals::default(), Keyed::default(), Keyed::default());
-        State { lot, totals, dispatcher: None, runners, suspended, waiting }
+        let workers = WorkerCounts { searching, serving, max: 3, last_turn_waited };
+        let (totals, suspended, waiting) =
+            (Totals::default(), ConnMap::default(), ConnMap::default());
+        State { table, totals, event_loop: None, workers, suspended, waiting }
     }
 
     #[test]
-    fn runners_are_started_while_they_are_of_use() {
-        for (ready, runners, expected) in [
+    fn workers_are_started_while_they_are_of_use() {
+        for (ready, workers, expected) in [
             (0, (0, 0, false), false),
             (1, (0, 0, false), true),
             (1, (1, 0, false), false),
             (1, (1, 1, false), true),
             (5, (2, 2, false), true),
-            // As many as there may be, and one is about to look; all are held up; bursts wait.
+            // As many as there may be, and one is about to look; all are held up; turns wait.
             (5, (3, 2, false), false),
             (5, (3, 3, false), true),
             (5, (3, 2, true), true),
             (1, (3, 2, true), false),
         ] {
-            assert_eq!(state(ready, runners).wants_runner(), expected, "{ready} {runners:?}");
+            assert_eq!(state(ready, workers).wants_worker(), expected, "{ready} {workers:?}");
         }
     }
 }

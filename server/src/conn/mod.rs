@@ -1,7 +1,6 @@
 //! The life of a connection, in either mode.
 
 pub(crate) mod buffers;
-pub(crate) mod conn_map;
 pub(crate) mod events;
 pub(crate) mod guard;
 pub(crate) mod linger;
@@ -10,4 +9,5 @@ pub(crate) mod notifier;
 pub(crate) mod protocol;
 pub(crate) mod server_state;
 pub(crate) mod table;
+pub(crate) mod timer_wheel;
 pub(crate) mod transport;

@@ -1,61 +1,61 @@
-//! The way from elsewhere to a connection, whoever holds it.
+//! Handles that wake a connection, in either mode.
 
 use std::sync::Arc;
 #[cfg(feature = "http")]
 use std::task::Waker;
 
 use crate::close_reason::CloseReason;
-use crate::conn::events::Signal;
-use crate::conn::server_state::Hub;
-use crate::conn::table::Key;
+use crate::conn::events::Events;
+use crate::conn::server_state::ServerState;
+use crate::conn::table::ConnKey;
 
-/// What takes signals for connections.
-pub(crate) trait Signals: Send + Sync {
-    fn signal(&self, key: Key, signals: Signal);
-    fn doom(&self, key: Key, reason: CloseReason);
-    fn hub(&self) -> &Hub;
+/// Delivers events to connections.
+pub(crate) trait Notify: Send + Sync {
+    fn deliver(&self, key: ConnKey, events: Events);
+    fn request_close(&self, key: ConnKey, reason: CloseReason);
+    fn server(&self) -> &ServerState;
 
-    /// Has signals to an active connection wake somebody else than its burst.
+    /// Registers a waker, which events of a detached connection wake.
     #[cfg(feature = "http")]
-    fn listen(&self, key: Key, waker: &Waker);
+    fn register(&self, key: ConnKey, waker: &Waker);
 
     #[cfg(feature = "http")]
-    fn doom_of(&self, key: Key) -> Option<CloseReason>;
+    fn close_requested(&self, key: ConnKey) -> Option<CloseReason>;
 }
 
 /// Reaches one connection; after its end it reaches nothing.
 #[derive(Clone)]
-pub(crate) struct Nudge {
-    to: Arc<dyn Signals>,
-    key: Key,
+pub(crate) struct ConnNotifier {
+    to: Arc<dyn Notify>,
+    key: ConnKey,
 }
 
-impl Nudge {
-    pub(crate) fn new(to: Arc<dyn Signals>, key: Key) -> Self {
+impl ConnNotifier {
+    pub(crate) fn new(to: Arc<dyn Notify>, key: ConnKey) -> Self {
         Self { to, key }
     }
 
     /// There is something to send.
     pub(crate) fn push(&self) {
-        self.to.signal(self.key, Signal::PUSHED);
+        self.to.deliver(self.key, Events::PUSHED);
     }
 
     pub(crate) fn close(&self, reason: CloseReason) {
-        self.to.doom(self.key, reason);
+        self.to.request_close(self.key, reason);
     }
 
     #[cfg(feature = "http")]
-    pub(crate) fn listen(&self, waker: &Waker) {
-        self.to.listen(self.key, waker);
+    pub(crate) fn register(&self, waker: &Waker) {
+        self.to.register(self.key, waker);
     }
 
     /// What it is to be closed for once nothing is under way on it.
     #[cfg(feature = "http")]
-    pub(crate) fn doom_of(&self) -> Option<CloseReason> {
-        self.to.doom_of(self.key)
+    pub(crate) fn close_requested(&self) -> Option<CloseReason> {
+        self.to.close_requested(self.key)
     }
 
-    pub(crate) fn hub(&self) -> &Hub {
-        self.to.hub()
+    pub(crate) fn server(&self) -> &ServerState {
+        self.to.server()
     }
 }

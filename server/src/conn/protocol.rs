@@ -7,32 +7,34 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::accept::address::Address;
 use crate::close_reason::CloseReason;
-use crate::conn::events::{Signal, Wait};
-use crate::conn::notifier::Nudge;
-use crate::conn::server_state::{Hub, Tally};
-use crate::conn::table::Order;
-use crate::conn::transport::{Io, Wire};
+use crate::conn::events::{Events, ParkReason};
+use crate::conn::notifier::ConnNotifier;
+use crate::conn::server_state::{Counters, ServerState};
+use crate::conn::table::TurnInput;
+use crate::conn::transport::{MaybeTls, Transport};
 
-/// Serves connections, a burst at a time. The same code runs in both modes.
+/// Serves connections, a turn at a time. The same code runs in both modes.
 pub(crate) trait Protocol: Send + Sync + 'static {
     /// What is kept of a connection while nobody works for it.
     type Idle: Send + 'static;
 
     /// Whether there is something to do before the first byte comes.
-    const OPENS: bool;
+    const SERVER_FIRST: bool;
 
-    /// What a burst wants to be woken for while it waits for user code.
-    const HEARS: Signal;
+    /// What a turn wants to be woken for while it waits for user code.
+    const INTEREST: Events;
 
-    fn arrive(&self, address: Address, nudge: Nudge) -> Self::Idle;
+    fn on_accept(&self, address: Address, notifier: ConnNotifier) -> Self::Idle;
 
     /// Serves a connection until it would block or others have their turn. Nothing here waits for
     /// the peer.
-    fn burst<W: Wire>(&self, turn: Turn<'_, W, Self::Idle>)
-    -> impl Future<Output = Outcome> + Send;
+    fn serve_turn<W: Transport>(
+        &self,
+        turn: Turn<'_, W, Self::Idle>,
+    ) -> impl Future<Output = Outcome> + Send;
 
     /// The connection is gone. Called once, also after a panic.
-    fn closed(&self, idle: Self::Idle, reason: CloseReason);
+    fn on_close(&self, idle: Self::Idle, reason: CloseReason);
 
     /// Time passes; called about every tick while there are connections.
     fn tick(&self) {}
@@ -40,52 +42,52 @@ pub(crate) trait Protocol: Send + Sync + 'static {
 
 /// A connection whose turn it is.
 pub(crate) struct Turn<'a, W, I> {
-    pub(crate) hub: &'a Hub,
-    pub(crate) io: &'a mut Io<W>,
+    pub(crate) server: &'a ServerState,
+    pub(crate) io: &'a mut MaybeTls<W>,
     pub(crate) idle: &'a mut I,
-    pub(crate) order: Order,
-    pub(crate) tally: &'a mut Tally,
+    pub(crate) input: TurnInput,
+    pub(crate) counters: &'a mut Counters,
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
-    pub(crate) cue: &'a Cue,
+    pub(crate) wake_events: &'a WakeEvents,
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
-    pub(crate) nudge: &'a (dyn Fn() -> Nudge + Sync),
+    pub(crate) notifier: &'a (dyn Fn() -> ConnNotifier + Sync),
 }
 
-/// How a burst ended.
+/// How a turn ended.
 pub(crate) enum Outcome {
     /// To be parked; `moved` if the deadline of this wait begins anew.
     Park {
-        wait: Wait,
+        park_reason: ParkReason,
         moved: bool,
     },
     Close(CloseReason),
     /// To be closed; the panic goes on then.
     Panicked(Box<dyn Any + Send>),
-    /// In other hands, which take over the connection's record and its place, too.
+    /// Detached: its new owner also takes the connection's entry and permit.
     #[cfg(feature = "http")]
-    Left(Keep),
+    Detached(Detach),
 }
 
-/// Gives a connection's record to those who have the connection.
+/// Gives a connection's entry to the connection's new owner.
 #[cfg(feature = "http")]
-pub(crate) type Keep = Box<dyn FnOnce(Box<dyn Any + Send>) + Send>;
+pub(crate) type Detach = Box<dyn FnOnce(Box<dyn Any + Send>) + Send>;
 
-/// The signals that have woken a burst.
+/// The events that have woken a turn.
 #[derive(Default)]
-pub(crate) struct Cue(AtomicU8);
+pub(crate) struct WakeEvents(AtomicU8);
 
-impl Cue {
-    pub(crate) fn give(&self, signals: Signal) {
-        self.0.fetch_or(signals.bits(), Relaxed);
+impl WakeEvents {
+    pub(crate) fn add(&self, events: Events) {
+        self.0.fetch_or(events.bits(), Relaxed);
     }
 
     #[cfg(feature = "http")]
-    pub(crate) fn has(&self, signal: Signal) -> bool {
-        Signal::of_bits(self.0.load(Relaxed)).any(signal)
+    pub(crate) fn has(&self, events: Events) -> bool {
+        Events::from_bits(self.0.load(Relaxed)).any(events)
     }
 
     #[cfg(feature = "http")]
-    pub(crate) fn take(&self) -> Signal {
-        Signal::of_bits(self.0.swap(0, Relaxed))
+    pub(crate) fn take(&self) -> Events {
+        Events::from_bits(self.0.swap(0, Relaxed))
     }
 }

@@ -7,36 +7,36 @@ use std::{fmt, io};
 #[cfg(feature = "http")]
 use crate::accept::address::Address;
 #[cfg(feature = "http")]
-use crate::conn::events::Signal;
+use crate::conn::events::Events;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A byte stream over sockets, in either mode.
-pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// From now on the socket itself is asked, whatever others have told of it; or not any more.
-    fn ask(&mut self, _asked: bool) {}
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Whether reads and writes ask the kernel, whatever readiness is known.
+    fn force_io(&mut self, _forced: bool) {}
 
-    /// Notes what its reactor has told.
+    /// Notes the readiness that the reactor has reported.
     #[cfg(feature = "http")]
-    fn told(&mut self, _signals: Signal) {}
+    fn on_ready(&mut self, _events: Events) {}
 
     /// Whether the socket has taken bytes since this was last asked. A TLS session writes on its
     /// own, and what it was given has not gone out yet.
-    fn took(&mut self) -> bool;
+    fn made_progress(&mut self) -> bool;
 
-    /// Whether a read or a write that is pending wakes its caller. Else its signals do.
+    /// Whether a read or a write that is pending wakes its caller. Else its events do.
     #[cfg(feature = "http")]
-    const ARMS: bool;
+    const REGISTERS_WAKER: bool;
 
     /// The other end.
     #[cfg(feature = "http")]
-    fn peer(&self) -> io::Result<Address>;
+    fn peer_addr(&self) -> io::Result<Address>;
 }
 
-pub(crate) enum Io<W> {
+pub(crate) enum MaybeTls<W> {
     Plain(W),
     /// In other hands.
     #[cfg(feature = "http")]
-    Lent,
+    Taken,
     #[cfg(feature = "rustls")]
     Handshake(Box<tokio_rustls::Accept<W>>),
     /// Boxed: a session is large, and plain connections should be small.
@@ -46,24 +46,24 @@ pub(crate) enum Io<W> {
 
 /// How connections are secured.
 #[derive(Clone, Default)]
-pub(crate) struct Security {
+pub(crate) struct TlsAccept {
     #[cfg(feature = "rustls")]
     pub(crate) acceptor: Option<tokio_rustls::TlsAcceptor>,
 }
 
-impl fmt::Debug for Security {
+impl fmt::Debug for TlsAccept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.is_plain() { "Plain" } else { "Tls" })
     }
 }
 
-impl Security {
-    pub(crate) fn wrap<W: Wire>(&self, wire: W) -> Io<W> {
+impl TlsAccept {
+    pub(crate) fn wrap<W: Transport>(&self, transport: W) -> MaybeTls<W> {
         #[cfg(feature = "rustls")]
         if let Some(acceptor) = &self.acceptor {
-            return Io::Handshake(Box::new(acceptor.accept(wire)));
+            return MaybeTls::Handshake(Box::new(acceptor.accept(transport)));
         }
-        Io::Plain(wire)
+        MaybeTls::Plain(transport)
     }
 
     pub(crate) fn is_plain(&self) -> bool {
@@ -74,7 +74,7 @@ impl Security {
     }
 }
 
-impl<W: Wire> Io<W> {
+impl<W: Transport> MaybeTls<W> {
     /// Goes on with the handshake, where there is one.
     pub(crate) fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         #[cfg(feature = "rustls")]
@@ -86,16 +86,16 @@ impl<W: Wire> Io<W> {
         Poll::Ready(Ok(()))
     }
 
-    pub(crate) fn is_secure(&self) -> bool {
+    pub(crate) fn is_tls(&self) -> bool {
         !matches!(self, Self::Plain(_))
     }
 
     /// The transport; none after a handshake that failed.
-    pub(crate) fn wire(&mut self) -> Option<&mut W> {
+    pub(crate) fn transport(&mut self) -> Option<&mut W> {
         match self {
-            Self::Plain(wire) => Some(wire),
+            Self::Plain(transport) => Some(transport),
             #[cfg(feature = "http")]
-            Self::Lent => None,
+            Self::Taken => None,
             #[cfg(feature = "rustls")]
             Self::Handshake(accept) => accept.get_mut(),
             #[cfg(feature = "rustls")]
@@ -104,16 +104,16 @@ impl<W: Wire> Io<W> {
     }
 }
 
-impl<W: Wire> AsyncRead for Io<W> {
+impl<W: Transport> AsyncRead for MaybeTls<W> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(wire) => Pin::new(wire).poll_read(cx, buffer),
+            Self::Plain(transport) => Pin::new(transport).poll_read(cx, buffer),
             #[cfg(feature = "http")]
-            Self::Lent => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            Self::Taken => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
             #[cfg(feature = "rustls")]
             Self::Handshake(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
             #[cfg(feature = "rustls")]
@@ -122,16 +122,16 @@ impl<W: Wire> AsyncRead for Io<W> {
     }
 }
 
-impl<W: Wire> AsyncWrite for Io<W> {
+impl<W: Transport> AsyncWrite for MaybeTls<W> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(wire) => Pin::new(wire).poll_write(cx, bytes),
+            Self::Plain(transport) => Pin::new(transport).poll_write(cx, bytes),
             #[cfg(feature = "http")]
-            Self::Lent => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            Self::Taken => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
             #[cfg(feature = "rustls")]
             Self::Handshake(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
             #[cfg(feature = "rustls")]
@@ -141,9 +141,9 @@ impl<W: Wire> AsyncWrite for Io<W> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(wire) => Pin::new(wire).poll_flush(cx),
+            Self::Plain(transport) => Pin::new(transport).poll_flush(cx),
             #[cfg(feature = "http")]
-            Self::Lent => Poll::Ready(Ok(())),
+            Self::Taken => Poll::Ready(Ok(())),
             #[cfg(feature = "rustls")]
             Self::Handshake(_) => Poll::Ready(Ok(())),
             #[cfg(feature = "rustls")]
@@ -153,9 +153,9 @@ impl<W: Wire> AsyncWrite for Io<W> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(wire) => Pin::new(wire).poll_shutdown(cx),
+            Self::Plain(transport) => Pin::new(transport).poll_shutdown(cx),
             #[cfg(feature = "http")]
-            Self::Lent => Poll::Ready(Ok(())),
+            Self::Taken => Poll::Ready(Ok(())),
             #[cfg(feature = "rustls")]
             Self::Handshake(_) => Poll::Ready(Ok(())),
             #[cfg(feature = "rustls")]

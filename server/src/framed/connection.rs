@@ -1,4 +1,4 @@
-//! The server's end of a connection, for handlers and for whoever pushes.
+//! The handle of a connection, for handlers and for code that pushes.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -8,31 +8,31 @@ use crate::accept::address::Address;
 
 /// A connection, to send on from anywhere; from a [`Handler`](crate::Handler).
 ///
-/// Clones are the same connection. A peer that is kept does not keep its connection open: after
-/// the end, sends are refused. Peers of the same connection are equal, and have the same hash.
+/// Clones are the same connection. A handle does not keep its connection open: after the end, sends
+/// are refused. Handles of the same connection are equal, and have the same hash.
 ///
 /// What is sent waits in memory until the peer takes it, up to
-/// [`outgoing`](crate::Builder::outgoing) bytes and one frame. Frames of one sender arrive in the
-/// order in which they were sent. They go out in bursts; sending itself does no I/O.
-pub struct Peer<Out, State = ()>(pub(crate) Arc<dyn Outlet<Out, State>>);
+/// [`send_buffer`](crate::ServerBuilder::send_buffer) bytes and one frame. Frames of one sender
+/// arrive in the order in which they were sent. They go out in turns; sending itself does no I/O.
+pub struct Connection<Out, State = ()>(pub(crate) Arc<dyn DynConnection<Out, State>>);
 
-/// What a peer stands for; hides the codec.
-pub(crate) trait Outlet<Out, State>: Send + Sync {
+/// The connection behind the handle; hides the codec.
+pub(crate) trait DynConnection<Out, State>: Send + Sync {
     fn address(&self) -> Address;
     fn state(&self) -> &State;
     fn is_closed(&self) -> bool;
     fn try_send(&self, frame: Out) -> Result<(), TrySendError<Out>>;
-    fn room(&self) -> Room<'_>;
+    fn capacity(&self) -> CapacityFut<'_>;
     fn close(&self);
 }
 
 /// What a send that found no room waits for.
-pub(crate) struct Room<'a> {
+pub(crate) struct CapacityFut<'a> {
     pub(crate) own: tokio::sync::futures::Notified<'a>,
     pub(crate) all: tokio::sync::futures::Notified<'a>,
 }
 
-impl<Out, State> Peer<Out, State> {
+impl<Out, State> Connection<Out, State> {
     /// Where the connection comes from.
     pub fn address(&self) -> Address {
         self.0.address()
@@ -52,10 +52,10 @@ impl<Out, State> Peer<Out, State> {
     ///
     /// # Errors
     ///
-    /// [`TrySendError::Full`] if [`outgoing`](crate::Builder::outgoing) bytes wait for the peer
-    /// already, or [`outgoing_total`](crate::Builder::outgoing_total) for all peers;
-    /// [`TrySendError::Closed`] if the connection is gone, or has just been closed because its
-    /// peer reads too slowly ([`SlowReader::Close`](crate::SlowReader::Close)). Both hold the
+    /// [`TrySendError::Full`] if [`send_buffer`](crate::ServerBuilder::send_buffer) bytes wait for
+    /// the peer already, or [`send_buffer_total`](crate::ServerBuilder::send_buffer_total) for all
+    /// peers; [`TrySendError::Closed`] if the connection is gone, or has just been closed because
+    /// its peer reads too slowly ([`SlowReader::Close`](crate::SlowReader::Close)). Both hold the
     /// frame. [`TrySendError::Encode`] if the codec refused it.
     pub fn try_send(&self, frame: Out) -> Result<(), TrySendError<Out>> {
         self.0.try_send(frame)
@@ -73,7 +73,7 @@ impl<Out, State> Peer<Out, State> {
     pub async fn send(&self, frame: Out) -> Result<(), SendError<Out>> {
         let mut frame = frame;
         loop {
-            let Room { own, all } = self.0.room();
+            let CapacityFut { own, all } = self.0.capacity();
             frame = match self.0.try_send(frame) {
                 Ok(()) => return Ok(()),
                 Err(TrySendError::Closed(frame)) => return Err(SendError::Closed(frame)),
@@ -99,30 +99,30 @@ impl<Out, State> Peer<Out, State> {
     }
 }
 
-impl<Out, State> Clone for Peer<Out, State> {
+impl<Out, State> Clone for Connection<Out, State> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-/// Peers are equal if they are the same connection.
-impl<Out, State> PartialEq for Peer<Out, State> {
+/// Handles are equal if they are of the same connection.
+impl<Out, State> PartialEq for Connection<Out, State> {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::addr_eq(Arc::as_ptr(&self.0), Arc::as_ptr(&other.0))
     }
 }
 
-impl<Out, State> Eq for Peer<Out, State> {}
+impl<Out, State> Eq for Connection<Out, State> {}
 
-impl<Out, State> Hash for Peer<Out, State> {
+impl<Out, State> Hash for Connection<Out, State> {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         Arc::as_ptr(&self.0).cast::<()>().hash(hasher);
     }
 }
 
-impl<Out, State> fmt::Debug for Peer<Out, State> {
+impl<Out, State> fmt::Debug for Connection<Out, State> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Peer").field("address", &self.address()).finish_non_exhaustive()
+        f.debug_struct("Connection").field("address", &self.address()).finish_non_exhaustive()
     }
 }
 

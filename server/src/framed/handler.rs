@@ -9,20 +9,20 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use crate::accept::address::Address;
 use crate::close_reason::CloseReason;
-use crate::conn::notifier::Nudge;
-use crate::conn::server_state::Charge;
-use crate::framed::Frames;
-use crate::framed::connection::{Outlet, Peer, Room, TrySendError};
-use crate::framed::serve::Rest;
-use crate::framed::service::{BoxError, decode, failed, undecoded};
-use crate::panic::fenced;
+use crate::conn::notifier::ConnNotifier;
+use crate::conn::server_state::BytesPermit;
+use crate::framed::FrameProtocol;
+use crate::framed::connection::{CapacityFut, Connection, DynConnection, TrySendError};
+use crate::framed::serve::SavedBytes;
+use crate::framed::service::{BoxError, decode, decode_failed, failed};
+use crate::panic::catch;
 use crate::settings::SlowReader;
 use crate::sync::Mutex;
 
 /// What a server does with its connections, where answers to frames are not all it sends.
 ///
 /// The same handler runs in both modes. The calls for one connection come one after another, each
-/// as part of a burst: `on_open` before any frame, then its frames in order, and
+/// as part of a turn: `on_open` before any frame, then its frames in order, and
 /// `on_close` last, exactly once for each connection, also one whose `on_open` has failed or never
 /// began.
 ///
@@ -31,7 +31,7 @@ use crate::sync::Mutex;
 /// # Examples
 ///
 /// ```
-/// use millpond_server::{BoxError, Handler, Peer, Server};
+/// use millpond_server::{BoxError, Handler, Connection, Server};
 /// use tokio_util::codec::LinesCodec;
 ///
 /// struct Greeter;
@@ -41,12 +41,12 @@ use crate::sync::Mutex;
 ///     type Out = String;
 ///     type State = ();
 ///
-///     async fn on_open(&self, peer: &Peer<String>) -> Result<(), BoxError> {
-///         Ok(peer.send(format!("hello, {}", peer.address())).await?)
+///     async fn on_open(&self, connection: &Connection<String>) -> Result<(), BoxError> {
+///         Ok(connection.send(format!("hello, {}", connection.address())).await?)
 ///     }
 ///
-///     async fn on_frame(&self, peer: &Peer<String>, line: String) -> Result<(), BoxError> {
-///         Ok(peer.send(line.to_uppercase()).await?)
+///     async fn on_frame(&self, connection: &Connection<String>, line: String) -> Result<(), BoxError> {
+///         Ok(connection.send(line.to_uppercase()).await?)
 ///     }
 /// }
 ///
@@ -63,7 +63,7 @@ pub trait Handler: Send + Sync + 'static {
     type In: Send;
     /// What the codec writes.
     type Out: Send + 'static;
-    /// Kept for each connection; see [`Peer::state`].
+    /// Kept for each connection; see [`Connection::state`].
     type State: Default + Send + Sync + 'static;
 
     /// A connection has come; after the handshake, where there is one.
@@ -73,9 +73,9 @@ pub trait Handler: Send + Sync + 'static {
     /// Close the connection.
     fn on_open(
         &self,
-        peer: &Peer<Self::Out, Self::State>,
+        connection: &Connection<Self::Out, Self::State>,
     ) -> impl Future<Output = Result<(), BoxError>> + Send {
-        let _ = peer;
+        let _ = connection;
         async { Ok(()) }
     }
 
@@ -86,14 +86,14 @@ pub trait Handler: Send + Sync + 'static {
     /// Close the connection.
     fn on_frame(
         &self,
-        peer: &Peer<Self::Out, Self::State>,
+        connection: &Connection<Self::Out, Self::State>,
         frame: Self::In,
     ) -> impl Future<Output = Result<(), BoxError>> + Send;
 
     /// The connection is gone. For short work: it runs where the end was noticed, in a job, a task
-    /// or a thread that drops the server; never inside of a call of a [`Peer`].
-    fn on_close(&self, peer: &Peer<Self::Out, Self::State>, reason: CloseReason) {
-        let _ = (peer, reason);
+    /// or a thread that drops the server; never inside of a call of a [`Connection`].
+    fn on_close(&self, connection: &Connection<Self::Out, Self::State>, reason: CloseReason) {
+        let _ = (connection, reason);
     }
 }
 
@@ -104,36 +104,36 @@ impl<H: Handler> Handler for Arc<H> {
 
     fn on_open(
         &self,
-        peer: &Peer<Self::Out, Self::State>,
+        connection: &Connection<Self::Out, Self::State>,
     ) -> impl Future<Output = Result<(), BoxError>> + Send {
-        H::on_open(self, peer)
+        H::on_open(self, connection)
     }
 
     fn on_frame(
         &self,
-        peer: &Peer<Self::Out, Self::State>,
+        connection: &Connection<Self::Out, Self::State>,
         frame: Self::In,
     ) -> impl Future<Output = Result<(), BoxError>> + Send {
-        H::on_frame(self, peer, frame)
+        H::on_frame(self, connection, frame)
     }
 
-    fn on_close(&self, peer: &Peer<Self::Out, Self::State>, reason: CloseReason) {
-        H::on_close(self, peer, reason);
+    fn on_close(&self, connection: &Connection<Self::Out, Self::State>, reason: CloseReason) {
+        H::on_close(self, connection, reason);
     }
 }
 
 /// A codec and a handler.
-pub(crate) struct Handled<C, H> {
+pub(crate) struct HandlerProtocol<C, H> {
     pub(crate) codec: C,
     pub(crate) handler: Arc<H>,
 }
 
-/// A connection's state besides its socket. Shared with its peers.
-pub(crate) struct Line<C, S> {
+/// A connection's state besides its socket. Its [`Connection`]s share it.
+pub(crate) struct ConnShared<C, S> {
     address: Address,
     state: S,
-    nudge: Nudge,
-    room: Notify,
+    notifier: ConnNotifier,
+    capacity: Notify,
     inner: Mutex<Inner<C>>,
 }
 
@@ -141,63 +141,66 @@ struct Inner<C> {
     /// Reads and writes, which may depend on each other. Runs under the connection's own lock.
     codec: C,
     output: BytesMut,
-    charge: Charge,
-    /// Of what a burst has collected.
+    permit: BytesPermit,
+    /// Of what a turn has collected.
     unwritten: usize,
     opened: bool,
-    /// [`Peer::close`] was called.
-    leaves: bool,
+    /// [`Connection::close`] was called.
+    is_closing: bool,
     closed: bool,
 }
 
 /// A connection at rest.
-pub(crate) struct Still<C, S> {
-    line: Arc<Line<C, S>>,
-    rest: Option<Box<Rest>>,
+pub(crate) struct IdleConn<C, S> {
+    shared: Arc<ConnShared<C, S>>,
+    saved: Option<Box<SavedBytes>>,
 }
 
-/// Serves the frames of one burst.
-pub(crate) struct Caller<C, H: Handler> {
-    line: Arc<Line<C, H::State>>,
-    peer: Peer<H::Out, H::State>,
+/// Serves the frames of one turn.
+pub(crate) struct HandlerCall<C, H: Handler> {
+    shared: Arc<ConnShared<C, H::State>>,
+    connection: Connection<H::Out, H::State>,
 }
 
-impl<C, H> Frames for Handled<C, H>
+impl<C, H> FrameProtocol for HandlerProtocol<C, H>
 where
     H: Handler,
     C: Decoder<Item = H::In, Error: Into<BoxError>> + Clone + Send + Sync + 'static,
     C: Encoder<H::Out, Error: Into<BoxError>>,
 {
-    type Idle = Still<C, H::State>;
+    type Idle = IdleConn<C, H::State>;
     type Frame = H::In;
-    type Caller = Caller<C, H>;
-    type Answer = ();
+    type TurnService = HandlerCall<C, H>;
+    type Response = ();
 
-    const OPENS: bool = true;
+    const SERVER_FIRST: bool = true;
 
-    fn arrive(&self, address: Address, nudge: Nudge) -> Self::Idle {
+    fn on_accept(&self, address: Address, notifier: ConnNotifier) -> Self::Idle {
         let inner = Inner {
             codec: self.codec.clone(),
             output: BytesMut::new(),
-            charge: nudge.hub().no_charge(),
+            permit: notifier.server().empty_permit(),
             unwritten: 0,
             opened: false,
-            leaves: false,
+            is_closing: false,
             closed: false,
         };
-        let (state, room, inner) = (H::State::default(), Notify::new(), Mutex::new(inner));
-        Still { line: Arc::new(Line { address, state, nudge, room, inner }), rest: None }
+        let (state, capacity, inner) = (H::State::default(), Notify::new(), Mutex::new(inner));
+        IdleConn {
+            shared: Arc::new(ConnShared { address, state, notifier, capacity, inner }),
+            saved: None,
+        }
     }
 
-    fn caller(&self, idle: &Self::Idle) -> Self::Caller {
-        Caller { line: idle.line.clone(), peer: Peer(idle.line.clone()) }
+    fn turn_service(&self, idle: &Self::Idle) -> Self::TurnService {
+        HandlerCall { shared: idle.shared.clone(), connection: Connection(idle.shared.clone()) }
     }
 
-    async fn open(&self, caller: &mut Self::Caller) -> Result<(), CloseReason> {
-        if std::mem::replace(&mut caller.line.inner.lock().opened, true) {
+    async fn open(&self, service: &mut Self::TurnService) -> Result<(), CloseReason> {
+        if std::mem::replace(&mut service.shared.inner.lock().opened, true) {
             return Ok(());
         }
-        let opened = self.handler.on_open(&caller.peer).await;
+        let opened = self.handler.on_open(&service.connection).await;
         opened.map_err(|error| failed("handler", error, CloseReason::Service))
     }
 
@@ -207,16 +210,16 @@ where
         input: &mut BytesMut,
         end: bool,
     ) -> Result<Option<H::In>, CloseReason> {
-        let decoded = decode(&mut idle.line.inner.lock().codec, input, end);
-        decoded.map_err(undecoded)
+        let decoded = decode(&mut idle.shared.inner.lock().codec, input, end);
+        decoded.map_err(decode_failed)
     }
 
-    async fn call(&self, caller: &mut Self::Caller, frame: H::In) -> Result<(), CloseReason> {
-        let served = self.handler.on_frame(&caller.peer, frame).await;
+    async fn call(&self, service: &mut Self::TurnService, frame: H::In) -> Result<(), CloseReason> {
+        let served = self.handler.on_frame(&service.connection, frame).await;
         served.map_err(|error| failed("handler", error, CloseReason::Service))
     }
 
-    fn answer(
+    fn encode(
         &self,
         _idle: &mut Self::Idle,
         (): (),
@@ -226,55 +229,56 @@ where
     }
 
     fn collect(&self, idle: &mut Self::Idle, output: &mut BytesMut) {
-        let mut inner = idle.line.inner.lock();
+        let mut inner = idle.shared.inner.lock();
         if !inner.output.is_empty() {
             output.unsplit(std::mem::take(&mut inner.output));
             inner.unwritten = output.len();
             // Who waits for it to be given back is woken without the lock.
-            let none = idle.line.nudge.hub().no_charge();
-            let charge = std::mem::replace(&mut inner.charge, none);
+            let none = idle.shared.notifier.server().empty_permit();
+            let permit = std::mem::replace(&mut inner.permit, none);
             drop(inner);
-            drop(charge);
+            drop(permit);
         }
     }
 
-    fn leaves(&self, idle: &Self::Idle) -> bool {
-        idle.line.inner.lock().leaves
+    fn is_closing(&self, idle: &Self::Idle) -> bool {
+        idle.shared.inner.lock().is_closing
     }
 
     fn unwritten(&self, idle: &mut Self::Idle, bytes: usize) {
-        let limit = idle.line.nudge.hub().settings.outgoing;
-        let mut inner = idle.line.inner.lock();
+        let limit = idle.shared.notifier.server().settings.send_buffer;
+        let mut inner = idle.shared.inner.lock();
         inner.unwritten = bytes;
-        let room = inner.output.len() + bytes < limit;
+        let capacity = inner.output.len() + bytes < limit;
         drop(inner);
-        if room {
-            idle.line.room.notify_waiters();
+        if capacity {
+            idle.shared.capacity.notify_waiters();
         }
     }
 
-    fn rest<'a>(&self, idle: &'a mut Self::Idle) -> &'a mut Option<Box<Rest>> {
-        &mut idle.rest
+    fn saved<'a>(&self, idle: &'a mut Self::Idle) -> &'a mut Option<Box<SavedBytes>> {
+        &mut idle.saved
     }
 
-    fn mute(&self, idle: &mut Self::Idle) {
-        let mut inner = idle.line.inner.lock();
+    fn close_output(&self, idle: &mut Self::Idle) {
+        let mut inner = idle.shared.inner.lock();
         inner.closed = true;
         inner.output = BytesMut::new();
-        let charge = std::mem::replace(&mut inner.charge, idle.line.nudge.hub().no_charge());
+        let permit =
+            std::mem::replace(&mut inner.permit, idle.shared.notifier.server().empty_permit());
         drop(inner);
-        drop(charge);
-        idle.line.room.notify_waiters();
+        drop(permit);
+        idle.shared.capacity.notify_waiters();
     }
 
-    fn closed(&self, mut idle: Self::Idle, reason: CloseReason) {
-        self.mute(&mut idle);
-        let peer = Peer(idle.line);
-        fenced(|| self.handler.on_close(&peer, reason));
+    fn on_close(&self, mut idle: Self::Idle, reason: CloseReason) {
+        self.close_output(&mut idle);
+        let connection = Connection(idle.shared);
+        catch(|| self.handler.on_close(&connection, reason));
     }
 }
 
-impl<C, Out, S> Outlet<Out, S> for Line<C, S>
+impl<C, Out, S> DynConnection<Out, S> for ConnShared<C, S>
 where
     C: Encoder<Out, Error: Into<BoxError>> + Send,
     S: Send + Sync,
@@ -289,37 +293,37 @@ where
 
     fn is_closed(&self) -> bool {
         let inner = self.inner.lock();
-        inner.closed || inner.leaves
+        inner.closed || inner.is_closing
     }
 
     fn try_send(&self, frame: Out) -> Result<(), TrySendError<Out>> {
-        let hub = self.nudge.hub();
+        let server = self.notifier.server();
         let mut inner = self.inner.lock();
-        if inner.closed || inner.leaves {
+        if inner.closed || inner.is_closing {
             return Err(TrySendError::Closed(frame));
         }
-        if inner.output.len() + inner.unwritten >= hub.settings.outgoing {
+        if inner.output.len() + inner.unwritten >= server.settings.send_buffer {
             drop(inner);
-            if hub.settings.slow_reader == SlowReader::Close {
-                self.nudge.close(CloseReason::SlowReader);
+            if server.settings.slow_reader == SlowReader::Close {
+                self.notifier.close(CloseReason::SlowReader);
                 return Err(TrySendError::Closed(frame));
             }
             return Err(TrySendError::Full(frame));
         }
-        if hub.is_sated() {
+        if server.is_over_limit() {
             let slow = inner.output.len() + inner.unwritten > 0;
             drop(inner);
-            if slow && hub.settings.slow_reader == SlowReader::Close {
-                self.nudge.close(CloseReason::SlowReader);
+            if slow && server.settings.slow_reader == SlowReader::Close {
+                self.notifier.close(CloseReason::SlowReader);
                 return Err(TrySendError::Closed(frame));
             }
             return Err(TrySendError::Full(frame));
         }
-        let Inner { codec, output, charge, .. } = &mut *inner;
+        let Inner { codec, output, permit, .. } = &mut *inner;
         let before = output.len();
         // A codec that panics would else leave half a frame, in a sender that has nothing to do
         // with this connection.
-        match fenced(|| codec.encode(frame, output)) {
+        match catch(|| codec.encode(frame, output)) {
             Some(Ok(())) => {}
             Some(Err(error)) => {
                 output.truncate(before);
@@ -328,25 +332,25 @@ where
             None => {
                 output.truncate(before);
                 drop(inner);
-                self.nudge.close(CloseReason::Panicked);
+                self.notifier.close(CloseReason::Panicked);
                 return Err(TrySendError::Encode("the codec panicked".into()));
             }
         }
-        charge.add(output.len() - before);
+        permit.add(output.len() - before);
         drop(inner);
-        // Who finds some there knows that its burst is under way.
+        // Who finds some there knows that its turn is under way.
         if before == 0 {
-            self.nudge.push();
+            self.notifier.push();
         }
         Ok(())
     }
 
-    fn room(&self) -> Room<'_> {
-        Room { own: self.room.notified(), all: self.nudge.hub().relief() }
+    fn capacity(&self) -> CapacityFut<'_> {
+        CapacityFut { own: self.capacity.notified(), all: self.notifier.server().below_limit() }
     }
 
     fn close(&self) {
-        self.inner.lock().leaves = true;
-        self.nudge.close(CloseReason::Local);
+        self.inner.lock().is_closing = true;
+        self.notifier.close(CloseReason::ClosedByServer);
     }
 }

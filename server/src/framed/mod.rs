@@ -1,4 +1,4 @@
-//! What frames mean to the burst that serves them.
+//! What frames mean to the turn that serves them.
 
 pub(crate) mod connection;
 pub(crate) mod handler;
@@ -11,33 +11,33 @@ use bytes::BytesMut;
 
 use crate::accept::address::Address;
 use crate::close_reason::CloseReason;
-use crate::conn::events::Signal;
-use crate::conn::notifier::Nudge;
+use crate::conn::events::Events;
+use crate::conn::notifier::ConnNotifier;
 use crate::conn::protocol::{Outcome, Protocol, Turn};
-use crate::conn::transport::Wire;
-use crate::framed::serve::{Rest, burst};
+use crate::conn::transport::Transport;
+use crate::framed::serve::{SavedBytes, serve_turn};
 
 /// What frames mean: a codec with a service, or with a handler.
-pub(crate) trait Frames: Send + Sync + 'static {
+pub(crate) trait FrameProtocol: Send + Sync + 'static {
     /// What is kept of a connection while nobody works for it.
     type Idle: Send + 'static;
     type Frame: Send;
 
     /// Whether there is something to do before the first byte comes.
-    const OPENS: bool;
+    const SERVER_FIRST: bool;
 
-    /// What serves the frames of one burst.
-    type Caller: Send;
-    type Answer: Send;
+    /// What serves the frames of one turn.
+    type TurnService: Send;
+    type Response: Send;
 
-    fn arrive(&self, address: Address, nudge: Nudge) -> Self::Idle;
+    fn on_accept(&self, address: Address, notifier: ConnNotifier) -> Self::Idle;
 
-    fn caller(&self, idle: &Self::Idle) -> Self::Caller;
+    fn turn_service(&self, idle: &Self::Idle) -> Self::TurnService;
 
     /// What is to be done before the first frame; nothing if it was done.
     fn open(
         &self,
-        caller: &mut Self::Caller,
+        service: &mut Self::TurnService,
     ) -> impl Future<Output = Result<(), CloseReason>> + Send;
 
     fn decode(
@@ -49,15 +49,15 @@ pub(crate) trait Frames: Send + Sync + 'static {
 
     fn call(
         &self,
-        caller: &mut Self::Caller,
+        service: &mut Self::TurnService,
         frame: Self::Frame,
-    ) -> impl Future<Output = Result<Self::Answer, CloseReason>> + Send;
+    ) -> impl Future<Output = Result<Self::Response, CloseReason>> + Send;
 
     /// Appends an answer to `output`.
-    fn answer(
+    fn encode(
         &self,
         idle: &mut Self::Idle,
-        answer: Self::Answer,
+        response: Self::Response,
         output: &mut BytesMut,
     ) -> Result<(), CloseReason>;
 
@@ -65,43 +65,43 @@ pub(crate) trait Frames: Send + Sync + 'static {
     fn collect(&self, idle: &mut Self::Idle, output: &mut BytesMut);
 
     /// Whether the connection is to be closed, and no more frames served.
-    fn leaves(&self, idle: &Self::Idle) -> bool;
+    fn is_closing(&self, idle: &Self::Idle) -> bool;
 
     /// Tells how much of what was collected is not written yet.
     fn unwritten(&self, idle: &mut Self::Idle, bytes: usize);
 
-    fn rest<'a>(&self, idle: &'a mut Self::Idle) -> &'a mut Option<Box<Rest>>;
+    fn saved<'a>(&self, idle: &'a mut Self::Idle) -> &'a mut Option<Box<SavedBytes>>;
 
     /// Nothing more is sent: the connection only waits for the peer to go.
-    fn mute(&self, idle: &mut Self::Idle);
+    fn close_output(&self, idle: &mut Self::Idle);
 
     /// The connection is gone. Called once, also after a panic.
-    fn closed(&self, idle: Self::Idle, reason: CloseReason);
+    fn on_close(&self, idle: Self::Idle, reason: CloseReason);
 }
 
-impl<F: Frames> Protocol for F {
-    type Idle = <F as Frames>::Idle;
+impl<F: FrameProtocol> Protocol for F {
+    type Idle = <F as FrameProtocol>::Idle;
 
-    const OPENS: bool = F::OPENS;
+    const SERVER_FIRST: bool = F::SERVER_FIRST;
 
     /// Only what was pushed can go out while user code waits.
-    const HEARS: Signal = match F::OPENS {
-        true => Signal::PUSHED.with(Signal::WRITABLE),
-        false => Signal::NONE,
+    const INTEREST: Events = match F::SERVER_FIRST {
+        true => Events::PUSHED.with(Events::WRITABLE),
+        false => Events::NONE,
     };
 
-    fn arrive(&self, address: Address, nudge: Nudge) -> Self::Idle {
-        Frames::arrive(self, address, nudge)
+    fn on_accept(&self, address: Address, notifier: ConnNotifier) -> Self::Idle {
+        FrameProtocol::on_accept(self, address, notifier)
     }
 
-    fn burst<W: Wire>(
+    fn serve_turn<W: Transport>(
         &self,
         turn: Turn<'_, W, Self::Idle>,
     ) -> impl Future<Output = Outcome> + Send {
-        burst(turn.hub, self, turn.io, turn.idle, turn.order, turn.tally)
+        serve_turn(turn.server, self, turn.io, turn.idle, turn.input, turn.counters)
     }
 
-    fn closed(&self, idle: Self::Idle, reason: CloseReason) {
-        Frames::closed(self, idle, reason);
+    fn on_close(&self, idle: Self::Idle, reason: CloseReason) {
+        FrameProtocol::on_close(self, idle, reason);
     }
 }

@@ -1,4 +1,4 @@
-//! One burst of a framed connection: read, decode, serve, write, until nothing more is to be done
+//! One turn of a framed connection: read, decode, serve, write, until nothing more is to be done
 //! without waiting for the peer. The same in both modes; nothing here waits for a socket.
 
 use std::any::Any;
@@ -13,14 +13,14 @@ use tokio::io::AsyncWrite;
 use tokio::time::{Sleep, sleep};
 
 use crate::close_reason::{CloseReason, Deadline};
-use crate::conn::buffers::{Buffers, Lent, poll_fill};
-use crate::conn::events::Wait;
+use crate::conn::buffers::{Buffers, PooledBuffers, poll_fill};
+use crate::conn::events::ParkReason;
 use crate::conn::linger;
 use crate::conn::protocol::Outcome;
-use crate::conn::server_state::{Charge, Hub, Tally};
-use crate::conn::table::Order;
-use crate::conn::transport::{Io, Wire};
-use crate::framed::Frames;
+use crate::conn::server_state::{BytesPermit, Counters, ServerState};
+use crate::conn::table::TurnInput;
+use crate::conn::transport::{MaybeTls, Transport};
+use crate::framed::FrameProtocol;
 use crate::settings::SlowReader;
 
 /// Answers are written once so much of them is there, also when more frames are at hand.
@@ -28,159 +28,161 @@ const WRITE_AT: usize = 16 * 1024;
 
 /// What a connection keeps in addition while it is in the middle of something.
 #[derive(Default)]
-pub(crate) struct Rest {
+pub(crate) struct SavedBytes {
     /// The bytes of a frame that is not whole, and no more memory than those.
     input: Box<[u8]>,
     output: BytesMut,
     /// The codec may have taken its first bytes already, and none be left.
-    part: bool,
+    partial_frame: bool,
     /// How many it has taken.
-    taken: usize,
+    consumed: usize,
     /// The peer will not send any more.
     end: bool,
     /// The connection is closed for this, and only waits for the peer to go.
     lingers: Option<CloseReason>,
-    _charge: Option<Charge>,
+    _permit: Option<BytesPermit>,
 }
 
-/// A burst under way.
-struct Burst<'a, W, P: Frames> {
-    hub: &'a Hub,
+/// A turn under way.
+struct FramedTurn<'a, W, P: FrameProtocol> {
+    server: &'a ServerState,
     protocol: &'a P,
-    io: &'a mut Io<W>,
+    io: &'a mut MaybeTls<W>,
     idle: &'a mut P::Idle,
-    buffers: Lent<'a>,
-    order: Order,
+    buffers: PooledBuffers<'a>,
+    turn_input: TurnInput,
     /// No more frame is in the input.
-    hungry: bool,
+    needs_read: bool,
     /// A frame has begun to come, of which the codec has taken so many bytes.
-    part: bool,
-    taken: usize,
+    partial_frame: bool,
+    consumed: usize,
     end: bool,
     frames: usize,
     read: usize,
     wrote: usize,
     /// The peer has taken bytes, if only of those that a TLS session had held.
-    took: bool,
+    made_progress: bool,
     /// Runs while user code waits and the peer takes nothing.
-    patience: Option<Pin<Box<Sleep>>>,
+    write_timer: Option<Pin<Box<Sleep>>>,
     panic: Option<Box<dyn Any + Send>>,
 }
 
 /// Serves a connection until it would block or others have their turn.
-pub(crate) async fn burst<W: Wire, P: Frames>(
-    hub: &Hub,
+pub(crate) async fn serve_turn<W: Transport, P: FrameProtocol>(
+    server: &ServerState,
     protocol: &P,
-    io: &mut Io<W>,
+    io: &mut MaybeTls<W>,
     idle: &mut P::Idle,
-    order: Order,
-    tally: &mut Tally,
+    turn_input: TurnInput,
+    counters: &mut Counters,
 ) -> Outcome {
-    if let Some(reason) = order.doom {
+    if let Some(reason) = turn_input.close_requested {
         if !reason.is_gentle() {
             return Outcome::Close(reason);
         }
     }
-    let mut burst = Burst {
-        hub,
+    let mut turn = FramedTurn {
+        server,
         protocol,
         io,
         idle,
-        buffers: hub.stock.lend(),
-        order,
+        buffers: server.buffer_pool.get(),
+        turn_input,
         // What was left behind may be frames, also inside of the codec.
-        hungry: true,
-        part: false,
-        taken: 0,
+        needs_read: true,
+        partial_frame: false,
+        consumed: 0,
         end: false,
         frames: 0,
         read: 0,
         wrote: 0,
-        took: false,
-        patience: None,
+        made_progress: false,
+        write_timer: None,
         panic: None,
     };
-    if let Some(rest) = protocol.rest(burst.idle).take() {
-        if let Some(reason) = rest.lingers {
+    if let Some(saved) = protocol.saved(turn.idle).take() {
+        if let Some(reason) = saved.lingers {
             let outcome = poll_fn(|cx| {
-                let (scrap, most) = (&mut burst.buffers.input, hub.settings.turn_bytes);
-                Poll::Ready(linger::go_on(burst.io, cx, scrap, most, (order, reason)))
+                let (discard_buf, most) =
+                    (&mut turn.buffers.input, server.settings.read_budget_bytes);
+                Poll::Ready(linger::proceed(turn.io, cx, discard_buf, most, (turn_input, reason)))
             })
             .await;
             if let Outcome::Park { .. } = outcome {
-                *protocol.rest(burst.idle) = Some(rest);
+                *protocol.saved(turn.idle) = Some(saved);
             }
             return outcome;
         }
-        burst.buffers.input.extend_from_slice(&rest.input);
-        burst.buffers.output.unsplit(rest.output);
-        (burst.part, burst.taken, burst.end) = (rest.part, rest.taken, rest.end);
-        burst.hungry = false;
+        turn.buffers.input.extend_from_slice(&saved.input);
+        turn.buffers.output.unsplit(saved.output);
+        (turn.partial_frame, turn.consumed, turn.end) =
+            (saved.partial_frame, saved.consumed, saved.end);
+        turn.needs_read = false;
     }
-    let outcome = burst.run().await.and_then(|(wait, moved)| {
-        burst.put_by()?;
-        Ok(Outcome::Park { wait, moved })
+    let outcome = turn.run().await.and_then(|(park_reason, moved)| {
+        turn.save()?;
+        Ok(Outcome::Park { park_reason, moved })
     });
     let outcome = outcome.unwrap_or_else(|reason| {
         // Answers to what came before, the alert of TLS and the end of the stream, as far as they
         // go without waiting.
         let mut cx = Context::from_waker(Waker::noop());
         if !matches!(reason, CloseReason::Io | CloseReason::Tls) {
-            let _ = burst.write(&mut cx);
+            let _ = turn.write(&mut cx);
         }
-        let _ = Pin::new(&mut *burst.io).poll_shutdown(&mut cx);
-        if let Some(payload) = burst.panic.take() {
+        let _ = Pin::new(&mut *turn.io).poll_shutdown(&mut cx);
+        if let Some(payload) = turn.panic.take() {
             return Outcome::Panicked(payload);
         }
-        let unserved = !burst.buffers.input.is_empty();
-        let before = burst.read;
-        burst.ask(true);
-        while !burst.end && burst.read - before < hub.settings.turn_bytes {
-            match burst.fill(&mut cx) {
-                Poll::Ready(Ok(())) => burst.buffers.input.clear(),
-                Poll::Ready(Err(_)) => burst.end = true,
+        let unserved = !turn.buffers.input.is_empty();
+        let before = turn.read;
+        turn.force_io(true);
+        while !turn.end && turn.read - before < server.settings.read_budget_bytes {
+            match turn.fill(&mut cx) {
+                Poll::Ready(Ok(())) => turn.buffers.input.clear(),
+                Poll::Ready(Err(_)) => turn.end = true,
                 Poll::Pending => break,
             }
         }
-        burst.ask(false);
-        if burst.end || !linger::is_due(reason, unserved || burst.read > before) {
+        turn.force_io(false);
+        if turn.end || !linger::is_due(reason, unserved || turn.read > before) {
             return Outcome::Close(reason);
         }
-        protocol.mute(burst.idle);
-        let lingers = Rest { lingers: Some(reason), ..Rest::default() };
-        *protocol.rest(burst.idle) = Some(Box::new(lingers));
-        Outcome::Park { wait: Wait::Linger, moved: true }
+        protocol.close_output(turn.idle);
+        let lingers = SavedBytes { lingers: Some(reason), ..SavedBytes::default() };
+        *protocol.saved(turn.idle) = Some(Box::new(lingers));
+        Outcome::Park { park_reason: ParkReason::Linger, moved: true }
     });
-    tally.frames += burst.frames as u32;
-    tally.read += burst.read as u32;
-    tally.wrote += burst.wrote as u32;
+    counters.frames += turn.frames as u32;
+    counters.read += turn.read as u32;
+    counters.wrote += turn.wrote as u32;
     outcome
 }
 
-impl<W: Wire, P: Frames> Burst<'_, W, P> {
-    async fn run(&mut self) -> Result<(Wait, bool), CloseReason> {
+impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
+    async fn run(&mut self) -> Result<(ParkReason, bool), CloseReason> {
         match poll_fn(|cx| Poll::Ready(self.io.poll_open(cx))).await {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(_)) => return Err(CloseReason::Tls),
             Poll::Pending => {
-                let Order { late, doom, .. } = self.order;
-                let end = late.map(CloseReason::Deadline).or(doom);
-                return end.map_or(Ok((Wait::Handshake, false)), Err);
+                let TurnInput { expired, close_requested, .. } = self.turn_input;
+                let end = expired.map(CloseReason::Deadline).or(close_requested);
+                return end.map_or(Ok((ParkReason::Handshake, false)), Err);
             }
         }
-        let mut caller = self.protocol.caller(self.idle);
-        if P::OPENS {
-            let mut open = pin!(self.protocol.open(&mut caller));
+        let mut service = self.protocol.turn_service(self.idle);
+        if P::SERVER_FIRST {
+            let mut open = pin!(self.protocol.open(&mut service));
             poll_fn(|cx| self.poll_call(cx, open.as_mut())).await?;
         }
         loop {
             if poll_fn(|cx| Poll::Ready(self.write(cx))).await? {
                 return self.blocked();
             }
-            if self.order.doom == Some(CloseReason::Local) {
-                return Err(CloseReason::Local);
+            if self.turn_input.close_requested == Some(CloseReason::ClosedByServer) {
+                return Err(CloseReason::ClosedByServer);
             }
-            if self.hungry {
+            if self.needs_read {
                 if self.end {
                     return Err(CloseReason::Peer);
                 }
@@ -189,9 +191,9 @@ impl<W: Wire, P: Frames> Burst<'_, W, P> {
                     Poll::Ready(filled) => filled?,
                 }
             }
-            self.serve(&mut caller).await?;
-            if self.frames >= self.hub.settings.turn_frames
-                || self.read >= self.hub.settings.turn_bytes
+            self.serve(&mut service).await?;
+            if self.frames >= self.server.settings.read_budget_frames
+                || self.read >= self.server.settings.read_budget_bytes
             {
                 return self.turn_over();
             }
@@ -199,45 +201,47 @@ impl<W: Wire, P: Frames> Burst<'_, W, P> {
     }
 
     /// The others' turn is no reason to give a frame more time.
-    fn turn_over(&self) -> Result<(Wait, bool), CloseReason> {
-        let goes_on = self.order.wait == Wait::Frame && self.frames == 0;
-        match self.order.late {
+    fn turn_over(&self) -> Result<(ParkReason, bool), CloseReason> {
+        let goes_on = self.turn_input.park_reason == ParkReason::Frame && self.frames == 0;
+        match self.turn_input.expired {
             Some(Deadline::Frame) if goes_on => Err(CloseReason::Deadline(Deadline::Frame)),
-            _ => Ok((Wait::Turn, !goes_on)),
+            _ => Ok((ParkReason::Turn, !goes_on)),
         }
     }
 
     /// Serves what is there, until enough is to be written.
-    async fn serve(&mut self, caller: &mut P::Caller) -> Result<(), CloseReason> {
-        while self.frames < self.hub.settings.turn_frames && self.buffers.output.len() < WRITE_AT {
-            if self.protocol.leaves(self.idle) {
-                self.order.doom = Some(CloseReason::Local);
+    async fn serve(&mut self, service: &mut P::TurnService) -> Result<(), CloseReason> {
+        while self.frames < self.server.settings.read_budget_frames
+            && self.buffers.output.len() < WRITE_AT
+        {
+            if self.protocol.is_closing(self.idle) {
+                self.turn_input.close_requested = Some(CloseReason::ClosedByServer);
                 break;
             }
             let before = self.buffers.input.len();
             let decoded = self.protocol.decode(self.idle, &mut self.buffers.input, self.end)?;
             let left = self.buffers.input.len();
-            self.taken += before.saturating_sub(left);
-            let size = self.taken + if decoded.is_some() { 0 } else { left };
-            if size > self.hub.settings.max_frame {
+            self.consumed += before.saturating_sub(left);
+            let size = self.consumed + if decoded.is_some() { 0 } else { left };
+            if size > self.server.settings.max_frame_size {
                 return Err(CloseReason::FrameTooLarge);
             }
             let Some(frame) = decoded else {
-                self.hungry = true;
-                self.part |= before > 0;
+                self.needs_read = true;
+                self.partial_frame |= before > 0;
                 break;
             };
             self.frames += 1;
-            (self.part, self.taken) = (false, 0);
-            let mut call = pin!(self.protocol.call(caller, frame));
-            let answer = poll_fn(|cx| self.poll_call(cx, call.as_mut())).await?;
-            self.protocol.answer(self.idle, answer, &mut self.buffers.output)?;
+            (self.partial_frame, self.consumed) = (false, 0);
+            let mut call = pin!(self.protocol.call(service, frame));
+            let response = poll_fn(|cx| self.poll_call(cx, call.as_mut())).await?;
+            self.protocol.encode(self.idle, response, &mut self.buffers.output)?;
         }
         Ok(())
     }
 
-    /// Polls user code; while that waits, what it and others have sent goes out. A panic goes on when
-    /// the answers to what came before are written.
+    /// Polls user code; while that waits, what it and others have sent goes out. A panic goes on
+    /// when the answers to what came before are written.
     fn poll_call<R>(
         &mut self,
         cx: &mut Context<'_>,
@@ -250,45 +254,45 @@ impl<W: Wire, P: Frames> Burst<'_, W, P> {
                 Poll::Ready(Err(CloseReason::Panicked))
             }
         };
-        if P::OPENS && polled.is_pending() {
-            self.poll_patience(cx)?;
+        if P::SERVER_FIRST && polled.is_pending() {
+            self.poll_write_timer(cx)?;
         } else {
-            self.patience = None;
+            self.write_timer = None;
         }
         polled
     }
 
-    /// Writes what is there. User code may wait for that, in a burst that no deadline ends: so the
+    /// Writes what is there. User code may wait for that, in a turn that no deadline ends: so the
     /// write deadline runs here.
-    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
+    fn poll_write_timer(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
         loop {
-            self.took = false;
+            self.made_progress = false;
             if !self.write(cx)? {
-                self.patience = None;
+                self.write_timer = None;
                 return Ok(());
             }
-            let Some(timeout) = self.hub.settings.ticks.write_timeout() else { return Ok(()) };
-            if self.took {
-                self.patience = None;
+            let Some(timeout) = self.server.settings.ticks.write_timeout() else { return Ok(()) };
+            if self.made_progress {
+                self.write_timer = None;
             }
-            let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(timeout)));
-            if patience.as_mut().poll(cx).is_pending() {
+            let write_timer = self.write_timer.get_or_insert_with(|| Box::pin(sleep(timeout)));
+            if write_timer.as_mut().poll(cx).is_pending() {
                 return Ok(());
             }
-            self.ask(true);
+            self.force_io(true);
             let written = self.write(cx);
-            self.ask(false);
+            self.force_io(false);
             written?;
-            if !self.took {
+            if !self.made_progress {
                 return Err(CloseReason::Deadline(Deadline::Write));
             }
-            self.patience = None;
+            self.write_timer = None;
         }
     }
 
-    fn ask(&mut self, asked: bool) {
-        if let Some(wire) = self.io.wire() {
-            wire.ask(asked);
+    fn force_io(&mut self, forced: bool) {
+        if let Some(transport) = self.io.transport() {
+            transport.force_io(forced);
         }
     }
 
@@ -308,30 +312,32 @@ impl<W: Wire, P: Frames> Burst<'_, W, P> {
                 Poll::Pending => blocked = true,
             }
         }
-        if self.io.is_secure() {
+        if self.io.is_tls() {
             match Pin::new(&mut *self.io).poll_flush(cx) {
                 Poll::Ready(Err(_)) => return Err(CloseReason::Io),
                 Poll::Ready(Ok(())) => {}
                 Poll::Pending => blocked = true,
             }
         }
-        self.took |= self.io.wire().is_some_and(Wire::took);
-        if P::OPENS && self.wrote > before {
+        self.made_progress |= self.io.transport().is_some_and(Transport::made_progress);
+        if P::SERVER_FIRST && self.wrote > before {
             self.protocol.unwritten(self.idle, output.len());
         }
         Ok(blocked)
     }
 
-    fn blocked(&self) -> Result<(Wait, bool), CloseReason> {
-        let settings = &self.hub.settings;
-        match self.order.late {
-            Some(deadline @ Deadline::Write) if !self.took => Err(CloseReason::Deadline(deadline)),
+    fn blocked(&self) -> Result<(ParkReason, bool), CloseReason> {
+        let settings = &self.server.settings;
+        match self.turn_input.expired {
+            Some(deadline @ Deadline::Write) if !self.made_progress => {
+                Err(CloseReason::Deadline(deadline))
+            }
             _ if settings.slow_reader == SlowReader::Close
-                && self.buffers.output.len() > settings.outgoing =>
+                && self.buffers.output.len() > settings.send_buffer =>
             {
                 Err(CloseReason::SlowReader)
             }
-            _ => Ok((Wait::Write, self.took)),
+            _ => Ok((ParkReason::Write, self.made_progress)),
         }
     }
 
@@ -341,54 +347,71 @@ impl<W: Wire, P: Frames> Burst<'_, W, P> {
             Ok(count) => self.read += count,
             Err(_) => return Poll::Ready(Err(CloseReason::Io)),
         }
-        self.hungry = false;
+        self.needs_read = false;
         Poll::Ready(Ok(()))
     }
 
     /// All is served and written, and the peer has sent no more.
-    fn nothing_left(&self) -> Result<(Wait, bool), CloseReason> {
+    fn nothing_left(&self) -> Result<(ParkReason, bool), CloseReason> {
         // A peer that only listens has none to send.
-        let heard = self.read > 0 || P::OPENS && self.wrote > 0;
-        if let Some(deadline) = self.order.late {
+        let has_traffic = self.read > 0 || P::SERVER_FIRST && self.wrote > 0;
+        if let Some(deadline) = self.turn_input.expired {
             let kept = match deadline {
                 Deadline::Frame => self.frames > 0,
-                Deadline::FirstByte | Deadline::Handshake => heard,
-                Deadline::Idle | Deadline::Body | Deadline::Write => self.read > 0 || self.took,
+                Deadline::FirstByte | Deadline::Handshake => has_traffic,
+                Deadline::Idle | Deadline::Body | Deadline::Write => {
+                    self.read > 0 || self.made_progress
+                }
             };
             if !kept {
-                let deadline = self.hub.settings.ticks.passed(deadline);
+                let deadline = self.server.settings.ticks.passed(deadline);
                 return Err(CloseReason::Deadline(deadline));
             }
         }
-        if let Some(reason) = self.order.doom.filter(|_| !self.part) {
+        if let Some(reason) = self.turn_input.close_requested.filter(|_| !self.partial_frame) {
             return Err(reason);
         }
-        if self.part {
-            return Ok((Wait::Frame, self.frames > 0));
+        if self.partial_frame {
+            return Ok((ParkReason::Frame, self.frames > 0));
         }
-        if matches!(self.order.wait, Wait::FirstByte | Wait::Handshake) && !heard {
-            return Ok((Wait::FirstByte, false));
+        if matches!(self.turn_input.park_reason, ParkReason::FirstByte | ParkReason::Handshake)
+            && !has_traffic
+        {
+            return Ok((ParkReason::FirstByte, false));
         }
-        Ok((Wait::Idle, self.frames > 0 || self.wrote > 0))
+        Ok((ParkReason::Idle, self.frames > 0 || self.wrote > 0))
     }
 
     /// Leaves what is under way with the connection: the bytes, and no buffer around them.
-    fn put_by(&mut self) -> Result<(), CloseReason> {
+    fn save(&mut self) -> Result<(), CloseReason> {
         let Buffers { input, output } = &mut *self.buffers;
-        if input.is_empty() && output.is_empty() && !self.part && !self.end && self.hungry {
+        if input.is_empty()
+            && output.is_empty()
+            && !self.partial_frame
+            && !self.end
+            && self.needs_read
+        {
             return Ok(());
         }
-        let charge = match output.len() {
+        let permit = match output.len() {
             0 => None,
-            bytes => Some(self.hub.charge(bytes).ok_or(CloseReason::SlowReader)?),
+            bytes => Some(self.server.reserve_bytes(bytes).ok_or(CloseReason::SlowReader)?),
         };
         // What has gone out of it already is memory, too.
         let slack = output.capacity() > 2 * output.len();
         let output = if slack { BytesMut::from(&output[..]) } else { take(output) };
         let input = (&**input).into();
-        let (part, taken, end) = (self.part, self.taken, self.end);
-        let rest = Rest { input, output, part, taken, end, lingers: None, _charge: charge };
-        *self.protocol.rest(self.idle) = Some(Box::new(rest));
+        let (partial_frame, consumed, end) = (self.partial_frame, self.consumed, self.end);
+        let saved = SavedBytes {
+            input,
+            output,
+            partial_frame,
+            consumed,
+            end,
+            lingers: None,
+            _permit: permit,
+        };
+        *self.protocol.saved(self.idle) = Some(Box::new(saved));
         Ok(())
     }
 }

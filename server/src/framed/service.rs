@@ -9,27 +9,27 @@ use tower_service::Service;
 
 use crate::accept::address::Address;
 use crate::close_reason::CloseReason;
-use crate::conn::notifier::Nudge;
-use crate::framed::Frames;
-use crate::framed::serve::Rest;
+use crate::conn::notifier::ConnNotifier;
+use crate::framed::FrameProtocol;
+use crate::framed::serve::SavedBytes;
 use crate::trace::event;
 
 /// Any error; what services, handlers and codecs may fail by.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A codec and a service; each connection has a clone of the codec, each burst one of the service.
-pub(crate) struct Framed<C, S> {
+/// A codec and a service; each connection has a clone of the codec, each turn one of the service.
+pub(crate) struct ServiceProtocol<C, S> {
     pub(crate) codec: C,
     pub(crate) service: S,
 }
 
 /// A connection at rest.
-pub(crate) struct Still<C> {
+pub(crate) struct IdleConn<C> {
     codec: C,
-    rest: Option<Box<Rest>>,
+    saved: Option<Box<SavedBytes>>,
 }
 
-impl<C, S, R> Frames for Framed<C, S>
+impl<C, S, R> FrameProtocol for ServiceProtocol<C, S>
 where
     C: Decoder<Item: Send, Error: Into<BoxError>> + Clone + Send + Sync + 'static,
     C: Encoder<R::Item, Error: Into<BoxError>>,
@@ -37,47 +37,47 @@ where
     S: Clone + Send + Sync + 'static,
     R: IntoIterator + Send,
 {
-    type Idle = Still<C>;
+    type Idle = IdleConn<C>;
     type Frame = C::Item;
-    type Caller = S;
-    type Answer = R;
+    type TurnService = S;
+    type Response = R;
 
-    const OPENS: bool = false;
+    const SERVER_FIRST: bool = false;
 
-    fn arrive(&self, _address: Address, _nudge: Nudge) -> Still<C> {
-        Still { codec: self.codec.clone(), rest: None }
+    fn on_accept(&self, _address: Address, _notifier: ConnNotifier) -> IdleConn<C> {
+        IdleConn { codec: self.codec.clone(), saved: None }
     }
 
-    fn caller(&self, _idle: &Still<C>) -> S {
+    fn turn_service(&self, _idle: &IdleConn<C>) -> S {
         self.service.clone()
     }
 
-    async fn open(&self, _caller: &mut S) -> Result<(), CloseReason> {
+    async fn open(&self, _service: &mut S) -> Result<(), CloseReason> {
         Ok(())
     }
 
     fn decode(
         &self,
-        idle: &mut Still<C>,
+        idle: &mut IdleConn<C>,
         input: &mut BytesMut,
         end: bool,
     ) -> Result<Option<C::Item>, CloseReason> {
-        decode(&mut idle.codec, input, end).map_err(undecoded)
+        decode(&mut idle.codec, input, end).map_err(decode_failed)
     }
 
-    async fn call(&self, caller: &mut S, frame: C::Item) -> Result<R, CloseReason> {
+    async fn call(&self, service: &mut S, frame: C::Item) -> Result<R, CloseReason> {
         let wrong = |error: S::Error| failed("service", error.into(), CloseReason::Service);
-        poll_fn(|cx| caller.poll_ready(cx).map_err(wrong)).await?;
-        caller.call(frame).await.map_err(wrong)
+        poll_fn(|cx| service.poll_ready(cx).map_err(wrong)).await?;
+        service.call(frame).await.map_err(wrong)
     }
 
-    fn answer(
+    fn encode(
         &self,
-        idle: &mut Still<C>,
-        answer: R,
+        idle: &mut IdleConn<C>,
+        response: R,
         output: &mut BytesMut,
     ) -> Result<(), CloseReason> {
-        for frame in answer {
+        for frame in response {
             let before = output.len();
             if let Err(error) = idle.codec.encode(frame, output) {
                 output.truncate(before);
@@ -87,21 +87,21 @@ where
         Ok(())
     }
 
-    fn collect(&self, _idle: &mut Still<C>, _output: &mut BytesMut) {}
+    fn collect(&self, _idle: &mut IdleConn<C>, _output: &mut BytesMut) {}
 
-    fn leaves(&self, _idle: &Still<C>) -> bool {
+    fn is_closing(&self, _idle: &IdleConn<C>) -> bool {
         false
     }
 
-    fn unwritten(&self, _idle: &mut Still<C>, _bytes: usize) {}
+    fn unwritten(&self, _idle: &mut IdleConn<C>, _bytes: usize) {}
 
-    fn rest<'a>(&self, idle: &'a mut Still<C>) -> &'a mut Option<Box<Rest>> {
-        &mut idle.rest
+    fn saved<'a>(&self, idle: &'a mut IdleConn<C>) -> &'a mut Option<Box<SavedBytes>> {
+        &mut idle.saved
     }
 
-    fn mute(&self, _idle: &mut Still<C>) {}
+    fn close_output(&self, _idle: &mut IdleConn<C>) {}
 
-    fn closed(&self, _idle: Still<C>, _reason: CloseReason) {}
+    fn on_close(&self, _idle: IdleConn<C>, _reason: CloseReason) {}
 }
 
 pub(crate) fn decode<C: Decoder>(
@@ -115,7 +115,7 @@ pub(crate) fn decode<C: Decoder>(
     }
 }
 
-pub(crate) fn undecoded(error: impl Into<BoxError>) -> CloseReason {
+pub(crate) fn decode_failed(error: impl Into<BoxError>) -> CloseReason {
     failed("decoder", error.into(), CloseReason::Codec)
 }
 

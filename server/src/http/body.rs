@@ -9,7 +9,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 
-use crate::http::progress::{ANSWER, ANSWER_WAITS, BODY, BODY_WAITS, CUT, Flow, Share, UNFLUSHED};
+use crate::http::progress::{
+    ConnProgress, ProgressGuard, REQUEST_BODY, REQUEST_BODY_DROPPED, REQUEST_BODY_PENDING,
+    RESPONSE_BODY, RESPONSE_BODY_PENDING, UNFLUSHED,
+};
 
 /// The body of a request, as it comes in.
 ///
@@ -18,16 +21,20 @@ use crate::http::progress::{ANSWER, ANSWER_WAITS, BODY, BODY_WAITS, CUT, Flow, S
 #[derive(Debug)]
 pub struct RequestBody {
     incoming: Incoming,
-    share: Option<Share>,
+    guard: Option<ProgressGuard>,
 }
 
 impl RequestBody {
-    pub(crate) fn new(incoming: Incoming, flow: &Arc<Flow>) -> Self {
-        let share = match incoming.is_end_stream() {
+    pub(crate) fn new(incoming: Incoming, progress: &Arc<ConnProgress>) -> Self {
+        let guard = match incoming.is_end_stream() {
             true => None,
-            false => Some(Share::new(flow.clone(), BODY | BODY_WAITS, CUT)),
+            false => Some(ProgressGuard::new(
+                progress.clone(),
+                REQUEST_BODY | REQUEST_BODY_PENDING,
+                REQUEST_BODY_DROPPED,
+            )),
         };
-        Self { incoming, share }
+        Self { incoming, guard }
     }
 }
 
@@ -45,15 +52,15 @@ impl Body for RequestBody {
             return Poll::Ready(None);
         }
         let polled = Pin::new(&mut this.incoming).poll_frame(cx);
-        if let Some(share) = &mut this.share {
+        if let Some(guard) = &mut this.guard {
             match &polled {
-                Poll::Pending => share.flow.set(BODY_WAITS),
+                Poll::Pending => guard.progress.set(REQUEST_BODY_PENDING),
                 Poll::Ready(Some(Ok(_))) if !this.incoming.is_end_stream() => {
-                    share.flow.clear(BODY_WAITS);
+                    guard.progress.clear(REQUEST_BODY_PENDING);
                 }
                 Poll::Ready(_) => {
-                    share.over = 0;
-                    this.share = None;
+                    guard.set_at_end = 0;
+                    this.guard = None;
                 }
             }
         }
@@ -71,21 +78,21 @@ impl Body for RequestBody {
 
 pin_project! {
     /// The body of a response.
-    pub(crate) struct AnswerBody<B> {
+    pub(crate) struct TrackedBody<B> {
         #[pin]
         body: B,
-        share: Share,
+        guard: ProgressGuard,
     }
 }
 
-impl<B: Body> AnswerBody<B> {
-    /// `share`: that of the call it comes from.
-    pub(crate) fn new(body: B, share: Share) -> Self {
-        Self { body, share: share.go_on(ANSWER | ANSWER_WAITS, UNFLUSHED) }
+impl<B: Body> TrackedBody<B> {
+    /// `guard`: that of the call it comes from.
+    pub(crate) fn new(body: B, guard: ProgressGuard) -> Self {
+        Self { body, guard: guard.continue_as(RESPONSE_BODY | RESPONSE_BODY_PENDING, UNFLUSHED) }
     }
 }
 
-impl<B: Body> Body for AnswerBody<B> {
+impl<B: Body> Body for TrackedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -94,10 +101,10 @@ impl<B: Body> Body for AnswerBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
-        this.share.flow.clear(BODY_WAITS | ANSWER_WAITS);
+        this.guard.progress.clear(REQUEST_BODY_PENDING | RESPONSE_BODY_PENDING);
         let polled = this.body.poll_frame(cx);
         if polled.is_pending() {
-            this.share.flow.set(ANSWER_WAITS);
+            this.guard.progress.set(RESPONSE_BODY_PENDING);
         }
         polled
     }

@@ -9,56 +9,60 @@ use bytes::Bytes;
 use hyper::server::conn::http1::UpgradeableConnection;
 
 use crate::accept::address::Address;
-use crate::conn::notifier::Nudge;
-use crate::conn::transport::{Io, Wire};
-use crate::http::hyper_service::{App, Gate};
-use crate::http::lent_io::{First, Loan, Shared};
-use crate::http::progress::CUT;
-use crate::http::{One, Web};
+use crate::conn::notifier::ConnNotifier;
+use crate::conn::transport::{MaybeTls, Transport};
+use crate::http::hyper_service::{HttpService, HyperService};
+use crate::http::lent_io::{FirstBytes, LentIo, Shared};
+use crate::http::progress::REQUEST_BODY_DROPPED;
+use crate::http::{GaugeGuard, HttpProtocol};
 
-pub(crate) struct Thawed<W: Wire, A: App> {
-    hyper: UpgradeableConnection<Loan<W>, Gate<A>>,
+pub(crate) struct Http1Conn<W: Transport, A: HttpService> {
+    hyper: UpgradeableConnection<LentIo<W>, HyperService<A>>,
     pub(crate) shared: Arc<Shared<W>>,
     /// Hyper was asked to end it after what is under way.
     is_last: bool,
-    /// None while it is spare.
-    one: Option<One>,
+    /// None while it is in the pool.
+    gauge: Option<GaugeGuard>,
 }
 
-impl<W: Wire, A: App> Thawed<W, A> {
+impl<W: Transport, A: HttpService> Http1Conn<W, A> {
     /// For a socket, of which `first` was read already.
     pub(crate) fn new(
-        web: &Web<A>,
+        protocol: &HttpProtocol<A>,
         is_last: bool,
-        to: (Nudge, Option<Address>),
-        io: Io<W>,
-        first: First,
+        target: (ConnNotifier, Option<Address>),
+        io: MaybeTls<W>,
+        first: FirstBytes,
     ) -> Box<Self> {
-        let spare = if is_last { None } else { web.spares.take() };
-        let mut thawed = spare.unwrap_or_else(|| Self::build(web, is_last));
-        thawed.one = Some(web.thawed.one());
-        thawed.shared.attach(to, io, first);
-        thawed
+        let pooled = if is_last { None } else { protocol.conn_pool.take() };
+        let mut conn = pooled.unwrap_or_else(|| Self::build(protocol, is_last));
+        conn.gauge = Some(protocol.http_states.acquire());
+        conn.shared.bind(target, io, first);
+        conn
     }
 
-    fn build(web: &Web<A>, is_last: bool) -> Box<Self> {
-        let (shared, connect_info) = (Shared::new(), web.connect_info);
-        let gate = Gate { app: web.app.clone(), flow: shared.flow.clone(), connect_info };
-        let builder = if is_last { &web.http1_last } else { &web.http1 };
-        let hyper = builder.serve_connection(Loan(shared.clone()), gate).with_upgrades();
-        Box::new(Self { hyper, shared, is_last, one: None })
+    fn build(protocol: &HttpProtocol<A>, is_last: bool) -> Box<Self> {
+        let (shared, connect_info) = (Shared::new(), protocol.connect_info);
+        let service = HyperService {
+            service: protocol.service.clone(),
+            progress: shared.progress.clone(),
+            connect_info,
+        };
+        let builder = if is_last { &protocol.http1_last } else { &protocol.http1 };
+        let hyper = builder.serve_connection(LentIo(shared.clone()), service).with_upgrades();
+        Box::new(Self { hyper, shared, is_last, gauge: None })
     }
 
     /// Whether another connection can have it, once its socket was taken away clean.
     pub(crate) fn is_reusable(&self) -> bool {
-        !self.is_last && self.shared.flow.is_at_rest()
+        !self.is_last && self.shared.progress.is_at_rest()
     }
 
-    /// Leaves it to another connection.
-    pub(crate) fn spare(mut self: Box<Self>, web: &Web<A>) {
-        self.one = None;
-        self.shared.flow.detach();
-        web.spares.put(self);
+    /// Puts it into the pool, for another connection.
+    pub(crate) fn recycle(mut self: Box<Self>, protocol: &HttpProtocol<A>) {
+        self.gauge = None;
+        self.shared.progress.unbind();
+        protocol.conn_pool.put(self);
     }
 
     pub(crate) fn is_last(&self) -> bool {
@@ -71,7 +75,7 @@ impl<W: Wire, A: App> Thawed<W, A> {
     }
 
     /// Has it end behind the request that is under way. There must be one.
-    pub(crate) fn end_behind(&mut self) {
+    pub(crate) fn graceful_shutdown(&mut self) {
         if !replace(&mut self.is_last, true) {
             Pin::new(&mut self.hyper).graceful_shutdown();
         }
@@ -79,20 +83,20 @@ impl<W: Wire, A: App> Thawed<W, A> {
 
     /// Takes the socket away, and hands it over with what hyper has read and not used. It must be
     /// idle after a request; where hyper does not agree, it stays as it is.
-    pub(crate) fn freeze(mut self: Box<Self>) -> Result<(Io<W>, Bytes), Box<Self>> {
+    pub(crate) fn into_io(mut self: Box<Self>) -> Result<(MaybeTls<W>, Bytes), Box<Self>> {
         if self.is_last {
             return Err(self);
         }
         // Where each body was read to its end there is nothing to ask hyper about. At its own end
         // it would also hand the socket to whoever might have been about to upgrade.
-        if self.shared.flow.bits() & CUT != 0 {
-            if self.shared.flow.may_upgrade() {
+        if self.shared.progress.bits() & REQUEST_BODY_DROPPED != 0 {
+            if self.shared.progress.may_upgrade() {
                 return Err(self);
             }
-            self.shared.lent().keeps = true;
-            self.end_behind();
+            self.shared.lent().keep_open = true;
+            self.graceful_shutdown();
             if self.poll().is_pending() {
-                self.shared.lent().keeps = false;
+                self.shared.lent().keep_open = false;
                 return Err(self);
             }
         }
@@ -101,11 +105,11 @@ impl<W: Wire, A: App> Thawed<W, A> {
         Ok((io, rest))
     }
 
-    pub(crate) fn take_io(&mut self) -> Io<W> {
-        replace(&mut self.shared.lent().io, Io::Lent)
+    pub(crate) fn take_io(&mut self) -> MaybeTls<W> {
+        replace(&mut self.shared.lent().io, MaybeTls::Taken)
     }
 
-    /// Once it is done: whether it was left to somebody by an upgrade.
+    /// Once it is done: whether an upgrade has detached it.
     pub(crate) fn ends_upgraded(self) -> bool {
         self.hyper.into_parts().is_none()
     }

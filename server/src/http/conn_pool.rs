@@ -15,30 +15,30 @@ const KEPT: usize = OWN_POOL;
 const TICKS: u32 = 4;
 
 /// Last in, first out.
-pub(crate) struct Spares(Mutex<Stack>);
+pub(crate) struct ConnPool(Mutex<Stack>);
 
 #[derive(Default)]
 struct Stack {
-    spares: Vec<Box<dyn Any + Send>>,
+    conns: Vec<Box<dyn Any + Send>>,
     /// So many of the oldest were not taken in the ticks that are counted.
     unused: usize,
     ticks: u32,
 }
 
-impl Spares {
+impl ConnPool {
     pub(crate) fn new() -> Self {
         Self(Mutex::new(Stack::default()))
     }
 
     // They are dropped unlocked: each holds a clone of the service.
 
-    pub(crate) fn put<T: Send + 'static>(&self, spare: Box<T>) {
+    pub(crate) fn put<T: Send + 'static>(&self, pooled: Box<T>) {
         let mut stack = self.0.lock();
-        let oldest = (stack.spares.len() == KEPT).then(|| stack.spares.remove(0));
+        let oldest = (stack.conns.len() == KEPT).then(|| stack.conns.remove(0));
         if oldest.is_some() {
             stack.unused = stack.unused.saturating_sub(1);
         }
-        stack.spares.push(spare);
+        stack.conns.push(pooled);
         drop(stack);
         drop(oldest);
     }
@@ -46,9 +46,9 @@ impl Spares {
     /// One of this kind: those of listeners in other modes have other sockets.
     pub(crate) fn take<T: 'static>(&self) -> Option<Box<T>> {
         let mut stack = self.0.lock();
-        let index = stack.spares.iter().rposition(|spare| spare.is::<T>())?;
+        let index = stack.conns.iter().rposition(|pooled| pooled.is::<T>())?;
         stack.unused = stack.unused.min(index);
-        stack.spares.remove(index).downcast().ok()
+        stack.conns.remove(index).downcast().ok()
     }
 
     /// Gives up those that nobody has needed for a while.
@@ -59,9 +59,9 @@ impl Spares {
             return;
         }
         stack.ticks = 0;
-        let kept = stack.spares.len() - stack.unused;
+        let kept = stack.conns.len() - stack.unused;
         let unused = replace(&mut stack.unused, kept);
-        let unused: Vec<_> = stack.spares.drain(..unused).collect();
+        let unused: Vec<_> = stack.conns.drain(..unused).collect();
         drop(stack);
         drop(unused);
     }
@@ -73,28 +73,28 @@ mod tests {
 
     #[test]
     fn each_kind_gets_its_own_last_first() {
-        let spares = Spares::new();
-        spares.put(Box::new(1u32));
-        spares.put(Box::new("one"));
-        spares.put(Box::new(2u32));
-        spares.put(Box::new("two"));
-        assert_eq!(spares.take::<u32>().as_deref(), Some(&2));
-        assert_eq!(spares.take::<u32>().as_deref(), Some(&1));
-        assert_eq!(spares.take::<u32>(), None);
-        assert_eq!(spares.take::<&str>().as_deref(), Some(&"two"));
+        let pool = ConnPool::new();
+        pool.put(Box::new(1u32));
+        pool.put(Box::new("one"));
+        pool.put(Box::new(2u32));
+        pool.put(Box::new("two"));
+        assert_eq!(pool.take::<u32>().as_deref(), Some(&2));
+        assert_eq!(pool.take::<u32>().as_deref(), Some(&1));
+        assert_eq!(pool.take::<u32>(), None);
+        assert_eq!(pool.take::<&str>().as_deref(), Some(&"two"));
     }
 
     #[test]
     fn those_that_nobody_needs_go() {
-        let spares = Spares::new();
+        let pool = ConnPool::new();
         let while_passes = || {
-            (0..TICKS).for_each(|_| spares.tick());
-            spares.0.lock().spares.len()
+            (0..TICKS).for_each(|_| pool.tick());
+            pool.0.lock().conns.len()
         };
-        (0..4).for_each(|number| spares.put(Box::new(number)));
+        (0..4).for_each(|number| pool.put(Box::new(number)));
         assert_eq!(while_passes(), 4); // they had no time yet
-        let two = [(); 2].map(|()| spares.take::<i32>().unwrap());
-        two.into_iter().for_each(|spare| spares.put(spare));
+        let two = [(); 2].map(|()| pool.take::<i32>().unwrap());
+        two.into_iter().for_each(|pooled| pool.put(pooled));
         assert_eq!(while_passes(), 2);
         assert_eq!(while_passes(), 0);
         assert_eq!(while_passes(), 0);
@@ -102,9 +102,9 @@ mod tests {
 
     #[test]
     fn they_are_bounded() {
-        let spares = Spares::new();
-        (0..2 * KEPT).for_each(|number| spares.put(Box::new(number)));
-        let kept: Vec<_> = std::iter::from_fn(|| spares.take::<usize>()).collect();
-        assert!(kept.into_iter().map(|spare| *spare).eq((KEPT..2 * KEPT).rev()));
+        let pool = ConnPool::new();
+        (0..2 * KEPT).for_each(|number| pool.put(Box::new(number)));
+        let kept: Vec<_> = std::iter::from_fn(|| pool.take::<usize>()).collect();
+        assert!(kept.into_iter().map(|pooled| *pooled).eq((KEPT..2 * KEPT).rev()));
     }
 }

@@ -18,8 +18,8 @@ pub(crate) enum Head {
     Http2,
 }
 
-/// What has come so far of a connection that was silent before. Only a new one may turn out to speak
-/// HTTP/2.
+/// What has come so far of a connection that was silent before. Only a new one may turn out to
+/// speak HTTP/2.
 pub(crate) fn look(bytes: &[u8], is_new: bool) -> Head {
     if is_new && bytes.starts_with(PREFACE) {
         return Head::Http2;

@@ -12,16 +12,16 @@ use hyper::server::conn::http2::{Builder, Connection};
 use tokio::time::{Sleep, sleep};
 
 use crate::Address;
-use crate::conn::notifier::Nudge;
+use crate::conn::notifier::ConnNotifier;
 use crate::conn::protocol::Outcome;
-use crate::conn::transport::{Io, Wire};
-use crate::http::hyper_service::{App, Gate};
-use crate::http::lent_io::{Loan, Shared};
-use crate::http::progress::{Flow, Listener};
-use crate::http::{One, Web};
+use crate::conn::transport::{MaybeTls, Transport};
+use crate::http::hyper_service::{HttpService, HyperService};
+use crate::http::lent_io::{LentIo, Shared};
+use crate::http::progress::{ConnProgress, SocketWaiter};
+use crate::http::{GaugeGuard, HttpProtocol};
 
 /// How long a connection may take for its end, once no request is under way.
-const FAREWELL: Duration = Duration::from_secs(1);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy)]
 pub(crate) struct Spawn;
@@ -32,56 +32,67 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Spawn 
     }
 }
 
-type Hyper<W, A> = Connection<Loan<W>, Gate<A>, Spawn>;
+type Hyper<W, A> = Connection<LentIo<W>, HyperService<A>, Spawn>;
 
-struct Task<W: Wire, A: App> {
+struct Task<W: Transport, A: HttpService> {
     hyper: Pin<Box<Hyper<W, A>>>,
-    flow: Arc<Flow>,
+    progress: Arc<ConnProgress>,
     keep_alive: Option<Duration>,
     /// Runs while no request is under way.
     idle: Option<Pin<Box<Sleep>>>,
     is_last: bool,
-    _one: One,
+    _gauge: GaugeGuard,
 }
 
 /// Leaves the connection to a task.
-pub(crate) fn serve<W: Wire, A: App>(
-    web: &Web<A>,
-    (nudge, peer): (Nudge, Option<Address>),
-    io: Io<W>,
+pub(crate) fn serve<W: Transport, A: HttpService>(
+    protocol: &HttpProtocol<A>,
+    (notifier, peer): (ConnNotifier, Option<Address>),
+    io: MaybeTls<W>,
     first: Bytes,
 ) -> Outcome {
     let shared = Shared::new();
-    shared.attach((nudge, peer), io, (first, None));
-    let flow = shared.flow.clone();
-    let gate = Gate { app: web.app.clone(), flow: flow.clone(), connect_info: web.connect_info };
-    let hyper = Box::pin(Builder::new(Spawn).serve_connection(Loan(shared.clone()), gate));
-    let (keep_alive, is_last) = (web.keep_alive, false);
-    let task = Task { hyper, flow, keep_alive, idle: None, is_last, _one: web.thawed.one() };
-    Outcome::Left(Box::new(move |keeper| {
-        shared.leave(keeper);
+    shared.bind((notifier, peer), io, (first, None));
+    let progress = shared.progress.clone();
+    let service = HyperService {
+        service: protocol.service.clone(),
+        progress: progress.clone(),
+        connect_info: protocol.connect_info,
+    };
+    let hyper = Box::pin(Builder::new(Spawn).serve_connection(LentIo(shared.clone()), service));
+    let (keep_alive, is_last) = (protocol.keep_alive, false);
+    let task = Task {
+        hyper,
+        progress,
+        keep_alive,
+        idle: None,
+        is_last,
+        _gauge: protocol.http_states.acquire(),
+    };
+    Outcome::Detached(Box::new(move |entry_guard| {
+        shared.detach(entry_guard);
         tokio::spawn(task);
     }))
 }
 
-impl<W: Wire, A: App> Future for Task<W, A> {
+impl<W: Transport, A: HttpService> Future for Task<W, A> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        this.flow.listen(Listener::Task, cx.waker());
+        this.progress.register(SocketWaiter::Task, cx.waker());
         loop {
-            if !this.is_last && this.flow.doom().is_some() {
+            if !this.is_last && this.progress.close_requested().is_some() {
                 this.end();
             }
-            if this.hyper.as_mut().poll(cx).is_ready() || this.flow.is_killed() {
+            if this.hyper.as_mut().poll(cx).is_ready() || this.progress.is_killed() {
                 return Poll::Ready(());
             }
-            if this.flow.is_busy() {
+            if this.progress.is_busy() {
                 this.idle = None;
                 return Poll::Pending;
             }
-            let timeout = if this.is_last { Some(FAREWELL) } else { this.keep_alive };
+            let timeout = if this.is_last { Some(SHUTDOWN_TIMEOUT) } else { this.keep_alive };
             let Some(timeout) = timeout else { return Poll::Pending };
             let idle = this.idle.get_or_insert_with(|| Box::pin(sleep(timeout)));
             if idle.as_mut().poll(cx).is_pending() {
@@ -95,7 +106,7 @@ impl<W: Wire, A: App> Future for Task<W, A> {
     }
 }
 
-impl<W: Wire, A: App> Task<W, A> {
+impl<W: Transport, A: HttpService> Task<W, A> {
     fn end(&mut self) {
         self.is_last = true;
         self.idle = None;

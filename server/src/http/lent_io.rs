@@ -11,11 +11,11 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::AsyncWrite;
 
 use crate::accept::address::Address;
-use crate::conn::buffers::poll_land;
-use crate::conn::notifier::Nudge;
-use crate::conn::transport::{Io, Wire};
+use crate::conn::buffers::poll_read_with;
+use crate::conn::notifier::ConnNotifier;
+use crate::conn::transport::{MaybeTls, Transport};
 use crate::http::head;
-use crate::http::progress::{Flow, Listener, UNFLUSHED};
+use crate::http::progress::{ConnProgress, SocketWaiter, UNFLUSHED};
 use crate::sync::{Mutex, MutexGuard};
 
 /// What may be read and written for a request, for hyper's buffers to be as they were.
@@ -23,17 +23,17 @@ const SMALL_READ: u64 = 16 * 1024;
 const SMALL_WRITE: u64 = 64 * 1024;
 
 pub(crate) struct Shared<W> {
-    pub(crate) flow: Arc<Flow>,
-    /// What bursts poll hyper with.
+    pub(crate) progress: Arc<ConnProgress>,
+    /// The waker that turns poll hyper with.
     pub(crate) waker: Waker,
-    lent: Mutex<Lent<W>>,
-    /// The connection's record and place, once it was left to others. Behind the socket: that is
+    lent: Mutex<LentState<W>>,
+    /// The connection's entry and permit, once it was detached. Behind the socket: that is
     /// closed first.
-    keeper: Mutex<Option<Box<dyn Any + Send>>>,
+    entry_guard: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-pub(crate) struct Lent<W> {
-    pub(crate) io: Io<W>,
+pub(crate) struct LentState<W> {
+    pub(crate) io: MaybeTls<W>,
     /// What was read before hyper was there.
     pub(crate) first: Bytes,
     pub(crate) read: u64,
@@ -45,18 +45,18 @@ pub(crate) struct Lent<W> {
     /// The peer does not take what is written.
     pub(crate) is_blocked: bool,
     /// The end of hyper's state is not the connection's.
-    pub(crate) keeps: bool,
-    given: Given,
+    pub(crate) keep_open: bool,
+    seen: BytesSeen,
     /// How many requests there had been when hyper had no bytes left over.
     requests: u64,
 }
 
 /// Bytes that were read before hyper was there, and how long the head is that they begin with.
-pub(crate) type First = (Bytes, Option<usize>);
+pub(crate) type FirstBytes = (Bytes, Option<usize>);
 
 /// What hyper was given since it had no bytes left over.
 #[derive(Default)]
-struct Given {
+struct BytesSeen {
     since: u64,
     /// How long the head is that these begin with, if they came with its end.
     head: Option<u64>,
@@ -64,7 +64,7 @@ struct Given {
     wrote: u64,
 }
 
-impl Given {
+impl BytesSeen {
     fn note(&mut self, bytes: &[u8]) {
         if self.since == 0 {
             self.head = head::end(bytes).map(|end| end as u64);
@@ -73,88 +73,98 @@ impl Given {
     }
 }
 
-impl<W: Wire> Shared<W> {
+impl<W: Transport> Shared<W> {
     /// Of no connection yet.
     pub(crate) fn new() -> Arc<Self> {
-        let flow = Arc::new(Flow::new());
-        let waker = Waker::from(flow.clone());
-        let lent = Lent {
-            io: Io::Lent,
+        let progress = Arc::new(ConnProgress::new());
+        let waker = Waker::from(progress.clone());
+        let lent = LentState {
+            io: MaybeTls::Taken,
             first: Bytes::new(),
             read: 0,
             wrote: 0,
             budget: 0,
             is_spent: false,
             is_blocked: false,
-            keeps: false,
-            given: Given::default(),
+            keep_open: false,
+            seen: BytesSeen::default(),
             requests: 0,
         };
-        Arc::new(Self { flow, waker, lent: Mutex::new(lent), keeper: Mutex::new(None) })
+        Arc::new(Self { progress, waker, lent: Mutex::new(lent), entry_guard: Mutex::new(None) })
     }
 
     /// For a connection of which was read already what `first` is, with a head of so many bytes.
-    pub(crate) fn attach(&self, to: (Nudge, Option<Address>), io: Io<W>, first: First) {
-        self.flow.attach(to.0, to.1);
+    pub(crate) fn bind(
+        &self,
+        target: (ConnNotifier, Option<Address>),
+        io: MaybeTls<W>,
+        first: FirstBytes,
+    ) {
+        self.progress.bind(target.0, target.1);
         let mut lent = self.lent.lock();
         let (bytes, head) = first;
-        lent.given =
-            Given { since: bytes.len() as u64, head: head.map(|head| head as u64), wrote: 0 };
+        lent.seen =
+            BytesSeen { since: bytes.len() as u64, head: head.map(|head| head as u64), wrote: 0 };
         (lent.io, lent.first, lent.requests) = (io, bytes, 0);
     }
 
-    pub(crate) fn lent(&self) -> MutexGuard<'_, Lent<W>> {
+    pub(crate) fn lent(&self) -> MutexGuard<'_, LentState<W>> {
         self.lent.lock()
     }
 
     /// Takes the socket away if hyper, which is idle, has no byte left over for sure: all it was
-    /// given was one whole request; if `small`, also no large one.
-    pub(crate) fn take_clean(&self, small: bool) -> Option<Io<W>> {
+    /// given was one whole request, and no large one.
+    pub(crate) fn take_io_if_clean(&self) -> Option<MaybeTls<W>> {
         let mut lent = self.lent.lock();
-        let (head, body) = (lent.given.head, self.flow.last_body());
+        let (head, body) = (lent.seen.head, self.progress.last_body());
         let whole = head.zip(body).and_then(|(head, body)| head.checked_add(body));
-        let is_small = lent.given.since <= SMALL_READ && lent.given.wrote <= SMALL_WRITE;
-        let clean = match self.flow.requests() - lent.requests {
-            0 => lent.given.since == 0,
-            requests => requests == 1 && whole == Some(lent.given.since),
+        let is_small = lent.seen.since <= SMALL_READ && lent.seen.wrote <= SMALL_WRITE;
+        let clean = match self.progress.requests() - lent.requests {
+            0 => lent.seen.since == 0,
+            requests => requests == 1 && whole == Some(lent.seen.since),
         };
-        (clean && (is_small || !small)).then(|| {
-            (lent.given, lent.requests) = (Given::default(), self.flow.requests());
-            std::mem::replace(&mut lent.io, Io::Lent)
+        (clean && is_small).then(|| {
+            (lent.seen, lent.requests) = (BytesSeen::default(), self.progress.requests());
+            std::mem::replace(&mut lent.io, MaybeTls::Taken)
         })
     }
 
-    /// Whoever has the loan has the connection from now on.
-    pub(crate) fn leave(&self, keeper: Box<dyn Any + Send>) {
-        *self.keeper.lock() = Some(keeper);
-        self.flow.leave();
+    /// The owner of the lent socket owns the connection from now on.
+    pub(crate) fn detach(&self, entry_guard: Box<dyn Any + Send>) {
+        *self.entry_guard.lock() = Some(entry_guard);
+        self.progress.detach();
     }
 }
 
-/// Hyper's end of it.
-pub(crate) struct Loan<W>(pub(crate) Arc<Shared<W>>);
+/// The socket as it is lent to hyper.
+pub(crate) struct LentIo<W>(pub(crate) Arc<Shared<W>>);
 
-impl<W: Wire> Loan<W> {
-    /// Has somebody else than a burst be woken, who must look at the socket itself.
-    fn listen(&self, lent: &mut Lent<W>, who: Listener, waker: &Waker) -> io::Result<()> {
-        let Shared { flow, waker: own, .. } = &*self.0;
+impl<W: Transport> LentIo<W> {
+    /// Registers a waker other than that of a turn; its owner asks the socket itself.
+    fn register(
+        &self,
+        lent: &mut LentState<W>,
+        who: SocketWaiter,
+        waker: &Waker,
+    ) -> io::Result<()> {
+        let Shared { progress, waker: own, .. } = &*self.0;
         if waker.will_wake(own) {
             return Ok(());
         }
         // Also where the socket wakes them: it does not tell of the server's end.
-        flow.listen(who, waker);
-        if flow.is_killed() {
+        progress.register(who, waker);
+        if progress.is_killed() {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        if let Some(wire) = lent.io.wire() {
-            wire.ask(!W::ARMS);
+        if let Some(transport) = lent.io.transport() {
+            transport.force_io(!W::REGISTERS_WAKER);
         }
         lent.budget = usize::MAX;
         Ok(())
     }
 }
 
-impl<W: Wire> Read for Loan<W> {
+impl<W: Transport> Read for LentIo<W> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -168,15 +178,15 @@ impl<W: Wire> Read for Loan<W> {
             lent.first.advance(count);
             return Poll::Ready(Ok(()));
         }
-        self.listen(lent, Listener::Reader, cx.waker())?;
+        self.register(lent, SocketWaiter::Reader, cx.waker())?;
         if lent.budget == 0 {
             lent.is_spent = true;
             return Poll::Pending;
         }
         let room = buffer.remaining();
-        let count = ready!(poll_land(&mut lent.io, cx, room, |bytes| {
+        let count = ready!(poll_read_with(&mut lent.io, cx, room, |bytes| {
             buffer.put_slice(bytes);
-            lent.given.note(bytes);
+            lent.seen.note(bytes);
         }))?;
         lent.read += count as u64;
         lent.budget = lent.budget.saturating_sub(count);
@@ -184,41 +194,41 @@ impl<W: Wire> Read for Loan<W> {
     }
 }
 
-impl<W: Wire> Write for Loan<W> {
+impl<W: Transport> Write for LentIo<W> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let mut lent = self.0.lent();
-        self.listen(&mut lent, Listener::Writer, cx.waker())?;
-        self.0.flow.set(UNFLUSHED);
+        self.register(&mut lent, SocketWaiter::Writer, cx.waker())?;
+        self.0.progress.set(UNFLUSHED);
         let polled = Pin::new(&mut lent.io).poll_write(cx, bytes);
         lent.is_blocked = polled.is_pending();
         if let Poll::Ready(Ok(count)) = &polled {
             lent.wrote += *count as u64;
-            lent.given.wrote += *count as u64;
+            lent.seen.wrote += *count as u64;
         }
         polled
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut lent = self.0.lent();
-        self.listen(&mut lent, Listener::Writer, cx.waker())?;
+        self.register(&mut lent, SocketWaiter::Writer, cx.waker())?;
         let polled = Pin::new(&mut lent.io).poll_flush(cx);
         lent.is_blocked = polled.is_pending();
         if polled.is_ready() {
-            self.0.flow.clear(UNFLUSHED);
+            self.0.progress.clear(UNFLUSHED);
         }
         polled
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut lent = self.0.lent();
-        if lent.keeps {
+        if lent.keep_open {
             return Poll::Ready(Ok(()));
         }
-        self.listen(&mut lent, Listener::Writer, cx.waker())?;
+        self.register(&mut lent, SocketWaiter::Writer, cx.waker())?;
         let polled = Pin::new(&mut lent.io).poll_shutdown(cx);
         lent.is_blocked = polled.is_pending();
         polled

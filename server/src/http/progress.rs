@@ -9,45 +9,45 @@ use std::task::{Wake, Waker};
 
 use crate::accept::address::Address;
 use crate::close_reason::CloseReason;
-use crate::conn::notifier::Nudge;
+use crate::conn::notifier::ConnNotifier;
 use crate::sync::Mutex;
 
 /// The service's future is there.
-pub(crate) const CALL: u8 = 1;
+pub(crate) const SERVICE: u8 = 1;
 /// When it was polled last, it was pending.
-pub(crate) const CALL_WAITS: u8 = 2;
+pub(crate) const SERVICE_PENDING: u8 = 2;
 /// The body of the response is there.
-pub(crate) const ANSWER: u8 = 4;
-pub(crate) const ANSWER_WAITS: u8 = 8;
+pub(crate) const RESPONSE_BODY: u8 = 4;
+pub(crate) const RESPONSE_BODY_PENDING: u8 = 8;
 /// The body of the request is there, and was not read to its end.
-pub(crate) const BODY: u8 = 16;
+pub(crate) const REQUEST_BODY: u8 = 16;
 /// Whoever reads it waits for the peer.
-pub(crate) const BODY_WAITS: u8 = 32;
+pub(crate) const REQUEST_BODY_PENDING: u8 = 32;
 /// Something was written after the last flush.
 pub(crate) const UNFLUSHED: u8 = 64;
 /// The body of the request was not read to its end, and will not be.
-pub(crate) const CUT: u8 = 128;
+pub(crate) const REQUEST_BODY_DROPPED: u8 = 128;
 
-/// Above the bits stands how many shares there are.
-const SHARE: u32 = 1 << 8;
+/// The count of guards stands above the bits.
+const GUARD: u32 = 1 << 8;
 
 /// Hyper is polled.
 const POLLED: u8 = 1;
 /// It was woken since the last poll began.
 const WOKEN: u8 = 2;
 
-/// Those who wait for a socket that was left to them.
+/// What may wait for a detached socket.
 #[derive(Clone, Copy)]
-pub(crate) enum Listener {
+pub(crate) enum SocketWaiter {
     Reader,
     Writer,
     Task,
 }
 
 /// Wakes the connection, too: it is the waker that hyper is polled with.
-pub(crate) struct Flow {
-    /// Of no connection while it is spare.
-    to: Mutex<To>,
+pub(crate) struct ConnProgress {
+    /// Of no connection while it is in the pool.
+    target: Mutex<Target>,
     state: AtomicU32,
     /// Requests that were begun. Counted, as is the size of the body, where hyper is polled, so by
     /// one at a time.
@@ -57,31 +57,31 @@ pub(crate) struct Flow {
     /// A request has asked for an upgrade.
     upgrade: AtomicBool,
     polls: AtomicU8,
-    left: AtomicBool,
-    listeners: Mutex<[Option<Waker>; 3]>,
+    detached: AtomicBool,
+    waiters: Mutex<[Option<Waker>; 3]>,
 }
 
-/// The connection whose flow it is.
+/// The connection that it belongs to.
 #[derive(Default)]
-struct To {
-    nudge: Option<Nudge>,
-    /// Its burst, while that waits for user code.
-    burst: Option<Waker>,
+struct Target {
+    notifier: Option<ConnNotifier>,
+    /// Its turn, while that waits for user code.
+    turn: Option<Waker>,
     /// For the requests to tell.
     peer: Option<Address>,
 }
 
-impl Flow {
+impl ConnProgress {
     pub(crate) fn new() -> Self {
         Self {
-            to: Mutex::new(To::default()),
+            target: Mutex::new(Target::default()),
             state: AtomicU32::new(0),
             requests: AtomicU64::new(0),
             body: AtomicU64::new(0),
             upgrade: AtomicBool::new(false),
             polls: AtomicU8::new(0),
-            left: AtomicBool::new(false),
-            listeners: Mutex::new([const { None }; 3]),
+            detached: AtomicBool::new(false),
+            waiters: Mutex::new([const { None }; 3]),
         }
     }
 
@@ -115,25 +115,25 @@ impl Flow {
         Some(self.body.load(Relaxed)).filter(|bytes| *bytes != u64::MAX)
     }
 
-    /// It is a connection's from now on.
-    pub(crate) fn attach(&self, nudge: Nudge, peer: Option<Address>) {
+    /// Binds it to a connection.
+    pub(crate) fn bind(&self, notifier: ConnNotifier, peer: Option<Address>) {
         self.requests.store(0, Relaxed);
-        *self.to.lock() = To { nudge: Some(nudge), burst: None, peer };
+        *self.target.lock() = Target { notifier: Some(notifier), turn: None, peer };
     }
 
-    /// Nobody's until it is attached again: wakers that outlive their requests wake nobody
-    /// meanwhile, and the next connection once too often then.
-    pub(crate) fn detach(&self) {
-        let before = std::mem::take(&mut *self.to.lock());
+    /// Unbinds it. Wakers that outlive their requests wake nothing until it is bound again, and may
+    /// wake the next connection once too often then.
+    pub(crate) fn unbind(&self) {
+        let before = std::mem::take(&mut *self.target.lock());
         drop(before);
     }
 
-    fn nudge(&self) -> Option<Nudge> {
-        self.to.lock().nudge.clone()
+    fn notifier(&self) -> Option<ConnNotifier> {
+        self.target.lock().notifier.clone()
     }
 
     pub(crate) fn peer(&self) -> Option<Address> {
-        self.to.lock().peer
+        self.target.lock().peer
     }
 
     /// Whether nothing is under way, and no body was left unread.
@@ -148,7 +148,7 @@ impl Flow {
         }
         self.requests.store(self.requests() + 1, Relaxed);
         self.body.store(body.unwrap_or(u64::MAX), Relaxed);
-        self.clear(CUT);
+        self.clear(REQUEST_BODY_DROPPED);
     }
 
     /// Whoever wakes it from now on has it polled again. Those who know of that too late have the
@@ -162,26 +162,26 @@ impl Flow {
         self.polls.swap(0, SeqCst) & WOKEN != 0
     }
 
-    /// Its burst waits from now on; what woke it just before has told the connection.
-    pub(crate) fn suspend(&self, burst: &Waker) {
-        self.to.lock().burst = Some(burst.clone());
+    /// Its turn waits from now on; what woke it just before has told the connection.
+    pub(crate) fn suspend(&self, turn: &Waker) {
+        self.target.lock().turn = Some(turn.clone());
     }
 
     pub(crate) fn resume(&self) {
-        let burst = self.to.lock().burst.take();
-        drop(burst);
+        let turn = self.target.lock().turn.take();
+        drop(turn);
     }
 
-    /// Wakes the burst that waits, or has the connection taken up.
-    fn rouse(&self) {
-        let to = self.to.lock();
-        let (burst, nudge) = match &to.burst {
-            Some(burst) => (Some(burst.clone()), None),
-            None => (None, to.nudge.clone()),
+    /// Wakes the turn that waits, or has the connection taken up.
+    fn wake_turn(&self) {
+        let target = self.target.lock();
+        let (turn, notifier) = match &target.turn {
+            Some(turn) => (Some(turn.clone()), None),
+            None => (None, target.notifier.clone()),
         };
-        drop(to);
-        burst.into_iter().for_each(Waker::wake);
-        nudge.iter().for_each(Nudge::push);
+        drop(target);
+        turn.into_iter().for_each(Waker::wake);
+        notifier.iter().for_each(ConnNotifier::push);
     }
 
     pub(crate) fn may_upgrade(&self) -> bool {
@@ -189,97 +189,97 @@ impl Flow {
     }
 
     pub(crate) fn is_busy(&self) -> bool {
-        self.state.load(SeqCst) >= SHARE
+        self.state.load(SeqCst) >= GUARD
     }
 
     pub(crate) fn is_killed(&self) -> bool {
-        self.nudge().is_some_and(|nudge| nudge.hub().killed.load(SeqCst))
+        self.notifier().is_some_and(|notifier| notifier.server().killed.load(SeqCst))
     }
 
-    pub(crate) fn doom(&self) -> Option<CloseReason> {
-        self.nudge()?.doom_of()
+    pub(crate) fn close_requested(&self) -> Option<CloseReason> {
+        self.notifier()?.close_requested()
     }
 
-    pub(crate) fn listen(&self, who: Listener, waker: &Waker) {
-        let mut listeners = self.listeners.lock();
-        match &mut listeners[who as usize] {
+    pub(crate) fn register(&self, who: SocketWaiter, waker: &Waker) {
+        let mut waiters = self.waiters.lock();
+        match &mut waiters[who as usize] {
             Some(known) => known.clone_from(waker),
             none => *none = Some(waker.clone()),
         }
     }
 
-    /// From now on signals are for those who listen.
-    pub(crate) fn leave(self: &Arc<Self>) {
-        self.left.store(true, SeqCst);
+    /// From now on events wake the registered wakers.
+    pub(crate) fn detach(self: &Arc<Self>) {
+        self.detached.store(true, SeqCst);
         let waker = Waker::from(self.clone());
-        if let Some(nudge) = self.nudge() {
-            nudge.listen(&waker);
+        if let Some(notifier) = self.notifier() {
+            notifier.register(&waker);
         }
         // They may have looked at the socket before.
         waker.wake();
     }
 }
 
-impl Wake for Flow {
+impl Wake for ConnProgress {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.left.load(SeqCst) {
+        if !self.detached.load(SeqCst) {
             if self.polls.fetch_or(WOKEN, SeqCst) & POLLED == 0 {
-                self.rouse();
+                self.wake_turn();
             }
             return;
         }
-        let wakers = self.listeners.lock().clone();
+        let wakers = self.waiters.lock().clone();
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
 }
 
-/// A share of what is under way: it is over when this is dropped.
-pub(crate) struct Share {
-    pub(crate) flow: Arc<Flow>,
+/// One part of a request that is under way: the part is over when this is dropped.
+pub(crate) struct ProgressGuard {
+    pub(crate) progress: Arc<ConnProgress>,
     pub(crate) bits: u8,
     /// Noted at its end.
-    pub(crate) over: u8,
+    pub(crate) set_at_end: u8,
 }
 
-impl Share {
-    pub(crate) fn new(flow: Arc<Flow>, bits: u8, over: u8) -> Self {
-        flow.change(|state| (state | begun(bits)) + SHARE);
-        Self { flow, bits, over }
+impl ProgressGuard {
+    pub(crate) fn new(progress: Arc<ConnProgress>, bits: u8, set_at_end: u8) -> Self {
+        progress.change(|state| (state | initial_bits(bits)) + GUARD);
+        Self { progress, bits, set_at_end }
     }
 
     /// It is over, and the next thing begins.
-    pub(crate) fn go_on(mut self, bits: u8, over: u8) -> Self {
-        self.flow.change(|state| self.ended(state) | begun(bits));
-        (self.bits, self.over) = (bits, over);
+    pub(crate) fn continue_as(mut self, bits: u8, set_at_end: u8) -> Self {
+        self.progress.change(|state| self.ended(state) | initial_bits(bits));
+        (self.bits, self.set_at_end) = (bits, set_at_end);
         self
     }
 
     fn ended(&self, state: u32) -> u32 {
-        (state | u32::from(self.over)) & !u32::from(self.bits)
+        (state | u32::from(self.set_at_end)) & !u32::from(self.bits)
     }
 }
 
 /// What is true at the beginning already.
-fn begun(bits: u8) -> u32 {
-    (bits & (CALL | ANSWER | BODY)).into()
+fn initial_bits(bits: u8) -> u32 {
+    (bits & (SERVICE | RESPONSE_BODY | REQUEST_BODY)).into()
 }
 
-impl Drop for Share {
+impl Drop for ProgressGuard {
     fn drop(&mut self) {
-        let before = self.flow.change(|state| self.ended(state) - SHARE);
-        let was_last = before / SHARE == 1;
+        let before = self.progress.change(|state| self.ended(state) - GUARD);
+        let was_last = before / GUARD == 1;
         // Dropped elsewhere, nobody else would look whether that was all.
-        if self.bits & BODY != 0 || was_last && self.flow.left.load(SeqCst) {
-            self.flow.wake_by_ref();
+        if self.bits & REQUEST_BODY != 0 || was_last && self.progress.detached.load(SeqCst) {
+            self.progress.wake_by_ref();
         }
     }
 }
 
-impl fmt::Debug for Share {
+impl fmt::Debug for ProgressGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Share")
     }

@@ -14,12 +14,12 @@ use crate::error::StartError;
 use crate::framed::service::BoxError;
 use crate::http::RequestBody;
 use crate::http::server::Server;
-use crate::mode::Mode;
 use crate::status::ShutdownReport;
 
 /// Serves with all defaults, in the event-driven mode, until it is dropped or its signal comes.
 ///
 /// `listener` is anything [`Listen`] is made of: a text, an address, a listener that is bound.
+#[doc(alias = "axum::serve")]
 pub fn serve<S, B>(listener: impl Into<Listen>, service: S) -> Serve<S, B, std::future::Pending<()>>
 where
     S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
@@ -64,7 +64,7 @@ where
         let Self { listen, service, signal, .. } = self;
         Box::pin(async move {
             let token = CancellationToken::new();
-            let builder = Server::builder().listen(listen).mode(Mode::EventDriven);
+            let builder = Server::builder().listen(listen);
             let server = builder.shutdown_token(token.clone()).serve(service)?;
             signal.await;
             token.cancel();

@@ -1,4 +1,4 @@
-//! One burst of an HTTP connection.
+//! One turn of an HTTP connection.
 
 use std::future::Future;
 use std::mem::replace;
@@ -11,18 +11,18 @@ use tokio::io::AsyncWrite;
 
 use crate::close_reason::{CloseReason, Deadline};
 use crate::conn::buffers::poll_fill;
-use crate::conn::events::{Signal, Wait};
+use crate::conn::events::{Events, ParkReason};
 use crate::conn::linger::{self, Lingering};
 use crate::conn::protocol::{Outcome, Turn};
-use crate::conn::transport::{Io, Wire};
-use crate::http::conn::Thawed;
+use crate::conn::transport::{MaybeTls, Transport};
+use crate::http::conn::Http1Conn;
 use crate::http::head::{self, Head};
-use crate::http::hyper_service::App;
+use crate::http::hyper_service::HttpService;
 use crate::http::progress::{
-    ANSWER, ANSWER_WAITS, BODY, BODY_WAITS, CALL, CALL_WAITS, CUT, UNFLUSHED,
+    REQUEST_BODY, REQUEST_BODY_DROPPED, REQUEST_BODY_PENDING, RESPONSE_BODY, RESPONSE_BODY_PENDING,
+    SERVICE, SERVICE_PENDING, UNFLUSHED,
 };
-use crate::http::warm::Rested;
-use crate::http::{Busy, Idle, Web, http2};
+use crate::http::{Busy, HttpProtocol, Idle, http2};
 
 /// So often a connection may have itself polled again before others have their turn.
 const POLLS: usize = 16;
@@ -30,63 +30,53 @@ const POLLS: usize = 16;
 const TIMED_OUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-pub(crate) struct Burst<'a, W: Wire, A: App> {
-    web: &'a Web<A>,
+pub(crate) struct HttpTurn<'a, W: Transport, A: HttpService> {
+    protocol: &'a HttpProtocol<A>,
     turn: Turn<'a, W, Idle>,
-    /// Bytes that this burst has seen come or go.
+    /// Bytes that this turn has seen come or go.
     moved: bool,
     /// Requests that it has seen begin.
     served: bool,
     /// There was no request yet.
     is_new: bool,
-    /// It was busy of late, and keeps hyper's state when it is idle again.
-    is_warm: bool,
     /// User code waits.
-    suspended: Option<Box<Thawed<W, A>>>,
+    suspended: Option<Box<Http1Conn<W, A>>>,
 }
 
-impl<W: Wire, A: App> Future for Burst<'_, W, A> {
+impl<W: Transport, A: HttpService> Future for HttpTurn<'_, W, A> {
     type Output = Outcome;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         let this = self.get_mut();
         let polled = match this.suspended.take() {
-            Some(thawed) => {
-                let flow = &thawed.shared.flow;
-                flow.resume();
+            Some(conn) => {
+                let progress = &conn.shared.progress;
+                progress.resume();
                 // What was true before the service waited need not be so any more.
-                this.turn.order.late = None;
-                if this.turn.cue.has(Signal::DOOM) {
-                    this.turn.order.doom = flow.doom();
+                this.turn.input.expired = None;
+                if this.turn.wake_events.has(Events::CLOSE_REQUESTED) {
+                    this.turn.input.close_requested = progress.close_requested();
                 }
                 this.moved = false;
-                this.go_on(thawed, Io::Lent)
+                this.drive(conn, MaybeTls::Taken)
             }
             None => this.begin(),
         };
-        if let Some(thawed) = &this.suspended {
-            thawed.shared.flow.suspend(cx.waker());
+        if let Some(conn) = &this.suspended {
+            conn.shared.progress.suspend(cx.waker());
         }
         polled
     }
 }
 
-impl<'a, W: Wire, A: App> Burst<'a, W, A> {
-    pub(crate) fn new(web: &'a Web<A>, turn: Turn<'a, W, Idle>) -> Self {
-        Self {
-            web,
-            turn,
-            moved: false,
-            served: false,
-            is_new: false,
-            is_warm: false,
-            suspended: None,
-        }
+impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
+    pub(crate) fn new(protocol: &'a HttpProtocol<A>, turn: Turn<'a, W, Idle>) -> Self {
+        Self { protocol, turn, moved: false, served: false, is_new: false, suspended: None }
     }
 
     fn begin(&mut self) -> Poll<Outcome> {
-        let order = self.turn.order;
-        if let Some(reason) = order.doom.filter(|reason| !reason.is_gentle()) {
+        let input = self.turn.input;
+        if let Some(reason) = input.close_requested.filter(|reason| !reason.is_gentle()) {
             return Poll::Ready(Outcome::Close(reason));
         }
         // Wakers are not for those who have nothing to say to hyper.
@@ -95,41 +85,36 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(_)) => return Poll::Ready(Outcome::Close(CloseReason::Tls)),
             Poll::Pending => {
-                let end = order.late.map(CloseReason::Deadline).or(order.doom);
-                let parked = Outcome::Park { wait: Wait::Handshake, moved: false };
+                let end = input.expired.map(CloseReason::Deadline).or(input.close_requested);
+                let parked = Outcome::Park { park_reason: ParkReason::Handshake, moved: false };
                 return Poll::Ready(end.map_or(parked, Outcome::Close));
             }
         }
-        if let Some(wire) = self.turn.io.wire() {
-            wire.ask(order.asks());
+        if let Some(transport) = self.turn.io.transport() {
+            transport.force_io(input.forces_io());
         }
-        let (state, first) = match replace(self.turn.idle, Idle::NEW) {
-            Idle::Cold(last) => {
-                self.is_new = matches!(order.wait, Wait::FirstByte | Wait::Handshake);
-                self.is_warm = self.web.warm.is_recent(last);
+        let (state, first) = match replace(self.turn.idle, Idle::Parked) {
+            Idle::Parked => {
+                self.is_new =
+                    matches!(input.park_reason, ParkReason::FirstByte | ParkReason::Handshake);
                 (None, Bytes::new())
-            }
-            Idle::Warm(token) => {
-                let state = self.web.warm.take(token);
-                self.is_warm = state.is_some() || self.web.warm.is_recent(Rested::NEVER);
-                (state, Bytes::new())
             }
             Idle::Busy(busy) => match *busy {
                 Busy::Head { bytes, is_new } => {
                     self.is_new = is_new;
                     (None, bytes.into())
                 }
-                Busy::Thawed(state) => (Some(state), Bytes::new()),
+                Busy::Http1(state) => (Some(state), Bytes::new()),
                 Busy::Lingers(reason) => return Poll::Ready(self.linger(reason)),
             },
         };
         match state {
             None => self.read_head(first),
             Some(state) => {
-                let state: Box<Thawed<W, A>> =
+                let state: Box<Http1Conn<W, A>> =
                     state.downcast().expect("each mode has its own connections");
-                let io = replace(self.turn.io, Io::Lent);
-                self.go_on(state, io)
+                let io = replace(self.turn.io, MaybeTls::Taken);
+                self.drive(state, io)
             }
         }
     }
@@ -154,88 +139,96 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
                 return Poll::Ready(self.close(CloseReason::Peer));
             }
         };
-        self.turn.tally.read += (bytes.len() - before) as u32;
-        let peer = self.web.connect_info.then(|| self.turn.io.wire().map(|wire| wire.peer()));
+        self.turn.counters.read += (bytes.len() - before) as u32;
+        let peer = self
+            .protocol
+            .connect_info
+            .then(|| self.turn.io.transport().map(|transport| transport.peer_addr()));
         let peer = match peer.flatten().transpose() {
             Ok(peer) => peer,
             Err(_) => return Poll::Ready(Outcome::Close(CloseReason::Io)),
         };
         self.is_new = false;
-        let to = ((self.turn.nudge)(), peer);
-        let (io, bytes) = (replace(self.turn.io, Io::Lent), bytes.freeze());
+        let target = ((self.turn.notifier)(), peer);
+        let (io, bytes) = (replace(self.turn.io, MaybeTls::Taken), bytes.freeze());
         let head = match found {
-            Head::Http2 => return Poll::Ready(http2::serve(self.web, to, io, bytes)),
+            Head::Http2 => return Poll::Ready(http2::serve(self.protocol, target, io, bytes)),
             Head::Whole(head) => head,
             Head::Partial => None,
         };
-        let doomed = self.turn.order.doom.is_some();
-        self.go_on(Thawed::new(self.web, doomed, to, io, (bytes, head)), Io::Lent)
+        let closes = self.turn.input.close_requested.is_some();
+        self.drive(
+            Http1Conn::new(self.protocol, closes, target, io, (bytes, head)),
+            MaybeTls::Taken,
+        )
     }
 
     /// No head is whole, and the peer has sent no more.
     fn nothing_left(&mut self, bytes: BytesMut, before: usize) -> Outcome {
-        let order = self.turn.order;
-        self.turn.tally.read += (bytes.len() - before) as u32;
+        let input = self.turn.input;
+        self.turn.counters.read += (bytes.len() - before) as u32;
         let came = bytes.len() > before;
         if !bytes.is_empty() {
-            if order.late == Some(Deadline::Frame) && before > 0 && !self.served {
+            if input.expired == Some(Deadline::Frame) && before > 0 && !self.served {
                 return self.time_out(Deadline::Frame);
             }
             let moved = before == 0 || self.served;
             let (bytes, is_new) = (bytes[..].into(), self.is_new);
             *self.turn.idle = Idle::Busy(Box::new(Busy::Head { bytes, is_new }));
-            return Outcome::Park { wait: Wait::Frame, moved };
+            return Outcome::Park { park_reason: ParkReason::Frame, moved };
         }
-        if let Some(reason) = order.doom {
+        if let Some(reason) = input.close_requested {
             return self.close(reason);
         }
-        if let Some(deadline) = order.late.filter(|_| !came && !self.served) {
-            let deadline = self.turn.hub.settings.ticks.passed(deadline);
+        if let Some(deadline) = input.expired.filter(|_| !came && !self.served) {
+            let deadline = self.turn.server.settings.ticks.passed(deadline);
             return self.close(CloseReason::Deadline(deadline));
         }
-        if matches!(order.wait, Wait::FirstByte | Wait::Handshake) && !self.served {
-            return Outcome::Park { wait: Wait::FirstByte, moved: false };
+        if matches!(input.park_reason, ParkReason::FirstByte | ParkReason::Handshake)
+            && !self.served
+        {
+            return Outcome::Park { park_reason: ParkReason::FirstByte, moved: false };
         }
-        Outcome::Park { wait: Wait::Idle, moved: self.served }
+        Outcome::Park { park_reason: ParkReason::Idle, moved: self.served }
     }
 
     /// Has hyper work until it waits, on the socket it has or gets.
-    fn go_on(&mut self, mut thawed: Box<Thawed<W, A>>, mut io: Io<W>) -> Poll<Outcome> {
-        let order = self.turn.order;
+    fn drive(&mut self, mut conn: Box<Http1Conn<W, A>>, mut io: MaybeTls<W>) -> Poll<Outcome> {
+        let input = self.turn.input;
         let mut polls = 0;
         loop {
             let (requests, read, wrote) = {
-                let mut lent = thawed.shared.lent();
-                if !matches!(io, Io::Lent) {
-                    lent.io = replace(&mut io, Io::Lent);
+                let mut lent = conn.shared.lent();
+                if !matches!(io, MaybeTls::Taken) {
+                    lent.io = replace(&mut io, MaybeTls::Taken);
                 }
-                lent.budget = self.turn.hub.settings.turn_bytes;
+                lent.budget = self.turn.server.settings.read_budget_bytes;
                 lent.is_spent = false;
-                if let Some(wire) = lent.io.wire() {
-                    wire.told(order.signals.with(self.turn.cue.take()));
-                    wire.ask(order.asks());
+                if let Some(transport) = lent.io.transport() {
+                    transport.on_ready(input.events.with(self.turn.wake_events.take()));
+                    transport.force_io(input.forces_io());
                 }
-                (thawed.shared.flow.requests(), lent.read, lent.wrote)
+                (conn.shared.progress.requests(), lent.read, lent.wrote)
             };
-            thawed.shared.flow.poll_begins();
-            let polled = catch_unwind(AssertUnwindSafe(|| thawed.poll()));
-            let flow = &thawed.shared.flow;
-            let again = flow.poll_ends();
-            let begun = flow.requests() - requests;
+            conn.shared.progress.poll_begins();
+            let polled = catch_unwind(AssertUnwindSafe(|| conn.poll()));
+            let progress = &conn.shared.progress;
+            let again = progress.poll_ends();
+            let begun = progress.requests() - requests;
             self.served |= begun > 0;
             let (mut is_spent, is_blocked) = {
-                let lent = thawed.shared.lent();
+                let lent = conn.shared.lent();
                 let (read, wrote) = (lent.read - read, lent.wrote - wrote);
                 self.moved |= read > 0 || wrote > 0;
-                let tally = &mut *self.turn.tally;
-                tally.frames = tally.frames.saturating_add(begun as u32);
-                tally.read = tally.read.saturating_add(read as u32);
-                tally.wrote = tally.wrote.saturating_add(wrote as u32);
+                let counters = &mut *self.turn.counters;
+                counters.frames = counters.frames.saturating_add(begun as u32);
+                counters.read = counters.read.saturating_add(read as u32);
+                counters.wrote = counters.wrote.saturating_add(wrote as u32);
                 (lent.is_spent, lent.is_blocked)
             };
             match polled {
                 Err(payload) => return Poll::Ready(Outcome::Panicked(payload)),
-                Ok(Poll::Ready(ended)) => return Poll::Ready(self.ended(*thawed, ended)),
+                Ok(Poll::Ready(ended)) => return Poll::Ready(self.ended(*conn, ended)),
                 Ok(Poll::Pending) => {}
             }
             // It might close the connection next: only where it waits is it known how far it is.
@@ -247,107 +240,110 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
                     continue;
                 }
             }
-            let bits = flow.bits();
-            let under_way = bits & (CALL | ANSWER | BODY) != 0;
-            if under_way && order.doom.is_some() && !thawed.is_last() {
-                thawed.end_behind();
+            let bits = progress.bits();
+            let under_way = bits & (SERVICE | RESPONSE_BODY | REQUEST_BODY) != 0;
+            if under_way && input.close_requested.is_some() && !conn.is_last() {
+                conn.graceful_shutdown();
                 continue;
             }
             if is_spent {
-                return Poll::Ready(self.rest(thawed, Wait::Turn, true));
+                return Poll::Ready(self.park(conn, ParkReason::Turn, true));
             }
-            let peer_waits = bits & (BODY | BODY_WAITS) == BODY | BODY_WAITS;
-            let wait = match bits {
-                _ if bits & CALL != 0 => match bits & CALL_WAITS == 0 {
-                    true if is_blocked => Some(Wait::Stall),
-                    true => Some(Wait::Body),
-                    false => peer_waits.then_some(Wait::Body),
+            let peer_waits =
+                bits & (REQUEST_BODY | REQUEST_BODY_PENDING) == REQUEST_BODY | REQUEST_BODY_PENDING;
+            let park_reason = match bits {
+                _ if bits & SERVICE != 0 => match bits & SERVICE_PENDING == 0 {
+                    true if is_blocked => Some(ParkReason::Stall),
+                    true => Some(ParkReason::Body),
+                    false => peer_waits.then_some(ParkReason::Body),
                 },
-                _ if bits & ANSWER != 0 => match is_blocked {
-                    true => Some(Wait::Stall),
-                    false if peer_waits || bits & ANSWER_WAITS == 0 => Some(Wait::Body),
-                    false => Some(Wait::Stream),
+                _ if bits & RESPONSE_BODY != 0 => match is_blocked {
+                    true => Some(ParkReason::Stall),
+                    false if peer_waits || bits & RESPONSE_BODY_PENDING == 0 => {
+                        Some(ParkReason::Body)
+                    }
+                    false => Some(ParkReason::Stream),
                 },
-                _ if bits & BODY != 0 => peer_waits.then_some(Wait::Body),
-                _ if is_blocked || bits & UNFLUSHED != 0 => Some(Wait::Stall),
+                _ if bits & REQUEST_BODY != 0 => peer_waits.then_some(ParkReason::Body),
+                _ if is_blocked || bits & UNFLUSHED != 0 => Some(ParkReason::Stall),
                 // It came to no request: less than a head, or something hyper still thinks about.
-                _ if flow.requests() == 0 => Some(Wait::Frame),
-                _ => return self.idle(thawed),
+                _ if progress.requests() == 0 => Some(ParkReason::Frame),
+                _ => return self.go_idle(conn),
             };
-            let Some(wait) = wait else {
-                self.suspended = Some(thawed);
+            let Some(park_reason) = park_reason else {
+                self.suspended = Some(conn);
                 return Poll::Pending;
             };
-            return Poll::Ready(match (order.late, wait) {
-                (Some(deadline @ (Deadline::Body | Deadline::Write)), Wait::Body | Wait::Stall)
-                    if !self.moved =>
-                {
-                    *self.turn.io = thawed.take_io();
-                    match bits & CALL != 0 && wait == Wait::Body {
+            return Poll::Ready(match (input.expired, park_reason) {
+                (
+                    Some(deadline @ (Deadline::Body | Deadline::Write)),
+                    ParkReason::Body | ParkReason::Stall,
+                ) if !self.moved => {
+                    *self.turn.io = conn.take_io();
+                    match bits & SERVICE != 0 && park_reason == ParkReason::Body {
                         true => self.time_out(deadline),
                         false => self.close(CloseReason::Deadline(deadline)),
                     }
                 }
-                (Some(Deadline::Frame), Wait::Frame) => {
-                    *self.turn.io = thawed.take_io();
+                (Some(Deadline::Frame), ParkReason::Frame) => {
+                    *self.turn.io = conn.take_io();
                     self.time_out(Deadline::Frame)
                 }
                 _ => {
-                    let moved = match wait {
-                        Wait::Frame => order.wait != Wait::Frame,
+                    let moved = match park_reason {
+                        ParkReason::Frame => input.park_reason != ParkReason::Frame,
                         _ => self.moved,
                     };
-                    self.rest(thawed, wait, moved)
+                    self.park(conn, park_reason, moved)
                 }
             });
         }
     }
 
     /// Parks it with hyper's state.
-    fn rest(&mut self, thawed: Box<Thawed<W, A>>, wait: Wait, moved: bool) -> Outcome {
-        *self.turn.idle = Idle::Busy(Box::new(Busy::Thawed(thawed)));
-        Outcome::Park { wait, moved }
+    fn park(
+        &mut self,
+        conn: Box<Http1Conn<W, A>>,
+        park_reason: ParkReason,
+        moved: bool,
+    ) -> Outcome {
+        *self.turn.idle = Idle::Busy(Box::new(Busy::Http1(conn)));
+        Outcome::Park { park_reason, moved }
     }
 
     /// All is answered and flushed.
-    fn idle(&mut self, thawed: Box<Thawed<W, A>>) -> Poll<Outcome> {
-        let last = self.web.warm.comes_to_rest();
-        let keeps = self.is_warm && self.turn.order.doom.is_none();
-        let reuses = !keeps && thawed.is_reusable();
-        if let Some(io) = (keeps || reuses).then(|| thawed.shared.take_clean(reuses)).flatten() {
+    fn go_idle(&mut self, conn: Box<Http1Conn<W, A>>) -> Poll<Outcome> {
+        let reusable = conn.is_reusable();
+        if let Some(io) = reusable.then(|| conn.shared.take_io_if_clean()).flatten() {
             *self.turn.io = io;
             let outcome = self.nothing_left(BytesMut::new(), 0);
-            if reuses {
-                *self.turn.idle = Idle::Cold(last);
-                thawed.spare(self.web);
-            } else if let Outcome::Park { .. } = outcome {
-                *self.turn.idle = Idle::Warm(self.web.warm.put(thawed));
-            }
+            *self.turn.idle = Idle::Parked;
+            conn.recycle(self.protocol);
             return Poll::Ready(outcome);
         }
-        match thawed.freeze() {
+        match conn.into_io() {
             Ok((io, rest)) => {
                 *self.turn.io = io;
-                *self.turn.idle = Idle::Cold(last);
+                *self.turn.idle = Idle::Parked;
                 match rest.is_empty() {
                     true => Poll::Ready(self.nothing_left(BytesMut::new(), 0)),
                     false => self.read_head(rest),
                 }
             }
-            Err(refused) => Poll::Ready(self.rest(refused, Wait::Idle, self.served)),
+            Err(refused) => Poll::Ready(self.park(refused, ParkReason::Idle, self.served)),
         }
     }
 
     /// Hyper is done with the connection, or with its part of it.
-    fn ended(&mut self, thawed: Thawed<W, A>, ended: hyper::Result<()>) -> Outcome {
-        let shared = thawed.shared.clone();
-        let in_part = shared.flow.bits() & (BODY | CUT) != 0;
-        if thawed.ends_upgraded() {
-            return Outcome::Left(Box::new(move |keeper| shared.leave(keeper)));
+    fn ended(&mut self, conn: Http1Conn<W, A>, ended: hyper::Result<()>) -> Outcome {
+        let shared = conn.shared.clone();
+        let in_part = shared.progress.bits() & (REQUEST_BODY | REQUEST_BODY_DROPPED) != 0;
+        if conn.ends_upgraded() {
+            return Outcome::Detached(Box::new(move |entry_guard| shared.detach(entry_guard)));
         }
-        *self.turn.io = replace(&mut shared.lent().io, Io::Lent);
+        *self.turn.io = replace(&mut shared.lent().io, MaybeTls::Taken);
         let reason = match ended {
-            Ok(()) => self.turn.order.doom.unwrap_or(CloseReason::Local),
+            Ok(()) => self.turn.input.close_requested.unwrap_or(CloseReason::ClosedByServer),
             Err(error) if error.is_parse() => CloseReason::Codec,
             Err(error) if error.is_user() => CloseReason::Service,
             Err(error) if error.is_incomplete_message() => CloseReason::Peer,
@@ -357,34 +353,36 @@ impl<'a, W: Wire, A: App> Burst<'a, W, A> {
             return Outcome::Close(reason);
         }
         let mut cx = Context::from_waker(Waker::noop());
-        let mut scrap = BytesMut::new();
-        let most = self.turn.hub.settings.turn_bytes;
-        if let Some(wire) = self.turn.io.wire() {
-            wire.ask(true);
+        let mut discard_buf = BytesMut::new();
+        let most = self.turn.server.settings.read_budget_bytes;
+        if let Some(transport) = self.turn.io.transport() {
+            transport.force_io(true);
         }
-        match linger::discard(self.turn.io, &mut cx, &mut scrap, most) {
-            Lingering::Gone => Outcome::Close(if reason == CloseReason::Local {
+        match linger::discard(self.turn.io, &mut cx, &mut discard_buf, most) {
+            Lingering::Gone => Outcome::Close(if reason == CloseReason::ClosedByServer {
                 CloseReason::Peer
             } else {
                 reason
             }),
             Lingering::Waits
-                if !in_part && scrap.capacity() == 0 && reason != CloseReason::Codec =>
+                if !in_part && discard_buf.capacity() == 0 && reason != CloseReason::Codec =>
             {
                 Outcome::Close(reason)
             }
             _ => {
                 *self.turn.idle = Idle::Busy(Box::new(Busy::Lingers(reason)));
-                Outcome::Park { wait: Wait::Linger, moved: true }
+                Outcome::Park { park_reason: ParkReason::Linger, moved: true }
             }
         }
     }
 
     fn linger(&mut self, reason: CloseReason) -> Outcome {
-        let order = self.turn.order;
+        let input = self.turn.input;
         let mut cx = Context::from_waker(Waker::noop());
-        let (mut scrap, most) = (BytesMut::new(), self.turn.hub.settings.turn_bytes);
-        let outcome = linger::go_on(self.turn.io, &mut cx, &mut scrap, most, (order, reason));
+        let (mut discard_buf, most) =
+            (BytesMut::new(), self.turn.server.settings.read_budget_bytes);
+        let outcome =
+            linger::proceed(self.turn.io, &mut cx, &mut discard_buf, most, (input, reason));
         if let Outcome::Park { .. } = outcome {
             *self.turn.idle = Idle::Busy(Box::new(Busy::Lingers(reason)));
         }

@@ -3,8 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::builder::Builder;
-use crate::http::{Count, Http};
+use crate::http::{Gauge, ServerBuilder};
 use crate::status::{ServerStatus, ShutdownReport};
 
 /// A running HTTP server; from [`Server::builder`].
@@ -14,17 +13,17 @@ use crate::status::{ServerStatus, ShutdownReport};
 #[derive(Debug)]
 pub struct Server {
     running: crate::Server,
-    thawed: Count,
+    http_states: Gauge,
 }
 
 impl Server {
-    /// Settings for a server: those of [`server::Builder`](Builder), and some of HTTP.
-    pub fn builder() -> Builder<Http> {
-        Builder::http()
+    /// Settings for a server.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::new()
     }
 
-    pub(crate) fn new(running: crate::Server, thawed: Count) -> Self {
-        Self { running, thawed }
+    pub(crate) fn new(running: crate::Server, http_states: Gauge) -> Self {
+        Self { running, http_states }
     }
 
     /// The TCP addresses it listens at, in the order of the calls of `listen`, with the ports that
@@ -37,7 +36,7 @@ impl Server {
     /// upgraded, or speak HTTP/2, are open and never parked.
     pub fn status(&self) -> ServerStatus {
         let mut status = self.running.status();
-        status.thawed = self.thawed.get();
+        status.http_states = self.http_states.get();
         status
     }
 
@@ -45,8 +44,10 @@ impl Server {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before the token is cancelled, nothing has happened. Dropped later, connections close
-    /// as they finish, and none is cut off.
+    /// Dropped before the token is cancelled, nothing has happened. Dropped later, connections
+    /// close as they finish, and none is cut off.
+    #[doc(alias = "serve")]
+    #[doc(alias = "run")]
     pub async fn wait(&self) -> ShutdownReport {
         self.running.wait().await
     }
@@ -59,6 +60,7 @@ impl Server {
     /// # Cancel safety
     ///
     /// Dropped, connections go on to close as they finish; none is cut off.
+    #[doc(alias = "graceful")]
     pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
         self.running.shutdown(deadline).await
     }

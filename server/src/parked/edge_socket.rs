@@ -1,4 +1,4 @@
-//! A socket that is told of its readiness by others.
+//! A socket without wakers: its readiness comes as events.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -11,68 +11,68 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 #[cfg(feature = "http")]
 use crate::accept::address::Address;
-use crate::conn::events::Signal;
-use crate::conn::transport::Wire;
+use crate::conn::events::Events;
+use crate::conn::transport::Transport;
 
 /// A stream socket, not blocking, whose reads and writes never arm anything: where they would
-/// block they are pending, and whoever holds it is told of the next signal by the lot.
+/// block they are pending, and the next events of the table wake its owner.
 #[derive(Debug)]
-pub(crate) struct Quiet {
+pub(crate) struct EdgeSocket {
     socket: Socket,
-    /// All that had come was read: the next read need not ask the kernel before the next signal.
+    /// All that had come was read: the next read need not ask the kernel before the next event.
     drained: bool,
     /// The end of the stream is near: a short read does not mean that nothing is left.
     closing: bool,
-    took: bool,
+    made_progress: bool,
 }
 
-impl Quiet {
+impl EdgeSocket {
     pub(crate) fn new(socket: Socket) -> Self {
-        Self { socket, drained: false, closing: false, took: false }
+        Self { socket, drained: false, closing: false, made_progress: false }
     }
 
-    pub(crate) fn told(&mut self, signals: Signal) {
-        if signals.any(Signal::CLOSING) {
+    pub(crate) fn on_ready(&mut self, events: Events) {
+        if events.any(Events::CLOSING) {
             self.closing = true;
         }
-        if signals.any(Signal::READABLE | Signal::CLOSING | Signal::DOOM) {
+        if events.any(Events::READABLE | Events::CLOSING | Events::CLOSE_REQUESTED) {
             self.drained = false;
         }
     }
 }
 
-impl AsRawFd for Quiet {
+impl AsRawFd for EdgeSocket {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
 }
 
-impl Wire for Quiet {
-    fn ask(&mut self, asked: bool) {
-        if asked {
+impl Transport for EdgeSocket {
+    fn force_io(&mut self, forced: bool) {
+        if forced {
             self.drained = false;
         }
     }
 
     #[cfg(feature = "http")]
-    fn told(&mut self, signals: Signal) {
-        Self::told(self, signals);
+    fn on_ready(&mut self, events: Events) {
+        Self::on_ready(self, events);
     }
 
-    fn took(&mut self) -> bool {
-        std::mem::take(&mut self.took)
+    fn made_progress(&mut self) -> bool {
+        std::mem::take(&mut self.made_progress)
     }
 
     #[cfg(feature = "http")]
-    const ARMS: bool = false;
+    const REGISTERS_WAKER: bool = false;
 
     #[cfg(feature = "http")]
-    fn peer(&self) -> io::Result<Address> {
+    fn peer_addr(&self) -> io::Result<Address> {
         Address::of(self.socket.peer_addr()?)
     }
 }
 
-impl AsyncRead for Quiet {
+impl AsyncRead for EdgeSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         _cx: &mut Context<'_>,
@@ -94,14 +94,14 @@ impl AsyncRead for Quiet {
     }
 }
 
-impl AsyncWrite for Quiet {
+impl AsyncWrite for EdgeSocket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         _cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let polled = write(&self.socket, bytes);
-        self.took |= matches!(polled, Poll::Ready(Ok(1..)));
+        self.made_progress |= matches!(polled, Poll::Ready(Ok(1..)));
         polled
     }
 

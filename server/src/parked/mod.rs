@@ -1,13 +1,11 @@
 //! The event-driven mode: parked connections, an epoll of their own inside of tokio's reactor, and
-//! runners on the pool that serve those that are ready.
+//! workers on the pool that serve those that are ready.
 //!
 //! Measured against a registration of each socket with tokio (352 heap bytes per idle connection,
 //! of which 256 are tokio's), one inner `mio::Poll` needs no memory per connection. It is itself
 //! registered with tokio, so no thread is spent on it. Sockets are registered once, edge-triggered,
 //! for both directions: nothing is ever re-armed.
 
-#[cfg(target_os = "linux")]
-mod coalescer;
 pub(crate) mod conn_worker;
 pub(crate) mod edge_socket;
 pub(crate) mod poller;
@@ -21,112 +19,112 @@ use std::task::{Context, Poll, Waker};
 
 use mio::event::Event;
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Registry, Token};
+use mio::{Interest, Registry, Token};
 use socket2::Socket;
 
-pub(crate) use crate::parked::poller::Inner;
+pub(crate) use crate::parked::poller::InnerPoll;
 
 use crate::accept::address::Address;
-use crate::accept::per_ip::Visit;
+use crate::accept::per_ip::PerIpPermit;
 use crate::close_reason::CloseReason;
-use crate::conn::events::{Signal, Wait};
-use crate::conn::guard::Held;
-use crate::conn::listener_conns::{Content, State, Yard};
+use crate::conn::events::{Events, ParkReason};
+use crate::conn::guard::ConnGuard;
+use crate::conn::listener_conns::{ListenerConns, ParkedState, State};
 use crate::conn::protocol::Protocol;
-use crate::conn::server_state::{Hub, Tally};
-use crate::conn::table::Key;
-use crate::conn::transport::{Io, Security};
-use crate::parked::conn_worker::Runner;
-use crate::parked::edge_socket::Quiet;
-use crate::parked::poller::Source;
+use crate::conn::server_state::{Counters, ServerState};
+use crate::conn::table::ConnKey;
+use crate::conn::transport::{MaybeTls, TlsAccept};
+use crate::parked::conn_worker::ConnWorker;
+use crate::parked::edge_socket::EdgeSocket;
+use crate::parked::poller::Poller;
 use crate::sync::MutexGuard;
 use crate::trace::ConnSpan;
 use millpond::Pool;
 
 /// A connection at rest.
 pub(crate) struct Parked<I> {
-    io: Io<Quiet>,
+    io: MaybeTls<EdgeSocket>,
     idle: I,
     span: ConnSpan,
 }
 
-impl<I: Send + 'static> Content for Parked<I> {
-    const LISTED: bool = true;
+impl<I: Send + 'static> ParkedState for Parked<I> {
+    const USES_READY_QUEUE: bool = true;
 
     fn waker(&self) -> Option<Waker> {
         None
     }
 }
 
-type EventYard<P> = Yard<P, Parked<<P as Protocol>::Idle>>;
-type EventHeld<P> = Held<P, Parked<<P as Protocol>::Idle>, Quiet>;
+type EventConns<P> = ListenerConns<P, Parked<<P as Protocol>::Idle>>;
+type EventConn<P> = ConnGuard<P, Parked<<P as Protocol>::Idle>, EdgeSocket>;
 
 /// The event-driven connections of one listener.
 pub(crate) struct EventDriven<P: Protocol> {
-    pub(crate) yard: Arc<EventYard<P>>,
+    pub(crate) conns: Arc<EventConns<P>>,
     registry: Registry,
-    security: Security,
+    tls: TlsAccept,
 }
 
 impl<P: Protocol> EventDriven<P> {
     pub(crate) fn new(
-        hub: Arc<Hub>,
+        server: Arc<ServerState>,
         protocol: Arc<P>,
-        security: Security,
-    ) -> io::Result<(Self, Inner)> {
+        tls: TlsAccept,
+    ) -> io::Result<(Self, InnerPoll)> {
         let inner = mio::Poll::new()?;
         let registry = inner.registry().try_clone()?;
-        let yard = Arc::new(Yard::new(hub, protocol));
-        Ok((Self { yard, registry, security }, Inner(inner)))
+        let conns = Arc::new(ListenerConns::new(server, protocol));
+        Ok((Self { conns, registry, tls }, InnerPoll(inner)))
     }
 
     /// Parks a new connection.
-    pub(crate) fn accept(&self, socket: Socket, address: Address, visit: Visit) {
-        let key = self.yard.claim(visit);
-        let Some(idle) = self.yard.arrive(key, address) else { return };
+    pub(crate) fn accept(&self, socket: Socket, address: Address, permit: PerIpPermit) {
+        let key = self.conns.insert(permit);
+        let Some(idle) = self.conns.on_accept(key, address) else { return };
         let fd = socket.as_raw_fd();
-        let io = self.security.wrap(Quiet::new(socket));
+        let io = self.tls.wrap(EdgeSocket::new(socket));
         let span = ConnSpan::connection(&address);
-        let mut held = Held::new(self.yard.clone(), (key, span), (io, idle));
+        let mut conn = ConnGuard::new(self.conns.clone(), (key, span), (io, idle));
         let both = Interest::READABLE | Interest::WRITABLE;
         if self.registry.register(&mut SourceFd(&fd), token(key), both).is_err() {
-            held.reason = CloseReason::Io;
+            conn.reason = CloseReason::Io;
             return;
         }
-        if P::OPENS && self.security.is_plain() {
-            self.yard.signal(key, Signal::PUSHED);
+        if P::SERVER_FIRST && self.tls.is_plain() {
+            self.conns.deliver(key, Events::PUSHED);
         }
-        park(held, (Wait::FirstByte, true));
+        park(conn, (ParkReason::FirstByte, true));
     }
 }
 
-fn token(key: Key) -> Token {
+fn token(key: ConnKey) -> Token {
     Token((u64::from(key.generation) << 32 | u64::from(key.index)) as usize)
 }
 
-fn key(token: Token) -> Key {
-    Key { index: token.0 as u32, generation: (token.0 as u64 >> 32) as u32 }
+fn key(token: Token) -> ConnKey {
+    ConnKey { index: token.0 as u32, generation: (token.0 as u64 >> 32) as u32 }
 }
 
-/// Fetches events, and has runners on the pool serve the connections that are ready. No user code
-/// runs here. While the pool is full it waits for a slot, and still notes what happens: a burst that
+/// Fetches events, and has workers on the pool serve the connections that are ready. No user code
+/// runs here. While the pool is full it waits for a slot, and still notes what happens: a turn that
 /// holds a slot may wait for just that. The bytes stay in the kernel.
-pub(crate) async fn dispatch<P: Protocol>(
-    yard: Arc<EventYard<P>>,
-    inner: Inner,
+pub(crate) async fn event_loop<P: Protocol>(
+    conns: Arc<EventConns<P>>,
+    inner: InnerPoll,
     pool: Pool,
 ) -> io::Result<()> {
-    let mut source = Source::new(inner, yard.hub.settings.coalesce)?;
-    while poll_fn(|cx| poll_wanted(&yard, &mut source, cx)).await? {
-        let mut scheduled = pin!(pool.schedule(Runner::new(&yard).run()));
-        let runner = poll_fn(|cx| match scheduled.as_mut().poll(cx) {
-            Poll::Ready(runner) => Poll::Ready(Ok(Some(runner))),
-            Poll::Pending => poll_killed(&yard, &mut source, cx).map_ok(|()| None),
+    let mut poller = Poller::new(inner)?;
+    while poll_fn(|cx| poll_worker_wanted(&conns, &mut poller, cx)).await? {
+        let mut scheduled = pin!(pool.schedule(ConnWorker::new(&conns).run()));
+        let worker = poll_fn(|cx| match scheduled.as_mut().poll(cx) {
+            Poll::Ready(worker) => Poll::Ready(Ok(Some(worker))),
+            Poll::Pending => poll_killed(&conns, &mut poller, cx).map_ok(|()| None),
         });
-        match runner.await? {
+        match worker.await? {
             Some(Err(refused)) => {
                 drop(refused);
-                turn_away(&yard);
+                close_ready(&conns);
             }
             Some(Ok(_)) | None => {}
         }
@@ -134,34 +132,34 @@ pub(crate) async fn dispatch<P: Protocol>(
     Ok(())
 }
 
-/// Until a runner is wanted; `false` when the server is killed.
-fn poll_wanted<P: Protocol>(
-    yard: &EventYard<P>,
-    source: &mut Source,
+/// Until a worker is wanted; `false` when the server is killed.
+fn poll_worker_wanted<P: Protocol>(
+    conns: &EventConns<P>,
+    poller: &mut Poller,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<bool>> {
     loop {
-        let fetched = source.poll_fetch(cx);
+        let fetched = poller.poll_events(cx);
         let is_pending = fetched.is_pending();
         let mut state = match fetched {
-            Poll::Ready(events) => note(yard, events?),
-            Poll::Pending => yard.lock(),
+            Poll::Ready(events) => deliver_events(conns, events?),
+            Poll::Pending => conns.lock(),
         };
-        if is_pending && state.dispatcher.is_none() {
-            // A runner has called. A runtime that is that busy asks its reactor rarely: one time in
+        if is_pending && state.event_loop.is_none() {
+            // A worker has called. A runtime that is that busy asks its reactor rarely: one time in
             // 61 polls of tasks, by default.
-            state.dispatcher = Some(cx.waker().clone());
+            state.event_loop = Some(cx.waker().clone());
             drop(state);
-            state = note(yard, source.look()?);
+            state = deliver_events(conns, poller.poll_now()?);
         }
-        if yard.is_killed() {
+        if conns.is_killed() {
             return Poll::Ready(Ok(false));
         }
-        if state.wants_runner() {
+        if state.wants_worker() {
             return Poll::Ready(Ok(true));
         }
         if is_pending {
-            state.dispatcher = Some(cx.waker().clone());
+            state.event_loop = Some(cx.waker().clone());
             return Poll::Pending;
         }
     }
@@ -169,84 +167,86 @@ fn poll_wanted<P: Protocol>(
 
 /// Notes what happens until the server is killed.
 fn poll_killed<P: Protocol>(
-    yard: &EventYard<P>,
-    source: &mut Source,
+    conns: &EventConns<P>,
+    poller: &mut Poller,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<()>> {
-    while let Poll::Ready(events) = source.poll_fetch(cx) {
-        drop(note(yard, events?));
+    while let Poll::Ready(events) = poller.poll_events(cx) {
+        drop(deliver_events(conns, events?));
     }
-    yard.lock().dispatcher = Some(cx.waker().clone());
+    conns.lock().event_loop = Some(cx.waker().clone());
     // After the registration: whoever kills the server looks there afterwards.
-    if yard.is_killed() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    if conns.is_killed() { Poll::Ready(Ok(())) } else { Poll::Pending }
 }
 
-fn note<'a, P: Protocol>(
-    yard: &'a EventYard<P>,
-    events: &Events,
+fn deliver_events<'a, P: Protocol>(
+    conns: &'a EventConns<P>,
+    events: &mio::Events,
 ) -> MutexGuard<'a, State<Parked<P::Idle>>> {
-    let mut state = yard.lock();
-    let told = |event| state.tell(key(Event::token(event)), signals(event), P::HEARS);
-    let wakers: Vec<_> = events.iter().filter_map(told).collect();
+    let mut state = conns.lock();
+    let deliver = |event| state.deliver(key(Event::token(event)), events_of(event), P::INTEREST);
+    let wakers: Vec<_> = events.iter().filter_map(deliver).collect();
     if wakers.is_empty() {
         return state;
     }
     drop(state);
     wakers.into_iter().for_each(Waker::wake);
-    yard.lock()
+    conns.lock()
 }
 
-/// Closes what is ready, as nobody will serve it any more.
-fn turn_away<P: Protocol>(yard: &Arc<EventYard<P>>) {
+/// Closes the ready connections: no worker will serve them any more.
+fn close_ready<P: Protocol>(conns: &Arc<EventConns<P>>) {
     loop {
-        let next = yard.lock().lot.next_ready();
+        let next = conns.lock().table.next_ready();
         let Some((key, Parked { io, idle, span }, _)) = next else { return };
-        let mut held: EventHeld<P> = Held::new(yard.clone(), (key, span), (io, idle));
-        held.reason = CloseReason::PoolClosed;
+        let mut conn: EventConn<P> = ConnGuard::new(conns.clone(), (key, span), (io, idle));
+        conn.reason = CloseReason::PoolClosed;
         // Its end is user code.
-        tokio::spawn(async move { drop(held) });
+        tokio::spawn(async move { drop(conn) });
     }
 }
 
-fn signals(event: &Event) -> Signal {
-    let mut signals = Signal::NONE;
+fn events_of(event: &Event) -> Events {
+    let mut events = Events::NONE;
     if event.is_readable() {
-        signals = signals | Signal::READABLE;
+        events = events | Events::READABLE;
     }
     if event.is_writable() {
-        signals = signals | Signal::WRITABLE;
+        events = events | Events::WRITABLE;
     }
     if event.is_read_closed() || event.is_write_closed() || event.is_error() {
-        signals = signals | Signal::CLOSING;
+        events = events | Events::CLOSING;
     }
-    signals
+    events
 }
 
-fn park<P: Protocol>(held: EventHeld<P>, wait: (Wait, bool)) {
-    let yard = held.yard.clone();
-    if let Some((key, parked, tally)) = rest(held) {
-        yard.park(key, parked, wait, &tally);
+fn park<P: Protocol>(conn: EventConn<P>, park_reason: (ParkReason, bool)) {
+    let conns = conn.conns.clone();
+    if let Some((key, parked, counters)) = into_parked(conn) {
+        conns.park(key, parked, park_reason, &counters);
     }
     // A kill before that has not seen it.
-    if yard.is_killed() {
-        kill(&yard);
+    if conns.is_killed() {
+        kill(&conns);
     }
 }
 
 /// What is to be parked of a connection; none of a server that was killed.
-fn rest<P: Protocol>(mut held: EventHeld<P>) -> Option<(Key, Parked<P::Idle>, Tally)> {
-    if held.yard.is_killed() {
+fn into_parked<P: Protocol>(
+    mut conn: EventConn<P>,
+) -> Option<(ConnKey, Parked<P::Idle>, Counters)> {
+    if conn.conns.is_killed() {
         return None;
     }
-    let (io, idle) = held.body.take()?;
-    let span = std::mem::take(&mut held.span);
-    Some((held.key, Parked { io, idle, span }, held.tally))
+    let (io, idle) = conn.body.take()?;
+    let span = std::mem::take(&mut conn.span);
+    Some((conn.key, Parked { io, idle, span }, conn.counters))
 }
 
-/// Closes all that is parked, and has the bursts under way end.
-pub(crate) fn kill<P: Protocol>(yard: &Arc<EventYard<P>>) {
-    for (key, Parked { io, idle, span }) in yard.evict() {
-        drop(EventHeld::<P>::new(yard.clone(), (key, span), (io, idle)));
+/// Closes all that is parked, and has the turns under way end.
+pub(crate) fn kill<P: Protocol>(conns: &Arc<EventConns<P>>) {
+    for (key, Parked { io, idle, span }) in conns.drain_parked() {
+        drop(EventConn::<P>::new(conns.clone(), (key, span), (io, idle)));
     }
 }
 
@@ -254,29 +254,32 @@ pub(crate) fn kill<P: Protocol>(yard: &Arc<EventYard<P>>) {
 mod tests {
     use super::*;
     use crate::conn::table;
-    use crate::framed::service::Still;
+    use crate::framed::service::IdleConn;
 
     #[test]
     fn a_parked_connection_is_small() {
-        type Plain = Parked<Still<()>>;
-        let size = table::record_size::<Plain>();
+        type Plain = Parked<IdleConn<()>>;
+        let size = table::entry_size::<Plain>();
         assert!(size <= 56, "{size}");
     }
 
     #[test]
-    fn a_runner_is_small() {
+    fn a_worker_is_small() {
         type Service = tower::util::BoxCloneSyncService<String, Vec<String>, std::io::Error>;
-        type Lines = crate::framed::service::Framed<tokio_util::codec::LinesCodec, Service>;
+        type Lines =
+            crate::framed::service::ServiceProtocol<tokio_util::codec::LinesCodec, Service>;
         fn size<A, F>(_: impl Fn(A) -> F) -> usize {
             size_of::<F>()
         }
-        assert!(size(Runner::<Lines>::run) <= 672, "{}", size(Runner::<Lines>::run));
+        assert!(size(ConnWorker::<Lines>::run) <= 672, "{}", size(ConnWorker::<Lines>::run));
     }
 
     #[test]
     fn a_token_is_its_key() {
-        let all = Key { index: u32::MAX - 1, generation: u32::MAX };
-        for expected in [all, Key { index: 3, generation: 0 }, Key { index: 0, generation: 7 }] {
+        let all = ConnKey { index: u32::MAX - 1, generation: u32::MAX };
+        for expected in
+            [all, ConnKey { index: 3, generation: 0 }, ConnKey { index: 0, generation: 7 }]
+        {
             assert_eq!(key(token(expected)), expected);
         }
     }

@@ -12,13 +12,12 @@ use serde_json::Value;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message, WebSocket};
 
-/// Mode, and when connections are parked.
-const CASES: [[&str; 2]; 3] =
-    [["event-driven", "warm:256"], ["event-driven", "at-once"], ["dedicated", "warm:256"]];
+/// The modes.
+const CASES: [&str; 2] = ["event-driven", "dedicated"];
 
-fn start([mode, park]: [&str; 2]) -> Serving {
+fn start(mode: &str) -> Serving {
     let mut command = example("axum_parked");
-    Serving::start(command.args(["--listen", "127.0.0.1:0", "--mode", mode, "--park", park]))
+    Serving::start(command.args(["--listen", "127.0.0.1:0", "--mode", mode]))
 }
 
 fn stop(serving: Serving) {
@@ -84,7 +83,7 @@ fn curl_is_content() {
         assert_eq!(curl(&[&code[..], &[&url("/nothing")]].concat()), "404");
         assert_eq!(curl(&["-N", &url("/stream/3")]), "chunk 0\nchunk 1\nchunk 2\n");
 
-        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("upload-{}", case.concat()));
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("upload-{case}"));
         std::fs::write(&file, vec![b'x'; 2_000_000]).unwrap();
         let file = file.to_str().unwrap();
         for how in [
@@ -181,7 +180,7 @@ fn a_full_pond_costs_little_and_all_in_it_are_answered_again() {
     for case in CASES {
         let serving = start(case);
         let filling =
-            spawn(&mut fill(&serving, "300", if case[1] == "at-once" { "10" } else { "2" }));
+            spawn(&mut fill(&serving, "300", if case == "event-driven" { "10" } else { "2" }));
         let deadline = Instant::now() + Duration::from_secs(20);
         let number = |pointer: &str| {
             thread::sleep(Duration::from_millis(20));
@@ -190,7 +189,7 @@ fn a_full_pond_costs_little_and_all_in_it_are_answered_again() {
         while number("/connections/open") < 300 {
             assert!(Instant::now() < deadline, "{}", status(&serving));
         }
-        if case == ["event-driven", "at-once"] {
+        if case == "event-driven" {
             while number("/connections/parked") < 300 {
                 assert!(Instant::now() < deadline, "{}", status(&serving));
             }
@@ -251,7 +250,7 @@ fn more_than_the_pool_takes_is_refused_and_counted() {
 fn options_that_make_no_sense_are_told() {
     for (args, expected) in [
         (&["--mode", "fast"][..], "--mode fast: expected dedicated or event-driven"),
-        (&["--park", "cold"], "--park cold: expected at-once, warm:CONNECTIONS or after:"),
+        (&["--park", "1"], "there is no option --park"),
         (&["--listen"], "--listen needs a value"),
         (&["fill"], "fill needs the number of connections"),
         (&["fill", "0"], "fill 0: expected a number from 1"),
@@ -272,7 +271,7 @@ fn a_browser_is_content() {
         verdicts.set_nonblocking(true).unwrap();
         let port = verdicts.local_addr().unwrap().port();
         let url = format!("http://{}/pond?test={port}", serving.address);
-        let profile = format!("chromium-pond-{}", case.concat().replace(':', "-"));
+        let profile = format!("chromium-pond-{case}");
         let Some(_browser) = Browser::open(&profile, &url) else { return };
         let deadline = Instant::now() + Duration::from_secs(60);
         let mut stream = loop {

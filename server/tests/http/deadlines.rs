@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use crate::support::http::app::App;
-use crate::support::http::server::{HELLO, PARKS, get, nothing_left, post, serve};
+use crate::support::http::server::{HELLO, get, nothing_left, post, serve};
 use crate::support::server::{Case, Client, in_all_cases, no_time};
 use crate::support::*;
 use axum::Router;
-use millpond_server::http::{Park, Server};
-use millpond_server::{Builder, Deadline};
+use millpond_server::http::{Server, ServerBuilder};
+use millpond_server::{CloseReason, Deadline};
 use tokio::time::{Instant, sleep, timeout};
 
 in_all_cases!(paused: first_byte, heads, bodies, keep_alive, writes, a_handler_may_wait);
@@ -25,15 +25,13 @@ const LAG: Duration = Duration::from_secs(2);
 const NONE: &str = "";
 const TIMED_OUT: &str = "HTTP/1.1 408 Request Timeout\r\n";
 
-/// One after the other with each policy, on a server of its own.
+/// One after the other on a server of its own.
 macro_rules! with_each {
     ($case:ident, $deadlines:expr, $connection:expr) => {
-        for park in PARKS {
-            let deadlines: fn(Builder<_>) -> Builder<_> = $deadlines;
-            let server = serve(deadlines($case.timeless(park)), &App::default());
-            $connection(&server, $case.client(&server).await).await;
-            nothing_left(&server).await;
-        }
+        let deadlines: fn(ServerBuilder) -> ServerBuilder = $deadlines;
+        let server = serve(deadlines($case.timeless()), &App::default());
+        $connection(&server, $case.client(&server).await).await;
+        nothing_left(&server).await;
     };
 }
 
@@ -68,11 +66,15 @@ async fn ends(
     assert_eq!(said.matches("HTTP/1.1").count(), usize::from(!words.is_empty()), "{said:?}");
     assert!(waited >= LIMIT && waited <= LIMIT + LAG + SECOND, "{deadline:?}: {waited:?}");
     let status = server.status();
-    assert_eq!((status.closed_by(deadline), status.closed, status.open), (1, 1, 0), "{status:?}");
+    assert_eq!(
+        (status.closed_for(CloseReason::Deadline(deadline)), status.closed, status.open),
+        (1, 1, 0),
+        "{status:?}"
+    );
 }
 
 async fn first_byte(case: Case) {
-    let server = serve(case.timeless(Park::AtOnce).first_byte_timeout(LIMIT), &App::default());
+    let server = serve(case.timeless().first_byte_timeout(LIMIT), &App::default());
     let mut client = case.client(&server).await;
     ends(&server, &mut client, (Deadline::FirstByte, NONE), b"").await;
     nothing_left(&server).await;
@@ -94,7 +96,7 @@ async fn heads(case: Case) {
     ];
     for (name, first, part, trickle) in rows {
         println!("{name}");
-        with_each!(case, |it| it.header_timeout(LIMIT), async |server, mut client: Client| {
+        with_each!(case, |it| it.header_read_timeout(LIMIT), async |server, mut client: Client| {
             if !first.is_empty() {
                 assert_eq!(client.exchange(first).await, "200 hello", "{name}");
                 sleep(10 * LIMIT).await;
@@ -169,72 +171,68 @@ async fn keep_alive(case: Case) {
 async fn writes(case: Case) {
     const LARGE: usize = 32 << 20;
     let app = Router::new().fallback(|| async { vec![b'x'; LARGE] });
-    for park in PARKS {
-        let server = case.timeless(park).write_timeout(LIMIT).serve(app.clone()).unwrap();
-        let mut client = case.narrow(&server).await;
-        client.send(get("/")).await;
-        eventually(|| server.status().bytes_out > 0).await;
-        settle().await;
-        // Whatever it takes gives it time, where the kernel tells of it.
-        let mut taken = 0;
-        for _ in 0..4 {
-            sleep(LIMIT - SECOND).await;
-            let before = server.status().bytes_out;
-            while server.status().bytes_out == before {
-                taken += no_time(client.read_some(64 << 10)).await.unwrap();
-                settle().await;
-            }
-            assert_eq!(server.status().open, 1);
+    let server = case.timeless().write_timeout(LIMIT).serve(app.clone()).unwrap();
+    let mut client = case.narrow(&server).await;
+    client.send(get("/")).await;
+    eventually(|| server.status().bytes_out > 0).await;
+    settle().await;
+    // Whatever it takes gives it time, where the kernel tells of it.
+    let mut taken = 0;
+    for _ in 0..4 {
+        sleep(LIMIT - SECOND).await;
+        let before = server.status().bytes_out;
+        while server.status().bytes_out == before {
+            taken += no_time(client.read_some(64 << 10)).await.unwrap();
+            settle().await;
         }
-        let start = Instant::now();
-        while server.status().open > 0 && start.elapsed() < 20 * LIMIT {
-            sleep(SECOND / 10).await;
-        }
-        let waited = start.elapsed();
-        assert!(waited >= LIMIT - SECOND && waited <= LIMIT + LAG, "{waited:?}");
-        let status = nothing_left(&server).await;
-        assert_eq!(status.closed_by(Deadline::Write), 1, "{status:?}");
-        taken += no_time(client.gone()).await.len();
-        assert!(taken < LARGE, "{taken}");
+        assert_eq!(server.status().open, 1);
     }
+    let start = Instant::now();
+    while server.status().open > 0 && start.elapsed() < 20 * LIMIT {
+        sleep(SECOND / 10).await;
+    }
+    let waited = start.elapsed();
+    assert!(waited >= LIMIT - SECOND && waited <= LIMIT + LAG, "{waited:?}");
+    let status = nothing_left(&server).await;
+    assert_eq!(status.closed_for(CloseReason::Deadline(Deadline::Write)), 1, "{status:?}");
+    taken += no_time(client.gone()).await.len();
+    assert!(taken < LARGE, "{taken}");
 }
 
 async fn a_handler_may_wait(case: Case) {
-    let all: fn(Builder<_>) -> Builder<_> = |builder| {
-        let builder = builder.first_byte_timeout(LIMIT).header_timeout(LIMIT);
+    let all: fn(ServerBuilder) -> ServerBuilder = |builder| {
+        let builder = builder.first_byte_timeout(LIMIT).header_read_timeout(LIMIT);
         let builder = builder.handshake_timeout(LIMIT).keep_alive_timeout(LIMIT);
         builder.body_timeout(LIMIT).write_timeout(LIMIT)
     };
-    for park in PARKS {
-        let app = App::default();
-        let server = serve(all(case.timeless(park)), &app);
-        let (mut client, mut stream) = (case.client(&server).await, case.client(&server).await);
-        for _ in 0..2 {
-            assert_eq!(client.exchange(HELLO).await, "200 hello");
-        }
-        // With a body that it has not looked at yet.
-        client.send(post("/held/a", 4) + "bo").await;
-        stream.send(get("/sse/b")).await;
-        sleep(100 * LIMIT).await;
-        app.gate("a").pass(1);
-        assert_eq!(client.reply().await.text(), "200 let go");
-        for _ in 0..3 {
-            app.gate("b").pass(1);
-            sleep(100 * LIMIT).await;
-        }
-        assert_eq!(stream.reply().await.body.len(), 27);
+    let app = App::default();
+    let server = serve(all(case.timeless()), &app);
+    let (mut client, mut stream) = (case.client(&server).await, case.client(&server).await);
+    for _ in 0..2 {
+        assert_eq!(client.exchange(HELLO).await, "200 hello");
     }
+    // With a body that it has not looked at yet.
+    client.send(post("/held/a", 4) + "bo").await;
+    stream.send(get("/sse/b")).await;
+    sleep(100 * LIMIT).await;
+    app.gate("a").pass(1);
+    assert_eq!(client.reply().await.text(), "200 let go");
+    for _ in 0..3 {
+        app.gate("b").pass(1);
+        sleep(100 * LIMIT).await;
+    }
+    assert_eq!(stream.reply().await.body.len(), 27);
 }
 
 #[cfg(feature = "rustls")]
 async fn handshake(case: Case) {
     let tls = Case { tls: true, ..case };
-    let server = serve(tls.timeless(Park::AtOnce).handshake_timeout(LIMIT), &App::default());
+    let server = serve(tls.timeless().handshake_timeout(LIMIT), &App::default());
     let hello = crate::support::server::tls::hello();
     for half in [&hello[..10], &hello] {
         let mut client = case.client(&server).await;
         client.send(half).await;
-        eventually(|| server.status().bursts > 0).await;
+        eventually(|| server.status().turns > 0).await;
         settle().await;
         if half.len() == hello.len() {
             assert!(no_time(client.read_some(10_000)).await.unwrap() > 0);
@@ -245,5 +243,5 @@ async fn handshake(case: Case) {
         assert!(waited >= LIMIT - SECOND && waited <= LIMIT + LAG, "{waited:?}");
     }
     let status = nothing_left(&server).await;
-    assert_eq!(status.closed_by(Deadline::Handshake), 2, "{status:?}");
+    assert_eq!(status.closed_for(CloseReason::Deadline(Deadline::Handshake)), 2, "{status:?}");
 }

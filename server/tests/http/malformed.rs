@@ -1,6 +1,6 @@
-//! Malformed and ambiguous requests: each server gives the verdict of plain hyper, however the bytes
-//! arrive. The verdict is which requests the app saw, what was replied, and whether the connection
-//! was closed.
+//! Malformed and ambiguous requests: each server gives the verdict of plain hyper, however the
+//! bytes arrive. The verdict is which requests the app saw, what was replied, and whether the
+//! connection was closed.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 

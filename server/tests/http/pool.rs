@@ -1,12 +1,11 @@
 //! HTTP on a pool: who holds a slot, who waits for one, and what becomes of those that get none.
 
 use crate::support::http::app::App;
-use crate::support::http::server::{HELLO, PARKS, at_rest, get, nothing_left, post, serve};
+use crate::support::http::server::{HELLO, at_rest, get, nothing_left, post, serve};
 use crate::support::server::{Case, in_all_cases};
 use crate::support::*;
 use millpond::Pool;
 use millpond_server::CloseReason;
-use millpond_server::http::Park;
 
 in_all_cases!(single: one_slot_serves_one_at_a_time, who_waits_for_its_peer_holds_none);
 in_all_cases!(single: who_waits_for_its_handler_holds_one, closed, panics);
@@ -16,145 +15,133 @@ fn pool(size: usize) -> Pool {
 }
 
 async fn one_slot_serves_one_at_a_time(case: Case) {
-    for park in PARKS {
-        let (pool, app) = (pool(1), App::default());
-        let server = serve(case.http(park).pool(&pool), &app);
-        let (mut first, mut second) = (case.client(&server).await, case.client(&server).await);
-        for client in [&mut first, &mut second] {
-            assert_eq!(client.exchange(HELLO).await, "200 hello");
-            assert_eq!(client.exchange(HELLO).await, "200 hello");
-        }
-        let open = 2;
-        at_rest(&server, open, if park == Park::AtOnce { 0 } else { 2 }).await;
-        first.send(get("/held/a")).await;
-        eventually(|| app.inside().now() == 1).await;
-        let before = server.status();
-        second.send(HELLO).await;
-        assert!(second.is_silent().await);
-        let status = server.status();
-        // In the kernel, not in memory.
-        assert_eq!((status.bytes_in, status.frames), (before.bytes_in, before.frames));
-        app.gate("a").open();
-        assert_eq!(first.reply().await.text(), "200 let go");
-        assert_eq!(second.reply().await.text(), "200 hello");
-        drop((first, second));
-        nothing_left(&server).await;
-        whole(&pool).await;
+    let (pool, app) = (pool(1), App::default());
+    let server = serve(case.http().pool(&pool), &app);
+    let (mut first, mut second) = (case.client(&server).await, case.client(&server).await);
+    for client in [&mut first, &mut second] {
+        assert_eq!(client.exchange(HELLO).await, "200 hello");
+        assert_eq!(client.exchange(HELLO).await, "200 hello");
     }
+    at_rest(&server, 2, 0).await;
+    first.send(get("/held/a")).await;
+    eventually(|| app.inside().now() == 1).await;
+    let before = server.status();
+    second.send(HELLO).await;
+    assert!(second.is_silent().await);
+    let status = server.status();
+    // In the kernel, not in memory.
+    assert_eq!((status.bytes_in, status.frames), (before.bytes_in, before.frames));
+    app.gate("a").open();
+    assert_eq!(first.reply().await.text(), "200 let go");
+    assert_eq!(second.reply().await.text(), "200 hello");
+    drop((first, second));
+    nothing_left(&server).await;
+    whole(&pool).await;
 }
 
 async fn who_waits_for_its_peer_holds_none(case: Case) {
-    for park in PARKS {
-        let (pool, app) = (pool(1), App::default());
-        let server = serve(case.http(park).pool(&pool), &app);
-        let mut slow = Vec::new();
-        let uploads = [post("/digest", 100) + "part", post("/echo", 100) + "part"];
-        let half = get("/hello")[..20].to_owned();
-        let large = format!("GET /hello HTTP/1.1\r\nx: {}", "y".repeat(5000));
-        let all = [String::new(), half, large, get("/hello"), get("/big")];
-        for sent in all.into_iter().chain(uploads) {
-            let mut client = case.narrow(&server).await;
-            client.send(&sent).await;
-            slow.push(client);
-            // All at once, and none of them in the way of this one.
-            let mut client = case.client(&server).await;
-            assert_eq!(client.exchange(HELLO).await, "200 hello", "behind {sent:.40}");
-        }
-        eventually(|| pool.status().running == 0).await;
-        eventually(|| (server.status().open, server.status().parked) == (7, 7)).await;
-        drop(slow);
-        nothing_left(&server).await;
-        whole(&pool).await;
+    let (pool, app) = (pool(1), App::default());
+    let server = serve(case.http().pool(&pool), &app);
+    let mut slow = Vec::new();
+    let uploads = [post("/digest", 100) + "part", post("/echo", 100) + "part"];
+    let half = get("/hello")[..20].to_owned();
+    let large = format!("GET /hello HTTP/1.1\r\nx: {}", "y".repeat(5000));
+    let all = [String::new(), half, large, get("/hello"), get("/big")];
+    for sent in all.into_iter().chain(uploads) {
+        let mut client = case.narrow(&server).await;
+        client.send(&sent).await;
+        slow.push(client);
+        // All at once, and none of them in the way of this one.
+        let mut client = case.client(&server).await;
+        assert_eq!(client.exchange(HELLO).await, "200 hello", "behind {sent:.40}");
     }
+    eventually(|| pool.status().running == 0).await;
+    eventually(|| (server.status().open, server.status().parked) == (7, 7)).await;
+    drop(slow);
+    nothing_left(&server).await;
+    whole(&pool).await;
 }
 
 async fn who_waits_for_its_handler_holds_one(case: Case) {
-    for park in PARKS {
-        let (pool, app) = (pool(2), App::default());
-        let server = serve(case.http(park).pool(&pool), &app);
-        // A response that has begun holds none while it waits for its next part.
-        let mut stream = case.client(&server).await;
-        stream.send(get("/late/c/b")).await;
-        eventually(|| app.seen().len() == 1).await;
-        settle().await;
-        assert_eq!((pool.status().running, server.status().parked), (1, 0));
-        app.gate("c").open();
-        eventually(|| server.status().bytes_out > 0).await;
-        eventually(|| pool.status().running == 0).await;
-        let mut clients = Vec::new();
-        for request in [get("/held/a"), post("/held/a", 100)] {
-            let mut client = case.client(&server).await;
-            client.send(request).await;
-            clients.push(client);
-        }
-        eventually(|| pool.status().running == 2).await;
-        settle().await;
-        assert_eq!((pool.status().running, server.status().parked), (2, 1));
-        // Its peer may go meanwhile.
-        drop(clients.remove(0));
-        eventually(|| pool.status().running == 1).await;
-        app.gate("b").open();
-        assert_eq!(stream.reply().await.body.len(), 27);
-        app.gate("a").open();
-        drop((clients, stream));
-        nothing_left(&server).await;
-        whole(&pool).await;
+    let (pool, app) = (pool(2), App::default());
+    let server = serve(case.http().pool(&pool), &app);
+    // A response that has begun holds none while it waits for its next part.
+    let mut stream = case.client(&server).await;
+    stream.send(get("/late/c/b")).await;
+    eventually(|| app.seen().len() == 1).await;
+    settle().await;
+    assert_eq!((pool.status().running, server.status().parked), (1, 0));
+    app.gate("c").open();
+    eventually(|| server.status().bytes_out > 0).await;
+    eventually(|| pool.status().running == 0).await;
+    let mut clients = Vec::new();
+    for request in [get("/held/a"), post("/held/a", 100)] {
+        let mut client = case.client(&server).await;
+        client.send(request).await;
+        clients.push(client);
     }
+    eventually(|| pool.status().running == 2).await;
+    settle().await;
+    assert_eq!((pool.status().running, server.status().parked), (2, 1));
+    // Its peer may go meanwhile.
+    drop(clients.remove(0));
+    eventually(|| pool.status().running == 1).await;
+    app.gate("b").open();
+    assert_eq!(stream.reply().await.body.len(), 27);
+    app.gate("a").open();
+    drop((clients, stream));
+    nothing_left(&server).await;
+    whole(&pool).await;
 }
 
 async fn closed(case: Case) {
-    for park in PARKS {
-        let (pool, app) = (pool(2), App::default());
-        let server = serve(case.http(park).pool(&pool), &app);
-        let mut idle = case.client(&server).await;
-        assert_eq!(idle.exchange(HELLO).await, "200 hello");
-        let mut upload = case.client(&server).await;
-        upload.send(post("/digest", 100) + "part").await;
-        let mut silent = case.client(&server).await;
-        eventually(|| server.status().frames == 2).await;
-        eventually(|| (server.status().open, server.status().parked) == (3, 3)).await;
-        let mut held = case.client(&server).await;
-        held.send(get("/held/a")).await;
-        eventually(|| app.inside().now() == 1).await;
-        pool.close();
-        for (n, (client, sent)) in [(&mut idle, HELLO), (&mut upload, "more"), (&mut silent, HELLO)]
-            .into_iter()
-            .enumerate()
-        {
-            client.send(sent).await;
-            assert_eq!(client.gone().await, b"");
-            let closed = || server.status().closed_for(CloseReason::PoolClosed);
-            eventually(|| closed() == n as u64 + 1).await;
-        }
-        // What has begun goes on.
-        app.gate("a").open();
-        assert_eq!(held.reply().await.text(), "200 let go");
-        drop(held);
-        nothing_left(&server).await;
-        soon(pool.wait_idle()).await;
-        quiet(&pool);
+    let (pool, app) = (pool(2), App::default());
+    let server = serve(case.http().pool(&pool), &app);
+    let mut idle = case.client(&server).await;
+    assert_eq!(idle.exchange(HELLO).await, "200 hello");
+    let mut upload = case.client(&server).await;
+    upload.send(post("/digest", 100) + "part").await;
+    let mut silent = case.client(&server).await;
+    eventually(|| server.status().frames == 2).await;
+    eventually(|| (server.status().open, server.status().parked) == (3, 3)).await;
+    let mut held = case.client(&server).await;
+    held.send(get("/held/a")).await;
+    eventually(|| app.inside().now() == 1).await;
+    pool.close();
+    for (n, (client, sent)) in
+        [(&mut idle, HELLO), (&mut upload, "more"), (&mut silent, HELLO)].into_iter().enumerate()
+    {
+        client.send(sent).await;
+        assert_eq!(client.gone().await, b"");
+        let closed = || server.status().closed_for(CloseReason::PoolClosed);
+        eventually(|| closed() == n as u64 + 1).await;
     }
+    // What has begun goes on.
+    app.gate("a").open();
+    assert_eq!(held.reply().await.text(), "200 let go");
+    drop(held);
+    nothing_left(&server).await;
+    soon(pool.wait_idle()).await;
+    quiet(&pool);
 }
 
 async fn panics(case: Case) {
-    for park in PARKS {
-        let (pool, app) = (pool(1), App::default());
-        let server = serve(case.http(park).pool(&pool), &app);
-        let mut other = case.client(&server).await;
-        assert_eq!(other.exchange(HELLO).await, "200 hello");
-        for round in 1..=3 {
-            let mut client = case.client(&server).await;
-            if round > 1 {
-                assert_eq!(client.exchange(HELLO).await, "200 hello");
-            }
-            client.send(get("/panic")).await;
-            assert_eq!(client.gone().await, b"");
-            eventually(|| server.status().closed_for(CloseReason::Panicked) == round).await;
-            assert_eq!(other.exchange(HELLO).await, "200 hello");
+    let (pool, app) = (pool(1), App::default());
+    let server = serve(case.http().pool(&pool), &app);
+    let mut other = case.client(&server).await;
+    assert_eq!(other.exchange(HELLO).await, "200 hello");
+    for round in 1..=3 {
+        let mut client = case.client(&server).await;
+        if round > 1 {
+            assert_eq!(client.exchange(HELLO).await, "200 hello");
         }
-        drop(other);
-        assert_eq!(nothing_left(&server).await.closed, 4);
-        soon(pool.wait_idle()).await;
-        assert_eq!(law(&pool).panicked, 3);
+        client.send(get("/panic")).await;
+        assert_eq!(client.gone().await, b"");
+        eventually(|| server.status().closed_for(CloseReason::Panicked) == round).await;
+        assert_eq!(other.exchange(HELLO).await, "200 hello");
     }
+    drop(other);
+    assert_eq!(nothing_left(&server).await.closed, 4);
+    soon(pool.wait_idle()).await;
+    assert_eq!(law(&pool).panicked, 3);
 }

@@ -10,7 +10,7 @@ use crate::support::http::server::{HELLO, at_rest, nothing_left, serve};
 use crate::support::multi_for;
 use crate::support::server::{Case, DEDICATED, EVENT_DRIVEN};
 use millpond::Pool;
-use millpond_server::http::{Park, Server};
+use millpond_server::http::Server;
 
 const CONNECTIONS: usize = 8;
 
@@ -20,7 +20,7 @@ fn rounds() -> usize {
 }
 
 async fn run(case: Case, pool: Option<Pool>) {
-    let (rounds, builder) = (rounds() / CONNECTIONS, case.http(Park::AtOnce).per_peer(None));
+    let (rounds, builder) = (rounds() / CONNECTIONS, case.http().max_connections_per_ip(None));
     let builder = match &pool {
         Some(pool) => builder.pool(pool),
         None => builder,

@@ -1,27 +1,21 @@
 //! What an HTTP server promises besides its answers: limits, what stays in memory, what handlers
 //! are told, and the short way to start one.
 
-use std::time::Duration;
-
 use crate::support;
 use crate::support::http::app::App;
-use crate::support::http::server::{HELLO, PARKS, at_rest, get, nothing_left, post, serve};
+use crate::support::http::server::{HELLO, at_rest, get, nothing_left, post, serve};
 use crate::support::server::{Case, Client, in_all_cases, in_both_modes};
 use crate::support::*;
 use axum::Router;
 use axum::extract::Request;
 use millpond_server::Address;
-use millpond_server::http::{self, Park, Server};
+use millpond_server::http::{self, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::time::sleep;
 
 in_both_modes!(single: too_many_are_told, too_many_of_one_peer_are_told, unix_sockets);
-in_all_cases!(single: parked_at_once, the_longest_idle_makes_room, addresses);
-in_all_cases!(paused: parked_after_a_while);
-in_both_modes!(double: warm_under_load);
-
-const SECOND: Duration = Duration::from_secs(1);
+in_all_cases!(single: parked_at_once, addresses);
+in_both_modes!(double: parked_under_load);
 
 /// Connects from an address and is refused.
 async fn is_refused(server: &Server, ip: &str) {
@@ -38,7 +32,7 @@ async fn is_refused(server: &Server, ip: &str) {
 }
 
 async fn too_many_are_told(case: Case) {
-    let builder = case.http(Park::AtOnce).max_connections(2).per_peer(None);
+    let builder = case.http().max_connections(2).max_connections_per_ip(None);
     let server = serve(builder, &App::default());
     let mut inside = case.client(&server).await;
     let silent = case.client(&server).await;
@@ -62,7 +56,7 @@ async fn too_many_are_told(case: Case) {
 }
 
 async fn too_many_of_one_peer_are_told(case: Case) {
-    let server = serve(case.http(Park::AtOnce).per_peer(1), &App::default());
+    let server = serve(case.http().max_connections_per_ip(1), &App::default());
     let mut inside = case.client(&server).await;
     assert_eq!(inside.exchange(HELLO).await, "200 hello");
     is_refused(&server, "127.0.0.1").await;
@@ -73,7 +67,7 @@ async fn too_many_of_one_peer_are_told(case: Case) {
     assert_eq!(other.exchange(HELLO).await, "200 hello");
     is_refused(&server, "127.0.0.2").await;
     drop((inside, other));
-    assert_eq!(nothing_left(&server).await.refused_per_peer, 2);
+    assert_eq!(nothing_left(&server).await.refused_per_ip, 2);
 }
 
 async fn clients(case: Case, server: &Server, count: usize) -> Vec<Client> {
@@ -87,7 +81,7 @@ async fn clients(case: Case, server: &Server, count: usize) -> Vec<Client> {
 }
 
 async fn parked_at_once(case: Case) {
-    let server = serve(case.http(Park::AtOnce), &App::default());
+    let server = serve(case.http(), &App::default());
     let mut clients = clients(case, &server, 8).await;
     at_rest(&server, 8, 0).await;
     // However it went, nothing stays.
@@ -101,39 +95,9 @@ async fn parked_at_once(case: Case) {
     nothing_left(&server).await;
 }
 
-async fn the_longest_idle_makes_room(case: Case) {
-    let server = serve(case.http(Park::Warm(3)), &App::default());
-    let mut clients = clients(case, &server, 5).await;
-    at_rest(&server, 5, 0).await;
-    for client in &mut clients {
-        // The first time they come back late.
-        for _ in 0..2 {
-            assert_eq!(client.exchange(HELLO).await, "200 hello");
-        }
-    } // 2, 3, 4
-    at_rest(&server, 5, 3).await;
-    assert_eq!(clients[2].exchange(HELLO).await, "200 hello"); // 3, 4, 2
-    at_rest(&server, 5, 3).await;
-    for _ in 0..2 {
-        assert_eq!(clients[0].exchange(HELLO).await, "200 hello");
-    } // 4, 2, 0
-    at_rest(&server, 5, 3).await;
-    // Who is cold takes nothing along; who is warm does.
-    drop(clients.remove(3));
-    at_rest(&server, 4, 3).await;
-    drop(clients.remove(1));
-    at_rest(&server, 3, 3).await;
-    drop(clients.remove(2));
-    at_rest(&server, 2, 2).await;
-    assert_eq!(clients[0].exchange(HELLO).await, "200 hello");
-    at_rest(&server, 2, 2).await;
-    drop(clients);
-    nothing_left(&server).await;
-}
-
-/// While others come and go, are pushed out and come back.
-async fn warm_under_load(case: Case) {
-    let server = serve(case.http(Park::Warm(2)).per_peer(None), &App::default());
+/// While others come and go.
+async fn parked_under_load(case: Case) {
+    let server = serve(case.http().max_connections_per_ip(None), &App::default());
     let clients = clients(case, &server, 20).await;
     let asking = clients.into_iter().map(|mut client| {
         tokio::spawn(async move {
@@ -147,51 +111,9 @@ async fn warm_under_load(case: Case) {
     for asking in asking.collect::<Vec<_>>() {
         clients.push(asking.await.unwrap());
     }
-    eventually(|| server.status().parked == 20).await;
-    assert!(server.status().thawed <= 2, "{:?}", server.status());
+    at_rest(&server, 20, 0).await;
     drop(clients);
     nothing_left(&server).await;
-}
-
-async fn parked_after_a_while(case: Case) {
-    let server = serve(case.timeless(Park::After(8 * SECOND)), &App::default());
-    let mut clients = clients(case, &server, 5).await;
-    at_rest(&server, 5, 5).await;
-    for _ in 0..5 {
-        sleep(5 * SECOND).await;
-        for client in &mut clients[..2] {
-            assert_eq!(client.exchange(HELLO).await, "200 hello");
-        }
-    }
-    at_rest(&server, 5, 2).await;
-    // Two ticks more; without deadlines these are long.
-    sleep(11 * SECOND).await;
-    at_rest(&server, 5, 0).await;
-    for client in &mut clients {
-        assert_eq!(client.exchange(HELLO).await, "200 hello");
-    }
-    at_rest(&server, 5, 5).await;
-    drop(clients);
-    nothing_left(&server).await;
-}
-
-#[test]
-fn policies_that_make_no_sense_are_refused() {
-    let rows = [
-        (Park::Warm(0), "`park` cannot be Warm(0): accepted is at once, from 1 warm"),
-        (
-            Park::After(Duration::ZERO),
-            "`park` cannot be After(0ns): accepted is at once, warm, or after more",
-        ),
-        (Park::After(Duration::MAX), "`park` cannot be After("),
-    ];
-    single(async move {
-        for (park, text) in rows {
-            let builder = Server::builder().listen("127.0.0.1:0").park(park);
-            let error = builder.serve(App::default().router()).unwrap_err().to_string();
-            assert!(error.contains(text), "{error}");
-        }
-    });
 }
 
 /// Tells what its requests bring along.
@@ -207,17 +129,15 @@ fn teller() -> Router {
 }
 
 async fn addresses(case: Case) {
-    for park in PARKS {
-        let server = case.http(park).serve(teller()).unwrap();
-        let mut clients = [case.client(&server).await, case.client(&server).await];
-        for _ in 0..3 {
-            for client in &mut clients {
-                let address = client.tcp().local_addr().unwrap();
-                assert_eq!(client.exchange(HELLO).await, format!("200 {address}"));
-            }
+    let server = case.http().serve(teller()).unwrap();
+    let mut clients = [case.client(&server).await, case.client(&server).await];
+    for _ in 0..3 {
+        for client in &mut clients {
+            let address = client.tcp().local_addr().unwrap();
+            assert_eq!(client.exchange(HELLO).await, format!("200 {address}"));
         }
     }
-    let server = case.http(Park::AtOnce).connect_info(false).serve(teller()).unwrap();
+    let server = case.http().connect_info(false).serve(teller()).unwrap();
     assert_eq!(case.client(&server).await.exchange(HELLO).await, "200 none");
     #[cfg(feature = "axum")]
     {
@@ -225,7 +145,7 @@ async fn addresses(case: Case) {
         use std::net::SocketAddr;
         let told =
             |ConnectInfo(address): ConnectInfo<SocketAddr>| async move { address.to_string() };
-        let server = case.http(Park::AtOnce).serve(Router::new().fallback(told)).unwrap();
+        let server = case.http().serve(Router::new().fallback(told)).unwrap();
         let mut client = case.client(&server).await;
         let address = client.tcp().local_addr().unwrap();
         assert_eq!(client.exchange(HELLO).await, format!("200 {address}"));
@@ -237,26 +157,26 @@ async fn unix_sockets(case: Case) {
     let path = std::env::temp_dir().join(name);
     let _ = std::fs::remove_file(&path);
     let listen = format!("unix:{}", path.display());
-    for park in PARKS {
-        let server = Server::builder().listen(&*listen).mode(case.mode).park(park);
-        let server = server.serve(teller()).unwrap();
-        let mut client = UnixStream::connect(&path).await.unwrap();
-        for _ in 0..3 {
-            client.write_all(HELLO.as_bytes()).await.unwrap();
-            let mut bytes = [0; 1024];
-            let count = client.read(&mut bytes).await.unwrap();
-            let reply = String::from_utf8_lossy(&bytes[..count]);
-            assert!(
-                reply.starts_with("HTTP/1.1 200") && reply.ends_with("\r\n\r\nunix"),
-                "{reply}"
-            );
-        }
-        at_rest(&server, 1, if park == Park::AtOnce { 0 } else { 1 }).await;
-        drop(client);
-        nothing_left(&server).await;
-        drop(server);
-        std::fs::remove_file(&path).unwrap();
+    let server = Server::builder().listen(&*listen).mode(case.mode);
+    let server = server.serve(teller()).unwrap();
+    let mut client = UnixStream::connect(&path).await.unwrap();
+    for _ in 0..3 {
+        client.write_all(HELLO.as_bytes()).await.unwrap();
+        let mut bytes = [0; 1024];
+        let count = client.read(&mut bytes).await.unwrap();
+        let reply = String::from_utf8_lossy(&bytes[..count]);
+        assert!(reply.starts_with("HTTP/1.1 200") && reply.ends_with("\r\n\r\nunix"), "{reply}");
     }
+    at_rest(&server, 1, 0).await;
+    drop(client);
+    nothing_left(&server).await;
+    drop(server);
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn the_default_mode_parks() {
+    assert!(format!("{:?}", Server::builder()).contains("mode: EventDriven"));
 }
 
 #[test]
@@ -283,10 +203,10 @@ fn the_short_way() {
         assert_eq!(busy.reply().await.text(), "200 let go");
         assert_eq!(busy.rest_text().await, "");
         let report = serving.await.unwrap().unwrap();
-        assert_eq!((report.closed, report.others, report.aborted, report.left), (2, 0, 0, 0));
+        assert_eq!((report.closed, report.others, report.aborted, report.still_open), (2, 0, 0, 0));
 
-        // Without a signal it serves until it is dropped.
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        // Without a signal it serves until it is dropped. Tokio's listeners will do, too.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(http::serve(listener, app.router()).into_future());
         let tcp = tokio::net::TcpStream::connect(address).await.unwrap();

@@ -13,7 +13,7 @@ use crate::support::server::{Case, in_all_cases};
 use axum::body::Body;
 use axum::http::{Request, Response};
 use http_body_util::BodyExt;
-use millpond_server::http::{Park, RequestBody, Server};
+use millpond_server::http::{RequestBody, Server};
 use tower::Service;
 
 in_all_cases!(single: one_serves_all, old_requests_leave_no_trace, large_ones_are_not_kept);
@@ -85,13 +85,9 @@ struct Rig {
 
 impl Rig {
     fn new(case: Case, handle: Handle) -> (Self, Arc<Mutex<Vec<Waker>>>) {
-        Self::parking(case, Park::AtOnce, handle)
-    }
-
-    fn parking(case: Case, park: Park, handle: Handle) -> (Self, Arc<Mutex<Vec<Waker>>>) {
         let service = Counted::new(handle);
         let (clones, wakers) = (service.clones.clone(), service.wakers.clone());
-        let server = case.http(park).serve(service).unwrap();
+        let server = case.http().serve(service).unwrap();
         let built = clones.load(Ordering::Relaxed);
         (Self { case, server, clones, built }, wakers)
     }
@@ -170,32 +166,28 @@ async fn large_ones_are_not_kept(case: Case) {
 
 /// What has come behind a request stays its connection's.
 async fn beginnings_are_not_passed_on(case: Case) {
-    for park in [Park::AtOnce, Park::Warm(1)] {
-        let (mut rig, _) = Rig::parking(case, park, tell);
-        let (mut one, mut other) = (rig.client().await, rig.client().await);
-        for _ in 0..2 {
-            assert_eq!(one.exchange(HELLO).await, "200 /hello  0");
-        }
-        // A part of the body that ends as heads do, and then as much of the next request.
-        one.send(format!("{}{}\r\n\r\n", post("/", 40), "x".repeat(19))).await;
-        support::eventually(|| rig.server.status().parked == 2).await;
-        one.send(format!("{}GET /evil HTTP/1.1\r\nx: ", "x".repeat(17))).await;
-        assert_eq!(one.reply().await.text(), "200 /  40");
-        support::eventually(|| rig.server.status().parked == 2).await;
-        for _ in 0..3 {
-            let request = "GET /private HTTP/1.1\r\nhost: a\r\nsecret: mine\r\n\r\n";
-            assert_eq!(other.exchange(request).await, "200 /private mine 0");
-        }
-        assert_eq!(one.exchange("y\r\nhost: a\r\n\r\n").await, "200 /evil  0");
-        // An empty line is one that hyper still holds.
-        assert_eq!(one.exchange(format!("{HELLO}\r\n")).await, "200 /hello  0");
-        support::eventually(|| rig.server.status().parked == 2).await;
-        if park == Park::AtOnce {
-            assert_eq!(rig.built(8).await, 2);
-            assert_eq!(other.exchange(HELLO).await, "200 /hello  0");
-            assert_eq!(rig.built(1).await, 1);
-        }
+    let (mut rig, _) = Rig::new(case, tell);
+    let (mut one, mut other) = (rig.client().await, rig.client().await);
+    for _ in 0..2 {
+        assert_eq!(one.exchange(HELLO).await, "200 /hello  0");
     }
+    // A part of the body that ends as heads do, and then as much of the next request.
+    one.send(format!("{}{}\r\n\r\n", post("/", 40), "x".repeat(19))).await;
+    support::eventually(|| rig.server.status().parked == 2).await;
+    one.send(format!("{}GET /evil HTTP/1.1\r\nx: ", "x".repeat(17))).await;
+    assert_eq!(one.reply().await.text(), "200 /  40");
+    support::eventually(|| rig.server.status().parked == 2).await;
+    for _ in 0..3 {
+        let request = "GET /private HTTP/1.1\r\nhost: a\r\nsecret: mine\r\n\r\n";
+        assert_eq!(other.exchange(request).await, "200 /private mine 0");
+    }
+    assert_eq!(one.exchange("y\r\nhost: a\r\n\r\n").await, "200 /evil  0");
+    // An empty line is one that hyper still holds.
+    assert_eq!(one.exchange(format!("{HELLO}\r\n")).await, "200 /hello  0");
+    support::eventually(|| rig.server.status().parked == 2).await;
+    assert_eq!(rig.built(8).await, 2);
+    assert_eq!(other.exchange(HELLO).await, "200 /hello  0");
+    assert_eq!(rig.built(1).await, 1);
 }
 
 /// The body was dropped unread, though all of it had come.
@@ -231,12 +223,12 @@ async fn old_wakers_disturb_nobody(case: Case) {
     assert_eq!(rig.built(1).await, 1);
     let old = wakers.lock().unwrap().pop().unwrap();
     // While the state is nobody's.
-    let bursts = rig.server.status().bursts;
+    let turns = rig.server.status().turns;
     for _ in 0..3 {
         old.wake_by_ref();
         rig.built(0).await;
     }
-    assert_eq!(rig.server.status().bursts, bursts);
+    assert_eq!(rig.server.status().turns, turns);
     assert_eq!(second.exchange(get("/keep")).await, "200 1");
     assert_eq!(rig.built(1).await, 0);
     wakers.lock().unwrap().clear();

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 
 use crate::support::http::app::{App, echoes};
-use crate::support::http::server::{HELLO, PARKS, at_rest, nothing_left};
+use crate::support::http::server::{HELLO, at_rest, nothing_left};
 use crate::support::server::{Case, Client, in_all_cases};
 use crate::support::*;
 use axum::Router;
@@ -59,86 +59,79 @@ async fn upgraded(case: Case, server: &Server, head: &str, more: &str) -> Client
 }
 
 async fn echo(case: Case) {
-    for park in PARKS {
-        let server = case.http(park).serve(router(echoes)).unwrap();
-        let much = "much more ".repeat(10_000);
-        for (head, more) in
-            [("", ""), (LATE, ""), ("", "together "), (LATE, "together "), ("", &much)]
-        {
-            let mut client = upgraded(case, &server, head, more).await;
-            assert!(client.read_exact(more.len()).await == more.as_bytes());
-            for n in 0..100 {
-                let text = format!("{n} ").repeat(n * 10 + 1);
-                client.send(&text).await;
-                assert!(client.read_exact(text.len()).await == text.as_bytes());
-            }
-            let status = server.status();
-            assert_eq!((status.open, status.parked, status.thawed), (1, 0, 0), "{status:?}");
-            drop(client);
-            nothing_left(&server).await;
+    let server = case.http().serve(router(echoes)).unwrap();
+    let much = "much more ".repeat(10_000);
+    for (head, more) in [("", ""), (LATE, ""), ("", "together "), (LATE, "together "), ("", &much)]
+    {
+        let mut client = upgraded(case, &server, head, more).await;
+        assert!(client.read_exact(more.len()).await == more.as_bytes());
+        for n in 0..100 {
+            let text = format!("{n} ").repeat(n * 10 + 1);
+            client.send(&text).await;
+            assert!(client.read_exact(text.len()).await == text.as_bytes());
         }
+        let status = server.status();
+        assert_eq!((status.open, status.parked, status.http_states), (1, 0, 0), "{status:?}");
+        drop(client);
+        nothing_left(&server).await;
     }
 }
 
 async fn half_open(case: Case) {
-    for park in PARKS {
-        // The client's side ends first, and is still answered.
-        let server = case.http(park).serve(router(echoes)).unwrap();
-        let mut client = upgraded(case, &server, "", "").await;
-        client.send("last words").await;
-        client.finish().await;
-        assert_eq!(client.rest_text().await, "last words");
-        nothing_left(&server).await;
+    // The client's side ends first, and is still answered.
+    let server = case.http().serve(router(echoes)).unwrap();
+    let mut client = upgraded(case, &server, "", "").await;
+    client.send("last words").await;
+    client.finish().await;
+    assert_eq!(client.rest_text().await, "last words");
+    nothing_left(&server).await;
 
-        // The server's side ends first, and still hears.
-        let server = case.http(park).serve(router(|mut io: TokioIo<Upgraded>| async move {
-            io.write_all(b"bye").await?;
-            io.shutdown().await?;
-            let mut bytes = Vec::new();
-            io.read_to_end(&mut bytes).await?;
-            assert_eq!(bytes, b"still here");
-            Ok(())
-        }));
-        let server = server.unwrap();
-        let mut client = upgraded(case, &server, "", "").await;
-        assert_eq!(client.rest_text().await, "bye");
-        settle().await;
-        assert_eq!(server.status().open, 1);
-        client.send("still here").await;
-        client.finish().await;
-        nothing_left(&server).await;
-    }
+    // The server's side ends first, and still hears.
+    let server = case.http().serve(router(|mut io: TokioIo<Upgraded>| async move {
+        io.write_all(b"bye").await?;
+        io.shutdown().await?;
+        let mut bytes = Vec::new();
+        io.read_to_end(&mut bytes).await?;
+        assert_eq!(bytes, b"still here");
+        Ok(())
+    }));
+    let server = server.unwrap();
+    let mut client = upgraded(case, &server, "", "").await;
+    assert_eq!(client.rest_text().await, "bye");
+    settle().await;
+    assert_eq!(server.status().open, 1);
+    client.send("still here").await;
+    client.finish().await;
+    nothing_left(&server).await;
 }
 
 async fn dropped_by_its_owner(case: Case) {
-    for park in PARKS {
-        let server = case.http(park).serve(router(|io: TokioIo<Upgraded>| async move {
-            drop(io);
-            Ok(())
-        }));
-        let server = server.unwrap();
-        for _ in 0..3 {
-            let mut client = upgraded(case, &server, "", "").await;
-            assert_eq!(client.gone().await, b"");
-            nothing_left(&server).await;
-        }
-        // Never fetched at all.
-        let ignores = || async { (StatusCode::SWITCHING_PROTOCOLS, [("upgrade", "raw")]) };
-        let app = Router::new().route("/up", axum::routing::get(ignores));
-        let app = app.fallback_service(App::default().router());
-        let server = case.http(park).serve(app).unwrap();
+    let server = case.http().serve(router(|io: TokioIo<Upgraded>| async move {
+        drop(io);
+        Ok(())
+    }));
+    let server = server.unwrap();
+    for _ in 0..3 {
         let mut client = upgraded(case, &server, "", "").await;
-        client.gone().await;
+        assert_eq!(client.gone().await, b"");
         nothing_left(&server).await;
-        // Refused, it goes on as it was.
-        let refuses = Router::new().fallback(|| async { (StatusCode::FORBIDDEN, "no") });
-        let server = case.http(park).serve(refuses).unwrap();
-        let mut client = case.client(&server).await;
-        for _ in 0..3 {
-            assert_eq!(client.exchange(&[UPGRADE, "\r\n"].concat()).await, "403 no");
-        }
-        at_rest(&server, 1, 0).await;
     }
+    // Never fetched at all.
+    let ignores = || async { (StatusCode::SWITCHING_PROTOCOLS, [("upgrade", "raw")]) };
+    let app = Router::new().route("/up", axum::routing::get(ignores));
+    let app = app.fallback_service(App::default().router());
+    let server = case.http().serve(app).unwrap();
+    let mut client = upgraded(case, &server, "", "").await;
+    client.gone().await;
+    nothing_left(&server).await;
+    // Refused, it goes on as it was.
+    let refuses = Router::new().fallback(|| async { (StatusCode::FORBIDDEN, "no") });
+    let server = case.http().serve(refuses).unwrap();
+    let mut client = case.client(&server).await;
+    for _ in 0..3 {
+        assert_eq!(client.exchange(&[UPGRADE, "\r\n"].concat()).await, "403 no");
+    }
+    at_rest(&server, 1, 0).await;
 }
 
 /// One reads, another writes what that has read.
@@ -159,7 +152,7 @@ async fn halves(io: TokioIo<Upgraded>) -> io::Result<()> {
 }
 
 async fn halves_in_two_tasks(case: Case) {
-    let server = case.http(PARKS[0]).serve(router(halves)).unwrap();
+    let server = case.http().serve(router(halves)).unwrap();
     let mut client = upgraded(case, &server, "", "").await;
     for n in 0..10_000 {
         client.send([n as u8]).await;

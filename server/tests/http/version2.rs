@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2::SendRequest;
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use millpond_server::http::{Park, RequestBody, Server};
+use millpond_server::http::{RequestBody, Server};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -57,7 +57,7 @@ impl Client {
 
 async fn many_streams(case: Case) {
     let app = App::default();
-    let server = serve(case.http(Park::AtOnce), &app);
+    let server = serve(case.http(), &app);
     let (client, connection) = connect(case, &server).await;
     let asking: Vec<_> = (0..20u8)
         .map(|n| {
@@ -79,7 +79,7 @@ async fn many_streams(case: Case) {
         asking.await.unwrap();
     }
     let status = server.status();
-    assert_eq!((status.open, status.parked, status.thawed), (1, 0, 1), "{status:?}");
+    assert_eq!((status.open, status.parked, status.http_states), (1, 0, 1), "{status:?}");
     app.gate("a").open();
     assert_eq!(held.await.unwrap().unwrap(), "let go");
     drop(client);
@@ -89,10 +89,10 @@ async fn many_streams(case: Case) {
 
 async fn idle_ones_are_closed(case: Case) {
     let app = App::default();
-    let server = serve(case.timeless(Park::AtOnce).keep_alive_timeout(LIMIT), &app);
+    let server = serve(case.timeless().keep_alive_timeout(LIMIT), &app);
     for used in [false, true] {
         let (client, connection) = connect(case, &server).await;
-        eventually(|| server.status().thawed == 1).await;
+        eventually(|| server.status().http_states == 1).await;
         if used {
             assert_eq!(no_time(client.ask("/echo", "body")).await.unwrap(), "body");
             sleep(LIMIT - SECOND).await;
@@ -117,7 +117,7 @@ async fn idle_ones_are_closed(case: Case) {
 /// Wherever a stream has ended, its connection gets to know.
 async fn idle_ones_are_closed_under_load(case: Case) {
     let timeout = Duration::from_millis(50);
-    let builder = case.timeless(Park::AtOnce).keep_alive_timeout(timeout).per_peer(None);
+    let builder = case.timeless().keep_alive_timeout(timeout).max_connections_per_ip(None);
     let server = Arc::new(serve(builder, &App::default()));
     for _ in 0..5 {
         let clients = (0..20).map(|_| {
@@ -139,7 +139,7 @@ async fn idle_ones_are_closed_under_load(case: Case) {
 
 async fn shutdown_lets_streams_finish(case: Case) {
     let app = App::default();
-    let server = Arc::new(serve(case.timeless(Park::AtOnce), &app));
+    let server = Arc::new(serve(case.timeless(), &app));
     let (idle, idle_connection) = connect(case, &server).await;
     assert_eq!(no_time(idle.ask("/echo", "body")).await.unwrap(), "body");
     let (silent, silent_connection) = connect(case, &server).await;
@@ -151,7 +151,7 @@ async fn shutdown_lets_streams_finish(case: Case) {
         })
         .into();
     eventually(|| app.inside().now() == 1 && app.notes() == 3).await;
-    eventually(|| server.status().thawed == 3).await;
+    eventually(|| server.status().http_states == 3).await;
     let start = Instant::now();
     let ending = tokio::spawn({
         let server = server.clone();
@@ -171,7 +171,7 @@ async fn shutdown_lets_streams_finish(case: Case) {
     assert_eq!(no_time(held.next().unwrap()).await.unwrap().unwrap().len(), 27);
     no_time(busy_connection).await.unwrap().unwrap();
     let report = no_time(ending).await.unwrap();
-    assert_eq!((report.closed, report.others, report.aborted, report.left), (3, 0, 0, 0));
+    assert_eq!((report.closed, report.others, report.aborted, report.still_open), (3, 0, 0, 0));
     assert_eq!(start.elapsed().as_secs(), 10);
     nothing_left(&server).await;
     drop((idle, silent, busy));
@@ -179,12 +179,12 @@ async fn shutdown_lets_streams_finish(case: Case) {
 
 async fn cut_off(case: Case) {
     let app = App::default();
-    let server = serve(case.timeless(Park::AtOnce), &app);
+    let server = serve(case.timeless(), &app);
     let (client, connection) = connect(case, &server).await;
     let held = tokio::spawn(async move { client.ask("/held/a", "").await });
     eventually(|| app.inside().now() == 1).await;
     let report = server.shutdown(10 * SECOND).await;
-    assert_eq!((report.closed, report.others, report.aborted, report.left), (0, 0, 1, 0));
+    assert_eq!((report.closed, report.others, report.aborted, report.still_open), (0, 0, 1, 0));
     assert!(soon(held).await.unwrap().is_err());
     let _ = soon(connection).await;
     eventually(|| app.inside().now() == 0).await;
@@ -193,11 +193,11 @@ async fn cut_off(case: Case) {
 
 async fn dropped_it_closes_all(case: Case) {
     let app = App::default();
-    let server = serve(case.timeless(Park::AtOnce), &app);
+    let server = serve(case.timeless(), &app);
     let (idle, idle_connection) = connect(case, &server).await;
     let (client, connection) = connect(case, &server).await;
     let held = tokio::spawn(async move { client.ask("/held/a", "").await });
-    eventually(|| app.inside().now() == 1 && server.status().thawed == 2).await;
+    eventually(|| app.inside().now() == 1 && server.status().http_states == 2).await;
     drop(server);
     assert!(soon(held).await.unwrap().is_err());
     let _ = soon(connection).await;
@@ -213,7 +213,7 @@ async fn panics_in_call(case: Case) {
         assert_ne!(request.uri().path(), "/panic");
         ready(Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from("fine")))))
     });
-    let server = case.timeless(Park::AtOnce).serve(service).unwrap();
+    let server = case.timeless().serve(service).unwrap();
     let (client, connection) = connect(case, &server).await;
     for _ in 0..3 {
         assert!(client.ask("/panic", "").await.is_err());
@@ -225,7 +225,7 @@ async fn panics_in_call(case: Case) {
 }
 
 async fn panics(case: Case) {
-    let server = serve(case.timeless(Park::AtOnce), &App::default());
+    let server = serve(case.timeless(), &App::default());
     let (client, connection) = connect(case, &server).await;
     for _ in 0..3 {
         assert!(client.ask("/panic", "").await.is_err());

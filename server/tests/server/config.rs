@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::*;
 use millpond::Pool;
-use millpond_server::{Builder, Listen, Mode, Server, ServerConfig, ServerEntry, SlowReader};
+use millpond_server::{Listen, Mode, Server, ServerBuilder, ServerConfig, ServerEntry, SlowReader};
 
 const ADDRESS: &str = "127.0.0.1:0";
 
@@ -30,11 +30,11 @@ fn from_json(text: &str) -> Result<ServerConfig, String> {
     })
 }
 
-fn listening() -> Builder {
+fn listening() -> ServerBuilder {
     Server::builder().listen(ADDRESS)
 }
 
-fn same(config: &ServerConfig, expected: &Builder) {
+fn same(config: &ServerConfig, expected: &ServerBuilder) {
     let builders = config.builders().unwrap();
     let [(_, builder)] = &builders[..] else { panic!("{builders:?}") };
     assert_eq!(format!("{builder:?}"), format!("{expected:?}"));
@@ -43,16 +43,16 @@ fn same(config: &ServerConfig, expected: &Builder) {
 #[test]
 fn each_key_alone_is_what_the_builder_is_told() {
     let s = Duration::from_secs;
-    let cases: [(&str, &str, Builder); 33] = [
+    let cases: [(&str, &str, ServerBuilder); 31] = [
         ("name", "\"echo\"", listening()),
         ("mode", "\"dedicated\"", listening().mode(Mode::Dedicated)),
         ("mode", "\"event-driven\"", listening().mode(Mode::EventDriven)),
         ("use_netpoll_mode", "true", listening().mode(Mode::EventDriven)),
         ("use_netpoll_mode", "false", listening().mode(Mode::Dedicated)),
         ("max_connections", "77", listening().max_connections(77)),
-        ("per_peer", "7", listening().per_peer(7)),
-        ("per_peer", "\"unlimited\"", listening().per_peer(None)),
-        ("on_overload", "\"busy\\r\\n\"", listening().on_overload("busy\r\n")),
+        ("max_connections_per_ip", "7", listening().max_connections_per_ip(7)),
+        ("max_connections_per_ip", "\"unlimited\"", listening().max_connections_per_ip(None)),
+        ("overload_response", "\"busy\\r\\n\"", listening().overload_response("busy\r\n")),
         ("first_byte_timeout", "\"11s\"", listening().first_byte_timeout(s(11))),
         ("first_byte_timeout", "\"never\"", listening().first_byte_timeout(None)),
         ("handshake_timeout", "\"12s\"", listening().handshake_timeout(s(12))),
@@ -64,16 +64,14 @@ fn each_key_alone_is_what_the_builder_is_told() {
         ("write_timeout", "\"250ms\"", listening().write_timeout(Duration::from_millis(250))),
         ("write_timeout", "\"never\"", listening().write_timeout(None)),
         ("drain_timeout", "\"1m\"", listening().drain_timeout(s(60))),
-        ("max_frame", "1000", listening().max_frame(1000)),
-        ("max_frame", "\"512B\"", listening().max_frame(512)),
-        ("turn_bytes", "\"8 KiB\"", listening().turn_bytes(8192)),
-        ("turn_frames", "9", listening().turn_frames(9)),
-        ("outgoing", "\"3MiB\"", listening().outgoing(3 << 20)),
-        ("outgoing_total", "\"2GiB\"", listening().outgoing_total(2 << 30)),
+        ("max_frame_size", "1000", listening().max_frame_size(1000)),
+        ("max_frame_size", "\"512B\"", listening().max_frame_size(512)),
+        ("read_budget_bytes", "\"8 KiB\"", listening().read_budget_bytes(8192)),
+        ("read_budget_frames", "9", listening().read_budget_frames(9)),
+        ("send_buffer", "\"3MiB\"", listening().send_buffer(3 << 20)),
+        ("send_buffer_total", "\"2GiB\"", listening().send_buffer_total(2 << 30)),
         ("slow_reader", "\"close\"", listening().slow_reader(SlowReader::Close)),
         ("slow_reader", "\"wait\"", listening().slow_reader(SlowReader::Wait)),
-        ("coalesce", "\"500us\"", listening().coalesce(Duration::from_micros(500))),
-        ("coalesce", "\"never\"", listening().coalesce(None)),
         ("listen", "\"unix:/run/x\"", Server::builder().listen(Listen::unix("/run/x"))),
         ("listen", "[\"[::1]:5\"]", Server::builder().listen("[::1]:5")),
         ("listen", "[\"a:1\", \"b:2\"]", Server::builder().listen("a:1").listen("b:2")),
@@ -84,8 +82,7 @@ fn each_key_alone_is_what_the_builder_is_told() {
             println!("{key} = {value}");
             same(&config.unwrap(), &expected);
         }
-        let default = matches!(value, "\"dedicated\"" | "false" | "\"wait\"")
-            || (key, value) == ("coalesce", "\"never\"");
+        let default = matches!(value, "\"dedicated\"" | "false" | "\"wait\"");
         let told = key == "name" || default;
         assert_eq!(format!("{expected:?}") == plain, told, "{key} = {value} tells nothing");
     }
@@ -103,7 +100,7 @@ fn what_is_not_given_has_the_builders_default() {
 }
 
 const FULL_TOML: &str = r#"
-[pools.bursts]
+[pools.turns]
 size = 8
 queue = 4
 idle_timeout = "1s"
@@ -121,7 +118,7 @@ listen = [
     { address = "127.0.0.1:7001", mode = "event-driven", backlog = 5, reuse_port = true },
     { address = "127.0.0.1:7002", use_netpoll_mode = true, nodelay = false, keepalive = "never" },
 ]
-pool = "bursts"
+pool = "turns"
 
 [[servers]]
 listen = { address = "127.0.0.1:7003", keepalive = "2m", mode = "dedicated" }
@@ -140,7 +137,7 @@ const FULL_JSON: &str = r#"{
                 {"address": "127.0.0.1:7002", "use_netpoll_mode": true, "nodelay": false,
                     "keepalive": "never"}
             ],
-            "pool": "bursts"
+            "pool": "turns"
         },
         {
             "listen": {"address": "127.0.0.1:7003", "keepalive": "2m", "mode": "dedicated"},
@@ -150,7 +147,7 @@ const FULL_JSON: &str = r#"{
         }
     ],
     "pools": {
-        "bursts": {
+        "turns": {
             "size": 8, "queue": 4, "idle_timeout": "1s", "min_idle": 2, "overflow_limit": 0
         },
         "other": {"size": 1, "name": "named"}
@@ -165,7 +162,7 @@ fn both(body: impl Fn(ServerConfig)) {
 #[test]
 fn listeners_have_settings_of_their_own() {
     both(|config| {
-        let pool = Pool::builder().size(8).name("bursts").build().unwrap();
+        let pool = Pool::builder().size(8).name("turns").build().unwrap();
         let expected = Server::builder()
             .listen("127.0.0.1:7000")
             .listen(
@@ -214,24 +211,24 @@ fn pools_have_their_settings_and_are_shared_by_name() {
     single(async {
         for config in [from_toml(FULL_TOML).unwrap(), from_json(FULL_JSON).unwrap()] {
             let pools: BTreeMap<_, _> = config.pools().collect();
-            let bursts = pools["bursts"];
-            let status = bursts.status();
-            assert_eq!((bursts.name(), status.size, status.queue), ("bursts", 8, 4));
+            let turns = pools["turns"];
+            let status = turns.status();
+            assert_eq!((turns.name(), status.size, status.queue), ("turns", 8, 4));
             assert_eq!(pools["other"].name(), "named");
 
             // The servers', and that of clones, is this one.
-            let held = fill(bursts);
+            let held = fill(turns);
             let [few, many] = config.servers() else { panic!() };
             assert_eq!(few.pool().unwrap().status().running, 8);
             assert_eq!(config.clone().servers()[0].pool().unwrap().status().running, 8);
             assert_eq!(many.pool().unwrap().status().running, 0);
-            assert!(bursts.schedule_always(async {}).is_err(), "nothing may go beyond the size");
+            assert!(turns.schedule_always(async {}).is_err(), "nothing may go beyond the size");
             release(held).await;
 
-            bursts.prewarm(8);
-            eventually(|| bursts.status().idle > 2).await;
+            turns.prewarm(8);
+            eventually(|| turns.status().idle > 2).await;
             let start = std::time::Instant::now();
-            eventually(|| bursts.status().workers == 2).await;
+            eventually(|| turns.status().workers == 2).await;
             let took = start.elapsed();
             assert!(took > Duration::from_millis(500), "workers are idle for a second: {took:?}");
         }
@@ -257,7 +254,7 @@ struct Around {
 fn parts_of_larger_configurations() {
     let text = "greeting = 'hi'\nlisten = '127.0.0.1:0'\nidle_timeout = '1s'\nturn_frames = 3\n";
     let flat: Flattened = toml::from_str(text).unwrap();
-    let expected = listening().idle_timeout(Duration::from_secs(1)).turn_frames(3);
+    let expected = listening().idle_timeout(Duration::from_secs(1)).read_budget_frames(3);
     assert_eq!(flat.greeting, "hi");
     assert_eq!(flat.server.name(), "server");
     assert_eq!(format!("{:?}", flat.server.builder().unwrap()), format!("{expected:?}"));

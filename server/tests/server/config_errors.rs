@@ -26,7 +26,8 @@ fn refused(key: &str, value: &str, expected: &str) {
 
 const DEADLINES: [&str; 5] =
     ["first_byte_timeout", "handshake_timeout", "frame_timeout", "idle_timeout", "write_timeout"];
-const SIZES: [&str; 4] = ["max_frame", "turn_bytes", "outgoing", "outgoing_total"];
+const SIZES: [&str; 4] =
+    ["max_frame_size", "read_budget_bytes", "send_buffer", "send_buffer_total"];
 
 #[test]
 fn durations_want_a_unit() {
@@ -71,9 +72,13 @@ fn other_values_want_their_form() {
         ("slow_reader", r#""drop""#, r#""drop": accepted is "wait" or "close""#),
         ("max_connections", r#""10""#, r#""10": accepted is a whole number"#),
         ("max_connections", "-1", "-1: accepted is a whole number"),
-        ("turn_frames", "1.0", "1.0: accepted is a whole number"),
-        ("per_peer", r#""never""#, r#""never": accepted is a whole number, or "unlimited""#),
-        ("on_overload", "[]", "a list: accepted is a text"),
+        ("read_budget_frames", "1.0", "1.0: accepted is a whole number"),
+        (
+            "max_connections_per_ip",
+            r#""never""#,
+            r#""never": accepted is a whole number, or "unlimited""#,
+        ),
+        ("overload_response", "[]", "a list: accepted is a text"),
         ("pool", "5", "5: accepted is a table of settings, or the name of one of `pools`"),
         ("tls", "true", "true: accepted is a table with `certificate` and `key`"),
     ];
@@ -86,10 +91,15 @@ fn other_values_want_their_form() {
 fn zero_is_refused_as_by_the_builder() {
     let number = "0: accepted is a number from 1";
     refused("max_connections", "0", &format!("`servers[1].max_connections` cannot be {number}"));
-    refused("turn_frames", "0", &format!("`servers[1].turn_frames` cannot be {number}"));
-    let expected =
-        format!("`servers[1].per_peer` cannot be {number}, or \"unlimited\" for no bound");
-    refused("per_peer", "0", &expected);
+    refused(
+        "read_budget_frames",
+        "0",
+        &format!("`servers[1].read_budget_frames` cannot be {number}"),
+    );
+    let expected = format!(
+        "`servers[1].max_connections_per_ip` cannot be {number}, or \"unlimited\" for no bound"
+    );
+    refused("max_connections_per_ip", "0", &expected);
     for key in SIZES {
         let expected = format!("`servers[1].{key}` cannot be 0: accepted is one byte or more");
         refused(key, "0", &expected);
@@ -102,9 +112,6 @@ fn zero_is_refused_as_by_the_builder() {
         let expected = format!("`{path}` cannot be 34560000s: accepted is {accepted}");
         refused(key, r#""400days""#, &expected);
     }
-    let expected =
-        "`servers[1].coalesce` cannot be 0ns: accepted is from 50 µs to 10 ms, or \"never\"";
-    refused("coalesce", r#""0s""#, expected);
 }
 
 #[test]
@@ -113,7 +120,7 @@ fn keys_are_known_and_given_once() {
     let (start, keys) = error.split_once(": accepted are ").unwrap();
     assert_eq!(start, "there is no key `servers[0].frame_timout`");
     assert!(keys.starts_with("name, listen, mode, use_netpoll_mode, pool, max_connections, "));
-    assert!(keys.ends_with(", coalesce, tls, http"), "{keys}");
+    assert!(keys.ends_with(", slow_reader, tls, http"), "{keys}");
 
     assert_eq!(toml_error("server = 1"), "there is no key `server`: accepted are servers, pools");
     let cases = [

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millpond_server::ServerEntry;
-use millpond_server::http::{Park, Server};
+use millpond_server::http::Server;
 
 fn entry(text: &str) -> Result<ServerEntry, String> {
     let text = format!("listen = '127.0.0.1:0'\n{text}");
@@ -17,15 +17,12 @@ fn each_key_is_what_the_builder_is_told() {
     let cases = [
         ("", listening()),
         ("http = {}", listening()),
-        ("http.park = 'at-once'", listening().park(Park::AtOnce)),
-        ("http.park = 7", listening().park(Park::Warm(7))),
-        ("http.park = '1s'", listening().park(Park::After(second))),
         ("http.body_timeout = '1s'", listening().body_timeout(second)),
         ("http.body_timeout = 'never'", listening().body_timeout(None)),
         ("http.connect_info = false", listening().connect_info(false)),
         ("idle_timeout = '1s'", listening().keep_alive_timeout(second)),
-        ("frame_timeout = '1s'", listening().header_timeout(second)),
-        ("max_frame = '1KiB'", listening().max_head(1024)),
+        ("frame_timeout = '1s'", listening().header_read_timeout(second)),
+        ("max_frame_size = '1KiB'", listening().max_header_size(1024)),
     ];
     for (text, expected) in cases {
         let builder = entry(text).unwrap().http().unwrap();
@@ -36,9 +33,6 @@ fn each_key_is_what_the_builder_is_told() {
 #[test]
 fn what_cannot_be_is_told_by_its_path() {
     let cases = [
-        ("http.park = 0", "`http.park` cannot be"),
-        ("http.park = '0s'", "`http.park` cannot be"),
-        ("http.park = 'never'", "`http.park` cannot be \"never\""),
         ("http.body_timeout = '0s'", "`http.body_timeout` cannot be"),
         ("http.body_timeout = 5", "`http.body_timeout` cannot be 5"),
         ("http.connect_info = 1", "`http.connect_info` cannot be 1"),

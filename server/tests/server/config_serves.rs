@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::codec::LinesCodec;
 
 const FILE: &str = r#"
-[pools.bursts]
+[pools.turns]
 size = 4
 
 [[servers]]
@@ -24,18 +24,18 @@ listen = "127.0.0.1:0"
 [[servers]]
 name = "many"
 use_netpoll_mode = true
-pool = "bursts"
+pool = "turns"
 listen = ["127.0.0.1:0", { address = "127.0.0.1:0", mode = "dedicated" }]
 "#;
 
 const JSON: &str = r#"{
-    "pools": {"bursts": {"size": 4}},
+    "pools": {"turns": {"size": 4}},
     "servers": [
         {"name": "few", "listen": "127.0.0.1:0"},
         {
             "name": "many",
             "use_netpoll_mode": true,
-            "pool": "bursts",
+            "pool": "turns",
             "listen": ["127.0.0.1:0", {"address": "127.0.0.1:0", "mode": "dedicated"}]
         }
     ]
@@ -75,12 +75,12 @@ fn modes_are_held(config: ServerConfig) {
     single(async move {
         let servers = start(&config);
         let [few, many] = &servers[..] else { panic!() };
-        let bursts = config.servers()[1].pool().unwrap();
+        let turns = config.servers()[1].pool().unwrap();
         assert_eq!(tasks_of(few, few.local_addrs()[0]).await, 20);
-        assert_eq!(bursts.status().submitted, 0);
+        assert_eq!(turns.status().submitted, 0);
         // A few are workers of the pool.
         assert!(tasks_of(many, many.local_addrs()[0]).await < 5);
-        assert!(bursts.status().submitted >= 20);
+        assert!(turns.status().submitted >= 20);
         assert!(tasks_of(many, many.local_addrs()[1]).await >= 20);
     });
 }

@@ -28,8 +28,12 @@ async fn ends(client: &mut Client) -> Instant {
 fn on_time(case: Case, server: &Server, deadline: Deadline, waited: Duration) {
     assert!(waited >= LIMIT && waited <= LIMIT + LAG, "{case:?}: {waited:?}");
     let status = server.status();
-    assert_eq!((status.closed_by(deadline), status.closed), (1, 1), "{case:?}: {status:?}");
-    assert_eq!((status.deadline_closes(), status.open), (1, 0), "{case:?}: {status:?}");
+    assert_eq!(
+        (status.closed_for(CloseReason::Deadline(deadline)), status.closed),
+        (1, 1),
+        "{case:?}: {status:?}"
+    );
+    assert_eq!((status.closed, status.open), (1, 0), "{case:?}: {status:?}");
 }
 
 async fn first_byte(case: Case) {
@@ -121,7 +125,7 @@ async fn a_frame_counts_from_its_first_byte(case: Case) {
 
 /// A frame of which each turn of the connection reads a part.
 async fn a_large_frame_counts_from_its_first_byte(case: Case) {
-    let server = echo(case.no_deadlines().frame_timeout(LIMIT).turn_bytes(16));
+    let server = echo(case.no_deadlines().frame_timeout(LIMIT).read_budget_bytes(16));
     let mut client = case.connect(&server).await;
     let start = Instant::now();
     let waited = trickles(&mut client, &[b'x'; 40]).await - start - Duration::from_secs(1);
@@ -181,6 +185,7 @@ async fn bytes_that_have_just_come_are_not_lost(case: Case) {
         emptied(&server).await;
     }
     let status = server.status();
-    let ends = status.closed_for(CloseReason::Peer) + status.closed_by(Deadline::Idle);
+    let ends = status.closed_for(CloseReason::Peer)
+        + status.closed_for(CloseReason::Deadline(Deadline::Idle));
     assert_eq!(ends, status.closed, "{case:?}: {status:?}");
 }

@@ -6,7 +6,7 @@ use std::io;
 use crate::support::server::{Case, Client, accounted, closed_for, echo, emptied, in_all_cases};
 use crate::support::*;
 use bytes::{Bytes, BytesMut};
-use millpond_server::{Builder, CloseReason, Server};
+use millpond_server::{CloseReason, Server, ServerBuilder};
 use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec, LinesCodec};
 
 in_all_cases!(single: a_frame_that_is_too_large, a_frame_that_is_too_large_for_its_codec);
@@ -34,7 +34,7 @@ async fn wrongs(case: Case, server: &Server, wrong: &[&[u8]], reason: CloseReaso
 }
 
 async fn a_frame_that_is_too_large(case: Case) {
-    let server = echo(case.builder().max_frame(65)); // with its end
+    let server = echo(case.builder().max_frame_size(65)); // with its end
     let mut client = case.connect(&server).await;
     client.send([b'x'; 64]).await;
     eventually(|| server.status().bytes_in == 64).await;
@@ -43,7 +43,7 @@ async fn a_frame_that_is_too_large(case: Case) {
     drop(client);
     emptied(&server).await;
 
-    let server = echo(case.builder().max_frame(64));
+    let server = echo(case.builder().max_frame_size(64));
     let (large, vast) = ([b'x'; 65], [b'x'; 100_000]);
     // Also one that comes whole, in one read.
     let whole = [&large[..], b"\n"].concat();
@@ -80,7 +80,7 @@ async fn an_answer_that_no_codec_writes(case: Case) {
 }
 
 /// Panics, fails or answers, as the line says.
-fn moody(builder: Builder) -> Server {
+fn moody(builder: ServerBuilder) -> Server {
     let service = |line: String| {
         if line == "panic in call" {
             silent_panic("in call");
@@ -148,7 +148,7 @@ async fn answers_before_a_fault_are_given(case: Case) {
         (b"fail\n", CloseReason::Service),
         (&[b'x'; 2000], CloseReason::FrameTooLarge),
     ] {
-        let server = moody(case.builder().max_frame(1000));
+        let server = moody(case.builder().max_frame_size(1000));
         let mut client = case.connect(&server).await;
         client.send([b"one\ntwo\nthree\n", fault].concat()).await;
         assert_eq!(client.gone().await, b"one\ntwo\nthree\n", "{case:?}: {reason:?}");

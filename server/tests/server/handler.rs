@@ -10,7 +10,7 @@ use crate::support::server::{BoxError, Case, Client, accounted, closed_for, empt
 use crate::support::server::{in_all_cases, parked};
 use crate::support::*;
 use millpond::Pool;
-use millpond_server::{Address, CloseReason, Deadline, Handler, Peer, SendError, Server};
+use millpond_server::{Address, CloseReason, Connection, Deadline, Handler, SendError, Server};
 use millpond_server::{SlowReader, TrySendError};
 use tokio_util::codec::LinesCodec;
 
@@ -46,12 +46,12 @@ async fn greets_and_keeps_state(case: Case) {
     eventually(|| chat.ends().len() == 20).await;
 }
 
-/// Its own burst has to write what it sends.
+/// Its own turn has to write what it sends.
 async fn more_than_there_is_room_for(case: Case) {
     for greeting in [true, false] {
         let chat = if greeting { Chat::greeting("many 2000") } else { Chat::new() };
         let pool = Pool::builder().size(1).build().unwrap();
-        let server = chat.serve(case.builder().outgoing(2000).pool(&pool));
+        let server = chat.serve(case.builder().send_buffer(2000).pool(&pool));
         let mut client = case.connect(&server).await;
         if !greeting {
             client.send("many 2000\n").await;
@@ -68,7 +68,7 @@ async fn more_than_there_is_room_for(case: Case) {
 
 async fn close_flushes_first(case: Case) {
     let chat = Chat::new();
-    let server = chat.serve(case.builder().outgoing(10 << 20));
+    let server = chat.serve(case.builder().send_buffer(10 << 20));
     // From within.
     let mut client = case.connect(&server).await;
     client.send("one\nmany 3000\nclose\nis not served\n").await;
@@ -78,7 +78,7 @@ async fn close_flushes_first(case: Case) {
     }
     assert_eq!(client.rest().await, b"bye\n", "{case:?}");
     drop(client);
-    closed_for(&server, CloseReason::Local, 1).await;
+    closed_for(&server, CloseReason::ClosedByServer, 1).await;
     // From elsewhere, to a peer that is slow.
     let mut client = case.connect_narrow(&server).await;
     let peer = chat.came(2).await.pop().unwrap();
@@ -92,7 +92,7 @@ async fn close_flushes_first(case: Case) {
     }
     assert_eq!(client.rest().await, b"", "{case:?}");
     drop(client);
-    closed_for(&server, CloseReason::Local, 2).await;
+    closed_for(&server, CloseReason::ClosedByServer, 2).await;
     emptied(&server).await;
 }
 
@@ -109,10 +109,10 @@ async fn told(case: Case, chat: &Chat, before: usize, reason: CloseReason) {
 
 async fn every_end_is_told_once(case: Case) {
     let chat = Chat::new();
-    let server = chat.serve(case.builder().max_frame(1000));
+    let server = chat.serve(case.builder().max_frame_size(1000));
     let mut before = 0;
     for (said, reason) in [
-        (&b"close\n"[..], CloseReason::Local),
+        (&b"close\n"[..], CloseReason::ClosedByServer),
         (b"panic\n", CloseReason::Panicked),
         (b"fail\n", CloseReason::Service),
         (b"\xff\n", CloseReason::Codec),
@@ -138,7 +138,7 @@ async fn every_end_is_told_once(case: Case) {
     told(case, &chat, before + 1, CloseReason::Io).await;
     emptied(&server).await;
 
-    let server = chat.serve(case.builder().outgoing(1000).slow_reader(SlowReader::Close));
+    let server = chat.serve(case.builder().send_buffer(1000).slow_reader(SlowReader::Close));
     let mut client = case.connect_narrow(&server).await;
     client.ask("hello").await;
     let peer = chat.peers().pop().unwrap();
@@ -208,7 +208,7 @@ async fn the_end_of_the_server_is_told_once(case: Case) {
             drop(server);
         } else {
             let report = server.shutdown(Duration::from_millis(50)).await;
-            assert_eq!((report.closed, report.aborted, report.left), (1, 2, 0), "{case:?}");
+            assert_eq!((report.closed, report.aborted, report.still_open), (1, 2, 0), "{case:?}");
             emptied(&server).await;
         }
         eventually(|| chat.ends().len() == 3).await;
@@ -229,7 +229,7 @@ async fn an_opening_that_fails(case: Case) {
     for (greeting, reason) in [
         ("panic", CloseReason::Panicked),
         ("fail", CloseReason::Service),
-        ("close", CloseReason::Local),
+        ("close", CloseReason::ClosedByServer),
     ] {
         let chat = Chat::greeting(greeting);
         let server = chat.serve(case.builder());
@@ -304,11 +304,15 @@ impl Handler for Clumsy {
     type Out = String;
     type State = Slippery;
 
-    async fn on_frame(&self, peer: &Peer<String, Slippery>, line: String) -> Result<(), BoxError> {
+    async fn on_frame(
+        &self,
+        peer: &Connection<String, Slippery>,
+        line: String,
+    ) -> Result<(), BoxError> {
         Ok(peer.send(line).await?)
     }
 
-    fn on_close(&self, _: &Peer<String, Slippery>, _: CloseReason) {
+    fn on_close(&self, _: &Connection<String, Slippery>, _: CloseReason) {
         silent_panic("while it is told of the end");
     }
 }
@@ -335,11 +339,11 @@ impl Handler for Slow {
     type Out = String;
     type State = ();
 
-    async fn on_frame(&self, peer: &Peer<String>, line: String) -> Result<(), BoxError> {
+    async fn on_frame(&self, peer: &Connection<String>, line: String) -> Result<(), BoxError> {
         Ok(peer.send(line).await?)
     }
 
-    fn on_close(&self, _: &Peer<String>, _: CloseReason) {
+    fn on_close(&self, _: &Connection<String>, _: CloseReason) {
         std::thread::sleep(Duration::from_millis(50));
         self.0.fetch_add(1, SeqCst);
     }
@@ -356,7 +360,7 @@ async fn shutdown_waits_for_what_is_told(case: Case) {
         clients.push(client);
     }
     let report = server.shutdown(Duration::from_secs(5)).await;
-    assert_eq!((report.closed, report.left), (4, 0), "{case:?}: {report:?}");
+    assert_eq!((report.closed, report.still_open), (4, 0), "{case:?}: {report:?}");
     assert_eq!(told.load(SeqCst), 4, "{case:?}: ends that nobody was told of");
     accounted(&server);
 }

@@ -28,13 +28,13 @@ async fn hears_all(case: Case, client: &mut Client, last: &str) {
 
 async fn they_arrive(case: Case) {
     for (fault, last, reason) in [
-        (&b"close\n"[..], "bye\n", CloseReason::Local),
+        (&b"close\n"[..], "bye\n", CloseReason::ClosedByServer),
         (b"fail\n", "", CloseReason::Service),
         (b"\xff\n", "", CloseReason::Codec),
         (&[b'x'; 20_000], "", CloseReason::FrameTooLarge),
     ] {
         let chat = Chat::new();
-        let server = chat.serve(case.builder().max_frame(1000).outgoing(4 << 20));
+        let server = chat.serve(case.builder().max_frame_size(1000).send_buffer(4 << 20));
         let mut client = case.connect_narrow(&server).await;
         let many = format!("many {ANSWERS}\n");
         let junk = b"nor this\n".repeat(100);
@@ -49,7 +49,7 @@ async fn they_arrive(case: Case) {
 
 async fn also_when_it_is_closed_from_elsewhere(case: Case) {
     let chat = Chat::new();
-    let server = chat.serve(case.builder().outgoing(4 << 20));
+    let server = chat.serve(case.builder().send_buffer(4 << 20));
     let mut client = case.connect_narrow(&server).await;
     let peer = chat.came(1).await.pop().unwrap();
     for n in 0..ANSWERS {
@@ -59,7 +59,7 @@ async fn also_when_it_is_closed_from_elsewhere(case: Case) {
     peer.close();
     hears_all(case, &mut client, "").await;
     drop(client);
-    closed_for(&server, CloseReason::Local, 1).await;
+    closed_for(&server, CloseReason::ClosedByServer, 1).await;
     emptied(&server).await;
 }
 

@@ -59,7 +59,7 @@ async fn enters(case: Case, server: &Server, ip: &str) -> Option<Client> {
 }
 
 async fn a_limit_of_connections(case: Case) {
-    let server = echo(case.builder().max_connections(3).per_peer(None));
+    let server = echo(case.builder().max_connections(3).max_connections_per_ip(None));
     let mut clients = Vec::new();
     for _ in 0..3 {
         clients.push(enters(case, &server, "127.0.0.1").await.expect("there is room"));
@@ -80,7 +80,7 @@ async fn a_limit_of_connections(case: Case) {
 }
 
 async fn a_limit_for_each_peer(case: Case) {
-    let server = echo(case.builder().max_connections(5).per_peer(2));
+    let server = echo(case.builder().max_connections(5).max_connections_per_ip(2));
     let mut clients = Vec::new();
     for ip in ["127.0.0.1", "127.0.0.2", "127.0.0.1", "127.0.0.2"] {
         clients.push(enters(case, &server, ip).await.expect("there is room"));
@@ -89,11 +89,11 @@ async fn a_limit_for_each_peer(case: Case) {
         assert!(enters(case, &server, ip).await.is_none(), "{case:?}: {ip}");
     }
     let status = accounted(&server);
-    assert_eq!((status.refused_per_peer, status.refused_full), (2, 0), "{case:?}: {status:?}");
+    assert_eq!((status.refused_per_ip, status.refused_full), (2, 0), "{case:?}: {status:?}");
     clients.push(enters(case, &server, "127.0.0.3").await.expect("there is room for others"));
     assert!(enters(case, &server, "127.0.0.4").await.is_none(), "{case:?}: full");
     let status = accounted(&server);
-    assert_eq!((status.refused_per_peer, status.refused_full), (2, 1), "{case:?}: {status:?}");
+    assert_eq!((status.refused_per_ip, status.refused_full), (2, 1), "{case:?}: {status:?}");
 
     clients.remove(0);
     eventually(|| server.status().open == 4).await;
@@ -106,7 +106,7 @@ async fn a_limit_for_each_peer(case: Case) {
 async fn those_over_a_limit_are_told(case: Case) {
     // More than is on its way at once: what is not there when a connection is reset is lost.
     let answer = "busy, come again later\n".repeat(20_000);
-    let server = echo(case.builder().max_connections(1).on_overload(answer.clone()));
+    let server = echo(case.builder().max_connections(1).overload_response(answer.clone()));
     let mut inside = case.connect(&server).await;
     inside.ask("let me in").await;
     for _ in 0..20 {

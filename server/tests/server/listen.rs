@@ -9,7 +9,7 @@ use crate::support::server::{
     BoxError, Case, DEDICATED, EVENT_DRIVEN, echo, emptied, in_both_modes,
 };
 use crate::support::*;
-use millpond_server::{Builder, Listen, Mode, Server, StartError};
+use millpond_server::{Listen, Mode, Server, ServerBuilder, StartError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::codec::LinesCodec;
@@ -40,7 +40,7 @@ async fn asks(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite, line: &
     assert_eq!(answer, format!("{line}\n").as_bytes());
 }
 
-fn serve(builder: Builder) -> Result<Server, StartError> {
+fn serve(builder: ServerBuilder) -> Result<Server, StartError> {
     let echo = |line: String| async move { Ok::<_, Infallible>(Some(line)) };
     builder.codec(LinesCodec::new()).serve(tower::service_fn(echo))
 }
@@ -49,7 +49,8 @@ async fn unix_sockets(case: Case) {
     let socket = Socket::new("unix", case);
     let listen = format!("unix:{}", socket.0.display());
     // A quota for each peer means none of these.
-    let builder = || Server::builder().listen(listen.clone()).mode(case.mode).per_peer(1);
+    let builder =
+        || Server::builder().listen(listen.clone()).mode(case.mode).max_connections_per_ip(1);
     let server = echo(builder());
     assert!(server.local_addrs().is_empty());
     let mut clients = Vec::new();
@@ -92,7 +93,7 @@ async fn several_at_once(case: Case) {
             .listen(Listen::from("127.0.0.1:0").mode(Mode::Dedicated).nodelay(false))
             .listen(Listen::from("localhost:0").mode(Mode::EventDriven).keepalive(None))
             .max_connections(4)
-            .per_peer(None),
+            .max_connections_per_ip(None),
     );
     assert_eq!(server.local_addrs().len(), 3);
     let mut clients = Vec::new();
@@ -109,7 +110,7 @@ async fn several_at_once(case: Case) {
     let mut refused = TcpStream::connect(server.local_addrs()[1]).await.unwrap();
     assert_eq!(refused.read(&mut [0]).await.unwrap(), 0);
     let report = server.shutdown(Duration::from_secs(5)).await;
-    assert_eq!((report.closed, report.left), (4, 0), "{case:?}: {report:?}");
+    assert_eq!((report.closed, report.still_open), (4, 0), "{case:?}: {report:?}");
 }
 
 async fn bound_before(case: Case) {
@@ -157,12 +158,12 @@ fn bad_settings_are_named() {
         let bad = [
             ("listen", Server::builder()),
             ("max_connections", builder().max_connections(0)),
-            ("per_peer", builder().per_peer(0)),
-            ("max_frame", builder().max_frame(0)),
-            ("turn_bytes", builder().turn_bytes(0)),
-            ("turn_frames", builder().turn_frames(0)),
-            ("outgoing", builder().outgoing(0)),
-            ("outgoing_total", builder().outgoing_total(0)),
+            ("max_connections_per_ip", builder().max_connections_per_ip(0)),
+            ("max_frame_size", builder().max_frame_size(0)),
+            ("read_budget_bytes", builder().read_budget_bytes(0)),
+            ("read_budget_frames", builder().read_budget_frames(0)),
+            ("send_buffer", builder().send_buffer(0)),
+            ("send_buffer_total", builder().send_buffer_total(0)),
             ("first_byte_timeout", builder().first_byte_timeout(zero)),
             ("handshake_timeout", builder().handshake_timeout(zero)),
             ("frame_timeout", builder().frame_timeout(zero)),

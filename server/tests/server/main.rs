@@ -28,9 +28,9 @@ mod pool;
 mod push;
 mod regressions;
 mod reset;
-mod runners;
 mod shutdown;
 mod slow;
 #[cfg(feature = "rustls")]
 mod tls;
 mod websocket;
+mod workers;

@@ -163,7 +163,7 @@ async fn a_service_that_waits_holds_its_slot(case: Case) {
     quiet(&pool);
 }
 
-/// The server's bursts and others' jobs have the slots in turn.
+/// The server's turns and others' jobs have the slots in turn.
 async fn shared_with_others(case: Case) {
     let pool = small();
     let server = std::sync::Arc::new(echo(case.builder().pool(&pool)));

@@ -64,12 +64,12 @@ async fn to_parked_connections_from_elsewhere(case: Case) {
 async fn nobody_reads(case: Case) {
     const ROOM: usize = 100_000;
     let chat = Chat::greeting("hello");
-    let server = chat.serve(case.builder().outgoing(ROOM));
+    let server = chat.serve(case.builder().send_buffer(ROOM));
     let mut client = case.connect_narrow(&server).await;
     assert_eq!(client.line().await, "hello");
     let peer = chat.came(1).await.pop().unwrap();
     let sent = fill_up(&peer).await;
-    let outgoing = server.status().outgoing;
+    let outgoing = server.status().send_buffered;
     assert!((ROOM..ROOM + 1000).contains(&outgoing), "{case:?}: {outgoing}");
     // Others have theirs.
     let mut other = case.connect(&server).await;
@@ -90,7 +90,7 @@ async fn nobody_reads(case: Case) {
 
 async fn slow_readers_are_closed(case: Case) {
     let chat = Chat::greeting("hello");
-    let settings = case.builder().outgoing(100_000).slow_reader(SlowReader::Close);
+    let settings = case.builder().send_buffer(100_000).slow_reader(SlowReader::Close);
     let server = chat.serve(settings);
     let mut client = case.connect_narrow(&server).await;
     assert_eq!(client.line().await, "hello");
@@ -100,7 +100,7 @@ async fn slow_readers_are_closed(case: Case) {
             Ok(()) => settle().await,
             Err(refused) => break refused,
         }
-        assert!(server.status().outgoing < 102_000, "{case:?}");
+        assert!(server.status().send_buffered < 102_000, "{case:?}");
     };
     assert!(matches!(&refused, TrySendError::Closed(_)), "{case:?}: {refused:?}");
     assert_eq!(refused.into_frame(), Some(thousand(0)), "{case:?}");
@@ -112,14 +112,14 @@ async fn slow_readers_are_closed(case: Case) {
 async fn all_peers_together_have_a_limit(case: Case) {
     const ALL: usize = 300_000;
     let chat = Chat::new();
-    let server = chat.serve(case.builder().outgoing_total(ALL));
+    let server = chat.serve(case.builder().send_buffer_total(ALL));
     let mut clients = Vec::new();
     for n in 0..3 {
         let client = case.connect_narrow(&server).await;
         let peer = chat.came(n + 1).await.pop().unwrap();
         let sent = fill_up(&peer).await;
         clients.push((client, peer, sent));
-        assert!(server.status().outgoing <= ALL + 1000, "{case:?}: {:?}", server.status());
+        assert!(server.status().send_buffered <= ALL + 1000, "{case:?}: {:?}", server.status());
     }
     // There is room for the last one when others read.
     let (_client, peer, sent) = clients.pop().unwrap();
@@ -160,7 +160,7 @@ fn with_write_timeout(case: Case, chat: &Chat) -> Server {
             .idle_timeout(None)
             .frame_timeout(None)
             .write_timeout(LIMIT)
-            .outgoing(4_000_000),
+            .send_buffer(4_000_000),
     )
 }
 
@@ -194,7 +194,7 @@ async fn a_close_outlives_the_write_deadline(case: Case) {
         assert_eq!(server.status().open, 1, "{case:?}: {:?}", server.status());
         assert_eq!(no_time(client.rest()).await.len(), all - taken, "{case:?}");
         let status = emptied(&server).await;
-        let reason = if shuts_down { CloseReason::Shutdown } else { CloseReason::Local };
+        let reason = if shuts_down { CloseReason::Shutdown } else { CloseReason::ClosedByServer };
         assert_eq!(status.closed_for(reason), 1, "{case:?}: {status:?}");
         if let Some(report) = report {
             assert_eq!(report.await.unwrap().closed, 1, "{case:?}");
@@ -202,7 +202,7 @@ async fn a_close_outlives_the_write_deadline(case: Case) {
     }
 }
 
-/// It waits for room, in a burst and with a slot: the peer's deadline must run all the same.
+/// It waits for room, in a turn and with a slot: the peer's deadline must run all the same.
 async fn a_handler_that_sends_to_nobody(case: Case) {
     let chat = Chat::new();
     let server = with_write_timeout(case, &chat);
@@ -221,7 +221,11 @@ async fn a_handler_that_sends_to_nobody(case: Case) {
         "{case:?}: {waited:?}"
     );
     let status = emptied(&server).await;
-    assert_eq!(status.closed_by(Deadline::Write), 1, "{case:?}: {status:?}");
+    assert_eq!(
+        status.closed_for(CloseReason::Deadline(Deadline::Write)),
+        1,
+        "{case:?}: {status:?}"
+    );
     assert_eq!(chat.at_work().now(), 0, "{case:?}");
 
     // One that reads slowly is not cut off.

@@ -11,7 +11,7 @@ use crate::support::server::{Case, closed_for, emptied, in_all_cases, in_both_mo
 use crate::support::silent_panic;
 use bytes::BytesMut;
 use millpond::Pool;
-use millpond_server::{BoxError, CloseReason, Handler, Peer, Server, StartError};
+use millpond_server::{BoxError, CloseReason, Connection, Handler, Server, StartError};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::codec::{Decoder, Encoder, LinesCodec};
@@ -52,7 +52,7 @@ impl Encoder<String> for Batches {
 /// More of them than a turn has frames: nothing is left in the input, and yet there is more.
 async fn frames_inside_of_a_codec(case: Case) {
     let echo = |line: String| async move { Ok::<_, Infallible>(Some(line)) };
-    let builder = case.builder().turn_frames(10).codec(Batches::default());
+    let builder = case.builder().read_budget_frames(10).codec(Batches::default());
     let server = builder.serve(tower::service_fn(echo)).unwrap();
     let mut client = case.connect(&server).await;
     client.send([&[b'x'; 1000][..], b"\n"].concat()).await;
@@ -86,7 +86,7 @@ impl Handler for Shy {
     type Out = String;
     type State = ();
 
-    async fn on_open(&self, peer: &Peer<String>) -> Result<(), BoxError> {
+    async fn on_open(&self, peer: &Connection<String>) -> Result<(), BoxError> {
         peer.send("bye".into()).await?;
         // The client's bytes are at hand by then.
         sleep(Duration::from_millis(20)).await;
@@ -95,7 +95,7 @@ impl Handler for Shy {
         Ok(())
     }
 
-    async fn on_frame(&self, _peer: &Peer<String>, _frame: String) -> Result<(), BoxError> {
+    async fn on_frame(&self, _peer: &Connection<String>, _frame: String) -> Result<(), BoxError> {
         self.frames.fetch_add(1, SeqCst);
         Ok(())
     }
@@ -107,7 +107,7 @@ async fn closed_in_on_open(case: Case) {
     let mut client = case.connect(&server).await;
     client.send("one\ntwo\n").await;
     assert_eq!(client.rest_text().await, "bye\n", "{case:?}");
-    closed_for(&server, CloseReason::Local, 1).await;
+    closed_for(&server, CloseReason::ClosedByServer, 1).await;
     assert_eq!(handler.frames.load(SeqCst), 0, "{case:?}");
 }
 
@@ -117,7 +117,7 @@ async fn floods_do_not_shut_out_others(case: Case) {
     let answer = |line: String| async move {
         Ok::<_, Infallible>((line == "question").then(|| "answer".to_owned()))
     };
-    let builder = case.builder().pool(&pool).turn_frames(8).codec(LinesCodec::new());
+    let builder = case.builder().pool(&pool).read_budget_frames(8).codec(LinesCodec::new());
     let server = builder.serve(tower::service_fn(answer)).unwrap();
     let mut floods = JoinSet::new();
     for _ in 0..32 {
@@ -144,7 +144,7 @@ impl Handler for Talker {
     type Out = String;
     type State = ();
 
-    async fn on_frame(&self, peer: &Peer<String>, _frame: String) -> Result<(), BoxError> {
+    async fn on_frame(&self, peer: &Connection<String>, _frame: String) -> Result<(), BoxError> {
         for _ in 0..200 {
             peer.send("x".repeat(50_000)).await?;
         }
@@ -152,11 +152,11 @@ impl Handler for Talker {
     }
 }
 
-/// A burst holds the only slot and waits for its peer to take what it sends, while another
+/// A turn holds the only slot and waits for its peer to take what it sends, while another
 /// connection waits for that slot.
 async fn room_is_heard_of_while_the_pool_is_full(case: Case) {
     let pool = Pool::new(1);
-    let builder = case.builder().pool(&pool).outgoing(10_000).write_timeout(None);
+    let builder = case.builder().pool(&pool).send_buffer(10_000).write_timeout(None);
     let server = builder.codec(LinesCodec::new()).handle(Talker).unwrap();
     let mut client = case.connect(&server).await;
     client.send("go\n").await;
@@ -177,7 +177,7 @@ impl Handler for Ticker {
     type Out = String;
     type State = ();
 
-    async fn on_open(&self, peer: &Peer<String>) -> Result<(), BoxError> {
+    async fn on_open(&self, peer: &Connection<String>) -> Result<(), BoxError> {
         let peer = peer.clone();
         tokio::spawn(async move {
             while peer.send("tick".into()).await.is_ok() {
@@ -187,7 +187,7 @@ impl Handler for Ticker {
         Ok(())
     }
 
-    async fn on_frame(&self, _peer: &Peer<String>, _frame: String) -> Result<(), BoxError> {
+    async fn on_frame(&self, _peer: &Connection<String>, _frame: String) -> Result<(), BoxError> {
         Ok(())
     }
 }
@@ -205,7 +205,8 @@ async fn one_that_only_listens_stays(case: Case) {
 /// It always has another turn, and so is never at rest when the clock looks.
 async fn a_flood_outlives_no_deadline(case: Case) {
     let second = Duration::from_secs(1);
-    let builder = case.builder().frame_timeout(second).max_frame(usize::MAX).turn_bytes(1024);
+    let builder =
+        case.builder().frame_timeout(second).max_frame_size(usize::MAX).read_budget_bytes(1024);
     let server = support::server::echo(builder);
     let address = server.local_addrs()[0];
     // One line without an end, faster than it is read.

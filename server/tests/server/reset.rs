@@ -42,7 +42,7 @@ async fn in_the_middle_of_a_response(case: Case) {
     let large = |_: String| async { Ok::<_, Infallible>(Some("x".repeat(LARGE))) };
     let server = case
         .builder()
-        .outgoing_total(1 << 30)
+        .send_buffer_total(1 << 30)
         .codec(LinesCodec::new())
         .serve(tower::service_fn(large))
         .unwrap();
@@ -50,7 +50,7 @@ async fn in_the_middle_of_a_response(case: Case) {
         let mut client = case.connect(&server).await;
         client.send("more\n").await;
         client.read_exact(taken).await;
-        eventually(|| server.status().outgoing > 0).await;
+        eventually(|| server.status().send_buffered > 0).await;
         client.reset();
         emptied(&server).await;
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::support::server::{Case, Client, echo, emptied, in_all_cases, no_time, parked};
 use crate::support::*;
 use millpond::Pool;
-use millpond_server::{Builder, CloseReason, Server};
+use millpond_server::{CloseReason, Server, ServerBuilder};
 use tokio::time::{Instant, sleep};
 use tokio_util::codec::{LengthDelimitedCodec, LinesCodec};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ in_all_cases!(double: under_load);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Answers by itself, but for a line that says to wait.
-fn patient(builder: Builder, gate: &Gate, gauge: &Gauge) -> Server {
+fn patient(builder: ServerBuilder, gate: &Gate, gauge: &Gauge) -> Server {
     let (gate, gauge) = (gate.clone(), gauge.clone());
     let service = tower::service_fn(move |line: String| {
         let (gate, gauge) = (gate.clone(), gauge.clone());
@@ -52,7 +52,7 @@ async fn what_was_sent_before_is_answered(case: Case) {
         }
         let report = server.shutdown(5 * SECOND).await;
         assert_eq!(
-            (report.closed, report.aborted, report.left),
+            (report.closed, report.aborted, report.still_open),
             (10, 0, 0),
             "{case:?}: {report:?}"
         );
@@ -75,7 +75,7 @@ async fn idle_ones_are_closed_at_once(case: Case) {
     }
     let address = server.local_addrs()[0];
     let report = soon(server.shutdown(Duration::from_secs(600))).await;
-    assert_eq!((report.closed, report.others, report.aborted, report.left), (50, 0, 0, 0));
+    assert_eq!((report.closed, report.others, report.aborted, report.still_open), (50, 0, 0, 0));
     for mut client in clients {
         assert_eq!(client.rest().await, b"", "{case:?}");
     }
@@ -84,7 +84,7 @@ async fn idle_ones_are_closed_at_once(case: Case) {
     assert!(tokio::net::TcpStream::connect(address).await.is_err(), "{case:?}: it listens");
     // Once more is once too often, and does no harm.
     let report = server.shutdown(SECOND).await;
-    assert_eq!((report.closed, report.aborted, report.left), (0, 0, 0), "{case:?}");
+    assert_eq!((report.closed, report.aborted, report.still_open), (0, 0, 0), "{case:?}");
 }
 
 async fn parts_of_frames_have_time(case: Case) {
@@ -110,7 +110,11 @@ async fn parts_of_frames_have_time(case: Case) {
     assert_eq!(start.elapsed().as_secs(), 10, "{case:?}");
 
     let report = shutdown.await.unwrap();
-    assert_eq!((report.closed, report.aborted, report.left), (1, 2, 0), "{case:?}: {report:?}");
+    assert_eq!(
+        (report.closed, report.aborted, report.still_open),
+        (1, 2, 0),
+        "{case:?}: {report:?}"
+    );
     assert_eq!(start.elapsed().as_secs(), 20, "{case:?}");
     for mut client in clients {
         client.gone().await;
@@ -142,7 +146,7 @@ async fn answers_that_wait_have_time(case: Case) {
     let server = Arc::new(server);
     let mut client = case.connect_narrow(&server).await;
     client.send("more\nmore\n").await;
-    eventually(|| server.status().outgoing > 0).await;
+    eventually(|| server.status().send_buffered > 0).await;
     let shutdown = tokio::spawn({
         let server = server.clone();
         async move { server.shutdown(20 * SECOND).await }
@@ -150,7 +154,11 @@ async fn answers_that_wait_have_time(case: Case) {
     sleep(10 * SECOND).await;
     assert_eq!(no_time(client.rest()).await.len(), 2 * (LARGE + 1), "{case:?}");
     let report = shutdown.await.unwrap();
-    assert_eq!((report.closed, report.aborted, report.left), (1, 0, 0), "{case:?}: {report:?}");
+    assert_eq!(
+        (report.closed, report.aborted, report.still_open),
+        (1, 0, 0),
+        "{case:?}: {report:?}"
+    );
 }
 
 async fn a_handler_that_waits_for_ever(case: Case) {
@@ -166,7 +174,11 @@ async fn a_handler_that_waits_for_ever(case: Case) {
         }
         eventually(|| gauge.now() == 5).await;
         let report = soon(server.shutdown(Duration::from_millis(50))).await;
-        assert_eq!((report.closed, report.aborted, report.left), (0, 5, 0), "{case:?}: {report:?}");
+        assert_eq!(
+            (report.closed, report.aborted, report.still_open),
+            (0, 5, 0),
+            "{case:?}: {report:?}"
+        );
         assert_eq!(gauge.now(), 0, "{case:?}: cut off, and still there");
         emptied(&server).await;
         for mut client in clients {
@@ -198,7 +210,7 @@ async fn a_pool_that_stays_full(case: Case) {
             drop(server);
         } else {
             let report = soon(server.shutdown(Duration::from_millis(50))).await;
-            assert_eq!(report.left, 0, "{case:?}: {report:?}");
+            assert_eq!(report.still_open, 0, "{case:?}: {report:?}");
             assert_eq!(report.closed + report.aborted, 5 - clients_gone(&server), "{case:?}");
             emptied(&server).await;
         }
@@ -257,7 +269,11 @@ async fn waits_for_its_token(case: Case) {
     assert_eq!(start.elapsed().as_secs(), 0, "{case:?}");
     let report = waits.await.unwrap();
     assert_eq!(start.elapsed().as_secs(), 20, "{case:?}");
-    assert_eq!((report.closed, report.aborted, report.left), (1, 1, 0), "{case:?}: {report:?}");
+    assert_eq!(
+        (report.closed, report.aborted, report.still_open),
+        (1, 1, 0),
+        "{case:?}: {report:?}"
+    );
     partial.gone().await;
 }
 
@@ -289,7 +305,7 @@ async fn under_load(case: Case) {
         .collect();
     eventually(|| server.status().frames > 2000).await;
     let report = server.shutdown(10 * SECOND).await;
-    assert_eq!((report.aborted, report.left), (0, 0), "{case:?}: {report:?}");
+    assert_eq!((report.aborted, report.still_open), (0, 0), "{case:?}: {report:?}");
     assert_eq!(report.closed + report.others, 20, "{case:?}: {report:?}");
     let mut answered = 0;
     for client in clients {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::server::{Case, Client, accounted, closed_for, emptied, in_all_cases, no_time};
 use crate::support::*;
-use millpond_server::{Builder, CloseReason, Deadline, Server, SlowReader};
+use millpond_server::{CloseReason, Deadline, Server, ServerBuilder, SlowReader};
 use tokio::time::{Instant, sleep};
 use tokio_util::codec::LinesCodec;
 
@@ -28,12 +28,12 @@ fn answer(number: &str) -> String {
 const HUGE: usize = 8 * 1024 * 1024;
 
 /// Answers each line with more than a peer that does not read has room for.
-fn huge(builder: Builder) -> Server {
+fn huge(builder: ServerBuilder) -> Server {
     let service = |_: String| async { Ok::<_, Infallible>(Some("x".repeat(HUGE))) };
     builder.codec(LinesCodec::new()).serve(tower::service_fn(service)).unwrap()
 }
 
-fn verbose(builder: Builder) -> Server {
+fn verbose(builder: ServerBuilder) -> Server {
     let service = |line: String| async move { Ok::<_, Infallible>(Some(answer(&line))) };
     builder.codec(LinesCodec::new()).serve(tower::service_fn(service)).unwrap()
 }
@@ -63,7 +63,7 @@ async fn stuck(server: &Server) {
 
 async fn memory_is_bounded_and_nothing_lost(case: Case) {
     const DEAF: usize = 5;
-    let server = verbose(case.builder().outgoing(ANSWER));
+    let server = verbose(case.builder().send_buffer(ANSWER));
     let mut clients = Vec::new();
     for _ in 0..DEAF {
         clients.push(deaf(case, &server).await);
@@ -74,7 +74,7 @@ async fn memory_is_bounded_and_nothing_lost(case: Case) {
         other.send(format!("{n}\n")).await;
         assert_eq!(other.line().await, answer(&n.to_string()));
         let status = accounted(&server);
-        assert!(status.outgoing <= DEAF * 2 * (ANSWER + 1), "{case:?}: {status:?}");
+        assert!(status.send_buffered <= DEAF * 2 * (ANSWER + 1), "{case:?}: {status:?}");
         let served = status.frames as usize - n - 1;
         assert!(served < DEAF * REQUESTS, "{case:?}: all was answered, into what?");
     }
@@ -88,7 +88,7 @@ async fn memory_is_bounded_and_nothing_lost(case: Case) {
 }
 
 async fn slow_readers_are_closed(case: Case) {
-    let server = huge(case.builder().outgoing(1024).slow_reader(SlowReader::Close));
+    let server = huge(case.builder().send_buffer(1024).slow_reader(SlowReader::Close));
     let mut clients = Vec::new();
     for count in 1..4 {
         let mut client = case.connect_narrow(&server).await;
@@ -108,7 +108,7 @@ async fn slow_readers_are_closed(case: Case) {
 }
 
 async fn all_peers_together_have_a_limit(case: Case) {
-    let server = huge(case.builder().outgoing_total(2 * HUGE));
+    let server = huge(case.builder().send_buffer_total(2 * HUGE));
     let mut clients = Vec::new();
     for _ in 0..6 {
         let mut client = case.connect_narrow(&server).await;
@@ -118,7 +118,7 @@ async fn all_peers_together_have_a_limit(case: Case) {
     eventually(|| server.status().closed_for(CloseReason::SlowReader) > 0).await;
     stuck(&server).await;
     let status = accounted(&server);
-    assert!(status.outgoing <= 2 * HUGE, "{case:?}: {status:?}");
+    assert!(status.send_buffered <= 2 * HUGE, "{case:?}: {status:?}");
     assert!(status.open > 0, "{case:?}: {status:?}");
     drop(clients);
     emptied(&server).await;
@@ -128,7 +128,7 @@ const LIMIT: Duration = Duration::from_secs(8);
 /// Ticks of a second, and one that has begun.
 const LAG: Duration = Duration::from_secs(2);
 
-fn with_write_timeout(case: Case, limit: impl Into<Option<Duration>>) -> Builder {
+fn with_write_timeout(case: Case, limit: impl Into<Option<Duration>>) -> ServerBuilder {
     case.builder()
         .first_byte_timeout(None)
         .handshake_timeout(None)
@@ -149,7 +149,11 @@ async fn the_write_deadline(case: Case) {
     let waited = start.elapsed();
     assert!(waited >= LIMIT && waited <= LIMIT + LAG, "{case:?}: {waited:?}");
     let status = emptied(&server).await;
-    assert_eq!(status.closed_by(Deadline::Write), 1, "{case:?}: {status:?}");
+    assert_eq!(
+        status.closed_for(CloseReason::Deadline(Deadline::Write)),
+        1,
+        "{case:?}: {status:?}"
+    );
     drop(client);
 }
 

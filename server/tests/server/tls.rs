@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::support;
 use crate::support::server::{Case, DEDICATED_TLS, EVENT_DRIVEN_TLS, echo, emptied, parked, tls};
 use crate::support::*;
-use millpond_server::{Builder, CloseReason, Deadline, Server};
+use millpond_server::{CloseReason, Deadline, Server, ServerBuilder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
@@ -36,7 +36,11 @@ fn a_client_that_says_nothing() {
             let waited = stops_after(&server, b"").await;
             assert!(waited >= LIMIT && waited <= LIMIT + LAG, "{case:?}: {waited:?}");
             let status = emptied(&server).await;
-            assert_eq!(status.closed_by(Deadline::FirstByte), 1, "{case:?}: {status:?}");
+            assert_eq!(
+                status.closed_for(CloseReason::Deadline(Deadline::FirstByte)),
+                1,
+                "{case:?}: {status:?}"
+            );
         }
     });
 }
@@ -52,9 +56,13 @@ fn a_handshake_that_stops() {
                 let at = format!("{case:?}, {cut}: {waited:?}");
                 assert!(waited >= LIMIT && waited <= LIMIT + LAG, "{at}");
                 let status = emptied(&server).await;
-                assert_eq!(status.closed_by(Deadline::Handshake), 1, "{at}: {status:?}");
+                assert_eq!(
+                    status.closed_for(CloseReason::Deadline(Deadline::Handshake)),
+                    1,
+                    "{at}: {status:?}"
+                );
                 // Nothing turned in circles meanwhile.
-                assert!(status.bursts < 10, "{at}: {status:?}");
+                assert!(status.turns < 10, "{at}: {status:?}");
             }
         }
     });
@@ -80,7 +88,11 @@ fn a_handshake_that_trickles_counts_from_its_first_byte() {
             assert!(waited >= LIMIT, "{case:?}: {waited:?}");
             assert!(waited <= LIMIT + LAG + Duration::from_secs(1), "{case:?}: {waited:?}");
             let status = emptied(&server).await;
-            assert_eq!(status.closed_by(Deadline::Handshake), 1, "{case:?}: {status:?}");
+            assert_eq!(
+                status.closed_for(CloseReason::Deadline(Deadline::Handshake)),
+                1,
+                "{case:?}: {status:?}"
+            );
         }
     });
 }
@@ -90,7 +102,7 @@ fn no_deadline_for_the_handshake() {
     paused(async {
         let hello = tls::hello();
         for case in CASES {
-            let limits = |builder: Builder| builder.frame_timeout(LIMIT).idle_timeout(LIMIT);
+            let limits = |builder: ServerBuilder| builder.frame_timeout(LIMIT).idle_timeout(LIMIT);
             let server = echo(limits(case.no_deadlines()).first_byte_timeout(LIMIT));
             let mut client = raw(&server).await;
             client.write_all(&hello[..hello.len() / 2]).await.unwrap();
@@ -119,7 +131,11 @@ fn first_byte_after_the_handshake() {
             let waited = start.elapsed();
             assert!(waited >= LIMIT && waited <= LIMIT + LAG, "{case:?}: {waited:?}");
             let status = emptied(&server).await;
-            assert_eq!(status.closed_by(Deadline::FirstByte), 1, "{case:?}: {status:?}");
+            assert_eq!(
+                status.closed_for(CloseReason::Deadline(Deadline::FirstByte)),
+                1,
+                "{case:?}: {status:?}"
+            );
         }
     });
 }

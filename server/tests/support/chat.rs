@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
-use millpond_server::{Builder, CloseReason, Handler, Peer, Server, TrySendError};
+use millpond_server::{CloseReason, Connection, Handler, Server, ServerBuilder, TrySendError};
 use tokio_util::codec::LinesCodec;
 
 use super::server::BoxError;
@@ -18,7 +18,7 @@ pub struct Served {
     pub frames: AtomicUsize,
 }
 
-pub type Caller = Peer<String, Served>;
+pub type Caller = Connection<String, Served>;
 
 #[derive(Clone, Default)]
 pub struct Chat(Arc<Log>);
@@ -44,7 +44,7 @@ impl Chat {
         Self(Arc::new(Log { gate, greeting: Some(line), ..Log::default() }))
     }
 
-    pub fn serve(&self, builder: Builder) -> Server {
+    pub fn serve(&self, builder: ServerBuilder) -> Server {
         builder.codec(LinesCodec::new()).handle(self.clone()).unwrap()
     }
 

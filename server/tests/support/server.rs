@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use millpond_server::{Builder, CloseReason, Mode, Server, ServerStatus};
+use millpond_server::{CloseReason, Mode, Server, ServerBuilder, ServerStatus};
 use tokio::io::{
     AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf,
 };
@@ -100,7 +100,7 @@ pub fn double(body: impl Future<Output = ()> + Send + 'static) {
 
 impl Case {
     /// A server at a port of its own.
-    pub fn builder(self) -> Builder {
+    pub fn builder(self) -> ServerBuilder {
         let builder = Server::builder().listen("127.0.0.1:0").mode(self.mode);
         #[cfg(feature = "rustls")]
         if self.tls {
@@ -110,7 +110,7 @@ impl Case {
     }
 
     /// Without any deadline.
-    pub fn no_deadlines(self) -> Builder {
+    pub fn no_deadlines(self) -> ServerBuilder {
         self.builder()
             .first_byte_timeout(None)
             .handshake_timeout(None)
@@ -160,7 +160,7 @@ impl Case {
     }
 }
 
-pub fn echo(builder: Builder) -> Server {
+pub fn echo(builder: ServerBuilder) -> Server {
     let echo = |line: String| async move { Ok::<_, Infallible>(Some(line)) };
     builder.codec(LinesCodec::new()).serve(tower::service_fn(echo)).unwrap()
 }
@@ -333,7 +333,7 @@ pub fn no_time<F: Future>(future: F) -> impl Future<Output = F::Output> {
 #[track_caller]
 pub fn accounted(server: &Server) -> ServerStatus {
     let status = server.status();
-    let known = status.refused_full + status.refused_per_peer + status.closed;
+    let known = status.refused_full + status.refused_per_ip + status.closed;
     assert_eq!(status.accepted, known + status.open as u64, "{status:?}");
     let reasons: u64 = status.reasons().map(|(_, count)| count).sum();
     assert_eq!(status.closed, reasons, "{status:?}");
@@ -353,7 +353,7 @@ pub async fn emptied(server: &Server) -> ServerStatus {
         tokio::task::yield_now().await;
     }
     let status = accounted(server);
-    assert_eq!(status.outgoing, 0, "{status:?}");
+    assert_eq!(status.send_buffered, 0, "{status:?}");
     status
 }
 

@@ -1,11 +1,11 @@
-//! The lot against a model that keeps the same account in the plainest way.
+//! The table against a model that keeps the same account in the plainest way.
 
 use std::collections::{HashMap, VecDeque};
 
 use proptest::prelude::*;
 
 use crate::close_reason::{CloseReason, Deadline};
-use crate::conn::events::{Signal, Wait};
+use crate::conn::events::{Events, ParkReason};
 use crate::conn::table::*;
 use crate::settings::{Deadlines, Ticks};
 use std::time::Duration;
@@ -22,91 +22,97 @@ fn ticks(seconds: [u64; 5]) -> Ticks {
     })
 }
 
-fn lot(ticks: &Ticks) -> Lot<u32> {
-    Lot::new(ticks.horizon, true)
+fn table(ticks: &Ticks) -> ConnTable<u32> {
+    ConnTable::new(ticks.horizon, true)
 }
 
-const IDLE: (Wait, bool) = (Wait::Idle, true);
+const IDLE: (ParkReason, bool) = (ParkReason::Idle, true);
 
 #[test]
-fn a_signal_to_an_active_connection_is_kept_until_it_is_parked() {
+fn an_event_of_an_active_connection_is_kept_until_it_is_parked() {
     let ticks = ticks([8; 5]);
-    let mut lot = lot(&ticks);
-    let key = lot.claim(Visit::UNCOUNTED);
-    assert_eq!(lot.signal(key, Signal::READABLE), Signalled::Noted);
-    assert!(lot.next_ready().is_none());
-    assert_eq!(lot.park(key, 7, IDLE, &ticks), Signalled::Ready);
-    let (ready, content, order) = lot.next_ready().unwrap();
-    assert_eq!((ready, content, order.signals), (key, 7, Signal::READABLE));
-    assert!(lot.next_ready().is_none());
+    let mut table = table(&ticks);
+    let key = table.insert(PerIpPermit::UNCOUNTED);
+    assert_eq!(table.deliver(key, Events::READABLE), Delivery::Noted);
+    assert!(table.next_ready().is_none());
+    assert_eq!(table.park(key, 7, IDLE, &ticks), Delivery::Ready);
+    let (ready, parked_state, input) = table.next_ready().unwrap();
+    assert_eq!((ready, parked_state, input.events), (key, 7, Events::READABLE));
+    assert!(table.next_ready().is_none());
     // What was told once is not told again.
-    assert_eq!(lot.park(key, 7, IDLE, &ticks), Signalled::Noted);
+    assert_eq!(table.park(key, 7, IDLE, &ticks), Delivery::Noted);
 }
 
 #[test]
 fn bytes_do_not_wake_what_waits_to_write_and_are_not_forgotten() {
     let ticks = ticks([8; 5]);
-    let mut lot = lot(&ticks);
-    let key = lot.claim(Visit::UNCOUNTED);
-    lot.park(key, 7, (Wait::Write, true), &ticks);
-    assert_eq!(lot.signal(key, Signal::READABLE | Signal::PUSHED), Signalled::Noted);
-    assert_eq!(lot.signal(key, Signal::WRITABLE), Signalled::Ready);
-    let (_, _, order) = lot.next_ready().unwrap();
-    assert!(order.signals.any(Signal::READABLE) && order.signals.any(Signal::PUSHED));
+    let mut table = table(&ticks);
+    let key = table.insert(PerIpPermit::UNCOUNTED);
+    table.park(key, 7, (ParkReason::Write, true), &ticks);
+    assert_eq!(table.deliver(key, Events::READABLE | Events::PUSHED), Delivery::Noted);
+    assert_eq!(table.deliver(key, Events::WRITABLE), Delivery::Ready);
+    let (_, _, input) = table.next_ready().unwrap();
+    assert!(input.events.any(Events::READABLE) && input.events.any(Events::PUSHED));
 }
 
 #[test]
-fn a_burst_that_waits_is_told_once_and_of_its_doom_each_time() {
+fn a_turn_that_waits_is_told_once_and_of_a_requested_close_each_time() {
     let ticks = ticks([8; 5]);
-    let mut lot = lot(&ticks);
-    let key = lot.claim(Visit::UNCOUNTED);
-    lot.signal(key, Signal::READABLE | Signal::WRITABLE);
-    assert_eq!(lot.heed(key, Signal::READABLE), Signal::READABLE);
-    lot.doom(key, CloseReason::Shutdown);
-    assert_eq!(lot.heed(key, Signal::READABLE), Signal::DOOM);
-    assert_eq!(lot.heed(key, Signal::READABLE), Signal::DOOM);
-    assert!(lot.has(key, Signal::WRITABLE) && !lot.has(key, Signal::READABLE));
-    assert_eq!(lot.park(key, 7, IDLE, &ticks), Signalled::Ready);
+    let mut table = table(&ticks);
+    let key = table.insert(PerIpPermit::UNCOUNTED);
+    table.deliver(key, Events::READABLE | Events::WRITABLE);
+    assert_eq!(table.take_events(key, Events::READABLE), Events::READABLE);
+    table.request_close(key, CloseReason::Shutdown);
+    assert_eq!(table.take_events(key, Events::READABLE), Events::CLOSE_REQUESTED);
+    assert_eq!(table.take_events(key, Events::READABLE), Events::CLOSE_REQUESTED);
+    assert!(table.has(key, Events::WRITABLE) && !table.has(key, Events::READABLE));
+    assert_eq!(table.park(key, 7, IDLE, &ticks), Delivery::Ready);
 }
 
 #[test]
 fn a_key_does_not_outlive_its_connection() {
     let ticks = ticks([8; 5]);
-    let mut lot = lot(&ticks);
-    let old = lot.claim(Visit::UNCOUNTED);
-    lot.release(old);
-    let new = lot.claim(Visit::UNCOUNTED);
+    let mut table = table(&ticks);
+    let old = table.insert(PerIpPermit::UNCOUNTED);
+    table.remove(old);
+    let new = table.insert(PerIpPermit::UNCOUNTED);
     assert_eq!(old.index, new.index, "the record is used again");
-    lot.park(new, 7, IDLE, &ticks);
-    assert_eq!(lot.signal(old, Signal::READABLE), Signalled::Gone);
-    assert_eq!(lot.doom(old, CloseReason::Local), Signalled::Gone);
-    assert!(lot.take(old).is_none() && lot.next_ready().is_none());
-    assert_eq!(lot.park(old, 8, IDLE, &ticks), Signalled::Gone);
-    lot.release(old);
-    assert_eq!((lot.open(), lot.parked()), (1, 1));
+    table.park(new, 7, IDLE, &ticks);
+    assert_eq!(table.deliver(old, Events::READABLE), Delivery::Gone);
+    assert_eq!(table.request_close(old, CloseReason::ClosedByServer), Delivery::Gone);
+    assert!(table.take(old).is_none() && table.next_ready().is_none());
+    assert_eq!(table.park(old, 8, IDLE, &ticks), Delivery::Gone);
+    table.remove(old);
+    assert_eq!((table.open(), table.parked()), (1, 1));
 }
 
 #[test]
 fn a_deadline_is_never_early_and_a_tick_late_at_most() {
-    // Eight ticks a second and 8, 16, ... seconds; records are looked at every 65th tick or so.
+    // Eight ticks a second and 8, 16, ... seconds; entries are looked at every 65th tick or so.
     let seconds = [8, 16, 24, 100, 9];
     let ticks = ticks(seconds);
-    let waits = [Wait::FirstByte, Wait::Handshake, Wait::Frame, Wait::Idle, Wait::Write];
+    let waits = [
+        ParkReason::FirstByte,
+        ParkReason::Handshake,
+        ParkReason::Frame,
+        ParkReason::Idle,
+        ParkReason::Write,
+    ];
     for start in [0, 1, 5, 63, 64, 65, 1_000] {
-        for (wait, seconds) in waits.into_iter().zip(seconds) {
-            let mut lot = lot(&ticks);
-            let key = lot.claim(Visit::UNCOUNTED);
-            (0..start).for_each(|_| lot.tick(|_| panic!("nothing is due")));
-            lot.park(key, 7, (wait, true), &ticks);
+        for (park_reason, seconds) in waits.into_iter().zip(seconds) {
+            let mut table = table(&ticks);
+            let key = table.insert(PerIpPermit::UNCOUNTED);
+            (0..start).for_each(|_| table.tick(|_| panic!("nothing is due")));
+            table.park(key, 7, (park_reason, true), &ticks);
             let mut passed = 0;
-            while lot.ready() == 0 {
-                lot.tick(|_| {});
+            while table.ready() == 0 {
+                table.tick(|_| {});
                 passed += 1;
             }
             let full = (seconds * 1000).div_ceil(ticks.tick.as_millis() as u64);
-            assert!((full..=full + 1).contains(&passed), "{wait:?} from {start}: {passed}");
-            let (_, _, order) = lot.next_ready().unwrap();
-            assert_eq!(order.late, Some(wait.deadline()));
+            assert!((full..=full + 1).contains(&passed), "{park_reason:?} from {start}: {passed}");
+            let (_, _, input) = table.next_ready().unwrap();
+            assert_eq!(input.expired, Some(park_reason.deadline()));
         }
     }
 }
@@ -114,21 +120,22 @@ fn a_deadline_is_never_early_and_a_tick_late_at_most() {
 #[test]
 fn activity_moves_a_deadline_and_more_of_the_same_does_not() {
     let ticks = ticks([8; 5]);
-    let mut lot = lot(&ticks);
-    let (moved, kept) = (lot.claim(Visit::UNCOUNTED), lot.claim(Visit::UNCOUNTED));
-    lot.park(moved, 0, (Wait::Frame, true), &ticks);
-    lot.park(kept, 1, (Wait::Frame, true), &ticks);
+    let mut table = table(&ticks);
+    let (moved, kept) =
+        (table.insert(PerIpPermit::UNCOUNTED), table.insert(PerIpPermit::UNCOUNTED));
+    table.park(moved, 0, (ParkReason::Frame, true), &ticks);
+    table.park(kept, 1, (ParkReason::Frame, true), &ticks);
     let mut ended = HashMap::new();
     for tick in 1..200u32 {
-        lot.tick(|key| {
+        table.tick(|key| {
             ended.insert(key, tick);
         });
-        while lot.next_ready().is_some() {}
+        while table.next_ready().is_some() {}
         for (key, begins_anew) in [(moved, tick <= 90), (kept, false)] {
             if !ended.contains_key(&key) && tick % 5 == 0 {
-                lot.signal(key, Signal::READABLE);
-                let (key, content, _) = lot.next_ready().unwrap();
-                lot.park(key, content, (Wait::Frame, begins_anew), &ticks);
+                table.deliver(key, Events::READABLE);
+                let (key, parked_state, _) = table.next_ready().unwrap();
+                table.park(key, parked_state, (ParkReason::Frame, begins_anew), &ticks);
             }
         }
     }
@@ -140,255 +147,259 @@ fn activity_moves_a_deadline_and_more_of_the_same_does_not() {
 #[test]
 fn without_deadlines_nothing_is_ever_due() {
     let ticks = ticks([0; 5]);
-    let mut lot = lot(&ticks);
-    let key = lot.claim(Visit::UNCOUNTED);
-    lot.park(key, 7, IDLE, &ticks);
-    (0..10_000).for_each(|_| lot.tick(|_| panic!("nothing is due")));
+    let mut table = table(&ticks);
+    let key = table.insert(PerIpPermit::UNCOUNTED);
+    table.park(key, 7, IDLE, &ticks);
+    (0..10_000).for_each(|_| table.tick(|_| panic!("nothing is due")));
 }
 
 #[test]
 fn time_may_wrap() {
     let ticks = ticks([8; 5]);
-    let mut lot = lot(&ticks);
+    let mut table = table(&ticks);
     for start in [NEVER - 200, NEVER - 70, NEVER - 65, NEVER - 64, NEVER - 1, NEVER] {
-        lot.now = start;
-        let key = lot.claim(Visit::UNCOUNTED);
-        lot.park(key, 7, IDLE, &ticks);
+        table.wheel.now = start;
+        let key = table.insert(PerIpPermit::UNCOUNTED);
+        table.park(key, 7, IDLE, &ticks);
         let mut passed = 0;
-        while lot.ready() == 0 {
-            lot.tick(|_| {});
+        while table.ready() == 0 {
+            table.tick(|_| {});
             passed += 1;
             assert!(passed < 200, "from {start}");
         }
         assert!(passed >= ticks.horizon - 1, "from {start}: {passed}");
-        lot.next_ready().unwrap();
-        lot.release(key);
+        table.next_ready().unwrap();
+        table.remove(key);
         // Off the wheel, which was made for consecutive ticks.
-        (0..100).for_each(|_| lot.tick(|_| {}));
+        (0..100).for_each(|_| table.tick(|_| {}));
     }
 }
 
 #[test]
 fn records_are_used_again() {
     let ticks = ticks([8; 5]);
-    let mut lot = lot(&ticks);
+    let mut table = table(&ticks);
     for round in 0..100_000 {
-        let key = lot.claim(Visit::UNCOUNTED);
-        lot.park(key, 0, IDLE, &ticks);
+        let key = table.insert(PerIpPermit::UNCOUNTED);
+        table.park(key, 0, IDLE, &ticks);
         if round % 100 == 0 {
-            lot.tick(|_| {});
+            table.tick(|_| {});
         }
-        lot.release(key);
+        table.remove(key);
     }
-    assert_eq!(lot.chunks.len(), 1);
-    assert_eq!((lot.open(), lot.parked()), (0, 0));
+    assert_eq!(table.chunks.len(), 1);
+    assert_eq!((table.open(), table.parked()), (0, 0));
 }
 
 #[test]
 fn a_hard_end_outdoes_a_gentle_one() {
     let ticks = ticks([8; 5]);
-    let mut lot = lot(&ticks);
-    let key = lot.claim(Visit::UNCOUNTED);
-    lot.doom(key, CloseReason::Shutdown);
-    lot.doom(key, CloseReason::SlowReader);
-    lot.doom(key, CloseReason::Local);
-    lot.park(key, 7, IDLE, &ticks);
-    assert_eq!(lot.next_ready().unwrap().2.doom, Some(CloseReason::SlowReader));
-    // It stays: a burst that goes on for a while is told again.
-    lot.park(key, 7, IDLE, &ticks);
-    lot.signal(key, Signal::READABLE);
-    assert_eq!(lot.next_ready().unwrap().2.doom, Some(CloseReason::SlowReader));
+    let mut table = table(&ticks);
+    let key = table.insert(PerIpPermit::UNCOUNTED);
+    table.request_close(key, CloseReason::Shutdown);
+    table.request_close(key, CloseReason::SlowReader);
+    table.request_close(key, CloseReason::ClosedByServer);
+    table.park(key, 7, IDLE, &ticks);
+    assert_eq!(table.next_ready().unwrap().2.close_requested, Some(CloseReason::SlowReader));
+    // It stays: a turn that goes on for a while is told again.
+    table.park(key, 7, IDLE, &ticks);
+    table.deliver(key, Events::READABLE);
+    assert_eq!(table.next_ready().unwrap().2.close_requested, Some(CloseReason::SlowReader));
 }
 
 #[test]
 fn a_deadline_is_told_once() {
     let ticks = ticks([8; 5]);
-    let mut lot = lot(&ticks);
-    let key = lot.claim(Visit::UNCOUNTED);
-    lot.park(key, 7, IDLE, &ticks);
-    while lot.ready() == 0 {
-        lot.tick(|_| {});
+    let mut table = table(&ticks);
+    let key = table.insert(PerIpPermit::UNCOUNTED);
+    table.park(key, 7, IDLE, &ticks);
+    while table.ready() == 0 {
+        table.tick(|_| {});
     }
-    assert_eq!(lot.next_ready().unwrap().2.late, Some(Deadline::Idle));
-    lot.park(key, 7, IDLE, &ticks);
-    lot.signal(key, Signal::READABLE);
-    assert_eq!(lot.next_ready().unwrap().2.late, None);
+    assert_eq!(table.next_ready().unwrap().2.expired, Some(Deadline::Idle));
+    table.park(key, 7, IDLE, &ticks);
+    table.deliver(key, Events::READABLE);
+    assert_eq!(table.next_ready().unwrap().2.expired, None);
 }
 
 #[test]
 fn a_deadline_that_is_kept_leaves_the_end_that_was_asked_for() {
     let ticks = ticks([8; 5]);
-    let mut lot = lot(&ticks);
-    let key = lot.claim(Visit::UNCOUNTED);
-    lot.doom(key, CloseReason::Shutdown);
-    lot.doom(key, CloseReason::Local);
-    lot.doom(key, CloseReason::Shutdown);
-    lot.park(key, 7, IDLE, &ticks);
-    assert_eq!(lot.next_ready().unwrap().2.doom, Some(CloseReason::Local));
-    lot.park(key, 7, (Wait::Write, true), &ticks);
-    while lot.ready() == 0 {
-        lot.tick(|_| {});
+    let mut table = table(&ticks);
+    let key = table.insert(PerIpPermit::UNCOUNTED);
+    table.request_close(key, CloseReason::Shutdown);
+    table.request_close(key, CloseReason::ClosedByServer);
+    table.request_close(key, CloseReason::Shutdown);
+    table.park(key, 7, IDLE, &ticks);
+    assert_eq!(table.next_ready().unwrap().2.close_requested, Some(CloseReason::ClosedByServer));
+    table.park(key, 7, (ParkReason::Write, true), &ticks);
+    while table.ready() == 0 {
+        table.tick(|_| {});
     }
-    let order = lot.next_ready().unwrap().2;
-    assert_eq!((order.late, order.doom), (Some(Deadline::Write), Some(CloseReason::Local)));
-    lot.park(key, 7, (Wait::Write, true), &ticks);
-    lot.signal(key, Signal::WRITABLE);
-    assert_eq!(lot.next_ready().unwrap().2.doom, Some(CloseReason::Local));
+    let input = table.next_ready().unwrap().2;
+    assert_eq!(
+        (input.expired, input.close_requested),
+        (Some(Deadline::Write), Some(CloseReason::ClosedByServer))
+    );
+    table.park(key, 7, (ParkReason::Write, true), &ticks);
+    table.deliver(key, Events::WRITABLE);
+    assert_eq!(table.next_ready().unwrap().2.close_requested, Some(CloseReason::ClosedByServer));
 }
 
 #[derive(Debug, Clone)]
 enum Step {
-    Claim,
+    Insert,
     Park(usize, u8, bool),
-    Signal(usize, u8),
-    Doom(usize),
+    Events(usize, u8),
+    RequestClose(usize),
     Next,
     Take(usize),
-    Release(usize),
+    Remove(usize),
     Tick(u8),
-    Evict,
+    DrainParked,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let which = 0..6usize;
     prop_oneof![
-        3 => Just(Step::Claim),
+        3 => Just(Step::Insert),
         6 => (which.clone(), 0..6u8, any::<bool>()).prop_map(|(n, w, m)| Step::Park(n, w, m)),
-        6 => (which.clone(), 0..4u8).prop_map(|(n, signal)| Step::Signal(n, signal)),
-        1 => which.clone().prop_map(Step::Doom),
+        6 => (which.clone(), 0..4u8).prop_map(|(n, signal)| Step::Events(n, signal)),
+        1 => which.clone().prop_map(Step::RequestClose),
         4 => Just(Step::Next),
         1 => which.clone().prop_map(Step::Take),
-        1 => which.prop_map(Step::Release),
+        1 => which.prop_map(Step::Remove),
         3 => (1..90u8).prop_map(Step::Tick),
-        1 => Just(Step::Evict),
+        1 => Just(Step::DrainParked),
     ]
 }
 
 /// What the model knows of one connection.
 struct Known {
-    key: Key,
+    key: ConnKey,
     /// `None` while it is active.
-    parked: Option<(u32, Wait)>,
-    signals: Signal,
+    parked: Option<(u32, ParkReason)>,
+    events: Events,
     due: Option<u32>,
-    wait: Wait,
+    park_reason: ParkReason,
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// Ready are exactly those which are parked and were signalled for what they wait for, in the
+    /// Ready are exactly those which are parked and got events for what they wait for, in the
     /// order in which that came about; deadlines fall when they are due; nobody gets another's.
     #[test]
     fn it_agrees_with_the_model(steps in prop::collection::vec(step(), 1..120)) {
         let ticks = ticks([8, 10, 9, 40, 12]);
-        let mut lot = lot(&ticks);
+        let mut table = table(&ticks);
         let mut known: Vec<Known> = Vec::new();
-        let mut ready: VecDeque<Key> = VecDeque::new();
-        let mut content = 0;
+        let mut ready: VecDeque<ConnKey> = VecDeque::new();
+        let mut parked_state = 0;
         let mut now = 0u32;
         for step in steps {
             match step {
-                Step::Claim => {
-                    let key = lot.claim(Visit::UNCOUNTED);
+                Step::Insert => {
+                    let key = table.insert(PerIpPermit::UNCOUNTED);
                     prop_assert!(known.iter().all(|other| other.key != key));
-                    let wait = Wait::FirstByte;
-                    known.push(Known { key, parked: None, signals: Signal::NONE, due: None, wait });
+                    let park_reason = ParkReason::FirstByte;
+                    known.push(Known { key, parked: None, events: Events::NONE, due: None, park_reason });
                 }
-                Step::Park(n, wait, moved) => {
+                Step::Park(n, park_reason, moved) => {
                     let Some(one) = known.get_mut(n).filter(|one| one.parked.is_none()) else { continue };
-                    let wait = [Wait::FirstByte, Wait::Handshake, Wait::Idle, Wait::Frame, Wait::Write, Wait::Turn]
-                        [wait as usize];
-                    content += 1;
-                    if moved || wait != one.wait && wait != Wait::Turn {
-                        let end = ticks.end(wait, now);
+                    let park_reason = [ParkReason::FirstByte, ParkReason::Handshake, ParkReason::Idle, ParkReason::Frame, ParkReason::Write, ParkReason::Turn]
+                        [park_reason as usize];
+                    parked_state += 1;
+                    if moved || park_reason != one.park_reason && park_reason != ParkReason::Turn {
+                        let end = ticks.end(park_reason, now);
                         one.due = (end != NEVER).then_some(end);
-                        one.wait = wait;
+                        one.park_reason = park_reason;
                     }
-                    one.parked = Some((content, wait));
-                    let signalled = lot.park(one.key, content, (wait, moved), &ticks);
-                    let expected = wait.heeds(one.signals);
-                    prop_assert_eq!(signalled == Signalled::Ready, expected);
+                    one.parked = Some((parked_state, park_reason));
+                    let delivery = table.park(one.key, parked_state, (park_reason, moved), &ticks);
+                    let expected = park_reason.wakes_on(one.events);
+                    prop_assert_eq!(delivery == Delivery::Ready, expected);
                     if expected {
                         ready.push_back(one.key);
                     }
                 }
-                Step::Signal(n, signal) => {
+                Step::Events(n, signal) => {
                     let Some(one) = known.get_mut(n) else { continue };
-                    let signal = [Signal::READABLE, Signal::CLOSING, Signal::WRITABLE, Signal::PUSHED][signal as usize];
-                    one.signals = one.signals | signal;
-                    lot.signal(one.key, signal);
-                    if one.parked.is_some_and(|(_, wait)| wait.heeds(one.signals)) && !ready.contains(&one.key) {
+                    let signal = [Events::READABLE, Events::CLOSING, Events::WRITABLE, Events::PUSHED][signal as usize];
+                    one.events = one.events | signal;
+                    table.deliver(one.key, signal);
+                    if one.parked.is_some_and(|(_, park_reason)| park_reason.wakes_on(one.events)) && !ready.contains(&one.key) {
                         ready.push_back(one.key);
                     }
                 }
-                Step::Doom(n) => {
+                Step::RequestClose(n) => {
                     let Some(one) = known.get_mut(n) else { continue };
-                    one.signals = one.signals | Signal::DOOM;
-                    lot.doom(one.key, CloseReason::Local);
+                    one.events = one.events | Events::CLOSE_REQUESTED;
+                    table.request_close(one.key, CloseReason::ClosedByServer);
                     if one.parked.is_some() && !ready.contains(&one.key) {
                         ready.push_back(one.key);
                     }
                 }
                 Step::Next => {
-                    let next = lot.next_ready();
+                    let next = table.next_ready();
                     prop_assert_eq!(next.as_ref().map(|next| next.0), ready.pop_front());
-                    let Some((key, content, order)) = next else { continue };
+                    let Some((key, parked_state, input)) = next else { continue };
                     let one = known.iter_mut().find(|one| one.key == key).unwrap();
-                    prop_assert_eq!(one.parked.take().map(|(content, _)| content), Some(content));
-                    prop_assert_eq!(order.signals, one.signals);
-                    one.signals = Signal::NONE;
+                    prop_assert_eq!(one.parked.take().map(|(parked_state, _)| parked_state), Some(parked_state));
+                    prop_assert_eq!(input.events, one.events);
+                    one.events = Events::NONE;
                 }
                 Step::Take(n) => {
                     let Some(one) = known.get_mut(n) else { continue };
-                    let taken = lot.take(one.key).map(|(content, _)| content.unwrap());
-                    prop_assert_eq!(taken, one.parked.take().map(|(content, _)| content));
+                    let taken = table.take(one.key).map(|(parked_state, _)| parked_state.unwrap());
+                    prop_assert_eq!(taken, one.parked.take().map(|(parked_state, _)| parked_state));
                     if taken.is_some() {
-                        one.signals = Signal::NONE;
+                        one.events = Events::NONE;
                         ready.retain(|key| *key != one.key);
                     }
                 }
-                Step::Release(n) => {
+                Step::Remove(n) => {
                     if n >= known.len() { continue }
                     let one = known.swap_remove(n);
                     ready.retain(|key| *key != one.key);
-                    let released = lot.release(one.key).unwrap().1;
-                    prop_assert_eq!(released, one.parked.map(|(content, _)| content));
+                    let released = table.remove(one.key).unwrap().1;
+                    prop_assert_eq!(released, one.parked.map(|(parked_state, _)| parked_state));
                 }
                 Step::Tick(count) => {
                     for _ in 0..count {
                         now += 1;
                         let mut due = Vec::new();
-                        lot.tick(|key| due.push(key));
+                        table.tick(|key| due.push(key));
                         for one in &mut known {
                             let parked = one.parked.is_some() && !ready.contains(&one.key);
                             let is_due = parked && one.due.is_some_and(|due| due <= now);
                             prop_assert_eq!(due.contains(&one.key), is_due, "at {} due {:?}", now, one.due);
                             if is_due {
-                                one.signals = one.signals | Signal::DOOM;
+                                one.events = one.events | Events::CLOSE_REQUESTED;
                             }
                         }
                         ready.extend(due);
                     }
                 }
-                Step::Evict => {
-                    let mut evicted = lot.evict();
-                    evicted.sort_by_key(|(key, _)| key.index);
+                Step::DrainParked => {
+                    let mut drained = table.drain_parked();
+                    drained.sort_by_key(|(key, _)| key.index);
                     let mut expected: Vec<_> = known
                         .iter_mut()
-                        .filter_map(|one| one.parked.take().map(|(content, _)| (one.key, content)))
+                        .filter_map(|one| one.parked.take().map(|(parked_state, _)| (one.key, parked_state)))
                         .collect();
                     expected.sort_by_key(|(key, _)| key.index);
-                    prop_assert_eq!(evicted, expected);
+                    prop_assert_eq!(drained, expected);
                     ready.clear();
-                    known.iter_mut().for_each(|one| if one.parked.is_none() { one.signals = Signal::NONE });
-                    // Those that were active before keep their signals; nothing tells them apart here.
+                    known.iter_mut().for_each(|one| if one.parked.is_none() { one.events = Events::NONE });
+                    // Those that were active before keep their events; nothing tells them apart
+                    // here.
                     return Ok(());
                 }
             }
-            prop_assert_eq!(lot.open(), known.len());
-            prop_assert_eq!(lot.parked(), known.iter().filter(|one| one.parked.is_some()).count());
-            prop_assert_eq!(lot.ready() > 0, !ready.is_empty());
+            prop_assert_eq!(table.open(), known.len());
+            prop_assert_eq!(table.parked(), known.iter().filter(|one| one.parked.is_some()).count());
+            prop_assert_eq!(table.ready() > 0, !ready.is_empty());
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use millpond_server::Mode;
-use millpond_server::http::{Park, Server};
+use millpond_server::http::Server;
 
 use super::app::App;
 use super::target::{Running, Sent};
@@ -60,9 +60,10 @@ impl Running for Ours {
     }
 }
 
-pub async fn ours(app: App, tls: bool, mode: Mode, park: Park) -> Box<dyn Running> {
-    let builder = Server::builder().listen("127.0.0.1:0").mode(mode).park(park);
-    let builder = builder.header_timeout(head()).first_byte_timeout(head()).per_peer(None);
+pub async fn ours(app: App, tls: bool, mode: Mode) -> Box<dyn Running> {
+    let builder = Server::builder().listen("127.0.0.1:0").mode(mode);
+    let builder =
+        builder.header_read_timeout(head()).first_byte_timeout(head()).max_connections_per_ip(None);
     #[cfg(feature = "rustls")]
     let builder = match tls {
         true => builder.tls(crate::support::server::tls::server()),

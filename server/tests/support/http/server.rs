@@ -1,9 +1,9 @@
-//! For what the server itself promises: it serves the app, in both modes, with each policy.
+//! For what the server itself promises: it serves the app, in both modes.
 
 use std::time::Instant;
 
-use millpond_server::http::{Http, Park, Server};
-use millpond_server::{Builder, ServerStatus};
+use millpond_server::ServerStatus;
+use millpond_server::http::{Server, ServerBuilder};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::app::App;
@@ -11,9 +11,6 @@ use super::reply::{Parsed, Reading, Reply, parse};
 use crate::support::server::{Case, Client, no_time};
 
 pub const HELLO: &str = "GET /hello HTTP/1.1\r\nhost: a\r\n\r\n";
-
-/// As many stay warm as the tests have connections, or none.
-pub const PARKS: [Park; 2] = [Park::AtOnce, Park::Warm(64)];
 
 pub fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -25,8 +22,8 @@ pub fn post(path: &str, length: usize) -> String {
 }
 
 impl Case {
-    pub fn http(self, park: Park) -> Builder<Http> {
-        let builder = Server::builder().listen("127.0.0.1:0").mode(self.mode).park(park);
+    pub fn http(self) -> ServerBuilder {
+        let builder = Server::builder().listen("127.0.0.1:0").mode(self.mode);
         #[cfg(feature = "rustls")]
         if self.tls {
             return builder.tls(crate::support::server::tls::web_server());
@@ -35,11 +32,11 @@ impl Case {
     }
 
     /// Without any deadline.
-    pub fn timeless(self, park: Park) -> Builder<Http> {
-        self.http(park)
+    pub fn timeless(self) -> ServerBuilder {
+        self.http()
             .first_byte_timeout(None)
             .handshake_timeout(None)
-            .header_timeout(None)
+            .header_read_timeout(None)
             .body_timeout(None)
             .keep_alive_timeout(None)
             .write_timeout(None)
@@ -58,7 +55,7 @@ impl Case {
     }
 }
 
-pub fn serve(builder: Builder<Http>, app: &App) -> Server {
+pub fn serve(builder: ServerBuilder, app: &App) -> Server {
     builder.serve(app.router()).unwrap()
 }
 
@@ -97,9 +94,9 @@ pub async fn nothing_left(server: &Server) -> ServerStatus {
     let start = Instant::now();
     loop {
         let status = server.status();
-        if (status.open, status.parked, status.thawed) == (0, 0, 0) {
+        if (status.open, status.parked, status.http_states) == (0, 0, 0) {
             let reasons: u64 = status.reasons().map(|(_, count)| count).sum();
-            let known = status.refused_full + status.refused_per_peer + status.closed;
+            let known = status.refused_full + status.refused_per_ip + status.closed;
             assert_eq!((status.closed, status.accepted), (reasons, known), "{status:?}");
             return status;
         }
@@ -108,19 +105,19 @@ pub async fn nothing_left(server: &Server) -> ServerStatus {
     }
 }
 
-/// Waits until so many connections are open, all at rest, and of these so many are thawed.
+/// Waits until so many connections are open, all at rest, and so many have hyper's state.
 #[track_caller]
-pub fn at_rest(server: &Server, open: usize, thawed: usize) -> impl Future<Output = ()> {
+pub fn at_rest(server: &Server, open: usize, http_states: usize) -> impl Future<Output = ()> {
     let at = std::panic::Location::caller();
     async move {
         let start = Instant::now();
         loop {
             let status = server.status();
-            if (status.open, status.parked, status.thawed) == (open, open, thawed) {
+            if (status.open, status.parked, status.http_states) == (open, open, http_states) {
                 return;
             }
             let late = start.elapsed().as_secs() >= 10;
-            assert!(!late, "{at}: not {open} at rest, {thawed} thawed: {status:?}");
+            assert!(!late, "{at}: not {open} at rest, {http_states} with state: {status:?}");
             tokio::task::yield_now().await;
         }
     }

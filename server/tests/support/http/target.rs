@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use millpond_server::Mode;
-use millpond_server::http::Park;
 use tokio::net::TcpStream;
 
 use super::app::App;
@@ -68,20 +67,13 @@ pub const DEDICATED: Target = Target {
     name: "dedicated",
     has_deadlines: true,
     slow_cost: 16 << 10,
-    start: |app, tls| Box::pin(ours::ours(app, tls, Mode::Dedicated, Park::default())),
+    start: |app, tls| Box::pin(ours::ours(app, tls, Mode::Dedicated)),
     ..AXUM
 };
 
-pub const AT_ONCE: Target = Target {
-    name: "event-driven, parked at once",
-    start: |app, tls| Box::pin(ours::ours(app, tls, Mode::EventDriven, Park::AtOnce)),
-    ..DEDICATED
-};
-
-/// Fewer stay warm than connect: each is pushed out now and then.
-pub const WARM: Target = Target {
-    name: "event-driven, some warm",
-    start: |app, tls| Box::pin(ours::ours(app, tls, Mode::EventDriven, Park::Warm(64))),
+pub const EVENT_DRIVEN: Target = Target {
+    name: "event-driven",
+    start: |app, tls| Box::pin(ours::ours(app, tls, Mode::EventDriven)),
     ..DEDICATED
 };
 
@@ -91,8 +83,8 @@ pub fn secured(target: Target) -> Target {
 }
 
 impl Target {
-    /// One in so many of cases that are much alike; `MILLPOND_ALL=1` has all of them tried. Over TLS
-    /// fewer: there is one way from the bytes to the server.
+    /// One in so many of cases that are much alike; `MILLPOND_ALL=1` has all of them tried. Over
+    /// TLS fewer: there is one way from the bytes to the server.
     pub fn one_in(self, plain: usize) -> usize {
         match std::env::var_os("MILLPOND_ALL") {
             Some(_) => 1,
@@ -138,7 +130,7 @@ macro_rules! against_all {
         mod $name {
             use super::{$name as run, patient};
             use crate::support::http::target::{
-                AT_ONCE, DEDICATED, WARM, against_all, oracle, plain,
+                DEDICATED, EVENT_DRIVEN, against_all, oracle, plain,
             };
             #[cfg(feature = "rustls")]
             use crate::support::http::target::secured;
@@ -146,7 +138,7 @@ macro_rules! against_all {
             #[test]
             fn ours() {
                 std::thread::scope(|scope| {
-                    for target in [DEDICATED, AT_ONCE, WARM] {
+                    for target in [DEDICATED, EVENT_DRIVEN] {
                         scope.spawn(move || patient(run(target)));
                     }
                 });
@@ -156,7 +148,7 @@ macro_rules! against_all {
             #[test]
             fn ours_tls() {
                 std::thread::scope(|scope| {
-                    for target in [DEDICATED, AT_ONCE, WARM].map(secured) {
+                    for target in [DEDICATED, EVENT_DRIVEN].map(secured) {
                         scope.spawn(move || patient(run(target)));
                     }
                 });
@@ -169,7 +161,7 @@ macro_rules! against_all {
         mod $name {
             use super::$run;
             use crate::support::http::target::{
-                AT_ONCE, DEDICATED, WARM, against_all, oracle, plain,
+                DEDICATED, EVENT_DRIVEN, against_all, oracle, plain,
             };
             #[cfg(feature = "rustls")]
             use crate::support::http::target::secured;
@@ -180,13 +172,8 @@ macro_rules! against_all {
             }
 
             #[test]
-            fn at_once() {
-                $run(super::$name(AT_ONCE));
-            }
-
-            #[test]
-            fn warm() {
-                $run(super::$name(WARM));
+            fn event_driven() {
+                $run(super::$name(EVENT_DRIVEN));
             }
 
             #[cfg(feature = "rustls")]
@@ -197,14 +184,8 @@ macro_rules! against_all {
 
             #[cfg(feature = "rustls")]
             #[test]
-            fn at_once_tls() {
-                $run(super::$name(secured(AT_ONCE)));
-            }
-
-            #[cfg(feature = "rustls")]
-            #[test]
-            fn warm_tls() {
-                $run(super::$name(secured(WARM)));
+            fn event_driven_tls() {
+                $run(super::$name(secured(EVENT_DRIVEN)));
             }
 
             against_all!(proofs $run, $name);

@@ -142,7 +142,7 @@ fn a_busy_runtime_learns_who_is_ready() {
             async { Ok::<_, Infallible>(Some(line)) }
         };
         let entered = runtime.enter();
-        let builder = EVENT_DRIVEN.builder().turn_frames(1).codec(LinesCodec::new());
+        let builder = EVENT_DRIVEN.builder().read_budget_frames(1).codec(LinesCodec::new());
         let server = builder.serve(tower::service_fn(service)).unwrap();
         drop(entered);
         let mut clients = several(EVENT_DRIVEN, &server, 2).await;
@@ -189,7 +189,7 @@ async fn a_service_waits(case: Case) {
     gate.open();
     assert_eq!(soon(slow.line()).await, "wait", "{case:?}");
     soon(pool.wait_idle()).await;
-    // All at once, and more than there are runners.
+    // All at once, and more than there are workers.
     let gate = Gate::new();
     let inner = gate.clone();
     let service = move |line: String| {
@@ -228,8 +228,8 @@ async fn a_service_panics(case: Case) {
     let server = server.serve(tower::service_fn(service)).unwrap();
     let mut others = several(case, &server, 10).await;
     for round in 1..=5 {
-        let mut doomed = several(case, &server, 10).await;
-        for (one, other) in doomed.iter_mut().zip(&mut others) {
+        let mut closing = several(case, &server, 10).await;
+        for (one, other) in closing.iter_mut().zip(&mut others) {
             one.send("panic\n").await;
             other.send("still there?\n").await;
         }
@@ -248,7 +248,7 @@ async fn a_service_panics(case: Case) {
 async fn others_have_their_turn(case: Case) {
     let pool = Pool::new(1);
     let silent = |_: String| async move { Ok::<_, Infallible>(None::<String>) };
-    let builder = case.builder().pool(&pool).turn_frames(2).codec(LinesCodec::new());
+    let builder = case.builder().pool(&pool).read_budget_frames(2).codec(LinesCodec::new());
     let server = builder.serve(tower::service_fn(silent)).unwrap();
     let mut floods = JoinSet::new();
     for _ in 0..8 {
@@ -260,13 +260,13 @@ async fn others_have_their_turn(case: Case) {
             }
         });
     }
-    eventually(|| server.status().bursts > 100).await;
+    eventually(|| server.status().turns > 100).await;
     for _ in 0..20 {
-        let before = server.status().bursts;
+        let before = server.status().turns;
         soon(pool.schedule(async {})).await.unwrap().detach();
-        let bursts = server.status().bursts - before;
-        // The runner that has the slot, and one in line before this.
-        assert!(bursts <= 40, "{case:?}: {bursts}");
+        let turns = server.status().turns - before;
+        // The worker that has the slot, and one in line before this.
+        assert!(turns <= 40, "{case:?}: {turns}");
     }
     floods.shutdown().await;
 }
