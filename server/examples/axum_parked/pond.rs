@@ -117,7 +117,7 @@ impl Pond {
                 "size": pool.size,
                 "running": pool.running,
                 "queued": pool.queued,
-                "held": pool.held,
+                "held": pool.held_slots,
                 "refused": pool.refused,
                 "completed": pool.completed,
             },
