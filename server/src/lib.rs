@@ -7,8 +7,8 @@
 //!   record of some fifty bytes, its codec, and the socket. When bytes arrive, a *turn* serves the
 //!   connection in a slot of a [`Pool`].
 //!
-//! Frames of a tokio-util codec go to a tower service ([`ServerBuilder::serve`]), or to a [`Handler`]
-//! that may send at any time through a [`Connection`] ([`ServerBuilder::handle`]).
+//! A tokio-util codec makes frames. A tower service answers them ([`ServerBuilder::serve`]), or a
+//! [`Handler`] ([`ServerBuilder::handle`]), which may send at any time through a [`Connection`].
 //!
 //! ```
 //! use std::convert::Infallible;
