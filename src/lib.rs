@@ -1,7 +1,8 @@
-//! A bounded task pool for tokio.
+//! A bounded task pool for tokio: five ways to submit a job, groups with results, a tower layer.
 //!
-//! At most `size` jobs run at once; what happens to the next one is chosen per call, by the verb.
-//! Every job ends in exactly one way and is counted.
+//! A [`Pool`] runs at most `size` jobs at once. The verb of a call decides what happens to the next
+//! job: wait, refuse, overflow, run in the caller, or commit. Every job ends exactly once, and the
+//! pool counts it.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -15,102 +16,72 @@
 //!
 //! # The verbs
 //!
-//! | verb | a slot is free | full | closed | dropped before it resolves |
-//! |---|---|---|---|---|
-//! | [`schedule(job).await`](Pool::schedule) | runs | the caller waits its turn | [`ScheduleError::Closed`] | the job never runs |
-//! | [`try_schedule(job)`](Pool::try_schedule) | runs | [`TryScheduleError::Full`] | [`TryScheduleError::Closed`] | – |
-//! | [`schedule_always(job)`](Pool::schedule_always) | runs | runs beyond the size | [`TryScheduleError::Closed`] | – |
-//! | [`try_go(job).await`](Pool::try_go) | runs | runs in the caller | [`ClosedError`] | a job in the caller is cancelled, one in the pool goes on |
-//! | [`anyway_go(job)`](Pool::anyway_go) | runs | the job waits in the wait list | [`ClosedError`] | the job runs anyway |
+#![doc = include_str!("../docs/verbs-table.md")]
 //!
-//! *Full* means that no slot is free and no place in the queue. The wait list is strictly first come,
-//! first served: a free slot goes to the oldest in it. Refusals hold the job. All verbs lead to a
-//! [`JobHandle`]. From threads outside of the runtime use [`Pool::blocking_schedule`] and
-//! [`Pool::blocking_anyway_go`]; for closures that block or compute for long, [`blocking`].
+//! *Full* means that no slot is free and the queue has no room, or that a waiter stands in the wait
+//! list. The wait list is first in, first out. The page [`guide::verbs`] helps to choose.
 //!
-//! # Groups
+//! [schedule]: Pool::schedule
+//! [try_schedule]: Pool::try_schedule
+//! [schedule_always]: Pool::schedule_always
+//! [try_go]: Pool::try_go
+//! [anyway_go]: Pool::anyway_go
 //!
-//! A [`Group`] has the same verbs on the same pool. [`wait`](Group::wait) gives the outcome of each
-//! of its jobs in the order of submission, [`next`](Group::next) in the order of completion;
-//! [`wait_or_cancel_on_failure`](Group::wait_or_cancel_on_failure) cancels the rest at the first failure. A
-//! [quota](GroupBuilder::quota) bounds its share of the pool. Dropping the last handle of a group
-//! cancels its jobs, unless it was [detached](Group::detach).
+//! # The guide
 //!
-//! # Services
+//! | page | about |
+//! |---|---|
+//! | [`guide::verbs`] | the verbs, handles, reserved slots, blocking closures, nested submissions |
+//! | [`guide::groups`] | jobs that are waited for together; quotas |
+//! | [`guide::layer`] | tower services on a pool: axum, tonic, clients |
+//! | [`guide::overload`] | what to do when more comes in than the pool can finish |
+//! | [`guide::shutdown`] | drain, cancel, report |
+//! | [`guide::tuning`] | the size, the queue, a database pool and timeouts together |
+//! | [`guide::testing`] | pools in tests, paused time |
+//! | [`guide::migrating`] | from `Semaphore` + spawn, `buffer_unordered`, `JoinSet`, `TaskTracker` |
+//! | [`guide::comparison`] | features and speed beside the alternatives |
+//! | [`guide::when_not`] | what the pool is not for |
 //!
-//! The `layer` module (feature `tower`) makes each call of a tower service a job.
-//! [`Pool::reserver`] reserves a slot before there is a job, [`Pool::hold_slot`] keeps one beyond a
-//! job's end.
-//!
-//! # Connections
-//!
-//! The `server` module (feature `server`) holds connections by a task each, or parked: then an idle
-//! one is a small record, and a job on a pool when bytes arrive.
+//! Connections belong to the crate [`millpond-server`](https://docs.rs/millpond-server): framed
+//! protocols, and HTTP under axum, with idle connections parked.
 //!
 //! # The accounting law
 //!
-//! In every [`PoolStatus`] the numbers belong to one moment, and
+//! The numbers of a [`PoolStatus`] belong to one moment, and at any moment
 //!
-//! ```text
-//! submitted = refused + withdrawn
-//!           + reserved + queued + waiting + running + overflow + in_caller
-//!           + completed + panicked + cancelled
-//! ```
+#![doc = include_str!("../docs/accounting-law.md")]
 //!
 //! [`PoolStatus::accounted`] is the right-hand side.
 //!
-//! # Cancel safety
-//!
-//! - [`Reserver`], dropped: what it has reserved, or its place in the wait list, is given back.
-//! - [`schedule`](Pool::schedule), dropped: the job never runs; its place, or the slot that was kept
-//!   for it, passes to the next waiter.
-//! - [`try_go`](Pool::try_go), dropped: a job in the caller is cancelled, one in the pool goes on.
-//! - [`anyway_go`](Pool::anyway_go): the future it returns only observes; the job runs.
-//! - [`JobHandle`], dropped: detaches. [`JobHandle::abort_on_drop`] does the opposite.
-//! - [`Group::wait`], [`Group::next`] and [`Pool::wait_idle`], dropped: nothing is lost.
-//! - [`Pool::shutdown`], dropped: the pool stays closed and nothing is cancelled.
-//!
 //! # Panics
 //!
-//! A panic of a job ends that job: its handle gives [`JobError::Panicked`], its slot comes back, its
-//! worker goes on. [`PoolBuilder::on_panic`] hears of each. That takes unwinding: with `panic = "abort"`
+//! A panic ends its job and nothing else. The handle gives [`JobError::Panicked`], the slot comes back
+//! and the worker goes on. [`PoolBuilder::on_panic`] is called for each panic. With `panic = "abort"`
 //! the process ends.
 //!
 //! # Features
 //!
-//! `tracing` (default): a job runs inside the span that was current where it was submitted, unless
-//! [`PoolBuilder::spans`] says no. Events have the target `millpond` and the field `pool`, the pool's
-//! name: panic (error), close, resize and shutdown (info), overflow and refusal (debug).
+//! | feature | what it adds |
+//! |---|---|
+//! | `tracing` (default) | a job runs inside the span of its submission; events of the target `millpond` |
+//! | `tower` | the module `layer` |
+//! | `http-body` | `PoolLayer::hold_until_body_end` |
+//! | `hyper` | a [`Pool`] is a `hyper::rt::Executor` |
 //!
-//! `tower`: the module `layer`. `http-body`: its `hold_until_body_end`. `hyper`: a [`Pool`] is a
-//! `hyper::rt::Executor`. `server`: the module `server`, on Unix. `serde`: its configuration by a
-//! file. `rustls`: its TLS. `http`: the module `http`, a server for HTTP. `axum`: its requests carry
-//! axum's `ConnectInfo`.
+//! Events have the field `pool`, the pool's name. Panics are ERROR; close, resize and shutdown are
+//! INFO; overflow and refusals are DEBUG.
 //!
 //! # Words
 //!
 //! - **job**: a future given to the pool. **task**: a tokio task, nothing else.
-//! - **slot**: the right to run; there are `size`. A job keeps its slot while it is suspended.
-//! - **worker**: a task that polls jobs. There are at most as many as the runtime has threads,
-//!   or a few more for a while when a slow job stalls a worker.
-//! - **queue**: places for admitted jobs that wait for a slot; none by default.
+//! - **slot**: the right to run one job; at most `size` of them are out. A suspended job keeps its slot.
+//! - **worker**: a tokio task that polls jobs. There are at most as many as the runtime has threads, or
+//!   a few more while a slow job holds one up.
+//! - **queue**: room for admitted jobs without a slot; none by default. **waiting**: callers and
+//!   committed jobs in the wait list.
 //! - **reserved**: a slot kept for a job to come. **held**: a slot kept beyond its job's end.
-//! - **waiting**: in the wait list for room, as a caller (`schedule`) or as a committed job (`anyway_go`).
-//! - **overflow**: a job that runs beyond `size`. **in caller**: a job that its caller runs.
-//! - **handle**: the right to a job's outcome. **group**: jobs waited for together.
-//!
-//! # Map, for readers of the source
-//!
-//! - `pool` is the facade; `pool/builder` checks the settings; `pool/handle`, `pool/status` and
-//!   `pool/shutdown` hold what its methods return.
-//! - `pool/submit`: the named futures of the verbs, and slots without jobs.
-//! - `pool/job`: a job's storage and states, the one unsafe module.
-//! - `pool/limiter`: the only place that counts slots; its wait list, quotas and deadlock detection.
-//! - `pool/scheduler`: shards with their run queues, workers, the idle list, the wake policy with the
-//!   stall monitor, and what the rooms of a pool share.
-//! - `group`: groups. `layer`: tower services. `executor`: hyper's. `blocking`: closures as jobs.
-//!   `error`: refusals, ends, settings.
-//! - `trace`: spans and events. `sync`: std or loom. `pool/loom`: the loom models.
+//! - **overflow**: a job beyond `size`. **in caller**: a job that its caller runs.
+//! - **handle**: the right to a job's result. **group**: jobs waited for together.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -119,6 +90,8 @@ mod error;
 #[cfg(feature = "hyper")]
 mod executor;
 mod group;
+#[cfg(any(doc, doctest, test))]
+pub mod guide;
 #[cfg(feature = "tower")]
 pub mod layer;
 mod panic;

@@ -1,14 +1,14 @@
-//! A server for framed protocols that holds its connections in one of two modes.
+//! A connection server for tokio where idle connections cost next to nothing.
 //!
-//! The same code runs in both, under the same limits and deadlines; which one it is, is a setting:
+//! The same code runs in two modes, under the same limits and deadlines:
 //!
-//! - [`Mode::Dedicated`]: a task for each connection, without a buffer while it waits.
-//! - [`Mode::EventDriven`]: an idle connection is *parked*. It has no task, no buffer and no timer;
-//!   what is left of it is a record of some fifty bytes, its codec, and the socket. When bytes
-//!   arrive, a *turn* serves it in a slot of a [`Pool`].
+//! - [`Mode::Dedicated`]: each connection has a task, and no buffer while it waits.
+//! - [`Mode::EventDriven`]: an idle connection is *parked*. It has no task, no buffer and no timer: a
+//!   record of some fifty bytes, its codec, and the socket. When bytes arrive, a *turn* serves the
+//!   connection in a slot of a [`Pool`].
 //!
-//! Frames go to a tower service ([`ServerBuilder::serve`]), or to a [`Handler`]
-//! ([`ServerBuilder::handle`]) that may send at any time through a [`Connection`].
+//! A tokio-util codec makes frames. A tower service answers them ([`ServerBuilder::serve`]), or a
+//! [`Handler`] ([`ServerBuilder::handle`]), which may send at any time through a [`Connection`].
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -31,47 +31,27 @@
 //! # }
 //! ```
 //!
-//! # A turn
+//! The module `http` (feature `http`) serves an `axum::Router`, or any tower service of `http`
+//! requests, the same way.
 //!
-//! It writes what waits to go out, reads, decodes, serves frame by frame, and writes the answers,
-//! until the socket would block or the connection has had its share: after
-//! [`read_budget_bytes`](ServerBuilder::read_budget_bytes) or
-//! [`read_budget_frames`](ServerBuilder::read_budget_frames) the others come first. It never waits
-//! for the socket: where the peer does not take its answers, they stay with the connection, nothing
-//! more is read from it, and it rests until the peer does. A service that waits keeps its slot of
-//! the pool, and neither a thread nor the reactor.
+//! # The guide
 //!
-//! A slot serves one turn at a time. In the event-driven mode one job has several of them, of
-//! connection after connection, and makes room for others of the pool after a few.
+//! | page | about |
+//! |---|---|
+//! | [`guide::server`] | modes, turns, the pool, limits, deadlines, closing, configuration, TLS |
+//! | [`guide::http`] | HTTP: settings, the pool, what is parked and what is not, figures |
 //!
-//! # When the pool is full
+//! The guide of [`millpond`](https://docs.rs/millpond) has pages on overload, shutdown and tuning.
 //!
-//! Connections that become ready wait for a slot, first come first served, and what their peers
-//! send stays in the kernel. The job that is to serve them stands in line with everybody else on
-//! that pool. When the pool is closed, connections are closed as they become ready
-//! ([`CloseReason::PoolClosed`]).
+//! # Features
 //!
-//! # Closing
-//!
-//! Where the server ends a connection that may still be sending, for a malformed frame, an error of
-//! the service or by [`Connection::close`], the peer first gets all answers to what came before and
-//! the end of the stream. The socket is closed when the peer has gone, or after a second or two:
-//! bytes that nobody has read would reset the connection, and the peer might lose the last words.
-//!
-//! # Limits and deadlines
-//!
-//! All are on by default, the same in both modes, and listed at [`ServerBuilder`]. They are
-//! kept by a clock that ticks eight times in the shortest of them, every second at the least and
-//! every 10 ms at most: a deadline is never early, and late by two ticks at most. While user code
-//! runs for a connection only the write deadline does, for a handler. Before a connection is
-//! closed for idleness it is read from once more.
-//!
-//! # Memory
-//!
-//! A parked connection costs its record, which is kept for the next one when it ends. A frame that
-//! has arrived in part is kept by its exact bytes; a codec that reserves room for a frame by its
-//! declared length has that room only during a turn. The kernel's own memory for a socket, some
-//! 5 KiB, is the same in every mode.
+//! | feature | what it adds |
+//! |---|---|
+//! | `tracing` (default) | events, and a span for each connection |
+//! | `http` | the module `http` |
+//! | `axum` | requests carry axum's `ConnectInfo` |
+//! | `serde` | `ServerConfig`: servers from a configuration file |
+//! | `rustls` | TLS; the cryptography provider is your choice |
 //!
 //! # Platforms
 //!
@@ -85,6 +65,8 @@ mod config;
 mod conn;
 mod error;
 mod framed;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 #[cfg(feature = "http")]
 pub mod http;
 mod panic;
@@ -370,3 +352,7 @@ impl fmt::Debug for Server {
         f.debug_struct("Server").field("addresses", &self.addresses).finish_non_exhaustive()
     }
 }
+
+#[cfg(all(doctest, feature = "axum"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

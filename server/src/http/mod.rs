@@ -1,10 +1,10 @@
-//! A server for HTTP that parks idle connections: hyper speaks the protocol, axum or any other
-//! tower service answers, unchanged.
+//! An HTTP server that parks idle connections. hyper speaks the protocol; axum, or any other tower
+//! service of `http` requests, answers unchanged.
 //!
-//! A connection that hyper holds keeps buffers of 16 KiB or more and a task while it says nothing.
-//! Here it gives them up between requests. What is left of an idle keep-alive connection is a
-//! record of 64 bytes and its socket; when bytes arrive it takes up the state that another has
-//! left, or a new one. No byte is lost, and no reply differs.
+//! A connection under hyper keeps a task and buffers of 16 KiB or more while it is idle. Here it gives
+//! them up between requests. An idle keep-alive connection is a record of 64 bytes and its socket. When
+//! bytes arrive, the connection takes a hyper state that another connection has left, or a new one. No
+//! byte is lost, and no answer differs.
 //!
 //! ```
 //! use axum::Router;
@@ -22,75 +22,14 @@
 //! # }
 //! ```
 //!
-//! [`serve`] is the short way, with all defaults:
-//! `millpond_server::http::serve(listener, app).await`.
+//! [`serve`] is the short way, with all defaults: `millpond_server::http::serve(listener, app).await`.
+//! Both have the mode [`EventDriven`](crate::Mode::EventDriven) by default.
 //!
-//! # The same server
+//! HTTP/2 and upgraded connections are never parked. Requests over HTTP/2 are no jobs on the pool:
+//! bound them by a layer.
 //!
-//! Modes, limits, deadlines, TLS, configuration files and shutdown are those of
-//! [`millpond-server`](crate); [`Server::builder`] gives the [`ServerBuilder`] of HTTP:
-//!
-//! | setting | for HTTP | default |
-//! |---|---|---|
-//! | `first_byte_timeout` | from the accept to the first byte | 10 s |
-//! | `header_read_timeout` | a head, from its first byte to its last; then 408 | 10 s |
-//! | `body_timeout` | a body of which no more comes; then 408 if no response has begun | 30 s |
-//! | `write_timeout` | a peer that takes nothing of a response | 30 s |
-//! | `keep_alive_timeout` | between requests | 75 s |
-//! | `handshake_timeout` | of TLS | 10 s |
-//! | `max_header_size` | the largest head; then 431 | 408 KiB, as hyper's |
-//! | `read_budget_bytes` | read from one connection before the others have their turn | 64 KiB |
-//! | `overload_response` | over a limit of connections | a 503 with `Retry-After` |
-//!
-//! Hyper bounds what it buffers, and asks the body of a response for no more while the peer takes
-//! none.
-//!
-//! # The pool
-//!
-//! A turn of a connection is a job on the [`pool`](ServerBuilder::pool). While the service waits,
-//! for a database say, the job keeps its slot: so the pool's size bounds the requests that are
-//! being answered, 1,024 by default, and while it is full, others wait in the kernel. A connection
-//! that waits for its *peer* holds no slot, nor a thread: an upload that trickles, a download that
-//! nobody takes, an idle one. Nor does one whose response has begun and waits for its next part, as
-//! an event stream does.
-//!
-//! For another answer under overload wrap the service in a `millpond::layer::PoolLayer` over a pool
-//! of its own: its verbs wait, refuse (with `shed_with` as a 503), or overflow. Over the *same*
-//! pool each call would be a job that waits for another of its pool, see
-//! [`Nested`](millpond::Nested). In the dedicated mode there is no pool unless one is given.
-//!
-//! # When connections give up their state
-//!
-//! At once, when a response is written. What one gives up, the next takes: between two requests of
-//! HTTP/1.1 hyper's state knows nothing of its connection, so as many are kept as were in use at
-//! once within the last seconds, at most 1,024, and nothing is built for who has a request next. A
-//! state is passed on after a request of HTTP/1.1 that came alone, was read to its end, told how
-//! long its body is and asked for no upgrade, with at most 16 KiB read and 64 KiB written; else it
-//! is dropped, and built anew when one is needed.
-//!
-//! A head that is not whole is held as its bytes, up to 4 KiB, before hyper sees any of it.
-//!
-//! What was freed may stay with the allocator: where many requests are under way at once, each has
-//! a state of its own, and after them glibc's keeps most of the pages that they used, so RSS stays
-//! up though the heap is empty. Connections that are served one after another never take them. If
-//! such peaks matter use an allocator that returns memory (jemalloc, mimalloc), or call
-//! `malloc_trim` after one.
-//!
-//! # What is never parked
-//!
-//! - HTTP/2, by prior knowledge or by ALPN (name `h2` in the TLS configuration): such a connection
-//!   has a task of its own for as long as it lasts, in both modes, and its requests are tasks, not
-//!   turns on the pool: bound them by a layer. It is closed when no request was under way for the
-//!   keep-alive timeout. Bodies have no deadline there.
-//! - Upgraded connections, such as WebSockets: whoever has upgraded one owns it, and it counts as
-//!   open until it is dropped. No deadline but the shutdown's ends it.
-//!
-//! # Requests
-//!
-//! Each has the peer's [`Address`](crate::Address) in its extensions; with the feature `axum` also
-//! `ConnectInfo<SocketAddr>`, for axum's extractor; unless
-//! [`connect_info`](ServerBuilder::connect_info) is off. Its body is a [`RequestBody`]. A service
-//! that panics ends its connection, and so does one that returns an error; over HTTP/2 the stream.
+//! [`guide::http`](crate::guide::http) has the settings with their defaults, what the pool's size bounds,
+//! how connections share hyper's state, and figures.
 
 // HTTP by hyper, over connections that are parked between requests.
 //

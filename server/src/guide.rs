@@ -1,0 +1,13 @@
+//! The guide: pages of `docs/` for rustdoc, which also runs their examples.
+//!
+//! `docs/rustdoc-links.md` stands first, so rustdoc uses its link definitions and checks them. The
+//! definitions at the end of a page serve all other readers.
+
+#[doc = include_str!("../docs/rustdoc-links.md")]
+#[doc = include_str!("../docs/server.md")]
+pub mod server {}
+
+#[cfg(feature = "http")]
+#[doc = include_str!("../docs/rustdoc-links.md")]
+#[doc = include_str!("../docs/http.md")]
+pub mod http {}
