@@ -88,7 +88,7 @@ macro_rules! shared_setters {
         ///
         /// A turn whose service waits holds a slot meanwhile, and no thread. A service that submits
         /// jobs to the same pool and awaits them is a nested submit, see
-        /// [`Nested`](millpond::Nested).
+        /// [`OnDeadlock`](millpond::OnDeadlock).
         pub fn pool(mut self, pool: &millpond::Pool) -> Self {
             self.config.pool = Some(pool.clone());
             self

@@ -112,7 +112,7 @@ use millpond::Pool;
 /// | `nodelay` | `true` or `false` |
 /// | `keepalive` | a duration, or `"never"` |
 ///
-/// Of a pool; see [`millpond::Builder`](millpond::Builder) for the defaults.
+/// Of a pool; see [`PoolBuilder`](millpond::PoolBuilder) for the defaults.
 ///
 /// | key | value |
 /// |---|---|
