@@ -79,7 +79,7 @@
 //! # Features
 //!
 //! `tracing` (default): a job runs inside the span that was current where it was submitted, unless
-//! [`PoolBuilder::spans`] says no. Events have the target `millpond` and the field `pool`, the pool's
+//! [`PoolBuilder::propagate_span`] says no. Events have the target `millpond` and the field `pool`, the pool's
 //! name: panic (error), close, resize and shutdown (info), overflow and refusal (debug).
 //!
 //! `tower`: the module `layer`. `http-body`: its `hold_until_body_end`. `hyper`: a [`Pool`] is a
