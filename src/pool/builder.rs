@@ -175,7 +175,7 @@ impl PoolBuilder {
             propagate_span: self.propagate_span,
             on_panic: self.on_panic,
         };
-        Ok(Pool::from_core(Shared::new(config, size, self.queue, self.runtime)))
+        Ok(Pool::from_shared(Shared::new(config, size, self.queue, self.runtime)))
     }
 }
 

@@ -106,7 +106,7 @@ impl Pool {
         PoolBuilder::new()
     }
 
-    pub(crate) fn from_core(shared: Arc<Shared>) -> Self {
+    pub(crate) fn from_shared(shared: Arc<Shared>) -> Self {
         Self { close_on_drop: Arc::new(CloseOnDrop { shared }) }
     }
 

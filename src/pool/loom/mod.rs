@@ -22,7 +22,7 @@ fn pool(shards: usize, size: usize, queue: usize) -> Pool {
         on_panic: None,
     };
     let size = NonZeroUsize::new(size).expect("not zero");
-    Pool::from_core(Shared::with_shards(shards, shards, config, size, queue, None))
+    Pool::from_shared(Shared::with_shards(shards, shards, config, size, queue, None))
 }
 
 fn check(model: impl Fn() + Sync + Send + 'static) {
