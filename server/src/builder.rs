@@ -63,7 +63,7 @@ pub(crate) struct Config {
     pub(crate) connect_info: bool,
 }
 
-/// The settings that both builders have.
+/// The settings that both builders have. The callers import `Duration`.
 macro_rules! shared_setters {
     (mode: $mode:literal, overload_response: $overload:literal) => {
         /// Where to listen; see [`Listen`](crate::Listen). May be called several times. There is no
@@ -124,32 +124,26 @@ macro_rules! shared_setters {
         /// From the accept to the first byte; over TLS also from the end of the handshake. A
         /// handler that has sent something does not expect any. `None`: the timeout between
         /// requests, or frames, runs from the accept. Default 10 s.
-        pub fn first_byte_timeout(
-            mut self,
-            timeout: impl Into<Option<std::time::Duration>>,
-        ) -> Self {
+        pub fn first_byte_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
             self.config.deadlines.first_byte = timeout.into();
             self
         }
 
         /// For the TLS handshake, from its first byte. Default 10 s.
-        pub fn handshake_timeout(
-            mut self,
-            timeout: impl Into<Option<std::time::Duration>>,
-        ) -> Self {
+        pub fn handshake_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
             self.config.deadlines.handshake = timeout.into();
             self
         }
 
         /// For how long bytes may wait without the peer taking any of them. Default 30 s.
-        pub fn write_timeout(mut self, timeout: impl Into<Option<std::time::Duration>>) -> Self {
+        pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
             self.config.deadlines.write = timeout.into();
             self
         }
 
         /// For how long `Server::wait` lets connections finish once it was told to stop. Default
         /// 30 s.
-        pub fn drain_timeout(mut self, timeout: std::time::Duration) -> Self {
+        pub fn drain_timeout(mut self, timeout: Duration) -> Self {
             self.config.drain = timeout;
             self
         }
@@ -333,7 +327,7 @@ impl Config {
 
 impl<C> fmt::Debug for ServerBuilder<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerBuilder").field("plan", &self.config).finish_non_exhaustive()
+        f.debug_struct("ServerBuilder").field("config", &self.config).finish_non_exhaustive()
     }
 }
 

@@ -252,7 +252,8 @@ struct Around {
 
 #[test]
 fn parts_of_larger_configurations() {
-    let text = "greeting = 'hi'\nlisten = '127.0.0.1:0'\nidle_timeout = '1s'\nturn_frames = 3\n";
+    let text =
+        "greeting = 'hi'\nlisten = '127.0.0.1:0'\nidle_timeout = '1s'\nread_budget_frames = 3\n";
     let flat: Flattened = toml::from_str(text).unwrap();
     let expected = listening().idle_timeout(Duration::from_secs(1)).read_budget_frames(3);
     assert_eq!(flat.greeting, "hi");
@@ -288,7 +289,7 @@ fn every_key_is_in_the_documentation() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 38);
+    assert_eq!(seen, 37);
 }
 
 /// The keys that there are, as the error for another one lists them.
@@ -303,12 +304,12 @@ fn every_setting_is_a_key() {
     let server = accepted(from_toml("[[servers]]\nx = 1"));
     let listen = accepted(from_toml("[[servers]]\nlisten = { x = 1 }"));
     let sources = [
-        (server, include_str!("../../src/builder.rs"), 20),
+        (server, include_str!("../../src/builder.rs"), 19),
         (listen, include_str!("../../src/accept/listen.rs"), 5),
     ];
     for (keys, source, at_least) in sources {
         let setters = source.lines().filter_map(|line| {
-            let (name, _) = line.strip_prefix("    pub fn ")?.split_once("(mut self, ")?;
+            let (name, _) = line.trim_start().strip_prefix("pub fn ")?.split_once("(mut self, ")?;
             // Not of a file: it stops the program's servers.
             (name != "shutdown_token").then_some(name)
         });
