@@ -83,6 +83,7 @@
 //! - **overflow**: a job beyond `size`. **in caller**: a job that its caller runs.
 //! - **handle**: the right to a job's result. **group**: jobs waited for together.
 #![deny(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 
 mod blocking;

@@ -56,6 +56,7 @@
 //! # Platforms
 //!
 //! Unix with 64-bit addresses; measured on Linux.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod accept;
 mod builder;

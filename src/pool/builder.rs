@@ -1,4 +1,8 @@
-//! A pool's settings, checked where they are put together.
+//! The settings of a pool.
+//!
+//! [`Pool::builder`] makes a [`PoolBuilder`]. The setters take any value. [`PoolBuilder::build`]
+//! checks all of them together, and an error names the field, its value and the accepted values.
+//! `Pool::resize` uses the same check of a size. Building starts no task and needs no runtime.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -13,12 +17,12 @@ use crate::pool::Pool;
 use crate::pool::limiter::deadlock::OnDeadlock;
 use crate::pool::scheduler::shared::{Config, OnPanic, Shared};
 
-/// Larger pools are no bound any more.
-pub(crate) const MAX_SIZE: usize = u32::MAX as usize;
-pub(crate) const SIZES: &str = "a number from 1 to 4294967295";
+/// Keys of jobs and waiters have 32 bits.
+const MAX_SIZE: usize = u32::MAX as usize;
+const SIZES: &str = "a number from 1 to 4294967295";
 const MAX_IDLE_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Settings of a pool; from [`Pool::builder`].
+/// The settings of a pool; from [`Pool::builder`].
 ///
 /// # Examples
 ///
@@ -69,77 +73,80 @@ impl PoolBuilder {
         }
     }
 
-    /// How many jobs may hold a slot at once: 1 to 4,294,967,295. There is no default.
+    /// Sets how many jobs may hold a slot at once: 1 to 4,294,967,295. There is no default.
+    #[doc(alias = "concurrency limit")]
     pub fn size(mut self, size: usize) -> Self {
         self.size = size;
         self
     }
 
-    /// How many admitted jobs may wait for a slot, up to 4,294,967,295. Default 0: none.
+    /// Sets how many admitted jobs may wait for a slot: 0 to 4,294,967,295. Default 0: no queue.
     pub fn queue(mut self, places: usize) -> Self {
         self.queue = places;
         self
     }
 
-    /// How long a worker may be idle before it leaves; it does so at most an eighth later. More
-    /// than zero and up to a year. Default 10 s.
+    /// Sets how long a worker may be idle before it retires: more than zero, at most a year.
+    /// Default 10 s. The worker retires up to an eighth of this time later.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;
         self
     }
 
-    /// How many idle workers stay, up to `size`. Default 0. They come with the first jobs, or
-    /// with [`Pool::prewarm`].
+    /// Sets how many idle workers stay: 0 to `size`. Default 0. The first jobs or
+    /// [`Pool::prewarm`] spawn them.
     pub fn min_idle(mut self, workers: usize) -> Self {
         self.min_idle = workers;
         self
     }
 
-    /// How many jobs [`schedule_always`](Pool::schedule_always) may run beyond the size at once;
-    /// 0 allows none. By default there is no limit, as the verb's name says.
+    /// Sets how many jobs [`schedule_always`](Pool::schedule_always) may run beyond the size at
+    /// once. 0 allows none. By default there is no limit, as the verb's name says.
     pub fn overflow_limit(mut self, jobs: usize) -> Self {
         self.overflow_limit = Some(jobs);
         self
     }
 
-    /// What happens to nested submits that would deadlock. Default [`OnDeadlock::Error`].
+    /// Sets what happens to a nested submit that would deadlock. Default [`OnDeadlock::Error`].
     pub fn on_deadlock(mut self, on_deadlock: OnDeadlock) -> Self {
         self.on_deadlock = on_deadlock;
         self
     }
 
-    /// The pool's name in events and in `Debug`. Not empty. Default `pool`.
+    /// Sets the pool's name in events and in `Debug`: one character or more. Default `pool`.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// Whether jobs run inside the `tracing` span that was current where they were submitted.
-    /// Default `true`; of no effect without the feature `tracing`.
+    /// Sets whether a job runs inside the `tracing` span of its submission. Default `true`. Has no
+    /// effect without the feature `tracing`.
     pub fn propagate_span(mut self, propagate_span: bool) -> Self {
         self.propagate_span = propagate_span;
         self
     }
 
-    /// Called with each panic a job ended by, in the thread it happened on and before the job's
-    /// handle resolves. Panics of its own are swallowed.
+    /// Sets a hook that is called for each panic of a job.
+    ///
+    /// The hook runs on the thread of the panic, before the job's handle resolves. A panic of the
+    /// hook itself is caught and ignored.
     pub fn on_panic(mut self, hook: impl Fn(&JobPanic) + Send + Sync + 'static) -> Self {
         self.on_panic = Some(Arc::new(hook));
         self
     }
 
-    /// The runtime to run jobs on. Default: the one the first job is submitted in. Its timers
-    /// must be enabled.
+    /// Sets the runtime that runs the jobs. Its timers must be enabled. Default: the runtime in
+    /// which the first job is submitted.
     pub fn runtime(mut self, handle: Handle) -> Self {
         self.runtime = Some(handle);
         self
     }
 
-    /// Makes the pool. Needs no runtime, and starts nothing.
+    /// Makes the pool. Starts no task and needs no runtime.
     ///
     /// # Errors
     ///
-    /// Names the first setting that cannot be, its value and what is accepted.
+    /// The error names the first setting that is not accepted, its value and the accepted values.
     pub fn build(self) -> Result<Pool, ConfigError> {
         let size = checked_size(self.size)?;
         if self.queue > MAX_SIZE {
@@ -179,7 +186,8 @@ impl PoolBuilder {
     }
 }
 
-pub(crate) fn checked_size(size: usize) -> Result<NonZeroUsize, ConfigError> {
+/// Checks a size, for `build` and for `Pool::resize`.
+pub(super) fn checked_size(size: usize) -> Result<NonZeroUsize, ConfigError> {
     NonZeroUsize::new(size)
         .filter(|size| size.get() <= MAX_SIZE)
         .ok_or_else(|| ConfigError::new("size", size, SIZES))

@@ -1,4 +1,19 @@
-//! The pool: a bounded number of jobs at once, and a choice for each when it is full.
+//! The pool: a bounded number of jobs at once, and five verbs for the case that the pool is full.
+//!
+//! This file has the public face, [`Pool`]. A job passes through the folders in this order:
+//!
+//! | folder | content |
+//! |---|---|
+//! | `submit` | the verbs: from the call to an offered job; slots without jobs |
+//! | `job` | the storage of one job, its state word and its references; the only unsafe module |
+//! | `limiter` | the semaphore: slots, wait list, quotas, counters, deadlock detection |
+//! | `scheduler` | workers, the idle list, the wake policy and the stall monitor |
+//!
+//! `builder`, `handle`, `status` and `shutdown` have the other public types. The group and the layer
+//! enter through `submit` too.
+//!
+//! A [`Pool`] is a counted reference to `Shared`, which workers and jobs hold as well. The last
+//! `Pool` closes the pool when it is dropped ([`CloseOnDrop`]); jobs that were admitted still run.
 
 mod builder;
 mod handle;
@@ -15,7 +30,6 @@ mod submit;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::error::{ClosedError, ConfigError, ScheduleError, TryScheduleError};
 pub use crate::pool::builder::PoolBuilder;
@@ -43,31 +57,32 @@ pub(crate) use crate::pool::submit::try_go::TryGoInner;
 /// At most `size` jobs hold a slot at once; `queue` more may be admitted to wait for one. The
 /// verb decides what happens to a job beyond that:
 ///
-/// | verb | a slot is free | full | closed | dropped before it resolves |
-/// |---|---|---|---|---|
-/// | [`schedule`](Self::schedule) | runs | the caller waits its turn | [`ScheduleError::Closed`] | the job never runs |
-/// | [`try_schedule`](Self::try_schedule) | runs | [`TryScheduleError::Full`] | [`TryScheduleError::Closed`] | – |
-/// | [`schedule_always`](Self::schedule_always) | runs | runs beyond the size | [`TryScheduleError::Closed`] | – |
-/// | [`try_go`](Self::try_go) | runs | runs in the caller | [`ClosedError`] | a job in the caller is cancelled, one in the pool goes on |
-/// | [`anyway_go`](Self::anyway_go) | runs | the job waits in the wait list | [`ClosedError`] | the job runs anyway |
+#[doc = include_str!("../../docs/verbs-table.md")]
 ///
-/// *Full* means: no slot and no place in the queue, or somebody is in the wait list already. The wait list is
-/// strictly first come, first served.
+/// [schedule]: Self::schedule
+/// [try_schedule]: Self::try_schedule
+/// [schedule_always]: Self::schedule_always
+/// [try_go]: Self::try_go
+/// [anyway_go]: Self::anyway_go
 ///
-/// Cloning is cheap and shares the pool. When the last clone is dropped the pool is closed: jobs
-/// it has taken run to their end, and its workers leave.
+/// *Full* means that no slot is free and the queue has no room, or that a waiter stands in the wait
+/// list. The wait list is first in, first out.
 ///
-/// Make it anywhere; it binds to the tokio runtime of its first job, or to the one given to
-/// [`PoolBuilder::runtime`]. That runtime needs its timers enabled.
+/// A clone is cheap and shares the pool. Dropping the last clone closes the pool: admitted jobs run
+/// to their ends, and then the workers retire.
+///
+/// A pool can be made anywhere. It binds to the tokio runtime of its first job, or to the runtime
+/// given to [`PoolBuilder::runtime`]. That runtime needs its timers enabled.
 ///
 /// # Panics
 ///
-/// All verbs panic when the pool is bound to no runtime yet and called outside of one.
+/// All verbs panic if the pool is bound to no runtime and the caller is outside of a runtime.
 #[doc(alias = "spawn")]
 #[doc(alias = "worker pool")]
 #[doc(alias = "thread pool")]
 #[doc(alias = "executor")]
 #[doc(alias = "bulkhead")]
+#[doc(alias = "concurrency limit")]
 #[doc(alias = "Semaphore")]
 #[doc(alias = "BoundedExecutor")]
 #[derive(Clone)]
@@ -75,7 +90,7 @@ pub struct Pool {
     close_on_drop: Arc<CloseOnDrop>,
 }
 
-/// Closes the pool with its last handle. Workers and jobs hold the `Shared`, not this.
+/// Closes the pool when the last [`Pool`] is dropped. Workers and jobs hold the `Shared` alone.
 struct CloseOnDrop {
     shared: Arc<Shared>,
 }
@@ -87,12 +102,12 @@ impl Drop for CloseOnDrop {
 }
 
 impl Pool {
-    /// A pool of `size` slots, with no queue; idle workers leave after 10 s.
+    /// Makes a pool of `size` slots without a queue. Idle workers retire after 10 s.
     ///
     /// # Panics
     ///
-    /// If `size` is not between 1 and 4,294,967,295. [`builder`](Self::builder) returns an error
-    /// instead.
+    /// Panics if `size` is not between 1 and 4,294,967,295. [`builder`](Self::builder) returns an
+    /// error instead.
     #[track_caller]
     pub fn new(size: usize) -> Self {
         match Self::builder().size(size).build() {
@@ -101,7 +116,7 @@ impl Pool {
         }
     }
 
-    /// All the settings.
+    /// Returns a builder with all settings.
     pub fn builder() -> PoolBuilder {
         PoolBuilder::new()
     }
@@ -115,10 +130,10 @@ impl Pool {
         &self.close_on_drop.shared
     }
 
-    /// Runs a job in the pool; waits in the wait list if that is full.
+    /// Runs a job in the pool; waits in the wait list if the pool is full.
     ///
-    /// Nothing happens before the first poll. The order among waiters is that in which they came
-    /// into the wait list, at their first polls as a rule. The idea and the name are those of MOSN's `WorkerPool.Schedule`.
+    /// Nothing happens before the first poll. Waiters have the order in which they entered the wait
+    /// list, usually at their first polls. The verb is that of MOSN's `WorkerPool.Schedule`.
     ///
     /// # Errors
     ///
@@ -128,11 +143,11 @@ impl Pool {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it resolves, the job never runs and the place in the wait list is given up; a slot
-    /// that was kept for it passes to the next waiter.
+    /// If the future is dropped before it resolves, the job never runs and its place in the wait
+    /// list is given up. A slot that was granted passes to the next waiter.
     ///
-    /// On a runtime of several threads it may yield once although there is room, so that a task that
-    /// submits many jobs in a row does not keep its thread from them.
+    /// On a runtime of several threads the future may yield once although there is room. Otherwise
+    /// a task that submits many jobs in a row would keep its thread from running them.
     ///
     /// # Examples
     ///
@@ -151,6 +166,7 @@ impl Pool {
     /// ```
     #[doc(alias = "spawn")]
     #[doc(alias = "acquire")]
+    #[doc(alias = "backpressure")]
     #[track_caller]
     #[inline]
     pub fn schedule<F>(&self, job: F) -> Schedule<'_, F>
@@ -161,13 +177,14 @@ impl Pool {
         Schedule::new(self.shared(), job)
     }
 
-    /// Runs a job in the pool, or refuses it at once. Never runs it in the caller.
+    /// Runs a job in the pool, or refuses the job at once. The job never runs in the caller.
     ///
-    /// fasthttp's `workerPool.Serve` returning `false` is the model.
+    /// The model is fasthttp's `workerPool.Serve`, which returns `false`.
     ///
     /// # Errors
     ///
-    /// [`TryScheduleError::Full`] and [`TryScheduleError::Closed`], with the job.
+    /// [`TryScheduleError::Full`] if the pool is full, [`TryScheduleError::Closed`] if the pool is
+    /// closed. Both give the job back.
     ///
     /// # Examples
     ///
@@ -179,7 +196,7 @@ impl Pool {
     /// let pool = millpond::Pool::new(1);
     /// let first = pool.try_schedule(std::future::pending::<()>())?;
     /// match pool.try_schedule(async {}) {
-    ///     Err(TryScheduleError::Full(job)) => job.await, // it is ours again
+    ///     Err(TryScheduleError::Full(job)) => job.await, // the job came back
     ///     _ => unreachable!(),
     /// }
     /// first.abort();
@@ -188,6 +205,7 @@ impl Pool {
     /// ```
     #[doc(alias = "try_spawn")]
     #[doc(alias = "try_acquire")]
+    #[doc(alias = "RejectedExecution")]
     #[track_caller]
     pub fn try_schedule<F>(&self, job: F) -> Result<JobHandle<F::Output>, TryScheduleError<F>>
     where
@@ -197,16 +215,16 @@ impl Pool {
         self.submit(job, OnFull::Refuse)
     }
 
-    /// Runs a job in the pool, or beyond its size if that is full.
+    /// Runs a job in the pool, or beyond the pool's size if the pool is full.
     ///
-    /// Such *overflow* is counted in [`PoolStatus::overflow`] and can be capped with
-    /// [`PoolBuilder::overflow_limit`]; without that it is unbounded, as the name says. It is MOSN's
-    /// `ScheduleAlways`, which does not count.
+    /// [`PoolStatus::overflow`] counts such jobs, and [`PoolBuilder::overflow_limit`] caps them.
+    /// Without a limit the overflow has no bound. The verb is MOSN's `ScheduleAlways`, which does
+    /// not count.
     ///
     /// # Errors
     ///
-    /// [`TryScheduleError::Full`] at the overflow limit, [`TryScheduleError::Closed`]; with the
-    /// job.
+    /// [`TryScheduleError::Full`] at the overflow limit, [`TryScheduleError::Closed`] if the pool is
+    /// closed. Both give the job back.
     ///
     /// # Examples
     ///
@@ -244,13 +262,13 @@ impl Pool {
         Submission::new(self.shared(), job, StoreOutput).submit(on_full)
     }
 
-    /// Runs a job in the pool, or right here in the caller's task if that is full: the caller
-    /// slows down with the pool.
+    /// Runs a job in the pool, or in the caller's task if the pool is full. So the caller slows
+    /// down with the pool.
     ///
-    /// Resolves when the pool has taken the job, or when the job has run here; the handle is
-    /// then finished. Its caller never waits for room. **It does not refuse**, as
-    /// many a `try_` elsewhere does; that is [`try_schedule`](Self::try_schedule). The name and
-    /// the meaning are those of goutil's `GoPool.TryGo`; Java calls it `CallerRunsPolicy`.
+    /// Resolves when the pool has taken the job, or when the job has ended in the caller; the
+    /// handle is finished then. The caller never waits for room. **`try_go` does not refuse**;
+    /// [`try_schedule`](Self::try_schedule) does. The verb is goutil's `GoPool.TryGo`; Java calls
+    /// the policy `CallerRunsPolicy`.
     ///
     /// # Errors
     ///
@@ -258,8 +276,8 @@ impl Pool {
     ///
     /// # Cancel safety
     ///
-    /// Dropped while the job runs here, the job is cancelled where it is. A job the pool has
-    /// taken goes on.
+    /// Dropping the future cancels a job that runs in the caller. A job that the pool has taken
+    /// goes on.
     ///
     /// # Examples
     ///
@@ -285,10 +303,10 @@ impl Pool {
         TryGo::new(self.shared(), job)
     }
 
-    /// Commits a job now: it runs in its turn, whatever becomes of the caller.
+    /// Commits a job now. The job runs in its turn, even if the caller goes away.
     ///
-    /// The wait list it waits in is not bounded. Await the returned future to know that the job has
-    /// left it. erpc's `AnywayGo` is the model, which spins instead of waiting.
+    /// The job waits in the wait list, which has no bound. The returned future resolves when the
+    /// job has left the wait list. The verb is erpc's `AnywayGo`, which spins instead of waiting.
     ///
     /// # Errors
     ///
@@ -320,16 +338,17 @@ impl Pool {
         }
     }
 
-    /// [`schedule`](Self::schedule) for threads outside of the runtime: blocks while it waits.
+    /// [`schedule`](Self::schedule) for threads outside of the runtime: blocks the thread while the
+    /// job waits.
     ///
     /// # Errors
     ///
-    /// As `schedule`.
+    /// Returns the errors of `schedule`.
     ///
     /// # Panics
     ///
-    /// Inside of a runtime, where it would stop a thread that drives others' tasks; and if the
-    /// pool is bound to no runtime yet: give one to [`PoolBuilder::runtime`].
+    /// Panics inside a runtime, where the call would stop a thread that drives other tasks. Panics
+    /// too if the pool is bound to no runtime yet: give a runtime to [`PoolBuilder::runtime`].
     ///
     /// # Examples
     ///
@@ -351,16 +370,16 @@ impl Pool {
         self.shared().block_on("blocking_schedule", self.schedule(job))
     }
 
-    /// [`anyway_go`](Self::anyway_go) for threads outside of the runtime: blocks until the job
-    /// has left the wait list.
+    /// [`anyway_go`](Self::anyway_go) for threads outside of the runtime: blocks the thread until the
+    /// job has left the wait list.
     ///
     /// # Errors
     ///
-    /// As `anyway_go`.
+    /// Returns the error of `anyway_go`.
     ///
     /// # Panics
     ///
-    /// As [`blocking_schedule`](Self::blocking_schedule).
+    /// Panics where [`blocking_schedule`](Self::blocking_schedule) panics.
     #[track_caller]
     pub fn blocking_anyway_go<F>(&self, job: F) -> Result<JobHandle<F::Output>, ClosedError<F>>
     where
@@ -373,22 +392,22 @@ impl Pool {
         Ok(shared.block_on("blocking_anyway_go", committed))
     }
 
-    /// Starts workers ahead of the first jobs, until there are `workers` or as many as `size`.
-    /// They leave again after the idle timeout, but for `min_idle`.
+    /// Spawns workers ahead of the first jobs, until there are `workers` or as many as `size`.
+    ///
+    /// Idle ones retire after the idle timeout, down to
+    /// [`PoolBuilder::min_idle`](PoolBuilder::min_idle).
     pub fn prewarm(&self, workers: usize) {
-        let shared = self.shared();
-        shared.ensure_runtime();
-        shared.workers.spawn_up_to(shared, workers.min(shared.limiter.counts().size));
+        self.shared().prewarm(workers);
     }
 
-    /// Changes the size, at once and without waiting.
+    /// Changes the size at once, without waiting.
     ///
-    /// Growing lets the waiters in. When shrinking, jobs that hold a slot go on; slots beyond
-    /// the new size vanish as they come back. Free ones vanish now.
+    /// A larger size lets waiters in. A smaller size takes free slots away now, and the others when
+    /// their jobs end: running jobs go on.
     ///
     /// # Errors
     ///
-    /// If `size` is not between 1 and 4,294,967,295.
+    /// Returns an error if `size` is not between 1 and 4,294,967,295.
     pub fn resize(&self, size: usize) -> Result<(), ConfigError> {
         self.shared().resize(builder::checked_size(size)?);
         Ok(())
@@ -396,63 +415,23 @@ impl Pool {
 
     /// Lets no more jobs in.
     ///
-    /// Callers in the wait list get their jobs back; jobs in the queue and committed ones still run. To
-    /// wait for them, see [`wait_idle`](Self::wait_idle) and [`shutdown`](Self::shutdown).
+    /// Callers in the wait list get their jobs back; jobs in the queue and committed ones still
+    /// run. To wait for them, see [`wait_idle`](Self::wait_idle) and [`shutdown`](Self::shutdown).
     pub fn close(&self) {
         self.shared().close();
     }
 
-    /// Whether the pool was closed.
+    /// Returns whether the pool is closed.
     pub fn is_closed(&self) -> bool {
         self.shared().limiter.is_closed()
     }
 
-    /// Waits until no job runs, is queued or waits. On a pool that is not closed that may last
-    /// for no longer than a moment.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping it changes nothing.
-    pub async fn wait_idle(&self) {
-        self.shared().wait_idle().await;
-    }
-
-    /// Closes the pool, waits for its jobs up to `deadline`, then cancels what is left.
-    ///
-    /// Jobs that are being polled at the deadline have some 50 ms more to return. What even then
-    /// cannot be cancelled is counted in the [`ShutdownReport`].
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped before it resolves, the pool stays closed and nothing is cancelled.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::time::Duration;
-    ///
-    /// let pool = millpond::Pool::new(2);
-    /// let quick = pool.schedule(async { "bye" }).await?;
-    /// let stuck = pool.schedule(std::future::pending::<()>()).await?;
-    /// let report = pool.shutdown(Duration::from_secs(5)).await;
-    /// assert_eq!((report.completed, report.cancelled, report.still_running), (1, 1, 0));
-    /// assert_eq!(quick.await?, "bye");
-    /// assert!(stuck.await.unwrap_err().is_cancelled());
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
-        self.shared().shutdown(deadline).await
-    }
-
-    /// What the pool is doing at this moment.
+    /// Returns what the pool is doing at this moment.
     pub fn status(&self) -> PoolStatus {
         self.shared().status()
     }
 
-    /// The name it was given.
+    /// Returns the name given to [`PoolBuilder::name`].
     pub fn name(&self) -> &str {
         self.shared().name()
     }

@@ -1,66 +1,110 @@
-//! The end of a pool: close, wait, cancel what is left.
+//! The end of a pool: wait for its jobs, cancel what is left at the deadline, report.
 
 use std::time::Duration;
 
+use crate::pool::Pool;
+use crate::pool::scheduler::complete::cancel_all;
 use crate::pool::scheduler::shared::Shared;
 use crate::trace::event;
 
-/// What became of the jobs a pool had when it was shut down; from
-/// [`Pool::shutdown`](crate::Pool::shutdown).
+/// What became of the jobs of a pool that was shut down; from [`Pool::shutdown`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShutdownReport {
     /// Jobs that returned a value since the shutdown began.
     pub completed: u64,
-    /// Jobs that panicked since then.
+    /// Jobs that panicked since the shutdown began.
     pub panicked: u64,
-    /// Jobs that were cancelled, most of them at the deadline.
+    /// Jobs that were cancelled since the shutdown began, most of them at the deadline.
     pub cancelled: u64,
-    /// Jobs that could not be cancelled: still being polled, or blocking closures that have not
-    /// returned. They keep their slots until they do. And slots that are held beyond their jobs.
+    /// Jobs that could not be cancelled, and slots that are held beyond their jobs.
+    ///
+    /// Such a job is still being polled, or is a blocking closure that has not returned. The job
+    /// keeps its slot until then.
     pub still_running: usize,
 }
 
 impl ShutdownReport {
-    /// Whether every job ended by itself.
+    /// Returns whether every job ended by itself.
     pub fn is_clean(&self) -> bool {
         self.cancelled == 0 && self.still_running == 0
     }
 }
 
-/// Jobs that are being polled at the deadline have this long to return.
+/// How long a job that is being polled at the deadline has to return.
 const GRACE: Duration = Duration::from_millis(50);
 
-impl Shared {
-    pub(crate) async fn wait_idle(&self) {
-        loop {
-            let mut idle = std::pin::pin!(self.idle_notify.notified());
-            // Enlisted before the look, so that an end in between is not missed.
-            idle.as_mut().enable();
-            if self.limiter.watch_idle() {
-                // Whoever ended the last job may find the watch taken down now.
-                self.idle_notify.notify_waiters();
-                return;
-            }
-            idle.await;
-        }
+impl Pool {
+    /// Waits until no job runs, is queued or waits.
+    ///
+    /// The next submit ends that state, so the result lasts only on a closed pool.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    #[doc(alias = "join")]
+    pub async fn wait_idle(&self) {
+        wait_idle(self.shared()).await;
     }
 
-    pub(crate) async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
-        let before = self.limiter.counts().jobs;
-        self.close();
-        if tokio::time::timeout(deadline, self.wait_idle()).await.is_err() {
-            self.cancel_all(false);
-            let _ = tokio::time::timeout(GRACE, self.wait_idle()).await;
+    /// Closes the pool, waits for its jobs up to `deadline`, then cancels what is left.
+    ///
+    /// A job that is being polled at the deadline has 50 ms more to return. The [`ShutdownReport`]
+    /// counts what cannot be cancelled even then.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it resolves, the pool stays closed and no job is cancelled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// let pool = millpond::Pool::new(2);
+    /// let quick = pool.schedule(async { "bye" }).await?;
+    /// let stuck = pool.schedule(std::future::pending::<()>()).await?;
+    /// let report = pool.shutdown(Duration::from_secs(5)).await;
+    /// assert_eq!((report.completed, report.cancelled, report.still_running), (1, 1, 0));
+    /// assert_eq!(quick.await?, "bye");
+    /// assert!(stuck.await.unwrap_err().is_cancelled());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "graceful")]
+    #[doc(alias = "drain")]
+    pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
+        let shared = self.shared();
+        let before = shared.limiter.counts().jobs;
+        shared.close();
+        if tokio::time::timeout(deadline, wait_idle(shared)).await.is_err() {
+            cancel_all(shared, false);
+            let _ = tokio::time::timeout(GRACE, wait_idle(shared)).await;
         }
-        let after = self.limiter.counts();
+        let after = shared.limiter.counts();
         let report = ShutdownReport {
             completed: after.jobs.completed - before.completed,
             panicked: after.jobs.panicked - before.panicked,
             cancelled: after.jobs.cancelled - before.cancelled,
             still_running: after.running + after.overflow + after.in_caller + after.held_slots,
         };
-        event!(INFO, pool = &*self.config.name, ?report, "pool shut down");
+        event!(INFO, pool = self.name(), ?report, "pool shut down");
         report
+    }
+}
+
+async fn wait_idle(shared: &Shared) {
+    loop {
+        let mut idle = std::pin::pin!(shared.idle_notify.notified());
+        // Registered before the check, so that an end between the check and the await is seen.
+        idle.as_mut().enable();
+        if shared.limiter.watch_idle() {
+            // This check cleared the flag that makes ends notify. Other waiters may rely on it.
+            shared.idle_notify.notify_waiters();
+            return;
+        }
+        idle.await;
     }
 }

@@ -1,17 +1,12 @@
-//! What a pool is doing, at one moment.
+//! A snapshot of a pool.
 
 /// A snapshot of a pool; from [`Pool::status`](crate::Pool::status).
 ///
-/// All numbers belong to the same moment. Every job ends up in exactly one of the totals, so at
-/// any time
+/// All numbers belong to the same moment. Every submitted job is in exactly one number on the right:
 ///
-/// ```text
-/// submitted = refused + withdrawn
-///           + reserved + queued + waiting + running + overflow + in_caller
-///           + completed + panicked + cancelled
-/// ```
+#[doc = include_str!("../../docs/accounting-law.md")]
 ///
-/// which is what [`accounted`](Self::accounted) adds up.
+/// [`accounted`](Self::accounted) returns the right-hand side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStatus {
@@ -20,12 +15,12 @@ pub struct PoolStatus {
     /// How many admitted jobs may wait for a slot.
     pub queue: usize,
     /// Tasks that run jobs. A suspended job keeps its slot but no worker, so there are seldom
-    /// more of them than the runtime has threads.
+    /// more workers than the runtime has threads.
     pub workers: usize,
     /// Workers that wait for a job.
     pub idle: usize,
-    /// Jobs that hold a slot. More than `size` only while a pool that was made smaller sheds
-    /// the difference.
+    /// Jobs that hold a slot. More than `size` only while a pool that was made smaller still has
+    /// jobs beyond its new size.
     pub running: usize,
     /// Jobs in the queue.
     pub queued: usize,
@@ -37,16 +32,16 @@ pub struct PoolStatus {
     pub overflow: usize,
     /// Jobs that run in their callers.
     pub in_caller: usize,
-    /// Slots kept for jobs to come; see [`Reserver`](crate::Reserver). Each counts as submitted.
+    /// Slots kept for later jobs; see [`Reserver`](crate::Reserver). Each counts as submitted.
     pub reserved: usize,
     /// Slots kept beyond the end of their jobs; see
-    /// [`Pool::hold_slot`](crate::Pool::hold_slot). Those jobs are in the totals already.
+    /// [`Pool::hold_slot`](crate::Pool::hold_slot). The totals count those jobs already.
     pub held_slots: usize,
-    /// Jobs that were offered so far.
+    /// Jobs that were submitted so far.
     pub submitted: u64,
-    /// Jobs that were given back: full, closed or a deadlock.
+    /// Jobs that were given back: the pool was full or closed, or the wait was a deadlock.
     pub refused: u64,
-    /// Jobs whose callers went away while they waited in the wait list, or with a slot reserved.
+    /// Jobs whose callers were dropped while they waited or had a slot reserved.
     pub withdrawn: u64,
     /// Jobs that returned a value.
     pub completed: u64,
@@ -57,7 +52,7 @@ pub struct PoolStatus {
 }
 
 impl PoolStatus {
-    /// The sum that equals `submitted`.
+    /// Returns the sum that equals `submitted`.
     pub fn accounted(&self) -> u64 {
         let ahead = self.reserved + self.queued + self.waiting;
         let live = ahead + self.running + self.overflow + self.in_caller;
@@ -69,9 +64,10 @@ impl PoolStatus {
             + self.cancelled
     }
 
-    /// Whether nothing runs, is queued or waits, and no slot is held beyond its job. Slots that
-    /// are reserved, or waited for by a [`Reserver`](crate::Reserver), do not count: their jobs may
-    /// never come.
+    /// Returns whether no job runs, is queued or waits, and no slot is held beyond its job.
+    ///
+    /// Reserved slots and waiting [`Reserver`](crate::Reserver)s do not count, because their jobs
+    /// may never come.
     pub fn is_idle(&self) -> bool {
         let waiting = self.waiting - self.waiting_reservers;
         self.queued + waiting + self.running + self.overflow + self.in_caller + self.held_slots == 0

@@ -1,4 +1,4 @@
-//! The models themselves: small, so that every interleaving is tried.
+//! The models. Each is small, so that loom can try its interleavings.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -14,16 +14,16 @@ use crate::pool::loom::{check, expect_failure, pool};
 use crate::sync::set_current_shard;
 use crate::{JobError, Pool, TryScheduleError};
 
-/// Runs a model as it is, and broken in a way it must notice.
+/// Makes two tests of each model: the model must pass, and must fail with its failpoint switched on.
 macro_rules! models {
-    ($($name:ident, $mutated:ident: $failpoint:literal;)*) => {$(
+    ($($name:ident, $broken:ident: $failpoint:literal;)*) => {$(
         #[test]
         fn $name() {
             check(models::$name);
         }
 
         #[test]
-        fn $mutated() {
+        fn $broken() {
             expect_failure(stringify!($name), $failpoint);
         }
     )*};
@@ -49,7 +49,7 @@ fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
 mod models {
     use super::*;
 
-    /// A job pushed while the worker goes idle runs all the same.
+    /// A job that is pushed while the worker parks still runs.
     pub(crate) fn a_ready_job_is_seen() {
         let pool = pool(1, 2, 0);
         let first = pool.try_schedule(async { 1 }).unwrap();
@@ -58,7 +58,7 @@ mod models {
         assert_eq!(block_on(first).unwrap(), 1);
     }
 
-    /// With one worker for two shards, a call it was too busy for is not forgotten.
+    /// One worker serves two shards. A wake-up that finds it busy stays pending.
     pub(crate) fn a_pending_wakeup_is_taken() {
         let pool = pool(2, 2, 0);
         pool.shared().workers.resize(1);
@@ -74,7 +74,7 @@ mod models {
         assert_eq!(block_on(here).unwrap(), 1);
     }
 
-    /// A waker that fires from another thread while its job is polled, suspended or ready.
+    /// A waker is called by another thread while its job is polled, suspended or ready.
     pub(crate) fn a_wake_while_polled_is_kept() {
         let pool = pool(1, 1, 0);
         let gate = Arc::new((loom::sync::Mutex::new(None::<Waker>), AtomicUsize::new(0)));
@@ -94,7 +94,7 @@ mod models {
         opener.join().unwrap();
     }
 
-    /// A job that ends while its handle is polled, and an abort beside it: exactly one outcome.
+    /// A job ends while its handle is polled and another thread aborts it: there is one outcome.
     pub(crate) fn a_handle_is_woken() {
         let pool = pool(1, 1, 0);
         let handle = pool.try_schedule(async { 3 }).unwrap();
@@ -105,11 +105,11 @@ mod models {
             Err(error) => assert!(error.is_cancelled()),
         }
         aborter.join().unwrap();
-        // The slot was free before the handle resolved.
+        // The slot was released before the handle resolved.
         assert_eq!(pool.status().running, 0);
     }
 
-    /// Two callers, one slot, two shards: never both at once, and the second is not left waiting.
+    /// Two callers in two shards want one slot: their jobs never run at once, and both run.
     pub(crate) fn a_returned_slot_is_found() {
         let pool = pool(2, 1, 0);
         let running = Arc::new(AtomicUsize::new(0));
@@ -132,21 +132,21 @@ mod models {
         assert_eq!(pool.status().completed, 2);
     }
 
-    /// A caller that is dropped at about the time it is granted a slot passes it on.
+    /// A caller that is dropped while a slot is granted to it passes the slot on.
     pub(crate) fn a_dropped_grant_passes_on() {
         let pool = pool(1, 1, 0);
         let first = pool.try_schedule(async {}).unwrap();
         {
             let mut fickle = pool.schedule(async {});
             let _ = poll_once(&mut fickle);
-            // Whatever it was told by now, it goes.
+            // The caller is dropped here: still waiting, or granted a slot.
         }
         block_on(first).unwrap();
         let last = block_on(pool.schedule(async { 5 })).unwrap();
         assert_eq!(block_on(last).unwrap(), 5);
     }
 
-    /// A caller in the wait list when the pool is closed gets its job back, or ran it.
+    /// A caller that waits while another thread closes the pool gets its job back.
     pub(crate) fn close_notifies_waiting_callers() {
         let pool = pool(1, 1, 0);
         let stuck = pool.try_schedule(std::future::pending::<()>()).unwrap();
@@ -161,7 +161,7 @@ mod models {
         assert!(matches!(block_on(stuck), Err(JobError::Cancelled)));
     }
 
-    /// A slot reserved by somebody who goes away, and a caller who comes for it at about that time.
+    /// A reserver is dropped with its slot while another caller comes for the slot.
     pub(crate) fn a_reserved_slot_passes_on() {
         let pool = pool(2, 1, 0);
         let mut reserver = pool.reserver();
@@ -176,7 +176,7 @@ mod models {
         assert_eq!(pool.status().reserved, 0);
     }
 
-    /// A job that ends, and a holder of its slot who lets go at about that time.
+    /// A job ends while another thread drops the guard of its slot: the slot is released once.
     pub(crate) fn a_held_slot_is_freed_once() {
         let pool = pool(1, 1, 0);
         let inside = pool.clone();
@@ -192,7 +192,7 @@ mod models {
         assert_eq!((second.held_slots, second.running), (0, 0));
     }
 
-    /// Waiting for a group while its last job ends.
+    /// A group's last job ends while the group is waited for.
     pub(crate) fn a_group_sees_its_last_job() {
         let pool = pool(1, 2, 0);
         let group = pool.group::<u8>();

@@ -1,224 +1,275 @@
-//! What becomes of a job after a poll: kept as suspended until it is woken, or its end, accounted for and told.
+//! What follows a poll: a job is kept as suspended, or its end is recorded, its slot released and
+//! its output published.
+//!
+//! The callers: `worker` after each batch of polls, `wake` for the slots of a stalled worker,
+//! `shared` for jobs that are withdrawn, `shutdown` and the drop of a worker for all that is left.
+//!
+//! Each step has two halves, because a worker takes one shard lock for the ends of its last batch
+//! and for the jobs of its next batch:
+//!
+//! 1. **Under the shard lock**: [`Completions::record`], [`release_in_shard`]. The end is counted
+//!    and the slot becomes free in the same critical section, so an idle pool has all its slots. If a
+//!    flag of the limiter asks for it (`needs_slow_release`), nothing is counted here.
+//! 2. **Without a lock**: [`Completions::finish`], [`finish`]. An end that was not counted goes
+//!    through the limiter's state lock, which hands the slot to the first waiter. The output is
+//!    published last, so a handle that resolves finds the slot released (W6).
+//!
+//! What must never happen: a job is dropped, an output is published or a waker is called under a
+//! lock, or a slot is released before the job's destructor has run.
 
-use crate::error::JobPanic;
-use crate::panic::catch_panic;
 use crate::pool::job::{End, Runnable, SlotKind};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
-use crate::pool::scheduler::idle::WorkerHandle;
 use crate::pool::scheduler::shard::{ShardGuard, ShardId};
 use crate::pool::scheduler::shared::Shared;
-use crate::pool::scheduler::worker::PollRecord;
-use crate::trace::event;
+use crate::pool::scheduler::worker_handle::{LOCAL_QUEUE_LEN, WorkerHandle};
 
-impl Shared {
-    /// Gives a job that returned `Pending` for the first time a suspended key in this shard.
-    pub(crate) fn add_suspended(
-        &self,
-        shard_id: ShardId,
-        shard: &mut ShardGuard<'_>,
-        job: &Runnable,
-    ) {
-        if job.suspended_key().is_none() {
-            let key = shard.suspended.insert(job.ptr());
-            job.set_suspended_key(|| self.arc(), key * self.limiter.shards().len() + shard_id);
-        }
-        if self.limiter.is_cancelling() {
-            job.ptr().request_abort();
-        }
-    }
-
-    /// Where a suspended job sits: shard and key.
-    fn suspended_at(&self, job: &Runnable) -> Option<(ShardId, usize)> {
-        let shards = self.limiter.shards().len();
-        job.suspended_key().map(|place| (place % shards, place / shards))
-    }
-
-    /// Accounts for an ended job as far as its shard can. `true` if the wait list must hear of it.
-    pub(crate) fn release_in_shard(
-        &self,
-        shard_id: ShardId,
-        shard: &mut ShardGuard<'_>,
-        job: &Runnable,
+/// What one poll left to be recorded under the next shard lock.
+enum PollRecord {
+    /// The job returned `Pending` for the first time.
+    Suspended(Runnable),
+    Ended {
+        job: Runnable,
         end: End,
-    ) -> bool {
-        let slot_kind = job.slot_kind();
-        if let Some((home_shard, key)) = self.suspended_at(job) {
-            if home_shard == shard_id {
-                shard.suspended.remove(key);
-            }
-        }
-        if job.keeps_slot() {
-            shard.counters.end(end);
-            shard.counters.ended += 1;
-            shard.counters.held_slots += 1;
-            return false;
-        }
-        // Written down together with the slot's return, be it here or at the wait list: an idle pool has
-        // all its slots.
-        if slot_kind != SlotKind::Plain || self.limiter.needs_slow_release() {
+        /// The end must go through the limiter's state lock. Known after the first half.
+        release_slow: bool,
+    },
+}
+
+/// What the polls of one batch left to be recorded. Owned by the worker.
+pub(super) struct Completions {
+    /// What the last poll left.
+    record: Option<PollRecord>,
+    /// Jobs of the batch that completed detached. Nothing observes their ends, so all of them wait
+    /// for the batch's one shard lock.
+    detached: Vec<Runnable>,
+    /// How many slots of `detached` are to be released: the stall monitor may have released some.
+    unreleased: usize,
+}
+
+impl Completions {
+    pub(super) fn new() -> Self {
+        let detached = Vec::with_capacity(LOCAL_QUEUE_LEN);
+        Self { record: None, detached, unreleased: 0 }
+    }
+
+    /// Takes a job that completed. Returns whether the worker may go on with its batch: nothing
+    /// observes the job's end, and the job holds a plain slot.
+    pub(super) fn end(&mut self, handle: &WorkerHandle, job: Runnable, end: End) -> bool {
+        if end == End::Completed && job.slot_kind() == SlotKind::Plain && job.is_detached() {
+            self.detached.push(job);
+            handle.set_deferred_releases(self.detached.len());
             return true;
         }
-        shard.counters.end(end);
-        shard.counters.ended += 1;
-        shard.free_slots += 1;
+        self.record = Some(PollRecord::Ended { job, end, release_slow: false });
         false
     }
 
-    /// Writes down what became of a polled job, as far as its shard can.
-    pub(crate) fn record_locked(
-        &self,
-        shard_id: ShardId,
-        shard: &mut ShardGuard<'_>,
-        mut record: PollRecord,
-    ) -> PollRecord {
-        match &mut record {
-            PollRecord::Suspended(job) => self.add_suspended(shard_id, shard, job),
-            PollRecord::Ended { job, end, release_slow } => {
-                *release_slow = self.release_in_shard(shard_id, shard, job, *end)
-            }
-        }
-        record
+    /// Takes a job that returned `Pending` for the first time.
+    pub(super) fn suspend(&mut self, job: Runnable) {
+        self.record = Some(PollRecord::Suspended(job));
     }
 
-    /// The rest of that, after the shard's lock was released. `true` if the job was put back into
-    /// the shard.
-    pub(crate) fn after_unlock(&self, shard_id: ShardId, record: PollRecord) -> bool {
-        match record {
-            PollRecord::Ended { job, end, release_slow } => {
-                self.finish(shard_id, job, end, release_slow)
-            }
-            PollRecord::Suspended(job) => {
-                if let Some(job) = job.suspend() {
-                    // Whatever the push says: the worker comes back to the shard.
-                    let _ = self.limiter.shard(shard_id).lock().push(job);
-                    return true;
-                }
-            }
-        }
-        false
+    /// Takes the deferred releases back from the handle. Called before the shard is locked.
+    pub(super) fn take_releases(&mut self, handle: &WorkerHandle) {
+        self.unreleased = handle.take_deferred_releases(self.detached.len());
     }
 
-    /// Accounts for jobs that completed detached. The slots of `unreleased` of them are still to be
-    /// given back; returns how many of those are to be brought to the wait list.
-    pub(crate) fn release_detached(
-        &self,
+    /// Records the batch as far as the shard can. The first half of [`finish`](Self::finish).
+    pub(super) fn record(
+        &mut self,
+        shared: &Shared,
         shard_id: ShardId,
         shard: &mut ShardGuard<'_>,
-        jobs: &[Runnable],
-        unreleased: usize,
-    ) -> usize {
-        let suspended = jobs.iter().filter_map(|job| self.suspended_at(job));
+    ) {
+        let suspended = self.detached.iter().filter_map(|job| suspended_at(shared, job));
         for (_, key) in suspended.filter(|(home_shard, _)| *home_shard == shard_id) {
             shard.suspended.remove(key);
         }
-        if self.limiter.needs_slow_release() {
-            return unreleased;
+        if release_plain(shared, shard, self.unreleased) {
+            self.unreleased = 0;
         }
-        shard.counters.completed += unreleased as u64;
-        shard.counters.ended += unreleased as u64;
-        shard.free_slots += unreleased;
-        0
-    }
-
-    /// Takes detached jobs out of the suspended slabs of other shards, and lets go of them.
-    pub(crate) fn drop_detached(&self, shard_id: ShardId, jobs: &mut Vec<Runnable>) {
-        for job in jobs.drain(..) {
-            self.remove_suspended_elsewhere(shard_id, &job);
-        }
-    }
-
-    fn remove_suspended_elsewhere(&self, shard_id: ShardId, job: &Runnable) {
-        if let Some((home_shard, key)) =
-            self.suspended_at(job).filter(|(home_shard, _)| *home_shard != shard_id)
-        {
-            self.limiter.shard(home_shard).lock().suspended.remove(key);
-        }
-    }
-
-    pub(crate) fn release_to_waiters(&self, shard_id: ShardId, slots: usize) {
-        if slots > 0 {
-            let mut deferred = DeferredWakes::default();
-            for _ in 0..slots {
-                self.limiter.release_slow(shard_id, SlotKind::Plain, End::Completed, &mut deferred);
+        match &mut self.record {
+            Some(PollRecord::Suspended(job)) => add_suspended(shared, shard_id, shard, job),
+            Some(PollRecord::Ended { job, end, release_slow }) => {
+                *release_slow = release_in_shard(shared, shard_id, shard, job, *end);
             }
-            self.run_deferred(shard_id, deferred);
+            None => {}
         }
     }
 
-    /// Gives the slots of detached jobs back for a worker that is held up.
-    pub(crate) fn release_deferred_of(&self, handle: &WorkerHandle) {
-        let shard_id = self.current_shard();
-        let deferred_releases = handle.steal_deferred_releases();
-        let mut shard = self.limiter.shard(shard_id).lock();
-        let slots = self.release_detached(shard_id, &mut shard, &[], deferred_releases);
-        drop(shard);
-        self.release_to_waiters(shard_id, slots);
-    }
-
-    /// The rest of it, after the shard's lock was released.
-    pub(crate) fn finish(&self, shard_id: ShardId, job: Runnable, end: End, slow: bool) {
-        self.remove_suspended_elsewhere(shard_id, &job);
-        let mut idle = false;
-        if slow {
-            let mut deferred = DeferredWakes::default();
-            self.limiter.release_slow(shard_id, job.slot_kind(), end, &mut deferred);
-            // WaiterState last: then there is nothing left to be seen of the job.
-            idle = std::mem::take(&mut deferred.idle);
-            self.run_deferred(shard_id, deferred);
+    /// Completes what `record` began, after the shard lock is released. Returns whether a job went
+    /// back into the shard's run queue, because it was woken before it was suspended.
+    pub(super) fn finish(&mut self, shared: &Shared, shard_id: ShardId) -> bool {
+        for job in self.detached.drain(..) {
+            remove_suspended_elsewhere(shared, shard_id, &job);
         }
-        self.publish(job, end, idle);
-    }
-
-    /// Tells of the end of a job that is accounted for.
-    fn publish(&self, job: Runnable, end: End, idle: bool) {
-        if end == End::Panicked {
-            job.with_panic(|panic| self.report_panic(panic));
-        }
-        job.publish();
-        self.notify_idle(idle);
-    }
-
-    #[cold]
-    pub(crate) fn report_panic(&self, panic: &JobPanic) {
-        event!(ERROR, pool = &*self.config.name, message = panic.message(), "job panicked");
-        if let Some(on_panic) = &self.config.on_panic {
-            catch_panic(|| on_panic(panic));
-        }
-    }
-
-    /// Ends a job that is in nobody else's hands.
-    pub(crate) fn cancel(&self, shard_id: ShardId, job: Runnable) {
-        let end = job.cancel();
-        let mut shard = self.limiter.shard(shard_id).lock();
-        let slow = self.release_in_shard(shard_id, &mut shard, &job, end);
-        drop(shard);
-        self.finish(shard_id, job, end, slow);
-    }
-
-    /// Cancels what is left, wherever it is; see [`Limiter::cancel_all`].
-    pub(crate) fn cancel_all(&self, runtime_gone: bool) {
-        let shard_id = self.current_shard();
-        let mut deferred = DeferredWakes::default();
-        let cancelled = self.limiter.cancel_all(shard_id, runtime_gone, &mut deferred);
-        self.run_deferred(shard_id, deferred);
-        for job in cancelled.waiting {
-            self.end_withdrawn(shard_id, job);
-        }
-        for job in cancelled.admitted {
-            if job.is_abort_deferred() && !runtime_gone {
-                self.push_runnable(shard_id, job)
-            } else {
-                self.cancel(shard_id, job)
+        release_to_waiters(shared, shard_id, std::mem::take(&mut self.unreleased));
+        match self.record.take() {
+            Some(PollRecord::Ended { job, end, release_slow }) => {
+                finish(shared, shard_id, job, end, release_slow);
+                false
             }
+            Some(PollRecord::Suspended(job)) => job.suspend().is_some_and(|job| {
+                // The result of the push does not matter: this worker comes back to the shard.
+                let _ = shared.limiter.shard(shard_id).lock().push(job);
+                true
+            }),
+            None => false,
         }
     }
+}
 
-    pub(crate) fn end_withdrawn(&self, shard_id: ShardId, job: Runnable) {
-        let end = job.cancel();
+/// Gives a job that returned `Pending` for the first time a suspended key in this shard (W9).
+fn add_suspended(shared: &Shared, shard_id: ShardId, shard: &mut ShardGuard<'_>, job: &Runnable) {
+    if job.suspended_key().is_none() {
+        let key = shard.suspended.insert(job.ptr());
+        job.set_suspended_key(|| shared.arc(), key * shared.limiter.shards().len() + shard_id);
+    }
+    // `cancel_all` sets the flag before it locks this shard. It finds the job in `suspended`, or
+    // this check finds the flag.
+    if shared.limiter.is_cancelling() {
+        job.ptr().request_abort();
+    }
+}
+
+/// Returns the shard and the key under which a job stands in `suspended`.
+fn suspended_at(shared: &Shared, job: &Runnable) -> Option<(ShardId, usize)> {
+    let shards = shared.limiter.shards().len();
+    job.suspended_key().map(|key| (key % shards, key / shards))
+}
+
+fn remove_suspended_elsewhere(shared: &Shared, shard_id: ShardId, job: &Runnable) {
+    if let Some((home_shard, key)) =
+        suspended_at(shared, job).filter(|(home_shard, _)| *home_shard != shard_id)
+    {
+        shared.limiter.shard(home_shard).lock().suspended.remove(key);
+    }
+}
+
+/// Records the end of a job as far as its shard can. Returns whether the end must go through the
+/// limiter's state lock.
+fn release_in_shard(
+    shared: &Shared,
+    shard_id: ShardId,
+    shard: &mut ShardGuard<'_>,
+    job: &Runnable,
+    end: End,
+) -> bool {
+    if let Some((_, key)) =
+        suspended_at(shared, job).filter(|(home_shard, _)| *home_shard == shard_id)
+    {
+        shard.suspended.remove(key);
+    }
+    if job.keeps_slot() {
+        shard.counters.end(end);
+        shard.counters.ended += 1;
+        shard.counters.held_slots += 1;
+        return false;
+    }
+    if job.slot_kind() != SlotKind::Plain || shared.limiter.needs_slow_release() {
+        return true;
+    }
+    shard.counters.end(end);
+    shard.counters.ended += 1;
+    shard.free_slots += 1;
+    false
+}
+
+/// Counts jobs that completed with plain slots and frees the slots. Returns `false` if the slots
+/// must go through the limiter's state lock instead.
+fn release_plain(shared: &Shared, shard: &mut ShardGuard<'_>, slots: usize) -> bool {
+    if shared.limiter.needs_slow_release() {
+        return false;
+    }
+    shard.counters.completed += slots as u64;
+    shard.counters.ended += slots as u64;
+    shard.free_slots += slots;
+    true
+}
+
+/// Brings the slots of jobs that completed to the first waiters.
+fn release_to_waiters(shared: &Shared, shard_id: ShardId, slots: usize) {
+    if slots > 0 {
         let mut deferred = DeferredWakes::default();
-        self.limiter.end_withdrawn(end, &mut deferred);
-        let idle = std::mem::take(&mut deferred.idle);
-        self.run_deferred(shard_id, deferred);
-        self.publish(job, end, idle);
+        for _ in 0..slots {
+            shared.limiter.release_slow(shard_id, SlotKind::Plain, End::Completed, &mut deferred);
+        }
+        shared.run_deferred(shard_id, deferred);
+    }
+}
+
+/// Releases the deferred slots of a stalled worker (W5). Called by the stall monitor.
+pub(super) fn release_deferred_of(shared: &Shared, handle: &WorkerHandle) {
+    let shard_id = shared.current_shard();
+    let slots = handle.steal_deferred_releases();
+    let released = release_plain(shared, &mut shared.limiter.shard(shard_id).lock(), slots);
+    if !released {
+        release_to_waiters(shared, shard_id, slots);
+    }
+}
+
+/// Completes the end of a job that [`release_in_shard`] has seen: the second half.
+fn finish(shared: &Shared, shard_id: ShardId, job: Runnable, end: End, release_slow: bool) {
+    remove_suspended_elsewhere(shared, shard_id, &job);
+    let mut idle = false;
+    if release_slow {
+        let mut deferred = DeferredWakes::default();
+        shared.limiter.release_slow(shard_id, job.slot_kind(), end, &mut deferred);
+        idle = std::mem::take(&mut deferred.idle);
+        shared.run_deferred(shard_id, deferred);
+    }
+    publish(shared, job, end, idle);
+}
+
+/// Reports a panic, publishes the output, and then notifies idle waiters: they must not see a job
+/// that is still ending.
+fn publish(shared: &Shared, job: Runnable, end: End, idle: bool) {
+    if end == End::Panicked {
+        job.with_panic(|panic| shared.report_panic(panic));
+    }
+    job.publish();
+    shared.notify_idle(idle);
+}
+
+/// Cancels an admitted job that the caller alone has.
+pub(super) fn cancel(shared: &Shared, shard_id: ShardId, job: Runnable) {
+    let end = job.cancel();
+    let mut shard = shared.limiter.shard(shard_id).lock();
+    let release_slow = release_in_shard(shared, shard_id, &mut shard, &job, end);
+    drop(shard);
+    finish(shared, shard_id, job, end, release_slow);
+}
+
+/// Cancels a job that was withdrawn from the wait list.
+pub(super) fn end_withdrawn(shared: &Shared, shard_id: ShardId, job: Runnable) {
+    let end = job.cancel();
+    let mut deferred = DeferredWakes::default();
+    shared.limiter.end_withdrawn(end, &mut deferred);
+    let idle = std::mem::take(&mut deferred.idle);
+    shared.run_deferred(shard_id, deferred);
+    publish(shared, job, end, idle);
+}
+
+/// Closes the pool and cancels all jobs within reach; see [`Limiter::cancel_all`]. A job that is
+/// being polled is cancelled at the end of that poll.
+///
+/// A job that defers its abort goes back into a run queue, unless the runtime is gone: the job is
+/// cancelled when its last deferral ends.
+///
+/// [`Limiter::cancel_all`]: crate::pool::limiter::Limiter::cancel_all
+pub(in crate::pool) fn cancel_all(shared: &Shared, runtime_gone: bool) {
+    let shard_id = shared.current_shard();
+    let mut deferred = DeferredWakes::default();
+    let cancelled = shared.limiter.cancel_all(shard_id, runtime_gone, &mut deferred);
+    shared.run_deferred(shard_id, deferred);
+    for job in cancelled.waiting {
+        end_withdrawn(shared, shard_id, job);
+    }
+    for job in cancelled.admitted {
+        if job.is_abort_deferred() && !runtime_gone {
+            shared.push_runnable(shard_id, job)
+        } else {
+            cancel(shared, shard_id, job)
+        }
     }
 }

@@ -1,146 +1,80 @@
-//! The workers of a pool: who is idle, who is called, who may leave.
+//! The idle list: the workers of a pool, and the shards that wait for a worker.
 //!
-//! Idle workers are a stack: the newest is called first, so the others stay cold and leave one
-//! after another when they were not needed for the idle timeout.
+//! `Shared` owns the list as its field `workers`. Its callers:
 //!
-//! No call is lost: a call that finds nobody idle and may not start anybody leaves a note, and a
-//! worker that wants to go idle looks for it under the same lock.
+//! * `wake` asks for a worker to serve a shard, on behalf of a submitter or of the stall monitor.
+//! * `worker` parks and retires here, and asks which shard comes next after a turn.
+//! * `shared` asks for new workers (prewarm), and wakes all workers when the pool has ended.
+//!
+//! One lock, the idle lock, protects [`State`]. The list starts no task and knows neither `Shared`
+//! nor `Worker`: it returns a [`WakeAction`], and the caller acts on it without the lock.
+//!
+//! Idle workers form a stack. The worker that parked last is woken first: its thread is the most
+//! likely to be still awake, and the others reach their idle timeout and retire.
+//!
+//! What must never happen: a worker is idle while a shard waits in `pending_wakeups` (W3), or the
+//! last worker retires while the pool has jobs (W8).
 
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::Waker;
 
-use crate::pool::job::{AtomicJobSlot, Runnable};
+use crate::pool::limiter::Limiter;
 use crate::pool::scheduler::shard::ShardId;
-use crate::pool::scheduler::shared::Shared;
-use crate::pool::scheduler::worker::Worker;
-use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::pool::scheduler::worker_handle::WorkerHandle;
+use crate::sync::atomic::Ordering::{AcqRel, Relaxed};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
 use crate::sync::{Mutex, failpoint};
 
-const NO_SHARD: usize = usize::MAX;
-
-/// Of the stall monitor.
+/// No stall monitor runs.
 const STOPPED: u8 = 0;
+/// The stall monitor runs, and was not requested since its last scan.
 const RUNNING: u8 = 1;
+/// The stall monitor runs or is about to start, and was requested since its last scan.
 const REQUESTED: u8 = 2;
 
 pub(crate) struct IdleWorkers {
-    /// How many threads the runtime has.
+    /// The number of the runtime's threads.
     threads: usize,
     state: Mutex<State>,
-    /// Whether a call would find or start somebody, to be looked at without the lock.
+    /// Whether a wake-up would find an idle worker or may spawn a worker.
     has_capacity: AtomicBool,
-    /// How many calls found nobody, likewise.
+    /// The length of `pending_wakeups`, or more.
     pending_wakeup_count: AtomicUsize,
-    /// Whether somebody is on the stall monitor, and whether that was asked for since the last look.
+    /// `STOPPED`, `RUNNING` or `REQUESTED`.
     stall_monitor: AtomicU8,
 }
 
 struct State {
-    /// Every worker there is.
+    /// All workers, from their registration until they retire or are dropped.
     handles: Vec<Arc<WorkerHandle>>,
-    /// How many there may be without need for more.
+    /// The number of workers that wake-ups may spawn. The stall monitor may spawn more.
     target_workers: usize,
-    /// Oldest first.
+    /// The parked workers, newest last.
     idle: Vec<Arc<WorkerHandle>>,
-    /// Shards for which a call found nobody.
+    /// Shards with ready jobs for which a wake-up found no worker, oldest first, each once.
     pending_wakeups: VecDeque<ShardId>,
 }
 
-/// How many jobs a worker may take at once.
-pub(crate) const LOCAL_QUEUE_LEN: usize = 8;
-
-/// Where a worker is found.
-pub(crate) struct WorkerHandle {
-    /// The shard it is called to.
-    wakeup_shard: AtomicUsize,
-    waker: OnceLock<Waker>,
-    /// The jobs it has claimed and not polled yet: there for others should it be held up.
-    pub(crate) local_queue: [AtomicJobSlot; LOCAL_QUEUE_LEN],
-    /// Whether it moves: counts what it does between two polls of jobs.
-    steps: AtomicUsize,
-    /// Slots of ended jobs the worker has yet to give back. Only the worker writes it.
-    deferred_releases: AtomicUsize,
-    /// How many of these the stall monitor gave back in its place.
-    stolen_releases: Mutex<usize>,
+/// What a caller of the idle list must do after the idle lock is released.
+#[must_use]
+pub(super) enum WakeAction {
+    /// Wake this worker, which has just left the idle list.
+    Wake(Arc<WorkerHandle>),
+    /// Spawn the worker of this handle, which has just been registered.
+    Spawn(Arc<WorkerHandle>),
+    /// Every worker is busy, and no more workers may be spawned.
+    Nothing,
 }
 
-impl WorkerHandle {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            wakeup_shard: AtomicUsize::new(NO_SHARD),
-            waker: OnceLock::new(),
-            local_queue: std::array::from_fn(|_| AtomicJobSlot::new()),
-            steps: AtomicUsize::new(0),
-            deferred_releases: AtomicUsize::new(0),
-            stolen_releases: Mutex::new(0),
-        })
-    }
-
-    pub(crate) fn step(&self) {
-        // Only the worker itself writes it.
-        self.steps.store(self.steps.load(Relaxed).wrapping_add(1), Relaxed);
-    }
-
-    pub(crate) fn steps(&self) -> usize {
-        self.steps.load(Relaxed)
-    }
-
-    pub(crate) fn set_deferred_releases(&self, slots: usize) {
-        self.deferred_releases.store(slots, Release);
-    }
-
-    /// Clears the deferred releases. Returns how many of the `owed` slots are left to be given back.
-    pub(crate) fn take_deferred_releases(&self, deferred_releases: usize) -> usize {
-        if deferred_releases == 0 {
-            return 0;
-        }
-        let mut stolen_releases = self.stolen_releases.lock();
-        self.deferred_releases.store(0, Relaxed);
-        deferred_releases - std::mem::take(&mut *stolen_releases)
-    }
-
-    /// Takes the deferred releases over. Returns how many slots the caller is to give back.
-    pub(crate) fn steal_deferred_releases(&self) -> usize {
-        let mut stolen_releases = self.stolen_releases.lock();
-        let deferred_releases = self.deferred_releases.load(Acquire);
-        deferred_releases - std::mem::replace(&mut *stolen_releases, deferred_releases)
-    }
-
-    /// Whether there is something to be done in its place, should it be held up.
-    pub(crate) fn has_stealable(&self) -> bool {
-        self.deferred_releases.load(Relaxed) > 0
-            || self.local_queue.iter().any(|slot| !slot.is_empty())
-    }
-
-    /// The claimed jobs, taken from a worker that is held up.
-    pub(crate) fn steal_local_queue(&self) -> impl Iterator<Item = Runnable> + '_ {
-        self.local_queue.iter().filter_map(AtomicJobSlot::take)
-    }
-
-    /// The shard the worker was called to, if it was.
-    pub(crate) fn take_wakeup(&self) -> Option<ShardId> {
-        if self.wakeup_shard.load(Acquire) == NO_SHARD {
-            return None;
-        }
-        Some(self.wakeup_shard.swap(NO_SHARD, AcqRel))
-    }
-
-    fn wake(&self, shard_id: ShardId) {
-        self.wakeup_shard.store(shard_id, Release);
-        self.waker.get().expect("idle workers left their waker").wake_by_ref();
-    }
-}
-
-/// What a worker that found nothing to do is to do.
+/// What a worker without ready jobs must do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ParkOutcome {
-    /// Wait for a call.
+pub(super) enum ParkOutcome {
+    /// Wait for a wake-up. The worker stands in the idle list.
     Parked,
-    /// Serve this shard: a call was missed.
+    /// Serve this shard, whose wake-up found no idle worker.
     Serve(ShardId),
-    /// Leave: nothing can come any more.
+    /// Retire: the pool is closed and has no jobs.
     Retire,
 }
 
@@ -148,10 +82,28 @@ impl State {
     fn remove(&mut self, handle: &Arc<WorkerHandle>) {
         self.handles.retain(|other| !Arc::ptr_eq(other, handle));
     }
+
+    /// Takes the newest idle worker, or registers a new worker if there are fewer than
+    /// `max_workers`.
+    fn wake_or_spawn(&mut self, max_workers: usize) -> WakeAction {
+        if let Some(handle) = self.idle.pop() {
+            WakeAction::Wake(handle)
+        } else if self.handles.len() < max_workers {
+            WakeAction::Spawn(self.register())
+        } else {
+            WakeAction::Nothing
+        }
+    }
+
+    fn register(&mut self) -> Arc<WorkerHandle> {
+        let handle = WorkerHandle::new();
+        self.handles.push(handle.clone());
+        handle
+    }
 }
 
 impl IdleWorkers {
-    pub(crate) fn new(threads: usize, size: usize) -> Self {
+    pub(super) fn new(threads: usize, size: usize) -> Self {
         let target_workers = threads.min(size);
         let state = State {
             handles: Vec::new(),
@@ -164,48 +116,83 @@ impl IdleWorkers {
             state: Mutex::new(state),
             has_capacity: AtomicBool::new(true),
             pending_wakeup_count: AtomicUsize::new(0),
+            // A model has no time, so no stall monitor may start there.
             stall_monitor: AtomicU8::new(if cfg!(millpond_loom) { REQUESTED } else { STOPPED }),
         }
     }
 
-    pub(crate) fn has_capacity(&self) -> bool {
-        self.has_capacity.load(Relaxed)
-    }
-
-    /// Workers, and how many of them are idle.
-    pub(crate) fn count(&self) -> (usize, usize) {
+    /// Returns the number of workers, and how many of them are idle.
+    pub(super) fn count(&self) -> (usize, usize) {
         let state = self.state.lock();
         (state.handles.len(), state.idle.len())
     }
 
-    /// Has a worker serve a shard: the newest idle one, a new one, or the next that has time:
-    /// `false` in that case.
-    pub(crate) fn wake_one(&self, shared: &Shared, shard_id: ShardId) -> bool {
-        let mut state = self.state.lock();
-        if let Some(handle) = state.idle.pop() {
-            self.update_capacity(&state);
-            drop(state);
-            handle.wake(shard_id);
-        } else if state.handles.len() < state.target_workers {
-            self.spawn_worker(shared, state, shard_id);
-        } else {
-            if !state.pending_wakeups.contains(&shard_id) && !failpoint("forget pending wakeups") {
-                state.pending_wakeups.push_back(shard_id);
-                self.pending_wakeup_count.store(state.pending_wakeups.len(), Relaxed);
-            }
-            return false;
-        }
-        true
+    /// Returns the handles of all workers. Called by the stall monitor.
+    pub(super) fn handles(&self) -> Vec<Arc<WorkerHandle>> {
+        self.state.lock().handles.clone()
     }
 
-    /// A busy worker's turn at a shard is over: which one comes next?
-    pub(crate) fn next_shard(&self, shard_id: ShardId) -> ShardId {
+    pub(super) fn target_workers(&self) -> usize {
+        self.state.lock().target_workers
+    }
+
+    /// Follows a new size of the pool. More workers than threads are of use only while some of the
+    /// workers are stalled.
+    pub(crate) fn resize(&self, size: usize) {
+        let mut state = self.state.lock();
+        state.target_workers = size.min(self.threads);
+        self.update_capacity(&state);
+    }
+
+    /// Finds a worker for a shard whose run queue has no worker. If there is none, the shard goes to
+    /// `pending_wakeups`, and the next worker that ends a turn or wants to park serves it.
+    pub(super) fn wake_one(&self, shard_id: ShardId) -> WakeAction {
+        let mut state = self.state.lock();
+        let max_workers = state.target_workers;
+        let action = state.wake_or_spawn(max_workers);
+        if !matches!(action, WakeAction::Nothing) {
+            self.update_capacity(&state);
+        } else if !state.pending_wakeups.contains(&shard_id) && !failpoint("forget pending wakeups")
+        {
+            state.pending_wakeups.push_back(shard_id);
+            // Relaxed: see `next_shard`.
+            self.pending_wakeup_count.store(state.pending_wakeups.len(), Relaxed);
+        }
+        action
+    }
+
+    /// Finds another worker for a shard that has one already. Returns `Nothing` if no worker is
+    /// idle and there are `max_workers`. Called for long run queues and by the stall monitor.
+    pub(super) fn wake_or_spawn(&self, max_workers: usize) -> WakeAction {
+        let mut state = self.state.lock();
+        let action = state.wake_or_spawn(max_workers);
+        self.update_capacity(&state);
+        action
+    }
+
+    /// Registers workers until there are `wanted`. Returns the handles of the new ones, for the
+    /// caller to spawn.
+    pub(super) fn register_up_to(&self, wanted: usize) -> Vec<Arc<WorkerHandle>> {
+        let mut state = self.state.lock();
+        let missing = wanted.saturating_sub(state.handles.len());
+        let handles = (0..missing).map(|_| state.register()).collect();
+        self.update_capacity(&state);
+        handles
+    }
+
+    /// Returns the shard that a busy worker serves after a turn at `shard_id`: the oldest pending
+    /// one, behind which `shard_id` queues up, or the same shard again.
+    pub(super) fn next_shard(&self, shard_id: ShardId) -> ShardId {
+        // Relaxed without a partner: the count only saves the lock. A worker that misses a new
+        // entry finds it after its next turn, or under the lock before it parks.
         if self.pending_wakeup_count.load(Relaxed) == 0 {
             return shard_id;
         }
         let mut state = self.state.lock();
         match state.pending_wakeups.pop_front() {
             Some(next) => {
+                // The list cannot become empty here, so the count need not follow: more than the
+                // length costs a lock, no more.
                 if !state.pending_wakeups.contains(&shard_id) {
                     state.pending_wakeups.push_back(shard_id);
                 }
@@ -215,44 +202,23 @@ impl IdleWorkers {
         }
     }
 
-    /// Starts workers until there are `wanted`.
-    pub(crate) fn spawn_up_to(&self, shared: &Shared, wanted: usize) {
-        // Counted once: on a runtime that is gone they leave as they come.
-        let missing = wanted.saturating_sub(self.state.lock().handles.len());
-        for _ in 0..missing {
-            self.spawn_worker(shared, self.state.lock(), 0);
-        }
-    }
-
-    fn spawn_worker(
+    /// Puts a worker without ready jobs into the idle list, unless there is something to do.
+    pub(super) fn park(
         &self,
-        shared: &Shared,
-        mut state: crate::sync::MutexGuard<'_, State>,
-        shard_id: ShardId,
-    ) {
-        let handle = WorkerHandle::new();
-        state.handles.push(handle.clone());
-        self.update_capacity(&state);
-        drop(state);
-        Worker::start(shared.arc(), handle, shard_id);
-    }
-
-    /// Sends a worker to rest.
-    pub(crate) fn park(
-        &self,
-        shared: &Shared,
+        limiter: &Limiter,
         handle: &Arc<WorkerHandle>,
         waker: &Waker,
     ) -> ParkOutcome {
-        handle.waker.get_or_init(|| waker.clone());
+        handle.set_waker(waker);
         let mut state = self.state.lock();
         if let Some(shard_id) = state.pending_wakeups.pop_front() {
+            // Relaxed: see `next_shard`.
             self.pending_wakeup_count.store(state.pending_wakeups.len(), Relaxed);
             return ParkOutcome::Serve(shard_id);
         }
-        // Looked at under the lock, so that whoever closes the pool, or ends its last job, finds
-        // this worker either gone or idle.
-        if shared.limiter.is_closed() && shared.limiter.counts().is_idle() {
+        // The check stands under the idle lock because `wake_all` follows the close and the last
+        // end. It finds this worker in the list, or this check sees what it follows.
+        if limiter.is_closed() && limiter.counts().is_idle() {
             state.remove(handle);
             return ParkOutcome::Retire;
         }
@@ -261,14 +227,23 @@ impl IdleWorkers {
         ParkOutcome::Parked
     }
 
-    /// Whether an idle worker that was not called for the idle timeout may leave. The last one
-    /// stays as long as there is a job: with it goes the runtime's end, should that come.
-    pub(crate) fn try_retire(&self, shared: &Shared, handle: &Arc<WorkerHandle>) -> bool {
-        let busy = !shared.limiter.counts().is_idle();
+    /// Removes an idle worker whose idle timeout has passed. Returns whether the worker must retire.
+    ///
+    /// The last worker stays while the pool has jobs: when the runtime shuts down, dropping that
+    /// worker is what cancels them (W8).
+    pub(super) fn try_retire(
+        &self,
+        limiter: &Limiter,
+        min_idle: usize,
+        handle: &Arc<WorkerHandle>,
+    ) -> bool {
+        // A job that comes after this snapshot finds this worker idle, or spawns another.
+        let busy = !limiter.counts().is_idle();
         let mut state = self.state.lock();
-        if state.idle.len() <= shared.config.min_idle || (busy && state.handles.len() == 1) {
+        if state.idle.len() <= min_idle || (busy && state.handles.len() == 1) {
             return false;
         }
+        // A wake-up may have taken the handle already; the worker then finds it at its next poll.
         let Some(position) = state.idle.iter().position(|other| Arc::ptr_eq(other, handle)) else {
             return false;
         };
@@ -278,51 +253,16 @@ impl IdleWorkers {
         true
     }
 
-    /// A worker is gone without having been allowed to: its runtime is.
-    pub(crate) fn remove_dead(&self, handle: &Arc<WorkerHandle>) {
+    /// Removes a worker that was dropped by its runtime.
+    pub(super) fn remove_dead(&self, handle: &Arc<WorkerHandle>) {
         let mut state = self.state.lock();
         state.remove(handle);
         state.idle.retain(|other| !Arc::ptr_eq(other, handle));
     }
 
-    /// Asks for somebody on the stall monitor: `true` if there is nobody yet.
-    pub(crate) fn request_stall_monitor(&self) -> bool {
-        self.stall_monitor.load(Relaxed) != REQUESTED
-            && self.stall_monitor.swap(REQUESTED, AcqRel) == STOPPED
-    }
-
-    /// Whether it was asked for since the last look.
-    pub(crate) fn take_stall_monitor_request(&self) -> bool {
-        self.stall_monitor.swap(RUNNING, AcqRel) == REQUESTED
-    }
-
-    /// Unless it was asked for again.
-    pub(crate) fn stop_stall_monitor(&self) -> bool {
-        self.stall_monitor.compare_exchange(RUNNING, STOPPED, AcqRel, Relaxed).is_ok()
-    }
-
-    pub(crate) fn handles(&self) -> Vec<Arc<WorkerHandle>> {
-        self.state.lock().handles.clone()
-    }
-
-    /// Calls a worker to a shard whose own is held up, or hires one more if there are fewer than
-    /// `most`.
-    pub(crate) fn wake_or_spawn(&self, shared: &Shared, shard_id: ShardId, most: usize) {
-        let mut state = self.state.lock();
-        if let Some(handle) = state.idle.pop() {
-            self.update_capacity(&state);
-            drop(state);
-            handle.wake(shard_id);
-        } else if state.handles.len() < most {
-            self.spawn_worker(shared, state, shard_id);
-        }
-    }
-
-    /// Has every idle worker look around, if `wanted`.
-    pub(crate) fn wake_all_if(&self, wanted: bool) {
-        if !wanted {
-            return;
-        }
+    /// Wakes every idle worker. Called when the pool is closed, and when a closed pool's last job
+    /// has ended: each worker then parks again or retires.
+    pub(super) fn wake_all(&self) {
         let mut state = self.state.lock();
         let idle = std::mem::take(&mut state.idle);
         self.update_capacity(&state);
@@ -330,19 +270,108 @@ impl IdleWorkers {
         idle.iter().for_each(|handle| handle.wake(0));
     }
 
-    pub(crate) fn target_workers(&self) -> usize {
-        self.state.lock().target_workers
-    }
-
-    /// More workers than threads are of use only while some are held up.
-    pub(crate) fn resize(&self, size: usize) {
-        let mut state = self.state.lock();
-        state.target_workers = size.min(self.threads);
-        self.update_capacity(&state);
+    /// Returns whether a wake-up would find an idle worker or may spawn one. A hint.
+    pub(super) fn has_capacity(&self) -> bool {
+        // Relaxed without a partner: the caller asks for a second worker for a shard that has one.
+        self.has_capacity.load(Relaxed)
     }
 
     fn update_capacity(&self, state: &State) {
-        self.has_capacity
-            .store(!state.idle.is_empty() || state.handles.len() < state.target_workers, Relaxed);
+        let has_capacity = !state.idle.is_empty() || state.handles.len() < state.target_workers;
+        // Relaxed: see `has_capacity`.
+        self.has_capacity.store(has_capacity, Relaxed);
+    }
+
+    /// Requests the stall monitor. Returns whether the caller must start it. Called after a push,
+    /// by a thread that has released the shard lock.
+    pub(super) fn request_stall_monitor(&self) -> bool {
+        // The Relaxed load spares a swap per submit. It relies on the shard lock as its partner: a
+        // monitor that stops locks every shard after its exchange. It sees the caller's job there,
+        // or the caller's load comes after the exchange and sees `STOPPED` (W7).
+        self.stall_monitor.load(Relaxed) != REQUESTED
+            // AcqRel pairs with the exchanges in the two functions below.
+            && self.stall_monitor.swap(REQUESTED, AcqRel) == STOPPED
+    }
+
+    /// Returns whether the stall monitor was requested since its last scan, and takes the request.
+    pub(super) fn take_stall_monitor_request(&self) -> bool {
+        self.stall_monitor.swap(RUNNING, AcqRel) == REQUESTED
+    }
+
+    /// Marks the stall monitor as stopped, unless it was requested again. Returns whether it is
+    /// stopped now.
+    pub(super) fn stop_stall_monitor(&self) -> bool {
+        // The Relaxed failure says only that a request came in between.
+        self.stall_monitor.compare_exchange(RUNNING, STOPPED, AcqRel, Relaxed).is_ok()
+    }
+}
+
+#[cfg(all(test, not(millpond_loom)))]
+mod tests {
+    use super::*;
+
+    fn limiter() -> Limiter {
+        Limiter::new(2, 2, 0)
+    }
+
+    fn spawned(action: WakeAction) -> Arc<WorkerHandle> {
+        match action {
+            WakeAction::Spawn(handle) => handle,
+            _ => panic!("a worker was to be spawned"),
+        }
+    }
+
+    #[test]
+    fn a_wakeup_without_a_worker_is_served_before_a_worker_parks() {
+        let (workers, limiter) = (IdleWorkers::new(1, 2), limiter());
+        let handle = spawned(workers.wake_one(0));
+        assert!(matches!(workers.wake_one(1), WakeAction::Nothing));
+        assert!(matches!(workers.wake_one(1), WakeAction::Nothing));
+        let mut park = || workers.park(&limiter, &handle, Waker::noop());
+        assert_eq!(park(), ParkOutcome::Serve(1));
+        assert_eq!(park(), ParkOutcome::Parked);
+        assert_eq!(workers.count(), (1, 1));
+    }
+
+    #[test]
+    fn busy_shards_take_turns() {
+        let workers = IdleWorkers::new(1, 2);
+        let _handle = spawned(workers.wake_one(0));
+        assert_eq!(workers.next_shard(0), 0);
+        assert!(matches!(workers.wake_one(1), WakeAction::Nothing));
+        assert_eq!(workers.next_shard(0), 1);
+        assert_eq!(workers.next_shard(1), 0);
+    }
+
+    #[test]
+    fn the_newest_idle_worker_is_woken_first() {
+        let (workers, limiter) = (IdleWorkers::new(2, 2), limiter());
+        let handles = workers.register_up_to(2);
+        for handle in &handles {
+            assert_eq!(workers.park(&limiter, handle, Waker::noop()), ParkOutcome::Parked);
+        }
+        for expected in handles.iter().rev() {
+            assert!(workers.has_capacity());
+            let WakeAction::Wake(handle) = workers.wake_one(1) else { panic!("all are idle") };
+            assert!(Arc::ptr_eq(&handle, expected));
+            handle.wake(1);
+            assert_eq!(handle.take_wakeup(), Some(1));
+            assert_eq!(handle.take_wakeup(), None);
+        }
+        assert!(!workers.has_capacity());
+    }
+
+    #[test]
+    fn a_stall_monitor_that_is_requested_does_not_stop() {
+        let workers = IdleWorkers::new(1, 1);
+        assert!(workers.request_stall_monitor(), "the first request starts it");
+        assert!(!workers.request_stall_monitor());
+        assert!(workers.take_stall_monitor_request());
+        assert!(!workers.take_stall_monitor_request());
+        assert!(!workers.request_stall_monitor(), "it runs");
+        assert!(!workers.stop_stall_monitor());
+        assert!(workers.take_stall_monitor_request());
+        assert!(workers.stop_stall_monitor());
+        assert!(workers.request_stall_monitor());
     }
 }

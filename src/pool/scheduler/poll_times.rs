@@ -1,53 +1,57 @@
-//! How long jobs take: what it is worth to wake another thread for.
+//! How long the polls of a pool's jobs take, as an estimate.
 
 use std::time::Duration;
 
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
 
+/// Two estimates, written by all workers of a pool and read by the wake policy.
+///
+/// Every access is Relaxed and has no partner. Two workers that write at once lose one measurement,
+/// and an old value costs a wake-up too many or too few, never a job.
 pub(crate) struct PollTimes {
-    /// Nanoseconds one poll of a job takes, about.
+    /// The nanoseconds of one poll: a moving average.
     poll: AtomicU32,
-    /// Nanoseconds the slowest of late kept a worker, slowly forgotten: some thousand jobs after
-    /// the last slow one, the quick ones are thought to be alone again.
+    /// The nanoseconds of the slowest recent poll. It fades by two thirds in [`MEMORY`] polls.
     slowest: AtomicU32,
 }
 
-/// Slower polls than this hold up the ones behind them: then nobody claims more than one job.
+/// A poll that takes more nanoseconds than this is slow. While there are slow polls, a worker takes
+/// one job at a time: the jobs behind a slow one must stay where other workers find them.
 const SLOW: u32 = 100_000;
 
-/// After this many jobs a slow one has lost two thirds of its weight.
+/// The number of polls in which `slowest` loses two thirds of its value.
 const MEMORY: u32 = 2_048;
 
 impl PollTimes {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { poll: AtomicU32::new(1_000), slowest: AtomicU32::new(0) }
     }
 
-    /// Takes in what some polls took.
-    pub(crate) fn observe(&self, took: Duration, polls: u32) {
+    /// Adds a measurement: `polls` polls took `took` together.
+    pub(super) fn observe(&self, took: Duration, polls: u32) {
         let nanos = took.as_nanos().min(u128::from(u32::MAX)) as u32;
         let poll = self.poll.load(Relaxed);
         self.poll.store(poll - poll / 4 + nanos / polls / 4, Relaxed);
         let nanos = nanos.saturating_sub(poll.saturating_mul(polls - 1));
         let slowest = self.slowest.load(Relaxed);
         let faded = slowest.saturating_sub((slowest / MEMORY).saturating_mul(polls));
-        // Half of it at first: now and then the thread was simply not on a processor.
+        // A new slow poll counts half: the kernel may have preempted the thread.
         self.slowest.store(faded.max(faded / 2 + nanos / 2), Relaxed);
     }
 
-    /// Whether there were slow jobs of late.
-    pub(crate) fn has_slow(&self) -> bool {
+    /// Returns whether a recent poll was slow.
+    pub(super) fn has_slow(&self) -> bool {
         self.slowest.load(Relaxed) > SLOW
     }
 
-    /// How many jobs make a batch of this many nanoseconds.
-    pub(crate) fn batch(&self, nanos: u32) -> u32 {
+    /// Returns how many jobs a worker takes at once so that they need about `nanos` nanoseconds.
+    pub(super) fn batch(&self, nanos: u32) -> u32 {
         if self.has_slow() { 1 } else { nanos / self.poll.load(Relaxed).max(1) }
     }
 
-    /// How many nanoseconds the last of some jobs would have to wait for one worker.
-    pub(crate) fn expected_wait(&self, jobs: usize) -> u64 {
+    /// Returns how many nanoseconds the last of `jobs` jobs would wait for a single worker.
+    pub(super) fn expected_wait(&self, jobs: usize) -> u64 {
         match jobs {
             0 => 0,
             _ => {
@@ -55,5 +59,24 @@ impl PollTimes {
                 polls.max(u64::from(self.slowest.load(Relaxed)))
             }
         }
+    }
+}
+
+#[cfg(all(test, not(millpond_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_poll_is_remembered_and_fades() {
+        let times = PollTimes::new();
+        assert_eq!(times.batch(4_000), 4);
+        assert_eq!(times.expected_wait(0), 0);
+        assert_eq!(times.expected_wait(3), 3_000);
+        times.observe(Duration::from_millis(1), 1);
+        assert!(times.has_slow());
+        assert_eq!(times.batch(4_000), 1);
+        (0..1_000).for_each(|_| times.observe(Duration::from_micros(16), 16));
+        assert!(!times.has_slow());
+        assert!(times.batch(4_000) > 1);
     }
 }

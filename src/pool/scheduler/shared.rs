@@ -1,4 +1,16 @@
 //! What the handles, workers and jobs of one pool share.
+//!
+//! Every entry into a pool goes through [`Shared`]. It joins three parts that do not know each
+//! other: the limiter, the idle list and the poll times. Its callers:
+//!
+//! * `pool::submit`, `group` and `layer` submit jobs, and reserve and release slots.
+//! * `job`, through the trait [`JobScheduler`], brings back jobs that were woken or aborted.
+//! * `worker`, `wake` and `complete` run the jobs and record their ends.
+//!
+//! Each method has the same three steps: find the shard of the current thread, call the limiter, and
+//! then, without a lock, do what the limiter left to do ([`run_deferred`](Shared::run_deferred),
+//! [`after_submit`](Shared::after_submit)). No method may call a waker, drop a job or spawn a worker
+//! while the limiter or the idle list is locked.
 
 use std::fmt;
 use std::future::Future;
@@ -17,16 +29,19 @@ use crate::pool::limiter::deadlock::OnDeadlock;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::wait_list::WaiterKey;
 use crate::pool::limiter::{AcquireOutcome, Limiter, OnFull, PendingJob};
+use crate::pool::scheduler::complete::{cancel, end_withdrawn};
 use crate::pool::scheduler::context;
 use crate::pool::scheduler::idle::IdleWorkers;
 use crate::pool::scheduler::poll_times::PollTimes;
 use crate::pool::scheduler::shard::{ReleaseReason, ShardId};
+use crate::pool::scheduler::wake::{spawn_up_to, wake_worker_for};
 use crate::pool::status::PoolStatus;
 use crate::trace::event;
 
-/// Called with each panic a job of the pool ended by.
+/// The hook of [`PoolBuilder::on_panic`](crate::PoolBuilder::on_panic).
 pub(crate) type OnPanic = Arc<dyn Fn(&JobPanic) + Send + Sync>;
 
+/// The settings of a pool that do not change.
 pub(crate) struct Config {
     pub(crate) name: Arc<str>,
     pub(crate) idle_timeout: Duration,
@@ -41,13 +56,16 @@ pub(crate) struct Shared {
     pub(crate) limiter: Limiter,
     pub(crate) workers: IdleWorkers,
     pub(crate) config: Config,
+    /// Notified when the pool becomes idle.
     pub(crate) idle_notify: Notify,
+    /// The runtime that workers are spawned on: the builder's, or that of the first job.
     runtime: OnceLock<Handle>,
-    pub(crate) poll_times: PollTimes,
+    pub(super) poll_times: PollTimes,
     weak_self: Weak<Self>,
 }
 
-/// A shard with fewer slots than this would lend and borrow them all the time.
+/// A pool has no more shards than give each this many slots. Smaller shards would exchange slots
+/// through the state lock at almost every job.
 const MIN_SLOTS_PER_SHARD: usize = 8;
 
 impl Shared {
@@ -65,6 +83,7 @@ impl Shared {
         Self::with_shards(shards, threads, config, size, queue, runtime)
     }
 
+    /// Makes the shared part with a given number of shards. Called by `new` and by the models.
     pub(crate) fn with_shards(
         shards: usize,
         threads: usize,
@@ -84,7 +103,12 @@ impl Shared {
         })
     }
 
-    /// The runtime the jobs run on: the given one, or the first caller's.
+    /// Binds the pool to the current runtime, unless the pool is bound already.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the pool is not bound and the caller is outside of a runtime, or if the runtime has
+    /// no timers.
     #[track_caller]
     #[inline]
     pub(crate) fn ensure_runtime(&self) {
@@ -93,6 +117,7 @@ impl Shared {
         }
     }
 
+    /// Returns the runtime of the pool. Binds the pool like [`ensure_runtime`](Self::ensure_runtime).
     #[track_caller]
     #[inline]
     pub(crate) fn runtime(&self) -> &Handle {
@@ -107,17 +132,19 @@ impl Shared {
     fn bind(&self) -> &Handle {
         self.runtime.get_or_init(|| match Handle::try_current() {
             Ok(handle) => {
-                // Panics here, in the caller, if the runtime has no timers: idle workers need them.
+                // Idle workers need timers. Without timers this panics here, in the caller, and not
+                // later in a worker.
                 drop(tokio::time::sleep(Duration::ZERO));
                 handle
             }
             Err(_) => panic!(
-                "a pool built without a runtime handle got its first job outside of a tokio runtime: \
-                 submit it from inside one, or build the pool with `PoolBuilder::runtime`"
+                "a pool without a runtime got its first job outside of a tokio runtime: submit the \
+                 job inside a runtime, or build the pool with `PoolBuilder::runtime`"
             ),
         })
     }
 
+    /// Returns a number that tells this pool from all other living pools.
     pub(crate) fn id(&self) -> usize {
         self as *const Self as usize
     }
@@ -126,7 +153,8 @@ impl Shared {
         self.weak_self.upgrade().expect("only reached through a live reference")
     }
 
-    /// The shard of the current thread.
+    /// Returns the shard of the current thread: its index among the runtime's threads, or 0 outside
+    /// of the runtime.
     #[cfg(not(millpond_loom))]
     #[inline]
     pub(crate) fn current_shard(&self) -> ShardId {
@@ -141,6 +169,7 @@ impl Shared {
         crate::sync::current_shard() % self.limiter.shards().len()
     }
 
+    /// Offers a job to the limiter, and wakes a worker if the job starts.
     pub(crate) fn admit(
         &self,
         pending: &mut impl PendingJob,
@@ -152,8 +181,8 @@ impl Shared {
         self.after_submit(shard_id, outcome)
     }
 
-    /// Whether a submitter is to yield to the runtime: its jobs are run on another thread again
-    /// and again. No use on threads where no worker could run.
+    /// Returns whether a submitter must yield to the runtime once, because its jobs moved to another
+    /// thread again and again. Yielding does not help on a thread where no worker can run.
     #[inline]
     pub(crate) fn should_yield(&self) -> bool {
         self.limiter.shards().len() > 1
@@ -162,13 +191,15 @@ impl Shared {
             && (cfg!(millpond_loom) || tokio::runtime::worker_index().is_some())
     }
 
+    /// Reserves a slot without a job. With a context, a caller that finds no slot waits in the wait
+    /// list.
     pub(crate) fn reserve(&self, quota: Option<usize>, cx: Option<&Context<'_>>) -> AcquireOutcome {
         let shard_id = self.current_shard();
         let outcome = self.limiter.reserve(shard_id, quota, cx.map(|cx| (cx.waker(), self.id())));
         self.after_submit(shard_id, outcome)
     }
 
-    /// A caller in the wait list for a slot was told to come.
+    /// Takes the outcome of a reserver that was notified in the wait list: its slot, or a refusal.
     pub(crate) fn take_granted(&self, waiter_key: WaiterKey) -> AcquireOutcome {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
@@ -177,6 +208,7 @@ impl Shared {
         self.after_submit(shard_id, outcome)
     }
 
+    /// Offers a job for a reserved slot. A closed pool refuses the job, and the slot is released.
     pub(crate) fn submit_reserved(
         &self,
         pending: &mut impl PendingJob,
@@ -190,7 +222,7 @@ impl Shared {
         self.after_submit(shard_id, outcome)
     }
 
-    /// Gives back a slot that was kept without a job.
+    /// Releases a slot that is reserved, or held beyond its job.
     pub(crate) fn release_slot(&self, quota: Option<usize>, reason: ReleaseReason) {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
@@ -198,7 +230,8 @@ impl Shared {
         self.run_deferred(shard_id, deferred);
     }
 
-    /// Calls a worker for what was started.
+    /// Wakes a worker for a job that was started, and logs refusals. Returns the outcome unchanged.
+    /// Called after each offer to the limiter, without a lock.
     pub(crate) fn after_submit(
         &self,
         shard_id: ShardId,
@@ -206,10 +239,10 @@ impl Shared {
     ) -> AcquireOutcome {
         match outcome {
             AcquireOutcome::Started { needs_wake, depth } => {
-                self.wake_worker_for(shard_id, needs_wake, depth)
+                wake_worker_for(self, shard_id, needs_wake, depth)
             }
             AcquireOutcome::Overflow { needs_wake, depth } => {
-                self.wake_worker_for(shard_id, needs_wake, depth);
+                wake_worker_for(self, shard_id, needs_wake, depth);
                 event!(DEBUG, pool = &*self.config.name, "job overflows");
             }
             AcquireOutcome::Full | AcquireOutcome::Closed | AcquireOutcome::Deadlock => {
@@ -228,7 +261,8 @@ impl Shared {
         event!(DEBUG, pool = &*self.config.name, reason = ?_outcome, "job refused");
     }
 
-    /// Does what was left to do when the locks were released.
+    /// Starts the jobs, calls the wakers and notifies the idle waiters that a step of the limiter left
+    /// to do. Called without a lock.
     pub(crate) fn run_deferred(&self, shard_id: ShardId, mut deferred: DeferredWakes) {
         for job in deferred.take_started() {
             job.leave_wait_list();
@@ -238,28 +272,40 @@ impl Shared {
         self.notify_idle(deferred.idle);
     }
 
-    /// Tells whoever waits for the pool's last job.
-    pub(crate) fn notify_idle(&self, idle: bool) {
+    /// Notifies the idle waiters if the pool has become idle. The workers of a closed pool are woken
+    /// to retire.
+    pub(super) fn notify_idle(&self, idle: bool) {
         if idle {
             catch_panic(|| self.idle_notify.notify_waiters());
-            self.workers.wake_all_if(self.limiter.is_closed());
+            if self.limiter.is_closed() {
+                self.workers.wake_all();
+            }
         }
     }
 
-    /// Queues a job that holds what it needs to run.
-    pub(crate) fn push_runnable(&self, shard_id: ShardId, job: Runnable) {
+    /// Puts an admitted job into a run queue. Called for jobs that leave the wait list, were woken or
+    /// aborted while suspended, or were taken from a stalled worker.
+    pub(super) fn push_runnable(&self, shard_id: ShardId, job: Runnable) {
         let mut shard = self.limiter.shard(shard_id).lock();
-        // The flag is set before the queues are emptied for the last time.
+        // `cancel_all` sets the flag before it empties this shard. It finds the job, or this check
+        // finds the flag.
         if self.limiter.is_runtime_gone() {
             drop(shard);
-            return self.cancel(shard_id, job);
+            return cancel(self, shard_id, job);
         }
         let needs_wake = shard.push(job);
         let depth = shard.run_queue.len();
         drop(shard);
-        self.wake_worker_for(shard_id, needs_wake, depth);
+        wake_worker_for(self, shard_id, needs_wake, depth);
     }
 
+    /// Spawns workers until there are `workers`, or as many as the pool has slots.
+    pub(crate) fn prewarm(&self, workers: usize) {
+        self.ensure_runtime();
+        spawn_up_to(self, workers.min(self.limiter.counts().size));
+    }
+
+    /// Closes the pool; see [`Pool::close`](crate::Pool::close).
     pub(crate) fn close(&self) {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
@@ -267,11 +313,12 @@ impl Shared {
         self.run_deferred(shard_id, deferred);
         if first {
             event!(INFO, pool = &*self.config.name, "pool closed");
-            // Idle workers have nothing to wait for any more.
-            self.workers.wake_all_if(true);
+            // Idle workers of a closed pool without jobs retire now, not at their idle timeout.
+            self.workers.wake_all();
         }
     }
 
+    /// Changes the size; see [`Pool::resize`](crate::Pool::resize).
     pub(crate) fn resize(&self, size: NonZeroUsize) {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
@@ -282,25 +329,28 @@ impl Shared {
         let _ = before;
     }
 
-    /// Blocks the thread until the future is ready.
+    /// Blocks the thread until the future is ready. `verb` names the caller in the panic message.
     #[track_caller]
     pub(crate) fn block_on<R>(&self, verb: &str, future: impl Future<Output = R>) -> R {
         self.assert_may_block(verb);
         self.runtime().block_on(future)
     }
 
+    /// Panics if the current thread drives a runtime. Called by each blocking verb before its job is
+    /// submitted.
     #[track_caller]
     pub(crate) fn assert_may_block(&self, verb: &str) {
         self.ensure_runtime();
-        // Only tokio knows, and panics when it does not like it.
+        // tokio has no query for this. Its `block_on` panics where blocking is not allowed.
         assert!(
             catch_panic(|| self.runtime().block_on(async {})).is_some(),
             "`{verb}` would block a thread that drives asynchronous tasks: use the verb without \
-             `blocking_` there, or call it through `spawn_blocking`"
+             `blocking_` there, or call the verb through `spawn_blocking`"
         );
     }
 
-    /// A caller in the wait list goes away.
+    /// Removes a caller from the wait list, and passes on what it was granted. Called when its future
+    /// or its reserver is dropped.
     #[cold]
     pub(crate) fn cancel_waiter(&self, waiter_key: WaiterKey) {
         let shard_id = self.current_shard();
@@ -321,14 +371,14 @@ impl Shared {
         self.limiter.remove_quota(key);
     }
 
-    /// Refuses a job that was not even made if the pool is full.
+    /// Counts and refuses a job that does not exist yet, if the pool is full. Returns whether it did.
     #[cfg(feature = "tower")]
     #[inline]
     pub(crate) fn refuse_if_full(&self) -> bool {
         self.limiter.refuse_if_full()
     }
 
-    /// What becomes of submits that would deadlock.
+    /// Returns the setting of [`PoolBuilder::on_deadlock`](crate::PoolBuilder::on_deadlock).
     #[cfg(feature = "tower")]
     pub(crate) fn on_deadlock(&self) -> OnDeadlock {
         self.config.on_deadlock
@@ -338,6 +388,16 @@ impl Shared {
         &self.config.name
     }
 
+    /// Reports a panic to the log and to the pool's hook. Called before the job's output is published.
+    #[cold]
+    pub(crate) fn report_panic(&self, panic: &JobPanic) {
+        event!(ERROR, pool = &*self.config.name, message = panic.message(), "job panicked");
+        if let Some(on_panic) = &self.config.on_panic {
+            catch_panic(|| on_panic(panic));
+        }
+    }
+
+    /// Takes a snapshot of all counters and of the workers.
     pub(crate) fn status(&self) -> PoolStatus {
         let counts = self.limiter.counts();
         let (workers, idle) = self.workers.count();
@@ -363,8 +423,8 @@ impl Shared {
         }
     }
 
-    /// Runs a step of a job on behalf of nobody in particular; used by workers.
-    pub(crate) fn poll(&self, job: &Runnable) -> Step {
+    /// Polls a job once, with the job as the thread's current job. Called by workers.
+    pub(super) fn poll(&self, job: &Runnable) -> Step {
         context::enter(self.id(), job.ptr(), || job.poll())
     }
 }
@@ -383,7 +443,7 @@ impl JobScheduler for Shared {
         let mut deferred = DeferredWakes::default();
         let withdrawn = self.limiter.withdraw(shard_id, job, waiter_key, &mut deferred);
         self.run_deferred(shard_id, deferred);
-        withdrawn.map(|job| self.end_withdrawn(shard_id, job)).is_some()
+        withdrawn.map(|job| end_withdrawn(self, shard_id, job)).is_some()
     }
 }
 

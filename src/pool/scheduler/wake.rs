@@ -1,93 +1,138 @@
-//! The wake policy: which worker is woken for a job that is ready, and the stall monitor.
+//! The wake policy, and the stall monitor.
 //!
-//! The stall monitor notices workers that are held up, and has others do what they should have done.
+//! [`wake_worker_for`] runs after each push of a job, without a lock. Its callers are the methods of
+//! `Shared` that submit, wake or reschedule jobs. The policy asks the idle list (`idle`) for a
+//! worker and acts on the answer.
 //!
-//! A worker polls its jobs one after another and nobody wakes a second thread for a handful of
-//! quick ones. When one of them turns out to be slow (it computes, or blocks the thread), those
-//! behind it must not wait for it while another thread is free. Nobody can tell in advance, so
-//! somebody looks now and then: a task that lives only while jobs queue up behind a busy worker, or
-//! are submitted by other jobs. Its timer is not free: one that is due soon is set anew by the kernel
-//! each time a thread goes to sleep. So it looks often only where jobs of late were slow, or one was
-//! found to hold up others.
+//! # When a worker is woken
+//!
+//! 1. The shard has no worker: the push says so, and the idle list must find a worker (W2).
+//! 2. The shard has a worker, but its ready jobs would take longer than [`WORTH_A_WAKE`]: a second
+//!    worker is woken if one is idle, or if the pool has fewer workers than threads. The second
+//!    worker finds its own shard empty and steals the older half.
+//! 3. A worker is stalled: see below.
+//!
+//! # The stall monitor
+//!
+//! A worker polls its jobs one after another, and a few quick jobs are not worth a second thread. But
+//! a job may compute for long, or block the thread. The jobs behind it must then run on another
+//! thread, and no part of the pool can know that in advance.
+//!
+//! The stall monitor is a task of each pool that runs only when a submit leaves a job behind a busy
+//! worker (W7). It compares two scans, a period apart:
+//!
+//! * A worker without a step is stalled. Its local queue goes to the monitor's own shard, and its
+//!   deferred slots are released.
+//! * A shard with ready jobs but without a dequeue is stalled. Another worker is woken or spawned for
+//!   it, beyond the runtime's threads if need be.
+//!
+//! A short timer is not free: the kernel sets it anew each time that a thread goes to sleep. So the
+//! period is short only after slow jobs were measured, or a stall was found.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::RuntimeFlavor;
 
+use crate::pool::scheduler::complete::release_deferred_of;
 use crate::pool::scheduler::context;
-use crate::pool::scheduler::idle::WorkerHandle;
+use crate::pool::scheduler::idle::WakeAction;
 use crate::pool::scheduler::shard::ShardId;
 use crate::pool::scheduler::shared::Shared;
+use crate::pool::scheduler::worker::Worker;
+use crate::pool::scheduler::worker_handle::WorkerHandle;
 
-/// How long jobs may stand behind a slow one: one to two of these.
+/// The time between two scans while jobs are slow. A stall is found after one to two periods.
 const PERIOD: Duration = Duration::from_millis(1);
-/// The same for the first slow one after many quick ones. No sooner than the kernel's own clock
-/// ticks, for what the timer costs.
-const SLOW_PERIOD: Duration = Duration::from_millis(8);
-/// For so many looks a worker that was held up is remembered: how long its job takes is known to the
-/// pool only at its end.
-const ALERT: u32 = 16;
 
-/// Another worker is called when the ready jobs of a shard would take one this long. Waking a
-/// parked thread takes a fifth of it, and jobs that move between threads run slower.
+/// The time between two scans while jobs are quick. The kernel's own clock ticks no less often.
+const SLOW_PERIOD: Duration = Duration::from_millis(8);
+
+/// How many scans after a stall have the short period. The pool learns how long a job takes only
+/// when the job's poll returns, so the measured times do not show the stall yet.
+const ALERT_SCANS: u32 = 16;
+
+/// The time of ready jobs, in nanoseconds, for which a second worker is woken. To wake a parked
+/// thread takes a fifth of it, and jobs run slower on a thread other than their submitter's.
 const WORTH_A_WAKE: u64 = 100_000;
 
-impl Shared {
-    /// Sees to it that somebody polls what is ready in a shard.
-    #[inline]
-    pub(super) fn wake_worker_for(&self, shard_id: ShardId, needs_wake: bool, depth: usize) {
-        // Otherwise everybody is busy, with the jobs of this shard or with others: for how long?
-        // And a worker called from within a job is to run on this thread, once that returns.
-        if needs_wake && self.workers.wake_one(self, shard_id) && context::current().is_none() {
-            return;
-        }
-        if self.workers.request_stall_monitor() {
-            StallMonitor::start(self.arc());
-        }
-        self.maybe_wake_another(shard_id, depth);
+/// Makes sure that a worker polls the ready jobs of a shard. `needs_wake` is the result of the push,
+/// `depth` the length of the run queue after it.
+#[inline]
+pub(super) fn wake_worker_for(shared: &Shared, shard_id: ShardId, needs_wake: bool, depth: usize) {
+    // tokio runs a task that was woken inside another task on the same thread, once that task
+    // returns. So a worker that a job wakes may wait for this very job, and the monitor must look.
+    if needs_wake
+        && act(shared, shared.workers.wake_one(shard_id), shard_id)
+        && context::current().is_none()
+    {
+        return;
     }
+    // The job stands behind a busy worker, and no thread knows for how long.
+    if shared.workers.request_stall_monitor() {
+        StallMonitor::start(shared.arc());
+    }
+    wake_another_for_long_queue(shared, shard_id, depth);
+}
 
-    fn maybe_wake_another(&self, shard_id: ShardId, depth: usize) {
-        if self.workers.has_capacity() && self.poll_times.expected_wait(depth) > WORTH_A_WAKE {
-            self.workers.wake_or_spawn(
-                self,
-                (shard_id + 1) % self.limiter.shards().len(),
-                self.workers.target_workers(),
-            );
-        }
+fn wake_another_for_long_queue(shared: &Shared, shard_id: ShardId, depth: usize) {
+    if shared.workers.has_capacity() && shared.poll_times.expected_wait(depth) > WORTH_A_WAKE {
+        let action = shared.workers.wake_or_spawn(shared.workers.target_workers());
+        act(shared, action, (shard_id + 1) % shared.limiter.shards().len());
     }
 }
 
-/// What a look has found.
+/// Does what the idle list decided, without the idle lock. Returns whether a worker was woken or
+/// spawned for the shard.
+fn act(shared: &Shared, action: WakeAction, shard_id: ShardId) -> bool {
+    match action {
+        WakeAction::Wake(handle) => handle.wake(shard_id),
+        WakeAction::Spawn(handle) => Worker::start(shared.arc(), handle, shard_id),
+        WakeAction::Nothing => return false,
+    }
+    true
+}
+
+/// Spawns workers until there are `wanted`. Called by `Pool::prewarm`.
+pub(super) fn spawn_up_to(shared: &Shared, wanted: usize) {
+    for handle in shared.workers.register_up_to(wanted) {
+        Worker::start(shared.arc(), handle, 0);
+    }
+}
+
+/// What a scan has found.
 #[derive(Default)]
 struct Scan {
-    /// There is reason to look again.
+    /// Jobs or deferred slots stand behind a worker, so another scan is needed.
     busy: bool,
     stalled: bool,
 }
 
-pub(crate) struct StallMonitor {
+struct StallMonitor {
     shared: Arc<Shared>,
-    /// What each shard and each worker had done by the last look.
+    /// The `dequeues` of each shard at the last scan.
     dequeues: Vec<u64>,
+    /// The steps of each worker at the last scan.
     steps: Vec<(Arc<WorkerHandle>, usize)>,
+    /// How many more scans have the short period.
     alert: u32,
 }
 
 impl StallMonitor {
-    /// Starts the one stall monitor of a pool. A runtime of one thread needs none: what holds up a
-    /// worker there holds up everybody.
+    /// Spawns the stall monitor. Called by the thread whose request found the monitor stopped, so a
+    /// pool has at most one.
+    ///
+    /// A runtime of one thread has none: a job that stalls a worker there stalls the monitor too.
     #[cold]
-    pub(crate) fn start(shared: Arc<Shared>) {
+    fn start(shared: Arc<Shared>) {
         let runtime = shared.runtime().clone();
         if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
             return;
         }
         let monitor = Self { shared, dequeues: Vec::new(), steps: Vec::new(), alert: 0 };
         runtime.spawn(monitor.run());
-        // tokio keeps the task spawned last for the current thread, which may be about to be held
-        // up itself. This one takes that place, so that any thread may run the stall monitor.
+        // tokio keeps the task that was spawned last for the current thread, which a job may be
+        // about to block. This empty task takes that place, so any thread may run the monitor.
         runtime.spawn(async {});
     }
 
@@ -95,13 +140,14 @@ impl StallMonitor {
         self.scan();
         loop {
             tokio::time::sleep(self.period()).await;
-            let keeps = self.shared.workers.take_stall_monitor_request();
+            let requested = self.shared.workers.take_stall_monitor_request();
             let scan = self.scan();
-            self.alert = if scan.stalled { ALERT } else { self.alert.saturating_sub(1) };
-            if scan.busy || keeps || !self.shared.workers.stop_stall_monitor() {
+            self.alert = if scan.stalled { ALERT_SCANS } else { self.alert.saturating_sub(1) };
+            if scan.busy || requested || !self.shared.workers.stop_stall_monitor() {
                 continue;
             }
-            // Whoever queued a job before that saw a stall monitor; so it looks once more.
+            // A submitter that saw the monitor run did not start another. Its push is visible
+            // under the shard lock now, so this last look finds the job (W7).
             let shards = self.shared.limiter.shards();
             let queued = shards.iter().any(|shard| !shard.lock().run_queue.is_empty())
                 || self.shared.workers.handles().iter().any(|handle| handle.has_stealable());
@@ -116,8 +162,15 @@ impl StallMonitor {
     }
 
     fn scan(&mut self) -> Scan {
-        let shared = &*self.shared;
         let mut scan = Scan::default();
+        self.scan_workers(&mut scan);
+        self.scan_shards(&mut scan);
+        scan
+    }
+
+    /// Takes the jobs and deferred slots of each worker that made no step since the last scan.
+    fn scan_workers(&mut self, scan: &mut Scan) {
+        let shared = &*self.shared;
         let handles = shared.workers.handles();
         for handle in &handles {
             let has_stealable = handle.has_stealable();
@@ -128,25 +181,27 @@ impl StallMonitor {
                 handle
                     .steal_local_queue()
                     .for_each(|job| shared.push_runnable(shared.current_shard(), job));
-                shared.release_deferred_of(handle);
+                release_deferred_of(shared, handle);
             }
         }
         self.steps = handles.into_iter().map(|handle| (handle.clone(), handle.steps())).collect();
-        let dequeues: Vec<_> =
-            shared.limiter.shards().iter().map(|shard| shard.lock().dequeues).collect();
-        for (shard_id, shard) in shared.limiter.shards().iter().enumerate() {
+    }
+
+    /// Finds another worker for each shard whose ready jobs did not move since the last scan.
+    fn scan_shards(&mut self, scan: &mut Scan) {
+        let shared = &*self.shared;
+        let shards = shared.limiter.shards();
+        let dequeues: Vec<_> = shards.iter().map(|shard| shard.lock().dequeues).collect();
+        for (shard_id, shard) in shards.iter().enumerate() {
             scan.busy |= shard.depth() > 0;
             if shard.depth() > 0 && self.dequeues.get(shard_id) == Some(&dequeues[shard_id]) {
                 scan.stalled = true;
+                // More workers than running jobs would never find a job.
                 let counts = shared.limiter.counts();
-                shared.workers.wake_or_spawn(
-                    shared,
-                    shard_id,
-                    counts.size.saturating_add(counts.overflow),
-                );
+                let max_workers = counts.size.saturating_add(counts.overflow);
+                act(shared, shared.workers.wake_or_spawn(max_workers), shard_id);
             }
         }
         self.dequeues = dequeues;
-        scan
     }
 }

@@ -1,12 +1,23 @@
-//! A worker: a task that polls jobs, one after another.
+//! A worker: a tokio task that polls jobs, one after another.
 //!
-//! It serves one shard at a time: takes the oldest ready job, polls it once, and either accounts
-//! for its end or leaves it suspended until its waker brings it back. Both happen under the one
-//! lock that also takes the next job. A suspended job keeps its slot, not its worker; so as many
-//! workers as the runtime has threads are enough, whatever the size of the pool.
+//! `wake` spawns a worker and wakes it; the idle list (`idle`) holds it while it is parked. The life
+//! of a worker stands in the head of `scheduler/mod.rs`.
 //!
-//! A turn ends after `TURN_JOBS` polls or `TURN_TIME`, or when tokio's budget of the task is
-//! spent: then the rest of the runtime has its turn.
+//! A worker serves one shard at a time, in turns. A turn alternates two steps:
+//!
+//! 1. **Without a lock**, poll the jobs of the local queue ([`Worker::poll_local_queue`]). This is
+//!    the only place where the pool runs user code of a job.
+//! 2. **Under one shard lock**, record what the polls left, and take the next batch of ready jobs
+//!    ([`Worker::next_batch`]).
+//!
+//! A suspended job keeps its slot but no worker. So as many workers as the runtime has threads are
+//! enough, whatever the size of the pool.
+//!
+//! A turn ends after [`TURN_JOBS`] polls or [`TURN_TIME`], or when the task's budget in tokio is
+//! spent. The worker then yields, so that the other tasks of the runtime run.
+//!
+//! What must never happen: the worker parks while its shard has ready jobs (W2), or is dropped with
+//! jobs in its hands (W8).
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -19,68 +30,74 @@ use std::time::{Duration, Instant};
 use tokio::task::coop;
 use tokio::time::Sleep;
 
-use crate::pool::job::{End, Runnable, SlotKind, Step};
-use crate::pool::scheduler::idle::{LOCAL_QUEUE_LEN, ParkOutcome, WorkerHandle};
+use crate::pool::job::{Runnable, Step};
+use crate::pool::scheduler::complete::{Completions, cancel, cancel_all};
+use crate::pool::scheduler::idle::ParkOutcome;
 use crate::pool::scheduler::poll_times::PollTimes;
-use crate::pool::scheduler::shard::ShardId;
+use crate::pool::scheduler::shard::{ShardGuard, ShardId};
 use crate::pool::scheduler::shared::Shared;
+use crate::pool::scheduler::worker_handle::{LOCAL_QUEUE_LEN, WorkerHandle};
 
+/// The polls after which a turn ends.
 const TURN_JOBS: u32 = 2_048;
+
+/// The time after which a turn ends.
 const TURN_TIME: Duration = Duration::from_micros(100);
 
-/// A worker takes no more jobs at once than its local queue holds, nor more than take about this long.
+/// A worker takes as many jobs at once as need about this many nanoseconds.
 const BATCH_NANOS: u32 = 4_000;
 
-/// The clock is read once in this many polls, or after each when they are slow.
+/// The number of quick polls after which the clock is read. Slow polls are measured one by one.
 const CLOCK_JOBS: u32 = 16;
 
-/// Jobs are taken from another worker's shard only if they would take it this many nanoseconds: they
-/// run slower on another thread than the one they were made on.
+/// The time of a shard's ready jobs, in nanoseconds, for which another worker steals half of them.
+/// Jobs run slower on a thread other than their submitter's.
 const WORTH_STEALING: u64 = 100_000;
 
-/// The idle timer ticks this often in the idle timeout, so that calls need not touch it.
+/// The number of ticks in an idle timeout. A wake-up leaves the timer alone, so a worker retires up
+/// to one tick late.
 const TICKS: u32 = 8;
 
-pub(crate) struct Worker {
+pub(super) struct Worker {
     shared: Arc<Shared>,
     handle: Arc<WorkerHandle>,
-    /// The shard it serves.
+    /// The shard that the worker serves.
     shard_id: ShardId,
+    /// The worker is parked: it stands in the idle list, or a wake-up has just taken it out.
     idle: bool,
-    /// Ticks since it was last called.
+    /// Ticks since the last wake-up.
     ticks: u32,
     timer: Option<Pin<Box<Sleep>>>,
-    /// The timer knows whom to wake.
+    /// The timer has the task's waker for its next tick.
     armed: bool,
     retired: bool,
-    /// The range of the local queue with jobs that were taken from the shard and not polled yet.
+    /// The part of the local queue that was filled from the shard and is not polled yet.
     local_range: Range<usize>,
-    /// What the last poll left to be done.
-    record: Option<PollRecord>,
+    /// What the polls left to be recorded under the next shard lock.
+    completions: Completions,
     /// A job that was woken while it was polled.
     reschedule: Option<Runnable>,
-    /// Jobs that completed with nobody to see it: their slots are given back a few at a time.
-    detached_done: Vec<Runnable>,
 }
 
-/// What became of a polled job, to be written down under the next lock.
-pub(crate) enum PollRecord {
-    /// Suspended for the first time.
-    Suspended(Runnable),
-    Ended {
-        job: Runnable,
-        end: End,
-        release_slow: bool,
-    },
+/// How a turn ended.
+enum TurnEnd {
+    /// The shard has more ready jobs, but the worker must yield.
+    OutOfBudget,
+    /// The shard has no ready job, and the shard's `has_worker` is cleared.
+    Empty,
 }
 
-/// Measures a turn, and how long jobs take.
+/// What a worker has done since it was polled by tokio, and the clock that measures the jobs.
 struct TurnBudget {
+    /// How many jobs the worker takes at once.
     batch: usize,
+    /// Slow jobs are about: the clock is read after each poll.
     slow: bool,
+    /// The last reading of the clock, if the clock runs.
     read: Option<Instant>,
     took: Duration,
     polls: u32,
+    /// Polls since the last reading.
     unread: u32,
 }
 
@@ -98,7 +115,8 @@ impl TurnBudget {
         }
     }
 
-    /// The first jobs of a turn count as well, if others stand behind them.
+    /// Starts the clock. Called when jobs stand behind the next one; a lone job is not worth a
+    /// reading.
     fn start(&mut self) {
         if !cfg!(millpond_loom) && self.read.is_none() {
             self.read = Some(Instant::now());
@@ -107,7 +125,7 @@ impl TurnBudget {
     }
 
     /// Counts one poll.
-    fn tick(&mut self, shared: &Shared) {
+    fn tick(&mut self, poll_times: &PollTimes) {
         self.polls += 1;
         self.unread += 1;
         // Models have no time.
@@ -115,7 +133,7 @@ impl TurnBudget {
             let now = Instant::now();
             if let Some(before) = self.read.replace(now) {
                 self.took += now - before;
-                shared.poll_times.observe(now - before, self.unread);
+                poll_times.observe(now - before, self.unread);
             }
             self.unread = 0;
         }
@@ -126,15 +144,9 @@ impl TurnBudget {
     }
 }
 
-enum TurnEnd {
-    /// There is more, but others come first.
-    OutOfBudget,
-    /// The shard is empty.
-    Empty,
-}
-
 impl Worker {
-    pub(crate) fn start(shared: Arc<Shared>, handle: Arc<WorkerHandle>, shard_id: ShardId) {
+    /// Spawns the worker of a registered handle, to serve a shard first. Called without a lock.
+    pub(super) fn start(shared: Arc<Shared>, handle: Arc<WorkerHandle>, shard_id: ShardId) {
         let worker = Self {
             shared,
             handle,
@@ -145,9 +157,8 @@ impl Worker {
             armed: false,
             retired: false,
             local_range: 0..0,
-            record: None,
+            completions: Completions::new(),
             reschedule: None,
-            detached_done: Vec::with_capacity(LOCAL_QUEUE_LEN),
         };
         worker.spawn();
     }
@@ -163,44 +174,27 @@ impl Worker {
         crate::sync::spawn(self.shard_id, self);
     }
 
-    /// Polls ready jobs of the shard until it is empty or the turn is over.
+    /// Polls the ready jobs of the shard until there are none or the budget is spent.
     fn turn(&mut self, budget: &mut TurnBudget) -> TurnEnd {
         loop {
             let over = self.poll_local_queue(budget);
             self.handle.step();
+            self.completions.take_releases(&self.handle);
             let shared = &*self.shared;
-            let local_queue = &self.handle.local_queue;
-            let unreleased = self.handle.take_deferred_releases(self.detached_done.len());
             let mut shard = shared.limiter.shard(self.shard_id).lock();
-            let slots =
-                shared.release_detached(self.shard_id, &mut shard, &self.detached_done, unreleased);
-            let record = self
-                .record
-                .take()
-                .map(|record| shared.record_locked(self.shard_id, &mut shard, record));
+            self.completions.record(shared, self.shard_id, &mut shard);
             if let Some(job) = self.reschedule.take() {
-                // Whatever the push says: this worker is going to look.
+                // The result of the push does not matter: this worker serves the shard.
                 let _ = shard.push(job);
             }
-            if over {
-                let left =
-                    self.local_range.clone().rev().filter_map(|index| local_queue[index].take());
-                left.for_each(|job| shard.push_front(job));
-                self.local_range = 0..0;
-            } else if self.local_range.is_empty() {
-                let batch = shard.pop_batch(budget.batch).zip(local_queue);
-                self.local_range = 0..batch.map(|(job, slot)| slot.put(job)).count();
-            }
-            if self.local_range.len() > 1 {
-                budget.start();
-            }
+            let unpolled = self.local_range.clone();
+            self.local_range = Self::next_batch(&self.handle, unpolled, &mut shard, over, budget);
             let empty = self.local_range.is_empty() && shard.run_queue.is_empty();
+            // From here on a push must wake a worker (W2).
             shard.has_worker = !empty;
             drop(shard);
-            shared.drop_detached(self.shard_id, &mut self.detached_done);
-            shared.release_to_waiters(self.shard_id, slots);
-            let woken = record.is_some_and(|record| shared.after_unlock(self.shard_id, record));
-            if empty && !woken {
+            let rescheduled = self.completions.finish(shared, self.shard_id);
+            if empty && !rescheduled {
                 return TurnEnd::Empty;
             }
             if over {
@@ -209,31 +203,53 @@ impl Worker {
         }
     }
 
-    /// Polls the claimed jobs, up to one that leaves something to be done at once. `true` if the
-    /// turn is over.
+    /// Refills the local queue from the run queue once it is empty. At the end of a turn, puts the
+    /// local queue back instead: other workers must find the jobs while this one yields. Returns the
+    /// part of the local queue to be polled next.
+    fn next_batch(
+        handle: &WorkerHandle,
+        unpolled: Range<usize>,
+        shard: &mut ShardGuard<'_>,
+        over: bool,
+        budget: &mut TurnBudget,
+    ) -> Range<usize> {
+        let local_queue = &handle.local_queue;
+        let range = if over {
+            let jobs = unpolled.rev().filter_map(|index| local_queue[index].take());
+            jobs.for_each(|job| shard.push_front(job));
+            0..0
+        } else if unpolled.is_empty() {
+            let batch = shard.pop_batch(budget.batch).zip(local_queue);
+            0..batch.map(|(job, slot)| slot.put(job)).count()
+        } else {
+            unpolled
+        };
+        if range.len() > 1 {
+            budget.start();
+        }
+        range
+    }
+
+    /// Polls the local queue, up to a job whose outcome must be recorded before the next poll.
+    /// Returns whether the turn is over.
     fn poll_local_queue(&mut self, budget: &mut TurnBudget) -> bool {
         for index in self.local_range.by_ref() {
-            // Gone if the stall monitor gave it to another worker.
+            // The stall monitor may have taken the job for another worker (W4).
             let Some(job) = self.handle.local_queue[index].take() else { continue };
             let step = self.shared.poll(&job);
-            budget.tick(&self.shared);
+            budget.tick(&self.shared.poll_times);
             match step {
-                Step::Ended(End::Completed)
-                    if job.slot_kind() == SlotKind::Plain && job.is_detached() =>
-                {
-                    self.detached_done.push(job);
-                    self.handle.set_deferred_releases(self.detached_done.len());
-                }
                 Step::Ended(end) => {
-                    self.record = Some(PollRecord::Ended { job, end, release_slow: false });
-                    return budget.is_over();
+                    if !self.completions.end(&self.handle, job, end) {
+                        return budget.is_over();
+                    }
                 }
                 Step::Pending => {
-                    // Some of what the job met may have been the end of the task's budget.
+                    // The job may be pending because it spent the budget that tokio gives a task.
                     let spent = !coop::has_budget_remaining();
                     if job.suspended_key().is_none() {
-                        // Only a job that has a suspended key may be left to its wakers.
-                        self.record = Some(PollRecord::Suspended(job));
+                        // A waker may find the job only after the job has its key (W9).
+                        self.completions.suspend(job);
                         return spent || budget.is_over();
                     }
                     self.reschedule = job.suspend();
@@ -249,8 +265,9 @@ impl Worker {
         false
     }
 
-    /// Moves to the shard of the thread it runs on, with all that is ready in the one it was called
-    /// to: so the jobs stay with one thread, and new ones there find a worker of their own.
+    /// Moves the worker to the shard of its current thread, together with all ready jobs of the
+    /// shard that it was woken for. So the jobs stay on one thread, and new jobs in the old shard
+    /// find a worker of their own.
     fn migrate_to_current_shard(&mut self) {
         let shard_id = self.shared.current_shard();
         let shards = self.shared.limiter.shards();
@@ -262,24 +279,26 @@ impl Worker {
         let jobs = source.take(true);
         drop(source);
         if !jobs.is_empty() {
-            // Tokio has another thread run what a long-running task wakes. So jobs and their cells
-            // would cross threads one by one, at three times the price, until the submitter yields.
+            // While the submitter keeps its thread busy, tokio runs the woken worker on another
+            // thread. Jobs and cells then cross threads, at three times the price, until the
+            // submitter yields.
             shards[self.shard_id].note_migration();
         }
         self.shard_id = shard_id;
         self.push_all(jobs);
     }
 
-    /// Takes jobs of another shard into its own.
+    /// Puts jobs of another shard into the run queue of this worker's shard.
     fn push_all(&self, jobs: VecDeque<Runnable>) {
-        let mut own = self.shared.limiter.shard(self.shard_id).lock();
+        let mut shard = self.shared.limiter.shard(self.shard_id).lock();
         for job in jobs {
-            // This worker serves the shard itself.
-            let _ = own.push(job);
+            // The result of the push does not matter: this worker serves the shard.
+            let _ = shard.push(job);
         }
     }
 
-    /// Takes the older half of the deepest shard's jobs, if it is worth that.
+    /// Takes the older half of the longest run queue, if its jobs would wait long. Returns whether
+    /// there may be jobs now.
     fn steal(&self) -> bool {
         let shards = self.shared.limiter.shards();
         let deepest = (0..shards.len()).max_by_key(|&shard_id| shards[shard_id].depth());
@@ -293,7 +312,8 @@ impl Worker {
         true
     }
 
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Waits in the idle list until a wake-up comes or the worker retires.
+    fn poll_parked(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if let Some(shard_id) = self.handle.take_wakeup() {
                 self.shard_id = shard_id;
@@ -303,16 +323,18 @@ impl Worker {
             }
             ready!(self.poll_tick(cx));
             self.ticks += 1;
-            if self.ticks > TICKS && self.shared.workers.try_retire(&self.shared, &self.handle) {
+            let Shared { limiter, workers, config, .. } = &*self.shared;
+            if self.ticks > TICKS && workers.try_retire(limiter, config.min_idle, &self.handle) {
                 self.retired = true;
                 return Poll::Ready(());
             }
         }
     }
 
-    /// Waits for the idle timer's next tick.
+    /// Waits for the next tick of the idle timer.
     ///
-    /// The task's waker is always the same: polled once after each tick, the timer has it.
+    /// The task's waker is always the same. So the timer is polled once after each tick, and keeps
+    /// that waker.
     fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if cfg!(millpond_loom) {
             return Poll::Pending;
@@ -328,25 +350,39 @@ impl Worker {
         self.armed = false;
         Poll::Ready(())
     }
-}
 
-impl Worker {
-    /// Ends the jobs it has in its hands: there are some only if it was torn out of its work.
+    /// Finds the next thing to do after a turn that left the shard empty. Returns `false` if the
+    /// worker has parked or retired.
+    fn find_jobs(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.steal() {
+            return true;
+        }
+        match self.shared.workers.park(&self.shared.limiter, &self.handle, cx.waker()) {
+            ParkOutcome::Serve(shard_id) => {
+                self.shard_id = shard_id;
+                true
+            }
+            ParkOutcome::Parked => {
+                self.idle = true;
+                false
+            }
+            ParkOutcome::Retire => {
+                self.retired = true;
+                self.shared.workers.wake_all();
+                false
+            }
+        }
+    }
+
+    /// Records what the last polls left, and cancels the jobs that the worker still has. Called when
+    /// the runtime drops the worker.
     fn abandon(&mut self) {
         let (shared, shard_id) = (&*self.shared, self.shard_id);
-        let unreleased = self.handle.take_deferred_releases(self.detached_done.len());
-        let mut shard = shared.limiter.shard(shard_id).lock();
-        let slots = shared.release_detached(shard_id, &mut shard, &self.detached_done, unreleased);
-        let record =
-            self.record.take().map(|record| shared.record_locked(shard_id, &mut shard, record));
-        drop(shard);
-        shared.drop_detached(shard_id, &mut self.detached_done);
-        shared.release_to_waiters(shard_id, slots);
-        record.into_iter().for_each(|record| {
-            shared.after_unlock(shard_id, record);
-        });
+        self.completions.take_releases(&self.handle);
+        self.completions.record(shared, shard_id, &mut shared.limiter.shard(shard_id).lock());
+        self.completions.finish(shared, shard_id);
         let unpolled = self.reschedule.take().into_iter().chain(self.handle.steal_local_queue());
-        unpolled.for_each(|job| shared.cancel(shard_id, job));
+        unpolled.for_each(|job| cancel(shared, shard_id, job));
     }
 }
 
@@ -355,34 +391,25 @@ impl Future for Worker {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        // One clock for all it does before it yields: also for what it steals.
+        // One budget for all that the worker does before it yields, stolen jobs included.
         let mut budget = TurnBudget::new(&this.shared.poll_times);
         loop {
             if this.idle {
-                ready!(this.poll_idle(cx));
-                if this.retired {
-                    return Poll::Ready(());
-                }
+                ready!(this.poll_parked(cx));
+            }
+            if this.retired {
+                return Poll::Ready(());
             }
             this.migrate_to_current_shard();
-            let empty = matches!(this.turn(&mut budget), TurnEnd::Empty);
-            if !empty {
-                this.shard_id = this.shared.workers.next_shard(this.shard_id);
-            } else if !this.steal() {
-                match this.shared.workers.park(&this.shared, &this.handle, cx.waker()) {
-                    ParkOutcome::Parked => {
-                        this.idle = true;
-                        continue;
-                    }
-                    ParkOutcome::Serve(shard_id) => this.shard_id = shard_id,
-                    ParkOutcome::Retire => {
-                        this.retired = true;
-                        this.shared.workers.wake_all_if(true);
-                        return Poll::Ready(());
-                    }
+            let yields = match this.turn(&mut budget) {
+                TurnEnd::OutOfBudget => {
+                    this.shard_id = this.shared.workers.next_shard(this.shard_id);
+                    true
                 }
-            }
-            if !empty || budget.is_over() {
+                // A worker that parked or retired goes on above, at the head of the loop.
+                TurnEnd::Empty => this.find_jobs(cx) && budget.is_over(),
+            };
+            if yields {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -393,10 +420,10 @@ impl Future for Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         if !self.retired {
-            // Dropped while it might still be needed: the runtime is going away.
+            // The runtime is shutting down: no worker will run a job again (W8).
             self.shared.workers.remove_dead(&self.handle);
             self.abandon();
-            self.shared.cancel_all(true);
+            cancel_all(&self.shared, true);
         }
     }
 }

@@ -1,0 +1,154 @@
+//! The shared side of a worker: what other threads may do with it.
+//!
+//! A [`WorkerHandle`] lives in the idle list (`idle`), in its worker (`worker`) and in the memory of
+//! the stall monitor (`wake`). It has three parts:
+//!
+//! * **The wake-up**: the shard to serve, and the waker of the worker's task.
+//! * **The local queue**: jobs that the worker took from its shard and has not polled yet. A swap
+//!   takes a job out, so the worker and the stall monitor never both get it (W4).
+//! * **The deferred releases**: slots of ended jobs that the worker will release under its next
+//!   shard lock. The stall monitor releases them instead when the worker is stalled (W5).
+//!
+//! No lock is taken under the lock of `stolen_releases`, so this lock may be taken anywhere (W1).
+
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
+
+use crate::pool::job::{AtomicJobSlot, Runnable};
+use crate::pool::scheduler::shard::ShardId;
+use crate::sync::Mutex;
+use crate::sync::atomic::AtomicUsize;
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+
+/// The length of a local queue: how many jobs a worker takes under one shard lock.
+pub(super) const LOCAL_QUEUE_LEN: usize = 8;
+
+/// No wake-up is pending.
+const NO_SHARD: usize = usize::MAX;
+
+pub(crate) struct WorkerHandle {
+    /// The shard that a wake-up asks the worker to serve, or `NO_SHARD`.
+    wakeup_shard: AtomicUsize,
+    /// The waker of the worker's task; set before the worker parks for the first time.
+    waker: OnceLock<Waker>,
+    pub(super) local_queue: [AtomicJobSlot; LOCAL_QUEUE_LEN],
+    /// Grows by one between two polls of the local queue. The worker alone writes it.
+    steps: AtomicUsize,
+    /// Slots of ended jobs that are not released yet. The worker alone writes it.
+    deferred_releases: AtomicUsize,
+    /// How many of `deferred_releases` the stall monitor has released.
+    stolen_releases: Mutex<usize>,
+}
+
+impl WorkerHandle {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            wakeup_shard: AtomicUsize::new(NO_SHARD),
+            waker: OnceLock::new(),
+            local_queue: std::array::from_fn(|_| AtomicJobSlot::new()),
+            steps: AtomicUsize::new(0),
+            deferred_releases: AtomicUsize::new(0),
+            stolen_releases: Mutex::new(0),
+        })
+    }
+
+    /// Stores the waker of the worker's task. Called before each park; the task's waker is always
+    /// the same, so only the first call has an effect.
+    pub(super) fn set_waker(&self, waker: &Waker) {
+        self.waker.get_or_init(|| waker.clone());
+    }
+
+    /// Wakes the parked worker to serve a shard. Called by the thread that took the handle out of
+    /// the idle list, without a lock (W3).
+    pub(super) fn wake(&self, shard_id: ShardId) {
+        // Release pairs with the Acquire in `take_wakeup`. Jobs need no ordering from here, because
+        // the worker finds them under the shard lock.
+        self.wakeup_shard.store(shard_id, Release);
+        self.waker.get().expect("a worker stores its waker before it parks").wake_by_ref();
+    }
+
+    /// Takes the pending wake-up. Returns its shard, or `None` if there is none. Called by the
+    /// worker at each poll while it is parked.
+    pub(super) fn take_wakeup(&self) -> Option<ShardId> {
+        // Acquire pairs with the Release in `wake`. The load saves a read-modify-write at each
+        // tick. An old value is harmless: `wake` wakes the task after its store, and the runtime
+        // orders that before the next poll.
+        if self.wakeup_shard.load(Acquire) == NO_SHARD {
+            return None;
+        }
+        Some(self.wakeup_shard.swap(NO_SHARD, AcqRel))
+    }
+
+    /// Counts a step. Called by the worker before each shard lock.
+    pub(super) fn step(&self) {
+        // Relaxed without a partner, also in `steps`: the counter says only that the worker moves.
+        // An old value makes the stall monitor take jobs that the worker would have polled.
+        self.steps.store(self.steps.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
+    pub(super) fn steps(&self) -> usize {
+        self.steps.load(Relaxed)
+    }
+
+    /// Publishes how many slots the worker has to release. Called by the worker after each job that
+    /// ended detached.
+    pub(super) fn set_deferred_releases(&self, slots: usize) {
+        // Release pairs with the Acquire in `steal_deferred_releases`: the stall monitor releases
+        // the slots after the destructors of their jobs (W6).
+        self.deferred_releases.store(slots, Release);
+    }
+
+    /// Clears the deferred releases. Returns how many of the `deferred` slots are still to be
+    /// released by the caller. Called by the worker before each shard lock.
+    pub(super) fn take_deferred_releases(&self, deferred: usize) -> usize {
+        if deferred == 0 {
+            return 0;
+        }
+        let mut stolen = self.stolen_releases.lock();
+        // Relaxed: the lock orders this store before the load in a later steal.
+        self.deferred_releases.store(0, Relaxed);
+        deferred - std::mem::take(&mut *stolen)
+    }
+
+    /// Takes the deferred releases over from a stalled worker. Returns how many slots the caller
+    /// must release.
+    pub(super) fn steal_deferred_releases(&self) -> usize {
+        let mut stolen = self.stolen_releases.lock();
+        // Acquire pairs with the Release in `set_deferred_releases`.
+        let deferred = self.deferred_releases.load(Acquire);
+        deferred - std::mem::replace(&mut *stolen, deferred)
+    }
+
+    /// Takes the jobs out of the local queue of a stalled worker, or of a worker that is dropped.
+    pub(super) fn steal_local_queue(&self) -> impl Iterator<Item = Runnable> + '_ {
+        self.local_queue.iter().filter_map(AtomicJobSlot::take)
+    }
+
+    /// Returns whether the stall monitor could do something in place of this worker.
+    pub(super) fn has_stealable(&self) -> bool {
+        // Relaxed without a partner: the stall monitor looks again after a period. Its last look
+        // has locked every shard before, so it sees each job that left a run queue before (W7).
+        self.deferred_releases.load(Relaxed) > 0
+            || self.local_queue.iter().any(|slot| !slot.is_empty())
+    }
+}
+
+#[cfg(all(test, not(millpond_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deferred_release_happens_once() {
+        let handle = WorkerHandle::new();
+        handle.set_deferred_releases(2);
+        assert_eq!(handle.steal_deferred_releases(), 2);
+        handle.set_deferred_releases(3);
+        assert_eq!(handle.steal_deferred_releases(), 1);
+        assert_eq!(handle.steal_deferred_releases(), 0);
+        handle.set_deferred_releases(5);
+        assert_eq!(handle.take_deferred_releases(5), 2);
+        handle.set_deferred_releases(1);
+        assert_eq!(handle.steal_deferred_releases(), 1);
+        assert_eq!(handle.take_deferred_releases(1), 0);
+    }
+}
