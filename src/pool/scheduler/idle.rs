@@ -327,7 +327,7 @@ mod tests {
         let handle = spawned(workers.wake_one(0));
         assert!(matches!(workers.wake_one(1), WakeAction::Nothing));
         assert!(matches!(workers.wake_one(1), WakeAction::Nothing));
-        let mut park = || workers.park(&limiter, &handle, Waker::noop());
+        let park = || workers.park(&limiter, &handle, Waker::noop());
         assert_eq!(park(), ParkOutcome::Serve(1));
         assert_eq!(park(), ParkOutcome::Parked);
         assert_eq!(workers.count(), (1, 1));
