@@ -1,7 +1,7 @@
 //! A tonic server on a pool: full is `RESOURCE_EXHAUSTED`, a panic is `INTERNAL`.
 //!
 //! ```text
-//! cargo run --release --features tower --example tonic_layer
+//! cargo run --release --example tonic_layer
 //! ```
 //!
 //! It serves one method on a port of its own, calls it through tonic's client, more often at once

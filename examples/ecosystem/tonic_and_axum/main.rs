@@ -1,0 +1,45 @@
+//! tonic and axum on one port, behind one layer on one pool.
+//!
+//! A tonic service becomes an axum router; after that there is one router, one listener and one
+//! bound for both.
+//!
+//! ```text
+//! cargo run --release --example tonic_and_axum
+//! ```
+
+#[path = "../tonic_layer/greeter.rs"]
+mod greeter;
+
+use axum::response::IntoResponse;
+use axum::routing::get;
+use greeter::{Greeter, GreeterClient};
+use millpond::Pool;
+use millpond::layer::PoolLayer;
+use tokio::net::TcpListener;
+use tonic::service::Routes;
+use tonic::transport::Channel;
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    let pool = Pool::new(8);
+    let layer = PoolLayer::try_schedule(&pool).on_error(|error, _| match error.is_refusal() {
+        true => axum::http::StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        false => axum::http::StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    });
+    let grpc = Routes::new(Greeter).prepare().into_axum_router();
+    let app = grpc.route("/hello", get(|| async { "hello over HTTP" })).layer(layer);
+
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move { axum::serve(listener, app).await });
+
+    let text = reqwest::get(format!("http://{address}/hello")).await?.text().await?;
+    println!("{text}");
+    let channel = Channel::from_shared(format!("http://{address}"))?.connect().await?;
+    let greeting = GreeterClient::new(channel).greet("gRPC".into(), 0).await?;
+    println!("{}", greeting.text);
+    println!("{} calls on the pool", pool.status().completed);
+    Ok(())
+}

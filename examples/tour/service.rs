@@ -1,0 +1,190 @@
+//! The service: with its pools, and once more without.
+
+use std::convert::Infallible;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use millpond::layer::{CallError, PoolLayer};
+use millpond::{Pool, blocking};
+use sha2::{Digest, Sha256};
+
+use crate::load::Seen;
+
+/// The files that each request hashes.
+#[derive(Clone)]
+pub struct Files {
+    paths: Arc<[PathBuf]>,
+    bytes: u64,
+}
+
+impl Files {
+    /// Finds the sources of this checkout.
+    pub fn of_the_checkout() -> io::Result<Self> {
+        let mut paths = Vec::new();
+        list(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src").canonicalize()?, &mut paths)?;
+        paths.sort();
+        let sizes: io::Result<Vec<u64>> =
+            paths.iter().map(|path| Ok(path.metadata()?.len())).collect();
+        Ok(Self { paths: paths.into(), bytes: sizes?.iter().sum() })
+    }
+
+    pub fn len(&self) -> usize {
+        self.paths.len()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+fn list(folder: &Path, paths: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in folder.read_dir()? {
+        let path = entry?.path();
+        if path.is_dir() {
+            list(&path, paths)?;
+        } else {
+            paths.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Reads a file and returns its line as `sha256sum` prints it.
+fn checksum(path: &Path) -> io::Result<String> {
+    let hash = Sha256::digest(std::fs::read(path)?);
+    let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("{hex}  {}\n", path.display()))
+}
+
+/// The service with a bound: at most `requests` at once, and all of them together hash at most as
+/// many files at once as there are cores.
+///
+/// The two pools keep a request from waiting for its own slot: a request that submits to the pool
+/// it runs on, and waits, is a nested wait.
+#[derive(Clone)]
+pub struct Bounded {
+    files: Files,
+    requests: Pool,
+    hashes: Pool,
+}
+
+impl Bounded {
+    pub fn new(files: Files) -> Result<Self, millpond::ConfigError> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self {
+            files,
+            requests: Pool::builder().size(2 * cores).queue(4 * cores).name("requests").build()?,
+            hashes: Pool::builder().size(cores).name("hashes").build()?,
+        })
+    }
+
+    pub fn router(&self) -> Router {
+        let layer = PoolLayer::try_schedule(&self.requests).on_error(answer);
+        Router::new().route("/checksums", get(checksums).layer(layer)).with_state(self.clone())
+    }
+
+    pub fn refused(&self) -> u64 {
+        self.requests.status().refused
+    }
+
+    /// One line about this moment; `before` were refused when the step began.
+    pub fn live(&self, before: u64, seen: &Seen) -> String {
+        let status = self.requests.status();
+        let (running, waiting) = (status.running, status.queued);
+        let refused = status.refused - before;
+        format!("{running:>3} running  {waiting:>3} waiting  {refused:>6} refused  {seen}")
+    }
+
+    /// Waits until the pools have nothing to do.
+    pub async fn idle(&self) {
+        self.requests.wait_idle().await;
+        self.hashes.wait_idle().await;
+    }
+
+    /// What became of all jobs.
+    pub fn account(&self) -> String {
+        let (requests, hashes) = (self.requests.status(), self.hashes.status());
+        let jobs = requests.submitted + hashes.submitted;
+        let accounted = requests.accounted() + hashes.accounted();
+        format!(
+            "The pools never ran more than {} requests and {} hashes at once; {accounted} of {jobs} \
+             jobs are accounted for ({} completed, {} refused, {} cancelled with their clients).",
+            requests.size,
+            hashes.size,
+            requests.completed + hashes.completed,
+            requests.refused,
+            requests.cancelled + hashes.cancelled + hashes.withdrawn,
+        )
+    }
+}
+
+/// Hashes each file as a job of one group.
+async fn checksums(State(service): State<Bounded>) -> Result<String, StatusCode> {
+    let group = service.hashes.group();
+    for index in 0..service.files.len() {
+        let paths = service.files.paths.clone();
+        let job = blocking(move || checksum(&paths[index]));
+        group.schedule(job).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    }
+    let mut lines = String::new();
+    for outcome in group.wait().await {
+        let line = outcome.into_result().ok().and_then(Result::ok);
+        lines.push_str(&line.ok_or(StatusCode::INTERNAL_SERVER_ERROR)?);
+    }
+    Ok(lines)
+}
+
+/// Answers calls that did not end: refusals, and panics.
+fn answer(error: CallError<Infallible>, _: Option<Request>) -> Response {
+    match error.is_refusal() {
+        true => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        false => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// Counts the jobs that were begun and have not ended.
+#[derive(Clone, Default)]
+pub struct UnderWay(Arc<AtomicUsize>);
+
+impl UnderWay {
+    pub fn now(&self) -> usize {
+        self.0.load(Relaxed)
+    }
+}
+
+/// The service as it is often written: a task for each file, and no bound.
+pub fn unbounded(files: Files) -> (Router, UnderWay) {
+    let under_way = UnderWay::default();
+    let router =
+        Router::new().route("/checksums", get(spawn_all)).with_state((files, under_way.clone()));
+    (router, under_way)
+}
+
+async fn spawn_all(
+    State((files, under_way)): State<(Files, UnderWay)>,
+) -> Result<String, StatusCode> {
+    let mut tasks = Vec::new();
+    for index in 0..files.len() {
+        let (paths, under_way) = (files.paths.clone(), under_way.clone());
+        under_way.0.fetch_add(1, Relaxed);
+        tasks.push(tokio::task::spawn_blocking(move || {
+            let line = checksum(&paths[index]);
+            under_way.0.fetch_sub(1, Relaxed);
+            line
+        }));
+    }
+    let mut lines = String::new();
+    for task in tasks {
+        let line = task.await.ok().and_then(Result::ok);
+        lines.push_str(&line.ok_or(StatusCode::INTERNAL_SERVER_ERROR)?);
+    }
+    Ok(lines)
+}
