@@ -121,12 +121,9 @@ pub(crate) async fn event_loop<P: Protocol>(
             Poll::Ready(worker) => Poll::Ready(Ok(Some(worker))),
             Poll::Pending => poll_killed(&conns, &mut poller, cx).map_ok(|()| None),
         });
-        match worker.await? {
-            Some(Err(refused)) => {
-                drop(refused);
-                close_ready(&conns);
-            }
-            Some(Ok(_)) | None => {}
+        if let Some(Err(refused)) = worker.await? {
+            drop(refused);
+            close_ready(&conns);
         }
     }
     Ok(())
