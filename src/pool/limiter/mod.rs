@@ -40,15 +40,17 @@
 //! # The life of a slot
 //!
 //! ```text
-//!                  admit, reserve                  the job ends
-//!   free in a shard ────────────▶ held by a job ──────────────────▶ (coming back)
-//!          ▲                      or reserved, or held beyond           │
-//!          │                      the end of its job                    │ release
-//!          │                            ▲                               ▼
-//!          │                            │ the caller comes    1. a shrink is pending: vanishes
-//!          │                            │                     2. a waiter: a job takes the slot,
-//!          │                      granted to a caller ◀──────    or the slot is granted to a caller
-//!          └──────────────────────────────────────────────    3. else: free again
+//!               admit, reserve
+//!   ┌──────┐ ───────────────────▶ ┌───────────────────────────────────────┐
+//!   │ free │                      │ taken: by a running job, reserved for │
+//!   └──────┘        ┌───────────▶ │ a later job, or held after a job      │
+//!      ▲            │             └───────────────────────────────────────┘
+//!      │            │ the caller comes                │ release
+//!      │        ┌─────────┐                           ▼
+//!      │        │ granted │       1. A shrink is pending: the slot vanishes.
+//!      │        └─────────┘ ◀──── 2. The head of the main list is a caller: granted to it.
+//!      │                             The head is a job: the job starts with the slot.
+//!      └───────────────────────── 3. No waiter stands in the main list: free.
 //! ```
 //!
 //! A released slot goes to the head of the main list. That list is first come, first served: the
@@ -86,7 +88,7 @@
 //!
 //! # Invariants
 //!
-//! L2 holds always. The others hold whenever the lock that protects their data is free.
+//! L1 and L2 hold always. The others hold whenever the locks of their data are free.
 //!
 //! * **L1, lock order.** The state lock comes before shard locks. A thread holds one shard lock at
 //!   a time; only a snapshot under the state lock holds all of them. A group's lock comes last: a
@@ -108,13 +110,20 @@
 //! * **L11, idle.** While `IDLE_WAITERS` is set, each end goes through the state lock. The end
 //!   that leaves the pool idle marks its `DeferredWakes` idle.
 //!
-//! What holds them: debug builds check L3, L4 and L5 at each snapshot, so in every test that reads
-//! a status. The loom models `a_returned_slot_is_found` (L4, L5), `a_dropped_grant_passes_on` and
-//! `close_notifies_waiting_callers` (L7), `a_reserved_slot_passes_on` (L3, L4) and
-//! `a_held_slot_is_freed_once` (L3, L11) fail if the marked line is broken. In `tests/pool`:
-//! `accounting_model` (L3, L9), `full` and `wait_list`'s own tests (L6), `dropped_mid_wait` and
-//! `closed` (L7; L2 by `a_waker_may_call_back_when_it_is_dropped`), `quota` (L8), `nested` and
-//! `nested_shrinks` (L10), `lifecycle` (L11).
+//! # Tests
+//!
+//! | invariant | held by |
+//! |---|---|
+//! | L1, L2 | `dropped_mid_wait::a_waker_may_call_back_when_it_is_dropped`, `panics_in_callbacks` |
+//! | L3, L4, L5 | assertions at each snapshot in debug builds, so each test that reads a status; `resize`; loom: `a_returned_slot_is_found`, `a_reserved_slot_passes_on`, `a_held_slot_is_freed_once` |
+//! | L6 | `full::the_queue_is_first_come_first_served`, `full::a_waiter_is_not_overtaken`; the tests in `wait_list` |
+//! | L7 | `dropped_mid_wait`, `closed`; the tests in `wait_list`; loom: `a_dropped_grant_passes_on`, `close_notifies_waiting_callers` |
+//! | L8 | `quota` |
+//! | L9 | `accounting_model`, `status` |
+//! | L10 | `nested`, `nested_shrinks`; the test in `deadlock` |
+//! | L11 | `lifecycle`, `closed`, `held_slots`, `pool_dropped` |
+//!
+//! Each loom model runs once more with a failpoint in this room switched on, and must then fail.
 
 pub(crate) mod counts;
 pub(crate) mod deadlock;
