@@ -4,8 +4,8 @@
 //! there without the state lock. The state has one more set under the state lock. A job may start
 //! in one shard and end in another, so only the sums over all sets mean anything.
 //!
-//! [`Counts`] is a snapshot of the sums. `StateGuard::counts` takes it under the state lock and all
-//! shard locks at once. No job can then end in one shard while the next one is read.
+//! [`Counts`] is a snapshot of the sums. `StateGuard::counts` takes the snapshot under the state lock
+//! and all shard locks at once. No job can then end in one shard while the next one is read.
 //!
 //! # The accounting law (L9)
 //!
@@ -24,7 +24,7 @@
 
 use crate::pool::job::End;
 
-/// Running totals. They never decrease, but for `refused` when a refused job runs in its caller.
+/// Running totals. Only `refused` ever decreases: when a refused job runs in its caller.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Counters {
     pub(crate) submitted: u64,

@@ -8,8 +8,9 @@
 //!
 //! * [`waiting_job`] names the job in which a caller waits: the job that this thread polls, if the
 //!   job belongs to this pool and holds a slot. A job in overflow holds none.
-//! * [`WaitingHolders`] counts, per such job, its callers in state `Waiting`. A job with several
-//!   waits counts once (L10). A caller in another state does not count, because it can go on.
+//! * [`WaitingHolders`] has the callers in state `Waiting` of each such job. A job with several
+//!   waits counts once (L10). A caller in another state does not count, because that caller can go
+//!   on.
 //! * The pool has `size + slots_to_remove` slots in existence. If a slot is granted and not taken
 //!   yet, a caller is about to go on, so no deadlock exists. Otherwise the pool is stuck exactly
 //!   if the waiting jobs are as many as the slots.
@@ -25,7 +26,7 @@
 //! moves to another job is followed by [`set_waiting_job`] at each poll.
 //!
 //! All of this runs under the state lock, in the slow paths only. The detection must never refuse a
-//! wait that could end. It may miss one: [`OnDeadlock`] lists those cases.
+//! wait that could end. The detection may miss a deadlock: [`OnDeadlock`] lists those cases.
 
 use std::collections::{HashMap, HashSet};
 

@@ -13,7 +13,8 @@
 //! * **Under a shard lock** ([`is_set_in_lock`](Flags::is_set_in_lock)). Relaxed is enough, because
 //!   the shard lock is the partner. A writer whose flag must be seen stores the flag first and
 //!   locks every shard afterwards (L4). A reader that locks a shard after the writer finds the flag
-//!   set. A reader that locked it before has left its change for the writer to find.
+//!   set. A reader that locked the shard before the writer has left its change for the writer to
+//!   find.
 //! * **Without a lock** ([`is_set`](Flags::is_set), [`is_full`](Flags::is_full)). The Acquire load
 //!   pairs with the Release store of `set` and `clear`. The reader then sees what the writer's
 //!   thread had seen, for example the end of the job whose slot it found. The answer may be old by
@@ -32,7 +33,7 @@ pub(super) const IDLE_WAITERS: usize = 1 << 2;
 pub(super) const CANCELLING: usize = 1 << 3;
 /// The runtime is gone, so no worker will run a job again.
 pub(super) const RUNTIME_GONE: usize = 1 << 4;
-/// `NO_SLOTS`, and the queue has no room either. The state guard derives it on unlock.
+/// `NO_SLOTS`, and the queue has no room either. The state guard derives this flag on unlock.
 pub(super) const FULL: usize = 1 << 5;
 
 pub(super) struct Flags(AtomicUsize);

@@ -33,7 +33,7 @@
 //!   A submitter that finds a free slot in its own shard needs this lock alone. So does the end of
 //!   a job while no flag asks for more. These are the fast paths.
 //! * The **state lock** protects everything else: wait list, quotas, counts, and the right to write
-//!   the flag word. Every other path takes it first, and is `#[cold]`.
+//!   the flag word. Every other path takes the state lock first. These are the slow paths.
 //! * The **flag word** tells the fast paths that they must not be taken: `NO_SLOTS`, `CLOSED`,
 //!   `IDLE_WAITERS`, `CANCELLING`, `RUNTIME_GONE`, and the derived `FULL`.
 //!
@@ -55,9 +55,9 @@
 //!
 //! A released slot goes to the head of the main list. That list is first come, first served: the
 //! jobs in the queue come first, then callers and committed jobs in one order. No later submitter
-//! overtakes a waiter, because `NO_SLOTS` keeps submitters off the fast path while a waiter stands
-//! in the main list (L5). A caller that is granted a slot and then dropped releases the slot like
-//! an ended job, so the grant passes on to the next waiter.
+//! overtakes a waiter, because no shard has a free slot while a waiter stands in the main list (L4,
+//! L5). A caller that is granted a slot and then dropped releases the slot like an ended job, so the
+//! grant passes on to the next waiter.
 //!
 //! A shrink takes free slots at once. The rest are counted in `slots_to_remove`, and vanish as they
 //! come back, before any waiter is served. A grow first cancels pending removals, then serves
@@ -68,9 +68,9 @@
 //!
 //! # Why `NO_SLOTS` proves that no slot is free (L4)
 //!
-//! A submitter that finds its own shard empty takes the state lock. It sets `NO_SLOTS` first, and
-//! then looks through all shards under their locks. Consider any slot that comes back to a shard
-//! meanwhile. Its releaser reads the flag under the lock of that shard:
+//! A submitter that finds its own shard empty takes the state lock. The submitter sets `NO_SLOTS`
+//! first, and then looks through all shards under their locks. Consider any slot that comes back to
+//! a shard meanwhile. The slot's releaser reads the flag under the lock of that shard:
 //!
 //! * If the releaser had the shard lock before the scan did, the scan sees the slot.
 //! * If the releaser has the shard lock after the scan, the lock makes the flag visible to it. The
@@ -278,7 +278,7 @@ impl Limiter {
     }
 
     /// Refuses a job without a lock if the pool is full, and counts the refusal. Returns whether
-    /// it did.
+    /// the job was refused.
     #[inline]
     pub(crate) fn refuse_if_full(&self) -> bool {
         let full = self.flags.is_full();
