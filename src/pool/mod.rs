@@ -1,6 +1,7 @@
 //! The pool: a bounded number of jobs at once, and a choice for each when it is full.
 
 mod builder;
+mod context;
 mod handle;
 #[allow(unsafe_code)]
 mod job;
@@ -19,12 +20,12 @@ use std::time::Duration;
 
 use crate::error::{ClosedError, ConfigError, ScheduleError, TryScheduleError};
 pub use crate::pool::builder::PoolBuilder;
+pub(crate) use crate::pool::context::current;
 use crate::pool::handle::StoreOutput;
 pub use crate::pool::handle::{AbortHandle, AbortOnDropHandle, JobHandle};
 pub(crate) use crate::pool::job::{JobArc, OutputSink, RawJoinHandle};
 pub use crate::pool::limiter::deadlock::OnDeadlock;
 pub(crate) use crate::pool::limiter::{AcquireOutcome, OnFull};
-pub(crate) use crate::pool::scheduler::context::current;
 pub(crate) use crate::pool::scheduler::shared::Shared;
 pub use crate::pool::shutdown::ShutdownReport;
 pub use crate::pool::status::PoolStatus;

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use crate::pool::job::{AtomicJobSlot, Runnable};
-use crate::pool::scheduler::shard::ShardId;
+use crate::pool::limiter::shard::ShardId;
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::scheduler::worker::Worker;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};

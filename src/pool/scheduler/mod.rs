@@ -1,10 +1,8 @@
 //! The scheduler: shards, workers, the idle list and the stall monitor.
 
 pub(crate) mod complete;
-pub(crate) mod context;
 pub(crate) mod idle;
 pub(crate) mod poll_times;
-pub(crate) mod shard;
 pub(crate) mod shared;
 pub(crate) mod wake;
 pub(crate) mod worker;

@@ -12,15 +12,16 @@ use tokio::sync::Notify;
 
 use crate::error::JobPanic;
 use crate::panic::catch_panic;
+use crate::pool::context;
 use crate::pool::job::{JobScheduler, RawJob, Runnable, Step};
+use crate::pool::limiter::counts::ReleaseReason;
 use crate::pool::limiter::deadlock::OnDeadlock;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
+use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::wait_list::WaiterKey;
 use crate::pool::limiter::{AcquireOutcome, Limiter, OnFull, PendingJob};
-use crate::pool::scheduler::context;
 use crate::pool::scheduler::idle::IdleWorkers;
 use crate::pool::scheduler::poll_times::PollTimes;
-use crate::pool::scheduler::shard::{ReleaseReason, ShardId};
 use crate::pool::status::PoolStatus;
 use crate::trace::event;
 

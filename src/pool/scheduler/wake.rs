@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use tokio::runtime::RuntimeFlavor;
 
-use crate::pool::scheduler::context;
+use crate::pool::context;
+use crate::pool::limiter::shard::ShardId;
 use crate::pool::scheduler::idle::WorkerHandle;
-use crate::pool::scheduler::shard::ShardId;
 use crate::pool::scheduler::shared::Shared;
 
 /// How long jobs may stand behind a slow one: one to two of these.

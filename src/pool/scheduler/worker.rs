@@ -20,9 +20,9 @@ use tokio::task::coop;
 use tokio::time::Sleep;
 
 use crate::pool::job::{End, Runnable, SlotKind, Step};
+use crate::pool::limiter::shard::ShardId;
 use crate::pool::scheduler::idle::{LOCAL_QUEUE_LEN, ParkOutcome, WorkerHandle};
 use crate::pool::scheduler::poll_times::PollTimes;
-use crate::pool::scheduler::shard::ShardId;
 use crate::pool::scheduler::shared::Shared;
 
 const TURN_JOBS: u32 = 2_048;

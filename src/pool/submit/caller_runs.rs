@@ -10,9 +10,9 @@ use pin_project_lite::pin_project;
 
 use crate::error::JobError;
 use crate::panic::catch_panic;
+use crate::pool::context::enter_in_caller;
 use crate::pool::job::{End, OutputSink};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
-use crate::pool::scheduler::context::enter_in_caller;
 use crate::pool::scheduler::shared::Shared;
 
 /// Writes down the end of a job that runs in its caller; dropped, that it was cancelled.

@@ -9,8 +9,8 @@ use crate::pool::Pool;
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::OutputSink;
 use crate::pool::limiter::AcquireOutcome;
+use crate::pool::limiter::counts::ReleaseReason;
 use crate::pool::limiter::wait_list::{WaiterKey, WaiterState};
-use crate::pool::scheduler::shard::ReleaseReason;
 use crate::pool::submit::submission::Submission;
 
 /// Reserves a slot first, and takes the job later; from [`Pool::reserver`].

@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::pool::Pool;
+use crate::pool::context;
 use crate::pool::job::SlotHold;
-use crate::pool::scheduler::context;
-use crate::pool::scheduler::shard::ReleaseReason;
+use crate::pool::limiter::counts::ReleaseReason;
 use crate::pool::scheduler::shared::Shared;
 
 /// Keeps the slot of a job taken, also when the job has ended, until it is dropped; from
