@@ -162,7 +162,7 @@ impl Shared {
         if slow {
             let mut deferred = DeferredWakes::default();
             self.limiter.release_slow(shard_id, job.slot_kind(), end, &mut deferred);
-            // WaiterState last: then there is nothing left to be seen of the job.
+            // Told last: then there is nothing left to be seen of the job.
             idle = std::mem::take(&mut deferred.idle);
             self.run_deferred(shard_id, deferred);
         }
