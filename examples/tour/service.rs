@@ -1,6 +1,5 @@
 //! The service: with its pools, and once more without.
 
-use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,13 +9,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use axum::routing::get;
-use millpond::layer::{CallError, PoolLayer};
-use millpond::{Pool, blocking};
+use millpond::layer::PoolLayer;
+use millpond::{JobError, Pool};
 use sha2::{Digest, Sha256};
-
-use crate::load::Seen;
 
 /// The files that each request hashes.
 #[derive(Clone)]
@@ -58,6 +55,9 @@ fn list(folder: &Path, paths: &mut Vec<PathBuf>) -> io::Result<()> {
 }
 
 /// Reads a file and returns its line as `sha256sum` prints it.
+///
+/// A source file takes some 20 µs, its text being in the kernel's cache. Jobs that take longer than
+/// 100 µs without a wait belong into `millpond::blocking`.
 fn checksum(path: &Path) -> io::Result<String> {
     let hash = Sha256::digest(std::fs::read(path)?);
     let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -79,28 +79,26 @@ pub struct Bounded {
 impl Bounded {
     pub fn new(files: Files) -> Result<Self, millpond::ConfigError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // A running request submits all its files without waiting for a place.
+        let places = 2 * cores * files.len();
         Ok(Self {
             files,
             requests: Pool::builder().size(2 * cores).queue(4 * cores).name("requests").build()?,
-            hashes: Pool::builder().size(cores).name("hashes").build()?,
+            hashes: Pool::builder().size(cores).queue(places).name("hashes").build()?,
         })
     }
 
     pub fn router(&self) -> Router {
-        let layer = PoolLayer::try_schedule(&self.requests).on_error(answer);
+        let layer = PoolLayer::try_schedule(&self.requests)
+            .shed_with(|_: Request| StatusCode::SERVICE_UNAVAILABLE.into_response())
+            .panic_with(|_: JobError| StatusCode::INTERNAL_SERVER_ERROR.into_response());
         Router::new().route("/checksums", get(checksums).layer(layer)).with_state(self.clone())
     }
 
-    pub fn refused(&self) -> u64 {
-        self.requests.status().refused
-    }
-
-    /// One line about this moment; `before` were refused when the step began.
-    pub fn live(&self, before: u64, seen: &Seen) -> String {
+    /// What the pool of requests does at this moment.
+    pub fn live(&self) -> String {
         let status = self.requests.status();
-        let (running, waiting) = (status.running, status.queued);
-        let refused = status.refused - before;
-        format!("{running:>3} running  {waiting:>3} waiting  {refused:>6} refused  {seen}")
+        format!("{:>2} running {:>2} waiting", status.running, status.queued)
     }
 
     /// Waits until the pools have nothing to do.
@@ -131,7 +129,7 @@ async fn checksums(State(service): State<Bounded>) -> Result<String, StatusCode>
     let group = service.hashes.group();
     for index in 0..service.files.len() {
         let paths = service.files.paths.clone();
-        let job = blocking(move || checksum(&paths[index]));
+        let job = async move { checksum(&paths[index]) };
         group.schedule(job).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
     }
     let mut lines = String::new();
@@ -142,42 +140,47 @@ async fn checksums(State(service): State<Bounded>) -> Result<String, StatusCode>
     Ok(lines)
 }
 
-/// Answers calls that did not end: refusals, and panics.
-fn answer(error: CallError<Infallible>, _: Option<Request>) -> Response {
-    match error.is_refusal() {
-        true => StatusCode::SERVICE_UNAVAILABLE.into_response(),
-        false => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-    }
-}
-
 /// Counts the jobs that were begun and have not ended.
 #[derive(Clone, Default)]
-pub struct UnderWay(Arc<AtomicUsize>);
+pub struct Jobs(Arc<JobCounts>);
 
-impl UnderWay {
-    pub fn now(&self) -> usize {
-        self.0.load(Relaxed)
+#[derive(Default)]
+struct JobCounts {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Jobs {
+    /// How many there were at most at once.
+    pub fn most(&self) -> usize {
+        self.0.most.load(Relaxed)
+    }
+
+    fn begin(&self) {
+        self.0.most.fetch_max(self.0.now.fetch_add(1, Relaxed) + 1, Relaxed);
+    }
+
+    fn end(&self) {
+        self.0.now.fetch_sub(1, Relaxed);
     }
 }
 
-/// The service as it is often written: a task for each file, and no bound.
-pub fn unbounded(files: Files) -> (Router, UnderWay) {
-    let under_way = UnderWay::default();
+/// The service as it is often written: `tokio::spawn` for each file, and no bound.
+pub fn unbounded(files: Files) -> (Router, Jobs) {
+    let jobs = Jobs::default();
     let router =
-        Router::new().route("/checksums", get(spawn_all)).with_state((files, under_way.clone()));
-    (router, under_way)
+        Router::new().route("/checksums", get(spawn_all)).with_state((files, jobs.clone()));
+    (router, jobs)
 }
 
-async fn spawn_all(
-    State((files, under_way)): State<(Files, UnderWay)>,
-) -> Result<String, StatusCode> {
+async fn spawn_all(State((files, jobs)): State<(Files, Jobs)>) -> Result<String, StatusCode> {
     let mut tasks = Vec::new();
     for index in 0..files.len() {
-        let (paths, under_way) = (files.paths.clone(), under_way.clone());
-        under_way.0.fetch_add(1, Relaxed);
-        tasks.push(tokio::task::spawn_blocking(move || {
+        let (paths, jobs) = (files.paths.clone(), jobs.clone());
+        jobs.begin();
+        tasks.push(tokio::spawn(async move {
             let line = checksum(&paths[index]);
-            under_way.0.fetch_sub(1, Relaxed);
+            jobs.end();
             line
         }));
     }

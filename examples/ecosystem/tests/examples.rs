@@ -43,6 +43,12 @@ fn jobs_do_not_wait_for_connections() {
 }
 
 #[test]
+fn workers_of_apalis_share_the_bound() {
+    let expected = "40 tasks ended, at most 3 at once\n40 jobs completed on the pool\n";
+    prints("apalis_worker", expected);
+}
+
+#[test]
 fn tokio_metrics_sees_each_job() {
     let ran = Ran::of(&mut example("job_metrics"));
     let printed = ran.stdout();

@@ -10,11 +10,13 @@
 #[path = "../tonic_layer/greeter.rs"]
 mod greeter;
 
+use axum::extract::Request;
+use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use greeter::{Greeter, GreeterClient};
-use millpond::Pool;
 use millpond::layer::PoolLayer;
+use millpond::{JobError, Pool};
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tonic::transport::Channel;
@@ -24,10 +26,9 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     let pool = Pool::new(8);
-    let layer = PoolLayer::try_schedule(&pool).on_error(|error, _| match error.is_refusal() {
-        true => axum::http::StatusCode::SERVICE_UNAVAILABLE.into_response(),
-        false => axum::http::StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-    });
+    let layer = PoolLayer::try_schedule(&pool)
+        .shed_with(|_: Request| StatusCode::SERVICE_UNAVAILABLE.into_response())
+        .panic_with(|_: JobError| StatusCode::INTERNAL_SERVER_ERROR.into_response());
     let grpc = Routes::new(Greeter).prepare().into_axum_router();
     let app = grpc.route("/hello", get(|| async { "hello over HTTP" })).layer(layer);
 
