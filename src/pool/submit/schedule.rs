@@ -16,6 +16,9 @@ use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::caller_runs::CallerRunsJob;
 use crate::pool::submit::submission::Submission;
 
+/// A job that runs in the job that submitted it.
+type BoxedJob<'a, F, S> = Pin<Box<CallerRunsJob<&'a Shared, F, S>>>;
+
 /// A caller that may wait in the wait list with its job.
 pub(crate) struct ScheduleInner<'a, F, S>
 where
@@ -28,7 +31,7 @@ where
     yielded: bool,
     waiter_key: Option<u32>,
     /// Waiting would have deadlocked, and the pool's policy is to run such jobs here.
-    in_caller: Option<Pin<Box<CallerRunsJob<&'a Shared, F, S>>>>,
+    in_caller: Option<BoxedJob<'a, F, S>>,
 }
 
 impl<'a, F, S> ScheduleInner<'a, F, S>
