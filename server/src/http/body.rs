@@ -17,7 +17,8 @@ use crate::http::progress::{
 /// The body of a request, as it comes in.
 ///
 /// A body that is dropped before its end is not read any further, and the connection is closed
-/// behind the response unless the rest was there already, as hyper does it.
+/// behind the response unless the rest was there already, as hyper does it. Where the connection
+/// goes on, it keeps its HTTP state until it is closed.
 #[derive(Debug)]
 pub struct RequestBody {
     incoming: Incoming,
@@ -58,7 +59,10 @@ impl Body for RequestBody {
                 Poll::Ready(Some(Ok(_))) if !this.incoming.is_end_stream() => {
                     guard.progress.clear(REQUEST_BODY_PENDING);
                 }
-                Poll::Ready(_) => {
+                Poll::Ready(polled) => {
+                    if matches!(polled, Some(Err(_))) {
+                        guard.progress.note_dropped_body();
+                    }
                     guard.set_at_end = 0;
                     this.guard = None;
                 }

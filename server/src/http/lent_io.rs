@@ -44,8 +44,6 @@ pub(crate) struct LentState<W> {
     pub(crate) is_spent: bool,
     /// The peer does not take what is written.
     pub(crate) is_blocked: bool,
-    /// The end of hyper's state is not the connection's.
-    pub(crate) keep_open: bool,
     seen: BytesSeen,
     /// How many requests there had been when hyper had no bytes left over.
     requests: u64,
@@ -86,7 +84,6 @@ impl<W: Transport> Shared<W> {
             budget: 0,
             is_spent: false,
             is_blocked: false,
-            keep_open: false,
             seen: BytesSeen::default(),
             requests: 0,
         };
@@ -225,9 +222,6 @@ impl<W: Transport> Write for LentIo<W> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut lent = self.0.lent();
-        if lent.keep_open {
-            return Poll::Ready(Ok(()));
-        }
         self.register(&mut lent, SocketWaiter::Writer, cx.waker())?;
         let polled = Pin::new(&mut lent.io).poll_shutdown(cx);
         lent.is_blocked = polled.is_pending();

@@ -39,6 +39,9 @@
 // is parked, hyper's state with it, and no slot is held; if it waits for user code the turn is
 // suspended. Once all is answered and flushed, and no byte is left over, hyper's state goes
 // to a pool, and the next connection with a request takes it.
+//
+// A request body can be dropped before its end. Hyper alone knows where the next request begins then:
+// a connection with a dropped body never leaves hyper, and hyper's state ends with it.
 
 mod body;
 mod builder;
@@ -49,6 +52,8 @@ mod http2;
 mod hyper_service;
 mod lent_io;
 mod progress;
+#[cfg(test)]
+mod race_tests;
 mod serve;
 mod serve_turn;
 mod server;

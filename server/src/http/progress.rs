@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 use std::task::{Wake, Waker};
 
 use crate::accept::address::Address;
@@ -29,7 +29,10 @@ pub(crate) const UNFLUSHED: u8 = 64;
 pub(crate) const REQUEST_BODY_DROPPED: u8 = 128;
 
 /// The count of guards stands above the bits.
-const GUARD: u32 = 1 << 8;
+const GUARD: u64 = 1 << 8;
+/// Above that stands how many of the guards are request bodies. The body of one request may end after
+/// the next request has begun.
+const BODY_GUARD: u64 = 1 << 36;
 
 /// Hyper is polled.
 const POLLED: u8 = 1;
@@ -48,14 +51,14 @@ pub(crate) enum SocketWaiter {
 pub(crate) struct ConnProgress {
     /// Of no connection while it is in the pool.
     target: Mutex<Target>,
-    state: AtomicU32,
+    state: AtomicU64,
     /// Requests that were begun. Counted, as is the size of the body, where hyper is polled, so by
     /// one at a time.
     requests: AtomicU64,
     /// How many bytes the body of the last one has; `u64::MAX` if that is not known.
     body: AtomicU64,
-    /// A request has asked for an upgrade.
-    upgrade: AtomicBool,
+    /// Request bodies that were dropped before their end. The count never falls.
+    dropped_bodies: AtomicU64,
     polls: AtomicU8,
     detached: AtomicBool,
     waiters: Mutex<[Option<Waker>; 3]>,
@@ -75,10 +78,10 @@ impl ConnProgress {
     pub(crate) fn new() -> Self {
         Self {
             target: Mutex::new(Target::default()),
-            state: AtomicU32::new(0),
+            state: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             body: AtomicU64::new(0),
-            upgrade: AtomicBool::new(false),
+            dropped_bodies: AtomicU64::new(0),
             polls: AtomicU8::new(0),
             detached: AtomicBool::new(false),
             waiters: Mutex::new([const { None }; 3]),
@@ -98,11 +101,11 @@ impl ConnProgress {
 
     pub(crate) fn clear(&self, bits: u8) {
         if self.bits() & bits != 0 {
-            self.state.fetch_and(!u32::from(bits), SeqCst);
+            self.state.fetch_and(!u64::from(bits), SeqCst);
         }
     }
 
-    fn change(&self, change: impl Fn(u32) -> u32) -> u32 {
+    fn change(&self, change: impl Fn(u64) -> u64) -> u64 {
         let changed = self.state.fetch_update(SeqCst, SeqCst, |state| Some(change(state)));
         changed.unwrap_or_else(|state| state)
     }
@@ -115,8 +118,20 @@ impl ConnProgress {
         Some(self.body.load(Relaxed)).filter(|bytes| *bytes != u64::MAX)
     }
 
+    /// How many bodies were dropped before their end. A body counts before its `REQUEST_BODY` bit is
+    /// cleared: bits that show no body are read first, and the count after them is complete.
+    pub(crate) fn dropped_bodies(&self) -> u64 {
+        self.dropped_bodies.load(SeqCst)
+    }
+
+    /// A body was not read to its end, and will not be.
+    pub(crate) fn note_dropped_body(&self) {
+        self.dropped_bodies.fetch_add(1, SeqCst);
+    }
+
     /// Binds it to a connection.
     pub(crate) fn bind(&self, notifier: ConnNotifier, peer: Option<Address>) {
+        debug_assert_eq!(self.dropped_bodies(), 0, "the state of a dropped body is reused");
         self.requests.store(0, Relaxed);
         *self.target.lock() = Target { notifier: Some(notifier), turn: None, peer };
     }
@@ -142,10 +157,7 @@ impl ConnProgress {
     }
 
     /// A request begins.
-    pub(crate) fn begin(&self, body: Option<u64>, upgrade: bool) {
-        if upgrade {
-            self.upgrade.store(true, SeqCst);
-        }
+    pub(crate) fn begin(&self, body: Option<u64>) {
         self.requests.store(self.requests() + 1, Relaxed);
         self.body.store(body.unwrap_or(u64::MAX), Relaxed);
         self.clear(REQUEST_BODY_DROPPED);
@@ -182,10 +194,6 @@ impl ConnProgress {
         drop(target);
         turn.into_iter().for_each(Waker::wake);
         notifier.iter().for_each(ConnNotifier::push);
-    }
-
-    pub(crate) fn may_upgrade(&self) -> bool {
-        self.upgrade.load(SeqCst)
     }
 
     pub(crate) fn is_busy(&self) -> bool {
@@ -247,31 +255,42 @@ pub(crate) struct ProgressGuard {
 
 impl ProgressGuard {
     pub(crate) fn new(progress: Arc<ConnProgress>, bits: u8, set_at_end: u8) -> Self {
-        progress.change(|state| (state | initial_bits(bits)) + GUARD);
+        progress.change(|state| (state | initial_bits(bits)) + GUARD + body_guards(bits));
         Self { progress, bits, set_at_end }
     }
 
     /// It is over, and the next thing begins.
     pub(crate) fn continue_as(mut self, bits: u8, set_at_end: u8) -> Self {
-        self.progress.change(|state| self.ended(state) | initial_bits(bits));
+        self.progress.change(|state| (self.ended(state) | initial_bits(bits)) + body_guards(bits));
         (self.bits, self.set_at_end) = (bits, set_at_end);
         self
     }
 
-    fn ended(&self, state: u32) -> u32 {
-        (state | u32::from(self.set_at_end)) & !u32::from(self.bits)
+    fn ended(&self, state: u64) -> u64 {
+        let state = (state | u64::from(self.set_at_end)) - body_guards(self.bits);
+        // The bits of a request body stand for all request bodies.
+        let others = if state >= BODY_GUARD { REQUEST_BODY | REQUEST_BODY_PENDING } else { 0 };
+        state & !u64::from(self.bits & !others)
     }
 }
 
 /// What is true at the beginning already.
-fn initial_bits(bits: u8) -> u32 {
+fn initial_bits(bits: u8) -> u64 {
     (bits & (SERVICE | RESPONSE_BODY | REQUEST_BODY)).into()
+}
+
+/// What a guard with these bits adds to the count of request bodies.
+fn body_guards(bits: u8) -> u64 {
+    if bits & REQUEST_BODY != 0 { BODY_GUARD } else { 0 }
 }
 
 impl Drop for ProgressGuard {
     fn drop(&mut self) {
+        if self.set_at_end & REQUEST_BODY_DROPPED != 0 {
+            self.progress.note_dropped_body();
+        }
         let before = self.progress.change(|state| self.ended(state) - GUARD);
-        let was_last = before / GUARD == 1;
+        let was_last = before % BODY_GUARD / GUARD == 1;
         // Dropped elsewhere, nobody else would look whether that was all.
         if self.bits & REQUEST_BODY != 0 || was_last && self.progress.detached.load(SeqCst) {
             self.progress.wake_by_ref();
@@ -282,5 +301,42 @@ impl Drop for ProgressGuard {
 impl fmt::Debug for ProgressGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Share")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_that_ends_late_leaves_the_next_one_its_bits() {
+        let progress = Arc::new(ConnProgress::new());
+        let body = || {
+            let bits = REQUEST_BODY | REQUEST_BODY_PENDING;
+            ProgressGuard::new(progress.clone(), bits, REQUEST_BODY_DROPPED)
+        };
+        let (mut first, second) = (body(), body());
+        first.set_at_end = 0;
+        progress.set(REQUEST_BODY_PENDING);
+        drop(first);
+        let both = REQUEST_BODY | REQUEST_BODY_PENDING;
+        assert_eq!((progress.bits(), progress.dropped_bodies()), (both, 0));
+        drop(second);
+        assert_eq!((progress.bits(), progress.dropped_bodies()), (REQUEST_BODY_DROPPED, 1));
+        assert!(!progress.is_busy());
+        progress.begin(None);
+        assert_eq!((progress.bits(), progress.dropped_bodies()), (0, 1));
+        assert!(progress.is_at_rest());
+    }
+
+    #[test]
+    fn a_response_body_takes_over_the_guard_of_its_service() {
+        let progress = Arc::new(ConnProgress::new());
+        let service = ProgressGuard::new(progress.clone(), SERVICE | SERVICE_PENDING, 0);
+        progress.set(SERVICE_PENDING);
+        let response = service.continue_as(RESPONSE_BODY | RESPONSE_BODY_PENDING, UNFLUSHED);
+        assert_eq!((progress.bits(), progress.is_busy()), (RESPONSE_BODY, true));
+        drop(response);
+        assert_eq!((progress.bits(), progress.is_busy()), (UNFLUSHED, false));
     }
 }
