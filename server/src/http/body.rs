@@ -1,17 +1,18 @@
 //! Bodies, which tell how far they are.
 
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 
 use crate::http::progress::{
     ConnProgress, ProgressGuard, REQUEST_BODY, REQUEST_BODY_DROPPED, REQUEST_BODY_PENDING,
-    RESPONSE_BODY, RESPONSE_BODY_PENDING, UNFLUSHED,
+    RESPONSE_BODY, RESPONSE_BODY_PENDING, UNFLUSHED, UnsentGuard,
 };
 
 /// The body of a request, as it comes in.
@@ -96,21 +97,56 @@ impl<B: Body> TrackedBody<B> {
     }
 }
 
+/// Bytes of a response. HTTP/2 may keep them until the peer has room for them, long after the body
+/// has ended. The connection is not idle meanwhile.
+pub(crate) struct TrackedData<D> {
+    data: D,
+    /// None for HTTP/1, where the response is under way until all of it is written.
+    _unsent: Option<UnsentGuard>,
+}
+
+impl<D: Buf> Buf for TrackedData<D> {
+    fn remaining(&self) -> usize {
+        self.data.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.data.chunk()
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.data.chunks_vectored(slices)
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.data.advance(count);
+    }
+
+    fn copy_to_bytes(&mut self, count: usize) -> Bytes {
+        self.data.copy_to_bytes(count)
+    }
+}
+
 impl<B: Body> Body for TrackedBody<B> {
-    type Data = B::Data;
+    type Data = TrackedData<B::Data>;
     type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Self::Data>, B::Error>>> {
         let this = self.project();
         this.guard.progress.clear(REQUEST_BODY_PENDING | RESPONSE_BODY_PENDING);
         let polled = this.body.poll_frame(cx);
         if polled.is_pending() {
             this.guard.progress.set(RESPONSE_BODY_PENDING);
         }
-        polled
+        let progress = &this.guard.progress;
+        let tracked = |data| {
+            let _unsent = progress.is_detached().then(|| UnsentGuard::new(progress));
+            TrackedData { data, _unsent }
+        };
+        polled.map_ok(|frame| frame.map_data(tracked))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -59,7 +59,8 @@ impl ServerBuilder {
         self
     }
 
-    /// For how long a connection may be idle between requests. Default 75 s.
+    /// For how long a connection may be idle between requests. A connection of HTTP/2 is idle while
+    /// no byte moves and no stream is open. Default 75 s.
     #[doc(alias = "keep-alive")]
     #[doc(alias = "idle_timeout")]
     pub fn keep_alive_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
 use std::task::{Wake, Waker};
 
 use crate::accept::address::Address;
@@ -59,6 +59,8 @@ pub(crate) struct ConnProgress {
     body: AtomicU64,
     /// Request bodies that were dropped before their end. The count never falls.
     dropped_bodies: AtomicU64,
+    /// Parts of responses that hyper has and has not written yet; of HTTP/2 alone.
+    unsent: AtomicUsize,
     polls: AtomicU8,
     detached: AtomicBool,
     waiters: Mutex<[Option<Waker>; 3]>,
@@ -82,6 +84,7 @@ impl ConnProgress {
             requests: AtomicU64::new(0),
             body: AtomicU64::new(0),
             dropped_bodies: AtomicU64::new(0),
+            unsent: AtomicUsize::new(0),
             polls: AtomicU8::new(0),
             detached: AtomicBool::new(false),
             waiters: Mutex::new([const { None }; 3]),
@@ -200,6 +203,24 @@ impl ConnProgress {
         self.state.load(SeqCst) >= GUARD
     }
 
+    /// Whether bytes of responses wait to be written. They do not count as busy: no user code is
+    /// under way for them.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.unsent.load(SeqCst) > 0
+    }
+
+    /// Whether the connection was detached, as one of HTTP/2 is before its first request.
+    pub(crate) fn is_detached(&self) -> bool {
+        self.detached.load(SeqCst)
+    }
+
+    /// Sets the reason that is reported when the connection ends, unless a stronger one is known.
+    pub(crate) fn close(&self, reason: CloseReason) {
+        if let Some(notifier) = self.notifier() {
+            notifier.close(reason);
+        }
+    }
+
     pub(crate) fn is_killed(&self) -> bool {
         self.notifier().is_some_and(|notifier| notifier.server().killed.load(SeqCst))
     }
@@ -294,6 +315,25 @@ impl Drop for ProgressGuard {
         // Dropped elsewhere, nobody else would look whether that was all.
         if self.bits & REQUEST_BODY != 0 || was_last && self.progress.detached.load(SeqCst) {
             self.progress.wake_by_ref();
+        }
+    }
+}
+
+/// A part of a response, until hyper has written it or dropped it.
+pub(crate) struct UnsentGuard(Arc<ConnProgress>);
+
+impl UnsentGuard {
+    pub(crate) fn new(progress: &Arc<ConnProgress>) -> Self {
+        progress.unsent.fetch_add(1, SeqCst);
+        Self(progress.clone())
+    }
+}
+
+impl Drop for UnsentGuard {
+    fn drop(&mut self) {
+        if self.0.unsent.fetch_sub(1, SeqCst) == 1 {
+            // The connection's task computes anew how long the peer may be silent.
+            self.0.wake_by_ref();
         }
     }
 }

@@ -199,7 +199,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         let input = self.turn.input;
         let mut polls = 0;
         loop {
-            let (requests, dropped, read, wrote) = {
+            let (requests, dropped, read, wrote, moves) = {
                 let mut lent = conn.shared.lent();
                 if !matches!(io, MaybeTls::Taken) {
                     lent.io = replace(&mut io, MaybeTls::Taken);
@@ -211,7 +211,8 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                     transport.force_io(input.forces_io());
                 }
                 let progress = &conn.shared.progress;
-                (progress.requests(), progress.dropped_bodies(), lent.read, lent.wrote)
+                let (requests, dropped) = (progress.requests(), progress.dropped_bodies());
+                (requests, dropped, lent.read, lent.wrote, lent.moves)
             };
             conn.shared.progress.poll_begins();
             let polled = catch_unwind(AssertUnwindSafe(|| conn.poll()));
@@ -222,7 +223,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             let (mut is_spent, is_blocked) = {
                 let lent = conn.shared.lent();
                 let (read, wrote) = (lent.read - read, lent.wrote - wrote);
-                self.moved |= read > 0 || wrote > 0;
+                self.moved |= read > 0 || wrote > 0 || lent.moves != moves;
                 let counters = &mut *self.turn.counters;
                 counters.frames = counters.frames.saturating_add(begun as u32);
                 counters.read = counters.read.saturating_add(read as u32);
