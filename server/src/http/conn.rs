@@ -13,7 +13,6 @@ use crate::conn::notifier::ConnNotifier;
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::http::hyper_service::{HttpService, HyperService};
 use crate::http::lent_io::{FirstBytes, LentIo, Shared};
-use crate::http::progress::REQUEST_BODY_DROPPED;
 use crate::http::{GaugeGuard, HttpProtocol};
 
 pub(crate) struct Http1Conn<W: Transport, A: HttpService> {
@@ -55,7 +54,7 @@ impl<W: Transport, A: HttpService> Http1Conn<W, A> {
 
     /// Whether another connection can have it, once its socket was taken away clean.
     pub(crate) fn is_reusable(&self) -> bool {
-        !self.is_last && self.shared.progress.is_at_rest()
+        !self.is_last && self.shared.progress.is_at_rest() && self.shared.progress.cuts() == 0
     }
 
     /// Puts it into the pool, for another connection.
@@ -74,7 +73,7 @@ impl<W: Transport, A: HttpService> Http1Conn<W, A> {
         Pin::new(&mut self.hyper).poll(&mut cx)
     }
 
-    /// Has it end behind the request that is under way. There must be one.
+    /// Has it end behind the request that is under way, or at once where there is none.
     pub(crate) fn graceful_shutdown(&mut self) {
         if !replace(&mut self.is_last, true) {
             Pin::new(&mut self.hyper).graceful_shutdown();
@@ -82,23 +81,13 @@ impl<W: Transport, A: HttpService> Http1Conn<W, A> {
     }
 
     /// Takes the socket away, and hands it over with what hyper has read and not used. It must be
-    /// idle after a request; where hyper does not agree, it stays as it is.
+    /// idle after a request.
+    ///
+    /// Where a body was cut, only hyper knows which bytes belong to that body. The socket stays
+    /// with hyper then.
     pub(crate) fn into_io(mut self: Box<Self>) -> Result<(MaybeTls<W>, Bytes), Box<Self>> {
-        if self.is_last {
+        if self.is_last || self.shared.progress.cuts() != 0 {
             return Err(self);
-        }
-        // Where each body was read to its end there is nothing to ask hyper about. At its own end
-        // it would also hand the socket to whoever might have been about to upgrade.
-        if self.shared.progress.bits() & REQUEST_BODY_DROPPED != 0 {
-            if self.shared.progress.may_upgrade() {
-                return Err(self);
-            }
-            self.shared.lent().keep_open = true;
-            self.graceful_shutdown();
-            if self.poll().is_pending() {
-                self.shared.lent().keep_open = false;
-                return Err(self);
-            }
         }
         let io = self.take_io();
         let rest = self.hyper.into_parts().map(|parts| parts.read_buf).unwrap_or_default();

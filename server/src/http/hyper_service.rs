@@ -63,7 +63,7 @@ impl<A: HttpService> hyper::service::Service<Request<Incoming>> for HyperService
         // Of other requests hyper remembers more than that they are over.
         let is_plain = request.version() == Version::HTTP_11 && !upgrade;
         let body = request.body().size_hint().exact().filter(|_| is_plain);
-        self.progress.begin(body, upgrade);
+        self.progress.begin(body);
         let mut request = request.map(|incoming| RequestBody::new(incoming, &self.progress));
         if let Some(peer) = self.connect_info.then(|| self.progress.peer()).flatten() {
             request.extensions_mut().insert(peer);

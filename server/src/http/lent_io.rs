@@ -38,14 +38,16 @@ pub(crate) struct LentState<W> {
     pub(crate) first: Bytes,
     pub(crate) read: u64,
     pub(crate) wrote: u64,
+    /// How often bytes have moved, in either direction.
+    pub(crate) moves: u64,
+    /// The peer has ended its side, or the connection broke.
+    pub(crate) is_ended: bool,
     /// What may be read before others have their turn.
     pub(crate) budget: usize,
     /// It was not enough.
     pub(crate) is_spent: bool,
     /// The peer does not take what is written.
     pub(crate) is_blocked: bool,
-    /// The end of hyper's state is not the connection's.
-    pub(crate) keep_open: bool,
     seen: BytesSeen,
     /// How many requests there had been when hyper had no bytes left over.
     requests: u64,
@@ -83,10 +85,11 @@ impl<W: Transport> Shared<W> {
             first: Bytes::new(),
             read: 0,
             wrote: 0,
+            moves: 0,
+            is_ended: false,
             budget: 0,
             is_spent: false,
             is_blocked: false,
-            keep_open: false,
             seen: BytesSeen::default(),
             requests: 0,
         };
@@ -105,7 +108,7 @@ impl<W: Transport> Shared<W> {
         let (bytes, head) = first;
         lent.seen =
             BytesSeen { since: bytes.len() as u64, head: head.map(|head| head as u64), wrote: 0 };
-        (lent.io, lent.first, lent.requests) = (io, bytes, 0);
+        (lent.io, lent.first, lent.requests, lent.is_ended) = (io, bytes, 0, false);
     }
 
     pub(crate) fn lent(&self) -> MutexGuard<'_, LentState<W>> {
@@ -133,6 +136,35 @@ impl<W: Transport> Shared<W> {
     pub(crate) fn detach(&self, entry_guard: Box<dyn Any + Send>) {
         *self.entry_guard.lock() = Some(entry_guard);
         self.progress.detach();
+    }
+
+    /// Reads and throws away what comes, until the peer has ended its side or `most` bytes were read
+    /// in all. Unread bytes would have the kernel reset the connection, and drop what the peer has
+    /// not taken yet.
+    pub(crate) fn poll_gone(&self, cx: &mut Context<'_>, most: u64) -> Poll<()> {
+        let mut lent = self.lent();
+        let lent = &mut *lent;
+        if let Some(transport) = lent.io.transport() {
+            transport.force_io(!W::REGISTERS_WAKER);
+        }
+        while lent.read < most {
+            let polled = poll_read_with(&mut lent.io, cx, usize::MAX, |_| {});
+            lent.note(matches!(polled, Poll::Ready(Ok(1..))));
+            match ready!(polled) {
+                Ok(count @ 1..) => lent.read += count as u64,
+                Ok(0) | Err(_) => break,
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<W: Transport> LentState<W> {
+    /// Notes a call in which bytes may have moved. The socket tells whether it has taken some: a TLS
+    /// session writes bytes of earlier calls, too.
+    fn note(&mut self, read: bool) {
+        let took = self.io.transport().is_some_and(W::made_progress);
+        self.moves += u64::from(took || read);
     }
 }
 
@@ -184,10 +216,13 @@ impl<W: Transport> Read for LentIo<W> {
             return Poll::Pending;
         }
         let room = buffer.remaining();
-        let count = ready!(poll_read_with(&mut lent.io, cx, room, |bytes| {
+        let polled = poll_read_with(&mut lent.io, cx, room, |bytes| {
             buffer.put_slice(bytes);
             lent.seen.note(bytes);
-        }))?;
+        });
+        lent.note(matches!(polled, Poll::Ready(Ok(1..))));
+        lent.is_ended |= matches!(polled, Poll::Ready(Ok(0) | Err(_))) && room > 0;
+        let count = ready!(polled)?;
         lent.read += count as u64;
         lent.budget = lent.budget.saturating_sub(count);
         Poll::Ready(Ok(()))
@@ -204,6 +239,7 @@ impl<W: Transport> Write for LentIo<W> {
         self.register(&mut lent, SocketWaiter::Writer, cx.waker())?;
         self.0.progress.set(UNFLUSHED);
         let polled = Pin::new(&mut lent.io).poll_write(cx, bytes);
+        lent.note(false);
         lent.is_blocked = polled.is_pending();
         if let Poll::Ready(Ok(count)) = &polled {
             lent.wrote += *count as u64;
@@ -216,6 +252,7 @@ impl<W: Transport> Write for LentIo<W> {
         let mut lent = self.0.lent();
         self.register(&mut lent, SocketWaiter::Writer, cx.waker())?;
         let polled = Pin::new(&mut lent.io).poll_flush(cx);
+        lent.note(false);
         lent.is_blocked = polled.is_pending();
         if polled.is_ready() {
             self.0.progress.clear(UNFLUSHED);
@@ -225,11 +262,9 @@ impl<W: Transport> Write for LentIo<W> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut lent = self.0.lent();
-        if lent.keep_open {
-            return Poll::Ready(Ok(()));
-        }
         self.register(&mut lent, SocketWaiter::Writer, cx.waker())?;
         let polled = Pin::new(&mut lent.io).poll_shutdown(cx);
+        lent.note(false);
         lent.is_blocked = polled.is_pending();
         polled
     }

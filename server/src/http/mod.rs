@@ -52,6 +52,8 @@ mod progress;
 mod serve;
 mod serve_turn;
 mod server;
+#[cfg(test)]
+mod window;
 
 use std::any::Any;
 use std::sync::Arc;

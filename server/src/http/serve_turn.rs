@@ -22,6 +22,8 @@ use crate::http::progress::{
     REQUEST_BODY, REQUEST_BODY_DROPPED, REQUEST_BODY_PENDING, RESPONSE_BODY, RESPONSE_BODY_PENDING,
     SERVICE, SERVICE_PENDING, UNFLUSHED,
 };
+#[cfg(test)]
+use crate::http::window::{Moment, reached};
 use crate::http::{Busy, HttpProtocol, Idle, http2};
 
 /// So often a connection may have itself polled again before others have their turn.
@@ -197,7 +199,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         let input = self.turn.input;
         let mut polls = 0;
         loop {
-            let (requests, read, wrote) = {
+            let (requests, cuts, read, wrote, moves) = {
                 let mut lent = conn.shared.lent();
                 if !matches!(io, MaybeTls::Taken) {
                     lent.io = replace(&mut io, MaybeTls::Taken);
@@ -208,18 +210,19 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                     transport.on_ready(input.events.with(self.turn.wake_events.take()));
                     transport.force_io(input.forces_io());
                 }
-                (conn.shared.progress.requests(), lent.read, lent.wrote)
+                let progress = &conn.shared.progress;
+                (progress.requests(), progress.cuts(), lent.read, lent.wrote, lent.moves)
             };
             conn.shared.progress.poll_begins();
             let polled = catch_unwind(AssertUnwindSafe(|| conn.poll()));
             let progress = &conn.shared.progress;
-            let again = progress.poll_ends();
+            let mut again = progress.poll_ends();
             let begun = progress.requests() - requests;
             self.served |= begun > 0;
             let (mut is_spent, is_blocked) = {
                 let lent = conn.shared.lent();
                 let (read, wrote) = (lent.read - read, lent.wrote - wrote);
-                self.moved |= read > 0 || wrote > 0;
+                self.moved |= read > 0 || wrote > 0 || lent.moves != moves;
                 let counters = &mut *self.turn.counters;
                 counters.frames = counters.frames.saturating_add(begun as u32);
                 counters.read = counters.read.saturating_add(read as u32);
@@ -231,6 +234,14 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 Ok(Poll::Ready(ended)) => return Poll::Ready(self.ended(*conn, ended)),
                 Ok(Poll::Pending) => {}
             }
+            #[cfg(test)]
+            reached(Moment::Polled);
+            // The bits first: see `ConnProgress::cuts`.
+            let bits = progress.bits();
+            // Hyper has not seen yet that these bodies were dropped.
+            again |= progress.cuts() != cuts;
+            #[cfg(test)]
+            reached(Moment::Looked);
             // It might close the connection next: only where it waits is it known how far it is.
             if again {
                 polls += 1;
@@ -240,9 +251,15 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                     continue;
                 }
             }
-            let bits = progress.bits();
             let under_way = bits & (SERVICE | RESPONSE_BODY | REQUEST_BODY) != 0;
-            if under_way && input.close_requested.is_some() && !conn.is_last() {
+            let rests = !under_way && !is_blocked && bits & UNFLUSHED == 0;
+            if rests && cuts != 0 && !again {
+                // Else hyper would have closed the connection: it has read the rest of each body.
+                progress.clear(REQUEST_BODY_DROPPED);
+            }
+            // A connection with a cut body ends through hyper even where it rests.
+            let ends = under_way || cuts != 0 && !self.is_in_head();
+            if ends && input.close_requested.is_some() && !conn.is_last() {
                 conn.graceful_shutdown();
                 continue;
             }
@@ -268,6 +285,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 _ if is_blocked || bits & UNFLUSHED != 0 => Some(ParkReason::Stall),
                 // It came to no request: less than a head, or something hyper still thinks about.
                 _ if progress.requests() == 0 => Some(ParkReason::Frame),
+                _ if cuts != 0 => return Poll::Ready(self.stay(conn)),
                 _ => return self.go_idle(conn),
             };
             let Some(park_reason) = park_reason else {
@@ -311,7 +329,35 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         Outcome::Park { park_reason, moved }
     }
 
-    /// All is answered and flushed.
+    /// Whether a part of a head has come on a connection of which a body was cut.
+    fn is_in_head(&self) -> bool {
+        let park_reason = self.turn.input.park_reason;
+        !self.served
+            && (park_reason == ParkReason::Frame || park_reason == ParkReason::Idle && self.moved)
+    }
+
+    /// All is answered and flushed, but a body was cut. Hyper alone knows where the next request
+    /// begins: it keeps the socket, and nothing else ever has hyper's state.
+    fn stay(&mut self, mut conn: Box<Http1Conn<W, A>>) -> Outcome {
+        let input = self.turn.input;
+        if self.is_in_head() {
+            if input.expired == Some(Deadline::Frame) {
+                *self.turn.io = conn.take_io();
+                return self.time_out(Deadline::Frame);
+            }
+            return self.park(conn, ParkReason::Frame, input.park_reason != ParkReason::Frame);
+        }
+        if input.expired == Some(Deadline::Idle)
+            && input.park_reason == ParkReason::Idle
+            && !self.served
+        {
+            *self.turn.io = conn.take_io();
+            return self.close(CloseReason::Deadline(Deadline::Idle));
+        }
+        self.park(conn, ParkReason::Idle, self.served)
+    }
+
+    /// All is answered and flushed, and each body was read to its end.
     fn go_idle(&mut self, conn: Box<Http1Conn<W, A>>) -> Poll<Outcome> {
         let reusable = conn.is_reusable();
         if let Some(io) = reusable.then(|| conn.shared.take_io_if_clean()).flatten() {

@@ -12,7 +12,7 @@ use millpond_server::http::{Server, ServerBuilder};
 use millpond_server::{CloseReason, Deadline};
 use tokio::time::{Instant, sleep, timeout};
 
-in_all_cases!(paused: first_byte, heads, bodies, keep_alive, writes, a_handler_may_wait);
+in_all_cases!(paused: first_byte, heads, heads_behind_a_cut_body, bodies, keep_alive, writes, a_handler_may_wait);
 #[cfg(feature = "rustls")]
 crate::support::server::in_both_modes!(paused: handshake);
 
@@ -108,6 +108,23 @@ async fn heads(case: Case) {
             ends(server, &mut client, (Deadline::Frame, TIMED_OUT), trickle).await;
         });
     }
+}
+
+/// A connection of which a body was dropped keeps the deadlines of others.
+async fn heads_behind_a_cut_body(case: Case) {
+    let part = "GET /hello HTTP/1.1\r\nhost: a\r\nx: ";
+    with_each!(case, |it| it.header_read_timeout(LIMIT), async |server, mut client: Client| {
+        let early = post("/early", 4) + "body";
+        assert_eq!(client.exchange(&early).await, "200 before the body");
+        sleep(10 * LIMIT).await;
+        client.send(part).await;
+        sleep(LIMIT / 2).await;
+        assert_eq!(client.exchange("y\r\n\r\n").await, "200 hello");
+        sleep(10 * LIMIT).await;
+        assert_eq!(client.exchange(&early).await, "200 before the body");
+        client.send(part).await;
+        ends(server, &mut client, (Deadline::Frame, TIMED_OUT), &[b'y'; 40]).await;
+    });
 }
 
 async fn bodies(case: Case) {

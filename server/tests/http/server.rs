@@ -84,13 +84,17 @@ async fn parked_at_once(case: Case) {
     let server = serve(case.http(), &App::default());
     let mut clients = clients(case, &server, 8).await;
     at_rest(&server, 8, 0).await;
-    // However it went, nothing stays.
+    // However it went, nothing stays, but where a body was not read: hyper has those to their end.
     let asks = ["/stream", "/missing", "/trailers", "/digest"].map(|path| post(path, 4) + "body");
     for (client, request) in clients.iter_mut().zip(asks.iter().cycle()) {
         client.send(request).await;
         client.reply().await;
     }
-    at_rest(&server, 8, 0).await;
+    at_rest(&server, 8, 6).await;
+    // Only the last ask of each four reads its body.
+    let clients: Vec<_> = clients.into_iter().skip(3).step_by(4).collect();
+    eventually(|| server.status().open == 2).await;
+    at_rest(&server, 2, 0).await;
     drop(clients);
     nothing_left(&server).await;
 }

@@ -51,6 +51,11 @@ async fn idle_ones_are_closed_at_once(case: Case) {
         for _ in 0..n / 2 {
             assert_eq!(client.exchange(HELLO).await, "200 hello");
         }
+        if n % 2 == 1 {
+            // The body is dropped unread.
+            let early = post("/early", 4) + "body";
+            assert_eq!(client.exchange(early).await, "200 before the body");
+        }
         clients.push(client);
     }
     // The kernel has them, and they are let in before the door closes.

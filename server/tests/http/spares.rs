@@ -19,7 +19,7 @@ use tower::Service;
 in_all_cases!(single: one_serves_all, old_requests_leave_no_trace, large_ones_are_not_kept);
 in_all_cases!(single: beginnings_are_not_passed_on);
 in_all_cases!(single: the_service_ends_with_its_server);
-in_all_cases!(single: unread_bodies_end_it, old_wakers_disturb_nobody);
+in_all_cases!(single: unread_bodies_hold_it, old_wakers_disturb_nobody);
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 type Handle = fn(Request<RequestBody>, Arc<Mutex<Vec<Waker>>>) -> Answer;
@@ -190,15 +190,26 @@ async fn beginnings_are_not_passed_on(case: Case) {
     assert_eq!(rig.built(1).await, 1);
 }
 
-/// The body was dropped unread, though all of it had come.
-async fn unread_bodies_end_it(case: Case) {
+/// The body was dropped unread, though all of it had come. The state is the connection's until that
+/// ends, and no other connection has it.
+async fn unread_bodies_hold_it(case: Case) {
     let (mut rig, _) = Rig::new(case, answer);
     let mut client = rig.client().await;
     let request = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nabcde";
     for _ in 0..3 {
         assert_eq!(client.exchange(request).await, "200 xx");
-        assert_eq!(rig.built(1).await, 1);
+        at_rest(&rig.server, 1, 1).await;
+        assert_eq!(client.exchange(HELLO).await, "200 xx");
+        at_rest(&rig.server, 1, 1).await;
     }
+    let mut other = rig.client().await;
+    assert_eq!(other.exchange(HELLO).await, "200 xx");
+    at_rest(&rig.server, 2, 1).await;
+    drop(client);
+    support::eventually(|| rig.server.status().open == 1).await;
+    assert_eq!(rig.built(7).await, 2);
+    assert_eq!(other.exchange(HELLO).await, "200 xx");
+    assert_eq!(rig.built(1).await, 0);
 }
 
 /// Keeps the waker of whoever asks for `/keep`; answers `/wait` when it was woken twice.
