@@ -1,4 +1,11 @@
-//! A connection with hyper's state.
+//! An HTTP/1 connection of hyper, which serves one connection of the server after another.
+//!
+//! `serve_turn.rs` creates, polls and takes apart an [`Http1Conn`]; between connections it lies in the
+//! pool (`conn_pool.rs`). One owner has it at a time, so nothing here is locked (`H4`): a turn, the entry of
+//! a parked connection, or the pool.
+//!
+//! What must never happen: a connection with a dropped body gives up its socket or reuses its state (`H2`).
+//! [`Http1Conn::into_io`] and [`Http1Conn::is_reusable`] check the count of dropped bodies.
 
 use std::mem::replace;
 use std::pin::Pin;
@@ -15,18 +22,21 @@ use crate::http::hyper_service::{HttpService, HyperService};
 use crate::http::lent_io::{FirstBytes, LentIo, Shared};
 use crate::http::{GaugeGuard, HttpProtocol};
 
-pub(crate) struct Http1Conn<W: Transport, A: HttpService> {
+pub(super) struct Http1Conn<W: Transport, A: HttpService> {
     hyper: UpgradeableConnection<LentIo<W>, HyperService<A>>,
-    pub(crate) shared: Arc<Shared<W>>,
-    /// Hyper was asked to end it after what is under way.
+    pub(super) shared: Arc<Shared<W>>,
+    /// Hyper ends the connection after the request that is under way.
     is_last: bool,
-    /// None while it is in the pool.
+    /// None in the pool.
     gauge: Option<GaugeGuard>,
 }
 
 impl<W: Transport, A: HttpService> Http1Conn<W, A> {
-    /// For a socket, of which `first` was read already.
-    pub(crate) fn new(
+    /// Gives the socket to a pooled hyper connection, or to a new one. `first` was read already.
+    ///
+    /// With `is_last` the first request is the last. A new hyper connection serves it then: a graceful
+    /// shutdown before the first read would close the connection at once.
+    pub(super) fn new(
         protocol: &HttpProtocol<A>,
         is_last: bool,
         target: (ConnNotifier, Option<Address>),
@@ -41,52 +51,50 @@ impl<W: Transport, A: HttpService> Http1Conn<W, A> {
     }
 
     fn build(protocol: &HttpProtocol<A>, is_last: bool) -> Box<Self> {
-        let (shared, connect_info) = (Shared::new(), protocol.connect_info);
-        let service = HyperService {
-            service: protocol.service.clone(),
-            progress: shared.progress.clone(),
-            connect_info,
-        };
+        let shared = Shared::new();
+        let (service, progress) = (protocol.service.clone(), shared.progress.clone());
+        let service = HyperService::new(service, progress, protocol.connect_info);
         let builder = if is_last { &protocol.http1_last } else { &protocol.http1 };
         let hyper = builder.serve_connection(LentIo(shared.clone()), service).with_upgrades();
         Box::new(Self { hyper, shared, is_last, gauge: None })
     }
 
-    /// Whether another connection can have it, once its socket was taken away clean.
-    pub(crate) fn is_reusable(&self) -> bool {
+    /// Whether another connection may have hyper's state after the socket was taken at a clean point (`H3`).
+    pub(super) fn is_reusable(&self) -> bool {
         let progress = &self.shared.progress;
         !self.is_last && progress.is_at_rest() && progress.dropped_bodies() == 0
     }
 
-    /// Puts it into the pool, for another connection.
-    pub(crate) fn recycle(mut self: Box<Self>, protocol: &HttpProtocol<A>) {
+    /// Puts hyper's state into the pool. The socket is gone already.
+    pub(super) fn recycle(mut self: Box<Self>, protocol: &HttpProtocol<A>) {
         self.gauge = None;
         self.shared.progress.unbind();
         protocol.conn_pool.put(self);
     }
 
-    pub(crate) fn is_last(&self) -> bool {
+    pub(super) fn is_last(&self) -> bool {
         self.is_last
     }
 
-    pub(crate) fn poll(&mut self) -> Poll<hyper::Result<()>> {
+    /// Polls hyper with the waker of the progress.
+    pub(super) fn poll(&mut self) -> Poll<hyper::Result<()>> {
         let mut cx = Context::from_waker(&self.shared.waker);
         Pin::new(&mut self.hyper).poll(&mut cx)
     }
 
-    /// Has it end behind the request that is under way, or at once where there is none.
-    pub(crate) fn graceful_shutdown(&mut self) {
+    /// Has hyper end the connection after the request that is under way, or at once if there is none.
+    pub(super) fn graceful_shutdown(&mut self) {
         if !replace(&mut self.is_last, true) {
             Pin::new(&mut self.hyper).graceful_shutdown();
         }
     }
 
-    /// Takes the socket away, and hands it over with what hyper has read and not used. It must be
-    /// idle after a request.
+    /// Takes hyper apart. Returns the socket and the bytes that hyper has read and not used: the beginning
+    /// of the next request. Called when all requests are answered and flushed.
     ///
-    /// Where a body was dropped before its end, only hyper knows which bytes belong to that body.
-    /// The socket stays with hyper then.
-    pub(crate) fn into_io(mut self: Box<Self>) -> Result<(MaybeTls<W>, Bytes), Box<Self>> {
+    /// Gives the connection back if hyper must keep the socket. After a dropped body hyper alone knows which
+    /// bytes belong to that body (`H2`). A connection in its graceful shutdown ends by itself.
+    pub(super) fn into_io(mut self: Box<Self>) -> Result<(MaybeTls<W>, Bytes), Box<Self>> {
         if self.is_last || self.shared.progress.dropped_bodies() != 0 {
             return Err(self);
         }
@@ -95,12 +103,13 @@ impl<W: Transport, A: HttpService> Http1Conn<W, A> {
         Ok((io, rest))
     }
 
-    pub(crate) fn take_io(&mut self) -> MaybeTls<W> {
-        replace(&mut self.shared.lent().io, MaybeTls::Taken)
+    /// Takes the socket. Hyper cannot go on after that.
+    pub(super) fn take_io(&mut self) -> MaybeTls<W> {
+        self.shared.lent().take_io()
     }
 
-    /// Once it is done: whether an upgrade has detached it.
-    pub(crate) fn ends_upgraded(self) -> bool {
+    /// Whether an upgrade has taken the socket. Called when hyper's future has completed.
+    pub(super) fn ends_upgraded(self) -> bool {
         self.hyper.into_parts().is_none()
     }
 }

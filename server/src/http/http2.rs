@@ -1,14 +1,23 @@
-//! HTTP/2 connections: each has a task of its own for as long as it lasts, since its state is not
-//! idle between requests.
+//! HTTP/2 connections: each has a task of its own for as long as it lasts.
 //!
-//! The task is busy while user code is under way: a call, a body, a tunnel. No timer runs then. At
-//! other times a timer runs from the last byte that moved, in either direction:
+//! The state of an HTTP/2 connection is never idle between requests: windows, settings and header tables
+//! belong to the peer. So such a connection is never parked. `serve_turn.rs` calls [`serve`] when a new
+//! connection sends the preface. The turn ends as detached, and the [`Task`] owns the socket, the
+//! connection's entry and its permit (`H8`). The table's deadlines do not run for it; the task has a timer.
 //!
-//! - while bytes of answers wait for the peer, the write timeout, if there is one;
-//! - else the keep-alive timeout, after which the peer is told to go away;
-//! - then the farewell, until the peer is gone.
+//! # The timer
 //!
-//! A connection that is cut with bytes unsent is never told of as closed for a shutdown.
+//! While user code is under way (a service, a body, a tunnel) no timer runs. At other times a timer runs
+//! from the last moment at which bytes moved, in either direction:
+//!
+//! 1. While response bytes wait for the peer: `write_timeout`, if there is one. It closes the connection.
+//! 2. Else, before the goodbye: `keep_alive_timeout`. It sends the goodbye (GOAWAY).
+//! 3. Else, while the kernel may hold bytes that the peer has not taken: `write_timeout`, or
+//!    [`KERNEL_TIMEOUT`]. It closes the connection.
+//! 4. Else: [`SHUTDOWN_TIMEOUT`]. It closes the connection.
+//!
+//! What must never happen: a connection is cut while its bytes move, or a connection that is cut with unsent
+//! bytes is counted as closed for a shutdown (`H7`). `tests/http/slow_readers.rs` holds both.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,7 +29,7 @@ use bytes::Bytes;
 use hyper::server::conn::http2::{Builder, Connection};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::Address;
+use crate::accept::address::Address;
 use crate::close_reason::{CloseReason, Deadline};
 use crate::conn::notifier::ConnNotifier;
 use crate::conn::protocol::Outcome;
@@ -30,22 +39,22 @@ use crate::http::lent_io::{LentIo, Shared};
 use crate::http::progress::{ConnProgress, ProgressGuard, SocketWaiter};
 use crate::http::{GaugeGuard, HttpProtocol};
 
-/// How long a connection may be silent before its end, once all was sent and taken.
+/// How long the peer may be silent after the goodbye, when all bytes were sent and taken.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a peer may be silent that may still take bytes from the kernel, where there is no write
-/// timeout.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the peer may be silent after the goodbye while the kernel may hold bytes for the peer. Used if
+/// there is no write timeout.
+const KERNEL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the peer's kernel takes for sure, though the peer itself reads nothing.
-const TAKEN: u64 = 64 * 1024;
+/// How many written bytes the kernels take for certain although the peer itself reads nothing.
+const KERNEL_BUFFER: u64 = 64 * 1024;
 
-/// What a peer may have sent before it has heard of the end: hyper's window, and some more.
-const STRAY: u64 = 2 * 1024 * 1024;
+/// How many bytes the peer may have sent before it learned of the end: hyper's window, and some more.
+const MAX_DISCARDED: u64 = 2 * 1024 * 1024;
 
-/// Runs streams and tunnels. The connection is busy until they have ended.
+/// Spawns hyper's streams and tunnels as tasks. Each keeps the connection busy until its end.
 #[derive(Clone)]
-pub(crate) struct Spawn(Arc<ConnProgress>);
+pub(super) struct Spawn(Arc<ConnProgress>);
 
 impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Spawn {
     fn execute(&self, future: F) {
@@ -59,51 +68,48 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Spawn 
 
 type Hyper<W, A> = Connection<LentIo<W>, HyperService<A>, Spawn>;
 
+/// The task of one connection.
 struct Task<W: Transport, A: HttpService> {
-    /// None once hyper is done, and only the peer's end is awaited.
+    /// None after hyper's end: then the task only waits for the peer's end.
     hyper: Option<Pin<Box<Hyper<W, A>>>>,
     shared: Arc<Shared<W>>,
     keep_alive: Option<Duration>,
-    write: Option<Duration>,
-    /// The peer was told to go away.
+    write_timeout: Option<Duration>,
+    /// The goodbye was sent: hyper accepts no more streams.
     is_last: bool,
-    /// When bytes moved last, or user code was under way.
-    moved: Instant,
-    /// How often bytes had moved at the last look, and how much had been written.
+    /// The last moment at which bytes moved or user code was under way, as far as polls have seen.
+    moved_at: Instant,
+    /// The socket's `moves` and `wrote` at that moment.
     seen: (u64, u64),
-    /// How much had been written at the end of the last long silence.
+    /// How many bytes the peer has taken for certain: those before the last long silence that ended.
     taken: u64,
-    /// How much had been read when hyper was done.
+    /// How many bytes were read until hyper's end.
     read: u64,
     timer: Option<Pin<Box<Sleep>>>,
     _gauge: GaugeGuard,
 }
 
-/// Leaves the connection to a task.
-pub(crate) fn serve<W: Transport, A: HttpService>(
+/// Detaches the connection and gives it to a task. `first` was read already.
+pub(super) fn serve<W: Transport, A: HttpService>(
     protocol: &HttpProtocol<A>,
     (notifier, peer): (ConnNotifier, Option<Address>),
     io: MaybeTls<W>,
     first: Bytes,
 ) -> Outcome {
-    let write = notifier.server().settings.ticks.write_timeout();
+    let write_timeout = notifier.server().settings.ticks.write_timeout();
     let shared = Shared::new();
     shared.bind((notifier, peer), io, (first, None));
     let progress = shared.progress.clone();
     let spawn = Spawn(progress.clone());
-    let service = HyperService {
-        service: protocol.service.clone(),
-        progress,
-        connect_info: protocol.connect_info,
-    };
+    let service = HyperService::new(protocol.service.clone(), progress, protocol.connect_info);
     let hyper = Box::pin(Builder::new(spawn).serve_connection(LentIo(shared.clone()), service));
     let task = Task {
         hyper: Some(hyper),
         shared: shared.clone(),
         keep_alive: protocol.keep_alive,
-        write,
+        write_timeout,
         is_last: false,
-        moved: Instant::now(),
+        moved_at: Instant::now(),
         seen: (0, 0),
         taken: 0,
         read: 0,
@@ -124,47 +130,46 @@ impl<W: Transport, A: HttpService> Future for Task<W, A> {
         this.shared.progress.register(SocketWaiter::Task, cx.waker());
         loop {
             if !this.is_last && this.shared.progress.close_requested().is_some() {
-                this.end();
+                this.say_goodbye();
             }
             if this.poll_connection(cx).is_ready() || this.shared.progress.is_killed() {
                 return Poll::Ready(());
             }
-            let limit = ready!(this.poll_limit(cx));
-            if let Limit::KeepAlive = limit {
-                this.end();
-                continue;
+            match ready!(this.poll_limit(cx)) {
+                Limit::KeepAlive => this.say_goodbye(),
+                Limit::Write => {
+                    this.shared.progress.close(CloseReason::Deadline(Deadline::Write));
+                    return Poll::Ready(());
+                }
+                Limit::Shutdown => return Poll::Ready(()),
             }
-            if let Limit::Write = limit {
-                this.shared.progress.close(CloseReason::Deadline(Deadline::Write));
-            }
-            return Poll::Ready(());
         }
     }
 }
 
-/// What the timer of a silent connection stands for.
+/// The limit that a silent connection has met.
 enum Limit {
-    /// The peer takes nothing of what waits for it, or may wait.
+    /// The peer takes none of the bytes that wait, or may wait, for it.
     Write,
-    /// Nothing is under way.
+    /// No stream is open.
     KeepAlive,
-    /// Nothing is left but the peer's end.
+    /// After the goodbye, only the peer's end is missing.
     Shutdown,
 }
 
 impl<W: Transport, A: HttpService> Task<W, A> {
-    fn end(&mut self) {
+    fn say_goodbye(&mut self) {
         self.is_last = true;
         if let Some(hyper) = &mut self.hyper {
             hyper.as_mut().graceful_shutdown();
         }
     }
 
-    /// Has hyper work, and waits for the peer's end then.
+    /// Polls hyper, and after hyper's end waits for the peer's end. Ready when the connection is over.
     fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(hyper) = &mut self.hyper {
             let progress = &self.shared.progress;
-            // Before hyper forgets at the peer's end what it was to send.
+            // Asked before the poll: at the peer's end hyper drops what it was to send.
             let is_under_way = progress.has_unsent() || progress.is_busy();
             let ended = ready!(hyper.as_mut().poll(cx));
             let (is_ended, read) = {
@@ -172,7 +177,7 @@ impl<W: Transport, A: HttpService> Task<W, A> {
                 (lent.is_ended, lent.read)
             };
             if is_ended || ended.is_err() {
-                // The peer did not wait for all that was under way.
+                // The peer left before all was done: not a close for a shutdown, even within one.
                 if is_under_way {
                     progress.close(if is_ended { CloseReason::Peer } else { CloseReason::Io });
                 }
@@ -180,42 +185,50 @@ impl<W: Transport, A: HttpService> Task<W, A> {
             }
             (self.hyper, self.is_last, self.read) = (None, true, read);
         }
-        self.shared.poll_peer_closed(cx, self.read + STRAY)
+        self.shared.poll_peer_closed(cx, self.read + MAX_DISCARDED)
     }
 
-    /// Until the connection was silent for too long.
-    fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<Limit> {
-        let now = Instant::now();
-        let patience = self.write.unwrap_or(PATIENCE);
-        let progress = &self.shared.progress;
-        let (moves, wrote, is_blocked) = {
+    /// Notes whether bytes have moved since the last poll. Returns how many bytes were written in all.
+    fn note_moves(&mut self, now: Instant, is_busy: bool) -> u64 {
+        let (moves, wrote) = {
             let lent = self.shared.lent();
-            (lent.moves, lent.wrote, lent.is_blocked)
+            (lent.moves, lent.wrote)
         };
-        let is_busy = progress.is_busy();
         if moves != self.seen.0 || is_busy {
-            if now - self.moved >= patience {
+            // A peer that was silent for that long and moves again has taken the bytes before the silence.
+            if now - self.moved_at >= self.kernel_timeout() {
                 self.taken = self.seen.1;
             }
-            (self.moved, self.seen) = (now, (moves, wrote));
+            (self.moved_at, self.seen) = (now, (moves, wrote));
         }
+        wrote
+    }
+
+    fn kernel_timeout(&self) -> Duration {
+        self.write_timeout.unwrap_or(KERNEL_TIMEOUT)
+    }
+
+    /// Ready when the connection was silent for longer than its limit; see the module's head.
+    fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<Limit> {
+        let is_busy = self.shared.progress.is_busy();
+        let wrote = self.note_moves(Instant::now(), is_busy);
         if is_busy {
             return Poll::Pending;
         }
+        let has_unsent = self.shared.progress.has_unsent() || self.shared.lent().is_blocked;
         let (limit, timeout) = match () {
-            () if progress.has_unsent() || is_blocked => (Limit::Write, self.write),
+            () if has_unsent => (Limit::Write, self.write_timeout),
             () if !self.is_last => (Limit::KeepAlive, self.keep_alive),
-            // The kernel may hold bytes that the peer has not taken.
-            () if wrote - self.taken > TAKEN => (Limit::Write, Some(patience)),
+            () if wrote - self.taken > KERNEL_BUFFER => (Limit::Write, Some(self.kernel_timeout())),
             () => (Limit::Shutdown, Some(SHUTDOWN_TIMEOUT)),
         };
         let Some(timeout) = timeout else { return Poll::Pending };
-        let at = self.moved + timeout;
+        let at = self.moved_at + timeout;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
         if timer.deadline() > at {
             timer.as_mut().reset(at);
         }
-        // Bytes that move do not touch the timer: it looks when they did.
+        // Bytes that move leave the timer as it is. When the timer fires, it is set to the true end.
         loop {
             ready!(timer.as_mut().poll(cx));
             if timer.deadline() >= at {

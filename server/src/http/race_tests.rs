@@ -20,8 +20,9 @@ use crate::Mode;
 use crate::http::{RequestBody, Server};
 use crate::sync::Mutex;
 
+/// A point of a round in `serve_turn.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SyncPoint {
+pub(super) enum SyncPoint {
     /// Hyper's poll was pending. The progress bits are not read yet.
     Polled,
     /// The progress bits are read.
@@ -34,8 +35,9 @@ thread_local! {
     static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
 }
 
-pub(crate) fn reached(moment: SyncPoint) {
-    HOOK.with_borrow_mut(|hook| hook.iter_mut().for_each(|hook| hook(moment)));
+/// Runs the hook of this thread's test.
+pub(super) fn reached(point: SyncPoint) {
+    HOOK.with_borrow_mut(|hook| hook.iter_mut().for_each(|hook| hook(point)));
 }
 
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -49,7 +51,7 @@ fn by_length() -> String {
     format!("POST /first HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\nfirst")
 }
 
-/// The same. The rest belongs to the chunk that has begun.
+/// The same with chunks. The rest belongs to the chunk that has begun.
 fn by_chunks() -> String {
     let length = "first".len() + SMUGGLED.len();
     format!(
@@ -57,7 +59,7 @@ fn by_chunks() -> String {
     )
 }
 
-/// Answers at once, and keeps the body for others to drop.
+/// A service that answers at once and keeps the body, for another thread to drop.
 #[derive(Clone)]
 struct Keeper {
     body: Arc<Mutex<Option<RequestBody>>>,
@@ -80,11 +82,11 @@ impl Keeper {
         Server::builder().listen("127.0.0.1:0").mode(mode).serve(service).unwrap()
     }
 
-    /// At this moment another thread drops the body.
+    /// Has another thread drop the body at this point.
     fn drops_at(&self, at: SyncPoint) {
         let kept = self.body.clone();
-        let hook = move |moment| {
-            let body = if moment == at { kept.lock().take() } else { None };
+        let hook = move |point| {
+            let body = if point == at { kept.lock().take() } else { None };
             if let Some(body) = body {
                 std::thread::spawn(move || drop(body)).join().unwrap();
             }
@@ -103,7 +105,7 @@ async fn replied(client: &mut TcpStream) {
     assert!(read.starts_with(REPLY.as_bytes()));
 }
 
-/// What the server says yet, and whether it ends the connection then.
+/// Returns the rest of what the server sends, and whether the server ends the connection.
 async fn rest(client: &mut TcpStream) -> (String, bool) {
     let mut rest = Vec::new();
     let ended = timeout(Duration::from_secs(5), client.read_to_end(&mut rest)).await;
@@ -138,7 +140,7 @@ async fn the_rest_is_not_served(mode: Mode, first: fn() -> String) {
         assert_eq!(*keeper.served.lock(), ["/next", "/first"], "{point:?}");
         assert_eq!(rest, (String::new(), true), "{point:?}");
         drop(client);
-        // The next connection has no part of the last.
+        // The next connection gets no part of this one.
         let mut client = TcpStream::connect(server.local_addrs()[0]).await.unwrap();
         client.write_all(NEXT.as_bytes()).await.unwrap();
         replied(&mut client).await;
@@ -147,7 +149,7 @@ async fn the_rest_is_not_served(mode: Mode, first: fn() -> String) {
     }
 }
 
-/// As hyper does it, the connection goes on where the rest was there already.
+/// If the rest of the body has arrived, hyper skips it, and the connection goes on.
 async fn a_rest_at_hand_is_skipped(mode: Mode, first: fn() -> String) {
     for point in POINTS {
         let keeper = Keeper::new();
@@ -161,7 +163,7 @@ async fn a_rest_at_hand_is_skipped(mode: Mode, first: fn() -> String) {
             replied(&mut client).await;
         }
         assert_eq!(*keeper.served.lock(), ["/first", "/next", "/next"], "{point:?}");
-        // Its state is never another's.
+        // Another connection does not get this state.
         let mut other = TcpStream::connect(server.local_addrs()[0]).await.unwrap();
         other.write_all(NEXT.as_bytes()).await.unwrap();
         replied(&mut other).await;
