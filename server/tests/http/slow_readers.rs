@@ -1,5 +1,5 @@
-//! Peers that take their time: what they read is never cut while bytes move, by no timer and by no
-//! shutdown, whatever the protocol. Where a peer takes nothing, a deadline ends it, and says so.
+//! Slow peers: no timer and no shutdown cuts a response while its bytes move, whatever the protocol. If a
+//! peer takes nothing, a deadline closes the connection and counts as the reason.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -36,13 +36,13 @@ in_all_cases!(paused: replies_outlive_all_but_the_deadline, upgraded_ones_outliv
 const SECOND: Duration = Duration::from_secs(1);
 /// Shorter than a download, longer than a pause.
 const LIMIT: Duration = Duration::from_secs(8);
-/// Longer than any farewell.
+/// Longer than the shutdown timeout of HTTP/2.
 const PAUSE: Duration = Duration::from_secs(5);
 const LARGE: usize = 1 << 20;
-/// What is taken at a time.
+/// How much the client takes at a time.
 const STEP: usize = 64 << 10;
 
-/// Large answers, tunnels, and a large download for whoever upgrades.
+/// An app with large responses, CONNECT tunnels, and a large download after an upgrade.
 fn app() -> Router {
     let large = || async { vec![b'x'; LARGE] };
     let up = |mut request: Request| async move {
@@ -92,7 +92,7 @@ fn is(report: ShutdownReport, closed: u64, others: u64, aborted: u64) {
     assert_eq!(all, (closed, others, aborted, 0), "{report:?}");
 }
 
-/// Reads no more from its socket than it is allowed, and breaks when no more is allowed ever.
+/// A stream that reads no more bytes than are allowed. It breaks when the sender of the limit is gone.
 struct Paced {
     stream: Stream,
     allowed: watch::Receiver<usize>,
@@ -112,7 +112,7 @@ impl AsyncRead for Paced {
                 let mut part = buffer.take(room);
                 let polled = Pin::new(&mut self.stream).poll_read(cx, &mut part);
                 let count = part.filled().len();
-                // Tokio's streams fill only what they say.
+                // Copied, since `part` borrows a part of the buffer.
                 let bytes = part.filled().to_vec();
                 buffer.put_slice(&bytes);
                 self.read += count;
@@ -150,7 +150,7 @@ impl AsyncWrite for Paced {
     }
 }
 
-/// A client of HTTP/2 that reads as it is allowed, and has a certain window.
+/// A client of HTTP/2 with a limit of bytes to read and a window of its own.
 struct Http2 {
     client: SendRequest<Empty<Bytes>>,
     connection: JoinHandle<hyper::Result<()>>,
@@ -184,7 +184,7 @@ impl Http2 {
     }
 }
 
-/// Reads frames, up to as many bytes. Less at the end.
+/// Reads frames until `most` bytes have come, or until the end.
 async fn take(body: &mut Incoming, most: usize) -> hyper::Result<usize> {
     let mut taken = 0;
     while taken < most {
@@ -196,7 +196,7 @@ async fn take(body: &mut Incoming, most: usize) -> hyper::Result<usize> {
     Ok(taken)
 }
 
-/// The rest of a body, with pauses.
+/// Reads the rest of a body, with pauses.
 async fn take_slowly(body: &mut Incoming) -> usize {
     let mut all = 0;
     loop {
@@ -208,7 +208,7 @@ async fn take_slowly(body: &mut Incoming) -> usize {
     }
 }
 
-/// All of it is hyper's at once, and goes out as the window of the peer lets it.
+/// Hyper has the whole response at once and sends it as the peer's window allows.
 async fn a_shutdown_waits_for_streams(case: Case) {
     let server = Arc::new(case.timeless().serve(app()).unwrap());
     let mut peer = connect(case, &server, STEP as u32, usize::MAX).await;
@@ -231,7 +231,7 @@ async fn keep_alive_waits_for_streams(case: Case) {
         let mut body = peer.get("/large").await;
         assert_eq!(take_slowly(&mut body).await, LARGE);
     }
-    // A stream that waits for its peer is not idle.
+    // A stream that waits for the peer is not idle.
     let mut body = peer.get("/large").await;
     sleep(100 * LIMIT).await;
     assert_eq!(take_slowly(&mut body).await, LARGE);
@@ -246,7 +246,7 @@ async fn pace(peer: &Http2, mut body: Incoming, right: usize) {
     while !reading.is_finished() {
         sleep(PAUSE).await;
         peer.allow.send_modify(|allowed| *allowed += 4 * STEP);
-        // Until that was read, or nothing is left.
+        // Until the client has read that much, or has all of it.
         for _ in 0..5 {
             settle().await;
         }
@@ -263,7 +263,7 @@ async fn body_size(body: &mut Incoming) -> Result<usize, String> {
     Ok(all)
 }
 
-/// The last bytes are the kernel's for long, and the peer still sends: it opens its window.
+/// The last bytes stay in the kernel for long, and the peer still sends window updates.
 async fn a_shutdown_waits_for_the_kernel(case: Case) {
     let server = Arc::new(case.timeless().serve(app()).unwrap());
     let mut peer = connect(case, &server, 1 << 20, 2 * STEP).await;
@@ -292,7 +292,7 @@ async fn keep_alive_waits_for_the_kernel(case: Case) {
 async fn stalled_streams_are_aborted(case: Case) {
     let builder = case.timeless().keep_alive_timeout(LIMIT);
     let server = Arc::new(builder.serve(app()).unwrap());
-    // One takes bytes and opens no window, the other takes none.
+    // One peer takes bytes and opens no window; the other takes none.
     let mut peers = Vec::new();
     for (window, allowed, path) in [(STEP as u32, usize::MAX, "/large"), (1 << 24, STEP, "/huge")] {
         let mut peer = connect(case, &server, window, allowed).await;
@@ -346,7 +346,7 @@ async fn streams_that_peers_leave_are_not_closed(case: Case) {
     assert_eq!(status.closed_for(CloseReason::Shutdown), 0, "{status:?}");
 }
 
-/// The owner of a tunnel has it until it gives it up.
+/// A tunnel lasts until the code that owns it drops it.
 async fn tunnels_are_not_idle(case: Case) {
     let builder = case.timeless().keep_alive_timeout(LIMIT);
     let server = Arc::new(builder.serve(app()).unwrap());
@@ -377,7 +377,7 @@ async fn tunnels_are_not_idle(case: Case) {
     nothing_left(&server).await;
 }
 
-/// The rest of a stream, with pauses.
+/// Reads the rest of a stream, with pauses.
 async fn read_slowly(client: &mut Client) -> usize {
     let mut all = 0;
     loop {
@@ -393,7 +393,7 @@ async fn read_slowly(client: &mut Client) -> usize {
     }
 }
 
-/// Of HTTP/1. `request` asks for as many bytes, and some of a head.
+/// HTTP/1: the response to `request` has `right` bytes and a head.
 async fn outlives_all_but_the_deadline(case: Case, request: &str, right: usize) {
     let builder = case.timeless().keep_alive_timeout(LIMIT).write_timeout(LIMIT);
     let server = Arc::new(builder.serve(app()).unwrap());
