@@ -117,7 +117,9 @@ async fn idle_ones_are_closed(case: Case) {
 /// The connection learns of the end of each stream, whichever thread the stream ends on.
 async fn idle_ones_are_closed_under_load(case: Case) {
     let timeout = Duration::from_millis(50);
+    // A client may need longer than the timeout from its handshake to its first byte.
     let builder = case.timeless().keep_alive_timeout(timeout).max_connections_per_ip(None);
+    let builder = builder.first_byte_timeout(1200 * timeout);
     let server = Arc::new(serve(builder, &App::default()));
     for _ in 0..5 {
         let clients = (0..20).map(|_| {
