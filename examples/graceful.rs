@@ -10,16 +10,17 @@
 //! connection waits for any more included. What is left at the deadline is cancelled, counted and
 //! reported: exit code 0 if all came to its end, 1 otherwise.
 
+use std::convert::Infallible;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use millpond::layer::PoolLayer;
-use millpond::{JobError, Pool};
+use millpond::Pool;
+use millpond::layer::{CallError, PoolLayer};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -31,10 +32,7 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let deadline = Duration::from_millis(args.next().map_or(Ok(10_000), |ms| ms.parse())?);
 
     let pool = Pool::builder().size(64).name("requests").build()?;
-    let layer = PoolLayer::try_schedule(&pool)
-        .detach_on_drop()
-        .shed_with(|_: Request| StatusCode::SERVICE_UNAVAILABLE.into_response())
-        .panic_with(|_: JobError| StatusCode::INTERNAL_SERVER_ERROR.into_response());
+    let layer = PoolLayer::try_schedule(&pool).detach_on_drop().on_error(respond);
     let app = Router::new()
         .route("/{ms}", get(work).layer(layer))
         .route("/later/{ms}", get(later))
@@ -75,5 +73,12 @@ async fn later(Path(ms): Path<u64>, State(pool): State<Pool>) -> StatusCode {
     match pool.try_schedule(work(Path(ms))) {
         Ok(_detached) => StatusCode::ACCEPTED,
         Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+fn respond(error: CallError<Infallible>, _: Option<Request>) -> Response {
+    match error.is_refusal() {
+        true => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        false => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

@@ -1,5 +1,6 @@
 //! The servers that are driven over loopback, each a process of its own.
 
+use std::convert::Infallible;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -12,8 +13,8 @@ use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use millpond::layer::PoolLayer;
-use millpond::{JobError, Pool};
+use millpond::Pool;
+use millpond::layer::{CallError, PoolLayer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tower::limit::GlobalConcurrencyLimitLayer;
@@ -54,7 +55,7 @@ pub fn serve(arm: &str) {
                         "millpond" => PoolLayer::try_schedule(pool),
                         _ => PoolLayer::schedule(pool),
                     };
-                    layer.shed_with(busy).panic_with(broken)
+                    layer.on_error(respond)
                 };
                 Router::new()
                     .route("/work", work.layer(layer(&pool)))
@@ -68,12 +69,11 @@ pub fn serve(arm: &str) {
     });
 }
 
-fn busy(_: Request) -> Response {
-    StatusCode::SERVICE_UNAVAILABLE.into_response()
-}
-
-fn broken(_: JobError) -> Response {
-    StatusCode::INTERNAL_SERVER_ERROR.into_response()
+fn respond(error: CallError<Infallible>, _: Option<Request>) -> Response {
+    match error.is_refusal() {
+        true => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        false => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 /// A query to a database with few connections: whoever comes waits for one.

@@ -1,5 +1,6 @@
 //! The service: with its pools, and once more without.
 
+use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,10 +10,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use millpond::layer::PoolLayer;
-use millpond::{JobError, Pool};
+use millpond::Pool;
+use millpond::layer::{CallError, PoolLayer};
 use sha2::{Digest, Sha256};
 
 /// The files that each request hashes.
@@ -89,9 +90,7 @@ impl Bounded {
     }
 
     pub fn router(&self) -> Router {
-        let layer = PoolLayer::try_schedule(&self.requests)
-            .shed_with(|_: Request| StatusCode::SERVICE_UNAVAILABLE.into_response())
-            .panic_with(|_: JobError| StatusCode::INTERNAL_SERVER_ERROR.into_response());
+        let layer = PoolLayer::try_schedule(&self.requests).on_error(respond);
         Router::new().route("/checksums", get(checksums).layer(layer)).with_state(self.clone())
     }
 
@@ -121,6 +120,13 @@ impl Bounded {
             requests.refused,
             requests.cancelled + hashes.cancelled + hashes.withdrawn,
         )
+    }
+}
+
+fn respond(error: CallError<Infallible>, _: Option<Request>) -> Response {
+    match error.is_refusal() {
+        true => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        false => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 

@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::layer::Reply;
+use crate::layer::on_error::Reply;
 use crate::pool::{Pool, SlotGuard};
 
 /// Marks a layer whose calls keep their slots until their bodies have ended.

@@ -1,9 +1,10 @@
 //! How a call can fail beside the wrapped service's own errors.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 
-use crate::error::{JobError, JobPanic};
+use crate::error::{JobError, JobPanic, ScheduleError};
 
 /// Why a call gave no response.
 ///
@@ -66,6 +67,47 @@ impl<E> CallError<E> {
         match self {
             Self::Inner(error) => Ok(error),
             other => Err(other),
+        }
+    }
+}
+
+impl CallError<Infallible> {
+    /// The same error, for a service whose own errors are `E`.
+    pub(crate) fn with_inner<E>(self) -> CallError<E> {
+        match self {
+            Self::Overloaded => CallError::Overloaded,
+            Self::Closed => CallError::Closed,
+            Self::WouldDeadlock => CallError::WouldDeadlock,
+            Self::Panicked(panic) => CallError::Panicked(panic),
+            Self::Cancelled => CallError::Cancelled,
+            Self::Inner(never) => match never {},
+        }
+    }
+}
+
+/// Why a call did not start: the refusals of [`CallError`], to be copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Overloaded,
+    Closed,
+    WouldDeadlock,
+}
+
+impl From<ScheduleError<()>> for Refusal {
+    fn from(error: ScheduleError<()>) -> Self {
+        match error {
+            ScheduleError::Closed(()) => Self::Closed,
+            ScheduleError::WouldDeadlock(()) => Self::WouldDeadlock,
+        }
+    }
+}
+
+impl<E> From<Refusal> for CallError<E> {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Overloaded => Self::Overloaded,
+            Refusal::Closed => Self::Closed,
+            Refusal::WouldDeadlock => Self::WouldDeadlock,
         }
     }
 }

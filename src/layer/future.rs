@@ -13,9 +13,10 @@ use tower_service::Service;
 
 use crate::error::ClosedError;
 use crate::group::{CallerRuns, Submitted};
-use crate::layer::answer::Refusal;
+use crate::layer::LayerShared;
 use crate::layer::call::Call;
-use crate::layer::{Answer, LayerShared};
+use crate::layer::error::Refusal;
+use crate::layer::on_error::HandleError;
 use crate::pool::{JobHandle, Reserver};
 
 type Entered<S, Q> = Submitted<Outcome<S, Q>, CallerRuns<Call<S, Q>>>;
@@ -27,14 +28,14 @@ pin_project! {
     /// Dropping it cancels the call, unless the layer says
     /// [`detach_on_drop`](crate::layer::PoolLayer::detach_on_drop).
     #[must_use = "futures do nothing unless polled"]
-    pub struct ResponseFuture<S: Service<Q>, Q, A: Answer<Q, S::Response, S::Error>> {
+    pub struct ResponseFuture<S: Service<Q>, Q, A: HandleError<Q, S::Response, S::Error>> {
         #[pin]
         state: State<S, Q, A::Error>,
-        answers: A,
+        on_error: A,
         detach: bool,
     }
 
-    impl<S: Service<Q>, Q, A: Answer<Q, S::Response, S::Error>> PinnedDrop
+    impl<S: Service<Q>, Q, A: HandleError<Q, S::Response, S::Error>> PinnedDrop
         for ResponseFuture<S, Q, A>
     {
         fn drop(this: Pin<&mut Self>) {
@@ -67,31 +68,31 @@ struct SlotWait {
 impl<S, Q, A> ResponseFuture<S, Q, A>
 where
     S: Service<Q>,
-    A: Answer<Q, S::Response, S::Error>,
+    A: HandleError<Q, S::Response, S::Error>,
 {
-    pub(crate) fn running(handle: JobHandle<Outcome<S, Q>>, answers: A, detach: bool) -> Self {
-        Self { state: State::Running { handle }, answers, detach }
+    pub(crate) fn running(handle: JobHandle<Outcome<S, Q>>, on_error: A, detach: bool) -> Self {
+        Self { state: State::Running { handle }, on_error, detach }
     }
 
-    pub(crate) fn in_caller(job: CallerRuns<Call<S, Q>>, answers: A, detach: bool) -> Self {
-        Self { state: State::InCaller { job }, answers, detach }
+    pub(crate) fn in_caller(job: CallerRuns<Call<S, Q>>, on_error: A, detach: bool) -> Self {
+        Self { state: State::InCaller { job }, on_error, detach }
     }
 
-    pub(crate) fn done(result: Result<S::Response, A::Error>, answers: A) -> Self {
-        Self { state: State::Done { result: Some(result) }, answers, detach: false }
+    pub(crate) fn done(result: Result<S::Response, A::Error>, on_error: A) -> Self {
+        Self { state: State::Done { result: Some(result) }, on_error, detach: false }
     }
 
     pub(crate) fn waiting(
         call: Call<S, Q>,
         shared: Arc<LayerShared>,
         limit: Duration,
-        answers: A,
+        on_error: A,
         detach: bool,
     ) -> Self {
         let wait =
             SlotWait { reserver: shared.submitter.reserver(), shared, at_once: limit.is_zero() };
         let state = State::Waiting { call: Some(call), wait, limit: sleep(limit) };
-        Self { state, answers, detach }
+        Self { state, on_error, detach }
     }
 }
 
@@ -102,7 +103,7 @@ where
     S::Response: Send + 'static,
     S::Error: Send + 'static,
     Q: Send + 'static,
-    A: Answer<Q, S::Response, S::Error>,
+    A: HandleError<Q, S::Response, S::Error>,
 {
     type Output = Result<S::Response, A::Error>;
 
@@ -115,7 +116,7 @@ where
                     let result = match outcome {
                         Ok(Ok(response)) => Ok(response),
                         Ok(Err(error)) => Err(A::inner(error)),
-                        Err(error) => this.answers.ended(error),
+                        Err(error) => this.on_error.failed(error.into(), None),
                     };
                     this.state.set(State::Done { result: None });
                     return Poll::Ready(result);
@@ -140,7 +141,8 @@ where
                         Ok(Submitted::Caller(job)) => State::InCaller { job },
                         Err((refusal, call)) => {
                             wait.shared.log_refused(refusal);
-                            let result = this.answers.refused(refusal, call.into_request());
+                            let result =
+                                this.on_error.failed(refusal.into(), Some(call.into_request()));
                             State::Done { result: Some(result) }
                         }
                     }
@@ -188,7 +190,7 @@ impl SlotWait {
 impl<S, Q, A> fmt::Debug for ResponseFuture<S, Q, A>
 where
     S: Service<Q>,
-    A: Answer<Q, S::Response, S::Error>,
+    A: HandleError<Q, S::Response, S::Error>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()

@@ -46,12 +46,12 @@
 //!   With [`detach_on_drop`](PoolLayer::detach_on_drop) a call that is in the pool goes on to its
 //!   end, counted and waited for by [`Pool::shutdown`](crate::Pool::shutdown) like any job.
 //! - **The call panics**: [`CallError::Panicked`], or the response of
-//!   [`panic_with`](PoolLayer::panic_with). The connection is not harmed.
+//!   [`on_error`](PoolLayer::on_error). The connection is not harmed.
 //! - **The pool is full or closed**: [`CallError::Overloaded`] or [`CallError::Closed`], or the
-//!   response of [`shed_with`](PoolLayer::shed_with).
+//!   response of [`on_error`](PoolLayer::on_error).
 //! - **The runtime shuts down**: [`CallError::Cancelled`].
 //!
-//! With both `shed_with` and `panic_with` the service keeps the error type of the wrapped one, so it
+//! With `on_error` the service keeps the error type of the wrapped one, so it
 //! goes straight onto an axum `Router` or a tonic `Server`.
 //!
 //! # Comparison to tower's own
@@ -62,14 +62,15 @@
 //! shared with everything else on the pool, and a refusal means that the pool is full and nothing
 //! else.
 
-mod answer;
 #[cfg(feature = "http-body")]
 mod body;
 mod call;
 mod error;
 mod future;
+mod on_error;
 mod service;
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,12 +78,16 @@ use std::time::Duration;
 use tower_layer::Layer;
 
 use crate::group::{Group, Submitter};
-use crate::layer::answer::Refusal;
-pub use crate::layer::answer::{Answer, Answers, Reply, With};
 #[cfg(feature = "http-body")]
-pub use crate::layer::body::{HeldBody, Hold, HoldFuture, Holding};
+pub use crate::layer::body::HeldBody;
+#[cfg(feature = "http-body")]
+#[doc(hidden)]
+pub use crate::layer::body::{Hold, Holding};
 pub use crate::layer::error::CallError;
+use crate::layer::error::Refusal;
 pub use crate::layer::future::ResponseFuture;
+#[doc(hidden)]
+pub use crate::layer::on_error::{OnError, ReturnError};
 pub use crate::layer::service::PoolService;
 use crate::pool::Pool;
 use crate::trace::event;
@@ -95,9 +100,9 @@ use crate::trace::event;
 /// The wrapped service must be `Clone + Send + 'static`; its requests, responses, errors and futures
 /// `Send + 'static`.
 #[derive(Clone)]
-pub struct PoolLayer<A = Answers, B = ()> {
+pub struct PoolLayer<A = ReturnError, B = ()> {
     setup: Setup,
-    answers: A,
+    on_error: A,
     body: B,
 }
 
@@ -140,7 +145,7 @@ impl PoolLayer {
     fn new(pool: &Pool, verb: Verb) -> Self {
         let shared = Arc::new(LayerShared { submitter: Submitter::for_pool(pool), name: None });
         let setup = Setup { verb, detach: false, shared };
-        Self { setup, answers: Answers::default(), body: () }
+        Self { setup, on_error: ReturnError::default(), body: () }
     }
 
     /// Waits for a slot in `poll_ready`, in the wait list with all other callers; never refuses.
@@ -151,7 +156,7 @@ impl PoolLayer {
     /// pool while the service is ready: such a deadlock goes unnoticed.
     ///
     /// On a closed pool `poll_ready` fails with [`CallError::Closed`], or the call is answered by
-    /// [`shed_with`](Self::shed_with).
+    /// [`on_error`](Self::on_error).
     pub fn schedule(pool: &Pool) -> Self {
         Self::new(pool, Verb::Schedule)
     }
@@ -247,45 +252,49 @@ impl<A, B> PoolLayer<A, B> {
     }
 }
 
-impl<P, B> PoolLayer<Answers<(), P>, B> {
-    /// Answers refused calls, instead of failing with [`CallError::Overloaded`],
-    /// [`CallError::Closed`] or [`CallError::WouldDeadlock`]. The request is the one that was refused.
+impl<B> PoolLayer<ReturnError, B> {
+    /// Responds to calls that gave no result, instead of failing with a [`CallError`].
+    ///
+    /// `respond` gets every error but [`CallError::Inner`]. A refusal comes with its request, which
+    /// the wrapped service has not seen; see [`CallError::is_refusal`]. A panic or a cancellation
+    /// comes with `None`. The error of the service is then that of the wrapped service alone, so
+    /// the layer goes onto an axum `Router`. A closed pool is no error of `poll_ready` any more:
+    /// the call gets the response.
     ///
     /// # Examples
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// use millpond::Pool;
     /// use millpond::layer::PoolLayer;
-    /// use millpond::{JobError, Pool};
     /// use tower::{Layer, ServiceExt, service_fn};
     ///
     /// let pool = Pool::new(1);
-    /// let layer = PoolLayer::try_schedule(&pool)
-    ///     .shed_with(|_: u32| "busy")
-    ///     .panic_with(|_: JobError| "broken");
-    /// let service = layer.layer(service_fn(|_: u32| async { Ok::<_, std::io::Error>("done") }));
+    /// let layer = PoolLayer::try_schedule(&pool).on_error(|error, request: Option<u32>| match request {
+    ///     Some(n) => format!("{n} was refused: {error}"),
+    ///     None => error.to_string(),
+    /// });
+    /// let service = layer.layer(service_fn(|n: u32| async move {
+    ///     assert_ne!(n, 13, "unlucky");
+    ///     Ok::<_, std::io::Error>("done".to_owned())
+    /// }));
     /// // The error is the wrapped service's own.
-    /// let answer: Result<&str, std::io::Error> = service.clone().oneshot(1).await;
-    /// assert_eq!(answer?, "done");
+    /// let response: Result<String, std::io::Error> = service.clone().oneshot(1).await;
+    /// assert_eq!(response?, "done");
+    /// assert!(service.clone().oneshot(13).await?.starts_with("the call panicked"));
     /// let held = pool.try_schedule(std::future::pending::<()>())?;
-    /// assert_eq!(service.oneshot(2).await?, "busy");
+    /// assert_eq!(service.oneshot(2).await?, "2 was refused: the pool is full");
     /// # held.abort();
     /// # Ok(())
     /// # }
     /// ```
-    pub fn shed_with<F>(self, answer: F) -> PoolLayer<Answers<With<F>, P>, B> {
-        let Self { setup, answers, body } = self;
-        PoolLayer { setup, answers: answers.shed_with(answer), body }
-    }
-}
-
-impl<S, B> PoolLayer<Answers<S>, B> {
-    /// Answers calls that panicked or were cancelled, instead of failing with
-    /// [`CallError::Panicked`] or [`CallError::Cancelled`].
-    pub fn panic_with<F>(self, answer: F) -> PoolLayer<Answers<S, With<F>>, B> {
-        let Self { setup, answers, body } = self;
-        PoolLayer { setup, answers: answers.panic_with(answer), body }
+    #[doc(alias = "HandleError")]
+    pub fn on_error<F, Q, R>(self, respond: F) -> PoolLayer<OnError<F>, B>
+    where
+        F: Fn(CallError<Infallible>, Option<Q>) -> R + Clone,
+    {
+        PoolLayer { setup: self.setup, on_error: OnError(respond), body: self.body }
     }
 }
 
@@ -319,7 +328,7 @@ impl<A> PoolLayer<A> {
     /// # }
     /// ```
     pub fn hold_until_body_end(self) -> PoolLayer<A, Holding> {
-        PoolLayer { setup: self.setup, answers: self.answers, body: Holding(()) }
+        PoolLayer { setup: self.setup, on_error: self.on_error, body: Holding(()) }
     }
 }
 
@@ -327,7 +336,7 @@ impl<S, A: Clone> Layer<S> for PoolLayer<A> {
     type Service = PoolService<S, A>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        PoolService::new(inner, self.setup.clone(), self.answers.clone())
+        PoolService::new(inner, self.setup.clone(), self.on_error.clone())
     }
 }
 
@@ -337,7 +346,7 @@ impl<S, A: Clone> Layer<S> for PoolLayer<A, Holding> {
 
     fn layer(&self, inner: S) -> Self::Service {
         let inner = Hold::new(inner, self.pool().clone());
-        PoolService::new(inner, self.setup.clone(), self.answers.clone())
+        PoolService::new(inner, self.setup.clone(), self.on_error.clone())
     }
 }
 

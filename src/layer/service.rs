@@ -7,10 +7,11 @@ use tower_service::Service;
 
 use crate::error::{ClosedError, TryScheduleError};
 use crate::group::Submitted;
-use crate::layer::answer::Refusal;
 use crate::layer::call::Call;
+use crate::layer::error::Refusal;
 use crate::layer::future::ResponseFuture;
-use crate::layer::{Answer, Setup, Verb};
+use crate::layer::on_error::HandleError;
+use crate::layer::{Setup, Verb};
 use crate::pool::Reserver;
 
 /// Runs each call of the wrapped service as a job on a pool; made by
@@ -22,7 +23,7 @@ use crate::pool::Reserver;
 pub struct PoolService<S, A> {
     inner: S,
     setup: Setup,
-    answers: A,
+    on_error: A,
     /// For the verb that waits in `poll_ready`.
     reserver: Option<Reserver>,
     /// Why the next call has no slot: found out in `poll_ready`, which may not say so.
@@ -30,9 +31,9 @@ pub struct PoolService<S, A> {
 }
 
 impl<S, A> PoolService<S, A> {
-    pub(crate) fn new(inner: S, setup: Setup, answers: A) -> Self {
+    pub(crate) fn new(inner: S, setup: Setup, on_error: A) -> Self {
         let reserver = (setup.verb == Verb::Schedule).then(|| setup.shared.submitter.reserver());
-        Self { inner, setup, answers, reserver, refusal: None }
+        Self { inner, setup, on_error, reserver, refusal: None }
     }
 
     /// The wrapped service.
@@ -58,7 +59,7 @@ where
     S::Response: Send + 'static,
     S::Error: Send + 'static,
     Q: Send + 'static,
-    A: Answer<Q, S::Response, S::Error>,
+    A: HandleError<Q, S::Response, S::Error>,
 {
     type Response = S::Response;
     type Error = A::Error;
@@ -122,7 +123,11 @@ where
             Verb::TryGo => match submitter.try_go(call) {
                 Ok(Submitted::Pool(handle)) => Ok(handle),
                 Ok(Submitted::Caller(job)) => {
-                    return ResponseFuture::in_caller(job, self.answers.clone(), self.setup.detach);
+                    return ResponseFuture::in_caller(
+                        job,
+                        self.on_error.clone(),
+                        self.setup.detach,
+                    );
                 }
                 Err(ClosedError(call)) => Err(TryScheduleError::Closed(call)),
             },
@@ -131,13 +136,13 @@ where
                     call,
                     self.setup.shared.clone(),
                     limit,
-                    self.answers.clone(),
+                    self.on_error.clone(),
                     self.setup.detach,
                 );
             }
         };
         match handle {
-            Ok(handle) => ResponseFuture::running(handle, self.answers.clone(), self.setup.detach),
+            Ok(handle) => ResponseFuture::running(handle, self.on_error.clone(), self.setup.detach),
             Err(TryScheduleError::Full(call)) => {
                 self.refuse(Refusal::Overloaded, call.into_request())
             }
@@ -153,17 +158,20 @@ impl<S, A> PoolService<S, A> {
     fn refuse<Q>(&self, refusal: Refusal, request: Q) -> ResponseFuture<S, Q, A>
     where
         S: Service<Q>,
-        A: Answer<Q, S::Response, S::Error>,
+        A: HandleError<Q, S::Response, S::Error>,
     {
         self.setup.shared.log_refused(refusal);
-        ResponseFuture::done(self.answers.refused(refusal, request), self.answers.clone())
+        ResponseFuture::done(
+            self.on_error.failed(refusal.into(), Some(request)),
+            self.on_error.clone(),
+        )
     }
 }
 
 impl<S: Clone, A: Clone> Clone for PoolService<S, A> {
     /// Another service on the same pool, with no slot reserved.
     fn clone(&self) -> Self {
-        Self::new(self.inner.clone(), self.setup.clone(), self.answers.clone())
+        Self::new(self.inner.clone(), self.setup.clone(), self.on_error.clone())
     }
 }
 

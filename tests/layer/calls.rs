@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::probe::{Ask, Fault, Probe, every_verb};
 use crate::support::*;
 use millpond::layer::{CallError, PoolLayer};
-use millpond::{JobError, OnDeadlock, Pool};
+use millpond::{OnDeadlock, Pool};
 #[cfg(feature = "tracing")]
 use tower::service_fn;
 use tower::{BoxError, Layer, Service, ServiceExt};
@@ -127,9 +127,11 @@ fn panics_and_errors_come_back_as_what_they_are() {
 fn answers_take_the_place_of_errors() {
     single(async {
         let pool = Pool::new(1);
-        let layer = PoolLayer::try_schedule(&pool)
-            .shed_with(|ask: Ask| if ask == Ask::Echo(1) { 503_u32 } else { 0 })
-            .panic_with(|error: JobError| if error.is_panic() { 500_u32 } else { 0 });
+        let layer = PoolLayer::try_schedule(&pool).on_error(|error, ask| match (error, ask) {
+            (CallError::Overloaded, Some(Ask::Echo(1))) => 503_u32,
+            (CallError::Panicked(_), None) => 500,
+            _ => 0,
+        });
         let service = layer.layer(Probe::open());
         // The error is the wrapped service's own.
         let own: Result<u32, Fault> = service.clone().oneshot(Ask::PanicLater).await;
@@ -138,19 +140,20 @@ fn answers_take_the_place_of_errors() {
         let held = hold(&pool);
         assert_eq!(service.clone().oneshot(Ask::Echo(1)).await, Ok(503));
         held.release().await;
-        // With one of them the other's errors are left.
-        let shed = PoolLayer::try_schedule(&pool).shed_with(|_: Ask| 503_u32).layer(Probe::open());
-        let error = shed.oneshot(Ask::PanicLater).await.unwrap_err();
+        // Without the closure the same calls fail.
+        let failing = PoolLayer::try_schedule(&pool).layer(Probe::open());
+        let error = failing.clone().oneshot(Ask::PanicLater).await.unwrap_err();
         assert!(matches!(error, CallError::Panicked(_)));
-        let caught = PoolLayer::try_schedule(&pool).panic_with(|_: JobError| 500_u32);
-        let caught = caught.layer(Probe::open());
         let held = hold(&pool);
-        let error = caught.oneshot(Ask::Echo(1)).await.unwrap_err();
+        let error = failing.oneshot(Ask::Echo(1)).await.unwrap_err();
         assert!(matches!(error, CallError::Overloaded));
         held.release().await;
         pool.close();
         for verb in [PoolLayer::schedule, PoolLayer::try_schedule, PoolLayer::try_go] {
-            let layer = verb(&pool).shed_with(|_: Ask| 503_u32).panic_with(|_: JobError| 500_u32);
+            let layer = verb(&pool).on_error(|error, ask: Option<Ask>| match (error, ask) {
+                (CallError::Closed, Some(Ask::Echo(1))) => 503_u32,
+                _ => 0,
+            });
             assert_eq!(layer.layer(Probe::open()).oneshot(Ask::Echo(1)).await, Ok(503));
         }
     });

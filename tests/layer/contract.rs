@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::probe::{Ask, Fault, Mood, Probe, every_verb};
 use crate::support::*;
+use millpond::Pool;
 use millpond::layer::{CallError, PoolLayer, PoolService};
-use millpond::{JobError, Pool};
 use tokio_test::{assert_pending, assert_ready_ok, task};
 use tower::balance::p2c::Balance;
 use tower::discover::ServiceList;
@@ -295,7 +295,7 @@ fn auto_traits() {
     let pool = Pool::new(1);
     for layer in every_verb(&pool) {
         all(&layer);
-        let answering = layer.clone().shed_with(|_: Ask| 0_u32).panic_with(|_: JobError| 0_u32);
+        let answering = layer.clone().on_error(|_, _: Option<Ask>| 0_u32);
         all(&answering.detach_on_drop().name("all"));
         let service: PoolService<_, _> =
             layer.layer(tower::service_fn(|n: u32| async move { Ok::<_, Infallible>(n) }));

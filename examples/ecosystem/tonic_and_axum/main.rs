@@ -10,13 +10,15 @@
 #[path = "../tonic_layer/greeter.rs"]
 mod greeter;
 
+use std::convert::Infallible;
+
 use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use greeter::{Greeter, GreeterClient};
-use millpond::layer::PoolLayer;
-use millpond::{JobError, Pool};
+use millpond::Pool;
+use millpond::layer::{CallError, PoolLayer};
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tonic::transport::Channel;
@@ -26,9 +28,7 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     let pool = Pool::new(8);
-    let layer = PoolLayer::try_schedule(&pool)
-        .shed_with(|_: Request| StatusCode::SERVICE_UNAVAILABLE.into_response())
-        .panic_with(|_: JobError| StatusCode::INTERNAL_SERVER_ERROR.into_response());
+    let layer = PoolLayer::try_schedule(&pool).on_error(respond);
     let grpc = Routes::new(Greeter).prepare().into_axum_router();
     let app = grpc.route("/hello", get(|| async { "hello over HTTP" })).layer(layer);
 
@@ -43,4 +43,11 @@ async fn main() -> Result<(), Error> {
     println!("{}", greeting.text);
     println!("{} calls on the pool", pool.status().completed);
     Ok(())
+}
+
+fn respond(error: CallError<Infallible>, _: Option<Request>) -> Response {
+    match error.is_refusal() {
+        true => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        false => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }

@@ -13,8 +13,8 @@ use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use futures_util::{StreamExt, stream};
-use millpond::layer::PoolLayer;
-use millpond::{JobError, Pool};
+use millpond::Pool;
+use millpond::layer::{CallError, PoolLayer};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::time::{sleep, timeout};
@@ -31,7 +31,7 @@ const MESSAGE: usize = 1024 * 1024;
 const CLOSE: Duration = Duration::from_secs(1);
 
 pub fn app(pool: &Pool, pond: Pond) -> Router {
-    let now = PoolLayer::try_schedule(pool).shed_with(busy).panic_with(broken);
+    let now = PoolLayer::try_schedule(pool).on_error(respond);
     // The slot is taken as long as the body streams.
     let stream = now.clone().hold_until_body_end();
     let pooled = Router::new()
@@ -118,12 +118,12 @@ async fn echo(socket: &mut WebSocket) {
     }
 }
 
-fn busy(_: Request) -> Response {
-    (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], "all slots are taken\n").into_response()
-}
-
-fn broken(_: JobError) -> Response {
-    (StatusCode::INTERNAL_SERVER_ERROR, "something broke\n").into_response()
+fn respond(error: CallError<Infallible>, _: Option<Request>) -> Response {
+    match error.is_refusal() {
+        true => (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], "all slots are taken\n")
+            .into_response(),
+        false => (StatusCode::INTERNAL_SERVER_ERROR, "something broke\n").into_response(),
+    }
 }
 
 async fn measure(State(pond): State<Pond>, request: Request, next: Next) -> Response {
