@@ -69,6 +69,7 @@ mod error;
 mod future;
 mod on_error;
 mod service;
+mod setup;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -77,20 +78,19 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
-use crate::group::{Group, Submitter};
+use crate::group::{Group, GroupHandle};
 #[cfg(feature = "http-body")]
 pub use crate::layer::body::HeldBody;
 #[cfg(feature = "http-body")]
 #[doc(hidden)]
 pub use crate::layer::body::{Hold, Holding};
 pub use crate::layer::error::CallError;
-use crate::layer::error::Refusal;
 pub use crate::layer::future::ResponseFuture;
 #[doc(hidden)]
 pub use crate::layer::on_error::{OnError, ReturnError};
 pub use crate::layer::service::PoolService;
+use crate::layer::setup::{LayerShared, Setup, Verb};
 use crate::pool::Pool;
-use crate::trace::event;
 
 /// Runs each call of a service as a job on a pool.
 ///
@@ -106,44 +106,9 @@ pub struct PoolLayer<A = ReturnError, B = ()> {
     body: B,
 }
 
-/// What a layer and its services share.
-#[derive(Clone)]
-pub(crate) struct Setup {
-    verb: Verb,
-    detach: bool,
-    shared: Arc<LayerShared>,
-}
-
-pub(crate) struct LayerShared {
-    submitter: Submitter,
-    name: Option<Arc<str>>,
-}
-
-impl LayerShared {
-    fn log_refused(&self, _reason: Refusal) {
-        event!(
-            DEBUG,
-            pool = self.submitter.pool().name(),
-            layer = self.name.as_deref(),
-            reason = ?_reason,
-            "call refused"
-        );
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verb {
-    Schedule,
-    ScheduleWithin(Duration),
-    TrySchedule,
-    ScheduleAlways,
-    TryGo,
-    AnywayGo,
-}
-
 impl PoolLayer {
     fn new(pool: &Pool, verb: Verb) -> Self {
-        let shared = Arc::new(LayerShared { submitter: Submitter::for_pool(pool), name: None });
+        let shared = Arc::new(LayerShared { pool: pool.clone(), group: None, name: None });
         let setup = Setup { verb, detach: false, shared };
         Self { setup, on_error: ReturnError::default(), body: () }
     }
@@ -204,10 +169,8 @@ impl<A, B> PoolLayer<A, B> {
 
     /// A name for `Debug` output and events about refused calls, as field `layer`.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.setup.shared = Arc::new(LayerShared {
-            submitter: self.setup.shared.submitter.clone(),
-            name: Some(name.into()),
-        });
+        let shared = Arc::make_mut(&mut self.setup.shared);
+        shared.name = Some(name.into());
         self
     }
 
@@ -238,17 +201,15 @@ impl<A, B> PoolLayer<A, B> {
     /// If the group belongs to another pool.
     #[track_caller]
     pub fn group<T: Send + 'static>(mut self, group: &Group<T>) -> Self {
-        let shared = &self.setup.shared;
-        let Some(submitter) = shared.submitter.for_group(group) else {
-            panic!("the group belongs to another pool than the layer");
-        };
-        self.setup.shared = Arc::new(LayerShared { submitter, name: shared.name.clone() });
+        let shared = Arc::make_mut(&mut self.setup.shared);
+        assert!(group.is_of(&shared.pool), "the group belongs to another pool than the layer");
+        shared.group = Some(GroupHandle::new(group));
         self
     }
 
     /// The pool the calls run on.
     pub fn pool(&self) -> &Pool {
-        self.setup.shared.submitter.pool()
+        &self.setup.shared.pool
     }
 }
 
@@ -347,17 +308,6 @@ impl<S, A: Clone> Layer<S> for PoolLayer<A, Holding> {
     fn layer(&self, inner: S) -> Self::Service {
         let inner = Hold::new(inner, self.pool().clone());
         PoolService::new(inner, self.setup.clone(), self.on_error.clone())
-    }
-}
-
-impl fmt::Debug for Setup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Setup")
-            .field("name", &self.shared.name)
-            .field("verb", &self.verb)
-            .field("detach_on_drop", &self.detach)
-            .field("submitter", &self.shared.submitter)
-            .finish()
     }
 }
 

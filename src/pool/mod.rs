@@ -25,7 +25,6 @@ use crate::pool::handle::StoreOutput;
 pub use crate::pool::handle::{AbortHandle, AbortOnDropHandle, JobHandle};
 pub(crate) use crate::pool::job::{JobArc, OutputSink, RawJoinHandle};
 pub use crate::pool::limiter::deadlock::OnDeadlock;
-pub(crate) use crate::pool::limiter::{AcquireOutcome, OnFull};
 pub(crate) use crate::pool::scheduler::shared::Shared;
 pub use crate::pool::shutdown::ShutdownReport;
 pub use crate::pool::status::PoolStatus;
@@ -36,6 +35,8 @@ pub(crate) use crate::pool::submit::schedule::ScheduleInner;
 pub use crate::pool::submit::schedule::{AnywayGo, Schedule};
 pub use crate::pool::submit::slot_guard::SlotGuard;
 pub(crate) use crate::pool::submit::submission::Submission;
+#[cfg(feature = "tower")]
+pub(crate) use crate::pool::submit::submission::Submitted;
 pub use crate::pool::submit::try_go::TryGo;
 pub(crate) use crate::pool::submit::try_go::TryGoInner;
 
@@ -69,6 +70,7 @@ pub(crate) use crate::pool::submit::try_go::TryGoInner;
 #[doc(alias = "thread pool")]
 #[doc(alias = "executor")]
 #[doc(alias = "bulkhead")]
+#[doc(alias = "concurrency limit")]
 #[doc(alias = "Semaphore")]
 #[doc(alias = "BoundedExecutor")]
 #[derive(Clone)]
@@ -152,6 +154,7 @@ impl Pool {
     /// ```
     #[doc(alias = "spawn")]
     #[doc(alias = "acquire")]
+    #[doc(alias = "backpressure")]
     #[track_caller]
     #[inline]
     pub fn schedule<F>(&self, job: F) -> Schedule<'_, F>
@@ -195,7 +198,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.submit(job, OnFull::Refuse)
+        self.submission(job).try_schedule()
     }
 
     /// Runs a job in the pool, or beyond its size if that is full.
@@ -229,20 +232,17 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.submit(job, OnFull::Overflow { limit: self.shared().overflow_limit() })
+        self.submission(job).schedule_always()
     }
 
     #[track_caller]
-    fn submit<F>(
-        &self,
-        job: F,
-        on_full: OnFull<'_>,
-    ) -> Result<JobHandle<F::Output>, TryScheduleError<F>>
+    #[inline]
+    fn submission<F>(&self, job: F) -> Submission<'_, F, StoreOutput>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        Submission::new(self.shared(), job, StoreOutput).submit(on_full)
+        Submission::new(self.shared(), job, StoreOutput)
     }
 
     /// Runs a job in the pool, or right here in the caller's task if that is full: the caller
@@ -314,11 +314,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let mut submission = Submission::new(self.shared(), job, StoreOutput);
-        match submission.admit(OnFull::Commit) {
-            AcquireOutcome::Closed => Err(ClosedError(submission.take_job())),
-            _ => Ok(AnywayGo::new(submission.take_handle())),
-        }
+        self.submission(job).anyway_go().map(AnywayGo::new)
     }
 
     /// [`schedule`](Self::schedule) for threads outside of the runtime: blocks while it waits.
