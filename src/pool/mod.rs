@@ -33,6 +33,7 @@ pub(crate) use crate::pool::submit::caller_runs::CallerRunsJob;
 pub use crate::pool::submit::reserver::Reserver;
 pub(crate) use crate::pool::submit::schedule::ScheduleInner;
 pub use crate::pool::submit::schedule::{AnywayGo, Schedule};
+pub use crate::pool::submit::slot::Slot;
 pub use crate::pool::submit::slot_guard::SlotGuard;
 pub(crate) use crate::pool::submit::submission::Submission;
 #[cfg(feature = "tower")]

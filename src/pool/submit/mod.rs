@@ -13,6 +13,7 @@
 //! | `try_go` | `try_go`, the future that may run its job itself |
 //! | `caller_runs` | a job that its caller polls |
 //! | `reserver` | slots before their jobs, for `poll_ready` |
+//! | `slot` | a reserved slot as a value |
 //! | `slot_guard` | a slot beyond the end of its job |
 //!
 //! # Stages of a submission
@@ -65,6 +66,7 @@
 pub(crate) mod caller_runs;
 pub(crate) mod reserver;
 pub(crate) mod schedule;
+pub(crate) mod slot;
 pub(crate) mod slot_guard;
 pub(crate) mod submission;
 pub(crate) mod try_go;
