@@ -43,15 +43,15 @@ impl<T: Send + 'static> GroupBuilder<T> {
 
     /// Limits how many of the group's jobs may run or be queued at once: 1 to 4,294,967,295.
     ///
-    /// At the limit the verbs treat the pool as full for this group. Overflow jobs do not count. By default
-    /// there is no quota.
+    /// At the limit the verbs treat the pool as full for this group. Overflow jobs do not count. By
+    /// default there is no quota.
     pub fn quota(mut self, jobs: usize) -> Self {
         self.quota = Some(jobs);
         self
     }
 
-    /// Sets which values count as failures, besides panics and cancellations. A panic of the closure
-    /// counts as a failure.
+    /// Sets which values count as failures, besides panics and cancellations. A panic of the
+    /// closure counts as a failure.
     pub fn failure_when(mut self, failed: impl Fn(&T) -> bool + Send + Sync + 'static) -> Self {
         self.failure_when = Some(Arc::new(failed));
         self

@@ -1,8 +1,9 @@
-//! Members: jobs of any output that count in a group and leave no outcome there.
+//! Jobs of any output that count in a group and leave no outcome there: its members.
 //!
-//! The calls of a layer are members of the layer's group. A member counts in the group's length, delays
-//! [`Group::wait`], stands under the quota, and [`Group::cancel`] reaches it. Its output goes to its own
-//! handle, so the type of the group's outcomes does not matter: [`GroupHandle`] hides that type.
+//! The calls of a layer are members of the layer's group. A member counts in the group's length,
+//! delays [`Group::wait`], stands under the quota, and [`Group::cancel`] reaches it. Its output
+//! goes to its own handle, so the type of the group's outcomes does not matter: [`GroupHandle`]
+//! hides that type.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::pool::{JobArc, JobHandle, OutputSink, RawJoinHandle};
 #[derive(Clone)]
 pub(crate) struct GroupHandle {
     state: Arc<dyn AnyGroup>,
-    /// Keeps the group's jobs from being cancelled. Members hold `state` alone.
+    /// Keeps the group's jobs from being cancelled. A member holds `state` alone.
     _group: Arc<dyn Any + Send + Sync>,
 }
 

@@ -1,8 +1,9 @@
 //! Groups: jobs that share a pool with other jobs and are waited for together.
 //!
-//! A group is a [`GroupState`] behind an `Arc`, and no task. Its verbs are those of the pool with another
-//! [sink](crate::pool::OutputSink): [`MemberSink`] counts the job in at its admission and passes the outcome to the
-//! group at the job's end. The calls of a tower layer count in a group as members without outcomes.
+//! A group is a [`GroupState`] behind an `Arc`, and no task. Its verbs are those of the pool with
+//! another [sink](crate::pool::OutputSink): [`MemberSink`] counts the job in at its admission and
+//! passes the outcome to the group at the job's end. The calls of a tower layer count in a group as
+//! members without outcomes.
 //!
 //! | file | content |
 //! |---|---|
@@ -22,20 +23,22 @@
 //!
 //! # Invariants
 //!
-//! - **G1, admission first.** A job enters `running` inside the pool's admission, before a worker can run
-//!   the job. So no job ends before it was counted in, and indices have the order of admission. A caller in
-//!   the wait list has submitted nothing yet, and the group does not count it.
-//!   Tests: `wait_is_in_the_order_of_submission_and_next_in_that_of_completion`, `every_verb`.
-//! - **G2, out once.** Each job in `running` leaves it once, by its sink: with an outcome, or as a member
-//!   without one. The sink's `Drop` covers jobs that end by no other way.
-//!   Tests: `failures_are_told_apart`, `many_submit_while_many_take`.
-//! - **G3, the last handle.** Without a handle the group keeps no outcome. The last handle cancels the jobs,
-//!   unless the group was detached. Sinks are no handles, so a job does not keep its group alive.
-//!   Tests: `the_last_handle_takes_the_jobs_along`, `dropped_within_its_own_job`.
-//! - **G4, no lost wake-up.** A waiter checks its event under the mutex that the end of a job takes. Each
-//!   end wakes all waiters whose event has happened. Test: the model `a_group_sees_its_last_job` (loom).
-//! - **G5, no user code and no call of the pool under the mutex.** The pool calls [`GroupState::add`] under
-//!   its own lock, so the opposite order would deadlock. Test: `a_job_may_submit_to_its_own_group`.
+//! - **G1, admission first.** A job enters `running` inside the pool's admission, before a worker
+//!   can run the job. So no job ends before it was counted in, and indices have the order of
+//!   admission. A caller in the wait list has submitted nothing yet, and the group does not count
+//!   it. Tests: `wait_is_in_the_order_of_submission_and_next_in_that_of_completion`, `every_verb`.
+//! - **G2, out once.** Each job in `running` leaves it once, by its sink: with an outcome, or as a
+//!   member without one. The sink's `Drop` covers jobs that end by no other way. Tests:
+//!   `failures_are_told_apart`, `many_submit_while_many_take`.
+//! - **G3, the last handle.** Without a handle the group keeps no outcome. The last handle cancels
+//!   the jobs, unless the group was detached. Sinks are no handles, so a job does not keep its
+//!   group alive. Tests: `the_last_handle_takes_the_jobs_along`, `dropped_within_its_own_job`.
+//! - **G4, no lost wake-up.** A waiter checks its event under the mutex that the end of a job
+//!   takes. Each end wakes all waiters whose event has happened. Test: the model
+//!   `a_group_sees_its_last_job` (loom).
+//! - **G5, no user code and no call of the pool under the mutex.** The pool calls
+//!   [`GroupState::add`] under its own lock, so the opposite order would deadlock. Test:
+//!   `a_job_may_submit_to_its_own_group`.
 
 mod builder;
 #[cfg(feature = "tower")]
@@ -59,15 +62,15 @@ pub use crate::group::submit::{GroupSchedule, GroupTryGo};
 pub use crate::group::wait::{Next, Wait};
 use crate::pool::{AbortHandle, Pool, Submission};
 
-/// Jobs of one pool that belong together: submitted through `&self`, waited for as one, each with its
-/// result.
+/// Jobs of one pool that belong together: submitted through `&self`, waited for as one, each with
+/// its result.
 ///
-/// A group costs no task. It waits for its own jobs alone; other jobs of the pool do not matter. The group
-/// keeps the outcome of an ended job until [`next`](Self::next) or [`wait`](Self::wait) takes it. Read a
-/// group that lives long with `next`, because untaken outcomes use memory.
+/// A group costs no task. It waits for its own jobs alone; other jobs of the pool do not matter.
+/// The group keeps the outcome of an ended job until [`next`](Self::next) or [`wait`](Self::wait)
+/// takes it. Read a group that lives long with `next`, because untaken outcomes use memory.
 ///
-/// Clones are handles of the same group. **Dropping the last handle cancels the jobs that are left**,
-/// unless [`detach`](Self::detach) was called. A group keeps its pool open.
+/// Clones are handles of the same group. **Dropping the last handle cancels the jobs that are
+/// left**, unless [`detach`](Self::detach) was called. A group keeps its pool open.
 ///
 /// # Examples
 ///
@@ -91,8 +94,9 @@ use crate::pool::{AbortHandle, Pool, Submission};
 ///
 /// # Comparison to `JoinSet`
 ///
-/// A `JoinSet` has no bound, one owner with `&mut self`, and results in the order of completion. A group has
-/// the bound and the verbs of its pool. Clones share it, and its results come in either order.
+/// A `JoinSet` has no bound, one owner with `&mut self`, and results in the order of completion. A
+/// group has the bound and the verbs of its pool. Clones share it, and its results come in either
+/// order.
 #[doc(alias = "JoinSet")]
 #[doc(alias = "buffer_unordered")]
 #[doc(alias = "TaskTracker")]
@@ -131,8 +135,8 @@ impl<T: Send + 'static> Group<T> {
         Self { state: Arc::new(GroupState::new(shared, quota, failure_when)), pool, name }
     }
 
-    /// Runs a job of the group; waits in the wait list if the pool or the group's quota is full. See
-    /// [`Pool::schedule`].
+    /// Runs a job of the group; waits in the wait list if the pool or the group's quota is full.
+    /// See [`Pool::schedule`].
     ///
     /// # Errors
     ///
@@ -141,7 +145,8 @@ impl<T: Send + 'static> Group<T> {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped before it resolves, the job never runs, and the group does not count it.
+    /// If the future is dropped before it resolves, the job never runs, and the group does not
+    /// count it.
     #[doc(alias = "spawn")]
     #[track_caller]
     pub fn schedule<F>(&self, job: F) -> GroupSchedule<'_, F>
@@ -164,7 +169,8 @@ impl<T: Send + 'static> Group<T> {
         self.submission(job).try_schedule()
     }
 
-    /// Runs a job of the group, beyond the size if the pool is full. The quota does not apply. See [`Pool::schedule_always`].
+    /// Runs a job of the group, beyond the size if the pool is full. The quota does not apply. See
+    /// [`Pool::schedule_always`].
     ///
     /// # Errors
     ///
@@ -218,11 +224,12 @@ impl<T: Send + 'static> Group<T> {
         Submission::new(&self.state.shared, job, MemberSink::new(&self.state))
     }
 
-    /// Waits for the end of every job of the group. Takes the outcomes that `next` has not taken, in the
-    /// order of submission.
+    /// Waits for the end of every job of the group. Takes the outcomes that `next` has not taken,
+    /// in the order of submission.
     ///
-    /// The wait includes jobs that are submitted meanwhile. Callers in the wait list do not count, because
-    /// they have submitted nothing yet. A group without jobs is ready at once. The group stays usable.
+    /// The wait includes jobs that are submitted meanwhile. Callers in the wait list do not count,
+    /// because they have submitted nothing yet. A group without jobs is ready at once. The group
+    /// stays usable.
     ///
     /// # Cancel safety
     ///
@@ -238,8 +245,8 @@ impl<T: Send + 'static> Group<T> {
 
     /// Waits for the end of any job and takes its outcome, in the order of completion.
     ///
-    /// Returns `None` when no job is running and every outcome was taken. Jobs that are submitted later have
-    /// outcomes again.
+    /// Returns `None` when no job is running and every outcome was taken. Jobs that are submitted
+    /// later have outcomes again.
     ///
     /// # Cancel safety
     ///
@@ -249,17 +256,18 @@ impl<T: Send + 'static> Group<T> {
         Next::new(&self.state)
     }
 
-    /// Cancels the jobs that the group has now. Their outcomes still come, and the group takes new jobs.
+    /// Cancels the jobs that the group has now. Their outcomes still come, and the group takes new
+    /// jobs.
     ///
-    /// A job that [`try_go`](Self::try_go) runs in its caller is not cancelled. Dropping that future
-    /// cancels it.
+    /// A job that [`try_go`](Self::try_go) runs in its caller is not cancelled. Dropping that
+    /// future cancels it.
     #[doc(alias = "abort_all")]
     pub fn cancel(&self) {
         self.state.cancel();
     }
 
-    /// Closes the group: it takes no more jobs. The pool, the group's jobs and callers that are already in
-    /// the wait list go on.
+    /// Closes the group: it takes no more jobs. The pool, the group's jobs and callers that are
+    /// already in the wait list go on.
     pub fn close(&self) {
         self.state.close();
     }

@@ -1,10 +1,10 @@
 //! What the jobs and the handles of one group share: the running jobs, their outcomes, the waiters.
 //!
-//! The handles ([`Group`](crate::Group)), the sinks of the jobs ([`MemberSink`], `member::MemberGuard`) and
-//! the futures of `wait.rs` call this. One mutex protects all of it. The pool calls
-//! [`GroupState::add`] under its own lock, so no method may call the pool while it holds the mutex. No user
-//! code runs under the mutex either: outputs, wakers and `failure_when` stay outside. The head of
-//! [`group`](crate::group) has the invariants.
+//! The handles ([`Group`](crate::Group)), the sinks of the jobs ([`MemberSink`],
+//! `member::MemberGuard`) and the futures of `wait.rs` call this. One mutex protects all of it. The
+//! pool calls [`GroupState::add`] under its own lock, so no method may call the pool while it holds
+//! the mutex. No user code runs under the mutex either: outputs, wakers and `failure_when` stay
+//! outside. The head of [`group`](crate::group) has the invariants.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -145,8 +145,8 @@ impl<T: Send + 'static> GroupState<T> {
         self.state.lock().failures > 0
     }
 
-    /// Registers `waker` for the event, in place of the waiter under `key`. Returns `false`, without a
-    /// change, if the event has happened (G4).
+    /// Registers `waker` for the event, in place of the waiter under `key`. Returns `false`,
+    /// without a change, if the event has happened (G4).
     pub(crate) fn register_waiter(
         &self,
         key: &mut Option<usize>,
@@ -184,8 +184,8 @@ impl<T: Send + 'static> GroupState<T> {
 
     /// Counts a job in and returns its index.
     ///
-    /// The pool calls this while it admits the job, before a worker can run the job (G1). So indices
-    /// have the order of admission, and the end of the job comes later.
+    /// The pool calls this while it admits the job, before a worker can run the job (G1). So
+    /// indices have the order of admission, and the end of the job comes later.
     pub(super) fn add(&self, job: Option<&JobArc>) -> usize {
         let mut state = self.state.lock();
         let index = state.submitted;
@@ -204,8 +204,8 @@ impl<T: Send + 'static> GroupState<T> {
         self.remove(index, Some(Outcome { index, success, result }));
     }
 
-    /// Counts a job out and wakes the waiters of this event. Keeps the outcome while the group has a
-    /// handle.
+    /// Counts a job out and wakes the waiters of this event. Keeps the outcome while the group has
+    /// a handle.
     pub(super) fn remove(&self, index: usize, outcome: Option<Outcome<T>>) {
         let mut state = self.state.lock();
         state.running.remove(&index);

@@ -1,4 +1,5 @@
-//! The futures of [`Group::schedule`](crate::Group::schedule) and [`Group::try_go`](crate::Group::try_go).
+//! The futures of [`Group::schedule`](crate::Group::schedule) and
+//! [`Group::try_go`](crate::Group::try_go).
 //!
 //! Both are the pool's futures with a [`MemberSink`]: the outcome goes to the group.
 
@@ -58,7 +59,8 @@ pin_project! {
     /// Runs a job in the pool, or in the caller if the pool or the quota is full; made by
     /// [`Group::try_go`](crate::Group::try_go).
     ///
-    /// Dropping this future cancels a job that runs in the caller; a job that the pool has taken goes on.
+    /// Dropping this future cancels a job that runs in the caller; a job that the pool has taken
+    /// goes on.
     #[must_use = "futures do nothing unless polled"]
     pub struct GroupTryGo<'a, F>
     where

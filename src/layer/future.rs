@@ -1,7 +1,7 @@
 //! The response of a call: a future over the job of the call.
 //!
-//! [`PoolService`](crate::layer::PoolService) makes a [`ResponseFuture`] in one of its states, and the
-//! caller polls it. The states follow each other in this order:
+//! [`PoolService`](crate::layer::PoolService) makes a [`ResponseFuture`] in one of its states, and
+//! the caller polls it. The states follow each other in this order:
 //!
 //! ```text
 //!   Waiting ──▶ Running ──▶ Done       Waiting: `schedule_within` holds the call and a reserver
@@ -9,8 +9,8 @@
 //!      └──────── refused ─────┘        Running: the pool has the call
 //! ```
 //!
-//! A dropped future must leave no call behind, unless the layer detaches: `Waiting` and `InCaller` own
-//! the call, and `Drop` aborts the job of `Running`.
+//! A dropped future must leave no call behind, unless the layer detaches: `Waiting` and `InCaller`
+//! own the call, and `Drop` aborts the job of `Running`.
 
 use std::fmt;
 use std::future::Future;

@@ -1,11 +1,13 @@
 //! The service of a layer: from `poll_ready` to the job of a call.
 //!
-//! [`PoolLayer`](crate::layer::PoolLayer) makes a [`PoolService`]. A server or a client of tower polls it
-//! ready and calls it; [`ResponseFuture`] takes over from there. A service has no lock. It has two pieces
-//! of state between `poll_ready` and `call`: a reserved slot for the verb `schedule`, and a refusal.
+//! [`PoolLayer`](crate::layer::PoolLayer) makes a [`PoolService`]. A server or a client of tower
+//! polls it ready and calls it; [`ResponseFuture`] takes over from there. A service has no lock. It
+//! has two pieces of state between `poll_ready` and `call`: a reserved slot for the verb
+//! `schedule`, and a refusal.
 //!
-//! `poll_ready` must not fail because the pool is full. tower treats an error of `poll_ready` as the end
-//! of the instance, so a refusal waits for the call. A closed pool is an end, unless `on_error` is set.
+//! `poll_ready` must not fail because the pool is full. tower treats an error of `poll_ready` as
+//! the end of the instance, so a refusal waits for the call. A closed pool is an end, unless
+//! `on_error` is set.
 
 use std::fmt;
 use std::task::{Context, Poll, ready};

@@ -59,7 +59,8 @@ impl LayerShared {
         self.pool.is_closed() || self.group.as_ref().is_some_and(GroupHandle::is_closed)
     }
 
-    /// Counts a refusal and returns `true` if the pool has clearly no room. The call is not made then.
+    /// Counts a refusal and returns `true` if the pool has clearly no room. The call is not made
+    /// then.
     ///
     /// A group may have its own quota and its own close, so with a group the answer is `false`.
     #[inline]

@@ -1,7 +1,7 @@
 //! A job that its caller polls: `try_go` on a full pool, and nested submissions that may not wait.
 //!
-//! The limiter counts such a job as `in_caller`. The job holds no slot, and no worker, handle or group
-//! can reach it before its end. So there is no cell: the caller's future owns the job.
+//! The limiter counts such a job as `in_caller`. The job holds no slot, and no worker, handle or
+//! group can reach it before its end. So there is no cell: the caller's future owns the job.
 
 use std::future::Future;
 use std::ops::Deref;

@@ -1,7 +1,8 @@
 //! Slots before their jobs, polled: for a hand-written `poll_ready`.
 //!
-//! A [`Reserver`] moves between the states of the head of [`submit`](super). [`Slot`] is the same as a value
-//! for code that awaits. The tower layer keeps a reserver in each service and in each call that waits.
+//! A [`Reserver`] moves between the states of the head of [`submit`](super). [`Slot`] is the same
+//! as a value for code that awaits. The tower layer keeps a reserver in each service and in each
+//! call that waits.
 //!
 //! No lock is held here. `Reserver::state` is the one owner of its place or slot (P3, P5), so each
 //! change of the state comes with the call that takes or releases what the state owned.
@@ -23,19 +24,19 @@ use crate::pool::submit::submission::Submission;
 
 /// Reserves a slot first and takes the job later; from [`Pool::reserver`].
 ///
-/// Use it for a `poll_ready` or another hand-written future. In other code, [`Pool::reserve`] returns
-/// the slot as a [`Slot`](crate::Slot).
+/// Use it for a `poll_ready` or another hand-written future. In other code, [`Pool::reserve`]
+/// returns the slot as a [`Slot`](crate::Slot).
 ///
-/// A reserver has one slot at most. **No other job can use a reserved slot**, so hold it for a short
-/// time. [`release`](Self::release) gives the slot back, and so does dropping the reserver. A clone has
-/// no slot of its own.
+/// A reserver has one slot at most. **No other job can use a reserved slot**, so hold it for a
+/// short time. [`release`](Self::release) gives the slot back, and so does dropping the reserver. A
+/// clone has no slot of its own.
 ///
-/// A waiting reserver stands in the same list as the callers of [`Pool::schedule`] and the queued jobs.
-/// While it waits it uses one place of the queue. A place alone cannot be reserved.
+/// A waiting reserver stands in the same list as the callers of [`Pool::schedule`] and the queued
+/// jobs. While it waits it uses one place of the queue. A place alone cannot be reserved.
 ///
 /// A reserved slot counts as [`PoolStatus::reserved`](crate::PoolStatus::reserved). Idle pools and
-/// shutdowns do not wait for reservers. After [`Pool::close`] a reserver gets no slot, and a slot that it
-/// has takes no job. A reserver keeps its pool open.
+/// shutdowns do not wait for reservers. After [`Pool::close`] a reserver gets no slot, and a slot
+/// that it has takes no job. A reserver keeps its pool open.
 ///
 /// # Examples
 ///
@@ -89,14 +90,15 @@ impl Reserver {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the reserver keeps its place in the wait list. The next call goes on
-    /// with that place; [`release`](Self::release) gives the place up.
+    /// If the future is dropped, the reserver keeps its place in the wait list. The next call goes
+    /// on with that place; [`release`](Self::release) gives the place up.
     pub async fn reserve(&mut self) -> Result<(), ScheduleError<()>> {
         let wait = Wait(self);
         poll_fn(|cx| wait.0.poll_reserve(cx)).await
     }
 
-    /// Polls [`reserve`](Self::reserve), for hand-written futures. The task of the last poll is woken.
+    /// Polls [`reserve`](Self::reserve), for hand-written futures. The task of the last poll is
+    /// woken.
     ///
     /// # Errors
     ///
@@ -131,7 +133,8 @@ impl Reserver {
         })
     }
 
-    /// Reserves a slot if a slot is free and the wait list is empty. Gives up a place in the wait list.
+    /// Reserves a slot if a slot is free and the wait list is empty. Gives up a place in the wait
+    /// list.
     ///
     /// # Errors
     ///
@@ -215,8 +218,8 @@ impl Reserver {
     }
 }
 
-/// A wait by [`Reserver::reserve`]. When the future is dropped, the job around it waits no longer, and
-/// deadlock detection must not count that job.
+/// A wait by [`Reserver::reserve`]. When the future is dropped, the job around it waits no longer,
+/// and deadlock detection must not count that job.
 struct Wait<'a>(&'a mut Reserver);
 
 impl Drop for Wait<'_> {

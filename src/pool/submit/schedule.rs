@@ -1,12 +1,12 @@
 //! The verbs `schedule` and `anyway_go`: futures that may stand in the wait list.
 //!
 //! [`ScheduleInner`] is `schedule` for any sink. [`Pool::schedule`](crate::Pool::schedule) and
-//! [`Group::schedule`](crate::Group::schedule) wrap it. The caller keeps its job while it waits, so a
-//! dropped future takes the job along, and its `Drop` gives up the place or the granted slot (P3). The
-//! job of [`AnywayGo`] is in the pool already; that future only observes.
+//! [`Group::schedule`](crate::Group::schedule) wrap it. The caller keeps its job while it waits, so
+//! a dropped future takes the job along, and its `Drop` gives up the place or the granted slot
+//! (P3). The job of [`AnywayGo`] is in the pool already; that future only observes.
 //!
-//! A future must not return `Pending` without a waker in the wait list, except for the one yield before
-//! its admission, which wakes the task itself.
+//! A future must not return `Pending` without a waker in the wait list, except for the one yield
+//! before its admission, which wakes the task itself.
 
 use std::fmt;
 use std::future::Future;

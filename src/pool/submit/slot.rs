@@ -10,11 +10,11 @@ use crate::pool::submit::reserver::Reserver;
 
 /// A slot without a job yet; from [`Pool::reserve`] and [`Pool::try_reserve`].
 ///
-/// [`schedule`](Self::schedule) spends the slot on a job. Dropping a `Slot` gives the slot to the next
-/// waiter. **No other job can use the slot meanwhile**, so hold it for a short time.
+/// [`schedule`](Self::schedule) spends the slot on a job. Dropping a `Slot` gives the slot to the
+/// next waiter. **No other job can use the slot meanwhile**, so hold it for a short time.
 ///
-/// A slot counts as [`PoolStatus::reserved`](crate::PoolStatus::reserved). Idle pools and shutdowns do
-/// not wait for it. After [`Pool::close`] it takes no job. A slot keeps its pool open.
+/// A slot counts as [`PoolStatus::reserved`](crate::PoolStatus::reserved). Idle pools and shutdowns
+/// do not wait for it. After [`Pool::close`] it takes no job. A slot keeps its pool open.
 ///
 /// [`Reserver`] does the same for a hand-written `poll_ready`. The model is tokio's
 /// `OwnedSemaphorePermit`; unlike a permit, a slot is not held by the job's own code.
@@ -29,19 +29,20 @@ pub struct Slot(
 impl Pool {
     /// Waits for a slot and reserves it for a job to come.
     ///
-    /// Use it for code that must know of room before it takes or makes the job, such as a loop that pulls
-    /// messages. The wait stands in the same list as the callers of [`schedule`](Self::schedule).
+    /// Use it for code that must know of room before it takes or makes the job, such as a loop that
+    /// pulls messages. The wait stands in the same list as the callers of
+    /// [`schedule`](Self::schedule).
     ///
     /// # Errors
     ///
     /// [`ScheduleError::Closed`] if the pool is closed, also while waiting.
-    /// [`ScheduleError::WouldDeadlock`] if the caller is a job of this pool, and every slot is held by a
-    /// job that waits in the wait list.
+    /// [`ScheduleError::WouldDeadlock`] if the caller is a job of this pool, and every slot is held
+    /// by a job that waits in the wait list.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the place in the wait list is given up. A slot that was granted passes
-    /// to the next waiter.
+    /// If the future is dropped, the place in the wait list is given up. A slot that was granted
+    /// passes to the next waiter.
     ///
     /// # Examples
     ///
@@ -71,8 +72,8 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`TryScheduleError::Full`] and [`TryScheduleError::Closed`], without a job. A place in the queue is
-    /// not enough.
+    /// [`TryScheduleError::Full`] and [`TryScheduleError::Closed`], without a job. A place in the
+    /// queue is not enough.
     ///
     /// # Examples
     ///

@@ -13,8 +13,8 @@ use crate::pool::scheduler::shared::Shared;
 ///
 /// The slot is free when the job has ended and the guard is dropped, in either order.
 ///
-/// A guard does not keep the pool open. [`Pool::wait_idle`] and [`Pool::shutdown`] wait for guards. A
-/// shutdown cannot cancel them, so at the deadline a guard counts as
+/// A guard does not keep the pool open. [`Pool::wait_idle`] and [`Pool::shutdown`] wait for guards.
+/// A shutdown cannot cancel them, so at the deadline a guard counts as
 /// [`still_running`](crate::ShutdownReport::still_running).
 #[must_use = "dropping it gives the slot back when the job ends"]
 pub struct SlotGuard {
@@ -24,13 +24,14 @@ pub struct SlotGuard {
 }
 
 impl Pool {
-    /// Keeps the slot of the current job taken beyond the job's end. Call it inside a job of this pool.
+    /// Keeps the slot of the current job taken beyond the job's end. Call it inside a job of this
+    /// pool.
     ///
-    /// Use it for results that are still in use after the job has returned them: a response whose body
-    /// is a stream, a file that is being read. Move the guard into the result.
+    /// Use it for results that are still in use after the job has returned them: a response whose
+    /// body is a stream, a file that is being read. Move the guard into the result.
     ///
-    /// Returns `None` outside of this pool's jobs, in a job beyond the size or in its caller, and from
-    /// the second call in the same job on.
+    /// Returns `None` outside of this pool's jobs, in a job beyond the size or in its caller, and
+    /// from the second call in the same job on.
     ///
     /// # Examples
     ///

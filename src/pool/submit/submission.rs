@@ -1,12 +1,13 @@
 //! The one way of a job into the pool.
 //!
-//! A verb of [`Pool`](crate::Pool), of [`Group`](crate::Group) or of a layer makes a [`Submission`]: the
-//! job and the sink of its output. The verbs without a wait are the methods of this type. The waiting
-//! ones, [`schedule`](super::schedule) and [`try_go`](super::try_go), hold a submission or make one at
-//! their first poll. The head of [`submit`](super) has the stages and the invariants.
+//! A verb of [`Pool`](crate::Pool), of [`Group`](crate::Group) or of a layer makes a
+//! [`Submission`]: the job and the sink of its output. The verbs without a wait are the methods of
+//! this type. The waiting ones, [`schedule`](super::schedule) and [`try_go`](super::try_go), hold a
+//! submission or make one at their first poll. The head of [`submit`](super) has the stages and the
+//! invariants.
 //!
-//! No lock of the pool is held here, except inside [`PendingJob`]: the limiter calls that with a lock
-//! of its own. Those methods therefore run no code of the job.
+//! No lock of the pool is held here, except inside [`PendingJob`]: the limiter calls that with a
+//! lock of its own. Those methods therefore run no code of the job.
 
 use std::future::Future;
 use std::ops::Deref;

@@ -1,6 +1,7 @@
 //! The verb `try_go`: a job that the pool takes, or that its caller runs.
 //!
-//! [`Pool::try_go`](crate::Pool::try_go) and [`Group::try_go`](crate::Group::try_go) return these futures.
+//! [`Pool::try_go`](crate::Pool::try_go) and [`Group::try_go`](crate::Group::try_go) return these
+//! futures.
 
 use std::fmt;
 use std::future::Future;
@@ -17,7 +18,8 @@ use crate::pool::submit::caller_runs::CallerRunsJob;
 use crate::pool::submit::submission::{Submission, Submitted};
 
 pin_project! {
-    /// `try_go` for any sink. The job stays in here until the first poll, and while the caller runs it.
+    /// `try_go` for any sink. The job stays in here until the first poll, and while the caller runs
+    /// it.
     pub(crate) struct TryGoInner<'a, F, S> {
         shared: &'a Shared,
         #[pin]
@@ -79,8 +81,8 @@ pin_project! {
     /// Runs a job in the pool, or in the caller if the pool is full; made by
     /// [`Pool::try_go`](crate::Pool::try_go).
     ///
-    /// Resolves to the job's handle. Dropping this future cancels a job that runs in the caller; a job
-    /// that the pool has taken goes on.
+    /// Resolves to the job's handle. Dropping this future cancels a job that runs in the caller; a
+    /// job that the pool has taken goes on.
     #[must_use = "futures do nothing unless polled"]
     pub struct TryGo<'a, F> {
         #[pin]
