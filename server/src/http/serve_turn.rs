@@ -195,6 +195,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
     }
 
     /// Has hyper work until it waits, on the socket it has or gets.
+    #[allow(clippy::too_many_lines, reason = "redesigned with the connection loop")]
     fn drive(&mut self, mut conn: Box<Http1Conn<W, A>>, mut io: MaybeTls<W>) -> Poll<Outcome> {
         let input = self.turn.input;
         let mut polls = 0;

@@ -110,6 +110,7 @@ fn plain() -> Vec<Script> {
     all
 }
 
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn bodies() -> Vec<Script> {
     let slow = |name, text: &str| {
         let end = text.find("\r\n\r\n").unwrap() + 4;
