@@ -33,7 +33,7 @@ use crate::pool::{CallerRunsJob, JobHandle, Reserver, Shared, Submitted};
 
 type Output<S, Q> = Result<<S as Service<Q>>::Response, <S as Service<Q>>::Error>;
 type CallInCaller<S, Q> = CallerRunsJob<Arc<Shared>, Call<S, Q>, MemberGuard>;
-type SubmittedCall<S, Q> = Submitted<JobHandle<Output<S, Q>>, CallInCaller<S, Q>>;
+type SubmittedCall<S, Q> = Submitted<Arc<Shared>, Call<S, Q>, MemberGuard>;
 
 pin_project! {
     /// Resolves to the response of a call; made by [`PoolService`](crate::layer::PoolService).

@@ -42,11 +42,11 @@ enum Stage<F: Future, S> {
 }
 
 /// What `try_go` makes of a job.
-pub(crate) enum Submitted<H, R> {
+pub(crate) enum Submitted<C: Deref<Target = Shared>, F: Future, S: OutputSink<F::Output>> {
     /// The pool has the job; this is its handle.
-    Pool(H),
+    Pool(S::Handle),
     /// The caller is to poll this job.
-    Caller(R),
+    Caller(CallerRunsJob<C, F, S>),
 }
 
 impl<'a, F, S> Submission<'a, F, S>
@@ -98,7 +98,7 @@ where
     pub(crate) fn try_go<C: Deref<Target = Shared>>(
         mut self,
         shared: C,
-    ) -> Result<Submitted<S::Handle, CallerRunsJob<C, F, S>>, ClosedError<F>> {
+    ) -> Result<Submitted<C, F, S>, ClosedError<F>> {
         match self.admit(OnFull::RunInCaller) {
             AcquireOutcome::RunInCaller => Ok(Submitted::Caller(self.take_in_caller(shared))),
             AcquireOutcome::Closed => Err(ClosedError(self.take_job())),
