@@ -1,4 +1,4 @@
-//! SIGTERM: stop accepting, let what runs come to its end, and be gone by the deadline.
+//! SIGTERM: stop to accept, let running work end, and exit by the deadline.
 //!
 //! ```text
 //! cargo run --release --features tower --example graceful
@@ -6,9 +6,9 @@
 //! kill -TERM PID                          # PID is in the first line
 //! ```
 //!
-//! Connections are closed once they are idle; the pool is drained meanwhile, jobs that no
-//! connection waits for any more included. What is left at the deadline is cancelled, counted and
-//! reported: exit code 0 if all came to its end, 1 otherwise.
+//! Idle connections are closed while the pool drains. The drain includes jobs whose connections are
+//! gone. The deadline cancels the jobs that are left, and the report counts them. The exit code is
+//! 0 if all jobs ended in time, and 1 otherwise.
 
 use std::convert::Infallible;
 use std::process::ExitCode;
@@ -48,7 +48,7 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
 
     println!("stopping, {} running", pool.status().running);
     drop(stop);
-    // The server first lets its connections end; their calls are jobs. Both have the same deadline.
+    // The connections end first, because their calls are jobs. Both have the same deadline.
     let report = tokio::time::timeout(deadline, async {
         let _ = server.await;
         pool.wait_idle().await;
@@ -68,7 +68,7 @@ async fn work(Path(ms): Path<u64>) -> String {
     format!("worked for {ms} ms\n")
 }
 
-/// Answers at once, and does the work afterwards: still on the pool, so that a drain waits for it.
+/// Answers at once and works afterwards. The work is a job of the pool, so the drain waits for it.
 async fn later(Path(ms): Path<u64>, State(pool): State<Pool>) -> StatusCode {
     match pool.try_schedule(work(Path(ms))) {
         Ok(_detached) => StatusCode::ACCEPTED,

@@ -1,7 +1,8 @@
 //! What a call resolves to when the wrapped service gave no result.
 //!
-//! The type parameter `A` of [`PoolLayer`](crate::layer::PoolLayer) is [`ReturnError`] or [`OnError`].
-//! Neither type has visible documentation: a program names them only to store a layer in a struct.
+//! The type parameter `A` of [`PoolLayer`](crate::layer::PoolLayer) is [`ReturnError`] or
+//! [`OnError`]. Neither type has visible documentation: a program names them only to store a layer
+//! in a struct.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -27,7 +28,8 @@ pub trait HandleError<Q, R, E>: Clone + sealed::Sealed {
     /// The error of the service on the pool.
     type Error;
 
-    /// Returns the error that `poll_ready` gives on a closed pool. `None` leaves the answer to `call`.
+    /// Returns the error that `poll_ready` gives on a closed pool. `None` leaves the answer to
+    /// `call`.
     fn closed() -> Option<Self::Error>;
 
     /// Returns the result of a call that was refused, panicked or was cancelled.

@@ -25,7 +25,6 @@ use crate::pool::handle::StoreOutput;
 pub use crate::pool::handle::{AbortHandle, AbortOnDropHandle, JobHandle};
 pub(crate) use crate::pool::job::{JobArc, OutputSink, RawJoinHandle};
 pub use crate::pool::limiter::deadlock::OnDeadlock;
-pub(crate) use crate::pool::limiter::{AcquireOutcome, OnFull};
 pub(crate) use crate::pool::scheduler::shared::Shared;
 pub use crate::pool::shutdown::ShutdownReport;
 pub use crate::pool::status::PoolStatus;
@@ -34,8 +33,11 @@ pub(crate) use crate::pool::submit::caller_runs::CallerRunsJob;
 pub use crate::pool::submit::reserver::Reserver;
 pub(crate) use crate::pool::submit::schedule::ScheduleInner;
 pub use crate::pool::submit::schedule::{AnywayGo, Schedule};
+pub use crate::pool::submit::slot::Slot;
 pub use crate::pool::submit::slot_guard::SlotGuard;
 pub(crate) use crate::pool::submit::submission::Submission;
+#[cfg(feature = "tower")]
+pub(crate) use crate::pool::submit::submission::Submitted;
 pub use crate::pool::submit::try_go::TryGo;
 pub(crate) use crate::pool::submit::try_go::TryGoInner;
 
@@ -52,8 +54,8 @@ pub(crate) use crate::pool::submit::try_go::TryGoInner;
 /// | [`try_go`](Self::try_go) | runs | runs in the caller | [`ClosedError`] | a job in the caller is cancelled, one in the pool goes on |
 /// | [`anyway_go`](Self::anyway_go) | runs | the job waits in the wait list | [`ClosedError`] | the job runs anyway |
 ///
-/// *Full* means: no slot and no place in the queue, or somebody is in the wait list already. The wait list is
-/// strictly first come, first served.
+/// *Full* means that no slot is free and the queue has no room, or that a waiter stands in the wait
+/// list. The wait list is first in, first out.
 ///
 /// Cloning is cheap and shares the pool. When the last clone is dropped the pool is closed: jobs
 /// it has taken run to their end, and its workers leave.
@@ -69,6 +71,7 @@ pub(crate) use crate::pool::submit::try_go::TryGoInner;
 #[doc(alias = "thread pool")]
 #[doc(alias = "executor")]
 #[doc(alias = "bulkhead")]
+#[doc(alias = "concurrency limit")]
 #[doc(alias = "Semaphore")]
 #[doc(alias = "BoundedExecutor")]
 #[derive(Clone)]
@@ -116,10 +119,10 @@ impl Pool {
         &self.close_on_drop.shared
     }
 
-    /// Runs a job in the pool; waits in the wait list if that is full.
+    /// Runs a job in the pool; waits in the wait list if the pool is full.
     ///
-    /// Nothing happens before the first poll. The order among waiters is that in which they came
-    /// into the wait list, at their first polls as a rule. The idea and the name are those of MOSN's `WorkerPool.Schedule`.
+    /// Nothing happens before the first poll. Waiters have the order in which they entered the wait
+    /// list, usually at their first polls. The verb is that of MOSN's `WorkerPool.Schedule`.
     ///
     /// # Errors
     ///
@@ -129,11 +132,11 @@ impl Pool {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it resolves, the job never runs and the place in the wait list is given up; a slot
-    /// that was kept for it passes to the next waiter.
+    /// If the future is dropped before it resolves, the job never runs and its place in the wait
+    /// list is given up. A slot that was granted passes to the next waiter.
     ///
-    /// On a runtime of several threads it may yield once although there is room, so that a task that
-    /// submits many jobs in a row does not keep its thread from them.
+    /// On a runtime of several threads the future may yield once although there is room. Otherwise
+    /// a task that submits many jobs in a row would keep its thread from running them.
     ///
     /// # Examples
     ///
@@ -152,6 +155,7 @@ impl Pool {
     /// ```
     #[doc(alias = "spawn")]
     #[doc(alias = "acquire")]
+    #[doc(alias = "backpressure")]
     #[track_caller]
     #[inline]
     pub fn schedule<F>(&self, job: F) -> Schedule<'_, F>
@@ -195,14 +199,14 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.submit(job, OnFull::Refuse)
+        self.submission(job).try_schedule()
     }
 
-    /// Runs a job in the pool, or beyond its size if that is full.
+    /// Runs a job in the pool, or beyond the pool's size if the pool is full.
     ///
-    /// Such *overflow* is counted in [`PoolStatus::overflow`] and can be capped with
-    /// [`PoolBuilder::overflow_limit`]; without that it is unbounded, as the name says. It is MOSN's
-    /// `ScheduleAlways`, which does not count.
+    /// [`PoolStatus::overflow`] counts such jobs, and [`PoolBuilder::overflow_limit`] caps them.
+    /// Without a limit the overflow has no bound. The verb is MOSN's `ScheduleAlways`, which does
+    /// not count.
     ///
     /// # Errors
     ///
@@ -229,29 +233,26 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.submit(job, OnFull::Overflow { limit: self.shared().overflow_limit() })
+        self.submission(job).schedule_always()
     }
 
     #[track_caller]
-    fn submit<F>(
-        &self,
-        job: F,
-        on_full: OnFull<'_>,
-    ) -> Result<JobHandle<F::Output>, TryScheduleError<F>>
+    #[inline]
+    fn submission<F>(&self, job: F) -> Submission<'_, F, StoreOutput>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        Submission::new(self.shared(), job, StoreOutput).submit(on_full)
+        Submission::new(self.shared(), job, StoreOutput)
     }
 
-    /// Runs a job in the pool, or right here in the caller's task if that is full: the caller
-    /// slows down with the pool.
+    /// Runs a job in the pool, or in the caller's task if the pool is full. So the caller slows
+    /// down with the pool.
     ///
-    /// Resolves when the pool has taken the job, or when the job has run here; the handle is
-    /// then finished. Its caller never waits for room. **It does not refuse**, as
-    /// many a `try_` elsewhere does; that is [`try_schedule`](Self::try_schedule). The name and
-    /// the meaning are those of goutil's `GoPool.TryGo`; Java calls it `CallerRunsPolicy`.
+    /// Resolves when the pool has taken the job, or when the job has ended in the caller; the
+    /// handle is finished then. The caller never waits for room. **`try_go` does not refuse**;
+    /// [`try_schedule`](Self::try_schedule) does. The verb is goutil's `GoPool.TryGo`; Java calls
+    /// the policy `CallerRunsPolicy`.
     ///
     /// # Errors
     ///
@@ -259,8 +260,8 @@ impl Pool {
     ///
     /// # Cancel safety
     ///
-    /// Dropped while the job runs here, the job is cancelled where it is. A job the pool has
-    /// taken goes on.
+    /// Dropping the future cancels a job that runs in the caller. A job that the pool has taken
+    /// goes on.
     ///
     /// # Examples
     ///
@@ -286,10 +287,10 @@ impl Pool {
         TryGo::new(self.shared(), job)
     }
 
-    /// Commits a job now: it runs in its turn, whatever becomes of the caller.
+    /// Commits a job now. The job runs in its turn, even if the caller goes away.
     ///
-    /// The wait list it waits in is not bounded. Await the returned future to know that the job has
-    /// left it. erpc's `AnywayGo` is the model, which spins instead of waiting.
+    /// The job waits in the wait list, which has no bound. The returned future resolves when the
+    /// job has left the wait list. The verb is erpc's `AnywayGo`, which spins instead of waiting.
     ///
     /// # Errors
     ///
@@ -314,11 +315,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let mut submission = Submission::new(self.shared(), job, StoreOutput);
-        match submission.admit(OnFull::Commit) {
-            AcquireOutcome::Closed => Err(ClosedError(submission.take_job())),
-            _ => Ok(AnywayGo::new(submission.take_handle())),
-        }
+        self.submission(job).anyway_go().map(AnywayGo::new)
     }
 
     /// [`schedule`](Self::schedule) for threads outside of the runtime: blocks while it waits.
@@ -397,8 +394,8 @@ impl Pool {
 
     /// Lets no more jobs in.
     ///
-    /// Callers in the wait list get their jobs back; jobs in the queue and committed ones still run. To
-    /// wait for them, see [`wait_idle`](Self::wait_idle) and [`shutdown`](Self::shutdown).
+    /// Callers in the wait list get their jobs back; jobs in the queue and committed ones still
+    /// run. To wait for them, see [`wait_idle`](Self::wait_idle) and [`shutdown`](Self::shutdown).
     pub fn close(&self) {
         self.shared().close();
     }

@@ -110,7 +110,7 @@ fn answers_have_bodies_of_the_same_type() {
     });
 }
 
-/// A client that hangs up while its detached call makes a response nobody will read.
+/// A client that hangs up while its detached call makes a response without a reader.
 #[test]
 fn a_response_nobody_takes_gives_the_slot_back() {
     single(async {

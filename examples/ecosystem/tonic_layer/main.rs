@@ -4,8 +4,8 @@
 //! cargo run --release --example tonic_layer
 //! ```
 //!
-//! It serves one method on a port of its own, calls it through tonic's client, more often at once
-//! than the pool has slots, and prints what came back.
+//! The program serves one method and calls it through tonic's client. It makes more calls at once than
+//! the pool has slots, and prints the status codes.
 
 mod greeter;
 
@@ -37,7 +37,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder().layer(layer).add_service(Greeter);
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
 
-    // One HTTP/2 connection for all of them.
+    // One HTTP/2 connection carries all calls.
     let channel = Channel::from_shared(format!("http://{address}"))?.connect().await?;
     let calls: Vec<_> = (0..CALLS)
         .map(|n| {

@@ -161,6 +161,11 @@ pub(crate) trait OutputSink<T>: Send + 'static {
         None
     }
 
+    /// Whether the group of the sink takes no more jobs.
+    fn is_closed(&self) -> bool {
+        false
+    }
+
     /// Notes that the job was admitted and is about to run. `job` is `None` for a job that runs in
     /// its caller.
     fn on_admit(&mut self, _job: Option<&JobArc>) {}
