@@ -34,16 +34,16 @@
 //!   senders when it is dropped; so it is dropped after the unlock.
 //! - **F4** Frames leave in the order in which they were encoded: senders append to
 //!   `ConnShared::output` under the lock, `collect` appends all of that to the turn's output.
-//!   (`push::to_parked_connections_from_elsewhere`)
+//!   (test: `server/push.rs`)
 //! - **F5** No send is forgotten. A sender that finds `ConnShared::output` empty delivers `PUSHED`.
 //!   Later senders rely on that event: the turn that it starts collects their frames, too.
-//!   (`push::to_one_whose_handler_waits`)
+//!   (test: `server/push.rs`)
 //! - **F6** No sender waits for room that is there: it registers with both `Notify`s before it looks
-//!   for room. (`regressions::room_is_heard_of_while_the_pool_is_full`)
+//!   for room. (test: `server/regressions.rs`)
 //! - **F7** `on_close` of the protocol runs once for each connection that `on_accept` has made. It
-//!   runs after the last turn, and outside of every lock. (`handler::every_end_is_told_once`)
+//!   runs after the last turn, and outside of every lock. (test: `server/handler.rs`)
 //! - **F8** A deadline closes no connection before the socket itself was asked once more: the
-//!   readiness that the reactor reports may be late. (`deadlines`, `slow`)
+//!   readiness that the reactor reports may be late. (tests: `server/deadlines.rs`, `server/slow.rs`)
 
 pub(crate) mod connection;
 pub(crate) mod handler;
