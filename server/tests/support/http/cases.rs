@@ -1,4 +1,4 @@
-//! What clients do, in well-formed HTTP/1.
+//! Scripts of clients, in well-formed HTTP/1.
 
 use super::more_cases::more_cases;
 use super::script::{Script, script};
