@@ -5,10 +5,12 @@
 //! nc 127.0.0.1 7000
 //! ```
 //!
-//! An idle connection has no task, as the live line shows, and takes 230 bytes of resident memory (on
-//! Linux, with 9,500 connections). With `--mode dedicated` it has a task, and takes 1,170 bytes.
+//! An idle connection has no task, as the live line shows, and takes 230 bytes of resident memory
+//! (on Linux, with 9,500 connections). With `--mode dedicated` it has a task, and takes 1,170
+//! bytes.
 //!
-//! Deadlines and limits hold by default: a connection that sends nothing is closed after ten seconds.
+//! Deadlines and limits hold by default: a connection that sends nothing is closed after ten
+//! seconds.
 
 mod common;
 

@@ -6,9 +6,9 @@
 //! ```
 //!
 //! The server takes a `rustls::ServerConfig` as it is: certificates, client certificates, ALPN and
-//! the provider of cryptography are settings of rustls. An idle TLS connection is parked, too; its entry
-//! then holds the TLS session. The program makes a new certificate at each start, so only the program's
-//! own client trusts that.
+//! the provider of cryptography are settings of rustls. An idle TLS connection is parked, too; its
+//! entry then holds the TLS session. The program makes a new certificate at each start, so only the
+//! program's own client trusts that.
 
 use std::sync::Arc;
 use std::time::Duration;

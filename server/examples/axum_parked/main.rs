@@ -5,11 +5,11 @@
 //! cargo run --release --example axum_parked -- fill 5000   # in another terminal
 //! ```
 //!
-//! Open <http://127.0.0.1:3001/pond> in a browser before the second command. `--mode dedicated` shows
-//! the same page with a task for each connection.
+//! Open <http://127.0.0.1:3001/pond> in a browser before the second command. `--mode dedicated`
+//! shows the same page with a task for each connection.
 //!
-//! The app is any axum app: JSON, a body that streams, an upload, a WebSocket, server-sent events. Its
-//! requests go through a pool: beyond the pool's size and queue they are refused at once.
+//! The app is any axum app: JSON, a body that streams, an upload, a WebSocket, server-sent events.
+//! Its requests go through a pool: beyond the pool's size and queue they are refused at once.
 
 mod app;
 mod args;

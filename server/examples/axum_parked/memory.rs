@@ -18,8 +18,8 @@ pub fn heap() -> usize {
     HELD.load(Ordering::Relaxed)
 }
 
-/// Returns the resident bytes, from `smaps_rollup`. The number in `statm` is kept per core, so it may be
-/// wrong by some hundred KB: more than all parked connections hold.
+/// Returns the resident bytes, from `smaps_rollup`. The number in `statm` is kept per core, so it
+/// may be wrong by some hundred KB: more than all parked connections hold.
 pub fn resident() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/self/smaps_rollup").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("Rss:"))?;

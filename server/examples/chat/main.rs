@@ -6,9 +6,9 @@
 //! cargo run --release --example chat -- --load 5000 # many listeners and one talker
 //! ```
 //!
-//! The handler keeps a [`Connection`](millpond_server::Connection) for each listener, and sends to it
-//! at any time. In the event-driven mode a listener has no task; a turn writes each line and ends. A
-//! listener that does not read is closed, so that the others need not wait.
+//! The handler keeps a [`Connection`](millpond_server::Connection) for each listener, and sends to
+//! it at any time. In the event-driven mode a listener has no task; a turn writes each line and
+//! ends. A listener that does not read is closed, so that the others need not wait.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -37,7 +37,8 @@ async fn main() -> Result<ExitCode, common::Error> {
         .listen(args.listen.as_str())
         .mode(args.mode)
         .codec(LinesCodec::new_with_max_length(LINE))
-        // Time to type a name. Named connections may be idle forever: TCP keep-alive finds dead peers.
+        // Time to type a name. Named connections may be idle forever: TCP keep-alive finds dead
+        // peers.
         .first_byte_timeout(Duration::from_secs(120))
         .idle_timeout(None)
         .send_buffer(BEHIND)

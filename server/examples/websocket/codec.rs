@@ -1,10 +1,10 @@
 //! The WebSocket protocol as a codec, written on tungstenite.
 //!
 //! `main` gives the codec to the server, and each connection gets a clone. tungstenite parses the
-//! handshake and the frames; the codec passes it one whole frame at a time. The bytes of an incomplete
-//! frame stay in the server's buffer, so the server's limits and deadlines hold for each frame.
-//! tungstenite's context lives as long as one message. Between messages a connection keeps the codec's
-//! 40 bytes, and no buffer.
+//! handshake and the frames; the codec passes it one whole frame at a time. The bytes of an
+//! incomplete frame stay in the server's buffer, so the server's limits and deadlines hold for each
+//! frame. tungstenite's context lives as long as one message. Between messages a connection keeps
+//! the codec's 40 bytes, and no buffer.
 
 use std::io::{self, Cursor, Read, Write};
 
@@ -41,7 +41,8 @@ pub enum In {
     Pong,
     /// The closing handshake is done. Send [`Out::Flush`], and close.
     Closed,
-    /// The client has violated the protocol. Send [`Out::Flush`], which gives the reason, and close.
+    /// The client has violated the protocol. Send [`Out::Flush`], which gives the reason, and
+    /// close.
     Failed,
 }
 
@@ -158,8 +159,8 @@ impl Decoder for WebSocket {
     }
 }
 
-/// Returns the length of the first frame, if that is whole. The first value says whether the frame is
-/// the last of its message; it is `None` for a control frame.
+/// Returns the length of the first frame, if that is whole. The first value says whether the frame
+/// is the last of its message; it is `None` for a control frame.
 fn whole_frame(input: &[u8]) -> Result<Option<(Option<bool>, usize)>> {
     let mut cursor = Cursor::new(input);
     let Some((header, payload)) = FrameHeader::parse(&mut cursor)? else { return Ok(None) };

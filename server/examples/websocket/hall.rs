@@ -67,7 +67,8 @@ impl Handler for Hall {
             }
             In::Failed => {
                 connection.try_send(Out::Flush)?;
-                // A socket that is closed with unread bytes is reset, and the client may miss the reason.
+                // A socket that is closed with unread bytes is reset, and the client may miss the
+                // reason.
                 let connection = connection.clone();
                 tokio::spawn(async move {
                     sleep(CLOSE).await;

@@ -6,10 +6,10 @@
 //!
 //! Open <http://127.0.0.1:7002/> in two windows of a browser.
 //!
-//! The protocol is a codec (`codec.rs`), written on the library tungstenite. The codec keeps no buffer
-//! between messages, so an idle connection is small. With 9,500 connections, each takes 340 bytes of
-//! resident memory on Linux; 530 after a message to all; 1,300 with `--mode dedicated`. That includes
-//! the hall's entry, but not the kernel's memory for the socket.
+//! The protocol is a codec (`codec.rs`), written on the library tungstenite. The codec keeps no
+//! buffer between messages, so an idle connection is small. With 9,500 connections, each takes 340
+//! bytes of resident memory on Linux; 530 after a message to all; 1,300 with `--mode dedicated`.
+//! That includes the hall's entry, but not the kernel's memory for the socket.
 //!
 //! The server's idle deadline is five minutes. A client that sends pings or pongs stays connected.
 

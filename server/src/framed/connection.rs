@@ -146,10 +146,10 @@ impl<Out, State> Connection<Out, State> {
 
     /// Sends a frame, and waits while the send buffer is full.
     ///
-    /// A handler's call that waits here lets the server go on writing to the same connection. If the
-    /// peer takes no byte for the duration of the
-    /// [`write_timeout`](crate::ServerBuilder::write_timeout), the connection ends, and the wait with
-    /// it. In a pool, the call keeps its slot while it waits.
+    /// A handler's call that waits here lets the server go on writing to the same connection. If
+    /// the peer takes no byte for the duration of the
+    /// [`write_timeout`](crate::ServerBuilder::write_timeout), the connection ends, and the wait
+    /// with it. In a pool, the call keeps its slot while it waits.
     ///
     /// # Errors
     ///

@@ -28,7 +28,8 @@ use crate::panic::catch;
 use crate::settings::SlowReader;
 use crate::sync::Mutex;
 
-/// Serves the connections of a server that sends more than responses: greetings, pushes, broadcasts.
+/// Serves the connections of a server that sends more than responses: greetings, pushes,
+/// broadcasts.
 ///
 /// Give a handler to [`ServerBuilder::handle`](crate::ServerBuilder::handle). For one response to
 /// each request, a tower service with [`ServerBuilder::serve`](crate::ServerBuilder::serve) is
@@ -55,9 +56,9 @@ use crate::sync::Mutex;
 ///
 /// # Cancel safety
 ///
-/// The server drops the future of `on_open` or `on_frame` in three cases: a write to the peer fails,
-/// the write deadline passes, or a shutdown's deadline passes. While a call is under way the server
-/// does not read, so a peer's departure alone cancels no call.
+/// The server drops the future of `on_open` or `on_frame` in three cases: a write to the peer
+/// fails, the write deadline passes, or a shutdown's deadline passes. While a call is under way the
+/// server does not read, so a peer's departure alone cancels no call.
 ///
 /// # Examples
 ///

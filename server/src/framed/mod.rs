@@ -38,12 +38,13 @@
 //! - **F5** No send is forgotten. A sender that finds `ConnShared::output` empty delivers `PUSHED`.
 //!   Later senders rely on that event: the turn that it starts collects their frames, too.
 //!   (test: `server/push.rs`)
-//! - **F6** No sender waits for room that is there: it registers with both `Notify`s before it looks
-//!   for room. (test: `server/regressions.rs`)
+//! - **F6** No sender waits for room that is there: it registers with both `Notify`s before it
+//!   looks for room. (test: `server/regressions.rs`)
 //! - **F7** `on_close` of the protocol runs once for each connection that `on_accept` has made. It
 //!   runs after the last turn, and outside of every lock. (test: `server/handler.rs`)
 //! - **F8** A deadline closes no connection before the socket itself was asked once more: the
-//!   readiness that the reactor reports may be late. (tests: `server/deadlines.rs`, `server/slow.rs`)
+//!   readiness that the reactor reports may be late. (tests: `server/deadlines.rs`,
+//!   `server/slow.rs`)
 
 pub(crate) mod connection;
 pub(crate) mod handler;

@@ -6,8 +6,8 @@
 //!
 //! Only user code is awaited. Reads and writes are polled once: a pending read or write ends the
 //! turn, and the next event of the connection starts another. So every wait for the peer costs a
-//! parked connection, not a task's buffers. The one exception is a handler's call that waits for the
-//! peer to take its frames: the turn writes while the call is pending (`poll_call`).
+//! parked connection, not a task's buffers. The one exception is a handler's call that waits for
+//! the peer to take its frames: the turn writes while the call is pending (`poll_call`).
 //!
 //! No bytes may be lost between two turns: `save` keeps what is neither decoded nor written, and
 //! `restore` puts that into the buffers of the next turn.
@@ -226,8 +226,8 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
     /// Writes the output while user code is pending, and fails when the write deadline passes.
     ///
     /// The connection table checks the deadlines of parked connections only. User code may be
-    /// waiting for this very write, so the turn runs the write deadline itself. Before that deadline
-    /// closes the connection, the write is tried on the socket itself (F8).
+    /// waiting for this very write, so the turn runs the write deadline itself. Before that
+    /// deadline closes the connection, the write is tried on the socket itself (F8).
     fn poll_write_timer(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
         loop {
             self.made_progress = false;
@@ -319,7 +319,8 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
 
     /// Ends a turn that has served and written all, and whose socket has no more to read.
     ///
-    /// An expired deadline closes the connection, unless the turn has seen what the deadline is for.
+    /// An expired deadline closes the connection, unless the turn has seen what the deadline is
+    /// for.
     fn nothing_left(&self) -> Ended {
         // Of a handler's peer, taking bytes is traffic enough: such a peer may only listen.
         let has_traffic = self.read > 0 || P::SERVER_FIRST && self.wrote > 0;
@@ -350,8 +351,8 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         Ok((ParkReason::Idle, self.frames > 0 || self.wrote > 0))
     }
 
-    /// Takes over what the last turn has saved. The codec may hold whole frames, so the turn decodes
-    /// before it reads.
+    /// Takes over what the last turn has saved. The codec may hold whole frames, so the turn
+    /// decodes before it reads.
     fn restore(&mut self, saved: SavedBytes) {
         self.buffers.input.extend_from_slice(&saved.input);
         self.buffers.output.unsplit(saved.output);
@@ -364,8 +365,8 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
     /// Saves what is neither decoded nor written, in allocations of about that size. An idle
     /// connection saves nothing.
     ///
-    /// Fails if the output of all connections exceeds `send_buffer_total`: a turn's responses cannot
-    /// wait for room, as sends do.
+    /// Fails if the output of all connections exceeds `send_buffer_total`: a turn's responses
+    /// cannot wait for room, as sends do.
     fn save(&mut self) -> Result<(), CloseReason> {
         let Buffers { input, output } = &mut *self.buffers;
         if input.is_empty()
@@ -398,8 +399,9 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         Ok(())
     }
 
-    /// Closes the connection: writes the rest of the output, the TLS alert and the end of the stream,
-    /// as far as the socket takes them now. Then lingers, if unread bytes would reset the connection.
+    /// Closes the connection: writes the rest of the output, the TLS alert and the end of the
+    /// stream, as far as the socket takes them now. Then lingers, if unread bytes would reset the
+    /// connection.
     fn close(&mut self, reason: CloseReason) -> Outcome {
         let mut cx = Context::from_waker(Waker::noop());
         if !matches!(reason, CloseReason::Io | CloseReason::Tls) {

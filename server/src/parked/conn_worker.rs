@@ -1,13 +1,13 @@
 //! A worker of connections: a job of the pool that serves ready connections, one after another.
 //!
-//! `event_loop` starts a worker when ready connections have none. One job for each turn would pay the
-//! way through the pool for each turn; so a worker serves up to `MAX_TURNS` quick turns. It takes the
-//! connections from the front of the ready queue, under the lock of `ListenerConns::state`. Turns run
-//! without that lock.
+//! `event_loop` starts a worker when ready connections have none. One job for each turn would pay
+//! the way through the pool for each turn; so a worker serves up to `MAX_TURNS` quick turns. It
+//! takes the connections from the front of the ready queue, under the lock of
+//! `ListenerConns::state`. Turns run without that lock.
 //!
 //! A turn may be slow, or wait for its service. Then the connections behind it must not wait:
-//! - a turn that returns `Pending` *detaches* its worker: the worker ends with that turn, and the event
-//!   loop may start another at once;
+//! - a turn that returns `Pending` *detaches* its worker: the worker ends with that turn, and the
+//!   event loop may start another at once;
 //! - a turn that blocks its thread is counted as `serving`, so the event loop does not rely on it.
 //!
 //! The counts that these rules use must stay right if the job is dropped at any point (E4).
@@ -51,7 +51,8 @@ impl<P: Protocol> ConnWorker<P> {
         Self { conns: conns.clone(), phase: Phase::Searching }
     }
 
-    /// Serves ready connections until the worker is detached, its bounds are reached, or none is left.
+    /// Serves ready connections until the worker is detached, its bounds are reached, or none is
+    /// left.
     // An `async fn` stores `self` twice, as the argument and as the local; this stores it once.
     #[allow(clippy::manual_async_fn)]
     pub(crate) fn run(mut self) -> impl Future<Output = ()> + Send + 'static {

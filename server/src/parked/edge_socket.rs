@@ -19,8 +19,8 @@ use crate::conn::transport::Transport;
 #[derive(Debug)]
 pub(crate) struct EdgeSocket {
     socket: Socket,
-    /// A read has emptied the kernel's buffer. Reads return `Pending` without a system call until the
-    /// next event says that bytes have come.
+    /// A read has emptied the kernel's buffer. Reads return `Pending` without a system call until
+    /// the next event says that bytes have come.
     drained: bool,
     /// The peer has ended its side or the connection broke. A short read does not empty the socket
     /// then: the end of the stream, or the error, is still to be read.

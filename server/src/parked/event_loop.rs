@@ -64,8 +64,9 @@ fn poll_worker_wanted<P: Protocol>(
             Poll::Pending => conns.lock(),
         };
         if is_pending && state.event_loop.is_none() {
-            // A worker or a sender has woken the loop, so the runtime is busy. A busy runtime polls its
-            // I/O driver only after 61 polls of tasks, by default: so the loop polls the inner epoll.
+            // A worker or a sender has woken the loop, so the runtime is busy. A busy runtime polls
+            // its I/O driver only after 61 polls of tasks, by default: so the loop polls the inner
+            // epoll.
             state.event_loop = Some(cx.waker().clone());
             drop(state);
             state = deliver_events(conns, poller.poll_now()?);
@@ -114,8 +115,8 @@ fn deliver_events<'a, P: Protocol>(
     conns.lock()
 }
 
-/// Closes the ready connections of a pool that is closed: no worker will serve them. Connections that
-/// become ready later are closed by a later call.
+/// Closes the ready connections of a pool that is closed: no worker will serve them. Connections
+/// that become ready later are closed by a later call.
 fn close_ready<P: Protocol>(conns: &Arc<EventConns<P>>) {
     loop {
         let next = conns.lock().table.next_ready();

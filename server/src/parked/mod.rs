@@ -1,8 +1,8 @@
 //! The event-driven mode: an idle connection is one entry of the connection table, and no task.
 //!
-//! A *parked* connection is a socket, perhaps a TLS session, and the protocol's idle state. It has no
-//! task, no timer and no buffer; `benches/modes.md` has the bytes. The `accept` loop parks each new
-//! connection with [`EventDriven::accept`]; from then on three parts pass it around:
+//! A *parked* connection is a socket, perhaps a TLS session, and the protocol's idle state. It has
+//! no task, no timer and no buffer; `benches/modes.md` has the bytes. The `accept` loop parks each
+//! new connection with [`EventDriven::accept`]; from then on three parts pass it around:
 //!
 //! ```text
 //! kernel -> inner epoll -> poller -> event_loop -> table: parked entry becomes ready
@@ -31,13 +31,13 @@
 //! - **E1** A socket is registered once, for both directions, edge-triggered. No event is lost in
 //!   between: an event that comes during a turn stays in the entry, and makes the connection ready
 //!   when that turn parks it.
-//! - **E2** A token is the entry's key with its generation. An event of a closed connection names an
-//!   old generation, so it reaches no later connection. (test: `a_token_is_its_key`)
-//! - **E3** A ready connection is never left without a worker. The event loop stores its waker before
-//!   its last look at the table. A change that makes a worker wanted takes that waker under the same
-//!   lock, and wakes it. (test: `server/workers.rs`)
-//! - **E4** `WorkerCounts` counts a worker from `ConnWorker::new` until the worker will take no other
-//!   connection, even if its job never runs. (test: `a_dropped_worker_is_not_counted`)
+//! - **E2** A token is the entry's key with its generation. An event of a closed connection names
+//!   an old generation, so it reaches no later connection. (test: `a_token_is_its_key`)
+//! - **E3** A ready connection is never left without a worker. The event loop looks at the table and
+//!   stores its waker under one lock. A change that makes a worker wanted takes that waker under
+//!   the same lock, and wakes it. (test: `server/workers.rs`)
+//! - **E4** `WorkerCounts` counts a worker from `ConnWorker::new` until the worker will take no
+//!   other connection, even if its job never runs. (test: `a_dropped_worker_is_not_counted`)
 //! - **E5** A kill closes every connection. `kill` runs after the flag `killed` is set; each path
 //!   that parks a connection or stores a waker reads the flag afterwards. So either the kill finds
 //!   the connection, or the path finds the flag. (test: `server/shutdown.rs`)

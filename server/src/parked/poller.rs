@@ -13,8 +13,8 @@ use crate::accept::async_fd;
 /// The most events that one call of the kernel returns.
 const BATCH: usize = 256;
 
-/// The minimum time between two polls that the I/O driver has not asked for. With shorter times, such
-/// a poll finds fewer events.
+/// The minimum time between two polls that the I/O driver has not asked for. With shorter times,
+/// such a poll finds fewer events.
 const MAX_UNPOLLED: Duration = Duration::from_micros(500);
 
 /// The inner epoll, as a descriptor that tokio can watch.
@@ -45,7 +45,8 @@ impl Poller {
         let mut ready = ready!(self.inner.poll_read_ready_mut(cx))?;
         self.fetched = Instant::now();
         let count = fetch(ready.get_inner_mut(), &mut self.events)?;
-        // A batch that is not full was the last: the inner epoll is readable again at the next event.
+        // A batch that is not full was the last: the inner epoll is readable again at the next
+        // event.
         if count < BATCH {
             ready.clear_ready();
         }

@@ -1,9 +1,9 @@
 //! The dedicated mode: a tokio task for each connection, which holds no buffer while it waits.
 //!
-//! The `accept` loop spawns a `ConnTask` for each new connection with [`Dedicated::accept`]. The task
-//! owns the connection (`ConnGuard`: socket, idle state, entry of the table) until the end. Its future
-//! is written by hand, so that a waiting task is no larger than what it must remember; the future of
-//! a turn is boxed while that turn runs.
+//! The `accept` loop spawns a `ConnTask` for each new connection with [`Dedicated::accept`]. The
+//! task owns the connection (`ConnGuard`: socket, idle state, entry of the table) until the end.
+//! Its future is written by hand, so that a waiting task is no larger than what it must remember;
+//! the future of a turn is boxed while that turn runs.
 //!
 //! # Phases
 //!
@@ -16,16 +16,17 @@
 //! ```
 //!
 //! A parked task waits for two sources. tokio reports the readiness of the socket. The connection
-//! table reports the rest: pushes, close requests and deadlines; the entry holds the task's waker for
-//! that. With a pool, each turn is a job: the connection moves into the job, and comes back with the
-//! job's output. So a connection uses a slot for its turns only.
+//! table reports the rest: pushes, close requests and deadlines; the entry holds the task's waker
+//! for that. With a pool, each turn is a job: the connection moves into the job, and comes back
+//! with the job's output. So a connection uses a slot for its turns only.
 //!
 //! # Invariants
 //!
 //! - **T1** In `Parked` and `ParkedBlocked` the entry is parked or ready, in the other phases it is
 //!   active. So `take` in this task succeeds, unless the server was killed.
-//! - **T2** No readiness is lost: each poll of a parked task asks tokio again, and that registers the
-//!   waker. The waker of a spawned task never changes, so the entry stores it once for each park.
+//! - **T2** No readiness is lost: each poll of a parked task asks tokio again, and that registers
+//!   the waker. The waker of a spawned task never changes, so the entry stores it once for each
+//!   park.
 //! - **T3** A kill ends every task. `kill` runs after the flag `killed` is set; the task reads the
 //!   flag after it has parked. So either the kill finds the waker, or the task finds the flag.
 //!   (test: `server/shutdown.rs`)
@@ -87,8 +88,8 @@ impl<P: Protocol> Dedicated<P> {
         Self { conns: Arc::new(ListenerConns::new(server, protocol)), tls, pool }
     }
 
-    /// Registers a new connection's socket with tokio, and spawns its task. If the protocol is to send
-    /// first, the first turn runs at once.
+    /// Registers a new connection's socket with tokio, and spawns its task. If the protocol is to
+    /// send first, the first turn runs at once.
     pub(crate) fn accept(&self, socket: Socket, address: Address, permit: PerIpPermit) {
         let socket = match TokioSocket::new(socket, &address) {
             Ok(socket) => socket,
@@ -227,7 +228,8 @@ fn poll_turn_input<P: Protocol>(
 ) -> Poll<Option<TurnInput>> {
     let ConnGuard { conns, key, body, counters, .. } = conn;
     let (conns, key) = (&**conns, *key);
-    // If hyper's connection has the socket, that registers the waker, and the table delivers events.
+    // If hyper's connection has the socket, that registers the waker, and the table delivers
+    // events.
     let mut socket = body.as_mut().and_then(|(io, _)| io.transport());
     if conns.is_killed() {
         return Poll::Ready(None);

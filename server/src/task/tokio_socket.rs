@@ -16,9 +16,9 @@ use crate::parked::edge_socket;
 /// A socket registered with tokio: reads and writes that would block register the task's waker.
 pub(crate) struct TokioSocket {
     stream: Stream,
-    /// Reads and writes that tokio calls pending try the socket itself. tokio learns of readiness late,
-    /// and never of a send buffer with little room. So a turn that may close its connection forces
-    /// the calls.
+    /// Reads and writes that tokio calls pending try the socket itself. tokio learns of readiness
+    /// late, and never of a send buffer with little room. So a turn that may close its connection
+    /// forces the calls.
     forced: bool,
     /// The socket has taken bytes since this was last asked.
     made_progress: bool,

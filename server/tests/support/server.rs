@@ -1,5 +1,5 @@
-//! Servers and clients for the tests of framed servers: each test runs in both modes, with and without
-//! TLS.
+//! Servers and clients for the tests of framed servers: each test runs in both modes, with and
+//! without TLS.
 #![allow(dead_code, unreachable_pub)]
 
 use std::convert::Infallible;
@@ -143,8 +143,8 @@ impl Case {
         self.connect_by(server, socket).await
     }
 
-    /// Connects with small buffers in the kernel, so that the server soon notices a client that does not
-    /// read.
+    /// Connects with small buffers in the kernel, so that the server soon notices a client that
+    /// does not read.
     pub async fn connect_narrow(self, server: &Server) -> Client {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
@@ -314,8 +314,8 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// Runs a future while a paused clock stands still. tokio's clock advances when the runtime is idle;
-/// this keeps the runtime busy while the kernel works.
+/// Runs a future while a paused clock stands still. tokio's clock advances when the runtime is
+/// idle; this keeps the runtime busy while the kernel works.
 #[track_caller]
 pub fn no_time<F: Future>(future: F) -> impl Future<Output = F::Output> {
     let (at, start) = (Location::caller(), Instant::now());

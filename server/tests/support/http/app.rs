@@ -1,5 +1,5 @@
-//! The app that every server serves. Its replies describe the request. Its notes describe it, too, for
-//! requests whose reply does not arrive.
+//! The app that every server serves. Its replies describe the request. Its notes describe it, too,
+//! for requests whose reply does not arrive.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;

@@ -6,7 +6,8 @@ const SMUGGLED: &str = "GET /t@@@@@/smuggled HTTP/1.1\r\n\r\n";
 pub struct Malformed {
     pub name: String,
     pub bytes: Vec<u8>,
-    /// The reply of `axum::serve`, which looks for the preface of HTTP/2.
+    /// A server that looks for the preface of HTTP/2 replies like `axum::serve`, not like plain
+    /// hyper.
     pub preface: bool,
 }
 

@@ -1,5 +1,5 @@
-//! The reference servers: `axum::serve`, and plain hyper. Their sockets are wrapped to count the bytes
-//! that they read. So a client knows when the server has seen all that the client sent.
+//! The reference servers: `axum::serve`, and plain hyper. Their sockets are wrapped to count the
+//! bytes that they read. So a client knows when the server has seen all that the client sent.
 
 use std::collections::HashMap;
 use std::io;

@@ -24,8 +24,8 @@ type Bytes = Arc<[u8]>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     pub lines: Vec<String>,
-    /// How many bytes had come when [`Step::Tail`] ended, and whether the server had closed. Another
-    /// client of the same script waits for the same.
+    /// How many bytes had come when [`Step::Tail`] ended, and whether the server had closed.
+    /// Another client of the same script waits for the same.
     pub tail: Option<(usize, bool)>,
 }
 

@@ -18,7 +18,8 @@ pub struct Reply {
     trailers: String,
 }
 
-/// What a parser must know of a reply: its body depends on the request and on the end of the stream.
+/// What a parser must know of a reply: its body depends on the request and on the end of the
+/// stream.
 #[derive(Clone, Copy, Default)]
 pub struct Reading {
     /// The request was HEAD.

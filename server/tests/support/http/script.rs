@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A placeholder for a connection's own token. Transcripts are compared with the placeholder in place.
+/// A placeholder for a connection's own token. Transcripts are compared with the placeholder in
+/// place.
 pub const TOKEN: &str = "@@@@@";
 
 #[derive(Clone, Debug)]
