@@ -19,8 +19,8 @@ use crate::trace::JobSpan;
 /// resolves to the value that the closure returns.
 ///
 /// The job keeps its slot until the closure has returned, even if its handle is aborted. A closure
-/// that has started cannot be stopped, so a freed slot would let more closures run than the pool has
-/// slots. `spawn_blocking` under a semaphore has that fault if the caller keeps the permit.
+/// that has started cannot be stopped. With its slot freed, more closures could run than the pool
+/// has slots. `spawn_blocking` under a semaphore has that fault if the caller keeps the permit.
 ///
 /// Outside of a pool the future works too, and keeps no slot.
 ///

@@ -2,8 +2,8 @@
 //!
 //! This is the crate's only module with unsafe code. `pool/submit` allocates jobs here. The limiter
 //! and the scheduler move the token of a job. Handles, groups and [`blocking`](crate::blocking) hold
-//! counted references. A future must never be polled by two threads, and a cell must never be freed
-//! while a reference is left.
+//! counted references. Two threads must never poll one future. A cell must never be freed while a
+//! reference is left.
 //!
 //! | file | content |
 //! |---|---|
@@ -41,8 +41,7 @@
 //!                                     wake, request_abort
 //! ```
 //!
-//! - **SCHEDULED**: the token is in a run queue, in a worker's local queue, or in the hands of the
-//!   thread that moves the token. Beside `RUNNING` the bit means that the running job was woken.
+//! - **SCHEDULED**: the token is in a run queue or a worker's local queue, or on its way there. Beside `RUNNING` the bit means that the running job was woken.
 //! - **RUNNING**: one thread polls the job, with the token in hand.
 //! - **idle** (none of the bits): the job waits for its waker. The scheduler's slab has a `RawJob`.
 //! - **WAITING**: the token stands in the limiter's wait list. A job waits there at most once, before
@@ -82,8 +81,8 @@
 //! `// SAFETY:` comments cite these numbers. The tests named are those that fail first.
 //!
 //! - **S1, one token.** A cell has one token: a `Runnable`, a pointer in an [`AtomicJobSlot`], or the
-//!   state word of an idle job. A `Runnable` is made in three places: by `allocate_job`, by the one
-//!   caller whose transition took an idle job, and by the one swap that empties a slot.
+//!   state word of an idle job. Three places make a `Runnable`: `allocate_job`, the one transition
+//!   that took an idle job, and the one swap that empties a slot.
 //!   Tests: `a_wake_while_polled_is_kept` (loom), `the_first_wake_of_an_idle_job_takes_the_token`.
 //! - **S2, the token's fields.** Before `COMPLETE`, the token's holder alone uses `stage`, `sink`,
 //!   `slot_hold`, `slot_kind` and `suspended_key`. The thread that polls acts for the holder. After
@@ -96,15 +95,15 @@
 //!   reads only if `complete` found the bit. The handle writes only after it unset the bit and found
 //!   the job not complete. The waker is dropped with the cell.
 //!   Tests: `a_handle_is_woken` (loom), `the_last_waker_is_the_one_woken`.
-//! - **S5, the scheduler.** The token's holder writes `scheduler` once, before the job is idle or
-//!   waiting for the first time. Other threads read the field only after they found such a state.
+//! - **S5, the scheduler.** The token's holder writes `scheduler` once, before the job is first idle or
+//!   waiting. Other threads read the field only after they found such a state.
 //!   Tests: `a_wake_while_polled_is_kept` (loom), `waiting`, `suspended`.
 //! - **S6, counted references.** `refs` counts tokens, join handles, `JobArc`s and wakers. The last one
 //!   frees the cell. A new reference is made from one that is counted for as long. A `RawJob` is
-//!   dereferenced only while a counted reference exists. Three places keep one: the caller of a
-//!   method here, the thread that polls (`scheduler/context.rs`, for the time of the poll), and the
-//!   scheduler's slab (the job leaves it under the shard's lock, before the token is given up).
-//!   The wait list compares addresses and dereferences none.
+//!   dereferenced only while a counted reference exists. Two places outside of this module keep one.
+//!   `scheduler/context.rs` keeps the job of the current poll, until that poll returns. The
+//!   scheduler's slab keeps suspended jobs: the entry goes, under the shard's lock, before the token
+//!   is given up. The wait list compares addresses and dereferences none.
 //!   Tests: all under AddressSanitizer (`scripts/asan`), `at_any_moment_under_load`.
 //! - **S7, types.** `Cell::allocate` makes each cell, of a `Send` future, output and sink. The header
 //!   comes first, and its table is that of the cell's type.

@@ -1,7 +1,7 @@
 //! The storage of a job: one allocation with everything of the job, and its table of functions.
 //!
-//! [`Cell`] owns the future or output, the sink, the span and the [`Header`]. The header is the part
-//! whose type does not depend on the job, so that every reference is one thin pointer to it.
+//! [`Cell`] owns the future or output, the sink, the span and the [`Header`]. The type of the
+//! header does not depend on the job, so every reference is a thin pointer to a header.
 //! `new.rs` allocates cells. `refs.rs` and `join.rs` call the functions of [`VTable`], which know the
 //! job's type. No lock protects a cell: each access cites the invariant of `mod.rs` that permits it.
 //! A panic of user code must never leave a function of the table: workers call them between jobs.

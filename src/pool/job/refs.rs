@@ -101,8 +101,8 @@ impl RawJob {
     }
 
     fn drop_ref(self) {
-        // The release pairs with the fence below, in the thread that drops the last reference, and
-        // with the acquire loads of `Runnable::is_unique` and `Cell::publish`.
+        // The release pairs with the fence below, in the thread that drops the last reference. It
+        // also pairs with the acquire loads of `Runnable::is_unique` and `Cell::publish`.
         if self.header().refs.fetch_sub(1, Release) == 1 {
             // The acquire pairs with the releases of all others: their accesses come before the end.
             fence(Acquire);
@@ -140,8 +140,8 @@ impl RawJob {
     ///
     /// Panics if the job was neither before.
     fn scheduler(&self) -> &Arc<dyn JobScheduler> {
-        // SAFETY: the caller has found the job idle or waiting, and the field was written before
-        // that and is never written again (S5).
+        // SAFETY: the caller has found the job idle or waiting. The field was written before that,
+        // and is never written again (S5).
         let scheduler = self.header().scheduler.with(|scheduler| unsafe { (*scheduler).as_ref() });
         scheduler.expect("a job that was idle or waiting has a scheduler")
     }
@@ -246,8 +246,8 @@ impl Runnable {
         header.state.enter_wait_list();
     }
 
-    /// Makes a waiting job a scheduled job. Called after the job was taken out of the wait list to
-    /// run, and before the token enters a run queue.
+    /// Makes a waiting job a scheduled job. Called between the wait list and the run queue, when the
+    /// job received a slot.
     pub(crate) fn leave_wait_list(&self) {
         self.0.header().state.leave_wait_list();
     }

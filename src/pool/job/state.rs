@@ -12,8 +12,7 @@
 //!
 //! Every read-modify-write is `AcqRel`, for one reason per side:
 //!
-//! - *Release*: the next holder of the token, or the join handle, sees all that this thread did to
-//!   the fields it gives up.
+//! - *Release*: this thread gives up fields. Their next owner sees all that this thread did to them.
 //! - *Acquire*: this thread sees all that the previous holder did to the fields it receives.
 //!
 //! Read-modify-writes continue the release sequence of the stores before them. So a transition
@@ -83,8 +82,8 @@ impl State {
     /// Reads the word.
     #[inline]
     pub(super) fn load(&self) -> Snapshot {
-        // Acquire pairs with `complete`, for readers of the output, and with `enter_wait_list`, for
-        // readers of the scheduler and the waiter key.
+        // For readers of the output, the acquire pairs with `complete`. For readers of the scheduler
+        // and the waiter key, it pairs with `enter_wait_list`.
         Snapshot(self.0.load(Acquire))
     }
 
@@ -383,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_withdrawn_job_waits_no_more_once_it_is_complete() {
+    fn a_complete_job_is_not_waiting() {
         let state = State::new();
         state.enter_wait_list();
         assert!(!state.complete());
@@ -391,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_complete_job_gives_its_token_to_no_one() {
+    fn a_complete_job_never_gives_its_token_out() {
         let state = State::new();
         assert!(!state.start_poll());
         assert!(!state.complete());
