@@ -1,13 +1,12 @@
-//! A client that calls no more than a few at once, with retries, time limits and several servers.
+//! A client with a bound on its calls, retries, time limits and several servers.
 //!
 //! ```text
 //! cargo run --release --features tower --example client_stack
 //! ```
 //!
-//! From the outside in: a retry of what was refused or failed, a time limit for each try, a balance
-//! over the servers, and for each server a layer of the one pool that bounds them all. With
-//! `schedule` a call waits in `poll_ready` until there is a slot, so nothing is sent, nor does its
-//! time limit run, before there is room for it.
+//! The layers from the outside in: retries, a time limit for each try, a balancer over the servers,
+//! and around each server a layer of one pool. The pool bounds the calls to all servers together.
+//! `schedule` waits in `poll_ready`, so nothing is sent before a slot is free.
 
 use std::future::{Ready, ready};
 use std::net::SocketAddr;
@@ -101,7 +100,7 @@ async fn call(service: Stack, path: String) -> Result<StatusCode, BoxError> {
     Ok(status)
 }
 
-/// Tries again what the server could not do, or what did not get as far as the server.
+/// Retries calls that the server failed, and calls that did not reach a server.
 #[derive(Clone)]
 struct Attempts(u32);
 
@@ -125,7 +124,7 @@ impl Policy<String, Response<Body>, BoxError> for Attempts {
     }
 }
 
-/// A server that fails now and then, and remembers how many it served at once.
+/// A server that fails each tenth request, and records how many requests it served at once.
 #[derive(Default)]
 struct Backend {
     requests: AtomicU64,

@@ -1,4 +1,4 @@
-//! SIGTERM: stop accepting, let what runs come to its end, and be gone by the deadline.
+//! SIGTERM: stop to accept, let running work end, and exit by the deadline.
 //!
 //! ```text
 //! cargo run --release --features tower --example graceful
@@ -6,20 +6,21 @@
 //! kill -TERM PID                          # PID is in the first line
 //! ```
 //!
-//! Connections are closed once they are idle; the pool is drained meanwhile, jobs that no
-//! connection waits for any more included. What is left at the deadline is cancelled, counted and
-//! reported: exit code 0 if all came to its end, 1 otherwise.
+//! Idle connections are closed while the pool drains. The drain includes jobs whose connections are
+//! gone. The deadline cancels the jobs that are left, and the report counts them. The exit code is
+//! 0 if all jobs ended in time, and 1 otherwise.
 
+use std::convert::Infallible;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use millpond::layer::PoolLayer;
-use millpond::{JobError, Pool};
+use millpond::Pool;
+use millpond::layer::{CallError, PoolLayer};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -31,10 +32,7 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let deadline = Duration::from_millis(args.next().map_or(Ok(10_000), |ms| ms.parse())?);
 
     let pool = Pool::builder().size(64).name("requests").build()?;
-    let layer = PoolLayer::try_schedule(&pool)
-        .detach_on_drop()
-        .shed_with(|_: Request| StatusCode::SERVICE_UNAVAILABLE.into_response())
-        .panic_with(|_: JobError| StatusCode::INTERNAL_SERVER_ERROR.into_response());
+    let layer = PoolLayer::try_schedule(&pool).detach_on_drop().on_error(respond);
     let app = Router::new()
         .route("/{ms}", get(work).layer(layer))
         .route("/later/{ms}", get(later))
@@ -50,7 +48,7 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
 
     println!("stopping, {} running", pool.status().running);
     drop(stop);
-    // The server first lets its connections end; their calls are jobs. Both have the same deadline.
+    // The connections end first, because their calls are jobs. Both have the same deadline.
     let report = tokio::time::timeout(deadline, async {
         let _ = server.await;
         pool.wait_idle().await;
@@ -70,10 +68,17 @@ async fn work(Path(ms): Path<u64>) -> String {
     format!("worked for {ms} ms\n")
 }
 
-/// Answers at once, and does the work afterwards: still on the pool, so that a drain waits for it.
+/// Answers at once and works afterwards. The work is a job of the pool, so the drain waits for it.
 async fn later(Path(ms): Path<u64>, State(pool): State<Pool>) -> StatusCode {
     match pool.try_schedule(work(Path(ms))) {
         Ok(_detached) => StatusCode::ACCEPTED,
         Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+fn respond(error: CallError<Infallible>, _: Option<Request>) -> Response {
+    match error.is_refusal() {
+        true => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        false => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

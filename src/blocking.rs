@@ -1,4 +1,7 @@
 //! Blocking closures as jobs.
+//!
+//! The closure runs on tokio's blocking threads, and the job awaits it. While the closure runs, the
+//! future defers aborts of the job around it, so that the job keeps its slot.
 
 use std::fmt;
 use std::future::Future;
@@ -10,25 +13,26 @@ use tokio::task::JoinHandle;
 use crate::pool::{JobArc, current};
 use crate::trace::JobSpan;
 
-/// Makes a job of a closure that blocks or computes for long: it runs on the runtime's threads
-/// for such work, and the job ends when it has returned.
+/// Turns a closure that blocks or computes for long into a future, for use as a job.
 ///
-/// The job's slot stays taken until then, also when its handle is aborted: a closure that has
-/// started cannot be stopped, and a bound that forgot about it would be none. (That is where
-/// `spawn_blocking` under a semaphore goes wrong when the permit stays with the caller.)
+/// The closure runs on the runtime's blocking threads, by [`tokio::task::spawn_blocking`]. The future
+/// resolves to the value that the closure returns.
 ///
-/// Outside of a pool the future works all the same, with nothing to hold.
+/// The job keeps its slot until the closure has returned, even if its handle is aborted. A closure
+/// that has started cannot be stopped. With its slot freed, more closures could run than the pool
+/// has slots. `spawn_blocking` under a semaphore has that fault if the caller keeps the permit.
+///
+/// Outside of a pool the future works too, and keeps no slot.
 ///
 /// # Cancel safety
 ///
-/// Dropped before its first poll, the closure never runs. Dropped later, it runs to its end
-/// unobserved; if only this future is dropped and the job around it goes on, the closure no
-/// longer keeps the job's slot.
+/// If the future is dropped before its first poll, the closure never runs. If the future is dropped
+/// later, the closure runs to its end, and its value is lost. From that drop on, the closure no
+/// longer keeps the slot of a job that continues.
 ///
 /// # Panics
 ///
-/// A panic of the closure goes on in the awaiting job. Polling the future outside of a tokio
-/// runtime panics.
+/// A panic of the closure continues in the awaiting job. A poll outside of a tokio runtime panics.
 ///
 /// # Examples
 ///
@@ -50,7 +54,7 @@ where
     Blocking { state: State::Ready(Some(f)) }
 }
 
-/// The future of a blocking closure; made by [`blocking`].
+/// The future of a blocking closure; from [`blocking`].
 #[must_use = "futures do nothing unless polled"]
 pub struct Blocking<F, T> {
     state: State<F, T>,
@@ -61,10 +65,11 @@ enum State<F, T> {
     Running { closure: JoinHandle<T>, deferral: Option<AbortDeferral> },
 }
 
-/// Keeps the job around a running closure from being cancelled.
+/// Defers aborts of the job that awaits a running closure, until dropped.
 struct AbortDeferral(JobArc);
 
 impl AbortDeferral {
+    /// Defers aborts of the current job. Returns `None` outside of a pool.
     fn new() -> Option<Self> {
         current().map(|current| {
             let job = current.job.to_arc();
@@ -103,14 +108,14 @@ where
             Ok(value) => Poll::Ready(value),
             Err(error) => match error.try_into_panic() {
                 Ok(payload) => std::panic::resume_unwind(payload),
-                // The runtime is shutting down and never ran the closure; the job goes with it.
+                // The runtime shuts down and never ran the closure. The shutdown drops the job, too.
                 Err(_) => Poll::Pending,
             },
         }
     }
 }
 
-// The closure is moved to its thread, never pinned.
+// The closure moves to its thread and is never pinned.
 impl<F, T> Unpin for Blocking<F, T> {}
 
 impl<F, T> fmt::Debug for Blocking<F, T> {

@@ -1,4 +1,10 @@
-//! What can go wrong, as concrete types: a refusal hands the caller's job back.
+//! The errors of the crate, as concrete types.
+//!
+//! [`JobError`] and [`JobPanic`] tell how a job ended. [`ClosedError`], [`ScheduleError`] and
+//! [`TryScheduleError`] are refusals of the verbs, for pools and groups alike. [`ConfigError`] comes
+//! from the builders of this crate and of `millpond-server`.
+//! A refusal must give the job back: the job never started and was not dropped.
+//! No lock of this file is ever taken: the mutex in `JobPanic` only makes the payload `Sync`.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -6,9 +12,9 @@ use std::error::Error;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-/// How a job ended other than by returning a value.
+/// How a job ended without an output.
 ///
-/// A panic of a job costs that job alone: its worker and its slot go on.
+/// A panic of a job ends that job alone. Its worker continues, and its slot is free again.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum JobError {
@@ -29,11 +35,11 @@ impl JobError {
         matches!(self, Self::Panicked(_))
     }
 
-    /// The panic, if that is how the job ended; otherwise the error itself.
+    /// Returns the panic that ended the job.
     ///
     /// # Errors
     ///
-    /// Gives `self` back when the job was cancelled.
+    /// Returns `self` if the job was cancelled.
     pub fn into_panic(self) -> Result<JobPanic, Self> {
         match self {
             Self::Panicked(panic) => Ok(panic),
@@ -60,12 +66,25 @@ impl fmt::Display for JobError {
 
 impl Error for JobError {}
 
-/// A panic caught in a job: its message and its payload.
+/// The panic of a job: its message and its payload.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = millpond::Pool::new(1);
+/// let handle = pool.schedule(async { panic!("no input") }).await?;
+/// let panic = handle.await.unwrap_err().into_panic().unwrap();
+/// assert_eq!(panic.message(), Some("no input"));
+/// # Ok(())
+/// # }
+/// ```
 pub struct JobPanic(Box<Caught>);
 
 struct Caught {
     message: Option<Cow<'static, str>>,
-    // Payloads need not be `Sync`, errors do: the mutex lends them that and is never locked.
+    // An error has to be `Sync`, and a payload need not be. The mutex adds that, and is never locked.
     payload: Mutex<Box<dyn Any + Send>>,
 }
 
@@ -78,21 +97,21 @@ impl JobPanic {
         Self(Box::new(Caught { message, payload: Mutex::new(payload) }))
     }
 
-    /// The panic's message, if it was a string, as the ones of [`panic!`] are.
+    /// Returns the message, if the payload is a string. The payloads of [`panic!`] are strings.
     pub fn message(&self) -> Option<&str> {
         self.0.message.as_deref()
     }
 
-    /// What was passed to the panic.
+    /// Returns the payload of the panic.
     pub fn into_payload(self) -> Box<dyn Any + Send> {
         self.0.payload.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Goes on panicking with the same payload, in the caller.
+    /// Continues the panic in the caller, with the same payload.
     ///
     /// # Panics
     ///
-    /// Always: that is its purpose.
+    /// Always panics.
     pub fn resume(self) -> ! {
         std::panic::resume_unwind(self.into_payload())
     }
@@ -104,39 +123,58 @@ impl fmt::Debug for JobPanic {
     }
 }
 
-/// Refused: the pool (or the group) is closed. Holds the job, which never started.
+/// The refusal of a closed pool or group. Contains the job, which never started.
+///
+/// Returned by [`try_go`](crate::Pool::try_go) and [`anyway_go`](crate::Pool::anyway_go), which refuse
+/// for no other reason.
 pub struct ClosedError<J>(pub J);
 
-/// Why [`schedule`](crate::Pool::schedule) did not take a job. Holds the job, which never started.
+/// Why [`schedule`](crate::Pool::schedule) refused a job. Contains the job, which never started.
 #[non_exhaustive]
 pub enum ScheduleError<J> {
     /// The pool (or the group) is closed.
     Closed(J),
-    /// Every slot is held by a job that itself waits in the wait list, the caller among them: waiting
-    /// could never end. See [`OnDeadlock`](crate::OnDeadlock).
+    /// Every slot is held by a job that itself waits for a slot, and the caller is such a job. The
+    /// wait would never end. See [`OnDeadlock`](crate::OnDeadlock).
     WouldDeadlock(J),
 }
 
-/// Why a job that may not wait was refused. Holds the job, which never started.
+/// Why a verb that never waits refused a job. Contains the job, which never started.
+///
+/// # Examples
+///
+/// ```
+/// use millpond::{Pool, TryScheduleError};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let pool = Pool::new(1);
+/// let first = pool.try_schedule(std::future::pending::<()>());
+/// let Err(TryScheduleError::Full(job)) = pool.try_schedule(async { 5 }) else { unreachable!() };
+/// assert_eq!(job.await, 5); // the job came back
+/// # drop(first);
+/// # }
+/// ```
 #[non_exhaustive]
 pub enum TryScheduleError<J> {
     /// The pool (or the group) is closed.
     Closed(J),
-    /// No slot and no place in the queue is free, the overflow limit is reached, or others
-    /// wait already.
+    /// No slot and no place in the queue is free, other callers wait already, or the overflow limit
+    /// is reached.
     Full(J),
 }
 
 macro_rules! refusal {
     ($name:ident { $($variant:ident => $text:literal),+ }) => {
         impl<J> $name<J> {
-            /// The job, to be tried again or elsewhere.
+            /// Returns the job, for another attempt or another pool.
             pub fn into_job(self) -> J {
                 match self { $(Self::$variant(job) => job),+ }
             }
 
-            /// The same refusal around another job, or around none (`map_job(drop)`): an error
-            /// that is passed on as a `Box<dyn Error + Send + Sync>` needs one that is `Sync`.
+            /// Returns the same refusal with another job, or with none (`map_job(drop)`).
+            ///
+            /// A `Box<dyn Error + Send + Sync>` needs a refusal whose job is `Sync`.
             pub fn map_job<K>(self, f: impl FnOnce(J) -> K) -> $name<K> {
                 match self { $(Self::$variant(job) => $name::$variant(f(job))),+ }
             }
@@ -168,12 +206,12 @@ refusal!(TryScheduleError {
 });
 
 impl<J> ClosedError<J> {
-    /// The job, to be tried elsewhere.
+    /// Returns the job, for another pool.
     pub fn into_job(self) -> J {
         self.0
     }
 
-    /// The same refusal around another job.
+    /// Returns the same refusal with another job.
     pub fn map_job<K>(self, f: impl FnOnce(J) -> K) -> ClosedError<K> {
         ClosedError(f(self.0))
     }
@@ -205,7 +243,14 @@ impl<J> From<ClosedError<J>> for TryScheduleError<J> {
     }
 }
 
-/// A setting that cannot be: names the field, the value it was given and what is accepted.
+/// An invalid setting. Names the field, its value and the accepted values.
+///
+/// # Examples
+///
+/// ```
+/// let error = millpond::Pool::builder().size(0).build().unwrap_err();
+/// assert_eq!((error.field(), error.value()), ("size", "0"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     field: &'static str,
@@ -219,17 +264,17 @@ impl ConfigError {
         Self { field, value: value.to_string(), accepted }
     }
 
-    /// The setting's name, as on the builder.
+    /// The name of the setting, as on the builder.
     pub fn field(&self) -> &str {
         self.field
     }
 
-    /// The value it was given.
+    /// The refused value.
     pub fn value(&self) -> &str {
         &self.value
     }
 
-    /// What would be accepted.
+    /// The accepted values.
     pub fn accepted(&self) -> &str {
         self.accepted
     }

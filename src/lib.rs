@@ -107,7 +107,7 @@ pub use crate::error::{
 pub use crate::group::{Group, GroupBuilder, Outcome};
 pub use crate::pool::{
     AbortHandle, AbortOnDropHandle, JobHandle, OnDeadlock, Pool, PoolBuilder, PoolStatus, Reserver,
-    ShutdownReport, SlotGuard,
+    ShutdownReport, Slot, SlotGuard,
 };
 
 /// The named futures that the verbs, groups and [`blocking`] return.

@@ -1,4 +1,6 @@
-//! One place to switch the primitives between `std` and loom's models of them.
+//! The primitives of `std`, or loom's models of them under `--cfg millpond_loom`.
+//!
+//! Every file that is part of a loom model takes its atomics, mutexes and cells from here.
 
 #[cfg(not(millpond_loom))]
 pub(crate) use std::sync::atomic;
@@ -6,8 +8,10 @@ pub(crate) use std::sync::atomic;
 #[cfg(millpond_loom)]
 pub(crate) use loom::sync::atomic;
 
-/// A mutex that cannot be poisoned: no user code ever runs under millpond's locks, so a panic
-/// while one is held would be a bug of ours, and the data would still be whole.
+/// A mutex without poisoning.
+///
+/// No user code runs under millpond's locks. So no panic of user code can leave the data half
+/// changed.
 pub(crate) struct Mutex<T>(Inner<T>);
 
 #[cfg(not(millpond_loom))]
@@ -33,7 +37,7 @@ impl<T> Mutex<T> {
     }
 }
 
-/// `std`'s cell behind loom's closure interface, so that loom can check every access.
+/// `std`'s cell with loom's interface of closures, which lets loom check every access.
 #[cfg(not(millpond_loom))]
 #[derive(Debug)]
 pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
@@ -58,8 +62,10 @@ impl<T> UnsafeCell<T> {
 #[cfg(millpond_loom)]
 pub(crate) use loom::cell::UnsafeCell;
 
-/// Whether the failpoint of this name is on: then the code is broken in one way, which a model must
-/// notice. Outside of the models every failpoint is off.
+/// Whether the failpoint `name` is on. The code then omits one step, and a loom model must fail.
+///
+/// The environment variable `MILLPOND_FAILPOINT` names the failpoint. Without loom every failpoint is
+/// off, and the branch compiles to nothing.
 #[cfg(millpond_loom)]
 pub(crate) fn failpoint(name: &str) -> bool {
     static NAME: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
@@ -78,17 +84,20 @@ loom::thread_local! {
 }
 
 /// The shard of the model's current thread.
+///
+/// Models have no tokio workers, so each thread states its shard.
 #[cfg(millpond_loom)]
 pub(crate) fn current_shard() -> usize {
     CURRENT_SHARD.with(std::cell::Cell::get)
 }
 
+/// Makes `shard` the shard of the model's current thread.
 #[cfg(millpond_loom)]
 pub(crate) fn set_current_shard(shard: usize) {
     CURRENT_SHARD.with(|current| current.set(shard));
 }
 
-/// Runs a future on a thread of the model that has this shard: a model has no tokio tasks.
+/// Runs a future on a new thread of the model, which gets this shard. Replaces `tokio::spawn`.
 #[cfg(millpond_loom)]
 pub(crate) fn spawn(shard: usize, future: impl Future<Output = ()> + Send + 'static) {
     loom::thread::spawn(move || {

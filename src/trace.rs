@@ -1,14 +1,14 @@
-//! Spans and events. Called by all, calls none; without the feature `tracing` it is empty.
+//! Spans and events. Without the feature `tracing` both compile to nothing.
 
 #[cfg(feature = "tracing")]
 pub(crate) use with_tracing::*;
 #[cfg(not(feature = "tracing"))]
 pub(crate) use without::*;
 
-/// Sends an event with the pool's name; compiles to nothing without the feature `tracing`.
+/// Sends an event with the target `millpond`. Compiles to nothing without the feature `tracing`.
 macro_rules! event {
     ($level:ident, $($rest:tt)*) => {
-        // Subscribers are user code.
+        // A subscriber is user code and may panic.
         #[cfg(feature = "tracing")]
         $crate::panic::catch_panic(
             || tracing::event!(target: "millpond", tracing::Level::$level, $($rest)*),
@@ -21,13 +21,14 @@ pub(crate) use event;
 mod with_tracing {
     use tracing::Span;
 
-    /// The span a job runs in: the one that was current where it was submitted..
+    /// The span of a job: the span that was current at the submit.
     ///
-    /// Boxed: most jobs have none, and those should be small.
+    /// The box keeps jobs without a span small; most have none.
     #[derive(Default)]
     pub(crate) struct JobSpan(Option<Box<Span>>);
 
     impl JobSpan {
+        /// Takes the current span, if `wanted` and if there is one.
         #[inline]
         pub(crate) fn current(wanted: bool) -> Self {
             if !wanted || !tracing::dispatcher::has_been_set() {
@@ -37,6 +38,7 @@ mod with_tracing {
             Self((!span.is_none()).then(|| Box::new(span)))
         }
 
+        /// Calls `f` inside the span.
         #[inline(always)]
         pub(crate) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
             match &self.0 {
@@ -49,7 +51,7 @@ mod with_tracing {
 
 #[cfg(not(feature = "tracing"))]
 mod without {
-    /// Stands for the span of a job where there are none.
+    /// The span of a job in a build without spans: nothing.
     #[derive(Default)]
     pub(crate) struct JobSpan;
 

@@ -14,7 +14,7 @@ use tower::{Layer, Service, ServiceBuilder};
 use tower_resilience_bulkhead::BulkheadLayer;
 use tower_resilience_executor::ExecutorLayer;
 
-/// What is wrapped: an answer at once, nothing allocated.
+/// The wrapped service: it answers at once and allocates nothing.
 #[derive(Clone)]
 pub struct Next;
 
@@ -32,7 +32,7 @@ impl Service<u64> for Next {
     }
 }
 
-/// Something to be done with a service of any type.
+/// A measurement of a service of any type.
 pub trait Visit {
     type Out;
 
@@ -66,7 +66,7 @@ pub const ARMS: [&str; 12] = [
 
 pub const SIZE: usize = 100;
 
-/// On a runtime: `Buffer` starts its worker here.
+/// Call it on a runtime, because `Buffer` spawns its worker here.
 pub async fn with_arm<V: Visit>(arm: usize, visit: V) -> V::Out {
     let pool = Pool::new(SIZE);
     let limit = || GlobalConcurrencyLimitLayer::with_semaphore(Arc::new(Semaphore::new(SIZE)));

@@ -1,4 +1,4 @@
-//! Through axum over loopback, driven by wrk.
+//! The layer behind axum over loopback, under load from wrk.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use crate::progress::Progress;
 use crate::servers::{ARMS, NAMES, Server};
 use crate::{Args, median, table};
 
-/// A path, connections, and what that is.
+/// A path, a number of connections, and a label.
 const LOADS: [(&str, usize, &str); 2] = [
     ("/sleep/5", 20, "5 ms a request, 20 connections"),
     ("/sleep/0", 50, "at once, 50 connections"),
@@ -54,7 +54,7 @@ pub fn run(args: &Args) -> String {
     text
 }
 
-/// Requests per second, and the 99th percentile of their latencies in ms.
+/// Returns requests per second and the p99 of their latencies in ms.
 fn wrk(server: &Server, path: &str, connections: usize, seconds: u64) -> (f64, f64) {
     let output = Command::new("wrk")
         .args(["--latency", "-t1", &format!("-c{connections}"), &format!("-d{seconds}s")])

@@ -14,7 +14,7 @@ use crate::arms::{ARMS, BARE, BUFFER, EXECUTOR, LIMIT, Next, Visit, with_arm};
 use crate::progress::Progress;
 use crate::{Args, allocations, median, table};
 
-/// So many callers at once, each with a clone of the service. Gives ns and allocations per call.
+/// Runs callers at once, each with a clone of the service. Returns ns and allocations per call.
 #[derive(Clone, Copy)]
 struct Calls {
     callers: u64,
@@ -143,7 +143,7 @@ pub fn run(args: &Args) -> String {
     )
 }
 
-/// Calls that are refused, by tower's own or by ours. Gives ns and allocations per call.
+/// Makes calls that tower's layers or the pool refuse. Returns ns and allocations per call.
 async fn refuse(ours: bool, calls: u64) -> (f64, f64) {
     if ours {
         let pool = Pool::new(1);

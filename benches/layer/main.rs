@@ -1,4 +1,4 @@
-//! The layer beside the others: in process, through axum, and under more load than can be served.
+//! The layer beside tower's own: in process, behind axum, and under overload.
 
 mod allocations;
 mod arms;
@@ -32,7 +32,7 @@ struct Args {
 fn main() {
     let mut given: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     match given.first().map(String::as_str) {
-        // Servers and clients are processes of their own.
+        // Servers and clients run this program in other processes.
         Some("--serve") => return servers::serve(&given[1]),
         Some("--drive") => return overload::drive(&given[1..]),
         _ => {}

@@ -1,4 +1,4 @@
-//! More than can be served: what is served all the same, and how fast.
+//! Overload: how much is served in time, and how fast.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::progress::Progress;
 use crate::servers::{ARMS, CONNECTIONS, NAMES, QUEUE, Server, WORK};
 use crate::{Args, median, table};
 
-/// Offered load, as multiples of what the handler can serve.
+/// The offered load, as multiples of the capacity of the handler.
 const LOADS: [f64; 6] = [0.5, 0.9, 1.0, 2.0, 5.0, 10.0];
 
-/// A client that has waited for so long has gone.
+/// A client gives up after this time.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The services that are compared.
@@ -33,15 +33,15 @@ fn capacity() -> f64 {
 #[derive(Clone, Copy)]
 struct Figures {
     goodput: f64,
-    /// Of the requests that were served, in ms; not a number if hardly any were.
+    /// The p99 of the served requests in ms; NaN if hardly any request was served.
     p99: f64,
-    /// Of the server, in MB.
+    /// The peak memory of the server, in MB.
     memory: f64,
 }
 
 pub fn run(args: &Args) -> (String, String) {
     let seconds = if args.quick { 1 } else { 4 };
-    // The same load over and over tells little more: three rounds of it take long enough.
+    // More rounds of the same load add little, and three take minutes.
     let rounds = args.rounds.min(3);
     let mut progress = Progress::new(rounds * LOADS.len() * COMPARED.len());
     let mut all = vec![vec![Vec::new(); LOADS.len()]; COMPARED.len()];
@@ -103,7 +103,7 @@ pub fn run(args: &Args) -> (String, String) {
     (text, picture::draw(&LOADS, &goodput, &p99, capacity(), PATIENCE.as_millis() as f64))
 }
 
-/// Drives a server from a process of its own. Gives the goodput and the p99 in ms.
+/// Loads a server from another process. Returns the goodput and the p99 in ms.
 fn load_from_afar(server: &Server, rate: f64, seconds: u64) -> (f64, f64) {
     let program = std::env::current_exe().expect("this program");
     let output = Command::new(program)
@@ -117,7 +117,7 @@ fn load_from_afar(server: &Server, rate: f64, seconds: u64) -> (f64, f64) {
     (goodput, p99)
 }
 
-/// The client's process: requests at a steady rate, whatever becomes of those before.
+/// The client's process. It sends at a steady rate and does not wait for earlier responses.
 pub fn drive(args: &[String]) {
     let rate: f64 = args[1].parse().expect("a rate");
     let seconds: u64 = args[2].parse().expect("seconds");
@@ -129,7 +129,7 @@ pub fn drive(args: &[String]) {
         let served = Arc::new(std::sync::Mutex::new(histogram));
         let sent = Arc::new(AtomicU64::new(0));
         let start = Instant::now();
-        // The first second warms up and fills what can be filled.
+        // The first second warms up and fills the queues.
         let measured = start + Duration::from_secs(1);
         let end = measured + Duration::from_secs(seconds);
         let mut tick = tokio::time::interval(Duration::from_millis(1));

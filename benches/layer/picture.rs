@@ -13,10 +13,10 @@ const LEFT: f64 = 62.0;
 const TOP: f64 = 46.0;
 const GAP: f64 = 90.0;
 const COLOURS: [&str; 3] = ["#9a6700", "#0969da", "#1a7f37"];
-/// The second is dashed, for where it runs over the first.
+/// The second line is dashed, so that it shows on top of the first.
 const DASHES: [&str; 3] = ["none", "6 5", "none"];
 
-/// Where a panel's values are drawn.
+/// The area of a panel's values.
 struct Scale {
     left: f64,
     low: f64,
@@ -123,7 +123,7 @@ fn panel(
             .values
             .iter()
             .enumerate()
-            // Where nothing was served there is nothing to draw.
+            // A load without served requests has no point.
             .filter(|(_, value)| !value.is_nan())
             .map(|(at, &value)| (scale.x(at, loads.len()), scale.y(value)))
             .collect();

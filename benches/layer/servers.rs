@@ -1,5 +1,6 @@
-//! The servers that are driven over loopback, each a process of its own.
+//! The servers for the loopback benches, each in its own process.
 
+use std::convert::Infallible;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -12,8 +13,8 @@ use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use millpond::layer::PoolLayer;
-use millpond::{JobError, Pool};
+use millpond::Pool;
+use millpond::layer::{CallError, PoolLayer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tower::limit::GlobalConcurrencyLimitLayer;
@@ -22,13 +23,13 @@ pub const ARMS: [&str; 4] = ["bare", "limit", "millpond", "millpond-schedule"];
 pub const NAMES: [&str; 4] =
     ["bare router", "ConcurrencyLimit", "millpond `try_schedule`", "millpond `schedule`"];
 
-/// What the handler works with: so many at once, for so long each.
+/// The handler needs one of this many connections, for `WORK`.
 pub const CONNECTIONS: usize = 8;
 pub const WORK: Duration = Duration::from_millis(20);
-/// Places in the pool's queue: another `WORK` to wait.
+/// Places in the pool's queue. A queued call waits for another `WORK`.
 pub const QUEUE: usize = CONNECTIONS;
 
-/// Serves until it is killed, or nobody holds its input open.
+/// Serves until the process is killed.
 pub fn serve(arm: &str) {
     let runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = { runtime }.worker_threads(2).enable_all().build().expect("a runtime");
@@ -38,7 +39,7 @@ pub fn serve(arm: &str) {
         let limit = GlobalConcurrencyLimitLayer::new(CONNECTIONS);
         let work = get(work).with_state(database);
         let sleep = get(sleep);
-        // `try_schedule` has slots for all the clients that are below saturation.
+        // Below saturation `try_schedule` has a slot for each client.
         let roomy = Pool::new(1_000);
         let router = match arm {
             "bare" => Router::new().route("/work", work).route("/sleep/{ms}", sleep),
@@ -54,7 +55,7 @@ pub fn serve(arm: &str) {
                         "millpond" => PoolLayer::try_schedule(pool),
                         _ => PoolLayer::schedule(pool),
                     };
-                    layer.shed_with(busy).panic_with(broken)
+                    layer.on_error(respond)
                 };
                 Router::new()
                     .route("/work", work.layer(layer(&pool)))
@@ -68,15 +69,14 @@ pub fn serve(arm: &str) {
     });
 }
 
-fn busy(_: Request) -> Response {
-    StatusCode::SERVICE_UNAVAILABLE.into_response()
+fn respond(error: CallError<Infallible>, _: Option<Request>) -> Response {
+    match error.is_refusal() {
+        true => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        false => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
-fn broken(_: JobError) -> Response {
-    StatusCode::INTERNAL_SERVER_ERROR.into_response()
-}
-
-/// A query to a database with few connections: whoever comes waits for one.
+/// A query to a database with few connections: the handler waits for a connection.
 async fn work(State(database): State<Arc<Semaphore>>) -> Body {
     let _connection = database.acquire().await.expect("never closed");
     tokio::time::sleep(WORK).await;
@@ -90,7 +90,7 @@ async fn sleep(Path(ms): Path<u64>) -> &'static str {
     "slept"
 }
 
-/// A server in a process of its own; gone with this value.
+/// A server in its own process. Dropping the value kills the process.
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
@@ -111,7 +111,7 @@ impl Server {
         Self { child, address }
     }
 
-    /// Its peak memory in MB so far.
+    /// Returns the peak memory of the process so far, in MB.
     pub fn peak_memory(&self) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let kilobytes = status.ok().and_then(|status| {

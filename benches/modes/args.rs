@@ -6,7 +6,7 @@ use crate::protocol::Protocol;
 pub const USAGE: &str = "\
 Compares ways to hold many connections that are idle most of the time.
 
-cargo run --release --example modes -- [OPTIONS]
+cargo bench --bench modes -- [OPTIONS]
 
   --http             HTTP/1.1 instead of frames that are echoed
   --quick            1,000 connections and short steps: shows that it works
@@ -64,6 +64,7 @@ impl Args {
         while let Some(option) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{option} needs a value"));
             match &*option {
+                "--bench" => {}
                 "--http" => args.protocol = Protocol::Http,
                 "--quick" => args.quick = true,
                 "--connections" => args.connections = Some(count(&option, &value()?)?),

@@ -35,7 +35,7 @@ pub fn description() -> String {
 pub fn command() -> String {
     let args: Vec<String> = env::args().skip(1).collect();
     let args = if args.is_empty() { String::new() } else { format!(" -- {}", args.join(" ")) };
-    format!("cargo run --release --example modes{args}")
+    format!("cargo bench --bench modes{args}")
 }
 
 /// What the cores did since the system started: busy, of all, in a unit of their own.

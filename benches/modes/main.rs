@@ -1,10 +1,10 @@
 //! Ways to hold many connections that are idle most of the time, side by side.
 //!
 //! ```text
-//! cargo run --release --example modes -- --quick    # a minute: shows that it works
-//! cargo run --release --example modes               # two or three minutes
-//! cargo run --release --example modes -- --write    # some ten minutes: makes benches/modes.md
-//! cargo run --release --example modes -- --http     # HTTP/1.1, on hyper in all arms
+//! cargo bench --bench modes -- --quick    # a minute: shows that it works
+//! cargo bench --bench modes               # two or three minutes
+//! cargo bench --bench modes -- --write    # some ten minutes: makes benches/modes.md
+//! cargo bench --bench modes -- --http     # HTTP/1.1, on hyper in all arms
 //! ```
 //!
 //! Each way is a server of its own process, driven over loopback by the same client, a process as

@@ -15,29 +15,22 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
-use millpond::layer::PoolLayer;
-use millpond::{JobError, Pool};
+use millpond::Pool;
+use millpond::layer::{CallError, PoolLayer};
 
 use crate::live::Latencies;
 
 pub fn app(pool: &Pool, latencies: Latencies) -> Router {
-    // Full: 503 at once.
-    let now = PoolLayer::try_schedule(pool).shed_with(busy).panic_with(broken);
-    // Full: waits for a slot, but not for long.
-    let soon = PoolLayer::schedule_within(pool, Duration::from_millis(200))
-        .shed_with(busy)
-        .panic_with(broken);
-    // Full: runs all the same. For what must work just then.
-    let always = PoolLayer::schedule_always(pool).shed_with(busy).panic_with(broken);
-    // The client may hang up: an order that was begun is carried out.
-    let order = PoolLayer::try_schedule(pool)
-        .shed_with(busy)
-        .panic_with(broken)
-        .detach_on_drop()
-        .name("orders");
-    // The slot is taken as long as the body streams.
-    let stream =
-        PoolLayer::try_schedule(pool).shed_with(busy).panic_with(broken).hold_until_body_end();
+    // Full: responds with 503 at once.
+    let now = PoolLayer::try_schedule(pool).on_error(respond);
+    // Full: waits for a slot, for 200 ms at most.
+    let soon = PoolLayer::schedule_within(pool, Duration::from_millis(200)).on_error(respond);
+    // Full: runs beyond the size. An administrator needs this route under overload.
+    let always = PoolLayer::schedule_always(pool).on_error(respond);
+    // A client that hangs up does not cancel an order that has started.
+    let order = PoolLayer::try_schedule(pool).on_error(respond).detach_on_drop().name("orders");
+    // The call keeps its slot until the body has ended.
+    let stream = PoolLayer::try_schedule(pool).on_error(respond).hold_until_body_end();
 
     Router::new()
         .route("/now/{ms}", get(work).layer(now.clone()))
@@ -46,14 +39,14 @@ pub fn app(pool: &Pool, latencies: Latencies) -> Router {
         .route("/order/{ms}", get(work).layer(order))
         .route("/stream/{chunks}", get(chunks).layer(stream))
         .route("/panic", get(panic).layer(now))
-        // Not on the pool: answers while that is full.
+        // Not on the pool, so it answers while the pool is full.
         .route("/health", get(|| async { "fine\n" }))
         .route("/status", get(status))
         .with_state(pool.clone())
         .layer(middleware::from_fn_with_state(latencies, measure))
 }
 
-/// Something that takes its time, as a database would.
+/// Takes as long as a slow database.
 async fn work(Path(ms): Path<u64>) -> String {
     tokio::time::sleep(Duration::from_millis(ms.min(10_000))).await;
     format!("worked for {ms} ms\n")
@@ -77,14 +70,14 @@ async fn panic() -> &'static str {
     panic!("this handler always panics");
 }
 
-fn busy(_: Request) -> Response {
+/// `_request` is present if the call has not started.
+fn respond(error: CallError<Infallible>, _request: Option<Request>) -> Response {
+    if !error.is_refusal() {
+        return (StatusCode::INTERNAL_SERVER_ERROR, "something broke\n").into_response();
+    }
     let mut response = (StatusCode::SERVICE_UNAVAILABLE, "all slots are taken\n").into_response();
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     response
-}
-
-fn broken(_: JobError) -> Response {
-    (StatusCode::INTERNAL_SERVER_ERROR, "something broke\n").into_response()
 }
 
 async fn measure(State(latencies): State<Latencies>, request: Request, next: Next) -> Response {

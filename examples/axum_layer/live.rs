@@ -7,7 +7,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use millpond::Pool;
 
-/// How long the requests that were served of late took, in microseconds.
+/// The latencies of the requests since the last line, in microseconds.
 #[derive(Clone)]
 pub struct Latencies(Arc<Mutex<Histogram<u64>>>);
 
@@ -24,7 +24,7 @@ impl Latencies {
         histogram.saturating_record(took.as_micros() as u64);
     }
 
-    /// How many, the median and the 99th percentile since the last call.
+    /// Returns the number, the median and the 99th percentile since the last call.
     fn take(&self) -> (u64, Duration, Duration) {
         let mut histogram = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = |q| Duration::from_micros(histogram.value_at_quantile(q));
@@ -34,7 +34,7 @@ impl Latencies {
     }
 }
 
-/// Prints a line each second: in place on a terminal, one below the other elsewhere.
+/// Prints a line each second. On a terminal the line replaces the one before.
 pub async fn show(pool: Pool, latencies: Latencies) {
     let (start, end) = if std::io::stdout().is_terminal() { ("\r\x1b[2K", "") } else { ("", "\n") };
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
@@ -48,7 +48,7 @@ pub async fn show(pool: Pool, latencies: Latencies) {
              {requests:>6} served/s  p50 {p50:>8.1?}  p99 {p99:>8.1?}{end}",
             status.running, status.queued, status.waiting, status.overflow, status.refused
         );
-        // A closed pipe is no reason to stop serving.
+        // The server goes on when the pipe is closed.
         let _ = std::io::stdout().flush();
     }
 }

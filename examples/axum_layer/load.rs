@@ -1,4 +1,4 @@
-//! A load against the app: more clients than it has slots, for a limited time.
+//! A load for the app, for a limited time: it has more clients than the pool has slots.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
-/// Each route in turn, from twice as many clients as there are slots.
+/// Calls the routes in turn, from twice as many clients as the pool has slots.
 pub async fn run(address: SocketAddr, slots: usize, time: Duration) {
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
     let end = Instant::now() + time;

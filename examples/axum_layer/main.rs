@@ -6,7 +6,7 @@
 //! curl -i http://127.0.0.1:3000/now/20
 //! ```
 //!
-//! While it runs, a line shows what the pool is doing and how long the requests take.
+//! A line shows each second what the pool does and how long requests take.
 
 mod app;
 mod live;

@@ -1,15 +1,16 @@
-//! Lines, echoed by a tower service.
+//! A line-echo server: a codec and a tower service.
 //!
 //! ```text
 //! cargo run --release --example echo
 //! nc 127.0.0.1 7000
 //! ```
 //!
-//! Thousands of connections that are idle cost no task, as the live line shows, and 230 bytes each
-//! (resident memory on Linux, with 9,500 of them). With `--mode dedicated` the same code has a task
-//! for each, and 1,170 bytes.
+//! An idle connection has no task, as the live line shows, and takes 230 bytes of resident memory
+//! (on Linux, with 9,500 connections). With `--mode dedicated` it has a task, and takes 1,170
+//! bytes.
 //!
-//! Deadlines and limits hold by default: one who says nothing is closed after ten seconds.
+//! Deadlines and limits hold by default: a connection that sends nothing is closed after ten
+//! seconds.
 
 mod common;
 

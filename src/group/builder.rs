@@ -1,4 +1,4 @@
-//! A group's settings.
+//! The settings of a group.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -41,22 +41,23 @@ impl<T: Send + 'static> GroupBuilder<T> {
         Self { pool, quota: None, failure_when: None, name: None, output: PhantomData }
     }
 
-    /// How many of the group's jobs may be in the pool at once, running or in its queue: 1 to
-    /// 4,294,967,295. Beyond that the verbs do for this group what they do when the pool is full;
-    /// overflow is not held to it. By default there is no quota but the pool's size.
+    /// Limits how many of the group's jobs may run or be queued at once: 1 to 4,294,967,295.
+    ///
+    /// At the limit the verbs treat the pool as full for this group. Overflow jobs do not count. By
+    /// default there is no quota.
     pub fn quota(mut self, jobs: usize) -> Self {
         self.quota = Some(jobs);
         self
     }
 
-    /// Which values count as failures, besides panics and cancellations. A panic of the closure
-    /// itself counts as one.
+    /// Sets which values count as failures, besides panics and cancellations. A panic of the
+    /// closure counts as a failure.
     pub fn failure_when(mut self, failed: impl Fn(&T) -> bool + Send + Sync + 'static) -> Self {
         self.failure_when = Some(Arc::new(failed));
         self
     }
 
-    /// The group's name in `Debug`. Default: the pool's.
+    /// Sets the group's name in `Debug`. By default it is the pool's.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = Some(name.into());
         self
@@ -66,7 +67,7 @@ impl<T: Send + 'static> GroupBuilder<T> {
     ///
     /// # Errors
     ///
-    /// If the quota is out of its range.
+    /// [`ConfigError`] if the quota is out of its range.
     pub fn build(self) -> Result<Group<T>, ConfigError> {
         if let Some(jobs) = self.quota {
             if jobs == 0 || jobs > u32::MAX as usize {

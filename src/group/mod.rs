@@ -1,11 +1,51 @@
-//! Groups: jobs that share a pool with others and are waited for together.
+//! Groups: jobs that share a pool with other jobs and are waited for together.
+//!
+//! A group is a [`GroupState`] behind an `Arc`, and no task. Its verbs are those of the pool with
+//! another [sink](crate::pool::OutputSink): [`MemberSink`] counts the job in at its admission and
+//! passes the outcome to the group at the job's end. The calls of a tower layer count in a group as
+//! members without outcomes.
+//!
+//! | file | content |
+//! |---|---|
+//! | `builder`, `outcome` | settings; the end of one job |
+//! | `state` | what jobs and handles share, under one mutex |
+//! | `submit` | the futures of `schedule` and `try_go` |
+//! | `wait` | the futures of `wait` and `next` |
+//! | `member` | jobs of the tower layer |
+//!
+//! # The life of a job in its group
+//!
+//! ```text
+//!                on_admit              push_output, finished_handle, Drop        next, wait
+//!   (waiting) ─────────────▶ running ────────────────────────────────────▶ ended ──────────▶ taken
+//!                                    └── a member, or no handle is left ──▶ (no outcome)
+//! ```
+//!
+//! # Invariants
+//!
+//! - **G1, admission first.** A job enters `running` inside the pool's admission, before a worker
+//!   can run the job. So no job ends before it was counted in, and indices have the order of
+//!   admission. A caller in the wait list has submitted nothing yet, and the group does not count
+//!   it. Tests: `wait_is_in_the_order_of_submission_and_next_in_that_of_completion`, `every_verb`.
+//! - **G2, out once.** Each job in `running` leaves it once, by its sink: with an outcome, or as a
+//!   member without one. The sink's `Drop` covers jobs that end by no other way. Tests:
+//!   `failures_are_told_apart`, `many_submit_while_many_take`.
+//! - **G3, the last handle.** Without a handle the group keeps no outcome. The last handle cancels
+//!   the jobs, unless the group was detached. Sinks are no handles, so a job does not keep its
+//!   group alive. Tests: `the_last_handle_takes_the_jobs_along`, `dropped_within_its_own_job`.
+//! - **G4, no lost wake-up.** A waiter checks its event under the mutex that the end of a job
+//!   takes. Each end wakes all waiters whose event has happened. Test: the model
+//!   `a_group_sees_its_last_job` (loom).
+//! - **G5, no user code and no call of the pool under the mutex.** The pool calls
+//!   [`GroupState::add`] under its own lock, so the opposite order would deadlock. Test:
+//!   `a_job_may_submit_to_its_own_group`.
 
 mod builder;
+#[cfg(feature = "tower")]
+mod member;
 mod outcome;
 mod state;
 mod submit;
-#[cfg(feature = "tower")]
-mod submitter;
 mod wait;
 
 use std::fmt;
@@ -14,23 +54,23 @@ use std::sync::Arc;
 
 use crate::error::{ClosedError, TryScheduleError};
 pub use crate::group::builder::GroupBuilder;
+#[cfg(feature = "tower")]
+pub(crate) use crate::group::member::{GroupHandle, MemberGuard};
 pub use crate::group::outcome::Outcome;
 use crate::group::state::{FailureWhen, GroupState, MemberSink};
 pub use crate::group::submit::{GroupSchedule, GroupTryGo};
-#[cfg(feature = "tower")]
-pub(crate) use crate::group::submitter::{CallerRuns, Submitted, Submitter};
 pub use crate::group::wait::{Next, Wait};
-use crate::pool::{AbortHandle, AcquireOutcome, OnFull, Pool, Submission};
+use crate::pool::{AbortHandle, Pool, Submission};
 
-/// Jobs of one pool that belong together: submitted through `&self` from anywhere, waited for
-/// as one, each with its result.
+/// Jobs of one pool that belong together: submitted through `&self`, waited for as one, each with
+/// its result.
 ///
-/// A group costs no task. It waits for its own jobs alone, however many others share the pool.
-/// The outcomes of ended jobs are kept until [`next`](Self::next) or [`wait`](Self::wait) takes
-/// them, so a group that runs for long should be read with `next`.
+/// A group costs no task. It waits for its own jobs alone; other jobs of the pool do not matter.
+/// The group keeps the outcome of an ended job until [`next`](Self::next) or [`wait`](Self::wait)
+/// takes it. Read a group that lives long with `next`, because untaken outcomes use memory.
 ///
-/// Clones are handles of the same group. **When the last is dropped, what is left of its jobs is
-/// cancelled**, unless [`detach`](Self::detach) was called. A group keeps its pool open.
+/// Clones are handles of the same group. **Dropping the last handle cancels the jobs that are
+/// left**, unless [`detach`](Self::detach) was called. A group keeps its pool open.
 ///
 /// # Examples
 ///
@@ -54,29 +94,30 @@ use crate::pool::{AbortHandle, AcquireOutcome, OnFull, Pool, Submission};
 ///
 /// # Comparison to `JoinSet`
 ///
-/// A `JoinSet` bounds nothing and is submitted to through `&mut self` by one owner; its results
-/// come in completion order. A group has the bound and the verbs of its pool, is shared by
-/// cloning, and gives its results in either order.
+/// A `JoinSet` has no bound, one owner with `&mut self`, and results in the order of completion. A
+/// group has the bound and the verbs of its pool. Clones share it, and its results come in either
+/// order.
 #[doc(alias = "JoinSet")]
+#[doc(alias = "buffer_unordered")]
 #[doc(alias = "TaskTracker")]
 #[doc(alias = "scope")]
 #[doc(alias = "nursery")]
 #[doc(alias = "WaitGroup")]
 pub struct Group<T: Send + 'static> {
     state: Arc<GroupState<T>>,
-    // Keeps the pool open; the jobs themselves must not.
+    // Keeps the pool open. The jobs hold `state` alone, so they do not.
     pool: Pool,
     name: Arc<str>,
 }
 
 impl Pool {
-    /// A group of jobs on this pool, all of which return a `T`.
+    /// Makes a group for jobs of this pool that return a `T`.
     #[doc(alias = "JoinSet")]
     pub fn group<T: Send + 'static>(&self) -> Group<T> {
         Group::new(self.clone(), None, None, Arc::from(self.name()))
     }
 
-    /// A group with settings of its own: a quota, a name, what counts as a failure.
+    /// Starts a group with settings: a quota, a name, what counts as a failure.
     pub fn group_builder<T: Send + 'static>(&self) -> GroupBuilder<T> {
         GroupBuilder::new(self.clone())
     }
@@ -94,17 +135,18 @@ impl<T: Send + 'static> Group<T> {
         Self { state: Arc::new(GroupState::new(shared, quota, failure_when)), pool, name }
     }
 
-    /// Runs a job of the group; waits in the wait list if the pool or the group's quota is full. See
-    /// [`Pool::schedule`].
+    /// Runs a job of the group; waits in the wait list if the pool or the group's quota is full.
+    /// See [`Pool::schedule`].
     ///
     /// # Errors
     ///
     /// As [`Pool::schedule`]; also [`ScheduleError::Closed`](crate::ScheduleError::Closed) if the
-    /// group was closed before the first poll.
+    /// group was closed before the job entered the wait list.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it resolves, the job never runs and the group does not count it.
+    /// If the future is dropped before it resolves, the job never runs, and the group does not
+    /// count it.
     #[doc(alias = "spawn")]
     #[track_caller]
     pub fn schedule<F>(&self, job: F) -> GroupSchedule<'_, F>
@@ -124,10 +166,11 @@ impl<T: Send + 'static> Group<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        self.submit(job, OnFull::Refuse)
+        self.submission(job).try_schedule()
     }
 
-    /// Runs a job of the group, beyond the size if need be. See [`Pool::schedule_always`].
+    /// Runs a job of the group, beyond the size if the pool is full. The quota does not apply. See
+    /// [`Pool::schedule_always`].
     ///
     /// # Errors
     ///
@@ -137,18 +180,7 @@ impl<T: Send + 'static> Group<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        self.submit(job, OnFull::Overflow { limit: self.pool.shared().overflow_limit() })
-    }
-
-    #[track_caller]
-    fn submit<F>(&self, job: F, on_full: OnFull<'_>) -> Result<AbortHandle, TryScheduleError<F>>
-    where
-        F: Future<Output = T> + Send + 'static,
-    {
-        if self.state.is_closed() {
-            return Err(TryScheduleError::Closed(job));
-        }
-        self.submission(job).submit(on_full)
+        self.submission(job).schedule_always()
     }
 
     /// Runs a job of the group, in the caller if the pool or the quota is full. See
@@ -165,7 +197,7 @@ impl<T: Send + 'static> Group<T> {
         GroupTryGo::new(&self.state, job)
     }
 
-    /// Commits a job of the group now; it runs in its turn. See [`Pool::anyway_go`].
+    /// Commits a job of the group; the job runs in its turn. See [`Pool::anyway_go`].
     ///
     /// # Errors
     ///
@@ -175,14 +207,13 @@ impl<T: Send + 'static> Group<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        if self.state.is_closed() {
-            return Err(ClosedError(job));
-        }
-        let mut submission = self.submission(job);
-        match submission.admit(OnFull::Commit) {
-            AcquireOutcome::Closed => Err(ClosedError(submission.take_job())),
-            _ => Ok(submission.take_handle()),
-        }
+        self.submission(job).anyway_go()
+    }
+
+    /// Whether this is a group of `pool`.
+    #[cfg(feature = "tower")]
+    pub(crate) fn is_of(&self, pool: &Pool) -> bool {
+        Arc::ptr_eq(self.pool.shared(), pool.shared())
     }
 
     #[track_caller]
@@ -193,64 +224,65 @@ impl<T: Send + 'static> Group<T> {
         Submission::new(&self.state.shared, job, MemberSink::new(&self.state))
     }
 
-    /// Waits for the end of every job of the group, and takes the outcomes that `next` has not
-    /// taken, in the order of submission.
+    /// Waits for the end of every job of the group. Takes the outcomes that `next` has not taken,
+    /// in the order of submission.
     ///
-    /// Jobs submitted while it waits are waited for as well. Callers still in the wait list are not: they
-    /// have submitted nothing yet. On a group without jobs it is ready at once. The group can be
-    /// used again afterwards.
+    /// The wait includes jobs that are submitted meanwhile. Callers in the wait list do not count,
+    /// because they have submitted nothing yet. A group without jobs is ready at once. The group
+    /// stays usable.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it loses nothing.
+    /// Dropping the future loses no outcome.
     pub fn wait(&self) -> Wait<'_, T> {
         Wait::new(&self.state, false)
     }
 
-    /// Like [`wait`](Self::wait), but cancels the rest at the first failure.
+    /// Like [`wait`](Self::wait), but the first failure cancels the jobs that are left.
     pub fn wait_or_cancel_on_failure(&self) -> Wait<'_, T> {
         Wait::new(&self.state, true)
     }
 
-    /// Waits for the end of any job and takes its outcome, in the order of completion. `None`
-    /// when no job is running and every outcome was taken: also for the moment, if more are to be
-    /// submitted.
+    /// Waits for the end of any job and takes its outcome, in the order of completion.
+    ///
+    /// Returns `None` when no job is running and every outcome was taken. Jobs that are submitted
+    /// later have outcomes again.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it loses nothing.
+    /// Dropping the future loses no outcome.
     #[doc(alias = "join_next")]
     pub fn next(&self) -> Next<'_, T> {
         Next::new(&self.state)
     }
 
-    /// Cancels the jobs the group has now. Their outcomes still come, and new ones may be
-    /// submitted.
+    /// Cancels the jobs that the group has now. Their outcomes still come, and the group takes new
+    /// jobs.
     ///
-    /// A job that [`try_go`](Self::try_go) runs in its caller is the caller's: it is cancelled by
-    /// dropping that future, not from here.
+    /// A job that [`try_go`](Self::try_go) runs in its caller is not cancelled. Dropping that
+    /// future cancels it.
     #[doc(alias = "abort_all")]
     pub fn cancel(&self) {
         self.state.cancel();
     }
 
-    /// Lets no more jobs into the group. The pool and the group's own jobs go on; so do callers
-    /// who are in the wait list already.
+    /// Closes the group: it takes no more jobs. The pool, the group's jobs and callers that are
+    /// already in the wait list go on.
     pub fn close(&self) {
         self.state.close();
     }
 
-    /// Whether the group was closed.
+    /// Whether [`close`](Self::close) was called.
     pub fn is_closed(&self) -> bool {
         self.state.is_closed()
     }
 
-    /// Has the jobs go on when the last handle of the group is dropped.
+    /// Lets the jobs go on when the last handle of the group is dropped.
     pub fn detach(&self) {
         self.state.detach();
     }
 
-    /// How many jobs have not ended.
+    /// Returns the number of jobs that have not ended.
     pub fn len(&self) -> usize {
         self.state.running()
     }
@@ -260,7 +292,7 @@ impl<T: Send + 'static> Group<T> {
         self.len() == 0
     }
 
-    /// The name it was given, or its pool's.
+    /// Returns the name of the group; by default that of its pool.
     pub fn name(&self) -> &str {
         &self.name
     }

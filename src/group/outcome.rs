@@ -1,31 +1,30 @@
-//! How one job of a group ended.
+//! The end of one job of a group.
 
 use crate::error::JobError;
 
-/// One job's end, with its place in the group.
+/// The result of one job of a group, with the job's index.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Outcome<T> {
-    /// Which job of the group it was, counted from 0 in the order of submission.
+    /// The job's number in the group, from 0 in the order of submission.
     pub index: usize,
     pub(crate) success: bool,
-    /// What it returned, or how it ended instead.
+    /// The job's value, or why there is none.
     pub result: Result<T, JobError>,
 }
 
 impl<T> Outcome<T> {
-    /// Whether the job counts as a success: it returned a value, and
-    /// [`GroupBuilder::failure_when`](crate::GroupBuilder::failure_when), if set, does not call
-    /// that a failure.
+    /// Whether the job returned a value, and that value is no failure by
+    /// [`GroupBuilder::failure_when`](crate::GroupBuilder::failure_when).
     pub fn is_success(&self) -> bool {
         self.success
     }
 
-    /// The job's value, or how it ended instead.
+    /// Returns the job's value.
     ///
     /// # Errors
     ///
-    /// A panic or a cancellation.
+    /// [`JobError`] if the job panicked or was cancelled.
     pub fn into_result(self) -> Result<T, JobError> {
         self.result
     }

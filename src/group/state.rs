@@ -1,5 +1,10 @@
-//! What the jobs and the handles of one group share: who is still running, what has come in,
-//! and who waits for it.
+//! What the jobs and the handles of one group share: the running jobs, their outcomes, the waiters.
+//!
+//! The handles ([`Group`](crate::Group)), the sinks of the jobs ([`MemberSink`],
+//! `member::MemberGuard`) and the futures of `wait.rs` call this. One mutex protects all of it. The
+//! pool calls [`GroupState::add`] under its own lock, so no method may call the pool while it holds
+//! the mutex. No user code runs under the mutex either: outputs, wakers and `failure_when` stay
+//! outside. The head of [`group`](crate::group) has the invariants.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,23 +18,23 @@ use crate::panic::catch_panic;
 use crate::pool::{AbortHandle, JobArc, OutputSink, RawJoinHandle, Shared};
 use crate::sync::{Mutex, failpoint};
 
-/// Calls a returned value a failure.
+/// Whether a returned value is a failure.
 pub(crate) type FailureWhen<T> = Arc<dyn Fn(&T) -> bool + Send + Sync>;
 
 pub(crate) struct GroupState<T> {
     pub(crate) shared: Arc<Shared>,
     pub(crate) quota: Option<usize>,
-    pub(crate) failure_when: Option<FailureWhen<T>>,
+    failure_when: Option<FailureWhen<T>>,
     state: Mutex<State<T>>,
 }
 
 struct State<T> {
     submitted: usize,
-    /// Jobs that have not ended, by their index.
+    /// Jobs that have not ended, by index. `None` for a job that runs in its caller.
     running: HashMap<usize, Option<JobArc>>,
-    /// In order of completion.
+    /// Outcomes in the order of completion.
     ended: VecDeque<Outcome<T>>,
-    /// How many of `ended` are failures.
+    /// The number of failures in `ended`.
     failures: usize,
     closed: bool,
     handles: usize,
@@ -37,20 +42,20 @@ struct State<T> {
     waiters: Slab<Waiter>,
 }
 
-/// What somebody waits for.
+/// What a waiter waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
     /// The end of any job.
     Next,
-    /// The end of the last.
+    /// The end of the last job.
     All,
-    /// The first failure, or the end of the last.
+    /// The first failure, or the end of the last job.
     Failure,
 }
 
 struct Waiter {
     event: Event,
-    /// Gone once it was woken, until it looks again.
+    /// `None` from its wake-up to its next poll.
     waker: Option<Waker>,
 }
 
@@ -89,7 +94,7 @@ impl<T: Send + 'static> GroupState<T> {
         self.state.lock().handles += 1;
     }
 
-    /// A handle is gone. With the last one go the jobs, unless the group was detached.
+    /// Drops a handle. The last one cancels the jobs, unless the group was detached (G3).
     pub(crate) fn drop_handle(&self) {
         let mut state = self.state.lock();
         state.handles -= 1;
@@ -104,17 +109,18 @@ impl<T: Send + 'static> GroupState<T> {
         catch_panic(|| drop(ended));
     }
 
-    /// Jobs that have not ended.
+    /// Returns the number of jobs that have not ended.
     pub(crate) fn running(&self) -> usize {
         self.state.lock().running.len()
     }
 
     pub(crate) fn cancel(&self) {
+        // An abort may end its job at once, and the end takes the mutex: so copy the jobs first.
         let jobs: Vec<_> = self.state.lock().running.values().flatten().cloned().collect();
         jobs.iter().for_each(JobArc::abort);
     }
 
-    /// Takes the oldest outcome. `None` in the second place if none will come.
+    /// Takes the oldest outcome. The second value says whether a job is running.
     pub(crate) fn take_next(&self) -> (Option<Outcome<T>>, bool) {
         let mut state = self.state.lock();
         let next = state.ended.pop_front();
@@ -139,15 +145,15 @@ impl<T: Send + 'static> GroupState<T> {
         self.state.lock().failures > 0
     }
 
-    /// Has `waker` woken at the event, in place of the one kept under `key`. `false` if it has
-    /// happened already.
+    /// Registers `waker` for the event, in place of the waiter under `key`. Returns `false`,
+    /// without a change, if the event has happened (G4).
     pub(crate) fn register_waiter(
         &self,
         key: &mut Option<usize>,
         event: Event,
         waker: &Waker,
     ) -> bool {
-        // Wakers are the user's: cloned and dropped outside of the lock.
+        // A waker is user code, so its clone and its drop happen outside of the lock.
         let waiter = Waiter { event, waker: Some(waker.clone()) };
         let mut state = self.state.lock();
         let happened = match event {
@@ -176,9 +182,11 @@ impl<T: Send + 'static> GroupState<T> {
         drop(waiter);
     }
 
-    /// Counts a job in. Called while the pool admits it, before anybody could run it: so the order
-    /// of indices is that of the limiter, and no end is missed.
-    pub(crate) fn add(&self, job: Option<&JobArc>) -> usize {
+    /// Counts a job in and returns its index.
+    ///
+    /// The pool calls this while it admits the job, before a worker can run the job (G1). So
+    /// indices have the order of admission, and the end of the job comes later.
+    pub(super) fn add(&self, job: Option<&JobArc>) -> usize {
         let mut state = self.state.lock();
         let index = state.submitted;
         state.submitted += 1;
@@ -187,7 +195,7 @@ impl<T: Send + 'static> GroupState<T> {
     }
 
     fn record_outcome(&self, index: usize, result: Result<T, JobError>) {
-        // User code: outside of the lock, and it may panic.
+        // `failure_when` is user code: it runs outside of the lock, and it may panic.
         let success = match (&result, &self.failure_when) {
             (Err(_), _) => false,
             (Ok(_), None) => true,
@@ -196,8 +204,9 @@ impl<T: Send + 'static> GroupState<T> {
         self.remove(index, Some(Outcome { index, success, result }));
     }
 
-    /// Counts a job out, and keeps its outcome if it leaves one and somebody may want it.
-    pub(crate) fn remove(&self, index: usize, outcome: Option<Outcome<T>>) {
+    /// Counts a job out and wakes the waiters of this event. Keeps the outcome while the group has
+    /// a handle.
+    pub(super) fn remove(&self, index: usize, outcome: Option<Outcome<T>>) {
         let mut state = self.state.lock();
         state.running.remove(&index);
         let mut unwanted = outcome;
@@ -234,18 +243,17 @@ impl<T> Drop for GroupState<T> {
     }
 }
 
-/// Takes one job's outcome to its group. A job that ran in its caller and was dropped there was
-/// cancelled.
+/// The sink of a group's job: passes the outcome to the group, once (G2).
 pub(crate) struct MemberSink<T: Send + 'static> {
     group: Arc<GroupState<T>>,
     index: usize,
 }
 
-/// The index of a job that was not admitted.
+/// The index of a job that was not admitted, or whose outcome is recorded.
 const NOT_ADMITTED: usize = usize::MAX;
 
 impl<T: Send + 'static> MemberSink<T> {
-    pub(crate) fn new(group: &Arc<GroupState<T>>) -> Self {
+    pub(super) fn new(group: &Arc<GroupState<T>>) -> Self {
         Self { group: group.clone(), index: NOT_ADMITTED }
     }
 
@@ -262,6 +270,10 @@ impl<T: Send + 'static> OutputSink<T> for MemberSink<T> {
 
     fn quota(&self) -> Option<usize> {
         self.group.quota
+    }
+
+    fn is_closed(&self) -> bool {
+        self.group.is_closed()
     }
 
     fn on_admit(&mut self, job: Option<&JobArc>) {
@@ -283,6 +295,7 @@ impl<T: Send + 'static> OutputSink<T> for MemberSink<T> {
 }
 
 impl<T: Send + 'static> Drop for MemberSink<T> {
+    /// Records a cancellation for a job that its caller dropped.
     fn drop(&mut self) {
         if self.index != NOT_ADMITTED {
             self.report(Err(JobError::Cancelled));

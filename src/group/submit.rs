@@ -1,4 +1,7 @@
-//! The group's ways in that wait.
+//! The futures of [`Group::schedule`](crate::Group::schedule) and
+//! [`Group::try_go`](crate::Group::try_go).
+//!
+//! Both are the pool's futures with a [`MemberSink`]: the outcome goes to the group.
 
 use std::fmt;
 use std::future::Future;
@@ -13,15 +16,13 @@ use crate::group::state::{GroupState, MemberSink};
 use crate::pool::{AbortHandle, ScheduleInner, TryGoInner};
 
 /// Waits for room; made by [`Group::schedule`](crate::Group::schedule).
+///
+/// Dropped before it resolves, it takes its job along and passes its place to the next waiter.
 #[must_use = "futures do nothing unless polled"]
-pub struct GroupSchedule<'a, F>
+pub struct GroupSchedule<'a, F>(ScheduleInner<'a, F, MemberSink<F::Output>>)
 where
     F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    inner: ScheduleInner<'a, F, MemberSink<F::Output>>,
-    group: &'a Arc<GroupState<F::Output>>,
-}
+    F::Output: Send + 'static;
 
 impl<'a, F> GroupSchedule<'a, F>
 where
@@ -29,9 +30,8 @@ where
     F::Output: Send + 'static,
 {
     #[track_caller]
-    pub(crate) fn new(group: &'a Arc<GroupState<F::Output>>, job: F) -> Self {
-        let inner = ScheduleInner::new(&group.shared, job, MemberSink::new(group));
-        Self { inner, group }
+    pub(super) fn new(group: &'a Arc<GroupState<F::Output>>, job: F) -> Self {
+        Self(ScheduleInner::new(&group.shared, job, MemberSink::new(group)))
     }
 }
 
@@ -43,16 +43,11 @@ where
     type Output = Result<AbortHandle, ScheduleError<F>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.group.is_closed() {
-            if let Some(job) = self.inner.take_back() {
-                return Poll::Ready(Err(ScheduleError::Closed(job)));
-            }
-        }
-        self.inner.poll(cx)
+        self.0.poll(cx)
     }
 }
 
-// The job is moved into the pool before it is first polled, so it is never pinned in here.
+// The job is in its cell, so this future never pins it.
 impl<F> Unpin for GroupSchedule<'_, F>
 where
     F: Future + Send + 'static,
@@ -61,8 +56,11 @@ where
 }
 
 pin_project! {
-    /// Runs a job in the pool, or here if that is full; made by
+    /// Runs a job in the pool, or in the caller if the pool or the quota is full; made by
     /// [`Group::try_go`](crate::Group::try_go).
+    ///
+    /// Dropping this future cancels a job that runs in the caller; a job that the pool has taken
+    /// goes on.
     #[must_use = "futures do nothing unless polled"]
     pub struct GroupTryGo<'a, F>
     where
@@ -74,7 +72,6 @@ pin_project! {
     {
         #[pin]
         inner: TryGoInner<'a, F, MemberSink<F::Output>>,
-        group: &'a Arc<GroupState<F::Output>>,
     }
 }
 
@@ -83,8 +80,9 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    pub(crate) fn new(group: &'a Arc<GroupState<F::Output>>, job: F) -> Self {
-        Self { inner: TryGoInner::new(&group.shared, job), group }
+    #[track_caller]
+    pub(super) fn new(group: &'a Arc<GroupState<F::Output>>, job: F) -> Self {
+        Self { inner: TryGoInner::new(&group.shared, job, MemberSink::new(group)) }
     }
 }
 
@@ -96,15 +94,7 @@ where
     type Output = Result<AbortHandle, ClosedError<F>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let group = *this.group;
-        let mut inner = this.inner;
-        if group.is_closed() {
-            if let Some(job) = inner.as_mut().take_back() {
-                return Poll::Ready(Err(ClosedError(job)));
-            }
-        }
-        inner.poll_with(cx, || MemberSink::new(group))
+        self.project().inner.poll(cx)
     }
 }
 

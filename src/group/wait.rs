@@ -1,4 +1,4 @@
-//! Waiting for a group, as named futures.
+//! The futures of [`Group::wait`](crate::Group::wait) and [`Group::next`](crate::Group::next).
 
 use std::fmt;
 use std::future::Future;
@@ -8,14 +8,14 @@ use std::task::{Context, Poll};
 use crate::group::outcome::Outcome;
 use crate::group::state::{Event, GroupState};
 
-/// One who waits; leaves the list of waiters when dropped.
+/// A waiter's entry in the group, removed on drop.
 struct WaiterGuard<'a, T: Send + 'static> {
     group: &'a GroupState<T>,
     key: Option<usize>,
 }
 
 impl<'a, T: Send + 'static> WaiterGuard<'a, T> {
-    /// Whether the event has not happened yet: then the waker is in place.
+    /// Registers the task for the event. Returns `false` if the event has happened.
     fn register_waiter(&mut self, event: Event, cx: &Context<'_>) -> bool {
         self.group.register_waiter(&mut self.key, event, cx.waker())
     }
@@ -34,7 +34,7 @@ impl<T: Send + 'static> Drop for WaiterGuard<'_, T> {
 #[must_use = "futures do nothing unless polled"]
 pub struct Wait<'a, T: Send + 'static> {
     waiter: WaiterGuard<'a, T>,
-    /// The rest is to be cancelled at the first failure.
+    /// The first failure cancels the jobs that are left. Unset once that has happened.
     cancels: bool,
 }
 

@@ -1,4 +1,8 @@
-//! Slots that are kept until a response's body has ended.
+//! Slots that are kept until a response's body has ended, for `hold_until_body_end`.
+//!
+//! [`Hold`] wraps the service inside the pool, so it runs in the call's job. There it takes the
+//! job's slot by [`Pool::hold_slot`], and moves the guard into the body. [`HeldBody`] drops the
+//! guard at the end of the body, or with itself, so no path keeps a slot without a body.
 
 use std::fmt;
 use std::future::Future;
@@ -10,14 +14,14 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::layer::Reply;
+use crate::layer::on_error::Reply;
 use crate::pool::{Pool, SlotGuard};
 
-/// Marks a layer whose calls keep their slots until their bodies have ended.
+/// Marks a layer with `hold_until_body_end`.
 #[derive(Debug, Clone, Copy)]
 pub struct Holding(pub(crate) ());
 
-/// Wraps the bodies of a service's responses, inside of the pool.
+/// Wraps the bodies of a service's responses, inside the pool.
 #[derive(Debug, Clone)]
 pub struct Hold<S> {
     inner: S,
@@ -29,7 +33,7 @@ impl<S> Hold<S> {
         Self { inner, pool }
     }
 
-    /// The wrapped service.
+    /// Returns the wrapped service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
@@ -80,9 +84,10 @@ where
 }
 
 pin_project! {
-    /// A body that keeps the slot of its call until it has ended, failed or is dropped.
+    /// A body that keeps the slot of its call until the body has ended, has failed or is dropped;
+    /// from [`PoolLayer::hold_until_body_end`](crate::layer::PoolLayer::hold_until_body_end).
     ///
-    /// Bodies of calls that run beyond the size or in their callers keep none.
+    /// A call beyond the size or in its caller has no slot, so its body keeps none.
     pub struct HeldBody<B> {
         #[pin]
         body: B,

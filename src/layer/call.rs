@@ -1,4 +1,4 @@
-//! The job a call is: from `Service::call` to its response.
+//! The job of a call: first `Service::call`, then the future that it returns.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,6 +8,8 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 pin_project! {
+    /// A call of a service, as a future of its response. Keeps the request until the first poll
+    /// (T3).
     pub(crate) struct Call<S: Service<Q>, Q> {
         #[pin]
         state: State<S, Q>,
@@ -25,16 +27,18 @@ pin_project! {
 }
 
 impl<S: Service<Q>, Q> Call<S, Q> {
-    /// A call of a service that was polled ready.
+    /// Takes a service that was polled ready (T1).
     pub(crate) fn new(service: S, request: Q) -> Self {
         Self { state: State::Ready { service, request } }
     }
 
-    /// The request of a call that was refused.
+    /// Returns the request of a refused call.
     pub(crate) fn into_request(self) -> Q {
         match self.state {
             State::Ready { request, .. } => request,
-            State::Running { .. } | State::Gone => unreachable!("a refused call has not started"),
+            State::Running { .. } | State::Gone => {
+                unreachable!("the pool does not poll a refused call")
+            }
         }
     }
 }
@@ -48,14 +52,14 @@ impl<S: Service<Q>, Q> Future for Call<S, Q> {
             let StateReplace::Ready { mut service, request } =
                 state.as_mut().project_replace(State::Gone)
             else {
-                unreachable!("just seen");
+                unreachable!("the state was `Ready` just now");
             };
             let future = service.call(request);
             state.set(State::Running { future });
         }
         match state.project() {
             StateProj::Running { future } => future.poll(cx),
-            _ => unreachable!("a job is not polled after it panicked"),
+            _ => unreachable!("the pool polls no job after a panic of it"),
         }
     }
 }

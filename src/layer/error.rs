@@ -1,14 +1,15 @@
-//! How a call can fail beside the wrapped service's own errors.
+//! Why a call gave no response.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 
-use crate::error::{JobError, JobPanic};
+use crate::error::{JobError, JobPanic, ScheduleError};
 
 /// Why a call gave no response.
 ///
-/// Converts into tower's `BoxError` like any error, whatever `E` is as long as it is printable: the
-/// inner error is not its [`source`](Error::source) but part of its text.
+/// Converts into tower's `BoxError` if `E` can be printed. The inner error is part of the text and
+/// not the [`source`](Error::source), so `E` need not be an [`Error`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CallError<E> {
@@ -16,19 +17,20 @@ pub enum CallError<E> {
     Overloaded,
     /// The pool, or the layer's group, is closed. The call has not started.
     Closed,
-    /// The call comes from a job of the same pool, and every slot is held by a job that waits in
-    /// the wait list: waiting could never end. The call has not started. See [`OnDeadlock`](crate::OnDeadlock).
+    /// The caller is a job of the same pool, and every slot is held by a job that waits in the wait
+    /// list. The wait would never end. The call has not started. See
+    /// [`OnDeadlock`](crate::OnDeadlock).
     WouldDeadlock,
     /// The call panicked.
     Panicked(JobPanic),
-    /// The call was cancelled: by its group, or the pool or the runtime was shut down.
+    /// The call was cancelled: by its group, or by the shutdown of the pool or the runtime.
     Cancelled,
     /// The wrapped service failed.
     Inner(E),
 }
 
 impl<E> CallError<E> {
-    /// Whether the call has not started: then it is safe to try it again, here or elsewhere.
+    /// Whether the call has not started. If so, trying it again is safe, here or elsewhere.
     ///
     /// # Examples
     ///
@@ -45,7 +47,7 @@ impl<E> CallError<E> {
     /// let held = pool.try_schedule(std::future::pending::<()>())?;
     /// let error = service.oneshot(()).await.unwrap_err();
     /// assert!(error.is_refusal());
-    /// // Also behind layers that box their errors.
+    /// // The error is found behind layers that box their errors, too.
     /// let boxed = BoxError::from(error);
     /// assert!(boxed.downcast_ref::<CallError<std::io::Error>>().unwrap().is_refusal());
     /// # held.abort();
@@ -57,15 +59,56 @@ impl<E> CallError<E> {
         matches!(self, Self::Overloaded | Self::Closed | Self::WouldDeadlock)
     }
 
-    /// The wrapped service's error, if it is one; otherwise the error itself.
+    /// Returns the error of the wrapped service.
     ///
     /// # Errors
     ///
-    /// Gives `self` back if the wrapped service did not fail.
+    /// Returns `self` if the error is not [`Inner`](Self::Inner).
     pub fn into_inner(self) -> Result<E, Self> {
         match self {
             Self::Inner(error) => Ok(error),
             other => Err(other),
+        }
+    }
+}
+
+impl CallError<Infallible> {
+    /// Converts into the error of a service whose own errors are `E`.
+    pub(crate) fn with_inner<E>(self) -> CallError<E> {
+        match self {
+            Self::Overloaded => CallError::Overloaded,
+            Self::Closed => CallError::Closed,
+            Self::WouldDeadlock => CallError::WouldDeadlock,
+            Self::Panicked(panic) => CallError::Panicked(panic),
+            Self::Cancelled => CallError::Cancelled,
+            Self::Inner(never) => match never {},
+        }
+    }
+}
+
+/// Why a call did not start: the refusals among [`CallError`], as a type that can be copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Overloaded,
+    Closed,
+    WouldDeadlock,
+}
+
+impl From<ScheduleError<()>> for Refusal {
+    fn from(error: ScheduleError<()>) -> Self {
+        match error {
+            ScheduleError::Closed(()) => Self::Closed,
+            ScheduleError::WouldDeadlock(()) => Self::WouldDeadlock,
+        }
+    }
+}
+
+impl<E> From<Refusal> for CallError<E> {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Overloaded => Self::Overloaded,
+            Refusal::Closed => Self::Closed,
+            Refusal::WouldDeadlock => Self::WouldDeadlock,
         }
     }
 }

@@ -1,4 +1,16 @@
-//! The response of a call that runs in a pool.
+//! The response of a call: a future over the job of the call.
+//!
+//! [`PoolService`](crate::layer::PoolService) makes a [`ResponseFuture`] in one of its states, and
+//! the caller polls it. The states follow each other in this order:
+//!
+//! ```text
+//!   Waiting ──▶ Running ──▶ Done       Waiting: `schedule_within` holds the call and a reserver
+//!      │  └───▶ InCaller ───▲ ▲        InCaller: the caller polls the call
+//!      └──────── refused ─────┘        Running: the pool has the call
+//! ```
+//!
+//! A dropped future must leave no call behind, unless the layer detaches: `Waiting` and `InCaller`
+//! own the call, and `Drop` aborts the job of `Running`.
 
 use std::fmt;
 use std::future::Future;
@@ -12,29 +24,31 @@ use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
 use crate::error::ClosedError;
-use crate::group::{CallerRuns, Submitted};
-use crate::layer::answer::Refusal;
+use crate::group::MemberGuard;
 use crate::layer::call::Call;
-use crate::layer::{Answer, LayerShared};
-use crate::pool::{JobHandle, Reserver};
+use crate::layer::error::Refusal;
+use crate::layer::on_error::HandleError;
+use crate::layer::setup::LayerShared;
+use crate::pool::{CallerRunsJob, JobHandle, Reserver, Shared, Submitted};
 
-type Entered<S, Q> = Submitted<Outcome<S, Q>, CallerRuns<Call<S, Q>>>;
-type Outcome<S, Q> = Result<<S as Service<Q>>::Response, <S as Service<Q>>::Error>;
+type Output<S, Q> = Result<<S as Service<Q>>::Response, <S as Service<Q>>::Error>;
+type CallInCaller<S, Q> = CallerRunsJob<Arc<Shared>, Call<S, Q>, MemberGuard>;
+type SubmittedCall<S, Q> = Submitted<Arc<Shared>, Call<S, Q>, MemberGuard>;
 
 pin_project! {
     /// Resolves to the response of a call; made by [`PoolService`](crate::layer::PoolService).
     ///
-    /// Dropping it cancels the call, unless the layer says
+    /// Dropping it cancels the call, unless the layer has
     /// [`detach_on_drop`](crate::layer::PoolLayer::detach_on_drop).
     #[must_use = "futures do nothing unless polled"]
-    pub struct ResponseFuture<S: Service<Q>, Q, A: Answer<Q, S::Response, S::Error>> {
+    pub struct ResponseFuture<S: Service<Q>, Q, A: HandleError<Q, S::Response, S::Error>> {
         #[pin]
         state: State<S, Q, A::Error>,
-        answers: A,
+        on_error: A,
         detach: bool,
     }
 
-    impl<S: Service<Q>, Q, A: Answer<Q, S::Response, S::Error>> PinnedDrop
+    impl<S: Service<Q>, Q, A: HandleError<Q, S::Response, S::Error>> PinnedDrop
         for ResponseFuture<S, Q, A>
     {
         fn drop(this: Pin<&mut Self>) {
@@ -49,49 +63,48 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<S: Service<Q>, Q, E> {
-        Running { handle: JobHandle<Outcome<S, Q>> },
+        Running { handle: JobHandle<Output<S, Q>> },
         Waiting { call: Option<Call<S, Q>>, wait: SlotWait, #[pin] limit: Sleep },
-        InCaller { #[pin] job: CallerRuns<Call<S, Q>> },
+        InCaller { #[pin] job: CallInCaller<S, Q> },
         Done { result: Option<Result<S::Response, E>> },
     }
 }
 
-/// A place in the wait list.
+/// The wait of `schedule_within` for a slot.
 struct SlotWait {
     reserver: Reserver,
     shared: Arc<LayerShared>,
-    /// Nobody wants to wait.
+    /// The limit is zero, so the first poll decides.
     at_once: bool,
 }
 
 impl<S, Q, A> ResponseFuture<S, Q, A>
 where
     S: Service<Q>,
-    A: Answer<Q, S::Response, S::Error>,
+    A: HandleError<Q, S::Response, S::Error>,
 {
-    pub(crate) fn running(handle: JobHandle<Outcome<S, Q>>, answers: A, detach: bool) -> Self {
-        Self { state: State::Running { handle }, answers, detach }
+    pub(super) fn running(handle: JobHandle<Output<S, Q>>, on_error: A, detach: bool) -> Self {
+        Self { state: State::Running { handle }, on_error, detach }
     }
 
-    pub(crate) fn in_caller(job: CallerRuns<Call<S, Q>>, answers: A, detach: bool) -> Self {
-        Self { state: State::InCaller { job }, answers, detach }
+    pub(super) fn in_caller(job: CallInCaller<S, Q>, on_error: A, detach: bool) -> Self {
+        Self { state: State::InCaller { job }, on_error, detach }
     }
 
-    pub(crate) fn done(result: Result<S::Response, A::Error>, answers: A) -> Self {
-        Self { state: State::Done { result: Some(result) }, answers, detach: false }
+    pub(super) fn done(result: Result<S::Response, A::Error>, on_error: A) -> Self {
+        Self { state: State::Done { result: Some(result) }, on_error, detach: false }
     }
 
-    pub(crate) fn waiting(
+    pub(super) fn waiting(
         call: Call<S, Q>,
         shared: Arc<LayerShared>,
         limit: Duration,
-        answers: A,
+        on_error: A,
         detach: bool,
     ) -> Self {
-        let wait =
-            SlotWait { reserver: shared.submitter.reserver(), shared, at_once: limit.is_zero() };
+        let wait = SlotWait { reserver: shared.reserver(), shared, at_once: limit.is_zero() };
         let state = State::Waiting { call: Some(call), wait, limit: sleep(limit) };
-        Self { state, answers, detach }
+        Self { state, on_error, detach }
     }
 }
 
@@ -102,7 +115,7 @@ where
     S::Response: Send + 'static,
     S::Error: Send + 'static,
     Q: Send + 'static,
-    A: Answer<Q, S::Response, S::Error>,
+    A: HandleError<Q, S::Response, S::Error>,
 {
     type Output = Result<S::Response, A::Error>;
 
@@ -111,18 +124,19 @@ where
         loop {
             let next = match this.state.as_mut().project() {
                 StateProj::Running { handle } => {
-                    let outcome = ready!(Pin::new(handle).poll(cx));
-                    let result = match outcome {
+                    let output = ready!(Pin::new(handle).poll(cx));
+                    let result = match output {
                         Ok(Ok(response)) => Ok(response),
                         Ok(Err(error)) => Err(A::inner(error)),
-                        Err(error) => this.answers.ended(error),
+                        Err(error) => this.on_error.failed(error.into(), None),
                     };
                     this.state.set(State::Done { result: None });
                     return Poll::Ready(result);
                 }
                 StateProj::InCaller { job } => State::Running { handle: ready!(job.poll(cx)) },
                 StateProj::Done { result } => {
-                    return Poll::Ready(result.take().expect("polled after completion"));
+                    let result = result.take().expect("`ResponseFuture` polled after completion");
+                    return Poll::Ready(result);
                 }
                 StateProj::Waiting { call, wait, limit } => {
                     let refusal = match wait.poll(cx) {
@@ -134,13 +148,14 @@ where
                             Some(Refusal::Overloaded)
                         }
                     };
-                    let call = call.take().expect("gone with the state");
-                    match wait.enter(call, refusal) {
+                    let call = call.take().expect("the call leaves together with the state");
+                    match wait.submit(call, refusal) {
                         Ok(Submitted::Pool(handle)) => State::Running { handle },
                         Ok(Submitted::Caller(job)) => State::InCaller { job },
                         Err((refusal, call)) => {
                             wait.shared.log_refused(refusal);
-                            let result = this.answers.refused(refusal, call.into_request());
+                            let request = Some(call.into_request());
+                            let result = this.on_error.failed(refusal.into(), request);
                             State::Done { result: Some(result) }
                         }
                     }
@@ -152,20 +167,20 @@ where
 }
 
 impl SlotWait {
-    /// Ready with a reserved slot, or with why there will be none.
+    /// Waits for a slot. Returns why there is no slot, or `None` with a reserved slot.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Refusal>> {
-        if self.shared.submitter.is_closed() {
+        if self.shared.is_closed() {
             return Poll::Ready(Some(Refusal::Closed));
         }
         self.reserver.poll_reserve(cx).map(|reserved| reserved.err().map(Refusal::from))
     }
 
-    /// The wait is over: the call comes in, unless it is refused.
-    fn enter<S, Q>(
+    /// Submits the call after the wait, unless it is refused.
+    fn submit<S, Q>(
         &mut self,
         call: Call<S, Q>,
         refusal: Option<Refusal>,
-    ) -> Result<Entered<S, Q>, (Refusal, Call<S, Q>)>
+    ) -> Result<SubmittedCall<S, Q>, (Refusal, Call<S, Q>)>
     where
         S: Service<Q> + Send + 'static,
         S::Future: Send + 'static,
@@ -173,22 +188,22 @@ impl SlotWait {
         S::Error: Send + 'static,
         Q: Send + 'static,
     {
-        let submitter = &self.shared.submitter;
-        let entered = match refusal {
-            None => submitter.submit_reserved(&mut self.reserver, call).map(Submitted::Pool),
-            Some(Refusal::WouldDeadlock) if submitter.deadlock_runs_in_caller() => {
-                submitter.try_go(call)
+        let shared = &self.shared;
+        let submitted = match refusal {
+            None => self.reserver.submit(call, shared.member()).map(Submitted::Pool),
+            Some(Refusal::WouldDeadlock) if shared.deadlock_runs_in_caller() => {
+                shared.submission(call).try_go(shared.pool_shared())
             }
             Some(refusal) => return Err((refusal, call)),
         };
-        entered.map_err(|ClosedError(call)| (Refusal::Closed, call))
+        submitted.map_err(|ClosedError(call)| (Refusal::Closed, call))
     }
 }
 
 impl<S, Q, A> fmt::Debug for ResponseFuture<S, Q, A>
 where
     S: Service<Q>,
-    A: Answer<Q, S::Response, S::Error>,
+    A: HandleError<Q, S::Response, S::Error>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()

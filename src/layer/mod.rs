@@ -17,160 +17,153 @@
 //!
 //! # Which verb
 //!
-//! | constructor | when full | admits in | for |
+//! | constructor | when the pool is full | decides in | for |
 //! |---|---|---|---|
-//! | [`schedule`](PoolLayer::schedule) | the caller waits its turn | `poll_ready` | clients, `Balance`, anything that may wait |
-//! | [`schedule_within`](PoolLayer::schedule_within) | waits, for so long at most | `call` | servers that smooth short bursts |
-//! | [`try_schedule`](PoolLayer::try_schedule) | refuses at once | `call` | servers that shed load |
-//! | [`schedule_always`](PoolLayer::schedule_always) | runs beyond the size | `call` | calls that may never be refused, such as health checks |
-//! | [`try_go`](PoolLayer::try_go) | runs in the caller | `call` | callers that are to slow down with the pool |
+//! | [`schedule`](PoolLayer::schedule) | the caller waits its turn | `poll_ready` | clients, `Balance`, all that may wait |
+//! | [`schedule_within`](PoolLayer::schedule_within) | the call waits up to a limit | `call` | servers that smooth short peaks |
+//! | [`try_schedule`](PoolLayer::try_schedule) | the call is refused | `call` | servers that shed load |
+//! | [`schedule_always`](PoolLayer::schedule_always) | the call runs beyond the size | `call` | calls that must not be refused, such as health checks |
+//! | [`try_go`](PoolLayer::try_go) | the call runs in the caller | `call` | callers that should slow down with the pool |
 //! | [`anyway_go`](PoolLayer::anyway_go) | the call waits in the wait list | `call` | work that was accepted already |
 //!
-//! Servers on hyper 1 (axum, tonic) clone their service for each request and wait for its readiness
-//! only then: readiness holds nothing back there. Under `schedule` every request that was read waits
-//! in the wait list, however long that is; prefer `schedule_within` or `try_schedule` there.
+//! Servers on hyper 1, such as axum and tonic, clone their service for each request and poll
+//! readiness only then. Readiness therefore holds no request back. Under `schedule` every request
+//! that was read waits in the wait list, which has no bound. Prefer `schedule_within` or
+//! `try_schedule` in a server.
 //!
 //! # Where a call runs
 //!
-//! All of it in the pool: `Service::call` of the wrapped service and the future it returns, on one
-//! of the pool's workers. The service that was polled ready is the one called; a clone takes its
-//! place. Only where `try_go` finds the pool full it all runs in the caller.
+//! A worker of the pool runs `Service::call` of the wrapped service and the future that it returns.
+//! The instance that was polled ready makes the call, and a clone takes its place. Only `try_go` on
+//! a full pool runs the call in the caller.
 //!
-//! One pool serves any number of layers, services and direct jobs, with one count of what runs.
-//! The count lives in the pool: clones of the service, of which axum makes one for each request,
-//! share it.
+//! One pool serves any number of layers, services and other jobs, with one count of what runs. The
+//! count lives in the pool, so the clones of a service share it. axum makes one clone for each
+//! request.
 //!
-//! # What becomes of a call
+//! # The end of a call
 //!
-//! - **The response future is dropped**: the call is cancelled, or withdrawn if it had not started.
-//!   With [`detach_on_drop`](PoolLayer::detach_on_drop) a call that is in the pool goes on to its
-//!   end, counted and waited for by [`Pool::shutdown`](crate::Pool::shutdown) like any job.
-//! - **The call panics**: [`CallError::Panicked`], or the response of
-//!   [`panic_with`](PoolLayer::panic_with). The connection is not harmed.
-//! - **The pool is full or closed**: [`CallError::Overloaded`] or [`CallError::Closed`], or the
-//!   response of [`shed_with`](PoolLayer::shed_with).
-//! - **The runtime shuts down**: [`CallError::Cancelled`].
+//! - **The response future is dropped**: the call is cancelled. If it has not started, it is
+//!   withdrawn. With [`detach_on_drop`](PoolLayer::detach_on_drop) a call in the pool goes on to
+//!   its end, and [`Pool::shutdown`](crate::Pool::shutdown) waits for it as for any job.
+//! - **The call panics**: the service fails with [`CallError::Panicked`]. The connection is not
+//!   harmed.
+//! - **The pool is full or closed**: the service fails with [`CallError::Overloaded`] or
+//!   [`CallError::Closed`].
+//! - **The runtime shuts down**: the service fails with [`CallError::Cancelled`].
 //!
-//! With both `shed_with` and `panic_with` the service keeps the error type of the wrapped one, so it
-//! goes straight onto an axum `Router` or a tonic `Server`.
+//! [`on_error`](PoolLayer::on_error) turns all of these into responses. The service then keeps the
+//! error type of the wrapped service, so the layer goes onto an axum `Router` or a tonic `Server`.
 //!
-//! # Comparison to tower's own
+//! # Comparison to tower's own layers
 //!
-//! `ConcurrencyLimit` bounds calls too, but the caller's task runs them: one connection, one thread
-//! at a time. `Buffer` makes all calls on one worker task; their futures run in the callers.
-//! `LoadShed` takes whatever is not ready for overload. Here a call runs on any thread, the bound is
-//! shared with everything else on the pool, and a refusal means that the pool is full and nothing
-//! else.
+//! `ConcurrencyLimit` also bounds calls, but the caller's task runs them: one connection uses one
+//! thread at a time. `Buffer` makes all calls on one worker task; their futures run in the callers.
+//! `LoadShed` takes any service that is not ready for overloaded. Here a call runs on any thread of
+//! the runtime, and all that uses the pool shares the bound. A refusal means that the pool is full
+//! or closed, and nothing else.
 
-mod answer;
+// The way of a call: `service` decides by the verb, `setup` makes the submission, `call` is the
+// job, `future` waits for its output, `on_error` and `error` turn a missing output into a result.
+// With `http-body`, `body` keeps the slot for the response's body.
+//
+// Invariants:
+//
+// - T1, ready before called. The instance of the wrapped service that was polled ready makes the
+//   call. Test: `the_service_that_was_ready_is_the_one_called`.
+// - T2, full is no error of `poll_ready`. A refusal found there waits in `PoolService::refusal` for
+//   the call. Test: `busy_is_never_an_error_of_poll_ready`.
+// - T3, a refused call has not started. `Call` keeps the request until its first poll, and the pool
+//   polls no refused job. So the request goes back to `on_error`. Test:
+//   `answers_take_the_place_of_errors`.
+// - T4, no call without a response future, unless it is detached. Test:
+//   `a_dropped_response_cancels_the_call_unless_it_is_detached`.
+
 #[cfg(feature = "http-body")]
 mod body;
 mod call;
 mod error;
 mod future;
+mod on_error;
 mod service;
+mod setup;
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tower_layer::Layer;
 
-use crate::group::{Group, Submitter};
-use crate::layer::answer::Refusal;
-pub use crate::layer::answer::{Answer, Answers, Reply, With};
+use crate::group::{Group, GroupHandle};
 #[cfg(feature = "http-body")]
-pub use crate::layer::body::{HeldBody, Hold, HoldFuture, Holding};
+pub use crate::layer::body::HeldBody;
+#[cfg(feature = "http-body")]
+#[doc(hidden)]
+pub use crate::layer::body::{Hold, Holding};
 pub use crate::layer::error::CallError;
 pub use crate::layer::future::ResponseFuture;
+#[doc(hidden)]
+pub use crate::layer::on_error::{OnError, ReturnError};
 pub use crate::layer::service::PoolService;
+use crate::layer::setup::{LayerShared, Setup, Verb};
 use crate::pool::Pool;
-use crate::trace::event;
 
 /// Runs each call of a service as a job on a pool.
 ///
-/// Make it anywhere, also outside of a runtime; see the [module](self) for which constructor.
-/// Cloning is cheap.
+/// The [module](self) helps to choose a constructor. A layer can be made outside of a runtime, and
+/// cloning it is cheap.
 ///
-/// The wrapped service must be `Clone + Send + 'static`; its requests, responses, errors and futures
-/// `Send + 'static`.
+/// The wrapped service must be `Clone + Send + 'static`. Its requests, responses, errors and
+/// futures must be `Send + 'static`.
+#[doc(alias = "concurrency limit")]
 #[derive(Clone)]
-pub struct PoolLayer<A = Answers, B = ()> {
+pub struct PoolLayer<A = ReturnError, B = ()> {
     setup: Setup,
-    answers: A,
+    on_error: A,
     body: B,
-}
-
-/// What a layer and its services share.
-#[derive(Clone)]
-pub(crate) struct Setup {
-    verb: Verb,
-    detach: bool,
-    shared: Arc<LayerShared>,
-}
-
-pub(crate) struct LayerShared {
-    submitter: Submitter,
-    name: Option<Arc<str>>,
-}
-
-impl LayerShared {
-    fn log_refused(&self, _reason: Refusal) {
-        event!(
-            DEBUG,
-            pool = self.submitter.pool().name(),
-            layer = self.name.as_deref(),
-            reason = ?_reason,
-            "call refused"
-        );
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verb {
-    Schedule,
-    ScheduleWithin(Duration),
-    TrySchedule,
-    ScheduleAlways,
-    TryGo,
-    AnywayGo,
 }
 
 impl PoolLayer {
     fn new(pool: &Pool, verb: Verb) -> Self {
-        let shared = Arc::new(LayerShared { submitter: Submitter::for_pool(pool), name: None });
+        let shared = Arc::new(LayerShared { pool: pool.clone(), group: None, name: None });
         let setup = Setup { verb, detach: false, shared };
-        Self { setup, answers: Answers::default(), body: () }
+        Self { setup, on_error: ReturnError::default(), body: () }
     }
 
-    /// Waits for a slot in `poll_ready`, in the wait list with all other callers; never refuses.
+    /// Waits for a slot in `poll_ready`, in the wait list with all other callers. Never refuses.
     ///
-    /// A service that is ready holds a slot until it is called or dropped: do not keep it ready
-    /// for nothing. A clone has no slot. A place in the pool's queue is not enough: a call that was
-    /// reserved for starts at once. In a job of the same pool, do not wait for anything else of that
-    /// pool while the service is ready: such a deadlock goes unnoticed.
+    /// A ready service holds a slot until it is called or dropped, so do not keep it ready without
+    /// a call. A clone has no slot. A place in the pool's queue is not enough, because the call
+    /// starts at once.
     ///
-    /// On a closed pool `poll_ready` fails with [`CallError::Closed`], or the call is answered by
-    /// [`shed_with`](Self::shed_with).
+    /// In a job of the same pool, do not wait for another job of that pool while the service is
+    /// ready. The pool does not detect such a deadlock.
+    ///
+    /// On a closed pool `poll_ready` fails with [`CallError::Closed`]. With
+    /// [`on_error`](Self::on_error) the call gets a response instead.
+    #[doc(alias = "backpressure")]
     pub fn schedule(pool: &Pool) -> Self {
         Self::new(pool, Verb::Schedule)
     }
 
-    /// Waits for a slot in the response future, for `limit` at most, counted from `call`; then
-    /// refuses with [`CallError::Overloaded`].
+    /// Waits for a slot in the response future, for `limit` from `call` on. Then refuses with
+    /// [`CallError::Overloaded`].
     ///
-    /// Needs the runtime's timers. A limit of zero refuses what cannot start at the first poll.
+    /// A limit of zero refuses a call that cannot start at the first poll. The runtime needs its
+    /// timers.
     pub fn schedule_within(pool: &Pool, limit: Duration) -> Self {
         Self::new(pool, Verb::ScheduleWithin(limit))
     }
 
-    /// Refuses with [`CallError::Overloaded`] if the pool and its queue are full, or others wait.
+    /// Refuses with [`CallError::Overloaded`] if the pool and its queue are full, or if a waiter
+    /// stands in the wait list.
     #[doc(alias = "load_shed")]
     pub fn try_schedule(pool: &Pool) -> Self {
         Self::new(pool, Verb::TrySchedule)
     }
 
-    /// Runs beyond the size if the pool is full; refuses only at its
+    /// Runs beyond the size if the pool is full. Refuses only at the pool's
     /// [`overflow_limit`](crate::PoolBuilder::overflow_limit).
     pub fn schedule_always(pool: &Pool) -> Self {
         Self::new(pool, Verb::ScheduleAlways)
@@ -178,36 +171,39 @@ impl PoolLayer {
 
     /// Runs in the caller if the pool is full. Never refuses, never waits.
     ///
-    /// A call in the caller is cancelled with the response future, detached or not.
+    /// Dropping the response future cancels a call in the caller, even with
+    /// [`detach_on_drop`](Self::detach_on_drop).
     pub fn try_go(pool: &Pool) -> Self {
         Self::new(pool, Verb::TryGo)
     }
 
-    /// Puts the call in the wait list if the pool is full. Never refuses; **the wait list is not bounded**.
+    /// Puts the call in the wait list if the pool is full. Never refuses, so **the wait list has no
+    /// bound**.
     pub fn anyway_go(pool: &Pool) -> Self {
         Self::new(pool, Verb::AnywayGo)
     }
 }
 
 impl<A, B> PoolLayer<A, B> {
-    /// Has a call go on to its end when its response future is dropped, say because a client hung
-    /// up. By default it is cancelled. Calls that wait for a slot yet never start.
+    /// Lets a call go on to its end when its response future is dropped, such as when a client
+    /// hangs up. By default the call is cancelled. A call that still waits for a slot never starts.
     pub fn detach_on_drop(mut self) -> Self {
         self.setup.detach = true;
         self
     }
 
-    /// A name for `Debug` output and events about refused calls, as field `layer`.
+    /// Sets a name for `Debug` and for the field `layer` of events about refused calls.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.setup.shared = Arc::new(LayerShared {
-            submitter: self.setup.shared.submitter.clone(),
-            name: Some(name.into()),
-        });
+        let shared = Arc::make_mut(&mut self.setup.shared);
+        shared.name = Some(name.into());
         self
     }
 
-    /// Has the calls count in a group: in its length, for its `wait` and `cancel`, and under its
-    /// quota. They leave no outcomes there. The layer keeps the group.
+    /// Counts the calls in a group: in its length, for its `wait` and `cancel`, and under its
+    /// quota.
+    ///
+    /// The calls leave no outcomes in the group. A closed group refuses calls with
+    /// [`CallError::Closed`]. The layer and its services hold a handle of the group.
     ///
     /// # Examples
     ///
@@ -233,66 +229,72 @@ impl<A, B> PoolLayer<A, B> {
     /// If the group belongs to another pool.
     #[track_caller]
     pub fn group<T: Send + 'static>(mut self, group: &Group<T>) -> Self {
-        let shared = &self.setup.shared;
-        let Some(submitter) = shared.submitter.for_group(group) else {
-            panic!("the group belongs to another pool than the layer");
-        };
-        self.setup.shared = Arc::new(LayerShared { submitter, name: shared.name.clone() });
+        let shared = Arc::make_mut(&mut self.setup.shared);
+        assert!(group.is_of(&shared.pool), "the group belongs to another pool than the layer");
+        shared.group = Some(GroupHandle::new(group));
         self
     }
 
-    /// The pool the calls run on.
+    /// Returns the pool of the calls.
     pub fn pool(&self) -> &Pool {
-        self.setup.shared.submitter.pool()
+        &self.setup.shared.pool
     }
 }
 
-impl<P, B> PoolLayer<Answers<(), P>, B> {
-    /// Answers refused calls, instead of failing with [`CallError::Overloaded`],
-    /// [`CallError::Closed`] or [`CallError::WouldDeadlock`]. The request is the one that was refused.
+impl<B> PoolLayer<ReturnError, B> {
+    /// Responds to calls that gave no result. Without it they fail with a [`CallError`].
+    ///
+    /// `respond` gets every error but [`CallError::Inner`]. A [refusal](CallError::is_refusal)
+    /// comes with its request, which the wrapped service has not seen. A panic or a cancellation
+    /// comes with `None`.
+    ///
+    /// The error of the service is then that of the wrapped service: `Infallible` on an axum
+    /// `Router`. On a closed pool `poll_ready` does not fail; the call gets the response.
     ///
     /// # Examples
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// use millpond::Pool;
     /// use millpond::layer::PoolLayer;
-    /// use millpond::{JobError, Pool};
     /// use tower::{Layer, ServiceExt, service_fn};
     ///
     /// let pool = Pool::new(1);
-    /// let layer = PoolLayer::try_schedule(&pool)
-    ///     .shed_with(|_: u32| "busy")
-    ///     .panic_with(|_: JobError| "broken");
-    /// let service = layer.layer(service_fn(|_: u32| async { Ok::<_, std::io::Error>("done") }));
+    /// let layer = PoolLayer::try_schedule(&pool).on_error(|error, request: Option<u32>| match request {
+    ///     Some(n) => format!("{n} was refused: {error}"),
+    ///     None => error.to_string(),
+    /// });
+    /// let service = layer.layer(service_fn(|n: u32| async move {
+    ///     assert_ne!(n, 13, "unlucky");
+    ///     Ok::<_, std::io::Error>("done".to_owned())
+    /// }));
     /// // The error is the wrapped service's own.
-    /// let answer: Result<&str, std::io::Error> = service.clone().oneshot(1).await;
-    /// assert_eq!(answer?, "done");
+    /// let response: Result<String, std::io::Error> = service.clone().oneshot(1).await;
+    /// assert_eq!(response?, "done");
+    /// assert!(service.clone().oneshot(13).await?.starts_with("the call panicked"));
     /// let held = pool.try_schedule(std::future::pending::<()>())?;
-    /// assert_eq!(service.oneshot(2).await?, "busy");
+    /// assert_eq!(service.oneshot(2).await?, "2 was refused: the pool is full");
     /// # held.abort();
     /// # Ok(())
     /// # }
     /// ```
-    pub fn shed_with<F>(self, answer: F) -> PoolLayer<Answers<With<F>, P>, B> {
-        let Self { setup, answers, body } = self;
-        PoolLayer { setup, answers: answers.shed_with(answer), body }
-    }
-}
-
-impl<S, B> PoolLayer<Answers<S>, B> {
-    /// Answers calls that panicked or were cancelled, instead of failing with
-    /// [`CallError::Panicked`] or [`CallError::Cancelled`].
-    pub fn panic_with<F>(self, answer: F) -> PoolLayer<Answers<S, With<F>>, B> {
-        let Self { setup, answers, body } = self;
-        PoolLayer { setup, answers: answers.panic_with(answer), body }
+    #[doc(alias = "HandleError")]
+    pub fn on_error<F, Q, R>(self, respond: F) -> PoolLayer<OnError<F>, B>
+    where
+        F: Fn(CallError<Infallible>, Option<Q>) -> R + Clone,
+    {
+        PoolLayer { setup: self.setup, on_error: OnError(respond), body: self.body }
     }
 }
 
 #[cfg(feature = "http-body")]
 impl<A> PoolLayer<A> {
     /// Keeps a call's slot until the body of its HTTP response has ended or is dropped. By default
-    /// it is free when the response's head is there, while a body may stream for hours.
+    /// the slot is free when the response's head is ready, and the body may stream for hours after
+    /// that.
+    ///
+    /// Responses of [`on_error`](Self::on_error) hold no slot.
     ///
     /// # Examples
     ///
@@ -319,7 +321,7 @@ impl<A> PoolLayer<A> {
     /// # }
     /// ```
     pub fn hold_until_body_end(self) -> PoolLayer<A, Holding> {
-        PoolLayer { setup: self.setup, answers: self.answers, body: Holding(()) }
+        PoolLayer { setup: self.setup, on_error: self.on_error, body: Holding(()) }
     }
 }
 
@@ -327,7 +329,7 @@ impl<S, A: Clone> Layer<S> for PoolLayer<A> {
     type Service = PoolService<S, A>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        PoolService::new(inner, self.setup.clone(), self.answers.clone())
+        PoolService::new(inner, self.setup.clone(), self.on_error.clone())
     }
 }
 
@@ -337,18 +339,7 @@ impl<S, A: Clone> Layer<S> for PoolLayer<A, Holding> {
 
     fn layer(&self, inner: S) -> Self::Service {
         let inner = Hold::new(inner, self.pool().clone());
-        PoolService::new(inner, self.setup.clone(), self.answers.clone())
-    }
-}
-
-impl fmt::Debug for Setup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Setup")
-            .field("name", &self.shared.name)
-            .field("verb", &self.verb)
-            .field("detach_on_drop", &self.detach)
-            .field("submitter", &self.shared.submitter)
-            .finish()
+        PoolService::new(inner, self.setup.clone(), self.on_error.clone())
     }
 }
 

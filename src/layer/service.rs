@@ -1,4 +1,13 @@
-//! A service whose calls are jobs on a pool.
+//! The service of a layer: from `poll_ready` to the job of a call.
+//!
+//! [`PoolLayer`](crate::layer::PoolLayer) makes a [`PoolService`]. A server or a client of tower
+//! polls it ready and calls it; [`ResponseFuture`] takes over from there. A service has no lock. It
+//! has two pieces of state between `poll_ready` and `call`: a reserved slot for the verb
+//! `schedule`, and a refusal.
+//!
+//! `poll_ready` must not fail because the pool is full. tower treats an error of `poll_ready` as
+//! the end of the instance, so a refusal waits for the call. A closed pool is an end, unless
+//! `on_error` is set.
 
 use std::fmt;
 use std::task::{Context, Poll, ready};
@@ -6,48 +15,64 @@ use std::task::{Context, Poll, ready};
 use tower_service::Service;
 
 use crate::error::{ClosedError, TryScheduleError};
-use crate::group::Submitted;
-use crate::layer::answer::Refusal;
 use crate::layer::call::Call;
+use crate::layer::error::Refusal;
 use crate::layer::future::ResponseFuture;
-use crate::layer::{Answer, Setup, Verb};
-use crate::pool::Reserver;
+use crate::layer::on_error::HandleError;
+use crate::layer::setup::{Setup, Verb};
+use crate::pool::{Reserver, Submitted};
 
 /// Runs each call of the wrapped service as a job on a pool; made by
 /// [`PoolLayer`](crate::layer::PoolLayer).
 ///
 /// # Panics
 ///
-/// With the verb `schedule`, if it is called without having been polled ready.
+/// `call` panics with the verb `schedule`, if `poll_ready` has not returned `Ready` before.
 pub struct PoolService<S, A> {
     inner: S,
     setup: Setup,
-    answers: A,
-    /// For the verb that waits in `poll_ready`.
+    on_error: A,
+    /// Present for the verb `schedule` only.
     reserver: Option<Reserver>,
-    /// Why the next call has no slot: found out in `poll_ready`, which may not say so.
+    /// Why the next call gets no slot. `poll_ready` found this out and left it to `call`.
     refusal: Option<Refusal>,
 }
 
 impl<S, A> PoolService<S, A> {
-    pub(crate) fn new(inner: S, setup: Setup, answers: A) -> Self {
-        let reserver = (setup.verb == Verb::Schedule).then(|| setup.shared.submitter.reserver());
-        Self { inner, setup, answers, reserver, refusal: None }
+    pub(super) fn new(inner: S, setup: Setup, on_error: A) -> Self {
+        let reserver = (setup.verb == Verb::Schedule).then(|| setup.shared.reserver());
+        Self { inner, setup, on_error, reserver, refusal: None }
     }
 
-    /// The wrapped service.
+    /// Returns the wrapped service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The wrapped service.
+    /// Returns the wrapped service.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The wrapped service. A slot that was reserved is given back.
+    /// Returns the wrapped service, and gives back a reserved slot.
     pub fn into_inner(self) -> S {
         self.inner
+    }
+
+    /// Whether the call runs in its caller instead of this refusal.
+    fn runs_in_caller(&self, refusal: Refusal) -> bool {
+        refusal == Refusal::WouldDeadlock && self.setup.shared.deadlock_runs_in_caller()
+    }
+
+    #[cold]
+    fn refuse<Q>(&self, refusal: Refusal, request: Q) -> ResponseFuture<S, Q, A>
+    where
+        S: Service<Q>,
+        A: HandleError<Q, S::Response, S::Error>,
+    {
+        self.setup.shared.log_refused(refusal);
+        let result = self.on_error.failed(refusal.into(), Some(request));
+        ResponseFuture::done(result, self.on_error.clone())
     }
 }
 
@@ -58,16 +83,15 @@ where
     S::Response: Send + 'static,
     S::Error: Send + 'static,
     Q: Send + 'static,
-    A: Answer<Q, S::Response, S::Error>,
+    A: HandleError<Q, S::Response, S::Error>,
 {
     type Response = S::Response;
     type Error = A::Error;
     type Future = ResponseFuture<S, Q, A>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), A::Error>> {
-        let submitter = &self.setup.shared.submitter;
         if let Some(reserver) = self.reserver.as_mut().filter(|_| self.refusal.is_none()) {
-            if submitter.is_closed() {
+            if self.setup.shared.is_closed() {
                 reserver.release();
                 self.refusal = Some(Refusal::Closed);
             } else {
@@ -76,13 +100,12 @@ where
         }
         match self.refusal {
             None => {}
-            // The call will run in its caller, so it must be ready.
-            Some(Refusal::WouldDeadlock) if submitter.deadlock_runs_in_caller() => {}
+            // The call will run in its caller, so the wrapped service must be ready.
+            Some(refusal) if self.runs_in_caller(refusal) => {}
             Some(Refusal::Closed) => {
-                let Some(error) = A::closed() else { return Poll::Ready(Ok(())) };
-                return Poll::Ready(Err(error));
+                return Poll::Ready(A::closed().map_or(Ok(()), Err));
             }
-            // No word of it before the call: it is no fault of this instance.
+            // The call answers this: an error here would end the instance.
             Some(_) => return Poll::Ready(Ok(())),
         }
         let ready = ready!(self.inner.poll_ready(cx)).map_err(A::inner);
@@ -95,49 +118,40 @@ where
     fn call(&mut self, request: Q) -> Self::Future {
         let verb = match self.refusal.take() {
             None => self.setup.verb,
-            // A job of the same pool calls: it waits for nothing.
-            Some(Refusal::WouldDeadlock)
-                if self.setup.shared.submitter.deadlock_runs_in_caller() =>
-            {
-                Verb::TryGo
-            }
+            // The caller is a job of this pool: run the call in it, or in the pool without a wait.
+            Some(refusal) if self.runs_in_caller(refusal) => Verb::TryGo,
             Some(refusal) => return self.refuse(refusal, request),
         };
-        if verb == Verb::TrySchedule && self.setup.shared.submitter.refuse_if_full() {
+        let shared = &self.setup.shared;
+        if verb == Verb::TrySchedule && shared.refuse_if_full() {
             return self.refuse(Refusal::Overloaded, request);
         }
-        // The clone was not polled ready, so it stays and the ready one goes.
+        // The instance that was polled ready makes the call, and its clone stays.
         let clone = self.inner.clone();
         let call = Call::new(std::mem::replace(&mut self.inner, clone), request);
-        let submitter = &self.setup.shared.submitter;
-        let handle = match verb {
+        let (on_error, detach) = (self.on_error.clone(), self.setup.detach);
+        let submitted = match verb {
             Verb::Schedule => {
-                let reserver = self.reserver.as_mut().expect("this verb has one");
+                let reserver = self.reserver.as_mut().expect("`schedule` has a reserver");
                 assert!(reserver.is_reserved(), "`poll_ready` must return `Ready` before `call`");
-                submitter.submit_reserved(reserver, call).map_err(TryScheduleError::from)
+                reserver.submit(call, shared.member()).map_err(TryScheduleError::from)
             }
-            Verb::TrySchedule => submitter.try_schedule(call),
-            Verb::ScheduleAlways => submitter.schedule_always(call),
-            Verb::AnywayGo => submitter.anyway_go(call),
-            Verb::TryGo => match submitter.try_go(call) {
+            Verb::TrySchedule => shared.submission(call).try_schedule(),
+            Verb::ScheduleAlways => shared.submission(call).schedule_always(),
+            Verb::AnywayGo => shared.submission(call).anyway_go().map_err(TryScheduleError::from),
+            Verb::TryGo => match shared.submission(call).try_go(shared.pool_shared()) {
                 Ok(Submitted::Pool(handle)) => Ok(handle),
                 Ok(Submitted::Caller(job)) => {
-                    return ResponseFuture::in_caller(job, self.answers.clone(), self.setup.detach);
+                    return ResponseFuture::in_caller(job, on_error, detach);
                 }
                 Err(ClosedError(call)) => Err(TryScheduleError::Closed(call)),
             },
             Verb::ScheduleWithin(limit) => {
-                return ResponseFuture::waiting(
-                    call,
-                    self.setup.shared.clone(),
-                    limit,
-                    self.answers.clone(),
-                    self.setup.detach,
-                );
+                return ResponseFuture::waiting(call, shared.clone(), limit, on_error, detach);
             }
         };
-        match handle {
-            Ok(handle) => ResponseFuture::running(handle, self.answers.clone(), self.setup.detach),
+        match submitted {
+            Ok(handle) => ResponseFuture::running(handle, on_error, detach),
             Err(TryScheduleError::Full(call)) => {
                 self.refuse(Refusal::Overloaded, call.into_request())
             }
@@ -148,22 +162,10 @@ where
     }
 }
 
-impl<S, A> PoolService<S, A> {
-    #[cold]
-    fn refuse<Q>(&self, refusal: Refusal, request: Q) -> ResponseFuture<S, Q, A>
-    where
-        S: Service<Q>,
-        A: Answer<Q, S::Response, S::Error>,
-    {
-        self.setup.shared.log_refused(refusal);
-        ResponseFuture::done(self.answers.refused(refusal, request), self.answers.clone())
-    }
-}
-
 impl<S: Clone, A: Clone> Clone for PoolService<S, A> {
-    /// Another service on the same pool, with no slot reserved.
+    /// Makes another service on the same pool, without a reserved slot.
     fn clone(&self) -> Self {
-        Self::new(self.inner.clone(), self.setup.clone(), self.answers.clone())
+        Self::new(self.inner.clone(), self.setup.clone(), self.on_error.clone())
     }
 }
 

@@ -1,4 +1,10 @@
-//! What a submitter holds of its job.
+//! What a submitter keeps of its job: the handle, and ways to abort.
+//!
+//! The verbs of `pool/submit` and the layer return these types. A [`JobHandle`] owns the right to the
+//! output; the cell in `pool/job` keeps the output itself. A job that ran in its caller has no cell,
+//! so its handle keeps the output.
+//! No lock is taken here. A handle must resolve only after the job's destructor ran and its slot is
+//! free: `Runnable::publish` is the last step of a job for that reason.
 
 use std::fmt;
 use std::future::Future;
@@ -9,21 +15,26 @@ use std::task::{Context, Poll, ready};
 use crate::error::JobError;
 use crate::pool::job::{JobArc, OutputSink, RawJoinHandle};
 
-/// Owns the right to a job's outcome: a future of `Result<T, JobError>`.
+/// The right to a job's output: a future of `Result<T, JobError>`.
 ///
-/// Dropping it detaches: the job goes on, its result is dropped with the last abort handle. Use
-/// [`abort_on_drop`](Self::abort_on_drop) for the opposite.
+/// A dropped handle detaches its job. The job continues, and its output is dropped with the last
+/// abort handle. [`abort_on_drop`](Self::abort_on_drop) does the opposite.
 ///
-/// By the time the handle resolves, the job's destructor has run and its slot is free again: a
-/// `try_schedule` right after finds it.
+/// When the handle resolves, the job's destructor has run and the job's slot is free. A
+/// `try_schedule` right after that finds the slot.
+///
+/// # Errors
+///
+/// [`JobError::Cancelled`] if the job was aborted, or if its pool, group or runtime was shut down.
+/// [`JobError::Panicked`] if the job panicked.
 ///
 /// # Cancel safety
 ///
-/// Polling it through `&mut` and giving up loses nothing.
+/// A `&mut JobHandle` may be awaited and dropped any number of times. The output stays with the job.
 ///
 /// # Panics
 ///
-/// Polled again after it was ready.
+/// A poll after the handle was ready panics.
 ///
 /// # Examples
 ///
@@ -36,40 +47,55 @@ use crate::pool::job::{JobArc, OutputSink, RawJoinHandle};
 /// # Ok(())
 /// # }
 /// ```
-#[must_use = "dropping a handle detaches its job; its result is lost"]
+#[doc(alias = "JoinHandle")]
+#[must_use = "dropping a handle detaches its job; its output is lost"]
 pub struct JobHandle<T>(Inner<T>);
 
 enum Inner<T> {
     Pooled(RawJoinHandle<T>),
-    /// Ran in its caller. The mutex is never locked: it makes the handle `Sync` for any `T`.
+    /// The output of a job that ran in its caller. The mutex is never locked: it makes the handle
+    /// `Sync` for any `T`.
     Done(Mutex<Option<Result<T, JobError>>>),
 }
 
 impl<T> JobHandle<T> {
-    /// Cancels the job: it is dropped where it last suspended, or before it starts.
+    /// Cancels the job: the job is dropped where it last suspended, or before it starts.
     ///
-    /// A job that is being polled is cancelled once that poll returns, unless it returned the
-    /// result. The handle then resolves to [`JobError::Cancelled`], or to the result if that was
-    /// there first.
+    /// A job that is being polled is cancelled once that poll returns, unless the poll returned the
+    /// output. The handle then resolves to [`JobError::Cancelled`], or to the output if the job
+    /// ended first.
     ///
-    /// A [`blocking`](crate::blocking) closure that has started cannot be stopped: its job goes on
-    /// until it has returned, keeps its slot until then, and if the job ends with it, the handle
-    /// resolves to its value.
+    /// A [`blocking`](crate::blocking) closure that has started cannot be stopped. Its job keeps
+    /// the slot until the closure has returned. If the job ends with the closure, the handle
+    /// resolves to the closure's value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = millpond::Pool::new(1);
+    /// let handle = pool.schedule(std::future::pending::<()>()).await?;
+    /// handle.abort();
+    /// assert!(handle.await.unwrap_err().is_cancelled());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn abort(&self) {
         if let Inner::Pooled(join) = &self.0 {
             join.job().abort();
         }
     }
 
-    /// A way to abort the job without holding the right to its outcome.
+    /// Returns a handle that can abort the job, without the right to the output.
     pub fn abort_handle(&self) -> AbortHandle {
-        AbortHandle(match &self.0 {
-            Inner::Pooled(join) => Some(join.job().clone()),
-            Inner::Done(_) => None,
-        })
+        match &self.0 {
+            Inner::Pooled(join) => AbortHandle::new(join.job().clone()),
+            Inner::Done(_) => AbortHandle::finished(),
+        }
     }
 
-    /// Whether the job has ended, whichever way. The handle then resolves at once.
+    /// Whether the job has completed, panicked or been cancelled. The handle then resolves at once.
     pub fn is_finished(&self) -> bool {
         match &self.0 {
             Inner::Pooled(join) => join.job().is_finished(),
@@ -77,23 +103,23 @@ impl<T> JobHandle<T> {
         }
     }
 
-    /// Makes the handle abort its job when it is dropped.
+    /// Turns the handle into one that aborts its job when dropped.
     pub fn abort_on_drop(self) -> AbortOnDropHandle<T> {
         AbortOnDropHandle(Some(self))
     }
 
-    /// Lets the job go on by itself: `drop`, said aloud.
+    /// Drops the handle and lets the job continue. Same as `drop`, but states the intent.
     pub fn detach(self) {}
 
     pub(crate) fn pooled(join: RawJoinHandle<T>) -> Self {
         Self(Inner::Pooled(join))
     }
 
-    pub(crate) fn finished(outcome: Result<T, JobError>) -> Self {
-        Self(Inner::Done(Mutex::new(Some(outcome))))
+    pub(crate) fn finished(output: Result<T, JobError>) -> Self {
+        Self(Inner::Done(Mutex::new(Some(output))))
     }
 
-    /// Waits until the job has left the wait list.
+    /// Waits until the job has left the wait list. Called by `AnywayGo`.
     pub(crate) fn poll_started(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.0 {
             Inner::Pooled(join) => join.job().poll_started(cx),
@@ -106,23 +132,23 @@ impl<T> Future for JobHandle<T> {
     type Output = Result<T, JobError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let outcome = match &mut self.0 {
+        let output = match &mut self.0 {
             Inner::Pooled(join) => {
-                // A loop that awaits one finished handle after the other must yield at times.
+                // A loop that awaits many finished handles would never yield without a budget.
                 let budget = ready!(tokio::task::coop::poll_proceed(cx));
                 ready!(join.poll_done(cx));
                 budget.made_progress();
                 join.take()
             }
-            Inner::Done(outcome) => {
-                outcome.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
+            Inner::Done(output) => {
+                output.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
             }
         };
-        Poll::Ready(outcome.expect("`JobHandle` polled after completion"))
+        Poll::Ready(output.expect("`JobHandle` polled after completion"))
     }
 }
 
-/// Keeps a job's outcome in its cell, for the handle.
+/// The sink that leaves the output in the job's cell, for a [`JobHandle`].
 pub(crate) struct StoreOutput;
 
 impl<T: Send + 'static> OutputSink<T> for StoreOutput {
@@ -135,14 +161,14 @@ impl<T: Send + 'static> OutputSink<T> for StoreOutput {
         JobHandle::pooled(join)
     }
 
-    fn finished_handle(self, outcome: Result<T, JobError>) -> JobHandle<T> {
-        JobHandle::finished(outcome)
+    fn finished_handle(self, output: Result<T, JobError>) -> JobHandle<T> {
+        JobHandle::finished(output)
     }
 
     fn push_output(self, _: Result<T, JobError>) {}
 }
 
-// The outcome is moved out, never pinned.
+// The output is moved out and never pinned.
 impl<T> Unpin for JobHandle<T> {}
 
 impl<T> fmt::Debug for JobHandle<T> {
@@ -151,15 +177,33 @@ impl<T> fmt::Debug for JobHandle<T> {
     }
 }
 
-/// Aborts a job, without a right to its outcome. Dropping it does nothing.
+/// Can abort a job, without the right to the job's output; from [`JobHandle::abort_handle`].
+///
+/// A dropped abort handle neither aborts nor detaches the job. An output that no [`JobHandle`] takes
+/// is dropped with the last abort handle.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = millpond::Pool::new(1);
+/// let handle = pool.schedule(std::future::pending::<()>()).await?;
+/// let abort = handle.abort_handle();
+/// tokio::spawn(async move { abort.abort() });
+/// assert!(handle.await.unwrap_err().is_cancelled());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
-pub struct AbortHandle(pub(crate) Option<JobArc>);
+pub struct AbortHandle(Option<JobArc>);
 
 impl AbortHandle {
     pub(crate) fn new(job: JobArc) -> Self {
         Self(Some(job))
     }
 
+    /// The handle of a job that ran in its caller and has ended.
     pub(crate) fn finished() -> Self {
         Self(None)
     }
@@ -171,7 +215,7 @@ impl AbortHandle {
         }
     }
 
-    /// Whether the job has ended, whichever way.
+    /// Whether the job has completed, panicked or been cancelled.
     pub fn is_finished(&self) -> bool {
         self.0.as_ref().is_none_or(JobArc::is_finished)
     }
@@ -183,15 +227,39 @@ impl fmt::Debug for AbortHandle {
     }
 }
 
-/// A [`JobHandle`] that aborts its job when it is dropped.
+/// A [`JobHandle`] that aborts its job when dropped; from [`JobHandle::abort_on_drop`].
+///
+/// # Cancel safety
+///
+/// A `&mut AbortOnDropHandle` may be awaited and dropped any number of times. The drop of the handle
+/// itself aborts the job.
+///
+/// # Panics
+///
+/// A poll after the handle was ready panics.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = millpond::Pool::new(1);
+/// let handle = pool.schedule(std::future::pending::<()>()).await?;
+/// let abort = handle.abort_handle();
+/// drop(handle.abort_on_drop());
+/// pool.wait_idle().await;
+/// assert!(abort.is_finished());
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "dropping it aborts the job"]
 #[derive(Debug)]
 pub struct AbortOnDropHandle<T>(Option<JobHandle<T>>);
 
 impl<T> AbortOnDropHandle<T> {
-    /// Takes the aborting back.
+    /// Turns this back into a handle whose drop detaches the job.
     pub fn into_handle(mut self) -> JobHandle<T> {
-        self.0.take().expect("taken only here and in drop")
+        self.0.take().expect("`into_handle` consumes the handle")
     }
 
     /// Cancels the job now; see [`JobHandle::abort`].
@@ -201,7 +269,7 @@ impl<T> AbortOnDropHandle<T> {
         }
     }
 
-    /// Whether the job has ended, whichever way.
+    /// Whether the job has completed, panicked or been cancelled.
     pub fn is_finished(&self) -> bool {
         self.0.as_ref().is_none_or(JobHandle::is_finished)
     }
@@ -211,7 +279,7 @@ impl<T> Future for AbortOnDropHandle<T> {
     type Output = Result<T, JobError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let handle = self.0.as_mut().expect("taken only by `into_handle` and in drop");
+        let handle = self.0.as_mut().expect("`into_handle` consumes the handle");
         Pin::new(handle).poll(cx)
     }
 }

@@ -16,6 +16,7 @@
 //! `Pool` closes the pool when it is dropped ([`CloseOnDrop`]); jobs that were admitted still run.
 
 mod builder;
+mod context;
 mod handle;
 #[allow(unsafe_code)]
 mod job;
@@ -33,12 +34,11 @@ use std::sync::Arc;
 
 use crate::error::{ClosedError, ConfigError, ScheduleError, TryScheduleError};
 pub use crate::pool::builder::PoolBuilder;
+pub(crate) use crate::pool::context::current;
 use crate::pool::handle::StoreOutput;
 pub use crate::pool::handle::{AbortHandle, AbortOnDropHandle, JobHandle};
 pub(crate) use crate::pool::job::{JobArc, OutputSink, RawJoinHandle};
 pub use crate::pool::limiter::deadlock::OnDeadlock;
-pub(crate) use crate::pool::limiter::{AcquireOutcome, OnFull};
-pub(crate) use crate::pool::scheduler::context::current;
 pub(crate) use crate::pool::scheduler::shared::Shared;
 pub use crate::pool::shutdown::ShutdownReport;
 pub use crate::pool::status::PoolStatus;
@@ -47,8 +47,11 @@ pub(crate) use crate::pool::submit::caller_runs::CallerRunsJob;
 pub use crate::pool::submit::reserver::Reserver;
 pub(crate) use crate::pool::submit::schedule::ScheduleInner;
 pub use crate::pool::submit::schedule::{AnywayGo, Schedule};
+pub use crate::pool::submit::slot::Slot;
 pub use crate::pool::submit::slot_guard::SlotGuard;
 pub(crate) use crate::pool::submit::submission::Submission;
+#[cfg(feature = "tower")]
+pub(crate) use crate::pool::submit::submission::Submitted;
 pub use crate::pool::submit::try_go::TryGo;
 pub(crate) use crate::pool::submit::try_go::TryGoInner;
 
@@ -212,7 +215,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.submit(job, OnFull::Refuse)
+        self.submission(job).try_schedule()
     }
 
     /// Runs a job in the pool, or beyond the pool's size if the pool is full.
@@ -246,20 +249,17 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.submit(job, OnFull::Overflow { limit: self.shared().overflow_limit() })
+        self.submission(job).schedule_always()
     }
 
     #[track_caller]
-    fn submit<F>(
-        &self,
-        job: F,
-        on_full: OnFull<'_>,
-    ) -> Result<JobHandle<F::Output>, TryScheduleError<F>>
+    #[inline]
+    fn submission<F>(&self, job: F) -> Submission<'_, F, StoreOutput>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        Submission::new(self.shared(), job, StoreOutput).submit(on_full)
+        Submission::new(self.shared(), job, StoreOutput)
     }
 
     /// Runs a job in the pool, or in the caller's task if the pool is full. So the caller slows
@@ -331,11 +331,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let mut submission = Submission::new(self.shared(), job, StoreOutput);
-        match submission.admit(OnFull::Commit) {
-            AcquireOutcome::Closed => Err(ClosedError(submission.take_job())),
-            _ => Ok(AnywayGo::new(submission.take_handle())),
-        }
+        self.submission(job).anyway_go().map(AnywayGo::new)
     }
 
     /// [`schedule`](Self::schedule) for threads outside of the runtime: blocks the thread while the

@@ -128,18 +128,6 @@ fn axum_shows_a_live_line_under_load() {
 }
 
 #[test]
-fn tonic_tells_that_it_is_exhausted() {
-    let ran = Ran::of(&mut example("tonic_layer"));
-    let expected = "\
-8 calls at once on 3 slots: {\"OK\": 3, \"RESOURCE_EXHAUSTED\": 5}
-a handler that panics: Err(Internal)
-the connection lives: \"hello, again\"
-";
-    assert_eq!(ran.stdout(), expected, "{}", ran.stderr());
-    assert!(ran.status.success());
-}
-
-#[test]
 fn a_client_stack_keeps_to_its_bound() {
     let ran = Ran::of(&mut example("client_stack"));
     let printed = ran.stdout();

@@ -16,7 +16,7 @@ type Sender = http_body_util::channel::Sender<Bytes, fmt::Error>;
 
 /// A call whose body is in the test's hands.
 async fn call(
-    layer: &PoolLayer<millpond::layer::Answers, millpond::layer::Holding>,
+    layer: &PoolLayer<millpond::layer::ReturnError, millpond::layer::Holding>,
 ) -> (Sender, Response<impl Body<Data = Bytes, Error: fmt::Debug> + Unpin>) {
     let (send, mut receive) = tokio::sync::mpsc::unbounded_channel();
     let service = layer.layer(service_fn(move |_: Request<()>| {
@@ -94,8 +94,10 @@ fn answers_have_bodies_of_the_same_type() {
     single(async {
         let pool = Pool::new(1);
         let layer = PoolLayer::try_schedule(&pool)
-            .shed_with(|_: Request<()>| Response::new(Full::new(Bytes::from_static(b"busy"))))
-            .panic_with(|_: millpond::JobError| Response::new(Full::new(Bytes::new())))
+            .on_error(|error, _: Option<Request<()>>| {
+                let busy = if error.is_refusal() { "busy" } else { "" };
+                Response::new(Full::new(Bytes::from(busy)))
+            })
             .hold_until_body_end();
         let mut service = layer.layer(service_fn(|_: Request<()>| async {
             Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"done"))))
@@ -108,7 +110,7 @@ fn answers_have_bodies_of_the_same_type() {
     });
 }
 
-/// A client that hangs up while its detached call makes a response nobody will read.
+/// A client that hangs up while its detached call makes a response without a reader.
 #[test]
 fn a_response_nobody_takes_gives_the_slot_back() {
     single(async {

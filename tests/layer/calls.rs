@@ -1,4 +1,4 @@
-//! What becomes of a call: it ends once, is counted, and its caller is told.
+//! A call ends once, the pool counts it, and its caller learns how it ended.
 
 #[cfg(feature = "tracing")]
 use std::convert::Infallible;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::probe::{Ask, Fault, Probe, every_verb};
 use crate::support::*;
 use millpond::layer::{CallError, PoolLayer};
-use millpond::{JobError, OnDeadlock, Pool};
+use millpond::{OnDeadlock, Pool};
 #[cfg(feature = "tracing")]
 use tower::service_fn;
 use tower::{BoxError, Layer, Service, ServiceExt};
@@ -70,7 +70,7 @@ fn a_wait_with_a_limit_ends_at_it() {
         let mut service = layer.layer(Probe::open());
         let called = tokio::time::Instant::now();
         let call = service.ready().await.unwrap().call(Ask::Echo(1));
-        // The limit counts from the call, whenever it is polled first.
+        // The limit counts from `call`, not from the first poll.
         tokio::time::sleep(Duration::from_millis(200)).await;
         assert!(matches!(call.await, Err(CallError::Overloaded)));
         assert!((250..260).contains(&(called.elapsed().as_millis())));
@@ -113,7 +113,7 @@ fn panics_and_errors_come_back_as_what_they_are() {
             assert_eq!(error.into_inner().unwrap(), Fault("failed"));
             whole(&pool).await;
         }
-        // In the caller as well.
+        // A panic in the caller is an error, too.
         let held = hold(&pool);
         let service = PoolLayer::try_go(&pool).layer(Probe::open());
         let error = service.oneshot(Ask::PanicAtOnce).await.unwrap_err();
@@ -127,9 +127,11 @@ fn panics_and_errors_come_back_as_what_they_are() {
 fn answers_take_the_place_of_errors() {
     single(async {
         let pool = Pool::new(1);
-        let layer = PoolLayer::try_schedule(&pool)
-            .shed_with(|ask: Ask| if ask == Ask::Echo(1) { 503_u32 } else { 0 })
-            .panic_with(|error: JobError| if error.is_panic() { 500_u32 } else { 0 });
+        let layer = PoolLayer::try_schedule(&pool).on_error(|error, ask| match (error, ask) {
+            (CallError::Overloaded, Some(Ask::Echo(1))) => 503_u32,
+            (CallError::Panicked(_), None) => 500,
+            _ => 0,
+        });
         let service = layer.layer(Probe::open());
         // The error is the wrapped service's own.
         let own: Result<u32, Fault> = service.clone().oneshot(Ask::PanicLater).await;
@@ -138,19 +140,20 @@ fn answers_take_the_place_of_errors() {
         let held = hold(&pool);
         assert_eq!(service.clone().oneshot(Ask::Echo(1)).await, Ok(503));
         held.release().await;
-        // With one of them the other's errors are left.
-        let shed = PoolLayer::try_schedule(&pool).shed_with(|_: Ask| 503_u32).layer(Probe::open());
-        let error = shed.oneshot(Ask::PanicLater).await.unwrap_err();
+        // Without the closure the same calls fail.
+        let failing = PoolLayer::try_schedule(&pool).layer(Probe::open());
+        let error = failing.clone().oneshot(Ask::PanicLater).await.unwrap_err();
         assert!(matches!(error, CallError::Panicked(_)));
-        let caught = PoolLayer::try_schedule(&pool).panic_with(|_: JobError| 500_u32);
-        let caught = caught.layer(Probe::open());
         let held = hold(&pool);
-        let error = caught.oneshot(Ask::Echo(1)).await.unwrap_err();
+        let error = failing.oneshot(Ask::Echo(1)).await.unwrap_err();
         assert!(matches!(error, CallError::Overloaded));
         held.release().await;
         pool.close();
         for verb in [PoolLayer::schedule, PoolLayer::try_schedule, PoolLayer::try_go] {
-            let layer = verb(&pool).shed_with(|_: Ask| 503_u32).panic_with(|_: JobError| 500_u32);
+            let layer = verb(&pool).on_error(|error, ask: Option<Ask>| match (error, ask) {
+                (CallError::Closed, Some(Ask::Echo(1))) => 503_u32,
+                _ => 0,
+            });
             assert_eq!(layer.layer(Probe::open()).oneshot(Ask::Echo(1)).await, Ok(503));
         }
     });
@@ -229,7 +232,7 @@ fn calls_count_in_a_group_and_under_its_quota() {
             assert_eq!((group.len(), law(&pool).running), (1, 1), "verb {n}");
             let mut wait = Box::pin(group.wait());
             assert!(poll(&mut wait).is_pending());
-            // The pool has room, the quota has none.
+            // The pool has room, and the quota has none.
             let mut second = Box::pin(service.clone().oneshot(Ask::Echo(2)));
             let second_now = poll(&mut second);
             settle().await;
@@ -243,9 +246,9 @@ fn calls_count_in_a_group_and_under_its_quota() {
             if n != 2 {
                 assert_eq!(soon(second).await.unwrap(), 2);
             }
-            // Guests leave nothing behind.
+            // Members leave no outcome.
             assert!(soon(wait).await.is_empty());
-            // And are cancelled with the group.
+            // The group cancels them.
             let probe = Probe::gated();
             let service = service_with(&pool, n).group(&group).layer(probe);
             let mut call = Box::pin(service.oneshot(Ask::Echo(3)));
@@ -279,7 +282,7 @@ fn a_layer_keeps_its_group() {
         settle().await;
         probe.gate().open();
         assert_eq!(soon(call).await.unwrap(), 1);
-        // Without a handle left, its calls are cancelled as any group's jobs.
+        // The last handle of the group cancels its calls, as all its jobs.
         let probe = Probe::gated();
         let service = PoolLayer::try_schedule(&pool).group(&pool.group::<()>()).layer(probe);
         let mut call = Box::pin(service.oneshot(Ask::Echo(1)));
@@ -289,7 +292,7 @@ fn a_layer_keeps_its_group() {
     });
 }
 
-/// The last handle of its group goes with the service, after what the service has reserved in it.
+/// A service releases its reserved slot before its handle of the group.
 #[test]
 fn a_service_outlives_what_it_reserved_in_its_group() {
     single(async {
@@ -351,7 +354,7 @@ fn the_end_of_the_runtime_hangs_nobody() {
         served.shutdown_background();
         caller.block_on(async {
             for (n, call) in calls.into_iter().enumerate() {
-                // The one that runs in its caller is waited for by nobody but that.
+                // No other code waits for a call in its caller.
                 if n == 4 {
                     call.abort();
                     continue;
@@ -388,7 +391,7 @@ fn a_call_has_the_span_of_its_caller() {
     });
 }
 
-/// Whoever hears of a response may call again at once.
+/// When a response resolves, its slot is free for the next call.
 #[test]
 fn a_slot_is_free_before_its_response_is_there() {
     multi(2, async {

@@ -1,4 +1,4 @@
-//! The layer keeps tower's contract to the letter.
+//! The layer keeps the contract of tower's `Service`.
 
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::probe::{Ask, Fault, Mood, Probe, every_verb};
 use crate::support::*;
+use millpond::Pool;
 use millpond::layer::{CallError, PoolLayer, PoolService};
-use millpond::{JobError, Pool};
 use tokio_test::{assert_pending, assert_ready_ok, task};
 use tower::balance::p2c::Balance;
 use tower::discover::ServiceList;
@@ -63,7 +63,7 @@ fn what_was_reserved_is_given_back() {
     single(async {
         let pool = Pool::new(1);
         let make = || PoolLayer::schedule(&pool).layer(Probe::gated());
-        // With the service.
+        // Dropped with the service.
         let mut service = make();
         assert!(ready(&mut service).is_ready());
         drop(service);
@@ -72,7 +72,7 @@ fn what_was_reserved_is_given_back() {
         assert!(ready(&mut service).is_ready());
         drop(service.into_inner());
         whole(&pool).await;
-        // With the response future, before and after it was polled.
+        // Dropped with the response future, before and after its first poll.
         for polled in [false, true] {
             let mut service = make();
             assert!(ready(&mut service).is_ready());
@@ -110,7 +110,7 @@ fn an_inner_service_that_is_not_ready_is_waited_for() {
             assert!(service.is_woken());
             assert!(service.enter(|cx, mut service| service.poll_ready(cx)).is_ready());
             assert_eq!(service.call(Ask::Echo(9)).await.unwrap(), 9);
-            // Its errors are its own, and no slot is kept for a call that cannot come.
+            // An error of the wrapped service passes through and releases the slot.
             twin.set_mood(Mood::Fails);
             let failed = service.ready().await.err().unwrap();
             assert!(matches!(failed, CallError::Inner(Fault("not ready"))));
@@ -199,7 +199,7 @@ fn clones_wait_first_come_first_served() {
 fn many_clones_at_once_admit_no_more_than_the_size() {
     multi(2, async {
         let pool = Pool::new(10);
-        // The verbs that hold to the size, all on one pool.
+        // The verbs that keep to the size, all on one pool.
         let probe = Probe::open();
         let layers = [
             PoolLayer::schedule(&pool),
@@ -295,7 +295,7 @@ fn auto_traits() {
     let pool = Pool::new(1);
     for layer in every_verb(&pool) {
         all(&layer);
-        let answering = layer.clone().shed_with(|_: Ask| 0_u32).panic_with(|_: JobError| 0_u32);
+        let answering = layer.clone().on_error(|_, _: Option<Ask>| 0_u32);
         all(&answering.detach_on_drop().name("all"));
         let service: PoolService<_, _> =
             layer.layer(tower::service_fn(|n: u32| async move { Ok::<_, Infallible>(n) }));
@@ -327,8 +327,8 @@ fn it_stacks_with_towers_own() {
     single(async {
         let pool = Pool::new(2);
         let mut service = stack(&pool);
-        // Balance readies the endpoint it will use next. Three of them, two slots: what it holds
-        // ready for nothing must not stop it.
+        // `Balance` keeps its next endpoint ready. With three endpoints and two slots, that
+        // endpoint's slot must not stop the others.
         for n in 0..20 {
             assert_eq!(soon(service.ready()).await.unwrap().call(Ask::Echo(n)).await.unwrap(), n);
         }

@@ -1,4 +1,4 @@
-//! A pool as hyper's executor: whatever hyper spawns is counted and never waits for its caller.
+//! A pool as hyper's executor: the pool counts what hyper spawns, and the submission never waits.
 
 use std::convert::Infallible;
 
@@ -74,7 +74,7 @@ fn http2_streams_run_on_it() {
     });
 }
 
-/// A connection that runs on a pool and is upgraded: what comes after is the upgrade's.
+/// The upgrade of a connection on a pool gets the bytes after the handshake.
 #[test]
 fn upgrades_run_on_it() {
     multi(2, async {

@@ -27,6 +27,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 
 type Waiter<'a> = (usize, Schedule<'a, futures_util::future::BoxFuture<'static, usize>>);
 
+#[allow(clippy::too_many_lines, reason = "one arm for each act of the model")]
 async fn play(size: usize, queue: usize, acts: Vec<Act>) {
     let pool = Pool::builder().size(size).queue(queue).build().unwrap();
     let mut model = Model { size, queue, ..Model::default() };

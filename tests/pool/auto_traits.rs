@@ -12,7 +12,7 @@ use millpond::future::{
 use millpond::{
     AbortHandle, AbortOnDropHandle, ClosedError, ConfigError, Group, GroupBuilder, JobError,
     JobHandle, JobPanic, OnDeadlock, Outcome, Pool, PoolBuilder, PoolStatus, Reserver,
-    ScheduleError, ShutdownReport, SlotGuard, TryScheduleError,
+    ScheduleError, ShutdownReport, Slot, SlotGuard, TryScheduleError,
 };
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 
@@ -25,6 +25,8 @@ type Pinned = (std::future::Ready<Local>, std::marker::PhantomPinned);
 assert_impl_all!(Pool: Send, Sync, Unpin, Clone);
 assert_impl_all!(PoolBuilder: Send, Sync, Unpin, Clone);
 assert_impl_all!(Reserver: Send, Sync, Unpin, Clone);
+assert_impl_all!(Slot: Send, Sync, Unpin);
+assert_not_impl_any!(Slot: Clone);
 assert_impl_all!(SlotGuard: Send, Sync, Unpin);
 assert_not_impl_any!(SlotGuard: Clone);
 assert_impl_all!(Group<Local>: Send, Sync, Unpin, Clone);

@@ -1,4 +1,4 @@
-//! A group waits for its own jobs, in either order, and takes them with it when it goes.
+//! A group waits for its own jobs, and gives their outcomes in either order.
 
 use crate::support::*;
 use millpond::{ClosedError, Group, Pool, ScheduleError, TryScheduleError};
@@ -8,7 +8,7 @@ fn values<T: Clone>(outcomes: &[millpond::Outcome<T>]) -> Vec<T> {
     outcomes.iter().map(|outcome| outcome.result.as_ref().unwrap().clone()).collect()
 }
 
-/// Jobs that end when their gate is opened.
+/// Submits `n` jobs, each of which ends when its gate is opened.
 async fn gated(group: &Group<usize>, n: usize) -> Vec<Gate> {
     let gates: Vec<_> = (0..n).map(|_| Gate::new()).collect();
     for (n, gate) in gates.iter().enumerate() {
@@ -36,7 +36,7 @@ fn wait_is_in_the_order_of_submission_and_next_in_that_of_completion() {
             if by_next {
                 for n in [2, 0, 3, 1] {
                     let outcome = soon(group.next()).await.unwrap();
-                    // The group counts on: this is its second round.
+                    // Indices go on in the second round.
                     assert_eq!((outcome.index, outcome.is_success()), (n + 4, true));
                     assert_eq!(outcome.into_result().unwrap(), n);
                 }
@@ -184,14 +184,14 @@ fn wait_or_cancel_cancels_the_rest_at_the_first_failure() {
         gates[0].open();
         settle().await;
         assert!(!wait.is_woken() || wait.poll().is_pending(), "a success is no reason");
-        // The other gate stays shut.
+        // The other gate stays closed.
         fail.open();
         let outcomes = soon(wait.into_inner()).await;
         let successes: Vec<_> = outcomes.iter().map(|outcome| outcome.is_success()).collect();
         assert!(successes[0] && !successes[1] && !successes[2]);
         assert!(outcomes[1].result.as_ref().unwrap_err().is_cancelled());
         assert!(outcomes[2].result.as_ref().unwrap_err().is_panic());
-        // The group goes on, with a clean slate.
+        // The group takes new jobs, and forgets the failure.
         group.schedule(async { 9 }).await.unwrap();
         assert_eq!(values(&soon(group.wait_or_cancel_on_failure()).await), [9]);
         whole(&pool).await;
@@ -247,7 +247,7 @@ fn a_closed_group_lets_nothing_in_and_leaves_the_pool_open() {
         gates[0].open();
         assert_eq!(values(&soon(group.wait()).await), [0]);
         whole(&pool).await;
-        // And of a closed pool.
+        // A closed pool refuses a group's jobs, too.
         let group = pool.group();
         pool.close();
         assert!(matches!(group.schedule(async { 1 }).await, Err(ScheduleError::Closed(_))));

@@ -1,4 +1,4 @@
-//! What becomes of a group's jobs with its last handle, and of those who wait meanwhile.
+//! A group's jobs after its last handle, and the waiters of a group.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -164,7 +164,7 @@ fn dropping_a_wait_loses_nothing() {
         }
         gate.open();
         assert_eq!(soon(group.wait()).await.len(), 1);
-        // Dropped after it was woken: the outcome is there for another.
+        // The waiter is dropped after its wake-up, and another takes the outcome.
         let gate = Gate::new();
         group.schedule(gate.wait()).await.unwrap();
         let (mut one, mut two) = (task::spawn(group.next()), task::spawn(group.next()));
@@ -205,7 +205,8 @@ fn many_submit_while_many_take() {
                 tokio::spawn(async move {
                     let mut taken = Vec::new();
                     loop {
-                        // Asked before: what comes later than the last submit is seen.
+                        // Read before `next`, so that outcomes after the last submission are not
+                        // missed.
                         let last = done.load(SeqCst);
                         if n == 0 {
                             taken.extend(soon(group.wait()).await);

@@ -1,4 +1,4 @@
-//! A slot held beyond its job stays taken until it is let go, and is freed exactly once.
+//! A slot held beyond its job stays taken until its guard is dropped, and is released once.
 
 use std::future::{pending, poll_fn};
 use std::task::Poll;
@@ -33,7 +33,7 @@ fn dropped_before_the_job_ends_it_changes_nothing() {
         let wait = gate.wait();
         let job = pool.schedule(async move {
             drop(inside.hold_slot());
-            // It was held before.
+            // The slot was held before.
             assert!(inside.hold_slot().is_none());
             wait.await;
         });
@@ -87,7 +87,8 @@ fn a_slot_held_by_a_job_that_is_cancelled_or_panics_comes_back() {
         assert!(job.await.unwrap().await.unwrap_err().is_panic());
         whole(&pool).await;
 
-        // The destructor of the job panics after the slot was moved to the result, which goes too.
+        // The job's destructor panics after the guard moved into the result. The result is dropped,
+        // too.
         let inside = pool.clone();
         let bomb = OnDrop(|| silent_panic("on the way out"));
         let job = pool.schedule(poll_fn(move |_| {
@@ -142,7 +143,7 @@ fn a_shutdown_waits_for_held_slots_but_cannot_cancel_them() {
     });
 }
 
-/// The end of a job and the end of what it holds, on two threads.
+/// The end of a job races with the drop of its guard on another thread.
 #[test]
 fn whichever_comes_second_frees_the_slot() {
     multi(2, async {
@@ -159,7 +160,7 @@ fn whichever_comes_second_frees_the_slot() {
     });
 }
 
-/// A result may hold the very slot of the job it is the result of.
+/// A result may hold the slot of its own job.
 #[test]
 fn a_result_nobody_takes_gives_the_slot_back() {
     single(async {
@@ -190,7 +191,7 @@ fn a_quota_lives_as_long_as_what_is_held_under_it() {
         group.schedule(async move { inside.hold_slot() }).await.unwrap();
         let slot = group.next().await.unwrap().result.unwrap();
         drop(group);
-        // Another quota must not be taken for the one that is gone.
+        // A new quota must not get the key that the guard still uses.
         let other = pool.group_builder().quota(1).build().unwrap();
         let gate = Gate::new();
         other.schedule(gate.wait()).await.unwrap();

@@ -29,6 +29,7 @@ mod quota;
 mod reserver;
 mod resize;
 mod runtime_dropped;
+mod slots;
 #[cfg(feature = "tracing")]
 mod spans;
 mod status;

@@ -1,4 +1,4 @@
-//! Deadlocks that come about otherwise than by one job too many.
+//! Deadlocks that a shrink completes, or that a quota has by itself.
 
 use crate::nest::{Nest, nest};
 use crate::support::*;
@@ -28,6 +28,43 @@ fn a_shrink_that_makes_a_deadlock_is_noticed() {
             assert!(outcomes.contains(&Nest::WouldDeadlock), "{outcomes:?}");
             whole(&pool).await;
         }
+    });
+}
+
+#[test]
+fn a_shrink_refuses_a_wait_and_not_a_granted_place_in_the_queue() {
+    single(async {
+        let pool = Pool::builder().size(3).queue(3).build().unwrap();
+        let mut third = pool.reserver();
+        third.try_reserve().unwrap();
+        // Two jobs reserve; the second one also submits, once the queue is full.
+        let (open, gate) = tokio::sync::oneshot::channel::<()>();
+        let first = pool.clone();
+        let first = pool.try_schedule(async move { first.reserver().reserve().await.is_ok() });
+        let second = pool.clone();
+        let second = pool.try_schedule(async move {
+            let mut reserver = second.reserver();
+            let submit = async {
+                gate.await.unwrap();
+                second.schedule(async {}).await.is_ok()
+            };
+            tokio::join!(reserver.reserve(), submit)
+        });
+        settle().await;
+        let queued = pool.try_schedule(async {}).unwrap();
+        open.send(()).unwrap();
+        settle().await;
+        assert_eq!((law(&pool).queued, law(&pool).waiting), (1, 3));
+        // The submit receives the place in the queue, and then the last slot that could come back
+        // vanishes.
+        queued.abort();
+        pool.resize(2).unwrap();
+        third.release();
+        let (reserved, submitted) = soon(second.unwrap()).await.unwrap();
+        assert!(matches!(reserved, Err(ScheduleError::WouldDeadlock(()))), "{reserved:?}");
+        assert!(submitted);
+        assert!(soon(first.unwrap()).await.unwrap());
+        whole(&pool).await;
     });
 }
 

@@ -169,7 +169,8 @@ fn a_group_keeps_the_pool_open() {
 
 #[test]
 fn at_any_moment_under_load() {
-    multi(2, async {
+    // Many rounds, beside the other tests of this program.
+    multi_for(Duration::from_secs(120), 2, async {
         let before = tasks();
         for round in 0..1_500 {
             let pool = Pool::builder()

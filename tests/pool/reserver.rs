@@ -1,4 +1,4 @@
-//! A slot reserved ahead of its job is neither lost nor given twice, whatever becomes of it.
+//! A slot reserved before its job is neither lost nor given twice.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn a_reserved_slot_is_taken_until_it_is_used_or_given_back() {
             assert_eq!((law(&pool).reserved, pool.status().running), (1, 0));
             assert!(pool.try_schedule(async {}).unwrap_err().to_string().contains("full"));
             assert!(pool.reserver().try_reserve().is_err());
-            // It is one slot, however often it is asked for.
+            // A second call returns the same slot.
             reserver.reserve().await.unwrap();
             reserver.try_reserve().unwrap();
             assert_eq!(law(&pool).reserved, 1);
@@ -37,7 +37,7 @@ fn a_reserved_slot_is_taken_until_it_is_used_or_given_back() {
             assert!(!reserver.is_reserved());
             whole(&pool).await;
         }
-        // Each way counts one, and so do the probes; three slots were not used.
+        // Three slots were released without a job.
         assert_eq!(quiet(&pool).withdrawn, 3);
     });
 }
@@ -90,7 +90,7 @@ fn a_reserver_dropped_while_waiting_passes_its_slot_on() {
         assert_pending!(waits.poll());
         held.release().await;
         settle().await;
-        // `gone` was told to come. It goes away without having looked.
+        // `gone` was granted the slot and is dropped before it polls.
         assert_eq!(law(&pool).waiting, 2);
         drop(gone);
         assert!(waits.is_woken());
@@ -128,7 +128,7 @@ fn a_closed_pool_takes_no_job_for_a_reserved_slot() {
         pool.close();
         assert!(matches!(waits.poll(), std::task::Poll::Ready(Err(ScheduleError::Closed(())))));
         drop(waits);
-        // Nobody waits for a job that may never come.
+        // The idle wait does not count a job that may never come.
         held.release().await;
         pool.wait_idle().await;
         let job = early.schedule(async { 1 }).unwrap_err().into_job();
@@ -172,8 +172,9 @@ fn a_job_that_waits_for_a_slot_of_its_own_pool_is_refused() {
     single(async {
         let pool = Pool::new(1);
         let inside = pool.clone();
-        let told = pool.schedule(async move { inside.reserver().reserve().await }).await.unwrap();
-        assert!(matches!(told.await.unwrap(), Err(ScheduleError::WouldDeadlock(()))));
+        let refused =
+            pool.schedule(async move { inside.reserver().reserve().await }).await.unwrap();
+        assert!(matches!(refused.await.unwrap(), Err(ScheduleError::WouldDeadlock(()))));
         whole(&pool).await;
     });
 }
@@ -226,16 +227,16 @@ fn reserved_and_plain_jobs_share_one_count() {
     });
 }
 
-/// Its future is gone, so nobody looks after its place; but it may come back for it.
+/// The future is dropped, so no task polls that place. The reserver may still poll it again.
 #[test]
 fn an_abandoned_place_in_the_wait_list_blocks_no_other_waiter() {
     paused(async {
-        for told in [false, true] {
+        for granted in [false, true] {
             let pool = Pool::new(1);
             let mut held = Some(hold(&pool));
             let reserver = waiting_reserver(&pool);
             assert_eq!((law(&pool).waiting, pool.status().waiting_reservers), (1, 1));
-            if told {
+            if granted {
                 held.take().unwrap().release().await;
             }
             let start = tokio::time::Instant::now();
@@ -262,7 +263,7 @@ fn a_job_that_gave_up_waiting_is_not_taken_for_a_waiting_one() {
         let (gate, inside) = (Gate::new(), pool.clone());
         let wait = gate.wait();
         let busy = hold(&pool);
-        // It waits for a slot, gives up, and works on. Its place in the wait list is still there.
+        // The job gives up its wait and works on. Its place in the wait list is still there.
         let fickle = pool.schedule(async move {
             let _reserver = waiting_reserver(&inside);
             wait.await;
@@ -271,7 +272,7 @@ fn a_job_that_gave_up_waiting_is_not_taken_for_a_waiting_one() {
         settle().await;
         busy.release().await;
         let inside = pool.clone();
-        // The slot went to the place in the wait list. A second job can but wait, for one that will end.
+        // The slot went to that place. A second job waits for a job that will end, so it is no deadlock.
         let mut patient = Box::pin(pool.schedule(async move { inside.is_closed() }));
         assert!(poll(&mut patient).is_pending());
         gate.open();
@@ -279,7 +280,7 @@ fn a_job_that_gave_up_waiting_is_not_taken_for_a_waiting_one() {
         assert!(!patient.await.unwrap().await.unwrap());
         whole(&pool).await;
 
-        // The same with nobody told yet: two jobs, both slots, one of them only seems to wait.
+        // The same before any grant: two jobs hold both slots, and one of them only seems to wait.
         let (gate, inside) = (Gate::new(), pool.clone());
         let wait = gate.wait();
         let waits = pool.clone();
@@ -296,7 +297,7 @@ fn a_job_that_gave_up_waiting_is_not_taken_for_a_waiting_one() {
         settle().await;
         gate.open();
         fickle.await.unwrap();
-        assert!(other.await.unwrap(), "it was told of a deadlock that is none");
+        assert!(other.await.unwrap(), "there was no deadlock");
         whole(&pool).await;
     });
 }
@@ -310,7 +311,7 @@ fn what_was_granted_meanwhile_is_found() {
         let next = waiting_reserver(&pool);
         held.release().await;
         settle().await;
-        // Given back and asked for again, it would have gone to the next.
+        // A release and a new request would have lost the slot to the next waiter.
         reserver.try_reserve().unwrap();
         drop((reserver, next));
         whole(&pool).await;

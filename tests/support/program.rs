@@ -95,17 +95,26 @@ pub struct Serving {
 impl Serving {
     /// Waits for the line that says where it listens.
     pub fn start(command: &mut Command) -> Self {
-        let mut child = spawn(command);
-        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        let address = line
-            .trim()
+        Self::of(spawn(command))
+    }
+
+    /// As `start`, of a program whose input is of the test's making.
+    pub fn of(child: Child) -> Self {
+        let (mut serving, line) = Self::with_first_line(child);
+        serving.address = line
             .strip_prefix("listening on ")
             .and_then(|rest| rest.split(',').next())
             .unwrap_or_else(|| panic!("unexpected: {line}"))
             .to_owned();
-        Self { child: Some(child), stdout, address }
+        serving
+    }
+
+    /// A program with another first line, which is returned; its address is left empty.
+    pub fn with_first_line(mut child: Child) -> (Self, String) {
+        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut serving = Self { child: Some(child), stdout, address: String::new() };
+        let line = serving.line();
+        (serving, line)
     }
 
     /// The next line it prints.

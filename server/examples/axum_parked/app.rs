@@ -1,4 +1,4 @@
-//! The app: it knows nothing of how connections are held.
+//! The app: any axum app. Nothing in this file depends on the mode of the server.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use futures_util::{StreamExt, stream};
-use millpond::layer::PoolLayer;
-use millpond::{JobError, Pool};
+use millpond::Pool;
+use millpond::layer::{CallError, PoolLayer};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::time::{sleep, timeout};
@@ -27,12 +27,12 @@ const PAGE: &str = include_str!("page.html");
 const UPLOAD: usize = 64 * 1024 * 1024;
 /// The largest message of a WebSocket.
 const MESSAGE: usize = 1024 * 1024;
-/// How long a peer has to answer a close.
+/// The time that a peer has to answer a close.
 const CLOSE: Duration = Duration::from_secs(1);
 
 pub fn app(pool: &Pool, pond: Pond) -> Router {
-    let now = PoolLayer::try_schedule(pool).shed_with(busy).panic_with(broken);
-    // The slot is taken as long as the body streams.
+    let now = PoolLayer::try_schedule(pool).on_error(respond);
+    // The request keeps its slot until the body has streamed.
     let stream = now.clone().hold_until_body_end();
     let pooled = Router::new()
         .route("/hello/{name}", get(hello).layer(now.clone()))
@@ -40,7 +40,7 @@ pub fn app(pool: &Pool, pond: Pond) -> Router {
         .route("/upload", post(upload).layer(now))
         .route("/stream/{chunks}", get(chunks).layer(stream))
         .layer(middleware::from_fn_with_state(pond.clone(), measure));
-    // These may last for hours, and are to answer also while the pool is full.
+    // These routes bypass the pool: they may last for hours, and answer while the pool is full.
     let others = Router::new()
         .route("/", get(|| async { Redirect::to("/pond") }))
         .route("/ws", any(talk))
@@ -55,7 +55,7 @@ async fn hello(Path(name): Path<String>) -> Json<Value> {
     Json(json!({ "hello": name }))
 }
 
-/// Something that takes its time, as a database would.
+/// Waits, like a handler that queries a database.
 async fn work(Path(ms): Path<u64>) -> Json<Value> {
     let ms = ms.min(10_000);
     sleep(Duration::from_millis(ms)).await;
@@ -70,7 +70,7 @@ async fn chunks(Path(chunks): Path<u32>) -> Body {
     Body::from_stream(chunks)
 }
 
-/// Takes it piece by piece: no upload is ever in memory as a whole.
+/// Reads the body piece by piece: no upload is ever in memory as a whole.
 async fn upload(body: Body) -> Result<Json<Value>, StatusCode> {
     let (mut hash, mut length) = (Sha256::new(), 0);
     let mut pieces = body.into_data_stream();
@@ -91,7 +91,7 @@ async fn talk(upgrade: WebSocketUpgrade, State(pond): State<Pond>) -> Response {
     upgrade.on_upgrade(async move |socket| pond.sockets().track_future(attend(socket, &pond)).await)
 }
 
-/// Until the peer or the app ends it.
+/// Serves a WebSocket until the peer closes it or the app stops.
 async fn attend(mut socket: WebSocket, pond: &Pond) {
     if pond.ending().run_until_cancelled(echo(&mut socket)).await.is_none() {
         let (code, reason) = (close_code::AWAY, "the server stops".into());
@@ -109,7 +109,7 @@ async fn echo(socket: &mut WebSocket) {
     while let Some(Ok(message)) = socket.recv().await {
         let echoed = match message {
             Message::Text(_) | Message::Binary(_) => socket.send(message).await,
-            // Answered by themselves.
+            // axum answers these by itself.
             Message::Ping(_) | Message::Pong(_) | Message::Close(_) => Ok(()),
         };
         if echoed.is_err() {
@@ -118,12 +118,12 @@ async fn echo(socket: &mut WebSocket) {
     }
 }
 
-fn busy(_: Request) -> Response {
-    (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], "all slots are taken\n").into_response()
-}
-
-fn broken(_: JobError) -> Response {
-    (StatusCode::INTERNAL_SERVER_ERROR, "something broke\n").into_response()
+fn respond(error: CallError<Infallible>, _: Option<Request>) -> Response {
+    match error.is_refusal() {
+        true => (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], "all slots are taken\n")
+            .into_response(),
+        false => (StatusCode::INTERNAL_SERVER_ERROR, "something broke\n").into_response(),
+    }
 }
 
 async fn measure(State(pond): State<Pond>, request: Request, next: Next) -> Response {

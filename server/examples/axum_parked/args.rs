@@ -21,19 +21,19 @@ pub enum Command {
 pub struct Serve {
     pub listen: String,
     pub mode: Mode,
-    /// Slots of the pool.
+    /// The slots of the pool.
     pub size: usize,
 }
 
 pub struct Fill {
     pub at: String,
     pub connections: usize,
-    /// How long they are held.
+    /// The time for which the connections are held.
     pub time: Duration,
 }
 
 impl Args {
-    /// Exits where the command line makes no sense.
+    /// Parses the command line. Prints the usage and exits if that is not valid.
     pub fn parse() -> Command {
         let mut words: Vec<_> = std::env::args().skip(1).collect();
         let fill = words.first().is_some_and(|word| word == "fill");

@@ -1,4 +1,4 @@
-//! Fills a server with keep-alive connections: each makes one request, and then stays idle.
+//! Fills a server with keep-alive connections. Each makes one request, and then stays idle.
 
 use std::io::{self, IsTerminal, stderr};
 use std::net::SocketAddr;
@@ -15,18 +15,18 @@ use tokio::time::{timeout, timeout_at};
 
 use crate::args::Fill;
 
-/// What a process has open besides the connections.
+/// The descriptors that a process has open besides the connections.
 const OTHERS: usize = 64;
 /// Requests under way at once: fewer than the app has slots.
 const AT_ONCE: usize = 48;
-/// Beyond that, the server does not answer.
+/// The longest that one request may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Connections that come and go before anything is told of what they cost.
+/// Connections that come and go before the cost of connections is measured.
 const WARM_UP: usize = 16;
-/// For all of them together.
+/// The longest that one request on each connection may take, in all.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// How many connections this process may hold; raises the limit as far as it goes.
+/// Raises the limit of descriptors to its maximum. Returns the number of connections that fit.
 pub fn room() -> usize {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
@@ -74,9 +74,9 @@ pub async fn run(fill: Fill) -> Result<(), BoxError> {
     if alive < count { Err("some were closed meanwhile".into()) } else { Ok(()) }
 }
 
-/// Some requests on connections that are closed afterwards.
+/// Makes some requests, on connections that are closed afterwards.
 pub async fn warm_up(address: SocketAddr) -> Result<(), BoxError> {
-    // One after the other: the app may have few slots.
+    // Sequentially, because the app may have few slots.
     let opening = stream::iter(0..WARM_UP).then(|_| open(address));
     drop(each(opening, &ProgressBar::hidden()).await?);
     status(address).await?;
@@ -84,7 +84,7 @@ pub async fn warm_up(address: SocketAddr) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// All of them, or what was wrong with the first that failed.
+/// Collects all results, or returns the first error.
 async fn each<T>(
     done: impl stream::Stream<Item = io::Result<T>>,
     bar: &ProgressBar,
@@ -122,7 +122,7 @@ async fn status(address: SocketAddr) -> io::Result<Value> {
     Ok(serde_json::from_str(&timeout(PATIENCE, asked).await??)?)
 }
 
-/// A request on a connection that stays open, and the body of the answer.
+/// Sends a request on a connection that stays open. Returns the body of the response.
 async fn ask(stream: &mut TcpStream, path: &str) -> io::Result<String> {
     let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
@@ -139,7 +139,7 @@ async fn ask(stream: &mut TcpStream, path: &str) -> io::Result<String> {
     }
 }
 
-/// None while it is not whole.
+/// Returns the body of a response; `None` while the response is incomplete.
 fn body(answer: &str) -> io::Result<Option<String>> {
     let Some((head, body)) = answer.split_once("\r\n\r\n") else { return Ok(None) };
     let line = head.lines().next().unwrap_or_default();

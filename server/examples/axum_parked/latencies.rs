@@ -1,14 +1,14 @@
-//! How long requests took in the last seconds.
+//! The latencies of the requests of the last seconds.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-/// How many seconds are remembered.
+/// The number of seconds that are kept.
 const SECONDS: usize = 5;
 
-/// A histogram for each second. Clones share them.
+/// A histogram for each second. Clones share the histograms.
 #[derive(Clone)]
 pub struct Latencies(Arc<Mutex<[Histogram<u64>; SECONDS]>>);
 
@@ -24,14 +24,14 @@ impl Latencies {
         self.lock()[0].saturating_record(took.as_micros() as u64);
     }
 
-    /// A second is over.
+    /// Starts the histogram of the next second, in place of the oldest.
     pub fn next_second(&self) {
         let mut seconds = self.lock();
         seconds.rotate_right(1);
         seconds[0].reset();
     }
 
-    /// The median and the 99th percentile in microseconds, if there was any request.
+    /// Returns the median and the 99th percentile in microseconds; `None` without any request.
     pub fn summary(&self) -> Option<[u64; 2]> {
         let seconds = self.lock();
         let mut all = seconds[0].clone();

@@ -5,10 +5,11 @@
 //! cargo run --release --example axum_parked -- fill 5000   # in another terminal
 //! ```
 //!
-//! and <http://127.0.0.1:3001/pond> in a browser, before and meanwhile. `--mode dedicated` shows
-//! the difference. The app is any axum app: JSON, a body that streams, an upload, a WebSocket,
-//! server-sent events. Its requests go through a pool, so that many at once are refused instead of
-//! heaped up.
+//! Open <http://127.0.0.1:3001/pond> in a browser before the second command. `--mode dedicated`
+//! shows the same page with a task for each connection.
+//!
+//! The app is any axum app: JSON, a body that streams, an upload, a WebSocket, server-sent events.
+//! Its requests go through a pool: beyond the pool's size and queue they are refused at once.
 
 mod app;
 mod args;
@@ -27,7 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use args::{Args, Command, Serve};
 
-/// How long what is under way may take once the server was told to stop.
+/// The time that a shutdown gives to requests under way.
 const DRAIN: Duration = Duration::from_secs(10);
 
 #[tokio::main]
@@ -39,7 +40,7 @@ async fn main() -> Result<(), BoxError> {
 }
 
 async fn serve(settings: Serve) -> Result<(), BoxError> {
-    // Before anybody can know that this process is there to be told to stop.
+    // Registered before the server starts, so that no signal is missed.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let room = fill::room();
@@ -57,7 +58,7 @@ async fn serve(settings: Serve) -> Result<(), BoxError> {
         .serve(app::app(&pool, pond.clone()))?;
     let server = server.get_or_init(|| started);
     let address = server.local_addrs()[0];
-    // What everybody needs once is not to be put down to those who come now.
+    // The first requests allocate what all later requests share. The page is not to count that.
     fill::warm_up(address).await?;
     pond.start();
     println!("listening on {address}, {:?}, http://{address}/pond", settings.mode);

@@ -1,4 +1,4 @@
-//! What this process holds and uses: heap, pages, CPU.
+//! The memory and the CPU time of this process.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -13,13 +13,13 @@ static HELD: AtomicUsize = AtomicUsize::new(0);
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Bytes of the heap as they were asked for, without what the allocator adds.
+/// Returns the bytes that were allocated, without the allocator's own overhead.
 pub fn heap() -> usize {
     HELD.load(Ordering::Relaxed)
 }
 
-/// Bytes in memory. Counted page by page: the number in `statm` is kept per core and may be wrong
-/// by some hundred KB, which is more than all parked connections hold.
+/// Returns the resident bytes, from `smaps_rollup`. The number in `statm` is kept per core, so it
+/// may be wrong by some hundred KB: more than all parked connections hold.
 pub fn resident() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/self/smaps_rollup").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("Rss:"))?;
@@ -27,37 +27,37 @@ pub fn resident() -> Option<usize> {
     Some(kilobytes * 1_024)
 }
 
-/// What all threads of this process have used so far, in ns.
+/// Returns the CPU time of all threads so far, in ns.
 pub fn cpu() -> u64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-// SAFETY: every call is handed on to the system's allocator as it is.
+// SAFETY: every call passes its arguments to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         HELD.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller keeps the contract of this method, which is the same.
         unsafe { System.alloc(layout) }
     }
 
-    // Not left to the default, which writes to pages that the system hands out as zeros.
+    // The default would write zeros, and so touch pages that the system provides as zeros.
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         HELD.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller keeps the contract of this method, which is the same.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller keeps the contract of this method, which is the same.
         unsafe { System.dealloc(at, layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         HELD.fetch_add(size, Ordering::Relaxed);
         HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller keeps the contract of this method, which is the same.
         unsafe { System.realloc(at, layout, size) }
     }
 }

@@ -1,4 +1,4 @@
-//! What the page shows: connections, what they cost, and the pool.
+//! The figures of the page: connections, their cost, and the pool.
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
@@ -19,25 +19,25 @@ use crate::args::Serve;
 use crate::latencies::Latencies;
 use crate::memory;
 
-/// How often the page hears something.
+/// The period of the page's updates.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Clones are the same.
+/// The state of the page. Clones share it.
 #[derive(Clone)]
 pub struct Pond(Arc<Inner>);
 
 struct Inner {
-    /// Made after the app that it serves.
+    /// Set late: the server is made after the app, and the app has this.
     server: Arc<OnceLock<Server>>,
     pool: Pool,
     settings: Value,
     latencies: Latencies,
     start: Instant,
-    /// Heap and resident bytes before anybody came.
+    /// Heap and resident bytes before the first connection.
     before: OnceLock<[Option<usize>; 2]>,
-    told: watch::Sender<String>,
+    updates: watch::Sender<String>,
     ending: CancellationToken,
-    /// WebSockets, which are the app's own once they were upgraded.
+    /// WebSockets: after the upgrade they belong to the app, not to the server.
     sockets: TaskTracker,
 }
 
@@ -56,7 +56,7 @@ impl Pond {
             latencies: Latencies::default(),
             start: Instant::now(),
             before: OnceLock::new(),
-            told: watch::Sender::default(),
+            updates: watch::Sender::default(),
             ending: CancellationToken::new(),
             sockets: TaskTracker::new(),
         }))
@@ -66,12 +66,12 @@ impl Pond {
         &self.0.latencies
     }
 
-    /// Done once the app stops.
+    /// Cancelled when the app stops.
     pub fn ending(&self) -> &CancellationToken {
         &self.0.ending
     }
 
-    /// From now on, what grows is due to connections.
+    /// Starts the measurement: the page shows the growth since this call.
     pub fn start(&self) {
         let _ = self.0.before.set([Some(memory::heap()), memory::resident()]);
         let pond = self.clone();
@@ -82,9 +82,9 @@ impl Pond {
                 if tick % 2 == 0 {
                     pond.latencies().next_second();
                 }
-                // Else the server would be busy with looking at itself.
-                if pond.0.told.receiver_count() > 0 {
-                    pond.0.told.send_replace(pond.status().to_string());
+                // Without a page, nothing is to be computed.
+                if pond.0.updates.receiver_count() > 0 {
+                    pond.0.updates.send_replace(pond.status().to_string());
                 }
             }
         });
@@ -94,7 +94,7 @@ impl Pond {
         &self.0.sockets
     }
 
-    /// Ends what has no end by itself.
+    /// Ends the event streams and the WebSockets, which have no end by themselves.
     pub async fn end(&self) {
         self.0.ending.cancel();
         self.0.sockets.close();
@@ -122,25 +122,25 @@ impl Pond {
                 "completed": pool.completed,
             },
             "latency_us": { "p50": p50, "p99": p99 },
-            // Of all so far: whoever looks twice knows the share of a core.
+            // The sum so far: two readings give the share of a core.
             "cpu_us": memory::cpu() / 1_000,
             "uptime_us": inner.start.elapsed().as_micros() as u64,
         })
     }
 
-    /// The status, at once and again and again until the app ends.
+    /// Streams the status, at once and with each update, until the app stops.
     pub fn events(&self) -> Sse<impl Stream<Item = Result<Event, Infallible>> + use<>> {
         let ending = self.0.ending.clone();
-        let mut told = self.0.told.subscribe();
-        self.0.told.send_replace(self.status().to_string());
-        told.mark_changed();
-        Sse::new(unfold((told, ending), |(mut told, ending)| async move {
+        let mut updates = self.0.updates.subscribe();
+        self.0.updates.send_replace(self.status().to_string());
+        updates.mark_changed();
+        Sse::new(unfold((updates, ending), |(mut updates, ending)| async move {
             tokio::select! {
                 () = ending.cancelled() => return None,
-                changed = told.changed() => changed.ok()?,
+                changed = updates.changed() => changed.ok()?,
             }
-            let event = Event::default().data(&*told.borrow_and_update());
-            Some((Ok(event), (told, ending)))
+            let event = Event::default().data(&*updates.borrow_and_update());
+            Some((Ok(event), (updates, ending)))
         }))
     }
 }

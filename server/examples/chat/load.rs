@@ -1,4 +1,4 @@
-//! A load: a room full of listeners, and one who talks.
+//! The load: many listeners and one talker, in a process of their own.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use tokio::time::timeout;
 
 use crate::common::Error;
 
-/// How many lines the listeners may be behind the talker, who then waits for them.
+/// The most lines that the listeners may be behind the talker; then the talker waits.
 const AHEAD: usize = 16;
-/// How many deliveries there are, more or less.
+/// The approximate number of deliveries.
 const DELIVERIES: usize = 1_000_000;
-/// What a process has open besides the connections.
+/// The descriptors that a process has open besides the connections.
 const OTHERS: usize = 64;
-/// A listener that hears nothing for so long has missed something.
+/// The longest wait of a listener for a line; then a line was lost.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Raises the limit of descriptors as far as it goes; an error if that is not enough.
+/// Raises the limit of descriptors to its maximum; fails if that is not enough.
 pub fn check_descriptors(clients: usize) -> Result<(), Error> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
@@ -39,7 +39,7 @@ pub fn check_descriptors(clients: usize) -> Result<(), Error> {
     }
 }
 
-/// Has another process fill the room, with descriptors of its own.
+/// Runs the listeners and the talker in another process, which has descriptors of its own.
 pub async fn run(address: &str, clients: usize) -> Result<ExitCode, Error> {
     let mut crowd = Command::new(std::env::current_exe()?);
     crowd.args(["--listen", address, "--crowd", &clients.to_string()]).kill_on_drop(true);
@@ -49,17 +49,17 @@ pub async fn run(address: &str, clients: usize) -> Result<ExitCode, Error> {
     Ok(if output.status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What the listeners and the talker know of each other.
+/// The state that the listeners and the talker share.
 struct Crowd {
     lines: usize,
     heard: AtomicUsize,
     progress: Notify,
-    /// Waits until all are in the room.
+    /// Releases the talker when all listeners are in the room.
     in_room: Barrier,
     connecting: Semaphore,
 }
 
-/// The other process.
+/// The main function of the other process.
 pub async fn crowd(address: &str, clients: usize) -> Result<ExitCode, Error> {
     check_descriptors(clients)?;
     let crowd = Arc::new(Crowd {
@@ -97,7 +97,7 @@ pub async fn crowd(address: &str, clients: usize) -> Result<ExitCode, Error> {
         while let Some(listener) = listeners.join_next().await {
             listener??;
         }
-        // All have heard everything, as the talker will see.
+        // All listeners have ended well; the talker ends the load.
         std::future::pending::<Result<(), Error>>().await
     };
     let (connected, took) = tokio::select! {
@@ -124,7 +124,7 @@ impl Crowd {
         let mut text = String::new();
         for line in 0..self.lines {
             read(&mut stream, &mut text).await?;
-            // The talker may come after some listeners have.
+            // The talker may enter after some listeners.
             if line == 0 && text == "* talker has come\n" {
                 read(&mut stream, &mut text).await?;
             }
@@ -139,7 +139,7 @@ impl Crowd {
     }
 }
 
-/// Enters the room, and waits for the word that says so.
+/// Enters the room, and waits for the line that confirms it.
 async fn enter(address: &str, name: &str, word: &str) -> Result<BufReader<TcpStream>, Error> {
     let mut stream = BufReader::with_capacity(1024, TcpStream::connect(address).await?);
     stream.write_all(name.as_bytes()).await?;

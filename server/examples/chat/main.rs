@@ -1,15 +1,14 @@
-//! A chat room: what one says, all others hear, though most of them are silent for hours.
+//! A chat room: each line goes to every connection, and most connections send nothing for hours.
 //!
 //! ```text
 //! cargo run --release --example chat
 //! nc 127.0.0.1 7001                                 # in several terminals
-//! cargo run --release --example chat -- --load 5000 # a room full of listeners, and one who talks
+//! cargo run --release --example chat -- --load 5000 # many listeners and one talker
 //! ```
 //!
-//! A handler has a [`Connection`](millpond_server::Connection) for each connection, to which
-//! anybody may send at any time. In the event-driven mode a listener costs memory alone, no task,
-//! and is taken up just for as long as it takes to write what was said. Who does not read what is
-//! sent is closed, so that nobody else waits.
+//! The handler keeps a [`Connection`](millpond_server::Connection) for each listener, and sends to
+//! it at any time. In the event-driven mode a listener has no task; a turn writes each line and
+//! ends. A listener that does not read is closed, so that the others need not wait.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -24,7 +23,7 @@ use tokio_util::codec::LinesCodec;
 
 /// The longest line, in bytes.
 const LINE: usize = 1024;
-/// How far behind a reader may fall: some hundred of the longest lines.
+/// The send buffer of a connection: about a hundred of the longest lines.
 const BEHIND: usize = 128 * 1024;
 
 #[tokio::main]
@@ -38,14 +37,15 @@ async fn main() -> Result<ExitCode, common::Error> {
         .listen(args.listen.as_str())
         .mode(args.mode)
         .codec(LinesCodec::new_with_max_length(LINE))
-        // To think of a name. Afterwards one may be silent for ever: the kernel tells who is gone.
+        // Time to type a name. Named connections may be idle forever: TCP keep-alive finds dead
+        // peers.
         .first_byte_timeout(Duration::from_secs(120))
         .idle_timeout(None)
         .send_buffer(BEHIND)
         .slow_reader(SlowReader::Close);
     if let Some(clients) = load {
         load::check_descriptors(clients)?;
-        // The whole crowd has one address.
+        // All clients of the load have one address.
         server = server.max_connections(clients + 10).max_connections_per_ip(None);
     }
     let server = server.handle(room::Room::default())?;

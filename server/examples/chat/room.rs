@@ -1,4 +1,4 @@
-//! The room: who is in, and what is said.
+//! The room: its connections and names, and the broadcast.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -11,7 +11,7 @@ use crate::common::Error;
 /// The longest name, in characters.
 const NAME: usize = 24;
 
-/// A line, encoded for each of its many readers, but held once.
+/// A line, shared by the sends to all readers.
 type Line = Arc<str>;
 type Connection = millpond_server::Connection<Line, Seat>;
 
@@ -20,11 +20,11 @@ pub struct Room(Mutex<Inside>);
 
 #[derive(Default)]
 struct Inside {
-    peers: HashMap<u64, Connection>,
+    connections: HashMap<u64, Connection>,
     names: HashSet<String>,
 }
 
-/// What is known of a connection. Nobody has a name before they have told one; listeners have none.
+/// The state of a connection. Its first line sets the name; a listener has none.
 pub struct Seat {
     number: u64,
     name: OnceLock<String>,
@@ -42,30 +42,30 @@ impl Handler for Room {
     type Out = Line;
     type State = Seat;
 
-    async fn on_open(&self, peer: &Connection) -> Result<(), Error> {
-        tell(peer, "* your name? (none: you listen)");
+    async fn on_open(&self, connection: &Connection) -> Result<(), Error> {
+        tell(connection, "* your name? (none: you listen)");
         Ok(())
     }
 
-    async fn on_frame(&self, peer: &Connection, line: String) -> Result<(), Error> {
-        // Readers may be terminals, which obey control characters.
+    async fn on_frame(&self, connection: &Connection, line: String) -> Result<(), Error> {
+        // A reader may be a terminal, which obeys control characters.
         let line: String = line.trim().chars().filter(|c| !c.is_control()).collect();
         let mut inside = self.lock();
-        match (peer.state().name.get(), &*line) {
-            (_, "/quit") => peer.close(),
-            (_, "/who") => tell(peer, &inside.who()),
-            (None, "") => inside.listen(peer),
-            (None, name) => inside.enter(peer, name),
+        match (connection.state().name.get(), &*line) {
+            (_, "/quit") => connection.close(),
+            (_, "/who") => tell(connection, &inside.who()),
+            (None, "") => inside.listen(connection),
+            (None, name) => inside.enter(connection, name),
             (Some(_), "") => {}
             (Some(name), words) => inside.say(&format!("{name}: {words}")),
         }
         Ok(())
     }
 
-    fn on_close(&self, peer: &Connection, _reason: CloseReason) {
+    fn on_close(&self, connection: &Connection, _reason: CloseReason) {
         let mut inside = self.lock();
-        inside.peers.remove(&peer.state().number);
-        if let Some(name) = peer.state().name.get() {
+        inside.connections.remove(&connection.state().number);
+        if let Some(name) = connection.state().name.get() {
             inside.names.remove(name);
             inside.say(&format!("* {name} has left"));
         }
@@ -79,48 +79,48 @@ impl Room {
 }
 
 impl Inside {
-    fn listen(&mut self, peer: &Connection) {
-        self.peers.insert(peer.state().number, peer.clone());
-        tell(peer, "* you listen");
+    fn listen(&mut self, connection: &Connection) {
+        self.connections.insert(connection.state().number, connection.clone());
+        tell(connection, "* you listen");
     }
 
-    fn enter(&mut self, peer: &Connection, name: &str) {
+    fn enter(&mut self, connection: &Connection, name: &str) {
         if name.chars().count() > NAME {
-            return tell(peer, "* too long; your name?");
+            return tell(connection, "* too long; your name?");
         }
         if !self.names.insert(name.to_owned()) {
-            return tell(peer, "* taken; your name?");
+            return tell(connection, "* taken; your name?");
         }
-        // The frames of a connection come one after another: it has no name still.
-        let _ = peer.state().name.set(name.to_owned());
-        self.peers.insert(peer.state().number, peer.clone());
+        // The name is still unset: the frames of a connection are served one after another.
+        let _ = connection.state().name.set(name.to_owned());
+        self.connections.insert(connection.state().number, connection.clone());
         self.say(&format!("* {name} has come"));
     }
 
     fn who(&self) -> String {
         let mut names: Vec<&str> = self.names.iter().map(String::as_str).collect();
         names.sort_unstable();
-        format!("* {}, and {} who listen", names.join(", "), self.peers.len() - names.len())
+        format!("* {}, and {} who listen", names.join(", "), self.connections.len() - names.len())
     }
 
-    /// Sends a line to all. With the room locked, so that all hear all in the same order: a send
-    /// does not wait.
+    /// Sends a line to all connections. The room is locked, so all readers get the same order. A
+    /// `try_send` never waits, so the lock is held briefly.
     fn say(&self, line: &str) {
         let line = Line::from(line);
-        for peer in self.peers.values() {
-            send(peer, &line);
+        for connection in self.connections.values() {
+            send(connection, &line);
         }
     }
 }
 
-fn tell(peer: &Connection, line: &str) {
-    send(peer, &Line::from(line));
+fn tell(connection: &Connection, line: &str) {
+    send(connection, &Line::from(line));
 }
 
-/// Who cannot be told something is closed rather than left without it. It leaves the room when
-/// `on_close` is called for it.
-fn send(peer: &Connection, line: &Line) {
-    if let Err(TrySendError::Full(_)) = peer.try_send(line.clone()) {
-        peer.close();
+/// Sends a line, or closes a connection that has no room for it. `on_close` then removes the
+/// connection from the room.
+fn send(connection: &Connection, line: &Line) {
+    if let Err(TrySendError::Full(_)) = connection.try_send(line.clone()) {
+        connection.close();
     }
 }

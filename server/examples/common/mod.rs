@@ -1,4 +1,4 @@
-//! What the servers among the examples share: their options, the live line, and the way to the end.
+//! Shared by the examples that are servers: options, the live line, and the shutdown.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long what is under way may take once the server was told to stop.
+/// The time that a shutdown gives to frames under way.
 const DRAIN: Duration = Duration::from_secs(10);
 
 pub struct Args {
@@ -22,7 +22,8 @@ pub struct Args {
 }
 
 impl Args {
-    /// Reads the command line; `numbers` are further options. Exits where that makes no sense.
+    /// Parses the command line; `numbers` are further options. Prints the options and exits if the
+    /// command line is not valid.
     pub fn parse(listen: &str, numbers: &[&str]) -> Self {
         let mut parsed = Self {
             listen: listen.to_owned(),
@@ -76,9 +77,9 @@ impl Args {
     }
 }
 
-/// Says where the server listens and shows what it does, until ctrl-c or SIGTERM.
+/// Prints the server's address, and shows what the server does until ctrl-c or SIGTERM.
 pub async fn serve(server: &Server, args: &Args) -> Result<(), Error> {
-    // Before anybody can know that this process is there to be told to stop.
+    // Registered before the address is printed, so that no signal is missed.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let address = server.local_addrs().first().map_or(args.listen.clone(), ToString::to_string);
@@ -92,7 +93,7 @@ pub async fn serve(server: &Server, args: &Args) -> Result<(), Error> {
     Ok(())
 }
 
-/// Prints a line each second: in place on a terminal, one below the other elsewhere.
+/// Prints a line each second. A terminal shows it in place.
 async fn show(server: &Server) {
     let (start, end) = if std::io::stdout().is_terminal() { ("\r\x1b[2K", "") } else { ("", "\n") };
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
@@ -110,13 +111,13 @@ async fn show(server: &Server) {
             status.frames - before.frames,
             (status.bytes_out - before.bytes_out) / 1024,
         );
-        // A closed pipe is no reason to stop serving.
+        // Ignored: a closed pipe does not stop the server.
         let _ = std::io::stdout().flush();
         before = status;
     }
 }
 
-/// Stops gracefully, and tells how that went.
+/// Stops the server gracefully, and prints the report.
 pub async fn stop(server: &Server) {
     let report = server.shutdown(DRAIN).await;
     let status = server.status();

@@ -1,4 +1,4 @@
-//! The file, in either format.
+//! Reads the configuration file, TOML or JSON.
 
 use std::error::Error;
 use std::path::Path;

@@ -1,11 +1,11 @@
-//! The live line.
+//! The live line: what the servers hold.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use millpond_server::{Server, ServerConfig};
 
-/// Prints a line each second: in place on a terminal, one below the other elsewhere.
+/// Prints a line each second. A terminal shows it in place.
 pub async fn show(config: &ServerConfig, servers: &[Server]) {
     let (start, end) = if std::io::stdout().is_terminal() { ("\r\x1b[2K", "") } else { ("", "\n") };
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
@@ -29,7 +29,7 @@ pub async fn show(config: &ServerConfig, servers: &[Server]) {
             })
             .collect();
         print!("{start}{}{end}", parts.join("  |  "));
-        // A closed pipe is no reason to stop serving.
+        // Ignored: a closed pipe does not stop the servers.
         let _ = std::io::stdout().flush();
     }
 }

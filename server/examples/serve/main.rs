@@ -6,8 +6,8 @@
 //! nc 127.0.0.1 7001
 //! ```
 //!
-//! While they run, a line shows what they hold. Ctrl-c, or SIGTERM, ends them gracefully; once more
-//! ends them at once.
+//! While the servers run, a line shows what they hold. Ctrl-c or SIGTERM stops them gracefully; a
+//! second signal stops them at once.
 
 mod file;
 mod live;
@@ -58,10 +58,10 @@ async fn run(config: &ServerConfig) -> Result<(), Box<dyn std::error::Error>> {
 
     tokio::select! {
         () = live::show(config, &servers) => {}
-        () = told(&mut signals) => println!("stopping"),
+        () = stop_signal(&mut signals) => println!("stopping"),
     }
     stop.cancel();
-    // All at once: until it is awaited, the end of a server has not begun.
+    // Concurrently: a server's shutdown begins when its `wait` is first polled.
     let reports = join_all(servers.iter().map(Server::wait));
     tokio::select! {
         reports = reports => {
@@ -70,7 +70,7 @@ async fn run(config: &ServerConfig) -> Result<(), Box<dyn std::error::Error>> {
             }
             Ok(())
         }
-        () = told(&mut signals) => Err("stopped at once".into()),
+        () = stop_signal(&mut signals) => Err("stopped at once".into()),
     }
 }
 
@@ -85,7 +85,7 @@ fn summary(name: &str, status: &ServerStatus, report: &ShutdownReport) -> String
     )
 }
 
-/// All or none: a server that cannot start takes those before it along.
+/// Starts all servers, or none: an error drops the servers that have started.
 fn start(config: &ServerConfig, stop: &CancellationToken) -> Result<Vec<Server>, StartError> {
     let echo = tower::service_fn(|line: String| async move { Ok::<_, Infallible>(Some(line)) });
     let builders = config.builders()?.into_iter();
@@ -97,7 +97,7 @@ fn start(config: &ServerConfig, stop: &CancellationToken) -> Result<Vec<Server>,
 }
 
 fn announce(entry: &ServerEntry, server: &Server) {
-    // Those that are not Unix sockets, with the ports that were chosen.
+    // The TCP addresses, with the ports that the kernel chose.
     let mut addresses = server.local_addrs().iter();
     for (address, mode) in entry.listens() {
         let address = match address.starts_with("unix:") {
@@ -112,7 +112,7 @@ fn announce(entry: &ServerEntry, server: &Server) {
     }
 }
 
-async fn told((interrupt, terminate): &mut (Signal, Signal)) {
+async fn stop_signal((interrupt, terminate): &mut (Signal, Signal)) {
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}

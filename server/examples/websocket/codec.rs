@@ -1,9 +1,10 @@
-//! WebSocket for a server of frames, on tungstenite: it reads the handshake and the frames, this
-//! codec feeds it what has arrived.
+//! The WebSocket protocol as a codec, written on tungstenite.
 //!
-//! Bytes stay in the server's buffer until a frame is whole, so the server's limits and deadlines
-//! hold for each of them. tungstenite's context is made for a message and dropped with it: between
-//! messages a connection keeps nothing but this codec, of 40 bytes.
+//! `main` gives the codec to the server, and each connection gets a clone. tungstenite parses the
+//! handshake and the frames; the codec passes it one whole frame at a time. The bytes of an
+//! incomplete frame stay in the server's buffer, so the server's limits and deadlines hold for each
+//! frame. tungstenite's context lives as long as one message. Between messages a connection keeps
+//! the codec's 40 bytes, and no buffer.
 
 use std::io::{self, Cursor, Read, Write};
 
@@ -18,45 +19,46 @@ use tungstenite::protocol::frame::{CloseFrame, Frame, FrameHeader};
 use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tungstenite::{Message, Utf8Bytes};
 
-/// The longest message, and the longest frame.
+/// The longest message, and the longest payload of a frame.
 pub const MESSAGE: usize = 1024 * 1024;
-/// With its header.
+/// The longest frame with its header.
 pub const FRAME: usize = MESSAGE + 14;
 /// The longest request for a connection, or for a page.
 const REQUEST: usize = 8 * 1024;
 
-/// What has come.
+/// What the client has sent.
 pub enum In {
     /// A request for a page, not for a WebSocket.
     Get(String),
     /// A request that this server does not understand.
     Bad(StatusCode),
-    /// A WebSocket is there. Send [`Out::Flush`], which tells the client so.
+    /// A WebSocket has opened. Send [`Out::Flush`], which confirms that to the client.
     Open,
-    /// A text or something binary.
+    /// A text or a binary message.
     Message(Message),
     /// A ping. Send [`Out::Flush`], which answers it.
     Ping,
     Pong,
-    /// The handshake of the close is done. Send [`Out::Flush`], and close.
+    /// The closing handshake is done. Send [`Out::Flush`], and close.
     Closed,
-    /// The client has broken the rules. Send [`Out::Flush`], which tells it which, and close.
+    /// The client has violated the protocol. Send [`Out::Flush`], which gives the reason, and
+    /// close.
     Failed,
 }
 
-/// What is to go out.
+/// What the server sends.
 pub enum Out {
     Page(Response<&'static str>),
     Message(Message),
-    /// A frame, as [`encoded`] makes them.
+    /// A frame from [`encoded`].
     Encoded(Bytes),
-    /// Begins the handshake of the close.
+    /// Begins the closing handshake.
     Close(CloseCode, &'static str),
-    /// What waits to go out anyway goes with all others, and with this.
+    /// Nothing but the pending answers, which every other variant sends as well.
     Flush,
 }
 
-/// A message as a frame, encoded once for all who shall have it.
+/// Encodes a message once, for many receivers.
 pub fn encoded(message: Message) -> Bytes {
     let mut frame = BytesMut::new();
     format(frame_of(message), &mut frame);
@@ -70,26 +72,26 @@ fn frame_of(message: Message) -> Frame {
 }
 
 fn format(frame: Frame, output: &mut BytesMut) {
-    frame.format(&mut output.writer()).expect("memory takes all that is written");
+    frame.format(&mut output.writer()).expect("a write to memory does not fail");
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Handshake,
     Open,
-    /// Told the client to close, and waits for its answer.
+    /// The server has sent a close, and waits for the client's answer.
     Closing,
-    /// Nothing that comes is of interest any more.
+    /// Further input is discarded.
     Closed,
 }
 
 pub struct WebSocket {
     state: State,
-    /// Whether a message has come in part.
+    /// A message has arrived in part.
     partial: bool,
-    /// While a message comes, or its end is negotiated.
+    /// Present while a message arrives, and during the closing handshake.
     context: Option<Box<WebSocketContext>>,
-    /// Answers to the handshake, pings and closes, until the next frame goes out.
+    /// Answers to the handshake, pings and closes; they go out before the next frame.
     answers: Vec<u8>,
 }
 
@@ -99,14 +101,14 @@ impl Default for WebSocket {
     }
 }
 
-/// A server has a codec for each connection, which begins at the beginning.
+/// The server clones the codec for each connection. A clone starts in the initial state.
 impl Clone for WebSocket {
     fn clone(&self) -> Self {
         Self::default()
     }
 }
 
-/// What tungstenite takes for a socket: the bytes of one frame, and the answers.
+/// The socket that tungstenite sees: reads give one frame, writes append to the answers.
 struct Feed<'a> {
     frame: &'a [u8],
     answers: &'a mut Vec<u8>,
@@ -157,8 +159,8 @@ impl Decoder for WebSocket {
     }
 }
 
-/// The length of the frame at the front if it is whole, and whether it is the last of a message,
-/// or none of a message at all (`None`).
+/// Returns the length of the first frame, if that is whole. The first value says whether the frame
+/// is the last of its message; it is `None` for a control frame.
 fn whole_frame(input: &[u8]) -> Result<Option<(Option<bool>, usize)>> {
     let mut cursor = Cursor::new(input);
     let Some((header, payload)) = FrameHeader::parse(&mut cursor)? else { return Ok(None) };
@@ -203,7 +205,7 @@ impl WebSocket {
         request
     }
 
-    /// Has tungstenite read a frame. `last` as of [`whole_frame`].
+    /// Passes a whole frame to tungstenite. `last` comes from [`whole_frame`].
     fn read(&mut self, last: Option<bool>, frame: &[u8]) -> Result<Option<In>> {
         self.partial = last.map_or(self.partial, |last| !last);
         let context = self.context.get_or_insert_with(|| context(frame.len()));
@@ -236,7 +238,7 @@ impl WebSocket {
         };
         if self.state == State::Open {
             let frame = Frame::close(Some(CloseFrame { code, reason: Utf8Bytes::default() }));
-            frame.format(&mut self.answers).expect("memory takes all that is written");
+            frame.format(&mut self.answers).expect("a write to memory does not fail");
         }
         (self.state, self.context) = (State::Closed, None);
         In::Failed
@@ -248,12 +250,12 @@ impl WebSocket {
             let context = self.context.get_or_insert_with(|| context(0));
             let frame = CloseFrame { code, reason: reason.into() };
             let mut feed = Feed { frame: &[], answers: &mut self.answers };
-            context.close(&mut feed, Some(frame)).expect("memory takes all that is written");
+            context.close(&mut feed, Some(frame)).expect("a write to memory does not fail");
         }
     }
 }
 
-/// With a buffer for frames of this length, and of a kilobyte at least.
+/// Makes a context whose buffer holds a frame of this length.
 fn context(frame: usize) -> Box<WebSocketContext> {
     let config = WebSocketConfig::default()
         .read_buffer_size(frame.max(1024))
@@ -267,7 +269,7 @@ impl Encoder<Out> for WebSocket {
     type Error = io::Error;
 
     fn encode(&mut self, out: Out, output: &mut BytesMut) -> io::Result<()> {
-        // Nothing may follow a close, and an answer not what is sent after it.
+        // No message may follow a close. Answers go out before the frame that was sent after them.
         let open = self.state == State::Open;
         if let Out::Close(code, reason) = out {
             self.close(code, reason);

@@ -1,4 +1,4 @@
-//! Who is there, and what becomes of what they send.
+//! The handler: the open WebSockets, and the messages between them.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,18 +14,18 @@ use tungstenite::{Message, Utf8Bytes};
 use crate::codec::{In, Out, encoded};
 use crate::common::Error;
 
-/// How long a client has to take a close, and to answer it.
+/// The time that a client has to read a close and answer it.
 const CLOSE: Duration = Duration::from_secs(1);
 
 const PAGE: &str = include_str!("page.html");
 
 type Connection = millpond_server::Connection<Out, Seat>;
 
-/// All who have a WebSocket here. Clones are the same hall.
+/// The open WebSockets. Clones share them.
 #[derive(Clone, Default)]
 pub struct Hall(Arc<Mutex<HashMap<u64, Connection>>>);
 
-/// Tells connections apart.
+/// The number of a connection.
 pub struct Seat(u64);
 
 impl Default for Seat {
@@ -40,46 +40,47 @@ impl Handler for Hall {
     type Out = Out;
     type State = Seat;
 
-    async fn on_frame(&self, peer: &Connection, frame: In) -> Result<(), Error> {
+    async fn on_frame(&self, connection: &Connection, frame: In) -> Result<(), Error> {
         match frame {
             In::Get(path) => {
-                peer.try_send(Out::Page(page(&path)?))?;
-                peer.close();
+                connection.try_send(Out::Page(page(&path)?))?;
+                connection.close();
             }
             In::Bad(status) => {
-                peer.try_send(Out::Page(plain(status)?))?;
-                peer.close();
+                connection.try_send(Out::Page(plain(status)?))?;
+                connection.close();
             }
             In::Open => {
-                self.lock().insert(peer.state().0, peer.clone());
-                peer.try_send(Out::Flush)?;
+                self.lock().insert(connection.state().0, connection.clone());
+                connection.try_send(Out::Flush)?;
             }
             In::Message(Message::Text(text)) => match text.strip_prefix("/all ") {
-                Some(text) => self.tell_all(text),
-                None => peer.try_send(Out::Message(Message::Text(text)))?,
+                Some(text) => self.send_to_all(text),
+                None => connection.try_send(Out::Message(Message::Text(text)))?,
             },
-            In::Message(message) => peer.try_send(Out::Message(message))?,
-            In::Ping => peer.try_send(Out::Flush)?,
+            In::Message(message) => connection.try_send(Out::Message(message))?,
+            In::Ping => connection.try_send(Out::Flush)?,
             In::Pong => {}
             In::Closed => {
-                peer.try_send(Out::Flush)?;
-                peer.close();
+                connection.try_send(Out::Flush)?;
+                connection.close();
             }
             In::Failed => {
-                peer.try_send(Out::Flush)?;
-                // Closed with bytes unread, a socket is reset, and the client may never see why.
-                let peer = peer.clone();
+                connection.try_send(Out::Flush)?;
+                // A socket that is closed with unread bytes is reset, and the client may miss the
+                // reason.
+                let connection = connection.clone();
                 tokio::spawn(async move {
                     sleep(CLOSE).await;
-                    peer.close();
+                    connection.close();
                 });
             }
         }
         Ok(())
     }
 
-    fn on_close(&self, peer: &Connection, _reason: CloseReason) {
-        self.lock().remove(&peer.state().0);
+    fn on_close(&self, connection: &Connection, _reason: CloseReason) {
+        self.lock().remove(&connection.state().0);
     }
 }
 
@@ -88,20 +89,20 @@ impl Hall {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell_all(&self, text: &str) {
+    fn send_to_all(&self, text: &str) {
         let frame = encoded(Message::Text(Utf8Bytes::from(text)));
-        for peer in self.lock().values() {
-            // Who does not take it in time is closed, and leaves the hall in `on_close`.
-            if peer.try_send(Out::Encoded(frame.clone())).is_err() {
-                peer.close();
+        for connection in self.lock().values() {
+            // A slow reader is closed; `on_close` then removes it from the hall.
+            if connection.try_send(Out::Encoded(frame.clone())).is_err() {
+                connection.close();
             }
         }
     }
 
-    /// Closes all as WebSocket has it, and waits a moment for their answers.
-    pub async fn dismiss(&self) {
-        for peer in self.lock().values() {
-            let _ = peer.try_send(Out::Close(CloseCode::Away, "the server stops"));
+    /// Sends a close to all WebSockets, and waits a moment for their answers.
+    pub async fn close_all(&self) {
+        for connection in self.lock().values() {
+            let _ = connection.try_send(Out::Close(CloseCode::Away, "the server stops"));
         }
         let empty = async {
             while !self.lock().is_empty() {

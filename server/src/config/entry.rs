@@ -3,46 +3,54 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error};
 
-use crate::config::kind::{At, Kind, join, refused};
-use crate::config::listens::{Listens, agreed};
-use crate::config::pools::ServersPool;
-use crate::config::table::{Table, read, table};
+use crate::config::listens::{ListenKeys, Listens, agreed};
+use crate::config::located::{self, HERE};
+use crate::config::pools::Choice;
+use crate::config::refused;
 use crate::config::tls::Tls;
-use crate::config::value::{Bytes, Count, Deadline, Flag, PerPeer, Period, Text};
-use crate::config::web::Web;
+use crate::config::values::{Bytes, Count, Deadline, Flag, PerIp, Period, Text};
 #[cfg(feature = "http")]
 use crate::http;
 use crate::{Mode, Server, ServerBuilder, SlowReader, StartError};
-use millpond::ConfigError;
-use millpond::Pool;
+use millpond::{ConfigError, Pool};
 
-table! {
-    EntryKeys {
-        name: Text,
-        listen: Listens,
-        mode: Mode,
-        use_netpoll_mode: Flag,
-        pool: ServersPool,
-        max_connections: Count,
-        max_connections_per_ip: PerPeer,
-        overload_response: Text,
-        first_byte_timeout: Deadline,
-        handshake_timeout: Deadline,
-        frame_timeout: Deadline,
-        idle_timeout: Deadline,
-        write_timeout: Deadline,
-        drain_timeout: Period,
-        max_frame_size: Bytes,
-        read_budget_bytes: Bytes,
-        read_budget_frames: Count,
-        send_buffer: Bytes,
-        send_buffer_total: Bytes,
-        slow_reader: SlowReader,
-        tls: Tls,
-        http: Web,
-    }
+/// The keys of a server. All are `None` unless they were given, so that defaults stay where they
+/// belong, at the builders.
+#[derive(Clone, Default, Deserialize)]
+#[serde(default, expecting = "a table with the settings of a server")]
+struct Keys {
+    name: Option<Text>,
+    listen: Option<Listens>,
+    mode: Option<Mode>,
+    use_netpoll_mode: Option<Flag>,
+    pool: Option<Choice>,
+    max_connections: Option<Count>,
+    max_connections_per_ip: Option<PerIp>,
+    overload_response: Option<Text>,
+    first_byte_timeout: Option<Deadline>,
+    handshake_timeout: Option<Deadline>,
+    frame_timeout: Option<Deadline>,
+    idle_timeout: Option<Deadline>,
+    write_timeout: Option<Deadline>,
+    drain_timeout: Option<Period>,
+    max_frame_size: Option<Bytes>,
+    read_budget_bytes: Option<Bytes>,
+    read_budget_frames: Option<Count>,
+    send_buffer: Option<Bytes>,
+    send_buffer_total: Option<Bytes>,
+    slow_reader: Option<SlowReader>,
+    tls: Option<Tls>,
+    http: Option<HttpKeys>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, expecting = "a table with `body_timeout` and `connect_info`")]
+struct HttpKeys {
+    body_timeout: Option<Deadline>,
+    connect_info: Option<Flag>,
 }
 
 /// One server of a [`ServerConfig`](crate::config::ServerConfig). It can also be read on its own,
@@ -67,8 +75,9 @@ table! {
 /// ```
 #[derive(Clone, Default)]
 pub struct ServerEntry {
+    /// Where the entry stands in the file; empty if the entry was read on its own.
     path: String,
-    keys: EntryKeys,
+    keys: Keys,
     pool: Option<Pool>,
 }
 
@@ -76,25 +85,29 @@ impl ServerEntry {
     /// Its name; if it has none, its place in the file, such as `servers[0]`.
     pub fn name(&self) -> &str {
         match &self.keys.name {
-            Some(name) => name,
+            Some(Text(name)) => name,
             None if self.path.is_empty() => "server",
             None => &self.path,
         }
     }
 
-    /// How it holds connections, where a listener has no mode of its own.
+    /// How the server holds connections, where a listener has no mode of its own. Without a mode
+    /// in the file this is the default of [`Server::builder`].
     pub fn mode(&self) -> Mode {
         self.keys.mode.unwrap_or_default()
     }
 
-    /// Where it listens, and how it holds the connections that come there, in the file's order.
+    /// Where the server listens, and how it holds the connections that come there, in the file's
+    /// order.
     pub fn listens(&self) -> impl Iterator<Item = (&str, Mode)> + '_ {
-        self.keys.listen.iter().flatten().map(|listen| {
-            (listen.address.as_deref().unwrap_or_default(), listen.mode.unwrap_or(self.mode()))
-        })
+        self.listen_keys().map(|listen| (listen.address(), listen.mode().unwrap_or(self.mode())))
     }
 
-    /// Its pool, if it is given one. Clones of an entry share it.
+    fn listen_keys(&self) -> impl Iterator<Item = &ListenKeys> {
+        self.keys.listen.iter().flat_map(|Listens(listens)| listens)
+    }
+
+    /// The pool, if the file gives one. Clones of an entry share it.
     pub fn pool(&self) -> Option<&Pool> {
         self.pool.as_ref()
     }
@@ -116,21 +129,21 @@ impl ServerEntry {
     /// As [`builder`](Self::builder).
     #[cfg(feature = "http")]
     pub fn http(&self) -> Result<http::ServerBuilder, StartError> {
-        let http::ServerBuilder { config } = self.web(http::Server::builder());
+        let http::ServerBuilder { config } = self.http_without_files(http::Server::builder());
         let ServerBuilder { config, .. } = self.with_files(ServerBuilder { codec: (), config })?;
         Ok(http::ServerBuilder { config })
     }
 
     #[cfg(feature = "http")]
-    fn web(&self, builder: http::ServerBuilder) -> http::ServerBuilder {
+    fn http_without_files(&self, builder: http::ServerBuilder) -> http::ServerBuilder {
         let config = builder.config;
         let ServerBuilder { config, .. } = self.without_files(ServerBuilder { codec: (), config });
         let mut builder = http::ServerBuilder { config };
         let keys = self.keys.http.clone().unwrap_or_default();
-        if let Some(timeout) = keys.body_timeout {
+        if let Some(Deadline(timeout)) = keys.body_timeout {
             builder = builder.body_timeout(timeout);
         }
-        if let Some(told) = keys.connect_info {
+        if let Some(Flag(told)) = keys.connect_info {
             builder = builder.connect_info(told);
         }
         builder
@@ -139,63 +152,77 @@ impl ServerEntry {
     fn with_files(&self, builder: ServerBuilder) -> Result<ServerBuilder, StartError> {
         #[cfg(feature = "rustls")]
         if let Some(tls) = &self.keys.tls {
-            return Ok(builder.tls(tls.load(&join(&self.path, "tls"))?));
+            return Ok(builder.tls(tls.load(&self.path_of("tls"))?));
         }
         Ok(builder)
     }
 
     fn without_files(&self, mut builder: ServerBuilder) -> ServerBuilder {
-        for listen in self.keys.listen.iter().flatten() {
-            builder = builder.listen(listen.listen());
+        for keys in self.listen_keys() {
+            builder = builder.listen(keys.listen());
         }
         if let Some(pool) = &self.pool {
             builder = builder.pool(pool);
         }
-        if let Some(answer) = &self.keys.overload_response {
-            builder = builder.overload_response(answer.clone());
+        if let Some(mode) = self.keys.mode {
+            builder = builder.mode(mode);
+        }
+        if let Some(policy) = self.keys.slow_reader {
+            builder = builder.slow_reader(policy);
         }
         macro_rules! apply {
             ($($key:ident)*) => {
-                $(if let Some(value) = self.keys.$key {
-                    builder = builder.$key(value);
+                $(if let Some(value) = &self.keys.$key {
+                    builder = builder.$key(value.0.clone());
                 })*
             };
         }
-        apply!(mode max_connections max_connections_per_ip);
+        apply!(max_connections max_connections_per_ip overload_response);
         apply!(first_byte_timeout handshake_timeout frame_timeout idle_timeout write_timeout);
-        apply!(drain_timeout max_frame_size read_budget_bytes read_budget_frames send_buffer send_buffer_total slow_reader);
+        apply!(drain_timeout max_frame_size read_budget_bytes read_budget_frames);
+        apply!(send_buffer send_buffer_total);
         builder
     }
 
-    /// What can only be checked once all of a file has been read.
-    pub(crate) fn settle(&mut self, pools: &BTreeMap<String, Pool>) -> Result<(), String> {
+    fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() { key.into() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// Finds the pool, once all of the file has been read.
+    pub(crate) fn place(
+        &mut self,
+        path: String,
+        pools: &BTreeMap<String, Pool>,
+    ) -> Result<(), String> {
+        self.path = path;
         if let Some(choice) = self.keys.pool.take() {
-            self.pool = Some(choice.among(pools, &join(&self.path, "pool"))?);
+            self.pool = Some(choice.among(pools, &self.path_of("pool"))?);
         }
         Ok(())
     }
 
-    fn check(&mut self) -> Result<(), String> {
-        if self.keys.name.as_deref() == Some("") {
-            let path = join(&self.path, "name");
-            return Err(refused(&path, "empty", "one character or more"));
+    /// Checks what the builder would refuse.
+    fn check<E: Error>(&mut self) -> Result<(), E> {
+        if self.name().is_empty() {
+            let path = format!("{HERE}name");
+            return Err(E::custom(refused(&path, "empty", "one character or more")));
         }
-        self.keys.mode = agreed(&self.path, self.keys.mode, self.keys.use_netpoll_mode)?;
+        if cfg!(not(feature = "http")) && self.keys.http.is_some() {
+            return Err(E::custom(format_args!("`{HERE}http` takes the feature `http`")));
+        }
+        self.keys.mode = agreed(self.keys.mode, &self.keys.use_netpoll_mode)?;
         let checked = self.without_files(Server::builder()).config.check_all();
         #[cfg(feature = "http")]
-        let checked = checked.and_then(|()| self.web(http::Server::builder()).config.check_all());
+        let checked = checked
+            .and_then(|()| self.http_without_files(http::Server::builder()).config.check_all());
         checked.map_err(|error: ConfigError| {
-            let table = match error.field() {
-                "body_timeout" => "http.",
-                _ => "",
+            let table = if error.field() == "body_timeout" { "http." } else { "" };
+            let path = format!("{HERE}{table}{}", error.field());
+            let none = match error.field() {
+                "max_connections_per_ip" => "\"unlimited\"",
+                _ => "\"never\"",
             };
-            let path = join(&self.path, &format!("{table}{}", error.field()));
-            let none = if error.field() == "max_connections_per_ip" {
-                "\"unlimited\""
-            } else {
-                "\"never\""
-            };
-            refused(&path, error.value(), &error.accepted().replace("`None`", none))
+            E::custom(refused(&path, error.value(), &error.accepted().replace("`None`", none)))
         })
     }
 }
@@ -205,28 +232,27 @@ impl fmt::Debug for ServerEntry {
         f.debug_struct("ServerEntry")
             .field("name", &self.name())
             .field("pool", &self.pool)
-            .field("keys", &self.keys)
-            .finish()
+            .field("listens", &self.listens().collect::<Vec<_>>())
+            .finish_non_exhaustive()
     }
 }
 
-impl Kind for ServerEntry {
-    type Value = Self;
-    const ACCEPTED: &'static str = "a table with the settings of a server";
+/// An entry whose errors do not have their path yet, as a part of a file.
+pub(crate) struct Part(pub(crate) ServerEntry);
 
-    fn table<'de, A: MapAccess<'de>>(path: &str, map: A) -> Result<Self, A::Error> {
-        let mut entry = Self { path: path.into(), keys: read(path, map)?, pool: None };
-        entry.check().map_err(A::Error::custom)?;
-        Ok(entry)
+impl<'de> Deserialize<'de> for Part {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let keys = Keys::deserialize(from)?;
+        let mut entry = ServerEntry { keys, ..ServerEntry::default() };
+        entry.check()?;
+        Ok(Self(entry))
     }
 }
 
 impl<'de> Deserialize<'de> for ServerEntry {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        // As a struct: only those have their keys told apart from others when they are flattened.
-        let mut entry =
-            from.deserialize_struct("ServerEntry", EntryKeys::KEYS, At::<Self>::new(""))?;
-        entry.settle(&BTreeMap::new()).map_err(D::Error::custom)?;
+        let Part(mut entry) = located::deserialize(from)?;
+        entry.place(String::new(), &BTreeMap::new()).map_err(D::Error::custom)?;
         Ok(entry)
     }
 }

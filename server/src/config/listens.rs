@@ -1,102 +1,136 @@
 //! Where to listen: one address or several, each alone or with settings of its own.
 
-use serde::de::{Error, MapAccess, SeqAccess};
+use std::fmt;
 
-use crate::config::kind::{Kind, Scalar, each, join};
-use crate::config::table::{read, table};
-use crate::config::value::{Backlog, Deadline, Flag, Text};
+use serde::Deserialize;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+use crate::config::located::{HERE, table};
+use crate::config::values::{Backlog, Deadline, Flag, Text};
 use crate::{Listen, Mode};
 
-table! {
-    ListenKeys {
-        address: Text,
-        mode: Mode,
-        use_netpoll_mode: Flag,
-        backlog: Backlog,
-        reuse_port: Flag,
-        nodelay: Flag,
-        keepalive: Deadline,
-    }
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ListenKeys {
+    address: Option<Text>,
+    mode: Option<Mode>,
+    use_netpoll_mode: Option<Flag>,
+    backlog: Option<Backlog>,
+    reuse_port: Option<Flag>,
+    nodelay: Option<Flag>,
+    keepalive: Option<Deadline>,
 }
 
 impl ListenKeys {
+    pub(crate) fn address(&self) -> &str {
+        self.address.as_ref().map_or("", |Text(address)| address)
+    }
+
+    pub(crate) fn mode(&self) -> Option<Mode> {
+        self.mode
+    }
+
     pub(crate) fn listen(&self) -> Listen {
-        let mut listen = Listen::from(self.address.as_deref().unwrap_or_default());
+        let mut listen = Listen::from(self.address());
         if let Some(mode) = self.mode {
             listen = listen.mode(mode);
         }
-        if let Some(backlog) = self.backlog {
+        if let Some(Backlog(backlog)) = self.backlog {
             listen = listen.backlog(backlog);
         }
-        if let Some(reuse) = self.reuse_port {
+        if let Some(Flag(reuse)) = self.reuse_port {
             listen = listen.reuse_port(reuse);
         }
-        if let Some(nodelay) = self.nodelay {
+        if let Some(Flag(nodelay)) = self.nodelay {
             listen = listen.nodelay(nodelay);
         }
-        if let Some(keepalive) = self.keepalive {
+        if let Some(Deadline(keepalive)) = self.keepalive {
             listen = listen.keepalive(keepalive);
         }
         listen
     }
 }
 
-/// The mode, where both ways to give it agree.
-pub(crate) fn agreed(
-    path: &str,
+/// Returns the mode, where both keys for it agree.
+pub(crate) fn agreed<E: Error>(
     mode: Option<Mode>,
-    netpoll: Option<bool>,
-) -> Result<Option<Mode>, String> {
-    let Some(flag) = netpoll else { return Ok(mode) };
-    let (meant, name) = match flag {
-        true => (Mode::EventDriven, "event-driven"),
-        false => (Mode::Dedicated, "dedicated"),
-    };
+    netpoll: &Option<Flag>,
+) -> Result<Option<Mode>, E> {
+    let Some(Flag(flag)) = *netpoll else { return Ok(mode) };
+    let meant = if flag { Mode::EventDriven } else { Mode::Dedicated };
     if mode.is_some_and(|mode| mode != meant) {
-        let [mode, netpoll] = ["mode", "use_netpoll_mode"].map(|key| join(path, key));
-        return Err(format!(
-            "`{mode}` and `{netpoll}` contradict each other: {flag} stands for \"{name}\""
-        ));
+        return Err(E::custom(format_args!(
+            "`{HERE}mode` and `{HERE}use_netpoll_mode` contradict each other: {flag} stands for \
+             \"{meant}\""
+        )));
     }
     Ok(Some(meant))
 }
 
-struct One;
+/// One address, or one table.
+struct One(ListenKeys);
 
-impl Kind for One {
-    type Value = ListenKeys;
-    const ACCEPTED: &'static str = "an address, or a table with one";
+impl<'de> Deserialize<'de> for One {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct OneVisitor;
 
-    fn scalar(written: Scalar<'_>) -> Option<ListenKeys> {
-        let address = Some(Text::scalar(written)?);
-        Some(ListenKeys { address, ..ListenKeys::default() })
-    }
+        impl<'de> Visitor<'de> for OneVisitor {
+            type Value = One;
 
-    fn table<'de, A: MapAccess<'de>>(path: &str, map: A) -> Result<ListenKeys, A::Error> {
-        let mut keys: ListenKeys = read(path, map)?;
-        if keys.address.is_none() {
-            return Err(A::Error::custom(format_args!("`{path}.address` is missing")));
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address, or a table with one")
+            }
+
+            fn visit_str<E: Error>(self, address: &str) -> Result<One, E> {
+                let address = Some(Text(address.into()));
+                Ok(One(ListenKeys { address, ..ListenKeys::default() }))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<One, A::Error> {
+                let mut keys: ListenKeys = table(map)?;
+                if keys.address.is_none() {
+                    return Err(A::Error::custom(format_args!("`{HERE}address` is missing")));
+                }
+                keys.mode = agreed(keys.mode, &keys.use_netpoll_mode)?;
+                Ok(One(keys))
+            }
         }
-        keys.mode = agreed(path, keys.mode, keys.use_netpoll_mode).map_err(A::Error::custom)?;
-        Ok(keys)
+
+        from.deserialize_any(OneVisitor)
     }
 }
 
-pub(crate) struct Listens;
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Listens(pub(crate) Vec<ListenKeys>);
 
-impl Kind for Listens {
-    type Value = Vec<ListenKeys>;
-    const ACCEPTED: &'static str = "an address, a table with one, or a list of these";
+impl<'de> Deserialize<'de> for Listens {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct ListensVisitor;
 
-    fn scalar(written: Scalar<'_>) -> Option<Self::Value> {
-        One::scalar(written).map(|one| vec![one])
-    }
+        impl<'de> Visitor<'de> for ListensVisitor {
+            type Value = Listens;
 
-    fn table<'de, A: MapAccess<'de>>(path: &str, map: A) -> Result<Self::Value, A::Error> {
-        One::table(path, map).map(|one| vec![one])
-    }
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address, a table with one, or a list of these")
+            }
 
-    fn list<'de, A: SeqAccess<'de>>(path: &str, list: A) -> Result<Self::Value, A::Error> {
-        each::<One, A>(path, list)
+            fn visit_str<E: Error>(self, address: &str) -> Result<Listens, E> {
+                let address = Some(Text(address.into()));
+                Ok(Listens(vec![ListenKeys { address, ..ListenKeys::default() }]))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Listens, A::Error> {
+                let One(keys) = One::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Listens(vec![keys]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Listens, A::Error> {
+                let list = Vec::<One>::deserialize(SeqAccessDeserializer::new(list))?;
+                Ok(Listens(list.into_iter().map(|One(keys)| keys).collect()))
+            }
+        }
+
+        from.deserialize_any(ListensVisitor)
     }
 }

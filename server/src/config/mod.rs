@@ -1,23 +1,23 @@
 //! Servers described by a configuration file.
 
 mod entry;
-mod kind;
 mod listens;
+mod located;
 mod pools;
-mod table;
 mod tls;
-mod value;
-mod web;
+mod values;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess};
+use serde::Deserialize;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 
 pub use crate::config::entry::ServerEntry;
 
-use crate::config::kind::{At, Kind, each, refused};
+use crate::config::entry::Part;
 use crate::config::pools::Pools;
-use crate::config::table::{Table, read, table};
 use crate::{ServerBuilder, StartError};
 use millpond::Pool;
 
@@ -160,49 +160,55 @@ impl ServerConfig {
     }
 }
 
-table! {
-    ConfigKeys {
-        servers: Servers,
-        pools: Pools,
-    }
+#[derive(Default, Deserialize)]
+#[serde(default, expecting = "a table with `servers`")]
+struct Keys {
+    servers: Option<Servers>,
+    pools: Option<Pools>,
 }
 
-pub(crate) struct Servers;
+#[derive(Default)]
+struct Servers(Vec<Part>);
 
-impl Kind for Servers {
-    type Value = Vec<ServerEntry>;
-    const ACCEPTED: &'static str = "a list of tables";
+impl<'de> Deserialize<'de> for Servers {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct ServersVisitor;
 
-    fn list<'de, A: SeqAccess<'de>>(path: &str, list: A) -> Result<Self::Value, A::Error> {
-        each::<ServerEntry, A>(path, list)
-    }
-}
+        impl<'de> Visitor<'de> for ServersVisitor {
+            type Value = Servers;
 
-impl Kind for ServerConfig {
-    type Value = Self;
-    const ACCEPTED: &'static str = "a table with `servers`";
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of tables")
+            }
 
-    fn table<'de, A: MapAccess<'de>>(path: &str, map: A) -> Result<Self, A::Error> {
-        let keys: ConfigKeys = read(path, map)?;
-        let (mut servers, pools) =
-            (keys.servers.unwrap_or_default(), keys.pools.unwrap_or_default());
-        for server in &mut servers {
-            server.settle(&pools).map_err(A::Error::custom)?;
-        }
-        for (n, server) in servers.iter().enumerate() {
-            if servers[..n].iter().any(|other| other.name() == server.name()) {
-                let (path, name) = (format!("servers[{n}].name"), format!("{:?}", server.name()));
-                let accepted = "a name that no other server has";
-                return Err(A::Error::custom(refused(&path, name, accepted)));
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Servers, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(Servers)
             }
         }
-        Ok(Self { servers, pools })
+
+        from.deserialize_seq(ServersVisitor)
     }
 }
 
 impl<'de> Deserialize<'de> for ServerConfig {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        // As a struct: only those have their keys told apart from others when they are flattened.
-        from.deserialize_struct("ServerConfig", ConfigKeys::KEYS, At::<Self>::new(""))
+        let keys: Keys = located::deserialize(from)?;
+        let Pools(pools) = keys.pools.unwrap_or_default();
+        let mut servers: Vec<ServerEntry> = Vec::new();
+        for (n, Part(mut server)) in keys.servers.unwrap_or_default().0.into_iter().enumerate() {
+            let path = format!("servers[{n}]");
+            server.place(path.clone(), &pools).map_err(D::Error::custom)?;
+            if servers.iter().any(|other| other.name() == server.name()) {
+                let (path, name) = (format!("{path}.name"), format!("{:?}", server.name()));
+                let accepted = "a name that no other server has";
+                return Err(D::Error::custom(refused(&path, name, accepted)));
+            }
+            servers.push(server);
+        }
+        Ok(Self { servers, pools })
     }
+}
+
+fn refused(path: &str, value: impl fmt::Display, accepted: &str) -> String {
+    format!("`{path}` cannot be {value}: accepted is {accepted}")
 }

@@ -1,94 +1,127 @@
 //! Pools: shared ones that have a name in the file, and ones of a single server.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::de::{Error, MapAccess};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
-use crate::config::kind::{At, Kind, Scalar, join, refused};
-use crate::config::table::{read, table, twice};
-use crate::config::value::{Count, Period, Text};
-use millpond::ConfigError;
-use millpond::Pool;
+use crate::config::located::{HERE, table};
+use crate::config::refused;
+use crate::config::values::{Count, Period, Text};
+use millpond::{ConfigError, Pool};
 
-table! {
-    PoolKeys {
-        size: Count,
-        queue: Count,
-        idle_timeout: Period,
-        min_idle: Count,
-        overflow_limit: Count,
-        name: Text,
-    }
+#[derive(Default, Deserialize)]
+#[serde(default, expecting = "a table of settings")]
+struct Keys {
+    size: Option<Count>,
+    queue: Option<Count>,
+    idle_timeout: Option<Period>,
+    min_idle: Option<Count>,
+    overflow_limit: Option<Count>,
+    name: Option<Text>,
 }
 
-impl PoolKeys {
-    fn build(self, path: &str) -> Result<Pool, String> {
-        let size = self.size.ok_or_else(|| format!("`{}` is missing", join(path, "size")))?;
-        let mut builder = Pool::builder().size(size);
-        if let Some(places) = self.queue {
-            builder = builder.queue(places);
+impl Keys {
+    fn build<E: Error>(self, name: Option<&str>) -> Result<Pool, E> {
+        let missing = || E::custom(format_args!("`{HERE}size` is missing"));
+        let mut builder = Pool::builder().size(self.size.ok_or_else(missing)?.0);
+        if let Some(Count(jobs)) = self.queue {
+            builder = builder.queue(jobs);
         }
-        if let Some(timeout) = self.idle_timeout {
+        if let Some(Period(timeout)) = self.idle_timeout {
             builder = builder.idle_timeout(timeout);
         }
-        if let Some(workers) = self.min_idle {
+        if let Some(Count(workers)) = self.min_idle {
             builder = builder.min_idle(workers);
         }
-        if let Some(jobs) = self.overflow_limit {
+        if let Some(Count(jobs)) = self.overflow_limit {
             builder = builder.overflow_limit(jobs);
         }
-        // A shared pool has a name already.
-        if let Some(name) = self.name.as_deref().or(path.strip_prefix("pools.")) {
+        if let Some(name) = self.name.as_ref().map(|Text(name)| &**name).or(name) {
             builder = builder.name(name);
         }
         builder.build().map_err(|error: ConfigError| {
-            refused(&join(path, error.field()), error.value(), error.accepted())
+            let path = format!("{HERE}{}", error.field());
+            E::custom(refused(&path, error.value(), error.accepted()))
         })
     }
 }
 
-/// Made while the file is read: what is wrong with it is located there, and a pool starts nothing
-/// before its first job.
-struct One;
+/// The pools that servers may share, by their names. A pool is built where its table is read, so
+/// that errors have their place; a pool starts nothing before its first job.
+#[derive(Default)]
+pub(crate) struct Pools(pub(crate) BTreeMap<String, Pool>);
 
-impl Kind for One {
-    type Value = Pool;
-    const ACCEPTED: &'static str = "a table of settings";
+impl<'de> Deserialize<'de> for Pools {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct PoolsVisitor;
 
-    fn table<'de, A: MapAccess<'de>>(path: &str, map: A) -> Result<Pool, A::Error> {
-        let keys: PoolKeys = read(path, map)?;
-        keys.build(path).map_err(A::Error::custom)
-    }
-}
+        impl<'de> Visitor<'de> for PoolsVisitor {
+            type Value = Pools;
 
-pub(crate) struct Pools;
-
-impl Kind for Pools {
-    type Value = BTreeMap<String, Pool>;
-    const ACCEPTED: &'static str = "a table of pools by their names";
-
-    fn table<'de, A: MapAccess<'de>>(path: &str, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut pools = BTreeMap::new();
-        while let Some(name) = map.next_key::<String>()? {
-            let path = join(path, &name);
-            if pools.contains_key(&name) {
-                return Err(twice(&path));
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table of pools by their names")
             }
-            let pool = map.next_value_seed(At::<One>::new(&path))?;
-            pools.insert(name, pool);
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pools, A::Error> {
+                let mut pools = BTreeMap::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    let pool = map.next_value_seed(Named(&name))?;
+                    pools.insert(name, pool);
+                }
+                Ok(Pools(pools))
+            }
         }
-        Ok(pools)
+
+        from.deserialize_map(PoolsVisitor)
     }
 }
 
-/// A server's pool.
-#[derive(Debug, Clone)]
+/// Reads a pool that has this name unless its table says another.
+struct Named<'a>(&'a str);
+
+impl<'de> serde::de::DeserializeSeed<'de> for Named<'_> {
+    type Value = Pool;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Pool, D::Error> {
+        Keys::deserialize(from)?.build(Some(self.0))
+    }
+}
+
+/// The pool of a server.
+#[derive(Clone)]
 pub(crate) enum Choice {
     Own(Pool),
     Shared(String),
 }
 
+impl<'de> Deserialize<'de> for Choice {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct ChoiceVisitor;
+
+        impl<'de> Visitor<'de> for ChoiceVisitor {
+            type Value = Choice;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table of settings, or the name of one of `pools`")
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<Choice, E> {
+                Ok(Choice::Shared(name.into()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Choice, A::Error> {
+                table::<Keys, A>(map)?.build(None).map(Choice::Own)
+            }
+        }
+
+        from.deserialize_any(ChoiceVisitor)
+    }
+}
+
 impl Choice {
+    /// Returns the pool, or an error that names the key at `path`.
     pub(crate) fn among(self, pools: &BTreeMap<String, Pool>, path: &str) -> Result<Pool, String> {
         let name = match self {
             Self::Own(pool) => return Ok(pool),
@@ -103,20 +136,5 @@ impl Choice {
             let accepted = format!("a table of settings, or the name of one of `pools` ({names})");
             refused(path, format!("{name:?}"), &accepted)
         })
-    }
-}
-
-pub(crate) struct ServersPool;
-
-impl Kind for ServersPool {
-    type Value = Choice;
-    const ACCEPTED: &'static str = "a table of settings, or the name of one of `pools`";
-
-    fn scalar(written: Scalar<'_>) -> Option<Choice> {
-        Text::scalar(written).map(Choice::Shared)
-    }
-
-    fn table<'de, A: MapAccess<'de>>(path: &str, map: A) -> Result<Choice, A::Error> {
-        One::table(path, map).map(Choice::Own)
     }
 }

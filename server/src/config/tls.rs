@@ -1,36 +1,46 @@
 //! The files of a certificate and its key.
 
-use serde::de::{Error, MapAccess};
+#[cfg(feature = "rustls")]
+use std::path::Path;
 
-use crate::config::kind::{Kind, join};
-use crate::config::table::{read, table};
-use crate::config::value::File;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error};
 
-table! {
-    TlsKeys {
-        certificate: File,
-        key: File,
+use crate::config::located::HERE;
+use crate::config::values::File;
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, expecting = "a table with `certificate` and `key`")]
+struct Keys {
+    certificate: Option<File>,
+    key: Option<File>,
+}
+
+/// The table `tls` of a server; both files are named.
+#[derive(Debug, Clone)]
+pub(crate) struct Tls(Keys);
+
+impl<'de> Deserialize<'de> for Tls {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let keys = Keys::deserialize(from)?;
+        if !cfg!(feature = "rustls") {
+            return Err(D::Error::custom(format_args!("`{HERE}` takes the feature `rustls`")));
+        }
+        for (key, file) in [("certificate", &keys.certificate), ("key", &keys.key)] {
+            if file.is_none() {
+                return Err(D::Error::custom(format_args!("`{HERE}{key}` is missing")));
+            }
+        }
+        Ok(Self(keys))
     }
 }
 
-pub(crate) struct Tls;
-
-impl Kind for Tls {
-    type Value = TlsKeys;
-    const ACCEPTED: &'static str = "a table with `certificate` and `key`";
-
-    fn table<'de, A: MapAccess<'de>>(path: &str, map: A) -> Result<TlsKeys, A::Error> {
-        if !cfg!(feature = "rustls") {
-            return Err(A::Error::custom(format_args!("`{path}` takes the feature `rustls`")));
-        }
-        let keys: TlsKeys = read(path, map)?;
-        for (key, file) in [("certificate", &keys.certificate), ("key", &keys.key)] {
-            if file.is_none() {
-                let path = join(path, key);
-                return Err(A::Error::custom(format_args!("`{path}` is missing")));
-            }
-        }
-        Ok(keys)
+impl Tls {
+    /// The paths of the certificate and of its key.
+    #[cfg(feature = "rustls")]
+    fn files(&self) -> [&Path; 2] {
+        [&self.0.certificate, &self.0.key]
+            .map(|file| file.as_ref().map_or(Path::new(""), |File(path)| path))
     }
 }
 
@@ -45,19 +55,18 @@ mod load {
     use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
     use tokio_rustls::rustls::{ConfigBuilder, ServerConfig, WantsVerifier};
 
-    use super::TlsKeys;
+    use super::Tls;
     use crate::StartError;
-    use crate::config::kind::join;
     use crate::panic::catch;
 
     type Problem = Box<dyn Error + Send + Sync>;
 
-    impl TlsKeys {
-        pub(crate) fn load(&self, path: &str) -> Result<Arc<ServerConfig>, StartError> {
-            let [certificate, key] =
-                [&self.certificate, &self.key].map(|file| file.as_deref().unwrap_or(Path::new("")));
+    impl Tls {
+        /// Reads the files. Errors name them, and their keys in the `table`.
+        pub(crate) fn load(&self, table: &str) -> Result<Arc<ServerConfig>, StartError> {
+            let [certificate, key] = self.files();
             let cannot = |setting: &str, file: &Path, error| StartError::File {
-                setting: join(path, setting),
+                setting: format!("{table}.{setting}"),
                 file: file.to_owned(),
                 error,
             };

@@ -1,4 +1,14 @@
-//! Frames served by a handler, which may send at any time.
+//! [`Handler`], and the state that the turns and the [`Connection`]s of a connection share.
+//!
+//! `ConnShared` is that state. The turn (`serve`) reaches it through [`FrameProtocol`], senders on
+//! any thread reach it through [`DynConnection`]. Its lock, `ConnShared::inner`, guards the codec,
+//! the frames to be sent and the flags of the connection's end. Under the lock nothing is awaited
+//! and no waker is woken; the codec is the only user code that runs under it (F2, F3).
+//!
+//! The bytes of a frame that is sent are in one of three places, and each place counts them:
+//! 1. in `Inner::output`: counted by `Inner::permit`, against `send_buffer_total`;
+//! 2. in the output of the running turn: counted by `Inner::unwritten`, against `send_buffer`;
+//! 3. in the connection's `SavedBytes`: counted by `Inner::unwritten` and by a permit of their own.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,22 +21,44 @@ use crate::accept::address::Address;
 use crate::close_reason::CloseReason;
 use crate::conn::notifier::ConnNotifier;
 use crate::conn::server_state::BytesPermit;
-use crate::framed::FrameProtocol;
-use crate::framed::connection::{CapacityFut, Connection, DynConnection, TrySendError};
-use crate::framed::serve::SavedBytes;
+use crate::framed::connection::{Capacity, Connection, DynConnection, TrySendError};
+use crate::framed::protocol::{FrameProtocol, SavedBytes};
 use crate::framed::service::{BoxError, decode, decode_failed, failed};
 use crate::panic::catch;
 use crate::settings::SlowReader;
 use crate::sync::Mutex;
 
-/// What a server does with its connections, where answers to frames are not all it sends.
+/// Serves the connections of a server that sends more than responses: greetings, pushes,
+/// broadcasts.
 ///
-/// The same handler runs in both modes. The calls for one connection come one after another, each
-/// as part of a turn: `on_open` before any frame, then its frames in order, and
-/// `on_close` last, exactly once for each connection, also one whose `on_open` has failed or never
-/// began.
+/// Give a handler to [`ServerBuilder::handle`](crate::ServerBuilder::handle). For one response to
+/// each request, a tower service with [`ServerBuilder::serve`](crate::ServerBuilder::serve) is
+/// simpler. The same handler runs in both modes.
 ///
-/// A panic, or an error, closes the connection and costs nothing else.
+/// # Calls
+///
+/// One connection's calls come one after another, never two at once:
+///
+/// 1. [`on_open`](Self::on_open), before any frame;
+/// 2. [`on_frame`](Self::on_frame) for each frame, in the order of arrival;
+/// 3. [`on_close`](Self::on_close), exactly once.
+///
+/// `on_close` also comes if `on_open` has failed or was never called. It does not come if
+/// `State::default` or the codec's `clone` panicked: then the connection never began.
+///
+/// Calls of different connections run concurrently. With a pool, a call holds one of its slots.
+///
+/// # Errors and panics
+///
+/// An error or a panic closes its connection, and affects no other. Frames that were sent before go
+/// out first, as far as the socket takes them without waiting. The close reason is
+/// [`CloseReason::Service`] after an error, [`CloseReason::Panicked`] after a panic.
+///
+/// # Cancel safety
+///
+/// The server drops the future of `on_open` or `on_frame` in three cases: a write to the peer
+/// fails, the write deadline passes, or a shutdown's deadline passes. While a call is under way the
+/// server does not read, so a peer's departure alone cancels no call.
 ///
 /// # Examples
 ///
@@ -59,18 +91,21 @@ use crate::sync::Mutex;
 /// # }
 /// ```
 pub trait Handler: Send + Sync + 'static {
-    /// What the codec reads.
+    /// The frames that the codec decodes.
     type In: Send;
-    /// What the codec writes.
+    /// The frames that the codec encodes.
     type Out: Send + 'static;
-    /// Kept for each connection; see [`Connection::state`].
+    /// A value for each connection, made by `Default`; see [`Connection::state`]. Use `()` if there
+    /// is nothing to keep.
     type State: Default + Send + Sync + 'static;
 
-    /// A connection has come; after the handshake, where there is one.
+    /// Called once, before the connection's first frame; with TLS, after the handshake.
+    ///
+    /// The default does nothing and returns `Ok`.
     ///
     /// # Errors
     ///
-    /// Close the connection.
+    /// An error closes the connection.
     fn on_open(
         &self,
         connection: &Connection<Self::Out, Self::State>,
@@ -79,19 +114,22 @@ pub trait Handler: Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// A frame has come.
+    /// Called for each frame of the peer. The next frame is decoded after the call has ended.
     ///
     /// # Errors
     ///
-    /// Close the connection.
+    /// An error closes the connection.
     fn on_frame(
         &self,
         connection: &Connection<Self::Out, Self::State>,
         frame: Self::In,
     ) -> impl Future<Output = Result<(), BoxError>> + Send;
 
-    /// The connection is gone. For short work: it runs where the end was noticed, in a job, a task
-    /// or a thread that drops the server; never inside of a call of a [`Connection`].
+    /// Called once, after the connection has ended. Sends are refused by then.
+    ///
+    /// The function must be short, because it runs where the end was noticed: in a job of the pool,
+    /// in a task, or on the thread that drops the server. It never runs inside of a method of
+    /// [`Connection`]. A panic is caught and has no effect. The default does nothing.
     fn on_close(&self, connection: &Connection<Self::Out, Self::State>, reason: CloseReason) {
         let _ = (connection, reason);
     }
@@ -122,41 +160,48 @@ impl<H: Handler> Handler for Arc<H> {
     }
 }
 
-/// A codec and a handler.
+/// A codec and a handler. Each connection has a clone of the codec.
 pub(crate) struct HandlerProtocol<C, H> {
     pub(crate) codec: C,
     pub(crate) handler: Arc<H>,
 }
 
-/// A connection's state besides its socket. Its [`Connection`]s share it.
+/// A connection's state besides its socket, shared by its turns and its [`Connection`]s.
 pub(crate) struct ConnShared<C, S> {
     address: Address,
     state: S,
     notifier: ConnNotifier,
+    /// Notified when `unwritten` falls below `send_buffer`, and at the end.
     capacity: Notify,
     inner: Mutex<Inner<C>>,
 }
 
 struct Inner<C> {
-    /// Reads and writes, which may depend on each other. Runs under the connection's own lock.
+    /// One codec decodes and encodes, since either may depend on the other. A codec that uses a
+    /// `Connection` of its own connection deadlocks.
     codec: C,
+    /// Frames that were sent and that no turn has collected.
     output: BytesMut,
+    /// Counts `output`.
     permit: BytesPermit,
-    /// Of what a turn has collected.
+    /// Bytes that a turn has collected and not written.
     unwritten: usize,
+    /// `on_open` was called.
     opened: bool,
-    /// [`Connection::close`] was called.
+    /// [`Connection::close`] was called: the output still goes out.
     is_closing: bool,
+    /// The connection has ended: nothing goes out any more.
     closed: bool,
 }
 
-/// A connection at rest.
+/// What is kept of a connection between two turns.
 pub(crate) struct IdleConn<C, S> {
     shared: Arc<ConnShared<C, S>>,
     saved: Option<Box<SavedBytes>>,
 }
 
-/// Serves the frames of one turn.
+/// Calls the handler for one turn. The turn borrows the idle state at the same time, so this has
+/// handles of its own.
 pub(crate) struct HandlerCall<C, H: Handler> {
     shared: Arc<ConnShared<C, H::State>>,
     connection: Connection<H::Out, H::State>,
@@ -233,7 +278,7 @@ where
         if !inner.output.is_empty() {
             output.unsplit(std::mem::take(&mut inner.output));
             inner.unwritten = output.len();
-            // Who waits for it to be given back is woken without the lock.
+            // The permit wakes senders as it is dropped: after the unlock (F3).
             let none = idle.shared.notifier.server().empty_permit();
             let permit = std::mem::replace(&mut inner.permit, none);
             drop(inner);
@@ -249,9 +294,9 @@ where
         let limit = idle.shared.notifier.server().settings.send_buffer;
         let mut inner = idle.shared.inner.lock();
         inner.unwritten = bytes;
-        let capacity = inner.output.len() + bytes < limit;
+        let has_room = inner.output.len() + bytes < limit;
         drop(inner);
-        if capacity {
+        if has_room {
             idle.shared.capacity.notify_waiters();
         }
     }
@@ -261,11 +306,11 @@ where
     }
 
     fn close_output(&self, idle: &mut Self::Idle) {
+        let none = idle.shared.notifier.server().empty_permit();
         let mut inner = idle.shared.inner.lock();
         inner.closed = true;
         inner.output = BytesMut::new();
-        let permit =
-            std::mem::replace(&mut inner.permit, idle.shared.notifier.server().empty_permit());
+        let permit = std::mem::replace(&mut inner.permit, none);
         drop(inner);
         drop(permit);
         idle.shared.capacity.notify_waiters();
@@ -302,18 +347,11 @@ where
         if inner.closed || inner.is_closing {
             return Err(TrySendError::Closed(frame));
         }
-        if inner.output.len() + inner.unwritten >= server.settings.send_buffer {
+        let waiting = inner.output.len() + inner.unwritten;
+        if waiting >= server.settings.send_buffer || server.is_over_limit() {
             drop(inner);
-            if server.settings.slow_reader == SlowReader::Close {
-                self.notifier.close(CloseReason::SlowReader);
-                return Err(TrySendError::Closed(frame));
-            }
-            return Err(TrySendError::Full(frame));
-        }
-        if server.is_over_limit() {
-            let slow = inner.output.len() + inner.unwritten > 0;
-            drop(inner);
-            if slow && server.settings.slow_reader == SlowReader::Close {
+            // A connection with nothing to send is not the one that fills the server's total.
+            if waiting > 0 && server.settings.slow_reader == SlowReader::Close {
                 self.notifier.close(CloseReason::SlowReader);
                 return Err(TrySendError::Closed(frame));
             }
@@ -321,8 +359,8 @@ where
         }
         let Inner { codec, output, permit, .. } = &mut *inner;
         let before = output.len();
-        // A codec that panics would else leave half a frame, in a sender that has nothing to do
-        // with this connection.
+        // A sender may serve many connections: this codec's panic must not unwind into it, and must
+        // leave no half a frame behind.
         match catch(|| codec.encode(frame, output)) {
             Some(Ok(())) => {}
             Some(Err(error)) => {
@@ -338,15 +376,15 @@ where
         }
         permit.add(output.len() - before);
         drop(inner);
-        // Who finds some there knows that its turn is under way.
+        // If there was output before, the sender of that has pushed, and no turn has come yet (F5).
         if before == 0 {
             self.notifier.push();
         }
         Ok(())
     }
 
-    fn capacity(&self) -> CapacityFut<'_> {
-        CapacityFut { own: self.capacity.notified(), all: self.notifier.server().below_limit() }
+    fn capacity(&self) -> Capacity<'_> {
+        Capacity { own: self.capacity.notified(), total: self.notifier.server().below_limit() }
     }
 
     fn close(&self) {

@@ -1,13 +1,58 @@
-//! What frames mean to the turn that serves them.
+//! Framed protocols: a codec turns bytes into frames, a service or a handler serves the frames.
+//!
+//! `conn/` decides when a connection is served. This folder decides what happens then: one *turn*
+//! reads, decodes, calls user code, encodes and writes, until the socket would block or the read
+//! budget is spent. The code is the same in both modes, and no line of it waits for a socket.
+//!
+//! | file | content |
+//! |---|---|
+//! | `protocol` | [`FrameProtocol`]: the operations of a turn, for a service and a handler |
+//! | `service` | a tower service: one response for each frame, nothing else is sent |
+//! | `connection` | [`Connection`](connection::Connection): sends from anywhere, at any time |
+//! | `handler` | [`Handler`](handler::Handler), and the state that its `Connection`s share |
+//! | `serve` | the turn |
+//!
+//! # The path of a frame
+//!
+//! 1. A turn takes two buffers from the server's pool, and puts the connection's
+//!    [`SavedBytes`](protocol::SavedBytes) into them.
+//! 2. `decode` runs until the input holds no whole frame. Then the turn reads from the socket.
+//! 3. `call` gives one frame to user code; the next frame is decoded after the call has ended.
+//! 4. `encode` appends the response to the output. Frames that were sent by a `Connection` wait in
+//!    `ConnShared`; `collect` moves them to the end of the output.
+//! 5. The turn writes the output. What the peer does not take becomes `SavedBytes` again, and the
+//!    connection parks. An idle connection has no `SavedBytes` and no buffer.
+//!
+//! # Invariants
+//!
+//! - **F1** At most one turn of a connection runs at a time: the connection table sees to that.
+//!   So a turn has `&mut Idle`, and no lock guards what only turns use.
+//! - **F2** `decode` and `encode` of one connection never overlap. A handler's codec is used by
+//!   turns and by senders on other threads, so the codec is inside `ConnShared::inner`.
+//! - **F3** Under the lock of `ConnShared::inner` nothing is awaited, no waker is woken, and no
+//!   user code but the codec runs. A [`BytesPermit`](crate::conn::server_state::BytesPermit) wakes
+//!   senders when it is dropped; so it is dropped after the unlock.
+//! - **F4** Frames leave in the order in which they were encoded: senders append to
+//!   `ConnShared::output` under the lock, `collect` appends all of that to the turn's output.
+//!   (test: `server/push.rs`)
+//! - **F5** No send is forgotten. A sender that finds `ConnShared::output` empty delivers `PUSHED`.
+//!   Later senders rely on that event: the turn that it starts collects their frames, too.
+//!   (test: `server/push.rs`)
+//! - **F6** No sender waits for room that is there: it registers with both `Notify`s before it
+//!   looks for room. (test: `server/regressions.rs`)
+//! - **F7** `on_close` of the protocol runs once for each connection that `on_accept` has made. It
+//!   runs after the last turn, and outside of every lock. (test: `server/handler.rs`)
+//! - **F8** A deadline closes no connection before the socket itself was asked once more: the
+//!   readiness that the reactor reports may be late. (tests: `server/deadlines.rs`,
+//!   `server/slow.rs`)
 
 pub(crate) mod connection;
 pub(crate) mod handler;
+mod protocol;
 pub(crate) mod serve;
 pub(crate) mod service;
 
 use std::future::Future;
-
-use bytes::BytesMut;
 
 use crate::accept::address::Address;
 use crate::close_reason::CloseReason;
@@ -15,76 +60,15 @@ use crate::conn::events::Events;
 use crate::conn::notifier::ConnNotifier;
 use crate::conn::protocol::{Outcome, Protocol, Turn};
 use crate::conn::transport::Transport;
-use crate::framed::serve::{SavedBytes, serve_turn};
-
-/// What frames mean: a codec with a service, or with a handler.
-pub(crate) trait FrameProtocol: Send + Sync + 'static {
-    /// What is kept of a connection while nobody works for it.
-    type Idle: Send + 'static;
-    type Frame: Send;
-
-    /// Whether there is something to do before the first byte comes.
-    const SERVER_FIRST: bool;
-
-    /// What serves the frames of one turn.
-    type TurnService: Send;
-    type Response: Send;
-
-    fn on_accept(&self, address: Address, notifier: ConnNotifier) -> Self::Idle;
-
-    fn turn_service(&self, idle: &Self::Idle) -> Self::TurnService;
-
-    /// What is to be done before the first frame; nothing if it was done.
-    fn open(
-        &self,
-        service: &mut Self::TurnService,
-    ) -> impl Future<Output = Result<(), CloseReason>> + Send;
-
-    fn decode(
-        &self,
-        idle: &mut Self::Idle,
-        input: &mut BytesMut,
-        end: bool,
-    ) -> Result<Option<Self::Frame>, CloseReason>;
-
-    fn call(
-        &self,
-        service: &mut Self::TurnService,
-        frame: Self::Frame,
-    ) -> impl Future<Output = Result<Self::Response, CloseReason>> + Send;
-
-    /// Appends an answer to `output`.
-    fn encode(
-        &self,
-        idle: &mut Self::Idle,
-        response: Self::Response,
-        output: &mut BytesMut,
-    ) -> Result<(), CloseReason>;
-
-    /// Moves what others want sent to the end of `output`.
-    fn collect(&self, idle: &mut Self::Idle, output: &mut BytesMut);
-
-    /// Whether the connection is to be closed, and no more frames served.
-    fn is_closing(&self, idle: &Self::Idle) -> bool;
-
-    /// Tells how much of what was collected is not written yet.
-    fn unwritten(&self, idle: &mut Self::Idle, bytes: usize);
-
-    fn saved<'a>(&self, idle: &'a mut Self::Idle) -> &'a mut Option<Box<SavedBytes>>;
-
-    /// Nothing more is sent: the connection only waits for the peer to go.
-    fn close_output(&self, idle: &mut Self::Idle);
-
-    /// The connection is gone. Called once, also after a panic.
-    fn on_close(&self, idle: Self::Idle, reason: CloseReason);
-}
+pub(crate) use crate::framed::protocol::FrameProtocol;
+use crate::framed::serve::serve_turn;
 
 impl<F: FrameProtocol> Protocol for F {
     type Idle = <F as FrameProtocol>::Idle;
 
     const SERVER_FIRST: bool = F::SERVER_FIRST;
 
-    /// Only what was pushed can go out while user code waits.
+    /// While user code waits, a turn writes what `Connection`s send, and reads nothing.
     const INTEREST: Events = match F::SERVER_FIRST {
         true => Events::PUSHED.with(Events::WRITABLE),
         false => Events::NONE,

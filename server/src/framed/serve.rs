@@ -1,5 +1,16 @@
-//! One turn of a framed connection: read, decode, serve, write, until nothing more is to be done
-//! without waiting for the peer. The same in both modes; nothing here waits for a socket.
+//! One turn of a framed connection: read, decode, call, encode, write.
+//!
+//! `framed::mod` calls [`serve_turn`] for each turn, in either mode; `scripted` calls it in tests.
+//! The turn ends when the socket would block, when the read budget is spent, or with a reason to
+//! close. The turn borrows the connection's socket and idle state, and a pair of pooled buffers.
+//!
+//! Only user code is awaited. Reads and writes are polled once: a pending read or write ends the
+//! turn, and the next event of the connection starts another. So every wait for the peer costs a
+//! parked connection, not a task's buffers. The one exception is a handler's call that waits for
+//! the peer to take its frames: the turn writes while the call is pending (`poll_call`).
+//!
+//! No bytes may be lost between two turns: `save` keeps what is neither decoded nor written, and
+//! `restore` puts that into the buffers of the next turn.
 
 use std::any::Any;
 use std::future::{Future, poll_fn};
@@ -17,31 +28,17 @@ use crate::conn::buffers::{Buffers, PooledBuffers, poll_fill};
 use crate::conn::events::ParkReason;
 use crate::conn::linger;
 use crate::conn::protocol::Outcome;
-use crate::conn::server_state::{BytesPermit, Counters, ServerState};
+use crate::conn::server_state::{Counters, ServerState};
 use crate::conn::table::TurnInput;
 use crate::conn::transport::{MaybeTls, Transport};
-use crate::framed::FrameProtocol;
+use crate::framed::protocol::{FrameProtocol, SavedBytes};
 use crate::settings::SlowReader;
 
-/// Answers are written once so much of them is there, also when more frames are at hand.
+/// Once the output is this large it is written, even if the input holds more frames.
 const WRITE_AT: usize = 16 * 1024;
 
-/// What a connection keeps in addition while it is in the middle of something.
-#[derive(Default)]
-pub(crate) struct SavedBytes {
-    /// The bytes of a frame that is not whole, and no more memory than those.
-    input: Box<[u8]>,
-    output: BytesMut,
-    /// The codec may have taken its first bytes already, and none be left.
-    partial_frame: bool,
-    /// How many it has taken.
-    consumed: usize,
-    /// The peer will not send any more.
-    end: bool,
-    /// The connection is closed for this, and only waits for the peer to go.
-    lingers: Option<CloseReason>,
-    _permit: Option<BytesPermit>,
-}
+/// How a turn ended: the reason to park, and whether its deadline starts anew; or to close.
+type Ended = Result<(ParkReason, bool), CloseReason>;
 
 /// A turn under way.
 struct FramedTurn<'a, W, P: FrameProtocol> {
@@ -51,23 +48,26 @@ struct FramedTurn<'a, W, P: FrameProtocol> {
     idle: &'a mut P::Idle,
     buffers: PooledBuffers<'a>,
     turn_input: TurnInput,
-    /// No more frame is in the input.
+    /// The codec has found no whole frame, in the input or in itself.
     needs_read: bool,
-    /// A frame has begun to come, of which the codec has taken so many bytes.
+    /// A frame has begun; the codec has `consumed` bytes of it.
     partial_frame: bool,
     consumed: usize,
+    /// The peer has ended its side.
     end: bool,
+    /// Counts of this turn: frames decoded, bytes read, bytes written.
     frames: usize,
     read: usize,
     wrote: usize,
-    /// The peer has taken bytes, if only of those that a TLS session had held.
+    /// The socket has taken bytes, be it only bytes that a TLS session had held back.
     made_progress: bool,
-    /// Runs while user code waits and the peer takes nothing.
+    /// Runs while user code is pending and the peer takes nothing.
     write_timer: Option<Pin<Box<Sleep>>>,
+    /// A panic of user code. It continues after the turn has written earlier responses.
     panic: Option<Box<dyn Any + Send>>,
 }
 
-/// Serves a connection until it would block or others have their turn.
+/// Serves a connection until its socket would block or its read budget is spent.
 pub(crate) async fn serve_turn<W: Transport, P: FrameProtocol>(
     server: &ServerState,
     protocol: &P,
@@ -88,7 +88,6 @@ pub(crate) async fn serve_turn<W: Transport, P: FrameProtocol>(
         idle,
         buffers: server.buffer_pool.get(),
         turn_input,
-        // What was left behind may be frames, also inside of the codec.
         needs_read: true,
         partial_frame: false,
         consumed: 0,
@@ -102,57 +101,15 @@ pub(crate) async fn serve_turn<W: Transport, P: FrameProtocol>(
     };
     if let Some(saved) = protocol.saved(turn.idle).take() {
         if let Some(reason) = saved.lingers {
-            let outcome = poll_fn(|cx| {
-                let (discard_buf, most) =
-                    (&mut turn.buffers.input, server.settings.read_budget_bytes);
-                Poll::Ready(linger::proceed(turn.io, cx, discard_buf, most, (turn_input, reason)))
-            })
-            .await;
-            if let Outcome::Park { .. } = outcome {
-                *protocol.saved(turn.idle) = Some(saved);
-            }
-            return outcome;
+            return poll_fn(|cx| Poll::Ready(turn.keep_lingering(cx, reason))).await;
         }
-        turn.buffers.input.extend_from_slice(&saved.input);
-        turn.buffers.output.unsplit(saved.output);
-        (turn.partial_frame, turn.consumed, turn.end) =
-            (saved.partial_frame, saved.consumed, saved.end);
-        turn.needs_read = false;
+        turn.restore(*saved);
     }
-    let outcome = turn.run().await.and_then(|(park_reason, moved)| {
+    let ended = turn.run().await.and_then(|(park_reason, moved)| {
         turn.save()?;
         Ok(Outcome::Park { park_reason, moved })
     });
-    let outcome = outcome.unwrap_or_else(|reason| {
-        // Answers to what came before, the alert of TLS and the end of the stream, as far as they
-        // go without waiting.
-        let mut cx = Context::from_waker(Waker::noop());
-        if !matches!(reason, CloseReason::Io | CloseReason::Tls) {
-            let _ = turn.write(&mut cx);
-        }
-        let _ = Pin::new(&mut *turn.io).poll_shutdown(&mut cx);
-        if let Some(payload) = turn.panic.take() {
-            return Outcome::Panicked(payload);
-        }
-        let unserved = !turn.buffers.input.is_empty();
-        let before = turn.read;
-        turn.force_io(true);
-        while !turn.end && turn.read - before < server.settings.read_budget_bytes {
-            match turn.fill(&mut cx) {
-                Poll::Ready(Ok(())) => turn.buffers.input.clear(),
-                Poll::Ready(Err(_)) => turn.end = true,
-                Poll::Pending => break,
-            }
-        }
-        turn.force_io(false);
-        if turn.end || !linger::is_due(reason, unserved || turn.read > before) {
-            return Outcome::Close(reason);
-        }
-        protocol.close_output(turn.idle);
-        let lingers = SavedBytes { lingers: Some(reason), ..SavedBytes::default() };
-        *protocol.saved(turn.idle) = Some(Box::new(lingers));
-        Outcome::Park { park_reason: ParkReason::Linger, moved: true }
-    });
+    let outcome = ended.unwrap_or_else(|reason| turn.close(reason));
     counters.frames += turn.frames as u32;
     counters.read += turn.read as u32;
     counters.wrote += turn.wrote as u32;
@@ -160,7 +117,10 @@ pub(crate) async fn serve_turn<W: Transport, P: FrameProtocol>(
 }
 
 impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
-    async fn run(&mut self) -> Result<(ParkReason, bool), CloseReason> {
+    /// The loop of the turn: write, read if the codec needs bytes, serve.
+    ///
+    /// Output is written before input is read, so a peer that does not read is not read from.
+    async fn run(&mut self) -> Ended {
         match poll_fn(|cx| Poll::Ready(self.io.poll_open(cx))).await {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(_)) => return Err(CloseReason::Tls),
@@ -200,8 +160,9 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         }
     }
 
-    /// The others' turn is no reason to give a frame more time.
-    fn turn_over(&self) -> Result<(ParkReason, bool), CloseReason> {
+    /// Ends a turn whose read budget is spent. An incomplete frame keeps its deadline: otherwise a
+    /// peer that sends without pause would extend that deadline with each turn.
+    fn turn_over(&self) -> Ended {
         let goes_on = self.turn_input.park_reason == ParkReason::Frame && self.frames == 0;
         match self.turn_input.expired {
             Some(Deadline::Frame) if goes_on => Err(CloseReason::Deadline(Deadline::Frame)),
@@ -209,7 +170,7 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         }
     }
 
-    /// Serves what is there, until enough is to be written.
+    /// Serves the frames of the input, until `WRITE_AT` bytes are to be written.
     async fn serve(&mut self, service: &mut P::TurnService) -> Result<(), CloseReason> {
         while self.frames < self.server.settings.read_budget_frames
             && self.buffers.output.len() < WRITE_AT
@@ -240,8 +201,8 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         Ok(())
     }
 
-    /// Polls user code; while that waits, what it and others have sent goes out. A panic goes on
-    /// when the answers to what came before are written.
+    /// Polls a call of user code. While a handler's call is pending, writes the frames that the
+    /// handler and others send. A panic is stored, for `close` to continue.
     fn poll_call<R>(
         &mut self,
         cx: &mut Context<'_>,
@@ -262,8 +223,11 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         polled
     }
 
-    /// Writes what is there. User code may wait for that, in a turn that no deadline ends: so the
-    /// write deadline runs here.
+    /// Writes the output while user code is pending, and fails when the write deadline passes.
+    ///
+    /// The connection table checks the deadlines of parked connections only. User code may be
+    /// waiting for this very write, so the turn runs the write deadline itself. Before that
+    /// deadline closes the connection, the write is tried on the socket itself (F8).
     fn poll_write_timer(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
         loop {
             self.made_progress = false;
@@ -296,7 +260,7 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         }
     }
 
-    /// Writes what is there; `true` if the peer does not take it all.
+    /// Writes the output. Returns `true` if the socket did not take all of it.
     fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
         let output = &mut self.buffers.output;
         self.protocol.collect(self.idle, output);
@@ -326,7 +290,8 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         Ok(blocked)
     }
 
-    fn blocked(&self) -> Result<(ParkReason, bool), CloseReason> {
+    /// Ends a turn whose output the peer does not take.
+    fn blocked(&self) -> Ended {
         let settings = &self.server.settings;
         match self.turn_input.expired {
             Some(deadline @ Deadline::Write) if !self.made_progress => {
@@ -341,6 +306,7 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         }
     }
 
+    /// Reads once, and notes what came.
     fn fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
         match ready!(poll_fill(self.io, cx, &mut self.buffers.input)) {
             Ok(0) => self.end = true,
@@ -351,9 +317,12 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         Poll::Ready(Ok(()))
     }
 
-    /// All is served and written, and the peer has sent no more.
-    fn nothing_left(&self) -> Result<(ParkReason, bool), CloseReason> {
-        // A peer that only listens has none to send.
+    /// Ends a turn that has served and written all, and whose socket has no more to read.
+    ///
+    /// An expired deadline closes the connection, unless the turn has seen what the deadline is
+    /// for.
+    fn nothing_left(&self) -> Ended {
+        // Of a handler's peer, taking bytes is traffic enough: such a peer may only listen.
         let has_traffic = self.read > 0 || P::SERVER_FIRST && self.wrote > 0;
         if let Some(deadline) = self.turn_input.expired {
             let kept = match deadline {
@@ -382,7 +351,22 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         Ok((ParkReason::Idle, self.frames > 0 || self.wrote > 0))
     }
 
-    /// Leaves what is under way with the connection: the bytes, and no buffer around them.
+    /// Takes over what the last turn has saved. The codec may hold whole frames, so the turn
+    /// decodes before it reads.
+    fn restore(&mut self, saved: SavedBytes) {
+        self.buffers.input.extend_from_slice(&saved.input);
+        self.buffers.output.unsplit(saved.output);
+        self.partial_frame = saved.partial_frame;
+        self.consumed = saved.consumed;
+        self.end = saved.end;
+        self.needs_read = false;
+    }
+
+    /// Saves what is neither decoded nor written, in allocations of about that size. An idle
+    /// connection saves nothing.
+    ///
+    /// Fails if the output of all connections exceeds `send_buffer_total`: a turn's responses
+    /// cannot wait for room, as sends do.
     fn save(&mut self) -> Result<(), CloseReason> {
         let Buffers { input, output } = &mut *self.buffers;
         if input.is_empty()
@@ -397,7 +381,7 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
             0 => None,
             bytes => Some(self.server.reserve_bytes(bytes).ok_or(CloseReason::SlowReader)?),
         };
-        // What has gone out of it already is memory, too.
+        // The written front of the buffer is memory, too.
         let slack = output.capacity() > 2 * output.len();
         let output = if slack { BytesMut::from(&output[..]) } else { take(output) };
         let input = (&**input).into();
@@ -413,5 +397,52 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         };
         *self.protocol.saved(self.idle) = Some(Box::new(saved));
         Ok(())
+    }
+
+    /// Closes the connection: writes the rest of the output, the TLS alert and the end of the
+    /// stream, as far as the socket takes them now. Then lingers, if unread bytes would reset the
+    /// connection.
+    fn close(&mut self, reason: CloseReason) -> Outcome {
+        let mut cx = Context::from_waker(Waker::noop());
+        if !matches!(reason, CloseReason::Io | CloseReason::Tls) {
+            let _ = self.write(&mut cx);
+        }
+        let _ = Pin::new(&mut *self.io).poll_shutdown(&mut cx);
+        if let Some(payload) = self.panic.take() {
+            return Outcome::Panicked(payload);
+        }
+        let unserved = !self.buffers.input.is_empty();
+        let before = self.read;
+        self.force_io(true);
+        while !self.end && self.read - before < self.server.settings.read_budget_bytes {
+            match self.fill(&mut cx) {
+                Poll::Ready(Ok(())) => self.buffers.input.clear(),
+                Poll::Ready(Err(_)) => self.end = true,
+                Poll::Pending => break,
+            }
+        }
+        self.force_io(false);
+        if self.end || !linger::is_due(reason, unserved || self.read > before) {
+            return Outcome::Close(reason);
+        }
+        self.protocol.close_output(self.idle);
+        self.save_lingering(reason);
+        Outcome::Park { park_reason: ParkReason::Linger, moved: true }
+    }
+
+    /// Discards what the peer of a closed connection has sent meanwhile.
+    fn keep_lingering(&mut self, cx: &mut Context<'_>, reason: CloseReason) -> Outcome {
+        let most = self.server.settings.read_budget_bytes;
+        let input = (self.turn_input, reason);
+        let outcome = linger::proceed(self.io, cx, &mut self.buffers.input, most, input);
+        if let Outcome::Park { .. } = outcome {
+            self.save_lingering(reason);
+        }
+        outcome
+    }
+
+    fn save_lingering(&mut self, reason: CloseReason) {
+        let saved = SavedBytes { lingers: Some(reason), ..SavedBytes::default() };
+        *self.protocol.saved(self.idle) = Some(Box::new(saved));
     }
 }

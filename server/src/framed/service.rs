@@ -1,4 +1,4 @@
-//! Frames served by a tower service.
+//! Frames served by a tower service: each frame is a request, and gets one response.
 
 use std::error::Error;
 use std::future::poll_fn;
@@ -10,20 +10,20 @@ use tower_service::Service;
 use crate::accept::address::Address;
 use crate::close_reason::CloseReason;
 use crate::conn::notifier::ConnNotifier;
-use crate::framed::FrameProtocol;
-use crate::framed::serve::SavedBytes;
+use crate::framed::protocol::{FrameProtocol, SavedBytes};
 use crate::trace::event;
 
-/// Any error; what services, handlers and codecs may fail by.
+/// The error type of services, handlers and codecs: any error.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A codec and a service; each connection has a clone of the codec, each turn one of the service.
+/// A codec and a service. Each connection has a clone of the codec, each turn a clone of the
+/// service.
 pub(crate) struct ServiceProtocol<C, S> {
     pub(crate) codec: C,
     pub(crate) service: S,
 }
 
-/// A connection at rest.
+/// What is kept of a connection between two turns.
 pub(crate) struct IdleConn<C> {
     codec: C,
     saved: Option<Box<SavedBytes>>,
@@ -66,9 +66,9 @@ where
     }
 
     async fn call(&self, service: &mut S, frame: C::Item) -> Result<R, CloseReason> {
-        let wrong = |error: S::Error| failed("service", error.into(), CloseReason::Service);
-        poll_fn(|cx| service.poll_ready(cx).map_err(wrong)).await?;
-        service.call(frame).await.map_err(wrong)
+        let call_failed = |error: S::Error| failed("service", error.into(), CloseReason::Service);
+        poll_fn(|cx| service.poll_ready(cx).map_err(call_failed)).await?;
+        service.call(frame).await.map_err(call_failed)
     }
 
     fn encode(
@@ -80,6 +80,7 @@ where
         for frame in response {
             let before = output.len();
             if let Err(error) = idle.codec.encode(frame, output) {
+                // The peer gets whole frames only.
                 output.truncate(before);
                 return Err(failed("encoder", error.into(), CloseReason::Codec));
             }
@@ -104,7 +105,8 @@ where
     fn on_close(&self, _idle: IdleConn<C>, _reason: CloseReason) {}
 }
 
-pub(crate) fn decode<C: Decoder>(
+/// Calls the decoder. At the end of the stream the decoder may return frames that it has held back.
+pub(super) fn decode<C: Decoder>(
     codec: &mut C,
     input: &mut BytesMut,
     end: bool,
@@ -115,12 +117,13 @@ pub(crate) fn decode<C: Decoder>(
     }
 }
 
-pub(crate) fn decode_failed(error: impl Into<BoxError>) -> CloseReason {
+pub(super) fn decode_failed(error: impl Into<BoxError>) -> CloseReason {
     failed("decoder", error.into(), CloseReason::Codec)
 }
 
-/// Says what went wrong, and gives the reason to close for.
-pub(crate) fn failed(what: &'static str, error: BoxError, reason: CloseReason) -> CloseReason {
+/// Logs the error, and returns `reason`. The peer can cause codec errors at will, so those are
+/// logged at a lower level.
+pub(super) fn failed(what: &'static str, error: BoxError, reason: CloseReason) -> CloseReason {
     if reason == CloseReason::Service {
         event!(WARN, what, error = %error, "connection fails");
     } else {

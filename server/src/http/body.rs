@@ -1,40 +1,55 @@
-//! Bodies, which tell how far they are.
+//! The bodies of requests and responses, which report to [`ConnProgress`] how far they are.
+//!
+//! `hyper_service.rs` wraps both bodies of a request. User code polls and drops a [`RequestBody`], on any
+//! task and at any time; hyper polls and drops a [`TrackedBody`] inside of its own poll. Each has a
+//! [`ProgressGuard`], whose drop ends its part. Nothing here is locked.
+//!
+//! What must never happen: a request body ends before its end and is not counted (`H2`).
 
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 
 use crate::http::progress::{
     ConnProgress, ProgressGuard, REQUEST_BODY, REQUEST_BODY_DROPPED, REQUEST_BODY_PENDING,
-    RESPONSE_BODY, RESPONSE_BODY_PENDING, UNFLUSHED,
+    RESPONSE_BODY, RESPONSE_BODY_PENDING, UNFLUSHED, UnsentGuard,
 };
 
-/// The body of a request, as it comes in.
+/// The body of a request, as it arrives.
 ///
-/// A body that is dropped before its end is not read any further, and the connection is closed
-/// behind the response unless the rest was there already, as hyper does it.
+/// A request of an HTTP server's service has this body type. `axum::Router` converts it by itself; other
+/// code reads it by the methods of [`http_body::Body`] or of `http_body_util::BodyExt`.
+///
+/// While user code waits for more of the body, the connection holds no slot of the pool, and the
+/// [body timeout](crate::http::ServerBuilder::body_timeout) runs.
+///
+/// # Dropping
+///
+/// A body may be dropped before its end, by any task. If all of the rest has arrived, hyper skips the rest,
+/// and the connection goes on; that connection keeps its HTTP state in memory until it closes. Otherwise the
+/// connection closes after the response, as under plain hyper.
+///
+/// # Errors
+///
+/// Fails as hyper's `Incoming` does: if the peer closes within the body, or sends chunks that are malformed.
 #[derive(Debug)]
 pub struct RequestBody {
     incoming: Incoming,
+    /// None after the end.
     guard: Option<ProgressGuard>,
 }
 
 impl RequestBody {
-    pub(crate) fn new(incoming: Incoming, progress: &Arc<ConnProgress>) -> Self {
-        let guard = match incoming.is_end_stream() {
-            true => None,
-            false => Some(ProgressGuard::new(
-                progress.clone(),
-                REQUEST_BODY | REQUEST_BODY_PENDING,
-                REQUEST_BODY_DROPPED,
-            )),
-        };
-        Self { incoming, guard }
+    pub(super) fn new(incoming: Incoming, progress: &Arc<ConnProgress>) -> Self {
+        let bits = REQUEST_BODY | REQUEST_BODY_PENDING;
+        let begin = || ProgressGuard::new(progress.clone(), bits, REQUEST_BODY_DROPPED);
+        Self { guard: (!incoming.is_end_stream()).then(begin), incoming }
     }
 }
 
@@ -47,20 +62,24 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
-        // Hyper itself might tell of the end no sooner than the next request comes.
+        // Hyper may report this end only when the next request arrives.
         if this.incoming.is_end_stream() {
             return Poll::Ready(None);
         }
         let polled = Pin::new(&mut this.incoming).poll_frame(cx);
-        if let Some(guard) = &mut this.guard {
+        if let Some(guard) = &this.guard {
             match &polled {
                 Poll::Pending => guard.progress.set(REQUEST_BODY_PENDING),
                 Poll::Ready(Some(Ok(_))) if !this.incoming.is_end_stream() => {
                     guard.progress.clear(REQUEST_BODY_PENDING);
                 }
-                Poll::Ready(_) => {
-                    guard.set_at_end = 0;
-                    this.guard = None;
+                Poll::Ready(end) => {
+                    // Hyper has seen this error itself, so hyper skips nothing. The count still forbids
+                    // to take the socket back (`H2`).
+                    if matches!(end, Some(Err(_))) {
+                        guard.progress.note_dropped_body();
+                    }
+                    this.guard.take().into_iter().for_each(ProgressGuard::complete);
                 }
             }
         }
@@ -77,8 +96,8 @@ impl Body for RequestBody {
 }
 
 pin_project! {
-    /// The body of a response.
-    pub(crate) struct TrackedBody<B> {
+    /// The body of a response. Hyper drops it after its last frame.
+    pub(super) struct TrackedBody<B> {
         #[pin]
         body: B,
         guard: ProgressGuard,
@@ -86,27 +105,64 @@ pin_project! {
 }
 
 impl<B: Body> TrackedBody<B> {
-    /// `guard`: that of the call it comes from.
-    pub(crate) fn new(body: B, guard: ProgressGuard) -> Self {
+    /// Wraps a response body. `guard` is the guard of the service's future.
+    pub(super) fn new(body: B, guard: ProgressGuard) -> Self {
         Self { body, guard: guard.continue_as(RESPONSE_BODY | RESPONSE_BODY_PENDING, UNFLUSHED) }
     }
 }
 
+/// Bytes of a response. HTTP/2 may keep them until the peer has room for them, long after the body has
+/// ended. The connection is not idle meanwhile.
+pub(super) struct TrackedData<D> {
+    data: D,
+    /// None for HTTP/1: there `UNFLUSHED` and a blocked socket tell of unsent bytes.
+    _unsent: Option<UnsentGuard>,
+}
+
+impl<D: Buf> Buf for TrackedData<D> {
+    fn remaining(&self) -> usize {
+        self.data.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.data.chunk()
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.data.chunks_vectored(slices)
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.data.advance(count);
+    }
+
+    fn copy_to_bytes(&mut self, count: usize) -> Bytes {
+        self.data.copy_to_bytes(count)
+    }
+}
+
 impl<B: Body> Body for TrackedBody<B> {
-    type Data = B::Data;
+    type Data = TrackedData<B::Data>;
     type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Self::Data>, B::Error>>> {
         let this = self.project();
-        this.guard.progress.clear(REQUEST_BODY_PENDING | RESPONSE_BODY_PENDING);
+        let progress = &this.guard.progress;
+        // A poll of the body sets the first bit again if the body reads the request and waits.
+        progress.clear(REQUEST_BODY_PENDING | RESPONSE_BODY_PENDING);
         let polled = this.body.poll_frame(cx);
         if polled.is_pending() {
-            this.guard.progress.set(RESPONSE_BODY_PENDING);
+            progress.set(RESPONSE_BODY_PENDING);
         }
-        polled
+        let track = |data| {
+            // Only an HTTP/2 connection is detached while it has responses.
+            let _unsent = progress.is_detached().then(|| UnsentGuard::new(progress));
+            TrackedData { data, _unsent }
+        };
+        polled.map_ok(|frame| frame.map_data(track))
     }
 
     fn is_end_stream(&self) -> bool {

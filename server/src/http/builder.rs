@@ -1,4 +1,4 @@
-//! Settings of an HTTP server.
+//! The settings of an HTTP server. `Config` (`crate::builder`) holds and checks the values.
 
 use std::time::Duration;
 
@@ -18,10 +18,31 @@ use crate::settings::Mode;
 const OVERLOAD: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
 connection: close\r\ncontent-length: 0\r\n\r\n";
 
-/// Settings of an HTTP server; from [`http::Server::builder`](crate::http::Server::builder).
+/// The settings of an HTTP server, from [`http::Server::builder`](crate::http::Server::builder).
 ///
-/// Every limit and every deadline has a default, the same in both modes. A deadline that is set to
-/// `None` does not hold; `0` is refused everywhere.
+/// Every limit and every deadline has a default, the same in both modes. Sizes are in bytes. A deadline that
+/// is `None` does not run. [`serve`](Self::serve) refuses `0` for each setting.
+///
+/// A deadline closes a connection up to an eighth of the shortest deadline late, and at most a second late.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use axum::Router;
+/// use millpond_server::http::Server;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = Server::builder()
+///     .listen("127.0.0.1:0")
+///     .max_connections(10_000)
+///     .header_read_timeout(Duration::from_secs(5))
+///     .body_timeout(None)
+///     .serve(Router::new())?;
+/// # drop(server);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `serve`"]
 pub struct ServerBuilder {
@@ -29,7 +50,7 @@ pub struct ServerBuilder {
 }
 
 impl ServerBuilder {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut config = Config::new();
         config.is_http = true;
         config.mode = Mode::EventDriven;
@@ -45,21 +66,30 @@ impl ServerBuilder {
         overload_response: "Default: a 503 with `Retry-After`."
     }
 
-    /// For the head of a request, from its first byte to its last; then the answer is 408.
-    /// Default 10 s.
+    /// How long the head of a request may take, from its first byte to its last. Then the server answers
+    /// 408 and closes. Default 10 s.
+    ///
+    /// Before the first request [`first_byte_timeout`](Self::first_byte_timeout) runs until the first byte.
+    /// HTTP/2 has no such deadline.
+    #[doc(alias = "slowloris")]
     pub fn header_read_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.deadlines.frame = timeout.into();
         self
     }
 
-    /// For how long a request's body, of which the service awaits more, may bring nothing; then the
-    /// answer is 408, unless it has begun already. Default 30 s.
+    /// How long a peer may send nothing of a request body that user code waits for. Each byte restarts the
+    /// deadline. Then the server answers 408, unless a response has begun, and closes. Default 30 s.
+    ///
+    /// The deadline does not run while user code leaves the body unread. HTTP/2 has no such deadline.
     pub fn body_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.deadlines.body = timeout.into();
         self
     }
 
-    /// For how long a connection may be idle between requests. Default 75 s.
+    /// How long a connection may be idle between requests. Then the server closes it. Default 75 s.
+    ///
+    /// An HTTP/2 connection is idle while no byte moves, none waits to be sent, and no stream is open. The
+    /// server then tells the peer to go away (GOAWAY) and closes.
     #[doc(alias = "keep-alive")]
     #[doc(alias = "idle_timeout")]
     pub fn keep_alive_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
@@ -67,27 +97,39 @@ impl ServerBuilder {
         self
     }
 
-    /// The largest head of a request, in bytes; the answer to a larger one is 431. Default 408 KiB,
-    /// as hyper's.
+    /// The largest head of a request, in bytes. The server answers a larger head with 431 and closes.
+    /// Default 408 KiB, as hyper's.
+    ///
+    /// Up to 4 KiB of a partial head take only their own memory. A longer head takes hyper's buffers.
+    #[doc(alias = "max_buf_size")]
     pub fn max_header_size(mut self, bytes: usize) -> Self {
         self.config.max_frame_size = bytes;
         self
     }
 
-    /// Whether requests tell who the peer is: by its [`Address`](crate::Address) in their
-    /// extensions and, with the feature `axum`, by `ConnectInfo<SocketAddr>`. It costs some
-    /// allocations per request, and a system call each time that a connection is taken up. Default
-    /// `true`.
+    /// Whether requests carry the peer's address: an [`Address`](crate::Address) in their extensions and,
+    /// with the feature `axum` and over TCP, a `ConnectInfo<SocketAddr>`. Default `true`.
+    ///
+    /// The address costs some allocations per request, and a system call each time that a parked connection
+    /// gets a request.
+    #[doc(alias = "into_make_service_with_connect_info")]
     pub fn connect_info(mut self, enabled: bool) -> Self {
         self.config.connect_info = enabled;
         self
     }
 
-    /// Starts the server.
+    /// Starts the server, which accepts at once. Returns its handle.
+    ///
+    /// Each request gets a clone of `service`; an `axum::Router` fits. Requests of HTTP/1 run as turns, in
+    /// slots of the pool if the server has one. Requests of HTTP/2 run as tasks.
+    ///
+    /// If the service panics, or fails, its connection closes without a response; over HTTP/2, its stream
+    /// does.
     ///
     /// # Errors
     ///
-    /// Names a setting that is not allowed, or the listener that could not be bound.
+    /// [`StartError`] names the setting that is not allowed and the accepted values, or the listener that
+    /// could not be bound.
     ///
     /// # Panics
     ///

@@ -1,4 +1,11 @@
-//! A connection with hyper's state.
+//! An HTTP/1 connection of hyper, which serves one connection of the server after another.
+//!
+//! `serve_turn.rs` creates, polls and takes apart an [`Http1Conn`]; between connections it lies in the
+//! pool (`conn_pool.rs`). One owner has it at a time, so nothing here is locked (`H4`): a turn, the entry of
+//! a parked connection, or the pool.
+//!
+//! What must never happen: a connection with a dropped body gives up its socket or reuses its state (`H2`).
+//! [`Http1Conn::into_io`] and [`Http1Conn::is_reusable`] check the count of dropped bodies.
 
 use std::mem::replace;
 use std::pin::Pin;
@@ -13,21 +20,23 @@ use crate::conn::notifier::ConnNotifier;
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::http::hyper_service::{HttpService, HyperService};
 use crate::http::lent_io::{FirstBytes, LentIo, Shared};
-use crate::http::progress::REQUEST_BODY_DROPPED;
 use crate::http::{GaugeGuard, HttpProtocol};
 
-pub(crate) struct Http1Conn<W: Transport, A: HttpService> {
+pub(super) struct Http1Conn<W: Transport, A: HttpService> {
     hyper: UpgradeableConnection<LentIo<W>, HyperService<A>>,
-    pub(crate) shared: Arc<Shared<W>>,
-    /// Hyper was asked to end it after what is under way.
+    pub(super) shared: Arc<Shared<W>>,
+    /// Hyper ends the connection after the request that is under way.
     is_last: bool,
-    /// None while it is in the pool.
+    /// None in the pool.
     gauge: Option<GaugeGuard>,
 }
 
 impl<W: Transport, A: HttpService> Http1Conn<W, A> {
-    /// For a socket, of which `first` was read already.
-    pub(crate) fn new(
+    /// Gives the socket to a pooled hyper connection, or to a new one. `first` was read already.
+    ///
+    /// With `is_last` the first request is the last. A new hyper connection serves it then: a graceful
+    /// shutdown before the first read would close the connection at once.
+    pub(super) fn new(
         protocol: &HttpProtocol<A>,
         is_last: bool,
         target: (ConnNotifier, Option<Address>),
@@ -42,75 +51,65 @@ impl<W: Transport, A: HttpService> Http1Conn<W, A> {
     }
 
     fn build(protocol: &HttpProtocol<A>, is_last: bool) -> Box<Self> {
-        let (shared, connect_info) = (Shared::new(), protocol.connect_info);
-        let service = HyperService {
-            service: protocol.service.clone(),
-            progress: shared.progress.clone(),
-            connect_info,
-        };
+        let shared = Shared::new();
+        let (service, progress) = (protocol.service.clone(), shared.progress.clone());
+        let service = HyperService::new(service, progress, protocol.connect_info);
         let builder = if is_last { &protocol.http1_last } else { &protocol.http1 };
         let hyper = builder.serve_connection(LentIo(shared.clone()), service).with_upgrades();
         Box::new(Self { hyper, shared, is_last, gauge: None })
     }
 
-    /// Whether another connection can have it, once its socket was taken away clean.
-    pub(crate) fn is_reusable(&self) -> bool {
-        !self.is_last && self.shared.progress.is_at_rest()
+    /// Whether another connection may have hyper's state after the socket was taken at a clean point (`H3`).
+    pub(super) fn is_reusable(&self) -> bool {
+        let progress = &self.shared.progress;
+        !self.is_last && progress.is_at_rest() && progress.dropped_bodies() == 0
     }
 
-    /// Puts it into the pool, for another connection.
-    pub(crate) fn recycle(mut self: Box<Self>, protocol: &HttpProtocol<A>) {
+    /// Puts hyper's state into the pool. The socket is gone already.
+    pub(super) fn recycle(mut self: Box<Self>, protocol: &HttpProtocol<A>) {
         self.gauge = None;
         self.shared.progress.unbind();
         protocol.conn_pool.put(self);
     }
 
-    pub(crate) fn is_last(&self) -> bool {
+    pub(super) fn is_last(&self) -> bool {
         self.is_last
     }
 
-    pub(crate) fn poll(&mut self) -> Poll<hyper::Result<()>> {
+    /// Polls hyper with the waker of the progress.
+    pub(super) fn poll(&mut self) -> Poll<hyper::Result<()>> {
         let mut cx = Context::from_waker(&self.shared.waker);
         Pin::new(&mut self.hyper).poll(&mut cx)
     }
 
-    /// Has it end behind the request that is under way. There must be one.
-    pub(crate) fn graceful_shutdown(&mut self) {
+    /// Has hyper end the connection after the request that is under way, or at once if there is none.
+    pub(super) fn graceful_shutdown(&mut self) {
         if !replace(&mut self.is_last, true) {
             Pin::new(&mut self.hyper).graceful_shutdown();
         }
     }
 
-    /// Takes the socket away, and hands it over with what hyper has read and not used. It must be
-    /// idle after a request; where hyper does not agree, it stays as it is.
-    pub(crate) fn into_io(mut self: Box<Self>) -> Result<(MaybeTls<W>, Bytes), Box<Self>> {
-        if self.is_last {
+    /// Takes hyper apart. Returns the socket and the bytes that hyper has read and not used: the beginning
+    /// of the next request. Called when all requests are answered and flushed.
+    ///
+    /// Gives the connection back if hyper must keep the socket. After a dropped body hyper alone knows which
+    /// bytes belong to that body (`H2`). A connection in its graceful shutdown ends by itself.
+    pub(super) fn into_io(mut self: Box<Self>) -> Result<(MaybeTls<W>, Bytes), Box<Self>> {
+        if self.is_last || self.shared.progress.dropped_bodies() != 0 {
             return Err(self);
-        }
-        // Where each body was read to its end there is nothing to ask hyper about. At its own end
-        // it would also hand the socket to whoever might have been about to upgrade.
-        if self.shared.progress.bits() & REQUEST_BODY_DROPPED != 0 {
-            if self.shared.progress.may_upgrade() {
-                return Err(self);
-            }
-            self.shared.lent().keep_open = true;
-            self.graceful_shutdown();
-            if self.poll().is_pending() {
-                self.shared.lent().keep_open = false;
-                return Err(self);
-            }
         }
         let io = self.take_io();
         let rest = self.hyper.into_parts().map(|parts| parts.read_buf).unwrap_or_default();
         Ok((io, rest))
     }
 
-    pub(crate) fn take_io(&mut self) -> MaybeTls<W> {
-        replace(&mut self.shared.lent().io, MaybeTls::Taken)
+    /// Takes the socket. Hyper cannot go on after that.
+    pub(super) fn take_io(&mut self) -> MaybeTls<W> {
+        self.shared.lent().take_io()
     }
 
-    /// Once it is done: whether an upgrade has detached it.
-    pub(crate) fn ends_upgraded(self) -> bool {
+    /// Whether an upgrade has taken the socket. Called when hyper's future has completed.
+    pub(super) fn ends_upgraded(self) -> bool {
         self.hyper.into_parts().is_none()
     }
 }

@@ -1,7 +1,12 @@
-//! Hyper's state that no connection needs just now, for the next one that does.
+//! The pool of hyper connections that no connection of the server uses now.
 //!
-//! Between two requests of HTTP/1.1 that state knows nothing of its connection, so what one has
-//! given up serves another: buffers that are in the caches still, and nothing to be built.
+//! Between two plain HTTP/1.1 requests hyper's state holds nothing of its peer (`H3`). So a state that one
+//! connection gives up serves the next: nothing is built, and its buffers are still in the CPU's caches.
+//! `conn.rs` puts and takes; the server's tick (`mod.rs`) drops states that were unused for a while. One
+//! mutex per server guards the stack.
+//!
+//! What must never happen: a state is dropped under the lock. Each holds a clone of the user's service,
+//! whose drop is user code.
 
 use std::any::Any;
 use std::mem::replace;
@@ -9,30 +14,30 @@ use std::mem::replace;
 use crate::builder::OWN_POOL;
 use crate::sync::Mutex;
 
-/// As many are kept at most: as many requests as a server's own pool has under way at once.
+/// The most states that are kept: as many as a server's own pool has slots for turns.
 const KEPT: usize = OWN_POOL;
-/// After so many ticks those that nobody has needed go.
+/// The number of ticks after which states that were not used meanwhile are dropped.
 const TICKS: u32 = 4;
 
-/// Last in, first out.
-pub(crate) struct ConnPool(Mutex<Stack>);
+/// A stack: the state used last is taken first.
+pub(super) struct ConnPool(Mutex<Stack>);
 
 #[derive(Default)]
 struct Stack {
+    /// `Http1Conn`s, of one type per transport.
     conns: Vec<Box<dyn Any + Send>>,
-    /// So many of the oldest were not taken in the ticks that are counted.
+    /// How many states at the bottom of the stack were in it during all ticks counted so far.
     unused: usize,
     ticks: u32,
 }
 
 impl ConnPool {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Mutex::new(Stack::default()))
     }
 
-    // They are dropped unlocked: each holds a clone of the service.
-
-    pub(crate) fn put<T: Send + 'static>(&self, pooled: Box<T>) {
+    /// Puts a state onto the stack. If the stack is full, drops the oldest.
+    pub(super) fn put<T: Send + 'static>(&self, pooled: Box<T>) {
         let mut stack = self.0.lock();
         let oldest = (stack.conns.len() == KEPT).then(|| stack.conns.remove(0));
         if oldest.is_some() {
@@ -43,16 +48,16 @@ impl ConnPool {
         drop(oldest);
     }
 
-    /// One of this kind: those of listeners in other modes have other sockets.
-    pub(crate) fn take<T: 'static>(&self) -> Option<Box<T>> {
+    /// Takes the newest state of this type. Listeners in other modes have other types.
+    pub(super) fn take<T: 'static>(&self) -> Option<Box<T>> {
         let mut stack = self.0.lock();
         let index = stack.conns.iter().rposition(|pooled| pooled.is::<T>())?;
         stack.unused = stack.unused.min(index);
         stack.conns.remove(index).downcast().ok()
     }
 
-    /// Gives up those that nobody has needed for a while.
-    pub(crate) fn tick(&self) {
+    /// Counts a tick. Every `TICKS` ticks drops the states that no connection has taken meanwhile.
+    pub(super) fn tick(&self) {
         let mut stack = self.0.lock();
         stack.ticks += 1;
         if stack.ticks < TICKS {
@@ -72,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_gets_its_own_last_first() {
+    fn each_type_gets_its_own_last_first() {
         let pool = ConnPool::new();
         pool.put(Box::new(1u32));
         pool.put(Box::new("one"));
@@ -85,14 +90,15 @@ mod tests {
     }
 
     #[test]
-    fn those_that_nobody_needs_go() {
+    fn unused_states_are_dropped() {
         let pool = ConnPool::new();
         let while_passes = || {
             (0..TICKS).for_each(|_| pool.tick());
             pool.0.lock().conns.len()
         };
         (0..4).for_each(|number| pool.put(Box::new(number)));
-        assert_eq!(while_passes(), 4); // they had no time yet
+        // The first count begins with an empty stack.
+        assert_eq!(while_passes(), 4);
         let two = [(); 2].map(|()| pool.take::<i32>().unwrap());
         two.into_iter().for_each(|pooled| pool.put(pooled));
         assert_eq!(while_passes(), 2);
@@ -101,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_bounded() {
+    fn a_full_stack_drops_the_oldest() {
         let pool = ConnPool::new();
         (0..2 * KEPT).for_each(|number| pool.put(Box::new(number)));
         let kept: Vec<_> = std::iter::from_fn(|| pool.take::<usize>()).collect();

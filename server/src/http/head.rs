@@ -1,26 +1,32 @@
-//! Where the head of a request ends.
+//! The search for the end of a request's head.
+//!
+//! `serve_turn.rs` looks at the bytes of a connection that has no hyper state. A partial head stays outside
+//! of hyper, as plain bytes, so a slow head costs little memory. `lent_io.rs` uses [`end`] to prove that
+//! hyper holds no unused byte (`H1`). So [`end`] must never find another end than hyper's parser does; the
+//! property test below compares both.
 
 use std::io::BufRead;
 
 use httparse::{EMPTY_HEADER, Request};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Longer ones are left to hyper at once.
+/// The most bytes of a partial head that are kept outside of hyper. Longer heads go to hyper at once.
 const HELD: usize = 4096;
+/// The most headers that the check for malformed heads parses. Hyper has the same limit.
 const HEADERS: usize = 100;
 
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Head {
-    /// More must come before it makes sense.
+pub(super) enum Head {
+    /// The bytes may become a head.
     Partial,
-    /// For hyper, which may find it wrong; with its length, where it has an end.
+    /// Hyper takes over: a whole head, with its length, or bytes that hyper is to judge.
     Whole(Option<usize>),
+    /// The preface of HTTP/2.
     Http2,
 }
 
-/// What has come so far of a connection that was silent before. Only a new one may turn out to
-/// speak HTTP/2.
-pub(crate) fn look(bytes: &[u8], is_new: bool) -> Head {
+/// Judges the bytes that have arrived since the last request. Only a new connection may speak HTTP/2.
+pub(super) fn look(bytes: &[u8], is_new: bool) -> Head {
     if is_new && bytes.starts_with(PREFACE) {
         return Head::Http2;
     }
@@ -31,20 +37,20 @@ pub(crate) fn look(bytes: &[u8], is_new: bool) -> Head {
     if bytes.len() >= HELD || end.is_some() {
         return Head::Whole(end);
     }
-    // What cannot become a head is answered at once, as hyper does.
+    // Hyper answers at once if the bytes cannot become a head.
     match Request::new(&mut [EMPTY_HEADER; HEADERS]).parse(bytes) {
         Ok(status) if status.is_partial() => Head::Partial,
         _ => Head::Whole(None),
     }
 }
 
-/// How long the first head is, if it is whole: up to the first empty line behind a line that is
-/// not.
-pub(crate) fn end(bytes: &[u8]) -> Option<usize> {
+/// Returns the length of the first head if it is whole: up to the first empty line after a line that is not
+/// empty.
+pub(super) fn end(bytes: &[u8]) -> Option<usize> {
     let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
     let mut rest = &bytes[start..];
     while !rest.is_empty() {
-        // From memory, it cannot fail.
+        // A read from memory does not fail.
         let _ = rest.skip_until(b'\n');
         let at = bytes.len() - rest.len();
         match rest {
@@ -76,7 +82,7 @@ mod tests {
     }
 
     proptest! {
-        /// Else a part of one connection's request might be left in a state that another gets.
+        /// Otherwise hyper's state could keep a part of a request for another connection (`H1`).
         #[test]
         fn hyper_finds_the_same_end(
             words in vec(select(&["GET / HTTP/1.1", "a: b", "a:", "x", ":", " ", "\r", "\n", "\r\n"]), 0..12)

@@ -1,72 +1,119 @@
-//! HTTP/2 connections: each has a task of its own for as long as it lasts, since its state is not
-//! idle between requests.
+//! HTTP/2 connections: each has a task of its own for as long as it lasts.
+//!
+//! The state of an HTTP/2 connection is never idle between requests: windows, settings and header tables
+//! belong to the peer. So such a connection is never parked. `serve_turn.rs` calls [`serve`] when a new
+//! connection sends the preface. The turn ends as detached, and the [`Task`] owns the socket, the
+//! connection's entry and its permit (`H8`). The table's deadlines do not run for it; the task has a timer.
+//!
+//! # The timer
+//!
+//! While user code is under way (a service, a body, a tunnel) no timer runs. At other times a timer runs
+//! from the last moment at which bytes moved, in either direction:
+//!
+//! 1. While response bytes wait for the peer: `write_timeout`, if there is one. It closes the connection.
+//! 2. Else, before the goodbye: `keep_alive_timeout`. It sends the goodbye (GOAWAY).
+//! 3. Else, while the kernel may hold bytes that the peer has not taken: `write_timeout`, or
+//!    [`KERNEL_TIMEOUT`]. It closes the connection.
+//! 4. Else: [`SHUTDOWN_TIMEOUT`]. It closes the connection.
+//!
+//! What must never happen: a connection is cut while its bytes move, or a connection that is cut with unsent
+//! bytes is counted as closed for a shutdown (`H7`). `tests/http/slow_readers.rs` holds both.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::server::conn::http2::{Builder, Connection};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::Address;
+use crate::accept::address::Address;
+use crate::close_reason::{CloseReason, Deadline};
 use crate::conn::notifier::ConnNotifier;
 use crate::conn::protocol::Outcome;
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::http::hyper_service::{HttpService, HyperService};
 use crate::http::lent_io::{LentIo, Shared};
-use crate::http::progress::{ConnProgress, SocketWaiter};
+use crate::http::progress::{ConnProgress, ProgressGuard, SocketWaiter};
 use crate::http::{GaugeGuard, HttpProtocol};
 
-/// How long a connection may take for its end, once no request is under way.
+/// How long the peer may be silent after the goodbye, when all bytes were sent and taken.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-#[derive(Clone, Copy)]
-pub(crate) struct Spawn;
+/// How long the peer may be silent after the goodbye while the kernel may hold bytes for the peer. Used if
+/// there is no write timeout.
+const KERNEL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many written bytes the kernels take for certain although the peer itself reads nothing.
+const KERNEL_BUFFER: u64 = 64 * 1024;
+
+/// How many bytes the peer may have sent before it learned of the end: hyper's window, and some more.
+const MAX_DISCARDED: u64 = 2 * 1024 * 1024;
+
+/// Spawns hyper's streams and tunnels as tasks. Each keeps the connection busy until its end.
+#[derive(Clone)]
+pub(super) struct Spawn(Arc<ConnProgress>);
 
 impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Spawn {
     fn execute(&self, future: F) {
-        tokio::spawn(future);
+        let guard = ProgressGuard::new(self.0.clone(), 0, 0);
+        tokio::spawn(async move {
+            let _guard = guard;
+            future.await
+        });
     }
 }
 
 type Hyper<W, A> = Connection<LentIo<W>, HyperService<A>, Spawn>;
 
+/// The task of one connection.
 struct Task<W: Transport, A: HttpService> {
-    hyper: Pin<Box<Hyper<W, A>>>,
-    progress: Arc<ConnProgress>,
+    /// None after hyper's end: then the task only waits for the peer's end.
+    hyper: Option<Pin<Box<Hyper<W, A>>>>,
+    shared: Arc<Shared<W>>,
     keep_alive: Option<Duration>,
-    /// Runs while no request is under way.
-    idle: Option<Pin<Box<Sleep>>>,
+    write_timeout: Option<Duration>,
+    /// The goodbye was sent: hyper accepts no more streams.
     is_last: bool,
+    /// The last moment at which bytes moved or user code was under way, as far as polls have seen.
+    moved_at: Instant,
+    /// The socket's `moves` and `wrote` at that moment.
+    seen: (u64, u64),
+    /// How many bytes the peer has taken for certain: those before the last long silence that ended.
+    taken: u64,
+    /// How many bytes were read until hyper's end.
+    read: u64,
+    timer: Option<Pin<Box<Sleep>>>,
     _gauge: GaugeGuard,
 }
 
-/// Leaves the connection to a task.
-pub(crate) fn serve<W: Transport, A: HttpService>(
+/// Detaches the connection and gives it to a task. `first` was read already.
+pub(super) fn serve<W: Transport, A: HttpService>(
     protocol: &HttpProtocol<A>,
     (notifier, peer): (ConnNotifier, Option<Address>),
     io: MaybeTls<W>,
     first: Bytes,
 ) -> Outcome {
+    let write_timeout = notifier.server().settings.ticks.write_timeout();
     let shared = Shared::new();
     shared.bind((notifier, peer), io, (first, None));
     let progress = shared.progress.clone();
-    let service = HyperService {
-        service: protocol.service.clone(),
-        progress: progress.clone(),
-        connect_info: protocol.connect_info,
-    };
-    let hyper = Box::pin(Builder::new(Spawn).serve_connection(LentIo(shared.clone()), service));
-    let (keep_alive, is_last) = (protocol.keep_alive, false);
+    let spawn = Spawn(progress.clone());
+    let service = HyperService::new(protocol.service.clone(), progress, protocol.connect_info);
+    let hyper = Box::pin(Builder::new(spawn).serve_connection(LentIo(shared.clone()), service));
     let task = Task {
-        hyper,
-        progress,
-        keep_alive,
-        idle: None,
-        is_last,
+        hyper: Some(hyper),
+        shared: shared.clone(),
+        keep_alive: protocol.keep_alive,
+        write_timeout,
+        is_last: false,
+        moved_at: Instant::now(),
+        seen: (0, 0),
+        taken: 0,
+        read: 0,
+        timer: None,
         _gauge: protocol.http_states.acquire(),
     };
     Outcome::Detached(Box::new(move |entry_guard| {
@@ -80,36 +127,114 @@ impl<W: Transport, A: HttpService> Future for Task<W, A> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        this.progress.register(SocketWaiter::Task, cx.waker());
+        this.shared.progress.register(SocketWaiter::Task, cx.waker());
         loop {
-            if !this.is_last && this.progress.close_requested().is_some() {
-                this.end();
+            if !this.is_last && this.shared.progress.close_requested().is_some() {
+                this.say_goodbye();
             }
-            if this.hyper.as_mut().poll(cx).is_ready() || this.progress.is_killed() {
+            if this.poll_connection(cx).is_ready() || this.shared.progress.is_killed() {
                 return Poll::Ready(());
             }
-            if this.progress.is_busy() {
-                this.idle = None;
-                return Poll::Pending;
+            match ready!(this.poll_limit(cx)) {
+                Limit::KeepAlive => this.say_goodbye(),
+                Limit::Write => {
+                    this.shared.progress.close(CloseReason::Deadline(Deadline::Write));
+                    return Poll::Ready(());
+                }
+                Limit::Shutdown => return Poll::Ready(()),
             }
-            let timeout = if this.is_last { Some(SHUTDOWN_TIMEOUT) } else { this.keep_alive };
-            let Some(timeout) = timeout else { return Poll::Pending };
-            let idle = this.idle.get_or_insert_with(|| Box::pin(sleep(timeout)));
-            if idle.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            if this.is_last {
-                return Poll::Ready(());
-            }
-            this.end();
         }
     }
 }
 
+/// The limit that a silent connection has met.
+enum Limit {
+    /// The peer takes none of the bytes that wait, or may wait, for it.
+    Write,
+    /// No stream is open.
+    KeepAlive,
+    /// After the goodbye, only the peer's end is missing.
+    Shutdown,
+}
+
 impl<W: Transport, A: HttpService> Task<W, A> {
-    fn end(&mut self) {
+    fn say_goodbye(&mut self) {
         self.is_last = true;
-        self.idle = None;
-        self.hyper.as_mut().graceful_shutdown();
+        if let Some(hyper) = &mut self.hyper {
+            hyper.as_mut().graceful_shutdown();
+        }
+    }
+
+    /// Polls hyper, and after hyper's end waits for the peer's end. Ready when the connection is over.
+    fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(hyper) = &mut self.hyper {
+            let progress = &self.shared.progress;
+            // Asked before the poll: at the peer's end hyper drops what it was to send.
+            let is_under_way = progress.has_unsent() || progress.is_busy();
+            let ended = ready!(hyper.as_mut().poll(cx));
+            let (is_ended, read) = {
+                let lent = self.shared.lent();
+                (lent.is_ended, lent.read)
+            };
+            if is_ended || ended.is_err() {
+                // The peer left before all was done: not a close for a shutdown, even within one.
+                if is_under_way {
+                    progress.close(if is_ended { CloseReason::Peer } else { CloseReason::Io });
+                }
+                return Poll::Ready(());
+            }
+            (self.hyper, self.is_last, self.read) = (None, true, read);
+        }
+        self.shared.poll_peer_closed(cx, self.read + MAX_DISCARDED)
+    }
+
+    /// Notes whether bytes have moved since the last poll. Returns how many bytes were written in all.
+    fn note_moves(&mut self, now: Instant, is_busy: bool) -> u64 {
+        let (moves, wrote) = {
+            let lent = self.shared.lent();
+            (lent.moves, lent.wrote)
+        };
+        if moves != self.seen.0 || is_busy {
+            // A peer that was silent for that long and moves again has taken the bytes before the silence.
+            if now - self.moved_at >= self.kernel_timeout() {
+                self.taken = self.seen.1;
+            }
+            (self.moved_at, self.seen) = (now, (moves, wrote));
+        }
+        wrote
+    }
+
+    fn kernel_timeout(&self) -> Duration {
+        self.write_timeout.unwrap_or(KERNEL_TIMEOUT)
+    }
+
+    /// Ready when the connection was silent for longer than its limit; see the module's head.
+    fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<Limit> {
+        let is_busy = self.shared.progress.is_busy();
+        let wrote = self.note_moves(Instant::now(), is_busy);
+        if is_busy {
+            return Poll::Pending;
+        }
+        let has_unsent = self.shared.progress.has_unsent() || self.shared.lent().is_blocked;
+        let (limit, timeout) = match () {
+            () if has_unsent => (Limit::Write, self.write_timeout),
+            () if !self.is_last => (Limit::KeepAlive, self.keep_alive),
+            () if wrote - self.taken > KERNEL_BUFFER => (Limit::Write, Some(self.kernel_timeout())),
+            () => (Limit::Shutdown, Some(SHUTDOWN_TIMEOUT)),
+        };
+        let Some(timeout) = timeout else { return Poll::Pending };
+        let at = self.moved_at + timeout;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if timer.deadline() > at {
+            timer.as_mut().reset(at);
+        }
+        // Bytes that move leave the timer as it is. When the timer fires, it is set to the true end.
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if timer.deadline() >= at {
+                return Poll::Ready(limit);
+            }
+            timer.as_mut().reset(at);
+        }
     }
 }

@@ -1,4 +1,11 @@
-//! Where requests pass from hyper to the service.
+//! The way of a request from hyper to the user's service, and of the response back.
+//!
+//! Hyper calls [`HyperService`] inside of its poll. The service wraps both bodies (`body.rs`) and reports
+//! each step to [`ConnProgress`]. For HTTP/1 the turn polls [`ServiceFuture`] through hyper; for HTTP/2 a
+//! task of each stream does. No lock is held while the user's service runs.
+//!
+//! A request carries what user code sees of the server: the peer's address in its extensions and a
+//! [`RequestBody`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,7 +27,7 @@ use crate::http::progress::{
     ConnProgress, ProgressGuard, REQUEST_BODY_PENDING, SERVICE, SERVICE_PENDING,
 };
 
-/// A service for HTTP.
+/// The bounds of the user's service under one name.
 pub(crate) trait HttpService:
     Service<
         Request<RequestBody>,
@@ -45,25 +52,21 @@ where
     type ResponseBody = B;
 }
 
-/// The service of one connection.
-pub(crate) struct HyperService<A> {
-    pub(crate) service: A,
-    pub(crate) progress: Arc<ConnProgress>,
-    /// Whether requests tell who the peer is.
-    pub(crate) connect_info: bool,
+/// The user's service as hyper calls it, for one hyper connection.
+pub(super) struct HyperService<A> {
+    service: A,
+    progress: Arc<ConnProgress>,
+    /// Whether requests carry the peer's address.
+    connect_info: bool,
 }
 
-impl<A: HttpService> hyper::service::Service<Request<Incoming>> for HyperService<A> {
-    type Response = Response<TrackedBody<A::ResponseBody>>;
-    type Error = BoxError;
-    type Future = ServiceFuture<A>;
+impl<A: HttpService> HyperService<A> {
+    pub(super) fn new(service: A, progress: Arc<ConnProgress>, connect_info: bool) -> Self {
+        Self { service, progress, connect_info }
+    }
 
-    fn call(&self, request: Request<Incoming>) -> ServiceFuture<A> {
-        let upgrade = request.extensions().get::<OnUpgrade>().is_some();
-        // Of other requests hyper remembers more than that they are over.
-        let is_plain = request.version() == Version::HTTP_11 && !upgrade;
-        let body = request.body().size_hint().exact().filter(|_| is_plain);
-        self.progress.begin(body, upgrade);
+    /// Wraps the body and adds the peer's address.
+    fn wrap(&self, request: Request<Incoming>) -> Request<RequestBody> {
         let mut request = request.map(|incoming| RequestBody::new(incoming, &self.progress));
         if let Some(peer) = self.connect_info.then(|| self.progress.peer()).flatten() {
             request.extensions_mut().insert(peer);
@@ -72,10 +75,27 @@ impl<A: HttpService> hyper::service::Service<Request<Incoming>> for HyperService
                 request.extensions_mut().insert(axum::extract::ConnectInfo(peer));
             }
         }
+        request
+    }
+}
+
+impl<A: HttpService> hyper::service::Service<Request<Incoming>> for HyperService<A> {
+    type Response = Response<TrackedBody<A::ResponseBody>>;
+    type Error = BoxError;
+    type Future = ServiceFuture<A>;
+
+    fn call(&self, request: Request<Incoming>) -> ServiceFuture<A> {
+        // After an HTTP/1.1 request without an upgrade hyper's state is as before it. After any other
+        // request that is not so: an unknown length keeps the state from being reused (`H3`).
+        let upgrade = request.extensions().get::<OnUpgrade>().is_some();
+        let is_plain = request.version() == Version::HTTP_11 && !upgrade;
+        let body = request.body().size_hint().exact().filter(|_| is_plain);
+        self.progress.begin(body);
+        let request = self.wrap(request);
         let guard = Some(ProgressGuard::new(self.progress.clone(), SERVICE | SERVICE_PENDING, 0));
         let mut service = self.service.clone();
-        // Most are always ready: those are called without being put aside first. The streams of
-        // HTTP/2 have tasks of their own, and only those should suffer from what they call.
+        // Most services are always ready. Calling such a service here saves moving the request into a
+        // state of its own. HTTP/2 calls it in the stream's task: a panic then ends the stream alone.
         let ready = match request.version() {
             Version::HTTP_2 => Poll::Pending,
             _ => service.poll_ready(&mut Context::from_waker(Waker::noop())),
@@ -83,20 +103,21 @@ impl<A: HttpService> hyper::service::Service<Request<Incoming>> for HyperService
         let stage = match ready {
             Poll::Ready(Ok(())) => Stage::Called { future: service.call(request) },
             Poll::Ready(Err(error)) => Stage::Failed { error: Some(error.into()) },
-            Poll::Pending => Stage::Waits { service, request: Some(request) },
+            Poll::Pending => Stage::NotReady { service, request: Some(request) },
         };
         ServiceFuture { stage, guard }
     }
 }
 
 pin_project! {
-    pub(crate) struct ServiceFuture<A>
+    /// Waits for the service's readiness and then for its response.
+    pub(super) struct ServiceFuture<A>
     where
         A: Service<Request<RequestBody>>,
     {
         #[pin]
         stage: Stage<A, A::Future>,
-        // None once there is an answer.
+        // None after completion: the response body has the guard then.
         guard: Option<ProgressGuard>,
     }
 }
@@ -104,7 +125,7 @@ pin_project! {
 pin_project! {
     #[project = StageProjection]
     enum Stage<A, F> {
-        Waits { service: A, request: Option<Request<RequestBody>> },
+        NotReady { service: A, request: Option<Request<RequestBody>> },
         Called { #[pin] future: F },
         Failed { error: Option<BoxError> },
     }
@@ -115,19 +136,20 @@ impl<A: HttpService> Future for ServiceFuture<A> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let guard = this.guard.as_ref().expect("it was not answered yet");
+        let guard = this.guard.as_ref().expect("polled after completion");
+        // A poll of the service sets the bit again if the service reads the body and waits.
         guard.progress.clear(REQUEST_BODY_PENDING);
-        let answered = loop {
+        let polled = loop {
             match this.stage.as_mut().project() {
                 StageProjection::Called { future } => break future.poll(cx).map_err(Into::into),
                 StageProjection::Failed { error } => {
-                    break Poll::Ready(Err(error.take().expect("once")));
+                    break Poll::Ready(Err(error.take().expect("polled after completion")));
                 }
-                StageProjection::Waits { service, request } => {
+                StageProjection::NotReady { service, request } => {
                     match service.poll_ready(cx).map_err(Into::into)? {
                         Poll::Pending => break Poll::Pending,
                         Poll::Ready(()) => {
-                            let request = request.take().expect("it was not called yet");
+                            let request = request.take().expect("called once");
                             let future = service.call(request);
                             this.stage.set(Stage::Called { future });
                         }
@@ -135,11 +157,11 @@ impl<A: HttpService> Future for ServiceFuture<A> {
                 }
             }
         };
-        let Poll::Ready(answered) = answered else {
+        let Poll::Ready(result) = polled else {
             guard.progress.set(SERVICE_PENDING);
             return Poll::Pending;
         };
-        let guard = this.guard.take().expect("it was not answered yet");
-        Poll::Ready(answered.map(|answer| answer.map(|body| TrackedBody::new(body, guard))))
+        let guard = this.guard.take().expect("polled after completion");
+        Poll::Ready(result.map(|response| response.map(|body| TrackedBody::new(body, guard))))
     }
 }

@@ -1,7 +1,19 @@
-//! The socket as hyper sees it, with the right to take it back.
+//! The socket as hyper sees it, and the means to take the socket back.
+//!
+//! Hyper owns its I/O object for as long as its connection lives. So hyper gets [`LentIo`], a handle; the
+//! socket itself stands in [`LentState`], behind a mutex in [`Shared`]. A turn puts the socket there before
+//! it polls hyper, and takes the socket out between requests. `conn.rs` and `http2.rs` create and bind the
+//! `Shared`, `serve_turn.rs` lends and accounts, hyper reads and writes.
+//!
+//! The mutex `lent` is held for one read, write or flush of the socket. No code of the user runs under it.
+//! For HTTP/1 only the owner of hyper's state takes the lock (`H4`), so there is no contention.
+//!
+//! What must never happen: the socket leaves hyper while hyper holds bytes of a request that has not ended
+//! (`H1`). [`Shared::take_io_if_clean`] proves from [`BytesSeen`] that hyper holds none.
 
 use std::any::Any;
 use std::io;
+use std::mem::replace;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -18,53 +30,63 @@ use crate::http::head;
 use crate::http::progress::{ConnProgress, SocketWaiter, UNFLUSHED};
 use crate::sync::{Mutex, MutexGuard};
 
-/// What may be read and written for a request, for hyper's buffers to be as they were.
+/// How much may be read and written since the last clean point for hyper's state to be reused. Beyond
+/// that, hyper's buffers have grown, and they would keep their size.
 const SMALL_READ: u64 = 16 * 1024;
 const SMALL_WRITE: u64 = 64 * 1024;
 
-pub(crate) struct Shared<W> {
-    pub(crate) progress: Arc<ConnProgress>,
-    /// The waker that turns poll hyper with.
-    pub(crate) waker: Waker,
+/// What hyper's handle of the socket and the connection's owner share.
+pub(super) struct Shared<W> {
+    pub(super) progress: Arc<ConnProgress>,
+    /// The waker that turns poll hyper with. It wakes `progress`.
+    pub(super) waker: Waker,
     lent: Mutex<LentState<W>>,
-    /// The connection's entry and permit, once it was detached. Behind the socket: that is
-    /// closed first.
+    /// The connection's entry and permit, after the connection was detached. Declared after the socket:
+    /// the socket closes before the entry is free (`H8`).
     entry_guard: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-pub(crate) struct LentState<W> {
-    pub(crate) io: MaybeTls<W>,
-    /// What was read before hyper was there.
-    pub(crate) first: Bytes,
-    pub(crate) read: u64,
-    pub(crate) wrote: u64,
-    /// What may be read before others have their turn.
-    pub(crate) budget: usize,
-    /// It was not enough.
-    pub(crate) is_spent: bool,
-    /// The peer does not take what is written.
-    pub(crate) is_blocked: bool,
-    /// The end of hyper's state is not the connection's.
-    pub(crate) keep_open: bool,
+/// The lent socket and what went through it.
+pub(super) struct LentState<W> {
+    /// `Taken` while the socket is elsewhere.
+    pub(super) io: MaybeTls<W>,
+    /// Bytes that a turn has read before hyper had the socket. Hyper reads them first.
+    first: Bytes,
+    /// Bytes that hyper has read from the socket.
+    pub(super) read: u64,
+    /// Bytes that hyper has written.
+    pub(super) wrote: u64,
+    /// How many calls have moved bytes, in either direction.
+    pub(super) moves: u64,
+    /// The peer has ended its side, or the connection broke.
+    pub(super) is_ended: bool,
+    /// How many bytes hyper may still read in this turn.
+    pub(super) budget: usize,
+    /// The budget was used up, and hyper wanted more.
+    pub(super) is_spent: bool,
+    /// The socket refused bytes in the last write, flush or shutdown.
+    pub(super) is_blocked: bool,
     seen: BytesSeen,
-    /// How many requests there had been when hyper had no bytes left over.
+    /// The count of requests at the last clean point.
     requests: u64,
 }
 
-/// Bytes that were read before hyper was there, and how long the head is that they begin with.
-pub(crate) type FirstBytes = (Bytes, Option<usize>);
+/// Bytes that were read before hyper had the socket, and the length of the head they begin with.
+pub(super) type FirstBytes = (Bytes, Option<usize>);
 
-/// What hyper was given since it had no bytes left over.
+/// What went through hyper since the last clean point: a moment when hyper held no unused byte.
 #[derive(Default)]
 struct BytesSeen {
+    /// Bytes that hyper was given.
     since: u64,
-    /// How long the head is that these begin with, if they came with its end.
+    /// The length of the head that these bytes begin with, if the first read had all of that head.
     head: Option<u64>,
-    /// How much it has written since.
+    /// Bytes that hyper has written.
     wrote: u64,
 }
 
 impl BytesSeen {
+    /// Counts bytes that hyper reads. The first of them after a clean point begin with a head.
     fn note(&mut self, bytes: &[u8]) {
         if self.since == 0 {
             self.head = head::end(bytes).map(|end| end as u64);
@@ -74,8 +96,8 @@ impl BytesSeen {
 }
 
 impl<W: Transport> Shared<W> {
-    /// Of no connection yet.
-    pub(crate) fn new() -> Arc<Self> {
+    /// Creates the state of no connection yet.
+    pub(super) fn new() -> Arc<Self> {
         let progress = Arc::new(ConnProgress::new());
         let waker = Waker::from(progress.clone());
         let lent = LentState {
@@ -83,38 +105,41 @@ impl<W: Transport> Shared<W> {
             first: Bytes::new(),
             read: 0,
             wrote: 0,
+            moves: 0,
+            is_ended: false,
             budget: 0,
             is_spent: false,
             is_blocked: false,
-            keep_open: false,
             seen: BytesSeen::default(),
             requests: 0,
         };
         Arc::new(Self { progress, waker, lent: Mutex::new(lent), entry_guard: Mutex::new(None) })
     }
 
-    /// For a connection of which was read already what `first` is, with a head of so many bytes.
-    pub(crate) fn bind(
+    /// Binds the state to a connection and lends the socket. `first` was read from the socket already.
+    pub(super) fn bind(
         &self,
-        target: (ConnNotifier, Option<Address>),
+        (notifier, peer): (ConnNotifier, Option<Address>),
         io: MaybeTls<W>,
-        first: FirstBytes,
+        (first, head): FirstBytes,
     ) {
-        self.progress.bind(target.0, target.1);
+        self.progress.bind(notifier, peer);
         let mut lent = self.lent.lock();
-        let (bytes, head) = first;
-        lent.seen =
-            BytesSeen { since: bytes.len() as u64, head: head.map(|head| head as u64), wrote: 0 };
-        (lent.io, lent.first, lent.requests) = (io, bytes, 0);
+        let (since, head) = (first.len() as u64, head.map(|head| head as u64));
+        lent.seen = BytesSeen { since, head, wrote: 0 };
+        (lent.io, lent.first, lent.requests, lent.is_ended) = (io, first, 0, false);
     }
 
-    pub(crate) fn lent(&self) -> MutexGuard<'_, LentState<W>> {
+    pub(super) fn lent(&self) -> MutexGuard<'_, LentState<W>> {
         self.lent.lock()
     }
 
-    /// Takes the socket away if hyper, which is idle, has no byte left over for sure: all it was
-    /// given was one whole request, and no large one.
-    pub(crate) fn take_io_if_clean(&self) -> Option<MaybeTls<W>> {
+    /// Takes the socket if this is a clean point: hyper is idle and holds no unused byte for sure (`H1`).
+    /// Returns none otherwise; `Http1Conn::into_io` is the slower way then.
+    ///
+    /// All that hyper was given since the last clean point must be one whole request: its head, and a body
+    /// of the declared length. The request must be a small one, so that hyper's buffers have not grown.
+    pub(super) fn take_io_if_clean(&self) -> Option<MaybeTls<W>> {
         let mut lent = self.lent.lock();
         let (head, body) = (lent.seen.head, self.progress.last_body());
         let whole = head.zip(body).and_then(|(head, body)| head.checked_add(body));
@@ -125,34 +150,81 @@ impl<W: Transport> Shared<W> {
         };
         (clean && is_small).then(|| {
             (lent.seen, lent.requests) = (BytesSeen::default(), self.progress.requests());
-            std::mem::replace(&mut lent.io, MaybeTls::Taken)
+            lent.take_io()
         })
     }
 
-    /// The owner of the lent socket owns the connection from now on.
-    pub(crate) fn detach(&self, entry_guard: Box<dyn Any + Send>) {
+    /// Makes the owner of the lent socket the owner of the connection: after an upgrade, and for HTTP/2.
+    pub(super) fn detach(&self, entry_guard: Box<dyn Any + Send>) {
         *self.entry_guard.lock() = Some(entry_guard);
         self.progress.detach();
     }
+
+    /// Reads and discards bytes until the peer has ended its side, or until the connection has read `most`
+    /// bytes in all. Called when hyper is done with an HTTP/2 connection.
+    ///
+    /// A close with unread bytes would have the kernel reset the connection and drop bytes on their way to
+    /// the peer.
+    pub(super) fn poll_peer_closed(&self, cx: &mut Context<'_>, most: u64) -> Poll<()> {
+        let mut lent = self.lent();
+        let lent = &mut *lent;
+        if let Some(transport) = lent.io.transport() {
+            transport.force_io(!W::REGISTERS_WAKER);
+        }
+        while lent.read < most {
+            let polled = poll_read_with(&mut lent.io, cx, usize::MAX, |_| {});
+            lent.note_moves(matches!(polled, Poll::Ready(Ok(1..))));
+            match ready!(polled) {
+                Ok(count @ 1..) => lent.read += count as u64,
+                Ok(0) | Err(_) => break,
+            }
+        }
+        Poll::Ready(())
+    }
 }
 
-/// The socket as it is lent to hyper.
-pub(crate) struct LentIo<W>(pub(crate) Arc<Shared<W>>);
+impl<W: Transport> LentState<W> {
+    /// Takes the socket back.
+    pub(super) fn take_io(&mut self) -> MaybeTls<W> {
+        replace(&mut self.io, MaybeTls::Taken)
+    }
+
+    /// Notes a call in which bytes may have moved. The transport knows whether the kernel took some: a TLS
+    /// session also writes bytes of earlier calls.
+    fn note_moves(&mut self, read: bool) {
+        let wrote = self.io.transport().is_some_and(Transport::made_progress);
+        self.moves += u64::from(wrote || read);
+    }
+
+    /// Notes the result of a write, flush or shutdown. Returns the result.
+    fn note_write<T>(&mut self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.note_moves(false);
+        self.is_blocked = polled.is_pending();
+        polled
+    }
+}
+
+/// Hyper's handle of the lent socket.
+pub(super) struct LentIo<W>(pub(super) Arc<Shared<W>>);
 
 impl<W: Transport> LentIo<W> {
-    /// Registers a waker other than that of a turn; its owner asks the socket itself.
+    /// Registers the waker of a caller that owns the connection: the user of an upgraded connection, or an
+    /// HTTP/2 task. Such a caller has no budget, and learns here that the server has ended.
+    ///
+    /// A turn polls with `Shared::waker`. The table knows which events wake a turn, so a turn registers
+    /// nothing.
     fn register(
         &self,
         lent: &mut LentState<W>,
-        who: SocketWaiter,
+        waiter: SocketWaiter,
         waker: &Waker,
     ) -> io::Result<()> {
         let Shared { progress, waker: own, .. } = &*self.0;
         if waker.will_wake(own) {
             return Ok(());
         }
-        // Also where the socket wakes them: it does not tell of the server's end.
-        progress.register(who, waker);
+        // Also if the transport registers wakers itself: the transport does not know of the server's end.
+        progress.register(waiter, waker);
         if progress.is_killed() {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
@@ -184,10 +256,13 @@ impl<W: Transport> Read for LentIo<W> {
             return Poll::Pending;
         }
         let room = buffer.remaining();
-        let count = ready!(poll_read_with(&mut lent.io, cx, room, |bytes| {
+        let polled = poll_read_with(&mut lent.io, cx, room, |bytes| {
             buffer.put_slice(bytes);
             lent.seen.note(bytes);
-        }))?;
+        });
+        lent.note_moves(matches!(polled, Poll::Ready(Ok(1..))));
+        lent.is_ended |= matches!(polled, Poll::Ready(Ok(0) | Err(_))) && room > 0;
+        let count = ready!(polled)?;
         lent.read += count as u64;
         lent.budget = lent.budget.saturating_sub(count);
         Poll::Ready(Ok(()))
@@ -202,9 +277,10 @@ impl<W: Transport> Write for LentIo<W> {
     ) -> Poll<io::Result<usize>> {
         let mut lent = self.0.lent();
         self.register(&mut lent, SocketWaiter::Writer, cx.waker())?;
+        // Also if the socket refuses the bytes: hyper holds them and has to flush.
         self.0.progress.set(UNFLUSHED);
         let polled = Pin::new(&mut lent.io).poll_write(cx, bytes);
-        lent.is_blocked = polled.is_pending();
+        let polled = lent.note_write(polled);
         if let Poll::Ready(Ok(count)) = &polled {
             lent.wrote += *count as u64;
             lent.seen.wrote += *count as u64;
@@ -216,7 +292,7 @@ impl<W: Transport> Write for LentIo<W> {
         let mut lent = self.0.lent();
         self.register(&mut lent, SocketWaiter::Writer, cx.waker())?;
         let polled = Pin::new(&mut lent.io).poll_flush(cx);
-        lent.is_blocked = polled.is_pending();
+        let polled = lent.note_write(polled);
         if polled.is_ready() {
             self.0.progress.clear(UNFLUSHED);
         }
@@ -225,12 +301,8 @@ impl<W: Transport> Write for LentIo<W> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut lent = self.0.lent();
-        if lent.keep_open {
-            return Poll::Ready(Ok(()));
-        }
         self.register(&mut lent, SocketWaiter::Writer, cx.waker())?;
         let polled = Pin::new(&mut lent.io).poll_shutdown(cx);
-        lent.is_blocked = polled.is_pending();
-        polled
+        lent.note_write(polled)
     }
 }

@@ -1,10 +1,10 @@
 //! An HTTP server that parks idle connections. hyper speaks the protocol; axum, or any other tower
 //! service of `http` requests, answers unchanged.
 //!
-//! A connection under hyper keeps a task and buffers of 16 KiB or more while it is idle. Here it gives
-//! them up between requests. An idle keep-alive connection is a record of 64 bytes and its socket. When
-//! bytes arrive, the connection takes a hyper state that another connection has left, or a new one. No
-//! byte is lost, and no answer differs.
+//! An idle connection under hyper keeps a task and buffers of 16 KiB or more. This server takes both back
+//! between requests: an idle keep-alive connection is a record of 64 bytes and its socket. When bytes
+//! arrive, the connection takes a hyper state that another connection has left, or a new one. No byte is
+//! lost, and no answer differs.
 //!
 //! ```
 //! use axum::Router;
@@ -25,20 +25,70 @@
 //! [`serve`] is the short way, with all defaults: `millpond_server::http::serve(listener, app).await`.
 //! Both have the mode [`EventDriven`](crate::Mode::EventDriven) by default.
 //!
-//! HTTP/2 and upgraded connections are never parked. Requests over HTTP/2 are no jobs on the pool:
-//! bound them by a layer.
+//! HTTP/2 and upgraded connections are never parked. Requests over HTTP/2 take no slots of the server's
+//! pool: bound them by a layer.
 //!
 //! [`guide::http`](crate::guide::http) has the settings with their defaults, what the pool's size bounds,
 //! how connections share hyper's state, and figures.
 
-// HTTP by hyper, over connections that are parked between requests.
+// # The protocol
 //
-// A connection at rest is `Parked`: an entry and a socket. When bytes come, a turn reads them; what
-// is not a whole head yet is held as it is. With a whole head a hyper connection is built over the
-// bytes and the lent socket, and polled until it waits. If it waits for the peer the entry
-// is parked, hyper's state with it, and no slot is held; if it waits for user code the turn is
-// suspended. Once all is answered and flushed, and no byte is left over, hyper's state goes
-// to a pool, and the next connection with a request takes it.
+// hyper wants to own its socket for the whole life of a connection. The server wants the socket back
+// between two requests, so that an idle connection needs no hyper state. The files of this folder lend the
+// socket and prove each time that it may come back.
+//
+// ```text
+//                 first bytes             whole head              pending poll
+//  accept -> Parked ---------> Busy::Head ---------> in hyper (turn) ---------> Busy::Http1 (parked)
+//              ^                                       |   |    ^                   |
+//              |            go_idle: H1 holds          |   |    +---- next event ---+
+//              +---------------------------------------+   |
+//                                                          +-> suspended (service), lingers, detached
+// ```
+//
+// 1. At rest a connection is `Idle::Parked`: an entry of the table and a socket.
+// 2. A turn reads. A partial head stays as its bytes in `Busy::Head`; hyper sees none of it (`head.rs`).
+// 3. With a whole head the turn takes a hyper connection: a pooled one, or a new one (`conn.rs`,
+//    `conn_pool.rs`). It puts the socket into `LentState` and gives hyper the bytes first (`lent_io.rs`).
+// 4. Hyper is polled until it waits. `progress.rs` computes for what: the service, the peer, or nothing.
+//    - For the service: the turn is suspended, and keeps its slot.
+//    - For the peer, or for the next part of a response body: the entry is parked with hyper and the
+//      socket in it (`Busy::Http1`), and holds no slot.
+//    - For nothing: the turn takes the socket back, by one of two proofs.
+// 5. The fast proof, `Shared::take_io_if_clean`: since the last clean point hyper was given exactly one head
+//    and its declared body. Hyper then holds no byte, and hyper's state goes to the pool.
+// 6. The slow proof, `Http1Conn::into_io`: hyper is at rest and all bodies were read to their ends. Hyper is
+//    taken apart. The bytes that hyper has read and not used are the beginning of the next request.
+// 7. Without a proof hyper keeps the socket. That is so for the rest of the connection's life once a request
+//    body was dropped before its end: only hyper knows how much of that body is still to come.
+//
+// HTTP/2 (`http2.rs`) and upgrades leave this cycle. The turn ends as `Outcome::Detached`, and the owner of
+// the socket (a task, or the code that asked for the upgrade) owns the entry and the permit too.
+//
+// # Invariants
+//
+// H1  No byte of one request is ever part of another. The socket leaves hyper only by the proofs of 5 and
+//     6. Tests: `spares::beginnings_are_not_passed_on`, `head::tests::hyper_finds_the_same_end`, `rounds`.
+// H2  A connection with a dropped request body never gives up its socket, and its hyper state is never
+//     reused. The count of dropped bodies never falls, and a body counts before its bit is cleared.
+//     Tests: `race_tests`, `spares::unread_bodies_hold_it`.
+// H3  State of one peer is never another's. A hyper state is reused only after plain HTTP/1.1 requests
+//     (no upgrade, a declared length) at a clean point, with nothing under way and no dropped body.
+//     Tests: `spares::old_requests_leave_no_trace`, `spares::large_ones_are_not_kept`.
+// H4  A hyper connection has one owner at a time: a turn, an entry, the pool, or a task. The owner alone
+//     polls it and calls `begin`, `bind` and `requests`. Rust's ownership of the box holds this.
+// H5  No wake-up gets lost. Within a poll it has hyper polled again; at other times it wakes the suspended
+//     turn or makes the entry ready. Tests: `progress::tests::a_wake_up_within_a_poll_...`, `rounds`.
+// H6  A turn is suspended, and holds its slot, only while user code of a request works and does not wait
+//     for the peer. Tests: `progress::tests::a_connection_rests_only_without_any_part`, `pool`.
+// H7  A deadline closes a connection only if no byte has moved since it began to run. No deadline runs for
+//     the service. Tests: `deadlines`, `slow_readers`.
+// H8  A detached connection's entry and permit are free only after its socket is closed. Tests: `upgrades`,
+//     `version2`.
+// H9  User code (services, bodies, wakers) neither runs nor drops under a lock of this folder, and its panic
+//     ends its connection alone. Tests: `pool::panics`, `spares::the_service_ends_with_its_server`.
+//
+// Test names without a file are modules of `tests/http/`.
 
 mod body;
 mod builder;
@@ -49,6 +99,8 @@ mod http2;
 mod hyper_service;
 mod lent_io;
 mod progress;
+#[cfg(test)]
+mod race_tests;
 mod serve;
 mod serve_turn;
 mod server;
@@ -77,15 +129,15 @@ use crate::http::conn_pool::ConnPool;
 use crate::http::hyper_service::HttpService;
 use crate::http::serve_turn::HttpTurn;
 
-/// What all connections of a server share.
+/// What all connections of a server share: the service, the pool of hyper's states, and settings.
 pub(crate) struct HttpProtocol<A> {
     service: A,
     conn_pool: ConnPool,
     http1: http1::Builder,
-    /// Without keep-alive.
+    /// For connections whose first request is the last, since their close was requested already.
     http1_last: http1::Builder,
     keep_alive: Option<Duration>,
-    /// Requests tell who the peer is.
+    /// Whether requests carry the peer's address.
     connect_info: bool,
     http_states: Gauge,
 }
@@ -93,7 +145,7 @@ pub(crate) struct HttpProtocol<A> {
 impl<A: HttpService> HttpProtocol<A> {
     fn new(service: A, config: &Config) -> Self {
         let mut http1 = http1::Builder::new();
-        // Deadlines are the server's.
+        // The table's deadlines hold for heads too.
         http1.header_read_timeout(None).max_header_size(config.max_frame_size);
         let mut http1_last = http1.clone();
         http1_last.keep_alive(false);
@@ -104,7 +156,9 @@ impl<A: HttpService> HttpProtocol<A> {
     }
 }
 
-/// How many there are.
+/// The number of connections with hyper's state.
+///
+/// Relaxed: the number is a statistic, and no reader concludes anything about other memory from it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gauge(Arc<AtomicUsize>);
 
@@ -127,20 +181,20 @@ impl Drop for GaugeGuard {
     }
 }
 
-/// What is kept of a connection.
+/// What the table keeps of a connection between turns. Small: most connections are idle.
 pub(crate) enum Idle {
-    /// At rest, without hyper's state.
+    /// At rest, without hyper's state: the next bytes begin a head.
     Parked,
     Busy(Box<Busy>),
 }
 
 /// A connection in the middle of something.
 pub(crate) enum Busy {
-    /// The bytes of a head that is not whole.
+    /// The bytes of a partial head.
     Head { bytes: Box<[u8]>, is_new: bool },
-    /// Hyper's state, and the socket with it.
+    /// An `Http1Conn` of this connection's transport, with the socket in it.
     Http1(Box<dyn Any + Send>),
-    /// It is closed for this, and only waits for the peer to go.
+    /// Closed for this reason. The connection waits only for the peer's end.
     Lingers(CloseReason),
 }
 

@@ -1,10 +1,56 @@
-//! How far a connection is with its requests, as told by those who take part: hyper, the service,
-//! and the bodies, wherever they are polled.
+//! The progress of the requests of one connection, and the waker that hyper is polled with.
+//!
+//! Owns the bits, the counts and [`Waiting`], the verdict that a turn acts on. Writers are the service's
+//! future (`hyper_service.rs`), the bodies (`body.rs`) and the lent socket (`lent_io.rs`), each on the
+//! thread that polls or drops it. Readers are the turn (`serve_turn.rs`) and the task of an HTTP/2
+//! connection (`http2.rs`). `conn.rs` and `lent_io.rs` bind the progress to a connection.
+//!
+//! No lock covers the bits: each is one atomic word. The two mutexes here guard the target of wake-ups and
+//! the wakers of a detached socket; both are released before a waker is woken.
+//!
+//! What must never happen:
+//!
+//! - a request body ends before its end and [`ConnProgress::dropped_bodies`] does not count it (`H2`);
+//! - a wake-up gets lost between two polls (`H5`).
+//!
+//! `H1`, `H2` and the other invariants stand at the head of `http/mod.rs`.
+//!
+//! # The word
+//!
+//! ```text
+//!  63            36 35             8 7            0
+//! | request bodies |     guards     |     bits     |
+//! ```
+//!
+//! A [`ProgressGuard`] stands for one part of a request that is under way. The guard counts in the middle
+//! field, and in the upper field too if the part is a request body. The body of one request may end after
+//! the next request has begun, so the bits of request bodies are cleared with the last of them.
+//!
+//! # The bits
+//!
+//! | bit | set | cleared |
+//! |---|---|---|
+//! | [`SERVICE`] | hyper calls the service | the response head is there, or hyper drops the future |
+//! | [`SERVICE_PENDING`] | a poll of the service's future is pending | with `SERVICE` |
+//! | [`RESPONSE_BODY`] | the response head is there | hyper drops the response body |
+//! | [`RESPONSE_BODY_PENDING`] | a poll of the response body is pending | before its next poll; with `RESPONSE_BODY` |
+//! | [`REQUEST_BODY`] | the request head is there, if a body follows | the last request body ends or is dropped |
+//! | [`REQUEST_BODY_PENDING`] | a poll of the request body is pending | the body brings data; before a poll of the service's future or of the response body; with `REQUEST_BODY` |
+//! | [`UNFLUSHED`] | before each write to the socket; when a response body ends | a flush completes |
+//! | [`REQUEST_BODY_DROPPED`] | a request body is dropped before its end | the next request begins; hyper has skipped the rest |
+//!
+//! `REQUEST_BODY_PENDING` is cleared before user code is polled because that poll may read the body again.
+//! If the bit is set afterwards, that code waits for the peer.
+//!
+//! # Memory orderings
+//!
+//! Accesses are SeqCst, but for those whose accessor names the partner and the reason. The pair that
+//! matters most is in [`ConnProgress::dropped_bodies`].
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
 use std::task::{Wake, Waker};
 
 use crate::accept::address::Address;
@@ -12,119 +58,232 @@ use crate::close_reason::CloseReason;
 use crate::conn::notifier::ConnNotifier;
 use crate::sync::Mutex;
 
-/// The service's future is there.
-pub(crate) const SERVICE: u8 = 1;
-/// When it was polled last, it was pending.
-pub(crate) const SERVICE_PENDING: u8 = 2;
-/// The body of the response is there.
-pub(crate) const RESPONSE_BODY: u8 = 4;
-pub(crate) const RESPONSE_BODY_PENDING: u8 = 8;
-/// The body of the request is there, and was not read to its end.
-pub(crate) const REQUEST_BODY: u8 = 16;
-/// Whoever reads it waits for the peer.
-pub(crate) const REQUEST_BODY_PENDING: u8 = 32;
-/// Something was written after the last flush.
-pub(crate) const UNFLUSHED: u8 = 64;
-/// The body of the request was not read to its end, and will not be.
-pub(crate) const REQUEST_BODY_DROPPED: u8 = 128;
+/// The service's future exists.
+pub(super) const SERVICE: u8 = 1;
+/// The last poll of the service's future was pending.
+pub(super) const SERVICE_PENDING: u8 = 2;
+/// The response body exists.
+pub(super) const RESPONSE_BODY: u8 = 4;
+/// The last poll of the response body was pending.
+pub(super) const RESPONSE_BODY_PENDING: u8 = 8;
+/// A request body exists and has not been read to its end.
+pub(super) const REQUEST_BODY: u8 = 16;
+/// The code that reads the request body waits for the peer.
+pub(super) const REQUEST_BODY_PENDING: u8 = 32;
+/// Bytes were written after the last flush.
+pub(super) const UNFLUSHED: u8 = 64;
+/// The body of the last request was dropped before its end. Hyper may still have to skip its rest.
+pub(super) const REQUEST_BODY_DROPPED: u8 = 128;
 
-/// The count of guards stands above the bits.
-const GUARD: u32 = 1 << 8;
+/// One guard.
+const GUARD: u64 = 1 << 8;
+/// One guard of a request body.
+const BODY_GUARD: u64 = 1 << 36;
 
-/// Hyper is polled.
+/// Hyper is being polled.
 const POLLED: u8 = 1;
-/// It was woken since the last poll began.
+/// A wake-up came since that poll began.
 const WOKEN: u8 = 2;
 
-/// What may wait for a detached socket.
+/// What a connection waits for after hyper's poll was pending. [`waiting`] computes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// The service computes the response. The service does not wait for the peer.
+    Service,
+    /// The response is complete. User code holds the request body and does not read it now.
+    BodyReader,
+    /// The peer is to send more of a request body. If no response has begun, a 408 is still possible.
+    RequestBody { response_begun: bool },
+    /// User code produces the next part of the response body.
+    ResponseBody,
+    /// The peer is to take bytes.
+    Flush,
+    /// The peer is to send the rest of the first head. No request has begun.
+    Head,
+    /// All requests are answered and flushed.
+    Nothing,
+}
+
+/// Computes what the connection waits for.
+///
+/// `bits` are the bits of [`ConnProgress::bits`]. `is_blocked`: the socket refused bytes in hyper's last
+/// write or flush. `has_requests`: the connection has begun a request since hyper has its socket.
+///
+/// The first part of a request that is still there decides, in the order of a request: the service, then
+/// the response body, then the request body, then the flush.
+pub(super) fn waiting(bits: u8, is_blocked: bool, has_requests: bool) -> Waiting {
+    let has = |bit| bits & bit != 0;
+    let reader_waits = has(REQUEST_BODY) && has(REQUEST_BODY_PENDING);
+    if has(SERVICE) {
+        return match has(SERVICE_PENDING) {
+            // Hyper has not polled the service's future yet, since hyper itself waits for the peer.
+            false if is_blocked => Waiting::Flush,
+            false => Waiting::RequestBody { response_begun: false },
+            true if reader_waits => Waiting::RequestBody { response_begun: false },
+            true => Waiting::Service,
+        };
+    }
+    if has(RESPONSE_BODY) {
+        return match is_blocked {
+            true => Waiting::Flush,
+            // Hyper has asked for no more of the response body, or the response body reads the request.
+            false if reader_waits || !has(RESPONSE_BODY_PENDING) => {
+                Waiting::RequestBody { response_begun: true }
+            }
+            false => Waiting::ResponseBody,
+        };
+    }
+    if has(REQUEST_BODY) {
+        return match reader_waits {
+            true => Waiting::RequestBody { response_begun: true },
+            false => Waiting::BodyReader,
+        };
+    }
+    match is_blocked || has(UNFLUSHED) {
+        true => Waiting::Flush,
+        false if has_requests => Waiting::Nothing,
+        false => Waiting::Head,
+    }
+}
+
+/// Whether a part of a request is there: a graceful shutdown lets that request finish.
+pub(super) fn is_under_way(bits: u8) -> bool {
+    bits & (SERVICE | RESPONSE_BODY | REQUEST_BODY) != 0
+}
+
+/// The parts of a detached connection that wait for its socket.
 #[derive(Clone, Copy)]
-pub(crate) enum SocketWaiter {
+pub(super) enum SocketWaiter {
+    /// The reader of an upgraded connection, or hyper's HTTP/2.
     Reader,
+    /// The writer of an upgraded connection, or hyper's HTTP/2.
     Writer,
+    /// The task of an HTTP/2 connection.
     Task,
 }
 
-/// Wakes the connection, too: it is the waker that hyper is polled with.
-pub(crate) struct ConnProgress {
-    /// Of no connection while it is in the pool.
+/// How far a connection is with its requests. Also the waker that turns poll hyper with.
+pub(super) struct ConnProgress {
     target: Mutex<Target>,
-    state: AtomicU32,
-    /// Requests that were begun. Counted, as is the size of the body, where hyper is polled, so by
-    /// one at a time.
+    /// Bits and counts; see the module's head.
+    state: AtomicU64,
+    /// See [`requests`](Self::requests).
     requests: AtomicU64,
-    /// How many bytes the body of the last one has; `u64::MAX` if that is not known.
+    /// See [`last_body`](Self::last_body). `u64::MAX`: unknown.
     body: AtomicU64,
-    /// A request has asked for an upgrade.
-    upgrade: AtomicBool,
+    /// See [`dropped_bodies`](Self::dropped_bodies).
+    dropped_bodies: AtomicU64,
+    /// How many parts of responses hyper has taken and not written yet. HTTP/2 alone counts them.
+    unsent: AtomicUsize,
+    /// `POLLED` and `WOKEN`.
     polls: AtomicU8,
+    /// See [`is_detached`](Self::is_detached). Never cleared.
     detached: AtomicBool,
+    /// The wakers of a detached socket, by [`SocketWaiter`].
     waiters: Mutex<[Option<Waker>; 3]>,
 }
 
-/// The connection that it belongs to.
+/// The connection that the progress is bound to; empty while hyper's state is in the pool.
 #[derive(Default)]
 struct Target {
     notifier: Option<ConnNotifier>,
-    /// Its turn, while that waits for user code.
+    /// The waker of a suspended turn.
     turn: Option<Waker>,
-    /// For the requests to tell.
+    /// The peer's address, for the extensions of requests.
     peer: Option<Address>,
 }
 
 impl ConnProgress {
-    pub(crate) fn new() -> Self {
+    /// Creates the progress of no connection yet.
+    pub(super) fn new() -> Self {
         Self {
             target: Mutex::new(Target::default()),
-            state: AtomicU32::new(0),
+            state: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             body: AtomicU64::new(0),
-            upgrade: AtomicBool::new(false),
+            dropped_bodies: AtomicU64::new(0),
+            unsent: AtomicUsize::new(0),
             polls: AtomicU8::new(0),
             detached: AtomicBool::new(false),
             waiters: Mutex::new([const { None }; 3]),
         }
     }
 
-    pub(crate) fn bits(&self) -> u8 {
+    /// Returns the bits, for [`waiting`].
+    pub(super) fn bits(&self) -> u8 {
         self.state.load(SeqCst) as u8
     }
 
-    // Looking costs less than writing what is there already.
-    pub(crate) fn set(&self, bits: u8) {
+    /// Sets bits. Reads first: most bits are set already, and a read costs less than a write.
+    pub(super) fn set(&self, bits: u8) {
         if self.bits() & bits != bits {
             self.state.fetch_or(bits.into(), SeqCst);
         }
     }
 
-    pub(crate) fn clear(&self, bits: u8) {
+    /// Clears bits. Reads first, as [`set`](Self::set) does.
+    pub(super) fn clear(&self, bits: u8) {
         if self.bits() & bits != 0 {
-            self.state.fetch_and(!u32::from(bits), SeqCst);
+            self.state.fetch_and(!u64::from(bits), SeqCst);
         }
     }
 
-    fn change(&self, change: impl Fn(u32) -> u32) -> u32 {
+    /// Changes bits and counts in one step. Returns the word before.
+    fn change(&self, change: impl Fn(u64) -> u64) -> u64 {
         let changed = self.state.fetch_update(SeqCst, SeqCst, |state| Some(change(state)));
         changed.unwrap_or_else(|state| state)
     }
 
-    pub(crate) fn requests(&self) -> u64 {
+    /// Returns how many requests have begun since [`bind`](Self::bind).
+    ///
+    /// Relaxed: [`begin`](Self::begin) and `bind` are the only writers. The owner of hyper's state makes
+    /// both calls and reads the count (`H4`), and a hand-over of the state between threads goes through a
+    /// lock.
+    pub(super) fn requests(&self) -> u64 {
         self.requests.load(Relaxed)
     }
 
-    pub(crate) fn last_body(&self) -> Option<u64> {
+    /// Returns the length of the last request's body in bytes; none if the length is unknown or the
+    /// request leaves traces in hyper's state.
+    ///
+    /// Relaxed, for the reason that [`requests`](Self::requests) gives.
+    pub(super) fn last_body(&self) -> Option<u64> {
         Some(self.body.load(Relaxed)).filter(|bytes| *bytes != u64::MAX)
     }
 
-    /// Binds it to a connection.
-    pub(crate) fn bind(&self, notifier: ConnNotifier, peer: Option<Address>) {
+    /// Returns how many request bodies were dropped before their end, over all requests. The count never
+    /// falls (`H2`).
+    ///
+    /// The drop of a body adds to this count first and clears `REQUEST_BODY` second. A reader loads the
+    /// bits first and this count second. So bits without `REQUEST_BODY` imply that the count is complete.
+    pub(super) fn dropped_bodies(&self) -> u64 {
+        self.dropped_bodies.load(SeqCst)
+    }
+
+    /// Counts a request body that has ended before its end.
+    pub(super) fn note_dropped_body(&self) {
+        self.dropped_bodies.fetch_add(1, SeqCst);
+    }
+
+    /// Binds the progress to a connection. Called when a connection takes hyper's state.
+    pub(super) fn bind(&self, notifier: ConnNotifier, peer: Option<Address>) {
+        debug_assert_eq!(
+            self.dropped_bodies(),
+            0,
+            "H2: a hyper state with a dropped body is reused"
+        );
+        // Relaxed: see `requests`.
         self.requests.store(0, Relaxed);
         *self.target.lock() = Target { notifier: Some(notifier), turn: None, peer };
     }
 
-    /// Unbinds it. Wakers that outlive their requests wake nothing until it is bound again, and may
-    /// wake the next connection once too often then.
-    pub(crate) fn unbind(&self) {
+    /// Unbinds the progress. Called when hyper's state goes to the pool.
+    ///
+    /// A waker left over from an earlier request does nothing until the next `bind`. After that it can
+    /// cause one spurious turn of the next connection.
+    pub(super) fn unbind(&self) {
         let before = std::mem::take(&mut *self.target.lock());
+        // After unlocking: the drop may release the last reference to the listener's state.
         drop(before);
     }
 
@@ -132,47 +291,52 @@ impl ConnProgress {
         self.target.lock().notifier.clone()
     }
 
-    pub(crate) fn peer(&self) -> Option<Address> {
+    /// Returns the peer's address, if requests carry it.
+    pub(super) fn peer(&self) -> Option<Address> {
         self.target.lock().peer
     }
 
-    /// Whether nothing is under way, and no body was left unread.
-    pub(crate) fn is_at_rest(&self) -> bool {
+    /// Whether no request is under way, all bytes are flushed, and no body waits to be skipped.
+    pub(super) fn is_at_rest(&self) -> bool {
         self.state.load(SeqCst) == 0
     }
 
-    /// A request begins.
-    pub(crate) fn begin(&self, body: Option<u64>, upgrade: bool) {
-        if upgrade {
-            self.upgrade.store(true, SeqCst);
-        }
+    /// Notes that a request begins, with a body of `body` bytes; see [`last_body`](Self::last_body).
+    /// Called inside of hyper's poll.
+    pub(super) fn begin(&self, body: Option<u64>) {
+        // Relaxed: see `requests`. No other thread writes meanwhile.
         self.requests.store(self.requests() + 1, Relaxed);
         self.body.store(body.unwrap_or(u64::MAX), Relaxed);
         self.clear(REQUEST_BODY_DROPPED);
     }
 
-    /// Whoever wakes it from now on has it polled again. Those who know of that too late have the
-    /// connection taken up once more.
-    pub(crate) fn poll_begins(&self) {
+    /// Notes that hyper's poll begins. A wake-up during the poll sets `WOKEN`, and the turn polls again. A
+    /// wake-up after the poll schedules a new turn; that turn may find nothing to do.
+    ///
+    /// Relaxed: the partner is the `fetch_or` in `wake_by_ref`. If this store overwrites the `WOKEN` of an
+    /// earlier wake-up, that wake-up saw no `POLLED` and schedules a turn on its own (`H5`).
+    pub(super) fn poll_begins(&self) {
         self.polls.store(POLLED, Relaxed);
     }
 
-    /// Whether it is to be polled again at once.
-    pub(crate) fn poll_ends(&self) -> bool {
+    /// Notes that hyper's poll has ended. Returns whether a wake-up came meanwhile.
+    pub(super) fn poll_ends(&self) -> bool {
         self.polls.swap(0, SeqCst) & WOKEN != 0
     }
 
-    /// Its turn waits from now on; what woke it just before has told the connection.
-    pub(crate) fn suspend(&self, turn: &Waker) {
+    /// Registers the waker of a turn that is suspended. A wake-up between the last poll and this call has
+    /// gone to the notifier, which wakes the turn as well.
+    pub(super) fn suspend(&self, turn: &Waker) {
         self.target.lock().turn = Some(turn.clone());
     }
 
-    pub(crate) fn resume(&self) {
+    /// Removes the waker of the turn. Called when that turn goes on.
+    pub(super) fn resume(&self) {
         let turn = self.target.lock().turn.take();
         drop(turn);
     }
 
-    /// Wakes the turn that waits, or has the connection taken up.
+    /// Wakes the suspended turn. Without one, delivers an event to the connection, which becomes ready.
     fn wake_turn(&self) {
         let target = self.target.lock();
         let (turn, notifier) = match &target.turn {
@@ -184,38 +348,57 @@ impl ConnProgress {
         notifier.iter().for_each(ConnNotifier::push);
     }
 
-    pub(crate) fn may_upgrade(&self) -> bool {
-        self.upgrade.load(SeqCst)
-    }
-
-    pub(crate) fn is_busy(&self) -> bool {
+    /// Whether a guard exists: user code is under way.
+    pub(super) fn is_busy(&self) -> bool {
         self.state.load(SeqCst) >= GUARD
     }
 
-    pub(crate) fn is_killed(&self) -> bool {
+    /// Whether bytes of responses wait to be written. They do not make the connection busy, since no user
+    /// code is under way for them.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.unsent.load(SeqCst) > 0
+    }
+
+    /// Whether the socket's owner owns the connection: after an upgrade, and with HTTP/2 before the first
+    /// request.
+    pub(super) fn is_detached(&self) -> bool {
+        self.detached.load(SeqCst)
+    }
+
+    /// Sets the reason that the connection's end is counted under, unless a stronger one is set.
+    pub(super) fn close(&self, reason: CloseReason) {
+        if let Some(notifier) = self.notifier() {
+            notifier.close(reason);
+        }
+    }
+
+    /// Whether the server was dropped, or its shutdown's deadline has passed.
+    pub(super) fn is_killed(&self) -> bool {
         self.notifier().is_some_and(|notifier| notifier.server().killed.load(SeqCst))
     }
 
-    pub(crate) fn close_requested(&self) -> Option<CloseReason> {
+    /// Returns the reason of a requested close, if there is one.
+    pub(super) fn close_requested(&self) -> Option<CloseReason> {
         self.notifier()?.close_requested()
     }
 
-    pub(crate) fn register(&self, who: SocketWaiter, waker: &Waker) {
+    /// Registers a waker for events of a detached connection.
+    pub(super) fn register(&self, waiter: SocketWaiter, waker: &Waker) {
         let mut waiters = self.waiters.lock();
-        match &mut waiters[who as usize] {
+        match &mut waiters[waiter as usize] {
             Some(known) => known.clone_from(waker),
             none => *none = Some(waker.clone()),
         }
     }
 
-    /// From now on events wake the registered wakers.
-    pub(crate) fn detach(self: &Arc<Self>) {
+    /// Directs events to the registered wakers from now on.
+    pub(super) fn detach(self: &Arc<Self>) {
         self.detached.store(true, SeqCst);
         let waker = Waker::from(self.clone());
         if let Some(notifier) = self.notifier() {
             notifier.register(&waker);
         }
-        // They may have looked at the socket before.
+        // An event before `register` reached none of the waiters. All of them look again.
         waker.wake();
     }
 }
@@ -227,6 +410,7 @@ impl Wake for ConnProgress {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.detached.load(SeqCst) {
+            // Within a poll the turn polls again. The swap in `poll_ends` is the partner.
             if self.polls.fetch_or(WOKEN, SeqCst) & POLLED == 0 {
                 self.wake_turn();
             }
@@ -237,42 +421,62 @@ impl Wake for ConnProgress {
     }
 }
 
-/// One part of a request that is under way: the part is over when this is dropped.
-pub(crate) struct ProgressGuard {
-    pub(crate) progress: Arc<ConnProgress>,
-    pub(crate) bits: u8,
-    /// Noted at its end.
-    pub(crate) set_at_end: u8,
+/// One part of a request that is under way. The drop ends the part.
+pub(super) struct ProgressGuard {
+    pub(super) progress: Arc<ConnProgress>,
+    /// The bits that the part's end clears.
+    bits: u8,
+    /// The bits that the part's end sets.
+    set_at_end: u8,
 }
 
 impl ProgressGuard {
-    pub(crate) fn new(progress: Arc<ConnProgress>, bits: u8, set_at_end: u8) -> Self {
-        progress.change(|state| (state | initial_bits(bits)) + GUARD);
+    /// Begins a part: sets its first bit now, clears `bits` and sets `set_at_end` at its end.
+    pub(super) fn new(progress: Arc<ConnProgress>, bits: u8, set_at_end: u8) -> Self {
+        progress.change(|state| (state | initial_bits(bits)) + GUARD + body_guards(bits));
         Self { progress, bits, set_at_end }
     }
 
-    /// It is over, and the next thing begins.
-    pub(crate) fn continue_as(mut self, bits: u8, set_at_end: u8) -> Self {
-        self.progress.change(|state| self.ended(state) | initial_bits(bits));
+    /// Ends the part and begins the next, in one step: the connection never looks idle in between.
+    pub(super) fn continue_as(mut self, bits: u8, set_at_end: u8) -> Self {
+        self.progress.change(|state| (self.ended(state) | initial_bits(bits)) + body_guards(bits));
         (self.bits, self.set_at_end) = (bits, set_at_end);
         self
     }
 
-    fn ended(&self, state: u32) -> u32 {
-        (state | u32::from(self.set_at_end)) & !u32::from(self.bits)
+    /// Ends the part as planned: sets no bits at its end.
+    pub(super) fn complete(mut self) {
+        self.set_at_end = 0;
+    }
+
+    /// Computes the word after this part's end, with the guard itself still counted.
+    fn ended(&self, state: u64) -> u64 {
+        let state = (state | u64::from(self.set_at_end)) - body_guards(self.bits);
+        // The bits of a request body stand for all request bodies.
+        let others = if state >= BODY_GUARD { REQUEST_BODY | REQUEST_BODY_PENDING } else { 0 };
+        state & !u64::from(self.bits & !others)
     }
 }
 
-/// What is true at the beginning already.
-fn initial_bits(bits: u8) -> u32 {
+/// Returns those of a guard's bits that hold from its beginning: all but the pending ones.
+fn initial_bits(bits: u8) -> u64 {
     (bits & (SERVICE | RESPONSE_BODY | REQUEST_BODY)).into()
+}
+
+/// Returns what a guard with these bits adds to the count of request bodies.
+fn body_guards(bits: u8) -> u64 {
+    if bits & REQUEST_BODY != 0 { BODY_GUARD } else { 0 }
 }
 
 impl Drop for ProgressGuard {
     fn drop(&mut self) {
+        // Before the bits change: `ConnProgress::dropped_bodies` relies on the order.
+        if self.set_at_end & REQUEST_BODY_DROPPED != 0 {
+            self.progress.note_dropped_body();
+        }
         let before = self.progress.change(|state| self.ended(state) - GUARD);
-        let was_last = before / GUARD == 1;
-        // Dropped elsewhere, nobody else would look whether that was all.
+        let was_last = before % BODY_GUARD / GUARD == 1;
+        // Another task may drop the part. The connection then needs a wake-up to see the end.
         if self.bits & REQUEST_BODY != 0 || was_last && self.progress.detached.load(SeqCst) {
             self.progress.wake_by_ref();
         }
@@ -281,6 +485,147 @@ impl Drop for ProgressGuard {
 
 impl fmt::Debug for ProgressGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Share")
+        f.write_str("ProgressGuard")
+    }
+}
+
+/// A part of a response that hyper has taken. The drop tells that hyper has written or discarded it.
+pub(super) struct UnsentGuard(Arc<ConnProgress>);
+
+impl UnsentGuard {
+    pub(super) fn new(progress: &Arc<ConnProgress>) -> Self {
+        progress.unsent.fetch_add(1, SeqCst);
+        Self(progress.clone())
+    }
+}
+
+impl Drop for UnsentGuard {
+    fn drop(&mut self) {
+        if self.0.unsent.fetch_sub(1, SeqCst) == 1 {
+            // The connection's task computes anew how long the peer may be silent.
+            self.0.wake_by_ref();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BODY: u8 = REQUEST_BODY | REQUEST_BODY_PENDING;
+
+    #[test]
+    fn the_first_part_under_way_decides() {
+        use Waiting::*;
+        const NO_RESPONSE: Waiting = RequestBody { response_begun: false };
+        const RESPONSE: Waiting = RequestBody { response_begun: true };
+        const CALL: u8 = SERVICE | SERVICE_PENDING;
+        const STREAM: u8 = RESPONSE_BODY | RESPONSE_BODY_PENDING;
+        // The bits, then the verdict with a free socket, then with a blocked socket.
+        let table = [
+            // The service was not polled yet.
+            (SERVICE, NO_RESPONSE, Flush),
+            (SERVICE | REQUEST_BODY, NO_RESPONSE, Flush),
+            (SERVICE | BODY, NO_RESPONSE, Flush),
+            (SERVICE | UNFLUSHED, NO_RESPONSE, Flush),
+            // The service was polled. Whether it reads the body decides.
+            (CALL, Service, Service),
+            (CALL | UNFLUSHED, Service, Service),
+            (CALL | REQUEST_BODY_DROPPED, Service, Service),
+            (CALL | REQUEST_BODY_PENDING, Service, Service),
+            (CALL | REQUEST_BODY, Service, Service),
+            (CALL | BODY, NO_RESPONSE, NO_RESPONSE),
+            (CALL | BODY | UNFLUSHED, NO_RESPONSE, NO_RESPONSE),
+            // The response has begun.
+            (RESPONSE_BODY, RESPONSE, Flush),
+            (RESPONSE_BODY | REQUEST_BODY, RESPONSE, Flush),
+            (RESPONSE_BODY | BODY, RESPONSE, Flush),
+            (STREAM, ResponseBody, Flush),
+            (STREAM | UNFLUSHED, ResponseBody, Flush),
+            (STREAM | REQUEST_BODY, ResponseBody, Flush),
+            (STREAM | REQUEST_BODY_PENDING, ResponseBody, Flush),
+            (STREAM | BODY, RESPONSE, Flush),
+            (STREAM | REQUEST_BODY_DROPPED, ResponseBody, Flush),
+            // The response is complete, and the request body is still there.
+            (REQUEST_BODY, BodyReader, BodyReader),
+            (REQUEST_BODY | UNFLUSHED, BodyReader, BodyReader),
+            (BODY, RESPONSE, RESPONSE),
+            (BODY | UNFLUSHED, RESPONSE, RESPONSE),
+            // No part is left.
+            (UNFLUSHED, Flush, Flush),
+            (UNFLUSHED | REQUEST_BODY_DROPPED, Flush, Flush),
+            (REQUEST_BODY_DROPPED, Nothing, Flush),
+            (0, Nothing, Flush),
+        ];
+        for (bits, free, blocked) in table {
+            assert_eq!(waiting(bits, false, true), free, "{bits:#010b}");
+            assert_eq!(waiting(bits, true, true), blocked, "{bits:#010b}, blocked");
+        }
+        assert_eq!(waiting(0, false, false), Head);
+        assert_eq!(waiting(0, true, false), Flush);
+        assert_eq!(waiting(UNFLUSHED, false, false), Flush);
+    }
+
+    /// Over all combinations, also those that no request makes.
+    #[test]
+    fn a_connection_rests_only_without_any_part() {
+        for bits in 0..=u8::MAX {
+            for (is_blocked, has_requests) in
+                [(false, false), (false, true), (true, false), (true, true)]
+            {
+                let verdict = waiting(bits, is_blocked, has_requests);
+                let rests = !is_under_way(bits) && bits & UNFLUSHED == 0 && !is_blocked;
+                let at_rest = if has_requests { Waiting::Nothing } else { Waiting::Head };
+                assert_eq!(verdict == at_rest, rests, "{bits:#010b} {verdict:?}");
+                // A slot stays taken only while user code that holds a request works.
+                let holds_slot = matches!(verdict, Waiting::Service | Waiting::BodyReader);
+                let peer_waits = bits & BODY == BODY;
+                assert!(!holds_slot || is_under_way(bits) && !peer_waits, "{bits:#010b}");
+                // A dropped body changes nothing: only the count of dropped bodies decides about it.
+                let other = waiting(bits ^ REQUEST_BODY_DROPPED, is_blocked, has_requests);
+                assert_eq!(verdict, other, "{bits:#010b}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_that_ends_late_leaves_the_next_one_its_bits() {
+        let progress = Arc::new(ConnProgress::new());
+        let body = || ProgressGuard::new(progress.clone(), BODY, REQUEST_BODY_DROPPED);
+        let (first, second) = (body(), body());
+        progress.set(REQUEST_BODY_PENDING);
+        first.complete();
+        assert_eq!((progress.bits(), progress.dropped_bodies()), (BODY, 0));
+        drop(second);
+        assert_eq!((progress.bits(), progress.dropped_bodies()), (REQUEST_BODY_DROPPED, 1));
+        assert!(!progress.is_busy());
+        progress.begin(None);
+        assert_eq!((progress.bits(), progress.dropped_bodies()), (0, 1));
+        assert!(progress.is_at_rest());
+    }
+
+    #[test]
+    fn a_response_body_takes_over_the_guard_of_its_service() {
+        let progress = Arc::new(ConnProgress::new());
+        let service = ProgressGuard::new(progress.clone(), SERVICE | SERVICE_PENDING, 0);
+        progress.set(SERVICE_PENDING);
+        let response = service.continue_as(RESPONSE_BODY | RESPONSE_BODY_PENDING, UNFLUSHED);
+        assert_eq!((progress.bits(), progress.is_busy()), (RESPONSE_BODY, true));
+        drop(response);
+        assert_eq!((progress.bits(), progress.is_busy()), (UNFLUSHED, false));
+    }
+
+    #[test]
+    fn a_wake_up_within_a_poll_has_the_turn_poll_again() {
+        let progress = Arc::new(ConnProgress::new());
+        let waker = Waker::from(progress.clone());
+        waker.wake_by_ref();
+        progress.poll_begins();
+        assert!(!progress.poll_ends());
+        progress.poll_begins();
+        waker.wake_by_ref();
+        assert!(progress.poll_ends());
+        progress.poll_begins();
+        assert!(!progress.poll_ends());
     }
 }

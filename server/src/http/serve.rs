@@ -1,4 +1,4 @@
-//! The short way.
+//! `http::serve`, the short way to a server.
 
 use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
@@ -16,9 +16,42 @@ use crate::http::RequestBody;
 use crate::http::server::Server;
 use crate::status::ShutdownReport;
 
-/// Serves with all defaults, in the event-driven mode, until it is dropped or its signal comes.
+/// Serves with all defaults, in the [event-driven mode](crate::Mode::EventDriven).
 ///
-/// `listener` is anything [`Listen`] is made of: a text, an address, a listener that is bound.
+/// Takes the place of `axum::serve`. `listener` is anything that converts into a [`Listen`]: a text, an
+/// address, a bound listener of tokio or of the standard library. [`ServerBuilder`](crate::http::ServerBuilder)
+/// has the settings.
+///
+/// The server starts when the returned [`Serve`] is awaited. It runs until the future is dropped, or until
+/// the signal of [`with_graceful_shutdown`](Serve::with_graceful_shutdown).
+///
+/// ```
+/// use axum::Router;
+/// use tokio::net::TcpListener;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// # let signal = async {};
+/// let report = millpond_server::http::serve(listener, Router::new())
+///     .with_graceful_shutdown(signal)
+///     .await?;
+/// assert_eq!(report.still_open, 0);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Cancel safety
+///
+/// Dropping the future closes all connections at once.
+///
+/// # Errors
+///
+/// The future resolves to a [`StartError`] if the listener cannot be bound.
+///
+/// # Panics
+///
+/// The future panics outside of a tokio runtime with I/O and time enabled.
 #[doc(alias = "axum::serve")]
 pub fn serve<S, B>(listener: impl Into<Listen>, service: S) -> Serve<S, B, std::future::Pending<()>>
 where
@@ -28,8 +61,10 @@ where
     Serve { listen, service, signal, body: PhantomData }
 }
 
-/// From [`serve`]; await it.
-#[must_use = "it serves when it is awaited"]
+/// A server that starts when it is awaited; from [`serve`].
+///
+/// The future resolves to a [`ShutdownReport`] after a graceful shutdown.
+#[must_use = "the server starts when this is awaited"]
 #[derive(Debug)]
 pub struct Serve<S, B, F> {
     listen: Listen,
@@ -39,7 +74,11 @@ pub struct Serve<S, B, F> {
 }
 
 impl<S, B, F> Serve<S, B, F> {
-    /// When `signal` is ready, shuts down: lets requests finish for up to 30 s.
+    /// Shuts down gracefully when `signal` is ready.
+    ///
+    /// The server then accepts no more and closes idle connections at once. Requests under way may finish
+    /// for up to 30 s; after that the server closes the rest.
+    #[doc(alias = "graceful")]
     pub fn with_graceful_shutdown<G>(self, signal: G) -> Serve<S, B, G>
     where
         G: Future<Output = ()> + Send + 'static,

@@ -1,4 +1,30 @@
-//! One turn of an HTTP connection.
+//! One turn of an HTTP connection: from the first byte that is there until the connection would block.
+//!
+//! [`HttpTurn`] is the future behind `Protocol::serve_turn`. A worker (`parked/conn_worker.rs`) or the task
+//! of a connection (`task/mod.rs`) polls it, in a slot of the pool if the server has one. The turn owns the
+//! socket and the connection's [`Idle`] state; nothing here is locked but the lent socket (`lent_io.rs`).
+//!
+//! # The steps
+//!
+//! 1. `begin`: handles a close, goes on with the TLS handshake, and looks at what the last turn left.
+//! 2. `read_head`: without hyper state, reads until there is a whole head, then takes a hyper connection.
+//! 3. `drive`: has hyper work, in rounds. A round is `lend`, the poll, `account`, `observe`.
+//! 4. `decide`: maps what the connection waits for ([`Waiting`]) to the end of the turn.
+//! 5. `go_idle` or `stay_in_hyper`: after the last response, takes the socket out of hyper, or leaves it.
+//!
+//! # The end of a turn
+//!
+//! | waits for | end | slot |
+//! |---|---|---|
+//! | the service, or a task that holds the request body | the future is pending: suspended | held |
+//! | the request body | parked as `Body`, with hyper | free |
+//! | the response body | parked as `Stream`, with hyper | free |
+//! | a flush | parked as `Stall`, with hyper | free |
+//! | the first head | parked as `Frame` | free |
+//! | nothing | parked as `Idle`, without hyper, but after a dropped body | free |
+//!
+//! What must never happen: a turn takes the socket back while a part of a request is there (`H1`), or after
+//! a dropped body (`H2`); a turn is suspended while the peer is what it waits for (`H6`).
 
 use std::future::Future;
 use std::mem::replace;
@@ -9,6 +35,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
+use crate::accept::address::Address;
 use crate::close_reason::{CloseReason, Deadline};
 use crate::conn::buffers::poll_fill;
 use crate::conn::events::{Events, ParkReason};
@@ -18,29 +45,38 @@ use crate::conn::transport::{MaybeTls, Transport};
 use crate::http::conn::Http1Conn;
 use crate::http::head::{self, Head};
 use crate::http::hyper_service::HttpService;
-use crate::http::progress::{
-    REQUEST_BODY, REQUEST_BODY_DROPPED, REQUEST_BODY_PENDING, RESPONSE_BODY, RESPONSE_BODY_PENDING,
-    SERVICE, SERVICE_PENDING, UNFLUSHED,
-};
+use crate::http::progress::{REQUEST_BODY, REQUEST_BODY_DROPPED, Waiting, is_under_way, waiting};
+#[cfg(test)]
+use crate::http::race_tests::{SyncPoint, reached};
 use crate::http::{Busy, HttpProtocol, Idle, http2};
 
-/// So often a connection may have itself polled again before others have their turn.
+/// How many times in a row a turn polls hyper before other connections have their turn.
 const POLLS: usize = 16;
 
 const TIMED_OUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-pub(crate) struct HttpTurn<'a, W: Transport, A: HttpService> {
+/// A turn in progress.
+pub(super) struct HttpTurn<'a, W: Transport, A: HttpService> {
     protocol: &'a HttpProtocol<A>,
     turn: Turn<'a, W, Idle>,
-    /// Bytes that this turn has seen come or go.
+    /// Bytes have moved since the turn began or went on.
     moved: bool,
-    /// Requests that it has seen begin.
+    /// A request has begun in this turn.
     served: bool,
-    /// There was no request yet.
+    /// The connection has had no request yet.
     is_new: bool,
-    /// User code waits.
+    /// The connection, while the turn is suspended.
     suspended: Option<Box<Http1Conn<W, A>>>,
+}
+
+/// The counters of a connection before a poll of hyper.
+struct Before {
+    requests: u64,
+    dropped_bodies: u64,
+    read: u64,
+    wrote: u64,
+    moves: u64,
 }
 
 impl<W: Transport, A: HttpService> Future for HttpTurn<'_, W, A> {
@@ -52,7 +88,7 @@ impl<W: Transport, A: HttpService> Future for HttpTurn<'_, W, A> {
             Some(conn) => {
                 let progress = &conn.shared.progress;
                 progress.resume();
-                // What was true before the service waited need not be so any more.
+                // A deadline that had expired before the wait for the service may not be due now.
                 this.turn.input.expired = None;
                 if this.turn.wake_events.has(Events::CLOSE_REQUESTED) {
                     this.turn.input.close_requested = progress.close_requested();
@@ -70,16 +106,17 @@ impl<W: Transport, A: HttpService> Future for HttpTurn<'_, W, A> {
 }
 
 impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
-    pub(crate) fn new(protocol: &'a HttpProtocol<A>, turn: Turn<'a, W, Idle>) -> Self {
+    pub(super) fn new(protocol: &'a HttpProtocol<A>, turn: Turn<'a, W, Idle>) -> Self {
         Self { protocol, turn, moved: false, served: false, is_new: false, suspended: None }
     }
 
+    /// Begins the turn with what the last turn left.
     fn begin(&mut self) -> Poll<Outcome> {
         let input = self.turn.input;
         if let Some(reason) = input.close_requested.filter(|reason| !reason.is_gentle()) {
             return Poll::Ready(Outcome::Close(reason));
         }
-        // Wakers are not for those who have nothing to say to hyper.
+        // Events wake a parked connection, so no read or write of a turn registers a waker.
         let mut cx = Context::from_waker(Waker::noop());
         match self.turn.io.poll_open(&mut cx) {
             Poll::Ready(Ok(())) => {}
@@ -93,33 +130,31 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         if let Some(transport) = self.turn.io.transport() {
             transport.force_io(input.forces_io());
         }
-        let (state, first) = match replace(self.turn.idle, Idle::Parked) {
+        let busy = match replace(self.turn.idle, Idle::Parked) {
             Idle::Parked => {
                 self.is_new =
                     matches!(input.park_reason, ParkReason::FirstByte | ParkReason::Handshake);
-                (None, Bytes::new())
+                return self.read_head(Bytes::new());
             }
-            Idle::Busy(busy) => match *busy {
-                Busy::Head { bytes, is_new } => {
-                    self.is_new = is_new;
-                    (None, bytes.into())
-                }
-                Busy::Http1(state) => (Some(state), Bytes::new()),
-                Busy::Lingers(reason) => return Poll::Ready(self.linger(reason)),
-            },
+            Idle::Busy(busy) => *busy,
         };
-        match state {
-            None => self.read_head(first),
-            Some(state) => {
-                let state: Box<Http1Conn<W, A>> =
-                    state.downcast().expect("each mode has its own connections");
-                let io = replace(self.turn.io, MaybeTls::Taken);
-                self.drive(state, io)
+        match busy {
+            Busy::Head { bytes, is_new } => {
+                self.is_new = is_new;
+                self.read_head(bytes.into())
             }
+            Busy::Http1(conn) => {
+                let conn: Box<Http1Conn<W, A>> =
+                    conn.downcast().expect("a connection keeps its transport");
+                let io = replace(self.turn.io, MaybeTls::Taken);
+                self.drive(conn, io)
+            }
+            Busy::Lingers(reason) => Poll::Ready(self.linger(reason)),
         }
     }
 
-    /// Reads until there is a whole head, or nothing more.
+    /// Reads until there is a whole head or no more bytes, and has hyper serve a whole head. `first` was
+    /// read already.
     fn read_head(&mut self, first: Bytes) -> Poll<Outcome> {
         let mut cx = Context::from_waker(Waker::noop());
         let mut bytes = BytesMut::from(first);
@@ -127,11 +162,12 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         let mut end = false;
         let found = loop {
             match head::look(&bytes, self.is_new) {
+                // After the peer's end hyper judges what there is.
                 Head::Partial if !end => {}
                 found => break found,
             }
             end = match poll_fill(self.turn.io, &mut cx, &mut bytes) {
-                Poll::Pending => return Poll::Ready(self.nothing_left(bytes, before)),
+                Poll::Pending => return Poll::Ready(self.wait_for_head(bytes, before)),
                 Poll::Ready(Ok(count)) => count == 0,
                 Poll::Ready(Err(_)) => return Poll::Ready(Outcome::Close(CloseReason::Io)),
             };
@@ -140,13 +176,8 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             }
         };
         self.turn.counters.read += (bytes.len() - before) as u32;
-        let peer = self
-            .protocol
-            .connect_info
-            .then(|| self.turn.io.transport().map(|transport| transport.peer_addr()));
-        let peer = match peer.flatten().transpose() {
-            Ok(peer) => peer,
-            Err(_) => return Poll::Ready(Outcome::Close(CloseReason::Io)),
+        let Ok(peer) = self.peer() else {
+            return Poll::Ready(Outcome::Close(CloseReason::Io));
         };
         self.is_new = false;
         let target = ((self.turn.notifier)(), peer);
@@ -156,15 +187,22 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             Head::Whole(head) => head,
             Head::Partial => None,
         };
-        let closes = self.turn.input.close_requested.is_some();
-        self.drive(
-            Http1Conn::new(self.protocol, closes, target, io, (bytes, head)),
-            MaybeTls::Taken,
-        )
+        let is_last = self.turn.input.close_requested.is_some();
+        let conn = Http1Conn::new(self.protocol, is_last, target, io, (bytes, head));
+        self.drive(conn, MaybeTls::Taken)
     }
 
-    /// No head is whole, and the peer has sent no more.
-    fn nothing_left(&mut self, bytes: BytesMut, before: usize) -> Outcome {
+    /// Returns the peer's address, if requests carry it.
+    fn peer(&mut self) -> std::io::Result<Option<Address>> {
+        match self.turn.io.transport().filter(|_| self.protocol.connect_info) {
+            Some(transport) => transport.peer_addr().map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Parks the connection without hyper state, or closes it. Called when there is no whole head and the
+    /// peer has sent no more. `before` of the `bytes` were there when the turn began.
+    fn wait_for_head(&mut self, bytes: BytesMut, before: usize) -> Outcome {
         let input = self.turn.input;
         self.turn.counters.read += (bytes.len() - before) as u32;
         let came = bytes.len() > before;
@@ -172,6 +210,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             if input.expired == Some(Deadline::Frame) && before > 0 && !self.served {
                 return self.time_out(Deadline::Frame);
             }
+            // The deadline of a head runs from the head's first byte.
             let moved = before == 0 || self.served;
             let (bytes, is_new) = (bytes[..].into(), self.is_new);
             *self.turn.idle = Idle::Busy(Box::new(Busy::Head { bytes, is_new }));
@@ -192,115 +231,137 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         Outcome::Park { park_reason: ParkReason::Idle, moved: self.served }
     }
 
-    /// Has hyper work until it waits, on the socket it has or gets.
+    /// Has hyper work until it waits, round by round. `io` is the socket, unless hyper has it already.
     fn drive(&mut self, mut conn: Box<Http1Conn<W, A>>, mut io: MaybeTls<W>) -> Poll<Outcome> {
-        let input = self.turn.input;
         let mut polls = 0;
         loop {
-            let (requests, read, wrote) = {
-                let mut lent = conn.shared.lent();
-                if !matches!(io, MaybeTls::Taken) {
-                    lent.io = replace(&mut io, MaybeTls::Taken);
-                }
-                lent.budget = self.turn.server.settings.read_budget_bytes;
-                lent.is_spent = false;
-                if let Some(transport) = lent.io.transport() {
-                    transport.on_ready(input.events.with(self.turn.wake_events.take()));
-                    transport.force_io(input.forces_io());
-                }
-                (conn.shared.progress.requests(), lent.read, lent.wrote)
-            };
+            let before = self.lend(&conn, replace(&mut io, MaybeTls::Taken));
             conn.shared.progress.poll_begins();
+            // A panic of the service must not pass through the worker before the connection is closed.
             let polled = catch_unwind(AssertUnwindSafe(|| conn.poll()));
-            let progress = &conn.shared.progress;
-            let again = progress.poll_ends();
-            let begun = progress.requests() - requests;
-            self.served |= begun > 0;
-            let (mut is_spent, is_blocked) = {
-                let lent = conn.shared.lent();
-                let (read, wrote) = (lent.read - read, lent.wrote - wrote);
-                self.moved |= read > 0 || wrote > 0;
-                let counters = &mut *self.turn.counters;
-                counters.frames = counters.frames.saturating_add(begun as u32);
-                counters.read = counters.read.saturating_add(read as u32);
-                counters.wrote = counters.wrote.saturating_add(wrote as u32);
-                (lent.is_spent, lent.is_blocked)
-            };
+            let woken = conn.shared.progress.poll_ends();
+            let (is_spent, is_blocked) = self.account(&conn, &before);
             match polled {
                 Err(payload) => return Poll::Ready(Outcome::Panicked(payload)),
                 Ok(Poll::Ready(ended)) => return Poll::Ready(self.ended(*conn, ended)),
                 Ok(Poll::Pending) => {}
             }
-            // It might close the connection next: only where it waits is it known how far it is.
-            if again {
-                polls += 1;
-                if polls == POLLS {
-                    is_spent = true;
-                } else {
-                    continue;
-                }
+            let (bits, dropped_since) = observe(&conn, &before);
+            // Hyper may close the connection in its next poll. Only a hyper that waits tells how far it is.
+            let poll_again = woken || dropped_since;
+            polls += 1;
+            if poll_again && polls < POLLS {
+                continue;
             }
-            let bits = progress.bits();
-            let under_way = bits & (SERVICE | RESPONSE_BODY | REQUEST_BODY) != 0;
-            if under_way && input.close_requested.is_some() && !conn.is_last() {
+            let progress = &conn.shared.progress;
+            let waiting = waiting(bits, is_blocked, progress.requests() > 0);
+            // Hyper has seen the drop of these bodies. Drops since then have hyper polled again.
+            let has_dropped = before.dropped_bodies != 0;
+            let rests = matches!(waiting, Waiting::Head | Waiting::Nothing);
+            if rests && has_dropped && !poll_again {
+                // Hyper has skipped the rest of each body. Otherwise hyper would have ended the connection.
+                progress.clear(REQUEST_BODY_DROPPED);
+            }
+            // At rest, too, a connection with a dropped body closes through hyper, which has the socket.
+            let hyper_closes = is_under_way(bits) || has_dropped && !self.has_partial_head();
+            if hyper_closes && self.turn.input.close_requested.is_some() && !conn.is_last() {
                 conn.graceful_shutdown();
                 continue;
             }
-            if is_spent {
+            if is_spent || poll_again {
                 return Poll::Ready(self.park(conn, ParkReason::Turn, true));
             }
-            let peer_waits =
-                bits & (REQUEST_BODY | REQUEST_BODY_PENDING) == REQUEST_BODY | REQUEST_BODY_PENDING;
-            let park_reason = match bits {
-                _ if bits & SERVICE != 0 => match bits & SERVICE_PENDING == 0 {
-                    true if is_blocked => Some(ParkReason::Stall),
-                    true => Some(ParkReason::Body),
-                    false => peer_waits.then_some(ParkReason::Body),
-                },
-                _ if bits & RESPONSE_BODY != 0 => match is_blocked {
-                    true => Some(ParkReason::Stall),
-                    false if peer_waits || bits & RESPONSE_BODY_PENDING == 0 => {
-                        Some(ParkReason::Body)
-                    }
-                    false => Some(ParkReason::Stream),
-                },
-                _ if bits & REQUEST_BODY != 0 => peer_waits.then_some(ParkReason::Body),
-                _ if is_blocked || bits & UNFLUSHED != 0 => Some(ParkReason::Stall),
-                // It came to no request: less than a head, or something hyper still thinks about.
-                _ if progress.requests() == 0 => Some(ParkReason::Frame),
-                _ => return self.go_idle(conn),
-            };
-            let Some(park_reason) = park_reason else {
-                self.suspended = Some(conn);
-                return Poll::Pending;
-            };
-            return Poll::Ready(match (input.expired, park_reason) {
-                (
-                    Some(deadline @ (Deadline::Body | Deadline::Write)),
-                    ParkReason::Body | ParkReason::Stall,
-                ) if !self.moved => {
-                    *self.turn.io = conn.take_io();
-                    match bits & SERVICE != 0 && park_reason == ParkReason::Body {
-                        true => self.time_out(deadline),
-                        false => self.close(CloseReason::Deadline(deadline)),
-                    }
-                }
-                (Some(Deadline::Frame), ParkReason::Frame) => {
-                    *self.turn.io = conn.take_io();
-                    self.time_out(Deadline::Frame)
-                }
-                _ => {
-                    let moved = match park_reason {
-                        ParkReason::Frame => input.park_reason != ParkReason::Frame,
-                        _ => self.moved,
-                    };
-                    self.park(conn, park_reason, moved)
-                }
-            });
+            return self.decide(conn, waiting, has_dropped);
         }
     }
 
-    /// Parks it with hyper's state.
+    /// Lends the socket to hyper with a new read budget, and passes on the events that are known. Returns
+    /// the counters before the poll.
+    fn lend(&mut self, conn: &Http1Conn<W, A>, io: MaybeTls<W>) -> Before {
+        let input = self.turn.input;
+        let mut lent = conn.shared.lent();
+        if !matches!(io, MaybeTls::Taken) {
+            lent.io = io;
+        }
+        lent.budget = self.turn.server.settings.read_budget_bytes;
+        lent.is_spent = false;
+        if let Some(transport) = lent.io.transport() {
+            transport.on_ready(input.events.with(self.turn.wake_events.take()));
+            transport.force_io(input.forces_io());
+        }
+        let progress = &conn.shared.progress;
+        Before {
+            requests: progress.requests(),
+            dropped_bodies: progress.dropped_bodies(),
+            read: lent.read,
+            wrote: lent.wrote,
+            moves: lent.moves,
+        }
+    }
+
+    /// Counts what a poll of hyper has done. Returns whether the read budget is used up, and whether the
+    /// socket refuses bytes.
+    fn account(&mut self, conn: &Http1Conn<W, A>, before: &Before) -> (bool, bool) {
+        let begun = conn.shared.progress.requests() - before.requests;
+        self.served |= begun > 0;
+        let lent = conn.shared.lent();
+        let (read, wrote) = (lent.read - before.read, lent.wrote - before.wrote);
+        self.moved |= read > 0 || wrote > 0 || lent.moves != before.moves;
+        let counters = &mut *self.turn.counters;
+        counters.frames = counters.frames.saturating_add(begun as u32);
+        counters.read = counters.read.saturating_add(read as u32);
+        counters.wrote = counters.wrote.saturating_add(wrote as u32);
+        (lent.is_spent, lent.is_blocked)
+    }
+
+    /// Ends the turn for what the connection waits for.
+    fn decide(
+        &mut self,
+        mut conn: Box<Http1Conn<W, A>>,
+        waiting: Waiting,
+        has_dropped: bool,
+    ) -> Poll<Outcome> {
+        let park_reason = match waiting {
+            Waiting::Service | Waiting::BodyReader => {
+                self.suspended = Some(conn);
+                return Poll::Pending;
+            }
+            Waiting::Nothing if has_dropped => return Poll::Ready(self.stay_in_hyper(conn)),
+            Waiting::Nothing => return self.go_idle(conn),
+            Waiting::RequestBody { .. } => ParkReason::Body,
+            Waiting::ResponseBody => ParkReason::Stream,
+            Waiting::Flush => ParkReason::Stall,
+            Waiting::Head => ParkReason::Frame,
+        };
+        if let Some(deadline) = self.deadline_met(park_reason) {
+            *self.turn.io = conn.take_io();
+            return Poll::Ready(match waiting {
+                Waiting::Head | Waiting::RequestBody { response_begun: false } => {
+                    self.time_out(deadline)
+                }
+                _ => self.close(CloseReason::Deadline(deadline)),
+            });
+        }
+        let moved = match park_reason {
+            // The deadline of a head runs from the head's first byte.
+            ParkReason::Frame => self.turn.input.park_reason != ParkReason::Frame,
+            _ => self.moved,
+        };
+        Poll::Ready(self.park(conn, park_reason, moved))
+    }
+
+    /// Returns the deadline that has expired, if it is one of this wait and no byte has moved (`H7`).
+    fn deadline_met(&self, park_reason: ParkReason) -> Option<Deadline> {
+        self.turn.input.expired.filter(|deadline| match deadline {
+            Deadline::Body | Deadline::Write => {
+                matches!(park_reason, ParkReason::Body | ParkReason::Stall) && !self.moved
+            }
+            Deadline::Frame => park_reason == ParkReason::Frame,
+            _ => false,
+        })
+    }
+
+    /// Parks the connection with hyper and the socket.
     fn park(
         &mut self,
         conn: Box<Http1Conn<W, A>>,
@@ -311,12 +372,43 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         Outcome::Park { park_reason, moved }
     }
 
-    /// All is answered and flushed.
+    /// Whether a part of a head has come on a connection with a dropped body. Hyper has read that part, so
+    /// the moved bytes are the only sign.
+    fn has_partial_head(&self) -> bool {
+        let park_reason = self.turn.input.park_reason;
+        !self.served
+            && (park_reason == ParkReason::Frame || park_reason == ParkReason::Idle && self.moved)
+    }
+
+    /// Parks a connection with a dropped body after its last response (`H2`). The deadlines of a head and
+    /// of keep-alive hold as for other connections.
+    fn stay_in_hyper(&mut self, mut conn: Box<Http1Conn<W, A>>) -> Outcome {
+        let input = self.turn.input;
+        if self.has_partial_head() {
+            if input.expired == Some(Deadline::Frame) {
+                *self.turn.io = conn.take_io();
+                return self.time_out(Deadline::Frame);
+            }
+            return self.park(conn, ParkReason::Frame, input.park_reason != ParkReason::Frame);
+        }
+        let is_idle = input.park_reason == ParkReason::Idle && !self.served;
+        if input.expired == Some(Deadline::Idle) && is_idle {
+            *self.turn.io = conn.take_io();
+            return self.close(CloseReason::Deadline(Deadline::Idle));
+        }
+        self.park(conn, ParkReason::Idle, self.served)
+    }
+
+    /// Takes the socket out of hyper after the last response, and parks the connection without hyper. Each
+    /// request body was read to its end.
+    ///
+    /// At a clean point hyper's state goes to the pool. Otherwise hyper is taken apart, and its unused bytes
+    /// begin the next request.
     fn go_idle(&mut self, conn: Box<Http1Conn<W, A>>) -> Poll<Outcome> {
         let reusable = conn.is_reusable();
         if let Some(io) = reusable.then(|| conn.shared.take_io_if_clean()).flatten() {
             *self.turn.io = io;
-            let outcome = self.nothing_left(BytesMut::new(), 0);
+            let outcome = self.wait_for_head(BytesMut::new(), 0);
             *self.turn.idle = Idle::Parked;
             conn.recycle(self.protocol);
             return Poll::Ready(outcome);
@@ -326,7 +418,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 *self.turn.io = io;
                 *self.turn.idle = Idle::Parked;
                 match rest.is_empty() {
-                    true => Poll::Ready(self.nothing_left(BytesMut::new(), 0)),
+                    true => Poll::Ready(self.wait_for_head(BytesMut::new(), 0)),
                     false => self.read_head(rest),
                 }
             }
@@ -334,14 +426,14 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         }
     }
 
-    /// Hyper is done with the connection, or with its part of it.
+    /// Ends the turn after hyper's future has completed: by an upgrade, a close or an error.
     fn ended(&mut self, conn: Http1Conn<W, A>, ended: hyper::Result<()>) -> Outcome {
         let shared = conn.shared.clone();
         let in_part = shared.progress.bits() & (REQUEST_BODY | REQUEST_BODY_DROPPED) != 0;
         if conn.ends_upgraded() {
             return Outcome::Detached(Box::new(move |entry_guard| shared.detach(entry_guard)));
         }
-        *self.turn.io = replace(&mut shared.lent().io, MaybeTls::Taken);
+        *self.turn.io = shared.lent().take_io();
         let reason = match ended {
             Ok(()) => self.turn.input.close_requested.unwrap_or(CloseReason::ClosedByServer),
             Err(error) if error.is_parse() => CloseReason::Codec,
@@ -349,9 +441,15 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             Err(error) if error.is_incomplete_message() => CloseReason::Peer,
             Err(_) => CloseReason::Io,
         };
-        if matches!(reason, CloseReason::Io | CloseReason::Service) {
-            return Outcome::Close(reason);
+        match reason {
+            CloseReason::Io | CloseReason::Service => Outcome::Close(reason),
+            _ => self.begin_linger(reason, in_part),
         }
+    }
+
+    /// Closes the connection, or lets it linger first: if the peer still sends, a close at once would reset
+    /// the connection and drop the last response. `in_part`: the peer is within a request body.
+    fn begin_linger(&mut self, reason: CloseReason, in_part: bool) -> Outcome {
         let mut cx = Context::from_waker(Waker::noop());
         let mut discard_buf = BytesMut::new();
         let most = self.turn.server.settings.read_budget_bytes;
@@ -359,11 +457,11 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             transport.force_io(true);
         }
         match linger::discard(self.turn.io, &mut cx, &mut discard_buf, most) {
-            Lingering::Gone => Outcome::Close(if reason == CloseReason::ClosedByServer {
-                CloseReason::Peer
-            } else {
-                reason
-            }),
+            Lingering::Gone if reason == CloseReason::ClosedByServer => {
+                Outcome::Close(CloseReason::Peer)
+            }
+            Lingering::Gone => Outcome::Close(reason),
+            // Without a buffer no byte has come: the peer has sent its whole request and waits.
             Lingering::Waits
                 if !in_part && discard_buf.capacity() == 0 && reason != CloseReason::Codec =>
             {
@@ -376,11 +474,12 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         }
     }
 
+    /// Goes on with a connection that lingers.
     fn linger(&mut self, reason: CloseReason) -> Outcome {
         let input = self.turn.input;
         let mut cx = Context::from_waker(Waker::noop());
-        let (mut discard_buf, most) =
-            (BytesMut::new(), self.turn.server.settings.read_budget_bytes);
+        let mut discard_buf = BytesMut::new();
+        let most = self.turn.server.settings.read_budget_bytes;
         let outcome =
             linger::proceed(self.turn.io, &mut cx, &mut discard_buf, most, (input, reason));
         if let Outcome::Park { .. } = outcome {
@@ -389,17 +488,34 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         outcome
     }
 
-    /// Closes it with an answer to what did not come in time.
+    /// Answers 408 and closes. The answer is written as far as the socket takes it at once.
     fn time_out(&mut self, deadline: Deadline) -> Outcome {
         let mut cx = Context::from_waker(Waker::noop());
-        // As far as it goes without waiting.
         let _ = Pin::new(&mut *self.turn.io).poll_write(&mut cx, TIMED_OUT);
         self.close(CloseReason::Deadline(deadline))
     }
 
+    /// Ends the server's side of the socket and closes the connection.
     fn close(&mut self, reason: CloseReason) -> Outcome {
         let mut cx = Context::from_waker(Waker::noop());
         let _ = Pin::new(&mut *self.turn.io).poll_shutdown(&mut cx);
         Outcome::Close(reason)
     }
+}
+
+/// Reads the progress after a poll of hyper. Returns the bits, and whether a request body was dropped that
+/// hyper has not seen.
+///
+/// Other tasks drop bodies at any time, so the order matters: first the bits, then the count. Bits without
+/// `REQUEST_BODY` imply that the count is complete; see `ConnProgress::dropped_bodies`. `race_tests.rs`
+/// drops a body at both points.
+fn observe<W: Transport, A: HttpService>(conn: &Http1Conn<W, A>, before: &Before) -> (u8, bool) {
+    let progress = &conn.shared.progress;
+    #[cfg(test)]
+    reached(SyncPoint::Polled);
+    let bits = progress.bits();
+    let dropped_since = progress.dropped_bodies() != before.dropped_bodies;
+    #[cfg(test)]
+    reached(SyncPoint::BitsRead);
+    (bits, dropped_since)
 }

@@ -1,4 +1,4 @@
-//! An HTTP server that runs.
+//! The handle of a running HTTP server: a [`crate::Server`] with HTTP's words.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,8 +8,9 @@ use crate::status::{ServerStatus, ShutdownReport};
 
 /// A running HTTP server; from [`Server::builder`].
 ///
-/// Dropping it stops it at once: it accepts no more, and closes all connections.
-/// [`shutdown`](Self::shutdown) and [`wait`](Self::wait) let them finish.
+/// Dropping the handle stops the server at once: the server accepts no more and closes all connections.
+/// [`shutdown`](Self::shutdown) and [`wait`](Self::wait) let requests finish first.
+#[doc(alias = "axum::serve")]
 #[derive(Debug)]
 pub struct Server {
     running: crate::Server,
@@ -17,50 +18,57 @@ pub struct Server {
 }
 
 impl Server {
-    /// Settings for a server.
+    /// Returns the settings of a new server, all at their defaults.
     pub fn builder() -> ServerBuilder {
         ServerBuilder::new()
     }
 
-    pub(crate) fn new(running: crate::Server, http_states: Gauge) -> Self {
+    pub(super) fn new(running: crate::Server, http_states: Gauge) -> Self {
         Self { running, http_states }
     }
 
-    /// The TCP addresses it listens at, in the order of the calls of `listen`, with the ports that
-    /// were chosen. Unix sockets are left out.
+    /// Returns the TCP addresses of the listeners, in the order of the calls of `listen`, with the ports
+    /// that the system chose. Unix sockets are left out.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         self.running.local_addrs()
     }
 
-    /// What it holds and has done. Its frames are requests of HTTP/1; connections that were
-    /// upgraded, or speak HTTP/2, are open and never parked.
+    /// Returns what the server holds and has done.
+    ///
+    /// `frames` counts requests of HTTP/1. `http_states` counts connections with hyper's state, without
+    /// upgraded ones. Connections that were upgraded, or that speak HTTP/2, count as open and never as
+    /// parked.
     pub fn status(&self) -> ServerStatus {
         let mut status = self.running.status();
         status.http_states = self.http_states.get();
         status
     }
 
-    /// As [`crate::Server::wait`].
+    /// Serves until the [token](ServerBuilder::shutdown_token) is cancelled, then shuts down with the
+    /// [drain timeout](ServerBuilder::drain_timeout). Returns as [`shutdown`](Self::shutdown) does.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before the token is cancelled, nothing has happened. Dropped later, connections
-    /// close as they finish, and none is cut off.
+    /// Dropping the future before the token is cancelled changes nothing. If it is dropped later,
+    /// connections close as they finish, and none is cut off.
     #[doc(alias = "serve")]
     #[doc(alias = "run")]
     pub async fn wait(&self) -> ShutdownReport {
         self.running.wait().await
     }
 
-    /// Accepts no more; closes idle connections at once, and the others once what is under way on
-    /// them has finished: requests, of which a part has come, too, and their responses. HTTP/2
-    /// connections are told to go away; upgraded ones are their owners'. After `deadline` closes
-    /// what is left.
+    /// Shuts down gracefully, within `deadline`. Returns what became of the connections.
+    ///
+    /// The server accepts no more and closes idle connections at once. Other connections close when their
+    /// requests are answered; that includes requests of which only a part has come. HTTP/2 peers are told
+    /// to go away (GOAWAY), and their open streams finish. Upgraded connections belong to their users'
+    /// code, and the server waits for it. After `deadline` the server closes what is left.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, connections go on to close as they finish; none is cut off.
+    /// If the future is dropped, connections still close as they finish, and none is cut off.
     #[doc(alias = "graceful")]
+    #[doc(alias = "drain")]
     pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
         self.running.shutdown(deadline).await
     }

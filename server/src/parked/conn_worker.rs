@@ -1,10 +1,16 @@
-//! A worker of connections: a job that serves ready connections, one after another.
+//! A worker of connections: a job of the pool that serves ready connections, one after another.
 //!
-//! A job for each turn would have each pay for its way through the pool. A worker has its slot
-//! for no longer than a few quick turns, or one slow one; others of the pool have their turn then,
-//! and the event loop sends another if connections are ready. So it does for the connections behind
-//! a turn that is slow, and behind one that waits: its worker stays with that, and looks for no
-//! other.
+//! `event_loop` starts a worker when ready connections have none. One job for each turn would pay
+//! the way through the pool for each turn; so a worker serves up to `MAX_TURNS` quick turns. It
+//! takes the connections from the front of the ready queue, under the lock of
+//! `ListenerConns::state`. Turns run without that lock.
+//!
+//! A turn may be slow, or wait for its service. Then the connections behind it must not wait:
+//! - a turn that returns `Pending` *detaches* its worker: the worker ends with that turn, and the
+//!   event loop may start another at once;
+//! - a turn that blocks its thread is counted as `serving`, so the event loop does not rely on it.
+//!
+//! The counts that these rules use must stay right if the job is dropped at any point (E4).
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -17,11 +23,12 @@ use crate::conn::protocol::{Outcome, Protocol};
 use crate::conn::table::TurnInput;
 use crate::parked::{EventConn, EventConns, Parked, into_parked, kill};
 
-/// As long as a turn of a worker of the pool.
+/// A worker gives its slot back after this many turns, or after this time. The time is the one that
+/// the pool's own workers give to a turn; jobs that wait for the slot are delayed no longer.
 const MAX_TURNS: u32 = 16;
 const MAX_TIME: Duration = Duration::from_micros(100);
 
-/// Counts in the listener's `WorkerCounts`, until it is dropped.
+/// A worker; counted in the listener's `WorkerCounts` until it is detached or dropped.
 pub(crate) struct ConnWorker<P: Protocol> {
     conns: Arc<EventConns<P>>,
     phase: Phase,
@@ -29,22 +36,24 @@ pub(crate) struct ConnWorker<P: Protocol> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// About to look for a connection.
+    /// Will look for a connection next.
     Searching,
-    /// In a turn that has not waited yet.
+    /// In a turn that has not returned `Pending` yet.
     Serving,
-    /// Will not look for another.
+    /// Will look for no other connection.
     Detached,
 }
 
 impl<P: Protocol> ConnWorker<P> {
-    /// One that is going to be scheduled.
+    /// Counts a worker whose job is going to be scheduled.
     pub(crate) fn new(conns: &Arc<EventConns<P>>) -> Self {
         conns.lock().workers.searching += 1;
         Self { conns: conns.clone(), phase: Phase::Searching }
     }
 
-    // An `async fn` would have room for it twice.
+    /// Serves ready connections until the worker is detached, its bounds are reached, or none is
+    /// left.
+    // An `async fn` stores `self` twice, as the argument and as the local; this stores it once.
     #[allow(clippy::manual_async_fn)]
     pub(crate) fn run(mut self) -> impl Future<Output = ()> + Send + 'static {
         async move {
@@ -73,7 +82,8 @@ impl<P: Protocol> ConnWorker<P> {
         }
     }
 
-    /// Puts to rest what was served, and takes up the connection that has been ready for longest.
+    /// Parks or ends the connection that was served, then takes the first of the ready queue. Both
+    /// happen under one lock. `over` says that the worker takes no other connection.
     fn next(
         &mut self,
         served: Option<(EventConn<P>, Outcome)>,
@@ -109,7 +119,7 @@ impl<P: Protocol> ConnWorker<P> {
         if let Some(waker) = waker {
             waker.wake();
         }
-        // A kill before it was parked has not seen it.
+        // A kill that ran before the park has not found the connection (E5).
         if self.conns.is_killed() {
             kill(&self.conns);
         }
@@ -120,7 +130,7 @@ impl<P: Protocol> ConnWorker<P> {
         Some((ConnGuard::new(self.conns.clone(), (key, span), (io, idle)), input))
     }
 
-    /// Leaves the other connections to other workers.
+    /// Leaves the ready connections to other workers, and wakes the event loop to start one.
     fn detach(&mut self) {
         if self.phase == Phase::Detached {
             return;
@@ -141,7 +151,7 @@ impl<P: Protocol> Drop for ConnWorker<P> {
     }
 }
 
-/// Changes the phase of a worker, and the counts with it. A worker that is detached stays so.
+/// Changes the phase of a worker, and the counts with it. `Detached` is final.
 fn set_phase<T>(phase: &mut Phase, next: Phase, state: &mut State<T>) {
     if *phase == Phase::Detached {
         return;
@@ -168,7 +178,7 @@ mod tests {
     type Lines = ServiceProtocol<tokio_util::codec::LinesCodec, Service>;
 
     #[tokio::test]
-    async fn its_place_is_given_back() {
+    async fn a_dropped_worker_is_not_counted() {
         let settings = Settings {
             max_frame_size: 1,
             read_budget_bytes: 1,
@@ -189,10 +199,10 @@ mod tests {
             (state.workers.searching, state.workers.serving)
         };
         let unstarted = ConnWorker::new(&conns).run();
-        let mut torn = ConnWorker::new(&conns);
-        set_phase(&mut torn.phase, Phase::Serving, &mut conns.lock());
+        let mut in_turn = ConnWorker::new(&conns);
+        set_phase(&mut in_turn.phase, Phase::Serving, &mut conns.lock());
         assert_eq!(counts(), (2, 1));
-        drop(torn);
+        drop(in_turn);
         assert_eq!(counts(), (1, 0));
         drop(unstarted);
         assert_eq!(counts(), (0, 0));

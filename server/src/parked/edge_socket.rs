@@ -1,4 +1,4 @@
-//! A socket without wakers: its readiness comes as events.
+//! A socket without wakers: the events of the connection table wake its owner.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -14,15 +14,18 @@ use crate::accept::address::Address;
 use crate::conn::events::Events;
 use crate::conn::transport::Transport;
 
-/// A stream socket, not blocking, whose reads and writes never arm anything: where they would
-/// block they are pending, and the next events of the table wake its owner.
+/// A non-blocking stream socket. A read or a write that would block returns `Pending` and registers
+/// no waker. The inner epoll is edge-triggered, so the kernel reports the next change by itself.
 #[derive(Debug)]
 pub(crate) struct EdgeSocket {
     socket: Socket,
-    /// All that had come was read: the next read need not ask the kernel before the next event.
+    /// A read has emptied the kernel's buffer. Reads return `Pending` without a system call until
+    /// the next event says that bytes have come.
     drained: bool,
-    /// The end of the stream is near: a short read does not mean that nothing is left.
+    /// The peer has ended its side or the connection broke. A short read does not empty the socket
+    /// then: the end of the stream, or the error, is still to be read.
     closing: bool,
+    /// The socket has taken bytes since this was last asked.
     made_progress: bool,
 }
 
@@ -31,6 +34,7 @@ impl EdgeSocket {
         Self { socket, drained: false, closing: false, made_progress: false }
     }
 
+    /// Notes the events that started a turn.
     pub(crate) fn on_ready(&mut self, events: Events) {
         if events.any(Events::CLOSING) {
             self.closing = true;
@@ -86,7 +90,7 @@ impl AsyncRead for EdgeSocket {
         let count = buffer.filled().len() - before;
         self.drained = match &polled {
             Poll::Pending => true,
-            // The kernel tells of bytes that come after a short read by a new event.
+            // Bytes that come after a short read cause a new event.
             Poll::Ready(Ok(())) => count < wanted && count > 0 && !self.closing,
             Poll::Ready(Err(_)) => false,
         };
@@ -114,7 +118,7 @@ impl AsyncWrite for EdgeSocket {
     }
 }
 
-/// Reads without waiting, and without anybody to be woken.
+/// Reads without blocking, and registers no waker.
 pub(crate) fn read(socket: &Socket, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
     let unfilled = buffer.initialize_unfilled();
     match retry(|| io::Read::read(&mut &*socket, unfilled)) {
@@ -123,7 +127,7 @@ pub(crate) fn read(socket: &Socket, buffer: &mut ReadBuf<'_>) -> Poll<io::Result
     }
 }
 
-/// Writes without waiting, and without anybody to be woken.
+/// Writes without blocking, and registers no waker. A closed peer causes an error, not `SIGPIPE`.
 pub(crate) fn write(socket: &Socket, bytes: &[u8]) -> Poll<io::Result<usize>> {
     match retry(|| Ok(send(socket, bytes, SendFlags::NOSIGNAL)?)) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
@@ -131,6 +135,7 @@ pub(crate) fn write(socket: &Socket, bytes: &[u8]) -> Poll<io::Result<usize>> {
     }
 }
 
+/// Repeats a call that a signal has interrupted.
 fn retry<R>(mut call: impl FnMut() -> io::Result<R>) -> io::Result<R> {
     loop {
         match call() {

@@ -1,47 +1,77 @@
-//! The event-driven mode: parked connections, an epoll of their own inside of tokio's reactor, and
-//! workers on the pool that serve those that are ready.
+//! The event-driven mode: an idle connection is one entry of the connection table, and no task.
 //!
-//! Measured against a registration of each socket with tokio (352 heap bytes per idle connection,
-//! of which 256 are tokio's), one inner `mio::Poll` needs no memory per connection. It is itself
-//! registered with tokio, so no thread is spent on it. Sockets are registered once, edge-triggered,
-//! for both directions: nothing is ever re-armed.
+//! A *parked* connection is a socket, perhaps a TLS session, and the protocol's idle state. It has
+//! no task, no timer and no buffer; `benches/modes.md` has the bytes. The `accept` loop parks each
+//! new connection with [`EventDriven::accept`]; from then on three parts pass it around:
+//!
+//! ```text
+//! kernel -> inner epoll -> poller -> event_loop -> table: parked entry becomes ready
+//!                                        |
+//!                          starts a ConnWorker on the pool, if one is wanted
+//!                                        |
+//!           ConnWorker: first ready entry -> turn -> park again, close or detach
+//! ```
+//!
+//! | file | content |
+//! |---|---|
+//! | `poller` | the inner epoll, itself registered with tokio: a batch of events at a time |
+//! | `event_loop` | one task for each listener: delivers the events, starts workers |
+//! | `conn_worker` | a job of the pool: serves ready connections, one after another |
+//! | `edge_socket` | the socket: non-blocking calls, no wakers |
+//!
+//! Why an epoll of its own: a registration of each socket with tokio costs 256 heap bytes, an inner
+//! `mio::Poll` costs none. The inner epoll is readable when it has events, so tokio's I/O driver
+//! watches one descriptor for all connections of a listener, and no thread is needed.
+//!
+//! All shared state is in `ListenerConns::state`, under one lock. Neither I/O nor user code runs
+//! under that lock, and wakers are woken after the unlock.
+//!
+//! # Invariants
+//!
+//! - **E1** A socket is registered once, for both directions, edge-triggered. No event is lost in
+//!   between: an event that comes during a turn stays in the entry, and makes the connection ready
+//!   when that turn parks it.
+//! - **E2** A token is the entry's key with its generation. An event of a closed connection names
+//!   an old generation, so it reaches no later connection. (test: `a_token_is_its_key`)
+//! - **E3** A ready connection is never left without a worker. The event loop looks at the table and
+//!   stores its waker under one lock. A change that makes a worker wanted takes that waker under
+//!   the same lock, and wakes it. (test: `server/workers.rs`)
+//! - **E4** `WorkerCounts` counts a worker from `ConnWorker::new` until the worker will take no
+//!   other connection, even if its job never runs. (test: `a_dropped_worker_is_not_counted`)
+//! - **E5** A kill closes every connection. `kill` runs after the flag `killed` is set; each path
+//!   that parks a connection or stores a waker reads the flag afterwards. So either the kill finds
+//!   the connection, or the path finds the flag. (test: `server/shutdown.rs`)
 
 pub(crate) mod conn_worker;
 pub(crate) mod edge_socket;
-pub(crate) mod poller;
+mod event_loop;
+mod poller;
 
-use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 
-use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use socket2::Socket;
-
-pub(crate) use crate::parked::poller::InnerPoll;
 
 use crate::accept::address::Address;
 use crate::accept::per_ip::PerIpPermit;
 use crate::close_reason::CloseReason;
 use crate::conn::events::{Events, ParkReason};
 use crate::conn::guard::ConnGuard;
-use crate::conn::listener_conns::{ListenerConns, ParkedState, State};
+use crate::conn::listener_conns::{ListenerConns, ParkedState};
 use crate::conn::protocol::Protocol;
 use crate::conn::server_state::{Counters, ServerState};
 use crate::conn::table::ConnKey;
 use crate::conn::transport::{MaybeTls, TlsAccept};
-use crate::parked::conn_worker::ConnWorker;
 use crate::parked::edge_socket::EdgeSocket;
-use crate::parked::poller::Poller;
-use crate::sync::MutexGuard;
+pub(crate) use crate::parked::event_loop::event_loop;
+use crate::parked::poller::InnerPoll;
 use crate::trace::ConnSpan;
-use millpond::Pool;
 
-/// A connection at rest.
+/// A parked connection: what the table's entry holds.
 pub(crate) struct Parked<I> {
     io: MaybeTls<EdgeSocket>,
     idle: I,
@@ -51,15 +81,18 @@ pub(crate) struct Parked<I> {
 impl<I: Send + 'static> ParkedState for Parked<I> {
     const USES_READY_QUEUE: bool = true;
 
+    /// Workers take ready connections from the queue; a parked connection has no task to wake.
     fn waker(&self) -> Option<Waker> {
         None
     }
 }
 
+/// The connections of a listener in this mode.
 type EventConns<P> = ListenerConns<P, Parked<<P as Protocol>::Idle>>;
+/// A connection that is being served.
 type EventConn<P> = ConnGuard<P, Parked<<P as Protocol>::Idle>, EdgeSocket>;
 
-/// The event-driven connections of one listener.
+/// The event-driven mode of one listener.
 pub(crate) struct EventDriven<P: Protocol> {
     pub(crate) conns: Arc<EventConns<P>>,
     registry: Registry,
@@ -67,6 +100,7 @@ pub(crate) struct EventDriven<P: Protocol> {
 }
 
 impl<P: Protocol> EventDriven<P> {
+    /// Makes the inner epoll; the caller gives that to [`event_loop()`].
     pub(crate) fn new(
         server: Arc<ServerState>,
         protocol: Arc<P>,
@@ -78,7 +112,8 @@ impl<P: Protocol> EventDriven<P> {
         Ok((Self { conns, registry, tls }, InnerPoll(inner)))
     }
 
-    /// Parks a new connection.
+    /// Registers a new connection's socket, and parks the connection. If the protocol is to send
+    /// first, the connection is ready at once.
     pub(crate) fn accept(&self, socket: Socket, address: Address, permit: PerIpPermit) {
         let key = self.conns.insert(permit);
         let Some(idle) = self.conns.on_accept(key, address) else { return };
@@ -86,6 +121,7 @@ impl<P: Protocol> EventDriven<P> {
         let io = self.tls.wrap(EdgeSocket::new(socket));
         let span = ConnSpan::connection(&address);
         let mut conn = ConnGuard::new(self.conns.clone(), (key, span), (io, idle));
+        // E1: this registration lasts until the socket is closed.
         let both = Interest::READABLE | Interest::WRITABLE;
         if self.registry.register(&mut SourceFd(&fd), token(key), both).is_err() {
             conn.reason = CloseReason::Io;
@@ -106,132 +142,20 @@ fn key(token: Token) -> ConnKey {
     ConnKey { index: token.0 as u32, generation: (token.0 as u64 >> 32) as u32 }
 }
 
-/// Fetches events, and has workers on the pool serve the connections that are ready. No user code
-/// runs here. While the pool is full it waits for a slot, and still notes what happens: a turn that
-/// holds a slot may wait for just that. The bytes stay in the kernel.
-pub(crate) async fn event_loop<P: Protocol>(
-    conns: Arc<EventConns<P>>,
-    inner: InnerPoll,
-    pool: Pool,
-) -> io::Result<()> {
-    let mut poller = Poller::new(inner)?;
-    while poll_fn(|cx| poll_worker_wanted(&conns, &mut poller, cx)).await? {
-        let mut scheduled = pin!(pool.schedule(ConnWorker::new(&conns).run()));
-        let worker = poll_fn(|cx| match scheduled.as_mut().poll(cx) {
-            Poll::Ready(worker) => Poll::Ready(Ok(Some(worker))),
-            Poll::Pending => poll_killed(&conns, &mut poller, cx).map_ok(|()| None),
-        });
-        match worker.await? {
-            Some(Err(refused)) => {
-                drop(refused);
-                close_ready(&conns);
-            }
-            Some(Ok(_)) | None => {}
-        }
-    }
-    Ok(())
-}
-
-/// Until a worker is wanted; `false` when the server is killed.
-fn poll_worker_wanted<P: Protocol>(
-    conns: &EventConns<P>,
-    poller: &mut Poller,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<bool>> {
-    loop {
-        let fetched = poller.poll_events(cx);
-        let is_pending = fetched.is_pending();
-        let mut state = match fetched {
-            Poll::Ready(events) => deliver_events(conns, events?),
-            Poll::Pending => conns.lock(),
-        };
-        if is_pending && state.event_loop.is_none() {
-            // A worker has called. A runtime that is that busy asks its reactor rarely: one time in
-            // 61 polls of tasks, by default.
-            state.event_loop = Some(cx.waker().clone());
-            drop(state);
-            state = deliver_events(conns, poller.poll_now()?);
-        }
-        if conns.is_killed() {
-            return Poll::Ready(Ok(false));
-        }
-        if state.wants_worker() {
-            return Poll::Ready(Ok(true));
-        }
-        if is_pending {
-            state.event_loop = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-    }
-}
-
-/// Notes what happens until the server is killed.
-fn poll_killed<P: Protocol>(
-    conns: &EventConns<P>,
-    poller: &mut Poller,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<()>> {
-    while let Poll::Ready(events) = poller.poll_events(cx) {
-        drop(deliver_events(conns, events?));
-    }
-    conns.lock().event_loop = Some(cx.waker().clone());
-    // After the registration: whoever kills the server looks there afterwards.
-    if conns.is_killed() { Poll::Ready(Ok(())) } else { Poll::Pending }
-}
-
-fn deliver_events<'a, P: Protocol>(
-    conns: &'a EventConns<P>,
-    events: &mio::Events,
-) -> MutexGuard<'a, State<Parked<P::Idle>>> {
-    let mut state = conns.lock();
-    let deliver = |event| state.deliver(key(Event::token(event)), events_of(event), P::INTEREST);
-    let wakers: Vec<_> = events.iter().filter_map(deliver).collect();
-    if wakers.is_empty() {
-        return state;
-    }
-    drop(state);
-    wakers.into_iter().for_each(Waker::wake);
-    conns.lock()
-}
-
-/// Closes the ready connections: no worker will serve them any more.
-fn close_ready<P: Protocol>(conns: &Arc<EventConns<P>>) {
-    loop {
-        let next = conns.lock().table.next_ready();
-        let Some((key, Parked { io, idle, span }, _)) = next else { return };
-        let mut conn: EventConn<P> = ConnGuard::new(conns.clone(), (key, span), (io, idle));
-        conn.reason = CloseReason::PoolClosed;
-        // Its end is user code.
-        tokio::spawn(async move { drop(conn) });
-    }
-}
-
-fn events_of(event: &Event) -> Events {
-    let mut events = Events::NONE;
-    if event.is_readable() {
-        events = events | Events::READABLE;
-    }
-    if event.is_writable() {
-        events = events | Events::WRITABLE;
-    }
-    if event.is_read_closed() || event.is_write_closed() || event.is_error() {
-        events = events | Events::CLOSING;
-    }
-    events
-}
-
+/// Parks a new connection.
 fn park<P: Protocol>(conn: EventConn<P>, park_reason: (ParkReason, bool)) {
     let conns = conn.conns.clone();
     if let Some((key, parked, counters)) = into_parked(conn) {
         conns.park(key, parked, park_reason, &counters);
     }
-    // A kill before that has not seen it.
+    // A kill that ran before the park has not found this connection (E5).
     if conns.is_killed() {
         kill(&conns);
     }
 }
 
-/// What is to be parked of a connection; none of a server that was killed.
+/// Takes apart a connection that is to be parked. Returns `None` if the server was killed: then the
+/// connection is dropped, which closes it.
 fn into_parked<P: Protocol>(
     mut conn: EventConn<P>,
 ) -> Option<(ConnKey, Parked<P::Idle>, Counters)> {
@@ -243,7 +167,7 @@ fn into_parked<P: Protocol>(
     Some((conn.key, Parked { io, idle, span }, conn.counters))
 }
 
-/// Closes all that is parked, and has the turns under way end.
+/// Closes all parked connections, and wakes the suspended turns, which end then (E5).
 pub(crate) fn kill<P: Protocol>(conns: &Arc<EventConns<P>>) {
     for (key, Parked { io, idle, span }) in conns.drain_parked() {
         drop(EventConn::<P>::new(conns.clone(), (key, span), (io, idle)));
@@ -255,6 +179,7 @@ mod tests {
     use super::*;
     use crate::conn::table;
     use crate::framed::service::IdleConn;
+    use crate::parked::conn_worker::ConnWorker;
 
     #[test]
     fn a_parked_connection_is_small() {

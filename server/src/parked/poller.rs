@@ -1,4 +1,4 @@
-//! Where events come from: an inner `Poll` that tokio's reactor watches.
+//! The source of the sockets' events: an inner epoll, which tokio's I/O driver watches.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -10,14 +10,14 @@ use tokio::io::unix::AsyncFd;
 
 use crate::accept::async_fd;
 
-/// What is fetched at once.
+/// The most events that one call of the kernel returns.
 const BATCH: usize = 256;
 
-/// For this long nothing else looks for what the reactor has not told of: more events are found at
-/// once then.
+/// The minimum time between two polls that the I/O driver has not asked for. With shorter times,
+/// such a poll finds fewer events.
 const MAX_UNPOLLED: Duration = Duration::from_micros(500);
 
-/// The inner `Poll`, for tokio's reactor to watch.
+/// The inner epoll, as a descriptor that tokio can watch.
 pub(crate) struct InnerPoll(pub(crate) mio::Poll);
 
 impl AsRawFd for InnerPoll {
@@ -26,9 +26,11 @@ impl AsRawFd for InnerPoll {
     }
 }
 
+/// Fetches events from the inner epoll.
 pub(crate) struct Poller {
     inner: AsyncFd<InnerPoll>,
     events: Events,
+    /// The time of the last poll of the inner epoll.
     fetched: Instant,
 }
 
@@ -38,19 +40,21 @@ impl Poller {
         Ok(Self { inner, events, fetched: Instant::now() })
     }
 
-    /// Fetches what there is, once there is some.
+    /// Fetches a batch of events when tokio reports that the inner epoll has some.
     pub(crate) fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&Events>> {
         let mut ready = ready!(self.inner.poll_read_ready_mut(cx))?;
         self.fetched = Instant::now();
         let count = fetch(ready.get_inner_mut(), &mut self.events)?;
-        // Less than there is room for: that was all, and more will be a new event.
+        // A batch that is not full was the last: the inner epoll is readable again at the next
+        // event.
         if count < BATCH {
             ready.clear_ready();
         }
         Poll::Ready(Ok(&self.events))
     }
 
-    /// Fetches what the reactor should have told of, if it has told nothing for a while.
+    /// Fetches events that tokio's I/O driver has not reported yet, but not more often than every
+    /// `MAX_UNPOLLED`.
     pub(crate) fn poll_now(&mut self) -> io::Result<&Events> {
         self.events.clear();
         if self.fetched.elapsed() >= MAX_UNPOLLED {

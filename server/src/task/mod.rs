@@ -1,4 +1,37 @@
-//! The dedicated mode: a task for each connection, which holds no buffer while it waits.
+//! The dedicated mode: a tokio task for each connection, which holds no buffer while it waits.
+//!
+//! The `accept` loop spawns a `ConnTask` for each new connection with [`Dedicated::accept`]. The
+//! task owns the connection (`ConnGuard`: socket, idle state, entry of the table) until the end.
+//! Its future is written by hand, so that a waiting task is no larger than what it must remember;
+//! the future of a turn is boxed while that turn runs.
+//!
+//! # Phases
+//!
+//! ```text
+//!   Idle, Awake --park the entry--> Idle, Parked or ParkedBlocked
+//!        ^                                     |
+//!        |                     socket ready, or entry ready: take the entry
+//!        |                                     v
+//!        +------------ turn parks ---------- Serving -- turn closes or detaches --> Ended
+//! ```
+//!
+//! A parked task waits for two sources. tokio reports the readiness of the socket. The connection
+//! table reports the rest: pushes, close requests and deadlines; the entry holds the task's waker
+//! for that. With a pool, each turn is a job: the connection moves into the job, and comes back
+//! with the job's output. So a connection uses a slot for its turns only.
+//!
+//! # Invariants
+//!
+//! - **T1** In `Parked` and `ParkedBlocked` the entry is parked or ready, in the other phases it is
+//!   active. So `take` in this task succeeds, unless the server was killed.
+//! - **T2** No readiness is lost: each poll of a parked task asks tokio again, and that registers
+//!   the waker. The waker of a spawned task never changes, so the entry stores it once for each
+//!   park.
+//! - **T3** A kill ends every task. `kill` runs after the flag `killed` is set; the task reads the
+//!   flag after it has parked. So either the kill finds the waker, or the task finds the flag.
+//!   (test: `server/shutdown.rs`)
+//! - **T4** A turn that ends with `ParkReason::Turn` yields to tokio before the next turn.
+//!   (test: `server/regressions.rs`)
 
 pub(crate) mod tokio_socket;
 
@@ -23,7 +56,7 @@ use crate::task::tokio_socket::TokioSocket;
 use crate::trace::ConnSpan;
 use millpond::Pool;
 
-/// The task of a connection that waits.
+/// The waker of a parked connection's task: what the table's entry holds.
 pub(crate) struct TaskWaker(Waker);
 
 impl ParkedState for TaskWaker {
@@ -34,13 +67,14 @@ impl ParkedState for TaskWaker {
     }
 }
 
+/// A connection, owned by its task or by the job of a turn.
 type TaskConn<P> = ConnGuard<P, TaskWaker, TokioSocket>;
 
-/// The dedicated connections of one listener.
+/// The dedicated mode of one listener.
 pub(crate) struct Dedicated<P: Protocol> {
     pub(crate) conns: Arc<ListenerConns<P, TaskWaker>>,
     tls: TlsAccept,
-    /// Bounds the turns, if there is one.
+    /// Runs the turns as jobs, if there is one.
     pool: Option<Pool>,
 }
 
@@ -54,6 +88,8 @@ impl<P: Protocol> Dedicated<P> {
         Self { conns: Arc::new(ListenerConns::new(server, protocol)), tls, pool }
     }
 
+    /// Registers a new connection's socket with tokio, and spawns its task. If the protocol is to
+    /// send first, the first turn runs at once.
     pub(crate) fn accept(&self, socket: Socket, address: Address, permit: PerIpPermit) {
         let socket = match TokioSocket::new(socket, &address) {
             Ok(socket) => socket,
@@ -76,26 +112,33 @@ impl<P: Protocol> Dedicated<P> {
     }
 }
 
+/// A turn. Returns `None` if its connection ended inside of a job, by a kill or by the pool's end.
 type TurnFuture<P> = dyn Future<Output = Option<(TaskConn<P>, Outcome)>> + Send;
 
-/// A connection's task. By hand, for a task that waits to be as small as what it must remember.
+/// The future of a connection's task.
 struct ConnTask<P: Protocol> {
     phase: Phase<P>,
     pool: Option<Pool>,
 }
 
 enum Phase<P: Protocol> {
-    Idle { conn: TaskConn<P>, park_reason: (ParkReason, bool), stage: ParkStage },
+    /// Waits for a reason to serve. `park_reason` says whether its deadline starts anew, too.
+    Idle {
+        conn: TaskConn<P>,
+        park_reason: (ParkReason, bool),
+        stage: ParkStage,
+    },
     Serving(Pin<Box<TurnFuture<P>>>),
     Ended,
 }
 
-/// How far a task is in coming to rest.
+/// How far the park of an idle connection has got.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ParkStage {
+    /// The entry is active: parking it is next.
     Awake,
     Parked,
-    /// Its peer must take bytes first.
+    /// Parked, and also waits for the socket to take bytes.
     ParkedBlocked,
 }
 
@@ -130,6 +173,7 @@ impl<P: Protocol> Future for ConnTask<P> {
                         Some((conn, Outcome::Park { park_reason, moved })) => {
                             let park_reason = (park_reason, moved);
                             this.phase = Phase::Idle { conn, park_reason, stage: ParkStage::Awake };
+                            // T4
                             if park_reason.0 == ParkReason::Turn {
                                 cx.waker().wake_by_ref();
                                 return Poll::Pending;
@@ -156,7 +200,7 @@ async fn serve_turn<P: Protocol>(
     Some((conn, outcome))
 }
 
-/// As a job: a slot is taken while user code runs, and no longer.
+/// Serves a turn as a job of the pool. Waits for a slot first, without holding any buffer.
 async fn serve_turn_on_pool<P: Protocol>(
     pool: Pool,
     mut conn: TaskConn<P>,
@@ -167,7 +211,7 @@ async fn serve_turn_on_pool<P: Protocol>(
     let job = async move {
         conn.reason = CloseReason::Aborted;
         match serve_turn(conn, input).await {
-            // The job's panic, as far as the pool is concerned.
+            // The panic continues inside of the job, so the pool counts the job as panicked.
             Some((conn, Outcome::Panicked(payload))) => conn.panic(payload),
             ended => ended,
         }
@@ -175,7 +219,7 @@ async fn serve_turn_on_pool<P: Protocol>(
     conns.schedule(key, &pool, job).await?.ok()?.await.ok()?
 }
 
-/// Until something is to be done; none if the server is at an end.
+/// Parks the connection, and waits for a reason to serve. Returns `None` if the server was killed.
 fn poll_turn_input<P: Protocol>(
     conn: &mut TaskConn<P>,
     park_reason: (ParkReason, bool),
@@ -184,7 +228,8 @@ fn poll_turn_input<P: Protocol>(
 ) -> Poll<Option<TurnInput>> {
     let ConnGuard { conns, key, body, counters, .. } = conn;
     let (conns, key) = (&**conns, *key);
-    // Where hyper has the socket, hyper hears of it, and delivers events.
+    // If hyper's connection has the socket, that registers the waker, and the table delivers
+    // events.
     let mut socket = body.as_mut().and_then(|(io, _)| io.transport());
     if conns.is_killed() {
         return Poll::Ready(None);
@@ -195,18 +240,18 @@ fn poll_turn_input<P: Protocol>(
         if conns.park(key, waker, park_reason, &take(counters)) != Delivery::Noted {
             return Poll::Ready(conns.take(key, true));
         }
-        // A kill between the two looks has found nobody to wake.
+        // A kill before the park has found no waker in the entry (T3).
         if conns.is_killed() {
             return Poll::Ready(None);
         }
-        // A handshake may wait for either; it does for this one if its last write would block.
+        // A handshake may wait to read or to write. It waits to write if a write would block now.
         let blocked = match (park_reason.0, &mut socket) {
             (ParkReason::Write, _) => true,
             (ParkReason::Handshake, Some(socket)) => socket.poll_write_ready(cx).is_pending(),
             _ => false,
         };
         *stage = if blocked { ParkStage::ParkedBlocked } else { ParkStage::Parked };
-        // Events wake it from now on.
+        // `park` has just found the entry not ready; a later event wakes the task.
         check_ready = false;
     }
     let is_ready = socket.is_some_and(|socket| {
@@ -222,7 +267,7 @@ fn poll_turn_input<P: Protocol>(
     }
 }
 
-/// Closes what waits, and has the turns under way end.
+/// Wakes all parked tasks and suspended turns, which find the flag and end (T3).
 pub(crate) fn kill<P: Protocol>(conns: &ListenerConns<P, TaskWaker>) {
     for (_, TaskWaker(waker)) in conns.drain_parked() {
         waker.wake();

@@ -1,4 +1,4 @@
-//! A socket registered with tokio, of either kind.
+//! A TCP or Unix socket, registered with tokio.
 
 use std::io;
 use std::mem::take;
@@ -13,12 +13,14 @@ use crate::accept::address::Address;
 use crate::conn::transport::Transport;
 use crate::parked::edge_socket;
 
-/// A socket registered with tokio.
+/// A socket registered with tokio: reads and writes that would block register the task's waker.
 pub(crate) struct TokioSocket {
     stream: Stream,
-    /// Tokio hears of bytes a while after they have come, and of little room not at all: before a
-    /// connection is closed, the socket itself is asked.
+    /// Reads and writes that tokio calls pending try the socket itself. tokio learns of readiness
+    /// late, and never of a send buffer with little room. So a turn that may close its connection
+    /// forces the calls.
     forced: bool,
+    /// The socket has taken bytes since this was last asked.
     made_progress: bool,
 }
 

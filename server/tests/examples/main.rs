@@ -7,3 +7,5 @@ mod program;
 mod framed;
 #[cfg(all(feature = "http", unix))]
 mod http;
+#[cfg(all(feature = "http", unix))]
+mod sockets;

@@ -1,4 +1,4 @@
-//! What clients do, seen by clients: each server as `axum::serve`.
+//! Requests and responses as clients see them: each server answers as `axum::serve` does.
 
 use crate::support::http::cases::{CHUNKED, EXPECT, GET, POST, WEB_SOCKET, cases};
 use crate::support::http::compare::{same_at_once, same_in_turn};
@@ -18,7 +18,7 @@ async fn each_hard_case(target: Target) {
     same_in_turn(target, oracle(target.tls), &hard_cases()).await;
 }
 
-/// No connection rests when the others do.
+/// The connections pause at different times.
 async fn all_cases_at_once(target: Target) {
     let apart = |script: &Script| {
         let alone = |step: &crate::support::http::script::Step| {
@@ -31,7 +31,7 @@ async fn all_cases_at_once(target: Target) {
     same_at_once(target, oracle(target.tls), &scripts).await;
 }
 
-/// Each request cut in two at every byte, on a new connection and on one that has rested.
+/// Cuts each request in two at every byte, on a new connection and on a connection that was parked.
 async fn every_split(target: Target) {
     let mut scripts = Vec::new();
     for (name, request) in [("get", GET), ("post", POST), ("chunks", CHUNKED), ("expect", EXPECT)] {
@@ -58,7 +58,7 @@ fn cut(bytes: &str, at: usize) -> [&str; 2] {
     [&bytes[..at], &bytes[at..]]
 }
 
-/// Cut in three, and a batch of three requests cut in four.
+/// Cuts requests in three, and a batch of three requests in four.
 async fn every_two_splits(target: Target) {
     let short = "GET /t@@@@@ HTTP/1.1\r\n\r\n";
     let mut scripts = Vec::new();
@@ -78,7 +78,7 @@ async fn every_two_splits(target: Target) {
     same_at_once(target, oracle(target.tls), &scripts).await;
 }
 
-/// What a comparison is worth: it finds each fault, and none where none is.
+/// The comparison itself: it finds each fault that is built in, and no other.
 #[test]
 fn faults_are_found() {
     patient(async {

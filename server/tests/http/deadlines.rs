@@ -1,5 +1,5 @@
-//! The deadlines of HTTP: met, within the lag that is documented, with the right last words, and
-//! none for handlers.
+//! The deadlines of HTTP: each is met within the documented lag and with the right last response.
+//! Handlers have no deadline.
 
 use std::time::Duration;
 
@@ -12,20 +12,20 @@ use millpond_server::http::{Server, ServerBuilder};
 use millpond_server::{CloseReason, Deadline};
 use tokio::time::{Instant, sleep, timeout};
 
-in_all_cases!(paused: first_byte, heads, bodies, keep_alive, writes, a_handler_may_wait);
+in_all_cases!(paused: first_byte, heads, heads_behind_a_cut_body, bodies, keep_alive, writes, a_handler_may_wait);
 #[cfg(feature = "rustls")]
 crate::support::server::in_both_modes!(paused: handshake);
 
 const SECOND: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(8);
-/// Up to an eighth of the shortest deadline, and at most a second; and the tick that runs.
+/// The most that a deadline may be late: an eighth of the shortest deadline, at most a second, and a tick.
 const LAG: Duration = Duration::from_secs(2);
 
-/// How the server's last words begin.
+/// How the server's last response begins.
 const NONE: &str = "";
 const TIMED_OUT: &str = "HTTP/1.1 408 Request Timeout\r\n";
 
-/// One after the other on a server of its own.
+/// Runs one connection on a server of its own.
 macro_rules! with_each {
     ($case:ident, $deadlines:expr, $connection:expr) => {
         let deadlines: fn(ServerBuilder) -> ServerBuilder = $deadlines;
@@ -35,8 +35,8 @@ macro_rules! with_each {
     };
 }
 
-/// The server closes the connection after the limit, with these last words. Meanwhile some bytes
-/// are sent, one each second.
+/// Asserts that the server closes the connection after the limit, with this last response. Meanwhile the
+/// client sends some bytes, one each second.
 async fn ends(
     server: &Server,
     client: &mut Client,
@@ -50,7 +50,7 @@ async fn ends(
     let waited = loop {
         if let Some(byte) = trickle.next() {
             sleep(SECOND).await;
-            // It may have been closed: then the bytes it said tell.
+            // The server may have closed the connection. The bytes read so far then tell.
             let _ = client.try_send([*byte]).await;
             if client.is_silent().await {
                 continue;
@@ -110,9 +110,26 @@ async fn heads(case: Case) {
     }
 }
 
+/// A connection with a dropped body has the same deadlines as other connections.
+async fn heads_behind_a_cut_body(case: Case) {
+    let part = "GET /hello HTTP/1.1\r\nhost: a\r\nx: ";
+    with_each!(case, |it| it.header_read_timeout(LIMIT), async |server, mut client: Client| {
+        let early = post("/early", 4) + "body";
+        assert_eq!(client.exchange(&early).await, "200 before the body");
+        sleep(10 * LIMIT).await;
+        client.send(part).await;
+        sleep(LIMIT / 2).await;
+        assert_eq!(client.exchange("y\r\n\r\n").await, "200 hello");
+        sleep(10 * LIMIT).await;
+        assert_eq!(client.exchange(&early).await, "200 before the body");
+        client.send(part).await;
+        ends(server, &mut client, (Deadline::Frame, TIMED_OUT), &[b'y'; 40]).await;
+    });
+}
+
 async fn bodies(case: Case) {
-    // Nobody has been told anything before; or a response has begun; or it is over, and the body
-    // is read all the same.
+    // No response has begun; or a response has begun; or the response is complete and the body is still
+    // being read.
     let rows = [
         ("/digest", None, TIMED_OUT),
         ("/echo", Some("HTTP/1.1 200 OK"), NONE),
@@ -127,7 +144,7 @@ async fn bodies(case: Case) {
                 while !no_time(client.line()).await.is_empty() {}
                 client.read_exact(if path == "/echo" { 5 } else { 17 }).await;
             }
-            // Whatever comes gives it time.
+            // Each byte restarts the deadline.
             for _ in 0..5 {
                 sleep(LIMIT - SECOND).await;
                 client.send("x").await;
@@ -159,7 +176,7 @@ async fn keep_alive(case: Case) {
             assert_eq!(client.exchange(HELLO).await, "200 hello");
             sleep(LIMIT - SECOND).await;
         }
-        // With a body that nobody has read, it is cold in any case.
+        // A body that is dropped unread leaves the deadline as it is.
         let reply = client.exchange(post("/early", 4) + "body").await;
         assert_eq!(reply, "200 before the body");
         sleep(LIMIT - SECOND).await;
@@ -176,7 +193,7 @@ async fn writes(case: Case) {
     client.send(get("/")).await;
     eventually(|| server.status().bytes_out > 0).await;
     settle().await;
-    // Whatever it takes gives it time, where the kernel tells of it.
+    // Each part that the peer takes restarts the deadline, if the kernel reports it.
     let mut taken = 0;
     for _ in 0..4 {
         sleep(LIMIT - SECOND).await;
@@ -211,7 +228,7 @@ async fn a_handler_may_wait(case: Case) {
     for _ in 0..2 {
         assert_eq!(client.exchange(HELLO).await, "200 hello");
     }
-    // With a body that it has not looked at yet.
+    // With a body that the handler has not polled yet.
     client.send(post("/held/a", 4) + "bo").await;
     stream.send(get("/sse/b")).await;
     sleep(100 * LIMIT).await;

@@ -12,6 +12,7 @@ mod pool;
 mod rounds;
 mod server;
 mod shutdown;
+mod slow_readers;
 mod spares;
 mod upgrades;
 mod version2;

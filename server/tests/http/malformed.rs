@@ -1,6 +1,5 @@
-//! Malformed and ambiguous requests: each server gives the verdict of plain hyper, however the
-//! bytes arrive. The verdict is which requests the app saw, what was replied, and whether the
-//! connection was closed.
+//! Malformed and ambiguous requests: each server gives the verdict of plain hyper, however the bytes
+//! arrive. The verdict is which requests the app saw, the response, and whether the connection closed.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -13,7 +12,7 @@ use crate::support::http::target::{Target, against_all, oracle, plain};
 
 against_all!(at once: whole, after_a_rest, behind_another, in_large, every_split, byte_by_byte);
 
-/// Compares with the one that is right: that depends on who looks for HTTP/2.
+/// Compares with the right reference: hyper with or without a look for the preface of HTTP/2.
 async fn judged(
     target: Target,
     all: Vec<Malformed>,
@@ -55,8 +54,7 @@ async fn in_large(target: Target) {
     judged(target, malformed_and_large(), large).await;
 }
 
-/// Of the requests as such: what is smuggled with them comes with their last bytes. For each
-/// request, others.
+/// Cuts each request in two, at other places for each request. Smuggled bytes come with the last part.
 async fn every_split(target: Target) {
     let step = target.one_in(16);
     let start = AtomicUsize::new(0);

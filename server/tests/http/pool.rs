@@ -1,4 +1,4 @@
-//! HTTP on a pool: who holds a slot, who waits for one, and what becomes of those that get none.
+//! HTTP on a pool: which connections hold a slot, which wait for one, and what happens without a slot.
 
 use crate::support::http::app::App;
 use crate::support::http::server::{HELLO, at_rest, get, nothing_left, post, serve};
@@ -29,7 +29,7 @@ async fn one_slot_serves_one_at_a_time(case: Case) {
     second.send(HELLO).await;
     assert!(second.is_silent().await);
     let status = server.status();
-    // In the kernel, not in memory.
+    // The bytes wait in the kernel, not in memory.
     assert_eq!((status.bytes_in, status.frames), (before.bytes_in, before.frames));
     app.gate("a").open();
     assert_eq!(first.reply().await.text(), "200 let go");
@@ -51,7 +51,7 @@ async fn who_waits_for_its_peer_holds_none(case: Case) {
         let mut client = case.narrow(&server).await;
         client.send(&sent).await;
         slow.push(client);
-        // All at once, and none of them in the way of this one.
+        // All of them wait at once, and none delays this one.
         let mut client = case.client(&server).await;
         assert_eq!(client.exchange(HELLO).await, "200 hello", "behind {sent:.40}");
     }
@@ -65,7 +65,7 @@ async fn who_waits_for_its_peer_holds_none(case: Case) {
 async fn who_waits_for_its_handler_holds_one(case: Case) {
     let (pool, app) = (pool(2), App::default());
     let server = serve(case.http().pool(&pool), &app);
-    // A response that has begun holds none while it waits for its next part.
+    // A response that has begun holds no slot while it waits for its next part.
     let mut stream = case.client(&server).await;
     stream.send(get("/late/c/b")).await;
     eventually(|| app.seen().len() == 1).await;
@@ -83,7 +83,7 @@ async fn who_waits_for_its_handler_holds_one(case: Case) {
     eventually(|| pool.status().running == 2).await;
     settle().await;
     assert_eq!((pool.status().running, server.status().parked), (2, 1));
-    // Its peer may go meanwhile.
+    // The peer may close meanwhile.
     drop(clients.remove(0));
     eventually(|| pool.status().running == 1).await;
     app.gate("b").open();
@@ -116,7 +116,7 @@ async fn closed(case: Case) {
         let closed = || server.status().closed_for(CloseReason::PoolClosed);
         eventually(|| closed() == n as u64 + 1).await;
     }
-    // What has begun goes on.
+    // Requests that have begun go on.
     app.gate("a").open();
     assert_eq!(held.reply().await.text(), "200 let go");
     drop(held);

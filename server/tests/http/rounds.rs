@@ -1,5 +1,5 @@
-//! A connection that is parked and taken up again loses nothing, however often.
-//! `MILLPOND_ROUNDS` is the number of requests, of all connections together.
+//! A connection that is parked and served again, any number of times, loses no byte. `MILLPOND_ROUNDS` is
+//! the number of requests over all connections.
 
 use std::env;
 use std::sync::Arc;

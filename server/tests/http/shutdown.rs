@@ -1,4 +1,4 @@
-//! HTTP servers end: what is under way is answered, what is idle is closed, and nothing is left.
+//! The shutdown of HTTP servers: requests under way are answered, idle connections close, none is left.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,9 +51,14 @@ async fn idle_ones_are_closed_at_once(case: Case) {
         for _ in 0..n / 2 {
             assert_eq!(client.exchange(HELLO).await, "200 hello");
         }
+        if n % 2 == 1 {
+            // The body is dropped unread.
+            let early = post("/early", 4) + "body";
+            assert_eq!(client.exchange(early).await, "200 before the body");
+        }
         clients.push(client);
     }
-    // The kernel has them, and they are let in before the door closes.
+    // The kernel has accepted them. The server accepts them before it stops.
     eventually(|| server.status().open == 6).await;
     let start = Instant::now();
     is(no_time(server.shutdown(600 * SECOND)).await, 6, 0, 0);
@@ -71,7 +76,7 @@ async fn what_is_under_way_finishes(case: Case) {
     let router = Router::new().route("/large", axum::routing::get(large));
     let router = router.fallback_service(app.router());
     let server = Arc::new(case.timeless().serve(router).unwrap());
-    // The second part of each is sent when the server has begun to go.
+    // The client sends the second part of each after the shutdown has begun.
     let rows = [
         (HELLO[..20].to_owned(), HELLO[20..].to_owned()),
         (get("/held/a"), String::new()),
@@ -109,7 +114,7 @@ async fn what_is_under_way_finishes(case: Case) {
         client.send(second).await;
         let reply = client.reply().await;
         assert_eq!(reply.text(), right);
-        // A head that is made after the server was told tells.
+        // A response head that is written after the shutdown began says `close`.
         let tells = ["200 hello", "200 let go"].contains(&&*right);
         assert!(!tells || reply.header("connection") == Some("close"), "{right}");
         assert_eq!(no_time(client.gone()).await, b"");
@@ -117,7 +122,7 @@ async fn what_is_under_way_finishes(case: Case) {
     let rest = no_time(download.gone()).await;
     assert!(rest.len() > LARGE && rest.ends_with(b"xxxx"), "{}", rest.len());
     assert_eq!(start.elapsed(), Duration::ZERO);
-    // A body that nobody reads may end one for that reason.
+    // An unread body may end a connection for that reason.
     let report = ending.await.unwrap();
     let all = (report.closed + report.others, report.aborted, report.still_open);
     assert_eq!(all, (7, 0, 0), "{report:?}");
@@ -178,7 +183,7 @@ async fn dropped_it_closes_all(case: Case) {
     eventually(|| app.inside().now() == 0).await;
 }
 
-/// Requests that come while the server ends are answered whole, or not begun.
+/// A request that arrives during the shutdown is answered whole, or not at all.
 async fn begun_replies_are_whole(case: Case) {
     for round in 0..60 {
         let app = App::default();
@@ -195,7 +200,7 @@ async fn begun_replies_are_whole(case: Case) {
                 for _ in 0..n {
                     tokio::task::yield_now().await;
                 }
-                // It may be closed already.
+                // The server may have closed the connection already.
                 let _ = client.try_send(&pipelined).await;
                 let read = client.gone().await;
                 let (mut rest, mut replies) = (&read[..], 0);

@@ -1,4 +1,4 @@
-//! What one connection leaves of hyper's state serves the next, and nothing else passes on.
+//! The reuse of hyper's state: one connection's state serves the next, and nothing else passes on.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -19,12 +19,12 @@ use tower::Service;
 in_all_cases!(single: one_serves_all, old_requests_leave_no_trace, large_ones_are_not_kept);
 in_all_cases!(single: beginnings_are_not_passed_on);
 in_all_cases!(single: the_service_ends_with_its_server);
-in_all_cases!(single: unread_bodies_end_it, old_wakers_disturb_nobody);
+in_all_cases!(single: unread_bodies_hold_it, old_wakers_disturb_nobody);
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 type Handle = fn(Request<RequestBody>, Arc<Mutex<Vec<Waker>>>) -> Answer;
 
-/// Counts its clones: there is one for each request, and one for each state of hyper's.
+/// A service that counts its clones: one for each request, and one for each hyper state.
 struct Counted {
     clones: Arc<AtomicUsize>,
     wakers: Arc<Mutex<Vec<Waker>>>,
@@ -59,7 +59,7 @@ impl Service<Request<RequestBody>> for Counted {
     }
 }
 
-/// What was asked, once the body has come.
+/// Answers with the path, a header and the length of the body.
 fn tell(request: Request<RequestBody>, _: Arc<Mutex<Vec<Waker>>>) -> Answer {
     Box::pin(async move {
         let (head, body) = request.into_parts();
@@ -70,7 +70,7 @@ fn tell(request: Request<RequestBody>, _: Arc<Mutex<Vec<Waker>>>) -> Answer {
     })
 }
 
-/// A body as long as the path says.
+/// Answers with a body of the length in the path.
 fn answer(request: Request<RequestBody>, _: Arc<Mutex<Vec<Waker>>>) -> Answer {
     let length = request.uri().path()[1..].parse().unwrap_or(2);
     Box::pin(async move { Ok(Response::new(Body::from(vec![b'x'; length]))) })
@@ -96,7 +96,7 @@ impl Rig {
         self.case.client(&self.server).await
     }
 
-    /// How often hyper's state was built since this was last asked, with so many requests.
+    /// Returns how many hyper states were built since the last call, given the number of requests.
     async fn built(&mut self, requests: usize) -> usize {
         let open = self.server.status().open;
         at_rest(&self.server, open, 0).await;
@@ -164,14 +164,14 @@ async fn large_ones_are_not_kept(case: Case) {
     assert_eq!(rig.built(1).await, 1);
 }
 
-/// What has come behind a request stays its connection's.
+/// Bytes that follow a request stay with their connection.
 async fn beginnings_are_not_passed_on(case: Case) {
     let (mut rig, _) = Rig::new(case, tell);
     let (mut one, mut other) = (rig.client().await, rig.client().await);
     for _ in 0..2 {
         assert_eq!(one.exchange(HELLO).await, "200 /hello  0");
     }
-    // A part of the body that ends as heads do, and then as much of the next request.
+    // A part of the body that ends like a head, and then a part of the next request.
     one.send(format!("{}{}\r\n\r\n", post("/", 40), "x".repeat(19))).await;
     support::eventually(|| rig.server.status().parked == 2).await;
     one.send(format!("{}GET /evil HTTP/1.1\r\nx: ", "x".repeat(17))).await;
@@ -182,7 +182,7 @@ async fn beginnings_are_not_passed_on(case: Case) {
         assert_eq!(other.exchange(request).await, "200 /private mine 0");
     }
     assert_eq!(one.exchange("y\r\nhost: a\r\n\r\n").await, "200 /evil  0");
-    // An empty line is one that hyper still holds.
+    // Hyper still holds the empty line.
     assert_eq!(one.exchange(format!("{HELLO}\r\n")).await, "200 /hello  0");
     support::eventually(|| rig.server.status().parked == 2).await;
     assert_eq!(rig.built(8).await, 2);
@@ -190,18 +190,29 @@ async fn beginnings_are_not_passed_on(case: Case) {
     assert_eq!(rig.built(1).await, 1);
 }
 
-/// The body was dropped unread, though all of it had come.
-async fn unread_bodies_end_it(case: Case) {
+/// The body is dropped unread after all of it has arrived. The connection keeps hyper's state to its end,
+/// and no other connection gets it.
+async fn unread_bodies_hold_it(case: Case) {
     let (mut rig, _) = Rig::new(case, answer);
     let mut client = rig.client().await;
     let request = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nabcde";
     for _ in 0..3 {
         assert_eq!(client.exchange(request).await, "200 xx");
-        assert_eq!(rig.built(1).await, 1);
+        at_rest(&rig.server, 1, 1).await;
+        assert_eq!(client.exchange(HELLO).await, "200 xx");
+        at_rest(&rig.server, 1, 1).await;
     }
+    let mut other = rig.client().await;
+    assert_eq!(other.exchange(HELLO).await, "200 xx");
+    at_rest(&rig.server, 2, 1).await;
+    drop(client);
+    support::eventually(|| rig.server.status().open == 1).await;
+    assert_eq!(rig.built(7).await, 2);
+    assert_eq!(other.exchange(HELLO).await, "200 xx");
+    assert_eq!(rig.built(1).await, 0);
 }
 
-/// Keeps the waker of whoever asks for `/keep`; answers `/wait` when it was woken twice.
+/// Keeps the wakers of its requests. Answers `/wait` after two wake-ups, other paths at once.
 fn keep(request: Request<RequestBody>, wakers: Arc<Mutex<Vec<Waker>>>) -> Answer {
     let waits = request.uri().path() == "/wait";
     let mut polls = 0;
@@ -222,7 +233,7 @@ async fn old_wakers_disturb_nobody(case: Case) {
     assert_eq!(first.exchange(get("/keep")).await, "200 1");
     assert_eq!(rig.built(1).await, 1);
     let old = wakers.lock().unwrap().pop().unwrap();
-    // While the state is nobody's.
+    // The state is in the pool.
     let turns = rig.server.status().turns;
     for _ in 0..3 {
         old.wake_by_ref();

@@ -1,5 +1,5 @@
-//! Connections that are somebody else's after an upgrade: no byte and no wake-up is lost, and
-//! whoever drops one gives everything back.
+//! Connections that user code owns after an upgrade: no byte and no wake-up is lost, and a drop gives
+//! everything back.
 
 use std::future::Future;
 use std::io;
@@ -22,10 +22,10 @@ in_all_cases!(single: echo, half_open, dropped_by_its_owner);
 in_all_cases!(double: halves_in_two_tasks);
 
 const UPGRADE: &str = "GET /up HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: raw\r\n";
-/// Has the service wait before it answers.
+/// A header that has the service wait before it answers.
 const LATE: &str = "late: yes\r\n";
 
-/// Serves the app, and what is upgraded.
+/// Serves the app and its upgraded connections.
 fn router<F>(serve: fn(TokioIo<Upgraded>) -> F) -> Router
 where
     F: Future<Output = io::Result<()>> + Send + 'static,
@@ -46,7 +46,7 @@ where
     router.fallback_service(App::default().router())
 }
 
-/// Upgraded after some requests, between which it was parked. `more` comes with the request.
+/// Upgrades a connection that was parked between some requests. `more` follows the request at once.
 async fn upgraded(case: Case, server: &Server, head: &str, more: &str) -> Client {
     let mut client = case.client(server).await;
     for _ in 0..3 {
@@ -78,7 +78,7 @@ async fn echo(case: Case) {
 }
 
 async fn half_open(case: Case) {
-    // The client's side ends first, and is still answered.
+    // The client's side ends first, and the server still answers.
     let server = case.http().serve(router(echoes)).unwrap();
     let mut client = upgraded(case, &server, "", "").await;
     client.send("last words").await;
@@ -86,7 +86,7 @@ async fn half_open(case: Case) {
     assert_eq!(client.rest_text().await, "last words");
     nothing_left(&server).await;
 
-    // The server's side ends first, and still hears.
+    // The server's side ends first, and the server still reads.
     let server = case.http().serve(router(|mut io: TokioIo<Upgraded>| async move {
         io.write_all(b"bye").await?;
         io.shutdown().await?;
@@ -116,7 +116,7 @@ async fn dropped_by_its_owner(case: Case) {
         assert_eq!(client.gone().await, b"");
         nothing_left(&server).await;
     }
-    // Never fetched at all.
+    // User code never awaits the upgrade.
     let ignores = || async { (StatusCode::SWITCHING_PROTOCOLS, [("upgrade", "raw")]) };
     let app = Router::new().route("/up", axum::routing::get(ignores));
     let app = app.fallback_service(App::default().router());
@@ -124,7 +124,7 @@ async fn dropped_by_its_owner(case: Case) {
     let mut client = upgraded(case, &server, "", "").await;
     client.gone().await;
     nothing_left(&server).await;
-    // Refused, it goes on as it was.
+    // A refused upgrade leaves the connection as it was.
     let refuses = Router::new().fallback(|| async { (StatusCode::FORBIDDEN, "no") });
     let server = case.http().serve(refuses).unwrap();
     let mut client = case.client(&server).await;
@@ -134,7 +134,7 @@ async fn dropped_by_its_owner(case: Case) {
     at_rest(&server, 1, 0).await;
 }
 
-/// One reads, another writes what that has read.
+/// One task reads, and another task writes the bytes.
 async fn halves(io: TokioIo<Upgraded>) -> io::Result<()> {
     let (mut reader, mut writer) = split(io);
     let (tell, mut told) = mpsc::unbounded_channel();
@@ -158,7 +158,7 @@ async fn halves_in_two_tasks(case: Case) {
         client.send([n as u8]).await;
         assert_eq!(soon(client.read_exact(1)).await, [n as u8], "round {n}");
     }
-    // Many at once.
+    // Many connections at once.
     client.send(vec![7; 1 << 16]).await;
     assert!(soon(client.read_exact(1 << 16)).await == [7; 1 << 16]);
     client.finish().await;

@@ -1,4 +1,4 @@
-//! HTTP/2 by prior knowledge, and over TLS as agreed on: streams, their end, and the server's.
+//! HTTP/2 by prior knowledge, and by ALPN over TLS: streams, their ends, and the server's shutdown.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ const LAG: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 struct Client(SendRequest<Full<Bytes>>);
 
-/// And its connection, which ends when that does.
+/// Returns a client and its connection's task, which ends with the client.
 async fn connect(case: Case, server: &Server) -> (Client, JoinHandle<hyper::Result<()>>) {
     let tcp = TcpStream::connect(server.local_addrs()[0]).await.unwrap();
     let stream = match case.tls {
@@ -68,7 +68,7 @@ async fn many_streams(case: Case) {
             })
         })
         .collect();
-    // Meanwhile one waits, and one is answered.
+    // One request waits, and another is answered meanwhile.
     let held = tokio::spawn({
         let client = client.clone();
         async move { client.ask("/held/a", "").await }
@@ -114,10 +114,12 @@ async fn idle_ones_are_closed(case: Case) {
     }
 }
 
-/// Wherever a stream has ended, its connection gets to know.
+/// The connection learns of the end of each stream, whichever thread the stream ends on.
 async fn idle_ones_are_closed_under_load(case: Case) {
     let timeout = Duration::from_millis(50);
+    // A client may need longer than the timeout from its handshake to its first byte.
     let builder = case.timeless().keep_alive_timeout(timeout).max_connections_per_ip(None);
+    let builder = builder.first_byte_timeout(1200 * timeout);
     let server = Arc::new(serve(builder, &App::default()));
     for _ in 0..5 {
         let clients = (0..20).map(|_| {
@@ -125,7 +127,7 @@ async fn idle_ones_are_closed_under_load(case: Case) {
             tokio::spawn(async move {
                 let (client, connection) = connect(case, &server).await;
                 let asking = (0..4).map(|_| client.ask("/echo", vec![0; 1000]));
-                // A slow machine may take longer than the timeout in between.
+                // On a slow machine the pause may exceed the timeout.
                 let _ = futures_util::future::join_all(asking).await;
                 let _ = soon(connection).await;
             })
@@ -163,7 +165,7 @@ async fn shutdown_lets_streams_finish(case: Case) {
     assert_eq!(start.elapsed(), Duration::ZERO);
     sleep(10 * SECOND).await;
     assert_eq!(server.status().open, 1);
-    // It was told to go away: new requests are not for this connection.
+    // After the GOAWAY new requests need another connection.
     assert!(no_time(busy.ask("/echo", "body")).await.is_err());
     app.gate("a").open();
     let mut held = held.into_iter();
@@ -206,8 +208,7 @@ async fn dropped_it_closes_all(case: Case) {
     drop(idle);
 }
 
-/// It ends a stream, no more.
-/// Of a service that panics before there is a future.
+/// A service that panics before it returns a future ends its stream alone.
 async fn panics_in_call(case: Case) {
     let service = tower::service_fn(|request: Request<RequestBody>| {
         assert_ne!(request.uri().path(), "/panic");

@@ -273,6 +273,38 @@ fn parts_of_larger_configurations() {
     assert_eq!(error.message(), text);
 }
 
+const LAYERED: &str = "[pools.turns]\nsize = 8\n[[servers]]\nlisten = ['127.0.0.1:0']\npool = 'turns'\n\
+                       idle_timeout = '1s'\nmax_frame_size = '1KiB'\nread_budget_frames = 3\n";
+
+#[test]
+fn figment_and_config_read_it_too() {
+    use config::{Config, File, FileFormat};
+    use figment::Figment;
+    use figment::providers::{Format, Toml};
+
+    let turns = Pool::builder().size(8).name("turns").build().unwrap();
+    let expected = listening()
+        .pool(&turns)
+        .idle_timeout(Duration::from_secs(1))
+        .max_frame_size(1024)
+        .read_budget_frames(3);
+    let figment = Figment::from(Toml::string(LAYERED));
+    same(&figment.extract().unwrap(), &expected);
+    let source = File::from_str(LAYERED, FileFormat::Toml);
+    let config = Config::builder().add_source(source).build().unwrap();
+    same(&config.try_deserialize().unwrap(), &expected);
+
+    let wrong = LAYERED.replace("'1s'", "10");
+    let text = "`servers[0].idle_timeout` cannot be 10: accepted is a text with units such as \
+                \"10s\" or \"5m 30s\", or \"never\"";
+    let error = Figment::from(Toml::string(&wrong)).extract::<ServerConfig>().unwrap_err();
+    assert!(error.to_string().contains(text), "{error}");
+    let source = File::from_str(&wrong, FileFormat::Toml);
+    let config = Config::builder().add_source(source).build().unwrap();
+    let error = config.try_deserialize::<ServerConfig>().unwrap_err();
+    assert!(error.to_string().contains(text), "{error}");
+}
+
 #[test]
 fn every_key_is_in_the_documentation() {
     let text = include_str!("../../src/config/mod.rs");

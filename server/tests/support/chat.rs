@@ -1,4 +1,4 @@
-//! A handler that does what the line says, and writes down what happens to it.
+//! A handler that executes each line as a command, and records its calls.
 #![allow(dead_code, unreachable_pub)]
 
 use std::future::Future;
@@ -38,7 +38,7 @@ impl Chat {
         Self(Arc::new(Log { gate: Some(Gate::new()), ..Log::default() }))
     }
 
-    /// What it does first.
+    /// Makes a handler that executes `line` in `on_open`.
     pub fn greeting(line: &'static str) -> Self {
         let gate = Some(Gate::new());
         Self(Arc::new(Log { gate, greeting: Some(line), ..Log::default() }))
@@ -48,18 +48,18 @@ impl Chat {
         builder.codec(LinesCodec::new()).handle(self.clone()).unwrap()
     }
 
-    /// Who has come, in that order.
+    /// The connections, in the order of `on_open`.
     pub fn peers(&self) -> Vec<Caller> {
         self.0.peers.lock().unwrap().clone()
     }
 
-    /// Waits until so many have come.
+    /// Waits until `count` connections were opened.
     pub async fn came(&self, count: usize) -> Vec<Caller> {
         eventually(|| self.peers().len() == count).await;
         self.peers()
     }
 
-    /// Whose `on_close` was called, and why.
+    /// The calls of `on_close`: connection and reason.
     pub fn ends(&self) -> Vec<(usize, CloseReason)> {
         self.0.ends.lock().unwrap().clone()
     }
@@ -81,7 +81,7 @@ impl Chat {
                 peer.send("bye".to_owned()).await?;
                 peer.close();
             }
-            // So many lines, of a thousand bytes each.
+            // Sends `count` lines of a thousand bytes.
             ("many", count) => {
                 for n in 0..count.parse()? {
                     peer.send(thousand(n)).await?;
@@ -98,7 +98,7 @@ pub fn thousand(n: usize) -> String {
     format!("{n:0>999}")
 }
 
-/// Sends until there is no room, in the kernel either; gives how many frames that were.
+/// Sends until the send buffer and the kernel's buffers are full. Returns the number of frames.
 pub async fn fill_up(peer: &Caller) -> usize {
     let mut sent = 0;
     loop {
@@ -107,7 +107,7 @@ pub async fn fill_up(peer: &Caller) -> usize {
             Err(TrySendError::Full(line)) => {
                 assert_eq!(line, thousand(sent));
                 let before = sent;
-                // The kernel takes some of it.
+                // The kernel's buffers may take more.
                 for _ in 0..10 {
                     settle().await;
                     while peer.try_send(thousand(sent)).is_ok() {

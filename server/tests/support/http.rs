@@ -1,4 +1,4 @@
-//! What the tests of HTTP share: an app, the servers that serve it, and a client that sees bytes.
+//! Shared by the tests of HTTP: an app, the servers that serve it, and a client that checks bytes.
 
 pub mod app;
 pub mod cases;
@@ -18,10 +18,10 @@ pub mod target;
 use std::future::Future;
 use std::time::Duration;
 
-/// Machines are slow, and what can be asked for by the environment takes long.
+/// Long, because machines may be slow and `MILLPOND_ALL=1` runs many cases.
 pub const LIMIT: Duration = Duration::from_secs(600);
 
-/// On one thread, so that no server is in the middle of something when a client looks at it.
+/// Runs a test on one thread: while the client runs, the server does not.
 #[track_caller]
 pub fn patient(body: impl Future<Output = ()> + Send + 'static) {
     super::watched_for(LIMIT, move || {

@@ -1,4 +1,4 @@
-//! What the tests of the servers share, beside the probes of the pool's tests.
+//! Shared by the tests of the servers. `probes` is the pool's test support.
 #![allow(dead_code, unreachable_pub)]
 
 pub mod chat;

@@ -1,5 +1,5 @@
-//! Servers and clients for the conformance tests: every test runs in both modes, with TLS and
-//! without.
+//! Servers and clients for the tests of framed servers: each test runs in both modes, with and
+//! without TLS.
 #![allow(dead_code, unreachable_pub)]
 
 use std::convert::Infallible;
@@ -20,7 +20,7 @@ use tokio_util::codec::LinesCodec;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How the connections of a test are held and secured.
+/// The mode of a test's server, and whether its connections use TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Case {
     pub mode: Mode,
@@ -34,7 +34,7 @@ pub const DEDICATED_TLS: Case = Case { mode: Mode::Dedicated, tls: true };
 #[cfg(feature = "rustls")]
 pub const EVENT_DRIVEN_TLS: Case = Case { mode: Mode::EventDriven, tls: true };
 
-/// Makes the tests of functions that take a [`Case`].
+/// Makes a test for each [`Case`] of functions that take one.
 #[allow(unused_macros)]
 macro_rules! in_all_cases {
     ($run:ident: $($name:ident),+ $(,)?) => {$(
@@ -66,7 +66,7 @@ macro_rules! in_all_cases {
     )+};
 }
 
-/// The same where TLS makes no difference, or cannot be.
+/// The same without TLS, where TLS makes no difference or is not possible.
 #[allow(unused_macros)]
 macro_rules! in_both_modes {
     ($run:ident: $($name:ident),+ $(,)?) => {$(
@@ -92,14 +92,14 @@ pub(crate) use {in_all_cases, in_both_modes};
 #[allow(unused_imports)]
 pub use super::{paused, single};
 
-/// On a runtime of two threads.
+/// Runs a test on a runtime of two threads.
 #[track_caller]
 pub fn double(body: impl Future<Output = ()> + Send + 'static) {
     super::multi(2, body);
 }
 
 impl Case {
-    /// A server at a port of its own.
+    /// Returns the builder of a server with a port of its own.
     pub fn builder(self) -> ServerBuilder {
         let builder = Server::builder().listen("127.0.0.1:0").mode(self.mode);
         #[cfg(feature = "rustls")]
@@ -109,7 +109,7 @@ impl Case {
         builder
     }
 
-    /// Without any deadline.
+    /// Returns a builder without any deadline.
     pub fn no_deadlines(self) -> ServerBuilder {
         self.builder()
             .first_byte_timeout(None)
@@ -119,7 +119,7 @@ impl Case {
             .write_timeout(None)
     }
 
-    /// A server that answers each line by itself.
+    /// Starts a server that echoes each line.
     pub fn echo(self) -> Server {
         echo(self.builder())
     }
@@ -132,7 +132,7 @@ impl Case {
         self.secure(TcpStream::connect(server.local_addrs()[0]).await?).await
     }
 
-    /// From a certain address, with certain options.
+    /// Connects with a given socket, which may have an address and options.
     pub async fn connect_by(self, server: &Server, socket: TcpSocket) -> io::Result<Client> {
         self.secure(socket.connect(server.local_addrs()[0]).await?).await
     }
@@ -143,7 +143,8 @@ impl Case {
         self.connect_by(server, socket).await
     }
 
-    /// With so little room in the kernel that the server notices who does not read.
+    /// Connects with small buffers in the kernel, so that the server soon notices a client that
+    /// does not read.
     pub async fn connect_narrow(self, server: &Server) -> Client {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
@@ -192,7 +193,7 @@ impl Client {
         self.try_send(bytes).await.unwrap();
     }
 
-    /// The next line, without its end.
+    /// Reads the next line. Returns it without its end.
     pub async fn line(&mut self) -> String {
         let mut line = String::new();
         self.0.read_line(&mut line).await.unwrap();
@@ -200,7 +201,7 @@ impl Client {
         line.trim_end().to_owned()
     }
 
-    /// The next line with its end, as far as it comes.
+    /// Reads the next line, or what precedes the end of the stream. Returns that with its end.
     pub async fn try_line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         self.0.read_line(&mut line).await.map(|_| line)
@@ -218,12 +219,12 @@ impl Client {
         bytes
     }
 
-    /// One read of at most so many bytes.
+    /// Reads once, at most `count` bytes.
     pub async fn read_some(&mut self, count: usize) -> io::Result<usize> {
         self.0.read(&mut vec![0; count]).await
     }
 
-    /// All up to the end of the stream, which must be a clean one.
+    /// Reads to the end of the stream, which must not be an error.
     pub async fn rest(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.0.read_to_end(&mut bytes).await.unwrap();
@@ -234,7 +235,7 @@ impl Client {
         String::from_utf8(self.rest().await).unwrap()
     }
 
-    /// Until the stream has ended in whatever way. Gives what came before.
+    /// Reads until the stream ends or fails. Returns what came before.
     pub async fn gone(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let _ = self.0.read_to_end(&mut bytes).await;
@@ -252,7 +253,7 @@ impl Client {
         linger.unwrap();
     }
 
-    /// Nothing is there to be read, and the connection is open.
+    /// Returns whether the connection is open and has nothing to be read.
     pub async fn is_silent(&mut self) -> bool {
         super::settle().await;
         super::poll(&mut Box::pin(self.0.fill_buf())).is_pending()
@@ -313,8 +314,8 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// While it runs, a clock that is paused stands still: what the kernel takes its time for is not
-/// taken for idleness.
+/// Runs a future while a paused clock stands still. tokio's clock advances when the runtime is
+/// idle; this keeps the runtime busy while the kernel works.
 #[track_caller]
 pub fn no_time<F: Future>(future: F) -> impl Future<Output = F::Output> {
     let (at, start) = (Location::caller(), Instant::now());
@@ -322,14 +323,14 @@ pub fn no_time<F: Future>(future: F) -> impl Future<Output = F::Output> {
     poll_fn(move |cx| {
         let polled = future.as_mut().poll(cx);
         if polled.is_pending() {
-            assert!(start.elapsed() < Duration::from_secs(10), "hangs: {at}");
+            assert!(start.elapsed() < Duration::from_secs(25), "hangs: {at}");
             cx.waker().wake_by_ref();
         }
         polled
     })
 }
 
-/// The accounting law.
+/// Checks the accounting law of the server's status.
 #[track_caller]
 pub fn accounted(server: &Server) -> ServerStatus {
     let status = server.status();
@@ -340,7 +341,7 @@ pub fn accounted(server: &Server) -> ServerStatus {
     status
 }
 
-/// Waits until no connection is left; then nothing else is, either.
+/// Waits until no connection is open, then checks that nothing else is left.
 pub async fn emptied(server: &Server) -> ServerStatus {
     let start = Instant::now();
     loop {
@@ -348,7 +349,7 @@ pub async fn emptied(server: &Server) -> ServerStatus {
         if (status.open, status.parked) == (0, 0) {
             break;
         }
-        // What is left, and what was done for it, tells more than where it happened.
+        // The message has the status: that tells more than the location.
         assert!(start.elapsed() < Duration::from_secs(10), "not emptied: {status:?}");
         tokio::task::yield_now().await;
     }
@@ -357,7 +358,7 @@ pub async fn emptied(server: &Server) -> ServerStatus {
     status
 }
 
-/// Waits until so many connections are at rest, and all that are open are.
+/// Waits until exactly `count` connections are open, and all of them are parked.
 pub async fn parked(server: &Server, count: usize) {
     super::eventually(|| {
         let status = server.status();
@@ -366,7 +367,7 @@ pub async fn parked(server: &Server, count: usize) {
     .await;
 }
 
-/// Waits until so many connections have ended for a reason.
+/// Waits until `count` connections have ended for a reason.
 pub async fn closed_for(server: &Server, reason: CloseReason, count: u64) {
     super::eventually(|| server.status().closed_for(reason) == count).await;
 }
@@ -388,7 +389,7 @@ pub mod tls {
         client: Arc<ClientConfig>,
     }
 
-    /// Both sides of a certificate that was made for this run.
+    /// The server's and the client's configuration, for a certificate of this run.
     fn configs() -> &'static Configs {
         static CONFIGS: OnceLock<Configs> = OnceLock::new();
         CONFIGS.get_or_init(|| {
@@ -422,14 +423,14 @@ pub mod tls {
         TlsConnector::from(configs().client.clone()).connect(name(), tcp).await
     }
 
-    /// Speaks either version of HTTP.
+    /// The configuration of a server that speaks HTTP/1 and HTTP/2.
     pub fn web_server() -> Arc<ServerConfig> {
         let mut config = (*server()).clone();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Arc::new(config)
     }
 
-    /// Has agreed on HTTP/2.
+    /// Connects, and agrees on HTTP/2.
     pub async fn connect_http2(tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let mut config = (*configs().client).clone();
         config.alpn_protocols = vec![b"h2".to_vec()];
@@ -438,7 +439,7 @@ pub mod tls {
         Ok(stream)
     }
 
-    /// What a client says first.
+    /// The first bytes of a client: the ClientHello.
     pub fn hello() -> Vec<u8> {
         let mut session = rustls::ClientConnection::new(configs().client.clone(), name()).unwrap();
         let mut bytes = Vec::new();

@@ -1,17 +1,20 @@
-//! Memory for cells, cached by each thread for its next jobs.
+//! Memory for cells, which each thread caches for its next jobs.
 //!
-//! A pool frees about as many cells as it allocates, in batches that are longer than an
-//! allocator's per-thread cache: cached here, a cell costs a fifth of what the allocator takes for
-//! one. What a thread keeps is bounded, and goes back to the allocator when the thread ends.
+//! `raw.rs` alone calls this file: to allocate a cell, and to release it on any thread.
+//! A pool frees about as many cells as it allocates, in batches longer than an allocator's
+//! per-thread cache. A free list per thread and size class serves such batches without the allocator.
+//! No lock is needed: a list belongs to one thread (S8). Its length has a limit, and the memory
+//! returns to the allocator when the thread ends.
+//! A block must never be on a list while a cell uses it.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::Cell;
 use std::ptr::{self, NonNull};
 
-/// How many bytes a block of each size class has; the pool's own part of a cell is about 80. Larger cells
-/// are not cached.
+/// The bytes of a block, by size class. A cell without its future and output has about 80 bytes.
+/// Larger cells are not cached.
 const SIZES: [usize; 4] = [128, 256, 512, 1_024];
-/// How many of each size class a thread keeps: 768 KiB in all.
+/// The blocks that a thread keeps, by size class: 768 KiB in all.
 const MAX_FREE: [usize; 4] = [1_024, 1_024, 256, 256];
 const ALIGN: usize = 16;
 
@@ -31,43 +34,44 @@ struct FreeBlock {
     next: *mut FreeBlock,
 }
 
-/// Memory for a `C`, not initialized.
+/// Returns memory for a `C`, not initialized. The caller owns the memory.
 #[inline]
 pub(crate) fn allocate<C>() -> NonNull<C> {
     let layout = layout::<C>();
     let block = match size_class(layout) {
         Some(size_class) => {
+            // A thread that ends has no lists any more.
             FREE_LISTS.try_with(|lists| lists[size_class].pop()).unwrap_or(ptr::null_mut())
         }
         None => ptr::null_mut(),
     };
     NonNull::new(block.cast()).unwrap_or_else(|| {
-        // SAFETY: a cell has a header, so its size is not zero.
+        // SAFETY: the size is not zero, because every cell has a header.
         let fresh = unsafe { alloc(layout) };
         NonNull::new(fresh.cast()).unwrap_or_else(|| handle_alloc_error(layout))
     })
 }
 
-/// Gives the memory of a `C` back, on any thread.
+/// Takes the memory of a `C` back, on any thread.
 ///
 /// # Safety
 ///
-/// It came from `allocate::<C>`, and what it held has been dropped.
+/// The memory came from `allocate::<C>`, its content is dropped, and the caller gives it up.
 #[inline]
 pub(crate) unsafe fn release<C>(memory: NonNull<C>) {
     let layout = layout::<C>();
     let block = memory.as_ptr().cast::<FreeBlock>();
-    // SAFETY: the memory is ours, and every size class has room for a pointer.
     let cached = size_class(layout).is_some_and(|size_class| {
+        // SAFETY: the caller gave the memory up, and it has this size class by its type (S8).
         FREE_LISTS.try_with(|lists| unsafe { lists[size_class].push(block) }) == Ok(true)
     });
     if !cached {
-        // SAFETY: allocated with this layout, by the contract above.
+        // SAFETY: `allocate::<C>` used this layout, and no list has the block (S8).
         unsafe { dealloc(block.cast(), layout) };
     }
 }
 
-/// What is really allocated for a `C`: all of a size class are alike.
+/// The layout that is allocated for a `C`. All cells of a size class share one layout.
 const fn layout<C>() -> Layout {
     let exact = Layout::new::<C>();
     match size_class(exact) {
@@ -79,8 +83,10 @@ const fn layout<C>() -> Layout {
     }
 }
 
-/// Of what size class a block for this layout is. None is cached under AddressSanitizer, which would take a
-/// block used after its end for the next job's.
+/// The size class of a block for this layout; `None` if such blocks are not cached.
+///
+/// AddressSanitizer and loom see no use after the end in a block that serves the next job already.
+/// So nothing is cached for them.
 const fn size_class(layout: Layout) -> Option<usize> {
     if cfg!(any(millpond_loom, millpond_asan)) || layout.align() > ALIGN {
         return None;
@@ -100,27 +106,27 @@ impl FreeList {
         Self { size_class, top: Cell::new(ptr::null_mut()), len: Cell::new(0) }
     }
 
-    /// A block, or null.
+    /// Takes the latest block off the list. Returns null if the list is empty.
     fn pop(&self) -> *mut FreeBlock {
         let block = self.top.get();
         if !block.is_null() {
-            // SAFETY: what is on the list is memory given up by its last user, with a `FreeBlock` in it.
+            // SAFETY: a block on the list has no other user, and `push` wrote a `FreeBlock` (S8).
             self.top.set(unsafe { (*block).next });
             self.len.set(self.len.get() - 1);
         }
         block
     }
 
-    /// `false` if there are enough.
+    /// Puts a block on the list. Returns `false` if the list is full; the caller keeps the block.
     ///
     /// # Safety
     ///
-    /// The block is memory of this list's size, and nobody else uses it.
+    /// The block has this list's size class, and the caller owns it.
     unsafe fn push(&self, block: *mut FreeBlock) -> bool {
         if self.len.get() == MAX_FREE[self.size_class] {
             return false;
         }
-        // SAFETY: by the contract above.
+        // SAFETY: the caller owns the block, and the smallest size class holds a `FreeBlock` (S8).
         unsafe { block.write(FreeBlock { next: self.top.get() }) };
         self.top.set(block);
         self.len.set(self.len.get() + 1);
@@ -137,7 +143,7 @@ impl Drop for FreeList {
             if block.is_null() {
                 break;
             }
-            // SAFETY: everything on the list was allocated with this layout.
+            // SAFETY: all blocks of a list were allocated with this layout, and none has a user (S8).
             unsafe { dealloc(block.cast(), layout) };
         }
     }
@@ -148,10 +154,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_thread_keeps_is_bounded_and_comes_first() {
+    fn a_thread_caches_a_limited_number_and_reuses_the_latest() {
         let blocks: Vec<_> = (0..=MAX_FREE[0]).map(|_| allocate::<[u64; 12]>()).collect();
         for &block in &blocks {
-            // SAFETY: allocated as this type above, and given back once.
+            // SAFETY: allocated as this type above, and released once.
             unsafe { release(block) };
         }
         let lens = || FREE_LISTS.with(|lists| lists.each_ref().map(|list| list.len.get()));
@@ -160,14 +166,14 @@ mod tests {
         assert_eq!(
             again.cast(),
             blocks[MAX_FREE[0] - 1].cast::<u8>(),
-            "the last one cached, still warm"
+            "the latest block is reused first"
         );
-        // SAFETY: as above.
+        // SAFETY: allocated as this type above, and released once.
         unsafe { release(again) };
     }
 
     #[test]
-    fn what_is_allocated_is_of_the_kind_that_it_is_kept_as() {
+    fn the_allocated_layout_has_the_size_class_of_its_type() {
         fn is<C>(expected: Option<usize>) {
             assert_eq!(size_class(Layout::new::<C>()), expected);
             assert_eq!(size_class(layout::<C>()), expected);
@@ -185,14 +191,14 @@ mod tests {
     }
 
     #[test]
-    fn unusual_cells_have_memory_of_their_own() {
+    fn large_and_aligned_cells_are_not_cached() {
         #[repr(align(64))]
         struct Aligned(#[allow(dead_code)] u8);
 
         let aligned = allocate::<Aligned>();
         assert_eq!(aligned.as_ptr() as usize % 64, 0);
         let large = allocate::<[u64; 200]>();
-        // SAFETY: each was allocated as the type it is released as.
+        // SAFETY: each was allocated as its type, and is released once.
         unsafe {
             release(aligned);
             release(large);

@@ -1,120 +1,185 @@
-//! The storage of one job: future, waker, result and handle state in one allocation.
+//! The storage of one job: future, output, waker and state in one allocation, a *cell*.
 //!
-//! This is the crate's only unsafe module. What it must get right:
+//! This is the crate's only module with unsafe code. `pool/submit` allocates jobs here. The limiter
+//! and the scheduler move the token of a job. Handles, groups and [`blocking`](crate::blocking) hold
+//! counted references. Two threads must never poll one future. A cell must never be freed while a
+//! reference is left.
 //!
-//! * **One token.** A [`Runnable`] is the pool's single right to run, suspend or end a job. It is
-//!   not `Clone`. While a job is suspended the token rests in the state word, and whoever moves
-//!   the word from idle to `SCHEDULED` takes it out again. Everything in `stage` belongs to the
-//!   token's holder until `COMPLETE` is set, and to the one handle from then on.
-//! * **Counted references.** `refs` counts the token, the handle, abort handles and wakers. The
-//!   allocation goes when the last one does, never earlier.
-//! * **User code is catch_panic.** Polls and drops of the future, drops of its output and wakes of
-//!   foreign wakers may panic; each is caught here and costs the job alone.
+//! | file | content |
+//! |---|---|
+//! | `state` | the state word and every transition |
+//! | `raw` | the cell and its table of functions |
+//! | `refs` | token, plain pointer, counted reference, waker |
+//! | `join` | the join handle |
+//! | `new` | a job before its admission |
+//! | `alloc_cache` | the memory of cells |
 //!
-//! States of the word, apart from the flags:
+//! # References
+//!
+//! | type | number | counted | right |
+//! |---|---|---|---|
+//! | [`Runnable`], the *token* | one | yes | poll, suspend, cancel, publish |
+//! | [`RawJoinHandle`] | at most one | yes | wait for the output, take the output |
+//! | [`JobArc`] | any | yes | abort, defer aborts, see the state |
+//! | `Waker` | any | yes | wake |
+//! | [`RawJob`] | any | no | make a counted reference; request an abort |
+//!
+//! A cell starts with two references: [`allocate_job`] returns the token and the join handle, both
+//! inside a [`NewJob`]. The waker that a poll receives borrows the token's count; its clones count.
+//! While a job is idle no `Runnable` exists: the state word keeps the token and its count.
+//!
+//! # States
 //!
 //! ```text
-//!            start            begin            suspend
-//!   WAITING ────────▶ SCHEDULED ─────▶ RUNNING ───────▶ (idle: neither bit)
-//!                        ▲                │ end              │
-//!                        │                ▼                  │ wake / abort
-//!                        │            COMPLETE            │
-//!                        └──────────────────────────────────┘
+//!                 leave_wait_list     start_poll
+//!         WAITING ──────────────▶ SCHEDULED ─────▶ RUNNING ───────────▶ COMPLETE
+//!            ▲                    │   ▲   ▲           │     complete
+//!            └────────────────────┘   │   └───────────┤
+//!              enter_wait_list        │   finish_poll │ finish_poll
+//!                                     │   (woken)     ▼
+//!                                     └───────────── idle
+//!                                     wake, request_abort
 //! ```
 //!
-//! A wake of a running job sets `SCHEDULED` beside `RUNNING`; `suspend` then finds it and the
-//! job goes straight back to the queue.
+//! - **SCHEDULED**: the token is in a run queue or a worker's local queue, or on its way there. Beside `RUNNING` the bit means that the running job was woken.
+//! - **RUNNING**: one thread polls the job, with the token in hand.
+//! - **idle** (none of the bits): the job waits for its waker. The scheduler's slab has a `RawJob`.
+//! - **WAITING**: the token stands in the limiter's wait list. A job waits there at most once, before
+//!   its first poll.
+//! - **COMPLETE**: the output is published. A cancelled job may come here from any other state; its
+//!   old bit stays.
+//!
+//! Three more parts of the word are independent of these:
+//!
+//! - **ABORT**: the job is to be cancelled. The next poll cancels the job instead.
+//! - **the count of deferred aborts**: while it is not zero, polls ignore `ABORT`. A closure on a
+//!   blocking thread cannot be stopped, so its job must not end before the closure.
+//! - **JOIN_WAKER**: the join handle left a waker (S4).
+//!
+//! # An abort
+//!
+//! 1. A waiting job is withdrawn under the limiter's lock, and cancelled.
+//! 2. An idle job is taken out of the state word and scheduled; its poll cancels the job.
+//! 3. A scheduled job is cancelled by its next poll.
+//! 4. A running job is scheduled once its poll returns `Pending`, and cancelled by the next one.
+//! 5. A complete job stays as it is.
+//!
+//! # The way of the output
+//!
+//! 1. The worker polls the future, or cancels it. [`Step::Ended`] says that the future is dropped and
+//!    that the output is in its place. No other thread sees this yet.
+//! 2. The scheduler releases the slot, removes the job from its slab and reports a panic.
+//! 3. [`Runnable::publish`] passes the output on. An [`OutputSink`] that pushes receives the output
+//!    now; otherwise the output stays in the cell. The sink is dropped. `COMPLETE` is set, and the
+//!    join waker is woken.
+//! 4. The join handle takes the output. Without a join handle the last reference drops the output.
+//!
+//! The order matters to users: a resolved handle means that the destructor ran and the slot is free.
+//!
+//! # Invariants
+//!
+//! `// SAFETY:` comments cite these numbers. The tests named are those that fail first.
+//!
+//! - **S1, one token.** A cell has one token: a `Runnable`, a pointer in an [`AtomicJobSlot`], or the
+//!   state word of an idle job. Three places make a `Runnable`: `allocate_job`, the one transition
+//!   that took an idle job, and the one swap that empties a slot.
+//!   Tests: `a_wake_while_polled_is_kept` (loom), `the_first_wake_of_an_idle_job_takes_the_token`.
+//! - **S2, the token's fields.** Before `COMPLETE`, the token's holder alone uses `stage`, `sink`,
+//!   `slot_hold`, `slot_kind` and `suspended_key`. The thread that polls acts for the holder. After
+//!   `COMPLETE`, `stage` belongs to the join handle, and the others are no longer used.
+//!   Tests: `a_handle_is_woken` (loom), `aborts_race_with_completion_both_ways`.
+//! - **S3, pinned.** The future stays at its address from the first poll to its drop in place.
+//!   Test: `in_the_destructor_of_the_future`.
+//! - **S4, the join waker.** While `JOIN_WAKER` is unset, `join_waker` belongs to the join handle.
+//!   While the bit is set, the handle and the completing thread only read. The completing thread
+//!   reads only if `complete` found the bit. The handle writes only after it unset the bit and found
+//!   the job not complete. The waker is dropped with the cell.
+//!   Tests: `a_handle_is_woken` (loom), `the_last_waker_is_the_one_woken`.
+//! - **S5, the scheduler.** The token's holder writes `scheduler` once, before the job is first idle or
+//!   waiting. Other threads read the field only after they found such a state.
+//!   Tests: `a_wake_while_polled_is_kept` (loom), `waiting`, `suspended`.
+//! - **S6, counted references.** `refs` counts tokens, join handles, `JobArc`s and wakers. The last one
+//!   frees the cell. A new reference is made from one that is counted for as long. A `RawJob` is
+//!   dereferenced only while a counted reference exists. Two places outside of this module keep one.
+//!   `scheduler/context.rs` keeps the job of the current poll, until that poll returns. The
+//!   scheduler's slab keeps suspended jobs: the entry goes, under the shard's lock, before the token
+//!   is given up. The wait list compares addresses and dereferences none.
+//!   Tests: all under AddressSanitizer (`scripts/asan`), `at_any_moment_under_load`.
+//! - **S7, types.** `Cell::allocate` makes each cell, of a `Send` future, output and sink. The header
+//!   comes first, and its table is that of the cell's type.
+//! - **S8, memory.** Memory from `alloc_cache` has one owner. A free list has blocks of its own size
+//!   class alone, without an owner, and belongs to one thread.
+//!   Tests: those of `alloc_cache.rs`.
+//! - **S9, panics.** Polls, drops of futures and outputs, sinks and foreign wakers are user code and may
+//!   panic. Every call is caught in the cell, and costs that job alone. No lock is held meanwhile.
+//!   Tests: `tests/pool/panics.rs`.
 
 mod alloc_cache;
 mod join;
 mod new;
+mod raw;
 mod refs;
-mod slot_hold;
+mod state;
 
-use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
-use std::ptr::{self, NonNull};
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 
-pub(crate) use crate::pool::job::join::{JobArc, RawJoinHandle};
+pub(crate) use crate::pool::job::join::RawJoinHandle;
 pub(crate) use crate::pool::job::new::{NewJob, allocate_job};
-pub(crate) use crate::pool::job::refs::{AtomicJobSlot, RawJob, Runnable};
-pub(crate) use crate::pool::job::slot_hold::SlotHold;
+pub(crate) use crate::pool::job::refs::{AtomicJobSlot, JobArc, RawJob, Runnable};
+pub(crate) use crate::pool::job::state::SlotHold;
 
-use crate::error::{JobError, JobPanic};
-use crate::panic::catch_panic;
-use crate::sync::UnsafeCell;
-use crate::sync::atomic::AtomicU32;
-use crate::sync::atomic::Ordering::{AcqRel, Acquire};
-use crate::trace::JobSpan;
+use crate::error::JobError;
 
-/// In the run queue, or woken while running.
-const SCHEDULED: u32 = 1;
-/// A worker polls it.
-const RUNNING: u32 = 1 << 1;
-/// Ended; the outcome is in place.
-const COMPLETE: u32 = 1 << 2;
-/// Somebody asked for its end.
-const ABORT: u32 = 1 << 3;
-/// Stands in a wait list, where it can be withdrawn.
-const WAITING: u32 = 1 << 4;
-/// The handle left a waker in `join_waker`, which is the ender's to read while this is set, and the
-/// handle's to write while it is not.
-const JOIN_WAKER: u32 = 1 << 5;
-
-/// The rest of the word counts what cannot be stopped in the job: an abort waits until it is over.
-const ABORT_DEFERRED: u32 = 1 << 6;
-const ABORT_DEFERRED_MASK: u32 = !(ABORT_DEFERRED - 1);
-
-/// The suspended key or waiter key of a job that has none.
-const NO_KEY: u32 = u32::MAX;
-
-/// Where suspended and waiting jobs belong: what a waker or an abort has to call.
+/// What a waker or an abort calls for a suspended or waiting job.
 pub(crate) trait JobScheduler: Send + Sync {
-    /// Takes back a suspended job that was woken or is to be aborted.
+    /// Takes back a suspended job that was woken or is to be cancelled.
     fn schedule(&self, job: Runnable);
 
-    /// Takes the job that stands in the wait list under `waiter_key` out of it and cancels it. `false` if it
-    /// does not stand there any more.
+    /// Takes the job under `waiter_key` out of the wait list and cancels it. Returns `false` if the
+    /// job does not stand there any more.
     fn withdraw(&self, job: RawJob, waiter_key: usize) -> bool;
 
-    /// Has `waker` woken when the job that stands in the wait list under `waiter_key` leaves it. `false` if it
-    /// does not stand there any more.
+    /// Leaves `waker` with the job under `waiter_key`, to be woken when the job leaves the wait list.
+    /// Returns `false` if the job does not stand there any more.
     fn await_start(&self, job: RawJob, waiter_key: usize, waker: &Waker) -> bool;
 }
 
-/// Who receives the outcome of a job.
+/// The receiver of a job's output: a handle, a group, or a call of the layer.
 pub(crate) trait OutputSink<T>: Send + 'static {
-    /// Whether the outcome goes to [`push_output`](Self::push_output) instead of waiting for a handle.
+    /// Whether the output goes to [`push_output`](Self::push_output) instead of waiting for a handle.
     const PUSHES: bool;
 
-    /// Whether the sink stays with the job, to be dropped when that has ended.
+    /// Whether the sink stays with the job, and is dropped when the job has ended.
     const DROPPED_AT_END: bool = Self::PUSHES;
 
     /// What the submitter gets.
     type Handle;
 
-    /// The quota the job is held to.
+    /// The quota that limits the job.
     fn quota(&self) -> Option<usize> {
         None
     }
 
-    /// The job was admitted and is about to run: in the pool if there is something to watch, else
-    /// in its caller.
+    /// Whether the group of the sink takes no more jobs.
+    fn is_closed(&self) -> bool {
+        false
+    }
+
+    /// Notes that the job was admitted and is about to run. `job` is `None` for a job that runs in
+    /// its caller.
     fn on_admit(&mut self, _job: Option<&JobArc>) {}
 
-    /// The handle of a job that was admitted.
+    /// Makes the handle of an admitted job.
     fn handle(join: RawJoinHandle<T>) -> Self::Handle;
 
-    /// The handle of a job that ran in its caller.
-    fn finished_handle(self, outcome: Result<T, JobError>) -> Self::Handle;
+    /// Makes the handle of a job that ran in its caller.
+    fn finished_handle(self, output: Result<T, JobError>) -> Self::Handle;
 
-    fn push_output(self, outcome: Result<T, JobError>);
+    /// Receives the output, if [`PUSHES`](Self::PUSHES).
+    fn push_output(self, output: Result<T, JobError>);
 }
 
-/// How one poll of a job ended.
+/// The result of one poll of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     Pending,
@@ -129,31 +194,14 @@ pub(crate) enum End {
     Cancelled,
 }
 
-pub(crate) struct Header {
-    vtable: &'static VTable,
-    state: AtomicU32,
-    refs: AtomicU32,
-    /// [`SlotKind`], packed; fixed when the job is admitted.
-    slot_kind: AtomicU32,
-    /// Written once, by the token's holder, before the job is first idle or in the wait list; read by
-    /// whoever finds it so.
-    scheduler: UnsafeCell<Option<Arc<dyn JobScheduler>>>,
-    /// What keeps the job's slot beyond its end. Only the token's holder uses it.
-    slot_hold: UnsafeCell<Option<Arc<SlotHold>>>,
-    /// The job's waiter key in its scheduler's wait list: a hint for `withdraw`, which checks it.
-    waiter_key: AtomicU32,
-    /// The job's suspended key among its scheduler's suspended jobs. Only the token's holder uses it.
-    suspended_key: AtomicU32,
-}
-
 /// Which slot an admitted job holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SlotKind {
-    /// It holds a slot.
+    /// A slot.
     Plain,
-    /// It holds a slot and a part of this quota.
+    /// A slot and a part of this quota.
     Quota(usize),
-    /// It runs beyond the pool's size, without a slot.
+    /// No slot: the job runs beyond the pool's size.
     Overflow,
 }
 
@@ -183,199 +231,5 @@ impl SlotKind {
             1 => Self::Overflow,
             quota => Self::Quota(quota as usize - 2),
         }
-    }
-}
-
-/// Shown the panic of a job.
-type PanicVisitor<'a> = &'a mut dyn FnMut(&JobPanic);
-
-struct VTable {
-    poll: unsafe fn(NonNull<Header>, &mut Context<'_>) -> Step,
-    cancel: unsafe fn(NonNull<Header>) -> End,
-    publish: unsafe fn(NonNull<Header>),
-    join_waker: unsafe fn(NonNull<Header>) -> *const UnsafeCell<Option<Waker>>,
-    panic: unsafe fn(NonNull<Header>, PanicVisitor<'_>),
-    /// Moves the outcome to the `Option<Result<T, JobError>>` behind the pointer.
-    take: unsafe fn(NonNull<Header>, *mut ()),
-    free: unsafe fn(NonNull<Header>),
-    /// Somebody is told of the job's end, even if no handle is left.
-    has_observer: bool,
-}
-
-// `repr(C)` puts the header first, so that a pointer to it is a pointer to the cell.
-#[repr(C)]
-struct Cell<F: Future, S> {
-    header: Header,
-    join_waker: UnsafeCell<Option<Waker>>,
-    span: JobSpan,
-    stage: UnsafeCell<Stage<F>>,
-    sink: UnsafeCell<Option<S>>,
-}
-
-enum Stage<F: Future> {
-    Job(F),
-    Ended(Result<F::Output, JobError>),
-    Taken,
-}
-
-impl<F, S> Cell<F, S>
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-    S: OutputSink<F::Output>,
-{
-    const VTABLE: VTable = VTable {
-        poll: Self::poll,
-        cancel: Self::cancel,
-        publish: Self::publish,
-        join_waker: Self::join_waker,
-        panic: Self::panic,
-        take: Self::take,
-        free: Self::free,
-        has_observer: S::DROPPED_AT_END,
-    };
-
-    /// # Safety
-    ///
-    /// The caller holds the token and the job is `RUNNING`.
-    unsafe fn poll(ptr: NonNull<Header>, cx: &mut Context<'_>) -> Step {
-        // SAFETY: `ptr` was made by `allocate_job` for this very type, and a reference is counted.
-        let cell = unsafe { ptr.cast::<Self>().as_ref() };
-        let outcome = cell.stage.with_mut(|stage| {
-            // SAFETY: the token's holder has `stage` to itself until `COMPLETE`.
-            let Stage::Job(job) = (unsafe { &mut *stage }) else {
-                unreachable!("polled after its end")
-            };
-            // SAFETY: the future stays where it is until it is dropped in place in `end`.
-            let job = unsafe { Pin::new_unchecked(job) };
-            match catch_unwind(AssertUnwindSafe(|| cell.span.in_scope(|| job.poll(cx)))) {
-                Ok(Poll::Pending) => None,
-                Ok(Poll::Ready(value)) => Some(Ok(value)),
-                Err(payload) => Some(Err(JobError::panicked(payload))),
-            }
-        });
-        match outcome {
-            None => Step::Pending,
-            // SAFETY: passed on.
-            Some(outcome) => Step::Ended(unsafe { cell.end(outcome) }),
-        }
-    }
-
-    /// # Safety
-    ///
-    /// The caller holds the token and the job has not ended.
-    unsafe fn cancel(ptr: NonNull<Header>) -> End {
-        // SAFETY: as in `poll`.
-        let cell = unsafe { ptr.cast::<Self>().as_ref() };
-        // SAFETY: passed on.
-        unsafe { cell.end(Err(JobError::Cancelled)) }
-    }
-
-    /// Drops the future where it stands and puts the outcome in its place.
-    ///
-    /// # Safety
-    ///
-    /// The caller holds the token and `stage` is `Job`.
-    unsafe fn end(&self, outcome: Result<F::Output, JobError>) -> End {
-        self.stage.with_mut(|stage| {
-            // SAFETY: the token's holder has `stage` to itself.
-            let Stage::Job(job) = (unsafe { &mut *stage }) else { unreachable!("ended twice") };
-            let job: *mut F = job;
-            // SAFETY: `job` is valid, pinned, and overwritten below without being dropped again.
-            let dropped = catch_unwind(AssertUnwindSafe(|| {
-                self.span.in_scope(|| unsafe { ptr::drop_in_place(job) })
-            }));
-            let outcome = match dropped {
-                Ok(()) => outcome,
-                Err(payload) => {
-                    catch_panic(|| drop(outcome));
-                    Err(JobError::panicked(payload))
-                }
-            };
-            let end = match &outcome {
-                Ok(_) => End::Completed,
-                Err(JobError::Cancelled) => End::Cancelled,
-                Err(JobError::Panicked(_)) => End::Panicked,
-            };
-            // SAFETY: the old content was dropped above, so it must not be dropped by `=`.
-            unsafe { ptr::write(stage, Stage::Ended(outcome)) };
-            end
-        })
-    }
-
-    /// Lets the outcome be seen.
-    ///
-    /// # Safety
-    ///
-    /// The caller holds the token, `stage` is `Ended`, and it gives both up by this call.
-    unsafe fn publish(ptr: NonNull<Header>) {
-        // SAFETY: as in `poll`.
-        let cell = unsafe { ptr.cast::<Self>().as_ref() };
-        if S::DROPPED_AT_END {
-            // SAFETY: the token's holder has `sink` and `stage` to itself until `COMPLETE`.
-            let sink = cell.sink.with_mut(|sink| unsafe { (*sink).take() });
-            if S::PUSHES {
-                let stage =
-                    cell.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
-                if let (Some(sink), Stage::Ended(outcome)) = (sink, stage) {
-                    catch_panic(|| sink.push_output(outcome));
-                }
-            } else {
-                catch_panic(|| drop(sink));
-            }
-        }
-        // Without another reference there is nobody to see it.
-        let alone = !S::DROPPED_AT_END && cell.header.refs.load(Acquire) == 1;
-        if !alone && cell.header.state.fetch_or(COMPLETE, AcqRel) & JOIN_WAKER != 0 {
-            // SAFETY: with both bits set nobody writes the waker any more.
-            cell.join_waker
-                .with(|waker| catch_panic(|| unsafe { (*waker).as_ref().map(Waker::wake_by_ref) }));
-        }
-    }
-
-    unsafe fn join_waker(ptr: NonNull<Header>) -> *const UnsafeCell<Option<Waker>> {
-        // SAFETY: as in `poll`; the field is projected without touching the others.
-        unsafe { &raw const (*ptr.cast::<Self>().as_ptr()).join_waker }
-    }
-
-    /// # Safety
-    ///
-    /// The caller holds the token.
-    unsafe fn panic(ptr: NonNull<Header>, visit: PanicVisitor<'_>) {
-        // SAFETY: as in `poll`.
-        let cell = unsafe { ptr.cast::<Self>().as_ref() };
-        // SAFETY: the token's holder has `stage` to itself until `COMPLETE`.
-        cell.stage.with(|stage| {
-            if let Stage::Ended(Err(JobError::Panicked(panic))) = unsafe { &*stage } {
-                visit(panic);
-            }
-        });
-    }
-
-    /// # Safety
-    ///
-    /// The job is `COMPLETE`, the caller is its one handle, and `out` is an
-    /// `Option<Result<F::Output, JobError>>`.
-    unsafe fn take(ptr: NonNull<Header>, out: *mut ()) {
-        // SAFETY: as in `poll`.
-        let cell = unsafe { ptr.cast::<Self>().as_ref() };
-        // SAFETY: after `COMPLETE` the handle has `stage` to itself.
-        let stage = cell.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
-        if let Stage::Ended(outcome) = stage {
-            // SAFETY: by the contract above.
-            unsafe { *out.cast::<Option<Result<F::Output, JobError>>>() = Some(outcome) };
-        }
-    }
-
-    /// # Safety
-    ///
-    /// Nobody else holds a reference.
-    unsafe fn free(ptr: NonNull<Header>) {
-        let cell = ptr.cast::<Self>();
-        // An output nobody took is dropped here, and its drop may panic.
-        // SAFETY: the cell is initialized, and with the last reference it is ours.
-        catch_panic(|| unsafe { cell.drop_in_place() });
-        // SAFETY: `allocate_job` allocated it for this very type.
-        unsafe { alloc_cache::release(cell) };
     }
 }

@@ -1,58 +1,35 @@
-//! A job on its way into the pool: in its cell, and not yet the pool's.
+//! A job that is allocated and not admitted yet.
 
 use std::future::Future;
 use std::marker::PhantomData;
-use std::ptr;
 use std::sync::Arc;
 
-use crate::pool::job::join::{JobArc, RawJoinHandle};
-use crate::pool::job::refs::{RawJob, Runnable};
-use crate::pool::job::{
-    Cell, Header, JobScheduler, NO_KEY, OutputSink, SCHEDULED, SlotKind, Stage, alloc_cache,
-};
-use crate::sync::UnsafeCell;
-use crate::sync::atomic::AtomicU32;
-use crate::sync::atomic::Ordering::Relaxed;
+use crate::pool::job::join::RawJoinHandle;
+use crate::pool::job::raw::Cell;
+use crate::pool::job::refs::{JobArc, RawJob, Runnable};
+use crate::pool::job::{JobScheduler, OutputSink, SlotKind};
 use crate::trace::JobSpan;
 
-/// A job in a cell of its own that was not admitted yet, and can still be taken out again.
+/// A job in a cell of its own, with both its token and its join handle. The submitter can still take
+/// the future out again.
 pub(crate) struct NewJob<F: Future, S> {
     job: Runnable,
     join: RawJoinHandle<F::Output>,
     types: PhantomData<fn(F, S)>,
 }
 
-/// Puts a job into a cell.
+/// Moves a future into a cell. The future is to run inside `span`.
 #[inline]
-pub(crate) fn allocate_job<F, S>(job: F, span: JobSpan) -> NewJob<F, S>
+pub(crate) fn allocate_job<F, S>(future: F, span: JobSpan) -> NewJob<F, S>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
-    let cell = alloc_cache::allocate::<Cell<F, S>>();
-    let raw = cell.as_ptr();
-    // Field by field: built on the stack and moved, a cell costs twice as much.
-    // SAFETY: `raw` is valid for writes, and every field is written.
-    unsafe {
-        (&raw mut (*raw).header).write(Header {
-            vtable: const { &Cell::<F, S>::VTABLE },
-            state: AtomicU32::new(SCHEDULED),
-            refs: AtomicU32::new(2),
-            slot_kind: AtomicU32::new(0),
-            waiter_key: AtomicU32::new(NO_KEY),
-            suspended_key: AtomicU32::new(NO_KEY),
-            scheduler: UnsafeCell::new(None),
-            slot_hold: UnsafeCell::new(None),
-        });
-        (&raw mut (*raw).join_waker).write(UnsafeCell::new(None));
-        (&raw mut (*raw).span).write(span);
-        (&raw mut (*raw).stage).write(UnsafeCell::new(Stage::Job(job)));
-        (&raw mut (*raw).sink).write(UnsafeCell::new(None));
-    }
-    let ptr = RawJob(cell.cast());
-    let join = RawJoinHandle { job: JobArc(ptr), output: PhantomData };
-    NewJob { job: Runnable(ptr), join, types: PhantomData }
+    let job = RawJob(Cell::<F, S>::allocate(future, span));
+    // SAFETY: the cell was made for this output just now, and gets no other join handle.
+    let join = unsafe { RawJoinHandle::new(JobArc(job)) };
+    NewJob { job: Runnable(job), join, types: PhantomData }
 }
 
 impl<F, S> NewJob<F, S>
@@ -61,7 +38,7 @@ where
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
-    /// Makes it one that stands in the wait list, before anybody can look for it there.
+    /// Makes this a waiting job. Called before the job can be found in the wait list.
     pub(crate) fn enter_wait_list(
         &self,
         scheduler: impl FnOnce() -> Arc<dyn JobScheduler>,
@@ -70,35 +47,33 @@ where
         self.job.enter_wait_list(scheduler, waiter_key);
     }
 
-    /// Admits the job: from here on it is the pool's, and the join handle its submitter's.
+    /// Admits the job. Returns the token for the pool and the join handle for the submitter.
     #[inline]
     pub(crate) fn admit(
         self,
         mut sink: S,
         slot_kind: SlotKind,
     ) -> (Runnable, RawJoinHandle<F::Output>) {
-        sink.on_admit(Some(&self.join.job));
+        sink.on_admit(Some(self.join.job()));
+        // A new cell says `Plain`, so that the common kind costs no store.
         if slot_kind != SlotKind::Plain {
-            self.job.0.header().slot_kind.store(slot_kind.pack(), Relaxed);
+            self.job.ptr().set_slot_kind(slot_kind);
         }
         if S::DROPPED_AT_END {
-            // SAFETY: the cell was made for these types by `allocate_job`, and the token is still here.
-            let cell = unsafe { self.job.0.0.cast::<Cell<F, S>>().as_ref() };
-            // SAFETY: the token's holder has `sink` to itself.
-            cell.sink.with_mut(|place| unsafe { *place = Some(sink) });
+            // SAFETY: `self` has the token of the job, which is not complete.
+            unsafe { self.cell().set_sink(sink) };
         }
         (self.job, self.join)
     }
 
-    /// Takes the job out of the cell again.
+    /// Takes the future out of the cell and frees the cell. Called when the job is refused.
     pub(crate) fn take_back(self) -> F {
-        // SAFETY: as in `admit`.
-        let cell = unsafe { self.job.0.0.cast::<Cell<F, S>>().as_ref() };
-        // SAFETY: the token's holder has `stage` to itself, and a job that was never polled is
-        // not pinned yet.
-        match cell.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) }) {
-            Stage::Job(job) => job,
-            Stage::Ended(_) | Stage::Taken => unreachable!("an offered job was not run"),
-        }
+        // SAFETY: `self` has the token, and a job that was not admitted was never polled.
+        unsafe { self.cell().take_future() }
+    }
+
+    fn cell(&self) -> &Cell<F, S> {
+        // SAFETY: `allocate_job` made the cell for these types (S7), and the token is still here (S6).
+        unsafe { Cell::from_header(self.job.ptr().0) }
     }
 }

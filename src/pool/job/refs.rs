@@ -1,54 +1,70 @@
-//! The pool's side of a job: the one token, and the waker made from it.
+//! The references to a job that do not know its type.
+//!
+//! [`Runnable`] is the pool's one token: workers, run queues and the wait list hold it. [`RawJob`] is
+//! a plain pointer for the scheduler's slab and for the thread that polls. [`JobArc`] is the counted
+//! reference of handles, groups and deferred aborts. Wakers are counted references as well.
+//! No lock protects them: `state.rs` decides which caller gets the token, and `refs` decides which
+//! caller frees the cell. A `RawJob` must never outlive the reference that it borrows from (S6).
 
 use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::task::{Context, RawWaker, RawWakerVTable, Waker};
+use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
 use crate::error::JobPanic;
-use crate::pool::job::join::JobArc;
-use crate::pool::job::{
-    ABORT, ABORT_DEFERRED_MASK, COMPLETE, End, Header, JobScheduler, NO_KEY, RUNNING, SCHEDULED,
-    SlotHold, SlotKind, Step, WAITING,
-};
+use crate::pool::job::raw::{Header, NO_KEY};
+use crate::pool::job::state::SlotHold;
+use crate::pool::job::{End, JobScheduler, SlotKind, Step};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicPtr, fence};
-use crate::sync::failpoint;
 
-/// A pointer to a job that is known to be alive, without a reference of its own.
+/// A pointer to a job that some counted reference keeps alive (S6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct RawJob(pub(crate) NonNull<Header>);
+pub(crate) struct RawJob(pub(super) NonNull<Header>);
 
-// SAFETY: cells hold `Send` futures, outputs and sinks only (`allocate_job`), and every field that
-// more than one thread reaches is atomic or handed over with the token.
+// SAFETY: futures, outputs and sinks are `Send` (S7). The fields of a cell are atomic, or change
+// hands with the state word (S2, S4, S5).
 unsafe impl Send for RawJob {}
-// SAFETY: as above.
+// SAFETY: a `RawJob` is `Copy`, so sharing it permits no more than sending it.
 unsafe impl Sync for RawJob {}
 
-/// The pool's one token for a job. See the module's head.
+/// The token of a job: the one right to poll it, suspend it or end it (S1).
 #[derive(Debug)]
-pub(crate) struct Runnable(pub(crate) RawJob);
+pub(crate) struct Runnable(pub(super) RawJob);
+
+/// A counted reference to a job. It can abort the job and see the job's state.
+#[derive(Debug)]
+pub(crate) struct JobArc(pub(super) RawJob);
 
 impl RawJob {
-    pub(crate) fn header(&self) -> &Header {
-        // SAFETY: whoever holds a `RawJob` keeps a reference counted for as long.
+    pub(super) fn header(&self) -> &Header {
+        // SAFETY: a counted reference keeps the cell alive while this pointer is used (S6).
         unsafe { self.0.as_ref() }
     }
 
+    /// Which slot the job holds.
     pub(crate) fn slot_kind(self) -> SlotKind {
+        // Relaxed suffices: the field is written once, before the token leaves its submitter. The
+        // callers hold the token or poll on its behalf.
         SlotKind::unpack(self.header().slot_kind.load(Relaxed))
     }
 
-    /// Has the job's slot stay taken when it ends, until the hold is let go. `None` if the job has
-    /// no slot, or that was done already.
+    /// Fixes which slot the job holds. Called by the token's holder, when the job is admitted.
+    pub(super) fn set_slot_kind(self, slot_kind: SlotKind) {
+        // Relaxed suffices: the lock of the run queue or wait list hands the token on.
+        self.header().slot_kind.store(slot_kind.pack(), Relaxed);
+    }
+
+    /// Keeps the job's slot beyond the job's end, until the guard releases it. Returns `None` if the
+    /// job has no slot or already has a guard.
     ///
-    /// Only from within the job's own poll.
+    /// Called only from within the job's own poll.
     pub(crate) fn hold_slot(self) -> Option<Arc<SlotHold>> {
         if self.slot_kind() == SlotKind::Overflow {
             return None;
         }
-        // SAFETY: this thread polls the job, so it acts for the token's holder.
         self.header().slot_hold.with_mut(|place| {
+            // SAFETY: this thread polls the job, on behalf of the token's holder (S2).
             let place = unsafe { &mut *place };
             let fresh = place.is_none().then(|| Arc::new(SlotHold::new()))?;
             *place = Some(fresh.clone());
@@ -56,70 +72,88 @@ impl RawJob {
         })
     }
 
-    /// Tells jobs apart while they live.
+    /// A number that no other live job has.
     pub(crate) fn id(self) -> usize {
         self.0.as_ptr() as usize
     }
 
-    /// Asks for the job's end. Returns the token if the job was suspended, for the caller to
-    /// have it cancelled.
+    /// Asks for the job's cancellation. Returns the token if the job was idle; the caller then has
+    /// it cancelled.
+    ///
+    /// The job must not stand in the wait list: [`JobScheduler::withdraw`] is for those.
     pub(crate) fn request_abort(self) -> Option<Runnable> {
-        let before = self.header().state.fetch_or(ABORT | SCHEDULED, AcqRel);
-        debug_assert!(before & WAITING == 0, "waiting jobs are withdrawn instead");
-        (before & (SCHEDULED | RUNNING | COMPLETE) == 0).then(|| Runnable(self))
+        self.header().state.request_abort().then(|| Runnable(self))
     }
 
-    /// A reference of its own, for a job that is known to be alive now.
+    /// Makes a counted reference. The job is alive now, by the reference this pointer borrows from.
     pub(crate) fn to_arc(self) -> JobArc {
         self.add_ref();
         JobArc(self)
     }
 
-    pub(crate) fn add_ref(self) {
-        // A new reference is made from one that is counted, so nothing has to be ordered.
+    fn add_ref(self) {
+        // Relaxed suffices: the reference this pointer borrows from is counted for as long, so the
+        // count cannot reach zero meanwhile.
         let before = self.header().refs.fetch_add(1, Relaxed);
         if before > i32::MAX as u32 {
             std::process::abort();
         }
     }
 
-    /// Gives one reference up.
-    pub(crate) fn drop_ref(self) {
+    fn drop_ref(self) {
+        // The release pairs with the fence below, in the thread that drops the last reference. It
+        // also pairs with the acquire loads of `Runnable::is_unique` and `Cell::publish`.
         if self.header().refs.fetch_sub(1, Release) == 1 {
-            // Everything the others did with the cell comes before its end.
+            // The acquire pairs with the releases of all others: their accesses come before the end.
             fence(Acquire);
-            self.free();
+            // SAFETY: that was the last reference (S6).
+            unsafe { self.free() }
         }
     }
 
-    pub(crate) fn free(self) {
-        // SAFETY: the last reference is gone.
+    /// # Safety
+    ///
+    /// The caller gave up the last reference.
+    unsafe fn free(self) {
+        // SAFETY: the table belongs to this cell (S7), and no reference is left (S6).
         unsafe { (self.header().vtable.free)(self.0) }
     }
 
-    /// Moves an idle job back to its scheduler's queue; does nothing in any other state.
-    pub(crate) fn wake(self) {
-        let before = self.header().state.fetch_or(SCHEDULED, AcqRel);
-        if before & (SCHEDULED | RUNNING | COMPLETE) == 0 {
+    /// Hands an idle job back to its scheduler. A running job is scheduled once its poll returns.
+    fn wake(self) {
+        if self.header().state.wake() {
+            // The word held the token, and `wake` took it out (S1).
             self.scheduler().schedule(Runnable(self));
         }
     }
 
+    /// Where the job stands in the wait list.
+    fn waiter_key(self) -> usize {
+        // Relaxed suffices: `enter_wait_list` stores the key before it sets `WAITING`, and the
+        // caller has found that bit with an acquire load.
+        self.header().waiter_key.load(Relaxed) as usize
+    }
+
+    /// The scheduler of a job that was idle or in the wait list.
+    ///
     /// # Panics
     ///
-    /// Panics if the job has no scheduler: it was never idle nor in the wait list.
-    pub(crate) fn scheduler(&self) -> &Arc<dyn JobScheduler> {
-        // SAFETY: written once, before any state in which others come to read it.
+    /// Panics if the job was neither before.
+    fn scheduler(&self) -> &Arc<dyn JobScheduler> {
+        // SAFETY: the caller has found the job idle or waiting. The field was written before that,
+        // and is never written again (S5).
         let scheduler = self.header().scheduler.with(|scheduler| unsafe { (*scheduler).as_ref() });
         scheduler.expect("a job that was idle or waiting has a scheduler")
     }
 }
 
 impl Runnable {
+    /// The job, without the token.
     pub(crate) fn ptr(&self) -> RawJob {
         self.0
     }
 
+    /// Which slot the job holds.
     pub(crate) fn slot_kind(&self) -> SlotKind {
         self.0.slot_kind()
     }
@@ -127,149 +161,193 @@ impl Runnable {
     /// Polls the job once, or cancels it if that was asked for.
     pub(crate) fn poll(&self) -> Step {
         let header = self.0.header();
-        let before = if self.is_unique() && self.suspended_key().is_none() {
-            // Nobody else is left who could touch the word, nor does its scheduler know the job yet.
-            let state = header.state.load(Relaxed);
-            header.state.store(state - SCHEDULED + RUNNING, Relaxed);
-            state
+        // A job without a suspended key is not in the scheduler's slab, whose pointers do not count.
+        let to_cancel = if self.is_unique() && self.suspended_key().is_none() {
+            header.state.start_poll_unshared()
         } else {
-            // `SCHEDULED` is set and `RUNNING` is not: the sum exchanges them, flags untouched.
-            header.state.fetch_add(RUNNING - SCHEDULED, AcqRel)
+            header.state.start_poll()
         };
-        if should_cancel(before) {
+        if to_cancel {
             return Step::Ended(self.cancel());
         }
-        // SAFETY: the waker's vtable counts from here; this one is never dropped, so it borrows
-        // the token's reference.
+        // SAFETY: the functions of `WAKER` accept a pointer from `raw_waker`. This waker is never
+        // dropped, so it borrows the token's reference; its clones count (S6).
         let waker = ManuallyDrop::new(unsafe { Waker::from_raw(raw_waker(self.0)) });
         let mut cx = Context::from_waker(&waker);
-        // SAFETY: `self` is the token and the job is `RUNNING`.
+        // SAFETY: `self` is the token (S1), the poll was started above, and the table belongs to
+        // this cell (S7).
         unsafe { (header.vtable.poll)(self.0.0, &mut cx) }
     }
 
-    /// Whether the slot of this ended job stays taken.
-    pub(crate) fn keeps_slot(&self) -> bool {
-        // SAFETY: the token's holder has it to itself.
-        let slot_hold = self.0.header().slot_hold.with_mut(|place| unsafe { (*place).take() });
-        slot_hold.is_some_and(|slot_hold| slot_hold.end())
+    /// Ends a poll that returned `Pending`. Returns the token if the job is to run again at once: it
+    /// was woken or aborted during the poll. Otherwise the state word keeps the token.
+    pub(crate) fn suspend(self) -> Option<Runnable> {
+        let job = ManuallyDrop::new(self);
+        // After `false`, another thread may have freed the cell: the token went into the word (S1).
+        job.0.header().state.finish_poll().then(|| ManuallyDrop::into_inner(job))
     }
 
-    /// Ends the job without polling it.
+    /// Ends the job without a poll.
     pub(crate) fn cancel(&self) -> End {
-        // SAFETY: `self` is the token.
+        // SAFETY: `self` is the token (S1), and the table belongs to this cell (S7).
         unsafe { (self.0.header().vtable.cancel)(self.0.0) }
     }
 
-    /// Where its scheduler keeps the job between polls, if it has been suspended before.
+    /// Whether a slot guard keeps the slot of this ended job.
+    pub(crate) fn keeps_slot(&self) -> bool {
+        // SAFETY: `slot_hold` belongs to the token's holder (S2).
+        let slot_hold = self.0.header().slot_hold.with_mut(|place| unsafe { (*place).take() });
+        slot_hold.is_some_and(|slot_hold| slot_hold.end_job())
+    }
+
+    /// Shows the panic that ended the job, if one did.
+    pub(crate) fn with_panic(&self, mut visit: impl FnMut(&JobPanic)) {
+        // SAFETY: `self` is the token (S1), and the table belongs to this cell (S7).
+        unsafe { (self.0.header().vtable.visit_panic)(self.0.0, &mut visit) };
+    }
+
+    /// Publishes the output of an ended job, and gives up the token.
+    pub(crate) fn publish(self) {
+        // SAFETY: `self` is the token (S1) and is given up here; the table belongs to this cell (S7).
+        unsafe { (self.0.header().vtable.publish)(self.0.0) };
+    }
+
+    /// Where the scheduler keeps the job between polls, if the job was suspended before.
     pub(crate) fn suspended_key(&self) -> Option<usize> {
+        // Relaxed suffices: only the token's holder uses the field (S2).
         let suspended_key = self.0.header().suspended_key.load(Relaxed);
         (suspended_key != NO_KEY).then_some(suspended_key as usize)
     }
 
-    /// Gives the job a suspended key, before it is suspended for the first time.
+    /// Gives the job a suspended key. Called before the job is suspended for the first time.
     pub(crate) fn set_suspended_key(
         &self,
         scheduler: impl FnOnce() -> Arc<dyn JobScheduler>,
         suspended_key: usize,
     ) {
-        // Four billion suspended jobs: there is no memory for them, and no way to go on.
+        // Four billion suspended jobs exceed the memory, and no smaller key is left to give.
         let Ok(suspended_key) = u32::try_from(suspended_key) else { std::process::abort() };
+        // Relaxed suffices: only the token's holder uses the field (S2).
         self.0.header().suspended_key.store(suspended_key, Relaxed);
         self.set_scheduler(scheduler);
     }
 
-    /// Marks a job that is about to be put into a wait list.
-    pub(crate) fn enter_wait_list(
+    /// Makes a new job a waiting job. Called before the job is put into the wait list, under the
+    /// limiter's lock.
+    pub(super) fn enter_wait_list(
         &self,
         scheduler: impl FnOnce() -> Arc<dyn JobScheduler>,
         waiter_key: usize,
     ) {
         let header = self.0.header();
+        // Relaxed suffices: the release of `State::enter_wait_list` publishes the key.
         header.waiter_key.store(waiter_key as u32, Relaxed);
         self.set_scheduler(scheduler);
-        let before = header.state.fetch_add(WAITING - SCHEDULED, AcqRel);
-        debug_assert!(before & (WAITING | RUNNING | COMPLETE) == 0 && before & SCHEDULED != 0);
+        header.state.enter_wait_list();
     }
 
+    /// Makes a waiting job a scheduled job. Called between the wait list and the run queue, when the
+    /// job received a slot.
+    pub(crate) fn leave_wait_list(&self) {
+        self.0.header().state.leave_wait_list();
+    }
+
+    /// Writes the scheduler, unless the job has one already.
     fn set_scheduler(&self, scheduler: impl FnOnce() -> Arc<dyn JobScheduler>) {
         let place = &self.0.header().scheduler;
-        // SAFETY: the token's holder is the only one to write; others read only in a state that
-        // comes after the first write, and there is no second.
+        // SAFETY: only the token's holder writes the field, so that holder may always read it (S5).
         if place.with(|place| unsafe { (*place).is_none() }) {
             let scheduler = scheduler();
-            // SAFETY: as above.
+            // SAFETY: the job was neither idle nor waiting yet, so no other thread reads (S5).
             place.with_mut(|place| unsafe { *place = Some(scheduler) });
         }
     }
 
     /// Whether an abort has to wait.
     pub(crate) fn is_abort_deferred(&self) -> bool {
-        self.0.header().state.load(Acquire) & ABORT_DEFERRED_MASK != 0
+        self.0.header().state.load().is_abort_deferred()
     }
 
-    /// Lets go of a job that returned `Pending`. Gives it back if it is to run at once: it was
-    /// woken or aborted in the meantime.
-    pub(crate) fn suspend(self) -> Option<Runnable> {
-        let state = &self.0.header().state;
-        let mut now = state.load(Relaxed);
-        loop {
-            let again = (now & SCHEDULED != 0 || should_cancel(now))
-                && !failpoint("suspend without recheck");
-            let after = if again { now & !RUNNING | SCHEDULED } else { now & !RUNNING };
-            match state.compare_exchange_weak(now, after, AcqRel, Acquire) {
-                Ok(_) if again => return Some(self),
-                Ok(_) => {
-                    // The token now rests in the state word; another thread may have it already.
-                    std::mem::forget(self);
-                    return None;
-                }
-                Err(actual) => now = actual,
-            }
-        }
-    }
-
-    /// Marks a job that left its wait list to run.
-    pub(crate) fn leave_wait_list(&self) {
-        let header = self.0.header();
-        let before = header.state.fetch_sub(WAITING - SCHEDULED, AcqRel);
-        debug_assert!(before & WAITING != 0 && before & SCHEDULED == 0);
-    }
-
-    /// Whether nobody could tell when this job ends: no handle, no group, no waker is left.
-    pub(crate) fn is_unique(&self) -> bool {
-        // Whoever gave up a reference did so with `Release`.
+    /// Whether the token is the last counted reference: no handle, abort handle or waker is left.
+    fn is_unique(&self) -> bool {
+        // The acquire pairs with the release of `drop_ref`: what the others did comes before.
         self.0.header().refs.load(Acquire) == 1
     }
 
-    /// Shows the panic that ended the job, if one did.
-    pub(crate) fn with_panic(&self, mut visit: impl FnMut(&JobPanic)) {
-        // SAFETY: `self` is the token.
-        unsafe { (self.0.header().vtable.panic)(self.0.0, &mut visit) };
-    }
-
-    /// Whether nobody can see the job's end: no handle and no group is left.
+    /// Whether no reader of the job's end is left: no handle, no group, no layer.
     pub(crate) fn is_detached(&self) -> bool {
         self.is_unique() && !self.0.header().vtable.has_observer
-    }
-
-    /// Lets the outcome of an ended job be seen, and lets go of the job.
-    pub(crate) fn publish(self) {
-        // SAFETY: the job has ended and the token is given up here.
-        unsafe { (self.0.header().vtable.publish)(self.0.0) };
     }
 }
 
 impl Drop for Runnable {
     fn drop(&mut self) {
+        // The load of `is_unique` is cheaper than a read-modify-write, and most tokens are the last.
         if self.is_unique() {
-            self.0.free();
+            // SAFETY: this was the last reference, and a new one needs an old one (S6).
+            unsafe { self.0.free() }
         } else {
             self.0.drop_ref();
         }
     }
 }
 
-/// A place where one job can be left for whoever takes it first.
+impl JobArc {
+    /// Makes aborts wait until [`allow_abort`](Self::allow_abort), which has to follow each call.
+    pub(crate) fn defer_abort(&self) {
+        self.0.header().state.defer_abort();
+    }
+
+    /// Takes one [`defer_abort`](Self::defer_abort) back. The last call lets a waiting abort proceed.
+    pub(crate) fn allow_abort(&self) {
+        if self.0.header().state.allow_abort() {
+            self.0.wake();
+        }
+    }
+
+    /// Whether the job has ended and its output is published.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.0.header().state.load().is_complete()
+    }
+
+    /// Asks for the job's cancellation.
+    pub(crate) fn abort(&self) {
+        let job = self.0;
+        let is_waiting = job.header().state.load().is_waiting();
+        if is_waiting && job.scheduler().withdraw(job, job.waiter_key()) {
+            return;
+        }
+        // A waiting job that could not be withdrawn is on its way to a run queue, or is being
+        // cancelled. It never comes back to the wait list, and its first poll finds the request.
+        if let Some(token) = job.request_abort() {
+            job.scheduler().schedule(token);
+        }
+    }
+
+    /// Waits until the job has left the wait list.
+    pub(crate) fn poll_started(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let job = self.0;
+        let is_waiting = job.header().state.load().is_waiting();
+        if is_waiting && job.scheduler().await_start(job, job.waiter_key(), cx.waker()) {
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Clone for JobArc {
+    fn clone(&self) -> Self {
+        self.0.to_arc()
+    }
+}
+
+impl Drop for JobArc {
+    fn drop(&mut self) {
+        self.0.drop_ref();
+    }
+}
+
+/// A place for one token, which any thread may take out.
 #[derive(Debug)]
 pub(crate) struct AtomicJobSlot(AtomicPtr<Header>);
 
@@ -278,19 +356,24 @@ impl AtomicJobSlot {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
 
-    /// Leaves a job here. The slot must be empty.
+    /// Puts a job here. The slot must be empty, and one thread alone puts jobs here.
     pub(crate) fn put(&self, job: Runnable) {
         let job = ManuallyDrop::new(job);
         debug_assert!(self.0.load(Relaxed).is_null());
+        // The release pairs with the acquire of `take`: the taker sees the job as it is now.
         self.0.store(job.0.0.as_ptr(), Release);
     }
 
+    /// Whether the slot looked empty just now.
     pub(crate) fn is_empty(&self) -> bool {
+        // Relaxed suffices: the answer is a hint, and `take` decides.
         self.0.load(Relaxed).is_null()
     }
 
+    /// Takes the job, if one is here.
     pub(crate) fn take(&self) -> Option<Runnable> {
-        // The pointer stands for the token that `put` was given; swapped out, it is ours alone.
+        // The pointer stands for the token that `put` received, and one swap alone gets it (S1).
+        // The acquire pairs with the release of `put`.
         NonNull::new(self.0.swap(ptr::null_mut(), AcqRel)).map(|job| Runnable(RawJob(job)))
     }
 }
@@ -301,31 +384,27 @@ impl Drop for AtomicJobSlot {
     }
 }
 
-/// Whether the job is to be cancelled now.
-fn should_cancel(state: u32) -> bool {
-    state & ABORT != 0 && state & ABORT_DEFERRED_MASK == 0
+fn raw_waker(job: RawJob) -> RawWaker {
+    RawWaker::new(job.0.as_ptr().cast::<()>(), &WAKER)
 }
 
-fn raw_waker(ptr: RawJob) -> RawWaker {
-    RawWaker::new(ptr.0.as_ptr().cast::<()>(), &WAKER)
-}
-
+/// The functions of a job's waker. Each clone is a counted reference (S6).
 static WAKER: RawWakerVTable = RawWakerVTable::new(
     |data| {
-        let ptr = from_waker(data);
-        ptr.add_ref();
-        raw_waker(ptr)
+        let job = from_waker(data);
+        job.add_ref();
+        raw_waker(job)
     },
     |data| {
-        let ptr = from_waker(data);
-        ptr.wake();
-        ptr.drop_ref();
+        let job = from_waker(data);
+        job.wake();
+        job.drop_ref();
     },
     |data| from_waker(data).wake(),
     |data| from_waker(data).drop_ref(),
 );
 
 fn from_waker(data: *const ()) -> RawJob {
-    // SAFETY: only `raw_waker` makes these, from a pointer that is not null.
+    // SAFETY: `raw_waker` alone makes these pointers, from one that is not null.
     RawJob(unsafe { NonNull::new_unchecked(data as *mut Header) })
 }

@@ -1,12 +1,107 @@
-//! Counting everything, at one moment.
+//! The counters of a pool and the accounting law that they obey.
+//!
+//! [`Counters`] are running totals. Each shard has one set under its own lock, for what happens
+//! there without the state lock. The state has one more set under the state lock. A job may start
+//! in one shard and end in another, so only the sums over all sets mean anything.
+//!
+//! [`Counts`] is a snapshot of the sums. `StateGuard::counts` takes the snapshot under the state lock
+//! and all shard locks at once. No job can then end in one shard while the next one is read.
+//!
+//! # The accounting law (L9)
+//!
+//! Each offered job adds one to `submitted`. At every moment the job is in exactly one other place:
+//!
+//! ```text
+//! submitted = refused + withdrawn                              (never ran, given back or dropped)
+//!           + reserved + queued + waiting                      (has no slot yet, or no job yet)
+//!           + running + overflow + in_caller                   (being run)
+//!           + completed + panicked + cancelled                 (ended)
+//! ```
+//!
+//! An entry point moves a job between places under one lock, in one critical section. A reserved
+//! slot counts as a submitted job from its reservation on. A held slot counts nowhere in the law,
+//! because its job has ended.
 
-use crate::pool::limiter::deferred_wakes::DeferredWakes;
-use crate::pool::limiter::state::StateGuard;
-use crate::pool::limiter::{CLOSED, IDLE_WAITERS, Limiter};
-use crate::pool::scheduler::shard::Counters;
-use crate::sync::atomic::Ordering::Relaxed;
+use crate::pool::job::End;
 
-/// Everything there is to count, at one moment.
+/// Running totals. Only `refused` ever decreases: when a refused job runs in its caller.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counters {
+    pub(crate) submitted: u64,
+    /// Jobs that received a slot.
+    pub(crate) started: u64,
+    /// Jobs that ended with a slot.
+    pub(crate) ended: u64,
+    pub(crate) completed: u64,
+    pub(crate) panicked: u64,
+    pub(crate) cancelled: u64,
+    pub(crate) overflow_started: u64,
+    pub(crate) overflow_ended: u64,
+    pub(crate) refused: u64,
+    pub(crate) withdrawn: u64,
+    /// Slots that were reserved for later jobs.
+    pub(crate) reserved: u64,
+    /// Reserved slots that a job used, or that were released without a job.
+    pub(crate) reservations_ended: u64,
+    /// Slots that stayed taken when their job ended.
+    pub(crate) held_slots: u64,
+    /// Held slots that were released.
+    pub(crate) held_released: u64,
+}
+
+/// Why a slot without a running job is released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReleaseReason {
+    /// The slot was reserved, and no job came.
+    Unused,
+    /// The slot was reserved, and the pool was closed when the job came.
+    Refused,
+    /// The slot was held beyond the end of its job.
+    Held,
+}
+
+impl Counters {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.submitted += other.submitted;
+        self.started += other.started;
+        self.ended += other.ended;
+        self.completed += other.completed;
+        self.panicked += other.panicked;
+        self.cancelled += other.cancelled;
+        self.overflow_started += other.overflow_started;
+        self.overflow_ended += other.overflow_ended;
+        self.refused += other.refused;
+        self.withdrawn += other.withdrawn;
+        self.reserved += other.reserved;
+        self.reservations_ended += other.reservations_ended;
+        self.held_slots += other.held_slots;
+        self.held_released += other.held_released;
+    }
+
+    /// Counts the release of a slot that has no running job.
+    pub(super) fn release(&mut self, reason: ReleaseReason) {
+        match reason {
+            ReleaseReason::Unused => self.withdrawn += 1,
+            ReleaseReason::Refused => self.refused += 1,
+            ReleaseReason::Held => {
+                self.held_released += 1;
+                return;
+            }
+        }
+        self.reservations_ended += 1;
+    }
+
+    /// Counts how a job ended. The caller counts the job's slot.
+    pub(crate) fn end(&mut self, end: End) {
+        match end {
+            End::Completed => self.completed += 1,
+            End::Panicked => self.panicked += 1,
+            End::Cancelled => self.cancelled += 1,
+        }
+    }
+}
+
+/// All numbers of a pool at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Counts {
     pub(crate) size: usize,
@@ -16,6 +111,7 @@ pub(crate) struct Counts {
     pub(crate) waiting_reservers: usize,
     pub(crate) running: usize,
     pub(crate) overflow: usize,
+    /// Jobs in their callers, and jobs that left the wait list to be cancelled.
     pub(crate) in_caller: usize,
     pub(crate) reserved: usize,
     pub(crate) held_slots: usize,
@@ -23,58 +119,10 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
+    /// Returns whether no job is left. Reservers and reserved slots do not count: a reserver may
+    /// never be polled again, so a wait for it could last forever.
     pub(crate) fn is_idle(&self) -> bool {
-        // Those who come for a slot alone may never look again: nobody waits for them.
         let waiting = self.waiting - self.waiting_reservers;
         self.queued + waiting + self.running + self.overflow + self.in_caller + self.held_slots == 0
-    }
-}
-
-impl Limiter {
-    /// Whether nothing is left; if something is, whoever ends it will say so through `deferred`.
-    pub(crate) fn watch_idle(&self) -> bool {
-        let state = self.lock_state();
-        state.set(IDLE_WAITERS);
-        // A job that ends from here on sees the flag under its shard's lock, and one that ended
-        // before is counted.
-        let idle = self.count(&state).is_idle();
-        if idle {
-            state.clear(IDLE_WAITERS);
-        }
-        idle
-    }
-
-    pub(crate) fn check_idle(&self, state: &mut StateGuard<'_>, deferred: &mut DeferredWakes) {
-        if state.has(IDLE_WAITERS | CLOSED) && self.count(state).is_idle() {
-            state.clear(IDLE_WAITERS);
-            deferred.idle = true;
-        }
-    }
-
-    pub(crate) fn counts(&self) -> Counts {
-        self.count(&self.lock_state())
-    }
-
-    fn count(&self, state: &StateGuard<'_>) -> Counts {
-        let fast_refusals = self.fast_refusals.load(Relaxed);
-        let mut jobs = state.counters;
-        // All at once: a job may end in one shard while the next is being read.
-        let shards: Vec<_> = self.shards.iter().map(|shard| shard.lock()).collect();
-        shards.iter().for_each(|shard| jobs.add(&shard.counters));
-        jobs.submitted += fast_refusals;
-        jobs.refused += fast_refusals;
-        Counts {
-            size: state.size,
-            queue_capacity: state.queue_capacity,
-            queued: state.wait_list.queued(),
-            waiting: state.wait_list.waiting(),
-            waiting_reservers: state.wait_list.waiting_reservers(),
-            running: (jobs.started - jobs.ended) as usize,
-            overflow: (jobs.overflow_started - jobs.overflow_ended) as usize,
-            in_caller: state.in_caller + state.cancelling,
-            reserved: (jobs.reserved - jobs.reservations_ended) as usize,
-            held_slots: (jobs.held_slots - jobs.held_released) as usize,
-            jobs,
-        }
     }
 }

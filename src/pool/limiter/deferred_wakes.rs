@@ -1,7 +1,8 @@
-//! What is left to do once the locks are released.
+//! Wakers and jobs that must wait until the locks are released (L2).
 //!
-//! Wakers and jobs belong to users: running or dropping one may take long, panic or call back
-//! into the pool. So whoever holds a lock only collects them here.
+//! Wakers and jobs belong to users. Running or dropping one may take long, panic or call back into
+//! the pool. Code under a lock therefore only collects them here, and its caller runs them after
+//! the lock: `Shared::run_deferred` starts the jobs, wakes the wakers and notifies idle waiters.
 
 use std::task::Waker;
 
@@ -11,23 +12,25 @@ use crate::pool::job::Runnable;
 #[derive(Default)]
 pub(crate) struct DeferredWakes {
     wakes: Vec<Waker>,
-    discards: Vec<Waker>,
+    drops: Vec<Waker>,
     started: Vec<Runnable>,
-    /// The pool has nothing left, and somebody waits for that.
+    /// The pool has become idle, and a caller waits for that.
     pub(crate) idle: bool,
 }
 
 impl DeferredWakes {
-    pub(crate) fn wake(&mut self, waker: Waker) {
-        self.wakes.push(waker);
+    /// Collects a waker to wake.
+    pub(super) fn wake(&mut self, waker: Option<Waker>) {
+        self.wakes.extend(waker);
     }
 
-    pub(crate) fn discard(&mut self, waker: Waker) {
-        self.discards.push(waker);
+    /// Collects a waker to drop without a wake.
+    pub(super) fn discard(&mut self, waker: Option<Waker>) {
+        self.drops.extend(waker);
     }
 
-    /// A job left the wait list with a slot.
-    pub(crate) fn start(&mut self, job: Runnable) {
+    /// Collects a job that left the wait list with a slot.
+    pub(super) fn start(&mut self, job: Runnable) {
         self.started.push(job);
     }
 
@@ -35,12 +38,12 @@ impl DeferredWakes {
         std::mem::take(&mut self.started)
     }
 
-    /// Wakes everybody; a waker that panics spoils nobody else's wake.
+    /// Wakes and drops all collected wakers. A waker that panics does not stop the others.
     pub(crate) fn wake_all(&mut self) {
         for waker in self.wakes.drain(..) {
             catch_panic(|| waker.wake());
         }
-        for waker in self.discards.drain(..) {
+        for waker in self.drops.drain(..) {
             catch_panic(|| drop(waker));
         }
     }

@@ -1,146 +1,229 @@
-//! Who may come in: the only place that counts slots, queue places and the waiters.
+//! The limiter: a counting semaphore with sharded slots, a wait list, quotas and counters.
 //!
-//! # Slots
+//! A pool of `size` has `size` slots, and a job needs a slot to run. This room alone counts slots,
+//! places in the queue, waiters and parts of quotas. Its callers:
 //!
-//! A pool of `size` has `size` slots. Each is at any time one of: free in some shard, held by a
-//! job, or kept for a caller who was told to come. Taking and giving back a slot normally costs
-//! the one lock of the caller's own shard, which it needs anyway to queue the job.
+//! * `pool::submit`, through `scheduler::shared`: [`admit`](Limiter::admit) and
+//!   [`reserve`](Limiter::reserve), then [`poll_waiter`](Limiter::poll_waiter),
+//!   [`submit_granted`](Limiter::submit_granted), [`take_granted`](Limiter::take_granted) or
+//!   [`cancel_waiter`](Limiter::cancel_waiter) for a caller that waits.
+//! * `scheduler::complete`: [`release_slow`](Limiter::release_slow) when a job ends,
+//!   [`cancel_all`](Limiter::cancel_all) and [`end_withdrawn`](Limiter::end_withdrawn).
+//! * `pool::shutdown`, `scheduler::shared`, `scheduler::idle`: [`resize`](Limiter::resize),
+//!   [`close`](Limiter::close), [`watch_idle`](Limiter::watch_idle), [`counts`](Limiter::counts).
 //!
-//! # Congestion
+//! The room imports nothing from `scheduler`, `submit` or `group`.
 //!
-//! A caller who finds its shard empty takes the lock of the wait list, sets `NO_SLOTS` and looks
-//! through all shards. The flag is read under the shard's own lock by everybody who gives a slot
-//! back; so a slot that came back before the look is seen by it, and one that comes back after it
-//! is brought to the wait list instead. `NO_SLOTS` under the wait list's lock therefore proves that no slot
-//! is free, and a refusal costs one load. Whoever brings a slot to the wait list hands it to the oldest
-//! there; only when nobody is left does it go to a shard again, and the flag is taken down.
+//! # Files
 //!
-//! Locks are taken in the order wait list, shard; never two shards at once; and nothing that belongs
-//! to a user (wakers, jobs) is run or dropped under any of them: see [`DeferredWakes`].
+//! | file | content |
+//! |---|---|
+//! | `mod` | [`Limiter`] with its entry points |
+//! | `flags` | the flag word, with its memory orderings |
+//! | `shard` | [`Shard`]: free slots, run queue and suspended jobs of one thread |
+//! | `state` | the state lock, and the steps under it |
+//! | `wait_list` | lists, queue and quotas; the states of a waiter |
+//! | `deadlock` | the waits that could never end |
+//! | `counts` | the counters, and the accounting law |
+//! | `deferred_wakes` | wakers and jobs that are run after the locks |
 //!
-//! # Fairness
+//! # Data and locks
 //!
-//! Strictly first come, first served: nobody overtakes a waiter, and a slot kept for a
-//! caller who goes away is handed to the next.
+//! * Each **shard lock** protects that shard's free slots, run queue, suspended jobs and counters.
+//!   A submitter that finds a free slot in its own shard needs this lock alone. So does the end of
+//!   a job while no flag asks for more. These are the fast paths.
+//! * The **state lock** protects everything else: wait list, quotas, counts, and the right to write
+//!   the flag word. Every other path takes the state lock first. These are the slow paths.
+//! * The **flag word** tells the fast paths that they must not be taken: `NO_SLOTS`, `CLOSED`,
+//!   `IDLE_WAITERS`, `CANCELLING`, `RUNTIME_GONE`, and the derived `FULL`.
+//!
+//! # The life of a slot
+//!
+//! ```text
+//!               admit, reserve
+//!   ┌──────┐ ───────────────────▶ ┌───────────────────────────────────────┐
+//!   │ free │                      │ taken: by a running job, reserved for │
+//!   └──────┘        ┌───────────▶ │ a later job, or held after a job      │
+//!      ▲            │             └───────────────────────────────────────┘
+//!      │            │ the caller comes                │ release
+//!      │        ┌─────────┐                           ▼
+//!      │        │ granted │       1. A shrink is pending: the slot vanishes.
+//!      │        └─────────┘ ◀──── 2. The head of the main list is a caller: granted to it.
+//!      │                             The head is a job: the job starts with the slot.
+//!      └───────────────────────── 3. No waiter stands in the main list: free.
+//! ```
+//!
+//! A released slot goes to the head of the main list. That list is first come, first served: the
+//! jobs in the queue come first, then callers and committed jobs in one order. No later submitter
+//! overtakes a waiter, because no shard has a free slot while a waiter stands in the main list (L4,
+//! L5). A caller that is granted a slot and then dropped releases the slot like an ended job, so the
+//! grant passes on to the next waiter.
+//!
+//! A shrink takes free slots at once. The rest are counted in `slots_to_remove`, and vanish as they
+//! come back, before any waiter is served. A grow first cancels pending removals, then serves
+//! waiters, then frees slots.
+//!
+//! A job of a quota needs a part of the quota before it may wait in the main list. Without a part,
+//! its waiter stands in the quota's own list, and does not hold up the rest of the pool.
+//!
+//! # Why `NO_SLOTS` proves that no slot is free (L4)
+//!
+//! A submitter that finds its own shard empty takes the state lock. The submitter sets `NO_SLOTS`
+//! first, and then looks through all shards under their locks. Consider any slot that comes back to
+//! a shard meanwhile. The slot's releaser reads the flag under the lock of that shard:
+//!
+//! * If the releaser had the shard lock before the scan did, the scan sees the slot.
+//! * If the releaser has the shard lock after the scan, the lock makes the flag visible to it. The
+//!   releaser leaves the shard alone and brings the slot to the state lock.
+//!
+//! So an empty scan means that no slot is free, and none becomes free in a shard before `NO_SLOTS`
+//! is cleared. Only the holder of the state lock clears the flag: when the scan finds a slot, or
+//! when a slot comes back and the main list is empty. While the flag is set, a refusal costs one
+//! load, and a waiter cannot miss a slot.
+//!
+//! The other flags use the same argument. Their setter stores the flag and then locks every shard:
+//! to count (`IDLE_WAITERS`), to empty the shard (`CANCELLING`, `RUNTIME_GONE`), or for this
+//! purpose alone (`CLOSED`). What a fast path did before that is seen by the setter. What comes
+//! after sees the flag.
+//!
+//! # Invariants
+//!
+//! L1 and L2 hold always. The others hold whenever the locks of their data are free.
+//!
+//! * **L1, lock order.** The state lock comes before shard locks. A thread holds one shard lock at
+//!   a time; only a snapshot under the state lock holds all of them. A group's lock comes last: a
+//!   sink counts its job in while the job is admitted.
+//! * **L2, no user code under a lock.** Wakers are cloned and dropped, and jobs are run, dropped
+//!   and allocated, while no lock is held. [`DeferredWakes`] carries them out of the locks.
+//! * **L3, slots.** Free slots + running + reserved + held + granted = `size + slots_to_remove`.
+//! * **L4, the flag.** While `NO_SLOTS` is set, no shard has a free slot.
+//! * **L5, no overtaking.** While a waiter stands in the main list, `NO_SLOTS` is set.
+//! * **L6, order.** Slots go to the head of the main list. The first waiters of that list, and no
+//!   others, stand in the queue. New waiters join at the end of a list.
+//! * **L7, waiters.** A caller's state changes under the state lock, along the arrows in
+//!   `wait_list`. What a caller was granted is used by it or passed on when it is dropped.
+//! * **L8, quotas.** At most `limit` parts of a quota are in use, and a waiter in the main list uses
+//!   one. While a waiter stands in the quota's list, all parts are in use.
+//! * **L9, accounting.** Every submitted job is in exactly one of the numbers that `counts` lists.
+//! * **L10, deadlock.** `waiting_holders` has exactly the jobs with a slot of this pool that wait
+//!   through a caller in state `Waiting`.
+//! * **L11, idle.** While `IDLE_WAITERS` is set, each end goes through the state lock. The end
+//!   that leaves the pool idle marks its `DeferredWakes` idle.
+//!
+//! # Tests
+//!
+//! | invariant | held by |
+//! |---|---|
+//! | L1, L2 | `dropped_mid_wait::a_waker_may_call_back_when_it_is_dropped`, `panics_in_callbacks` |
+//! | L3, L4, L5 | assertions at each snapshot in debug builds, so each test that reads a status; `resize`; loom: `a_returned_slot_is_found`, `a_reserved_slot_passes_on`, `a_held_slot_is_freed_once` |
+//! | L6 | `full::the_queue_is_first_come_first_served`, `full::a_waiter_is_not_overtaken`; the tests in `wait_list` |
+//! | L7 | `dropped_mid_wait`, `closed`; the tests in `wait_list`; loom: `a_dropped_grant_passes_on`, `close_notifies_waiting_callers` |
+//! | L8 | `quota` |
+//! | L9 | `accounting_model`, `status` |
+//! | L10 | `nested`, `nested_shrinks`; the test in `deadlock` |
+//! | L11 | `lifecycle`, `closed`, `held_slots`, `pool_dropped` |
+//!
+//! Each loom model runs once more with a failpoint in this room switched on, and must then fail.
 
-mod callers;
-mod counts;
+pub(crate) mod counts;
 pub(crate) mod deadlock;
 pub(crate) mod deferred_wakes;
-mod reserve;
-mod resize_close;
+mod flags;
+pub(crate) mod shard;
 mod state;
 pub(crate) mod wait_list;
 
-use std::collections::HashMap;
 use std::task::Waker;
 
 use crossbeam_utils::CachePadded;
 
-use crate::pool::job::{End, Runnable, SlotKind};
+use crate::pool::job::{End, RawJob, Runnable, SlotKind};
+use crate::pool::limiter::counts::{Counts, ReleaseReason};
+use crate::pool::limiter::deadlock::{set_waiting_job, waiting_job};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
-use crate::pool::limiter::state::StateGuard;
-use crate::pool::limiter::wait_list::{List, WaitList, WaiterKey};
-use crate::pool::scheduler::shard::{Counters, Shard, ShardId};
-use crate::sync::atomic::Ordering::{Acquire, Relaxed};
-use crate::sync::atomic::{AtomicU64, AtomicUsize};
+use crate::pool::limiter::flags::{
+    CANCELLING, CLOSED, Flags, IDLE_WAITERS, NO_SLOTS, RUNTIME_GONE,
+};
+use crate::pool::limiter::shard::{Shard, ShardGuard, ShardId};
+use crate::pool::limiter::state::{State, StateGuard};
+use crate::pool::limiter::wait_list::{CallerWaiter, List, Waiter, WaiterKey, WaiterState};
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Mutex, failpoint};
 
-/// No slot is free in any shard.
-const NO_SLOTS: usize = 1;
-/// `NO_SLOTS`, and the queue has no place either.
-const FULL: usize = 1 << 5;
-/// Nothing new comes in.
-const CLOSED: usize = 1 << 1;
-/// Somebody waits for the pool to be idle.
-const IDLE_WAITERS: usize = 1 << 2;
-/// Suspended jobs are to be cancelled instead of kept.
-const CANCELLING: usize = 1 << 3;
-/// The runtime is gone: nobody is left to run anything.
-const RUNTIME_GONE: usize = 1 << 4;
-
-/// What is to be done with a job for which there is neither a slot nor a place in the queue.
+/// What happens to a job for which there is neither a slot nor room in the queue.
 pub(crate) enum OnFull<'a> {
     Refuse,
-    /// The caller waits in the wait list with its job.
+    /// The caller keeps its job and waits in the wait list.
     Wait {
         waker: &'a Waker,
+        /// The id of the pool, for deadlock detection.
         pool: usize,
     },
-    /// The job waits in the wait list by itself.
+    /// The job waits in the wait list without its caller.
     Commit,
-    /// The job runs in its caller.
+    /// The caller runs the job itself.
     RunInCaller,
-    /// The job runs beyond the size, if no more than this many do.
+    /// The job runs beyond the size, unless `limit` jobs do so already.
     Overflow {
         limit: usize,
     },
 }
 
-/// A job on offer.
+/// A job on offer. `submit::submission` implements it, so the limiter knows no job types.
 pub(crate) trait PendingJob {
-    /// Puts the job where it can be admitted from, before any lock is taken.
+    /// Allocates the job's cell. Called without a lock (L2).
     fn prepare(&mut self);
 
-    /// Gives the job up. Called under the locks of the limiter, so that nobody can run it, or look
-    /// for it, before it is accounted for.
+    /// Hands the job over. Called under the limiter's locks, so that no worker or abort can reach
+    /// the job before it is counted. Takes no lock but the group's (L1).
     fn admit(&mut self, slot_kind: SlotKind) -> Runnable;
 
-    /// Gives the job up to stand in the wait list under `waiter_key`.
+    /// Hands the job over to stand in the wait list under `waiter_key`. Called like `admit`.
     fn admit_waiting(&mut self, slot_kind: SlotKind, waiter_key: WaiterKey) -> Runnable;
 }
 
+/// What became of an offered job or a requested slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AcquireOutcome {
-    /// Ready to run in the shard; a worker must be called if `call`.
+    /// The job is in the shard's run queue of length `depth`, with a slot.
     Started {
+        /// No worker would see the job, so the caller must wake one.
         needs_wake: bool,
         depth: usize,
     },
-    /// The same, beyond the size.
+    /// As `Started`, but beyond the size.
     Overflow {
         needs_wake: bool,
         depth: usize,
     },
-    /// In the queue, or committed to the wait list.
+    /// The job is in the queue, or is committed to the wait list.
     Enqueued,
     /// The caller waits under this key.
     Waiting(WaiterKey),
-    /// The caller is to run it, and to tell [`Limiter::end_in_caller`].
+    /// The caller must run the job and then call [`Limiter::end_in_caller`].
     RunInCaller,
-    /// A slot is kept for it.
+    /// A slot is reserved.
     Reserved,
     Full,
     Closed,
     Deadlock,
 }
 
+/// The semaphore of one pool. The head of this module describes its protocol.
 pub(crate) struct Limiter {
     shards: Box<[CachePadded<Shard>]>,
-    /// Flags; written under the lock of `state` only.
-    flags: AtomicUsize,
-    /// Jobs refused without taking a lock.
+    flags: Flags,
+    /// Jobs that were refused without a lock. Each counts as submitted and as refused.
     fast_refusals: AtomicU64,
     state: Mutex<State>,
 }
 
-pub(crate) struct State {
-    pub(crate) wait_list: WaitList,
-    size: usize,
-    queue_capacity: usize,
-    /// Slots that are to vanish when they come back: the pool was made smaller.
-    slots_to_remove: usize,
-    /// Slots kept for callers who were told to come.
-    slots_granted: usize,
-    overflow: usize,
-    /// Jobs that run in their callers.
-    in_caller: usize,
-    /// Jobs that were taken out of the wait list and are being cancelled.
-    cancelling: usize,
-    /// The slot-holding jobs that wait in the wait list, with how many callers each.
-    waiting_holders: HashMap<usize, usize>,
-    /// Running totals of what does not happen in a shard.
-    counters: Counters,
+/// Puts a job with a slot in the run queue.
+#[inline]
+fn start(shard: &mut ShardGuard<'_>, job: Runnable) -> AcquireOutcome {
+    let needs_wake = shard.push(job);
+    AcquireOutcome::Started { needs_wake, depth: shard.run_queue.len() }
 }
 
 impl Limiter {
@@ -148,20 +231,9 @@ impl Limiter {
         let share = |shard: usize| size / shards + usize::from(shard < size % shards);
         Self {
             shards: (0..shards).map(|shard| CachePadded::new(Shard::new(share(shard)))).collect(),
-            flags: AtomicUsize::new(0),
+            flags: Flags::new(),
             fast_refusals: AtomicU64::new(0),
-            state: Mutex::new(State {
-                wait_list: WaitList::new(queue_capacity),
-                size,
-                queue_capacity,
-                slots_to_remove: 0,
-                slots_granted: 0,
-                overflow: 0,
-                in_caller: 0,
-                cancelling: 0,
-                waiting_holders: HashMap::new(),
-                counters: Counters::default(),
-            }),
+            state: Mutex::new(State::new(size, queue_capacity)),
         }
     }
 
@@ -173,7 +245,14 @@ impl Limiter {
         &self.shards[shard_id]
     }
 
-    /// Offers a job. Refusals and outcomes to wait leave it on offer.
+    fn lock_state(&self) -> StateGuard<'_> {
+        StateGuard { limiter: self, state: self.state.lock() }
+    }
+
+    // ----- submits -----
+
+    /// Offers a job. If the outcome is a refusal, `Waiting` or `RunInCaller`, the job stays on
+    /// offer.
     #[inline]
     pub(crate) fn admit(
         &self,
@@ -188,22 +267,23 @@ impl Limiter {
         pending.prepare();
         if quota.is_none() {
             let mut shard = self.shards[shard_id].lock();
-            if shard.free_slots > 0 && self.flags.load(Relaxed) & CLOSED == 0 {
+            if shard.free_slots > 0 && !self.flags.is_set_in_lock(CLOSED) {
                 shard.free_slots -= 1;
                 shard.counters.submitted += 1;
                 shard.counters.started += 1;
-                let needs_wake = shard.push(pending.admit(SlotKind::for_quota(quota)));
-                return AcquireOutcome::Started { needs_wake, depth: shard.run_queue.len() };
+                return start(&mut shard, pending.admit(SlotKind::Plain));
             }
         }
         self.admit_slow(shard_id, pending, quota, on_full)
     }
 
-    /// Refuses a job at once if the pool is full: nobody has to queue up behind a lock for that.
+    /// Refuses a job without a lock if the pool is full, and counts the refusal. Returns whether
+    /// the job was refused.
     #[inline]
     pub(crate) fn refuse_if_full(&self) -> bool {
-        let full = self.flags.load(Acquire) & (FULL | CLOSED) == FULL;
+        let full = self.flags.is_full();
         if full {
+            // Relaxed, without a partner: `StateGuard::counts` only needs the sum.
             self.fast_refusals.fetch_add(1, Relaxed);
         }
         full
@@ -217,52 +297,39 @@ impl Limiter {
         quota: Option<usize>,
         on_full: OnFull<'_>,
     ) -> AcquireOutcome {
-        // Wakers are the user's: cloned and dropped outside of the lock.
+        // Cloned before the lock and, if no wait takes it, dropped after the lock (L2).
         let mut waker = match on_full {
             OnFull::Wait { waker, .. } => Some(waker.clone()),
             _ => None,
         };
         let mut state = self.lock_state();
         state.counters.submitted += 1;
-        if self.flags.load(Relaxed) & CLOSED != 0 {
-            state.counters.refused += 1;
-            return AcquireOutcome::Closed;
+        if state.is_set(CLOSED) {
+            return state.refuse(AcquireOutcome::Closed);
         }
         let slot_kind = SlotKind::for_quota(quota);
-        let in_quota = state.has_quota_left(quota);
-        if in_quota {
-            if self.acquire_from_any_shard(&mut state, shard_id) {
+        let list = state.wait_list.list_for(quota);
+        if list == List::Main {
+            if state.acquire_from_any_shard(shard_id) {
                 state.acquire_quota(quota);
                 state.counters.started += 1;
                 let mut shard = self.shards[shard_id].lock();
-                let needs_wake = shard.push(pending.admit(slot_kind));
-                return AcquireOutcome::Started { needs_wake, depth: shard.run_queue.len() };
+                return start(&mut shard, pending.admit(slot_kind));
             }
             if state.wait_list.has_queue_room() {
-                state.acquire_quota(quota);
-                state.enqueue_job(List::Main, pending, slot_kind);
+                state.enqueue_job(list, pending, slot_kind);
                 return AcquireOutcome::Enqueued;
             }
         }
-        let list = match quota {
-            Some(quota) if !in_quota => List::Quota(quota),
-            _ => List::Main,
-        };
         match on_full {
-            OnFull::Refuse => {
-                state.counters.refused += 1;
-                AcquireOutcome::Full
+            OnFull::Wait { pool, .. } => state.enqueue_caller(list, quota, &mut waker, pool, false),
+            OnFull::Commit => {
+                state.enqueue_job(list, pending, slot_kind);
+                AcquireOutcome::Enqueued
             }
             OnFull::RunInCaller => {
                 state.in_caller += 1;
                 AcquireOutcome::RunInCaller
-            }
-            OnFull::Commit => {
-                if in_quota {
-                    state.acquire_quota(quota);
-                }
-                state.enqueue_job(list, pending, slot_kind);
-                AcquireOutcome::Enqueued
             }
             OnFull::Overflow { limit } if state.overflow < limit => {
                 state.overflow += 1;
@@ -271,72 +338,283 @@ impl Limiter {
                 let needs_wake = shard.push(pending.admit(SlotKind::Overflow));
                 AcquireOutcome::Overflow { needs_wake, depth: shard.run_queue.len() }
             }
-            OnFull::Overflow { .. } => {
-                state.counters.refused += 1;
-                AcquireOutcome::Full
-            }
-            OnFull::Wait { pool, .. } => {
-                state.enqueue_caller(list, quota, in_quota, &mut waker, pool, false)
-            }
+            OnFull::Refuse | OnFull::Overflow { .. } => state.refuse(AcquireOutcome::Full),
         }
     }
 
-    fn lock_state(&self) -> StateGuard<'_> {
-        StateGuard { state: self.state.lock(), flags: &self.flags }
-    }
+    // ----- slots without jobs -----
 
-    fn has(&self, flag: usize) -> bool {
-        self.flags.load(Acquire) & flag != 0
-    }
-
-    /// Takes a slot from whichever shard has one, and brings what else that shard can spare to
-    /// the caller's.
-    fn acquire_from_any_shard(&self, state: &mut StateGuard<'_>, shard_id: ShardId) -> bool {
-        if state.has(NO_SLOTS) {
-            return false;
-        }
-        if !failpoint("scan before the flag") {
-            state.set(NO_SLOTS);
-        }
-        for shard in (0..self.shards.len())
-            .map(|offset| &self.shards[(shard_id + offset) % self.shards.len()])
-        {
-            let mut victim = shard.lock();
-            let taken = victim.free_slots.div_ceil(2);
-            if taken > 0 {
-                victim.free_slots -= taken;
-                drop(victim);
-                state.clear(NO_SLOTS);
-                self.shards[shard_id].lock().free_slots += taken - 1;
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Hands a slot to the oldest waiter, or back to a shard.
-    fn release_to_next(
+    /// Reserves a slot for a later job. If none is free, the caller waits with the waker of `wake`
+    /// and the id of the pool. Without `wake`, the outcome is `Full`.
+    #[inline]
+    pub(crate) fn reserve(
         &self,
-        state: &mut StateGuard<'_>,
         shard_id: ShardId,
+        quota: Option<usize>,
+        wake: Option<(&Waker, usize)>,
+    ) -> AcquireOutcome {
+        if quota.is_none() {
+            if wake.is_none() && self.refuse_if_full() {
+                return AcquireOutcome::Full;
+            }
+            let mut shard = self.shards[shard_id].lock();
+            if shard.free_slots > 0 && !self.flags.is_set_in_lock(CLOSED) {
+                shard.free_slots -= 1;
+                shard.counters.submitted += 1;
+                shard.counters.reserved += 1;
+                return AcquireOutcome::Reserved;
+            }
+        }
+        self.reserve_slow(shard_id, quota, wake)
+    }
+
+    #[cold]
+    fn reserve_slow(
+        &self,
+        shard_id: ShardId,
+        quota: Option<usize>,
+        wake: Option<(&Waker, usize)>,
+    ) -> AcquireOutcome {
+        // Cloned before the lock and, if no wait takes it, dropped after the lock (L2).
+        let mut wake = wake.map(|(waker, pool)| (Some(waker.clone()), pool));
+        let mut state = self.lock_state();
+        state.counters.submitted += 1;
+        if state.is_set(CLOSED) {
+            return state.refuse(AcquireOutcome::Closed);
+        }
+        let list = state.wait_list.list_for(quota);
+        if list == List::Main && state.acquire_from_any_shard(shard_id) {
+            state.acquire_quota(quota);
+            state.counters.reserved += 1;
+            return AcquireOutcome::Reserved;
+        }
+        match &mut wake {
+            Some((waker, pool)) => state.enqueue_caller(list, quota, waker, *pool, true),
+            None => state.refuse(AcquireOutcome::Full),
+        }
+    }
+
+    /// Starts a job in a reserved slot. If the pool was closed meanwhile, the job stays on offer
+    /// and the slot stays reserved.
+    #[inline]
+    pub(crate) fn submit_reserved(
+        &self,
+        shard_id: ShardId,
+        pending: &mut impl PendingJob,
+        quota: Option<usize>,
+    ) -> AcquireOutcome {
+        pending.prepare();
+        let mut shard = self.shards[shard_id].lock();
+        if self.flags.is_set_in_lock(CLOSED) {
+            return AcquireOutcome::Closed;
+        }
+        shard.counters.reservations_ended += 1;
+        shard.counters.started += 1;
+        start(&mut shard, pending.admit(SlotKind::for_quota(quota)))
+    }
+
+    /// Releases a slot that is reserved, or held beyond the end of its job.
+    pub(crate) fn release_slot(
+        &self,
+        shard_id: ShardId,
+        quota: Option<usize>,
+        reason: ReleaseReason,
         deferred: &mut DeferredWakes,
     ) {
-        if state.slots_to_remove > 0 {
-            state.slots_to_remove -= 1;
-            self.break_deadlock(state, shard_id, deferred);
-            return;
+        if quota.is_none() {
+            let mut shard = self.shards[shard_id].lock();
+            let fast = !self.needs_slow_release() || failpoint("release without recheck");
+            // The last held slot of a closed pool leaves the pool idle, and the workers must hear
+            // of that.
+            if fast && (reason != ReleaseReason::Held || !self.is_closed()) {
+                shard.counters.release(reason);
+                shard.free_slots += 1;
+                return;
+            }
         }
-        let Some(waiter_key) = state.wait_list.head(List::Main) else {
-            self.shards[shard_id].lock().free_slots += 1;
-            state.clear(NO_SLOTS);
-            return;
-        };
-        state.wait_list.unlink(waiter_key);
-        state.grant(waiter_key, deferred);
-        state.fill_queue(deferred);
+        let mut state = self.lock_state();
+        state.counters.release(reason);
+        state.release(shard_id, quota, deferred);
+        state.check_idle(deferred);
     }
 
-    /// Accounts for an ended job whose worker could not do it in its shard alone.
+    // ----- callers in the wait list -----
+
+    /// Returns the state of a waiting caller. If the state is `Waiting`, `waker` is woken at the
+    /// next change.
+    pub(crate) fn poll_waiter(
+        &self,
+        waiter_key: WaiterKey,
+        waker: &Waker,
+        pool: usize,
+    ) -> WaiterState {
+        let wakes =
+            |caller: &CallerWaiter| caller.waker.as_ref().is_some_and(|old| old.will_wake(waker));
+        let mut state = self.state.lock();
+        set_waiting_job(&mut state, waiter_key, waiting_job(pool));
+        let caller = state.wait_list.caller(waiter_key);
+        if caller.state != WaiterState::Waiting || wakes(caller) {
+            return caller.state;
+        }
+        drop(state);
+        // The clone is user code (L2). The state may change meanwhile, so it is read again.
+        let waker = Some(waker.clone());
+        let mut state = self.state.lock();
+        let caller = state.wait_list.caller(waiter_key);
+        let waiter_state = caller.state;
+        let unused = match waiter_state {
+            WaiterState::Waiting => std::mem::replace(&mut caller.waker, waker),
+            _ => waker,
+        };
+        drop(state);
+        drop(unused);
+        waiter_state
+    }
+
+    /// Notes that no job waits through the caller any more, although the caller keeps its place.
+    /// Called when the future of a [`Reserver`](crate::Reserver) is dropped.
+    pub(crate) fn clear_waiting_job(&self, waiter_key: WaiterKey) {
+        set_waiting_job(&mut self.state.lock(), waiter_key, None);
+    }
+
+    /// Hands in the job of a caller, according to the caller's state. The caller is gone
+    /// afterwards, unless the outcome is `Waiting`. If the outcome is a refusal, the job stays on
+    /// offer.
+    pub(crate) fn submit_granted(
+        &self,
+        shard_id: ShardId,
+        waiter_key: WaiterKey,
+        pending: &mut impl PendingJob,
+        deferred: &mut DeferredWakes,
+    ) -> AcquireOutcome {
+        let mut state = self.lock_state();
+        let quota = state.wait_list.node(waiter_key).quota;
+        let slot_kind = SlotKind::for_quota(quota);
+        match state.wait_list.caller(waiter_key).state {
+            WaiterState::SlotGranted => {
+                state.wait_list.remove_node(waiter_key);
+                state.slots_granted -= 1;
+                if state.is_set(CANCELLING) {
+                    // `cancel_all` has emptied the shards already, so no job may start.
+                    state.release(shard_id, quota, deferred);
+                    let outcome = state.refuse(AcquireOutcome::Closed);
+                    state.check_idle(deferred);
+                    return outcome;
+                }
+                state.counters.started += 1;
+                let mut shard = self.shards[shard_id].lock();
+                start(&mut shard, pending.admit(slot_kind))
+            }
+            WaiterState::QueueGranted => {
+                let job = pending.admit_waiting(slot_kind, waiter_key);
+                state.wait_list.submit_granted(waiter_key, job);
+                AcquireOutcome::Enqueued
+            }
+            WaiterState::Waiting => AcquireOutcome::Waiting(waiter_key),
+            WaiterState::Closed | WaiterState::Deadlock => {
+                let outcome = state.remove_rejected(waiter_key);
+                state.check_idle(deferred);
+                outcome
+            }
+        }
+    }
+
+    /// Takes the slot that was granted to a reserver. The caller is gone afterwards, unless the
+    /// outcome is `Waiting`.
+    pub(crate) fn take_granted(
+        &self,
+        waiter_key: WaiterKey,
+        deferred: &mut DeferredWakes,
+    ) -> AcquireOutcome {
+        let mut state = self.lock_state();
+        let outcome = match state.wait_list.caller(waiter_key).state {
+            WaiterState::Waiting | WaiterState::QueueGranted => {
+                return AcquireOutcome::Waiting(waiter_key);
+            }
+            WaiterState::SlotGranted => {
+                state.wait_list.remove_node(waiter_key);
+                state.slots_granted -= 1;
+                state.counters.reserved += 1;
+                AcquireOutcome::Reserved
+            }
+            WaiterState::Closed | WaiterState::Deadlock => state.remove_rejected(waiter_key),
+        };
+        state.check_idle(deferred);
+        outcome
+    }
+
+    /// Forgets a caller that is dropped, and passes on what the caller was granted (L7).
+    pub(crate) fn cancel_waiter(
+        &self,
+        shard_id: ShardId,
+        waiter_key: WaiterKey,
+        deferred: &mut DeferredWakes,
+    ) {
+        let mut state = self.lock_state();
+        let waiter_state = state.wait_list.caller(waiter_key).state;
+        if waiter_state == WaiterState::SlotGranted && failpoint("keep the grant") {
+            return;
+        }
+        let list = state.wait_list.list_of(waiter_key).map(|_| state.wait_list.unlink(waiter_key));
+        let node = state.wait_list.remove_node(waiter_key);
+        if let Waiter::Caller(caller) = node.waiter {
+            if waiter_state == WaiterState::Waiting {
+                state.waiting_holders.remove(caller.waiting_job);
+            }
+            deferred.discard(caller.waker);
+        }
+        state.counters.withdrawn += 1;
+        if waiter_state == WaiterState::SlotGranted {
+            state.slots_granted -= 1;
+            state.release(shard_id, node.quota, deferred);
+        } else if let Some(list) = list {
+            state.move_up(shard_id, list, node.quota, deferred);
+        }
+        state.check_idle(deferred);
+    }
+
+    // ----- jobs in the wait list -----
+
+    /// Leaves a waker with a waiting job, to be woken when the job leaves the wait list. Returns
+    /// `false` if the job has left already. See `JobScheduler::await_start`.
+    pub(crate) fn await_start(&self, job: RawJob, waiter_key: WaiterKey, waker: &Waker) -> bool {
+        let waker = waker.clone();
+        let mut state = self.state.lock();
+        let Some(place) = state.wait_list.start_waker(waiter_key, job) else { return false };
+        let old = place.replace(waker);
+        drop(state);
+        drop(old);
+        true
+    }
+
+    /// Takes an aborted job out of the wait list. Returns `None` if the job has left already. The
+    /// caller must cancel the job and call [`end_withdrawn`](Self::end_withdrawn).
+    pub(crate) fn withdraw(
+        &self,
+        shard_id: ShardId,
+        job: RawJob,
+        waiter_key: WaiterKey,
+        deferred: &mut DeferredWakes,
+    ) -> Option<Runnable> {
+        let mut state = self.lock_state();
+        let mut removed = state.wait_list.remove_job(waiter_key, job)?;
+        state.remove_for_cancel(shard_id, &mut removed, deferred);
+        Some(removed.job)
+    }
+
+    /// Counts the end of a job that left the wait list to be cancelled.
+    pub(crate) fn end_withdrawn(&self, end: End, deferred: &mut DeferredWakes) {
+        let mut state = self.lock_state();
+        state.cancelling -= 1;
+        state.counters.end(end);
+        state.check_idle(deferred);
+    }
+
+    // ----- ends -----
+
+    /// Counts the end of a job and passes its slot on. Called when the job's shard may not do so
+    /// alone: the job has a quota or is in overflow, or
+    /// [`needs_slow_release`](Self::needs_slow_release) holds.
     #[cold]
     pub(crate) fn release_slow(
         &self,
@@ -352,85 +630,150 @@ impl Limiter {
             state.counters.overflow_ended += 1;
         } else {
             state.counters.ended += 1;
-            self.release_to_next(&mut state, shard_id, deferred);
+            state.release(shard_id, slot_kind.quota(), deferred);
         }
-        self.release_quota(&mut state, shard_id, slot_kind.quota(), deferred);
-        self.check_idle(&mut state, deferred);
+        state.check_idle(deferred);
     }
 
-    /// Gives back a part of a quota, and lets the next who waits for it into the main list.
-    fn release_quota(
-        &self,
-        state: &mut StateGuard<'_>,
-        shard_id: ShardId,
-        quota: Option<usize>,
-        deferred: &mut DeferredWakes,
-    ) {
-        let Some(key) = quota else { return };
-        state.wait_list.quotas[key].in_use -= 1;
-        self.promote_quota_waiters(state, shard_id, key, deferred);
-        state.wait_list.remove_quota_if_unused(key);
+    /// Returns whether the end of a job must go through the state lock. Exact under a shard lock
+    /// (L4), a hint otherwise.
+    pub(crate) fn needs_slow_release(&self) -> bool {
+        self.flags.is_set_in_lock(NO_SLOTS | IDLE_WAITERS)
     }
 
-    fn promote_quota_waiters(
-        &self,
-        state: &mut StateGuard<'_>,
-        shard_id: ShardId,
-        key: usize,
-        deferred: &mut DeferredWakes,
-    ) {
-        while state.wait_list.quotas[key].in_use < state.wait_list.quotas[key].limit {
-            let Some(waiter_key) = state.wait_list.head(List::Quota(key)) else { return };
-            state.wait_list.unlink(waiter_key);
-            state.wait_list.quotas[key].in_use += 1;
-            if self.acquire_from_any_shard(state, shard_id) {
-                state.grant(waiter_key, deferred);
-            } else {
-                state.wait_list.link(List::Main, waiter_key);
-                state.fill_queue(deferred);
-            }
-        }
-    }
-
-    /// A job that was refused, and counted so, is run in its caller after all.
+    /// Counts a refused job as a job in its caller, because the caller runs the job after all.
     pub(crate) fn run_refused_in_caller(&self) {
         let mut state = self.state.lock();
         state.counters.refused -= 1;
         state.in_caller += 1;
     }
 
-    /// A job that was run in its caller is over.
+    /// Counts the end of a job that ran in its caller.
     pub(crate) fn end_in_caller(&self, end: End, deferred: &mut DeferredWakes) {
         let mut state = self.lock_state();
         state.in_caller -= 1;
         state.counters.end(end);
-        self.check_idle(&mut state, deferred);
+        state.check_idle(deferred);
     }
+
+    // ----- settings and shutdown -----
 
     pub(crate) fn add_quota(&self, limit: usize) -> usize {
         self.state.lock().wait_list.add_quota(limit)
     }
 
-    /// Forgets a quota, at once or with the last slot that is reserved or held under it.
+    /// Removes a quota, at once or with the last slot that is in use under it.
     pub(crate) fn remove_quota(&self, key: usize) {
         self.state.lock().wait_list.remove_quota_when_unused(key);
     }
 
+    /// Changes the number of slots, and returns the number before. Slots in use beyond the new
+    /// number vanish when they come back.
+    pub(crate) fn resize(
+        &self,
+        shard_id: ShardId,
+        size: usize,
+        deferred: &mut DeferredWakes,
+    ) -> usize {
+        let mut state = self.lock_state();
+        let before = std::mem::replace(&mut state.size, size);
+        if size < before {
+            state.shrink(shard_id, before - size, deferred);
+        } else {
+            state.grow(shard_id, size - before, deferred);
+        }
+        before
+    }
+
+    /// Closes the limiter: rejects callers in the wait list and everything new. Jobs in the wait
+    /// list stay. Returns `false` if the limiter was closed already.
+    pub(crate) fn close(&self, shard_id: ShardId, deferred: &mut DeferredWakes) -> bool {
+        let mut state = self.lock_state();
+        if state.is_set(CLOSED) {
+            return false;
+        }
+        state.set(CLOSED);
+        // After this, no fast path in any shard admits a job (L4).
+        for shard in &self.shards {
+            drop(shard.lock());
+        }
+        for waiter_key in state.wait_list.waiter_keys() {
+            if failpoint("close without notifying") {
+                break;
+            }
+            // A rejection may move up a later waiter of this list, so each is looked at again.
+            if let Some(Waiter::Caller(_)) = state.wait_list.get_linked(waiter_key) {
+                state.reject_waiter(shard_id, waiter_key, WaiterState::Closed, deferred);
+            }
+        }
+        true
+    }
+
+    /// Closes the limiter and takes out all jobs that no worker polls. The caller must cancel
+    /// them. Jobs that are being polled are cancelled when their poll returns.
+    pub(crate) fn cancel_all(
+        &self,
+        shard_id: ShardId,
+        runtime_gone: bool,
+        deferred: &mut DeferredWakes,
+    ) -> Cancelled {
+        self.close(shard_id, deferred);
+        let mut state = self.lock_state();
+        state.set(if runtime_gone { CANCELLING | RUNTIME_GONE } else { CANCELLING });
+        let mut cancelled = Cancelled::default();
+        for waiter_key in state.wait_list.waiter_keys() {
+            // A removal may start a later job of this list, so each is looked at again.
+            let Some(Waiter::Job(job, _)) = state.wait_list.get_linked(waiter_key) else {
+                continue;
+            };
+            let job = job.ptr();
+            if let Some(mut removed) = state.wait_list.remove_job(waiter_key, job) {
+                state.remove_for_cancel(shard_id, &mut removed, deferred);
+                cancelled.waiting.push(removed.job);
+            }
+        }
+        drop(state);
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            cancelled.admitted.extend(shard.take(true));
+            let aborted = shard.suspended.iter().filter_map(|(_, job)| job.request_abort());
+            cancelled.admitted.extend(aborted);
+        }
+        cancelled
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
-        self.has(CLOSED)
+        self.flags.is_set(CLOSED)
     }
 
     pub(crate) fn is_runtime_gone(&self) -> bool {
-        self.has(RUNTIME_GONE)
+        self.flags.is_set(RUNTIME_GONE)
     }
 
-    /// Whether a suspended job is to be cancelled instead of kept. Exact under a shard's lock.
+    /// Returns whether a suspended job must be cancelled instead of kept. Exact under a shard lock
+    /// (L4).
     pub(crate) fn is_cancelling(&self) -> bool {
-        self.has(CANCELLING)
+        self.flags.is_set(CANCELLING)
     }
 
-    /// Whether the end of a job has to be told to the wait list. Exact under a shard's lock.
-    pub(crate) fn needs_slow_release(&self) -> bool {
-        self.flags.load(Relaxed) & (NO_SLOTS | IDLE_WAITERS) != 0
+    // ----- counts -----
+
+    /// Returns whether the pool is idle. If not, the end of the last job marks its
+    /// [`DeferredWakes`] idle (L11).
+    pub(crate) fn watch_idle(&self) -> bool {
+        self.lock_state().watch_idle()
     }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.lock_state().counts()
+    }
+}
+
+/// The jobs that [`Limiter::cancel_all`] took out.
+#[derive(Default)]
+pub(crate) struct Cancelled {
+    /// Jobs from the wait list, to end by [`Limiter::end_withdrawn`].
+    pub(crate) waiting: Vec<Runnable>,
+    /// Jobs with a slot or in overflow.
+    pub(crate) admitted: Vec<Runnable>,
 }

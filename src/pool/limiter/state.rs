@@ -1,40 +1,418 @@
-//! The lock of the wait list, and what is decided under it.
+//! The state of a limiter under its lock, and the steps that its entry points are made of.
+//!
+//! [`State`] is what the state lock protects. [`StateGuard`] is the locked state together with the
+//! limiter's shards and flag word. `Limiter::lock_state` makes the guard; the entry points in the
+//! parent module call the steps here.
+//!
+//! * A step runs under the state lock. It may lock shards one after another, and holds two at once
+//!   only in `counts` (L1).
+//! * A step may leave the invariants broken halfway, for example with a slot in no place (L3). Each
+//!   public step restores them before it returns.
+//! * A step never wakes or drops a waker and never runs a job. It hands them to [`DeferredWakes`],
+//!   or returns them (L2).
+//! * The guard derives `FULL` when it is dropped, so that no step has to care for that flag.
 
 use std::task::Waker;
 
 use crate::pool::job::SlotKind;
-use crate::pool::limiter::deadlock::waiting_job;
+use crate::pool::limiter::counts::{Counters, Counts};
+use crate::pool::limiter::deadlock::{WaitingHolders, break_deadlock, waiting_job, would_deadlock};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
-use crate::pool::limiter::wait_list::{CallerWaiter, List, Waiter, WaiterKey, WaiterState};
-use crate::pool::limiter::{AcquireOutcome, FULL, NO_SLOTS, PendingJob, State};
-use crate::sync::MutexGuard;
-use crate::sync::atomic::AtomicUsize;
-use crate::sync::atomic::Ordering::{Relaxed, Release};
+use crate::pool::limiter::flags::{CLOSED, FULL, IDLE_WAITERS, NO_SLOTS};
+use crate::pool::limiter::shard::ShardId;
+use crate::pool::limiter::wait_list::{
+    CallerWaiter, List, RemovedJob, WaitList, Waiter, WaiterKey, WaiterState,
+};
+use crate::pool::limiter::{AcquireOutcome, Limiter, PendingJob};
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::{MutexGuard, failpoint};
 
-/// The state of the wait list, locked. Keeps `FULL` true to it.
-pub(crate) struct StateGuard<'a> {
-    pub(crate) state: MutexGuard<'a, State>,
-    pub(crate) flags: &'a AtomicUsize,
+pub(super) struct State {
+    pub(super) wait_list: WaitList,
+    pub(super) size: usize,
+    /// Slots beyond `size` that vanish when they come back, because the pool was made smaller.
+    pub(super) slots_to_remove: usize,
+    /// Slots kept for callers in state `SlotGranted`.
+    pub(super) slots_granted: usize,
+    /// Jobs that run beyond the size.
+    pub(super) overflow: usize,
+    /// Jobs that run in their callers.
+    pub(super) in_caller: usize,
+    /// Jobs that left the wait list and are being cancelled.
+    pub(super) cancelling: usize,
+    pub(super) waiting_holders: WaitingHolders,
+    /// Totals of what does not happen in a shard.
+    pub(super) counters: Counters,
+}
+
+impl State {
+    pub(super) fn new(size: usize, queue_capacity: usize) -> Self {
+        Self {
+            wait_list: WaitList::new(queue_capacity),
+            size,
+            slots_to_remove: 0,
+            slots_granted: 0,
+            overflow: 0,
+            in_caller: 0,
+            cancelling: 0,
+            waiting_holders: WaitingHolders::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Returns the number of slots in existence (L3).
+    pub(super) fn slots(&self) -> usize {
+        self.size + self.slots_to_remove
+    }
+
+    pub(super) fn refuse(&mut self, outcome: AcquireOutcome) -> AcquireOutcome {
+        self.counters.refused += 1;
+        outcome
+    }
+
+    pub(super) fn acquire_quota(&mut self, quota: Option<usize>) {
+        if let Some(key) = quota {
+            self.wait_list.acquire_quota(key);
+        }
+    }
+
+    /// Puts the job itself in the wait list.
+    pub(super) fn enqueue_job(
+        &mut self,
+        list: List,
+        pending: &mut impl PendingJob,
+        slot_kind: SlotKind,
+    ) {
+        if list == List::Main {
+            self.acquire_quota(slot_kind.quota());
+        }
+        let job = pending.admit_waiting(slot_kind, self.wait_list.next_key());
+        self.wait_list.push(list, slot_kind.quota(), Waiter::Job(job, None));
+        // Waiters before this one have their places already, so the step can only admit the job.
+        let _ = self.wait_list.enter_queue();
+    }
+
+    /// Puts a caller in the wait list and takes `waker`, unless the wait would deadlock.
+    pub(super) fn enqueue_caller(
+        &mut self,
+        list: List,
+        quota: Option<usize>,
+        waker: &mut Option<Waker>,
+        pool: usize,
+        is_reserver: bool,
+    ) -> AcquireOutcome {
+        let waiting_job = waiting_job(pool);
+        if waiting_job.is_some_and(|job| would_deadlock(self, list, job)) {
+            return self.refuse(AcquireOutcome::Deadlock);
+        }
+        if list == List::Main {
+            self.acquire_quota(quota);
+        }
+        self.waiting_holders.add(waiting_job);
+        let caller = CallerWaiter {
+            waker: waker.take(),
+            waiting_job,
+            state: WaiterState::Waiting,
+            is_reserver,
+        };
+        let waiter_key = self.wait_list.push(list, quota, Waiter::Caller(caller));
+        if is_reserver {
+            // A reserver has nothing to leave in the queue, but keeps later waiters behind it.
+            let _ = self.wait_list.enter_queue();
+        }
+        AcquireOutcome::Waiting(waiter_key)
+    }
+
+    /// Gives free places in the queue to the waiters behind it.
+    pub(super) fn fill_queue(&mut self, deferred: &mut DeferredWakes) {
+        while let Some(waiter_key) = self.wait_list.enter_queue() {
+            if let Waiter::Caller(CallerWaiter { is_reserver: false, .. }) =
+                self.wait_list.node(waiter_key).waiter
+            {
+                self.notify_waiter(waiter_key, WaiterState::QueueGranted, deferred);
+            }
+        }
+    }
+
+    /// Gives a slot to a waiter that has just left its list: a job starts, a caller is notified.
+    fn grant(&mut self, waiter_key: WaiterKey, deferred: &mut DeferredWakes) {
+        if let Waiter::Caller(_) = self.wait_list.node(waiter_key).waiter {
+            self.slots_granted += 1;
+            self.notify_waiter(waiter_key, WaiterState::SlotGranted, deferred);
+        } else if let Waiter::Job(job, waker) = self.wait_list.remove_node(waiter_key).waiter {
+            self.counters.started += 1;
+            deferred.start(job);
+            deferred.wake(waker);
+        }
+    }
+
+    /// Moves a caller to its next state. Once a caller is not `Waiting`, its job does not wait.
+    fn notify_waiter(
+        &mut self,
+        waiter_key: WaiterKey,
+        next: WaiterState,
+        deferred: &mut DeferredWakes,
+    ) {
+        let caller = self.wait_list.caller(waiter_key);
+        if caller.state == WaiterState::Waiting {
+            self.waiting_holders.remove(caller.waiting_job);
+        }
+        deferred.wake(caller.advance(next));
+    }
+
+    /// Forgets a caller that was rejected, and returns why. The caller counts as refused.
+    pub(super) fn remove_rejected(&mut self, waiter_key: WaiterKey) -> AcquireOutcome {
+        let outcome = match self.wait_list.caller(waiter_key).state {
+            WaiterState::Closed => AcquireOutcome::Closed,
+            _ => AcquireOutcome::Deadlock,
+        };
+        self.wait_list.remove_node(waiter_key);
+        self.refuse(outcome)
+    }
+}
+
+/// The locked state, with the parts of the limiter that its steps need.
+pub(super) struct StateGuard<'a> {
+    pub(super) limiter: &'a Limiter,
+    pub(super) state: MutexGuard<'a, State>,
 }
 
 impl StateGuard<'_> {
-    pub(crate) fn has(&self, flag: usize) -> bool {
-        self.flags.load(Relaxed) & flag != 0
+    pub(super) fn is_set(&self, flags: usize) -> bool {
+        self.limiter.flags.is_set_in_lock(flags)
     }
 
-    pub(crate) fn set(&self, flag: usize) {
-        self.flags.store(self.flags.load(Relaxed) | flag, Release);
+    pub(super) fn set(&self, flags: usize) {
+        self.limiter.flags.set(flags);
     }
 
-    pub(crate) fn clear(&self, flag: usize) {
-        self.flags.store(self.flags.load(Relaxed) & !flag, Release);
+    fn clear(&self, flags: usize) {
+        self.limiter.flags.clear(flags);
+    }
+
+    // ----- slots -----
+
+    /// Takes a slot from any shard that has one. Half of that shard's free slots move along to
+    /// `shard_id`, so that the next submitters there need no state lock. Returns `false` if no
+    /// shard has a free slot; then `NO_SLOTS` proves it (L4).
+    pub(super) fn acquire_from_any_shard(&mut self, shard_id: ShardId) -> bool {
+        if self.is_set(NO_SLOTS) {
+            return false;
+        }
+        // The flag goes first: a slot that comes back to a shard after the scan passed it is
+        // brought to the state lock instead.
+        if !failpoint("scan before the flag") {
+            self.set(NO_SLOTS);
+        }
+        let shards = &self.limiter.shards;
+        for offset in 0..shards.len() {
+            let mut victim = shards[(shard_id + offset) % shards.len()].lock();
+            let taken = victim.free_slots.div_ceil(2);
+            if taken > 0 {
+                victim.free_slots -= taken;
+                drop(victim);
+                self.clear(NO_SLOTS);
+                shards[shard_id].lock().free_slots += taken - 1;
+                return true;
+            }
+        }
+        false
+    }
+
+    fn add_free_slots(&mut self, shard_id: ShardId, slots: usize) {
+        self.limiter.shards[shard_id].lock().free_slots += slots;
+        self.clear(NO_SLOTS);
+    }
+
+    /// Passes on a slot and a part of a quota that a job or caller leaves.
+    pub(super) fn release(
+        &mut self,
+        shard_id: ShardId,
+        quota: Option<usize>,
+        deferred: &mut DeferredWakes,
+    ) {
+        self.release_to_next(shard_id, deferred);
+        self.release_quota(shard_id, quota, deferred);
+    }
+
+    /// Passes on a slot: to a pending shrink, else to the first waiter of the main list, else to
+    /// the shard `shard_id`.
+    fn release_to_next(&mut self, shard_id: ShardId, deferred: &mut DeferredWakes) {
+        if self.slots_to_remove > 0 {
+            self.slots_to_remove -= 1;
+            break_deadlock(self, shard_id, deferred);
+        } else if let Some(waiter_key) = self.wait_list.head(List::Main) {
+            self.wait_list.unlink(waiter_key);
+            self.grant(waiter_key, deferred);
+            self.fill_queue(deferred);
+        } else {
+            self.add_free_slots(shard_id, 1);
+        }
+    }
+
+    /// Releases a part of a quota. The first waiter for that quota receives the part: it starts if
+    /// a slot is free, and joins the main list otherwise.
+    fn release_quota(
+        &mut self,
+        shard_id: ShardId,
+        quota: Option<usize>,
+        deferred: &mut DeferredWakes,
+    ) {
+        let Some(waiter_key) = quota.and_then(|key| self.wait_list.release_quota(key)) else {
+            return;
+        };
+        if self.acquire_from_any_shard(shard_id) {
+            self.grant(waiter_key, deferred);
+        } else {
+            self.wait_list.link(List::Main, waiter_key);
+            self.fill_queue(deferred);
+        }
+    }
+
+    /// Adds slots to the pool. They cancel pending removals, then serve waiters, then lie free.
+    pub(super) fn grow(&mut self, shard_id: ShardId, by: usize, deferred: &mut DeferredWakes) {
+        let kept = by.min(self.slots_to_remove);
+        self.slots_to_remove -= kept;
+        let mut added = by - kept;
+        while added > 0 && !self.wait_list.is_empty() {
+            self.release_to_next(shard_id, deferred);
+            added -= 1;
+        }
+        if added > 0 {
+            self.add_free_slots(shard_id, added);
+        }
+    }
+
+    /// Removes slots from the pool: free ones at once, the others when they come back.
+    pub(super) fn shrink(&mut self, shard_id: ShardId, by: usize, deferred: &mut DeferredWakes) {
+        let (mut excess, mut free) = (by, 0);
+        // As in `acquire_from_any_shard`: no slot may come back behind the scan (L4).
+        self.set(NO_SLOTS);
+        for shard in &self.limiter.shards {
+            let mut shard = shard.lock();
+            let removed = shard.free_slots.min(excess);
+            shard.free_slots -= removed;
+            excess -= removed;
+            free += shard.free_slots;
+        }
+        self.slots_to_remove += excess;
+        if free > 0 {
+            self.clear(NO_SLOTS);
+        } else {
+            break_deadlock(self, shard_id, deferred);
+        }
+    }
+
+    // ----- waiters that leave -----
+
+    /// Lets the waiters behind one that left `list` without a slot move up.
+    pub(super) fn move_up(
+        &mut self,
+        shard_id: ShardId,
+        list: List,
+        quota: Option<usize>,
+        deferred: &mut DeferredWakes,
+    ) {
+        self.fill_queue(deferred);
+        // A waiter of a quota list has no part of the quota yet (L8).
+        if list == List::Main {
+            self.release_quota(shard_id, quota, deferred);
+        }
+    }
+
+    /// Takes a caller out of the wait list and tells the caller why.
+    pub(super) fn reject_waiter(
+        &mut self,
+        shard_id: ShardId,
+        waiter_key: WaiterKey,
+        reason: WaiterState,
+        deferred: &mut DeferredWakes,
+    ) {
+        let list = self.wait_list.unlink(waiter_key);
+        let quota = self.wait_list.node(waiter_key).quota;
+        self.notify_waiter(waiter_key, reason, deferred);
+        self.move_up(shard_id, list, quota, deferred);
+    }
+
+    /// Counts a job that left the wait list to be cancelled, and lets the others move up. The job
+    /// counts until `Limiter::end_withdrawn`.
+    pub(super) fn remove_for_cancel(
+        &mut self,
+        shard_id: ShardId,
+        removed: &mut RemovedJob,
+        deferred: &mut DeferredWakes,
+    ) {
+        self.cancelling += 1;
+        deferred.wake(removed.waker.take());
+        self.move_up(shard_id, removed.list, removed.quota, deferred);
+    }
+
+    // ----- counts -----
+
+    /// Marks the pool idle in `deferred` if it is idle and a caller may wait for that (L11). Each
+    /// entry point that may end the last job calls this step last.
+    pub(super) fn check_idle(&mut self, deferred: &mut DeferredWakes) {
+        if self.is_set(IDLE_WAITERS | CLOSED) && self.counts().is_idle() {
+            self.clear(IDLE_WAITERS);
+            deferred.idle = true;
+        }
+    }
+
+    /// Returns whether the pool is idle. If not, sets `IDLE_WAITERS`, so that the end of the last
+    /// job marks the pool idle.
+    pub(super) fn watch_idle(&mut self) -> bool {
+        // The flag goes first (L4): a job that ends after its shard was counted goes through the
+        // state lock, and a job that ended before is counted.
+        self.set(IDLE_WAITERS);
+        let idle = self.counts().is_idle();
+        if idle {
+            self.clear(IDLE_WAITERS);
+        }
+        idle
+    }
+
+    /// Takes a snapshot of all numbers, under all locks at once.
+    pub(super) fn counts(&self) -> Counts {
+        // Relaxed, without a partner: the counter is a sum of its own, on both sides of the law.
+        let fast_refusals = self.limiter.fast_refusals.load(Relaxed);
+        let mut jobs = self.counters;
+        let shards: Vec<_> = self.limiter.shards.iter().map(|shard| shard.lock()).collect();
+        shards.iter().for_each(|shard| jobs.add(&shard.counters));
+        jobs.submitted += fast_refusals;
+        jobs.refused += fast_refusals;
+        let counts = Counts {
+            size: self.size,
+            queue_capacity: self.wait_list.queue_capacity(),
+            queued: self.wait_list.queued_jobs(),
+            waiting: self.wait_list.waiting(),
+            waiting_reservers: self.wait_list.waiting_reservers(),
+            running: (jobs.started - jobs.ended) as usize,
+            overflow: (jobs.overflow_started - jobs.overflow_ended) as usize,
+            in_caller: self.in_caller + self.cancelling,
+            reserved: (jobs.reserved - jobs.reservations_ended) as usize,
+            held_slots: (jobs.held_slots - jobs.held_released) as usize,
+            jobs,
+        };
+        if cfg!(debug_assertions) {
+            let free: usize = shards.iter().map(|shard| shard.free_slots).sum();
+            self.assert_slots(free, &counts);
+        }
+        counts
+    }
+
+    /// Checks L3, L4 and L5 in debug builds.
+    fn assert_slots(&self, free: usize, counts: &Counts) {
+        let taken = counts.running + counts.reserved + counts.held_slots + self.slots_granted;
+        assert_eq!(free + taken, self.slots(), "L3: {counts:?}");
+        assert!(free == 0 || !self.is_set(NO_SLOTS), "L4: {free} slots are free");
+        assert!(self.wait_list.is_empty() || self.is_set(NO_SLOTS), "L5: {counts:?}");
     }
 }
 
 impl Drop for StateGuard<'_> {
     fn drop(&mut self) {
-        let full = self.has(NO_SLOTS) && !self.state.wait_list.has_queue_room();
-        if full != self.has(FULL) {
+        let full = self.is_set(NO_SLOTS) && !self.wait_list.has_queue_room();
+        if full != self.is_set(FULL) {
             if full { self.set(FULL) } else { self.clear(FULL) }
         }
     }
@@ -51,126 +429,5 @@ impl std::ops::Deref for StateGuard<'_> {
 impl std::ops::DerefMut for StateGuard<'_> {
     fn deref_mut(&mut self) -> &mut State {
         &mut self.state
-    }
-}
-
-impl State {
-    /// Whether a quota, if there is one, has a part left.
-    pub(crate) fn has_quota_left(&self, quota: Option<usize>) -> bool {
-        quota.is_none_or(|quota| {
-            let quota = &self.wait_list.quotas[quota];
-            quota.in_use < quota.limit
-        })
-    }
-
-    pub(crate) fn acquire_quota(&mut self, quota: Option<usize>) {
-        if let Some(quota) = quota {
-            self.wait_list.quotas[quota].in_use += 1;
-        }
-    }
-
-    /// Puts the job itself in the wait list.
-    pub(crate) fn enqueue_job(
-        &mut self,
-        list: List,
-        pending: &mut impl PendingJob,
-        slot_kind: SlotKind,
-    ) {
-        let waiter_key = self.wait_list.next_key();
-        let job = pending.admit_waiting(slot_kind, waiter_key);
-        self.wait_list.push(list, slot_kind.quota(), Waiter::Job(job, None));
-        // Callers before it have their places already: this may admit the job itself.
-        let _ = self.wait_list.admit_next();
-    }
-
-    /// Puts a caller in the wait list, unless that would deadlock. A reserver has no job to
-    /// leave in the queue.
-    pub(crate) fn enqueue_caller(
-        &mut self,
-        list: List,
-        quota: Option<usize>,
-        in_quota: bool,
-        waker: &mut Option<Waker>,
-        pool: usize,
-        is_reserver: bool,
-    ) -> AcquireOutcome {
-        let waiting_job = waiting_job(pool);
-        if waiting_job.is_some_and(|waiting_job| self.would_deadlock(list, waiting_job)) {
-            self.counters.refused += 1;
-            return AcquireOutcome::Deadlock;
-        }
-        if in_quota {
-            self.acquire_quota(quota);
-        }
-        self.add_waiting_holder(waiting_job);
-        let caller = CallerWaiter {
-            waker: waker.take(),
-            waiting_job,
-            state: WaiterState::Waiting,
-            is_reserver,
-        };
-        let waiter_key = self.wait_list.push(list, quota, Waiter::Caller(caller));
-        if is_reserver {
-            // It stands in the queue if there is a place: nobody may overtake it there.
-            let _ = self.wait_list.admit_next();
-        }
-        AcquireOutcome::Waiting(waiter_key)
-    }
-
-    /// Fills the places in the queue.
-    pub(crate) fn fill_queue(&mut self, deferred: &mut DeferredWakes) {
-        while let Some(waiter) = self.wait_list.admit_next() {
-            let Waiter::Caller(caller) = waiter else { continue };
-            if caller.is_reserver {
-                continue;
-            }
-            caller.state = WaiterState::QueueGranted;
-            let waiting_job = caller.waiting_job;
-            caller.waker.take().into_iter().for_each(|waker| deferred.wake(waker));
-            // It can hand its job in now, and go on.
-            self.remove_waiting_holder(waiting_job);
-        }
-    }
-
-    /// Gives a slot to somebody who has just been taken out of its list.
-    pub(crate) fn grant(&mut self, waiter_key: WaiterKey, deferred: &mut DeferredWakes) {
-        match &mut self.wait_list.node(waiter_key).waiter {
-            Waiter::Job(..) => {
-                self.counters.started += 1;
-                if let Waiter::Job(job, waker) = self.wait_list.remove_node(waiter_key).waiter {
-                    deferred.start(job);
-                    waker.into_iter().for_each(|waker| deferred.wake(waker));
-                }
-            }
-            Waiter::Caller(_) => {
-                self.slots_granted += 1;
-                self.notify_waiter(waiter_key, WaiterState::SlotGranted, deferred);
-            }
-        }
-    }
-
-    pub(crate) fn unlink_and_notify(
-        &mut self,
-        waiter_key: WaiterKey,
-        waiter_state: WaiterState,
-        deferred: &mut DeferredWakes,
-    ) {
-        self.wait_list.unlink(waiter_key);
-        self.notify_waiter(waiter_key, waiter_state, deferred);
-    }
-
-    pub(crate) fn notify_waiter(
-        &mut self,
-        waiter_key: WaiterKey,
-        waiter_state: WaiterState,
-        deferred: &mut DeferredWakes,
-    ) {
-        let caller = self.wait_list.caller(waiter_key);
-        let before = std::mem::replace(&mut caller.state, waiter_state);
-        let waiting_job = caller.waiting_job;
-        caller.waker.take().into_iter().for_each(|waker| deferred.wake(waker));
-        if before == WaiterState::Waiting {
-            self.remove_waiting_holder(waiting_job);
-        }
     }
 }

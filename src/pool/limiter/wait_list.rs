@@ -1,9 +1,56 @@
-//! The wait list: who stands where, in strict order of arrival.
+//! The wait list: FIFO lists of waiters, threaded through one slab.
 //!
-//! Lists threaded through one slab, so that leaving from the middle costs no search. The first
-//! `queue_capacity` entries of the main list stand in the pool's queue, the rest wait for a place in it.
-//! Each quota has a list of its own for those who wait for their share before they may even
-//! stand in the main one. Nothing here counts slots: `limiter` does.
+//! The state lock protects the wait list, and only `State` and `StateGuard` change it. The wait
+//! list knows order and quotas, but counts no slots. No method here may wake or drop a waker: a
+//! method that removes a waiter returns the waker to its caller (L2).
+//!
+//! # Lists and order (L6)
+//!
+//! * The **main list** holds the waiters for a slot, oldest first. Its first `queue_capacity`
+//!   entries stand in the pool's queue. The rest wait for room in the queue.
+//! * Each quota has a **quota list** for waiters that may not enter the main list yet, because the
+//!   jobs of the quota use it up. They join the main list at its end when the quota has room (L8).
+//!
+//! ```text
+//!                 queue_capacity
+//!             ┌─────────┴─────────┐
+//!   main:     job   job   caller    caller   committed job   caller
+//!              ▲                      ▲
+//!              head: gets the         first_unqueued: gets the next
+//!              next free slot         place in the queue
+//! ```
+//!
+//! The lists are doubly linked by slab keys, so a waiter leaves from the middle without a search.
+//! A node stays in the slab when it leaves its list, until its caller looks at the outcome.
+//!
+//! # Waiters and their states (L7)
+//!
+//! A [`Waiter`] is a job that was handed over, or a caller that still owns its job. A job has no
+//! state: it waits until it starts or is cancelled. A caller has a [`WaiterState`]:
+//!
+//! ```text
+//!             room in the queue                  the caller hands its job in
+//!   Waiting ───────────────────▶ QueueGranted ──────────────────────────────▶ (a job, same place)
+//!     │ │                            │  │
+//!     │ │        a slot is free      │  │
+//!     │ └──────────┬─────────────────┘  │
+//!     │            ▼                    │
+//!     │       SlotGranted ──▶ (gone: the caller starts its job, or has reserved the slot)
+//!     │                                 │
+//!     ├──────────▶ Closed ◀─────────────┘    the pool was closed
+//!     └──────────▶ Deadlock                  the wait could never end
+//! ```
+//!
+//! | state | in a list | has a waker | owns |
+//! |---|---|---|---|
+//! | `Waiting` | yes | yes | nothing; a part of its quota if in the main list |
+//! | `QueueGranted` | main, in the queue | no | its place in the queue, a part of its quota |
+//! | `SlotGranted` | no | no | a slot, a part of its quota |
+//! | `Closed`, `Deadlock` | no | no | nothing |
+//!
+//! A reserver has no job that could stand in the queue. It still takes a place there, so that no
+//! later waiter passes it, but it stays `Waiting` until it is granted a slot.
+//! A caller may be dropped in any state: `Limiter::cancel_waiter` then passes on what it owns.
 
 use std::task::Waker;
 
@@ -12,17 +59,15 @@ use slab::Slab;
 use crate::pool::job::{RawJob, Runnable};
 use crate::pool::limiter::deadlock::WaitingJob;
 
-/// The key of a waiter in the wait list.
+/// The key of a waiter in the wait list. A key is reused once its waiter is gone.
 pub(crate) type WaiterKey = usize;
 
 const NONE: WaiterKey = usize::MAX;
 
-/// A waiter.
-pub(crate) enum Waiter {
-    /// A job that was handed over and needs nobody to be started, but may have one who waits for
-    /// its start.
+pub(super) enum Waiter {
+    /// A job that was handed over, and the waker of the future that awaits its start, if any.
     Job(Runnable, Option<Waker>),
-    /// A caller who still holds its job.
+    /// A caller that still owns its job.
     Caller(CallerWaiter),
 }
 
@@ -32,48 +77,69 @@ impl Waiter {
     }
 }
 
-/// A job that was taken out of the wait list.
-pub(crate) struct Removed {
-    pub(crate) job: Runnable,
-    pub(crate) waker: Option<Waker>,
-    pub(crate) quota: Option<usize>,
-    pub(crate) list: List,
+pub(super) struct CallerWaiter {
+    pub(super) waker: Option<Waker>,
+    /// The slot-holding job of this pool that waits through this caller, if any.
+    pub(super) waiting_job: Option<WaitingJob>,
+    pub(super) state: WaiterState,
+    /// The caller waits for a slot alone and has no job yet.
+    pub(super) is_reserver: bool,
 }
 
-pub(crate) struct CallerWaiter {
-    pub(crate) waker: Option<Waker>,
-    /// The slot-holding job of this pool that waits through this caller, if one does.
-    pub(crate) waiting_job: Option<WaitingJob>,
-    pub(crate) state: WaiterState,
-    /// Waits for a slot alone: it has no job yet that could stand in the queue.
-    pub(crate) is_reserver: bool,
+impl CallerWaiter {
+    /// Moves the caller to its next state. Returns the waker that must hear of the change.
+    pub(super) fn advance(&mut self, next: WaiterState) -> Option<Waker> {
+        debug_assert!(self.state.may_become(next), "{:?} -> {next:?}", self.state);
+        self.state = next;
+        self.waker.take()
+    }
 }
 
-/// What a caller in the wait list finds when it looks again.
+/// What a caller finds when it polls its wait again. The head shows the transitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WaiterState {
+    /// Nothing is granted yet.
     Waiting,
-    /// A place in the queue is kept for it, where it stands.
+    /// The caller may hand its job in, at the place in the queue that it has already.
     QueueGranted,
-    /// A slot is kept for it; it stands in no list any more.
+    /// A slot is kept for the caller, and the caller has left the list.
     SlotGranted,
+    /// The pool was closed.
     Closed,
+    /// The wait could never have ended.
     Deadlock,
 }
 
-pub(crate) struct Node {
+impl WaiterState {
+    fn may_become(self, next: Self) -> bool {
+        match self {
+            Self::Waiting => next != Self::Waiting,
+            Self::QueueGranted => matches!(next, Self::SlotGranted | Self::Closed),
+            Self::SlotGranted | Self::Closed | Self::Deadlock => false,
+        }
+    }
+}
+
+pub(super) struct Node {
     prev: WaiterKey,
     next: WaiterKey,
-    /// The list the node is in, if it is in one.
+    /// The list that holds the node, if any.
     list: Option<List>,
-    /// Stands in the queue.
-    admitted: bool,
-    pub(crate) quota: Option<usize>,
-    pub(crate) waiter: Waiter,
+    in_queue: bool,
+    pub(super) quota: Option<usize>,
+    pub(super) waiter: Waiter,
+}
+
+/// A job that was taken out of the wait list.
+pub(super) struct RemovedJob {
+    pub(super) job: Runnable,
+    pub(super) waker: Option<Waker>,
+    pub(super) quota: Option<usize>,
+    pub(super) list: List,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum List {
+pub(super) enum List {
     Main,
     Quota(usize),
 }
@@ -89,201 +155,161 @@ impl ListEnds {
     const EMPTY: Self = Self { head: NONE, tail: NONE, len: 0 };
 }
 
-/// A group's share of the pool.
-pub(crate) struct Quota {
-    pub(crate) limit: usize,
-    /// Jobs that hold a part of the share: running, or in the main list.
-    pub(crate) in_use: usize,
-    /// Nobody refers to it any more; it goes with its last share.
+/// The share of the pool that a group may use.
+struct Quota {
+    limit: usize,
+    /// Parts of the share in use: by jobs with a slot, by slots that are reserved, held or granted,
+    /// and by waiters in the main list (L8).
+    in_use: usize,
+    /// The group is gone, so the quota goes with its last part.
     removed: bool,
-    list_ends: ListEnds,
+    waiters: ListEnds,
 }
 
-pub(crate) struct WaitList {
+pub(super) struct WaitList {
     nodes: Slab<Node>,
     main: ListEnds,
-    pub(crate) quotas: Slab<Quota>,
+    quotas: Slab<Quota>,
     queue_capacity: usize,
-    /// How many of the main list stand in the queue, always its first; and the next behind them.
-    admitted: usize,
+    /// The first this many waiters of the main list stand in the queue.
+    queue_len: usize,
+    /// The first waiter of the main list behind the queue.
     first_unqueued: WaiterKey,
-    /// How many of the admitted are jobs, not callers.
-    queued: usize,
-    /// How many of the callers came for a slot alone.
-    waiting_reservers: usize,
+    /// Waiters in the queue that are jobs.
+    queued_jobs: usize,
+    /// Callers in any state that are reservers.
+    reservers: usize,
 }
 
 impl WaitList {
-    pub(crate) fn new(queue_capacity: usize) -> Self {
+    pub(super) fn new(queue_capacity: usize) -> Self {
         Self {
             nodes: Slab::new(),
             main: ListEnds::EMPTY,
             quotas: Slab::new(),
             queue_capacity,
-            admitted: 0,
+            queue_len: 0,
             first_unqueued: NONE,
-            queued: 0,
-            waiting_reservers: 0,
+            queued_jobs: 0,
+            reservers: 0,
         }
     }
 
-    /// Whether the main list is empty.
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Returns whether no waiter stands in the main list.
+    pub(super) fn is_empty(&self) -> bool {
         self.main.len == 0
     }
 
-    /// Whether somebody new would get a place in the queue.
-    pub(crate) fn has_queue_room(&self) -> bool {
+    /// Returns whether a new waiter would get a place in the queue at once.
+    pub(super) fn has_queue_room(&self) -> bool {
         self.main.len < self.queue_capacity
     }
 
-    /// Jobs in the queue.
-    pub(crate) fn queued(&self) -> usize {
-        self.queued
+    pub(super) fn queue_capacity(&self) -> usize {
+        self.queue_capacity
     }
 
-    /// Every waiter who is not in the queue, those included who are told to come but have
-    /// not yet.
-    pub(crate) fn waiting(&self) -> usize {
-        self.nodes.len() - self.queued
+    /// Returns the number of jobs in the queue.
+    pub(super) fn queued_jobs(&self) -> usize {
+        self.queued_jobs
     }
 
-    /// How many of them came for a slot alone.
-    pub(crate) fn waiting_reservers(&self) -> usize {
-        self.waiting_reservers
+    /// Returns the number of all other waiters, with those that were granted or refused something
+    /// and have not looked yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.nodes.len() - self.queued_jobs
     }
 
-    pub(crate) fn add_quota(&mut self, limit: usize) -> usize {
-        self.quotas.insert(Quota { limit, in_use: 0, removed: false, list_ends: ListEnds::EMPTY })
+    /// Returns how many of `waiting` are reservers.
+    pub(super) fn waiting_reservers(&self) -> usize {
+        self.reservers
     }
 
-    /// Nobody refers to a quota any more, but for slots that are reserved or held under it.
-    pub(crate) fn remove_quota_when_unused(&mut self, key: usize) {
+    // ----- quotas -----
+
+    pub(super) fn add_quota(&mut self, limit: usize) -> usize {
+        self.quotas.insert(Quota { limit, in_use: 0, removed: false, waiters: ListEnds::EMPTY })
+    }
+
+    /// Marks a quota for removal when its last part is released.
+    pub(super) fn remove_quota_when_unused(&mut self, key: usize) {
         self.quotas[key].removed = true;
         self.remove_quota_if_unused(key);
     }
 
-    /// Forgets a quota if nothing is left that could refer to it.
-    pub(crate) fn remove_quota_if_unused(&mut self, key: usize) {
+    fn remove_quota_if_unused(&mut self, key: usize) {
         let quota = &self.quotas[key];
-        if quota.removed && quota.in_use == 0 && quota.list_ends.len == 0 {
+        if quota.removed && quota.in_use == 0 {
+            debug_assert!(quota.waiters.len == 0, "L8: waiters behind an unused quota");
             self.quotas.remove(key);
         }
     }
 
-    pub(crate) fn node(&mut self, waiter_key: WaiterKey) -> &mut Node {
+    pub(super) fn has_quota_room(&self, key: usize) -> bool {
+        self.quotas[key].in_use < self.quotas[key].limit
+    }
+
+    pub(super) fn quota_in_use(&self, key: usize) -> usize {
+        self.quotas[key].in_use
+    }
+
+    pub(super) fn acquire_quota(&mut self, key: usize) {
+        debug_assert!(self.has_quota_room(key));
+        self.quotas[key].in_use += 1;
+    }
+
+    /// Releases a part of a quota. If a waiter of the quota list may use that part, takes the waiter
+    /// out of its list and returns its key: the part is the waiter's from then on.
+    pub(super) fn release_quota(&mut self, key: usize) -> Option<WaiterKey> {
+        self.quotas[key].in_use -= 1;
+        let promoted = self.head(List::Quota(key));
+        if let Some(waiter_key) = promoted {
+            self.unlink(waiter_key);
+            self.quotas[key].in_use += 1;
+        }
+        self.remove_quota_if_unused(key);
+        promoted
+    }
+
+    /// Returns the list that a new waiter of this quota joins.
+    pub(super) fn list_for(&self, quota: Option<usize>) -> List {
+        match quota {
+            Some(key) if !self.has_quota_room(key) => List::Quota(key),
+            _ => List::Main,
+        }
+    }
+
+    // ----- nodes -----
+
+    pub(super) fn node(&mut self, waiter_key: WaiterKey) -> &mut Node {
         &mut self.nodes[waiter_key]
     }
 
-    pub(crate) fn caller(&mut self, waiter_key: WaiterKey) -> &mut CallerWaiter {
+    /// Returns the caller under `waiter_key`. A future that waits owns its key, so no other waiter
+    /// can have that key.
+    pub(super) fn caller(&mut self, waiter_key: WaiterKey) -> &mut CallerWaiter {
         match &mut self.nodes[waiter_key].waiter {
             Waiter::Caller(caller) => caller,
             Waiter::Job(..) => unreachable!("a caller's key names its own node"),
         }
     }
 
-    /// Forgets a caller who was told to come. Callers in a list are taken out by `unlink`.
-    pub(crate) fn remove_node(&mut self, waiter_key: WaiterKey) -> Node {
+    /// Returns the waiter under `waiter_key`, if there is one and it stands in a list.
+    pub(super) fn get_linked(&self, waiter_key: WaiterKey) -> Option<&Waiter> {
+        self.nodes.get(waiter_key).filter(|node| node.list.is_some()).map(|node| &node.waiter)
+    }
+
+    /// Removes a node that stands in no list.
+    pub(super) fn remove_node(&mut self, waiter_key: WaiterKey) -> Node {
         let node = self.nodes.remove(waiter_key);
         debug_assert!(node.list.is_none());
-        self.waiting_reservers -= usize::from(node.waiter.is_reserver());
+        self.reservers -= usize::from(node.waiter.is_reserver());
         node
     }
 
-    pub(crate) fn head(&self, list: List) -> Option<WaiterKey> {
-        let head = self.list_ends(list).head;
-        (head != NONE).then_some(head)
-    }
-
-    /// The key the next `push` will give out.
-    pub(crate) fn next_key(&self) -> WaiterKey {
-        self.nodes.vacant_key()
-    }
-
-    /// Puts somebody at the end of a list.
-    pub(crate) fn push(&mut self, list: List, quota: Option<usize>, waiter: Waiter) -> WaiterKey {
-        self.waiting_reservers += usize::from(waiter.is_reserver());
-        let node = Node { prev: NONE, next: NONE, list: None, admitted: false, quota, waiter };
-        let waiter_key = self.nodes.insert(node);
-        self.link(list, waiter_key);
-        waiter_key
-    }
-
-    /// Puts somebody who is in no list at the end of one.
-    pub(crate) fn link(&mut self, list: List, waiter_key: WaiterKey) {
-        let tail = self.list_ends(list).tail;
-        let node = &mut self.nodes[waiter_key];
-        debug_assert!(node.list.is_none());
-        (node.prev, node.next, node.list) = (tail, NONE, Some(list));
-        if tail != NONE {
-            self.nodes[tail].next = waiter_key;
-        }
-        let list_ends = self.ends_mut(list);
-        if tail == NONE {
-            list_ends.head = waiter_key;
-        }
-        list_ends.tail = waiter_key;
-        list_ends.len += 1;
-        if list == List::Main && self.first_unqueued == NONE {
-            self.first_unqueued = waiter_key;
-        }
-    }
-
-    /// Gives the next in the main list a place in the queue, if one is free.
-    pub(crate) fn admit_next(&mut self) -> Option<&mut Waiter> {
-        if self.first_unqueued == NONE || self.admitted >= self.queue_capacity {
-            return None;
-        }
-        let node = &mut self.nodes[self.first_unqueued];
-        self.first_unqueued = node.next;
-        node.admitted = true;
-        self.admitted += 1;
-        if let Waiter::Job(..) = node.waiter {
-            self.queued += 1;
-        }
-        Some(&mut node.waiter)
-    }
-
-    /// Takes somebody out of the list they are in. The node stays until `dismiss`.
-    pub(crate) fn unlink(&mut self, waiter_key: WaiterKey) {
-        let node = &mut self.nodes[waiter_key];
-        let (prev, next) = (node.prev, node.next);
-        let list = node.list.take().expect("unlinked twice");
-        if list == List::Main {
-            if std::mem::take(&mut self.nodes[waiter_key].admitted) {
-                self.admitted -= 1;
-                if matches!(self.nodes[waiter_key].waiter, Waiter::Job(..)) {
-                    self.queued -= 1;
-                }
-            } else if self.first_unqueued == waiter_key {
-                self.first_unqueued = next;
-            }
-        }
-        match prev {
-            NONE => self.ends_mut(list).head = next,
-            prev => self.nodes[prev].next = next,
-        }
-        match next {
-            NONE => self.ends_mut(list).tail = prev,
-            next => self.nodes[next].prev = prev,
-        }
-        self.ends_mut(list).len -= 1;
-    }
-
-    /// Takes out the job under `waiter_key`, if it is that job.
-    pub(crate) fn remove_job(&mut self, waiter_key: WaiterKey, job: RawJob) -> Option<Removed> {
-        let list = self.nodes.get(waiter_key)?.list?;
-        self.start_waker(waiter_key, job)?;
-        self.unlink(waiter_key);
-        let node = self.remove_node(waiter_key);
-        match node.waiter {
-            Waiter::Job(job, waker) => Some(Removed { job, waker, quota: node.quota, list }),
-            Waiter::Caller(_) => None,
-        }
-    }
-
-    /// Where to leave the waker of who waits for a job's start, if it stands under `waiter_key`.
-    pub(crate) fn start_waker(
+    /// Returns the place for the waker of a future that awaits the job's start. Returns `None` if
+    /// the key has passed to another waiter.
+    pub(super) fn start_waker(
         &mut self,
         waiter_key: WaiterKey,
         job: RawJob,
@@ -294,15 +320,109 @@ impl WaitList {
         }
     }
 
-    /// A caller with a kept place in the queue hands its job in, and keeps its position.
-    pub(crate) fn submit_granted(&mut self, waiter_key: WaiterKey, job: Runnable) {
-        debug_assert!(self.nodes[waiter_key].admitted);
-        self.nodes[waiter_key].waiter = Waiter::Job(job, None);
-        self.queued += 1;
+    /// Takes `job` out of the wait list. Returns `None` if the key has passed to another waiter.
+    pub(super) fn remove_job(&mut self, waiter_key: WaiterKey, job: RawJob) -> Option<RemovedJob> {
+        self.start_waker(waiter_key, job)?;
+        let list = self.unlink(waiter_key);
+        let node = self.remove_node(waiter_key);
+        match node.waiter {
+            Waiter::Job(job, waker) => Some(RemovedJob { job, waker, quota: node.quota, list }),
+            Waiter::Caller(_) => None,
+        }
     }
 
-    /// Everybody still in a list, oldest first.
-    pub(crate) fn waiter_keys(&self) -> Vec<WaiterKey> {
+    /// Puts the job of a `QueueGranted` caller in the caller's place.
+    pub(super) fn submit_granted(&mut self, waiter_key: WaiterKey, job: Runnable) {
+        debug_assert!(self.nodes[waiter_key].in_queue);
+        self.nodes[waiter_key].waiter = Waiter::Job(job, None);
+        self.queued_jobs += 1;
+    }
+
+    // ----- lists -----
+
+    pub(super) fn head(&self, list: List) -> Option<WaiterKey> {
+        let head = self.ends(list).head;
+        (head != NONE).then_some(head)
+    }
+
+    /// Returns the key that the next `push` will use.
+    pub(super) fn next_key(&self) -> WaiterKey {
+        self.nodes.vacant_key()
+    }
+
+    /// Puts a new waiter at the end of a list.
+    pub(super) fn push(&mut self, list: List, quota: Option<usize>, waiter: Waiter) -> WaiterKey {
+        self.reservers += usize::from(waiter.is_reserver());
+        let node = Node { prev: NONE, next: NONE, list: None, in_queue: false, quota, waiter };
+        let waiter_key = self.nodes.insert(node);
+        self.link(list, waiter_key);
+        waiter_key
+    }
+
+    /// Puts a waiter that stands in no list at the end of one.
+    pub(super) fn link(&mut self, list: List, waiter_key: WaiterKey) {
+        let tail = self.ends(list).tail;
+        let node = &mut self.nodes[waiter_key];
+        debug_assert!(node.list.is_none());
+        (node.prev, node.next, node.list) = (tail, NONE, Some(list));
+        if tail != NONE {
+            self.nodes[tail].next = waiter_key;
+        }
+        let ends = self.ends_mut(list);
+        if tail == NONE {
+            ends.head = waiter_key;
+        }
+        ends.tail = waiter_key;
+        ends.len += 1;
+        if list == List::Main && self.first_unqueued == NONE {
+            self.first_unqueued = waiter_key;
+        }
+    }
+
+    /// Gives the first waiter behind the queue a place in the queue. Returns its key, or `None` if
+    /// the queue is full or no waiter stands behind it.
+    pub(super) fn enter_queue(&mut self) -> Option<WaiterKey> {
+        let waiter_key = self.first_unqueued;
+        if waiter_key == NONE || self.queue_len >= self.queue_capacity {
+            return None;
+        }
+        let node = &mut self.nodes[waiter_key];
+        self.first_unqueued = node.next;
+        node.in_queue = true;
+        self.queue_len += 1;
+        self.queued_jobs += usize::from(matches!(node.waiter, Waiter::Job(..)));
+        Some(waiter_key)
+    }
+
+    /// Takes a waiter out of its list, and returns that list. The node stays until `remove_node`.
+    pub(super) fn unlink(&mut self, waiter_key: WaiterKey) -> List {
+        let node = &mut self.nodes[waiter_key];
+        let (prev, next) = (node.prev, node.next);
+        let list = node.list.take().expect("the waiter stands in a list");
+        if std::mem::take(&mut node.in_queue) {
+            self.queue_len -= 1;
+            self.queued_jobs -= usize::from(matches!(node.waiter, Waiter::Job(..)));
+        } else if self.first_unqueued == waiter_key {
+            self.first_unqueued = next;
+        }
+        match prev {
+            NONE => self.ends_mut(list).head = next,
+            prev => self.nodes[prev].next = next,
+        }
+        match next {
+            NONE => self.ends_mut(list).tail = prev,
+            next => self.nodes[next].prev = prev,
+        }
+        self.ends_mut(list).len -= 1;
+        list
+    }
+
+    pub(super) fn list_of(&self, waiter_key: WaiterKey) -> Option<List> {
+        self.nodes[waiter_key].list
+    }
+
+    /// Returns the keys of all waiters in lists: the main list first, each list oldest first.
+    pub(super) fn waiter_keys(&self) -> Vec<WaiterKey> {
         let quotas = self.quotas.iter().map(|(key, _)| List::Quota(key));
         std::iter::once(List::Main).chain(quotas).flat_map(|list| self.keys_in(list)).collect()
     }
@@ -314,34 +434,107 @@ impl WaitList {
         })
     }
 
-    /// The callers in a list.
-    pub(crate) fn callers(&self, list: List) -> impl Iterator<Item = &CallerWaiter> + '_ {
+    /// Returns the callers in a list, oldest first.
+    pub(super) fn callers(&self, list: List) -> impl Iterator<Item = &CallerWaiter> + '_ {
         self.keys_in(list).filter_map(|key| match &self.nodes[key].waiter {
             Waiter::Caller(caller) => Some(caller),
             Waiter::Job(..) => None,
         })
     }
 
-    /// Who stands in a list under `waiter_key`, if anybody does.
-    pub(crate) fn get_linked(&self, waiter_key: WaiterKey) -> Option<&Waiter> {
-        self.nodes.get(waiter_key).filter(|node| node.list.is_some()).map(|node| &node.waiter)
-    }
-
-    pub(crate) fn list_of(&self, waiter_key: WaiterKey) -> Option<List> {
-        self.nodes[waiter_key].list
-    }
-
-    fn list_ends(&self, list: List) -> &ListEnds {
+    fn ends(&self, list: List) -> &ListEnds {
         match list {
             List::Main => &self.main,
-            List::Quota(quota) => &self.quotas[quota].list_ends,
+            List::Quota(key) => &self.quotas[key].waiters,
         }
     }
 
     fn ends_mut(&mut self, list: List) -> &mut ListEnds {
         match list {
             List::Main => &mut self.main,
-            List::Quota(quota) => &mut self.quotas[quota].list_ends,
+            List::Quota(key) => &mut self.quotas[key].waiters,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::{CallerWaiter, List, WaitList, Waiter, WaiterKey, WaiterState};
+
+    fn caller(list: &mut WaitList, at: List, is_reserver: bool) -> WaiterKey {
+        let caller = CallerWaiter {
+            waker: Some(Waker::noop().clone()),
+            waiting_job: None,
+            state: WaiterState::Waiting,
+            is_reserver,
+        };
+        let quota = match at {
+            List::Main => None,
+            List::Quota(key) => Some(key),
+        };
+        list.push(at, quota, Waiter::Caller(caller))
+    }
+
+    #[test]
+    fn a_caller_advances_along_the_arrows_only() {
+        use WaiterState::{Closed, Deadlock, QueueGranted, SlotGranted, Waiting};
+        let all = [Waiting, QueueGranted, SlotGranted, Closed, Deadlock];
+        let next = |state: WaiterState| all.into_iter().filter(move |&to| state.may_become(to));
+        assert!(next(Waiting).eq([QueueGranted, SlotGranted, Closed, Deadlock]));
+        assert!(next(QueueGranted).eq([SlotGranted, Closed]));
+        for end in [SlotGranted, Closed, Deadlock] {
+            assert_eq!(next(end).count(), 0, "{end:?}");
+        }
+    }
+
+    #[test]
+    fn the_queue_is_the_front_of_the_main_list() {
+        let mut list = WaitList::new(2);
+        let keys = [0; 4].map(|_| caller(&mut list, List::Main, false));
+        assert_eq!(list.enter_queue(), Some(keys[0]));
+        assert_eq!(list.enter_queue(), Some(keys[1]));
+        assert_eq!(list.enter_queue(), None);
+        // A waiter behind the queue leaves, then a waiter in the queue.
+        list.unlink(keys[2]);
+        assert_eq!(list.enter_queue(), None);
+        list.unlink(keys[0]);
+        assert_eq!(list.enter_queue(), Some(keys[3]));
+        assert_eq!(list.head(List::Main), Some(keys[1]));
+        assert_eq!(list.waiter_keys(), [keys[1], keys[3]]);
+    }
+
+    #[test]
+    fn a_waiter_behind_the_last_one_is_the_next_for_the_queue() {
+        let mut list = WaitList::new(1);
+        let first = caller(&mut list, List::Main, false);
+        assert_eq!(list.enter_queue(), Some(first));
+        let second = caller(&mut list, List::Main, true);
+        list.unlink(second);
+        assert_eq!(list.waiting_reservers(), 1);
+        list.remove_node(second);
+        assert_eq!(list.waiting_reservers(), 0);
+        let third = caller(&mut list, List::Main, false);
+        list.unlink(first);
+        assert_eq!(list.enter_queue(), Some(third));
+    }
+
+    #[test]
+    fn a_released_part_of_a_quota_goes_to_its_oldest_waiter() {
+        let mut list = WaitList::new(1);
+        let quota = list.add_quota(1);
+        assert_eq!(list.list_for(Some(quota)), List::Main);
+        list.acquire_quota(quota);
+        assert_eq!(list.list_for(Some(quota)), List::Quota(quota));
+        let keys = [0; 2].map(|_| caller(&mut list, List::Quota(quota), false));
+        list.remove_quota_when_unused(quota);
+        assert_eq!(list.release_quota(quota), Some(keys[0]));
+        assert_eq!(list.quota_in_use(quota), 1);
+        assert_eq!(list.release_quota(quota), Some(keys[1]));
+        assert_eq!(list.release_quota(quota), None);
+        // The last part took the quota along.
+        assert_eq!(list.add_quota(2), quota);
+        assert!(list.has_quota_room(quota));
     }
 }

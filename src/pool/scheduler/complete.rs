@@ -19,7 +19,7 @@
 
 use crate::pool::job::{End, Runnable, SlotKind};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
-use crate::pool::scheduler::shard::{ShardGuard, ShardId};
+use crate::pool::limiter::shard::{ShardGuard, ShardId};
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::scheduler::worker_handle::{LOCAL_QUEUE_LEN, WorkerHandle};
 

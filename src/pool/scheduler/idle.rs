@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use crate::pool::limiter::Limiter;
-use crate::pool::scheduler::shard::ShardId;
+use crate::pool::limiter::shard::ShardId;
 use crate::pool::scheduler::worker_handle::WorkerHandle;
 use crate::sync::atomic::Ordering::{AcqRel, Relaxed};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};

@@ -13,25 +13,25 @@
 //! | file | content |
 //! |---|---|
 //! | `shared` | [`Shared`](shared::Shared): what handles, workers and jobs share; the way in |
-//! | `shard` | free slots, run queue and suspended jobs of one thread, under one lock |
 //! | `wake` | the wake policy after a push; the stall monitor |
 //! | `idle` | the idle list: which workers exist, which are parked, which shards wait for one |
 //! | `worker_handle` | what other threads may do with a worker: wake it, take its jobs |
 //! | `worker` | the task that polls jobs in turns |
 //! | `complete` | what follows a poll: suspension, or the end of a job |
 //! | `poll_times` | an estimate of how long polls take |
-//! | `context` | the job that a thread polls now |
 //!
-//! A job passes `shared`, `shard`, `wake`, `worker`, `complete`. The end of a job may start a waiter,
-//! and so wake another worker. This circle (`worker`, `complete`, `shared`, `wake`, `worker`) is the
-//! nature of a scheduler, and it does not leave this folder. `idle` and `worker_handle` stand outside
-//! of the circle: the idle list returns a [`WakeAction`](idle::WakeAction), and `wake` acts on it.
+//! A job passes `shared`, the limiter's `shard`, `wake`, `worker`, `complete`. The end of a job may
+//! start a waiter, and so wake another worker. This circle (`worker`, `complete`, `shared`, `wake`,
+//! `worker`) is the nature of a scheduler, and it does not leave this folder. `idle` and
+//! `worker_handle` stand outside of the circle: the idle list returns a
+//! [`WakeAction`](idle::WakeAction), and `wake` acts on it.
 //!
 //! # Parts
 //!
-//! A **shard** has a run queue of ready jobs. There is one shard per thread of the runtime, fewer if
-//! the pool is small. A submit pushes its job into the shard of its own thread. `has_worker` says
-//! that a worker will look at the run queue; a push that finds it clear must wake a worker.
+//! A **shard** (`limiter::shard`) has free slots and, under the same lock, a run queue of ready jobs.
+//! There is one shard per thread of the runtime, fewer if the pool is small. A submit pushes its job
+//! into the shard of its own thread. `has_worker` says that a worker will look at the run queue; a
+//! push that finds it clear must wake a worker.
 //!
 //! A **worker** is a tokio task. It serves the shard of the thread that tokio runs it on. It takes up
 //! to eight ready jobs under one shard lock into its **local queue**, and polls them without a lock.
@@ -170,10 +170,8 @@
 //! | W9 | loom: `a_wake_while_polled_is_kept`; `runtime_dropped::with_jobs_in_every_state` |
 
 pub(in crate::pool) mod complete;
-pub(crate) mod context;
 mod idle;
 mod poll_times;
-pub(crate) mod shard;
 pub(crate) mod shared;
 mod wake;
 mod worker;

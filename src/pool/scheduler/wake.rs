@@ -34,10 +34,10 @@ use std::time::Duration;
 
 use tokio::runtime::RuntimeFlavor;
 
+use crate::pool::context;
+use crate::pool::limiter::shard::ShardId;
 use crate::pool::scheduler::complete::release_deferred_of;
-use crate::pool::scheduler::context;
 use crate::pool::scheduler::idle::WakeAction;
-use crate::pool::scheduler::shard::ShardId;
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::scheduler::worker::Worker;
 use crate::pool::scheduler::worker_handle::WorkerHandle;

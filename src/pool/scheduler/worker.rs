@@ -31,10 +31,10 @@ use tokio::task::coop;
 use tokio::time::Sleep;
 
 use crate::pool::job::{Runnable, Step};
+use crate::pool::limiter::shard::{ShardGuard, ShardId};
 use crate::pool::scheduler::complete::{Completions, cancel, cancel_all};
 use crate::pool::scheduler::idle::ParkOutcome;
 use crate::pool::scheduler::poll_times::PollTimes;
-use crate::pool::scheduler::shard::{ShardGuard, ShardId};
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::scheduler::worker_handle::{LOCAL_QUEUE_LEN, WorkerHandle};
 

@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use crate::pool::job::{AtomicJobSlot, Runnable};
-use crate::pool::scheduler::shard::ShardId;
+use crate::pool::limiter::shard::ShardId;
 use crate::sync::Mutex;
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};

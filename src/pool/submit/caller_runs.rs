@@ -1,4 +1,7 @@
-//! A job that runs in its caller, on the pool's account.
+//! A job that its caller polls: `try_go` on a full pool, and nested submissions that may not wait.
+//!
+//! The limiter counts such a job as `in_caller`. The job holds no slot, and no worker, handle or
+//! group can reach it before its end. So there is no cell: the caller's future owns the job.
 
 use std::future::Future;
 use std::ops::Deref;
@@ -10,19 +13,21 @@ use pin_project_lite::pin_project;
 
 use crate::error::JobError;
 use crate::panic::catch_panic;
+use crate::pool::context::enter_in_caller;
 use crate::pool::job::{End, OutputSink};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
-use crate::pool::scheduler::context::enter_in_caller;
 use crate::pool::scheduler::shared::Shared;
 
-/// Writes down the end of a job that runs in its caller; dropped, that it was cancelled.
+/// Records the end of a job in its caller, once (P4). Dropping the guard records a cancellation.
 struct CompletionGuard<C: Deref<Target = Shared>, S> {
     shared: C,
     sink: Option<S>,
 }
 
 impl<C: Deref<Target = Shared>, S> CompletionGuard<C, S> {
-    /// The job has ended and is dropped by `drop_job`.
+    /// Drops the job by `drop_job`, then records its end. Returns the handle of the finished job.
+    ///
+    /// A panic of the destructor replaces the output, as for jobs in the pool.
     fn end<T>(mut self, outcome: Result<T, JobError>, drop_job: impl FnOnce()) -> S::Handle
     where
         S: OutputSink<T>,
@@ -42,7 +47,7 @@ impl<C: Deref<Target = Shared>, S> CompletionGuard<C, S> {
                 End::Panicked
             }
         });
-        self.sink.take().expect("taken only here").finished_handle(outcome)
+        self.sink.take().expect("only this method takes the sink").finished_handle(outcome)
     }
 
     fn record_end(&self, end: End) {
@@ -61,11 +66,11 @@ impl<C: Deref<Target = Shared>, S> Drop for CompletionGuard<C, S> {
 }
 
 pin_project! {
-    /// A job that runs in its caller: a future of its handle.
+    /// A job that its caller polls. The output of this future is the job's handle.
     pub(crate) struct CallerRunsJob<C: Deref<Target = Shared>, F, S> {
         #[pin]
         job: Option<F>,
-        // Stands behind the job, so that the job is dropped before it is written off.
+        // Declared after the job, so that the job is dropped before its end is recorded (P4).
         end: Option<CompletionGuard<C, S>>,
     }
 }
@@ -77,7 +82,7 @@ where
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
-    /// The job was counted as one that runs in its caller.
+    /// Takes over a job that the limiter counts as `in_caller`.
     pub(crate) fn new(shared: C, job: F, mut sink: S) -> Self {
         sink.on_admit(None);
         Self { job: Some(job), end: Some(CompletionGuard { shared, sink: Some(sink) }) }
@@ -95,12 +100,13 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<S::Handle> {
         let mut this = self.project();
-        let job = this.job.as_mut().as_pin_mut().expect("polled after completion");
+        let job =
+            this.job.as_mut().as_pin_mut().expect("a job in its caller polled after completion");
         let outcome = match catch_unwind(AssertUnwindSafe(|| enter_in_caller(|| job.poll(cx)))) {
             Ok(polled) => Ok(ready!(polled)),
             Err(payload) => Err(JobError::panicked(payload)),
         };
-        let end = this.end.take().expect("taken with the job");
+        let end = this.end.take().expect("the guard leaves together with the job");
         Poll::Ready(end.end(outcome, || this.job.set(None)))
     }
 }

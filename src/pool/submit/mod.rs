@@ -1,8 +1,74 @@
-//! The futures of the verbs, and slots without jobs.
+//! Submission: from the call of a verb to a job in the pool.
+//!
+//! [`Pool`](crate::Pool), [`Group`](crate::Group) and the tower layer offer the same verbs. They
+//! differ in the sink of the output alone: a handle, a group's list of outcomes, or a call of the
+//! layer. Each verb is therefore one [`Submission`](submission::Submission) of a job and a sink.
+//! This module asks the [limiter](crate::pool::limiter) for admission, wakes a worker through
+//! [`Shared`](crate::pool::scheduler::shared::Shared), and gives a refused job back to the caller.
+//!
+//! | file | content |
+//! |---|---|
+//! | `submission` | a job on its way in; the verbs that do not wait |
+//! | `schedule` | `schedule`, the future that waits with its job; `anyway_go` |
+//! | `try_go` | `try_go`, the future that may run its job itself |
+//! | `caller_runs` | a job that its caller polls |
+//! | `reserver` | slots before their jobs, for `poll_ready` |
+//! | `slot` | a reserved slot as a value |
+//! | `slot_guard` | a slot beyond the end of its job |
+//!
+//! # Stages of a submission
+//!
+//! ```text
+//!            prepare              admit, admit_waiting            take_handle
+//!   Future ───────────▶ Allocated ────────────────────▶ Admitted ─────────────▶ Taken
+//!      │                    │                                                     ▲
+//!      └────────────────────┴─────────────────────────────────────────────────────┘
+//!              take_job after Full, Closed, Deadlock; take_in_caller after RunInCaller
+//! ```
+//!
+//! - **Future**: the job as the caller gave it. `schedule` skips this stage: its job may wait for
+//!   long, and the cell keeps the job out of the caller's future.
+//! - **Allocated**: the job is in its cell. The caller owns the token and the join handle.
+//! - **Admitted**: the pool owns the token, the sink went with the job. The join handle is left.
+//! - **Taken**: the result of the verb has been returned.
+//!
+//! # Stages of a slot without a job
+//!
+//! ```text
+//!               poll_reserve                 grant, poll_reserve            submit_reserved
+//!   Nothing ───────────────────▶ Waiting ───────────────────────▶ Reserved ─────────────────▶ Nothing
+//!      ▲  └────────── a slot is free ─────────────────────────────────▲ │
+//!      └──────────────── release, or Drop: also from Waiting ───────────┘
+//! ```
+//!
+//! # Invariants
+//!
+//! - **P1, one offer.** The limiter sees a job at most once in `Submission::admit` or
+//!   `submit_reserved`. A waiting job comes a second time, by `submit_granted` under its key. After
+//!   a refusal the job is still here, and the verb returns it. Tests:
+//!   `every_verb_gives_the_job_back`, `try_schedule_gives_the_job_back`.
+//! - **P2, one check of the sink.** `OutputSink::is_closed` is read once, before the offer. A group
+//!   that closes later leaves waiters and admitted jobs alone. The order of the two events is then
+//!   that of the group's lock. Tests: `a_closed_group_lets_nothing_in_and_leaves_the_pool_open`.
+//! - **P3, a key is a place.** `ScheduleInner::waiter_key` and `State::Waiting` are keys of live
+//!   entries of the wait list. The future or the reserver takes its key out before it uses a
+//!   granted slot, and its `Drop` cancels a key that is left. So a waiter that was granted a slot
+//!   and goes away passes the slot on. Tests: `every_future_dropped_after_k_polls`,
+//!   `a_granted_slot_passes_on`, `a_reserver_dropped_while_waiting_passes_its_slot_on`.
+//! - **P4, one end in the caller.** The limiter counts a job as `in_caller` from the outcome
+//!   `RunInCaller` to the one `CompletionGuard::record_end`. The job is dropped before that, also
+//!   when its future is dropped. Tests: `in_caller_in_poll_and_destructor`,
+//!   `try_go_runs_in_the_caller`.
+//! - **P5, one use of a slot.** A reserved slot is spent on one job, or released once.
+//!   `submit_reserved` spends or releases it in every case. `SlotGuard` releases a held slot after
+//!   the job's end, whichever of the two comes last. Tests:
+//!   `a_reserved_slot_is_taken_until_it_is_used_or_given_back`,
+//!   `whichever_comes_second_frees_the_slot`.
 
 pub(crate) mod caller_runs;
 pub(crate) mod reserver;
 pub(crate) mod schedule;
+pub(crate) mod slot;
 pub(crate) mod slot_guard;
 pub(crate) mod submission;
 pub(crate) mod try_go;

@@ -1,4 +1,13 @@
-//! Slots reserved ahead of their jobs.
+//! Slots before their jobs, polled: for a hand-written `poll_ready`.
+//!
+//! A [`Reserver`] moves between the states of the head of [`submit`](super). [`Slot`] is the same
+//! as a value for code that awaits. The tower layer keeps a reserver in each service and in each
+//! call that waits.
+//!
+//! No lock is held here. `Reserver::state` is the one owner of its place or slot (P3, P5), so each
+//! change of the state comes with the call that takes or releases what the state owned.
+//!
+//! [`Slot`]: super::slot::Slot
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -9,38 +18,38 @@ use crate::pool::Pool;
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::OutputSink;
 use crate::pool::limiter::AcquireOutcome;
+use crate::pool::limiter::counts::ReleaseReason;
 use crate::pool::limiter::wait_list::{WaiterKey, WaiterState};
-use crate::pool::scheduler::shard::ReleaseReason;
 use crate::pool::submit::submission::Submission;
 
-/// Reserves a slot first, and takes the job later; from [`Pool::reserver`].
+/// Reserves a slot first and takes the job later; from [`Pool::reserver`].
 ///
-/// For code that must know that there is room before it has, or makes, the job: a `poll_ready`, a
-/// loop that pulls messages only when it can work on them.
+/// Use it for a `poll_ready` or another hand-written future. In other code, [`Pool::reserve`]
+/// returns the slot as a [`Slot`](crate::Slot).
 ///
-/// It reserves at most one slot at a time. **A reserved slot is taken from everybody else**: hold
-/// it for as short as you can. It is given back by [`release`](Self::release) and by dropping the
-/// reserver; a clone has none of its own. Places in the pool's queue cannot be reserved: it waits
-/// for a slot, in the same wait list as the callers of [`Pool::schedule`] and the jobs in the queue, of
-/// whose places it takes one meanwhile.
+/// A reserver has one slot at most. **No other job can use a reserved slot**, so hold it for a
+/// short time. [`release`](Self::release) gives the slot back, and so does dropping the reserver. A
+/// clone has no slot of its own.
 ///
-/// In the pool's [`PoolStatus`](crate::PoolStatus) a reserved slot is [`reserved`](crate::PoolStatus::reserved).
-/// The pool is idle, and its shutdown complete, without regard to it and to reservers in the wait list; after [`Pool::close`] it is of
-/// no use any more. A reserver keeps its pool open.
+/// A waiting reserver stands in the same list as the callers of [`Pool::schedule`] and the queued
+/// jobs. While it waits it uses one place of the queue. A place alone cannot be reserved.
+///
+/// A reserved slot counts as [`PoolStatus::reserved`](crate::PoolStatus::reserved). Idle pools and
+/// shutdowns do not wait for reservers. After [`Pool::close`] a reserver gets no slot, and a slot
+/// that it has takes no job. A reserver keeps its pool open.
 ///
 /// # Examples
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::future::poll_fn;
+///
 /// let pool = millpond::Pool::new(4);
 /// let mut reserver = pool.reserver();
-/// let mut messages = vec!["b", "a"];
-/// loop {
-///     reserver.reserve().await?; // take a message only when it can be worked on
-///     let Some(message) = messages.pop() else { break };
-///     reserver.schedule(async move { message.len() })?;
-/// }
+/// poll_fn(|cx| reserver.poll_reserve(cx)).await?;
+/// let handle = reserver.schedule(async { 7 })?;
+/// assert_eq!(handle.await?, 7);
 /// # Ok(())
 /// # }
 /// ```
@@ -62,7 +71,7 @@ enum State {
 }
 
 impl Pool {
-    /// Reserves slots ahead of their jobs.
+    /// Makes a [`Reserver`], which has no slot yet.
     pub fn reserver(&self) -> Reserver {
         Reserver::new(self.clone(), None)
     }
@@ -73,7 +82,7 @@ impl Reserver {
         Self { pool, quota, state: State::Nothing }
     }
 
-    /// Waits in the wait list for a slot. At once ready if one is reserved already.
+    /// Waits in the wait list for a slot. Ready at once if the reserver has a slot.
     ///
     /// # Errors
     ///
@@ -81,14 +90,15 @@ impl Reserver {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the reserver keeps its place in the wait list: go on with another call, or give it up by
-    /// [`release`](Self::release).
+    /// If the future is dropped, the reserver keeps its place in the wait list. The next call goes
+    /// on with that place; [`release`](Self::release) gives the place up.
     pub async fn reserve(&mut self) -> Result<(), ScheduleError<()>> {
         let wait = Wait(self);
         poll_fn(|cx| wait.0.poll_reserve(cx)).await
     }
 
-    /// [`reserve`](Self::reserve) for hand-written futures. The task polled last is woken.
+    /// Polls [`reserve`](Self::reserve), for hand-written futures. The task of the last poll is
+    /// woken.
     ///
     /// # Errors
     ///
@@ -123,7 +133,8 @@ impl Reserver {
         })
     }
 
-    /// Reserves a slot if one is free and nobody waits for it. Gives up a place in the wait list.
+    /// Reserves a slot if a slot is free and the wait list is empty. Gives up a place in the wait
+    /// list.
     ///
     /// # Errors
     ///
@@ -132,7 +143,7 @@ impl Reserver {
         let shared = self.pool.shared();
         shared.ensure_runtime();
         if let State::Waiting(waiter_key) = self.state {
-            // It may have been told to come.
+            // A slot may have been granted since the last poll.
             match shared.take_granted(waiter_key) {
                 AcquireOutcome::Waiting(_) => shared.cancel_waiter(waiter_key),
                 AcquireOutcome::Reserved => self.state = State::Reserved,
@@ -162,7 +173,7 @@ impl Reserver {
     ///
     /// # Errors
     ///
-    /// [`ClosedError`], with the job, if the pool was closed since.
+    /// [`ClosedError`], with the job, if the pool was closed since. The slot is released then, too.
     ///
     /// # Panics
     ///
@@ -173,15 +184,12 @@ impl Reserver {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.submit_reserved(job, StoreOutput)
+        self.submit(job, StoreOutput)
     }
 
+    /// Spends the slot on a job with any sink. The sink must have the reserver's quota.
     #[track_caller]
-    pub(crate) fn submit_reserved<F, S>(
-        &mut self,
-        job: F,
-        sink: S,
-    ) -> Result<S::Handle, ClosedError<F>>
+    pub(crate) fn submit<F, S>(&mut self, job: F, sink: S) -> Result<S::Handle, ClosedError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -189,13 +197,9 @@ impl Reserver {
     {
         assert!(self.is_reserved(), "a slot must be reserved before its job is submitted");
         debug_assert!(sink.quota() == self.quota);
-        let mut submission = Submission::new(self.pool.shared(), job, sink);
-        let outcome = submission.submit_reserved();
+        let submitted = Submission::new(self.pool.shared(), job, sink).submit_reserved();
         self.state = State::Nothing;
-        match outcome {
-            AcquireOutcome::Closed => Err(ClosedError(submission.take_job())),
-            _ => Ok(submission.take_handle()),
-        }
+        submitted
     }
 
     /// Gives back the slot, or the place in the wait list.
@@ -208,9 +212,14 @@ impl Reserver {
             State::Reserved => shared.release_slot(self.quota, ReleaseReason::Unused),
         }
     }
+
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
 }
 
-/// A wait by [`Reserver::reserve`]. Given up, nobody waits through the reserver any more.
+/// A wait by [`Reserver::reserve`]. When the future is dropped, the job around it waits no longer,
+/// and deadlock detection must not count that job.
 struct Wait<'a>(&'a mut Reserver);
 
 impl Drop for Wait<'_> {
@@ -222,7 +231,7 @@ impl Drop for Wait<'_> {
 }
 
 impl Clone for Reserver {
-    /// Another reserver for the same pool, with nothing reserved.
+    /// Makes another reserver of the same pool, without a slot.
     fn clone(&self) -> Self {
         Self::new(self.pool.clone(), self.quota)
     }

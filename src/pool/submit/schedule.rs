@@ -1,4 +1,12 @@
-//! The ways in, as named futures: what happens when the pool is full, and when a wait is dropped.
+//! The verbs `schedule` and `anyway_go`: futures that may stand in the wait list.
+//!
+//! [`ScheduleInner`] is `schedule` for any sink. [`Pool::schedule`](crate::Pool::schedule) and
+//! [`Group::schedule`](crate::Group::schedule) wrap it. The caller keeps its job while it waits, so
+//! a dropped future takes the job along, and its `Drop` gives up the place or the granted slot
+//! (P3). The job of [`AnywayGo`] is in the pool already; that future only observes.
+//!
+//! A future must not return `Pending` without a waker in the wait list, except for the one yield
+//! before its admission, which wakes the task itself.
 
 use std::fmt;
 use std::future::Future;
@@ -16,7 +24,10 @@ use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::caller_runs::CallerRunsJob;
 use crate::pool::submit::submission::Submission;
 
-/// A caller that may wait in the wait list with its job.
+/// A job inside the job that submitted it. Boxed: nested waits that would deadlock are rare.
+type BoxedJob<'a, F, S> = Pin<Box<CallerRunsJob<&'a Shared, F, S>>>;
+
+/// `schedule` for any sink.
 pub(crate) struct ScheduleInner<'a, F, S>
 where
     F: Future + Send + 'static,
@@ -24,11 +35,13 @@ where
     S: OutputSink<F::Output>,
 {
     submission: Submission<'a, F, S>,
-    polled: bool,
+    /// The job was offered to the limiter.
+    offered: bool,
     yielded: bool,
+    /// The place in the wait list (P3). A `u32`, so that the future stays small.
     waiter_key: Option<u32>,
-    /// Waiting would have deadlocked, and the pool's policy is to run such jobs here.
-    in_caller: Option<Pin<Box<CallerRunsJob<&'a Shared, F, S>>>>,
+    /// Set if a wait would have deadlocked and the pool has [`OnDeadlock::RunInCaller`].
+    in_caller: Option<BoxedJob<'a, F, S>>,
 }
 
 impl<'a, F, S> ScheduleInner<'a, F, S>
@@ -40,14 +53,9 @@ where
     #[track_caller]
     #[inline]
     pub(crate) fn new(shared: &'a Shared, job: F, sink: S) -> Self {
-        // Into its cell at once: that way it is moved once, and waits without being in the way.
+        // A cell from the start: the job is moved once, and a future that waits stays small.
         let submission = Submission::allocated(shared, job, sink);
-        Self { submission, polled: false, yielded: false, waiter_key: None, in_caller: None }
-    }
-
-    /// Takes the job back if it was not offered yet.
-    pub(crate) fn take_back(&mut self) -> Option<F> {
-        (!std::mem::replace(&mut self.polled, true)).then(|| self.submission.take_job())
+        Self { submission, offered: false, yielded: false, waiter_key: None, in_caller: None }
     }
 
     #[inline]
@@ -58,14 +66,15 @@ where
         if self.waiter_key.is_some() || self.in_caller.is_some() {
             return self.poll_again(cx);
         }
-        assert!(!self.polled, "polled after completion");
+        assert!(!self.offered, "`schedule` polled after completion");
         if !self.yielded && self.submission.shared.should_yield() {
             self.yielded = true;
-            // Not `yield_now`: this thread alone could go on after that, whatever it does first.
+            // `yield_now` would defer the wake-up on this thread. After a plain wake-up another
+            // thread can take the task, while this one runs the jobs.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        self.polled = true;
+        self.offered = true;
         let outcome = self
             .submission
             .admit(OnFull::Wait { waker: cx.waker(), pool: self.submission.shared.id() });
@@ -75,6 +84,7 @@ where
         self.conclude(outcome, cx)
     }
 
+    /// Polls after the admission did not start the job: in the wait list, or in the caller.
     #[cold]
     fn poll_again(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, ScheduleError<F>>> {
         let Some(waiter_key) = self.waiter_key else { return self.poll_in_caller(cx).map(Ok) };
@@ -96,6 +106,7 @@ where
         self.conclude(shared.after_submit(shard_id, outcome), cx)
     }
 
+    /// Turns the limiter's outcome into the result of this poll.
     #[cold]
     fn conclude(
         &mut self,
@@ -126,13 +137,13 @@ where
             | AcquireOutcome::RunInCaller
             | AcquireOutcome::Overflow { .. }
             | AcquireOutcome::Reserved => {
-                unreachable!("a caller that may wait waits")
+                unreachable!("`OnFull::Wait` has none of these outcomes")
             }
         }
     }
 
     fn poll_in_caller(&mut self, cx: &mut Context<'_>) -> Poll<S::Handle> {
-        let in_caller = self.in_caller.as_mut().expect("polled after completion");
+        let in_caller = self.in_caller.as_mut().expect("`schedule` polled after completion");
         let handle = ready!(in_caller.as_mut().poll(cx));
         self.in_caller = None;
         Poll::Ready(handle)
@@ -154,6 +165,8 @@ where
 }
 
 /// Waits for room in the pool; made by [`Pool::schedule`](crate::Pool::schedule).
+///
+/// Dropped before it resolves, it takes its job along and passes its place to the next waiter.
 #[must_use = "futures do nothing unless polled"]
 pub struct Schedule<'a, F>(ScheduleInner<'a, F, StoreOutput>)
 where
@@ -185,7 +198,7 @@ where
     }
 }
 
-// The job is moved into the pool before it is first polled, so it is never pinned in here.
+// The job is in its cell, so this future never pins it.
 impl<F> Unpin for Schedule<'_, F>
 where
     F: Future + Send + 'static,
@@ -195,10 +208,9 @@ where
 
 /// A committed job; made by [`Pool::anyway_go`](crate::Pool::anyway_go).
 ///
-/// A future of the job's handle, ready once the job has left the wait list. Dropping it
-/// changes nothing: the job runs. To have the handle at once, take it with
-/// [`into_handle`](Self::into_handle).
-#[must_use = "dropping it detaches the job; its result is lost"]
+/// A future of the job's handle, ready once the job has left the wait list. Dropping this future
+/// changes nothing: the job runs. [`into_handle`](Self::into_handle) returns the handle at once.
+#[must_use = "dropping it detaches the job; the result is lost"]
 pub struct AnywayGo<T>(Option<JobHandle<T>>);
 
 impl<T> AnywayGo<T> {
@@ -206,13 +218,13 @@ impl<T> AnywayGo<T> {
         Self(Some(handle))
     }
 
-    /// The job's handle, without waiting for its start.
+    /// Returns the job's handle without waiting for the job's start.
     ///
     /// # Panics
     ///
     /// If the future has resolved to the handle already.
     pub fn into_handle(self) -> JobHandle<T> {
-        self.0.expect("`AnywayGo` gave its handle away already")
+        self.0.expect("`AnywayGo` has returned its handle already")
     }
 }
 
@@ -222,7 +234,7 @@ impl<T> Future for AnywayGo<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<JobHandle<T>> {
         let handle = self.0.as_ref().expect("`AnywayGo` polled after completion");
         ready!(handle.poll_started(cx));
-        Poll::Ready(self.0.take().expect("just seen"))
+        Poll::Ready(self.0.take().expect("the handle was here just now"))
     }
 }
 
@@ -265,8 +277,8 @@ mod tests {
             let mut first = pin!(pool.schedule(async {}));
             assert!(first.as_mut().poll(&mut cx).is_pending());
             migrate();
-            assert!(first.as_mut().poll(&mut cx).is_ready(), "once is enough");
-            // A worker that runs the jobs here has the drains forgotten.
+            assert!(first.as_mut().poll(&mut cx).is_ready(), "a future yields once");
+            // A worker of this shard resets the count of migrations.
             shared.limiter.shard(shared.current_shard()).reset_migrations();
             assert!(pin!(pool.schedule(async {})).poll(&mut cx).is_ready());
         });

@@ -4,19 +4,18 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::pool::Pool;
+use crate::pool::context;
 use crate::pool::job::SlotHold;
-use crate::pool::scheduler::context;
-use crate::pool::scheduler::shard::ReleaseReason;
+use crate::pool::limiter::counts::ReleaseReason;
 use crate::pool::scheduler::shared::Shared;
 
-/// Keeps the slot of a job taken, also when the job has ended, until it is dropped; from
-/// [`Pool::hold_slot`].
+/// Keeps the slot of a job taken beyond the job's end; from [`Pool::hold_slot`].
 ///
-/// Dropped before the job ends, it changes nothing: the job keeps its slot to its end.
+/// The slot is free when the job has ended and the guard is dropped, in either order.
 ///
-/// It does not keep the pool open. [`Pool::wait_idle`] and
-/// [`Pool::shutdown`] wait for it; it cannot be cancelled, and counts as
-/// [`still_running`](crate::ShutdownReport::still_running) then.
+/// A guard does not keep the pool open. [`Pool::wait_idle`] and [`Pool::shutdown`] wait for guards.
+/// A shutdown cannot cancel them, so at the deadline a guard counts as
+/// [`still_running`](crate::ShutdownReport::still_running).
 #[must_use = "dropping it gives the slot back when the job ends"]
 pub struct SlotGuard {
     shared: Arc<Shared>,
@@ -25,13 +24,14 @@ pub struct SlotGuard {
 }
 
 impl Pool {
-    /// Called from within a job of this pool: keeps its slot taken beyond the job's end.
+    /// Keeps the slot of the current job taken beyond the job's end. Call it inside a job of this
+    /// pool.
     ///
-    /// For results that are still being worked on after the job has returned them: a response
-    /// whose body is a stream, a file that is being read. Move what it returns into the result.
+    /// Use it for results that are still in use after the job has returned them: a response whose
+    /// body is a stream, a file that is being read. Move the guard into the result.
     ///
-    /// `None` outside of the pool's jobs, in a job that runs beyond the size or in its caller, and
-    /// from the second call in a job on.
+    /// Returns `None` outside of this pool's jobs, in a job beyond the size or in its caller, and
+    /// from the second call in the same job on.
     ///
     /// # Examples
     ///
@@ -42,7 +42,7 @@ impl Pool {
     /// let inside = pool.clone();
     /// let handle = pool.schedule(async move { ("body", inside.hold_slot()) }).await?;
     /// let (body, slot) = handle.await?;
-    /// assert!(pool.try_schedule(async {}).is_err()); // the body is still there
+    /// assert!(pool.try_schedule(async {}).is_err()); // the body still exists
     /// drop((body, slot));
     /// assert!(pool.try_schedule(async {}).is_ok());
     /// # Ok(())

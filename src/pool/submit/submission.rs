@@ -1,17 +1,27 @@
-//! A job on its way into the pool.
+//! The one way of a job into the pool.
+//!
+//! A verb of [`Pool`](crate::Pool), of [`Group`](crate::Group) or of a layer makes a
+//! [`Submission`]: the job and the sink of its output. The verbs without a wait are the methods of
+//! this type. The waiting ones, [`schedule`](super::schedule) and [`try_go`](super::try_go), hold a
+//! submission or make one at their first poll. The head of [`submit`](super) has the stages and the
+//! invariants.
+//!
+//! No lock of the pool is held here, except inside [`PendingJob`]: the limiter calls that with a
+//! lock of its own. Those methods therefore run no code of the job.
 
 use std::future::Future;
 use std::ops::Deref;
 
-use crate::error::TryScheduleError;
+use crate::error::{ClosedError, TryScheduleError};
 use crate::pool::job::{self, NewJob, OutputSink, RawJoinHandle, Runnable, SlotKind};
+use crate::pool::limiter::counts::ReleaseReason;
 use crate::pool::limiter::wait_list::WaiterKey;
 use crate::pool::limiter::{AcquireOutcome, OnFull, PendingJob};
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::caller_runs::CallerRunsJob;
 use crate::trace::JobSpan;
 
-/// A job on its way into the pool.
+/// A job on its way into the pool, with the sink of its output.
 pub(crate) struct Submission<'a, F, S>
 where
     F: Future + Send + 'static,
@@ -20,6 +30,7 @@ where
 {
     pub(super) shared: &'a Shared,
     job: Stage<F, S>,
+    /// Present until the job is admitted, or runs in its caller.
     sink: Option<S>,
 }
 
@@ -28,6 +39,14 @@ enum Stage<F: Future, S> {
     Allocated(NewJob<F, S>),
     Admitted(RawJoinHandle<F::Output>),
     Taken,
+}
+
+/// What `try_go` makes of a job.
+pub(crate) enum Submitted<C: Deref<Target = Shared>, F: Future, S: OutputSink<F::Output>> {
+    /// The pool has the job; this is its handle.
+    Pool(S::Handle),
+    /// The caller is to poll this job.
+    Caller(CallerRunsJob<C, F, S>),
 }
 
 impl<'a, F, S> Submission<'a, F, S>
@@ -43,7 +62,7 @@ where
         Self { shared, job: Stage::Future(job), sink: Some(sink) }
     }
 
-    /// A submission whose job is in its cell from the start.
+    /// Allocates the job's cell at once. A wait then keeps the job out of the caller's future.
     #[track_caller]
     #[inline]
     pub(super) fn allocated(shared: &'a Shared, job: F, sink: S) -> Self {
@@ -52,16 +71,59 @@ where
         Self { shared, job: Stage::Allocated(job::allocate_job(job, span)), sink: Some(sink) }
     }
 
+    /// Admits the job, or gives the job back at once.
     #[inline]
-    pub(crate) fn admit(&mut self, on_full: OnFull<'_>) -> AcquireOutcome {
-        let shared = self.shared;
-        let quota = self.sink.as_ref().and_then(S::quota);
-        shared.admit(self, quota, on_full)
+    pub(crate) fn try_schedule(self) -> Result<S::Handle, TryScheduleError<F>> {
+        self.submit(OnFull::Refuse)
     }
 
-    /// For a caller that does not wait: admits the job, or gives it back.
+    /// Admits the job beyond the size if the pool is full, up to the pool's overflow limit.
     #[inline]
-    pub(crate) fn submit(mut self, on_full: OnFull<'_>) -> Result<S::Handle, TryScheduleError<F>> {
+    pub(crate) fn schedule_always(self) -> Result<S::Handle, TryScheduleError<F>> {
+        let limit = self.shared.overflow_limit();
+        self.submit(OnFull::Overflow { limit })
+    }
+
+    /// Admits the job, or commits the job to the wait list.
+    #[inline]
+    pub(crate) fn anyway_go(mut self) -> Result<S::Handle, ClosedError<F>> {
+        match self.admit(OnFull::Commit) {
+            AcquireOutcome::Closed => Err(ClosedError(self.take_job())),
+            _ => Ok(self.take_handle()),
+        }
+    }
+
+    /// Admits the job, or returns it as a future that the caller polls.
+    #[inline]
+    pub(crate) fn try_go<C: Deref<Target = Shared>>(
+        mut self,
+        shared: C,
+    ) -> Result<Submitted<C, F, S>, ClosedError<F>> {
+        match self.admit(OnFull::RunInCaller) {
+            AcquireOutcome::RunInCaller => Ok(Submitted::Caller(self.take_in_caller(shared))),
+            AcquireOutcome::Closed => Err(ClosedError(self.take_job())),
+            _ => Ok(Submitted::Pool(self.take_handle())),
+        }
+    }
+
+    /// Spends a reserved slot on the job. If the job is refused, the slot is released all the same.
+    #[inline]
+    pub(crate) fn submit_reserved(mut self) -> Result<S::Handle, ClosedError<F>> {
+        let (shared, quota) = (self.shared, self.quota());
+        let outcome = if self.is_sink_closed() {
+            shared.release_slot(quota, ReleaseReason::Unused);
+            AcquireOutcome::Closed
+        } else {
+            shared.submit_reserved(&mut self, quota)
+        };
+        match outcome {
+            AcquireOutcome::Closed => Err(ClosedError(self.take_job())),
+            _ => Ok(self.take_handle()),
+        }
+    }
+
+    #[inline]
+    fn submit(mut self, on_full: OnFull<'_>) -> Result<S::Handle, TryScheduleError<F>> {
         match self.admit(on_full) {
             AcquireOutcome::Full => Err(TryScheduleError::Full(self.take_job())),
             AcquireOutcome::Closed => Err(TryScheduleError::Closed(self.take_job())),
@@ -69,16 +131,26 @@ where
         }
     }
 
-    /// Hands the job in for a slot that was kept for it.
+    /// Offers the job to the limiter (P1), unless the sink takes no more jobs (P2).
     #[inline]
-    pub(crate) fn submit_reserved(&mut self) -> AcquireOutcome {
-        let shared = self.shared;
-        let quota = self.sink.as_ref().and_then(S::quota);
-        shared.submit_reserved(self, quota)
+    pub(super) fn admit(&mut self, on_full: OnFull<'_>) -> AcquireOutcome {
+        if self.is_sink_closed() {
+            return AcquireOutcome::Closed;
+        }
+        let (shared, quota) = (self.shared, self.quota());
+        shared.admit(self, quota, on_full)
     }
 
-    /// The job of a refused one.
-    pub(crate) fn take_job(&mut self) -> F {
+    fn is_sink_closed(&self) -> bool {
+        self.sink.as_ref().is_some_and(S::is_closed)
+    }
+
+    fn quota(&self) -> Option<usize> {
+        self.sink.as_ref().and_then(S::quota)
+    }
+
+    /// Returns the job after a refusal.
+    pub(super) fn take_job(&mut self) -> F {
         match std::mem::replace(&mut self.job, Stage::Taken) {
             Stage::Future(job) => job,
             Stage::Allocated(new_job) => new_job.take_back(),
@@ -86,20 +158,21 @@ where
         }
     }
 
+    /// Returns the handle after an admission.
     #[inline]
-    pub(crate) fn take_handle(&mut self) -> S::Handle {
+    pub(super) fn take_handle(&mut self) -> S::Handle {
         match std::mem::replace(&mut self.job, Stage::Taken) {
             Stage::Admitted(join) => S::handle(join),
-            _ => unreachable!("an admitted job has one"),
+            _ => unreachable!("an admitted job has a join handle"),
         }
     }
 
-    /// The job, to be run here.
-    pub(crate) fn take_in_caller<C: Deref<Target = Shared>>(
+    /// Returns the job for its caller to run. The limiter has counted the job as `in_caller`.
+    pub(super) fn take_in_caller<C: Deref<Target = Shared>>(
         &mut self,
         shared: C,
     ) -> CallerRunsJob<C, F, S> {
-        let sink = self.sink.take().expect("the job was not admitted");
+        let sink = self.sink.take().expect("a job without admission keeps its sink");
         CallerRunsJob::new(shared, self.take_job(), sink)
     }
 }
@@ -123,7 +196,7 @@ where
         let (Stage::Allocated(new_job), Some(sink)) =
             (std::mem::replace(&mut self.job, Stage::Taken), self.sink.take())
         else {
-            unreachable!("a job is prepared before, and admitted once");
+            unreachable!("the limiter prepares a job and then admits it once");
         };
         let (job, join) = new_job.admit(sink, slot_kind);
         self.job = Stage::Admitted(join);

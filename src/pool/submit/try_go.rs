@@ -1,4 +1,7 @@
-//! Jobs that run in their callers: `try_go` on a full pool, and nested submits that may not wait.
+//! The verb `try_go`: a job that the pool takes, or that its caller runs.
+//!
+//! [`Pool::try_go`](crate::Pool::try_go) and [`Group::try_go`](crate::Group::try_go) return these
+//! futures.
 
 use std::fmt;
 use std::future::Future;
@@ -10,13 +13,13 @@ use pin_project_lite::pin_project;
 use crate::error::ClosedError;
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::OutputSink;
-use crate::pool::limiter::{AcquireOutcome, OnFull};
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::caller_runs::CallerRunsJob;
-use crate::pool::submit::submission::Submission;
+use crate::pool::submit::submission::{Submission, Submitted};
 
 pin_project! {
-    /// Runs a job in the pool, or in the caller if that is full.
+    /// `try_go` for any sink. The job stays in here until the first poll, and while the caller runs
+    /// it.
     pub(crate) struct TryGoInner<'a, F, S> {
         shared: &'a Shared,
         #[pin]
@@ -28,7 +31,7 @@ pin_project! {
     #[project = StateProj]
     #[project_replace = StateReplace]
     enum State<'a, F, S> {
-        New { job: F },
+        New { job: F, sink: S },
         InCaller { #[pin] run: CallerRunsJob<&'a Shared, F, S> },
         Taken,
     }
@@ -41,41 +44,30 @@ where
     S: OutputSink<F::Output>,
 {
     #[track_caller]
-    pub(crate) fn new(shared: &'a Shared, job: F) -> Self {
+    pub(crate) fn new(shared: &'a Shared, job: F, sink: S) -> Self {
         shared.ensure_runtime();
-        Self { shared, state: State::New { job } }
+        Self { shared, state: State::New { job, sink } }
     }
+}
 
-    /// Takes the job back if it was not offered yet.
-    pub(crate) fn take_back(self: Pin<&mut Self>) -> Option<F> {
-        let mut state = self.project().state;
-        if !matches!(state.as_mut().project(), StateProj::New { .. }) {
-            return None;
-        }
-        match state.project_replace(State::Taken) {
-            StateReplace::New { job } => Some(job),
-            _ => None,
-        }
-    }
+impl<F, S> Future for TryGoInner<'_, F, S>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: OutputSink<F::Output>,
+{
+    type Output = Result<S::Handle, ClosedError<F>>;
 
-    pub(crate) fn poll_with(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        sink: impl FnOnce() -> S,
-    ) -> Poll<Result<S::Handle, ClosedError<F>>> {
-        let job = self.as_mut().take_back();
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        if let Some(job) = job {
-            let mut submission = Submission::new(this.shared, job, sink());
-            match submission.admit(OnFull::RunInCaller) {
-                AcquireOutcome::RunInCaller => {
-                    let run = submission.take_in_caller(*this.shared);
-                    this.state.set(State::InCaller { run });
-                }
-                AcquireOutcome::Closed => {
-                    return Poll::Ready(Err(ClosedError(submission.take_job())));
-                }
-                _ => return Poll::Ready(Ok(submission.take_handle())),
+        if let StateProj::New { .. } = this.state.as_mut().project() {
+            let StateReplace::New { job, sink } = this.state.as_mut().project_replace(State::Taken)
+            else {
+                unreachable!("the state was `New` just now");
+            };
+            match Submission::new(this.shared, job, sink).try_go(*this.shared)? {
+                Submitted::Pool(handle) => return Poll::Ready(Ok(handle)),
+                Submitted::Caller(run) => this.state.set(State::InCaller { run }),
             }
         }
         let StateProj::InCaller { run } = this.state.project() else {
@@ -86,7 +78,11 @@ where
 }
 
 pin_project! {
-    /// Runs a job in the pool, or here if that is full; made by [`Pool::try_go`](crate::Pool::try_go).
+    /// Runs a job in the pool, or in the caller if the pool is full; made by
+    /// [`Pool::try_go`](crate::Pool::try_go).
+    ///
+    /// Resolves to the job's handle. Dropping this future cancels a job that runs in the caller; a
+    /// job that the pool has taken goes on.
     #[must_use = "futures do nothing unless polled"]
     pub struct TryGo<'a, F> {
         #[pin]
@@ -101,7 +97,7 @@ where
 {
     #[track_caller]
     pub(crate) fn new(shared: &'a Shared, job: F) -> Self {
-        Self { inner: TryGoInner::new(shared, job) }
+        Self { inner: TryGoInner::new(shared, job, StoreOutput) }
     }
 }
 
@@ -113,7 +109,7 @@ where
     type Output = Result<JobHandle<F::Output>, ClosedError<F>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().inner.poll_with(cx, || StoreOutput)
+        self.project().inner.poll(cx)
     }
 }
 

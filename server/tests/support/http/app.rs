@@ -1,5 +1,5 @@
-//! The app that every server serves. Its replies tell what it was asked, and its notes tell what
-//! it was asked where the reply does not arrive.
+//! The app that every server serves. Its replies describe the request. Its notes describe it, too,
+//! for requests whose reply does not arrive.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -41,7 +41,7 @@ impl App {
         Router::new().route("/hello", get(|| async { "hello" })).fallback(answer)
     }
 
-    /// Takes what was noted so far.
+    /// Takes the notes so far.
     pub fn seen(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.seen.lock().unwrap())
     }
@@ -50,7 +50,7 @@ impl App {
         self.0.seen.lock().unwrap().len()
     }
 
-    /// Where handlers wait that were asked for `/held/NAME`, `/sse/NAME` or `/late/NAME/NAME`.
+    /// The gates at which the handlers of `/held/NAME`, `/sse/NAME` and `/late/NAME/NAME` wait.
     pub fn gate(&self, name: &str) -> Gate {
         let mut gates = self.0.gates.lock().unwrap();
         gates.entry(name.to_owned()).or_insert_with(Gate::new).clone()
@@ -102,14 +102,14 @@ impl App {
         }
     }
 
-    /// What a checking client wants to have back.
+    /// The reply that a checking client expects.
     async fn nonce(&self, nonce: &str, request: Request) -> Response {
         let nonce = nonce.to_owned();
         let digest = digest(request.into_body()).await;
         ([("x-nonce", nonce.clone())], format!("{nonce} {digest}")).into_response()
     }
 
-    /// All that the server made of a request.
+    /// The request as the server has parsed it.
     async fn describe(&self, request: Request) -> Response {
         let (head, body) = request.into_parts();
         let mut text = format!("{} {} {:?}\n", head.method, head.uri, head.version);
@@ -123,7 +123,7 @@ impl App {
         (text + &digest).into_response()
     }
 
-    /// Replies at once; the body is read by somebody else.
+    /// Replies at once; another task reads the body.
     fn keep(&self, request: Request) -> Response {
         let app = self.clone();
         let uri = request.uri().clone();
@@ -160,12 +160,12 @@ fn digest_line(length: usize, hash: &[u8], trailers: &str) -> String {
     format!("{length} bytes {start:08x}{trailers}")
 }
 
-/// What [`digest`] makes of these bytes.
+/// The result of [`digest`] for these bytes.
 pub fn digest_of(bytes: &[u8]) -> String {
     digest_line(bytes.len(), Sha256::digest(bytes).as_slice(), "{}")
 }
 
-/// Pieces of a body, each as soon as the gate lets one pass.
+/// The pieces of a body; the gate releases each.
 fn streamed(pieces: usize, gate: Option<Gate>) -> Response {
     let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
     tokio::spawn(async move {
@@ -218,7 +218,7 @@ where
     response
 }
 
-/// Echoes small frames of a web socket until one that closes.
+/// Echoes small frames of a WebSocket until a close.
 async fn frames(mut io: Upgraded) -> std::io::Result<()> {
     loop {
         let mut head = [0; 6];
@@ -234,7 +234,7 @@ async fn frames(mut io: Upgraded) -> std::io::Result<()> {
     }
 }
 
-/// Echoes whatever comes.
+/// Echoes all bytes.
 pub async fn echoes(mut io: Upgraded) -> std::io::Result<()> {
     let mut bytes = vec![0; 64 << 10];
     loop {

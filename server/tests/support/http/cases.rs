@@ -1,4 +1,4 @@
-//! What clients do, in well-formed HTTP/1.
+//! Scripts of clients, in well-formed HTTP/1.
 
 use super::more_cases::more_cases;
 use super::script::{Script, script};
@@ -110,6 +110,7 @@ fn plain() -> Vec<Script> {
     all
 }
 
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn bodies() -> Vec<Script> {
     let slow = |name, text: &str| {
         let end = text.find("\r\n\r\n").unwrap() + 4;

@@ -1,4 +1,4 @@
-//! The same scripts for a server under test and for one that is right.
+//! Plays the same scripts on a server under test and on a reference server.
 
 use std::fmt::Write as _;
 
@@ -6,16 +6,15 @@ use super::play::{Seen, play};
 use super::script::Script;
 use super::target::{Target, Up};
 
-/// As many connections at a time.
+/// The number of connections of a batch.
 pub const BATCH: usize = 400;
 
-/// Plays the scripts one after the other, so that each server is at rest when a client waits for
-/// that.
+/// Plays the scripts one after another, so that a client can wait for its server to be at rest.
 pub async fn same_in_turn(target: Target, oracle: Target, scripts: &[Script]) {
     same(target, oracle, scripts, 1).await;
 }
 
-/// Plays many scripts at a time.
+/// Plays many scripts at the same time.
 pub async fn same_at_once(target: Target, oracle: Target, scripts: &[Script]) {
     same(target, oracle, scripts, BATCH).await;
 }

@@ -1,5 +1,5 @@
-//! A server that spoils what it says, one way each: a comparison that lets it pass is worth
-//! nothing.
+//! Servers that corrupt their replies, each in one way. A comparison that does not notice is of no
+//! value.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,4 @@
-//! What takes a server long, and heads beyond its limits.
+//! Scripts that take a server long, and heads beyond its limits.
 
 use super::cases::GET;
 use super::script::{Script, script};

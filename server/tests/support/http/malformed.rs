@@ -1,12 +1,13 @@
-//! Requests that are malformed, ambiguous or odd, and what somebody may try to smuggle with them.
+//! Requests that are malformed, ambiguous or odd, and requests smuggled inside of them.
 
-/// What the server must not take for a request unless plain hyper does.
+/// Bytes that the server must not parse as a request unless plain hyper does.
 const SMUGGLED: &str = "GET /t@@@@@/smuggled HTTP/1.1\r\n\r\n";
 
 pub struct Malformed {
     pub name: String,
     pub bytes: Vec<u8>,
-    /// Where HTTP/2 is looked for, this is what `axum::serve` says.
+    /// A server that looks for the preface of HTTP/2 replies like `axum::serve`, not like plain
+    /// hyper.
     pub preface: bool,
 }
 
@@ -28,7 +29,7 @@ pub fn malformed() -> Vec<Malformed> {
     all
 }
 
-/// Those whose size forbids to try every split.
+/// Requests that are too large for every split to be tried.
 pub fn malformed_and_large() -> Vec<Malformed> {
     let extension = "e".repeat(1 << 20);
     let many = |count: usize| "h: x\r\n".repeat(count);
@@ -426,6 +427,6 @@ fn prefaces(all: &mut Vec<Malformed>) {
     all.extend(
         prefaces.map(|(name, bytes)| Malformed { preface: true, ..Malformed::new(name, bytes) }),
     );
-    // Not the first bytes, so no preface. How hyper closes then depends on how they arrive.
+    // Not the first bytes, so not a preface. How hyper closes depends on the split of the bytes.
     all.push(Malformed::new("a preface after an empty line", [b"\r\n", preface].concat()));
 }

@@ -1,4 +1,4 @@
-//! Bodies that are announced, other protocols, and replies that take their time.
+//! Scripts with `expect: 100-continue`, upgrades, and slow replies.
 
 use super::cases::{EXPECT, GET, RAW, WEB_SOCKET, get};
 use super::script::{Script, script};
@@ -50,7 +50,7 @@ fn expectations() -> Vec<Script> {
 }
 
 fn upgrades() -> Vec<Script> {
-    // Masked: "hi" as text, and the frame that closes.
+    // Masked frames: the text "hi", and a close.
     let hi = [0x81, 0x82, 1, 2, 3, 4, b'h' ^ 1, b'i' ^ 2];
     let close = [0x88, 0x80, 1, 2, 3, 4];
     let both = [WEB_SOCKET.as_bytes(), &hi].concat();

@@ -1,5 +1,5 @@
-//! The servers that say what is right: `axum::serve`, and hyper by itself. What they read from is
-//! watched, so that a client knows when they have seen all it sent.
+//! The reference servers: `axum::serve`, and plain hyper. Their sockets are wrapped to count the
+//! bytes that they read. So a client knows when the server has seen all that the client sent.
 
 use std::collections::HashMap;
 use std::io;

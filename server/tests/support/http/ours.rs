@@ -1,4 +1,4 @@
-//! The servers that are tested.
+//! The servers under test: this crate's, in both modes.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use millpond_server::http::Server;
 use super::app::App;
 use super::target::{Running, Sent};
 
-/// How long a head may take, unless a test says otherwise before it starts a server.
+/// The `header_read_timeout`, unless a test sets another before it starts a server.
 pub static HEAD: OnceLock<Duration> = OnceLock::new();
 
 fn head() -> Duration {
@@ -23,11 +23,11 @@ struct Ours {
     known: Mutex<Known>,
 }
 
-/// What clients have sent since the start.
+/// Counts of what clients have sent since the start.
 #[derive(Default)]
 struct Known {
     sent: HashMap<SocketAddr, usize>,
-    /// Bytes that no request was made of: thrown away, or never read.
+    /// Bytes that belong to no request: discarded, or never read.
     lost: u64,
     waiting: Option<(u64, Instant)>,
 }

@@ -1,4 +1,4 @@
-//! Clients that follow scripts, and the transcripts of what they saw.
+//! Clients that follow scripts, and the transcripts of the servers' replies.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,17 +15,17 @@ use super::script::{Script, Step, TOKEN};
 use super::target::{Sent, Up};
 use crate::support::server::Stream;
 
-/// A server that is at rest and says nothing for so long has no more to say.
+/// A server that is at rest and sends nothing for this time will send nothing more.
 const QUIET: Duration = Duration::from_millis(60);
 
 type Bytes = Arc<[u8]>;
 
-/// What a client saw.
+/// The transcript of one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     pub lines: Vec<String>,
-    /// How much had come when [`Step::Tail`] ended, and whether the server had closed: so another
-    /// client knows what to wait for.
+    /// How many bytes had come when [`Step::Tail`] ended, and whether the server had closed.
+    /// Another client of the same script waits for the same.
     pub tail: Option<(usize, bool)>,
 }
 
@@ -34,7 +34,7 @@ struct Client<'a> {
     up: &'a Up,
     expected: Option<&'a Seen>,
     token: String,
-    /// What is being sent in parts, and the same with the token.
+    /// The bytes that are sent in parts, without and with the token.
     whole: Option<(Bytes, Bytes)>,
     stream: Option<Stream>,
     sent: Sent,
@@ -44,11 +44,11 @@ struct Client<'a> {
     seen: Seen,
 }
 
-/// Plays all scripts at the same time: none takes a step before all have taken the one before.
+/// Plays all scripts at the same time: each step begins after all have taken the previous step.
 pub async fn play(up: &Up, scripts: &[Script], expected: Option<&[Seen]>) -> Vec<Seen> {
     let mut clients: Vec<Client> = Vec::new();
     let indices: Vec<_> = (0..scripts.len()).collect();
-    // No more at a time than the kernel holds until they are accepted.
+    // A batch is no larger than the kernel's backlog.
     for some in indices.chunks(50) {
         let connecting = some.iter().map(|index| {
             Client::connect(up, &scripts[*index], expected.map(|expected| &expected[*index]))
@@ -67,7 +67,7 @@ pub async fn play(up: &Up, scripts: &[Script], expected: Option<&[Seen]>) -> Vec
     }
     up.settle(&clients.iter().map(Client::sent).collect::<Vec<_>>()).await;
     let mut notes = up.app.seen();
-    // Those of batches before come when their clients go.
+    // The notes of earlier batches may come when their clients disconnect.
     let late =
         |note: &String| note.contains("/tz") && !clients.iter().any(|c| note.contains(&c.token));
     notes.retain(|note| !late(note));
@@ -173,13 +173,13 @@ impl<'a> Client<'a> {
             stream.flush().await
         };
         match timeout(self.up.target.patience, write).await {
-            // What a server that has closed did not take is seen when its reply is read.
+            // Ignored: if the server has closed, reading the reply shows that.
             Ok(_) => self.sent.bytes += bytes.len(),
             Err(_) => self.note("not taken"),
         }
     }
 
-    /// Reads once; tells whether something came. However a stream ends, it ends.
+    /// Reads once. Returns whether bytes came; an error counts as the end of the stream.
     async fn more(&mut self) -> bool {
         let Some(stream) = &mut self.stream else { return false };
         self.buffer.reserve(64 << 10);
@@ -197,7 +197,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Reads a reply and those that announce it, or the first of those; tells whether it came.
+    /// Reads a reply with its interim replies, or only the first of those. Returns whether it came.
     async fn reply(&mut self, interim: bool) -> bool {
         loop {
             match self.parsed() {
@@ -230,7 +230,7 @@ impl<'a> Client<'a> {
     }
 
     fn ended(&mut self) {
-        // How much of a reply that is cut short came is a matter of luck.
+        // The length of a truncated reply depends on timing.
         let rest = &self.buffer[self.at..];
         let cut = if rest.is_empty() { "" } else { " in the middle of a reply" };
         self.at = self.buffer.len();
@@ -337,7 +337,7 @@ fn put(bytes: &[u8], old: &str, new: &str) -> Vec<u8> {
     bytes
 }
 
-/// As long as [`TOKEN`], and nothing that a hash or a number looks like.
+/// As long as [`TOKEN`], and unlike any hash or number.
 fn token(mut number: usize) -> String {
     let mut token = "z".to_owned();
     for _ in 1..TOKEN.len() {

@@ -1,9 +1,9 @@
-//! Replies as a client reads them off the wire.
+//! Replies, as a client parses them.
 
 use super::app::digest_of;
 
 pub enum Parsed {
-    /// And how many bytes it was.
+    /// The length of the reply in bytes.
     Whole(Reply, usize),
     Partial,
     Broken(String),
@@ -11,19 +11,20 @@ pub enum Parsed {
 
 pub struct Reply {
     pub status: u16,
-    /// The line of the status.
+    /// The status line.
     line: String,
     headers: Vec<(String, String)>,
     pub body: Vec<u8>,
     trailers: String,
 }
 
-/// How a reply is read: what follows the head depends on the request, and on how the stream ends.
+/// What a parser must know of a reply: its body depends on the request and on the end of the
+/// stream.
 #[derive(Clone, Copy, Default)]
 pub struct Reading {
     /// The request was HEAD.
     pub head: bool,
-    /// No more comes.
+    /// The stream has ended.
     pub ended: bool,
 }
 
@@ -67,7 +68,7 @@ pub fn parse(bytes: &[u8], reading: Reading) -> Parsed {
     }
 }
 
-/// Reads a chunked body, if all of it is there.
+/// Reads a chunked body, if that is complete.
 fn unchunk(bytes: &[u8], reply: &mut Reply) -> Result<Option<usize>, String> {
     let (mut at, mut pieces) = (0, Vec::new());
     loop {
@@ -109,7 +110,7 @@ impl Reply {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// What must be the same for each server: all but the date and the order of headers.
+    /// The part that all servers must agree on: all but the date and the order of headers.
     pub fn lines(&self) -> String {
         let mut headers: Vec<_> = self.headers.iter().filter(|(name, _)| name != "date").collect();
         headers.sort();

@@ -1,39 +1,40 @@
-//! What a client does, step by step.
+//! The steps of a client.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Stands for what is a connection's own; in what is compared it stands there again.
+/// A placeholder for a connection's own token. Transcripts are compared with the placeholder in
+/// place.
 pub const TOKEN: &str = "@@@@@";
 
 #[derive(Clone, Debug)]
 pub enum Step {
     Send(Vec<u8>),
-    /// Sends a part of what must not be cut before tokens are put in.
+    /// Sends a part of a text. Tokens are put into the whole text before it is cut.
     Part(Arc<[u8]>, Range<usize>),
-    /// Waits until the server has nothing to do: what can be parked is.
+    /// Waits until the server is at rest: idle connections are parked.
     Settle,
-    /// Reads so many replies.
+    /// Reads this many replies.
     Replies(usize),
-    /// Reads a reply that announces another.
+    /// Reads an interim reply.
     Interim,
-    /// Reads until this has come.
+    /// Reads until this text has come.
     Until(Vec<u8>),
-    /// Reads so many bytes, of whatever protocol.
+    /// Reads this many bytes, of any protocol.
     Bytes(usize),
     /// Ends the client's side.
     Fin,
     /// Ends the connection with a reset.
     Reset,
-    /// Lets one pass the gate of this connection.
+    /// Releases one waiter of this connection's gate.
     Pass,
-    /// Waits until so many handlers of `/held` are there.
+    /// Waits until this many handlers of `/held` run.
     Inside(usize),
-    /// Waits until so many notes of the app have been made.
+    /// Waits until the app has made this many notes.
     Notes(usize),
-    /// Reads until the server has closed, or has no more to say.
+    /// Reads until the server has closed or sends nothing more.
     Tail,
-    /// Sees with a request whether the connection is still of use.
+    /// Sends a request, to see whether the connection is still usable.
     Probe,
 }
 
@@ -43,7 +44,7 @@ pub struct Script {
     pub steps: Vec<Step>,
     /// Which of the requests are HEAD.
     pub heads: Vec<usize>,
-    /// How much the server says before it closes is a matter of luck, even where it is right.
+    /// How much the server sends before it closes depends on timing, even of a correct server.
     pub cut_short: bool,
 }
 
@@ -72,7 +73,7 @@ impl Script {
         self.step(Step::Send(bytes.as_ref().to_vec()))
     }
 
-    /// In pieces, each when the server is at rest after the one before.
+    /// Sends pieces; each waits until the server is at rest after the previous one.
     #[must_use]
     pub fn pieces<B: AsRef<[u8]>>(self, pieces: impl IntoIterator<Item = B>) -> Self {
         let (mut whole, mut ends) = (Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! For what the server itself promises: it serves the app, in both modes.
+//! Support for tests of the server itself, which serves the app in both modes.
 
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ pub fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")
 }
 
-/// The head of a request whose body is to come.
+/// The head of a request whose body follows later.
 pub fn post(path: &str, length: usize) -> String {
     format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n")
 }
@@ -31,7 +31,7 @@ impl Case {
         builder
     }
 
-    /// Without any deadline.
+    /// Returns a builder without any deadline.
     pub fn timeless(self) -> ServerBuilder {
         self.http()
             .first_byte_timeout(None)
@@ -47,7 +47,7 @@ impl Case {
         no_time(self.secure(tcp)).await.unwrap()
     }
 
-    /// As [`connect_narrow`](Self::connect_narrow).
+    /// Like [`connect_narrow`](Self::connect_narrow).
     pub async fn narrow(self, server: &Server) -> Client {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
@@ -60,7 +60,7 @@ pub fn serve(builder: ServerBuilder, app: &App) -> Server {
 }
 
 impl Client {
-    /// The next reply.
+    /// Reads the next reply.
     pub async fn reply(&mut self) -> Reply {
         no_time(async {
             let mut bytes = Vec::new();
@@ -76,7 +76,7 @@ impl Client {
         .await
     }
 
-    /// Sends a request and has it answered.
+    /// Sends a request and reads its reply.
     pub async fn exchange(&mut self, request: impl AsRef<[u8]>) -> String {
         self.send(request).await;
         self.reply().await.text()
@@ -89,7 +89,7 @@ impl Reply {
     }
 }
 
-/// Waits until nothing is left of any connection.
+/// Waits until no connection is left, nor any state of one.
 pub async fn nothing_left(server: &Server) -> ServerStatus {
     let start = Instant::now();
     loop {
@@ -105,7 +105,7 @@ pub async fn nothing_left(server: &Server) -> ServerStatus {
     }
 }
 
-/// Waits until so many connections are open, all at rest, and so many have hyper's state.
+/// Waits until `open` connections are open, all parked, and the given number have hyper's state.
 #[track_caller]
 pub fn at_rest(server: &Server, open: usize, http_states: usize) -> impl Future<Output = ()> {
     let at = std::panic::Location::caller();

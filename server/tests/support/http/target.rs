@@ -1,4 +1,4 @@
-//! The servers that tests run against.
+//! The servers that the tests run against.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -18,8 +18,8 @@ use crate::support::server::Stream;
 pub trait Running: Send + Sync {
     fn address(&self) -> SocketAddr;
 
-    /// Nothing is to be done before clients send more: all they sent was read, and what can rest
-    /// rests. A wrong "no" costs a moment, no more.
+    /// Returns whether the server is at rest: it has read all that clients have sent, and all idle
+    /// connections are parked. A wrong `false` costs a moment, no more.
     fn is_at_rest(&self, sent: &[Sent]) -> bool;
 }
 
@@ -35,13 +35,13 @@ type Started = Pin<Box<dyn Future<Output = Box<dyn Running>> + Send>>;
 pub struct Target {
     pub name: &'static str,
     pub tls: bool,
-    /// It looks for the preface of HTTP/2 before it takes what comes for HTTP/1.
+    /// The server looks for the preface of HTTP/2 before it parses HTTP/1.
     pub sniffs: bool,
-    /// It does not bear heads that do not end.
+    /// The server closes a connection whose head does not end.
     pub has_deadlines: bool,
-    /// What a connection with a head that does not end may cost at both ends, in bytes.
+    /// The bytes that a connection with an endless head may cost at both ends.
     pub slow_cost: usize,
-    /// Whatever takes a client longer does not come.
+    /// The longest wait of a client.
     pub patience: Duration,
     start: fn(App, bool) -> Started,
 }
@@ -83,8 +83,8 @@ pub fn secured(target: Target) -> Target {
 }
 
 impl Target {
-    /// One in so many of cases that are much alike; `MILLPOND_ALL=1` has all of them tried. Over
-    /// TLS fewer: there is one way from the bytes to the server.
+    /// Of many similar cases, one in this many is tried; `MILLPOND_ALL=1` tries all. With TLS fewer
+    /// are tried, because the server sees the same bytes.
     pub fn one_in(self, plain: usize) -> usize {
         match std::env::var_os("MILLPOND_ALL") {
             Some(_) => 1,
@@ -94,7 +94,7 @@ impl Target {
     }
 }
 
-/// Spoils its replies, to prove that tests see it.
+/// Corrupts its replies, to prove that the tests notice.
 pub fn faulty(fault: Fault) -> Target {
     let start: fn(App, bool) -> Started = match fault {
         Fault::None => |app, _| Box::pin(faulty::start(app, Fault::None)),
@@ -109,23 +109,23 @@ pub fn faulty(fault: Fault) -> Target {
     Target { name: "faulty", patience: Duration::from_secs(1), start, ..AXUM }
 }
 
-/// Says what is right for requests that are.
+/// The reference for well-formed requests.
 pub fn oracle(tls: bool) -> Target {
     Target { tls, ..AXUM }
 }
 
-/// Says what is right for requests that are not.
+/// The reference for malformed requests.
 pub fn plain(tls: bool) -> Target {
     Target { tls, ..HYPER }
 }
 
-/// Makes the tests of functions that take a [`Target`]: one for each server.
+/// Makes a test for each server of functions that take a [`Target`].
 #[allow(unused_macros)]
 macro_rules! against_all {
     ($($name:ident),+ $(,)?) => {
         against_all!(by patient: $($name),+);
     };
-    // Where most of the time is spent waiting, the servers have their turn at once.
+    // Tests that mostly wait run for all servers at the same time.
     (at once: $($name:ident),+ $(,)?) => {$(
         mod $name {
             use super::{$name as run, patient};
@@ -223,7 +223,7 @@ macro_rules! against_all {
 #[allow(unused_imports)]
 pub(crate) use against_all;
 
-/// Longer than any server needs to come to rest, for what never does.
+/// The longest wait for a server to come to rest; some never do.
 const MOMENT: Duration = Duration::from_millis(40);
 
 /// A server and the app it serves.

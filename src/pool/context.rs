@@ -1,21 +1,25 @@
-//! Which job the current thread is polling: how nested submits are noticed.
+//! The job that the current thread polls.
+//!
+//! The scheduler enters this context around each poll of a job, and a job in its caller enters the
+//! context again. The limiter reads the context to find waits inside the pool's own jobs, and
+//! [`Pool::hold_slot`](crate::Pool::hold_slot) reads it to find the slot to hold.
 
 use std::cell::Cell;
 
 use crate::pool::job::RawJob;
 
-/// The job that is being polled on this thread.
+/// The job that this thread polls.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Current {
-    /// The pool it belongs to.
+    /// The id of the job's pool.
     pool: usize,
     pub(crate) job: RawJob,
-    /// Another job runs inside of it, as in its caller.
+    /// Another job runs inside this one, as its caller.
     pub(crate) in_caller: bool,
 }
 
 impl Current {
-    /// Whether it is a job of the pool of this id.
+    /// Whether the job belongs to the pool of this id.
     pub(crate) fn is_of(&self, pool: usize) -> bool {
         self.pool == pool
     }
@@ -31,12 +35,12 @@ loom::thread_local! {
     static CURRENT: Cell<Option<Current>> = Cell::new(None);
 }
 
-/// The job that is being polled on this thread, if one is.
+/// Returns the job that this thread polls, or `None` outside of a poll.
 pub(crate) fn current() -> Option<Current> {
     CURRENT.with(Cell::get)
 }
 
-/// Polls a job, known as the current one meanwhile. `poll` must not panic.
+/// Calls `poll` with `job` as the current job. `poll` must not panic.
 #[inline]
 pub(crate) fn enter<R>(pool: usize, job: RawJob, poll: impl FnOnce() -> R) -> R {
     CURRENT.with(|cell| {
@@ -47,8 +51,10 @@ pub(crate) fn enter<R>(pool: usize, job: RawJob, poll: impl FnOnce() -> R) -> R 
     })
 }
 
-/// Polls a job that runs in its caller. The job around it, if there is one, is the one that waits when it
-/// waits; but its slot is not its own.
+/// Calls `poll` for a job that runs in its caller.
+///
+/// If the inner job waits, its enclosing job waits too, so deadlock checks use the enclosing job.
+/// The inner job holds no slot itself, so `in_caller` forbids it to hold the enclosing job's slot.
 pub(crate) fn enter_in_caller<R>(poll: impl FnOnce() -> R) -> R {
     struct Restore(Option<Current>);
 

@@ -2,8 +2,8 @@
 //!
 //! ```proto
 //! package example;
-//! service Greeter { rpc Greet(Who) returns (Hello); }
-//! message Who { string name = 1; uint64 ms = 2; }
+//! service Greeter { rpc Greet(GreetRequest) returns (Hello); }
+//! message GreetRequest { string name = 1; uint64 ms = 2; }
 //! message Hello { string text = 1; }
 //! ```
 
@@ -24,7 +24,7 @@ use tower::Service;
 const PATH: &str = "/example.Greeter/Greet";
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Who {
+pub struct GreetRequest {
     #[prost(string, tag = "1")]
     pub name: String,
     #[prost(uint64, tag = "2")]
@@ -41,7 +41,7 @@ pub struct Hello {
 pub struct Greeter;
 
 impl Greeter {
-    async fn greet(self, who: Who) -> Result<Response<Hello>, Status> {
+    async fn greet(self, who: GreetRequest) -> Result<Response<Hello>, Status> {
         assert_ne!(who.name, "panic", "as it was asked to");
         tokio::time::sleep(Duration::from_millis(who.ms)).await;
         Ok(Response::new(Hello { text: format!("hello, {}", who.name) }))
@@ -53,7 +53,7 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// The method, decoded.
 struct Greet(Greeter);
 
-impl Service<Request<Who>> for Greet {
+impl Service<Request<GreetRequest>> for Greet {
     type Response = Response<Hello>;
     type Error = Status;
     type Future = BoxFuture<Result<Response<Hello>, Status>>;
@@ -62,7 +62,7 @@ impl Service<Request<Who>> for Greet {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Who>) -> Self::Future {
+    fn call(&mut self, request: Request<GreetRequest>) -> Self::Future {
         Box::pin(self.0.clone().greet(request.into_inner()))
     }
 }
@@ -82,7 +82,7 @@ impl Service<http::Request<Body>> for Greeter {
             if request.uri().path() != PATH {
                 return Ok(Status::unimplemented("no such method").into_http());
             }
-            let mut grpc = tonic::server::Grpc::new(ProstCodec::<Hello, Who>::default());
+            let mut grpc = tonic::server::Grpc::new(ProstCodec::<Hello, GreetRequest>::default());
             Ok(grpc.unary(Greet(service), request).await)
         })
     }
@@ -102,8 +102,8 @@ impl GreeterClient {
     /// Asks for a greeting that takes so many milliseconds.
     pub async fn greet(&mut self, name: String, ms: u64) -> Result<Hello, Status> {
         self.0.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-        let codec = ProstCodec::<Who, Hello>::default();
-        let request = Request::new(Who { name, ms });
+        let codec = ProstCodec::<GreetRequest, Hello>::default();
+        let request = Request::new(GreetRequest { name, ms });
         let path = PathAndQuery::from_static(PATH);
         self.0.unary(request, path, codec).await.map(Response::into_inner)
     }

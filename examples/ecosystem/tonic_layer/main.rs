@@ -1,22 +1,23 @@
 //! A tonic server on a pool: full is `RESOURCE_EXHAUSTED`, a panic is `INTERNAL`.
 //!
 //! ```text
-//! cargo run --release --features tower --example tonic_layer
+//! cargo run --release --example tonic_layer
 //! ```
 //!
-//! It serves one method on a port of its own, calls it through tonic's client, more often at once
-//! than the pool has slots, and prints what came back.
+//! The program serves one method and calls it through tonic's client. It makes more calls at once than
+//! the pool has slots, and prints the status codes.
 
 mod greeter;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::error::Error;
 use std::time::Duration;
 
 use greeter::{Greeter, GreeterClient, Hello};
 use hyper::http;
-use millpond::layer::PoolLayer;
-use millpond::{JobError, Pool};
+use millpond::Pool;
+use millpond::layer::{CallError, PoolLayer};
 use tokio::net::TcpListener;
 use tonic::body::Body;
 use tonic::transport::server::TcpIncoming;
@@ -29,18 +30,14 @@ const CALLS: usize = 8;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let pool = Pool::builder().size(SLOTS).name("rpc").build()?;
-    let layer = PoolLayer::try_schedule(&pool)
-        .shed_with(|_: http::Request<Body>| {
-            Status::resource_exhausted("all slots are taken").into_http::<Body>()
-        })
-        .panic_with(|_: JobError| Status::internal("something broke").into_http::<Body>());
+    let layer = PoolLayer::try_schedule(&pool).on_error(respond);
 
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let server = Server::builder().layer(layer).add_service(Greeter);
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
 
-    // One HTTP/2 connection for all of them.
+    // One HTTP/2 connection carries all calls.
     let channel = Channel::from_shared(format!("http://{address}"))?.connect().await?;
     let calls: Vec<_> = (0..CALLS)
         .map(|n| {
@@ -68,4 +65,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let report = pool.shutdown(Duration::from_secs(5)).await;
     assert!(report.is_clean(), "{report:?}");
     Ok(())
+}
+
+fn respond(error: CallError<Infallible>, _: Option<http::Request<Body>>) -> http::Response<Body> {
+    match error.is_refusal() {
+        true => Status::resource_exhausted("all slots are taken").into_http(),
+        false => Status::internal("something broke").into_http(),
+    }
 }

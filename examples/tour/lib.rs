@@ -1,0 +1,1 @@
+//! The tour of README; see `main.rs`.

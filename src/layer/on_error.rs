@@ -1,0 +1,96 @@
+//! What a call resolves to when the wrapped service gave no result.
+//!
+//! The type parameter `A` of [`PoolLayer`](crate::layer::PoolLayer) is [`ReturnError`] or
+//! [`OnError`]. Neither type has visible documentation: a program names them only to store a layer
+//! in a struct.
+
+use std::convert::Infallible;
+use std::fmt;
+
+use crate::layer::CallError;
+
+/// Fails with a [`CallError`]: the policy of a layer without `on_error`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReturnError(());
+
+/// Responds by a closure; set by [`PoolLayer::on_error`](crate::layer::PoolLayer::on_error).
+#[derive(Clone, Copy)]
+pub struct OnError<F>(pub(crate) F);
+
+impl<F> fmt::Debug for OnError<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnError").finish_non_exhaustive()
+    }
+}
+
+/// Decides the result of a call of a service with request `Q`, response `R` and error `E`. Sealed.
+pub trait HandleError<Q, R, E>: Clone + sealed::Sealed {
+    /// The error of the service on the pool.
+    type Error;
+
+    /// Returns the error that `poll_ready` gives on a closed pool. `None` leaves the answer to
+    /// `call`.
+    fn closed() -> Option<Self::Error>;
+
+    /// Returns the result of a call that was refused, panicked or was cancelled.
+    fn failed(&self, error: CallError<Infallible>, request: Option<Q>) -> Result<R, Self::Error>;
+
+    /// Converts an error of the wrapped service.
+    fn inner(error: E) -> Self::Error;
+}
+
+mod sealed {
+    pub trait Sealed {}
+
+    impl Sealed for super::ReturnError {}
+    impl<F> Sealed for super::OnError<F> {}
+}
+
+impl<Q, R, E> HandleError<Q, R, E> for ReturnError {
+    type Error = CallError<E>;
+
+    fn closed() -> Option<Self::Error> {
+        Some(CallError::Closed)
+    }
+
+    fn failed(&self, error: CallError<Infallible>, _: Option<Q>) -> Result<R, Self::Error> {
+        Err(error.with_inner())
+    }
+
+    fn inner(error: E) -> Self::Error {
+        CallError::Inner(error)
+    }
+}
+
+impl<Q, R, E, F, T> HandleError<Q, R, E> for OnError<F>
+where
+    F: Fn(CallError<Infallible>, Option<Q>) -> T + Clone,
+    T: Reply<R>,
+{
+    type Error = E;
+
+    fn closed() -> Option<Self::Error> {
+        None
+    }
+
+    fn failed(&self, error: CallError<Infallible>, request: Option<Q>) -> Result<R, Self::Error> {
+        Ok((self.0)(error, request).into_reply())
+    }
+
+    fn inner(error: E) -> Self::Error {
+        error
+    }
+}
+
+/// What the closure may return for a response `R`: `R` itself, or a response whose body
+/// [`hold_until_body_end`](crate::layer::PoolLayer::hold_until_body_end) wraps.
+pub trait Reply<R> {
+    /// Converts into the service's response.
+    fn into_reply(self) -> R;
+}
+
+impl<R> Reply<R> for R {
+    fn into_reply(self) -> R {
+        self
+    }
+}

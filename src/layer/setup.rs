@@ -1,0 +1,102 @@
+//! What a layer and its services share: the pool, the group, the verb.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::group::{GroupHandle, MemberGuard};
+use crate::layer::error::Refusal;
+use crate::pool::{OnDeadlock, Pool, Reserver, Shared, Submission};
+use crate::trace::event;
+
+#[derive(Clone)]
+pub(super) struct Setup {
+    pub(super) verb: Verb,
+    pub(super) detach: bool,
+    pub(super) shared: Arc<LayerShared>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    Schedule,
+    ScheduleWithin(Duration),
+    TrySchedule,
+    ScheduleAlways,
+    TryGo,
+    AnywayGo,
+}
+
+/// The parts of a setup that take an allocation each; the clones of a service share them.
+#[derive(Clone)]
+pub(super) struct LayerShared {
+    pub(super) pool: Pool,
+    pub(super) group: Option<GroupHandle>,
+    pub(super) name: Option<Arc<str>>,
+}
+
+impl LayerShared {
+    /// Offers a call to the pool, as a member of the layer's group.
+    pub(super) fn submission<F>(&self, call: F) -> Submission<'_, F, MemberGuard>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        Submission::new(self.pool.shared(), call, self.member())
+    }
+
+    /// Returns the sink for one call.
+    pub(super) fn member(&self) -> MemberGuard {
+        MemberGuard::new(self.group.as_ref())
+    }
+
+    /// Returns a reserver under the quota of the layer's group.
+    pub(super) fn reserver(&self) -> Reserver {
+        Reserver::new(self.pool.clone(), self.group.as_ref().and_then(GroupHandle::quota))
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.pool.is_closed() || self.group.as_ref().is_some_and(GroupHandle::is_closed)
+    }
+
+    /// Counts a refusal and returns `true` if the pool has clearly no room. The call is not made
+    /// then.
+    ///
+    /// A group may have its own quota and its own close, so with a group the answer is `false`.
+    #[inline]
+    pub(super) fn refuse_if_full(&self) -> bool {
+        self.group.is_none() && self.pool.shared().refuse_if_full()
+    }
+
+    /// Whether a call that would deadlock is to run in its caller.
+    pub(super) fn deadlock_runs_in_caller(&self) -> bool {
+        self.pool.shared().on_deadlock() == OnDeadlock::RunInCaller
+    }
+
+    /// Returns the pool for a call in its caller, which outlives the service.
+    pub(super) fn pool_shared(&self) -> Arc<Shared> {
+        self.pool.shared().clone()
+    }
+
+    pub(super) fn log_refused(&self, _reason: Refusal) {
+        event!(
+            DEBUG,
+            pool = self.pool.name(),
+            layer = self.name.as_deref(),
+            reason = ?_reason,
+            "call refused"
+        );
+    }
+}
+
+impl fmt::Debug for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Setup")
+            .field("name", &self.shared.name)
+            .field("verb", &self.verb)
+            .field("detach_on_drop", &self.detach)
+            .field("pool", &self.shared.pool)
+            .field("group", &self.shared.group.is_some())
+            .finish()
+    }
+}

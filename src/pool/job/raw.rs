@@ -1,0 +1,316 @@
+//! The storage of a job: one allocation with everything of the job, and its table of functions.
+//!
+//! [`Cell`] owns the future or output, the sink, the span and the [`Header`]. The type of the
+//! header does not depend on the job, so every reference is a thin pointer to a header.
+//! `new.rs` allocates cells. `refs.rs` and `join.rs` call the functions of [`VTable`], which know the
+//! job's type. No lock protects a cell: each access cites the invariant of `mod.rs` that permits it.
+//! A panic of user code must never leave a function of the table: workers call them between jobs.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use crate::error::{JobError, JobPanic};
+use crate::panic::catch_panic;
+use crate::pool::job::state::{SlotHold, State};
+use crate::pool::job::{End, JobScheduler, OutputSink, Step, alloc_cache};
+use crate::sync::UnsafeCell;
+use crate::sync::atomic::AtomicU32;
+use crate::sync::atomic::Ordering::Acquire;
+use crate::trace::JobSpan;
+
+/// The suspended key or waiter key of a job that has none.
+pub(super) const NO_KEY: u32 = u32::MAX;
+
+/// The part of a cell that is the same for all jobs.
+pub(super) struct Header {
+    /// The functions of this cell's type (S7).
+    pub(super) vtable: &'static VTable,
+    pub(super) state: State,
+    /// How many references keep the cell alive (S6).
+    pub(super) refs: AtomicU32,
+    /// The packed `SlotKind`: written when the job is admitted, by the token's holder (S2).
+    pub(super) slot_kind: AtomicU32,
+    /// The scheduler that wakers and aborts call (S5).
+    pub(super) scheduler: UnsafeCell<Option<Arc<dyn JobScheduler>>>,
+    /// The handshake with the slot guard, if the job has one (S2).
+    pub(super) slot_hold: UnsafeCell<Option<Arc<SlotHold>>>,
+    /// The waker of the join handle (S4).
+    pub(super) join_waker: UnsafeCell<Option<Waker>>,
+    /// The job's key in the wait list: a hint for `JobScheduler::withdraw`, which checks it.
+    pub(super) waiter_key: AtomicU32,
+    /// The job's key in its scheduler's slab of suspended jobs (S2).
+    pub(super) suspended_key: AtomicU32,
+}
+
+/// A function that is shown the panic of a job.
+pub(super) type PanicVisitor<'a> = &'a mut dyn FnMut(&JobPanic);
+
+/// The functions of a [`Cell`], for callers that do not know its type.
+///
+/// The pointer must be the header of a live cell with this table (S6, S7). The functions of `Cell`
+/// tell what else each one requires.
+pub(super) struct VTable {
+    pub(super) poll: unsafe fn(NonNull<Header>, &mut Context<'_>) -> Step,
+    pub(super) cancel: unsafe fn(NonNull<Header>) -> End,
+    pub(super) visit_panic: unsafe fn(NonNull<Header>, PanicVisitor<'_>),
+    pub(super) publish: unsafe fn(NonNull<Header>),
+    /// The second pointer is to an `Option<Result<F::Output, JobError>>`.
+    pub(super) take_output: unsafe fn(NonNull<Header>, *mut ()),
+    pub(super) free: unsafe fn(NonNull<Header>),
+    /// Whether the sink sees the job's end, even if no other reference is left.
+    pub(super) has_observer: bool,
+}
+
+/// A job in memory.
+// `repr(C)` puts the header first, so that a pointer to the header is a pointer to the cell (S7).
+#[repr(C)]
+pub(super) struct Cell<F: Future, S> {
+    pub(super) header: Header,
+    span: JobSpan,
+    stage: UnsafeCell<Stage<F>>,
+    sink: UnsafeCell<Option<S>>,
+}
+
+/// What a job is at the moment (S2, S3).
+enum Stage<F: Future> {
+    Future(F),
+    Ended(Result<F::Output, JobError>),
+    Taken,
+}
+
+impl<F, S> Cell<F, S>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: OutputSink<F::Output>,
+{
+    const VTABLE: VTable = VTable {
+        poll: Self::poll,
+        cancel: Self::cancel,
+        visit_panic: Self::visit_panic,
+        publish: Self::publish,
+        take_output: Self::take_output,
+        free: Self::free,
+        has_observer: S::DROPPED_AT_END,
+    };
+
+    /// Moves a future into a new cell. The caller owns two references: the token and the join handle.
+    #[inline]
+    pub(super) fn allocate(future: F, span: JobSpan) -> NonNull<Header> {
+        let cell = alloc_cache::allocate::<Self>();
+        let raw = cell.as_ptr();
+        // The fields are written one by one: a cell that is built on the stack and moved costs twice
+        // as much.
+        // SAFETY: the memory is valid for a `Self` and not shared yet (S8). Every field is written.
+        unsafe {
+            (&raw mut (*raw).header).write(Header {
+                vtable: const { &Self::VTABLE },
+                state: State::new(),
+                refs: AtomicU32::new(2),
+                slot_kind: AtomicU32::new(0),
+                waiter_key: AtomicU32::new(NO_KEY),
+                suspended_key: AtomicU32::new(NO_KEY),
+                scheduler: UnsafeCell::new(None),
+                slot_hold: UnsafeCell::new(None),
+                join_waker: UnsafeCell::new(None),
+            });
+            (&raw mut (*raw).span).write(span);
+            (&raw mut (*raw).stage).write(UnsafeCell::new(Stage::Future(future)));
+            (&raw mut (*raw).sink).write(UnsafeCell::new(None));
+        }
+        cell.cast()
+    }
+
+    /// # Safety
+    ///
+    /// `header` is the header of a live cell of this type (S6, S7).
+    #[inline]
+    pub(super) unsafe fn from_header<'a>(header: NonNull<Header>) -> &'a Self {
+        // SAFETY: the caller vouches for the type and for the life of the cell.
+        unsafe { header.cast::<Self>().as_ref() }
+    }
+
+    /// Gives the job the sink of its output.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the token, and the job is not complete.
+    #[inline]
+    pub(super) unsafe fn set_sink(&self, sink: S) {
+        // SAFETY: `sink` belongs to the token's holder (S2).
+        self.sink.with_mut(|place| unsafe { *place = Some(sink) });
+    }
+
+    /// Takes the future out again.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the token, and the job was never polled.
+    pub(super) unsafe fn take_future(&self) -> F {
+        // SAFETY: `stage` belongs to the token's holder (S2), and no poll has pinned the future (S3).
+        match self.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) }) {
+            Stage::Future(future) => future,
+            Stage::Ended(_) | Stage::Taken => unreachable!("the future is taken out once"),
+        }
+    }
+
+    /// Polls the future once, and drops it if that poll ended the job.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the token, the job has not ended, and this thread started the poll.
+    unsafe fn poll(ptr: NonNull<Header>, cx: &mut Context<'_>) -> Step {
+        // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7).
+        let cell = unsafe { Self::from_header(ptr) };
+        let output = cell.stage.with_mut(|stage| {
+            // SAFETY: `stage` belongs to the token's holder (S2).
+            let Stage::Future(future) = (unsafe { &mut *stage }) else {
+                unreachable!("polled after its end")
+            };
+            // SAFETY: the future stays in place until `end` drops it there (S3).
+            let future = unsafe { Pin::new_unchecked(future) };
+            match catch_unwind(AssertUnwindSafe(|| cell.span.in_scope(|| future.poll(cx)))) {
+                Ok(Poll::Pending) => None,
+                Ok(Poll::Ready(value)) => Some(Ok(value)),
+                Err(payload) => Some(Err(JobError::panicked(payload))),
+            }
+        });
+        match output {
+            None => Step::Pending,
+            // SAFETY: the caller holds the token, and `stage` is still the future.
+            Some(output) => Step::Ended(unsafe { cell.end(output) }),
+        }
+    }
+
+    /// Drops the future of a job that is to be cancelled.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the token, and the job has not ended.
+    unsafe fn cancel(ptr: NonNull<Header>) -> End {
+        // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7).
+        let cell = unsafe { Self::from_header(ptr) };
+        // SAFETY: the caller holds the token, and a job that has not ended is a future.
+        unsafe { cell.end(Err(JobError::Cancelled)) }
+    }
+
+    /// Drops the future in place and puts the output there. A panic of that drop becomes the output.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the token, and `stage` is `Future`.
+    unsafe fn end(&self, output: Result<F::Output, JobError>) -> End {
+        self.stage.with_mut(|stage| {
+            // SAFETY: `stage` belongs to the token's holder (S2).
+            let Stage::Future(future) = (unsafe { &mut *stage }) else {
+                unreachable!("ended twice")
+            };
+            let future: *mut F = future;
+            let dropped = catch_unwind(AssertUnwindSafe(|| {
+                // SAFETY: the future is valid and pinned here (S3); the write below replaces it
+                // without a second drop.
+                self.span.in_scope(|| unsafe { ptr::drop_in_place(future) })
+            }));
+            let output = match dropped {
+                Ok(()) => output,
+                Err(payload) => {
+                    catch_panic(|| drop(output));
+                    Err(JobError::panicked(payload))
+                }
+            };
+            let end = match &output {
+                Ok(_) => End::Completed,
+                Err(JobError::Cancelled) => End::Cancelled,
+                Err(JobError::Panicked(_)) => End::Panicked,
+            };
+            // SAFETY: `stage` is still ours (S2). Its old content was dropped above, so `=` must not
+            // drop that again.
+            unsafe { ptr::write(stage, Stage::Ended(output)) };
+            end
+        })
+    }
+
+    /// Shows the panic that ended the job, if one did.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the token, and the job is not complete.
+    unsafe fn visit_panic(ptr: NonNull<Header>, visit: PanicVisitor<'_>) {
+        // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7).
+        let cell = unsafe { Self::from_header(ptr) };
+        cell.stage.with(|stage| {
+            // SAFETY: `stage` belongs to the token's holder (S2).
+            if let Stage::Ended(Err(JobError::Panicked(panic))) = unsafe { &*stage } {
+                visit(panic);
+            }
+        });
+    }
+
+    /// Passes the output on: to the sink if that wants it, otherwise to the join handle.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the token, `stage` is `Ended`, and the caller gives up both.
+    unsafe fn publish(ptr: NonNull<Header>) {
+        // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7).
+        let cell = unsafe { Self::from_header(ptr) };
+        if S::DROPPED_AT_END {
+            // SAFETY: `sink` belongs to the token's holder (S2).
+            let sink = cell.sink.with_mut(|sink| unsafe { (*sink).take() });
+            if S::PUSHES {
+                // SAFETY: `stage` belongs to the token's holder (S2).
+                let stage =
+                    cell.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
+                if let (Some(sink), Stage::Ended(output)) = (sink, stage) {
+                    catch_panic(|| sink.push_output(output));
+                }
+            } else {
+                catch_panic(|| drop(sink));
+            }
+        }
+        // A token that is the last reference has no reader to publish to, and `free` comes next.
+        // The acquire pairs with the release of `RawJob::drop_ref`.
+        let unobserved = !S::DROPPED_AT_END && cell.header.refs.load(Acquire) == 1;
+        if !unobserved && cell.header.state.complete() {
+            cell.header.join_waker.with(|waker| {
+                // SAFETY: `complete` found `JOIN_WAKER`: from now on both sides only read (S4).
+                catch_panic(|| unsafe { (*waker).as_ref().map(Waker::wake_by_ref) })
+            });
+        }
+    }
+
+    /// Moves the output out of the cell, if it is still there.
+    ///
+    /// # Safety
+    ///
+    /// The job is complete, the caller has its join handle, and `out` is a valid pointer to an
+    /// `Option<Result<F::Output, JobError>>`.
+    unsafe fn take_output(ptr: NonNull<Header>, out: *mut ()) {
+        // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7).
+        let cell = unsafe { Self::from_header(ptr) };
+        // SAFETY: after `COMPLETE`, `stage` belongs to the join handle (S2).
+        let stage = cell.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
+        if let Stage::Ended(output) = stage {
+            // SAFETY: the caller vouches for `out`.
+            unsafe { *out.cast::<Option<Result<F::Output, JobError>>>() = Some(output) };
+        }
+    }
+
+    /// Drops what is left in the cell, and returns its memory.
+    ///
+    /// # Safety
+    ///
+    /// The caller gave up the last reference.
+    unsafe fn free(ptr: NonNull<Header>) {
+        let cell = ptr.cast::<Self>();
+        // An output that no handle took is dropped here, and that drop may panic.
+        // SAFETY: the cell is initialized, and without a reference no other access is left (S6, S7).
+        catch_panic(|| unsafe { cell.drop_in_place() });
+        // SAFETY: `allocate` took the memory for this very type, and its content is dropped (S8).
+        unsafe { alloc_cache::release(cell) };
+    }
+}

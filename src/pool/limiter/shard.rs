@@ -1,0 +1,163 @@
+//! A shard: the free slots, ready jobs and suspended jobs of one thread.
+//!
+//! The limiter owns one shard per worker thread of the runtime, fewer if the pool is small. A
+//! thread normally locks only its own shard. One lock covers slots and run queue together, because
+//! a submitter needs both: it takes a slot and queues the job in one critical section.
+//!
+//! Access to the fields, all under the shard lock:
+//!
+//! * `free_slots`, `counters`: the limiter, and the scheduler when a job ends.
+//! * `run_queue`, `dequeues`: submitters push, workers pop and steal.
+//! * `has_worker`: a push sets it, and a worker clears it when it leaves an empty queue.
+//! * `suspended`: the scheduler adds a job at its first suspension and removes it at its end.
+//!
+//! Slots and jobs move between shards, so only sums over all shards mean anything. A thread that
+//! holds a shard lock must not take the state lock or another shard lock (L1).
+//!
+//! `depth` and `migrations` are hints without a lock. Each access is Relaxed and has no partner: a
+//! wrong value costs a steal or a yield, never a job.
+
+use std::collections::VecDeque;
+
+use slab::Slab;
+
+use crate::pool::job::{RawJob, Runnable};
+use crate::pool::limiter::counts::Counters;
+use crate::sync::atomic::AtomicUsize;
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::{Mutex, MutexGuard, failpoint};
+
+/// The index of a shard in its pool.
+pub(crate) type ShardId = usize;
+
+pub(crate) struct Shard {
+    state: Mutex<ShardState>,
+    /// The length of `run_queue`, for workers that look for jobs to steal.
+    depth: AtomicUsize,
+    /// How often in a row the shard's jobs moved to another thread, because their submitter keeps
+    /// this thread busy.
+    migrations: AtomicUsize,
+}
+
+/// The number of migrations in a row after which the next submitter yields. A few happen by chance.
+const MIGRATIONS_BEFORE_YIELD: usize = 4;
+
+pub(crate) struct ShardState {
+    pub(crate) free_slots: usize,
+    /// Jobs that are ready to be polled. Each holds a slot or runs as overflow.
+    pub(crate) run_queue: VecDeque<Runnable>,
+    /// Jobs that were first suspended in this shard and have not ended, wherever they are now.
+    pub(crate) suspended: Slab<RawJob>,
+    /// A worker will look at `run_queue` before it goes idle.
+    pub(crate) has_worker: bool,
+    /// How often a worker took jobs. The stall monitor compares two readings.
+    pub(crate) dequeues: u64,
+    pub(crate) counters: Counters,
+}
+
+impl Shard {
+    pub(crate) fn new(free_slots: usize) -> Self {
+        let state = ShardState {
+            free_slots,
+            run_queue: VecDeque::new(),
+            suspended: Slab::new(),
+            has_worker: false,
+            dequeues: 0,
+            counters: Counters::default(),
+        };
+        Self {
+            state: Mutex::new(state),
+            depth: AtomicUsize::new(0),
+            migrations: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> ShardGuard<'_> {
+        ShardGuard { state: self.state.lock(), depth: &self.depth }
+    }
+
+    /// Counts a move of the shard's jobs to another thread. Called by a worker that migrates.
+    pub(crate) fn note_migration(&self) {
+        // Load and store may lose a count; a read-modify-write per job would cost more.
+        self.migrations.store(self.migrations.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// Forgets the migrations. Called by a worker that runs the shard's jobs on their own thread.
+    pub(crate) fn reset_migrations(&self) {
+        if self.migrations.load(Relaxed) > 0 {
+            self.migrations.store(0, Relaxed);
+        }
+    }
+
+    /// Returns whether the next submitter on this thread must yield to the runtime once, and starts
+    /// the count again if so.
+    pub(crate) fn should_yield(&self) -> bool {
+        let due = self.migrations.load(Relaxed) >= MIGRATIONS_BEFORE_YIELD;
+        if due {
+            self.migrations.store(0, Relaxed);
+        }
+        due
+    }
+
+    /// Returns the length of the run queue a moment ago.
+    pub(crate) fn depth(&self) -> usize {
+        self.depth.load(Relaxed)
+    }
+}
+
+/// A locked shard. Keeps `depth` equal to the length of the run queue.
+pub(crate) struct ShardGuard<'a> {
+    state: MutexGuard<'a, ShardState>,
+    depth: &'a AtomicUsize,
+}
+
+impl ShardGuard<'_> {
+    /// Puts a job at the end of the run queue. Returns `true` if no worker would see the job, so
+    /// the caller must wake a worker.
+    #[must_use]
+    pub(crate) fn push(&mut self, job: Runnable) -> bool {
+        self.state.run_queue.push_back(job);
+        self.depth.store(self.state.run_queue.len(), Relaxed);
+        !std::mem::replace(&mut self.state.has_worker, true) && !failpoint("push without wake")
+    }
+
+    /// Puts a job back at the front of the run queue, from where a worker had taken it.
+    pub(crate) fn push_front(&mut self, job: Runnable) {
+        self.state.run_queue.push_front(job);
+        self.depth.store(self.state.run_queue.len(), Relaxed);
+    }
+
+    /// Takes the oldest jobs, at most `jobs`. Called by the shard's worker.
+    pub(crate) fn pop_batch(&mut self, jobs: usize) -> impl Iterator<Item = Runnable> + '_ {
+        let jobs = jobs.min(self.state.run_queue.len());
+        self.depth.store(self.state.run_queue.len() - jobs, Relaxed);
+        self.state.dequeues += 1;
+        self.state.run_queue.drain(..jobs)
+    }
+
+    /// Takes the older half of the run queue, or all of it. Called by a worker that steals or
+    /// migrates, and by `cancel_all`.
+    pub(crate) fn take(&mut self, all: bool) -> VecDeque<Runnable> {
+        let keep = if all { 0 } else { self.state.run_queue.len() / 2 };
+        let rest = self.state.run_queue.len() - keep;
+        self.state.dequeues += 1;
+        let kept = self.state.run_queue.split_off(rest);
+        let taken = std::mem::replace(&mut self.state.run_queue, kept);
+        self.depth.store(self.state.run_queue.len(), Relaxed);
+        taken
+    }
+}
+
+impl std::ops::Deref for ShardGuard<'_> {
+    type Target = ShardState;
+
+    fn deref(&self) -> &ShardState {
+        &self.state
+    }
+}
+
+impl std::ops::DerefMut for ShardGuard<'_> {
+    fn deref_mut(&mut self) -> &mut ShardState {
+        &mut self.state
+    }
+}
