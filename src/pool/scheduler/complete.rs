@@ -54,6 +54,7 @@ impl Completions {
 
     /// Takes a job that completed. Returns whether the worker may go on with its batch: nothing
     /// observes the job's end, and the job holds a plain slot.
+    #[inline]
     pub(super) fn end(&mut self, handle: &WorkerHandle, job: Runnable, end: End) -> bool {
         if end == End::Completed && job.slot_kind() == SlotKind::Plain && job.is_detached() {
             self.detached.push(job);
@@ -65,16 +66,20 @@ impl Completions {
     }
 
     /// Takes a job that returned `Pending` for the first time.
+    #[inline]
     pub(super) fn suspend(&mut self, job: Runnable) {
         self.record = Some(PollRecord::Suspended(job));
     }
 
     /// Takes the deferred releases back from the handle. Called before the shard is locked.
+    #[inline]
     pub(super) fn take_releases(&mut self, handle: &WorkerHandle) {
         self.unreleased = handle.take_deferred_releases(self.detached.len());
     }
 
     /// Records the batch as far as the shard can. The first half of [`finish`](Self::finish).
+    // Inlined: as a call it costs a tiny job some 5 % more instructions.
+    #[inline(always)]
     pub(super) fn record(
         &mut self,
         shared: &Shared,
@@ -99,6 +104,8 @@ impl Completions {
 
     /// Completes what `record` began, after the shard lock is released. Returns whether a job went
     /// back into the shard's run queue, because it was woken before it was suspended.
+    // Inlined: as a call it costs a tiny job some 5 % more instructions.
+    #[inline(always)]
     pub(super) fn finish(&mut self, shared: &Shared, shard_id: ShardId) -> bool {
         for job in self.detached.drain(..) {
             remove_suspended_elsewhere(shared, shard_id, &job);
@@ -120,6 +127,7 @@ impl Completions {
 }
 
 /// Gives a job that returned `Pending` for the first time a suspended key in this shard (W9).
+#[inline]
 fn add_suspended(shared: &Shared, shard_id: ShardId, shard: &mut ShardGuard<'_>, job: &Runnable) {
     if job.suspended_key().is_none() {
         let key = shard.suspended.insert(job.ptr());
@@ -133,11 +141,13 @@ fn add_suspended(shared: &Shared, shard_id: ShardId, shard: &mut ShardGuard<'_>,
 }
 
 /// Returns the shard and the key under which a job stands in `suspended`.
+#[inline]
 fn suspended_at(shared: &Shared, job: &Runnable) -> Option<(ShardId, usize)> {
     let shards = shared.limiter.shards().len();
     job.suspended_key().map(|key| (key % shards, key / shards))
 }
 
+#[inline]
 fn remove_suspended_elsewhere(shared: &Shared, shard_id: ShardId, job: &Runnable) {
     if let Some((home_shard, key)) =
         suspended_at(shared, job).filter(|(home_shard, _)| *home_shard != shard_id)
@@ -148,6 +158,7 @@ fn remove_suspended_elsewhere(shared: &Shared, shard_id: ShardId, job: &Runnable
 
 /// Records the end of a job as far as its shard can. Returns whether the end must go through the
 /// limiter's state lock.
+#[inline]
 fn release_in_shard(
     shared: &Shared,
     shard_id: ShardId,
@@ -177,6 +188,7 @@ fn release_in_shard(
 
 /// Counts jobs that completed with plain slots and frees the slots. Returns `false` if the slots
 /// must go through the limiter's state lock instead.
+#[inline]
 fn release_plain(shared: &Shared, shard: &mut ShardGuard<'_>, slots: usize) -> bool {
     if shared.limiter.needs_slow_release() {
         return false;
@@ -188,6 +200,7 @@ fn release_plain(shared: &Shared, shard: &mut ShardGuard<'_>, slots: usize) -> b
 }
 
 /// Brings the slots of jobs that completed to the first waiters.
+#[inline]
 fn release_to_waiters(shared: &Shared, shard_id: ShardId, slots: usize) {
     if slots > 0 {
         let mut deferred = DeferredWakes::default();

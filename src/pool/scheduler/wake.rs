@@ -75,6 +75,7 @@ pub(super) fn wake_worker_for(shared: &Shared, shard_id: ShardId, needs_wake: bo
     wake_another_for_long_queue(shared, shard_id, depth);
 }
 
+#[inline]
 fn wake_another_for_long_queue(shared: &Shared, shard_id: ShardId, depth: usize) {
     if shared.workers.has_capacity() && shared.poll_times.expected_wait(depth) > WORTH_A_WAKE {
         let action = shared.workers.wake_or_spawn(shared.workers.target_workers());

@@ -80,6 +80,7 @@ impl WorkerHandle {
     }
 
     /// Counts a step. Called by the worker before each shard lock.
+    #[inline]
     pub(super) fn step(&self) {
         // Relaxed without a partner, also in `steps`: the counter says only that the worker moves.
         // An old value makes the stall monitor take jobs that the worker would have polled.
@@ -92,6 +93,7 @@ impl WorkerHandle {
 
     /// Publishes how many slots the worker has to release. Called by the worker after each job that
     /// ended detached.
+    #[inline]
     pub(super) fn set_deferred_releases(&self, slots: usize) {
         // Release pairs with the Acquire in `steal_deferred_releases`: the stall monitor releases
         // the slots after the destructors of their jobs (W6).
@@ -100,6 +102,7 @@ impl WorkerHandle {
 
     /// Clears the deferred releases. Returns how many of the `deferred` slots are still to be
     /// released by the caller. Called by the worker before each shard lock.
+    #[inline]
     pub(super) fn take_deferred_releases(&self, deferred: usize) -> usize {
         if deferred == 0 {
             return 0;
