@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::task::JoinHandle;
 
-use crate::pool::{JobArc, current};
+use crate::pool::{Current, JobArc, current, enter_blocking};
 use crate::trace::JobSpan;
 
 /// Turns a closure that blocks or computes for long into a future, for use as a job.
@@ -85,6 +85,21 @@ impl Drop for AbortDeferral {
     }
 }
 
+/// The job that awaits a closure, for the closure's thread. A blocking verb in the closure then counts as
+/// a wait of that job.
+struct ClosureContext(Option<(Current, JobArc)>);
+
+impl ClosureContext {
+    fn new() -> Self {
+        Self(current().map(|current| (current, current.job.to_arc())))
+    }
+
+    fn run<T>(self, f: impl FnOnce() -> T) -> T {
+        // The counted reference keeps the job's cell alive on this thread.
+        enter_blocking(self.0.as_ref().map(|(current, _)| *current), f)
+    }
+}
+
 impl<F, T> Future for Blocking<F, T>
 where
     F: FnOnce() -> T + Send + 'static,
@@ -96,7 +111,8 @@ where
         if let State::Ready(f) = &mut self.state {
             let f = f.take().expect("`Blocking` polled after a panic");
             let span = JobSpan::current(true);
-            let closure = tokio::task::spawn_blocking(move || span.in_scope(f));
+            let context = ClosureContext::new();
+            let closure = tokio::task::spawn_blocking(move || context.run(|| span.in_scope(f)));
             self.state = State::Running { closure, deferral: AbortDeferral::new() };
         }
         let State::Running { closure, deferral } = &mut self.state else {

@@ -106,7 +106,7 @@ pub use crate::error::{
 };
 pub use crate::group::{Group, GroupBuilder, Outcome};
 pub use crate::pool::{
-    AbortHandle, AbortOnDropHandle, JobHandle, OnDeadlock, Pool, PoolBuilder, PoolStatus, Reserver,
+    AbortHandle, AbortOnDropHandle, JobHandle, Pool, PoolBuilder, PoolStatus, Reserver,
     ShutdownReport, Slot, SlotGuard,
 };
 

@@ -292,6 +292,13 @@ impl<T: Send + 'static> OutputSink<T> for MemberSink<T> {
     fn push_output(mut self, outcome: Result<T, JobError>) {
         self.report(outcome);
     }
+
+    fn withdraw(mut self) {
+        let index = std::mem::replace(&mut self.index, NOT_ADMITTED);
+        if index != NOT_ADMITTED {
+            self.group.remove(index, None);
+        }
+    }
 }
 
 impl<T: Send + 'static> Drop for MemberSink<T> {

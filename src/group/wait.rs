@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use crate::group::outcome::Outcome;
 use crate::group::state::{Event, GroupState};
+use crate::pool::note_wait;
 
 /// A waiter's entry in the group, removed on drop.
 struct WaiterGuard<'a, T: Send + 'static> {
@@ -59,6 +60,7 @@ impl<T: Send + 'static> Future for Wait<'_, T> {
             }
             let event = if self.cancels { Event::Failure } else { Event::All };
             if self.waiter.register_waiter(event, cx) {
+                note_wait(group.shared.id());
                 return Poll::Pending;
             }
         }
@@ -83,7 +85,10 @@ impl<T: Send + 'static> Future for Next<'_, T> {
             match self.0.group.take_next() {
                 (Some(outcome), _) => return Poll::Ready(Some(outcome)),
                 (None, false) => return Poll::Ready(None),
-                (None, true) if self.0.register_waiter(Event::Next, cx) => return Poll::Pending,
+                (None, true) if self.0.register_waiter(Event::Next, cx) => {
+                    note_wait(self.0.group.shared.id());
+                    return Poll::Pending;
+                }
                 (None, true) => {}
             }
         }

@@ -191,7 +191,8 @@ impl SlotWait {
         let shared = &self.shared;
         let submitted = match refusal {
             None => self.reserver.submit(call, shared.member()).map(Submitted::Pool),
-            Some(Refusal::WouldDeadlock) if shared.deadlock_runs_in_caller() => {
+            // The caller is a job of this pool, which keeps its slot while it runs the call.
+            Some(Refusal::WouldDeadlock) => {
                 shared.submission(call).try_go(shared.pool_shared())
             }
             Some(refusal) => return Err((refusal, call)),

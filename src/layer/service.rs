@@ -59,11 +59,6 @@ impl<S, A> PoolService<S, A> {
         self.inner
     }
 
-    /// Whether the call runs in its caller instead of this refusal.
-    fn runs_in_caller(&self, refusal: Refusal) -> bool {
-        refusal == Refusal::WouldDeadlock && self.setup.shared.deadlock_runs_in_caller()
-    }
-
     #[cold]
     fn refuse<Q>(&self, refusal: Refusal, request: Q) -> ResponseFuture<S, Q, A>
     where
@@ -101,7 +96,7 @@ where
         match self.refusal {
             None => {}
             // The call will run in its caller, so the wrapped service must be ready.
-            Some(refusal) if self.runs_in_caller(refusal) => {}
+            Some(Refusal::WouldDeadlock) => {}
             Some(Refusal::Closed) => {
                 return Poll::Ready(A::closed().map_or(Ok(()), Err));
             }
@@ -119,7 +114,7 @@ where
         let verb = match self.refusal.take() {
             None => self.setup.verb,
             // The caller is a job of this pool: run the call in it, or in the pool without a wait.
-            Some(refusal) if self.runs_in_caller(refusal) => Verb::TryGo,
+            Some(Refusal::WouldDeadlock) => Verb::TryGo,
             Some(refusal) => return self.refuse(refusal, request),
         };
         let shared = &self.setup.shared;

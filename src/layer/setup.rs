@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::group::{GroupHandle, MemberGuard};
 use crate::layer::error::Refusal;
-use crate::pool::{OnDeadlock, Pool, Reserver, Shared, Submission};
+use crate::pool::{Pool, Reserver, Shared, Submission};
 use crate::trace::event;
 
 #[derive(Clone)]
@@ -66,11 +66,6 @@ impl LayerShared {
     #[inline]
     pub(super) fn refuse_if_full(&self) -> bool {
         self.group.is_none() && self.pool.shared().refuse_if_full()
-    }
-
-    /// Whether a call that would deadlock is to run in its caller.
-    pub(super) fn deadlock_runs_in_caller(&self) -> bool {
-        self.pool.shared().on_deadlock() == OnDeadlock::RunInCaller
     }
 
     /// Returns the pool for a call in its caller, which outlives the service.

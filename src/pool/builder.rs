@@ -14,7 +14,6 @@ use tokio::runtime::Handle;
 use crate::error::{ConfigError, JobPanic};
 use crate::panic::catch_panic;
 use crate::pool::Pool;
-use crate::pool::limiter::deadlock::OnDeadlock;
 use crate::pool::scheduler::shared::{Config, OnPanic, Shared};
 
 /// Keys of jobs and waiters have 32 bits.
@@ -50,7 +49,6 @@ pub struct PoolBuilder {
     idle_timeout: Duration,
     min_idle: usize,
     overflow_limit: Option<usize>,
-    on_deadlock: OnDeadlock,
     name: Arc<str>,
     propagate_span: bool,
     on_panic: Option<OnPanic>,
@@ -65,7 +63,6 @@ impl PoolBuilder {
             idle_timeout: Duration::from_secs(10),
             min_idle: 0,
             overflow_limit: None,
-            on_deadlock: OnDeadlock::default(),
             name: Arc::from("pool"),
             propagate_span: true,
             on_panic: None,
@@ -104,12 +101,6 @@ impl PoolBuilder {
     /// once. 0 allows none. By default there is no limit, as the verb's name says.
     pub fn overflow_limit(mut self, jobs: usize) -> Self {
         self.overflow_limit = Some(jobs);
-        self
-    }
-
-    /// Sets what happens to a nested submit that would deadlock. Default [`OnDeadlock::Error`].
-    pub fn on_deadlock(mut self, on_deadlock: OnDeadlock) -> Self {
-        self.on_deadlock = on_deadlock;
         self
     }
 
@@ -178,7 +169,6 @@ impl PoolBuilder {
             idle_timeout: self.idle_timeout,
             min_idle: self.min_idle,
             overflow_limit: self.overflow_limit.unwrap_or(usize::MAX),
-            on_deadlock: self.on_deadlock,
             propagate_span: self.propagate_span,
             on_panic: self.on_panic,
         };
@@ -202,7 +192,6 @@ impl fmt::Debug for PoolBuilder {
             .field("idle_timeout", &self.idle_timeout)
             .field("min_idle", &self.min_idle)
             .field("overflow_limit", &self.overflow_limit)
-            .field("on_deadlock", &self.on_deadlock)
             .field("propagate_span", &self.propagate_span)
             .finish_non_exhaustive()
     }

@@ -3,24 +3,38 @@
 //! The scheduler enters this context around each poll of a job, and a job in its caller enters the
 //! context again. The limiter reads the context to find waits inside the pool's own jobs, and
 //! [`Pool::hold_slot`](crate::Pool::hold_slot) reads it to find the slot to hold.
+//!
+//! A future that waits for a job of a pool, or for room in a pool, calls [`note_wait`] before it
+//! returns `Pending`. The scheduler learns of the wait when the poll of the job has returned: a job
+//! that waits for its own pool may lend its slot (`limiter::lending`).
 
 use std::cell::Cell;
 
 use crate::pool::job::RawJob;
 
+/// A number that tells a pool from the others.
+pub(crate) type PoolId = u32;
+
+/// The number of jobs in their callers that one poll may nest. A level takes up to a kilobyte of the
+/// stack besides the job's own need, and a thread of tokio has two megabytes.
+const MAX_CALLER_DEPTH: u32 = 128;
+
 /// The job that this thread polls.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Current {
-    /// The id of the job's pool.
-    pool: usize,
+    pool: PoolId,
     pub(crate) job: RawJob,
     /// Another job runs inside this one, as its caller.
     pub(crate) in_caller: bool,
+    /// The thread blocks, so the job cannot lend its slot while it waits.
+    pub(crate) blocks: bool,
+    /// A future inside this poll waits for the job's own pool.
+    waits: bool,
 }
 
 impl Current {
-    /// Whether the job belongs to the pool of this id.
-    pub(crate) fn is_of(&self, pool: usize) -> bool {
+    /// Whether the job belongs to this pool.
+    pub(crate) fn is_of(&self, pool: PoolId) -> bool {
         self.pool == pool
     }
 }
@@ -28,11 +42,13 @@ impl Current {
 #[cfg(not(millpond_loom))]
 thread_local! {
     static CURRENT: Cell<Option<Current>> = const { Cell::new(None) };
+    static CALLER_DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
 #[cfg(millpond_loom)]
 loom::thread_local! {
     static CURRENT: Cell<Option<Current>> = Cell::new(None);
+    static CALLER_DEPTH: Cell<u32> = Cell::new(0);
 }
 
 /// Returns the job that this thread polls, or `None` outside of a poll.
@@ -40,32 +56,71 @@ pub(crate) fn current() -> Option<Current> {
     CURRENT.with(Cell::get)
 }
 
-/// Calls `poll` with `job` as the current job. `poll` must not panic.
-#[inline]
-pub(crate) fn enter<R>(pool: usize, job: RawJob, poll: impl FnOnce() -> R) -> R {
+/// Notes that the current job waits for `pool`, if the job belongs to that pool. Called by futures
+/// that are about to return `Pending`.
+pub(crate) fn note_wait(pool: PoolId) {
     CURRENT.with(|cell| {
-        let outer = cell.replace(Some(Current { pool, job, in_caller: false }));
+        if let Some(current) = cell.get().filter(|current| current.is_of(pool)) {
+            cell.set(Some(Current { waits: true, ..current }));
+        }
+    });
+}
+
+/// Calls `poll` with `job` as the current job. Returns its result, and whether the job waits for its
+/// own pool. `poll` must not panic.
+#[inline]
+pub(crate) fn enter<R>(pool: PoolId, job: RawJob, poll: impl FnOnce() -> R) -> (R, bool) {
+    CURRENT.with(|cell| {
+        let current = Current { pool, job, in_caller: false, blocks: false, waits: false };
+        let outer = cell.replace(Some(current));
         let polled = poll();
-        cell.set(outer);
-        polled
+        let waits = cell.replace(outer).is_some_and(|current| current.waits);
+        (polled, waits)
     })
+}
+
+/// Puts the outer context back, with the waits that were noted inside.
+struct Restore(Option<Current>);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        CURRENT.with(|cell| {
+            let waits = cell.get().is_some_and(|inner| inner.waits);
+            cell.set(self.0.map(|outer| Current { waits: outer.waits || waits, ..outer }));
+        });
+    }
 }
 
 /// Calls `poll` for a job that runs in its caller.
 ///
-/// If the inner job waits, its enclosing job waits too, so deadlock checks use the enclosing job.
-/// The inner job holds no slot itself, so `in_caller` forbids it to hold the enclosing job's slot.
+/// If the inner job waits, its enclosing job waits too, so the enclosing job may lend its slot. The
+/// inner job holds no slot itself, so `in_caller` forbids it to hold the enclosing job's slot.
 pub(crate) fn enter_in_caller<R>(poll: impl FnOnce() -> R) -> R {
-    struct Restore(Option<Current>);
+    struct Depth(u32);
 
-    impl Drop for Restore {
+    impl Drop for Depth {
         fn drop(&mut self) {
-            CURRENT.with(|cell| cell.set(self.0));
+            CALLER_DEPTH.with(|depth| depth.set(self.0));
         }
     }
 
+    let _depth = Depth(CALLER_DEPTH.with(|depth| depth.replace(depth.get() + 1)));
     let outer = current();
     let _restore = Restore(outer);
     CURRENT.with(|cell| cell.set(outer.map(|outer| Current { in_caller: true, ..outer })));
     poll()
+}
+
+/// Returns whether another job may run in its caller here. Beyond the limit the stack could overflow,
+/// so the job must wait for room instead.
+pub(crate) fn may_run_in_caller() -> bool {
+    CALLER_DEPTH.with(Cell::get) < MAX_CALLER_DEPTH
+}
+
+/// Calls `block` on a thread that blocks, for `outer`: the job that polls this thread, or that waits
+/// for a closure on this thread.
+pub(crate) fn enter_blocking<R>(outer: Option<Current>, block: impl FnOnce() -> R) -> R {
+    let _restore = Restore(current());
+    CURRENT.with(|cell| cell.set(outer.map(|outer| Current { blocks: true, ..outer })));
+    block()
 }

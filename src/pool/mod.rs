@@ -34,11 +34,10 @@ use std::sync::Arc;
 
 use crate::error::{ClosedError, ConfigError, ScheduleError, TryScheduleError};
 pub use crate::pool::builder::PoolBuilder;
-pub(crate) use crate::pool::context::current;
+pub(crate) use crate::pool::context::{Current, current, enter_blocking, note_wait};
 use crate::pool::handle::StoreOutput;
 pub use crate::pool::handle::{AbortHandle, AbortOnDropHandle, JobHandle};
 pub(crate) use crate::pool::job::{JobArc, OutputSink, RawJoinHandle};
-pub use crate::pool::limiter::deadlock::OnDeadlock;
 pub(crate) use crate::pool::scheduler::shared::Shared;
 pub use crate::pool::shutdown::ShutdownReport;
 pub use crate::pool::status::PoolStatus;

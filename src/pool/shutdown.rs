@@ -88,7 +88,11 @@ impl Pool {
             completed: after.jobs.completed - before.completed,
             panicked: after.jobs.panicked - before.panicked,
             cancelled: after.jobs.cancelled - before.cancelled,
-            still_running: after.running + after.overflow + after.in_caller + after.held_slots,
+            still_running: after.running
+                + after.lent
+                + after.overflow
+                + after.in_caller
+                + after.held_slots,
         };
         event!(INFO, pool = self.name(), ?report, "pool shut down");
         report

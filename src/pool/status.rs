@@ -22,6 +22,9 @@ pub struct PoolStatus {
     /// Jobs that hold a slot. More than `size` only while a pool that was made smaller still has
     /// jobs beyond its new size.
     pub running: usize,
+    /// Jobs that lent their slots, because every slot belonged to a job that waited for this pool.
+    /// Such a job receives a slot again before it goes on.
+    pub lent: usize,
     /// Jobs in the queue.
     pub queued: usize,
     /// Callers in the wait list, and committed jobs in the wait list behind the queue.
@@ -55,7 +58,7 @@ impl PoolStatus {
     /// Returns the sum that equals `submitted`.
     pub fn accounted(&self) -> u64 {
         let ahead = self.reserved + self.queued + self.waiting;
-        let live = ahead + self.running + self.overflow + self.in_caller;
+        let live = ahead + self.running + self.lent + self.overflow + self.in_caller;
         self.refused
             + self.withdrawn
             + live as u64
@@ -70,6 +73,7 @@ impl PoolStatus {
     /// may never come.
     pub fn is_idle(&self) -> bool {
         let waiting = self.waiting - self.waiting_reservers;
-        self.queued + waiting + self.running + self.overflow + self.in_caller + self.held_slots == 0
+        let live = self.running + self.lent + self.overflow + self.in_caller + self.held_slots;
+        self.queued + waiting + live == 0
     }
 }

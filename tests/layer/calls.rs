@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::probe::{Ask, Fault, Probe, every_verb};
 use crate::support::*;
 use millpond::layer::{CallError, PoolLayer};
-use millpond::{OnDeadlock, Pool};
+use millpond::Pool;
 #[cfg(feature = "tracing")]
 use tower::service_fn;
 use tower::{BoxError, Layer, Service, ServiceExt};
@@ -321,18 +321,12 @@ fn a_group_of_another_pool_is_an_error() {
 #[test]
 fn a_call_from_a_job_of_the_same_pool_does_not_deadlock() {
     paused(async {
-        for nested in [OnDeadlock::Error, OnDeadlock::RunInCaller] {
-            for n in [0, 1] {
-                let pool = Pool::builder().size(1).on_deadlock(nested).build().unwrap();
-                let service = service_with(&pool, n).layer(Probe::open());
-                let outer = pool.schedule(service.oneshot(Ask::Echo(5))).await.unwrap();
-                let result = soon(outer).await.unwrap();
-                match nested {
-                    OnDeadlock::RunInCaller => assert_eq!(result.unwrap(), 5),
-                    _ => assert!(matches!(result, Err(CallError::WouldDeadlock))),
-                }
-                whole(&pool).await;
-            }
+        for n in [0, 1] {
+            let pool = Pool::new(1);
+            let service = service_with(&pool, n).layer(Probe::open());
+            let outer = pool.schedule(service.oneshot(Ask::Echo(5))).await.unwrap();
+            assert_eq!(soon(outer).await.unwrap().unwrap(), 5);
+            whole(&pool).await;
         }
     });
 }

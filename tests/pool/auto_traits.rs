@@ -11,7 +11,7 @@ use millpond::future::{
 };
 use millpond::{
     AbortHandle, AbortOnDropHandle, ClosedError, ConfigError, Group, GroupBuilder, JobError,
-    JobHandle, JobPanic, OnDeadlock, Outcome, Pool, PoolBuilder, PoolStatus, Reserver,
+    JobHandle, JobPanic, Outcome, Pool, PoolBuilder, PoolStatus, Reserver,
     ScheduleError, ShutdownReport, Slot, SlotGuard, TryScheduleError,
 };
 use static_assertions::{assert_impl_all, assert_not_impl_any};
@@ -62,7 +62,6 @@ assert_impl_all!(Outcome<Local>: Send, Unpin);
 
 assert_impl_all!(PoolStatus: Send, Sync, Copy, PartialEq, UnwindSafe, RefUnwindSafe);
 assert_impl_all!(ShutdownReport: Send, Sync, Copy, PartialEq);
-assert_impl_all!(OnDeadlock: Send, Sync, Copy, Default);
 
 #[test]
 fn a_job_that_must_not_move_may_be_scheduled() {

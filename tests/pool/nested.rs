@@ -3,23 +3,20 @@
 
 use crate::nest::{Nest, nest};
 use crate::support::*;
-use millpond::{OnDeadlock, Pool};
+use millpond::Pool;
 use tokio_test::{assert_pending, assert_ready, task};
 
 #[test]
-fn the_last_of_n_is_refused() {
+fn jobs_that_all_wait_for_room_lend_their_slots() {
     for size in [1, 2, 5] {
         single(async move {
             let pool = Pool::new(size);
             let handles: Vec<_> =
                 (0..size).map(|_| pool.try_schedule(nest(pool.clone(), 3)).unwrap()).collect();
-            let mut outcomes = Vec::new();
             for handle in handles {
-                outcomes.push(soon(handle).await.unwrap());
+                assert_eq!(soon(handle).await.unwrap(), Nest::Ran(3));
             }
-            let told = outcomes.iter().filter(|outcome| **outcome == Nest::WouldDeadlock).count();
-            assert_eq!(told, 1, "{outcomes:?}");
-            assert_eq!(law(&pool).refused, 1);
+            assert_eq!(law(&pool).refused, 0);
             whole(&pool).await;
         });
     }
@@ -153,43 +150,6 @@ fn a_wait_that_was_given_up_does_not_count() {
 }
 
 #[test]
-fn run_in_caller_runs_it_in_the_job_that_submits() {
-    single(async {
-        for size in [1, 3] {
-            let pool =
-                Pool::builder().size(size).on_deadlock(OnDeadlock::RunInCaller).build().unwrap();
-            let handles: Vec<_> =
-                (0..size).map(|_| pool.try_schedule(nest(pool.clone(), 3)).unwrap()).collect();
-            for handle in handles {
-                assert_eq!(soon(handle).await.unwrap(), Nest::Ran(3));
-            }
-            assert_eq!((law(&pool).refused, law(&pool).completed), (0, 2 * size as u64));
-            whole(&pool).await;
-        }
-        // Cancelled with the job it runs in; a panic is its own.
-        let pool = Pool::builder().size(1).on_deadlock(OnDeadlock::RunInCaller).build().unwrap();
-        let (own, lives) = (pool.clone(), Gauge::default());
-        let inside = lives.enter();
-        let job = async move {
-            let own_error = own.schedule(async { silent_panic("oh") }).await.unwrap().await;
-            assert!(own_error.unwrap_err().is_panic());
-            let inner = async move {
-                std::future::pending::<()>().await;
-                drop(inside);
-            };
-            let _ = own.schedule(inner).await;
-        };
-        let handle = pool.try_schedule(job).unwrap();
-        settle().await;
-        assert_eq!((law(&pool).in_caller, law(&pool).panicked, lives.now()), (1, 1, 1));
-        handle.abort();
-        assert!(soon(handle).await.unwrap_err().is_cancelled());
-        assert_eq!((lives.now(), quiet(&pool).cancelled), (0, 2));
-        whole(&pool).await;
-    });
-}
-
-#[test]
 fn try_go_and_anyway_go_are_safe_anywhere() {
     single(async {
         let pool = Pool::new(1);
@@ -224,7 +184,7 @@ fn other_waiters_are_not_refused() {
         let mut outsider = task::spawn(pool.schedule(async { 2 }));
         assert_pending!(outsider.poll());
         gate.open();
-        assert_eq!(soon(job).await.unwrap(), Nest::WouldDeadlock);
+        assert_eq!(soon(job).await.unwrap(), Nest::Ran(1));
         assert!(outsider.is_woken());
         assert_eq!(soon(assert_ready!(outsider.poll()).unwrap()).await.unwrap(), 2);
         whole(&pool).await;

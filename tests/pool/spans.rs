@@ -186,7 +186,7 @@ fn refusals() {
 
         let pool = mill(1).build().unwrap();
         let own = pool.clone();
-        let job = async move { own.schedule(async {}).await.is_err() };
+        let job = async move { own.reserve().await.is_err() };
         assert!(pool.try_schedule(job).unwrap().await.unwrap());
         log.expect(&["refused", "Deadlock"]);
     });

@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::task::{Context, Poll};
 
 use crate::error::JobError;
+use crate::pool::context::note_wait;
 use crate::pool::job::refs::JobArc;
 
 /// The one right to the output that a job's cell keeps. A sink that pushes leaves nothing to take.
@@ -33,6 +34,14 @@ impl<T> RawJoinHandle<T> {
 
     /// Waits until the job is complete. The last waker is the one that is woken.
     pub(crate) fn poll_done(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let polled = self.poll_complete(cx);
+        if polled.is_pending() {
+            note_wait(self.job.0.pool());
+        }
+        polled
+    }
+
+    fn poll_complete(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let header = self.job.0.header();
         let now = header.state.load();
         if now.is_complete() {

@@ -135,9 +135,9 @@ pub(crate) trait JobScheduler: Send + Sync {
     /// Takes back a suspended job that was woken or is to be cancelled.
     fn schedule(&self, job: Runnable);
 
-    /// Takes the job under `waiter_key` out of the wait list and cancels it. Returns `false` if the
-    /// job does not stand there any more.
-    fn withdraw(&self, job: RawJob, waiter_key: usize) -> bool;
+    /// Takes the job under `waiter_key` out of the wait list and ends it. Returns `false` if the job
+    /// does not stand there any more.
+    fn withdraw(&self, job: RawJob, waiter_key: usize, reason: WithdrawReason) -> bool;
 
     /// Leaves `waker` with the job under `waiter_key`, to be woken when the job leaves the wait list.
     /// Returns `false` if the job does not stand there any more.
@@ -177,6 +177,23 @@ pub(crate) trait OutputSink<T>: Send + 'static {
 
     /// Receives the output, if [`PUSHES`](Self::PUSHES).
     fn push_output(self, output: Result<T, JobError>);
+
+    /// Notes that the submitter went away before the job left the wait list. The job leaves no
+    /// outcome.
+    fn withdraw(self)
+    where
+        Self: Sized,
+    {
+    }
+}
+
+/// Why a job is taken out of the wait list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WithdrawReason {
+    /// The job was aborted: it ends as cancelled.
+    Abort,
+    /// The future that submitted the job was dropped: the job was never submitted.
+    SubmitterDropped,
 }
 
 /// The result of one poll of a job.
@@ -203,6 +220,8 @@ pub(crate) enum SlotKind {
     Quota(usize),
     /// No slot: the job runs beyond the pool's size.
     Overflow,
+    /// No slot: the job lent it, and is cancelled before it received one again.
+    Lent,
 }
 
 impl SlotKind {
@@ -213,7 +232,7 @@ impl SlotKind {
     pub(crate) fn quota(self) -> Option<usize> {
         match self {
             Self::Quota(quota) => Some(quota),
-            Self::Plain | Self::Overflow => None,
+            Self::Plain | Self::Overflow | Self::Lent => None,
         }
     }
 
@@ -221,7 +240,8 @@ impl SlotKind {
         match self {
             Self::Plain => 0,
             Self::Overflow => 1,
-            Self::Quota(quota) => quota as u32 + 2,
+            Self::Lent => 2,
+            Self::Quota(quota) => quota as u32 + 3,
         }
     }
 
@@ -229,7 +249,8 @@ impl SlotKind {
         match packed {
             0 => Self::Plain,
             1 => Self::Overflow,
-            quota => Self::Quota(quota as usize - 2),
+            2 => Self::Lent,
+            quota => Self::Quota(quota as usize - 3),
         }
     }
 }

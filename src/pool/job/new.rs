@@ -4,6 +4,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use crate::pool::context::PoolId;
 use crate::pool::job::join::RawJoinHandle;
 use crate::pool::job::raw::Cell;
 use crate::pool::job::refs::{JobArc, RawJob, Runnable};
@@ -18,15 +19,15 @@ pub(crate) struct NewJob<F: Future, S> {
     types: PhantomData<fn(F, S)>,
 }
 
-/// Moves a future into a cell. The future is to run inside `span`.
+/// Moves a future into a cell. The future is to run inside `span`, on the pool `pool`.
 #[inline]
-pub(crate) fn allocate_job<F, S>(future: F, span: JobSpan) -> NewJob<F, S>
+pub(crate) fn allocate_job<F, S>(future: F, span: JobSpan, pool: PoolId) -> NewJob<F, S>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
-    let job = RawJob(Cell::<F, S>::allocate(future, span));
+    let job = RawJob(Cell::<F, S>::allocate(future, span, pool));
     // SAFETY: the cell was made for this output just now, and gets no other join handle.
     let join = unsafe { RawJoinHandle::new(JobArc(job)) };
     NewJob { job: Runnable(job), join, types: PhantomData }

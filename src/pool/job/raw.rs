@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::error::{JobError, JobPanic};
 use crate::panic::catch_panic;
+use crate::pool::context::PoolId;
 use crate::pool::job::state::{SlotHold, State};
 use crate::pool::job::{End, JobScheduler, OutputSink, Step, alloc_cache};
 use crate::sync::UnsafeCell;
@@ -32,8 +33,11 @@ pub(super) struct Header {
     pub(super) state: State,
     /// How many references keep the cell alive (S6).
     pub(super) refs: AtomicU32,
-    /// The packed `SlotKind`: written when the job is admitted, by the token's holder (S2).
+    /// The packed `SlotKind`: written when the job is admitted, by the token's holder (S2). The top
+    /// bit marks a blocked job.
     pub(super) slot_kind: AtomicU32,
+    /// The pool that the job was submitted to. Never written again.
+    pub(super) pool: PoolId,
     /// The scheduler that wakers and aborts call (S5).
     pub(super) scheduler: UnsafeCell<Option<Arc<dyn JobScheduler>>>,
     /// The handshake with the slot guard, if the job has one (S2).
@@ -57,6 +61,7 @@ pub(super) struct VTable {
     pub(super) poll: unsafe fn(NonNull<Header>, &mut Context<'_>) -> Step,
     pub(super) cancel: unsafe fn(NonNull<Header>) -> End,
     pub(super) visit_panic: unsafe fn(NonNull<Header>, PanicVisitor<'_>),
+    pub(super) discard: unsafe fn(NonNull<Header>),
     pub(super) publish: unsafe fn(NonNull<Header>),
     /// The second pointer is to an `Option<Result<F::Output, JobError>>`.
     pub(super) take_output: unsafe fn(NonNull<Header>, *mut ()),
@@ -92,6 +97,7 @@ where
         poll: Self::poll,
         cancel: Self::cancel,
         visit_panic: Self::visit_panic,
+        discard: Self::discard,
         publish: Self::publish,
         take_output: Self::take_output,
         free: Self::free,
@@ -100,7 +106,7 @@ where
 
     /// Moves a future into a new cell. The caller owns two references: the token and the join handle.
     #[inline]
-    pub(super) fn allocate(future: F, span: JobSpan) -> NonNull<Header> {
+    pub(super) fn allocate(future: F, span: JobSpan, pool: PoolId) -> NonNull<Header> {
         let cell = alloc_cache::allocate::<Self>();
         let raw = cell.as_ptr();
         // The fields are written one by one: a cell that is built on the stack and moved costs twice
@@ -112,6 +118,7 @@ where
                 state: State::new(),
                 refs: AtomicU32::new(2),
                 slot_kind: AtomicU32::new(0),
+                pool,
                 waiter_key: AtomicU32::new(NO_KEY),
                 suspended_key: AtomicU32::new(NO_KEY),
                 scheduler: UnsafeCell::new(None),
@@ -248,6 +255,20 @@ where
                 visit(panic);
             }
         });
+    }
+
+    /// Tells the sink that the job was never submitted.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the token and gives it up. The job was never polled.
+    unsafe fn discard(ptr: NonNull<Header>) {
+        // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7).
+        let cell = unsafe { Self::from_header(ptr) };
+        // SAFETY: `sink` belongs to the token's holder (S2).
+        if let Some(sink) = cell.sink.with_mut(|sink| unsafe { (*sink).take() }) {
+            catch_panic(|| sink.withdraw());
+        }
     }
 
     /// Passes the output on: to the sink if that wants it, otherwise to the join handle.

@@ -12,11 +12,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
 use crate::error::JobPanic;
+use crate::pool::context::{PoolId, note_wait};
 use crate::pool::job::raw::{Header, NO_KEY};
 use crate::pool::job::state::SlotHold;
-use crate::pool::job::{End, JobScheduler, SlotKind, Step};
+use crate::pool::job::{End, JobScheduler, SlotKind, Step, WithdrawReason};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicPtr, fence};
+
+/// Beside the slot kind: the job counts as waiting for its own pool.
+const BLOCKED: u32 = 1 << 31;
 
 /// A pointer to a job that some counted reference keeps alive (S6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,11 +50,12 @@ impl RawJob {
     pub(crate) fn slot_kind(self) -> SlotKind {
         // Relaxed suffices: the field is written once, before the token leaves its submitter. The
         // callers hold the token or poll on its behalf.
-        SlotKind::unpack(self.header().slot_kind.load(Relaxed))
+        SlotKind::unpack(self.header().slot_kind.load(Relaxed) & !BLOCKED)
     }
 
-    /// Fixes which slot the job holds. Called by the token's holder, when the job is admitted.
-    pub(super) fn set_slot_kind(self, slot_kind: SlotKind) {
+    /// Fixes which slot the job holds. Called by the token's holder: when the job is admitted, and when
+    /// a job that lent its slot is cancelled.
+    pub(crate) fn set_slot_kind(self, slot_kind: SlotKind) {
         // Relaxed suffices: the lock of the run queue or wait list hands the token on.
         self.header().slot_kind.store(slot_kind.pack(), Relaxed);
     }
@@ -70,6 +75,11 @@ impl RawJob {
             *place = Some(fresh.clone());
             Some(fresh)
         })
+    }
+
+    /// The pool that the job was submitted to.
+    pub(crate) fn pool(self) -> PoolId {
+        self.header().pool
     }
 
     /// A number that no other live job has.
@@ -187,6 +197,39 @@ impl Runnable {
         job.0.header().state.finish_poll().then(|| ManuallyDrop::into_inner(job))
     }
 
+    /// Whether the job counts as waiting for its own pool: it may have lent its slot, so the limiter
+    /// must be asked before the next poll or end.
+    #[inline]
+    pub(crate) fn is_blocked(&self) -> bool {
+        // Relaxed suffices: only the token's holder uses the bit (S2).
+        self.0.header().slot_kind.load(Relaxed) & BLOCKED != 0
+    }
+
+    pub(crate) fn set_blocked(&self, is_blocked: bool) {
+        let slot_kind = self.0.slot_kind().pack();
+        // Relaxed suffices: only the token's holder uses the field (S2).
+        self.0.header().slot_kind.store(slot_kind | if is_blocked { BLOCKED } else { 0 }, Relaxed);
+    }
+
+    /// Whether a slot guard will keep the slot of this job.
+    pub(crate) fn has_slot_guard(&self) -> bool {
+        // SAFETY: `slot_hold` belongs to the token's holder (S2).
+        self.0.header().slot_hold.with(|place| unsafe { (*place).is_some() })
+    }
+
+    /// Whether the next poll cancels the job.
+    pub(crate) fn is_abort_due(&self) -> bool {
+        let now = self.0.header().state.load();
+        now.is_abort_requested() && !now.is_abort_deferred()
+    }
+
+    /// Gives up the token of a job that was taken out of the wait list because its submitter went
+    /// away. The sink hears that no outcome comes; the join handle drops the future.
+    pub(crate) fn discard(self) {
+        // SAFETY: `self` is the token (S1), and the table belongs to this cell (S7).
+        unsafe { (self.0.header().vtable.discard)(self.0.0) };
+    }
+
     /// Ends the job without a poll.
     pub(crate) fn cancel(&self) -> End {
         // SAFETY: `self` is the token (S1), and the table belongs to this cell (S7).
@@ -243,6 +286,15 @@ impl Runnable {
         // Relaxed suffices: the release of `State::enter_wait_list` publishes the key.
         header.waiter_key.store(waiter_key as u32, Relaxed);
         self.set_scheduler(scheduler);
+        header.state.enter_wait_list();
+    }
+
+    /// Makes a scheduled job that lent its slot a waiting job. Called before the job is put into the
+    /// wait list, under the limiter's lock.
+    pub(crate) fn wait_again(&self, waiter_key: usize) {
+        let header = self.0.header();
+        // Relaxed suffices: the release of `State::enter_wait_list` publishes the key.
+        header.waiter_key.store(waiter_key as u32, Relaxed);
         header.state.enter_wait_list();
     }
 
@@ -314,7 +366,7 @@ impl JobArc {
     pub(crate) fn abort(&self) {
         let job = self.0;
         let is_waiting = job.header().state.load().is_waiting();
-        if is_waiting && job.scheduler().withdraw(job, job.waiter_key()) {
+        if is_waiting && job.scheduler().withdraw(job, job.waiter_key(), WithdrawReason::Abort) {
             return;
         }
         // A waiting job that could not be withdrawn is on its way to a run queue, or is being
@@ -324,11 +376,23 @@ impl JobArc {
         }
     }
 
+    /// Takes the job out of the wait list, because the future that submitted it is dropped. A job that
+    /// has left the wait list already is aborted.
+    pub(crate) fn withdraw(&self) {
+        let job = self.0;
+        let is_waiting = job.header().state.load().is_waiting();
+        let reason = WithdrawReason::SubmitterDropped;
+        if !(is_waiting && job.scheduler().withdraw(job, job.waiter_key(), reason)) {
+            self.abort();
+        }
+    }
+
     /// Waits until the job has left the wait list.
     pub(crate) fn poll_started(&self, cx: &mut Context<'_>) -> Poll<()> {
         let job = self.0;
         let is_waiting = job.header().state.load().is_waiting();
         if is_waiting && job.scheduler().await_start(job, job.waiter_key(), cx.waker()) {
+            note_wait(job.pool());
             return Poll::Pending;
         }
         Poll::Ready(())

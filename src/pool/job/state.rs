@@ -144,7 +144,6 @@ impl State {
         // The release pairs with the `start_poll` or `finish_poll` that finds the bit. The acquire
         // pairs with the `finish_poll` that left the token here.
         let before = Snapshot(self.0.fetch_or(SCHEDULED, AcqRel));
-        debug_assert!(!before.has(WAITING), "a job has no waker before its first poll");
         before.is_idle()
     }
 
@@ -180,10 +179,11 @@ impl State {
 
     /// Moves a job that left the wait list from waiting to scheduled.
     pub(super) fn leave_wait_list(&self) {
-        // The acquire pairs with a `request_abort` meanwhile. The release carries that request on
-        // to `start_poll`. The difference exchanges the two bits and keeps the rest.
-        let before = Snapshot(self.0.fetch_sub(WAITING - SCHEDULED, AcqRel));
-        debug_assert!(before.has(WAITING) && !before.has(SCHEDULED | RUNNING | COMPLETE));
+        // The acquire pairs with a `request_abort` or a `wake` meanwhile. The release carries that on
+        // to `start_poll`. A job that resumes may have been woken, so `SCHEDULED` may be set already.
+        let before = Snapshot(self.0.fetch_or(SCHEDULED, AcqRel));
+        debug_assert!(before.has(WAITING) && !before.has(RUNNING | COMPLETE));
+        self.0.fetch_and(!WAITING, AcqRel);
     }
 
     /// Publishes the output. Returns whether the caller has to wake the join waker.
@@ -243,6 +243,11 @@ impl Snapshot {
     /// Whether the job stands in the wait list, or was withdrawn from there and not cancelled yet.
     pub(super) fn is_waiting(self) -> bool {
         self.has(WAITING) && !self.has(COMPLETE)
+    }
+
+    /// Whether the job is to be cancelled.
+    pub(super) fn is_abort_requested(self) -> bool {
+        self.has(ABORT)
     }
 
     /// Whether the join handle left a waker.

@@ -14,7 +14,7 @@
 //! ```text
 //! submitted = refused + withdrawn                              (never ran, given back or dropped)
 //!           + reserved + queued + waiting                      (has no slot yet, or no job yet)
-//!           + running + overflow + in_caller                   (being run)
+//!           + running + lent + overflow + in_caller            (started)
 //!           + completed + panicked + cancelled                 (ended)
 //! ```
 //!
@@ -110,6 +110,8 @@ pub(crate) struct Counts {
     pub(crate) waiting: usize,
     pub(crate) waiting_reservers: usize,
     pub(crate) running: usize,
+    /// Jobs without a slot, because they lent it.
+    pub(crate) lent: usize,
     pub(crate) overflow: usize,
     /// Jobs in their callers, and jobs that left the wait list to be cancelled.
     pub(crate) in_caller: usize,
@@ -123,6 +125,7 @@ impl Counts {
     /// never be polled again, so a wait for it could last forever.
     pub(crate) fn is_idle(&self) -> bool {
         let waiting = self.waiting - self.waiting_reservers;
-        self.queued + waiting + self.running + self.overflow + self.in_caller + self.held_slots == 0
+        let live = self.running + self.lent + self.overflow + self.in_caller + self.held_slots;
+        self.queued + waiting + live == 0
     }
 }

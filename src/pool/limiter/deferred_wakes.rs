@@ -29,7 +29,7 @@ impl DeferredWakes {
         self.drops.extend(waker);
     }
 
-    /// Collects a job that left the wait list with a slot.
+    /// Collects a job that left the wait list with a slot, for the first time or after it lent one.
     pub(super) fn start(&mut self, job: Runnable) {
         self.started.push(job);
     }

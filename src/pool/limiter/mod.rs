@@ -126,9 +126,9 @@
 //! Each loom model runs once more with a failpoint in this room switched on, and must then fail.
 
 pub(crate) mod counts;
-pub(crate) mod deadlock;
 pub(crate) mod deferred_wakes;
 mod flags;
+mod lending;
 pub(crate) mod shard;
 mod state;
 pub(crate) mod wait_list;
@@ -137,29 +137,27 @@ use std::task::Waker;
 
 use crossbeam_utils::CachePadded;
 
+use crate::pool::context::{PoolId, current};
 use crate::pool::job::{End, RawJob, Runnable, SlotKind};
 use crate::pool::limiter::counts::{Counts, ReleaseReason};
-use crate::pool::limiter::deadlock::{set_waiting_job, waiting_job};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::flags::{
     CANCELLING, CLOSED, Flags, IDLE_WAITERS, NO_SLOTS, RUNTIME_GONE,
 };
+use crate::pool::limiter::lending::{set_waiting_job, waiting_job};
 use crate::pool::limiter::shard::{Shard, ShardGuard, ShardId};
 use crate::pool::limiter::state::{State, StateGuard};
 use crate::pool::limiter::wait_list::{CallerWaiter, List, Waiter, WaiterKey, WaiterState};
-use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::{AtomicU64, AtomicUsize};
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Mutex, failpoint};
 
 /// What happens to a job for which there is neither a slot nor room in the queue.
 pub(crate) enum OnFull<'a> {
     Refuse,
-    /// The caller keeps its job and waits in the wait list.
-    Wait {
-        waker: &'a Waker,
-        /// The id of the pool, for deadlock detection.
-        pool: usize,
-    },
+    /// The caller keeps its job and waits in the wait list with this waker. Inside a job of the pool,
+    /// the job waits in its place.
+    Wait(&'a Waker),
     /// The job waits in the wait list without its caller.
     Commit,
     /// The caller runs the job itself.
@@ -201,6 +199,8 @@ pub(crate) enum AcquireOutcome {
     Enqueued,
     /// The caller waits under this key.
     Waiting(WaiterKey),
+    /// The job waits in the wait list, and its caller waits until the job starts.
+    WaitingForStart,
     /// The caller must run the job and then call [`Limiter::end_in_caller`].
     RunInCaller,
     /// A slot is reserved.
@@ -216,6 +216,9 @@ pub(crate) struct Limiter {
     flags: Flags,
     /// Jobs that were refused without a lock. Each counts as submitted and as refused.
     fast_refusals: AtomicU64,
+    /// How many jobs wait for their own pool; see [`may_be_stuck`](Limiter::may_be_stuck).
+    blocked_jobs: AtomicUsize,
+    pool: PoolId,
     state: Mutex<State>,
 }
 
@@ -227,12 +230,14 @@ fn start(shard: &mut ShardGuard<'_>, job: Runnable) -> AcquireOutcome {
 }
 
 impl Limiter {
-    pub(crate) fn new(shards: usize, size: usize, queue_capacity: usize) -> Self {
+    pub(crate) fn new(pool: PoolId, shards: usize, size: usize, queue_capacity: usize) -> Self {
         let share = |shard: usize| size / shards + usize::from(shard < size % shards);
         Self {
             shards: (0..shards).map(|shard| CachePadded::new(Shard::new(share(shard)))).collect(),
             flags: Flags::new(),
             fast_refusals: AtomicU64::new(0),
+            blocked_jobs: AtomicUsize::new(0),
+            pool,
             state: Mutex::new(State::new(size, queue_capacity)),
         }
     }
@@ -297,9 +302,10 @@ impl Limiter {
         quota: Option<usize>,
         on_full: OnFull<'_>,
     ) -> AcquireOutcome {
+        let is_nested = current().is_some_and(|job| job.is_of(self.pool) && !job.blocks);
         // Cloned before the lock and, if no wait takes it, dropped after the lock (L2).
         let mut waker = match on_full {
-            OnFull::Wait { waker, .. } => Some(waker.clone()),
+            OnFull::Wait(waker) if !is_nested => Some(waker.clone()),
             _ => None,
         };
         let mut state = self.lock_state();
@@ -317,14 +323,18 @@ impl Limiter {
                 return start(&mut shard, pending.admit(slot_kind));
             }
             if state.wait_list.has_queue_room() {
-                state.enqueue_job(list, pending, slot_kind);
+                state.enqueue_job(list, pending, slot_kind, self.pool);
                 return AcquireOutcome::Enqueued;
             }
         }
         match on_full {
-            OnFull::Wait { pool, .. } => state.enqueue_caller(list, quota, &mut waker, pool, false),
+            OnFull::Wait(_) if is_nested => {
+                state.enqueue_job(list, pending, slot_kind, self.pool);
+                AcquireOutcome::WaitingForStart
+            }
+            OnFull::Wait(_) => state.enqueue_caller(list, quota, &mut waker, self.pool, false),
             OnFull::Commit => {
-                state.enqueue_job(list, pending, slot_kind);
+                state.enqueue_job(list, pending, slot_kind, self.pool);
                 AcquireOutcome::Enqueued
             }
             OnFull::RunInCaller => {
@@ -344,17 +354,17 @@ impl Limiter {
 
     // ----- slots without jobs -----
 
-    /// Reserves a slot for a later job. If none is free, the caller waits with the waker of `wake`
-    /// and the id of the pool. Without `wake`, the outcome is `Full`.
+    /// Reserves a slot for a later job. If none is free, the caller waits with `waker`. Without one,
+    /// the outcome is `Full`.
     #[inline]
     pub(crate) fn reserve(
         &self,
         shard_id: ShardId,
         quota: Option<usize>,
-        wake: Option<(&Waker, usize)>,
+        waker: Option<&Waker>,
     ) -> AcquireOutcome {
         if quota.is_none() {
-            if wake.is_none() && self.refuse_if_full() {
+            if waker.is_none() && self.refuse_if_full() {
                 return AcquireOutcome::Full;
             }
             let mut shard = self.shards[shard_id].lock();
@@ -365,7 +375,7 @@ impl Limiter {
                 return AcquireOutcome::Reserved;
             }
         }
-        self.reserve_slow(shard_id, quota, wake)
+        self.reserve_slow(shard_id, quota, waker)
     }
 
     #[cold]
@@ -373,10 +383,10 @@ impl Limiter {
         &self,
         shard_id: ShardId,
         quota: Option<usize>,
-        wake: Option<(&Waker, usize)>,
+        waker: Option<&Waker>,
     ) -> AcquireOutcome {
         // Cloned before the lock and, if no wait takes it, dropped after the lock (L2).
-        let mut wake = wake.map(|(waker, pool)| (Some(waker.clone()), pool));
+        let mut waker = waker.cloned();
         let mut state = self.lock_state();
         state.counters.submitted += 1;
         if state.is_set(CLOSED) {
@@ -388,8 +398,8 @@ impl Limiter {
             state.counters.reserved += 1;
             return AcquireOutcome::Reserved;
         }
-        match &mut wake {
-            Some((waker, pool)) => state.enqueue_caller(list, quota, waker, *pool, true),
+        match waker {
+            Some(_) => state.enqueue_caller(list, quota, &mut waker, self.pool, true),
             None => state.refuse(AcquireOutcome::Full),
         }
     }
@@ -446,12 +456,11 @@ impl Limiter {
         &self,
         waiter_key: WaiterKey,
         waker: &Waker,
-        pool: usize,
     ) -> WaiterState {
         let wakes =
             |caller: &CallerWaiter| caller.waker.as_ref().is_some_and(|old| old.will_wake(waker));
         let mut state = self.state.lock();
-        set_waiting_job(&mut state, waiter_key, waiting_job(pool));
+        set_waiting_job(&mut state, waiter_key, waiting_job(self.pool));
         let caller = state.wait_list.caller(waiter_key);
         if caller.state != WaiterState::Waiting || wakes(caller) {
             return caller.state;
@@ -559,7 +568,7 @@ impl Limiter {
         let node = state.wait_list.remove_node(waiter_key);
         if let Waiter::Caller(caller) = node.waiter {
             if waiter_state == WaiterState::Waiting {
-                state.waiting_holders.remove(caller.waiting_job);
+                state.holders.remove_caller(caller.waiting_job);
             }
             deferred.discard(caller.waker);
         }
@@ -587,8 +596,8 @@ impl Limiter {
         true
     }
 
-    /// Takes an aborted job out of the wait list. Returns `None` if the job has left already. The
-    /// caller must cancel the job and call [`end_withdrawn`](Self::end_withdrawn).
+    /// Takes a job out of the wait list. Returns `None` if the job has left already. The caller must
+    /// end the job and call [`end_withdrawn`](Self::end_withdrawn).
     pub(crate) fn withdraw(
         &self,
         shard_id: ShardId,
@@ -602,11 +611,15 @@ impl Limiter {
         Some(removed.job)
     }
 
-    /// Counts the end of a job that left the wait list to be cancelled.
-    pub(crate) fn end_withdrawn(&self, end: End, deferred: &mut DeferredWakes) {
+    /// Counts the end of a job that left the wait list. A job of a submitter that went away counts as
+    /// withdrawn.
+    pub(crate) fn end_withdrawn(&self, end: Option<End>, deferred: &mut DeferredWakes) {
         let mut state = self.lock_state();
         state.cancelling -= 1;
-        state.counters.end(end);
+        match end {
+            Some(end) => state.counters.end(end),
+            None => state.counters.withdrawn += 1,
+        }
         state.check_idle(deferred);
     }
 
@@ -625,12 +638,19 @@ impl Limiter {
     ) {
         let mut state = self.lock_state();
         state.counters.end(end);
-        if slot_kind == SlotKind::Overflow {
-            state.overflow -= 1;
-            state.counters.overflow_ended += 1;
-        } else {
-            state.counters.ended += 1;
-            state.release(shard_id, slot_kind.quota(), deferred);
+        match slot_kind {
+            SlotKind::Overflow => {
+                state.overflow -= 1;
+                state.counters.overflow_ended += 1;
+            }
+            SlotKind::Lent => {
+                state.lent_jobs -= 1;
+                state.counters.ended += 1;
+            }
+            SlotKind::Plain | SlotKind::Quota(_) => {
+                state.counters.ended += 1;
+                state.release(shard_id, slot_kind.quota(), deferred);
+            }
         }
         state.check_idle(deferred);
     }
@@ -730,6 +750,17 @@ impl Limiter {
             if let Some(mut removed) = state.wait_list.remove_job(waiter_key, job) {
                 state.remove_for_cancel(shard_id, &mut removed, deferred);
                 cancelled.waiting.push(removed.job);
+            }
+        }
+        for waiter_key in state.wait_list.resuming_keys() {
+            // As above: a removal may start another of these jobs.
+            let Some(Waiter::Job(job, _)) = state.wait_list.get_linked(waiter_key) else {
+                continue;
+            };
+            let job = job.ptr();
+            if let Some(mut removed) = state.wait_list.remove_job(waiter_key, job) {
+                state.remove_for_cancel(shard_id, &mut removed, deferred);
+                cancelled.admitted.push(removed.job);
             }
         }
         drop(state);

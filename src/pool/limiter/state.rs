@@ -12,13 +12,15 @@
 //!   or returns them (L2).
 //! * The guard derives `FULL` when it is dropped, so that no step has to care for that flag.
 
+use std::collections::HashMap;
 use std::task::Waker;
 
+use crate::pool::context::{PoolId, current};
 use crate::pool::job::SlotKind;
 use crate::pool::limiter::counts::{Counters, Counts};
-use crate::pool::limiter::deadlock::{WaitingHolders, break_deadlock, waiting_job, would_deadlock};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::flags::{CLOSED, FULL, IDLE_WAITERS, NO_SLOTS};
+use crate::pool::limiter::lending::{Holders, waiting_job, would_deadlock};
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::wait_list::{
     CallerWaiter, List, RemovedJob, WaitList, Waiter, WaiterKey, WaiterState,
@@ -40,9 +42,19 @@ pub(super) struct State {
     pub(super) in_caller: usize,
     /// Jobs that left the wait list and are being cancelled.
     pub(super) cancelling: usize,
-    pub(super) waiting_holders: WaitingHolders,
+    /// The jobs that hold a slot and wait for this pool.
+    pub(super) holders: Holders,
+    /// The jobs that lent their slot and were not woken since, with their quotas.
+    pub(super) lent: HashMap<usize, Option<usize>>,
+    /// All jobs that lent their slot: `lent`, the resuming ones, and those that are being cancelled.
+    pub(super) lent_jobs: usize,
     /// Totals of what does not happen in a shard.
     pub(super) counters: Counters,
+}
+
+/// Returns whether this thread polls a job of the pool.
+fn is_nested(pool: PoolId) -> bool {
+    current().is_some_and(|current| current.is_of(pool))
 }
 
 impl State {
@@ -55,7 +67,9 @@ impl State {
             overflow: 0,
             in_caller: 0,
             cancelling: 0,
-            waiting_holders: WaitingHolders::default(),
+            holders: Holders::default(),
+            lent: HashMap::new(),
+            lent_jobs: 0,
             counters: Counters::default(),
         }
     }
@@ -82,12 +96,13 @@ impl State {
         list: List,
         pending: &mut impl PendingJob,
         slot_kind: SlotKind,
+        pool: PoolId,
     ) {
         if list == List::Main {
             self.acquire_quota(slot_kind.quota());
         }
         let job = pending.admit_waiting(slot_kind, self.wait_list.next_key());
-        self.wait_list.push(list, slot_kind.quota(), Waiter::Job(job, None));
+        self.wait_list.push(list, slot_kind.quota(), Waiter::Job(job, None), is_nested(pool));
         // Waiters before this one have their places already, so the step can only admit the job.
         let _ = self.wait_list.enter_queue();
     }
@@ -98,7 +113,7 @@ impl State {
         list: List,
         quota: Option<usize>,
         waker: &mut Option<Waker>,
-        pool: usize,
+        pool: PoolId,
         is_reserver: bool,
     ) -> AcquireOutcome {
         let waiting_job = waiting_job(pool);
@@ -108,14 +123,15 @@ impl State {
         if list == List::Main {
             self.acquire_quota(quota);
         }
-        self.waiting_holders.add(waiting_job);
+        self.holders.add_caller(waiting_job);
         let caller = CallerWaiter {
             waker: waker.take(),
             waiting_job,
             state: WaiterState::Waiting,
             is_reserver,
         };
-        let waiter_key = self.wait_list.push(list, quota, Waiter::Caller(caller));
+        let waiter = Waiter::Caller(caller);
+        let waiter_key = self.wait_list.push(list, quota, waiter, is_nested(pool));
         if is_reserver {
             // A reserver has nothing to leave in the queue, but keeps later waiters behind it.
             let _ = self.wait_list.enter_queue();
@@ -135,12 +151,19 @@ impl State {
     }
 
     /// Gives a slot to a waiter that has just left its list: a job starts, a caller is notified.
-    fn grant(&mut self, waiter_key: WaiterKey, deferred: &mut DeferredWakes) {
+    pub(super) fn grant(&mut self, waiter_key: WaiterKey, deferred: &mut DeferredWakes) {
         if let Waiter::Caller(_) = self.wait_list.node(waiter_key).waiter {
             self.slots_granted += 1;
             self.notify_waiter(waiter_key, WaiterState::SlotGranted, deferred);
-        } else if let Waiter::Job(job, waker) = self.wait_list.remove_node(waiter_key).waiter {
-            self.counters.started += 1;
+            return;
+        }
+        let node = self.wait_list.remove_node(waiter_key);
+        if let Waiter::Job(job, waker) = node.waiter {
+            if node.resumes {
+                self.lent_jobs -= 1;
+            } else {
+                self.counters.started += 1;
+            }
             deferred.start(job);
             deferred.wake(waker);
         }
@@ -155,7 +178,7 @@ impl State {
     ) {
         let caller = self.wait_list.caller(waiter_key);
         if caller.state == WaiterState::Waiting {
-            self.waiting_holders.remove(caller.waiting_job);
+            self.holders.remove_caller(caller.waiting_job);
         }
         deferred.wake(caller.advance(next));
     }
@@ -240,8 +263,8 @@ impl StateGuard<'_> {
     fn release_to_next(&mut self, shard_id: ShardId, deferred: &mut DeferredWakes) {
         if self.slots_to_remove > 0 {
             self.slots_to_remove -= 1;
-            break_deadlock(self, shard_id, deferred);
-        } else if let Some(waiter_key) = self.wait_list.head(List::Main) {
+            self.lend_if_stuck(shard_id, deferred);
+        } else if let Some(waiter_key) = self.wait_list.next() {
             self.wait_list.unlink(waiter_key);
             self.grant(waiter_key, deferred);
             self.fill_queue(deferred);
@@ -252,17 +275,18 @@ impl StateGuard<'_> {
 
     /// Releases a part of a quota. The first waiter for that quota receives the part: it starts if
     /// a slot is free, and joins the main list otherwise.
-    fn release_quota(
+    pub(super) fn release_quota(
         &mut self,
         shard_id: ShardId,
         quota: Option<usize>,
         deferred: &mut DeferredWakes,
     ) {
-        let Some(waiter_key) = quota.and_then(|key| self.wait_list.release_quota(key)) else {
-            return;
-        };
+        let Some(key) = quota else { return };
+        let Some(waiter_key) = self.wait_list.release_quota(key) else { return };
         if self.acquire_from_any_shard(shard_id) {
             self.grant(waiter_key, deferred);
+        } else if self.wait_list.node(waiter_key).resumes {
+            self.wait_list.link(List::Resuming, waiter_key);
         } else {
             self.wait_list.link(List::Main, waiter_key);
             self.fill_queue(deferred);
@@ -299,7 +323,7 @@ impl StateGuard<'_> {
         if free > 0 {
             self.clear(NO_SLOTS);
         } else {
-            break_deadlock(self, shard_id, deferred);
+            self.lend_if_stuck(shard_id, deferred);
         }
     }
 
@@ -315,7 +339,7 @@ impl StateGuard<'_> {
     ) {
         self.fill_queue(deferred);
         // A waiter of a quota list has no part of the quota yet (L8).
-        if list == List::Main {
+        if list.has_parts() {
             self.release_quota(shard_id, quota, deferred);
         }
     }
@@ -342,7 +366,12 @@ impl StateGuard<'_> {
         removed: &mut RemovedJob,
         deferred: &mut DeferredWakes,
     ) {
-        self.cancelling += 1;
+        if removed.list.is_resuming() {
+            // The job has started, and ends without a slot.
+            removed.job.ptr().set_slot_kind(SlotKind::Lent);
+        } else {
+            self.cancelling += 1;
+        }
         deferred.wake(removed.waker.take());
         self.move_up(shard_id, removed.list, removed.quota, deferred);
     }
@@ -386,7 +415,8 @@ impl StateGuard<'_> {
             queued: self.wait_list.queued_jobs(),
             waiting: self.wait_list.waiting(),
             waiting_reservers: self.wait_list.waiting_reservers(),
-            running: (jobs.started - jobs.ended) as usize,
+            running: (jobs.started - jobs.ended) as usize - self.lent_jobs,
+            lent: self.lent_jobs,
             overflow: (jobs.overflow_started - jobs.overflow_ended) as usize,
             in_caller: self.in_caller + self.cancelling,
             reserved: (jobs.reserved - jobs.reservations_ended) as usize,

@@ -52,12 +52,13 @@
 //! later waiter passes it, but it stays `Waiting` until it is granted a slot.
 //! A caller may be dropped in any state: `Limiter::cancel_waiter` then passes on what it owns.
 
+use std::collections::BTreeMap;
 use std::task::Waker;
 
 use slab::Slab;
 
 use crate::pool::job::{RawJob, Runnable};
-use crate::pool::limiter::deadlock::WaitingJob;
+use crate::pool::limiter::lending::WaitingJob;
 
 /// The key of a waiter in the wait list. A key is reused once its waiter is gone.
 pub(crate) type WaiterKey = usize;
@@ -126,6 +127,10 @@ pub(super) struct Node {
     /// The list that holds the node, if any.
     list: Option<List>,
     in_queue: bool,
+    /// The number of a waiter that a job of the pool submitted, by age. 0 for all others.
+    nested: u64,
+    /// The job has started before, and lent its slot.
+    pub(super) resumes: bool,
     pub(super) quota: Option<usize>,
     pub(super) waiter: Waiter,
 }
@@ -142,6 +147,21 @@ pub(super) struct RemovedJob {
 pub(super) enum List {
     Main,
     Quota(usize),
+    /// Jobs that lent their slots, have their parts of quotas, and are ready to go on.
+    Resuming,
+    /// Jobs that lent their slots and their parts of this quota, and are ready to go on.
+    ResumingInQuota(usize),
+}
+
+impl List {
+    /// Whether the waiters in this list need a slot alone, and have their parts of quotas.
+    pub(super) fn has_parts(self) -> bool {
+        matches!(self, Self::Main | Self::Resuming)
+    }
+
+    pub(super) fn is_resuming(self) -> bool {
+        matches!(self, Self::Resuming | Self::ResumingInQuota(_))
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -164,11 +184,14 @@ struct Quota {
     /// The group is gone, so the quota goes with its last part.
     removed: bool,
     waiters: ListEnds,
+    /// Jobs that lent their parts and are ready to go on. They come before `waiters`.
+    resuming: ListEnds,
 }
 
 pub(super) struct WaitList {
     nodes: Slab<Node>,
     main: ListEnds,
+    resuming: ListEnds,
     quotas: Slab<Quota>,
     queue_capacity: usize,
     /// The first this many waiters of the main list stand in the queue.
@@ -177,8 +200,13 @@ pub(super) struct WaitList {
     first_unqueued: WaiterKey,
     /// Waiters in the queue that are jobs.
     queued_jobs: usize,
+    /// Jobs in the lists of resuming jobs.
+    resuming_jobs: usize,
     /// Callers in any state that are reservers.
     reservers: usize,
+    /// The waiters of the main list that jobs of the pool submitted, oldest first.
+    nested: BTreeMap<u64, WaiterKey>,
+    last_nested: u64,
 }
 
 impl WaitList {
@@ -186,18 +214,27 @@ impl WaitList {
         Self {
             nodes: Slab::new(),
             main: ListEnds::EMPTY,
+            resuming: ListEnds::EMPTY,
             quotas: Slab::new(),
             queue_capacity,
             queue_len: 0,
             first_unqueued: NONE,
             queued_jobs: 0,
+            resuming_jobs: 0,
             reservers: 0,
+            nested: BTreeMap::new(),
+            last_nested: 0,
         }
     }
 
-    /// Returns whether no waiter stands in the main list.
+    /// Returns whether no waiter needs a slot alone.
     pub(super) fn is_empty(&self) -> bool {
-        self.main.len == 0
+        self.main.len + self.resuming.len == 0
+    }
+
+    /// Returns the waiter that receives the next slot.
+    pub(super) fn next(&self) -> Option<WaiterKey> {
+        self.head(List::Resuming).or_else(|| self.head(List::Main))
     }
 
     /// Returns whether a new waiter would get a place in the queue at once.
@@ -215,9 +252,9 @@ impl WaitList {
     }
 
     /// Returns the number of all other waiters, with those that were granted or refused something
-    /// and have not looked yet.
+    /// and have not looked yet. Resuming jobs are not among them: they have started.
     pub(super) fn waiting(&self) -> usize {
-        self.nodes.len() - self.queued_jobs
+        self.nodes.len() - self.queued_jobs - self.resuming_jobs
     }
 
     /// Returns how many of `waiting` are reservers.
@@ -228,7 +265,8 @@ impl WaitList {
     // ----- quotas -----
 
     pub(super) fn add_quota(&mut self, limit: usize) -> usize {
-        self.quotas.insert(Quota { limit, in_use: 0, removed: false, waiters: ListEnds::EMPTY })
+        let (waiters, resuming) = (ListEnds::EMPTY, ListEnds::EMPTY);
+        self.quotas.insert(Quota { limit, in_use: 0, removed: false, waiters, resuming })
     }
 
     /// Marks a quota for removal when its last part is released.
@@ -258,11 +296,17 @@ impl WaitList {
         self.quotas[key].in_use += 1;
     }
 
-    /// Releases a part of a quota. If a waiter of the quota list may use that part, takes the waiter
+    /// Returns whether a waiter or a resuming job needs a part of the quota.
+    pub(super) fn has_quota_waiter(&self, key: usize) -> bool {
+        let quota = &self.quotas[key];
+        quota.waiters.len > 0 || quota.resuming.len > 0
+    }
+
+    /// Releases a part of a quota. If a resuming job or a waiter of the quota needs that part, takes it
     /// out of its list and returns its key: the part is the waiter's from then on.
     pub(super) fn release_quota(&mut self, key: usize) -> Option<WaiterKey> {
         self.quotas[key].in_use -= 1;
-        let promoted = self.head(List::Quota(key));
+        let promoted = self.head(List::ResumingInQuota(key)).or_else(|| self.head(List::Quota(key)));
         if let Some(waiter_key) = promoted {
             self.unlink(waiter_key);
             self.quotas[key].in_use += 1;
@@ -314,15 +358,19 @@ impl WaitList {
         waiter_key: WaiterKey,
         job: RawJob,
     ) -> Option<&mut Option<Waker>> {
-        match &mut self.nodes.get_mut(waiter_key)?.waiter {
-            Waiter::Job(own, waker) if own.ptr() == job => Some(waker),
+        let node = self.nodes.get_mut(waiter_key)?;
+        match &mut node.waiter {
+            Waiter::Job(own, waker) if own.ptr() == job && !node.resumes => Some(waker),
             _ => None,
         }
     }
 
     /// Takes `job` out of the wait list. Returns `None` if the key has passed to another waiter.
     pub(super) fn remove_job(&mut self, waiter_key: WaiterKey, job: RawJob) -> Option<RemovedJob> {
-        self.start_waker(waiter_key, job)?;
+        let node = self.nodes.get(waiter_key)?;
+        if !matches!(&node.waiter, Waiter::Job(own, _) if own.ptr() == job) {
+            return None;
+        }
         let list = self.unlink(waiter_key);
         let node = self.remove_node(waiter_key);
         match node.waiter {
@@ -351,9 +399,18 @@ impl WaitList {
     }
 
     /// Puts a new waiter at the end of a list.
-    pub(super) fn push(&mut self, list: List, quota: Option<usize>, waiter: Waiter) -> WaiterKey {
+    pub(super) fn push(
+        &mut self,
+        list: List,
+        quota: Option<usize>,
+        waiter: Waiter,
+        is_nested: bool,
+    ) -> WaiterKey {
         self.reservers += usize::from(waiter.is_reserver());
-        let node = Node { prev: NONE, next: NONE, list: None, in_queue: false, quota, waiter };
+        self.last_nested += u64::from(is_nested);
+        let nested = if is_nested { self.last_nested } else { 0 };
+        let resumes = list.is_resuming();
+        let node = Node { prev: NONE, next: NONE, list: None, in_queue: false, nested, resumes, quota, waiter };
         let waiter_key = self.nodes.insert(node);
         self.link(list, waiter_key);
         waiter_key
@@ -374,9 +431,19 @@ impl WaitList {
         }
         ends.tail = waiter_key;
         ends.len += 1;
+        self.resuming_jobs += usize::from(list.is_resuming());
         if list == List::Main && self.first_unqueued == NONE {
             self.first_unqueued = waiter_key;
         }
+        let nested = self.nodes[waiter_key].nested;
+        if list == List::Main && nested > 0 {
+            self.nested.insert(nested, waiter_key);
+        }
+    }
+
+    /// Returns the oldest waiter of the main list that a job of the pool submitted.
+    pub(super) fn oldest_nested(&self) -> Option<WaiterKey> {
+        self.nested.first_key_value().map(|(_, &waiter_key)| waiter_key)
     }
 
     /// Gives the first waiter behind the queue a place in the queue. Returns its key, or `None` if
@@ -399,6 +466,9 @@ impl WaitList {
         let node = &mut self.nodes[waiter_key];
         let (prev, next) = (node.prev, node.next);
         let list = node.list.take().expect("the waiter stands in a list");
+        if node.nested > 0 {
+            self.nested.remove(&node.nested);
+        }
         if std::mem::take(&mut node.in_queue) {
             self.queue_len -= 1;
             self.queued_jobs -= usize::from(matches!(node.waiter, Waiter::Job(..)));
@@ -414,6 +484,7 @@ impl WaitList {
             next => self.nodes[next].prev = prev,
         }
         self.ends_mut(list).len -= 1;
+        self.resuming_jobs -= usize::from(list.is_resuming());
         list
     }
 
@@ -421,10 +492,17 @@ impl WaitList {
         self.nodes[waiter_key].list
     }
 
-    /// Returns the keys of all waiters in lists: the main list first, each list oldest first.
+    /// Returns the keys of all waiters in lists, apart from resuming jobs: the main list first, each
+    /// list oldest first.
     pub(super) fn waiter_keys(&self) -> Vec<WaiterKey> {
         let quotas = self.quotas.iter().map(|(key, _)| List::Quota(key));
         std::iter::once(List::Main).chain(quotas).flat_map(|list| self.keys_in(list)).collect()
+    }
+
+    /// Returns the keys of all resuming jobs.
+    pub(super) fn resuming_keys(&self) -> Vec<WaiterKey> {
+        let quotas = self.quotas.iter().map(|(key, _)| List::ResumingInQuota(key));
+        std::iter::once(List::Resuming).chain(quotas).flat_map(|list| self.keys_in(list)).collect()
     }
 
     fn keys_in(&self, list: List) -> impl Iterator<Item = WaiterKey> + '_ {
@@ -446,6 +524,8 @@ impl WaitList {
         match list {
             List::Main => &self.main,
             List::Quota(key) => &self.quotas[key].waiters,
+            List::Resuming => &self.resuming,
+            List::ResumingInQuota(key) => &self.quotas[key].resuming,
         }
     }
 
@@ -453,6 +533,8 @@ impl WaitList {
         match list {
             List::Main => &mut self.main,
             List::Quota(key) => &mut self.quotas[key].waiters,
+            List::Resuming => &mut self.resuming,
+            List::ResumingInQuota(key) => &mut self.quotas[key].resuming,
         }
     }
 }
@@ -473,8 +555,9 @@ mod tests {
         let quota = match at {
             List::Main => None,
             List::Quota(key) => Some(key),
+            _ => unreachable!("a caller does not resume"),
         };
-        list.push(at, quota, Waiter::Caller(caller))
+        list.push(at, quota, Waiter::Caller(caller), false)
     }
 
     #[test]

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::pool::Pool;
-use crate::pool::limiter::deadlock::OnDeadlock;
 use crate::pool::scheduler::shared::{Config, Shared};
 
 /// Makes a pool whose number of shards does not depend on a runtime.
@@ -21,7 +20,6 @@ fn pool(shards: usize, size: usize, queue: usize) -> Pool {
         idle_timeout: Duration::from_secs(1),
         min_idle: 0,
         overflow_limit: usize::MAX,
-        on_deadlock: OnDeadlock::Error,
         propagate_span: false,
         on_panic: None,
     };

@@ -17,7 +17,7 @@
 //! What must never happen: a job is dropped, an output is published or a waker is called under a
 //! lock, or a slot is released before the job's destructor has run.
 
-use crate::pool::job::{End, Runnable, SlotKind};
+use crate::pool::job::{End, Runnable, SlotKind, WithdrawReason};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::shard::{ShardGuard, ShardId};
 use crate::pool::scheduler::shared::Shared;
@@ -116,11 +116,14 @@ impl Completions {
                 finish(shared, shard_id, job, end, release_slow);
                 false
             }
-            Some(PollRecord::Suspended(job)) => job.suspend().is_some_and(|job| {
-                // The result of the push does not matter: this worker comes back to the shard.
-                let _ = shared.limiter.shard(shard_id).lock().push(job);
-                true
-            }),
+            Some(PollRecord::Suspended(job)) => {
+                let woken = job.suspend().and_then(|job| shared.unblock(job));
+                woken.is_some_and(|job| {
+                    // The result of the push does not matter: this worker comes back to the shard.
+                    let _ = shared.limiter.shard(shard_id).lock().push(job);
+                    true
+                })
+            }
             None => false,
         }
     }
@@ -246,6 +249,10 @@ fn publish(shared: &Shared, job: Runnable, end: End, idle: bool) {
 
 /// Cancels an admitted job that the caller alone has.
 pub(super) fn cancel(shared: &Shared, shard_id: ShardId, job: Runnable) {
+    if job.is_blocked() {
+        job.set_blocked(false);
+        shared.limiter.unblock_to_cancel(&job);
+    }
     let end = job.cancel();
     let mut shard = shared.limiter.shard(shard_id).lock();
     let release_slow = release_in_shard(shared, shard_id, &mut shard, &job, end);
@@ -253,14 +260,25 @@ pub(super) fn cancel(shared: &Shared, shard_id: ShardId, job: Runnable) {
     finish(shared, shard_id, job, end, release_slow);
 }
 
-/// Cancels a job that was withdrawn from the wait list.
-pub(super) fn end_withdrawn(shared: &Shared, shard_id: ShardId, job: Runnable) {
-    let end = job.cancel();
+/// Ends a job that was taken out of the wait list.
+pub(super) fn end_withdrawn(
+    shared: &Shared,
+    shard_id: ShardId,
+    job: Runnable,
+    reason: WithdrawReason,
+) {
+    let end = (reason == WithdrawReason::Abort).then(|| job.cancel());
     let mut deferred = DeferredWakes::default();
     shared.limiter.end_withdrawn(end, &mut deferred);
     let idle = std::mem::take(&mut deferred.idle);
     shared.run_deferred(shard_id, deferred);
-    publish(shared, job, end, idle);
+    match end {
+        Some(end) => publish(shared, job, end, idle),
+        None => {
+            job.discard();
+            shared.notify_idle(idle);
+        }
+    }
 }
 
 /// Closes the pool and cancels all jobs within reach; see [`Limiter::cancel_all`]. A job that is
@@ -276,7 +294,7 @@ pub(in crate::pool) fn cancel_all(shared: &Shared, runtime_gone: bool) {
     let cancelled = shared.limiter.cancel_all(shard_id, runtime_gone, &mut deferred);
     shared.run_deferred(shard_id, deferred);
     for job in cancelled.waiting {
-        end_withdrawn(shared, shard_id, job);
+        end_withdrawn(shared, shard_id, job, WithdrawReason::Abort);
     }
     for job in cancelled.admitted {
         if job.is_abort_deferred() && !runtime_gone {

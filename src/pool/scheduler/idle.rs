@@ -311,7 +311,7 @@ mod tests {
     use super::*;
 
     fn limiter() -> Limiter {
-        Limiter::new(2, 2, 0)
+        Limiter::new(0, 2, 2, 0)
     }
 
     fn spawned(action: WakeAction) -> Arc<WorkerHandle> {

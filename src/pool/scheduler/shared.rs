@@ -15,6 +15,7 @@
 use std::fmt;
 use std::future::Future;
 use std::num::NonZeroUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -24,10 +25,9 @@ use tokio::sync::Notify;
 
 use crate::error::JobPanic;
 use crate::panic::catch_panic;
-use crate::pool::context;
-use crate::pool::job::{JobScheduler, RawJob, Runnable, Step};
+use crate::pool::context::{self, PoolId};
+use crate::pool::job::{JobScheduler, RawJob, Runnable, SlotKind, Step, WithdrawReason};
 use crate::pool::limiter::counts::ReleaseReason;
-use crate::pool::limiter::deadlock::OnDeadlock;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::wait_list::WaiterKey;
@@ -48,7 +48,6 @@ pub(crate) struct Config {
     pub(crate) idle_timeout: Duration,
     pub(crate) min_idle: usize,
     pub(crate) overflow_limit: usize,
-    pub(crate) on_deadlock: OnDeadlock,
     pub(crate) propagate_span: bool,
     pub(crate) on_panic: Option<OnPanic>,
 }
@@ -62,8 +61,13 @@ pub(crate) struct Shared {
     /// The runtime that workers are spawned on: the builder's, or that of the first job.
     runtime: OnceLock<Handle>,
     pub(super) poll_times: PollTimes,
+    id: PoolId,
     weak_self: Weak<Self>,
 }
+
+/// The id of the next pool. After four billion pools, two living ones may share an id. Then a wait for
+/// one of them counts as a wait for the other, and a slot may be lent without need.
+static NEXT_ID: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
 
 /// A pool has no more shards than give each this many slots. Smaller shards would exchange slots
 /// through the state lock at almost every job.
@@ -93,8 +97,11 @@ impl Shared {
         queue: usize,
         runtime: Option<Handle>,
     ) -> Arc<Self> {
+        // Relaxed, without a partner: the numbers need only differ.
+        let id = NEXT_ID.fetch_add(1, Relaxed);
         Arc::new_cyclic(|weak_self| Self {
-            limiter: Limiter::new(shards, size.get(), queue),
+            id,
+            limiter: Limiter::new(id, shards, size.get(), queue),
             workers: IdleWorkers::new(threads, size.get()),
             config,
             idle_notify: Notify::new(),
@@ -145,9 +152,9 @@ impl Shared {
         })
     }
 
-    /// Returns a number that tells this pool from all other living pools.
-    pub(crate) fn id(&self) -> usize {
-        self as *const Self as usize
+    /// Returns a number that tells this pool from the others.
+    pub(crate) fn id(&self) -> PoolId {
+        self.id
     }
 
     pub(crate) fn arc(&self) -> Arc<Self> {
@@ -179,7 +186,7 @@ impl Shared {
     ) -> AcquireOutcome {
         let shard_id = self.current_shard();
         let outcome = self.limiter.admit(shard_id, pending, quota, on_full);
-        self.after_submit(shard_id, outcome)
+        self.after_submit(shard_id, quota, outcome)
     }
 
     /// Returns whether a submitter must yield to the runtime once, because its jobs moved to another
@@ -196,8 +203,8 @@ impl Shared {
     /// list.
     pub(crate) fn reserve(&self, quota: Option<usize>, cx: Option<&Context<'_>>) -> AcquireOutcome {
         let shard_id = self.current_shard();
-        let outcome = self.limiter.reserve(shard_id, quota, cx.map(|cx| (cx.waker(), self.id())));
-        self.after_submit(shard_id, outcome)
+        let outcome = self.limiter.reserve(shard_id, quota, cx.map(Context::waker));
+        self.after_submit(shard_id, quota, outcome)
     }
 
     /// Takes the outcome of a reserver that was notified in the wait list: its slot, or a refusal.
@@ -206,7 +213,7 @@ impl Shared {
         let mut deferred = DeferredWakes::default();
         let outcome = self.limiter.take_granted(waiter_key, &mut deferred);
         self.run_deferred(shard_id, deferred);
-        self.after_submit(shard_id, outcome)
+        self.after_submit(shard_id, None, outcome)
     }
 
     /// Offers a job for a reserved slot. A closed pool refuses the job, and the slot is released.
@@ -220,7 +227,7 @@ impl Shared {
         if outcome == AcquireOutcome::Closed {
             self.release_slot(quota, ReleaseReason::Refused);
         }
-        self.after_submit(shard_id, outcome)
+        self.after_submit(shard_id, quota, outcome)
     }
 
     /// Releases a slot that is reserved, or held beyond its job.
@@ -231,11 +238,13 @@ impl Shared {
         self.run_deferred(shard_id, deferred);
     }
 
-    /// Wakes a worker for a job that was started, and logs refusals. Returns the outcome unchanged.
-    /// Called after each offer to the limiter, without a lock.
+    /// Wakes a worker for a job that was started, lends a slot to a waiter if the pool is stuck, and
+    /// logs refusals. Returns the outcome unchanged. Called after each offer to the limiter, without a
+    /// lock.
     pub(crate) fn after_submit(
         &self,
         shard_id: ShardId,
+        quota: Option<usize>,
         outcome: AcquireOutcome,
     ) -> AcquireOutcome {
         match outcome {
@@ -251,8 +260,14 @@ impl Shared {
             }
             AcquireOutcome::Enqueued
             | AcquireOutcome::Waiting(_)
-            | AcquireOutcome::RunInCaller
-            | AcquireOutcome::Reserved => {}
+            | AcquireOutcome::WaitingForStart => {
+                if self.limiter.may_be_stuck() {
+                    let mut deferred = DeferredWakes::default();
+                    self.limiter.lend(shard_id, quota, &mut deferred);
+                    self.run_deferred(shard_id, deferred);
+                }
+            }
+            AcquireOutcome::RunInCaller | AcquireOutcome::Reserved => {}
         }
         outcome
     }
@@ -334,7 +349,7 @@ impl Shared {
     #[track_caller]
     pub(crate) fn block_on<R>(&self, verb: &str, future: impl Future<Output = R>) -> R {
         self.assert_may_block(verb);
-        self.runtime().block_on(future)
+        context::enter_blocking(context::current(), || self.runtime().block_on(future))
     }
 
     /// Panics if the current thread drives a runtime. Called by each blocking verb before its job is
@@ -379,12 +394,6 @@ impl Shared {
         self.limiter.refuse_if_full()
     }
 
-    /// Returns the setting of [`PoolBuilder::on_deadlock`](crate::PoolBuilder::on_deadlock).
-    #[cfg(feature = "tower")]
-    pub(crate) fn on_deadlock(&self) -> OnDeadlock {
-        self.config.on_deadlock
-    }
-
     pub(crate) fn name(&self) -> &str {
         &self.config.name
     }
@@ -408,6 +417,7 @@ impl Shared {
             workers,
             idle,
             running: counts.running,
+            lent: counts.lent,
             queued: counts.queued,
             waiting: counts.waiting,
             waiting_reservers: counts.waiting_reservers,
@@ -424,27 +434,69 @@ impl Shared {
         }
     }
 
-    /// Polls a job once, with the job as the thread's current job. Called by workers.
-    pub(super) fn poll(&self, job: &Runnable) -> Step {
-        context::enter(self.id(), job.ptr(), || job.poll())
+    /// Polls a job once, with the job as the thread's current job. The second result says whether the
+    /// job waits for this pool. Called by workers.
+    #[inline]
+    pub(super) fn poll(&self, job: &Runnable) -> (Step, bool) {
+        context::enter(self.id, job.ptr(), || job.poll())
+    }
+
+    /// Notes that a job waits for this pool, so that the job can lend its slot. Called after the poll,
+    /// before the job is suspended.
+    #[cold]
+    pub(super) fn block(&self, job: &Runnable) {
+        // A closure that runs, and a guard of the slot, both keep the slot in use.
+        if job.slot_kind() == SlotKind::Overflow || job.has_slot_guard() || job.is_abort_deferred() {
+            return;
+        }
+        job.set_blocked(true);
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        self.limiter.block(shard_id, job.ptr(), &mut deferred);
+        self.run_deferred(shard_id, deferred);
+    }
+
+    /// Ends the wait of a blocked job that was woken or is to be cancelled. Returns the job if it may
+    /// go to a run queue. A job that lent its slot follows when it has one again.
+    #[inline]
+    pub(super) fn unblock(&self, job: Runnable) -> Option<Runnable> {
+        if job.is_blocked() { self.unblock_slow(job) } else { Some(job) }
+    }
+
+    #[cold]
+    fn unblock_slow(&self, job: Runnable) -> Option<Runnable> {
+        job.set_blocked(false);
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        let job = self.limiter.unblock(shard_id, job, &mut deferred);
+        self.run_deferred(shard_id, deferred);
+        job
     }
 }
 
 impl JobScheduler for Shared {
     fn schedule(&self, job: Runnable) {
-        self.push_runnable(self.current_shard(), job);
+        if let Some(job) = self.unblock(job) {
+            self.push_runnable(self.current_shard(), job);
+        }
     }
 
     fn await_start(&self, job: RawJob, waiter_key: WaiterKey, waker: &Waker) -> bool {
         self.limiter.await_start(job, waiter_key, waker)
     }
 
-    fn withdraw(&self, job: RawJob, waiter_key: WaiterKey) -> bool {
+    fn withdraw(&self, job: RawJob, waiter_key: WaiterKey, reason: WithdrawReason) -> bool {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
         let withdrawn = self.limiter.withdraw(shard_id, job, waiter_key, &mut deferred);
         self.run_deferred(shard_id, deferred);
-        withdrawn.map(|job| end_withdrawn(self, shard_id, job)).is_some()
+        let Some(job) = withdrawn else { return false };
+        match job.slot_kind() {
+            // The job has started before, and waited to resume.
+            SlotKind::Lent => cancel(self, shard_id, job),
+            _ => end_withdrawn(self, shard_id, job, reason),
+        }
+        true
     }
 }
 

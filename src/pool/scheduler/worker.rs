@@ -236,7 +236,7 @@ impl Worker {
         for index in self.local_range.by_ref() {
             // The stall monitor may have taken the job for another worker (W4).
             let Some(job) = self.handle.local_queue[index].take() else { continue };
-            let step = self.shared.poll(&job);
+            let (step, waits) = self.shared.poll(&job);
             budget.tick(&self.shared.poll_times);
             match step {
                 Step::Ended(end) => {
@@ -245,6 +245,9 @@ impl Worker {
                     }
                 }
                 Step::Pending => {
+                    if waits {
+                        self.shared.block(&job);
+                    }
                     // The job may be pending because it spent the budget that tokio gives a task.
                     let spent = !coop::has_budget_remaining();
                     if job.suspended_key().is_none() {
@@ -252,7 +255,7 @@ impl Worker {
                         self.completions.suspend(job);
                         return spent || budget.is_over();
                     }
-                    self.reschedule = job.suspend();
+                    self.reschedule = job.suspend().and_then(|job| self.shared.unblock(job));
                     if spent || self.reschedule.is_some() {
                         return spent || budget.is_over();
                     }

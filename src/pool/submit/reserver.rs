@@ -112,7 +112,7 @@ impl Reserver {
                 shared.reserve(self.quota, Some(cx))
             }
             State::Waiting(waiter_key) => {
-                match shared.limiter.poll_waiter(waiter_key, cx.waker(), shared.id()) {
+                match shared.limiter.poll_waiter(waiter_key, cx.waker()) {
                     WaiterState::Waiting => return Poll::Pending,
                     _ => shared.take_granted(waiter_key),
                 }

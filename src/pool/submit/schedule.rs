@@ -16,16 +16,11 @@ use std::task::{Context, Poll, ready};
 use crate::error::ScheduleError;
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::OutputSink;
-use crate::pool::limiter::deadlock::OnDeadlock;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::wait_list::WaiterState;
 use crate::pool::limiter::{AcquireOutcome, OnFull};
 use crate::pool::scheduler::shared::Shared;
-use crate::pool::submit::caller_runs::CallerRunsJob;
 use crate::pool::submit::submission::Submission;
-
-/// A job inside the job that submitted it. Boxed: nested waits that would deadlock are rare.
-type BoxedJob<'a, F, S> = Pin<Box<CallerRunsJob<&'a Shared, F, S>>>;
 
 /// `schedule` for any sink.
 pub(crate) struct ScheduleInner<'a, F, S>
@@ -40,8 +35,8 @@ where
     yielded: bool,
     /// The place in the wait list (P3). A `u32`, so that the future stays small.
     waiter_key: Option<u32>,
-    /// Set if a wait would have deadlocked and the pool has [`OnDeadlock::RunInCaller`].
-    in_caller: Option<BoxedJob<'a, F, S>>,
+    /// The caller is a job of the pool, and the submitted job waits in the wait list (P3).
+    awaits_start: bool,
 }
 
 impl<'a, F, S> ScheduleInner<'a, F, S>
@@ -55,7 +50,7 @@ where
     pub(crate) fn new(shared: &'a Shared, job: F, sink: S) -> Self {
         // A cell from the start: the job is moved once, and a future that waits stays small.
         let submission = Submission::allocated(shared, job, sink);
-        Self { submission, offered: false, yielded: false, waiter_key: None, in_caller: None }
+        Self { submission, offered: false, yielded: false, waiter_key: None, awaits_start: false }
     }
 
     #[inline]
@@ -63,7 +58,7 @@ where
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<S::Handle, ScheduleError<F>>> {
-        if self.waiter_key.is_some() || self.in_caller.is_some() {
+        if self.waiter_key.is_some() || self.awaits_start {
             return self.poll_again(cx);
         }
         assert!(!self.offered, "`schedule` polled after completion");
@@ -77,20 +72,20 @@ where
         self.offered = true;
         let outcome = self
             .submission
-            .admit(OnFull::Wait { waker: cx.waker(), pool: self.submission.shared.id() });
+            .admit(OnFull::Wait(cx.waker()));
         if let AcquireOutcome::Started { .. } = outcome {
             return Poll::Ready(Ok(self.submission.take_handle()));
         }
         self.conclude(outcome, cx)
     }
 
-    /// Polls after the admission did not start the job: in the wait list, or in the caller.
+    /// Polls after the admission did not start the job.
     #[cold]
     fn poll_again(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, ScheduleError<F>>> {
-        let Some(waiter_key) = self.waiter_key else { return self.poll_in_caller(cx).map(Ok) };
+        let Some(waiter_key) = self.waiter_key else { return self.poll_started(cx).map(Ok) };
         let waiter_key = waiter_key as usize;
         let shared = self.submission.shared;
-        if shared.limiter.poll_waiter(waiter_key, cx.waker(), shared.id()) == WaiterState::Waiting {
+        if shared.limiter.poll_waiter(waiter_key, cx.waker()) == WaiterState::Waiting {
             return Poll::Pending;
         }
         self.waiter_key = None;
@@ -103,7 +98,7 @@ where
             &mut deferred,
         );
         shared.run_deferred(shard_id, deferred);
-        self.conclude(shared.after_submit(shard_id, outcome), cx)
+        self.conclude(shared.after_submit(shard_id, None, outcome), cx)
     }
 
     /// Turns the limiter's outcome into the result of this poll.
@@ -113,7 +108,6 @@ where
         outcome: AcquireOutcome,
         cx: &mut Context<'_>,
     ) -> Poll<Result<S::Handle, ScheduleError<F>>> {
-        let shared = self.submission.shared;
         match outcome {
             AcquireOutcome::Started { .. } | AcquireOutcome::Enqueued => {
                 Poll::Ready(Ok(self.submission.take_handle()))
@@ -122,10 +116,9 @@ where
                 self.waiter_key = Some(waiter_key as u32);
                 Poll::Pending
             }
-            AcquireOutcome::Deadlock if shared.config.on_deadlock == OnDeadlock::RunInCaller => {
-                shared.limiter.run_refused_in_caller();
-                self.in_caller = Some(Box::pin(self.submission.take_in_caller(shared)));
-                self.poll_in_caller(cx).map(Ok)
+            AcquireOutcome::WaitingForStart => {
+                self.awaits_start = true;
+                self.poll_started(cx).map(Ok)
             }
             AcquireOutcome::Deadlock => {
                 Poll::Ready(Err(ScheduleError::WouldDeadlock(self.submission.take_job())))
@@ -142,11 +135,10 @@ where
         }
     }
 
-    fn poll_in_caller(&mut self, cx: &mut Context<'_>) -> Poll<S::Handle> {
-        let in_caller = self.in_caller.as_mut().expect("`schedule` polled after completion");
-        let handle = ready!(in_caller.as_mut().poll(cx));
-        self.in_caller = None;
-        Poll::Ready(handle)
+    fn poll_started(&mut self, cx: &mut Context<'_>) -> Poll<S::Handle> {
+        ready!(self.submission.poll_started(cx));
+        self.awaits_start = false;
+        Poll::Ready(self.submission.take_handle())
     }
 }
 
@@ -160,6 +152,9 @@ where
     fn drop(&mut self) {
         if let Some(waiter_key) = self.waiter_key {
             self.submission.shared.cancel_waiter(waiter_key as usize);
+        }
+        if self.awaits_start {
+            self.submission.withdraw();
         }
     }
 }

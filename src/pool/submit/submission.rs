@@ -11,6 +11,7 @@
 
 use std::future::Future;
 use std::ops::Deref;
+use std::task::{Context, Poll};
 
 use crate::error::{ClosedError, TryScheduleError};
 use crate::pool::job::{self, NewJob, OutputSink, RawJoinHandle, Runnable, SlotKind};
@@ -68,7 +69,7 @@ where
     pub(super) fn allocated(shared: &'a Shared, job: F, sink: S) -> Self {
         shared.ensure_runtime();
         let span = JobSpan::current(shared.config.propagate_span);
-        Self { shared, job: Stage::Allocated(job::allocate_job(job, span)), sink: Some(sink) }
+        Self { shared, job: Stage::Allocated(job::allocate_job(job, span, shared.id())), sink: Some(sink) }
     }
 
     /// Admits the job, or gives the job back at once.
@@ -167,6 +168,21 @@ where
         }
     }
 
+    /// Waits until the admitted job has left the wait list.
+    pub(super) fn poll_started(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.job {
+            Stage::Admitted(join) => join.job().poll_started(cx),
+            _ => unreachable!("a job that waits for its start is admitted"),
+        }
+    }
+
+    /// Takes the admitted job back, because its submitter goes away. A job that has started is aborted.
+    pub(super) fn withdraw(&mut self) {
+        if let Stage::Admitted(join) = &self.job {
+            join.job().withdraw();
+        }
+    }
+
     /// Returns the job for its caller to run. The limiter has counted the job as `in_caller`.
     pub(super) fn take_in_caller<C: Deref<Target = Shared>>(
         &mut self,
@@ -187,7 +203,7 @@ where
     fn prepare(&mut self) {
         if let Stage::Future(_) = &self.job {
             let span = JobSpan::current(self.shared.config.propagate_span);
-            self.job = Stage::Allocated(job::allocate_job(self.take_job(), span));
+            self.job = Stage::Allocated(job::allocate_job(self.take_job(), span, self.shared.id()));
         }
     }
 

@@ -1,0 +1,386 @@
+//! Waits inside the pool's own jobs: lending of slots, and the waits that could never end.
+//!
+//! # The problem
+//!
+//! A job may wait for its own pool: for the end of another job, for a group, or for room. The job
+//! keeps its slot meanwhile. If every slot belongs to such a job, the jobs that they wait for never
+//! receive a slot, and the pool stands still.
+//!
+//! # Lending
+//!
+//! The pool is *stuck* when every slot belongs to a job that waits, and a waiter stands in the wait
+//! list. Then the slot of one of these jobs goes to the waiter ([`StateGuard::lend_if_stuck`]). A lent
+//! slot is lent for good: it goes on like any other when its new job ends. The *lender* must receive a
+//! slot again before it is polled again.
+//!
+//! ```text
+//!            the poll returns Pending,       the pool is stuck            woken
+//!   running ──────────────────────▶ blocked ──────────────────▶ lent ───────────▶ resuming
+//!      ▲  ▲     a wait was noted       │                                             │
+//!      │  └────────────────────────────┘ woken                                       │
+//!      └─────────────────────────────────────────────────────────────────────────────┘
+//!                            a slot (and a part of its quota) is free
+//! ```
+//!
+//! * **blocked**: the job is in [`Holders`], with its slot. The job's `BLOCKED` bit makes the scheduler
+//!   ask [`Limiter::unblock`] before the next poll or end.
+//! * **lent**: the job is in `State::lent` and holds nothing.
+//! * **resuming**: the job stands in the wait list, in a list of its own before all waiters. An abort
+//!   takes it out there.
+//!
+//! A slot is lent to the first of these that exists: a resuming job; the oldest waiter that a job of
+//! this pool submitted; the oldest waiter. Jobs from outside thus do not grow in number because jobs
+//! inside wait for their children.
+//!
+//! Where the pool is not stuck, nothing is lent. A job that waits pays the state lock twice per wait.
+//!
+//! # Waits that cannot lend
+//!
+//! A job keeps its slot while it waits through a *caller*: a [`Reserver`](crate::Reserver), or a thread
+//! that blocks. A reserved slot serves nothing until that very job goes on, so the job would wait for
+//! its own slot. Such waits are counted in [`Holders`] as well, and if they alone hold every slot, the
+//! wait that completes the set is refused ([`would_deadlock`]). When a slot vanishes in a shrink, the
+//! newest such wait is rejected. A quota can be stuck by itself in both ways.
+//!
+//! All of this runs under the state lock, in slow paths only. A wait that could end must never be
+//! refused.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::pool::context::{PoolId, current};
+use crate::pool::job::{RawJob, Runnable, SlotKind};
+use crate::pool::limiter::Limiter;
+use crate::pool::limiter::deferred_wakes::DeferredWakes;
+use crate::pool::limiter::flags::CANCELLING;
+use crate::pool::limiter::shard::ShardId;
+use crate::pool::limiter::state::{State, StateGuard};
+use crate::pool::limiter::wait_list::{List, Waiter, WaiterKey, WaiterState};
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::failpoint;
+
+/// A job with a slot of this pool that waits for this pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct WaitingJob {
+    id: usize,
+    quota: Option<usize>,
+}
+
+/// Returns the job that this thread polls, if it holds a slot of `pool`.
+pub(super) fn waiting_job(pool: PoolId) -> Option<WaitingJob> {
+    let current = current().filter(|current| current.is_of(pool))?;
+    let slot_kind = current.job.slot_kind();
+    (slot_kind != SlotKind::Overflow)
+        .then(|| WaitingJob { id: current.job.id(), quota: slot_kind.quota() })
+}
+
+/// The jobs that hold a slot and wait for their own pool (L10).
+#[derive(Default)]
+pub(super) struct Holders(BTreeMap<usize, Holder>);
+
+#[derive(Default)]
+struct Holder {
+    quota: Option<usize>,
+    /// Callers in state `Waiting` through which the job waits.
+    callers: usize,
+    /// The job is blocked: suspended, and about to be if its poll has not returned yet.
+    blocked: bool,
+}
+
+impl Holders {
+    fn entry(&mut self, job: WaitingJob) -> &mut Holder {
+        self.0.entry(job.id).or_insert(Holder { quota: job.quota, ..Holder::default() })
+    }
+
+    pub(super) fn add_caller(&mut self, job: Option<WaitingJob>) {
+        if let Some(job) = job {
+            self.entry(job).callers += 1;
+        }
+    }
+
+    pub(super) fn remove_caller(&mut self, job: Option<WaitingJob>) {
+        let Some(job) = job else { return };
+        if let Some(holder) = self.0.get_mut(&job.id) {
+            holder.callers -= 1;
+            if holder.callers == 0 && !holder.blocked {
+                self.0.remove(&job.id);
+            }
+        }
+    }
+
+    /// Removes the block of a job. Returns whether the job had one, and so has its slot.
+    fn unblock(&mut self, id: usize) -> bool {
+        let Some(holder) = self.0.get_mut(&id).filter(|holder| holder.blocked) else {
+            return false;
+        };
+        holder.blocked = false;
+        if holder.callers == 0 {
+            self.0.remove(&id);
+        }
+        true
+    }
+
+    /// Returns whether these jobs hold all of `slots`.
+    fn hold_all(&self, slots: usize) -> bool {
+        !self.0.is_empty() && self.0.len() >= slots
+    }
+
+    /// Returns whether these jobs and `job` hold all of `slots`.
+    fn hold_all_with(&self, job: WaitingJob, slots: usize) -> bool {
+        self.0.len() + usize::from(!self.0.contains_key(&job.id)) >= slots
+    }
+
+    fn of_quota(&self, key: usize) -> usize {
+        self.0.values().filter(|holder| holder.quota == Some(key)).count()
+    }
+
+    /// Returns a job that may lend its slot, of this quota if one is given.
+    fn lender(&self, quota: Option<usize>) -> Option<WaitingJob> {
+        let lends = |holder: &Holder| {
+            holder.blocked && holder.callers == 0 && (quota.is_none() || holder.quota == quota)
+        };
+        let (&id, holder) = self.0.iter().find(|(_, holder)| lends(holder))?;
+        Some(WaitingJob { id, quota: holder.quota })
+    }
+}
+
+/// Returns whether a wait of `job` through a caller in `list` could never end. Called before the
+/// caller joins.
+pub(super) fn would_deadlock(state: &State, list: List, job: WaitingJob) -> bool {
+    if state.slots_granted == 0
+        && state.holders.hold_all_with(job, state.slots())
+        && state.holders.lender(None).is_none()
+    {
+        return true;
+    }
+    let List::Quota(key) = list else { return false };
+    if job.quota != Some(key) || state.holders.lender(Some(key)).is_some() {
+        return false;
+    }
+    let waiting = state.wait_list.callers(list).filter_map(|caller| caller.waiting_job);
+    let members = waiting.filter(|other| other.quota == Some(key)).map(|other| other.id);
+    let waiting: HashSet<_> = members.chain([job.id]).collect();
+    waiting.len() >= state.wait_list.quota_in_use(key)
+}
+
+/// Notes that `waiting_job`, or no job, waits through the caller from now on.
+pub(super) fn set_waiting_job(
+    state: &mut State,
+    waiter_key: WaiterKey,
+    waiting_job: Option<WaitingJob>,
+) {
+    let caller = state.wait_list.caller(waiter_key);
+    if caller.state == WaiterState::Waiting && caller.waiting_job != waiting_job {
+        let before = std::mem::replace(&mut caller.waiting_job, waiting_job);
+        state.holders.remove_caller(before);
+        state.holders.add_caller(waiting_job);
+    }
+}
+
+impl Limiter {
+    /// Notes that a job waits for its own pool. Called by the job's worker, before the job is
+    /// suspended.
+    #[cold]
+    pub(crate) fn block(&self, shard_id: ShardId, job: RawJob, deferred: &mut DeferredWakes) {
+        let waiting_job = WaitingJob { id: job.id(), quota: job.slot_kind().quota() };
+        let mut state = self.lock_state();
+        state.holders.entry(waiting_job).blocked = true;
+        self.set_blocked_jobs(&state);
+        state.lend_if_stuck(shard_id, deferred);
+        if let Some(key) = waiting_job.quota {
+            state.lend_if_quota_stuck(shard_id, key, deferred);
+        }
+    }
+
+    /// Ends the wait of a blocked job. Returns the job if it has a slot or is to be cancelled. If its
+    /// slot was lent and none is free, the job stays here and is started later.
+    #[cold]
+    pub(crate) fn unblock(
+        &self,
+        shard_id: ShardId,
+        job: Runnable,
+        deferred: &mut DeferredWakes,
+    ) -> Option<Runnable> {
+        let mut state = self.lock_state();
+        let has_slot = state.holders.unblock(job.ptr().id());
+        self.set_blocked_jobs(&state);
+        if has_slot {
+            return Some(job);
+        }
+        let quota = state.lent.remove(&job.ptr().id()).expect("a blocked job is blocked or lent");
+        if state.is_set(CANCELLING) {
+            // `cancel_all` has emptied the lists already.
+            let _ = job.ptr().request_abort();
+        }
+        if job.is_abort_due() {
+            job.ptr().set_slot_kind(SlotKind::Lent);
+            return Some(job);
+        }
+        let resumed = state.resume(shard_id, quota, job);
+        if resumed.is_none() {
+            state.lend_if_stuck(shard_id, deferred);
+            if let Some(key) = quota {
+                state.lend_if_quota_stuck(shard_id, key, deferred);
+            }
+        }
+        resumed
+    }
+
+    /// Ends the wait of a blocked job that is about to be cancelled without a poll.
+    #[cold]
+    pub(crate) fn unblock_to_cancel(&self, job: &Runnable) {
+        let mut state = self.lock_state();
+        if !state.holders.unblock(job.ptr().id()) {
+            state.lent.remove(&job.ptr().id());
+            job.ptr().set_slot_kind(SlotKind::Lent);
+        }
+        self.set_blocked_jobs(&state);
+    }
+
+    fn set_blocked_jobs(&self, state: &State) {
+        // Relaxed: see `may_be_stuck`.
+        self.blocked_jobs.store(state.holders.0.len(), Relaxed);
+    }
+
+    /// Returns whether the pool may be stuck. Called after a waiter joined the wait list.
+    #[inline]
+    pub(crate) fn may_be_stuck(&self) -> bool {
+        // Relaxed: the state lock is the partner. A job that was blocked before the waiter joined is
+        // seen here. A job that is blocked later finds the waiter itself.
+        self.blocked_jobs.load(Relaxed) > 0
+    }
+
+    /// Lends a slot if the pool is stuck, or lends within the quota.
+    #[cold]
+    pub(crate) fn lend(&self, shard_id: ShardId, quota: Option<usize>, deferred: &mut DeferredWakes) {
+        let mut state = self.lock_state();
+        state.lend_if_stuck(shard_id, deferred);
+        if let Some(key) = quota {
+            state.lend_if_quota_stuck(shard_id, key, deferred);
+        }
+    }
+}
+
+impl StateGuard<'_> {
+    /// Lends the slots of jobs that wait while all slots belong to such jobs and a waiter is there. If
+    /// none of them may lend, rejects the newest wait through a caller.
+    pub(super) fn lend_if_stuck(&mut self, shard_id: ShardId, deferred: &mut DeferredWakes) {
+        while self.slots_granted == 0
+            && self.holders.hold_all(self.slots())
+            && !self.wait_list.is_empty()
+            && !failpoint("never lend")
+        {
+            let Some(lender) = self.holders.lender(None) else {
+                return self.break_deadlock(shard_id, deferred);
+            };
+            self.take_slot_of(lender);
+            let resuming = self.wait_list.head(List::Resuming);
+            let nested = resuming.or_else(|| self.wait_list.oldest_nested());
+            let next = nested.or_else(|| self.wait_list.head(List::Main));
+            let waiter_key = next.expect("a list has a waiter");
+            self.wait_list.unlink(waiter_key);
+            self.grant(waiter_key, deferred);
+            self.fill_queue(deferred);
+            self.release_quota(shard_id, lender.quota, deferred);
+        }
+    }
+
+    /// Lends a slot with a part of a quota, if all parts belong to jobs that wait and a waiter needs
+    /// one.
+    pub(super) fn lend_if_quota_stuck(
+        &mut self,
+        shard_id: ShardId,
+        key: usize,
+        deferred: &mut DeferredWakes,
+    ) {
+        while self.wait_list.has_quota_waiter(key)
+            && self.holders.of_quota(key) >= self.wait_list.quota_in_use(key)
+        {
+            let Some(lender) = self.holders.lender(Some(key)) else { return };
+            self.take_slot_of(lender);
+            self.release(shard_id, lender.quota, deferred);
+        }
+    }
+
+    /// Takes the slot of a blocked job. The caller passes the slot on.
+    fn take_slot_of(&mut self, lender: WaitingJob) {
+        self.holders.unblock(lender.id);
+        self.limiter.set_blocked_jobs(&self.state);
+        self.lent.insert(lender.id, lender.quota);
+        self.lent_jobs += 1;
+    }
+
+    /// Gives a lender its slot back. Returns the job if there is a slot for it; otherwise the job waits
+    /// in a list.
+    fn resume(&mut self, shard_id: ShardId, quota: Option<usize>, job: Runnable) -> Option<Runnable> {
+        let list = match quota {
+            Some(key) if !self.wait_list.has_quota_room(key) => List::ResumingInQuota(key),
+            _ => {
+                self.acquire_quota(quota);
+                if self.acquire_from_any_shard(shard_id) {
+                    self.lent_jobs -= 1;
+                    return Some(job);
+                }
+                List::Resuming
+            }
+        };
+        job.wait_again(self.wait_list.next_key());
+        self.wait_list.push(list, quota, Waiter::Job(job, None), false);
+        None
+    }
+
+    /// Rejects the newest wait through a caller, because such waits hold all slots.
+    fn break_deadlock(&mut self, shard_id: ShardId, deferred: &mut DeferredWakes) {
+        let is_nested = |waiter: &Waiter| match waiter {
+            Waiter::Caller(caller) => {
+                caller.waiting_job.is_some() && caller.state == WaiterState::Waiting
+            }
+            Waiter::Job(..) => false,
+        };
+        let keys = self.wait_list.waiter_keys().into_iter().rev();
+        let newest =
+            keys.into_iter().find(|&key| self.wait_list.get_linked(key).is_some_and(is_nested));
+        if let Some(waiter_key) = newest {
+            self.reject_waiter(shard_id, waiter_key, WaiterState::Deadlock, deferred);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Holders, WaitingJob};
+
+    fn jobs() -> [WaitingJob; 2] {
+        [1, 2].map(|id| WaitingJob { id, quota: None })
+    }
+
+    #[test]
+    fn a_job_counts_once_however_often_it_waits() {
+        let [first, second] = jobs();
+        let mut holders = Holders::default();
+        assert!(!holders.hold_all(0), "without a waiting job there is no deadlock");
+        holders.add_caller(Some(first));
+        holders.add_caller(Some(first));
+        assert!(!holders.hold_all_with(first, 2));
+        assert!(holders.hold_all_with(second, 2));
+        holders.remove_caller(Some(first));
+        assert!(holders.hold_all(1));
+        holders.remove_caller(Some(first));
+        assert!(!holders.hold_all(1));
+    }
+
+    #[test]
+    fn a_job_that_waits_through_a_caller_does_not_lend() {
+        let [first, second] = jobs();
+        let mut holders = Holders::default();
+        holders.entry(first).blocked = true;
+        holders.add_caller(Some(first));
+        assert_eq!(holders.lender(None), None);
+        holders.entry(second).blocked = true;
+        assert_eq!(holders.lender(None), Some(second));
+        holders.remove_caller(Some(first));
+        assert_eq!(holders.lender(None), Some(first));
+        assert!(holders.unblock(first.id));
+        assert!(!holders.unblock(first.id), "a block ends once");
+        assert!(holders.hold_all(1));
+    }
+}

@@ -1,0 +1,312 @@
+//! Jobs that wait for jobs of their own pool, to any depth, on any size.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use crate::support::*;
+use millpond::Pool;
+
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Runs a body on both flavours.
+fn both<F: Future<Output = ()> + Send + 'static>(body: impl Fn() -> F) {
+    single(body());
+    multi(2, body());
+}
+
+/// A chain of jobs, each of which awaits the next one.
+fn chain(pool: Pool, depth: u32) -> BoxFuture<u32> {
+    Box::pin(async move {
+        match depth {
+            0 => 0,
+            _ => 1 + pool.schedule(chain(pool.clone(), depth - 1)).await.unwrap().await.unwrap(),
+        }
+    })
+}
+
+/// A binary tree of jobs; counts its nodes.
+fn tree(pool: Pool, depth: u32) -> BoxFuture<u32> {
+    Box::pin(async move {
+        if depth == 0 {
+            return 1;
+        }
+        let left = pool.schedule(tree(pool.clone(), depth - 1)).await.unwrap();
+        let right = pool.schedule(tree(pool.clone(), depth - 1)).await.unwrap();
+        1 + left.await.unwrap() + right.await.unwrap()
+    })
+}
+
+/// Fibonacci by groups.
+fn fibonacci(pool: Pool, n: u32) -> BoxFuture<u32> {
+    Box::pin(async move {
+        if n < 2 {
+            return n;
+        }
+        let group = pool.group();
+        for less in [1, 2] {
+            group.schedule(fibonacci(pool.clone(), n - less)).await.unwrap();
+        }
+        group.wait().await.into_iter().map(|outcome| outcome.result.unwrap()).sum()
+    })
+}
+
+async fn on(size: usize, queue: usize, job: impl Fn(Pool) -> BoxFuture<u32>) -> u32 {
+    let pool = Pool::builder().size(size).queue(queue).build().unwrap();
+    let result = pool.schedule(job(pool.clone())).await.unwrap().await.unwrap();
+    assert_eq!(law(&pool).refused, 0);
+    whole(&pool).await;
+    result
+}
+
+#[test]
+fn a_chain_of_any_depth_ends() {
+    both(|| async {
+        for size in [1, 2, 7] {
+            for queue in [0, 1, 1_000] {
+                assert_eq!(on(size, queue, |pool| chain(pool, 200)).await, 200);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_tree_on_few_slots_ends() {
+    both(|| async {
+        for size in [1, 2, 4] {
+            assert_eq!(on(size, 0, |pool| tree(pool, 10)).await, 2_047);
+        }
+    });
+}
+
+#[test]
+fn a_tree_of_depth_16_on_two_slots_ends() {
+    for threads in [1, 2] {
+        multi_for(Duration::from_secs(120), threads, async {
+            assert_eq!(on(2, 0, |pool| tree(pool, 16)).await, 131_071);
+        });
+    }
+}
+
+#[test]
+fn fibonacci_by_groups_ends() {
+    both(|| async {
+        for size in [1, 2, 3] {
+            assert_eq!(on(size, 0, |pool| fibonacci(pool, 14)).await, 377);
+        }
+    });
+}
+
+/// The bound is strict: a job that lent its slot is not polled before it has one again.
+#[test]
+fn never_more_jobs_run_than_there_are_slots() {
+    fn noted(pool: Pool, gauge: Gauge, depth: u32) -> BoxFuture<()> {
+        Box::pin(async move {
+            let children: Vec<_> = match depth {
+                0 => Vec::new(),
+                _ => {
+                    let mut children = Vec::new();
+                    for _ in 0..3 {
+                        let child = noted(pool.clone(), gauge.clone(), depth - 1);
+                        children.push(pool.schedule(child).await.unwrap());
+                    }
+                    children
+                }
+            };
+            for child in children {
+                child.await.unwrap();
+                let inside = gauge.enter();
+                assert!(pool.status().running <= 2);
+                tokio::task::yield_now().await;
+                drop(inside);
+            }
+        })
+    }
+    both(|| async {
+        let (pool, gauge) = (Pool::new(2), Gauge::default());
+        let root = pool.schedule(noted(pool.clone(), gauge.clone(), 5)).await.unwrap();
+        soon(root).await.unwrap();
+        assert!(gauge.peak() <= 2, "{} at once", gauge.peak());
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn a_lender_is_counted_as_lent() {
+    single(async {
+        let pool = Pool::new(1);
+        let gate = Gate::new();
+        let (own, inside) = (pool.clone(), gate.wait());
+        let job = pool
+            .try_schedule(async move { own.schedule(inside).await.unwrap().await.unwrap() })
+            .unwrap();
+        settle().await;
+        let status = law(&pool);
+        assert_eq!((status.running, status.lent, status.waiting), (1, 1, 0));
+        gate.open();
+        soon(job).await.unwrap();
+        assert_eq!(law(&pool).lent, 0);
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn nothing_is_lent_while_a_job_can_go_on() {
+    single(async {
+        let pool = Pool::new(2);
+        let held = hold(&pool);
+        let nested = pool.try_schedule(chain(pool.clone(), 1)).unwrap();
+        settle().await;
+        let status = law(&pool);
+        assert_eq!((status.running, status.lent, status.waiting), (2, 0, 1));
+        held.release().await;
+        assert_eq!(soon(nested).await.unwrap(), 1);
+        whole(&pool).await;
+    });
+}
+
+/// Children come before strangers: otherwise each parent that waits would let another one in.
+#[test]
+fn a_slot_is_lent_to_a_child_before_a_stranger() {
+    single(async {
+        let pool = Pool::new(1);
+        let gate = Gate::new();
+        let (own, inside, child) = (pool.clone(), gate.wait(), Gate::new());
+        let child_waits = child.wait();
+        let parent = pool
+            .try_schedule(async move {
+                inside.await;
+                own.schedule(child_waits).await.unwrap().await.unwrap();
+            })
+            .unwrap();
+        let stranger = pool.anyway_go(async {}).unwrap().into_handle();
+        settle().await;
+        gate.open();
+        settle().await;
+        let status = law(&pool);
+        assert_eq!((status.running, status.lent, status.waiting), (1, 1, 1));
+        assert!(!stranger.is_finished(), "the child runs, and the stranger waits");
+        child.open();
+        soon(parent).await.unwrap();
+        soon(stranger).await.unwrap();
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn a_lender_that_is_aborted_ends_without_a_slot() {
+    both(|| async {
+        let pool = Pool::new(1);
+        let (gate, lives) = (Gate::new(), Gauge::default());
+        let (own, inside, life) = (pool.clone(), gate.wait(), lives.enter());
+        let job = pool
+            .schedule(async move {
+                let _life = life;
+                own.schedule(inside).await.unwrap().await.unwrap();
+            })
+            .await
+            .unwrap();
+        eventually(|| pool.status().lent == 1).await;
+        job.abort();
+        assert!(soon(job).await.unwrap_err().is_cancelled());
+        assert_eq!((lives.now(), law(&pool).lent), (0, 0));
+        // The job never learned that its child had started, so the child is aborted with it.
+        whole(&pool).await;
+        assert_eq!(law(&pool).cancelled, 2);
+        gate.open();
+    });
+}
+
+#[test]
+fn a_shutdown_cancels_lenders_and_those_that_wait_to_resume() {
+    both(|| async {
+        for size in [1, 3] {
+            let pool = Pool::new(size);
+            let mut roots = Vec::new();
+            for _ in 0..10 {
+                let own = pool.clone();
+                // The innermost jobs never end, and the others are woken while they are lent out.
+                let job = async move {
+                    let timer = tokio::time::sleep(Duration::from_millis(1));
+                    let child = own.schedule(std::future::pending::<()>());
+                    tokio::join!(timer, async { child.await.unwrap().await })
+                };
+                roots.push(pool.anyway_go(job).unwrap().into_handle());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let report = soon(pool.shutdown(Duration::ZERO)).await;
+            assert_eq!(report.still_running, 0, "{report:?}");
+            for root in roots {
+                soon(root).await.unwrap_err();
+            }
+            law(&pool);
+        }
+    });
+}
+
+#[test]
+fn a_nested_wait_that_is_dropped_leaves_nothing() {
+    single(async {
+        let pool = Pool::new(2);
+        let (held, group) = (hold(&pool), pool.group::<()>());
+        let (own, members) = (pool.clone(), group.clone());
+        let job = pool
+            .try_schedule(async move {
+                let mut wait = Box::pin(own.schedule(async { unreachable!() }));
+                assert!(poll(&mut wait).is_pending());
+                let mut member = Box::pin(members.schedule(async { unreachable!() }));
+                assert!(poll(&mut member).is_pending());
+                assert_eq!(own.status().waiting, 2);
+                drop((wait, member));
+                own.status().waiting
+            })
+            .unwrap_or_else(|_: millpond::TryScheduleError<_>| panic!());
+        assert_eq!(soon(job).await.unwrap(), 0);
+        assert_eq!((law(&pool).withdrawn, law(&pool).cancelled), (2, 0));
+        assert!(soon(group.wait()).await.is_empty(), "a job that was never submitted has no outcome");
+        held.release().await;
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn a_quota_lends_within_itself() {
+    both(|| async {
+        for quota in [1, 2] {
+            let pool = Pool::new(4);
+            let group = pool.group_builder::<u32>().quota(quota).build().unwrap();
+            fn nested(group: millpond::Group<u32>, pool: Pool, depth: u32) -> BoxFuture<u32> {
+                Box::pin(async move {
+                    if depth == 0 {
+                        return 1;
+                    }
+                    let inner = pool.group_builder().quota(1).build().unwrap();
+                    group
+                        .schedule(nested(inner.clone(), pool.clone(), depth - 1))
+                        .await
+                        .unwrap();
+                    inner.schedule(async { 1 }).await.unwrap();
+                    inner.wait().await.len() as u32
+                })
+            }
+            group.schedule(nested(group.clone(), pool.clone(), 8)).await.unwrap();
+            let outcomes = soon(group.wait()).await;
+            assert_eq!(outcomes.len(), 2);
+            whole(&pool).await;
+        }
+    });
+}
+
+#[test]
+fn a_smaller_pool_still_ends_its_trees() {
+    both(|| async {
+        let pool = Pool::new(4);
+        let root = pool.schedule(tree(pool.clone(), 9)).await.unwrap();
+        for size in [3, 1, 5, 2].into_iter().cycle().take(40) {
+            pool.resize(size).unwrap();
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(soon(root).await.unwrap(), 1_023);
+        whole(&pool).await;
+    });
+}
