@@ -58,7 +58,7 @@ pub use crate::group::builder::GroupBuilder;
 pub(crate) use crate::group::member::{GroupHandle, MemberGuard};
 pub use crate::group::outcome::Outcome;
 use crate::group::state::{FailureWhen, GroupState, MemberSink};
-pub use crate::group::submit::{GroupSchedule, GroupTryGo};
+pub use crate::group::submit::{GroupSchedule, GroupScheduleOwned, GroupTryGo, GroupTryGoOwned};
 pub use crate::group::wait::{Next, Wait};
 use crate::pool::{AbortHandle, Pool, Shared, Submission};
 
@@ -157,6 +157,32 @@ impl<T: Send + 'static> Group<T> {
         GroupSchedule::new(&self.state, job)
     }
 
+    /// [`schedule`](Self::schedule) as a future that borrows nothing: it keeps a handle of the group,
+    /// so it can be spawned.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of `schedule`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let group = millpond::Pool::new(2).group();
+    /// tokio::spawn(group.schedule_owned(async { 7 })).await??;
+    /// assert_eq!(group.wait().await.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn schedule_owned<F>(&self, job: F) -> GroupScheduleOwned<F>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        GroupScheduleOwned::new(self.clone(), job)
+    }
+
     /// Runs a job of the group, or refuses it at once. See [`Pool::try_schedule`].
     ///
     /// # Errors
@@ -198,6 +224,20 @@ impl<T: Send + 'static> Group<T> {
         F: Future<Output = T> + Send + 'static,
     {
         GroupTryGo::new(&self.state, job)
+    }
+
+    /// [`try_go`](Self::try_go) as a future that borrows nothing: it keeps a handle of the group, so
+    /// it can be spawned.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of `try_go`.
+    #[track_caller]
+    pub fn try_go_owned<F>(&self, job: F) -> GroupTryGoOwned<F>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        GroupTryGoOwned::new(self.clone(), job)
     }
 
     /// Commits a job of the group; the job runs in its turn. See [`Pool::anyway_go`].

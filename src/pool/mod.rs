@@ -46,14 +46,14 @@ pub use crate::pool::status::PoolStatus;
 pub(crate) use crate::pool::submit::caller_runs::CallerRunsJob;
 pub use crate::pool::submit::reserver::Reserver;
 pub(crate) use crate::pool::submit::schedule::ScheduleInner;
-pub use crate::pool::submit::schedule::{AnywayGo, Schedule};
+pub use crate::pool::submit::schedule::{AnywayGo, Schedule, ScheduleOwned};
 pub use crate::pool::submit::slot::Slot;
 pub use crate::pool::submit::slot_guard::SlotGuard;
 pub(crate) use crate::pool::submit::submission::Submission;
 #[cfg(feature = "tower")]
 pub(crate) use crate::pool::submit::submission::Submitted;
-pub use crate::pool::submit::try_go::TryGo;
 pub(crate) use crate::pool::submit::try_go::TryGoInner;
+pub use crate::pool::submit::try_go::{TryGo, TryGoOwned};
 
 /// A bounded task pool.
 ///
@@ -150,6 +150,11 @@ impl Pool {
     /// If the future is dropped before it resolves, the job never runs and its place in the wait
     /// list is given up. A slot that was granted passes to the next waiter.
     ///
+    /// **Poll the future or drop it.** A slot that was granted stays with the future until its next
+    /// poll, and no other job can use the slot meanwhile. A future that waits unpolled beside
+    /// another `await` in the same task holds up the pool: `tokio::spawn` it by
+    /// [`schedule_owned`](Self::schedule_owned).
+    ///
     /// On a runtime of several threads the future may yield once although there is room. Otherwise
     /// a task that submits many jobs in a row would keep its thread from running them.
     ///
@@ -179,6 +184,35 @@ impl Pool {
         F::Output: Send + 'static,
     {
         Schedule::new(self.shared(), job)
+    }
+
+    /// [`schedule`](Self::schedule) as a future that borrows nothing: it keeps a handle of the pool,
+    /// so it can be spawned.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of `schedule`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let pool = millpond::Pool::new(2);
+    /// // The wait for room goes on in a task of its own.
+    /// let waits = tokio::spawn(pool.schedule_owned(async { 7 }));
+    /// assert_eq!(waits.await??.await?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "acquire_owned")]
+    #[track_caller]
+    pub fn schedule_owned<F>(&self, job: F) -> ScheduleOwned<F>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        ScheduleOwned::new(self.clone(), job)
     }
 
     /// Runs a job in the pool, or refuses the job at once. The job never runs in the caller.
@@ -299,6 +333,21 @@ impl Pool {
         F::Output: Send + 'static,
     {
         TryGo::new(self.shared(), job)
+    }
+
+    /// [`try_go`](Self::try_go) as a future that borrows nothing: it keeps a handle of the pool, so
+    /// it can be spawned.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of `try_go`.
+    #[track_caller]
+    pub fn try_go_owned<F>(&self, job: F) -> TryGoOwned<F>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        TryGoOwned::new(self.clone(), job)
     }
 
     /// Commits a job now. The job runs in its turn, even if the caller goes away.

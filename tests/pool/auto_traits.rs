@@ -7,7 +7,8 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 
 use millpond::future::{
-    AnywayGo, Blocking, GroupSchedule, GroupTryGo, Next, Schedule, TryGo, Wait,
+    AnywayGo, Blocking, GroupSchedule, GroupScheduleOwned, GroupTryGo, GroupTryGoOwned, Next,
+    Schedule, ScheduleOwned, TryGo, TryGoOwned, Wait,
 };
 use millpond::{
     AbortHandle, AbortOnDropHandle, ConfigError, Group, GroupBuilder, JobError, JobHandle,
@@ -47,6 +48,12 @@ assert_impl_all!(TryGo<'static, Job>: Send, Future);
 assert_impl_all!(TryGo<'static, Shared>: Sync);
 assert_impl_all!(GroupSchedule<'static, Job>: Send, Unpin, Future);
 assert_impl_all!(GroupTryGo<'static, Job>: Send, Future);
+assert_impl_all!(ScheduleOwned<Job>: Send, Unpin, Future);
+assert_impl_all!(ScheduleOwned<Shared>: Sync);
+assert_impl_all!(TryGoOwned<Job>: Send, Future);
+assert_impl_all!(TryGoOwned<Shared>: Sync);
+assert_impl_all!(GroupScheduleOwned<Job>: Send, Unpin, Future);
+assert_impl_all!(GroupTryGoOwned<Job>: Send, Future);
 assert_impl_all!(Wait<'static, Local>: Send, Sync, Unpin, Future);
 assert_impl_all!(Next<'static, Local>: Send, Sync, Unpin, Future);
 assert_impl_all!(Blocking<fn() -> Local, Local>: Send, Unpin, Future);
@@ -230,6 +237,8 @@ fn sizes() {
     let added = [
         ("schedule", size_of_val(&pool.schedule(big()))),
         ("try_go", size_of_val(&pool.try_go(big()))),
+        ("schedule_owned", size_of_val(&pool.schedule_owned(big()))),
+        ("try_go_owned", size_of_val(&pool.try_go_owned(big()))),
         ("group.schedule", size_of_val(&group.schedule(big()))),
         ("group.try_go", size_of_val(&group.try_go(big()))),
     ];

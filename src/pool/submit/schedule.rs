@@ -14,6 +14,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use crate::error::{SubmitError, SubmitErrorKind};
+use crate::pool::Pool;
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::OutputSink;
 use crate::pool::limiter::deadlock::OnDeadlock;
@@ -22,7 +23,7 @@ use crate::pool::limiter::wait_list::WaiterState;
 use crate::pool::limiter::{AcquireOutcome, OnFull};
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::caller_runs::CallerRunsJob;
-use crate::pool::submit::submission::{PoolRef, Submission};
+use crate::pool::submit::submission::{OwnedPool, PoolRef, Submission};
 
 /// A job inside the job that submitted it. Boxed: nested waits that would deadlock are rare.
 type BoxedJob<C, F, S> = Pin<Box<CallerRunsJob<C, F, S>>>;
@@ -202,6 +203,45 @@ where
 {
 }
 
+/// [`Schedule`] with a handle of its pool; made by
+/// [`Pool::schedule_owned`](crate::Pool::schedule_owned).
+#[must_use = "futures do nothing unless polled"]
+pub struct ScheduleOwned<F>(ScheduleInner<OwnedPool, F, StoreOutput>)
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static;
+
+impl<F> ScheduleOwned<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    #[track_caller]
+    pub(crate) fn new(pool: Pool, job: F) -> Self {
+        Self(ScheduleInner::new(OwnedPool(pool), job, StoreOutput))
+    }
+}
+
+impl<F> Future for ScheduleOwned<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    type Output = Result<JobHandle<F::Output>, SubmitError<F>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll(cx)
+    }
+}
+
+// As for `Schedule`.
+impl<F> Unpin for ScheduleOwned<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+}
+
 /// A committed job; made by [`Pool::anyway_go`](crate::Pool::anyway_go).
 ///
 /// A future of the job's handle, ready once the job has left the wait list. Dropping this future
@@ -241,6 +281,16 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Schedule").finish_non_exhaustive()
+    }
+}
+
+impl<F> fmt::Debug for ScheduleOwned<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScheduleOwned").finish_non_exhaustive()
     }
 }
 

@@ -63,9 +63,23 @@ impl Pool {
     #[doc(alias = "acquire_owned")]
     #[doc(alias = "permit")]
     pub async fn reserve(&self) -> Result<Slot, SubmitError> {
+        self.reserve_owned().await
+    }
+
+    /// [`reserve`](Self::reserve) as a future that borrows nothing: it keeps a handle of the pool,
+    /// so it can be spawned.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of `reserve`.
+    pub fn reserve_owned(
+        &self,
+    ) -> impl Future<Output = Result<Slot, SubmitError>> + Send + 'static + use<> {
         let mut reserver = self.reserver();
-        reserver.reserve().await?;
-        Ok(Slot(reserver))
+        async move {
+            reserver.reserve().await?;
+            Ok(Slot(reserver))
+        }
     }
 
     /// Reserves a slot for a job to come, if a slot is free and the wait list is empty.

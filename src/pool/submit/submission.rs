@@ -13,6 +13,7 @@ use std::future::Future;
 use std::ops::Deref;
 
 use crate::error::{SubmitError, SubmitErrorKind};
+use crate::pool::Pool;
 use crate::pool::job::{self, NewJob, OutputSink, RawJoinHandle, Runnable, SlotKind};
 use crate::pool::limiter::counts::ReleaseReason;
 use crate::pool::limiter::wait_list::WaiterKey;
@@ -27,6 +28,19 @@ use crate::trace::JobSpan;
 pub(crate) trait PoolRef: Deref<Target = Shared> + Clone {}
 
 impl<C: Deref<Target = Shared> + Clone> PoolRef for C {}
+
+/// The handle of the owning futures.
+#[derive(Clone)]
+pub(crate) struct OwnedPool(pub(super) Pool);
+
+impl Deref for OwnedPool {
+    type Target = Shared;
+
+    #[inline]
+    fn deref(&self) -> &Shared {
+        self.0.shared()
+    }
+}
 
 /// A job on its way into the pool, with the sink of its output.
 pub(crate) struct Submission<C, F, S>

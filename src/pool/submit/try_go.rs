@@ -11,11 +11,12 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 
 use crate::error::SubmitError;
+use crate::pool::Pool;
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::OutputSink;
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::caller_runs::CallerRunsJob;
-use crate::pool::submit::submission::{PoolRef, Submission, Submitted};
+use crate::pool::submit::submission::{OwnedPool, PoolRef, Submission, Submitted};
 
 pin_project! {
     /// `try_go` for any sink. The job stays in here until the first poll, and while the caller runs
@@ -114,6 +115,45 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.project().inner.poll(cx)
+    }
+}
+
+pin_project! {
+    /// [`TryGo`] with a handle of its pool; made by
+    /// [`Pool::try_go_owned`](crate::Pool::try_go_owned).
+    #[must_use = "futures do nothing unless polled"]
+    pub struct TryGoOwned<F> {
+        #[pin]
+        inner: TryGoInner<OwnedPool, F, StoreOutput>,
+    }
+}
+
+impl<F> TryGoOwned<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    #[track_caller]
+    pub(crate) fn new(pool: Pool, job: F) -> Self {
+        Self { inner: TryGoInner::new(OwnedPool(pool), job, StoreOutput) }
+    }
+}
+
+impl<F> Future for TryGoOwned<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    type Output = Result<JobHandle<F::Output>, SubmitError<F>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().inner.poll(cx)
+    }
+}
+
+impl<F> fmt::Debug for TryGoOwned<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TryGoOwned").finish_non_exhaustive()
     }
 }
 
