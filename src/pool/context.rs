@@ -112,7 +112,7 @@ pub(crate) fn enter_in_caller<R>(poll: impl FnOnce() -> R) -> R {
 }
 
 /// Returns whether another job may run in its caller here. Beyond the limit the stack could overflow,
-/// so the job must wait for room instead.
+/// so the job is committed to the wait list instead.
 pub(crate) fn may_run_in_caller() -> bool {
     CALLER_DEPTH.with(Cell::get) < MAX_CALLER_DEPTH
 }

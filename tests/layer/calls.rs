@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::probe::{Ask, Fault, Probe, every_verb};
 use crate::support::*;
-use millpond::layer::{CallError, PoolLayer};
 use millpond::Pool;
+use millpond::layer::{CallError, PoolLayer};
 #[cfg(feature = "tracing")]
 use tower::service_fn;
 use tower::{BoxError, Layer, Service, ServiceExt};
@@ -261,7 +261,7 @@ fn calls_count_in_a_group_and_under_its_quota() {
         }
         let service = PoolLayer::try_schedule(&pool).group(&group).layer(Probe::open());
         group.close();
-        assert!(matches!(service.oneshot(Ask::Echo(1)).await, Err(CallError::Closed)));
+        assert!(matches!(service.oneshot(Ask::Echo(1)).await, Err(CallError::GroupClosed)));
     });
 }
 

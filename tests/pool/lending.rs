@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use crate::support::*;
-use millpond::Pool;
+use millpond::{Pool, SubmitErrorKind};
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -260,10 +260,13 @@ fn a_nested_wait_that_is_dropped_leaves_nothing() {
                 drop((wait, member));
                 own.status().waiting
             })
-            .unwrap_or_else(|_: millpond::TryScheduleError<_>| panic!());
+            .unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(soon(job).await.unwrap(), 0);
         assert_eq!((law(&pool).withdrawn, law(&pool).cancelled), (2, 0));
-        assert!(soon(group.wait()).await.is_empty(), "a job that was never submitted has no outcome");
+        assert!(
+            soon(group.wait()).await.is_empty(),
+            "a job that was never submitted has no outcome"
+        );
         held.release().await;
         whole(&pool).await;
     });
@@ -281,10 +284,7 @@ fn a_quota_lends_within_itself() {
                         return 1;
                     }
                     let inner = pool.group_builder().quota(1).build().unwrap();
-                    group
-                        .schedule(nested(inner.clone(), pool.clone(), depth - 1))
-                        .await
-                        .unwrap();
+                    group.schedule(nested(inner.clone(), pool.clone(), depth - 1)).await.unwrap();
                     inner.schedule(async { 1 }).await.unwrap();
                     inner.wait().await.len() as u32
                 })
@@ -308,5 +308,84 @@ fn a_smaller_pool_still_ends_its_trees() {
         }
         assert_eq!(soon(root).await.unwrap(), 1_023);
         whole(&pool).await;
+    });
+}
+
+/// Each job runs in its caller, one in another: deeper than a stack can hold.
+#[test]
+fn jobs_nested_in_their_callers_do_not_overflow_the_stack() {
+    fn deep(pool: Pool, depth: u32) -> BoxFuture<u32> {
+        Box::pin(async move {
+            match depth {
+                0 => 0,
+                _ => 1 + pool.try_go(deep(pool.clone(), depth - 1)).await.unwrap().await.unwrap(),
+            }
+        })
+    }
+    both(|| async {
+        let pool = Pool::new(1);
+        let root = pool.schedule(deep(pool.clone(), 20_000)).await.unwrap();
+        assert_eq!(soon(root).await.unwrap(), 20_000);
+        whole(&pool).await;
+        // From a task, beside a job that keeps the slot for some time.
+        let held = hold(&pool);
+        let task = tokio::spawn(deep(pool.clone(), 20_000));
+        settle().await;
+        held.release().await;
+        assert_eq!(soon(task).await.unwrap(), 20_000);
+        whole(&pool).await;
+    });
+}
+
+/// A blocking thread cannot lend the slot of its job, so the wait that closes the circle is refused.
+#[test]
+fn a_blocking_wait_inside_a_job_is_seen() {
+    watched(|| {
+        let runtime = runtime(2);
+        runtime.block_on(async {
+            let pool = Pool::new(1);
+            let own = pool.clone();
+            let in_closure = millpond::blocking(move || {
+                own.blocking_schedule(async { 1 }).map(drop).map_err(|error| error.kind())
+            });
+            let refused = soon(pool.schedule(in_closure).await.unwrap()).await.unwrap();
+            assert_eq!(refused, Err(SubmitErrorKind::WouldDeadlock));
+            let own = pool.clone();
+            let in_place = async move {
+                tokio::task::block_in_place(|| {
+                    own.blocking_schedule(async { 1 }).map(drop).map_err(|error| error.kind())
+                })
+            };
+            let refused = soon(pool.schedule(in_place).await.unwrap()).await.unwrap();
+            assert_eq!(refused, Err(SubmitErrorKind::WouldDeadlock));
+            // With room the closure is served.
+            pool.resize(2).unwrap();
+            let own = pool.clone();
+            let in_closure =
+                millpond::blocking(move || own.blocking_schedule(async { 1 }).map(drop).is_ok());
+            assert!(soon(pool.schedule(in_closure).await.unwrap()).await.unwrap());
+            whole(&pool).await;
+        });
+    });
+}
+
+/// Two pools whose jobs wait for each other: neither pool is stuck by its own jobs, so nothing is
+/// lent. Each direction alone ends.
+#[test]
+fn a_wait_for_another_pool_lends_nothing() {
+    single(async {
+        let (front, back) = (Pool::new(1), Pool::new(1));
+        let gate = Gate::new();
+        let (other, inside) = (back.clone(), gate.wait());
+        let job = async move { other.schedule(inside).await.unwrap().await.unwrap() };
+        let job = front.schedule(job).await.unwrap();
+        let second = front.anyway_go(async {}).unwrap().into_handle();
+        settle().await;
+        assert_eq!((front.status().lent, front.status().waiting), (0, 1));
+        gate.open();
+        soon(job).await.unwrap();
+        soon(second).await.unwrap();
+        whole(&front).await;
+        whole(&back).await;
     });
 }

@@ -251,7 +251,12 @@ impl Limiter {
 
     /// Lends a slot if the pool is stuck, or lends within the quota.
     #[cold]
-    pub(crate) fn lend(&self, shard_id: ShardId, quota: Option<usize>, deferred: &mut DeferredWakes) {
+    pub(crate) fn lend(
+        &self,
+        shard_id: ShardId,
+        quota: Option<usize>,
+        deferred: &mut DeferredWakes,
+    ) {
         let mut state = self.lock_state();
         state.lend_if_stuck(shard_id, deferred);
         if let Some(key) = quota {
@@ -311,7 +316,12 @@ impl StateGuard<'_> {
 
     /// Gives a lender its slot back. Returns the job if there is a slot for it; otherwise the job waits
     /// in a list.
-    fn resume(&mut self, shard_id: ShardId, quota: Option<usize>, job: Runnable) -> Option<Runnable> {
+    fn resume(
+        &mut self,
+        shard_id: ShardId,
+        quota: Option<usize>,
+        job: Runnable,
+    ) -> Option<Runnable> {
         let list = match quota {
             Some(key) if !self.wait_list.has_quota_room(key) => List::ResumingInQuota(key),
             _ => {

@@ -137,6 +137,7 @@ use std::task::Waker;
 
 use crossbeam_utils::CachePadded;
 
+use crate::error::SubmitErrorKind;
 use crate::pool::context::{PoolId, current};
 use crate::pool::job::{End, RawJob, Runnable, SlotKind};
 use crate::pool::limiter::counts::{Counts, ReleaseReason};
@@ -148,8 +149,8 @@ use crate::pool::limiter::lending::{set_waiting_job, waiting_job};
 use crate::pool::limiter::shard::{Shard, ShardGuard, ShardId};
 use crate::pool::limiter::state::{State, StateGuard};
 use crate::pool::limiter::wait_list::{CallerWaiter, List, Waiter, WaiterKey, WaiterState};
-use crate::sync::atomic::{AtomicU64, AtomicUsize};
 use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::atomic::{AtomicU64, AtomicUsize};
 use crate::sync::{Mutex, failpoint};
 
 /// What happens to a job for which there is neither a slot nor room in the queue.
@@ -191,10 +192,7 @@ pub(crate) enum AcquireOutcome {
         depth: usize,
     },
     /// As `Started`, but beyond the size.
-    Overflow {
-        needs_wake: bool,
-        depth: usize,
-    },
+    Overflow { needs_wake: bool, depth: usize },
     /// The job is in the queue, or is committed to the wait list.
     Enqueued,
     /// The caller waits under this key.
@@ -205,9 +203,8 @@ pub(crate) enum AcquireOutcome {
     RunInCaller,
     /// A slot is reserved.
     Reserved,
-    Full,
-    Closed,
-    Deadlock,
+    /// The job, or the caller without a job, gets nothing.
+    Refused(SubmitErrorKind),
 }
 
 /// The semaphore of one pool. The head of this module describes its protocol.
@@ -267,7 +264,7 @@ impl Limiter {
         on_full: OnFull<'_>,
     ) -> AcquireOutcome {
         if matches!(on_full, OnFull::Refuse) && quota.is_none() && self.refuse_if_full() {
-            return AcquireOutcome::Full;
+            return AcquireOutcome::Refused(SubmitErrorKind::Full);
         }
         pending.prepare();
         if quota.is_none() {
@@ -311,7 +308,7 @@ impl Limiter {
         let mut state = self.lock_state();
         state.counters.submitted += 1;
         if state.is_set(CLOSED) {
-            return state.refuse(AcquireOutcome::Closed);
+            return state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Closed));
         }
         let slot_kind = SlotKind::for_quota(quota);
         let list = state.wait_list.list_for(quota);
@@ -348,7 +345,9 @@ impl Limiter {
                 let needs_wake = shard.push(pending.admit(SlotKind::Overflow));
                 AcquireOutcome::Overflow { needs_wake, depth: shard.run_queue.len() }
             }
-            OnFull::Refuse | OnFull::Overflow { .. } => state.refuse(AcquireOutcome::Full),
+            OnFull::Refuse | OnFull::Overflow { .. } => {
+                state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Full))
+            }
         }
     }
 
@@ -365,7 +364,7 @@ impl Limiter {
     ) -> AcquireOutcome {
         if quota.is_none() {
             if waker.is_none() && self.refuse_if_full() {
-                return AcquireOutcome::Full;
+                return AcquireOutcome::Refused(SubmitErrorKind::Full);
             }
             let mut shard = self.shards[shard_id].lock();
             if shard.free_slots > 0 && !self.flags.is_set_in_lock(CLOSED) {
@@ -390,7 +389,7 @@ impl Limiter {
         let mut state = self.lock_state();
         state.counters.submitted += 1;
         if state.is_set(CLOSED) {
-            return state.refuse(AcquireOutcome::Closed);
+            return state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Closed));
         }
         let list = state.wait_list.list_for(quota);
         if list == List::Main && state.acquire_from_any_shard(shard_id) {
@@ -400,7 +399,7 @@ impl Limiter {
         }
         match waker {
             Some(_) => state.enqueue_caller(list, quota, &mut waker, self.pool, true),
-            None => state.refuse(AcquireOutcome::Full),
+            None => state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Full)),
         }
     }
 
@@ -416,7 +415,7 @@ impl Limiter {
         pending.prepare();
         let mut shard = self.shards[shard_id].lock();
         if self.flags.is_set_in_lock(CLOSED) {
-            return AcquireOutcome::Closed;
+            return AcquireOutcome::Refused(SubmitErrorKind::Closed);
         }
         shard.counters.reservations_ended += 1;
         shard.counters.started += 1;
@@ -452,11 +451,7 @@ impl Limiter {
 
     /// Returns the state of a waiting caller. If the state is `Waiting`, `waker` is woken at the
     /// next change.
-    pub(crate) fn poll_waiter(
-        &self,
-        waiter_key: WaiterKey,
-        waker: &Waker,
-    ) -> WaiterState {
+    pub(crate) fn poll_waiter(&self, waiter_key: WaiterKey, waker: &Waker) -> WaiterState {
         let wakes =
             |caller: &CallerWaiter| caller.waker.as_ref().is_some_and(|old| old.will_wake(waker));
         let mut state = self.state.lock();
@@ -506,7 +501,7 @@ impl Limiter {
                 if state.is_set(CANCELLING) {
                     // `cancel_all` has emptied the shards already, so no job may start.
                     state.release(shard_id, quota, deferred);
-                    let outcome = state.refuse(AcquireOutcome::Closed);
+                    let outcome = state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Closed));
                     state.check_idle(deferred);
                     return outcome;
                 }
@@ -659,13 +654,6 @@ impl Limiter {
     /// (L4), a hint otherwise.
     pub(crate) fn needs_slow_release(&self) -> bool {
         self.flags.is_set_in_lock(NO_SLOTS | IDLE_WAITERS)
-    }
-
-    /// Counts a refused job as a job in its caller, because the caller runs the job after all.
-    pub(crate) fn run_refused_in_caller(&self) {
-        let mut state = self.state.lock();
-        state.counters.refused -= 1;
-        state.in_caller += 1;
     }
 
     /// Counts the end of a job that ran in its caller.

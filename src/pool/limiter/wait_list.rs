@@ -306,7 +306,8 @@ impl WaitList {
     /// out of its list and returns its key: the part is the waiter's from then on.
     pub(super) fn release_quota(&mut self, key: usize) -> Option<WaiterKey> {
         self.quotas[key].in_use -= 1;
-        let promoted = self.head(List::ResumingInQuota(key)).or_else(|| self.head(List::Quota(key)));
+        let promoted =
+            self.head(List::ResumingInQuota(key)).or_else(|| self.head(List::Quota(key)));
         if let Some(waiter_key) = promoted {
             self.unlink(waiter_key);
             self.quotas[key].in_use += 1;
@@ -410,7 +411,16 @@ impl WaitList {
         self.last_nested += u64::from(is_nested);
         let nested = if is_nested { self.last_nested } else { 0 };
         let resumes = list.is_resuming();
-        let node = Node { prev: NONE, next: NONE, list: None, in_queue: false, nested, resumes, quota, waiter };
+        let node = Node {
+            prev: NONE,
+            next: NONE,
+            list: None,
+            in_queue: false,
+            nested,
+            resumes,
+            quota,
+            waiter,
+        };
         let waiter_key = self.nodes.insert(node);
         self.link(list, waiter_key);
         waiter_key

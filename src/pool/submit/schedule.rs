@@ -13,23 +13,25 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use crate::error::ScheduleError;
+use crate::error::SubmitError;
+use crate::pool::Pool;
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::OutputSink;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::wait_list::WaiterState;
 use crate::pool::limiter::{AcquireOutcome, OnFull};
 use crate::pool::scheduler::shared::Shared;
-use crate::pool::submit::submission::Submission;
+use crate::pool::submit::submission::{OwnedPool, PoolRef, Submission};
 
 /// `schedule` for any sink.
-pub(crate) struct ScheduleInner<'a, F, S>
+pub(crate) struct ScheduleInner<C, F, S>
 where
+    C: PoolRef,
     F: Future + Send + 'static,
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
-    submission: Submission<'a, F, S>,
+    submission: Submission<C, F, S>,
     /// The job was offered to the limiter.
     offered: bool,
     yielded: bool,
@@ -39,25 +41,23 @@ where
     awaits_start: bool,
 }
 
-impl<'a, F, S> ScheduleInner<'a, F, S>
+impl<C, F, S> ScheduleInner<C, F, S>
 where
+    C: PoolRef,
     F: Future + Send + 'static,
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
     #[track_caller]
     #[inline]
-    pub(crate) fn new(shared: &'a Shared, job: F, sink: S) -> Self {
+    pub(crate) fn new(shared: C, job: F, sink: S) -> Self {
         // A cell from the start: the job is moved once, and a future that waits stays small.
         let submission = Submission::allocated(shared, job, sink);
         Self { submission, offered: false, yielded: false, waiter_key: None, awaits_start: false }
     }
 
     #[inline]
-    pub(crate) fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<S::Handle, ScheduleError<F>>> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, SubmitError<F>>> {
         if self.waiter_key.is_some() || self.awaits_start {
             return self.poll_again(cx);
         }
@@ -70,9 +70,7 @@ where
             return Poll::Pending;
         }
         self.offered = true;
-        let outcome = self
-            .submission
-            .admit(OnFull::Wait(cx.waker()));
+        let outcome = self.submission.admit(OnFull::Wait(cx.waker()));
         if let AcquireOutcome::Started { .. } = outcome {
             return Poll::Ready(Ok(self.submission.take_handle()));
         }
@@ -81,10 +79,10 @@ where
 
     /// Polls after the admission did not start the job.
     #[cold]
-    fn poll_again(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, ScheduleError<F>>> {
+    fn poll_again(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, SubmitError<F>>> {
         let Some(waiter_key) = self.waiter_key else { return self.poll_started(cx).map(Ok) };
         let waiter_key = waiter_key as usize;
-        let shared = self.submission.shared;
+        let shared = self.submission.shared.clone();
         if shared.limiter.poll_waiter(waiter_key, cx.waker()) == WaiterState::Waiting {
             return Poll::Pending;
         }
@@ -107,7 +105,7 @@ where
         &mut self,
         outcome: AcquireOutcome,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<S::Handle, ScheduleError<F>>> {
+    ) -> Poll<Result<S::Handle, SubmitError<F>>> {
         match outcome {
             AcquireOutcome::Started { .. } | AcquireOutcome::Enqueued => {
                 Poll::Ready(Ok(self.submission.take_handle()))
@@ -120,14 +118,8 @@ where
                 self.awaits_start = true;
                 self.poll_started(cx).map(Ok)
             }
-            AcquireOutcome::Deadlock => {
-                Poll::Ready(Err(ScheduleError::WouldDeadlock(self.submission.take_job())))
-            }
-            AcquireOutcome::Closed => {
-                Poll::Ready(Err(ScheduleError::Closed(self.submission.take_job())))
-            }
-            AcquireOutcome::Full
-            | AcquireOutcome::RunInCaller
+            AcquireOutcome::Refused(kind) => Poll::Ready(Err(self.submission.take_refused(kind))),
+            AcquireOutcome::RunInCaller
             | AcquireOutcome::Overflow { .. }
             | AcquireOutcome::Reserved => {
                 unreachable!("`OnFull::Wait` has none of these outcomes")
@@ -142,8 +134,9 @@ where
     }
 }
 
-impl<F, S> Drop for ScheduleInner<'_, F, S>
+impl<C, F, S> Drop for ScheduleInner<C, F, S>
 where
+    C: PoolRef,
     F: Future + Send + 'static,
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
@@ -163,7 +156,7 @@ where
 ///
 /// Dropped before it resolves, it takes its job along and passes its place to the next waiter.
 #[must_use = "futures do nothing unless polled"]
-pub struct Schedule<'a, F>(ScheduleInner<'a, F, StoreOutput>)
+pub struct Schedule<'a, F>(ScheduleInner<&'a Shared, F, StoreOutput>)
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static;
@@ -185,7 +178,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    type Output = Result<JobHandle<F::Output>, ScheduleError<F>>;
+    type Output = Result<JobHandle<F::Output>, SubmitError<F>>;
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -195,6 +188,45 @@ where
 
 // The job is in its cell, so this future never pins it.
 impl<F> Unpin for Schedule<'_, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+}
+
+/// [`Schedule`] with a handle of its pool; made by
+/// [`Pool::schedule_owned`](crate::Pool::schedule_owned).
+#[must_use = "futures do nothing unless polled"]
+pub struct ScheduleOwned<F>(ScheduleInner<OwnedPool, F, StoreOutput>)
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static;
+
+impl<F> ScheduleOwned<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    #[track_caller]
+    pub(crate) fn new(pool: Pool, job: F) -> Self {
+        Self(ScheduleInner::new(OwnedPool(pool), job, StoreOutput))
+    }
+}
+
+impl<F> Future for ScheduleOwned<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    type Output = Result<JobHandle<F::Output>, SubmitError<F>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll(cx)
+    }
+}
+
+// As for `Schedule`.
+impl<F> Unpin for ScheduleOwned<F>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
@@ -240,6 +272,16 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Schedule").finish_non_exhaustive()
+    }
+}
+
+impl<F> fmt::Debug for ScheduleOwned<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScheduleOwned").finish_non_exhaustive()
     }
 }
 
