@@ -143,8 +143,9 @@ pub enum SubmitErrorKind {
     GroupFailed,
     /// The runtime of the pool has shut down.
     RuntimeGone,
-    /// Every slot is held by a job that itself waits for a slot, and the caller is such a job. The
-    /// wait would never end. See [`OnDeadlock`](crate::OnDeadlock).
+    /// The caller is a job of this pool that reserves a slot, or blocks its thread, and every other
+    /// slot is held by such a job as well. The wait would never end. A job that awaits `schedule`, a
+    /// handle or a group lends its slot instead.
     WouldDeadlock,
 }
 
@@ -174,7 +175,7 @@ impl fmt::Display for SubmitErrorKind {
                 "the pool's runtime has shut down; a pool runs jobs only while its runtime lives"
             }
             Self::WouldDeadlock => {
-                "waiting would deadlock: every slot is held by a job that waits for one"
+                "waiting would deadlock: every slot is held by a job that waits for a slot and cannot lend its own"
             }
         })
     }

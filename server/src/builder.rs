@@ -87,8 +87,8 @@ macro_rules! shared_setters {
         /// mode none: the connections' tasks run their turns themselves.
         ///
         /// A turn whose service waits holds a slot meanwhile, and no thread. A service that submits
-        /// jobs to the same pool and awaits them is a nested submit, see
-        /// [`OnDeadlock`](millpond::OnDeadlock).
+        /// jobs to the same pool and awaits them may lend its slot, see
+        /// [`Pool::schedule`](millpond::Pool::schedule).
         pub fn pool(mut self, pool: &millpond::Pool) -> Self {
             self.config.pool = Some(pool.clone());
             self

@@ -24,9 +24,8 @@ pub enum CallError<E> {
     GroupFailed,
     /// The runtime of the pool has shut down. The call has not started.
     RuntimeGone,
-    /// The caller is a job of the same pool, and every slot is held by a job that waits in the wait
-    /// list. The wait would never end. The call has not started. See
-    /// [`OnDeadlock`](crate::OnDeadlock).
+    /// The caller is a job of the same pool, and waiting would deadlock. The call has not started.
+    /// The layer runs such a call in its caller, so this error comes from inner layers alone.
     WouldDeadlock,
     /// The call panicked.
     Panicked(JobPanic),

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `submit` | the verbs: from the call to an offered job; slots without jobs |
 //! | `job` | the storage of one job, its state word and its references; the only unsafe module |
-//! | `limiter` | the semaphore: slots, wait list, quotas, counters, deadlock detection |
+//! | `limiter` | the semaphore: slots, wait list, quotas, counters, lending, deadlock detection |
 //! | `scheduler` | workers, the idle list, the wake policy and the stall monitor |
 //!
 //! `builder`, `handle`, `status` and `shutdown` have the other public types. The group and the layer
@@ -140,14 +140,23 @@ impl Pool {
     /// # Errors
     ///
     /// [`Closed`](SubmitErrorKind::Closed) if the pool is closed, also while waiting.
-    /// [`WouldDeadlock`](SubmitErrorKind::WouldDeadlock) if the caller is a job of this pool and
-    /// every slot is held by a job that waits in the wait list; see [`OnDeadlock`]. Both give the
-    /// job back.
+    /// [`WouldDeadlock`](SubmitErrorKind::WouldDeadlock) if the caller is a job of this pool that
+    /// blocks its thread, and every slot is held by a job that waits. Both give the job back.
+    ///
+    /// # Inside a job of this pool
+    ///
+    /// A job may await `schedule`, handles and groups of its own pool, to any depth and on any size.
+    /// While every slot belongs to a job that waits, the pool *lends*: the slot of one goes to a
+    /// waiter, first to one that a job of the pool submitted. The lender receives a slot again
+    /// before it is polled, so never more than `size` jobs hold a slot.
+    /// [`PoolStatus::lent`] counts the lenders. A job that waits for [`wait_idle`](Self::wait_idle),
+    /// [`shutdown`](Self::shutdown) or a group of which it is a member waits for itself.
     ///
     /// # Cancel safety
     ///
     /// If the future is dropped before it resolves, the job never runs and its place in the wait
-    /// list is given up. A slot that was granted passes to the next waiter.
+    /// list is given up. A slot that was granted passes to the next waiter. Inside a job of this
+    /// pool, a waiting job may have started by then; the drop aborts it.
     ///
     /// **Poll the future or drop it.** A slot that was granted stays with the future until its next
     /// poll, and no other job can use the slot meanwhile. A future that waits unpolled beside

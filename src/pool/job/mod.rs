@@ -44,8 +44,8 @@
 //! - **SCHEDULED**: the token is in a run queue or a worker's local queue, or on its way there. Beside `RUNNING` the bit means that the running job was woken.
 //! - **RUNNING**: one thread polls the job, with the token in hand.
 //! - **idle** (none of the bits): the job waits for its waker. The scheduler's slab has a `RawJob`.
-//! - **WAITING**: the token stands in the limiter's wait list. A job waits there at most once, before
-//!   its first poll.
+//! - **WAITING**: the token stands in the limiter's wait list: before the job's first poll, or after the
+//!   job lent its slot and was woken. A wake in this state only sets `SCHEDULED`.
 //! - **COMPLETE**: the output is published. A cancelled job may come here from any other state; its
 //!   old bit stays.
 //!

@@ -23,7 +23,7 @@
 //! | `shard` | [`Shard`]: free slots, run queue and suspended jobs of one thread |
 //! | `state` | the state lock, and the steps under it |
 //! | `wait_list` | lists, queue and quotas; the states of a waiter |
-//! | `deadlock` | the waits that could never end |
+//! | `lending` | waits inside the pool's own jobs: lent slots, and waits that could never end |
 //! | `counts` | the counters, and the accounting law |
 //! | `deferred_wakes` | wakers and jobs that are run after the locks |
 //!
@@ -53,7 +53,8 @@
 //!      └───────────────────────── 3. No waiter stands in the main list: free.
 //! ```
 //!
-//! A released slot goes to the head of the main list. That list is first come, first served: the
+//! A released slot goes to the first resuming job, else to the head of the main list. A job resumes
+//! after it lent its slot (`lending`). The main list is first come, first served: the
 //! jobs in the queue come first, then callers and committed jobs in one order. No later submitter
 //! overtakes a waiter, because no shard has a free slot while a waiter stands in the main list (L4,
 //! L5). A caller that is granted a slot and then dropped releases the slot like an ended job, so the
@@ -95,18 +96,22 @@
 //!   sink counts its job in while the job is admitted.
 //! * **L2, no user code under a lock.** Wakers are cloned and dropped, and jobs are run, dropped
 //!   and allocated, while no lock is held. [`DeferredWakes`] carries them out of the locks.
-//! * **L3, slots.** Free slots + running + reserved + held + granted = `size + slots_to_remove`.
+//! * **L3, slots.** Free slots + running + reserved + held + granted = `size + slots_to_remove`. A job
+//!   that lent its slot is not running: it is counted in `lent_jobs`.
 //! * **L4, the flag.** While `NO_SLOTS` is set, no shard has a free slot.
-//! * **L5, no overtaking.** While a waiter stands in the main list, `NO_SLOTS` is set.
-//! * **L6, order.** Slots go to the head of the main list. The first waiters of that list, and no
-//!   others, stand in the queue. New waiters join at the end of a list.
+//! * **L5, no overtaking.** While a waiter stands in the main list, or a job waits to resume,
+//!   `NO_SLOTS` is set.
+//! * **L6, order.** Slots go to resuming jobs, oldest first, then to the head of the main list. Only a
+//!   lent slot may pass by the head. The first waiters of the main list, and no others, stand in the
+//!   queue. New waiters join at the end of a list.
 //! * **L7, waiters.** A caller's state changes under the state lock, along the arrows in
 //!   `wait_list`. What a caller was granted is used by it or passed on when it is dropped.
 //! * **L8, quotas.** At most `limit` parts of a quota are in use, and a waiter in the main list uses
 //!   one. While a waiter stands in the quota's list, all parts are in use.
 //! * **L9, accounting.** Every submitted job is in exactly one of the numbers that `counts` lists.
-//! * **L10, deadlock.** `waiting_holders` has exactly the jobs with a slot of this pool that wait
-//!   through a caller in state `Waiting`.
+//! * **L10, waiting holders.** `holders` has exactly the jobs with a slot of this pool that are blocked
+//!   or wait through a caller in state `Waiting`. While they hold all slots, no slot is granted and a
+//!   waiter needs a slot, one of them lends or one of their waits is refused.
 //! * **L11, idle.** While `IDLE_WAITERS` is set, each end goes through the state lock. The end
 //!   that leaves the pool idle marks its `DeferredWakes` idle.
 //!
@@ -120,7 +125,7 @@
 //! | L7 | `dropped_mid_wait`, `closed`; the tests in `wait_list`; loom: `a_dropped_grant_passes_on`, `close_notifies_waiting_callers` |
 //! | L8 | `quota` |
 //! | L9 | `accounting_model`, `status` |
-//! | L10 | `nested`, `nested_shrinks`; the test in `deadlock` |
+//! | L10 | `lending`, `nested`, `nested_shrinks`; loom: `a_lent_slot_comes_back`; the tests in `lending` |
 //! | L11 | `lifecycle`, `closed`, `held_slots`, `pool_dropped` |
 //!
 //! Each loom model runs once more with a failpoint in this room switched on, and must then fail.

@@ -10,6 +10,8 @@
 //!   entries stand in the pool's queue. The rest wait for room in the queue.
 //! * Each quota has a **quota list** for waiters that may not enter the main list yet, because the
 //!   jobs of the quota use it up. They join the main list at its end when the quota has room (L8).
+//! * **Resuming jobs** have started before and lent their slots. They have a list for the pool and one
+//!   for each quota, and come before all other waiters (`lending`).
 //!
 //! ```text
 //!                 queue_capacity

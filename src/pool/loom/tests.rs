@@ -39,6 +39,7 @@ models! {
     close_notifies_waiting_callers, an_unnotified_caller_is_noticed: "close without notifying";
     a_group_sees_its_last_job, a_missed_last_job_is_noticed: "wait without recheck";
     a_reserved_slot_passes_on, a_slot_released_without_recheck_is_noticed: "release without recheck";
+    a_lent_slot_comes_back, a_slot_never_lent_is_noticed: "never lend";
     a_held_slot_is_freed_once, a_forgotten_guard_is_noticed: "guard released without recheck";
 }
 
@@ -48,6 +49,23 @@ fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
 
 mod models {
     use super::*;
+
+    /// A job on the only slot awaits a job of its own pool, while another thread submits too.
+    pub(crate) fn a_lent_slot_comes_back() {
+        let pool = pool(1, 1, 0);
+        let own = pool.clone();
+        let outer = pool.try_schedule(async move {
+            own.anyway_go(async { 1 }).unwrap().into_handle().await.unwrap()
+        });
+        let outer = outer.unwrap();
+        let other = {
+            let pool = pool.clone();
+            thread::spawn(move || drop(pool.anyway_go(async {}).unwrap()))
+        };
+        assert_eq!(block_on(outer).unwrap(), 1);
+        other.join().unwrap();
+        assert_eq!(pool.status().lent, 0);
+    }
 
     /// A job that is pushed while the worker parks still runs.
     pub(crate) fn a_ready_job_is_seen() {

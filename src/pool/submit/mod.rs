@@ -23,7 +23,7 @@
 //!   Future ───────────▶ Allocated ────────────────────▶ Admitted ─────────────▶ Taken
 //!      │                    │                                                     ▲
 //!      └────────────────────┴─────────────────────────────────────────────────────┘
-//!              take_job after Full, Closed, Deadlock; take_in_caller after RunInCaller
+//!              take_job after a refusal; take_in_caller after RunInCaller
 //! ```
 //!
 //! - **Future**: the job as the caller gave it. `schedule` skips this stage: its job may wait for
@@ -31,6 +31,10 @@
 //! - **Allocated**: the job is in its cell. The caller owns the token and the join handle.
 //! - **Admitted**: the pool owns the token, the sink went with the job. The join handle is left.
 //! - **Taken**: the result of the verb has been returned.
+//!
+//! `schedule` inside a job of the pool is admitted to the wait list at once, if there is no room: the
+//! limiter may have to start the job while the submitter has no slot to be polled. The future then
+//! waits in `Admitted` until the job starts, and its `Drop` withdraws the job.
 //!
 //! # Stages of a slot without a job
 //!
