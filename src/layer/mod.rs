@@ -19,8 +19,8 @@
 //!
 //! | constructor | when the pool is full | decides in | for |
 //! |---|---|---|---|
-//! | [`schedule`](PoolLayer::schedule) | the caller waits its turn | `poll_ready` | clients, `Balance`, all that may wait |
-//! | [`schedule_within`](PoolLayer::schedule_within) | the call waits up to a limit | `call` | servers that smooth short peaks |
+//! | [`schedule`](PoolLayer::schedule) | the caller waits its turn | `poll_ready` | clients that call each ready service soon |
+//! | [`schedule_within`](PoolLayer::schedule_within) | the call waits up to a limit | `call` | servers that smooth short peaks; services under `Balance` or `Steer` |
 //! | [`try_schedule`](PoolLayer::try_schedule) | the call is refused | `call` | servers that shed load |
 //! | [`schedule_always`](PoolLayer::schedule_always) | the call runs beyond the size | `call` | calls that must not be refused, such as health checks |
 //! | [`try_go`](PoolLayer::try_go) | the call runs in the caller | `call` | callers that should slow down with the pool |
@@ -30,6 +30,11 @@
 //! readiness only then. Readiness therefore holds no request back. Under `schedule` every request
 //! that was read waits in the wait list, which has no bound. Prefer `schedule_within` or
 //! `try_schedule` in a server.
+//!
+//! `Balance` and `Steer` keep all their services ready, called or not. Under `schedule` each of these
+//! services holds a slot as long as it is ready: with as many endpoints as slots, no other job of
+//! the pool ever starts. Put the layer of `schedule` around the balancer, behind a `Buffer`, or use
+//! a verb that decides in `call` for the endpoints.
 //!
 //! # Where a call runs
 //!
@@ -49,7 +54,7 @@
 //! - **The call panics**: the service fails with [`CallError::Panicked`]. The connection is not
 //!   harmed.
 //! - **The pool is full or closed**: the service fails with [`CallError::Overloaded`] or
-//!   [`CallError::Closed`].
+//!   [`CallError::Closed`]; with [`CallError::GroupClosed`] if the layer's group is closed.
 //! - **The runtime shuts down**: the service fails with [`CallError::Cancelled`].
 //!
 //! [`on_error`](PoolLayer::on_error) turns all of these into responses. The service then keeps the
@@ -118,6 +123,7 @@ use crate::pool::Pool;
 /// futures must be `Send + 'static`.
 #[doc(alias = "concurrency limit")]
 #[derive(Clone)]
+#[must_use = "a layer does nothing until it wraps a service"]
 pub struct PoolLayer<A = ReturnError, B = ()> {
     setup: Setup,
     on_error: A,
@@ -133,9 +139,12 @@ impl PoolLayer {
 
     /// Waits for a slot in `poll_ready`, in the wait list with all other callers. Never refuses.
     ///
-    /// A ready service holds a slot until it is called or dropped, so do not keep it ready without
-    /// a call. A clone has no slot. A place in the pool's queue is not enough, because the call
-    /// starts at once.
+    /// **A ready service holds a slot until it is called or dropped**, so do not keep it ready without
+    /// a call. tower's `Balance` and `Steer` do keep their services ready: use
+    /// [`schedule_within`](Self::schedule_within) there. A service whose `poll_ready` was pending
+    /// keeps its place in the wait list, and then the slot that it is granted, until it is polled
+    /// again or dropped. A clone has no slot. A place in the pool's queue is not enough, because the
+    /// call starts at once.
     ///
     /// In a job of the same pool, do not wait for another job of that pool while the service is
     /// ready. The pool does not detect such a deadlock.
@@ -149,6 +158,9 @@ impl PoolLayer {
 
     /// Waits for a slot in the response future, for `limit` from `call` on. Then refuses with
     /// [`CallError::Overloaded`].
+    ///
+    /// The service holds nothing between `poll_ready` and `call`, so it suits tower's `Balance` and
+    /// `Steer`. [`Duration::MAX`] waits without a limit.
     ///
     /// A limit of zero refuses a call that cannot start at the first poll. The runtime needs its
     /// timers.
@@ -203,7 +215,7 @@ impl<A, B> PoolLayer<A, B> {
     /// quota.
     ///
     /// The calls leave no outcomes in the group. A closed group refuses calls with
-    /// [`CallError::Closed`]. The layer and its services hold a handle of the group.
+    /// [`CallError::GroupClosed`]. The layer and its services hold a handle of the group.
     ///
     /// # Examples
     ///
