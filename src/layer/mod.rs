@@ -42,6 +42,11 @@
 //! The instance that was polled ready makes the call, and a clone takes its place. Only `try_go` on
 //! a full pool runs the call in the caller.
 //!
+//! **Put one layer of a pool around a service, not two.** The inner call is a second job, inside the
+//! job of the outer call, and needs a second slot: `try_schedule` on a pool of one slot refuses each
+//! such call. A `Buffer` or another task between two layers of `schedule` hides the one from the
+//! other; then calls can wait for each other without end.
+//!
 //! One pool serves any number of layers, services and other jobs, with one count of what runs. The
 //! count lives in the pool, so the clones of a service share it. axum makes one clone for each
 //! request.
@@ -83,6 +88,10 @@
 //   `answers_take_the_place_of_errors`.
 // - T4, no call without a response future, unless it is detached. Test:
 //   `a_dropped_response_cancels_the_call_unless_it_is_detached`.
+// - T5, no wait inside a layer of the same pool. An outer layer may hold a slot, or wait in `call`,
+//   while the inner one is ready. So an inner `schedule` reserves nothing in that `poll_ready`, and
+//   its call runs in the outer call's job if the pool is full. Test:
+//   `a_layer_twice_on_one_pool_ends`.
 
 #[cfg(feature = "http-body")]
 mod body;
@@ -145,6 +154,9 @@ impl PoolLayer {
     /// keeps its place in the wait list, and then the slot that it is granted, until it is polled
     /// again or dropped. A clone has no slot. A place in the pool's queue is not enough, because the
     /// call starts at once.
+    ///
+    /// Right inside another layer of the same pool this layer reserves nothing. Its call takes a
+    /// second slot if a slot is free, and runs in the outer call's job otherwise.
     ///
     /// In a job of the same pool, do not wait for another job of that pool while the service is
     /// ready. The pool does not detect such a deadlock.
