@@ -140,9 +140,9 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Closed`](SubmitErrorKind::Closed) if the pool is closed, also while waiting.
-    /// [`WouldDeadlock`](SubmitErrorKind::WouldDeadlock) if the caller is a job of this pool and
-    /// every slot is held by a job that waits in the wait list; see [`OnDeadlock`]. Both give the
+    /// [`Closed`](crate::SubmitErrorKind::Closed) if the pool is closed, also while waiting.
+    /// [`WouldDeadlock`](crate::SubmitErrorKind::WouldDeadlock) if the caller is a job of this pool
+    /// and every slot is held by a job that waits in the wait list; see [`OnDeadlock`]. Both give the
     /// job back.
     ///
     /// # Cancel safety
@@ -221,8 +221,8 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Full`](SubmitErrorKind::Full) if the pool is full, [`Closed`](SubmitErrorKind::Closed) if
-    /// the pool is closed. Both give the job back.
+    /// [`Full`](crate::SubmitErrorKind::Full) if the pool is full,
+    /// [`Closed`](crate::SubmitErrorKind::Closed) if the pool is closed. Both give the job back.
     ///
     /// # Examples
     ///
@@ -258,8 +258,8 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Full`](SubmitErrorKind::Full) at the overflow limit, [`Closed`](SubmitErrorKind::Closed) if
-    /// the pool is closed. Both give the job back.
+    /// [`Full`](crate::SubmitErrorKind::Full) at the overflow limit,
+    /// [`Closed`](crate::SubmitErrorKind::Closed) if the pool is closed. Both give the job back.
     ///
     /// # Examples
     ///
@@ -357,7 +357,8 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// Returns the job if the pool is closed. A pool that is closed later still runs what was committed.
+    /// Returns the job if the pool is closed. A pool that is closed later still runs what was
+    /// committed.
     ///
     /// # Examples
     ///
