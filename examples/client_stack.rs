@@ -6,7 +6,8 @@
 //!
 //! The layers from the outside in: retries, a time limit for each try, a balancer over the servers,
 //! and around each server a layer of one pool. The pool bounds the calls to all servers together.
-//! `schedule` waits in `poll_ready`, so nothing is sent before a slot is free.
+//! `schedule_within` takes its slot for a call. Under `schedule` the balancer would keep each server
+//! ready, and so a slot for each, also while it has nothing to send.
 
 use std::future::{Ready, ready};
 use std::net::SocketAddr;
@@ -44,7 +45,7 @@ async fn main() -> Result<(), BoxError> {
     let servers = [server.clone().start().await?, server.clone().start().await?];
 
     let pool = Pool::builder().size(AT_ONCE).name("outgoing").build()?;
-    let bounded = PoolLayer::schedule(&pool);
+    let bounded = PoolLayer::schedule_within(&pool, Duration::MAX);
     let client: HttpClient = Client::builder(TokioExecutor::new()).build_http();
     let endpoints = servers.map(|address| {
         let client = client.clone();

@@ -44,6 +44,16 @@ mod tests {
     }
 
     #[test]
+    fn the_guide_carries_the_texts_of_refusals() {
+        use crate::SubmitErrorKind::*;
+        let page = include_str!("../docs/guide/verbs.md");
+        for kind in [Full, WouldDeadlock, Closed, GroupClosed, GroupFailed, RuntimeGone] {
+            let row = format!("| `{kind:?}` | {kind} |");
+            assert!(page.contains(&row), "the text of {kind:?} differs from `Display`");
+        }
+    }
+
+    #[test]
     fn the_guide_carries_the_accounting_law() {
         let page = include_str!("../docs/guide/overload.md");
         assert!(page.contains(LAW), "the law differs from docs/accounting-law.md");

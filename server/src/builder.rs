@@ -68,8 +68,8 @@ macro_rules! shared_setters {
     (mode: $mode:literal, overload_response: $overload:literal) => {
         /// Where to listen; see [`Listen`](crate::Listen). May be called several times. There is no
         /// default.
-        pub fn listen(mut self, listen: impl Into<crate::Listen>) -> Self {
-            self.config.listens.push(listen.into());
+        pub fn listen(mut self, listen: impl crate::IntoListen) -> Self {
+            self.config.listens.push(listen.into_listen());
             self
         }
 

@@ -96,7 +96,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::accept::address::Address;
-pub use crate::accept::listen::Listen;
+pub use crate::accept::listen::{IntoListen, Listen};
 pub use crate::builder::ServerBuilder;
 pub use crate::close_reason::{CloseReason, Deadline};
 #[cfg(feature = "serde")]

@@ -56,6 +56,7 @@ impl ServerStatus {
 /// How a [shutdown](crate::Server::shutdown) went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
+#[must_use = "`still_open` and `aborted` tell whether the connections could finish"]
 pub struct ShutdownReport {
     /// Closed when nothing was under way on them, or not any more.
     pub closed: u64,

@@ -19,8 +19,8 @@
 //!
 //! | constructor | when the pool is full | decides in | for |
 //! |---|---|---|---|
-//! | [`schedule`](PoolLayer::schedule) | the caller waits its turn | `poll_ready` | clients, `Balance`, all that may wait |
-//! | [`schedule_within`](PoolLayer::schedule_within) | the call waits up to a limit | `call` | servers that smooth short peaks |
+//! | [`schedule`](PoolLayer::schedule) | the caller waits its turn | `poll_ready` | clients that call each ready service soon |
+//! | [`schedule_within`](PoolLayer::schedule_within) | the call waits up to a limit | `call` | servers that smooth short peaks; services under `Balance` or `Steer` |
 //! | [`try_schedule`](PoolLayer::try_schedule) | the call is refused | `call` | servers that shed load |
 //! | [`schedule_always`](PoolLayer::schedule_always) | the call runs beyond the size | `call` | calls that must not be refused, such as health checks |
 //! | [`try_go`](PoolLayer::try_go) | the call runs in the caller | `call` | callers that should slow down with the pool |
@@ -31,11 +31,21 @@
 //! that was read waits in the wait list, which has no bound. Prefer `schedule_within` or
 //! `try_schedule` in a server.
 //!
+//! `Balance` and `Steer` keep all their services ready, called or not. Under `schedule` each of these
+//! services holds a slot as long as it is ready: with as many endpoints as slots, no other job of
+//! the pool ever starts. Put the layer of `schedule` around the balancer, behind a `Buffer`, or use
+//! a verb that decides in `call` for the endpoints.
+//!
 //! # Where a call runs
 //!
 //! A worker of the pool runs `Service::call` of the wrapped service and the future that it returns.
 //! The instance that was polled ready makes the call, and a clone takes its place. Only `try_go` on
 //! a full pool runs the call in the caller.
+//!
+//! **Put one layer of a pool around a service, not two.** The inner call is a second job, inside the
+//! job of the outer call, and needs a second slot: `try_schedule` on a pool of one slot refuses each
+//! such call. A `Buffer` or another task between two layers of `schedule` hides the one from the
+//! other; then calls can wait for each other without end.
 //!
 //! One pool serves any number of layers, services and other jobs, with one count of what runs. The
 //! count lives in the pool, so the clones of a service share it. axum makes one clone for each
@@ -49,7 +59,7 @@
 //! - **The call panics**: the service fails with [`CallError::Panicked`]. The connection is not
 //!   harmed.
 //! - **The pool is full or closed**: the service fails with [`CallError::Overloaded`] or
-//!   [`CallError::Closed`].
+//!   [`CallError::Closed`]; with [`CallError::GroupClosed`] if the layer's group is closed.
 //! - **The runtime shuts down**: the service fails with [`CallError::Cancelled`].
 //!
 //! [`on_error`](PoolLayer::on_error) turns all of these into responses. The service then keeps the
@@ -78,6 +88,10 @@
 //   `answers_take_the_place_of_errors`.
 // - T4, no call without a response future, unless it is detached. Test:
 //   `a_dropped_response_cancels_the_call_unless_it_is_detached`.
+// - T5, no wait inside a layer of the same pool. An outer layer may hold a slot, or wait in `call`,
+//   while the inner one is ready. So an inner `schedule` reserves nothing in that `poll_ready`, and
+//   its call runs in the outer call's job if the pool is full. Test:
+//   `a_layer_twice_on_one_pool_ends`.
 
 #[cfg(feature = "http-body")]
 mod body;
@@ -118,6 +132,7 @@ use crate::pool::Pool;
 /// futures must be `Send + 'static`.
 #[doc(alias = "concurrency limit")]
 #[derive(Clone)]
+#[must_use = "a layer does nothing until it wraps a service"]
 pub struct PoolLayer<A = ReturnError, B = ()> {
     setup: Setup,
     on_error: A,
@@ -133,9 +148,15 @@ impl PoolLayer {
 
     /// Waits for a slot in `poll_ready`, in the wait list with all other callers. Never refuses.
     ///
-    /// A ready service holds a slot until it is called or dropped, so do not keep it ready without
-    /// a call. A clone has no slot. A place in the pool's queue is not enough, because the call
-    /// starts at once.
+    /// **A ready service holds a slot until it is called or dropped**, so do not keep it ready without
+    /// a call. tower's `Balance` and `Steer` do keep their services ready: use
+    /// [`schedule_within`](Self::schedule_within) there. A service whose `poll_ready` was pending
+    /// keeps its place in the wait list, and then the slot that it is granted, until it is polled
+    /// again or dropped. A clone has no slot. A place in the pool's queue is not enough, because the
+    /// call starts at once.
+    ///
+    /// Right inside another layer of the same pool this layer reserves nothing. Its call takes a
+    /// second slot if a slot is free, and runs in the outer call's job otherwise.
     ///
     /// In a job of the same pool, do not wait for another job of that pool while the service is
     /// ready. The pool does not detect such a deadlock.
@@ -149,6 +170,9 @@ impl PoolLayer {
 
     /// Waits for a slot in the response future, for `limit` from `call` on. Then refuses with
     /// [`CallError::Overloaded`].
+    ///
+    /// The service holds nothing between `poll_ready` and `call`, so it suits tower's `Balance` and
+    /// `Steer`. [`Duration::MAX`] waits without a limit.
     ///
     /// A limit of zero refuses a call that cannot start at the first poll. The runtime needs its
     /// timers.
@@ -203,7 +227,7 @@ impl<A, B> PoolLayer<A, B> {
     /// quota.
     ///
     /// The calls leave no outcomes in the group. A closed group refuses calls with
-    /// [`CallError::Closed`]. The layer and its services hold a handle of the group.
+    /// [`CallError::GroupClosed`]. The layer and its services hold a handle of the group.
     ///
     /// # Examples
     ///

@@ -25,6 +25,13 @@ impl<F> fmt::Debug for OnError<F> {
 }
 
 /// Decides the result of a call of a service with request `Q`, response `R` and error `E`. Sealed.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not answer calls of a service with the request `{Q}`, the response \
+               `{R}` and the error `{E}`",
+    label = "`PoolLayer::on_error` does not fit the wrapped service",
+    note = "the closure of `on_error` takes `(CallError<Infallible>, Option<{Q}>)` and returns \
+            `{R}`"
+)]
 pub trait HandleError<Q, R, E>: Clone + sealed::Sealed {
     /// The error of the service on the pool.
     type Error;
@@ -85,6 +92,12 @@ where
 
 /// What the closure may return for a response `R`: `R` itself, or a response whose body
 /// [`hold_until_body_end`](crate::layer::PoolLayer::hold_until_body_end) wraps.
+#[diagnostic::on_unimplemented(
+    message = "the closure of `PoolLayer::on_error` returns `{Self}`, but the wrapped service \
+               responds with `{R}`",
+    label = "`on_error` returns `{Self}` instead of `{R}`",
+    note = "return a `{R}` from the closure; on axum, `.into_response()` makes one"
+)]
 pub trait Reply<R> {
     /// Converts into the service's response.
     fn into_reply(self) -> R;

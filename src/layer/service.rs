@@ -9,6 +9,7 @@
 //! the end of the instance, so a refusal waits for the call. A closed pool is an end, unless
 //! `on_error` is set.
 
+use std::cell::Cell;
 use std::fmt;
 use std::task::{Context, Poll, ready};
 
@@ -20,6 +21,26 @@ use crate::layer::future::ResponseFuture;
 use crate::layer::on_error::HandleError;
 use crate::layer::setup::{Setup, Verb};
 use crate::pool::{Reserver, Submitted};
+
+thread_local! {
+    /// The pool of the layer that polls its wrapped service ready on this thread, or 0.
+    static OUTER_POOL: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Restores the pool of the layer further out.
+struct OuterPool(usize);
+
+impl OuterPool {
+    fn enter(pool: usize) -> Self {
+        Self(OUTER_POOL.replace(pool))
+    }
+}
+
+impl Drop for OuterPool {
+    fn drop(&mut self) {
+        OUTER_POOL.set(self.0);
+    }
+}
 
 /// Runs each call of the wrapped service as a job on a pool; made by
 /// [`PoolLayer`](crate::layer::PoolLayer).
@@ -35,12 +56,15 @@ pub struct PoolService<S, A> {
     reserver: Option<Reserver>,
     /// Why the next call gets no slot. `poll_ready` found this out and left it to `call`.
     refusal: Option<SubmitErrorKind>,
+    /// The last `poll_ready` reserved nothing, because an outer layer of the same pool made it. The
+    /// call waits for no slot either (T5).
+    is_inner: bool,
 }
 
 impl<S, A> PoolService<S, A> {
     pub(super) fn new(inner: S, setup: Setup, on_error: A) -> Self {
         let reserver = (setup.verb == Verb::Schedule).then(|| setup.shared.reserver());
-        Self { inner, setup, on_error, reserver, refusal: None }
+        Self { inner, setup, on_error, reserver, refusal: None, is_inner: false }
     }
 
     /// Returns the wrapped service.
@@ -84,9 +108,11 @@ where
     type Future = ResponseFuture<S, Q, A>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), A::Error>> {
+        let pool = self.setup.shared.pool.shared().id();
+        self.is_inner = OUTER_POOL.get() == pool;
         if let Some(reserver) = self.reserver.as_mut().filter(|_| self.refusal.is_none()) {
             self.refusal = self.setup.shared.refusal();
-            if self.refusal.is_some() {
+            if self.refusal.is_some() || self.is_inner {
                 reserver.release();
             } else {
                 self.refusal = ready!(reserver.poll_reserve(cx)).err().map(|error| error.kind());
@@ -102,7 +128,10 @@ where
             // The call answers this: an error here would end the instance.
             Some(_) => return Poll::Ready(Ok(())),
         }
-        let ready = ready!(self.inner.poll_ready(cx)).map_err(A::inner);
+        let outer = OuterPool::enter(pool);
+        let ready = self.inner.poll_ready(cx);
+        drop(outer);
+        let ready = ready!(ready).map_err(A::inner);
         if let (Err(_), Some(reserver)) = (&ready, &mut self.reserver) {
             reserver.release();
         }
@@ -111,6 +140,7 @@ where
 
     fn call(&mut self, request: Q) -> Self::Future {
         let verb = match self.refusal.take() {
+            None if self.is_inner && self.setup.verb == Verb::Schedule => Verb::TryGo,
             None => self.setup.verb,
             // The caller is a job of this pool: run the call in it, or in the pool without a wait.
             Some(SubmitErrorKind::WouldDeadlock) => Verb::TryGo,

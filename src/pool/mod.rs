@@ -139,8 +139,8 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Closed`](SubmitErrorKind::Closed) if the pool is closed, also while waiting.
-    /// [`WouldDeadlock`](SubmitErrorKind::WouldDeadlock) if the caller is a job of this pool that
+    /// [`Closed`](crate::SubmitErrorKind::Closed) if the pool is closed, also while waiting.
+    /// [`WouldDeadlock`](crate::SubmitErrorKind::WouldDeadlock) if the caller is a job of this pool that
     /// blocks its thread, and every slot is held by a job that waits. Both give the job back.
     ///
     /// # Inside a job of this pool
@@ -229,8 +229,8 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Full`](SubmitErrorKind::Full) if the pool is full, [`Closed`](SubmitErrorKind::Closed) if
-    /// the pool is closed. Both give the job back.
+    /// [`Full`](crate::SubmitErrorKind::Full) if the pool is full,
+    /// [`Closed`](crate::SubmitErrorKind::Closed) if the pool is closed. Both give the job back.
     ///
     /// # Examples
     ///
@@ -266,8 +266,8 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Full`](SubmitErrorKind::Full) at the overflow limit, [`Closed`](SubmitErrorKind::Closed) if
-    /// the pool is closed. Both give the job back.
+    /// [`Full`](crate::SubmitErrorKind::Full) at the overflow limit,
+    /// [`Closed`](crate::SubmitErrorKind::Closed) if the pool is closed. Both give the job back.
     ///
     /// # Examples
     ///
@@ -367,7 +367,8 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// Returns the job if the pool is closed. A pool that is closed later still runs what was committed.
+    /// Returns the job if the pool is closed. A pool that is closed later still runs what was
+    /// committed.
     ///
     /// # Examples
     ///

@@ -10,6 +10,7 @@ use crate::trace::event;
 /// What became of the jobs of a pool that was shut down; from [`Pool::shutdown`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
+#[must_use = "`still_running` and `cancelled` tell whether the jobs could finish"]
 pub struct ShutdownReport {
     /// Jobs that returned a value since the shutdown began.
     pub completed: u64,

@@ -334,3 +334,82 @@ fn it_stacks_with_towers_own() {
         }
     });
 }
+
+/// Calls once, then leaves the balancer idle. Returns the slots that it holds meanwhile.
+async fn idle_balancer(pool: &Pool, layer: PoolLayer) -> usize {
+    let endpoints = (0..2)
+        .map(|_| PendingRequests::new(layer.layer(Probe::open()), CompleteOnResponse::default()));
+    let mut balance = Balance::new(ServiceList::new::<Ask>(endpoints));
+    assert_eq!(soon(balance.ready()).await.unwrap().call(Ask::Echo(1)).await.unwrap(), 1);
+    soon(balance.ready()).await.unwrap();
+    law(pool).reserved
+}
+
+#[test]
+fn an_idle_balancer_holds_slots_for_schedule_alone() {
+    single(async {
+        let pool = Pool::new(2);
+        assert_eq!(idle_balancer(&pool, PoolLayer::schedule(&pool)).await, 2, "as documented");
+        for layer in every_verb(&pool).into_iter().skip(1) {
+            assert_eq!(idle_balancer(&pool, layer.clone()).await, 0, "{layer:?}");
+        }
+        let layer = PoolLayer::schedule_within(&pool, Duration::MAX);
+        assert_eq!(idle_balancer(&pool, layer).await, 0, "without a limit");
+        whole(&pool).await;
+    });
+}
+
+/// Eight clones at once, each ready before it calls.
+async fn twice_on(pool: Pool, outer: PoolLayer) {
+    let service = outer.layer(PoolLayer::schedule(&pool).layer(Probe::open()));
+    let calls = (0..8).map(|n| {
+        let mut service = service.clone();
+        tokio::spawn(async move {
+            for _ in 0..20 {
+                match service.ready().await.unwrap().call(Ask::Echo(n)).await {
+                    Ok(value) => assert_eq!(value, n),
+                    Err(CallError::Overloaded) => tokio::task::yield_now().await,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        soon(call).await.unwrap();
+    }
+    assert_eq!(law(&pool).reserved, 0, "an inner layer reserves nothing");
+    whole(&pool).await;
+}
+
+#[test]
+fn a_layer_twice_on_one_pool_ends() {
+    for size in [1, 2] {
+        for verb in 0..6 {
+            single(async move {
+                let pool = Pool::new(size);
+                twice_on(pool.clone(), every_verb(&pool).remove(verb)).await;
+            });
+            multi(2, async move {
+                let pool = Pool::new(size);
+                twice_on(pool.clone(), every_verb(&pool).remove(verb)).await;
+            });
+        }
+    }
+}
+
+#[test]
+fn a_layer_of_another_pool_waits_as_ever() {
+    single(async {
+        let (outer, inner) = (Pool::new(1), Pool::new(1));
+        let mut service =
+            PoolLayer::schedule(&outer).layer(PoolLayer::schedule(&inner).layer(Probe::open()));
+        let held = hold(&inner);
+        assert!(ready(&mut service).is_pending());
+        held.release().await;
+        assert_eq!(soon(service.ready()).await.unwrap().call(Ask::Echo(1)).await.unwrap(), 1);
+        // Beside it, not inside: it waits again.
+        let mut alone = PoolLayer::schedule(&inner).layer(Probe::open());
+        assert!(ready(&mut alone).is_ready());
+        assert_eq!(law(&inner).reserved, 1);
+    });
+}

@@ -203,7 +203,7 @@ fn shutdown_ends_the_wait_for_a_committed_jobs_start() {
         let going = pool.anyway_go(async {}).unwrap();
         let waiting = tokio::spawn(going);
         settle().await;
-        pool.shutdown(SECOND).await;
+        assert_eq!(pool.shutdown(SECOND).await.still_running, 0);
         assert!(stuck.await.unwrap_err().is_cancelled());
         let handle = soon(waiting).await.unwrap();
         assert!(handle.await.unwrap_err().is_cancelled());

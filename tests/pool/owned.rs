@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use millpond::{Pool, SubmitErrorKind};
 
-use crate::support::{OnDrop, eventually, hold, law, multi, poll, single, soon, whole};
+use crate::support::{Gate, OnDrop, eventually, hold, law, multi, poll, single, soon, whole};
 
 /// Runs the body on both flavours of the runtime.
 #[track_caller]
@@ -59,6 +59,24 @@ fn they_keep_their_pool_and_their_group_open() {
         assert_eq!(soon(soon(schedule).await.unwrap().unwrap()).await.unwrap(), 1);
         let member = soon(member).await.unwrap().unwrap();
         eventually(|| member.is_finished()).await;
+    });
+}
+
+/// The last handle of a group cancels its jobs, and a future that waits has one.
+#[test]
+fn a_wait_is_a_handle_of_its_group() {
+    both(|| async {
+        let pool = Pool::new(1);
+        let (group, gate) = (pool.group(), Gate::new());
+        let first = group.schedule(gate.wait()).await.unwrap();
+        let member = tokio::spawn(group.schedule_owned(async {}));
+        eventually(|| law(&pool).waiting == 1).await;
+        drop(group);
+        gate.open();
+        eventually(|| first.is_finished()).await;
+        assert!(law(&pool).completed >= 1, "the first job was not cancelled");
+        soon(member).await.unwrap().unwrap();
+        whole(&pool).await;
     });
 }
 

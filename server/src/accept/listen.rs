@@ -196,6 +196,42 @@ impl fmt::Display for Listen {
     }
 }
 
+/// What a server can listen at: a [`Listen`] or what converts into one.
+///
+/// Implemented for texts, for [`SocketAddr`], and for the listeners of std and tokio. Implement it for
+/// a type of your own that knows where to listen.
+#[diagnostic::on_unimplemented(
+    message = "a server cannot listen at `{Self}`",
+    label = "neither an address nor a listener",
+    note = "give a text such as \"127.0.0.1:7000\" or \"unix:/run/echo.sock\", a `SocketAddr`, a \
+            `TcpListener` or `UnixListener` of std or tokio, or a `Listen`"
+)]
+pub trait IntoListen {
+    /// Converts into a [`Listen`].
+    fn into_listen(self) -> Listen;
+}
+
+impl IntoListen for Listen {
+    fn into_listen(self) -> Listen {
+        self
+    }
+}
+
+macro_rules! into_listen {
+    ($($from:ty),+) => {$(
+        impl IntoListen for $from {
+            fn into_listen(self) -> Listen {
+                self.into()
+            }
+        }
+    )+};
+}
+
+// A blanket over `Into<Listen>` would put an error about `From` in place of the message above.
+into_listen!(&str, String, SocketAddr);
+into_listen!(std::net::TcpListener, std::os::unix::net::UnixListener);
+into_listen!(tokio::net::TcpListener, tokio::net::UnixListener);
+
 impl From<&str> for Listen {
     fn from(text: &str) -> Self {
         match text.strip_prefix("unix:") {

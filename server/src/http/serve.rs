@@ -9,7 +9,7 @@ use http_body::Body;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use crate::accept::listen::Listen;
+use crate::accept::listen::{IntoListen, Listen};
 use crate::error::StartError;
 use crate::framed::service::BoxError;
 use crate::http::RequestBody;
@@ -53,11 +53,11 @@ use crate::status::ShutdownReport;
 ///
 /// The future panics outside of a tokio runtime with I/O and time enabled.
 #[doc(alias = "axum::serve")]
-pub fn serve<S, B>(listener: impl Into<Listen>, service: S) -> Serve<S, B, std::future::Pending<()>>
+pub fn serve<S, B>(listener: impl IntoListen, service: S) -> Serve<S, B, std::future::Pending<()>>
 where
     S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
 {
-    let (listen, signal) = (listener.into(), std::future::pending());
+    let (listen, signal) = (listener.into_listen(), std::future::pending());
     Serve { listen, service, signal, body: PhantomData }
 }
 

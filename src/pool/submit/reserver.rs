@@ -31,6 +31,9 @@ use crate::pool::submit::submission::Submission;
 /// short time. [`release`](Self::release) gives the slot back, and so does dropping the reserver. A
 /// clone has no slot of its own.
 ///
+/// **Poll a waiting reserver, release it or drop it.** A slot that was granted stays with the
+/// reserver until its next poll, also if the future of [`reserve`](Self::reserve) was dropped.
+///
 /// A waiting reserver stands in the same list as the callers of [`Pool::schedule`] and the queued
 /// jobs. While it waits it uses one place of the queue. A place alone cannot be reserved.
 ///
@@ -56,6 +59,7 @@ use crate::pool::submit::submission::Submission;
 #[doc(alias = "PollSemaphore")]
 #[doc(alias = "acquire")]
 #[doc(alias = "permit")]
+#[must_use = "a reserver does nothing until it reserves; dropping it gives its slot back"]
 pub struct Reserver {
     pool: Pool,
     quota: Option<usize>,

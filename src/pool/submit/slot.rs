@@ -35,9 +35,9 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Closed`](SubmitErrorKind::Closed) if the pool is closed, also while waiting.
-    /// [`WouldDeadlock`](SubmitErrorKind::WouldDeadlock) if the caller is a job of this pool, and every slot is held
-    /// by a job that waits in the wait list.
+    /// [`Closed`](crate::SubmitErrorKind::Closed) if the pool is closed, also while waiting.
+    /// [`WouldDeadlock`](crate::SubmitErrorKind::WouldDeadlock) if the caller is a job of this pool,
+    /// and every slot is held by a job that waits in the wait list.
     ///
     /// # Cancel safety
     ///

@@ -48,6 +48,7 @@ impl Pool {
     /// # Ok(())
     /// # }
     /// ```
+    #[must_use = "dropping the guard gives the slot back when the job ends"]
     pub fn hold_slot(&self) -> Option<SlotGuard> {
         let shared = self.shared();
         let current = context::current()
