@@ -107,7 +107,8 @@ pub use crate::framed::service::BoxError;
 pub use crate::settings::{Mode, SlowReader};
 pub use crate::status::{ServerStatus, ShutdownReport};
 
-use crate::accept::{ConnHandler, accept, async_fd};
+use crate::accept::listen::async_fd;
+use crate::accept::{ConnHandler, accept};
 use crate::builder::Config;
 use crate::conn::listener_conns::{KILL_WAIT, ListenerConns};
 use crate::conn::protocol::Protocol;
