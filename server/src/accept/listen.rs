@@ -2,8 +2,8 @@
 //!
 //! [`Listen`] is the public description of a listener. `ServerBuilder` collects and checks the
 //! descriptions, and `Server::start` binds them all before anything runs. [`Listener`] is the bound
-//! socket; the accept loop of that listener owns it. [`async_fd`] registers a descriptor with tokio:
-//! `Server::start` and the inner epoll in `parked/poller` call it.
+//! socket; the accept loop of that listener owns it. [`async_fd`] registers a descriptor with
+//! tokio: `Server::start` and the inner epoll in `parked/poller` call it.
 //!
 //! No lock is involved: a description is not shared, and a listener has one accept loop.
 //! A listener must never block, because its accept loop runs on a thread of the runtime. A bind
@@ -30,9 +30,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// The address that a server listens at, with the options of that listener.
 ///
 /// A `Listen` is made from a text (`127.0.0.1:7000`, `[::1]:7000`, `localhost:7000`,
-/// `unix:/run/echo.sock`), from an address, or from a bound listener of the standard library or of
-/// tokio. The server resolves a name when it starts, which blocks the thread. It binds the first of
-/// the name's addresses that can be bound.
+/// `unix:/run/echo.sock`), from an address, or from a bound listener. That listener may be one of
+/// the standard library or of tokio. The server resolves a name when it starts, which blocks the
+/// thread. It binds the first of the name's addresses that can be bound.
 ///
 /// # Examples
 ///
@@ -107,9 +107,9 @@ impl Listen {
         self
     }
 
-    /// Sets `SO_KEEPALIVE`: after this time without traffic the kernel probes the peer, and then
-    /// every quarter of that time, but at least a second apart. `None` turns probes off. Accepted:
-    /// 1 s to a day. Default 60 s; TCP only.
+    /// Sets `SO_KEEPALIVE`: after this time without traffic the kernel probes the peer. The kernel
+    /// repeats the probe after each quarter of that time, but not more often than every second.
+    /// `None` turns probes off. Accepted: 1 s to a day. Default 60 s; TCP only.
     pub fn keepalive(mut self, after: impl Into<Option<Duration>>) -> Self {
         self.keepalive = after.into();
         self
@@ -131,8 +131,8 @@ impl Listen {
         Ok(())
     }
 
-    /// Binds the address and listens. The options are set on the listener: connections inherit them,
-    /// which saves system calls for each connection.
+    /// Binds the address and listens. The options are set on the listener: connections inherit
+    /// them, which saves system calls for each connection.
     pub(crate) fn bind(&self) -> io::Result<Listener> {
         let socket = match &self.target {
             Target::Tcp(address) => self.bind_first(address)?,
@@ -151,7 +151,8 @@ impl Listen {
         Listener::new(socket)
     }
 
-    /// Binds the first address of a name that can be bound. Returns the last error if there is none.
+    /// Binds the first address of a name that can be bound. Returns the last error if there is
+    /// none.
     fn bind_first(&self, address: &str) -> io::Result<Socket> {
         let mut last = io::Error::new(io::ErrorKind::InvalidInput, "no address");
         for address in address.to_socket_addrs()? {
@@ -301,8 +302,8 @@ impl Listener {
         })
     }
 
-    /// Returns the TCP address, with the port that the kernel chose for port 0. Returns `None` for a
-    /// Unix socket.
+    /// Returns the TCP address, with the port that the kernel chose for port 0. Returns `None` for
+    /// a Unix socket.
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
         let Self::Tcp(listener) = self else { return None };
         SockRef::from(listener).local_addr().ok()?.as_socket()

@@ -37,13 +37,13 @@
 //! An error that concerns a single connection consumes that connection, so the loop goes on. With
 //! any other error, such as too few descriptors, the connection stays in the kernel's queue. The
 //! listener stays readable then, and the loop would spin. So the loop sleeps: 5 ms first, twice as
-//! long after each further error, 500 ms at most. An accepted connection resets the time. Both kinds
-//! are counted in `accept_errors`.
+//! long after each further error, 500 ms at most. An accepted connection resets the time. Both
+//! kinds are counted in `accept_errors`.
 //!
 //! # Invariants
 //!
-//! - **A1** No accepted connection is lost. Between `accept` and the hand-over nothing is awaited, so
-//!   a cancelled loop stops before an accept or after a hand-over.
+//! - **A1** No accepted connection is lost. Between `accept` and the hand-over nothing is awaited,
+//!   so a cancelled loop stops before an accept or after a hand-over.
 //! - **A2** Nothing is accepted after a shutdown has begun to close connections. The shutdown waits
 //!   until no [`AcceptGuard`](crate::conn::server_state::AcceptGuard) is left; each accept task
 //!   holds one until its loop is dropped. (test: `server/shutdown.rs`)

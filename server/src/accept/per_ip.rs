@@ -53,8 +53,8 @@ impl PerIpCounts {
         Self { limit, keys: HashMap::new(), counts: Slab::new() }
     }
 
-    /// Counts a connection. Returns `None` if its origin has reached the limit. Without a limit, and
-    /// for Unix sockets, returns [`PerIpPermit::UNCOUNTED`].
+    /// Counts a connection. Returns `None` if its origin has reached the limit. Without a limit,
+    /// and for Unix sockets, returns [`PerIpPermit::UNCOUNTED`].
     pub(crate) fn acquire(&mut self, address: &Address) -> Option<PerIpPermit> {
         let (Some(limit), Some(ip)) = (self.limit, address.ip()) else {
             return Some(PerIpPermit::UNCOUNTED);

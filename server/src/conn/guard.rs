@@ -21,8 +21,8 @@ use crate::conn::wake_on_events::WakeOnEvents;
 use crate::panic::catch;
 use crate::trace::{ConnSpan, event};
 
-/// Owns an active connection. A drop at any point closes the socket, calls the protocol's
-/// `on_close`, and releases the entry and the permit, in this order.
+/// Owns an active connection. A drop at any point closes the socket and calls the protocol's
+/// `on_close`. Then the drop releases the entry and the permit (C9).
 pub(crate) struct ConnGuard<P: Protocol, T: ParkedState, W: Transport> {
     pub(crate) conns: Arc<ListenerConns<P, T>>,
     pub(crate) key: ConnKey,
@@ -57,14 +57,15 @@ impl<P: Protocol, T: ParkedState, W: Transport> ConnGuard<P, T, W> {
         resume_unwind(payload)
     }
 
-    /// Gives the guard to the new owner of the stream. The connection ends when that owner drops it.
+    /// Gives the guard to the new owner of the stream. The connection ends when that owner drops
+    /// it.
     #[cfg(feature = "http")]
     pub(crate) fn detach(self, detach: Detach) {
         detach(Box::new(DetachedConn(self)));
     }
 
-    /// Serves a turn. While the turn is suspended in user code, events of the connection wake it
-    /// (C7), and a kill ends it (C8).
+    /// Serves a turn. While the turn is suspended in user code, events of the connection wake the
+    /// turn (C7). A kill ends the turn (C8).
     pub(crate) async fn serve_turn(&mut self, input: TurnInput) -> Outcome {
         let Some((io, idle)) = &mut self.body else { return Outcome::Close(self.reason) };
         self.counters.turns += 1;

@@ -1,8 +1,9 @@
 //! Lingering close: a connection that the server closes is read until the peer closes, too.
 //!
-//! If bytes are unread when a socket is closed, the kernel resets the connection, and the peer may
-//! lose the last response. So the server ends its side, then reads and discards what still comes,
-//! until the peer closes or the linger deadline passes. nginx calls this `lingering_close`.
+//! If bytes are unread when a socket is closed, the kernel resets the connection. The peer may lose
+//! the last response then. So the server ends its side, and discards what the peer still sends.
+//! That ends when the peer closes or the linger deadline passes. nginx calls this
+//! `lingering_close`.
 //!
 //! Turns of `framed` and `http` linger by parking with `ParkReason::Linger`, so a lingering
 //! connection costs no task. The overload response lingers in a task of its own.
@@ -22,8 +23,9 @@ use crate::conn::table::TurnInput;
 /// The most bytes that a task discards before it yields.
 const DISCARD_BUDGET: usize = 64 * 1024;
 
-/// Returns whether a connection must linger. `sent`: the peer has sent bytes that the server has not
-/// served. After a bad frame the peer sends the rest of that frame, so the answer is always yes.
+/// Returns whether a connection must linger. `sent`: the peer has sent bytes that the server has
+/// not served. After a bad frame the peer sends the rest of that frame, so the answer is always
+/// yes.
 pub(crate) fn is_due(reason: CloseReason, sent: bool) -> bool {
     use CloseReason::{ClosedByServer, Codec, FrameTooLarge, Service};
     matches!(reason, Codec | FrameTooLarge) || matches!(reason, ClosedByServer | Service) && sent
@@ -76,8 +78,8 @@ pub(crate) async fn until_peer_closes<R: AsyncRead + Unpin>(io: &mut R) {
     .await;
 }
 
-/// Discards the bytes that have come, up to about `most`. `discard_buf` has capacity afterwards only
-/// if bytes have come.
+/// Discards the bytes that have come, up to about `most`. `discard_buf` has capacity afterwards
+/// only if bytes have come.
 pub(crate) fn discard<R: AsyncRead + Unpin>(
     io: &mut R,
     cx: &mut Context<'_>,

@@ -1,13 +1,14 @@
 //! The connections of one listener: the table with its lock, the stored wakers and the timer.
 //!
 //! [`ListenerConns`] connects the table, which only computes, with the parts that act. Each method
-//! locks, changes the table, unlocks, and then wakes what the change concerns. Callers are both modes,
-//! `guard`, `wake_on_events`, each `ConnNotifier`, and `Server` for status, shutdown and kill.
+//! locks, changes the table, unlocks, and then wakes what the change concerns. Callers are both
+//! modes, `guard`, `wake_on_events`, each `ConnNotifier`, and `Server` for status, shutdown and
+//! kill.
 //!
 //! One lock, [`ListenerConns::state`], covers the table, the totals, the wakers and the counts of
-//! workers. No user code may run under that lock, and nothing may be awaited (C10). In `parked` the
-//! event loop and the workers lock it themselves with [`lock`](ListenerConns::lock), so that a batch
-//! of changes costs one acquisition.
+//! workers. No user code may run under that lock, and nothing may be awaited (C10). The event loop
+//! and the workers of `parked` call [`lock`](ListenerConns::lock) themselves. So a batch of their
+//! changes costs a single acquisition.
 //!
 //! A change must never make a connection ready and then wake nothing: `wake_for` and `each` see to
 //! that, and `conn_worker` and `event_loop` for their own changes.
@@ -88,8 +89,9 @@ pub(crate) struct State<T> {
     pub(crate) workers: WorkerCounts,
     /// The wakers of turns that wait for user code, and of detached connections.
     suspended: ConnMap<Waker>,
-    /// The wakers of turns that wait for a slot, in the dedicated mode. A map apart from `suspended`,
-    /// because a turn may suspend before its task has noticed the end of the wait for the slot.
+    /// The wakers of turns that wait for a slot, in the dedicated mode. A map apart from
+    /// `suspended`: a turn on the pool may suspend before its task has noticed that the slot was
+    /// granted.
     waiting: ConnMap<Waker>,
 }
 
@@ -183,8 +185,8 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         key
     }
 
-    /// Makes the idle state of a new connection. Returns `None` if user code panicked: then the entry
-    /// and the permit are released.
+    /// Makes the idle state of a new connection. Returns `None` if user code panicked: then the
+    /// entry and the permit are released.
     pub(crate) fn on_accept(self: &Arc<Self>, key: ConnKey, address: Address) -> Option<P::Idle> {
         let idle = catch(|| self.protocol.on_accept(address, self.notifier(key)));
         if idle.is_none() {
@@ -236,8 +238,8 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         self.wake_for(state, key, &delivery);
     }
 
-    /// Takes a parked connection for its task. `even_if_not_ready`: the task knows of readiness that
-    /// the table does not.
+    /// Takes a parked connection for its task. `even_if_not_ready`: the task knows of readiness
+    /// that the table does not.
     pub(crate) fn take(&self, key: ConnKey, even_if_not_ready: bool) -> Option<TurnInput> {
         let mut state = self.lock();
         if !even_if_not_ready && !state.table.is_ready(key) {
@@ -273,8 +275,8 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         }
     }
 
-    /// Takes all parked connections, and wakes the suspended turns, the waits for a slot and the event
-    /// loop. All of these find the flag `killed`, which the caller has set, and end (C8).
+    /// Takes all parked connections, and wakes the suspended turns, the waits for a slot and the
+    /// event loop. All of these find the flag `killed`, which the caller has set, and end (C8).
     pub(crate) fn drain_parked(&self) -> Vec<(ConnKey, T)> {
         let mut state = self.lock();
         let drained = state.table.drain_parked();
@@ -287,8 +289,8 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         drained
     }
 
-    /// Advances the table's time, tick by tick. Sleeps without a timer while there is no connection.
-    /// `Server::start` runs this future as a task of tokio.
+    /// Advances the table's time, tick by tick. Sleeps without a timer while there is no
+    /// connection. `Server::start` runs this future as a task of tokio.
     pub(crate) async fn run_timer(self: Arc<Self>) {
         let tick = self.server.settings.ticks.tick;
         loop {
@@ -300,8 +302,9 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
                 sleep_until(next).await;
                 self.each(|table, ready| table.tick(|key| ready.push(key)));
                 self.protocol.tick();
-                // A stall of the runtime counts as one tick. A wait that began during the stall
-                // counts from the tick before it, so ticks to catch up would end that wait early.
+                // A stall of the runtime counts as a single tick. A wait that began during the
+                // stall counts from the tick before. Further ticks at once would end that wait
+                // early.
                 next = Instant::now().max(next) + tick;
             }
         }
@@ -363,7 +366,8 @@ impl<P: Protocol, T: ParkedState> notifier::Notify for ListenerConns<P, T> {
     #[cfg(feature = "http")]
     fn register(&self, key: ConnKey, waker: &Waker) {
         self.suspend(key, waker, true);
-        // Read after the waker is stored: a kill sets the flag first and takes the wakers then (C8).
+        // Read after the waker is stored: a kill sets the flag first and takes the wakers then
+        // (C8).
         if self.is_killed() {
             waker.wake_by_ref();
         }
@@ -405,7 +409,8 @@ mod tests {
             (1, (1, 0, false), false),
             (1, (1, 1, false), true),
             (5, (2, 2, false), true),
-            // At `max`: a worker is not in a turn; all are in a turn; turns suspend; enough workers.
+            // At `max`: a worker is not in a turn; all are in a turn; turns suspend; enough
+            // workers.
             (5, (3, 2, false), false),
             (5, (3, 3, false), true),
             (5, (3, 2, true), true),

@@ -83,9 +83,9 @@ pub(crate) type Detach = Box<dyn FnOnce(Box<dyn Any + Send>) + Send>;
 
 /// The events that have woken a suspended turn, until the turn takes them.
 ///
-/// All accesses are Relaxed. Each runs within a poll of the turn's future: `WakeOnEvents::poll` adds
-/// events, then the turn reads them. The executor orders the polls of one future. The type is atomic
-/// only to be `Sync`, because the turn and `WakeOnEvents` share a reference.
+/// All accesses are Relaxed. Each runs within a poll of the turn's future: `WakeOnEvents::poll`
+/// adds events, then the turn reads them. The executor orders the polls of one future. The type is
+/// atomic only to be `Sync`, because the turn and `WakeOnEvents` share a reference.
 #[derive(Default)]
 pub(crate) struct WakeEvents(AtomicU8);
 

@@ -67,7 +67,8 @@ pub(crate) struct Totals {
     pub(crate) wrote: u64,
 }
 
-/// The counters of the turns since the last park. Small, because every connection's task holds them.
+/// The counters of the turns since the last park. Small, because every connection's task holds
+/// them.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Counters {
     pub(crate) turns: u32,
@@ -123,8 +124,8 @@ impl ServerState {
         self.wait_until(|| self.acceptors.load(SeqCst) == 0).await;
     }
 
-    /// Counts a new connection, and returns its permit. Returns `None` if the server or the peer has
-    /// reached its limit.
+    /// Counts a new connection, and returns its permit. Returns `None` if the server or the peer
+    /// has reached its limit.
     pub(crate) fn admit(&self, address: &Address) -> Option<PerIpPermit> {
         let ConnCounts { per_ip, counts } = &mut *self.conns.lock();
         counts.accepted += 1;
@@ -179,7 +180,8 @@ impl ServerState {
         }
     }
 
-    /// Accounts for bytes that wait to be sent. Returns `None` if the total is above its limit then.
+    /// Accounts for bytes that wait to be sent. Returns `None` if the total is above its limit
+    /// then.
     pub(crate) fn reserve_bytes(&self, bytes: usize) -> Option<BytesPermit> {
         let mut permit = self.empty_permit();
         permit.add(bytes);
@@ -200,8 +202,8 @@ impl ServerState {
         self.send_buffered() >= self.send_buffered.limit
     }
 
-    /// Returns a future that is ready after the total has next fallen below its limit. Callers create
-    /// the future before they look at the total.
+    /// Returns a future that is ready after the total has next fallen below its limit. Callers
+    /// create the future before they look at the total.
     pub(crate) fn below_limit(&self) -> Notified<'_> {
         self.send_buffered.below_limit.notified()
     }
@@ -236,7 +238,8 @@ impl BytesPermit {
         self.bytes += bytes;
     }
 
-    /// Subtracts the permit's bytes, and wakes the waiting senders if the total falls below its limit.
+    /// Subtracts the permit's bytes, and wakes the waiting senders if the total falls below its
+    /// limit.
     pub(crate) fn clear(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         let before = self.of.total.fetch_sub(bytes, SeqCst);

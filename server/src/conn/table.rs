@@ -8,8 +8,8 @@
 //! code and wakes no waker. Each change returns its effect as a [`Delivery`], and the caller wakes.
 //! `table/tests.rs` checks the table against a model.
 //!
-//! An entry must never be in two phases, or in the ready queue twice; a key must never reach an entry
-//! of a later connection. Indices of entries never move, so lists of indices need no update.
+//! An entry must never be in two phases, or in the ready queue twice; a key must never reach an
+//! entry of a later connection. Indices of entries never move, so lists of indices need no update.
 
 use std::collections::VecDeque;
 
@@ -21,11 +21,12 @@ use crate::settings::{NEVER, Ticks};
 
 /// The number of entries that the table allocates at once. Growth moves no entry.
 const CHUNK: usize = 64;
-/// An empty ready queue with a larger capacity is freed, so memory comes back after a burst of events.
+/// An empty ready queue with a larger capacity is freed, so a rush of events occupies no memory
+/// afterwards.
 const MAX_EMPTY_CAPACITY: usize = 1024;
 
-/// Names the entry of a connection. The generation tells the connection from those that use the same
-/// entry earlier or later (C2).
+/// Names the entry of a connection. The generation tells the connection from those that use the
+/// same entry earlier or later (C2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ConnKey {
     pub(crate) index: u32,
@@ -51,8 +52,8 @@ struct ConnEntry<T> {
     timer: Timer,
     permit: PerIpPermit,
     phase: Phase,
-    /// What the deadline belongs to. `ParkReason::Turn` leaves the reason before it, unless the turn
-    /// has moved the deadline.
+    /// What the deadline belongs to. `ParkReason::Turn` leaves the reason before it, unless the
+    /// turn has moved the deadline.
     park_reason: ParkReason,
     /// The events that no turn has taken yet (C3).
     events: Events,
@@ -73,8 +74,8 @@ pub(crate) struct TurnInput {
 }
 
 impl TurnInput {
-    /// Returns whether the turn may close the connection. Then the turn asks the socket itself first,
-    /// because the known readiness may be out of date.
+    /// Returns whether the turn may close the connection. Then the turn asks the socket itself
+    /// first, because the known readiness may be out of date.
     pub(crate) fn forces_io(&self) -> bool {
         self.close_requested.is_some() || self.expired.is_some()
     }
@@ -105,8 +106,8 @@ pub(crate) struct ConnTable<T> {
 
 impl<T> ConnTable<T> {
     /// `horizon`: the shortest of all deadlines, in ticks. `uses_ready_queue`: workers take ready
-    /// connections with [`next_ready`](Self::next_ready). Otherwise each connection's task takes its
-    /// own with [`take`](Self::take).
+    /// connections with [`next_ready`](Self::next_ready). Otherwise each connection's task takes
+    /// its own with [`take`](Self::take).
     pub(crate) fn new(horizon: u32, uses_ready_queue: bool) -> Self {
         Self {
             chunks: Vec::new(),
@@ -152,12 +153,12 @@ impl<T> ConnTable<T> {
         key
     }
 
-    /// Parks an active connection. The connection is ready at once if an event that it waits for has
-    /// come already, or if it waits for its next turn only.
+    /// Parks an active connection. With `ParkReason::Turn`, or if an event that the connection
+    /// waits for has come already, the connection is ready at once.
     ///
-    /// The deadline begins anew if the turn has `moved` it, or if the reason is a new one. Otherwise
-    /// the deadline of the wait before goes on. `ParkReason::Turn` is not a new reason; with `moved`
-    /// it ends the deadline.
+    /// The deadline begins anew if the turn has `moved` it, or if the reason is a new one.
+    /// Otherwise the deadline of the wait before goes on. `ParkReason::Turn` is not a new reason;
+    /// with `moved` it ends the deadline.
     pub(crate) fn park(
         &mut self,
         key: ConnKey,
@@ -183,8 +184,8 @@ impl<T> ConnTable<T> {
         Delivery::Noted
     }
 
-    /// Adds events to a connection's entry. Makes the connection ready if it is parked and waits for
-    /// one of its events.
+    /// Adds events to a connection's entry. Makes the connection ready if it is parked and waits
+    /// for one of its events.
     pub(crate) fn deliver(&mut self, key: ConnKey, events: Events) -> Delivery {
         let Some(entry) = self.find(key) else { return Delivery::Gone };
         entry.events = entry.events | events;
@@ -280,8 +281,8 @@ impl<T> ConnTable<T> {
         self.find(key).is_some_and(|entry| entry.phase == Phase::Ready)
     }
 
-    /// Removes a connection. Its key finds nothing from now on. Returns the permit, and the state if
-    /// the connection was parked. The caller drops the state after the unlock (C10).
+    /// Removes a connection. Its key finds nothing from now on. Returns the permit, and the state
+    /// if the connection was parked. The caller drops the state after the unlock (C10).
     pub(crate) fn remove(&mut self, key: ConnKey) -> Option<(PerIpPermit, Option<T>)> {
         let parked_state = self.take(key).and_then(|(parked_state, _)| parked_state);
         let entry = self.find(key)?;

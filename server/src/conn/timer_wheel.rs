@@ -1,7 +1,7 @@
 //! The timer wheel of a connection table: each list has the entries to look at in one tick.
 //!
-//! The lists run through the entries: each [`Timer`] has the index of the next entry. A wheel has no
-//! allocation per entry, and a free entry may stay linked until its tick comes.
+//! The lists run through the entries: each [`Timer`] has the index of the next entry. A wheel has
+//! no allocation per entry, and a free entry may stay linked until its tick comes.
 //!
 //! A moved deadline costs one store, because the entry stays in its list. The table looks at each
 //! entry after at most `horizon` ticks, and links the entry again by its current deadline. The

@@ -4,9 +4,9 @@
 //! [`MaybeTls`] is what turns read and write. The owner of an active connection has it (C1), and
 //! no lock is needed. A parked connection of the event-driven mode has it in the entry.
 //!
-//! No call here waits: reads and writes return `Pending` if the socket would block. Application bytes
-//! must never pass before the handshake is complete, or after the stream has moved: reads and writes
-//! fail then.
+//! No call here waits: reads and writes return `Pending` if the socket would block. Application
+//! bytes must never pass before the handshake is complete, or after the stream has moved: reads and
+//! writes fail then.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -20,8 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The socket of a connection, in either mode.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Sets whether reads and writes ask the kernel even if the known readiness says that they would
-    /// block. A turn that may close its connection forces the calls.
+    /// Sets whether reads and writes ask the kernel even if the known readiness says that they
+    /// would block. A turn that may close its connection forces the calls.
     fn force_io(&mut self, _forced: bool) {}
 
     /// Notes the readiness that the poller has reported.
@@ -101,8 +101,8 @@ impl<W: Transport> MaybeTls<W> {
         !matches!(self, Self::Plain(_))
     }
 
-    /// Returns the socket. Returns `None` after a handshake that failed, and while another owner has
-    /// the stream.
+    /// Returns the socket. Returns `None` after a handshake that failed, and while another owner
+    /// has the stream.
     pub(crate) fn transport(&mut self) -> Option<&mut W> {
         match self {
             Self::Plain(transport) => Some(transport),

@@ -1,11 +1,9 @@
 //! The wrapper of a suspended future of a connection: events wake the future, and a kill ends it.
 //!
-//! A turn may wait for user code, and a turn of the dedicated mode may wait for a slot of the pool.
-//! Meanwhile the entry stays `Active`. [`WakeOnEvents`] stores
-//! the waker of such a future in `State::suspended` or `State::waiting`, under the table's lock.
-//! `guard` wraps each turn, and [`schedule`] each wait for a slot.
-//!
-//! Neither may outlive its server, so a poll that stores the waker looks at `killed` afterwards (C8).
+//! A turn may wait for user code. In the dedicated mode, a turn may also wait for a slot of the
+//! pool. Meanwhile the entry stays `Active`. [`WakeOnEvents`] stores the waker of such a future in
+//! `State::suspended` or `State::waiting`. `guard` wraps each turn, and [`schedule`] each wait for
+//! a slot. Neither may outlive its server: each pending poll reads `killed` (C8).
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -58,7 +56,8 @@ impl<P: Protocol, T: ParkedState, F: Future> Future for WakeOnEvents<'_, P, T, F
         }
         this.suspended = true;
         this.conns.suspend(this.key, cx.waker(), this.wake_events.is_some());
-        // Read after the waker is stored: a kill sets the flag first and takes the wakers then (C8).
+        // Read after the waker is stored: a kill sets the flag first and takes the wakers then
+        // (C8).
         match this.conns.is_killed() {
             true => Poll::Ready(None),
             false => Poll::Pending,

@@ -288,8 +288,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     /// A connection is ready exactly if it is parked and waits for an event that has come. Ready
-    /// connections come in the order in which they became ready. Deadlines expire in their tick. Each
-    /// turn gets the state of its own connection.
+    /// connections come in the order in which they became ready. Deadlines expire in their tick.
+    /// Each turn gets the state of its own connection.
     #[test]
     fn the_table_agrees_with_the_model(steps in prop::collection::vec(step(), 1..120)) {
         let ticks = ticks([8, 10, 9, 40, 12]);
