@@ -87,7 +87,7 @@ mod trace;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
@@ -266,7 +266,7 @@ impl Server {
             open: counts.open,
             refused_full: counts.refused_full,
             refused_per_ip: counts.refused_per_ip,
-            accept_errors: self.state.accept_errors.load(Relaxed),
+            accept_errors: self.state.accept_errors(),
             closed: reasons.iter().map(|(_, count)| count).sum(),
             send_buffered: self.state.send_buffered(),
             reasons,

@@ -65,7 +65,6 @@ pub(crate) mod per_ip;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -117,10 +116,10 @@ pub(crate) async fn accept<P: Protocol>(
                 }
             }
             // The kernel's queue has lost the connection that failed; the next one may succeed.
-            Ok(Err(error)) if is_of_one_connection(&error) => count_error(&server),
+            Ok(Err(error)) if is_of_one_connection(&error) => server.count_accept_error(),
             // The connection stays in the queue, and the listener stays readable.
             Ok(Err(error)) => {
-                count_error(&server);
+                server.count_accept_error();
                 event!(WARN, %error, pause = ?backoff, "accepting failed");
                 drop(error);
                 tokio::time::sleep(backoff).await;
@@ -145,12 +144,6 @@ fn hand_over<P: Protocol>(
             ConnHandler::EventDriven(handler) => handler.accept(socket, address, permit),
         },
     }
-}
-
-/// Counts an error. Relaxed: the partner is the load in `Server::status`, which reads this number
-/// alone and infers nothing about other memory.
-fn count_error(server: &ServerState) {
-    server.accept_errors.fetch_add(1, Relaxed);
 }
 
 /// Returns whether an error concerns only the connection that `accept` has taken from the queue.

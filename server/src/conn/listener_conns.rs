@@ -79,7 +79,6 @@ pub(crate) struct ListenerConns<P, T> {
 }
 
 /// The data under the lock of a listener.
-
 pub(crate) struct State<T> {
     pub(crate) table: ConnTable<T>,
     pub(crate) totals: Totals,
@@ -255,8 +254,8 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         if P::INTEREST.is_empty() {
             return;
         }
-        // A detached connection learns of the request by its waker alone. These wakers may run any
-        // code, so they are woken after the unlock (C10).
+        // A detached connection learns of the request by its waker alone. The waker of `http` may
+        // take this lock again, so the wakers are woken after the unlock (C10).
         let wakers: Vec<_> = self.lock().suspended.values().cloned().collect();
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -333,7 +332,7 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         let mut state = self.lock();
         state.totals.add(counters);
         let released = state.table.remove(key);
-        // Of a detached connection.
+        // Only a detached connection still has a waker here.
         let waker = state.suspended.remove(&key);
         drop(state);
         if let Some((permit, parked_state)) = released {

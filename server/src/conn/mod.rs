@@ -133,7 +133,8 @@
 //!   `server/limits.rs`)
 //! - **C10, locks.** No user code runs under a lock of this room, and nothing is awaited there.
 //!   Wakers are woken after the unlock; only wakers of tokio's tasks may be woken before, as `each`
-//!   does. Parked states are dropped after the unlock.
+//!   does. Wakers are cloned and dropped under the lock: they belong to tasks, jobs of the pool or
+//!   `http`, so this changes a count of references only. Parked states are dropped after the unlock.
 //! - **C11, bytes.** `SendBuffered::total` is the sum of all `BytesPermit`s. A permit subtracts its
 //!   bytes when it is dropped. (tests: `server/push.rs`, `server/slow.rs`)
 

@@ -7,15 +7,15 @@
 //! for bytes that wait to be sent, with [`BytesPermit`]s.
 //!
 //! The lock `conns` covers the limits and counts of connections; no other lock is taken under it.
-//! The other fields are atomic or have a lock inside. Atomic accesses are SeqCst, but for
-//! `accept_errors`: its accesses name their partner.
+//! The other fields are atomic or have a lock inside. Atomic accesses are SeqCst, but
+//! for the count of accept errors.
 //!
 //! A waiter must never miss its condition. So each waiter creates its `Notified` first and looks at
 //! the condition afterwards; each change is made first and notified afterwards.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use tokio::sync::Notify;
@@ -37,7 +37,7 @@ pub(crate) struct ServerState {
     send_buffered: Arc<SendBuffered>,
     /// All connections must end at once (C8).
     pub(crate) killed: AtomicBool,
-    pub(crate) accept_errors: AtomicU64,
+    accept_errors: AtomicU64,
     /// Notified when no connection is open any more, and when an accept loop ends.
     changed: Notify,
     acceptors: AtomicUsize,
@@ -122,6 +122,18 @@ impl ServerState {
     /// Waits until no accept loop runs.
     pub(crate) async fn no_acceptor(&self) {
         self.wait_until(|| self.acceptors.load(SeqCst) == 0).await;
+    }
+
+    /// Counts an error of an accept loop. Relaxed: the partner is the load in
+    /// [`accept_errors`](Self::accept_errors), and the number publishes no other memory.
+    pub(crate) fn count_accept_error(&self) {
+        self.accept_errors.fetch_add(1, Relaxed);
+    }
+
+    /// Returns the number of accept errors. Relaxed: a status may miss an error that is just being
+    /// counted. The partner is [`count_accept_error`](Self::count_accept_error).
+    pub(crate) fn accept_errors(&self) -> u64 {
+        self.accept_errors.load(Relaxed)
     }
 
     /// Counts a new connection, and returns its permit. Returns `None` if the server or the peer
