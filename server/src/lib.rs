@@ -88,7 +88,7 @@ mod trace;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
@@ -108,7 +108,8 @@ pub use crate::framed::service::BoxError;
 pub use crate::settings::{Mode, SlowReader};
 pub use crate::status::{ServerStatus, ShutdownReport};
 
-use crate::accept::{ConnHandler, accept, async_fd};
+use crate::accept::listen::async_fd;
+use crate::accept::{ConnHandler, accept};
 use crate::builder::Config;
 use crate::conn::listener_conns::{KILL_WAIT, ListenerConns};
 use crate::conn::protocol::Protocol;
@@ -266,7 +267,7 @@ impl Server {
             open: counts.open,
             refused_full: counts.refused_full,
             refused_per_ip: counts.refused_per_ip,
-            accept_errors: self.state.accept_errors.load(Relaxed),
+            accept_errors: self.state.accept_errors(),
             closed: reasons.iter().map(|(_, count)| count).sum(),
             send_buffered: self.state.send_buffered(),
             reasons,
