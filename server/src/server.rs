@@ -223,7 +223,8 @@ impl Server {
     ) {
         // The guard exists before the task runs, so a shutdown waits for a loop that is not polled yet.
         let accept_guard = self.state.accept_guard();
-        let response = config.overload_response.clone();
+        // A client that expects a handshake could not read a plain response.
+        let response = config.overload_response.clone().filter(|_| config.tls.is_plain());
         let accept = accept(listener, handler, self.state.clone(), response);
         let stop = self.stop.clone();
         self.spawn(async move {
