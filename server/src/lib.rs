@@ -86,6 +86,7 @@
 //!   connections finish during a shutdown.
 //! - **overload response**: the bytes that a connection over a limit gets.
 #![deny(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod accept;
 mod builder;
