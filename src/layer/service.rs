@@ -20,18 +20,18 @@ use crate::layer::call::Call;
 use crate::layer::future::ResponseFuture;
 use crate::layer::on_error::HandleError;
 use crate::layer::setup::{Setup, Verb};
-use crate::pool::{Reserver, Submitted};
+use crate::pool::{PoolId, Reserver, Submitted};
 
 thread_local! {
     /// The pool of the layer that polls its wrapped service ready on this thread, or 0.
-    static OUTER_POOL: Cell<usize> = const { Cell::new(0) };
+    static OUTER_POOL: Cell<PoolId> = const { Cell::new(0) };
 }
 
 /// Restores the pool of the layer further out.
-struct OuterPool(usize);
+struct OuterPool(PoolId);
 
 impl OuterPool {
-    fn enter(pool: usize) -> Self {
+    fn enter(pool: PoolId) -> Self {
         Self(OUTER_POOL.replace(pool))
     }
 }
