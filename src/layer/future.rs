@@ -20,6 +20,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
+use tokio::task::coop;
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
@@ -135,14 +136,23 @@ where
                 }
                 StateProj::InCaller { job } => State::Running { handle: ready!(job.poll(cx)) },
                 StateProj::Done { result } => {
+                    // A loop of refused calls must yield to the other tasks of its thread.
+                    ready!(coop::poll_proceed(cx)).made_progress();
                     let result = result.take().expect("`ResponseFuture` polled after completion");
                     return Poll::Ready(result);
                 }
                 StateProj::Waiting { call, wait, limit } => {
+                    // Taken before the wait: a call without budget is not a call without a slot.
+                    let budget = ready!(coop::poll_proceed(cx));
                     let refusal = match wait.poll(cx) {
-                        Poll::Ready(refusal) => refusal,
+                        Poll::Ready(refusal) => {
+                            budget.made_progress();
+                            refusal
+                        }
                         Poll::Pending => {
                             if !wait.at_once {
+                                // The timer takes budget of its own.
+                                drop(budget);
                                 ready!(limit.poll(cx));
                             }
                             Some(Refusal::Overloaded)
@@ -172,7 +182,7 @@ impl SlotWait {
         if self.shared.is_closed() {
             return Poll::Ready(Some(Refusal::Closed));
         }
-        self.reserver.poll_reserve(cx).map(|reserved| reserved.err().map(Refusal::from))
+        self.reserver.poll_reserve_now(cx).map(|reserved| reserved.err().map(Refusal::from))
     }
 
     /// Submits the call after the wait, unless it is refused.

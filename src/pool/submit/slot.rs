@@ -101,6 +101,7 @@ impl Slot {
     /// # Errors
     ///
     /// [`ClosedError`], with the job, if the pool was closed since. The slot is released then, too.
+    #[track_caller]
     pub fn schedule<F>(mut self, job: F) -> Result<JobHandle<F::Output>, ClosedError<F>>
     where
         F: Future + Send + 'static,
