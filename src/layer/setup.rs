@@ -56,7 +56,7 @@ impl LayerShared {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.pool.is_closed() || self.group.as_ref().is_some_and(GroupHandle::is_closed)
+        self.pool.shared().is_closed() || self.group.as_ref().is_some_and(GroupHandle::is_closed)
     }
 
     /// Counts a refusal and returns `true` if the pool has clearly no room. The call is not made

@@ -142,7 +142,7 @@ use crate::pool::limiter::counts::{Counts, ReleaseReason};
 use crate::pool::limiter::deadlock::{set_waiting_job, waiting_job};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::flags::{
-    CANCELLING, CLOSED, Flags, IDLE_WAITERS, NO_SLOTS, RUNTIME_GONE,
+    CANCELLING, CLOSED, CLOSED_BY_OWNER, Flags, IDLE_WAITERS, NO_SLOTS, RUNTIME_GONE,
 };
 use crate::pool::limiter::shard::{Shard, ShardGuard, ShardId};
 use crate::pool::limiter::state::{State, StateGuard};
@@ -686,11 +686,24 @@ impl Limiter {
     }
 
     /// Closes the limiter: rejects callers in the wait list and everything new. Jobs in the wait
-    /// list stay. Returns `false` if the limiter was closed already.
+    /// list stay. Returns `false` if the owner closed the limiter already.
     pub(crate) fn close(&self, shard_id: ShardId, deferred: &mut DeferredWakes) -> bool {
         let mut state = self.lock_state();
+        let first = !state.is_set(CLOSED_BY_OWNER);
+        state.set(CLOSED_BY_OWNER);
+        self.refuse_all(&mut state, shard_id, deferred);
+        first
+    }
+
+    /// Rejects callers in the wait list and everything new, unless the limiter is closed already.
+    fn refuse_all(
+        &self,
+        state: &mut StateGuard<'_>,
+        shard_id: ShardId,
+        deferred: &mut DeferredWakes,
+    ) {
         if state.is_set(CLOSED) {
-            return false;
+            return;
         }
         state.set(CLOSED);
         // After this, no fast path in any shard admits a job (L4).
@@ -706,6 +719,22 @@ impl Limiter {
                 state.reject_waiter(shard_id, waiter_key, WaiterState::Closed, deferred);
             }
         }
+    }
+
+    /// Opens a limiter that was closed by the end of its runtime alone. Returns `false` if the owner
+    /// closed the limiter, or if a job is left.
+    pub(crate) fn reopen(&self) -> bool {
+        let state = self.lock_state();
+        let counts = state.counts();
+        let jobs = counts.running + counts.overflow + counts.in_caller + counts.queued;
+        if state.is_set(CLOSED_BY_OWNER) || jobs > 0 {
+            return false;
+        }
+        for shard in &self.shards {
+            // The workers of the old runtime are gone. A push must find a new one (W2).
+            shard.lock().has_worker = false;
+        }
+        state.clear(CLOSED | CANCELLING | RUNTIME_GONE);
         true
     }
 
@@ -717,8 +746,8 @@ impl Limiter {
         runtime_gone: bool,
         deferred: &mut DeferredWakes,
     ) -> Cancelled {
-        self.close(shard_id, deferred);
         let mut state = self.lock_state();
+        self.refuse_all(&mut state, shard_id, deferred);
         state.set(if runtime_gone { CANCELLING | RUNTIME_GONE } else { CANCELLING });
         let mut cancelled = Cancelled::default();
         for waiter_key in state.wait_list.waiter_keys() {
@@ -744,6 +773,11 @@ impl Limiter {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.flags.is_set(CLOSED)
+    }
+
+    /// Returns whether the owner closed the limiter. Otherwise the end of its runtime did.
+    pub(crate) fn is_closed_by_owner(&self) -> bool {
+        self.flags.is_set(CLOSED_BY_OWNER)
     }
 
     pub(crate) fn is_runtime_gone(&self) -> bool {

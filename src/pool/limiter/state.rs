@@ -186,7 +186,7 @@ impl StateGuard<'_> {
         self.limiter.flags.set(flags);
     }
 
-    fn clear(&self, flags: usize) {
+    pub(super) fn clear(&self, flags: usize) {
         self.limiter.flags.clear(flags);
     }
 

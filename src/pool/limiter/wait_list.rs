@@ -58,6 +58,7 @@ use slab::Slab;
 
 use crate::pool::job::{RawJob, Runnable};
 use crate::pool::limiter::deadlock::WaitingJob;
+use crate::pool::paged_slab::PagedSlab;
 
 /// The key of a waiter in the wait list. A key is reused once its waiter is gone.
 pub(crate) type WaiterKey = usize;
@@ -167,7 +168,7 @@ struct Quota {
 }
 
 pub(super) struct WaitList {
-    nodes: Slab<Node>,
+    nodes: PagedSlab<Node>,
     main: ListEnds,
     quotas: Slab<Quota>,
     queue_capacity: usize,
@@ -184,7 +185,7 @@ pub(super) struct WaitList {
 impl WaitList {
     pub(super) fn new(queue_capacity: usize) -> Self {
         Self {
-            nodes: Slab::new(),
+            nodes: PagedSlab::new(),
             main: ListEnds::EMPTY,
             quotas: Slab::new(),
             queue_capacity,

@@ -19,7 +19,7 @@ use crate::pool::limiter::wait_list::WaiterKey;
 use crate::pool::limiter::{AcquireOutcome, OnFull, PendingJob};
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::caller_runs::CallerRunsJob;
-use crate::trace::JobSpan;
+use crate::trace::{JobSpan, Place};
 
 /// A job on its way into the pool, with the sink of its output.
 pub(crate) struct Submission<'a, F, S>
@@ -35,7 +35,8 @@ where
 }
 
 enum Stage<F: Future, S> {
-    Future(F),
+    /// The job, and where it was submitted.
+    Future(F, Place),
     Allocated(NewJob<F, S>),
     Admitted(RawJoinHandle<F::Output>),
     Taken,
@@ -58,8 +59,15 @@ where
     #[track_caller]
     #[inline]
     pub(crate) fn new(shared: &'a Shared, job: F, sink: S) -> Self {
+        Self::from_place(shared, job, sink, Place::caller())
+    }
+
+    /// As [`new`](Self::new), for a future that was made at `place`.
+    #[track_caller]
+    #[inline]
+    pub(super) fn from_place(shared: &'a Shared, job: F, sink: S, place: Place) -> Self {
         shared.ensure_runtime();
-        Self { shared, job: Stage::Future(job), sink: Some(sink) }
+        Self { shared, job: Stage::Future(job, place), sink: Some(sink) }
     }
 
     /// Allocates the job's cell at once. A wait then keeps the job out of the caller's future.
@@ -67,7 +75,7 @@ where
     #[inline]
     pub(super) fn allocated(shared: &'a Shared, job: F, sink: S) -> Self {
         shared.ensure_runtime();
-        let span = JobSpan::current(shared.config.propagate_span);
+        let span = JobSpan::current(shared.config.propagate_span, Place::caller());
         Self { shared, job: Stage::Allocated(job::allocate_job(job, span)), sink: Some(sink) }
     }
 
@@ -149,10 +157,19 @@ where
         self.sink.as_ref().and_then(S::quota)
     }
 
+    /// Where a job that was not admitted yet was submitted.
+    fn place(&self) -> Place {
+        match &self.job {
+            Stage::Future(_, place) => *place,
+            Stage::Allocated(new_job) => new_job.place(),
+            Stage::Admitted(_) | Stage::Taken => unreachable!("an admitted job has its place"),
+        }
+    }
+
     /// Returns the job after a refusal.
     pub(super) fn take_job(&mut self) -> F {
         match std::mem::replace(&mut self.job, Stage::Taken) {
-            Stage::Future(job) => job,
+            Stage::Future(job, _) => job,
             Stage::Allocated(new_job) => new_job.take_back(),
             Stage::Admitted(_) | Stage::Taken => unreachable!("a refused job is still here"),
         }
@@ -172,8 +189,9 @@ where
         &mut self,
         shared: C,
     ) -> CallerRunsJob<C, F, S> {
+        let place = self.place();
         let sink = self.sink.take().expect("a job without admission keeps its sink");
-        CallerRunsJob::new(shared, self.take_job(), sink)
+        CallerRunsJob::new(shared, self.take_job(), sink, place)
     }
 }
 
@@ -185,8 +203,8 @@ where
 {
     #[inline]
     fn prepare(&mut self) {
-        if let Stage::Future(_) = &self.job {
-            let span = JobSpan::current(self.shared.config.propagate_span);
+        if let Stage::Future(_, place) = self.job {
+            let span = JobSpan::current(self.shared.config.propagate_span, place);
             self.job = Stage::Allocated(job::allocate_job(self.take_job(), span));
         }
     }

@@ -6,9 +6,10 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
+use tokio::task::coop;
 
 use crate::error::ClosedError;
 use crate::pool::handle::{JobHandle, StoreOutput};
@@ -16,6 +17,7 @@ use crate::pool::job::OutputSink;
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::caller_runs::CallerRunsJob;
 use crate::pool::submit::submission::{Submission, Submitted};
+use crate::trace::Place;
 
 pin_project! {
     /// `try_go` for any sink. The job stays in here until the first poll, and while the caller runs
@@ -31,7 +33,7 @@ pin_project! {
     #[project = StateProj]
     #[project_replace = StateReplace]
     enum State<'a, F, S> {
-        New { job: F, sink: S },
+        New { job: F, sink: S, place: Place },
         InCaller { #[pin] run: CallerRunsJob<&'a Shared, F, S> },
         Taken,
     }
@@ -46,7 +48,7 @@ where
     #[track_caller]
     pub(crate) fn new(shared: &'a Shared, job: F, sink: S) -> Self {
         shared.ensure_runtime();
-        Self { shared, state: State::New { job, sink } }
+        Self { shared, state: State::New { job, sink, place: Place::caller() } }
     }
 }
 
@@ -61,11 +63,16 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         if let StateProj::New { .. } = this.state.as_mut().project() {
-            let StateReplace::New { job, sink } = this.state.as_mut().project_replace(State::Taken)
+            // Taken for the admission alone: the job in its caller spends budget of its own.
+            let budget = ready!(coop::poll_proceed(cx));
+            budget.made_progress();
+            let StateReplace::New { job, sink, place } =
+                this.state.as_mut().project_replace(State::Taken)
             else {
                 unreachable!("the state was `New` just now");
             };
-            match Submission::new(this.shared, job, sink).try_go(*this.shared)? {
+            let submission = Submission::from_place(this.shared, job, sink, place);
+            match submission.try_go(*this.shared)? {
                 Submitted::Pool(handle) => return Poll::Ready(Ok(handle)),
                 Submitted::Caller(run) => this.state.set(State::InCaller { run }),
             }
