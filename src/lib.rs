@@ -101,9 +101,7 @@ mod sync;
 mod trace;
 
 pub use crate::blocking::blocking;
-pub use crate::error::{
-    ClosedError, ConfigError, JobError, JobPanic, ScheduleError, TryScheduleError,
-};
+pub use crate::error::{ConfigError, JobError, JobPanic, SubmitError, SubmitErrorKind};
 pub use crate::group::{Group, GroupBuilder, Outcome};
 pub use crate::pool::{
     AbortHandle, AbortOnDropHandle, JobHandle, OnDeadlock, Pool, PoolBuilder, PoolStatus, Reserver,
@@ -113,8 +111,10 @@ pub use crate::pool::{
 /// The named futures that the verbs, groups and [`blocking`] return.
 pub mod future {
     pub use crate::blocking::Blocking;
-    pub use crate::group::{GroupSchedule, GroupTryGo, Next, Wait};
-    pub use crate::pool::{AnywayGo, Schedule, TryGo};
+    pub use crate::group::{
+        GroupSchedule, GroupScheduleOwned, GroupTryGo, GroupTryGoOwned, Next, Wait,
+    };
+    pub use crate::pool::{AnywayGo, Schedule, ScheduleOwned, TryGo, TryGoOwned};
 }
 
 #[cfg(all(doctest, feature = "tower"))]

@@ -52,15 +52,15 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::error::{ClosedError, TryScheduleError};
+use crate::error::SubmitError;
 pub use crate::group::builder::GroupBuilder;
 #[cfg(feature = "tower")]
 pub(crate) use crate::group::member::{GroupHandle, MemberGuard};
 pub use crate::group::outcome::Outcome;
 use crate::group::state::{FailureWhen, GroupState, MemberSink};
-pub use crate::group::submit::{GroupSchedule, GroupTryGo};
+pub use crate::group::submit::{GroupSchedule, GroupScheduleOwned, GroupTryGo, GroupTryGoOwned};
 pub use crate::group::wait::{Next, Wait};
-use crate::pool::{AbortHandle, Pool, Submission};
+use crate::pool::{AbortHandle, Pool, Shared, Submission};
 
 /// Jobs of one pool that belong together: submitted through `&self`, waited for as one, each with
 /// its result.
@@ -140,8 +140,9 @@ impl<T: Send + 'static> Group<T> {
     ///
     /// # Errors
     ///
-    /// As [`Pool::schedule`]; also [`ScheduleError::Closed`](crate::ScheduleError::Closed) if the
-    /// group was closed before the job entered the wait list.
+    /// As [`Pool::schedule`]; also
+    /// [`GroupClosed`](crate::SubmitErrorKind::GroupClosed) if the group was closed before the job
+    /// entered the wait list.
     ///
     /// # Cancel safety
     ///
@@ -156,13 +157,40 @@ impl<T: Send + 'static> Group<T> {
         GroupSchedule::new(&self.state, job)
     }
 
+    /// [`schedule`](Self::schedule) as a future that borrows nothing: it keeps a handle of the group,
+    /// so it can be spawned.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of `schedule`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let group = millpond::Pool::new(2).group();
+    /// tokio::spawn(group.schedule_owned(async { 7 })).await??;
+    /// assert_eq!(group.wait().await.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn schedule_owned<F>(&self, job: F) -> GroupScheduleOwned<F>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        GroupScheduleOwned::new(self.clone(), job)
+    }
+
     /// Runs a job of the group, or refuses it at once. See [`Pool::try_schedule`].
     ///
     /// # Errors
     ///
-    /// As [`Pool::try_schedule`], for the pool or the group's quota.
+    /// As [`Pool::try_schedule`], for the pool or the group's quota; also
+    /// [`GroupClosed`](crate::SubmitErrorKind::GroupClosed).
     #[track_caller]
-    pub fn try_schedule<F>(&self, job: F) -> Result<AbortHandle, TryScheduleError<F>>
+    pub fn try_schedule<F>(&self, job: F) -> Result<AbortHandle, SubmitError<F>>
     where
         F: Future<Output = T> + Send + 'static,
     {
@@ -174,9 +202,10 @@ impl<T: Send + 'static> Group<T> {
     ///
     /// # Errors
     ///
-    /// As [`Pool::schedule_always`].
+    /// As [`Pool::schedule_always`]; also
+    /// [`GroupClosed`](crate::SubmitErrorKind::GroupClosed).
     #[track_caller]
-    pub fn schedule_always<F>(&self, job: F) -> Result<AbortHandle, TryScheduleError<F>>
+    pub fn schedule_always<F>(&self, job: F) -> Result<AbortHandle, SubmitError<F>>
     where
         F: Future<Output = T> + Send + 'static,
     {
@@ -188,7 +217,7 @@ impl<T: Send + 'static> Group<T> {
     ///
     /// # Errors
     ///
-    /// [`ClosedError`], with the job.
+    /// Returns the job if the pool or the group is closed.
     #[track_caller]
     pub fn try_go<F>(&self, job: F) -> GroupTryGo<'_, F>
     where
@@ -197,13 +226,27 @@ impl<T: Send + 'static> Group<T> {
         GroupTryGo::new(&self.state, job)
     }
 
+    /// [`try_go`](Self::try_go) as a future that borrows nothing: it keeps a handle of the group, so
+    /// it can be spawned.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of `try_go`.
+    #[track_caller]
+    pub fn try_go_owned<F>(&self, job: F) -> GroupTryGoOwned<F>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        GroupTryGoOwned::new(self.clone(), job)
+    }
+
     /// Commits a job of the group; the job runs in its turn. See [`Pool::anyway_go`].
     ///
     /// # Errors
     ///
-    /// [`ClosedError`], with the job.
+    /// Returns the job if the pool or the group is closed.
     #[track_caller]
-    pub fn anyway_go<F>(&self, job: F) -> Result<AbortHandle, ClosedError<F>>
+    pub fn anyway_go<F>(&self, job: F) -> Result<AbortHandle, SubmitError<F>>
     where
         F: Future<Output = T> + Send + 'static,
     {
@@ -217,11 +260,11 @@ impl<T: Send + 'static> Group<T> {
     }
 
     #[track_caller]
-    fn submission<F>(&self, job: F) -> Submission<'_, F, MemberSink<T>>
+    fn submission<F>(&self, job: F) -> Submission<&Shared, F, MemberSink<T>>
     where
         F: Future<Output = T> + Send + 'static,
     {
-        Submission::new(&self.state.shared, job, MemberSink::new(&self.state))
+        Submission::new(&*self.state.shared, job, MemberSink::new(&self.state))
     }
 
     /// Waits for the end of every job of the group. Takes the outcomes that `next` has not taken,

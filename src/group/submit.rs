@@ -1,25 +1,46 @@
 //! The futures of [`Group::schedule`](crate::Group::schedule) and
-//! [`Group::try_go`](crate::Group::try_go).
+//! [`Group::try_go`](crate::Group::try_go), which borrow the group, and those of
+//! [`Group::schedule_owned`](crate::Group::schedule_owned) and
+//! [`Group::try_go_owned`](crate::Group::try_go_owned), which keep a handle.
 //!
-//! Both are the pool's futures with a [`MemberSink`]: the outcome goes to the group.
+//! All are the pool's futures with a [`MemberSink`]: the outcome goes to the group.
 
 use std::fmt;
 use std::future::Future;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-use crate::error::{ClosedError, ScheduleError};
+use crate::error::SubmitError;
+use crate::group::Group;
 use crate::group::state::{GroupState, MemberSink};
-use crate::pool::{AbortHandle, ScheduleInner, TryGoInner};
+use crate::pool::{AbortHandle, ScheduleInner, Shared, TryGoInner};
+
+/// The handle of the owning futures. It keeps the group's jobs from being cancelled.
+struct OwnedGroup<T: Send + 'static>(Group<T>);
+
+impl<T: Send + 'static> Clone for OwnedGroup<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: Send + 'static> Deref for OwnedGroup<T> {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0.state.shared
+    }
+}
 
 /// Waits for room; made by [`Group::schedule`](crate::Group::schedule).
 ///
 /// Dropped before it resolves, it takes its job along and passes its place to the next waiter.
 #[must_use = "futures do nothing unless polled"]
-pub struct GroupSchedule<'a, F>(ScheduleInner<'a, F, MemberSink<F::Output>>)
+pub struct GroupSchedule<'a, F>(ScheduleInner<&'a Shared, F, MemberSink<F::Output>>)
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static;
@@ -31,7 +52,7 @@ where
 {
     #[track_caller]
     pub(super) fn new(group: &'a Arc<GroupState<F::Output>>, job: F) -> Self {
-        Self(ScheduleInner::new(&group.shared, job, MemberSink::new(group)))
+        Self(ScheduleInner::new(&*group.shared, job, MemberSink::new(group)))
     }
 }
 
@@ -40,7 +61,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    type Output = Result<AbortHandle, ScheduleError<F>>;
+    type Output = Result<AbortHandle, SubmitError<F>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.poll(cx)
@@ -53,6 +74,87 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
+}
+
+/// [`GroupSchedule`] with a handle of its group; made by
+/// [`Group::schedule_owned`](crate::Group::schedule_owned).
+#[must_use = "futures do nothing unless polled"]
+pub struct GroupScheduleOwned<F>(ScheduleInner<OwnedGroup<F::Output>, F, MemberSink<F::Output>>)
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static;
+
+impl<F> GroupScheduleOwned<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    #[track_caller]
+    pub(super) fn new(group: Group<F::Output>, job: F) -> Self {
+        let sink = MemberSink::new(&group.state);
+        Self(ScheduleInner::new(OwnedGroup(group), job, sink))
+    }
+}
+
+impl<F> Future for GroupScheduleOwned<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    type Output = Result<AbortHandle, SubmitError<F>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll(cx)
+    }
+}
+
+// As for `GroupSchedule`.
+impl<F> Unpin for GroupScheduleOwned<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+}
+
+pin_project! {
+    /// [`GroupTryGo`] with a handle of its group; made by
+    /// [`Group::try_go_owned`](crate::Group::try_go_owned).
+    #[must_use = "futures do nothing unless polled"]
+    pub struct GroupTryGoOwned<F>
+    where
+        F: Future,
+        F: Send,
+        F: 'static,
+        F::Output: Send,
+        F::Output: 'static,
+    {
+        #[pin]
+        inner: TryGoInner<OwnedGroup<F::Output>, F, MemberSink<F::Output>>,
+    }
+}
+
+impl<F> GroupTryGoOwned<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    #[track_caller]
+    pub(super) fn new(group: Group<F::Output>, job: F) -> Self {
+        let sink = MemberSink::new(&group.state);
+        Self { inner: TryGoInner::new(OwnedGroup(group), job, sink) }
+    }
+}
+
+impl<F> Future for GroupTryGoOwned<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    type Output = Result<AbortHandle, SubmitError<F>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().inner.poll(cx)
+    }
 }
 
 pin_project! {
@@ -71,7 +173,7 @@ pin_project! {
         F::Output: 'static,
     {
         #[pin]
-        inner: TryGoInner<'a, F, MemberSink<F::Output>>,
+        inner: TryGoInner<&'a Shared, F, MemberSink<F::Output>>,
     }
 }
 
@@ -82,7 +184,7 @@ where
 {
     #[track_caller]
     pub(super) fn new(group: &'a Arc<GroupState<F::Output>>, job: F) -> Self {
-        Self { inner: TryGoInner::new(&group.shared, job, MemberSink::new(group)) }
+        Self { inner: TryGoInner::new(&*group.shared, job, MemberSink::new(group)) }
     }
 }
 
@@ -91,7 +193,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    type Output = Result<AbortHandle, ClosedError<F>>;
+    type Output = Result<AbortHandle, SubmitError<F>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.project().inner.poll(cx)
@@ -105,6 +207,26 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GroupSchedule").finish_non_exhaustive()
+    }
+}
+
+impl<F> fmt::Debug for GroupScheduleOwned<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupScheduleOwned").finish_non_exhaustive()
+    }
+}
+
+impl<F> fmt::Debug for GroupTryGoOwned<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupTryGoOwned").finish_non_exhaustive()
     }
 }
 

@@ -34,7 +34,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::error::{ClosedError, ConfigError, ScheduleError, TryScheduleError};
+use crate::error::{ConfigError, SubmitError};
 pub use crate::pool::builder::PoolBuilder;
 pub(crate) use crate::pool::context::current;
 use crate::pool::handle::StoreOutput;
@@ -48,14 +48,14 @@ pub use crate::pool::status::PoolStatus;
 pub(crate) use crate::pool::submit::caller_runs::CallerRunsJob;
 pub use crate::pool::submit::reserver::Reserver;
 pub(crate) use crate::pool::submit::schedule::ScheduleInner;
-pub use crate::pool::submit::schedule::{AnywayGo, Schedule};
+pub use crate::pool::submit::schedule::{AnywayGo, Schedule, ScheduleOwned};
 pub use crate::pool::submit::slot::Slot;
 pub use crate::pool::submit::slot_guard::SlotGuard;
 pub(crate) use crate::pool::submit::submission::Submission;
 #[cfg(feature = "tower")]
 pub(crate) use crate::pool::submit::submission::Submitted;
-pub use crate::pool::submit::try_go::TryGo;
 pub(crate) use crate::pool::submit::try_go::TryGoInner;
+pub use crate::pool::submit::try_go::{TryGo, TryGoOwned};
 
 /// A bounded task pool.
 ///
@@ -144,14 +144,20 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`ScheduleError::Closed`] if the pool is closed, also while waiting.
-    /// [`ScheduleError::WouldDeadlock`] if the caller is a job of this pool and every slot is
-    /// held by a job that waits in the wait list; see [`OnDeadlock`]. Both give the job back.
+    /// [`Closed`](SubmitErrorKind::Closed) if the pool is closed, also while waiting.
+    /// [`WouldDeadlock`](SubmitErrorKind::WouldDeadlock) if the caller is a job of this pool and
+    /// every slot is held by a job that waits in the wait list; see [`OnDeadlock`]. Both give the
+    /// job back.
     ///
     /// # Cancel safety
     ///
     /// If the future is dropped before it resolves, the job never runs and its place in the wait
     /// list is given up. A slot that was granted passes to the next waiter.
+    ///
+    /// **Poll the future or drop it.** A slot that was granted stays with the future until its next
+    /// poll, and no other job can use the slot meanwhile. A future that waits unpolled beside
+    /// another `await` in the same task holds up the pool: `tokio::spawn` it by
+    /// [`schedule_owned`](Self::schedule_owned).
     ///
     /// On a runtime of several threads the future may yield once although there is room. Otherwise
     /// a task that submits many jobs in a row would keep its thread from running them.
@@ -184,28 +190,54 @@ impl Pool {
         Schedule::new(self.shared(), job)
     }
 
+    /// [`schedule`](Self::schedule) as a future that borrows nothing: it keeps a handle of the pool,
+    /// so it can be spawned.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of `schedule`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let pool = millpond::Pool::new(2);
+    /// // The wait for room goes on in a task of its own.
+    /// let waits = tokio::spawn(pool.schedule_owned(async { 7 }));
+    /// assert_eq!(waits.await??.await?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "acquire_owned")]
+    #[track_caller]
+    pub fn schedule_owned<F>(&self, job: F) -> ScheduleOwned<F>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        ScheduleOwned::new(self.clone(), job)
+    }
+
     /// Runs a job in the pool, or refuses the job at once. The job never runs in the caller.
     ///
     /// The model is fasthttp's `workerPool.Serve`, which returns `false`.
     ///
     /// # Errors
     ///
-    /// [`TryScheduleError::Full`] if the pool is full, [`TryScheduleError::Closed`] if the pool is
-    /// closed. Both give the job back.
+    /// [`Full`](SubmitErrorKind::Full) if the pool is full, [`Closed`](SubmitErrorKind::Closed) if
+    /// the pool is closed. Both give the job back.
     ///
     /// # Examples
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use millpond::TryScheduleError;
-    ///
     /// let pool = millpond::Pool::new(1);
     /// let first = pool.try_schedule(std::future::pending::<()>())?;
-    /// match pool.try_schedule(async {}) {
-    ///     Err(TryScheduleError::Full(job)) => job.await, // the job came back
-    ///     _ => unreachable!(),
-    /// }
+    /// let refused = pool.try_schedule(async { 7 }).unwrap_err();
+    /// assert!(refused.is_full());
+    /// assert_eq!(refused.into_job().await, 7); // the job came back
     /// first.abort();
     /// # Ok(())
     /// # }
@@ -214,7 +246,7 @@ impl Pool {
     #[doc(alias = "try_acquire")]
     #[doc(alias = "RejectedExecution")]
     #[track_caller]
-    pub fn try_schedule<F>(&self, job: F) -> Result<JobHandle<F::Output>, TryScheduleError<F>>
+    pub fn try_schedule<F>(&self, job: F) -> Result<JobHandle<F::Output>, SubmitError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -230,8 +262,8 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`TryScheduleError::Full`] at the overflow limit, [`TryScheduleError::Closed`] if the pool is
-    /// closed. Both give the job back.
+    /// [`Full`](SubmitErrorKind::Full) at the overflow limit, [`Closed`](SubmitErrorKind::Closed) if
+    /// the pool is closed. Both give the job back.
     ///
     /// # Examples
     ///
@@ -248,7 +280,7 @@ impl Pool {
     /// # }
     /// ```
     #[track_caller]
-    pub fn schedule_always<F>(&self, job: F) -> Result<JobHandle<F::Output>, TryScheduleError<F>>
+    pub fn schedule_always<F>(&self, job: F) -> Result<JobHandle<F::Output>, SubmitError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -258,12 +290,12 @@ impl Pool {
 
     #[track_caller]
     #[inline]
-    fn submission<F>(&self, job: F) -> Submission<'_, F, StoreOutput>
+    fn submission<F>(&self, job: F) -> Submission<&Shared, F, StoreOutput>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        Submission::new(self.shared(), job, StoreOutput)
+        Submission::new(&**self.shared(), job, StoreOutput)
     }
 
     /// Runs a job in the pool, or in the caller's task if the pool is full. So the caller slows
@@ -276,7 +308,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`ClosedError`], with the job.
+    /// Returns the job if the pool is closed.
     ///
     /// # Cancel safety
     ///
@@ -307,6 +339,21 @@ impl Pool {
         TryGo::new(self.shared(), job)
     }
 
+    /// [`try_go`](Self::try_go) as a future that borrows nothing: it keeps a handle of the pool, so
+    /// it can be spawned.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of `try_go`.
+    #[track_caller]
+    pub fn try_go_owned<F>(&self, job: F) -> TryGoOwned<F>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        TryGoOwned::new(self.clone(), job)
+    }
+
     /// Commits a job now. The job runs in its turn, even if the caller goes away.
     ///
     /// The job waits in the wait list, which has no bound. The returned future resolves when the
@@ -314,7 +361,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`ClosedError`], with the job. A pool that is closed later still runs what was committed.
+    /// Returns the job if the pool is closed. A pool that is closed later still runs what was committed.
     ///
     /// # Examples
     ///
@@ -330,7 +377,7 @@ impl Pool {
     /// # }
     /// ```
     #[track_caller]
-    pub fn anyway_go<F>(&self, job: F) -> Result<AnywayGo<F::Output>, ClosedError<F>>
+    pub fn anyway_go<F>(&self, job: F) -> Result<AnywayGo<F::Output>, SubmitError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -362,7 +409,7 @@ impl Pool {
     /// # }
     /// ```
     #[track_caller]
-    pub fn blocking_schedule<F>(&self, job: F) -> Result<JobHandle<F::Output>, ScheduleError<F>>
+    pub fn blocking_schedule<F>(&self, job: F) -> Result<JobHandle<F::Output>, SubmitError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -381,7 +428,7 @@ impl Pool {
     ///
     /// Panics where [`blocking_schedule`](Self::blocking_schedule) panics.
     #[track_caller]
-    pub fn blocking_anyway_go<F>(&self, job: F) -> Result<JobHandle<F::Output>, ClosedError<F>>
+    pub fn blocking_anyway_go<F>(&self, job: F) -> Result<JobHandle<F::Output>, SubmitError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,

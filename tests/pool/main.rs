@@ -23,6 +23,7 @@ mod held_slots;
 mod lifecycle;
 mod nested;
 mod nested_shrinks;
+mod owned;
 mod panics;
 mod panics_in_callbacks;
 mod pool_dropped;

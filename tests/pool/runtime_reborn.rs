@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use crate::support::*;
-use millpond::{Pool, PoolBuilder};
+use millpond::{Pool, PoolBuilder, SubmitErrorKind};
 use tokio::runtime::{Builder, Runtime};
 
 fn one_thread() -> Runtime {
@@ -35,6 +35,22 @@ async fn use_all(pool: &Pool) {
         assert_eq!(soon(job.into_handle()).await.unwrap(), n);
     }
     whole(pool).await;
+}
+
+/// Every verb says that the runtime is gone, and gives the job back.
+async fn all_refuse(pool: &Pool) {
+    let group = pool.group();
+    let kinds = [
+        pool.try_schedule(async {}).map(drop).unwrap_err().kind(),
+        soon(pool.schedule(async {})).await.map(drop).unwrap_err().kind(),
+        pool.schedule_always(async {}).map(drop).unwrap_err().kind(),
+        soon(pool.try_go(async {})).await.map(drop).unwrap_err().kind(),
+        pool.anyway_go(async {}).map(drop).unwrap_err().kind(),
+        pool.try_reserve().map(drop).unwrap_err().kind(),
+        soon(pool.reserve()).await.map(drop).unwrap_err().kind(),
+        group.try_schedule(async {}).map(drop).unwrap_err().kind(),
+    ];
+    assert_eq!(kinds, [SubmitErrorKind::RuntimeGone; 8]);
 }
 
 /// Runs the body once in each runtime, inside a task where there are threads for it.
@@ -154,7 +170,8 @@ fn a_pool_that_was_closed_stays_closed() {
             drop(old);
             pool.close();
             one_thread().block_on(async {
-                assert!(pool.schedule(async {}).await.is_err());
+                let refused = pool.schedule(async {}).await.unwrap_err();
+                assert_eq!(refused.kind(), SubmitErrorKind::Closed);
                 assert!(pool.is_closed());
                 soon(pool.wait_idle()).await;
             });
@@ -173,11 +190,12 @@ fn a_pool_of_a_given_runtime_stays_there() {
             }
             drop(old);
             one_thread().block_on(async {
-                assert!(pool.try_schedule(async {}).is_err(), "also the first submit is refused");
-                assert!(soon(pool.schedule(async {})).await.is_err());
+                // Also the first submit is refused.
+                all_refuse(&pool).await;
                 soon(pool.wait_idle()).await;
             });
-            assert!(pool.try_schedule(async {}).is_err(), "outside of a runtime, too");
+            let refused = pool.try_schedule(async {}).unwrap_err();
+            assert_eq!(refused.kind(), SubmitErrorKind::RuntimeGone, "outside of a runtime, too");
         }
     });
 }
@@ -187,7 +205,9 @@ fn a_dead_runtime_outside_of_any_other_refuses() {
     watched(|| {
         let pool = Pool::new(2);
         one_thread().block_on(use_all(&pool));
-        assert!(pool.try_schedule(async {}).is_err());
+        let refused = pool.try_schedule(async {}).unwrap_err();
+        assert_eq!(refused.kind(), SubmitErrorKind::RuntimeGone);
+        assert!(refused.to_string().contains("runtime has shut down"), "{refused}");
         one_thread().block_on(use_all(&pool));
     });
 }
@@ -223,5 +243,33 @@ fn the_stall_monitor_works_in_the_next_runtime() {
                 assert_eq!(soon(blocked.unwrap()).await.unwrap(), Ok(7));
             });
         }
+    });
+}
+
+#[test]
+fn a_waiter_on_another_runtime_learns_why() {
+    watched(|| {
+        let (old, other) = (one_thread(), one_thread());
+        let pool = Pool::new(1);
+        old.block_on(async { pool.try_schedule(std::future::pending::<()>()).unwrap().detach() });
+        let mut waiter = Box::pin(pool.schedule(async {}));
+        let mut reserver = pool.reserver();
+        other.block_on(async {
+            assert!(poll(&mut waiter).is_pending());
+            let mut reserve = Box::pin(reserver.reserve());
+            assert!(poll(&mut reserve).is_pending());
+        });
+        drop(old);
+        other.block_on(async {
+            let refused = soon(waiter).await.unwrap_err();
+            assert_eq!(refused.kind(), SubmitErrorKind::RuntimeGone);
+            use_all(&pool).await;
+            // The pool is open again, but this place was lost before.
+            let refused = soon(reserver.reserve()).await.unwrap_err();
+            assert_eq!(refused.kind(), SubmitErrorKind::RuntimeGone);
+            soon(reserver.reserve()).await.unwrap();
+            reserver.release();
+            whole(&pool).await;
+        });
     });
 }

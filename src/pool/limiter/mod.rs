@@ -137,6 +137,7 @@ use std::task::Waker;
 
 use crossbeam_utils::CachePadded;
 
+use crate::error::SubmitErrorKind;
 use crate::pool::job::{End, RawJob, Runnable, SlotKind};
 use crate::pool::limiter::counts::{Counts, ReleaseReason};
 use crate::pool::limiter::deadlock::{set_waiting_job, waiting_job};
@@ -193,10 +194,7 @@ pub(crate) enum AcquireOutcome {
         depth: usize,
     },
     /// As `Started`, but beyond the size.
-    Overflow {
-        needs_wake: bool,
-        depth: usize,
-    },
+    Overflow { needs_wake: bool, depth: usize },
     /// The job is in the queue, or is committed to the wait list.
     Enqueued,
     /// The caller waits under this key.
@@ -205,9 +203,8 @@ pub(crate) enum AcquireOutcome {
     RunInCaller,
     /// A slot is reserved.
     Reserved,
-    Full,
-    Closed,
-    Deadlock,
+    /// The job, or the caller without a job, gets nothing.
+    Refused(SubmitErrorKind),
 }
 
 /// The semaphore of one pool. The head of this module describes its protocol.
@@ -262,7 +259,7 @@ impl Limiter {
         on_full: OnFull<'_>,
     ) -> AcquireOutcome {
         if matches!(on_full, OnFull::Refuse) && quota.is_none() && self.refuse_if_full() {
-            return AcquireOutcome::Full;
+            return AcquireOutcome::Refused(SubmitErrorKind::Full);
         }
         pending.prepare();
         if quota.is_none() {
@@ -305,7 +302,7 @@ impl Limiter {
         let mut state = self.lock_state();
         state.counters.submitted += 1;
         if state.is_set(CLOSED) {
-            return state.refuse(AcquireOutcome::Closed);
+            return state.refuse(AcquireOutcome::Refused(self.closed_kind()));
         }
         let slot_kind = SlotKind::for_quota(quota);
         let list = state.wait_list.list_for(quota);
@@ -338,7 +335,9 @@ impl Limiter {
                 let needs_wake = shard.push(pending.admit(SlotKind::Overflow));
                 AcquireOutcome::Overflow { needs_wake, depth: shard.run_queue.len() }
             }
-            OnFull::Refuse | OnFull::Overflow { .. } => state.refuse(AcquireOutcome::Full),
+            OnFull::Refuse | OnFull::Overflow { .. } => {
+                state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Full))
+            }
         }
     }
 
@@ -355,7 +354,7 @@ impl Limiter {
     ) -> AcquireOutcome {
         if quota.is_none() {
             if wake.is_none() && self.refuse_if_full() {
-                return AcquireOutcome::Full;
+                return AcquireOutcome::Refused(SubmitErrorKind::Full);
             }
             let mut shard = self.shards[shard_id].lock();
             if shard.free_slots > 0 && !self.flags.is_set_in_lock(CLOSED) {
@@ -380,7 +379,7 @@ impl Limiter {
         let mut state = self.lock_state();
         state.counters.submitted += 1;
         if state.is_set(CLOSED) {
-            return state.refuse(AcquireOutcome::Closed);
+            return state.refuse(AcquireOutcome::Refused(self.closed_kind()));
         }
         let list = state.wait_list.list_for(quota);
         if list == List::Main && state.acquire_from_any_shard(shard_id) {
@@ -390,7 +389,7 @@ impl Limiter {
         }
         match &mut wake {
             Some((waker, pool)) => state.enqueue_caller(list, quota, waker, *pool, true),
-            None => state.refuse(AcquireOutcome::Full),
+            None => state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Full)),
         }
     }
 
@@ -406,7 +405,7 @@ impl Limiter {
         pending.prepare();
         let mut shard = self.shards[shard_id].lock();
         if self.flags.is_set_in_lock(CLOSED) {
-            return AcquireOutcome::Closed;
+            return AcquireOutcome::Refused(self.closed_kind());
         }
         shard.counters.reservations_ended += 1;
         shard.counters.started += 1;
@@ -497,7 +496,7 @@ impl Limiter {
                 if state.is_set(CANCELLING) {
                     // `cancel_all` has emptied the shards already, so no job may start.
                     state.release(shard_id, quota, deferred);
-                    let outcome = state.refuse(AcquireOutcome::Closed);
+                    let outcome = state.refuse(AcquireOutcome::Refused(self.closed_kind()));
                     state.check_idle(deferred);
                     return outcome;
                 }
@@ -512,7 +511,7 @@ impl Limiter {
             }
             WaiterState::Waiting => AcquireOutcome::Waiting(waiter_key),
             WaiterState::Closed | WaiterState::Deadlock => {
-                let outcome = state.remove_rejected(waiter_key);
+                let outcome = state.remove_rejected(waiter_key, self.closed_kind());
                 state.check_idle(deferred);
                 outcome
             }
@@ -537,7 +536,9 @@ impl Limiter {
                 state.counters.reserved += 1;
                 AcquireOutcome::Reserved
             }
-            WaiterState::Closed | WaiterState::Deadlock => state.remove_rejected(waiter_key),
+            WaiterState::Closed | WaiterState::Deadlock => {
+                state.remove_rejected(waiter_key, self.closed_kind())
+            }
         };
         state.check_idle(deferred);
         outcome
@@ -775,9 +776,14 @@ impl Limiter {
         self.flags.is_set(CLOSED)
     }
 
-    /// Returns whether the owner closed the limiter. Otherwise the end of its runtime did.
-    pub(crate) fn is_closed_by_owner(&self) -> bool {
-        self.flags.is_set(CLOSED_BY_OWNER)
+    /// Returns why a closed limiter refuses. One that its owner did not close was closed by the end
+    /// of its runtime, and may be open again by now.
+    pub(crate) fn closed_kind(&self) -> SubmitErrorKind {
+        if self.flags.is_set(CLOSED_BY_OWNER) {
+            SubmitErrorKind::Closed
+        } else {
+            SubmitErrorKind::RuntimeGone
+        }
     }
 
     pub(crate) fn is_runtime_gone(&self) -> bool {

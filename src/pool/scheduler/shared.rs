@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use crate::error::JobPanic;
+use crate::error::{JobPanic, SubmitErrorKind};
 use crate::panic::catch_panic;
 use crate::pool::context;
 use crate::pool::job::{JobScheduler, RawJob, Runnable, Step};
@@ -212,12 +212,17 @@ impl Shared {
         event!(DEBUG, pool = &*self.config.name, "pool moved to another runtime");
     }
 
-    /// Returns whether the pool takes no jobs. Tries to move a pool whose runtime is gone.
-    pub(crate) fn is_closed(&self) -> bool {
-        if self.limiter.is_closed() && self.binding.is_gone() {
+    /// Returns why the pool takes no jobs, or `None` if the pool is open. Moves a pool whose runtime is
+    /// gone, if it may. Called by the layer before it makes a call.
+    #[cfg(feature = "tower")]
+    pub(crate) fn refusal(&self) -> Option<SubmitErrorKind> {
+        if !self.limiter.is_closed() {
+            return None;
+        }
+        if self.binding.is_gone() {
             self.revive();
         }
-        self.limiter.is_closed()
+        self.limiter.is_closed().then(|| self.limiter.closed_kind())
     }
 
     /// Returns the runtime of the pool.
@@ -301,7 +306,7 @@ impl Shared {
     ) -> AcquireOutcome {
         let shard_id = self.current_shard();
         let outcome = self.limiter.submit_reserved(shard_id, pending, quota);
-        if outcome == AcquireOutcome::Closed {
+        if let AcquireOutcome::Refused(_) = outcome {
             self.release_slot(quota, ReleaseReason::Refused);
         }
         self.after_submit(shard_id, outcome)
@@ -330,9 +335,7 @@ impl Shared {
                 wake_worker_for(self, shard_id, needs_wake, depth);
                 event!(DEBUG, pool = &*self.config.name, "job overflows");
             }
-            AcquireOutcome::Full | AcquireOutcome::Closed | AcquireOutcome::Deadlock => {
-                self.log_refused(outcome)
-            }
+            AcquireOutcome::Refused(kind) => self.log_refused(kind),
             AcquireOutcome::Enqueued
             | AcquireOutcome::Waiting(_)
             | AcquireOutcome::RunInCaller
@@ -342,8 +345,8 @@ impl Shared {
     }
 
     #[cold]
-    fn log_refused(&self, _outcome: AcquireOutcome) {
-        event!(DEBUG, pool = &*self.config.name, reason = ?_outcome, "job refused");
+    fn log_refused(&self, _kind: SubmitErrorKind) {
+        event!(DEBUG, pool = &*self.config.name, reason = ?_kind, "job refused");
     }
 
     /// Starts the jobs, calls the wakers and notifies the idle waiters that a step of the limiter left

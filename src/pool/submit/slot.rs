@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 
-use crate::error::{ClosedError, ScheduleError, TryScheduleError};
+use crate::error::SubmitError;
 use crate::pool::Pool;
 use crate::pool::handle::JobHandle;
 use crate::pool::submit::reserver::Reserver;
@@ -35,8 +35,8 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`ScheduleError::Closed`] if the pool is closed, also while waiting.
-    /// [`ScheduleError::WouldDeadlock`] if the caller is a job of this pool, and every slot is held
+    /// [`Closed`](SubmitErrorKind::Closed) if the pool is closed, also while waiting.
+    /// [`WouldDeadlock`](SubmitErrorKind::WouldDeadlock) if the caller is a job of this pool, and every slot is held
     /// by a job that waits in the wait list.
     ///
     /// # Cancel safety
@@ -62,17 +62,31 @@ impl Pool {
     /// ```
     #[doc(alias = "acquire_owned")]
     #[doc(alias = "permit")]
-    pub async fn reserve(&self) -> Result<Slot, ScheduleError<()>> {
+    pub async fn reserve(&self) -> Result<Slot, SubmitError> {
+        self.reserve_owned().await
+    }
+
+    /// [`reserve`](Self::reserve) as a future that borrows nothing: it keeps a handle of the pool,
+    /// so it can be spawned.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of `reserve`.
+    pub fn reserve_owned(
+        &self,
+    ) -> impl Future<Output = Result<Slot, SubmitError>> + Send + 'static + use<> {
         let mut reserver = self.reserver();
-        reserver.reserve().await?;
-        Ok(Slot(reserver))
+        async move {
+            reserver.reserve().await?;
+            Ok(Slot(reserver))
+        }
     }
 
     /// Reserves a slot for a job to come, if a slot is free and the wait list is empty.
     ///
     /// # Errors
     ///
-    /// [`TryScheduleError::Full`] and [`TryScheduleError::Closed`], without a job. A place in the
+    /// As [`Pool::try_schedule`], without a job. A place in the
     /// queue is not enough.
     ///
     /// # Examples
@@ -88,7 +102,7 @@ impl Pool {
     /// # }
     /// ```
     #[doc(alias = "try_acquire_owned")]
-    pub fn try_reserve(&self) -> Result<Slot, TryScheduleError<()>> {
+    pub fn try_reserve(&self) -> Result<Slot, SubmitError> {
         let mut reserver = self.reserver();
         reserver.try_reserve()?;
         Ok(Slot(reserver))
@@ -100,9 +114,9 @@ impl Slot {
     ///
     /// # Errors
     ///
-    /// [`ClosedError`], with the job, if the pool was closed since. The slot is released then, too.
+    /// Returns the job if the pool was closed since. The slot is released then, too.
     #[track_caller]
-    pub fn schedule<F>(mut self, job: F) -> Result<JobHandle<F::Output>, ClosedError<F>>
+    pub fn schedule<F>(mut self, job: F) -> Result<JobHandle<F::Output>, SubmitError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
