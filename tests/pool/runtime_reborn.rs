@@ -131,13 +131,13 @@ fn a_pool_with_jobs_left_does_not_move() {
         let old = runtime(2);
         let (go, gone) = std::sync::mpsc::channel::<()>();
         let (enter, entered) = std::sync::mpsc::channel();
-        let busy = old.block_on(async {
-            pool.try_schedule(async move {
-                enter.send(()).unwrap();
-                let _ = gone.recv();
-            })
-            .unwrap()
-        });
+        let entered_old = old.enter();
+        let job = async move {
+            enter.send(()).unwrap();
+            let _ = gone.recv();
+        };
+        let busy = pool.try_schedule(job).unwrap();
+        drop(entered_old);
         entered.recv().unwrap();
         old.shutdown_background();
         let next = one_thread();

@@ -405,7 +405,7 @@ mod tests {
     fn a_complete_job_is_not_waiting() {
         let state = State::new();
         state.enter_wait_list();
-        assert!(!state.complete());
+        assert!(!state.complete().has_join_waker());
         assert!(!state.load().is_waiting());
     }
 
@@ -413,7 +413,7 @@ mod tests {
     fn a_complete_job_never_gives_its_token_out() {
         let state = State::new();
         assert!(!state.start_poll());
-        assert!(!state.complete());
+        assert!(!state.complete().has_join_waker());
         assert!(!state.wake());
         assert!(!state.request_abort());
         assert!(state.load().is_complete());
@@ -424,14 +424,25 @@ mod tests {
         let state = State::new();
         assert!(!state.set_join_waker());
         assert!(state.load().has_join_waker());
-        assert!(state.complete());
+        assert!(state.complete().has_join_waker());
         assert!(state.unset_join_waker(), "the completing thread may read it");
 
         let state = State::new();
         assert!(!state.set_join_waker());
         assert!(!state.unset_join_waker());
-        assert!(!state.complete(), "the waker was taken back");
+        assert!(!state.complete().has_join_waker(), "the waker was taken back");
         assert!(state.set_join_waker(), "the waker came too late");
+    }
+
+    #[test]
+    fn the_second_of_the_end_and_the_dropped_handle_has_the_output() {
+        let state = State::new();
+        assert!(!state.drop_join(), "the completing thread comes second");
+        assert!(state.complete().is_join_dropped());
+
+        let state = State::new();
+        assert!(!state.complete().is_join_dropped());
+        assert!(state.drop_join(), "the handle comes second");
     }
 
     #[test]
