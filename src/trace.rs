@@ -19,29 +19,59 @@ pub(crate) use event;
 
 #[cfg(feature = "tracing")]
 mod with_tracing {
+    use std::fmt;
+    use std::panic::Location;
+
     use tracing::Span;
 
-    /// The span of a job: the span that was current at the submit.
+    /// The place in the code where a job was submitted, for the event of its panic.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Place(&'static Location<'static>);
+
+    impl Place {
+        /// Returns the place of the caller.
+        #[track_caller]
+        #[inline(always)]
+        pub(crate) fn caller() -> Self {
+            Self(Location::caller())
+        }
+    }
+
+    impl fmt::Display for Place {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.fmt(f)
+        }
+    }
+
+    /// The span of a job: the span that was current at the submit. Knows the place of the submit,
+    /// too.
     ///
     /// The box keeps jobs without a span small; most have none.
-    #[derive(Default)]
-    pub(crate) struct JobSpan(Option<Box<Span>>);
+    pub(crate) struct JobSpan {
+        span: Option<Box<Span>>,
+        place: Place,
+    }
 
     impl JobSpan {
         /// Takes the current span, if `wanted` and if there is one.
         #[inline]
-        pub(crate) fn current(wanted: bool) -> Self {
+        pub(crate) fn current(wanted: bool, place: Place) -> Self {
             if !wanted || !tracing::dispatcher::has_been_set() {
-                return Self(None);
+                return Self { span: None, place };
             }
             let span = Span::current();
-            Self((!span.is_none()).then(|| Box::new(span)))
+            Self { span: (!span.is_none()).then(|| Box::new(span)), place }
+        }
+
+        /// The place of the submit.
+        pub(crate) fn place(&self) -> Place {
+            self.place
         }
 
         /// Calls `f` inside the span.
         #[inline(always)]
         pub(crate) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
-            match &self.0 {
+            match &self.span {
                 None => f(),
                 Some(span) => span.in_scope(f),
             }
@@ -51,13 +81,27 @@ mod with_tracing {
 
 #[cfg(not(feature = "tracing"))]
 mod without {
+    /// The place of a submit in a build without events: nothing.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Place;
+
+    impl Place {
+        #[inline(always)]
+        pub(crate) fn caller() -> Self {
+            Self
+        }
+    }
+
     /// The span of a job in a build without spans: nothing.
-    #[derive(Default)]
     pub(crate) struct JobSpan;
 
     impl JobSpan {
-        pub(crate) fn current(_wanted: bool) -> Self {
+        pub(crate) fn current(_wanted: bool, _place: Place) -> Self {
             Self
+        }
+
+        pub(crate) fn place(&self) -> Place {
+            Place
         }
 
         #[inline(always)]

@@ -20,6 +20,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
+use tokio::task::coop;
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
@@ -134,14 +135,23 @@ where
                 }
                 StateProj::InCaller { job } => State::Running { handle: ready!(job.poll(cx)) },
                 StateProj::Done { result } => {
+                    // A loop of refused calls must yield to the other tasks of its thread.
+                    ready!(coop::poll_proceed(cx)).made_progress();
                     let result = result.take().expect("`ResponseFuture` polled after completion");
                     return Poll::Ready(result);
                 }
                 StateProj::Waiting { call, wait, limit } => {
+                    // Taken before the wait: a call without budget is not a call without a slot.
+                    let budget = ready!(coop::poll_proceed(cx));
                     let refusal = match wait.poll(cx) {
-                        Poll::Ready(refusal) => refusal,
+                        Poll::Ready(refusal) => {
+                            budget.made_progress();
+                            refusal
+                        }
                         Poll::Pending => {
                             if !wait.at_once {
+                                // The timer takes budget of its own.
+                                drop(budget);
                                 ready!(limit.poll(cx));
                             }
                             Some(SubmitErrorKind::Full)
@@ -171,7 +181,7 @@ impl SlotWait {
         if let Some(refusal) = self.shared.refusal() {
             return Poll::Ready(Some(refusal));
         }
-        self.reserver.poll_reserve(cx).map(|reserved| reserved.err().map(|error| error.kind()))
+        self.reserver.poll_reserve_now(cx).map(|reserved| reserved.err().map(|error| error.kind()))
     }
 
     /// Submits the call after the wait, unless it is refused.

@@ -57,10 +57,8 @@ impl LayerShared {
 
     /// Returns why no call is taken any more, or `None` while the pool and the group are open.
     pub(super) fn refusal(&self) -> Option<SubmitErrorKind> {
-        if self.pool.is_closed() {
-            return Some(SubmitErrorKind::Closed);
-        }
-        self.group.as_ref().and_then(GroupHandle::refusal)
+        let refusal = self.pool.shared().refusal();
+        refusal.or_else(|| self.group.as_ref().and_then(GroupHandle::refusal))
     }
 
     /// Counts a refusal and returns `true` if the pool has clearly no room. The call is not made

@@ -61,7 +61,7 @@ impl PoolBuilder {
             size: 0,
             queue: 0,
             idle_timeout: Duration::from_secs(10),
-            min_idle: 0,
+            min_idle: 1,
             overflow_limit: None,
             name: Arc::from("pool"),
             propagate_span: true,
@@ -84,14 +84,19 @@ impl PoolBuilder {
     }
 
     /// Sets how long a worker may be idle before it retires: more than zero, at most a year.
-    /// Default 10 s. The worker retires up to an eighth of this time later.
+    /// Default 10 s.
+    ///
+    /// Only workers beyond [`min_idle`](Self::min_idle) retire, and only these have a timer.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;
         self
     }
 
-    /// Sets how many idle workers stay: 0 to `size`. Default 0. The first jobs or
+    /// Sets how many idle workers stay: 0 to `size`. Default 1. The first jobs or
     /// [`Pool::prewarm`] spawn them.
+    ///
+    /// An idle worker is one parked task, without a timer: it wakes no thread and moves no paused
+    /// clock. With 0 the last worker retires as well, and so it has a timer.
     pub fn min_idle(mut self, workers: usize) -> Self {
         self.min_idle = workers;
         self

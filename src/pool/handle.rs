@@ -132,18 +132,24 @@ impl<T> Future for JobHandle<T> {
     type Output = Result<T, JobError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // A loop that awaits many finished handles would never yield without a budget.
+        let budget = ready!(tokio::task::coop::poll_proceed(cx));
         let output = match &mut self.0 {
             Inner::Pooled(join) => {
-                // A loop that awaits many finished handles would never yield without a budget.
-                let budget = ready!(tokio::task::coop::poll_proceed(cx));
                 ready!(join.poll_done(cx));
-                budget.made_progress();
-                join.take()
+                let output = join.take();
+                // The cell is not needed any more, even if the handle is kept.
+                let taken = Inner::Done(Mutex::new(None));
+                if let Inner::Pooled(join) = std::mem::replace(&mut self.0, taken) {
+                    join.release_taken();
+                }
+                output
             }
             Inner::Done(output) => {
                 output.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
             }
         };
+        budget.made_progress();
         Poll::Ready(output.expect("`JobHandle` polled after completion"))
     }
 }
@@ -179,8 +185,8 @@ impl<T> fmt::Debug for JobHandle<T> {
 
 /// Can abort a job, without the right to the job's output; from [`JobHandle::abort_handle`].
 ///
-/// A dropped abort handle neither aborts nor detaches the job. An output that no [`JobHandle`] takes
-/// is dropped with the last abort handle.
+/// A dropped abort handle neither aborts nor detaches the job. An abort handle does not keep the
+/// output: once the [`JobHandle`] is dropped and the job has ended, the output is dropped.
 ///
 /// # Examples
 ///

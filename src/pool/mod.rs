@@ -9,7 +9,8 @@
 //! | `limiter` | the semaphore: slots, wait list, quotas, counters, lending, deadlock detection |
 //! | `scheduler` | workers, the idle list, the wake policy and the stall monitor |
 //!
-//! `builder`, `handle`, `status` and `shutdown` have the other public types. The group and the layer
+//! `builder`, `handle`, `status` and `shutdown` have the other public types; `paged_slab` is storage
+//! of the limiter and of the shards. The group and the layer
 //! enter through `submit` too.
 //!
 //! A [`Pool`] is a counted reference to `Shared`, which workers and jobs hold as well. The last
@@ -23,6 +24,7 @@ mod job;
 mod limiter;
 #[cfg(all(test, millpond_loom))]
 mod loom;
+mod paged_slab;
 mod scheduler;
 mod shutdown;
 mod status;
@@ -74,7 +76,9 @@ pub use crate::pool::submit::try_go::{TryGo, TryGoOwned};
 /// to their ends, and then the workers retire.
 ///
 /// A pool can be made anywhere. It binds to the tokio runtime of its first job, or to the runtime
-/// given to [`PoolBuilder::runtime`]. That runtime needs its timers enabled.
+/// given to [`PoolBuilder::runtime`]. That runtime needs its timers enabled. When it shuts down, the
+/// pool's jobs are cancelled and the pool refuses new ones. A pool that was given no runtime then
+/// binds to the runtime of the next submit, once no old job is left.
 ///
 /// # Panics
 ///
@@ -104,7 +108,7 @@ impl Drop for CloseOnDrop {
 }
 
 impl Pool {
-    /// Makes a pool of `size` slots without a queue. Idle workers retire after 10 s.
+    /// Makes a pool of `size` slots without a queue. Idle workers but one retire after 10 s.
     ///
     /// # Panics
     ///
@@ -475,7 +479,7 @@ impl Pool {
         self.shared().close();
     }
 
-    /// Returns whether the pool is closed.
+    /// Returns whether the pool is closed, or was stopped by the end of its runtime.
     pub fn is_closed(&self) -> bool {
         self.shared().limiter.is_closed()
     }

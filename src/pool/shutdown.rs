@@ -108,6 +108,8 @@ async fn wait_idle(shared: &Shared) {
         if shared.limiter.watch_idle() {
             // This check cleared the flag that makes ends notify. Other waiters may rely on it.
             shared.idle_notify.notify_waiters();
+            // A loop that waits for an idle pool must yield to the other tasks of its thread.
+            tokio::task::coop::consume_budget().await;
             return;
         }
         idle.await;

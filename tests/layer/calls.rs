@@ -396,3 +396,24 @@ fn a_slot_is_free_before_its_response_is_there() {
         }
     });
 }
+
+#[test]
+fn a_loop_of_calls_yields() {
+    single(async {
+        let pool = Pool::new(1);
+        let held = hold(&pool);
+        // Refused at once, refused after a wait of no time, run in the caller.
+        let within = PoolLayer::schedule_within(&pool, Duration::ZERO);
+        for layer in [PoolLayer::try_schedule(&pool), within, PoolLayer::try_go(&pool)] {
+            let mut service = layer.layer(Probe::open());
+            let endless = async {
+                loop {
+                    let _ = service.ready().await.unwrap().call(Ask::Echo(1)).await;
+                }
+            };
+            assert!(tokio::time::timeout(Duration::from_millis(50), endless).await.is_err());
+        }
+        held.release().await;
+        whole(&pool).await;
+    });
+}

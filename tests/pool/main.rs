@@ -12,6 +12,7 @@ mod accounting_model;
 mod auto_traits;
 mod blocking;
 mod closed;
+mod coop;
 mod dropped_mid_wait;
 mod fairness;
 mod full;
@@ -31,6 +32,7 @@ mod quota;
 mod reserver;
 mod resize;
 mod runtime_dropped;
+mod runtime_reborn;
 mod slots;
 #[cfg(feature = "tracing")]
 mod spans;

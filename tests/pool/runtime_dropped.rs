@@ -68,7 +68,7 @@ fn with_jobs_in_every_state() {
                 assert!(waiter.is_woken());
                 assert_eq!(
                     assert_ready!(waiter.poll()).unwrap_err().kind(),
-                    SubmitErrorKind::Closed
+                    SubmitErrorKind::RuntimeGone
                 );
                 drop(waiter);
                 assert_eq!(lives.now(), 0, "of {} jobs", lives.total());

@@ -6,21 +6,24 @@ use std::sync::{Arc, Mutex};
 use crate::support::*;
 use millpond::Pool;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Span, info_span};
+use tracing::{Event, Instrument, Span, info_span};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
-use tracing_subscriber::registry::Registry;
+use tracing_subscriber::registry::{LookupSpan, Registry};
 
 /// Keeps the events, each as `level: field=value ...`.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<String>>>);
 
-impl<S: tracing::Subscriber> Layer<S> for Log {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Log {
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         if event.metadata().target() != "millpond" {
             return;
         }
         let mut line = Line(format!("{}:", event.metadata().level()));
         event.record(&mut line);
+        for span in context.event_scope(event).into_iter().flatten() {
+            line.0 += &format!(" in={}", span.name());
+        }
         self.0.lock().unwrap().push(line.0);
     }
 }
@@ -232,5 +235,62 @@ fn overflow() {
         pool.schedule_always(async {}).unwrap().await.unwrap();
         log.expect(&["overflow"]);
         held.release().await;
+    });
+}
+
+#[test]
+fn a_panic_is_told_in_the_span_and_with_the_place_of_its_job() {
+    logged(|log| async move {
+        let pool = mill(1).build().unwrap();
+        let span = info_span!("request", id = 7);
+        let job = || async {
+            tokio::task::yield_now().await;
+            silent_panic("oh dear")
+        };
+        let expect = |line: u32| {
+            let place = format!("submitted_at={}:{line}:", file!());
+            log.expect(&["ERROR", "oh dear", "in=request", &place]);
+        };
+        let (handle, at) = (span.in_scope(|| pool.try_schedule(job())), line!());
+        assert!(handle.unwrap().await.is_err());
+        expect(at);
+        let (submit, at) = (span.in_scope(|| pool.schedule(job())), line!());
+        assert!(submit.await.unwrap().await.is_err());
+        expect(at);
+        let (handle, at) = (span.in_scope(|| pool.anyway_go(job())), line!());
+        assert!(handle.unwrap().into_handle().await.is_err());
+        expect(at);
+        let slot = pool.try_reserve().unwrap();
+        let (handle, at) = (span.in_scope(|| slot.schedule(job())), line!());
+        assert!(handle.unwrap().await.is_err());
+        expect(at);
+        let group = pool.group();
+        let (submit, at) = (span.in_scope(|| group.schedule(job())), line!());
+        submit.await.unwrap();
+        assert_eq!(group.wait().await.len(), 1);
+        expect(at);
+        // The job of `try_go` belongs to the span in which the future is polled.
+        for full in [false, true] {
+            let held = full.then(|| hold(&pool));
+            let (submit, at) = (pool.try_go(job()), line!());
+            let handle = submit.instrument(span.clone()).await.unwrap();
+            assert!(handle.await.is_err());
+            expect(at);
+            if let Some(held) = held {
+                held.release().await;
+            }
+        }
+        // A destructor that panics.
+        let bomb = OnDrop(|| silent_panic("oh dear"));
+        let job = async move {
+            let _bomb = bomb;
+            std::future::pending::<()>().await;
+        };
+        let (handle, at) = (span.in_scope(|| pool.try_schedule(job)), line!());
+        let handle = handle.unwrap();
+        settle().await;
+        handle.abort();
+        assert!(handle.await.unwrap_err().is_panic());
+        expect(at);
     });
 }

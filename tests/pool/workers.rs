@@ -14,7 +14,7 @@ fn tasks() -> usize {
 }
 
 fn builder(size: usize) -> PoolBuilder {
-    Pool::builder().size(size).idle_timeout(TIMEOUT)
+    Pool::builder().size(size).min_idle(0).idle_timeout(TIMEOUT)
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn all_at_once_and_none_left() {
         multi(threads, async {
             let before = tasks();
             let timeout = Duration::from_millis(40);
-            let pool = Pool::builder().size(50).idle_timeout(timeout).build().unwrap();
+            let pool = Pool::builder().size(50).min_idle(0).idle_timeout(timeout).build().unwrap();
             for _ in 0..3 {
                 let jobs: Vec<_> =
                     (0..50).map(|_| pool.try_schedule(tokio::task::yield_now()).unwrap()).collect();
@@ -148,7 +148,7 @@ fn all_at_once_and_none_left() {
 fn a_job_that_comes_as_the_workers_leave_is_run() {
     multi(2, async {
         let timeout = Duration::from_millis(1);
-        let pool = Pool::builder().size(2).idle_timeout(timeout).build().unwrap();
+        let pool = Pool::builder().size(2).min_idle(0).idle_timeout(timeout).build().unwrap();
         for round in 0..150u64 {
             // Around the moment at which they leave: between one timeout and 9/8 of it.
             tokio::time::sleep(timeout + Duration::from_micros(round * 5)).await;
@@ -170,4 +170,57 @@ fn settings_out_of_range_are_refused() {
     assert_eq!(field(Pool::builder().size(2).name("")), "name");
     #[cfg(target_pointer_width = "64")]
     assert_eq!(field(Pool::builder().size(2).queue(1 << 32)), "queue");
+}
+
+/// Lets real time pass without a timer: tokio moves a paused clock whenever its tasks are idle.
+async fn work_elsewhere() {
+    let done = std::sync::Arc::new(tokio::sync::Notify::new());
+    let tell = done.clone();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        tell.notify_one();
+    });
+    done.notified().await;
+}
+
+#[test]
+fn an_idle_pool_has_no_timer() {
+    paused(async {
+        for pool in [Pool::new(4), builder(4).min_idle(2).build().unwrap()] {
+            let start = tokio::time::Instant::now();
+            for _ in 0..3 {
+                for _ in 0..100 {
+                    pool.schedule(async {}).await.unwrap().await.unwrap();
+                }
+                work_elsewhere().await;
+            }
+            let suspended = pool.try_schedule(std::future::pending::<()>()).unwrap();
+            work_elsewhere().await;
+            suspended.abort();
+            soon(suspended).await.unwrap_err();
+            work_elsewhere().await;
+            assert_eq!(start.elapsed(), Duration::ZERO, "the clock ran ahead");
+            whole(&pool).await;
+        }
+    });
+}
+
+#[test]
+fn a_worker_that_retires_moves_the_clock_once() {
+    paused(async {
+        let start = tokio::time::Instant::now();
+        let pool = builder(4).min_idle(1).build().unwrap();
+        pool.prewarm(4);
+        for _ in 0..3 {
+            work_elsewhere().await;
+            assert_eq!(start.elapsed(), TIMEOUT);
+        }
+        assert_eq!((pool.status().workers, tasks()), (1, 1));
+        let pool = builder(4).build().unwrap();
+        pool.schedule(async {}).await.unwrap().await.unwrap();
+        for _ in 0..3 {
+            work_elsewhere().await;
+            assert_eq!((start.elapsed(), pool.status().workers), (TIMEOUT * 2, 0));
+        }
+    });
 }

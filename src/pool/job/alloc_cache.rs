@@ -71,6 +71,12 @@ pub(crate) unsafe fn release<C>(memory: NonNull<C>) {
     }
 }
 
+/// Returns the cached memory of this thread to the allocator. Called when a worker retires: the pool
+/// had no jobs for a while.
+pub(crate) fn trim() {
+    let _ = FREE_LISTS.try_with(|lists| lists.iter().for_each(FreeList::clear));
+}
+
 /// The layout that is allocated for a `C`. All cells of a size class share one layout.
 const fn layout<C>() -> Layout {
     let exact = Layout::new::<C>();
@@ -134,8 +140,9 @@ impl FreeList {
     }
 }
 
-impl Drop for FreeList {
-    fn drop(&mut self) {
+impl FreeList {
+    /// Returns all blocks to the allocator.
+    fn clear(&self) {
         let layout =
             Layout::from_size_align(SIZES[self.size_class], ALIGN).expect("checked in `layout`");
         loop {
@@ -146,6 +153,12 @@ impl Drop for FreeList {
             // SAFETY: all blocks of a list were allocated with this layout, and none has a user (S8).
             unsafe { dealloc(block.cast(), layout) };
         }
+    }
+}
+
+impl Drop for FreeList {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 
@@ -170,6 +183,8 @@ mod tests {
         );
         // SAFETY: allocated as this type above, and released once.
         unsafe { release(again) };
+        trim();
+        assert_eq!(lens(), [0; 4]);
     }
 
     #[test]

@@ -1,16 +1,21 @@
 //! The join handle's side of a job: waiting for the output, and taking it.
 
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::task::{Context, Poll};
 
 use crate::error::JobError;
+use crate::panic::catch_panic;
 use crate::pool::context::note_wait;
+use crate::pool::job::raw::{JOIN, REF};
 use crate::pool::job::refs::JobArc;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed};
 
 /// The one right to the output that a job's cell keeps. A sink that pushes leaves nothing to take.
 #[derive(Debug)]
 pub(crate) struct RawJoinHandle<T> {
-    job: JobArc,
+    /// Counted as `JOIN`, or as a plain reference if the sink pushes. So `drop` gives it up.
+    job: ManuallyDrop<JobArc>,
     output: PhantomData<fn() -> T>,
 }
 
@@ -19,7 +24,7 @@ impl<T> RawJoinHandle<T> {
     ///
     /// `T` is the output of the job, and no other join handle of the job exists.
     pub(super) unsafe fn new(job: JobArc) -> Self {
-        Self { job, output: PhantomData }
+        Self { job: ManuallyDrop::new(job), output: PhantomData }
     }
 
     /// The job, for aborts and for its state.
@@ -29,7 +34,14 @@ impl<T> RawJoinHandle<T> {
 
     /// Gives up the right to the output.
     pub(crate) fn into_job(self) -> JobArc {
-        self.job
+        if self.is_join() {
+            let job = (*self.job).clone();
+            drop(self);
+            return job;
+        }
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: `this` is not dropped, so `job` is not used again.
+        unsafe { ManuallyDrop::take(&mut this.job) }
     }
 
     /// Waits until the job is complete. The last waker is the one that is woken.
@@ -79,5 +91,49 @@ impl<T> RawJoinHandle<T> {
             unsafe { (job.header().vtable.take_output)(job.0, (&raw mut out).cast()) };
         }
         out
+    }
+
+    /// Drops the handle of a job whose output was taken.
+    #[inline]
+    pub(crate) fn release_taken(self) {
+        let this = ManuallyDrop::new(self);
+        debug_assert!(this.is_join() && this.job.is_finished());
+        this.job.0.drop_refs(JOIN);
+    }
+
+    /// Whether this handle is counted as `JOIN`. No other reference changes that bit.
+    fn is_join(&self) -> bool {
+        // Relaxed suffices: this handle alone clears the bit.
+        self.job.0.header().refs.load(Relaxed) & JOIN != 0
+    }
+
+    /// Drops an output that will never be taken, or leaves it to the completing thread (S10).
+    #[inline]
+    fn give_up_output(&mut self) {
+        let header = self.job.0.header();
+        // The order of the two loads matters. The token lives until the job is complete. So if the
+        // job is not complete after the first load, the one other reference was the token, and no
+        // abort handle exists. Only a join handle or an abort handle can make one.
+        let refs = header.refs.load(Acquire);
+        let complete = header.state.load().is_complete();
+        if !complete && refs == REF | JOIN {
+            return;
+        }
+        if complete || header.state.drop_join() {
+            let output = self.take();
+            catch_panic(|| drop(output));
+        }
+    }
+}
+
+impl<T> Drop for RawJoinHandle<T> {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.is_join() {
+            // SAFETY: the handle is dropped, so `job` is not used again.
+            return drop(unsafe { ManuallyDrop::take(&mut self.job) });
+        }
+        self.give_up_output();
+        self.job.0.drop_refs(JOIN);
     }
 }

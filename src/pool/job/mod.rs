@@ -49,12 +49,13 @@
 //! - **COMPLETE**: the output is published. A cancelled job may come here from any other state; its
 //!   old bit stays.
 //!
-//! Three more parts of the word are independent of these:
+//! Four more parts of the word are independent of these:
 //!
 //! - **ABORT**: the job is to be cancelled. The next poll cancels the job instead.
 //! - **the count of deferred aborts**: while it is not zero, polls ignore `ABORT`. A closure on a
 //!   blocking thread cannot be stopped, so its job must not end before the closure.
 //! - **JOIN_WAKER**: the join handle left a waker (S4).
+//! - **JOIN_DROPPED**: the join handle is gone and left the output to the completing thread (S10).
 //!
 //! # An abort
 //!
@@ -72,7 +73,7 @@
 //! 3. [`Runnable::publish`] passes the output on. An [`OutputSink`] that pushes receives the output
 //!    now; otherwise the output stays in the cell. The sink is dropped. `COMPLETE` is set, and the
 //!    join waker is woken.
-//! 4. The join handle takes the output. Without a join handle the last reference drops the output.
+//! 4. The join handle takes the output. Without a join handle the output is dropped at once (S10).
 //!
 //! The order matters to users: a resolved handle means that the destructor ran and the slot is free.
 //!
@@ -86,7 +87,7 @@
 //!   Tests: `a_wake_while_polled_is_kept` (loom), `the_first_wake_of_an_idle_job_takes_the_token`.
 //! - **S2, the token's fields.** Before `COMPLETE`, the token's holder alone uses `stage`, `sink`,
 //!   `slot_hold`, `slot_kind` and `suspended_key`. The thread that polls acts for the holder. After
-//!   `COMPLETE`, `stage` belongs to the join handle, and the others are no longer used.
+//!   `COMPLETE`, `stage` belongs to the join handle (S10), and the others are no longer used.
 //!   Tests: `a_handle_is_woken` (loom), `aborts_race_with_completion_both_ways`.
 //! - **S3, pinned.** The future stays at its address from the first poll to its drop in place.
 //!   Test: `in_the_destructor_of_the_future`.
@@ -105,6 +106,11 @@
 //!   scheduler's slab keeps suspended jobs: the entry goes, under the shard's lock, before the token
 //!   is given up. The wait list compares addresses and dereferences none.
 //!   Tests: all under AddressSanitizer (`scripts/asan`), `at_any_moment_under_load`.
+//! - **S10, an output without a reader.** The join handle's reference is the bit `JOIN` of `refs`. Once
+//!   the bit is unset, the token's holder drops the output before `COMPLETE`. A join handle that is
+//!   dropped beside other references sets `JOIN_DROPPED`. Of that and `COMPLETE`, the second one
+//!   drops the output. So no abort handle and no waker keeps an output alive.
+//!   Tests: `a_dropped_handle_drops_the_output` (loom), `memory::an_abort_handle_keeps_no_output`.
 //! - **S7, types.** `Cell::allocate` makes each cell, of a `Send` future, output and sink. The header
 //!   comes first, and its table is that of the cell's type.
 //! - **S8, memory.** Memory from `alloc_cache` has one owner. A free list has blocks of its own size
@@ -123,6 +129,7 @@ mod state;
 
 use std::task::Waker;
 
+pub(crate) use crate::pool::job::alloc_cache::trim as trim_cache;
 pub(crate) use crate::pool::job::join::RawJoinHandle;
 pub(crate) use crate::pool::job::new::{NewJob, allocate_job};
 pub(crate) use crate::pool::job::refs::{AtomicJobSlot, JobArc, RawJob, Runnable};

@@ -9,7 +9,7 @@ use crate::pool::job::join::RawJoinHandle;
 use crate::pool::job::raw::Cell;
 use crate::pool::job::refs::{JobArc, RawJob, Runnable};
 use crate::pool::job::{JobScheduler, OutputSink, SlotKind};
-use crate::trace::JobSpan;
+use crate::trace::{JobSpan, Place};
 
 /// A job in a cell of its own, with both its token and its join handle. The submitter can still take
 /// the future out again.
@@ -65,6 +65,11 @@ where
             unsafe { self.cell().set_sink(sink) };
         }
         (self.job, self.join)
+    }
+
+    /// Where the job was submitted.
+    pub(crate) fn place(&self) -> Place {
+        self.cell().place()
     }
 
     /// Takes the future out of the cell and frees the cell. Called when the job is refused.

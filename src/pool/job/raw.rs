@@ -21,17 +21,23 @@ use crate::pool::job::{End, JobScheduler, OutputSink, Step, alloc_cache};
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Acquire;
-use crate::trace::JobSpan;
+use crate::trace::{JobSpan, Place};
 
 /// The suspended key or waiter key of a job that has none.
 pub(super) const NO_KEY: u32 = u32::MAX;
+
+/// The bit of `Header::refs` for the join handle, which keeps the cell alive like a reference. No
+/// other reference can take the output.
+pub(super) const JOIN: u32 = 1;
+/// One reference in `Header::refs` that is not the join handle.
+pub(super) const REF: u32 = 2;
 
 /// The part of a cell that is the same for all jobs.
 pub(super) struct Header {
     /// The functions of this cell's type (S7).
     pub(super) vtable: &'static VTable,
     pub(super) state: State,
-    /// How many references keep the cell alive (S6).
+    /// How many references keep the cell alive, in units of `REF`, and the bit `JOIN` (S6, S10).
     pub(super) refs: AtomicU32,
     /// The packed `SlotKind`: written when the job is admitted, by the token's holder (S2). The top
     /// bit marks a blocked job.
@@ -50,8 +56,8 @@ pub(super) struct Header {
     pub(super) suspended_key: AtomicU32,
 }
 
-/// A function that is shown the panic of a job.
-pub(super) type PanicVisitor<'a> = &'a mut dyn FnMut(&JobPanic);
+/// A function that is shown the panic of a job, and where the job was submitted.
+pub(super) type PanicVisitor<'a> = &'a mut dyn FnMut(&JobPanic, Place);
 
 /// The functions of a [`Cell`], for callers that do not know its type.
 ///
@@ -116,7 +122,8 @@ where
             (&raw mut (*raw).header).write(Header {
                 vtable: const { &Self::VTABLE },
                 state: State::new(),
-                refs: AtomicU32::new(2),
+                // A sink that pushes leaves nothing to take: that handle is a plain reference.
+                refs: AtomicU32::new(REF + if S::PUSHES { REF } else { JOIN }),
                 slot_kind: AtomicU32::new(0),
                 pool,
                 waiter_key: AtomicU32::new(NO_KEY),
@@ -139,6 +146,11 @@ where
     pub(super) unsafe fn from_header<'a>(header: NonNull<Header>) -> &'a Self {
         // SAFETY: the caller vouches for the type and for the life of the cell.
         unsafe { header.cast::<Self>().as_ref() }
+    }
+
+    /// Where the job was submitted.
+    pub(super) fn place(&self) -> Place {
+        self.span.place()
     }
 
     /// Gives the job the sink of its output.
@@ -241,7 +253,7 @@ where
         })
     }
 
-    /// Shows the panic that ended the job, if one did.
+    /// Shows the panic that ended the job, if one did. The visitor runs inside the job's span.
     ///
     /// # Safety
     ///
@@ -252,7 +264,8 @@ where
         cell.stage.with(|stage| {
             // SAFETY: `stage` belongs to the token's holder (S2).
             if let Stage::Ended(Err(JobError::Panicked(panic))) = unsafe { &*stage } {
-                visit(panic);
+                // A subscriber may panic as it enters the span (S9).
+                catch_panic(|| cell.span.in_scope(|| visit(panic, cell.span.place())));
             }
         });
     }
@@ -293,15 +306,40 @@ where
                 catch_panic(|| drop(sink));
             }
         }
-        // A token that is the last reference has no reader to publish to, and `free` comes next.
         // The acquire pairs with the release of `RawJob::drop_ref`.
-        let unobserved = !S::DROPPED_AT_END && cell.header.refs.load(Acquire) == 1;
-        if !unobserved && cell.header.state.complete() {
+        let refs = cell.header.refs.load(Acquire);
+        // A token that is the last reference has no reader to publish to, and `free` comes next.
+        if !S::DROPPED_AT_END && refs == REF {
+            return;
+        }
+        if !S::PUSHES && refs & JOIN == 0 {
+            // No reader of the output is left, but an abort handle or a waker keeps the cell (S10).
+            // SAFETY: `stage` belongs to the token's holder (S2).
+            unsafe { cell.drop_output() };
+        }
+        let before = cell.header.state.complete();
+        if before.is_join_dropped() {
+            // SAFETY: the join handle left `stage` to the completing thread (S10).
+            unsafe { cell.drop_output() };
+        }
+        if before.has_join_waker() {
             cell.header.join_waker.with(|waker| {
                 // SAFETY: `complete` found `JOIN_WAKER`: from now on both sides only read (S4).
                 catch_panic(|| unsafe { (*waker).as_ref().map(Waker::wake_by_ref) })
             });
         }
+    }
+
+    /// Drops the output in the cell, if it is still there.
+    ///
+    /// # Safety
+    ///
+    /// `stage` belongs to the caller, and is not `Future`.
+    unsafe fn drop_output(&self) {
+        // SAFETY: the caller vouches for the right to `stage`.
+        let stage = self.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
+        // The output is dropped outside of the cell: its destructor may look at the job.
+        catch_panic(|| drop(stage));
     }
 
     /// Moves the output out of the cell, if it is still there.

@@ -13,11 +13,12 @@ use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
 use crate::error::JobPanic;
 use crate::pool::context::{PoolId, note_wait};
-use crate::pool::job::raw::{Header, NO_KEY};
+use crate::pool::job::raw::{Header, NO_KEY, REF};
 use crate::pool::job::state::SlotHold;
 use crate::pool::job::{End, JobScheduler, SlotKind, Step, WithdrawReason};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicPtr, fence};
+use crate::trace::Place;
 
 /// Beside the slot kind: the job counts as waiting for its own pool.
 const BLOCKED: u32 = 1 << 31;
@@ -104,16 +105,21 @@ impl RawJob {
     fn add_ref(self) {
         // Relaxed suffices: the reference this pointer borrows from is counted for as long, so the
         // count cannot reach zero meanwhile.
-        let before = self.header().refs.fetch_add(1, Relaxed);
+        let before = self.header().refs.fetch_add(REF, Relaxed);
         if before > i32::MAX as u32 {
             std::process::abort();
         }
     }
 
     fn drop_ref(self) {
+        self.drop_refs(REF);
+    }
+
+    /// Gives up a reference of this weight: `REF`, or `JOIN` for the join handle.
+    pub(super) fn drop_refs(self, weight: u32) {
         // The release pairs with the fence below, in the thread that drops the last reference. It
         // also pairs with the acquire loads of `Runnable::is_unique` and `Cell::publish`.
-        if self.header().refs.fetch_sub(1, Release) == 1 {
+        if self.header().refs.fetch_sub(weight, Release) == weight {
             // The acquire pairs with the releases of all others: their accesses come before the end.
             fence(Acquire);
             // SAFETY: that was the last reference (S6).
@@ -244,7 +250,7 @@ impl Runnable {
     }
 
     /// Shows the panic that ended the job, if one did.
-    pub(crate) fn with_panic(&self, mut visit: impl FnMut(&JobPanic)) {
+    pub(crate) fn with_panic(&self, mut visit: impl FnMut(&JobPanic, Place)) {
         // SAFETY: `self` is the token (S1), and the table belongs to this cell (S7).
         unsafe { (self.0.header().vtable.visit_panic)(self.0.0, &mut visit) };
     }
@@ -323,7 +329,7 @@ impl Runnable {
     /// Whether the token is the last counted reference: no handle, abort handle or waker is left.
     fn is_unique(&self) -> bool {
         // The acquire pairs with the release of `drop_ref`: what the others did comes before.
-        self.0.header().refs.load(Acquire) == 1
+        self.0.header().refs.load(Acquire) == REF
     }
 
     /// Whether no reader of the job's end is left: no handle, no group, no layer.

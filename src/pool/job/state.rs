@@ -34,8 +34,11 @@ const ABORT: u32 = 1 << 3;
 const WAITING: u32 = 1 << 4;
 /// The join handle left a waker. The bit decides which side may use that field (S4).
 const JOIN_WAKER: u32 = 1 << 5;
+/// The join handle was dropped while other references were left: the completing thread drops the
+/// output (S10).
+const JOIN_DROPPED: u32 = 1 << 6;
 /// One unit of the count in the upper bits: an abort waits until the count is zero.
-const ABORT_DEFERRED: u32 = 1 << 6;
+const ABORT_DEFERRED: u32 = 1 << 7;
 const ABORT_DEFERRED_MASK: u32 = !(ABORT_DEFERRED - 1);
 
 /// The state of a job, in one word.
@@ -48,7 +51,8 @@ const ABORT_DEFERRED_MASK: u32 = !(ABORT_DEFERRED - 1);
 /// | `ABORT` | `request_abort` | never |
 /// | `WAITING` | `enter_wait_list` | `leave_wait_list` |
 /// | `JOIN_WAKER` | `set_join_waker` | `unset_join_waker` |
-/// | the upper 26 bits, a count | `defer_abort` | `allow_abort` |
+/// | `JOIN_DROPPED` | `drop_join` | never |
+/// | the upper 25 bits, a count | `defer_abort` | `allow_abort` |
 ///
 /// A job is *idle* while `SCHEDULED`, `RUNNING`, `COMPLETE` and `WAITING` are all unset. The word
 /// then holds the token, and the transition that leaves this state takes the token out (S1).
@@ -186,13 +190,23 @@ impl State {
         self.0.fetch_and(!WAITING, AcqRel);
     }
 
-    /// Publishes the output. Returns whether the caller has to wake the join waker.
+    /// Publishes the output. Returns the word before: the caller may have to wake the join waker, or
+    /// to drop the output.
     #[inline]
     #[must_use]
-    pub(super) fn complete(&self) -> bool {
+    pub(super) fn complete(&self) -> Snapshot {
         // The release pairs with `load` and with the join handle's transitions: the handle sees the
         // output. The acquire pairs with `set_join_waker`: this thread sees the waker.
-        Snapshot(self.0.fetch_or(COMPLETE, AcqRel)).has(JOIN_WAKER)
+        Snapshot(self.0.fetch_or(COMPLETE, AcqRel))
+    }
+
+    /// Leaves the output to the completing thread. Returns whether the job is complete: then the
+    /// output still belongs to the join handle.
+    #[must_use]
+    pub(super) fn drop_join(&self) -> bool {
+        // The acquire pairs with a `complete` that came first: the handle then drops the output. A
+        // later `complete` finds the bit.
+        Snapshot(self.0.fetch_or(JOIN_DROPPED, AcqRel)).has(COMPLETE)
     }
 
     /// Hands the join waker to the completing thread. Returns whether the job is complete: then the
@@ -254,6 +268,12 @@ impl Snapshot {
     #[inline]
     pub(super) fn has_join_waker(self) -> bool {
         self.has(JOIN_WAKER)
+    }
+
+    /// Whether the join handle was dropped and left the output to the completing thread.
+    #[inline]
+    pub(super) fn is_join_dropped(self) -> bool {
+        self.has(JOIN_DROPPED) && !failpoint("complete without the dropped handle")
     }
 
     /// Whether an abort would have to wait.
@@ -390,7 +410,7 @@ mod tests {
     fn a_complete_job_is_not_waiting() {
         let state = State::new();
         state.enter_wait_list();
-        assert!(!state.complete());
+        assert!(!state.complete().has_join_waker());
         assert!(!state.load().is_waiting());
     }
 
@@ -398,7 +418,7 @@ mod tests {
     fn a_complete_job_never_gives_its_token_out() {
         let state = State::new();
         assert!(!state.start_poll());
-        assert!(!state.complete());
+        assert!(!state.complete().has_join_waker());
         assert!(!state.wake());
         assert!(!state.request_abort());
         assert!(state.load().is_complete());
@@ -409,14 +429,25 @@ mod tests {
         let state = State::new();
         assert!(!state.set_join_waker());
         assert!(state.load().has_join_waker());
-        assert!(state.complete());
+        assert!(state.complete().has_join_waker());
         assert!(state.unset_join_waker(), "the completing thread may read it");
 
         let state = State::new();
         assert!(!state.set_join_waker());
         assert!(!state.unset_join_waker());
-        assert!(!state.complete(), "the waker was taken back");
+        assert!(!state.complete().has_join_waker(), "the waker was taken back");
         assert!(state.set_join_waker(), "the waker came too late");
+    }
+
+    #[test]
+    fn the_second_of_the_end_and_the_dropped_handle_has_the_output() {
+        let state = State::new();
+        assert!(!state.drop_join(), "the completing thread comes second");
+        assert!(state.complete().is_join_dropped());
+
+        let state = State::new();
+        assert!(!state.complete().is_join_dropped());
+        assert!(state.drop_join(), "the handle comes second");
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub(super) const RUNTIME_GONE: usize = 1 << 4;
 /// `NO_SLOTS`, and the queue has no room either. The state guard derives this flag on unlock.
 pub(super) const FULL: usize = 1 << 5;
 
+/// The pool was closed by its owner, and not only by the end of its runtime.
+pub(super) const CLOSED_BY_OWNER: usize = 1 << 6;
+
 pub(super) struct Flags(AtomicUsize);
 
 impl Flags {

@@ -148,7 +148,7 @@ use crate::pool::job::{End, RawJob, Runnable, SlotKind};
 use crate::pool::limiter::counts::{Counts, ReleaseReason};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::flags::{
-    CANCELLING, CLOSED, Flags, IDLE_WAITERS, NO_SLOTS, RUNTIME_GONE,
+    CANCELLING, CLOSED, CLOSED_BY_OWNER, Flags, IDLE_WAITERS, NO_SLOTS, RUNTIME_GONE,
 };
 use crate::pool::limiter::lending::{set_waiting_job, waiting_job};
 use crate::pool::limiter::shard::{Shard, ShardGuard, ShardId};
@@ -313,7 +313,7 @@ impl Limiter {
         let mut state = self.lock_state();
         state.counters.submitted += 1;
         if state.is_set(CLOSED) {
-            return state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Closed));
+            return state.refuse(AcquireOutcome::Refused(self.closed_kind()));
         }
         let slot_kind = SlotKind::for_quota(quota);
         let list = state.wait_list.list_for(quota);
@@ -394,7 +394,7 @@ impl Limiter {
         let mut state = self.lock_state();
         state.counters.submitted += 1;
         if state.is_set(CLOSED) {
-            return state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Closed));
+            return state.refuse(AcquireOutcome::Refused(self.closed_kind()));
         }
         let list = state.wait_list.list_for(quota);
         if list == List::Main && state.acquire_from_any_shard(shard_id) {
@@ -420,7 +420,7 @@ impl Limiter {
         pending.prepare();
         let mut shard = self.shards[shard_id].lock();
         if self.flags.is_set_in_lock(CLOSED) {
-            return AcquireOutcome::Refused(SubmitErrorKind::Closed);
+            return AcquireOutcome::Refused(self.closed_kind());
         }
         shard.counters.reservations_ended += 1;
         shard.counters.started += 1;
@@ -506,7 +506,7 @@ impl Limiter {
                 if state.is_set(CANCELLING) {
                     // `cancel_all` has emptied the shards already, so no job may start.
                     state.release(shard_id, quota, deferred);
-                    let outcome = state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Closed));
+                    let outcome = state.refuse(AcquireOutcome::Refused(self.closed_kind()));
                     state.check_idle(deferred);
                     return outcome;
                 }
@@ -521,7 +521,7 @@ impl Limiter {
             }
             WaiterState::Waiting => AcquireOutcome::Waiting(waiter_key),
             WaiterState::Closed | WaiterState::Deadlock => {
-                let outcome = state.remove_rejected(waiter_key);
+                let outcome = state.remove_rejected(waiter_key, self.closed_kind());
                 state.check_idle(deferred);
                 outcome
             }
@@ -546,7 +546,9 @@ impl Limiter {
                 state.counters.reserved += 1;
                 AcquireOutcome::Reserved
             }
-            WaiterState::Closed | WaiterState::Deadlock => state.remove_rejected(waiter_key),
+            WaiterState::Closed | WaiterState::Deadlock => {
+                state.remove_rejected(waiter_key, self.closed_kind())
+            }
         };
         state.check_idle(deferred);
         outcome
@@ -699,11 +701,24 @@ impl Limiter {
     }
 
     /// Closes the limiter: rejects callers in the wait list and everything new. Jobs in the wait
-    /// list stay. Returns `false` if the limiter was closed already.
+    /// list stay. Returns `false` if the owner closed the limiter already.
     pub(crate) fn close(&self, shard_id: ShardId, deferred: &mut DeferredWakes) -> bool {
         let mut state = self.lock_state();
+        let first = !state.is_set(CLOSED_BY_OWNER);
+        state.set(CLOSED_BY_OWNER);
+        self.refuse_all(&mut state, shard_id, deferred);
+        first
+    }
+
+    /// Rejects callers in the wait list and everything new, unless the limiter is closed already.
+    fn refuse_all(
+        &self,
+        state: &mut StateGuard<'_>,
+        shard_id: ShardId,
+        deferred: &mut DeferredWakes,
+    ) {
         if state.is_set(CLOSED) {
-            return false;
+            return;
         }
         state.set(CLOSED);
         // After this, no fast path in any shard admits a job (L4).
@@ -719,6 +734,22 @@ impl Limiter {
                 state.reject_waiter(shard_id, waiter_key, WaiterState::Closed, deferred);
             }
         }
+    }
+
+    /// Opens a limiter that was closed by the end of its runtime alone. Returns `false` if the owner
+    /// closed the limiter, or if a job is left.
+    pub(crate) fn reopen(&self) -> bool {
+        let state = self.lock_state();
+        let counts = state.counts();
+        let jobs = counts.running + counts.overflow + counts.in_caller + counts.queued;
+        if state.is_set(CLOSED_BY_OWNER) || jobs > 0 {
+            return false;
+        }
+        for shard in &self.shards {
+            // The workers of the old runtime are gone. A push must find a new one (W2).
+            shard.lock().has_worker = false;
+        }
+        state.clear(CLOSED | CANCELLING | RUNTIME_GONE);
         true
     }
 
@@ -730,8 +761,8 @@ impl Limiter {
         runtime_gone: bool,
         deferred: &mut DeferredWakes,
     ) -> Cancelled {
-        self.close(shard_id, deferred);
         let mut state = self.lock_state();
+        self.refuse_all(&mut state, shard_id, deferred);
         state.set(if runtime_gone { CANCELLING | RUNTIME_GONE } else { CANCELLING });
         let mut cancelled = Cancelled::default();
         for waiter_key in state.wait_list.waiter_keys() {
@@ -768,6 +799,16 @@ impl Limiter {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.flags.is_set(CLOSED)
+    }
+
+    /// Returns why a closed limiter refuses. One that its owner did not close was closed by the end
+    /// of its runtime, and may be open again by now.
+    pub(crate) fn closed_kind(&self) -> SubmitErrorKind {
+        if self.flags.is_set(CLOSED_BY_OWNER) {
+            SubmitErrorKind::Closed
+        } else {
+            SubmitErrorKind::RuntimeGone
+        }
     }
 
     pub(crate) fn is_runtime_gone(&self) -> bool {

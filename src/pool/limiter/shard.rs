@@ -19,10 +19,9 @@
 
 use std::collections::VecDeque;
 
-use slab::Slab;
-
 use crate::pool::job::{RawJob, Runnable};
 use crate::pool::limiter::counts::Counters;
+use crate::pool::paged_slab::PagedSlab;
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Mutex, MutexGuard, failpoint};
@@ -39,6 +38,9 @@ pub(crate) struct Shard {
     migrations: AtomicUsize,
 }
 
+/// A run queue gives back memory beyond this many jobs, once most of the memory is unused.
+const KEPT_CAPACITY: usize = 1_024;
+
 /// The number of migrations in a row after which the next submitter yields. A few happen by chance.
 const MIGRATIONS_BEFORE_YIELD: usize = 4;
 
@@ -47,7 +49,7 @@ pub(crate) struct ShardState {
     /// Jobs that are ready to be polled. Each holds a slot or runs as overflow.
     pub(crate) run_queue: VecDeque<Runnable>,
     /// Jobs that were first suspended in this shard and have not ended, wherever they are now.
-    pub(crate) suspended: Slab<RawJob>,
+    pub(crate) suspended: PagedSlab<RawJob>,
     /// A worker will look at `run_queue` before it goes idle.
     pub(crate) has_worker: bool,
     /// How often a worker took jobs. The stall monitor compares two readings.
@@ -60,7 +62,7 @@ impl Shard {
         let state = ShardState {
             free_slots,
             run_queue: VecDeque::new(),
-            suspended: Slab::new(),
+            suspended: PagedSlab::new(),
             has_worker: false,
             dequeues: 0,
             counters: Counters::default(),
@@ -133,6 +135,16 @@ impl ShardGuard<'_> {
         self.depth.store(self.state.run_queue.len() - jobs, Relaxed);
         self.state.dequeues += 1;
         self.state.run_queue.drain(..jobs)
+    }
+
+    /// Gives back most of the run queue's memory after a burst. Called at the end of each turn, so
+    /// that a job costs nothing: the queue moves at most an eighth of what it has moved to grow.
+    #[inline]
+    pub(crate) fn shrink(&mut self) {
+        let (len, capacity) = (self.state.run_queue.len(), self.state.run_queue.capacity());
+        if capacity > KEPT_CAPACITY && len <= capacity / 8 {
+            self.state.run_queue.shrink_to(KEPT_CAPACITY.max(len * 2));
+        }
     }
 
     /// Takes the older half of the run queue, or all of it. Called by a worker that steals or

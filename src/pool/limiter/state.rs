@@ -184,10 +184,15 @@ impl State {
         deferred.wake(caller.advance(next));
     }
 
-    /// Forgets a caller that was rejected, and returns why. The caller counts as refused.
-    pub(super) fn remove_rejected(&mut self, waiter_key: WaiterKey) -> AcquireOutcome {
+    /// Forgets a caller that was rejected, and returns why; `closed` is why the limiter is closed. The
+    /// caller counts as refused.
+    pub(super) fn remove_rejected(
+        &mut self,
+        waiter_key: WaiterKey,
+        closed: SubmitErrorKind,
+    ) -> AcquireOutcome {
         let outcome = match self.wait_list.caller(waiter_key).state {
-            WaiterState::Closed => AcquireOutcome::Refused(SubmitErrorKind::Closed),
+            WaiterState::Closed => AcquireOutcome::Refused(closed),
             _ => AcquireOutcome::Refused(SubmitErrorKind::WouldDeadlock),
         };
         self.wait_list.remove_node(waiter_key);
@@ -210,7 +215,7 @@ impl StateGuard<'_> {
         self.limiter.flags.set(flags);
     }
 
-    fn clear(&self, flags: usize) {
+    pub(super) fn clear(&self, flags: usize) {
         self.limiter.flags.clear(flags);
     }
 

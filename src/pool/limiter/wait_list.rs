@@ -61,6 +61,7 @@ use slab::Slab;
 
 use crate::pool::job::{RawJob, Runnable};
 use crate::pool::limiter::lending::WaitingJob;
+use crate::pool::paged_slab::PagedSlab;
 
 /// The key of a waiter in the wait list. A key is reused once its waiter is gone.
 pub(crate) type WaiterKey = usize;
@@ -191,7 +192,7 @@ struct Quota {
 }
 
 pub(super) struct WaitList {
-    nodes: Slab<Node>,
+    nodes: PagedSlab<Node>,
     main: ListEnds,
     resuming: ListEnds,
     quotas: Slab<Quota>,
@@ -214,7 +215,7 @@ pub(super) struct WaitList {
 impl WaitList {
     pub(super) fn new(queue_capacity: usize) -> Self {
         Self {
-            nodes: Slab::new(),
+            nodes: PagedSlab::new(),
             main: ListEnds::EMPTY,
             resuming: ListEnds::EMPTY,
             quotas: Slab::new(),

@@ -40,6 +40,7 @@ models! {
     a_group_sees_its_last_job, a_missed_last_job_is_noticed: "wait without recheck";
     a_reserved_slot_passes_on, a_slot_released_without_recheck_is_noticed: "release without recheck";
     a_lent_slot_comes_back, a_slot_never_lent_is_noticed: "never lend";
+    a_dropped_handle_drops_the_output, a_kept_output_is_noticed: "complete without the dropped handle";
     a_held_slot_is_freed_once, a_forgotten_guard_is_noticed: "guard released without recheck";
 }
 
@@ -125,6 +126,30 @@ mod models {
         aborter.join().unwrap();
         // The slot was released before the handle resolved.
         assert_eq!(pool.status().running, 0);
+    }
+
+    /// A handle is dropped while its job ends, and an abort handle keeps the cell: the output is dropped
+    /// all the same, once.
+    pub(crate) fn a_dropped_handle_drops_the_output() {
+        struct Output(Arc<AtomicUsize>);
+
+        impl Drop for Output {
+            fn drop(&mut self) {
+                self.0.fetch_add(1, AcqRel);
+            }
+        }
+
+        let pool = pool(1, 1, 0);
+        let drops = Arc::new(AtomicUsize::new(0));
+        let output = Output(drops.clone());
+        let handle = pool.try_schedule(async move { output }).unwrap();
+        let abort = handle.abort_handle();
+        drop(handle);
+        while drops.load(Acquire) == 0 {
+            thread::yield_now();
+        }
+        drop((pool, abort));
+        assert_eq!(drops.load(Acquire), 1);
     }
 
     /// Two callers in two shards want one slot: their jobs never run at once, and both run.

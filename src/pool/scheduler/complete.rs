@@ -241,7 +241,7 @@ fn finish(shared: &Shared, shard_id: ShardId, job: Runnable, end: End, release_s
 /// that is still ending.
 fn publish(shared: &Shared, job: Runnable, end: End, idle: bool) {
     if end == End::Panicked {
-        job.with_panic(|panic| shared.report_panic(panic));
+        job.with_panic(|panic, place| shared.report_panic(panic, place));
     }
     job.publish();
     shared.notify_idle(idle);

@@ -22,7 +22,7 @@ use std::task::Waker;
 use crate::pool::limiter::Limiter;
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::scheduler::worker_handle::WorkerHandle;
-use crate::sync::atomic::Ordering::{AcqRel, Relaxed};
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
 use crate::sync::{Mutex, failpoint};
 
@@ -43,6 +43,8 @@ pub(crate) struct IdleWorkers {
     pending_wakeup_count: AtomicUsize,
     /// `STOPPED`, `RUNNING` or `REQUESTED`.
     stall_monitor: AtomicU8,
+    /// How many stall monitors exist: one, or none.
+    monitors: AtomicUsize,
 }
 
 struct State {
@@ -70,8 +72,9 @@ pub(super) enum WakeAction {
 /// What a worker without ready jobs must do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ParkOutcome {
-    /// Wait for a wake-up. The worker stands in the idle list.
-    Parked,
+    /// Wait for a wake-up. The worker stands in the idle list. Not one of the first `min_idle` there,
+    /// it `expires` after the idle timeout.
+    Parked { expires: bool },
     /// Serve this shard, whose wake-up found no idle worker.
     Serve(ShardId),
     /// Retire: the pool is closed and has no jobs.
@@ -118,6 +121,7 @@ impl IdleWorkers {
             pending_wakeup_count: AtomicUsize::new(0),
             // A model has no time, so no stall monitor may start there.
             stall_monitor: AtomicU8::new(if cfg!(millpond_loom) { REQUESTED } else { STOPPED }),
+            monitors: AtomicUsize::new(0),
         }
     }
 
@@ -206,6 +210,7 @@ impl IdleWorkers {
     pub(super) fn park(
         &self,
         limiter: &Limiter,
+        min_idle: usize,
         handle: &Arc<WorkerHandle>,
         waker: &Waker,
     ) -> ParkOutcome {
@@ -224,7 +229,8 @@ impl IdleWorkers {
         }
         state.idle.push(handle.clone());
         self.update_capacity(&state);
-        ParkOutcome::Parked
+        // The workers above retire before this one, so the place in the stack never grows (W10).
+        ParkOutcome::Parked { expires: state.idle.len() > min_idle }
     }
 
     /// Removes an idle worker whose idle timeout has passed. Returns whether the worker must retire.
@@ -253,11 +259,46 @@ impl IdleWorkers {
         true
     }
 
-    /// Removes a worker that was dropped by its runtime.
+    /// Takes a worker that its runtime drops out of the idle list. The worker still counts.
+    pub(super) fn remove_idle(&self, handle: &Arc<WorkerHandle>) {
+        let mut state = self.state.lock();
+        state.idle.retain(|other| !Arc::ptr_eq(other, handle));
+        self.update_capacity(&state);
+    }
+
+    /// Removes a worker that its runtime has dropped. Called when the worker can do nothing more to
+    /// the pool (W11).
     pub(super) fn remove_dead(&self, handle: &Arc<WorkerHandle>) {
         let mut state = self.state.lock();
         state.remove(handle);
-        state.idle.retain(|other| !Arc::ptr_eq(other, handle));
+        self.update_capacity(&state);
+    }
+
+    /// Prepares for another runtime. Returns `false` if the old one has a stall monitor left, or a
+    /// worker other than `worker` (W11).
+    pub(super) fn leave_runtime(&self, worker: Option<&Arc<WorkerHandle>>) -> bool {
+        let state = self.state.lock();
+        let is_worker = |other| worker.is_some_and(|worker| Arc::ptr_eq(worker, other));
+        // Acquire pairs with the AcqRel in `monitor_ends`.
+        if self.monitors.load(Acquire) > 0 || !state.handles.iter().all(is_worker) {
+            return false;
+        }
+        // The old runtime may have had one thread, and so no monitor for any request.
+        self.stall_monitor.swap(STOPPED, AcqRel);
+        true
+    }
+
+    /// Counts a stall monitor. Called before its task is spawned.
+    pub(super) fn monitor_starts(&self) {
+        self.monitors.fetch_add(1, AcqRel);
+    }
+
+    /// Counts the end of a stall monitor. One that its runtime dropped is marked as stopped.
+    pub(super) fn monitor_ends(&self, dropped: bool) {
+        if dropped {
+            self.stall_monitor.swap(STOPPED, AcqRel);
+        }
+        self.monitors.fetch_sub(1, AcqRel);
     }
 
     /// Wakes every idle worker. Called when the pool is closed, and when a closed pool's last job
@@ -327,9 +368,9 @@ mod tests {
         let handle = spawned(workers.wake_one(0));
         assert!(matches!(workers.wake_one(1), WakeAction::Nothing));
         assert!(matches!(workers.wake_one(1), WakeAction::Nothing));
-        let park = || workers.park(&limiter, &handle, Waker::noop());
+        let park = || workers.park(&limiter, 0, &handle, Waker::noop());
         assert_eq!(park(), ParkOutcome::Serve(1));
-        assert_eq!(park(), ParkOutcome::Parked);
+        assert_eq!(park(), ParkOutcome::Parked { expires: true });
         assert_eq!(workers.count(), (1, 1));
     }
 
@@ -348,7 +389,8 @@ mod tests {
         let (workers, limiter) = (IdleWorkers::new(2, 2), limiter());
         let handles = workers.register_up_to(2);
         for handle in &handles {
-            assert_eq!(workers.park(&limiter, handle, Waker::noop()), ParkOutcome::Parked);
+            let parked = workers.park(&limiter, 2, handle, Waker::noop());
+            assert_eq!(parked, ParkOutcome::Parked { expires: false });
         }
         for expected in handles.iter().rev() {
             assert!(workers.has_capacity());

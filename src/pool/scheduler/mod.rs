@@ -14,6 +14,7 @@
 //! |---|---|
 //! | `shared` | [`Shared`](shared::Shared): what handles, workers and jobs share; the way in |
 //! | `wake` | the wake policy after a push; the stall monitor |
+//! | `binding` | the runtime of the pool, and whether it lives |
 //! | `idle` | the idle list: which workers exist, which are parked, which shards wait for one |
 //! | `worker_handle` | what other threads may do with a worker: wake it, take its jobs |
 //! | `worker` | the task that polls jobs in turns |
@@ -72,9 +73,11 @@
 //! 4. **Parked**: the shard is empty. The worker steals half of a long run queue, or serves a pending
 //!    shard, or enters the idle list.
 //! 5. **Retired**: the worker was idle for the idle timeout and `min_idle` others are left, or the
-//!    pool is closed and has no jobs. The task ends.
+//!    pool is closed and has no jobs. The task ends. A worker that parks as one of the first
+//!    `min_idle` has no timer: those above it in the stack retire first (W10).
 //! 6. **Dropped**: the runtime is shutting down. The worker closes the pool and cancels all its jobs,
-//!    because no worker will run again.
+//!    because no worker will run again. Once no worker and no job is left, a submit in another
+//!    runtime opens the pool there, unless the builder named the runtime (`binding`).
 //!
 //! # After a push
 //!
@@ -155,6 +158,10 @@
 //!   timeout. When the runtime shuts down, the drop of a worker cancels all jobs.
 //! * **W9, one key.** A job stands in `suspended` of the shard of its first suspension until its end.
 //!   The key in the job names shard and place. A job without a key is not left to its wakers.
+//! * **W10, timers.** A parked worker above the first `min_idle` has a timer, or the pool has jobs.
+//!   No other parked worker has one.
+//! * **W11, one runtime.** A pool binds anew only while it has no job, no worker and no stall
+//!   monitor of the old runtime.
 //!
 //! # Tests
 //!
@@ -167,8 +174,11 @@
 //! | W6 | loom: `a_handle_is_woken`; `abort_races::the_slot_is_free_when_the_handle_resolves` |
 //! | W7 | the test in `idle`; `fairness::jobs_submitted_behind_a_heavy_one`, `fairness::what_a_heavy_job_submits_before_it_gets_heavy` |
 //! | W8 | `runtime_dropped`; `workers::suspended_jobs_go_on_whatever_became_of_the_workers` |
+//! | W10 | `workers::an_idle_pool_has_no_timer`, `workers::min_idle_stay` |
+//! | W11 | `runtime_reborn` |
 //! | W9 | loom: `a_wake_while_polled_is_kept`; `runtime_dropped::with_jobs_in_every_state` |
 
+pub(super) mod binding;
 pub(in crate::pool) mod complete;
 mod idle;
 mod poll_times;

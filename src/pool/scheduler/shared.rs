@@ -16,7 +16,7 @@ use std::fmt;
 use std::future::Future;
 use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -32,12 +32,14 @@ use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::wait_list::WaiterKey;
 use crate::pool::limiter::{AcquireOutcome, Limiter, OnFull, PendingJob};
-use crate::pool::scheduler::complete::{cancel, end_withdrawn};
+use crate::pool::scheduler::binding::{Binding, BindingState, is_alive};
+use crate::pool::scheduler::complete::{cancel, cancel_all, end_withdrawn};
 use crate::pool::scheduler::idle::IdleWorkers;
 use crate::pool::scheduler::poll_times::PollTimes;
 use crate::pool::scheduler::wake::{spawn_up_to, wake_worker_for};
+use crate::pool::scheduler::worker_handle::WorkerHandle;
 use crate::pool::status::PoolStatus;
-use crate::trace::event;
+use crate::trace::{Place, event};
 
 /// The hook of [`PoolBuilder::on_panic`](crate::PoolBuilder::on_panic).
 pub(crate) type OnPanic = Arc<dyn Fn(&JobPanic) + Send + Sync>;
@@ -59,7 +61,7 @@ pub(crate) struct Shared {
     /// Notified when the pool becomes idle.
     pub(crate) idle_notify: Notify,
     /// The runtime that workers are spawned on: the builder's, or that of the first job.
-    runtime: OnceLock<Handle>,
+    binding: Binding,
     pub(super) poll_times: PollTimes,
     id: PoolId,
     weak_self: Weak<Self>,
@@ -105,13 +107,14 @@ impl Shared {
             workers: IdleWorkers::new(threads, size.get()),
             config,
             idle_notify: Notify::new(),
-            runtime: runtime.map_or_else(OnceLock::new, OnceLock::from),
+            binding: Binding::new(runtime),
             poll_times: PollTimes::new(),
             weak_self: weak_self.clone(),
         })
     }
 
-    /// Binds the pool to the current runtime, unless the pool is bound already.
+    /// Binds the pool to the current runtime, unless the pool is bound already. A pool whose runtime
+    /// is gone moves to the current one if it may. Called at the begin of each submit.
     ///
     /// # Panics
     ///
@@ -120,36 +123,122 @@ impl Shared {
     #[track_caller]
     #[inline]
     pub(crate) fn ensure_runtime(&self) {
-        if !cfg!(millpond_loom) {
-            self.runtime();
-        }
-    }
-
-    /// Returns the runtime of the pool. Binds the pool like [`ensure_runtime`](Self::ensure_runtime).
-    #[track_caller]
-    #[inline]
-    pub(crate) fn runtime(&self) -> &Handle {
-        match self.runtime.get() {
-            Some(handle) => handle,
-            None => self.bind(),
+        if !cfg!(millpond_loom) && !self.binding.is_bound() {
+            self.bind();
         }
     }
 
     #[track_caller]
     #[cold]
-    fn bind(&self) -> &Handle {
-        self.runtime.get_or_init(|| match Handle::try_current() {
-            Ok(handle) => {
-                // Idle workers need timers. Without timers this panics here, in the caller, and not
-                // later in a worker.
-                drop(tokio::time::sleep(Duration::ZERO));
-                handle
+    fn bind(&self) {
+        let mut binding = self.binding.lock();
+        if binding.state() == BindingState::Unbound {
+            let Ok(handle) = Handle::try_current() else {
+                panic!(
+                    "a pool without a runtime got its first job outside of a tokio runtime: submit \
+                     the job inside a runtime, or build the pool with `PoolBuilder::runtime`"
+                )
+            };
+            // Idle workers need timers. Without timers this panics here, in the caller, and not
+            // later in a worker.
+            drop(tokio::time::sleep(Duration::ZERO));
+            binding.bind(handle);
+            return;
+        }
+        let unwatched = binding.state() == BindingState::Unwatched;
+        drop(binding);
+        if unwatched {
+            self.look_at_runtime();
+        }
+        if self.binding.is_gone() {
+            self.revive();
+        }
+    }
+
+    /// Finds out whether the runtime lives. Called while no worker would tell of its end.
+    fn look_at_runtime(&self) {
+        let runtime = self.runtime();
+        if is_alive(&runtime) {
+            let binding = self.binding.lock();
+            if binding.state() == BindingState::Unwatched {
+                binding.set(BindingState::Bound);
             }
-            Err(_) => panic!(
-                "a pool without a runtime got its first job outside of a tokio runtime: submit the \
-                 job inside a runtime, or build the pool with `PoolBuilder::runtime`"
-            ),
-        })
+        } else if !self.move_to_current_runtime(None) {
+            self.lose_runtime();
+        }
+    }
+
+    /// Notes that a worker retired. If it was the last one, nothing tells of the runtime's end.
+    pub(super) fn watch_ends(&self) {
+        let binding = self.binding.lock();
+        if binding.state() == BindingState::Bound && self.workers.count().0 == 0 {
+            binding.set(BindingState::Unwatched);
+        }
+    }
+
+    /// Closes the pool and cancels its jobs, because its runtime has shut down. Called by each worker
+    /// that the runtime drops.
+    pub(super) fn lose_runtime(&self) {
+        self.binding.lock().set(BindingState::Gone);
+        cancel_all(self, true);
+    }
+
+    /// Binds the pool to the runtime of this thread, because the old one is gone and no job of it is
+    /// left. `worker` is the only worker, if there is one. Returns whether the pool has moved.
+    pub(super) fn move_to_current_runtime(&self, worker: Option<&Arc<WorkerHandle>>) -> bool {
+        let mut binding = self.binding.lock();
+        if binding.state() == BindingState::Gone {
+            return false;
+        }
+        let Some(successor) = binding.successor() else { return false };
+        if !self.workers.leave_runtime(worker) {
+            return false;
+        }
+        let old = binding.bind(successor);
+        drop(binding);
+        drop(old);
+        event!(DEBUG, pool = &*self.config.name, "pool moved to another runtime");
+        true
+    }
+
+    /// Opens the pool again in the runtime of this thread, if the pool was closed by the end of its
+    /// runtime alone and has neither jobs nor workers left (W11).
+    #[cold]
+    fn revive(&self) {
+        let mut binding = self.binding.lock();
+        if binding.state() != BindingState::Gone {
+            return;
+        }
+        let Some(successor) = binding.successor() else { return };
+        if !self.workers.leave_runtime(None) || !self.limiter.reopen() {
+            return;
+        }
+        let old = binding.bind(successor);
+        drop(binding);
+        drop(old);
+        event!(DEBUG, pool = &*self.config.name, "pool moved to another runtime");
+    }
+
+    /// Returns why the pool takes no jobs, or `None` if the pool is open. Moves a pool whose runtime is
+    /// gone, if it may. Called by the layer before it makes a call.
+    #[cfg(feature = "tower")]
+    pub(crate) fn refusal(&self) -> Option<SubmitErrorKind> {
+        if !self.limiter.is_closed() {
+            return None;
+        }
+        if self.binding.is_gone() {
+            self.revive();
+        }
+        self.limiter.is_closed().then(|| self.limiter.closed_kind())
+    }
+
+    /// Returns the runtime of the pool.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the pool is not bound.
+    pub(crate) fn runtime(&self) -> Handle {
+        self.binding.handle().expect("a submit binds the pool before its job is admitted")
     }
 
     /// Returns a number that tells this pool from the others.
@@ -396,10 +485,17 @@ impl Shared {
         &self.config.name
     }
 
-    /// Reports a panic to the log and to the pool's hook. Called before the job's output is published.
+    /// Reports a panic to the log and to the pool's hook. Called inside the job's span, before the
+    /// job's output is published.
     #[cold]
-    pub(crate) fn report_panic(&self, panic: &JobPanic) {
-        event!(ERROR, pool = &*self.config.name, message = panic.message(), "job panicked");
+    pub(crate) fn report_panic(&self, panic: &JobPanic, _place: Place) {
+        event!(
+            ERROR,
+            pool = &*self.config.name,
+            message = panic.message(),
+            submitted_at = %_place,
+            "job panicked"
+        );
         if let Some(on_panic) = &self.config.on_panic {
             catch_panic(|| on_panic(panic));
         }

@@ -117,6 +117,15 @@ struct StallMonitor {
     steps: Vec<(Arc<WorkerHandle>, usize)>,
     /// How many more scans have the short period.
     alert: u32,
+    /// The monitor is marked as stopped, and another may run already.
+    stopped: bool,
+}
+
+impl Drop for StallMonitor {
+    fn drop(&mut self) {
+        // A monitor that is not stopped is dropped by its runtime.
+        self.shared.workers.monitor_ends(!self.stopped);
+    }
 }
 
 impl StallMonitor {
@@ -126,11 +135,14 @@ impl StallMonitor {
     /// A runtime of one thread has none: a job that stalls a worker there stalls the monitor too.
     #[cold]
     fn start(shared: Arc<Shared>) {
-        let runtime = shared.runtime().clone();
+        let runtime = shared.runtime();
         if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
+            // The request stays, so that no later submit comes here.
             return;
         }
-        let monitor = Self { shared, dequeues: Vec::new(), steps: Vec::new(), alert: 0 };
+        shared.workers.monitor_starts();
+        let (dequeues, steps) = (Vec::new(), Vec::new());
+        let monitor = Self { shared, dequeues, steps, alert: 0, stopped: false };
         runtime.spawn(monitor.run());
         // tokio keeps the task that was spawned last for the current thread, which a job may be
         // about to block. This empty task takes that place, so any thread may run the monitor.
@@ -147,6 +159,7 @@ impl StallMonitor {
             if scan.busy || requested || !self.shared.workers.stop_stall_monitor() {
                 continue;
             }
+            self.stopped = true;
             // A submitter that saw the monitor run did not start another. Its push is visible
             // under the shard lock now, so this last look finds the job (W7).
             let shards = self.shared.limiter.shards();
@@ -155,6 +168,7 @@ impl StallMonitor {
             if !queued || !self.shared.workers.request_stall_monitor() {
                 return;
             }
+            self.stopped = false;
         }
     }
 

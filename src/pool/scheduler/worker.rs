@@ -22,17 +22,17 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::ops::Range;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::task::coop;
-use tokio::time::Sleep;
+use tokio::time::{Sleep, sleep_until};
 
-use crate::pool::job::{Runnable, Step};
+use crate::pool::job::{Runnable, Step, trim_cache};
 use crate::pool::limiter::shard::{ShardGuard, ShardId};
-use crate::pool::scheduler::complete::{Completions, cancel, cancel_all};
+use crate::pool::scheduler::complete::{Completions, cancel};
 use crate::pool::scheduler::idle::ParkOutcome;
 use crate::pool::scheduler::poll_times::PollTimes;
 use crate::pool::scheduler::shared::Shared;
@@ -54,10 +54,6 @@ const CLOCK_JOBS: u32 = 16;
 /// Jobs run slower on a thread other than their submitter's.
 const WORTH_STEALING: u64 = 100_000;
 
-/// The number of ticks in an idle timeout. A wake-up leaves the timer alone, so a worker retires up
-/// to one tick late.
-const TICKS: u32 = 8;
-
 pub(super) struct Worker {
     shared: Arc<Shared>,
     handle: Arc<WorkerHandle>,
@@ -65,12 +61,15 @@ pub(super) struct Worker {
     shard_id: ShardId,
     /// The worker is parked: it stands in the idle list, or a wake-up has just taken it out.
     idle: bool,
-    /// Ticks since the last wake-up.
-    ticks: u32,
+    /// When the worker will have been idle for the idle timeout. `None` while the worker has nothing
+    /// to expire: it is one of `min_idle`, and has no timer.
+    expires_at: Option<tokio::time::Instant>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// The timer has the task's waker for its next tick.
+    /// The timer has the task's waker.
     armed: bool,
     retired: bool,
+    /// tokio has polled the worker: its runtime lived when the worker was spawned.
+    polled: bool,
     /// The part of the local queue that was filled from the shard and is not polled yet.
     local_range: Range<usize>,
     /// What the polls left to be recorded under the next shard lock.
@@ -152,10 +151,11 @@ impl Worker {
             handle,
             shard_id,
             idle: false,
-            ticks: 0,
+            expires_at: None,
             timer: None,
             armed: false,
             retired: false,
+            polled: false,
             local_range: 0..0,
             completions: Completions::new(),
             reschedule: None,
@@ -165,8 +165,9 @@ impl Worker {
 
     #[cfg(not(millpond_loom))]
     fn spawn(self) {
-        let runtime = self.shared.runtime().clone();
+        let (runtime, handle) = (self.shared.runtime(), self.handle.clone());
         runtime.spawn(self);
+        handle.set_spawned();
     }
 
     #[cfg(millpond_loom)]
@@ -192,6 +193,9 @@ impl Worker {
             let empty = self.local_range.is_empty() && shard.run_queue.is_empty();
             // From here on a push must wake a worker (W2).
             shard.has_worker = !empty;
+            if empty || over {
+                shard.shrink();
+            }
             drop(shard);
             let rescheduled = self.completions.finish(shared, self.shard_id);
             if empty && !rescheduled {
@@ -321,37 +325,48 @@ impl Worker {
             if let Some(shard_id) = self.handle.take_wakeup() {
                 self.shard_id = shard_id;
                 self.idle = false;
-                self.ticks = 0;
                 return Poll::Ready(());
             }
-            ready!(self.poll_tick(cx));
-            self.ticks += 1;
+            ready!(self.poll_expired(cx));
+            self.expires_at = None;
             let Shared { limiter, workers, config, .. } = &*self.shared;
-            if self.ticks > TICKS && workers.try_retire(limiter, config.min_idle, &self.handle) {
+            if workers.try_retire(limiter, config.min_idle, &self.handle) {
+                trim_cache();
+                self.shared.watch_ends();
                 self.retired = true;
                 return Poll::Ready(());
             }
         }
     }
 
-    /// Waits for the next tick of the idle timer.
+    /// Waits until the worker was idle for the idle timeout.
     ///
-    /// The task's waker is always the same. So the timer is polled once after each tick, and keeps
-    /// that waker.
-    fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if cfg!(millpond_loom) {
+    /// A wake-up leaves the timer alone, and a later park moves `expires_at`. So a timer that fires
+    /// early is set again, at most once in an idle timeout. The task's waker is always the same: the
+    /// timer keeps it, and is polled once after each firing.
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(expires_at) = self.expires_at else {
+            self.timer = None;
             return Poll::Pending;
+        };
+        loop {
+            let timer = self.timer.get_or_insert_with(|| {
+                self.armed = false;
+                Box::pin(sleep_until(expires_at))
+            });
+            if self.armed && !timer.is_elapsed() {
+                return Poll::Pending;
+            }
+            self.armed = true;
+            // Without tokio's budget, which the jobs may have spent: a timer that is not polled is
+            // not set.
+            ready!(pin!(coop::unconstrained(timer.as_mut())).poll(cx));
+            self.armed = false;
+            if tokio::time::Instant::now() >= expires_at {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(expires_at);
         }
-        let tick = self.shared.config.idle_timeout / TICKS;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(tick)));
-        if self.armed && !timer.is_elapsed() {
-            return Poll::Pending;
-        }
-        self.armed = true;
-        ready!(timer.as_mut().poll(cx));
-        timer.as_mut().reset(tokio::time::Instant::now() + tick);
-        self.armed = false;
-        Poll::Ready(())
     }
 
     /// Finds the next thing to do after a turn that left the shard empty. Returns `false` if the
@@ -360,18 +375,22 @@ impl Worker {
         if self.steal() {
             return true;
         }
-        match self.shared.workers.park(&self.shared.limiter, &self.handle, cx.waker()) {
+        let Shared { limiter, workers, config, .. } = &*self.shared;
+        match workers.park(limiter, config.min_idle, &self.handle, cx.waker()) {
             ParkOutcome::Serve(shard_id) => {
                 self.shard_id = shard_id;
                 true
             }
-            ParkOutcome::Parked => {
+            ParkOutcome::Parked { expires } => {
                 self.idle = true;
+                // Models have no time.
+                self.expires_at = (expires && !cfg!(millpond_loom))
+                    .then(|| tokio::time::Instant::now() + config.idle_timeout);
                 false
             }
             ParkOutcome::Retire => {
                 self.retired = true;
-                self.shared.workers.wake_all();
+                workers.wake_all();
                 false
             }
         }
@@ -394,6 +413,7 @@ impl Future for Worker {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
+        this.polled = true;
         // One budget for all that the worker does before it yields, stolen jobs included.
         let mut budget = TurnBudget::new(&this.shared.poll_times);
         loop {
@@ -423,10 +443,17 @@ impl Future for Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         if !self.retired {
+            let (shared, handle) = (&self.shared, &self.handle);
+            // A worker that finds its runtime gone at its spawn has jobs of another runtime alone.
+            if !self.polled && !handle.is_spawned() && shared.move_to_current_runtime(Some(handle))
+            {
+                return Self::start(shared.clone(), handle.clone(), self.shard_id);
+            }
             // The runtime is shutting down: no worker will run a job again (W8).
-            self.shared.workers.remove_dead(&self.handle);
+            shared.workers.remove_idle(handle);
             self.abandon();
-            cancel_all(&self.shared, true);
+            self.shared.lose_runtime();
+            self.shared.workers.remove_dead(&self.handle);
         }
     }
 }

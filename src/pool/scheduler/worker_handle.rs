@@ -17,8 +17,8 @@ use std::task::Waker;
 use crate::pool::job::{AtomicJobSlot, Runnable};
 use crate::pool::limiter::shard::ShardId;
 use crate::sync::Mutex;
-use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sync::atomic::{AtomicBool, AtomicUsize};
 
 /// The length of a local queue: how many jobs a worker takes under one shard lock.
 pub(super) const LOCAL_QUEUE_LEN: usize = 8;
@@ -38,6 +38,8 @@ pub(crate) struct WorkerHandle {
     deferred_releases: AtomicUsize,
     /// How many of `deferred_releases` the stall monitor has released.
     stolen_releases: Mutex<usize>,
+    /// The worker's task was spawned, and not dropped at once by a runtime that has shut down.
+    spawned: AtomicBool,
 }
 
 impl WorkerHandle {
@@ -49,7 +51,19 @@ impl WorkerHandle {
             steps: AtomicUsize::new(0),
             deferred_releases: AtomicUsize::new(0),
             stolen_releases: Mutex::new(0),
+            spawned: AtomicBool::new(false),
         })
+    }
+
+    /// Notes that the worker's task was spawned.
+    pub(super) fn set_spawned(&self) {
+        // Relaxed, also in `is_spawned`: the thread that spawns the task is the one that asks.
+        self.spawned.store(true, Relaxed);
+    }
+
+    /// Returns whether the worker's task was spawned before it was dropped.
+    pub(super) fn is_spawned(&self) -> bool {
+        self.spawned.load(Relaxed)
     }
 
     /// Stores the waker of the worker's task. Called before each park; the task's waker is always

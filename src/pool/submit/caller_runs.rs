@@ -17,11 +17,13 @@ use crate::pool::context::enter_in_caller;
 use crate::pool::job::{End, OutputSink};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::scheduler::shared::Shared;
+use crate::trace::Place;
 
 /// Records the end of a job in its caller, once (P4). Dropping the guard records a cancellation.
 struct CompletionGuard<C: Deref<Target = Shared>, S> {
     shared: C,
     sink: Option<S>,
+    place: Place,
 }
 
 impl<C: Deref<Target = Shared>, S> CompletionGuard<C, S> {
@@ -43,7 +45,7 @@ impl<C: Deref<Target = Shared>, S> CompletionGuard<C, S> {
             Ok(_) => End::Completed,
             Err(JobError::Cancelled) => End::Cancelled,
             Err(JobError::Panicked(panic)) => {
-                self.shared.report_panic(panic);
+                self.shared.report_panic(panic, self.place);
                 End::Panicked
             }
         });
@@ -83,9 +85,9 @@ where
     S: OutputSink<F::Output>,
 {
     /// Takes over a job that the limiter counts as `in_caller`.
-    pub(crate) fn new(shared: C, job: F, mut sink: S) -> Self {
+    pub(crate) fn new(shared: C, job: F, mut sink: S, place: Place) -> Self {
         sink.on_admit(None);
-        Self { job: Some(job), end: Some(CompletionGuard { shared, sink: Some(sink) }) }
+        Self { job: Some(job), end: Some(CompletionGuard { shared, sink: Some(sink), place }) }
     }
 }
 

@@ -11,7 +11,9 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+
+use tokio::task::coop;
 
 use crate::error::SubmitError;
 use crate::pool::Pool;
@@ -108,6 +110,23 @@ impl Reserver {
     ///
     /// As [`reserve`](Self::reserve).
     pub fn poll_reserve(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SubmitError>> {
+        if self.state == State::Reserved {
+            return Poll::Ready(Ok(()));
+        }
+        // Without budget the reserver keeps its place, and the slot that it was granted.
+        let budget = ready!(coop::poll_proceed(cx));
+        let reserved = self.poll_reserve_now(cx);
+        if reserved.is_ready() {
+            budget.made_progress();
+        }
+        reserved
+    }
+
+    /// Polls [`reserve`](Self::reserve) without tokio's budget: `Pending` means that no slot is free.
+    pub(crate) fn poll_reserve_now(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), SubmitError>> {
         let shared = self.pool.shared();
         let outcome = match self.state {
             State::Reserved => return Poll::Ready(Ok(())),

@@ -13,6 +13,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use tokio::task::coop;
+
 use crate::error::SubmitError;
 use crate::pool::Pool;
 use crate::pool::handle::{JobHandle, StoreOutput};
@@ -69,6 +71,9 @@ where
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        // A loop that submits without a wait must yield to the other tasks of its thread.
+        let budget = ready!(coop::poll_proceed(cx));
+        budget.made_progress();
         self.offered = true;
         let outcome = self.submission.admit(OnFull::Wait(cx.waker()));
         if let AcquireOutcome::Started { .. } = outcome {
@@ -83,9 +88,12 @@ where
         let Some(waiter_key) = self.waiter_key else { return self.poll_started(cx).map(Ok) };
         let waiter_key = waiter_key as usize;
         let shared = self.submission.shared.clone();
+        // Without budget the caller keeps its place, and what it was granted.
+        let budget = ready!(coop::poll_proceed(cx));
         if shared.limiter.poll_waiter(waiter_key, cx.waker()) == WaiterState::Waiting {
             return Poll::Pending;
         }
+        budget.made_progress();
         self.waiter_key = None;
         let shard_id = shared.current_shard();
         let mut deferred = DeferredWakes::default();
@@ -260,7 +268,9 @@ impl<T> Future for AnywayGo<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<JobHandle<T>> {
         let handle = self.0.as_ref().expect("`AnywayGo` polled after completion");
+        let budget = ready!(coop::poll_proceed(cx));
         ready!(handle.poll_started(cx));
+        budget.made_progress();
         Poll::Ready(self.0.take().expect("the handle was here just now"))
     }
 }

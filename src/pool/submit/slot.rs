@@ -115,6 +115,7 @@ impl Slot {
     /// # Errors
     ///
     /// Returns the job if the pool was closed since. The slot is released then, too.
+    #[track_caller]
     pub fn schedule<F>(mut self, job: F) -> Result<JobHandle<F::Output>, SubmitError<F>>
     where
         F: Future + Send + 'static,

@@ -22,7 +22,7 @@ use crate::pool::limiter::wait_list::WaiterKey;
 use crate::pool::limiter::{AcquireOutcome, OnFull, PendingJob};
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::caller_runs::CallerRunsJob;
-use crate::trace::JobSpan;
+use crate::trace::{JobSpan, Place};
 
 /// How a submission refers to its pool: by a reference, or by a handle that keeps the pool open.
 ///
@@ -60,7 +60,8 @@ where
 }
 
 enum Stage<F: Future, S> {
-    Future(F),
+    /// The job, and where it was submitted.
+    Future(F, Place),
     Allocated(NewJob<F, S>),
     Admitted(RawJoinHandle<F::Output>),
     Taken,
@@ -84,8 +85,15 @@ where
     #[track_caller]
     #[inline]
     pub(crate) fn new(shared: C, job: F, sink: S) -> Self {
+        Self::from_place(shared, job, sink, Place::caller())
+    }
+
+    /// As [`new`](Self::new), for a future that was made at `place`.
+    #[track_caller]
+    #[inline]
+    pub(super) fn from_place(shared: C, job: F, sink: S, place: Place) -> Self {
         shared.ensure_runtime();
-        Self { job: Stage::Future(job), sink: Some(sink), shared }
+        Self { job: Stage::Future(job, place), sink: Some(sink), shared }
     }
 
     /// Allocates the job's cell at once. A wait then keeps the job out of the caller's future.
@@ -93,7 +101,7 @@ where
     #[inline]
     pub(super) fn allocated(shared: C, job: F, sink: S) -> Self {
         shared.ensure_runtime();
-        let span = JobSpan::current(shared.config.propagate_span);
+        let span = JobSpan::current(shared.config.propagate_span, Place::caller());
         let new_job = job::allocate_job(job, span, shared.id());
         Self { job: Stage::Allocated(new_job), sink: Some(sink), shared }
     }
@@ -180,6 +188,15 @@ where
         self.sink.as_ref().and_then(S::quota)
     }
 
+    /// Where a job that was not admitted yet was submitted.
+    fn place(&self) -> Place {
+        match &self.job {
+            Stage::Future(_, place) => *place,
+            Stage::Allocated(new_job) => new_job.place(),
+            Stage::Admitted(_) | Stage::Taken => unreachable!("an admitted job has its place"),
+        }
+    }
+
     /// Returns the refusal with the job.
     pub(super) fn take_refused(&mut self, kind: SubmitErrorKind) -> SubmitError<F> {
         SubmitError::new(kind, self.take_job())
@@ -188,7 +205,7 @@ where
     /// Returns the job after a refusal.
     fn take_job(&mut self) -> F {
         match std::mem::replace(&mut self.job, Stage::Taken) {
-            Stage::Future(job) => job,
+            Stage::Future(job, _) => job,
             Stage::Allocated(new_job) => new_job.take_back(),
             Stage::Admitted(_) | Stage::Taken => unreachable!("a refused job is still here"),
         }
@@ -223,8 +240,9 @@ where
         &mut self,
         shared: D,
     ) -> CallerRunsJob<D, F, S> {
+        let place = self.place();
         let sink = self.sink.take().expect("a job without admission keeps its sink");
-        CallerRunsJob::new(shared, self.take_job(), sink)
+        CallerRunsJob::new(shared, self.take_job(), sink, place)
     }
 }
 
@@ -237,8 +255,8 @@ where
 {
     #[inline]
     fn prepare(&mut self) {
-        if let Stage::Future(_) = &self.job {
-            let span = JobSpan::current(self.shared.config.propagate_span);
+        if let Stage::Future(_, place) = self.job {
+            let span = JobSpan::current(self.shared.config.propagate_span, place);
             self.job = Stage::Allocated(job::allocate_job(self.take_job(), span, self.shared.id()));
         }
     }

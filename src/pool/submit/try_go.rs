@@ -6,9 +6,10 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
+use tokio::task::coop;
 
 use crate::error::SubmitError;
 use crate::pool::Pool;
@@ -17,6 +18,7 @@ use crate::pool::job::OutputSink;
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::caller_runs::CallerRunsJob;
 use crate::pool::submit::submission::{OwnedPool, PoolRef, Submission, Submitted};
+use crate::trace::Place;
 
 pin_project! {
     /// `try_go` for any sink. The job stays in here until the first poll, and while the caller runs
@@ -33,7 +35,7 @@ pin_project! {
     #[project = StateProj]
     #[project_replace = StateReplace]
     enum State<C: PoolRef, F, S> {
-        New { job: F, sink: S },
+        New { job: F, sink: S, place: Place },
         InCaller { #[pin] run: CallerRunsJob<C, F, S> },
         Taken,
     }
@@ -49,7 +51,7 @@ where
     #[track_caller]
     pub(crate) fn new(shared: C, job: F, sink: S) -> Self {
         shared.ensure_runtime();
-        Self { state: State::New { job, sink }, shared }
+        Self { state: State::New { job, sink, place: Place::caller() }, shared }
     }
 }
 
@@ -65,12 +67,17 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         if let StateProj::New { .. } = this.state.as_mut().project() {
-            let StateReplace::New { job, sink } = this.state.as_mut().project_replace(State::Taken)
+            // Taken for the admission alone: the job in its caller spends budget of its own.
+            let budget = ready!(coop::poll_proceed(cx));
+            budget.made_progress();
+            let StateReplace::New { job, sink, place } =
+                this.state.as_mut().project_replace(State::Taken)
             else {
                 unreachable!("the state was `New` just now");
             };
             let shared = this.shared.clone();
-            match Submission::new(&**this.shared, job, sink).try_go(shared)? {
+            let submission = Submission::from_place(&**this.shared, job, sink, place);
+            match submission.try_go(shared)? {
                 Submitted::Pool(handle) => return Poll::Ready(Ok(handle)),
                 Submitted::Caller(run) => this.state.set(State::InCaller { run }),
             }
