@@ -9,7 +9,7 @@
 //! | `limiter` | the semaphore: slots, wait list, quotas, counters, deadlock detection |
 //! | `scheduler` | workers, the idle list, the wake policy and the stall monitor |
 //!
-//! `builder`, `handle`, `status` and `shutdown` have the other public types. The group and the layer
+//! `builder`, `handle`, `status`, `pause` and `shutdown` have the other public types and verbs. The group and the layer
 //! enter through `submit` too.
 //!
 //! A [`Pool`] is a counted reference to `Shared`, which workers and jobs hold as well. The last
@@ -23,6 +23,7 @@ mod job;
 mod limiter;
 #[cfg(all(test, millpond_loom))]
 mod loom;
+mod pause;
 mod scheduler;
 mod shutdown;
 mod status;

@@ -24,6 +24,7 @@ mod nested;
 mod nested_shrinks;
 mod panics;
 mod panics_in_callbacks;
+mod pause;
 mod pool_dropped;
 mod quota;
 mod reserver;

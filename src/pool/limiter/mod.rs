@@ -24,6 +24,7 @@
 //! | `state` | the state lock, and the steps under it |
 //! | `wait_list` | lists, queue and quotas; the states of a waiter |
 //! | `deadlock` | the waits that could never end |
+//! | `pause` | no slots for a while |
 //! | `counts` | the counters, and the accounting law |
 //! | `deferred_wakes` | wakers and jobs that are run after the locks |
 //!
@@ -95,7 +96,8 @@
 //!   sink counts its job in while the job is admitted.
 //! * **L2, no user code under a lock.** Wakers are cloned and dropped, and jobs are run, dropped
 //!   and allocated, while no lock is held. [`DeferredWakes`] carries them out of the locks.
-//! * **L3, slots.** Free slots + running + reserved + held + granted = `size + slots_to_remove`.
+//! * **L3, slots.** Free slots + running + reserved + held + granted + paused =
+//!   `size + slots_to_remove`.
 //! * **L4, the flag.** While `NO_SLOTS` is set, no shard has a free slot.
 //! * **L5, no overtaking.** While a waiter stands in the main list, `NO_SLOTS` is set.
 //! * **L6, order.** Slots go to the head of the main list. The first waiters of that list, and no
@@ -129,6 +131,7 @@ pub(crate) mod counts;
 pub(crate) mod deadlock;
 pub(crate) mod deferred_wakes;
 mod flags;
+mod pause;
 pub(crate) mod shard;
 mod state;
 pub(crate) mod wait_list;
@@ -327,18 +330,20 @@ impl Limiter {
                 state.enqueue_job(list, pending, slot_kind);
                 AcquireOutcome::Enqueued
             }
-            OnFull::RunInCaller => {
+            OnFull::RunInCaller if !state.paused => {
                 state.in_caller += 1;
                 AcquireOutcome::RunInCaller
             }
-            OnFull::Overflow { limit } if state.overflow < limit => {
+            OnFull::Overflow { limit } if state.overflow < limit && !state.paused => {
                 state.overflow += 1;
                 state.counters.overflow_started += 1;
                 let mut shard = self.shards[shard_id].lock();
                 let needs_wake = shard.push(pending.admit(SlotKind::Overflow));
                 AcquireOutcome::Overflow { needs_wake, depth: shard.run_queue.len() }
             }
-            OnFull::Refuse | OnFull::Overflow { .. } => state.refuse(AcquireOutcome::Full),
+            OnFull::Refuse | OnFull::RunInCaller | OnFull::Overflow { .. } => {
+                state.refuse(AcquireOutcome::Full)
+            }
         }
     }
 
@@ -706,7 +711,29 @@ impl Limiter {
                 state.reject_waiter(shard_id, waiter_key, WaiterState::Closed, deferred);
             }
         }
+        // Jobs in the wait list still run, so a closed limiter is never paused.
+        pause::resume(&mut state, shard_id, deferred);
         true
+    }
+
+    /// Hands out no slots until `resume`. Returns whether this call has paused the limiter.
+    pub(crate) fn pause(&self) -> bool {
+        pause::pause(&mut self.lock_state())
+    }
+
+    /// Hands out slots again. Returns whether the limiter was paused.
+    pub(crate) fn resume(&self, shard_id: ShardId, deferred: &mut DeferredWakes) -> bool {
+        pause::resume(&mut self.lock_state(), shard_id, deferred)
+    }
+
+    /// Takes all jobs out of the wait list, oldest first. The caller must cancel them and call
+    /// [`end_withdrawn`](Self::end_withdrawn) for each.
+    pub(crate) fn take_waiting_jobs(
+        &self,
+        shard_id: ShardId,
+        deferred: &mut DeferredWakes,
+    ) -> Vec<Runnable> {
+        pause::take_waiting_jobs(&mut self.lock_state(), shard_id, deferred)
     }
 
     /// Closes the limiter and takes out all jobs that no worker polls. The caller must cancel
@@ -720,18 +747,8 @@ impl Limiter {
         self.close(shard_id, deferred);
         let mut state = self.lock_state();
         state.set(if runtime_gone { CANCELLING | RUNTIME_GONE } else { CANCELLING });
-        let mut cancelled = Cancelled::default();
-        for waiter_key in state.wait_list.waiter_keys() {
-            // A removal may start a later job of this list, so each is looked at again.
-            let Some(Waiter::Job(job, _)) = state.wait_list.get_linked(waiter_key) else {
-                continue;
-            };
-            let job = job.ptr();
-            if let Some(mut removed) = state.wait_list.remove_job(waiter_key, job) {
-                state.remove_for_cancel(shard_id, &mut removed, deferred);
-                cancelled.waiting.push(removed.job);
-            }
-        }
+        let waiting = pause::take_waiting_jobs(&mut state, shard_id, deferred);
+        let mut cancelled = Cancelled { waiting, admitted: Vec::new() };
         drop(state);
         for shard in &self.shards {
             let mut shard = shard.lock();
@@ -770,7 +787,6 @@ impl Limiter {
 }
 
 /// The jobs that [`Limiter::cancel_all`] took out.
-#[derive(Default)]
 pub(crate) struct Cancelled {
     /// Jobs from the wait list, to end by [`Limiter::end_withdrawn`].
     pub(crate) waiting: Vec<Runnable>,

@@ -32,6 +32,10 @@ pub(super) struct State {
     pub(super) size: usize,
     /// Slots beyond `size` that vanish when they come back, because the pool was made smaller.
     pub(super) slots_to_remove: usize,
+    /// No slot is handed out; see `pause`.
+    pub(super) paused: bool,
+    /// Slots that would be free if the limiter was not paused.
+    pub(super) paused_slots: usize,
     /// Slots kept for callers in state `SlotGranted`.
     pub(super) slots_granted: usize,
     /// Jobs that run beyond the size.
@@ -51,6 +55,8 @@ impl State {
             wait_list: WaitList::new(queue_capacity),
             size,
             slots_to_remove: 0,
+            paused: false,
+            paused_slots: 0,
             slots_granted: 0,
             overflow: 0,
             in_caller: 0,
@@ -220,6 +226,10 @@ impl StateGuard<'_> {
     }
 
     fn add_free_slots(&mut self, shard_id: ShardId, slots: usize) {
+        if self.paused {
+            self.paused_slots += slots;
+            return;
+        }
         self.limiter.shards[shard_id].lock().free_slots += slots;
         self.clear(NO_SLOTS);
     }
@@ -241,13 +251,18 @@ impl StateGuard<'_> {
         if self.slots_to_remove > 0 {
             self.slots_to_remove -= 1;
             break_deadlock(self, shard_id, deferred);
-        } else if let Some(waiter_key) = self.wait_list.head(List::Main) {
+        } else if let Some(waiter_key) = self.first_to_serve() {
             self.wait_list.unlink(waiter_key);
             self.grant(waiter_key, deferred);
             self.fill_queue(deferred);
         } else {
             self.add_free_slots(shard_id, 1);
         }
+    }
+
+    /// Returns the waiter that gets the next slot, unless the limiter is paused.
+    fn first_to_serve(&self) -> Option<WaiterKey> {
+        if self.paused { None } else { self.wait_list.head(List::Main) }
     }
 
     /// Releases a part of a quota. The first waiter for that quota receives the part: it starts if
@@ -273,7 +288,16 @@ impl StateGuard<'_> {
     pub(super) fn grow(&mut self, shard_id: ShardId, by: usize, deferred: &mut DeferredWakes) {
         let kept = by.min(self.slots_to_remove);
         self.slots_to_remove -= kept;
-        let mut added = by - kept;
+        self.add_slots(shard_id, by - kept, deferred);
+    }
+
+    /// Serves waiters with slots that no job had. The rest lies free.
+    pub(super) fn add_slots(
+        &mut self,
+        shard_id: ShardId,
+        mut added: usize,
+        deferred: &mut DeferredWakes,
+    ) {
         while added > 0 && !self.wait_list.is_empty() {
             self.release_to_next(shard_id, deferred);
             added -= 1;
@@ -295,7 +319,9 @@ impl StateGuard<'_> {
             excess -= removed;
             free += shard.free_slots;
         }
-        self.slots_to_remove += excess;
+        let removed = self.paused_slots.min(excess);
+        self.paused_slots -= removed;
+        self.slots_to_remove += excess - removed;
         if free > 0 {
             self.clear(NO_SLOTS);
         } else {
@@ -391,6 +417,7 @@ impl StateGuard<'_> {
             in_caller: self.in_caller + self.cancelling,
             reserved: (jobs.reserved - jobs.reservations_ended) as usize,
             held_slots: (jobs.held_slots - jobs.held_released) as usize,
+            paused: self.paused,
             jobs,
         };
         if cfg!(debug_assertions) {
@@ -403,7 +430,7 @@ impl StateGuard<'_> {
     /// Checks L3, L4 and L5 in debug builds.
     fn assert_slots(&self, free: usize, counts: &Counts) {
         let taken = counts.running + counts.reserved + counts.held_slots + self.slots_granted;
-        assert_eq!(free + taken, self.slots(), "L3: {counts:?}");
+        assert_eq!(free + taken + self.paused_slots, self.slots(), "L3: {counts:?}");
         assert!(free == 0 || !self.is_set(NO_SLOTS), "L4: {free} slots are free");
         assert!(self.wait_list.is_empty() || self.is_set(NO_SLOTS), "L5: {counts:?}");
     }

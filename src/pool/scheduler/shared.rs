@@ -319,6 +319,36 @@ impl Shared {
         }
     }
 
+    /// Hands out no slots; see [`Pool::pause`](crate::Pool::pause).
+    pub(crate) fn pause(&self) {
+        if self.limiter.pause() {
+            event!(INFO, pool = &*self.config.name, "pool paused");
+        }
+    }
+
+    /// Hands out slots again; see [`Pool::resume`](crate::Pool::resume).
+    pub(crate) fn resume(&self) {
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        let was_paused = self.limiter.resume(shard_id, &mut deferred);
+        self.run_deferred(shard_id, deferred);
+        if was_paused {
+            event!(INFO, pool = &*self.config.name, "pool resumed");
+        }
+    }
+
+    /// Cancels the jobs in the wait list; see
+    /// [`Pool::cancel_waiting`](crate::Pool::cancel_waiting).
+    pub(crate) fn cancel_waiting(&self) -> usize {
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        let jobs = self.limiter.take_waiting_jobs(shard_id, &mut deferred);
+        self.run_deferred(shard_id, deferred);
+        let cancelled = jobs.len();
+        jobs.into_iter().for_each(|job| end_withdrawn(self, shard_id, job));
+        cancelled
+    }
+
     /// Changes the size; see [`Pool::resize`](crate::Pool::resize).
     pub(crate) fn resize(&self, size: NonZeroUsize) {
         let shard_id = self.current_shard();
@@ -415,6 +445,7 @@ impl Shared {
             in_caller: counts.in_caller,
             reserved: counts.reserved,
             held_slots: counts.held_slots,
+            paused: counts.paused,
             submitted: counts.jobs.submitted,
             refused: counts.jobs.refused,
             withdrawn: counts.jobs.withdrawn,
