@@ -55,10 +55,9 @@ async fn consume(mut deliveries: mpsc::Receiver<Delivery>) -> Result<PoolStatus,
     let parts = Pool::builder().size(PARTS_AT_ONCE).name("parts").build()?;
     while let Some(delivery) = deliveries.recv().await {
         let parts = parts.clone();
-        // Waits while too many are in flight. The error holds the job, and with it the delivery;
-        // what we pass on is just the reason.
+        // Waits while too many are in flight. The error holds the job, and with it the delivery.
         let message = messages.schedule(async move { handle(delivery, &parts).await }).await;
-        message.map_err(|refused| refused.map_job(drop))?.detach();
+        message?.detach();
     }
     messages.wait_idle().await;
     Ok(parts.status())

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
-use millpond::{Pool, TryScheduleError};
+use millpond::Pool;
 use tokio::sync::oneshot;
 use tokio::task;
 
@@ -106,12 +106,10 @@ async fn walk() -> Result<()> {
 fn refused(pool: &Pool) -> Result<()> {
     let before = pool.status();
     // `Place::here` is not called: a future that was never polled has not even begun.
-    match pool.try_schedule(async { Place::here() }) {
-        // It is ours again: to be tried later, elsewhere, or dropped as here.
-        Err(TryScheduleError::Full(job)) => drop(job),
-        other => panic!("on a full pool: {other:?}"),
-    }
-    println!("try_schedule        refused: {}", TryScheduleError::Full(()));
+    let error = pool.try_schedule(async { Place::here() }).expect_err("the pool is full");
+    println!("try_schedule        refused: {error}");
+    // It is ours again: to be tried later, elsewhere, or dropped as here.
+    drop(error.into_job());
     println!("    refused {} -> {}", before.refused, pool.status().refused);
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! The errors of the crate, as concrete types.
 //!
-//! [`JobError`] and [`JobPanic`] tell how a job ended. [`ClosedError`], [`ScheduleError`] and
-//! [`TryScheduleError`] are refusals of the verbs, for pools and groups alike. [`ConfigError`] comes
-//! from the builders of this crate and of `millpond-server`.
+//! [`JobError`] and [`JobPanic`] tell how a job ended. [`SubmitError`] is the refusal of all verbs,
+//! for pools and groups alike; [`SubmitErrorKind`] is its reason, which the limiter or a sink gives.
+//! [`ConfigError`] comes from the builders of this crate and of `millpond-server`.
 //! A refusal must give the job back: the job never started and was not dropped.
 //! No lock of this file is ever taken: the mutex in `JobPanic` only makes the payload `Sync`.
 
@@ -11,6 +11,8 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
+
+use sync_wrapper::SyncWrapper;
 
 /// How a job ended without an output.
 ///
@@ -123,125 +125,163 @@ impl fmt::Debug for JobPanic {
     }
 }
 
-/// The refusal of a closed pool or group. Contains the job, which never started.
+/// Why a verb refused a job; from [`SubmitError::kind`].
 ///
-/// Returned by [`try_go`](crate::Pool::try_go) and [`anyway_go`](crate::Pool::anyway_go), which refuse
-/// for no other reason.
-pub struct ClosedError<J>(pub J);
-
-/// Why [`schedule`](crate::Pool::schedule) refused a job. Contains the job, which never started.
+/// The texts of all kinds differ. A kind is an [`Error`], so a program that has no use for the job
+/// can pass the kind on: `pool.try_schedule(job).map_err(|refused| refused.kind())?`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum ScheduleError<J> {
-    /// The pool (or the group) is closed.
-    Closed(J),
+pub enum SubmitErrorKind {
+    /// No slot and no place in the queue is free, other callers wait already, or the overflow limit
+    /// or the group's quota is reached. Verbs that wait never return this.
+    Full,
+    /// The pool is closed.
+    Closed,
+    /// The group is closed; its pool may be open.
+    GroupClosed,
+    /// A job of the group failed, and the group takes no more jobs because of that.
+    GroupFailed,
+    /// The runtime of the pool has shut down.
+    RuntimeGone,
     /// Every slot is held by a job that itself waits for a slot, and the caller is such a job. The
     /// wait would never end. See [`OnDeadlock`](crate::OnDeadlock).
-    WouldDeadlock(J),
+    WouldDeadlock,
 }
 
-/// Why a verb that never waits refused a job. Contains the job, which never started.
+impl SubmitErrorKind {
+    /// Whether room was missing. Another attempt may succeed.
+    pub fn is_full(self) -> bool {
+        self == Self::Full
+    }
+
+    /// Whether no attempt can succeed any more on this pool or group: all kinds but
+    /// [`Full`](Self::Full) and [`WouldDeadlock`](Self::WouldDeadlock).
+    pub fn is_closed(self) -> bool {
+        !matches!(self, Self::Full | Self::WouldDeadlock)
+    }
+}
+
+impl fmt::Display for SubmitErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "the pool is full",
+            Self::Closed => "the pool is closed",
+            Self::GroupClosed => "the group is closed",
+            Self::GroupFailed => {
+                "the group failed: one of its jobs failed, and it takes no more jobs"
+            }
+            Self::RuntimeGone => {
+                "the pool's runtime has shut down; a pool runs jobs only while its runtime lives"
+            }
+            Self::WouldDeadlock => {
+                "waiting would deadlock: every slot is held by a job that waits for one"
+            }
+        })
+    }
+}
+
+impl Error for SubmitErrorKind {}
+
+/// A refusal: why a verb refused a job, and the job, which never started.
+///
+/// All verbs of pools, groups, reservers and slots return this type. It is `Send + Sync + 'static`
+/// for every job that a pool takes, so `?` works in functions that return an `anyhow::Result` or a
+/// `Box<dyn Error + Send + Sync>`. Its text does not depend on the job.
 ///
 /// # Examples
 ///
+/// [`into_parts`](Self::into_parts) gives the reason and the job at once, and no arm of the `match`
+/// loses the job:
+///
 /// ```
-/// use millpond::{Pool, TryScheduleError};
+/// use millpond::{Pool, SubmitError, SubmitErrorKind};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
 /// let pool = Pool::new(1);
-/// let first = pool.try_schedule(std::future::pending::<()>());
-/// let Err(TryScheduleError::Full(job)) = pool.try_schedule(async { 5 }) else { unreachable!() };
-/// assert_eq!(job.await, 5); // the job came back
+/// let first = pool.try_schedule(std::future::pending::<u32>());
+/// let value = match pool.try_schedule(async { 5 }).map_err(SubmitError::into_parts) {
+///     Ok(handle) => handle.await.unwrap_or(0),
+///     Err((SubmitErrorKind::Full, job)) => job.await,
+///     Err((kind, job)) => {
+///         eprintln!("the job runs here: {kind}");
+///         job.await
+///     }
+/// };
+/// assert_eq!(value, 5);
 /// # drop(first);
 /// # }
 /// ```
-#[non_exhaustive]
-pub enum TryScheduleError<J> {
-    /// The pool (or the group) is closed.
-    Closed(J),
-    /// No slot and no place in the queue is free, other callers wait already, or the overflow limit
-    /// is reached.
-    Full(J),
+///
+/// The job of a boxed future that is not `Sync`:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// use std::{future::Future, pin::Pin};
+///
+/// let pool = millpond::Pool::new(4);
+/// let job: Pin<Box<dyn Future<Output = u32> + Send>> = Box::pin(async { 7 });
+/// assert_eq!(pool.schedule(job).await?.await?, 7);
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias = "TrySendError")]
+pub struct SubmitError<J = ()> {
+    kind: SubmitErrorKind,
+    // An error has to be `Sync`, and a job need not be.
+    job: SyncWrapper<J>,
 }
 
-macro_rules! refusal {
-    ($name:ident { $($variant:ident => $text:literal),+ }) => {
-        impl<J> $name<J> {
-            /// Returns the job, for another attempt or another pool.
-            pub fn into_job(self) -> J {
-                match self { $(Self::$variant(job) => job),+ }
-            }
+impl<J> SubmitError<J> {
+    pub(crate) fn new(kind: SubmitErrorKind, job: J) -> Self {
+        Self { kind, job: SyncWrapper::new(job) }
+    }
 
-            /// Returns the same refusal with another job, or with none (`map_job(drop)`).
-            ///
-            /// A `Box<dyn Error + Send + Sync>` needs a refusal whose job is `Sync`.
-            pub fn map_job<K>(self, f: impl FnOnce(J) -> K) -> $name<K> {
-                match self { $(Self::$variant(job) => $name::$variant(f(job))),+ }
-            }
-        }
+    /// Returns why the job was refused.
+    pub fn kind(&self) -> SubmitErrorKind {
+        self.kind
+    }
 
-        impl<J> fmt::Debug for $name<J> {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                match self { $(Self::$variant(_) => f.write_str(concat!(stringify!($variant), "(..)"))),+ }
-            }
-        }
-
-        impl<J> fmt::Display for $name<J> {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $(Self::$variant(_) => $text),+ })
-            }
-        }
-
-        impl<J> Error for $name<J> {}
-    };
-}
-
-refusal!(ScheduleError {
-    Closed => "the pool is closed",
-    WouldDeadlock => "waiting would deadlock: every slot is held by a job that waits for one"
-});
-refusal!(TryScheduleError {
-    Closed => "the pool is closed",
-    Full => "the pool is full"
-});
-
-impl<J> ClosedError<J> {
-    /// Returns the job, for another pool.
+    /// Returns the job, for another attempt or another pool.
     pub fn into_job(self) -> J {
-        self.0
+        self.job.into_inner()
     }
 
-    /// Returns the same refusal with another job.
-    pub fn map_job<K>(self, f: impl FnOnce(J) -> K) -> ClosedError<K> {
-        ClosedError(f(self.0))
+    /// Returns the reason and the job, for a `match` that loses neither.
+    pub fn into_parts(self) -> (SubmitErrorKind, J) {
+        (self.kind, self.job.into_inner())
+    }
+
+    /// Returns the same refusal with another job, or with none (`map_job(drop)`).
+    pub fn map_job<K>(self, f: impl FnOnce(J) -> K) -> SubmitError<K> {
+        SubmitError::new(self.kind, f(self.into_job()))
+    }
+
+    /// Whether room was missing; see [`SubmitErrorKind::is_full`].
+    pub fn is_full(&self) -> bool {
+        self.kind.is_full()
+    }
+
+    /// Whether no attempt can succeed any more; see [`SubmitErrorKind::is_closed`].
+    pub fn is_closed(&self) -> bool {
+        self.kind.is_closed()
     }
 }
 
-impl<J> fmt::Debug for ClosedError<J> {
+impl<J> fmt::Debug for SubmitError<J> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ClosedError(..)")
+        f.debug_struct("SubmitError").field("kind", &self.kind).finish_non_exhaustive()
     }
 }
 
-impl<J> fmt::Display for ClosedError<J> {
+impl<J> fmt::Display for SubmitError<J> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the pool is closed")
+        self.kind.fmt(f)
     }
 }
 
-impl<J> Error for ClosedError<J> {}
-
-impl<J> From<ClosedError<J>> for ScheduleError<J> {
-    fn from(ClosedError(job): ClosedError<J>) -> Self {
-        Self::Closed(job)
-    }
-}
-
-impl<J> From<ClosedError<J>> for TryScheduleError<J> {
-    fn from(ClosedError(job): ClosedError<J>) -> Self {
-        Self::Closed(job)
-    }
-}
+impl<J> Error for SubmitError<J> {}
 
 /// An invalid setting. Names the field, its value and the accepted values.
 ///

@@ -101,9 +101,7 @@ mod sync;
 mod trace;
 
 pub use crate::blocking::blocking;
-pub use crate::error::{
-    ClosedError, ConfigError, JobError, JobPanic, ScheduleError, TryScheduleError,
-};
+pub use crate::error::{ConfigError, JobError, JobPanic, SubmitError, SubmitErrorKind};
 pub use crate::group::{Group, GroupBuilder, Outcome};
 pub use crate::pool::{
     AbortHandle, AbortOnDropHandle, JobHandle, OnDeadlock, Pool, PoolBuilder, PoolStatus, Reserver,

@@ -15,7 +15,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use deadpool::managed::{Manager, Metrics, Pool as Connections, RecycleResult};
-use millpond::{Pool, TryScheduleError};
+use millpond::Pool;
 
 const CONNECTIONS: usize = 4;
 
@@ -58,8 +58,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         };
         match jobs.try_schedule(job) {
             Ok(handle) => handles.push(handle),
-            Err(TryScheduleError::Full(_)) => refused += 1,
-            Err(error) => return Err(error.to_string().into()),
+            Err(error) if error.is_full() => refused += 1,
+            Err(error) => return Err(error.into()),
         }
         waited = waited.max(jobs.status().queued);
     }

@@ -8,7 +8,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use crate::error::JobError;
+use crate::error::{JobError, SubmitErrorKind};
 use crate::group::Group;
 use crate::group::state::GroupState;
 use crate::pool::{JobArc, JobHandle, OutputSink, RawJoinHandle};
@@ -30,15 +30,15 @@ impl GroupHandle {
         self.state.quota()
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
-        self.state.is_closed()
+    pub(crate) fn refusal(&self) -> Option<SubmitErrorKind> {
+        self.state.refusal()
     }
 }
 
 /// What members need of a [`GroupState`].
 trait AnyGroup: Send + Sync {
     fn quota(&self) -> Option<usize>;
-    fn is_closed(&self) -> bool;
+    fn refusal(&self) -> Option<SubmitErrorKind>;
     /// Counts a member in. Returns its index.
     fn join(&self, job: Option<&JobArc>) -> usize;
     /// Counts the member of this index out.
@@ -50,8 +50,8 @@ impl<T: Send + 'static> AnyGroup for GroupState<T> {
         self.quota
     }
 
-    fn is_closed(&self) -> bool {
-        self.is_closed()
+    fn refusal(&self) -> Option<SubmitErrorKind> {
+        self.refusal()
     }
 
     fn join(&self, job: Option<&JobArc>) -> usize {
@@ -85,8 +85,8 @@ impl<R: Send + 'static> OutputSink<R> for MemberGuard {
         self.group.as_ref().and_then(|group| group.quota())
     }
 
-    fn is_closed(&self) -> bool {
-        self.group.as_ref().is_some_and(|group| group.is_closed())
+    fn refusal(&self) -> Option<SubmitErrorKind> {
+        self.group.as_ref().and_then(|group| group.refusal())
     }
 
     fn on_admit(&mut self, job: Option<&JobArc>) {

@@ -52,7 +52,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::error::{ClosedError, TryScheduleError};
+use crate::error::SubmitError;
 pub use crate::group::builder::GroupBuilder;
 #[cfg(feature = "tower")]
 pub(crate) use crate::group::member::{GroupHandle, MemberGuard};
@@ -60,7 +60,7 @@ pub use crate::group::outcome::Outcome;
 use crate::group::state::{FailureWhen, GroupState, MemberSink};
 pub use crate::group::submit::{GroupSchedule, GroupTryGo};
 pub use crate::group::wait::{Next, Wait};
-use crate::pool::{AbortHandle, Pool, Submission};
+use crate::pool::{AbortHandle, Pool, Shared, Submission};
 
 /// Jobs of one pool that belong together: submitted through `&self`, waited for as one, each with
 /// its result.
@@ -140,8 +140,9 @@ impl<T: Send + 'static> Group<T> {
     ///
     /// # Errors
     ///
-    /// As [`Pool::schedule`]; also [`ScheduleError::Closed`](crate::ScheduleError::Closed) if the
-    /// group was closed before the job entered the wait list.
+    /// As [`Pool::schedule`]; also
+    /// [`GroupClosed`](crate::SubmitErrorKind::GroupClosed) if the group was closed before the job
+    /// entered the wait list.
     ///
     /// # Cancel safety
     ///
@@ -160,9 +161,10 @@ impl<T: Send + 'static> Group<T> {
     ///
     /// # Errors
     ///
-    /// As [`Pool::try_schedule`], for the pool or the group's quota.
+    /// As [`Pool::try_schedule`], for the pool or the group's quota; also
+    /// [`GroupClosed`](crate::SubmitErrorKind::GroupClosed).
     #[track_caller]
-    pub fn try_schedule<F>(&self, job: F) -> Result<AbortHandle, TryScheduleError<F>>
+    pub fn try_schedule<F>(&self, job: F) -> Result<AbortHandle, SubmitError<F>>
     where
         F: Future<Output = T> + Send + 'static,
     {
@@ -174,9 +176,10 @@ impl<T: Send + 'static> Group<T> {
     ///
     /// # Errors
     ///
-    /// As [`Pool::schedule_always`].
+    /// As [`Pool::schedule_always`]; also
+    /// [`GroupClosed`](crate::SubmitErrorKind::GroupClosed).
     #[track_caller]
-    pub fn schedule_always<F>(&self, job: F) -> Result<AbortHandle, TryScheduleError<F>>
+    pub fn schedule_always<F>(&self, job: F) -> Result<AbortHandle, SubmitError<F>>
     where
         F: Future<Output = T> + Send + 'static,
     {
@@ -188,7 +191,7 @@ impl<T: Send + 'static> Group<T> {
     ///
     /// # Errors
     ///
-    /// [`ClosedError`], with the job.
+    /// Returns the job if the pool or the group is closed.
     #[track_caller]
     pub fn try_go<F>(&self, job: F) -> GroupTryGo<'_, F>
     where
@@ -201,9 +204,9 @@ impl<T: Send + 'static> Group<T> {
     ///
     /// # Errors
     ///
-    /// [`ClosedError`], with the job.
+    /// Returns the job if the pool or the group is closed.
     #[track_caller]
-    pub fn anyway_go<F>(&self, job: F) -> Result<AbortHandle, ClosedError<F>>
+    pub fn anyway_go<F>(&self, job: F) -> Result<AbortHandle, SubmitError<F>>
     where
         F: Future<Output = T> + Send + 'static,
     {
@@ -217,11 +220,11 @@ impl<T: Send + 'static> Group<T> {
     }
 
     #[track_caller]
-    fn submission<F>(&self, job: F) -> Submission<'_, F, MemberSink<T>>
+    fn submission<F>(&self, job: F) -> Submission<&Shared, F, MemberSink<T>>
     where
         F: Future<Output = T> + Send + 'static,
     {
-        Submission::new(&self.state.shared, job, MemberSink::new(&self.state))
+        Submission::new(&*self.state.shared, job, MemberSink::new(&self.state))
     }
 
     /// Waits for the end of every job of the group. Takes the outcomes that `next` has not taken,

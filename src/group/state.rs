@@ -12,7 +12,7 @@ use std::task::Waker;
 
 use slab::Slab;
 
-use crate::error::JobError;
+use crate::error::{JobError, SubmitErrorKind};
 use crate::group::outcome::Outcome;
 use crate::panic::catch_panic;
 use crate::pool::{AbortHandle, JobArc, OutputSink, RawJoinHandle, Shared};
@@ -80,6 +80,11 @@ impl<T: Send + 'static> GroupState<T> {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.state.lock().closed
+    }
+
+    /// Returns why the group takes no more jobs, or `None` if it takes more.
+    pub(crate) fn refusal(&self) -> Option<SubmitErrorKind> {
+        self.is_closed().then_some(SubmitErrorKind::GroupClosed)
     }
 
     pub(crate) fn close(&self) {
@@ -272,8 +277,8 @@ impl<T: Send + 'static> OutputSink<T> for MemberSink<T> {
         self.group.quota
     }
 
-    fn is_closed(&self) -> bool {
-        self.group.is_closed()
+    fn refusal(&self) -> Option<SubmitErrorKind> {
+        self.group.refusal()
     }
 
     fn on_admit(&mut self, job: Option<&JobArc>) {

@@ -11,15 +11,15 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-use crate::error::{ClosedError, ScheduleError};
+use crate::error::SubmitError;
 use crate::group::state::{GroupState, MemberSink};
-use crate::pool::{AbortHandle, ScheduleInner, TryGoInner};
+use crate::pool::{AbortHandle, ScheduleInner, Shared, TryGoInner};
 
 /// Waits for room; made by [`Group::schedule`](crate::Group::schedule).
 ///
 /// Dropped before it resolves, it takes its job along and passes its place to the next waiter.
 #[must_use = "futures do nothing unless polled"]
-pub struct GroupSchedule<'a, F>(ScheduleInner<'a, F, MemberSink<F::Output>>)
+pub struct GroupSchedule<'a, F>(ScheduleInner<&'a Shared, F, MemberSink<F::Output>>)
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static;
@@ -31,7 +31,7 @@ where
 {
     #[track_caller]
     pub(super) fn new(group: &'a Arc<GroupState<F::Output>>, job: F) -> Self {
-        Self(ScheduleInner::new(&group.shared, job, MemberSink::new(group)))
+        Self(ScheduleInner::new(&*group.shared, job, MemberSink::new(group)))
     }
 }
 
@@ -40,7 +40,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    type Output = Result<AbortHandle, ScheduleError<F>>;
+    type Output = Result<AbortHandle, SubmitError<F>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.poll(cx)
@@ -71,7 +71,7 @@ pin_project! {
         F::Output: 'static,
     {
         #[pin]
-        inner: TryGoInner<'a, F, MemberSink<F::Output>>,
+        inner: TryGoInner<&'a Shared, F, MemberSink<F::Output>>,
     }
 }
 
@@ -82,7 +82,7 @@ where
 {
     #[track_caller]
     pub(super) fn new(group: &'a Arc<GroupState<F::Output>>, job: F) -> Self {
-        Self { inner: TryGoInner::new(&group.shared, job, MemberSink::new(group)) }
+        Self { inner: TryGoInner::new(&*group.shared, job, MemberSink::new(group)) }
     }
 }
 
@@ -91,7 +91,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    type Output = Result<AbortHandle, ClosedError<F>>;
+    type Output = Result<AbortHandle, SubmitError<F>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.project().inner.poll(cx)

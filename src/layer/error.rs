@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 
-use crate::error::{JobError, JobPanic, ScheduleError};
+use crate::error::{JobError, JobPanic, SubmitErrorKind};
 
 /// Why a call gave no response.
 ///
@@ -13,10 +13,17 @@ use crate::error::{JobError, JobPanic, ScheduleError};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CallError<E> {
-    /// The pool is full. The call has not started.
+    /// The pool is full, or the group's quota is reached. The call has not started.
     Overloaded,
-    /// The pool, or the layer's group, is closed. The call has not started.
+    /// The pool is closed. The call has not started.
     Closed,
+    /// The layer's group is closed. The call has not started.
+    GroupClosed,
+    /// A job of the layer's group failed, and the group takes no more calls because of that. The
+    /// call has not started.
+    GroupFailed,
+    /// The runtime of the pool has shut down. The call has not started.
+    RuntimeGone,
     /// The caller is a job of the same pool, and every slot is held by a job that waits in the wait
     /// list. The wait would never end. The call has not started. See
     /// [`OnDeadlock`](crate::OnDeadlock).
@@ -56,7 +63,20 @@ impl<E> CallError<E> {
     /// ```
     #[doc(alias = "is_retryable")]
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Overloaded | Self::Closed | Self::WouldDeadlock)
+        self.refusal().is_some()
+    }
+
+    /// Returns why the pool or the group refused the call, or `None` if the call has started.
+    pub fn refusal(&self) -> Option<SubmitErrorKind> {
+        match self {
+            Self::Overloaded => Some(SubmitErrorKind::Full),
+            Self::Closed => Some(SubmitErrorKind::Closed),
+            Self::GroupClosed => Some(SubmitErrorKind::GroupClosed),
+            Self::GroupFailed => Some(SubmitErrorKind::GroupFailed),
+            Self::RuntimeGone => Some(SubmitErrorKind::RuntimeGone),
+            Self::WouldDeadlock => Some(SubmitErrorKind::WouldDeadlock),
+            Self::Panicked(_) | Self::Cancelled | Self::Inner(_) => None,
+        }
     }
 
     /// Returns the error of the wrapped service.
@@ -78,6 +98,9 @@ impl CallError<Infallible> {
         match self {
             Self::Overloaded => CallError::Overloaded,
             Self::Closed => CallError::Closed,
+            Self::GroupClosed => CallError::GroupClosed,
+            Self::GroupFailed => CallError::GroupFailed,
+            Self::RuntimeGone => CallError::RuntimeGone,
             Self::WouldDeadlock => CallError::WouldDeadlock,
             Self::Panicked(panic) => CallError::Panicked(panic),
             Self::Cancelled => CallError::Cancelled,
@@ -86,29 +109,15 @@ impl CallError<Infallible> {
     }
 }
 
-/// Why a call did not start: the refusals among [`CallError`], as a type that can be copied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    Overloaded,
-    Closed,
-    WouldDeadlock,
-}
-
-impl From<ScheduleError<()>> for Refusal {
-    fn from(error: ScheduleError<()>) -> Self {
-        match error {
-            ScheduleError::Closed(()) => Self::Closed,
-            ScheduleError::WouldDeadlock(()) => Self::WouldDeadlock,
-        }
-    }
-}
-
-impl<E> From<Refusal> for CallError<E> {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Overloaded => Self::Overloaded,
-            Refusal::Closed => Self::Closed,
-            Refusal::WouldDeadlock => Self::WouldDeadlock,
+impl<E> From<SubmitErrorKind> for CallError<E> {
+    fn from(kind: SubmitErrorKind) -> Self {
+        match kind {
+            SubmitErrorKind::Full => Self::Overloaded,
+            SubmitErrorKind::Closed => Self::Closed,
+            SubmitErrorKind::GroupClosed => Self::GroupClosed,
+            SubmitErrorKind::GroupFailed => Self::GroupFailed,
+            SubmitErrorKind::RuntimeGone => Self::RuntimeGone,
+            SubmitErrorKind::WouldDeadlock => Self::WouldDeadlock,
         }
     }
 }
@@ -124,16 +133,17 @@ impl<E> From<JobError> for CallError<E> {
 
 impl<E: fmt::Display> fmt::Display for CallError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(kind) = self.refusal() {
+            return kind.fmt(f);
+        }
         match self {
-            Self::Overloaded => f.write_str("the pool is full"),
-            Self::Closed => f.write_str("the pool is closed"),
-            Self::WouldDeadlock => f.write_str("waiting for the pool would deadlock"),
             Self::Panicked(panic) => match panic.message() {
                 Some(message) => write!(f, "the call panicked: {message}"),
                 None => f.write_str("the call panicked"),
             },
             Self::Cancelled => f.write_str("the call was cancelled"),
             Self::Inner(error) => error.fmt(f),
+            _ => unreachable!("the other errors are refusals"),
         }
     }
 }

@@ -23,10 +23,9 @@ use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
-use crate::error::ClosedError;
+use crate::error::{SubmitError, SubmitErrorKind};
 use crate::group::MemberGuard;
 use crate::layer::call::Call;
-use crate::layer::error::Refusal;
 use crate::layer::on_error::HandleError;
 use crate::layer::setup::LayerShared;
 use crate::pool::{CallerRunsJob, JobHandle, Reserver, Shared, Submitted};
@@ -145,7 +144,7 @@ where
                             if !wait.at_once {
                                 ready!(limit.poll(cx));
                             }
-                            Some(Refusal::Overloaded)
+                            Some(SubmitErrorKind::Full)
                         }
                     };
                     let call = call.take().expect("the call leaves together with the state");
@@ -168,19 +167,19 @@ where
 
 impl SlotWait {
     /// Waits for a slot. Returns why there is no slot, or `None` with a reserved slot.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Refusal>> {
-        if self.shared.is_closed() {
-            return Poll::Ready(Some(Refusal::Closed));
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<SubmitErrorKind>> {
+        if let Some(refusal) = self.shared.refusal() {
+            return Poll::Ready(Some(refusal));
         }
-        self.reserver.poll_reserve(cx).map(|reserved| reserved.err().map(Refusal::from))
+        self.reserver.poll_reserve(cx).map(|reserved| reserved.err().map(|error| error.kind()))
     }
 
     /// Submits the call after the wait, unless it is refused.
     fn submit<S, Q>(
         &mut self,
         call: Call<S, Q>,
-        refusal: Option<Refusal>,
-    ) -> Result<SubmittedCall<S, Q>, (Refusal, Call<S, Q>)>
+        refusal: Option<SubmitErrorKind>,
+    ) -> Result<SubmittedCall<S, Q>, (SubmitErrorKind, Call<S, Q>)>
     where
         S: Service<Q> + Send + 'static,
         S::Future: Send + 'static,
@@ -191,12 +190,12 @@ impl SlotWait {
         let shared = &self.shared;
         let submitted = match refusal {
             None => self.reserver.submit(call, shared.member()).map(Submitted::Pool),
-            Some(Refusal::WouldDeadlock) if shared.deadlock_runs_in_caller() => {
+            Some(SubmitErrorKind::WouldDeadlock) if shared.deadlock_runs_in_caller() => {
                 shared.submission(call).try_go(shared.pool_shared())
             }
             Some(refusal) => return Err((refusal, call)),
         };
-        submitted.map_err(|ClosedError(call)| (Refusal::Closed, call))
+        submitted.map_err(SubmitError::into_parts)
     }
 }
 

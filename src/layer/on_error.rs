@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::fmt;
 
+use crate::error::SubmitErrorKind;
 use crate::layer::CallError;
 
 /// Fails with a [`CallError`]: the policy of a layer without `on_error`.
@@ -28,9 +29,9 @@ pub trait HandleError<Q, R, E>: Clone + sealed::Sealed {
     /// The error of the service on the pool.
     type Error;
 
-    /// Returns the error that `poll_ready` gives on a closed pool. `None` leaves the answer to
+    /// Returns the error that `poll_ready` gives for a refusal that lasts. `None` leaves the answer to
     /// `call`.
-    fn closed() -> Option<Self::Error>;
+    fn closed(refusal: SubmitErrorKind) -> Option<Self::Error>;
 
     /// Returns the result of a call that was refused, panicked or was cancelled.
     fn failed(&self, error: CallError<Infallible>, request: Option<Q>) -> Result<R, Self::Error>;
@@ -49,8 +50,8 @@ mod sealed {
 impl<Q, R, E> HandleError<Q, R, E> for ReturnError {
     type Error = CallError<E>;
 
-    fn closed() -> Option<Self::Error> {
-        Some(CallError::Closed)
+    fn closed(refusal: SubmitErrorKind) -> Option<Self::Error> {
+        Some(refusal.into())
     }
 
     fn failed(&self, error: CallError<Infallible>, _: Option<Q>) -> Result<R, Self::Error> {
@@ -69,7 +70,7 @@ where
 {
     type Error = E;
 
-    fn closed() -> Option<Self::Error> {
+    fn closed(_: SubmitErrorKind) -> Option<Self::Error> {
         None
     }
 

@@ -14,9 +14,8 @@ use std::task::{Context, Poll, ready};
 
 use tower_service::Service;
 
-use crate::error::{ClosedError, TryScheduleError};
+use crate::error::SubmitErrorKind;
 use crate::layer::call::Call;
-use crate::layer::error::Refusal;
 use crate::layer::future::ResponseFuture;
 use crate::layer::on_error::HandleError;
 use crate::layer::setup::{Setup, Verb};
@@ -35,7 +34,7 @@ pub struct PoolService<S, A> {
     /// Present for the verb `schedule` only.
     reserver: Option<Reserver>,
     /// Why the next call gets no slot. `poll_ready` found this out and left it to `call`.
-    refusal: Option<Refusal>,
+    refusal: Option<SubmitErrorKind>,
 }
 
 impl<S, A> PoolService<S, A> {
@@ -60,12 +59,12 @@ impl<S, A> PoolService<S, A> {
     }
 
     /// Whether the call runs in its caller instead of this refusal.
-    fn runs_in_caller(&self, refusal: Refusal) -> bool {
-        refusal == Refusal::WouldDeadlock && self.setup.shared.deadlock_runs_in_caller()
+    fn runs_in_caller(&self, refusal: SubmitErrorKind) -> bool {
+        refusal == SubmitErrorKind::WouldDeadlock && self.setup.shared.deadlock_runs_in_caller()
     }
 
     #[cold]
-    fn refuse<Q>(&self, refusal: Refusal, request: Q) -> ResponseFuture<S, Q, A>
+    fn refuse<Q>(&self, refusal: SubmitErrorKind, request: Q) -> ResponseFuture<S, Q, A>
     where
         S: Service<Q>,
         A: HandleError<Q, S::Response, S::Error>,
@@ -91,19 +90,19 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), A::Error>> {
         if let Some(reserver) = self.reserver.as_mut().filter(|_| self.refusal.is_none()) {
-            if self.setup.shared.is_closed() {
+            self.refusal = self.setup.shared.refusal();
+            if self.refusal.is_some() {
                 reserver.release();
-                self.refusal = Some(Refusal::Closed);
             } else {
-                self.refusal = ready!(reserver.poll_reserve(cx)).err().map(Refusal::from);
+                self.refusal = ready!(reserver.poll_reserve(cx)).err().map(|error| error.kind());
             }
         }
         match self.refusal {
             None => {}
             // The call will run in its caller, so the wrapped service must be ready.
             Some(refusal) if self.runs_in_caller(refusal) => {}
-            Some(Refusal::Closed) => {
-                return Poll::Ready(A::closed().map_or(Ok(()), Err));
+            Some(refusal) if refusal.is_closed() => {
+                return Poll::Ready(A::closed(refusal).map_or(Ok(()), Err));
             }
             // The call answers this: an error here would end the instance.
             Some(_) => return Poll::Ready(Ok(())),
@@ -124,7 +123,7 @@ where
         };
         let shared = &self.setup.shared;
         if verb == Verb::TrySchedule && shared.refuse_if_full() {
-            return self.refuse(Refusal::Overloaded, request);
+            return self.refuse(SubmitErrorKind::Full, request);
         }
         // The instance that was polled ready makes the call, and its clone stays.
         let clone = self.inner.clone();
@@ -134,17 +133,17 @@ where
             Verb::Schedule => {
                 let reserver = self.reserver.as_mut().expect("`schedule` has a reserver");
                 assert!(reserver.is_reserved(), "`poll_ready` must return `Ready` before `call`");
-                reserver.submit(call, shared.member()).map_err(TryScheduleError::from)
+                reserver.submit(call, shared.member())
             }
             Verb::TrySchedule => shared.submission(call).try_schedule(),
             Verb::ScheduleAlways => shared.submission(call).schedule_always(),
-            Verb::AnywayGo => shared.submission(call).anyway_go().map_err(TryScheduleError::from),
+            Verb::AnywayGo => shared.submission(call).anyway_go(),
             Verb::TryGo => match shared.submission(call).try_go(shared.pool_shared()) {
                 Ok(Submitted::Pool(handle)) => Ok(handle),
                 Ok(Submitted::Caller(job)) => {
                     return ResponseFuture::in_caller(job, on_error, detach);
                 }
-                Err(ClosedError(call)) => Err(TryScheduleError::Closed(call)),
+                Err(refused) => Err(refused),
             },
             Verb::ScheduleWithin(limit) => {
                 return ResponseFuture::waiting(call, shared.clone(), limit, on_error, detach);
@@ -152,11 +151,9 @@ where
         };
         match submitted {
             Ok(handle) => ResponseFuture::running(handle, on_error, detach),
-            Err(TryScheduleError::Full(call)) => {
-                self.refuse(Refusal::Overloaded, call.into_request())
-            }
-            Err(TryScheduleError::Closed(call)) => {
-                self.refuse(Refusal::Closed, call.into_request())
+            Err(refused) => {
+                let (kind, call) = refused.into_parts();
+                self.refuse(kind, call.into_request())
             }
         }
     }

@@ -5,8 +5,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::error::SubmitErrorKind;
 use crate::group::{GroupHandle, MemberGuard};
-use crate::layer::error::Refusal;
 use crate::pool::{OnDeadlock, Pool, Reserver, Shared, Submission};
 use crate::trace::event;
 
@@ -37,12 +37,12 @@ pub(super) struct LayerShared {
 
 impl LayerShared {
     /// Offers a call to the pool, as a member of the layer's group.
-    pub(super) fn submission<F>(&self, call: F) -> Submission<'_, F, MemberGuard>
+    pub(super) fn submission<F>(&self, call: F) -> Submission<&Shared, F, MemberGuard>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        Submission::new(self.pool.shared(), call, self.member())
+        Submission::new(&**self.pool.shared(), call, self.member())
     }
 
     /// Returns the sink for one call.
@@ -55,8 +55,12 @@ impl LayerShared {
         Reserver::new(self.pool.clone(), self.group.as_ref().and_then(GroupHandle::quota))
     }
 
-    pub(super) fn is_closed(&self) -> bool {
-        self.pool.is_closed() || self.group.as_ref().is_some_and(GroupHandle::is_closed)
+    /// Returns why no call is taken any more, or `None` while the pool and the group are open.
+    pub(super) fn refusal(&self) -> Option<SubmitErrorKind> {
+        if self.pool.is_closed() {
+            return Some(SubmitErrorKind::Closed);
+        }
+        self.group.as_ref().and_then(GroupHandle::refusal)
     }
 
     /// Counts a refusal and returns `true` if the pool has clearly no room. The call is not made
@@ -78,7 +82,7 @@ impl LayerShared {
         self.pool.shared().clone()
     }
 
-    pub(super) fn log_refused(&self, _reason: Refusal) {
+    pub(super) fn log_refused(&self, _reason: SubmitErrorKind) {
         event!(
             DEBUG,
             pool = self.pool.name(),

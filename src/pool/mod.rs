@@ -33,7 +33,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::error::{ClosedError, ConfigError, ScheduleError, TryScheduleError};
+use crate::error::{ConfigError, SubmitError};
 pub use crate::pool::builder::PoolBuilder;
 pub(crate) use crate::pool::context::current;
 use crate::pool::handle::StoreOutput;
@@ -141,9 +141,10 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`ScheduleError::Closed`] if the pool is closed, also while waiting.
-    /// [`ScheduleError::WouldDeadlock`] if the caller is a job of this pool and every slot is
-    /// held by a job that waits in the wait list; see [`OnDeadlock`]. Both give the job back.
+    /// [`Closed`](SubmitErrorKind::Closed) if the pool is closed, also while waiting.
+    /// [`WouldDeadlock`](SubmitErrorKind::WouldDeadlock) if the caller is a job of this pool and
+    /// every slot is held by a job that waits in the wait list; see [`OnDeadlock`]. Both give the
+    /// job back.
     ///
     /// # Cancel safety
     ///
@@ -187,22 +188,19 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`TryScheduleError::Full`] if the pool is full, [`TryScheduleError::Closed`] if the pool is
-    /// closed. Both give the job back.
+    /// [`Full`](SubmitErrorKind::Full) if the pool is full, [`Closed`](SubmitErrorKind::Closed) if
+    /// the pool is closed. Both give the job back.
     ///
     /// # Examples
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use millpond::TryScheduleError;
-    ///
     /// let pool = millpond::Pool::new(1);
     /// let first = pool.try_schedule(std::future::pending::<()>())?;
-    /// match pool.try_schedule(async {}) {
-    ///     Err(TryScheduleError::Full(job)) => job.await, // the job came back
-    ///     _ => unreachable!(),
-    /// }
+    /// let refused = pool.try_schedule(async { 7 }).unwrap_err();
+    /// assert!(refused.is_full());
+    /// assert_eq!(refused.into_job().await, 7); // the job came back
     /// first.abort();
     /// # Ok(())
     /// # }
@@ -211,7 +209,7 @@ impl Pool {
     #[doc(alias = "try_acquire")]
     #[doc(alias = "RejectedExecution")]
     #[track_caller]
-    pub fn try_schedule<F>(&self, job: F) -> Result<JobHandle<F::Output>, TryScheduleError<F>>
+    pub fn try_schedule<F>(&self, job: F) -> Result<JobHandle<F::Output>, SubmitError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -227,8 +225,8 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`TryScheduleError::Full`] at the overflow limit, [`TryScheduleError::Closed`] if the pool is
-    /// closed. Both give the job back.
+    /// [`Full`](SubmitErrorKind::Full) at the overflow limit, [`Closed`](SubmitErrorKind::Closed) if
+    /// the pool is closed. Both give the job back.
     ///
     /// # Examples
     ///
@@ -245,7 +243,7 @@ impl Pool {
     /// # }
     /// ```
     #[track_caller]
-    pub fn schedule_always<F>(&self, job: F) -> Result<JobHandle<F::Output>, TryScheduleError<F>>
+    pub fn schedule_always<F>(&self, job: F) -> Result<JobHandle<F::Output>, SubmitError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -255,12 +253,12 @@ impl Pool {
 
     #[track_caller]
     #[inline]
-    fn submission<F>(&self, job: F) -> Submission<'_, F, StoreOutput>
+    fn submission<F>(&self, job: F) -> Submission<&Shared, F, StoreOutput>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        Submission::new(self.shared(), job, StoreOutput)
+        Submission::new(&**self.shared(), job, StoreOutput)
     }
 
     /// Runs a job in the pool, or in the caller's task if the pool is full. So the caller slows
@@ -273,7 +271,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`ClosedError`], with the job.
+    /// Returns the job if the pool is closed.
     ///
     /// # Cancel safety
     ///
@@ -311,7 +309,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`ClosedError`], with the job. A pool that is closed later still runs what was committed.
+    /// Returns the job if the pool is closed. A pool that is closed later still runs what was committed.
     ///
     /// # Examples
     ///
@@ -327,7 +325,7 @@ impl Pool {
     /// # }
     /// ```
     #[track_caller]
-    pub fn anyway_go<F>(&self, job: F) -> Result<AnywayGo<F::Output>, ClosedError<F>>
+    pub fn anyway_go<F>(&self, job: F) -> Result<AnywayGo<F::Output>, SubmitError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -359,7 +357,7 @@ impl Pool {
     /// # }
     /// ```
     #[track_caller]
-    pub fn blocking_schedule<F>(&self, job: F) -> Result<JobHandle<F::Output>, ScheduleError<F>>
+    pub fn blocking_schedule<F>(&self, job: F) -> Result<JobHandle<F::Output>, SubmitError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -378,7 +376,7 @@ impl Pool {
     ///
     /// Panics where [`blocking_schedule`](Self::blocking_schedule) panics.
     #[track_caller]
-    pub fn blocking_anyway_go<F>(&self, job: F) -> Result<JobHandle<F::Output>, ClosedError<F>>
+    pub fn blocking_anyway_go<F>(&self, job: F) -> Result<JobHandle<F::Output>, SubmitError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,

@@ -261,7 +261,7 @@ fn calls_count_in_a_group_and_under_its_quota() {
         }
         let service = PoolLayer::try_schedule(&pool).group(&group).layer(Probe::open());
         group.close();
-        assert!(matches!(service.oneshot(Ask::Echo(1)).await, Err(CallError::Closed)));
+        assert!(matches!(service.oneshot(Ask::Echo(1)).await, Err(CallError::GroupClosed)));
     });
 }
 

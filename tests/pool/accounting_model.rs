@@ -3,7 +3,7 @@
 use crate::support::model::{Act, Live, Model, Place};
 use crate::support::*;
 use millpond::future::Schedule;
-use millpond::{JobError, Pool, ScheduleError, TryScheduleError};
+use millpond::{JobError, Pool, SubmitErrorKind};
 use proptest::prelude::*;
 use tokio::sync::oneshot;
 
@@ -81,7 +81,7 @@ async fn play(size: usize, queue: usize, acts: Vec<Act>) {
                             model.enter(live);
                         }
                         Err(error) => {
-                            let closed = matches!(error, TryScheduleError::Closed(_));
+                            let closed = error.kind() == SubmitErrorKind::Closed;
                             assert_eq!(closed, model.closed);
                             assert!(closed || (!room && !always));
                             model.refused += 1;
@@ -207,7 +207,7 @@ async fn play(size: usize, queue: usize, acts: Vec<Act>) {
                         let told = poll(&mut waiter);
                         assert!(matches!(
                             told,
-                            std::task::Poll::Ready(Err(ScheduleError::Closed(_)))
+                            std::task::Poll::Ready(Err(error)) if error.kind() == SubmitErrorKind::Closed
                         ));
                         model.remove(id);
                         model.refused += 1;

@@ -10,9 +10,9 @@ use millpond::future::{
     AnywayGo, Blocking, GroupSchedule, GroupTryGo, Next, Schedule, TryGo, Wait,
 };
 use millpond::{
-    AbortHandle, AbortOnDropHandle, ClosedError, ConfigError, Group, GroupBuilder, JobError,
-    JobHandle, JobPanic, OnDeadlock, Outcome, Pool, PoolBuilder, PoolStatus, Reserver,
-    ScheduleError, ShutdownReport, Slot, SlotGuard, TryScheduleError,
+    AbortHandle, AbortOnDropHandle, ConfigError, Group, GroupBuilder, JobError, JobHandle,
+    JobPanic, OnDeadlock, Outcome, Pool, PoolBuilder, PoolStatus, Reserver, ShutdownReport, Slot,
+    SlotGuard, SubmitError, SubmitErrorKind,
 };
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 
@@ -55,9 +55,10 @@ assert_impl_all!(Blocking<fn() -> Local, Local>: Send, Unpin, Future);
 assert_impl_all!(JobError: Error, Send, Sync, Unpin);
 assert_impl_all!(JobPanic: Send, Sync, Unpin);
 assert_impl_all!(ConfigError: Error, Send, Sync, Clone, PartialEq);
-assert_impl_all!(ClosedError<Pinned>: Error, Send);
-assert_impl_all!(ScheduleError<Shared>: Error, Send, Sync);
-assert_impl_all!(TryScheduleError<Shared>: Error, Send, Sync);
+assert_impl_all!(SubmitError<Job>: Error, Send, Sync);
+assert_impl_all!(SubmitError<Pinned>: Error, Send, Sync);
+assert_impl_all!(SubmitError: Error, Send, Sync, Unpin);
+assert_impl_all!(SubmitErrorKind: Error, Send, Sync, Copy, std::hash::Hash);
 assert_impl_all!(Outcome<Local>: Send, Unpin);
 
 assert_impl_all!(PoolStatus: Send, Sync, Copy, PartialEq, UnwindSafe, RefUnwindSafe);
@@ -97,9 +98,114 @@ fn errors_box_and_convert() {
         pool.close();
         assert_eq!(fails(&pool).unwrap_err().to_string(), "the pool is closed");
     });
-    assert_eq!(ScheduleError::from(ClosedError(1)).into_job(), 1);
-    assert_eq!(TryScheduleError::from(ClosedError(2)).map_job(|n| n + 1).into_job(), 3);
-    assert!(ScheduleError::WouldDeadlock(()).to_string().contains("deadlock"));
+}
+
+/// The jobs of redis, tonic and tower are boxed futures without `Sync`; a cell makes others so.
+fn not_sync() -> [Job; 2] {
+    let cell = async {
+        let cell = Cell::new(7);
+        tokio::task::yield_now().await;
+        cell
+    };
+    [Box::pin(std::future::ready(Cell::new(7))), Box::pin(cell)]
+}
+
+/// Each verb with `?`, for jobs that are not `Sync`.
+macro_rules! every_verb {
+    ($pool:ident) => {
+        for job in not_sync() {
+            assert_eq!($pool.schedule(job).await?.await?.get(), 7);
+        }
+        let group = $pool.group();
+        for [first, second] in [not_sync()] {
+            $pool.try_schedule(first)?.await?;
+            group.schedule(second).await?;
+        }
+        for [first, second] in [not_sync()] {
+            $pool.schedule_always(first)?.await?;
+            group.try_go(second).await?;
+        }
+        for [first, second] in [not_sync()] {
+            $pool.try_go(first).await?.await?;
+            group.try_schedule(second)?;
+        }
+        for [first, second] in [not_sync()] {
+            $pool.anyway_go(first)?.await.await?;
+            group.schedule_always(second)?;
+        }
+        for [first, second] in [not_sync()] {
+            $pool.reserve().await?.schedule(first)?.await?;
+            group.anyway_go(second)?;
+        }
+        for [first, _] in [not_sync()] {
+            let mut reserver = $pool.reserver();
+            reserver.reserve().await?;
+            reserver.schedule(first)?.await?;
+        }
+        assert_eq!(group.wait().await.len(), 5);
+    };
+}
+
+#[test]
+fn refusals_of_jobs_that_are_not_sync_go_into_boxed_errors() {
+    async fn boxed(pool: &Pool) -> Result<(), Box<dyn Error + Send + Sync>> {
+        every_verb!(pool);
+        Ok(())
+    }
+    async fn any(pool: &Pool) -> anyhow::Result<()> {
+        every_verb!(pool);
+        Ok(())
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let pool = Pool::new(16);
+        boxed(&pool).await.unwrap();
+        any(&pool).await.unwrap();
+        pool.close();
+        assert_eq!(boxed(&pool).await.unwrap_err().to_string(), "the pool is closed");
+        let error = any(&pool).await.unwrap_err();
+        assert_eq!(error.to_string(), "the pool is closed");
+        // The job is still there, behind the box.
+        let refused = error.downcast::<SubmitError<Job>>().unwrap();
+        assert_eq!(refused.into_job().await.get(), 7);
+    });
+}
+
+#[test]
+fn a_refusal_keeps_its_reason_and_its_job() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let pool = Pool::new(1);
+        let group = pool.group::<u8>();
+        let held = pool.try_schedule(std::future::pending::<u8>()).unwrap();
+        let full = pool.try_schedule(std::future::ready(1)).unwrap_err();
+        assert!(full.is_full() && !full.is_closed());
+        assert_eq!(full.map_job(|_| "other").into_parts(), (SubmitErrorKind::Full, "other"));
+        group.close();
+        let closed = group.try_schedule(std::future::ready(2)).unwrap_err();
+        assert_eq!(closed.kind(), SubmitErrorKind::GroupClosed);
+        assert!(closed.is_closed() && !closed.is_full());
+        assert_eq!(closed.into_job().await, 2);
+        held.abort();
+        pool.close();
+        let closed = pool.try_schedule(std::future::ready(3)).unwrap_err();
+        assert_eq!(format!("{closed:?}"), "SubmitError { kind: Closed, .. }");
+        assert!(closed.is_closed() && !closed.is_full());
+    });
+}
+
+#[test]
+fn each_refusal_has_a_text_of_its_own() {
+    use SubmitErrorKind::*;
+    let kinds = [Full, Closed, GroupClosed, GroupFailed, RuntimeGone, WouldDeadlock];
+    let texts: std::collections::HashSet<_> = kinds.iter().map(|kind| kind.to_string()).collect();
+    assert_eq!(texts.len(), kinds.len());
+    assert!(WouldDeadlock.to_string().contains("deadlock"));
+    assert!(RuntimeGone.to_string().contains("runtime"));
+    for kind in kinds {
+        assert_eq!(kind.is_full(), kind == Full);
+        assert_eq!(kind.is_closed(), !matches!(kind, Full | WouldDeadlock));
+    }
 }
 
 #[test]

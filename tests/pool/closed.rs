@@ -1,7 +1,7 @@
 //! A closed pool lets nothing in, gives waiting callers their jobs back, and runs what it took.
 
 use crate::support::*;
-use millpond::{ClosedError, Pool, ScheduleError, TryScheduleError};
+use millpond::{Pool, SubmitError, SubmitErrorKind};
 use tokio_test::{assert_pending, assert_ready, task};
 
 #[test]
@@ -10,25 +10,25 @@ fn every_verb_gives_the_job_back() {
         let pool = Pool::builder().size(2).queue(2).build().unwrap();
         pool.close();
         assert!(pool.is_closed());
-        match pool.schedule(std::future::ready(1)).await {
-            Err(ScheduleError::Closed(job)) => assert_eq!(job.await, 1),
+        match pool.schedule(std::future::ready(1)).await.map_err(SubmitError::into_parts) {
+            Err((SubmitErrorKind::Closed, job)) => assert_eq!(job.await, 1),
             other => panic!("{other:?}"),
         }
-        match pool.try_schedule(std::future::ready(2)) {
-            Err(TryScheduleError::Closed(job)) => assert_eq!(job.await, 2),
+        match pool.try_schedule(std::future::ready(2)).map_err(SubmitError::into_parts) {
+            Err((SubmitErrorKind::Closed, job)) => assert_eq!(job.await, 2),
             other => panic!("{other:?}"),
         }
-        match pool.schedule_always(std::future::ready(3)) {
-            Err(TryScheduleError::Closed(job)) => assert_eq!(job.await, 3),
+        match pool.schedule_always(std::future::ready(3)).map_err(SubmitError::into_parts) {
+            Err((SubmitErrorKind::Closed, job)) => assert_eq!(job.await, 3),
             other => panic!("{other:?}"),
         }
-        match pool.try_go(std::future::ready(4)).await {
-            Err(ClosedError(job)) => assert_eq!(job.await, 4),
+        match pool.try_go(std::future::ready(4)).await.map_err(SubmitError::into_parts) {
+            Err((SubmitErrorKind::Closed, job)) => assert_eq!(job.await, 4),
             other => panic!("{other:?}"),
         }
-        match pool.anyway_go(std::future::ready(5)) {
-            Err(ClosedError(job)) => assert_eq!(job.await, 5),
-            Ok(_) => panic!("taken by a closed pool"),
+        match pool.anyway_go(std::future::ready(5)).map_err(SubmitError::into_parts) {
+            Err((SubmitErrorKind::Closed, job)) => assert_eq!(job.await, 5),
+            _ => panic!("taken by a closed pool"),
         }
         let status = quiet(&pool);
         assert_eq!((status.submitted, status.refused), (5, 5));
@@ -41,15 +41,15 @@ fn a_full_closed_pool_says_closed() {
         let pool = Pool::new(1);
         let held = fill(&pool);
         // Full first, so that the pool has taken note of that.
-        assert!(matches!(pool.try_schedule(async {}), Err(TryScheduleError::Full(_))));
+        assert_eq!(pool.try_schedule(async {}).unwrap_err().kind(), SubmitErrorKind::Full);
         pool.close();
-        assert!(matches!(pool.try_schedule(async {}), Err(TryScheduleError::Closed(_))));
-        assert!(matches!(pool.schedule_always(async {}), Err(TryScheduleError::Closed(_))));
-        assert!(matches!(pool.schedule(async {}).await, Err(ScheduleError::Closed(_))));
+        assert_eq!(pool.try_schedule(async {}).unwrap_err().kind(), SubmitErrorKind::Closed);
+        assert_eq!(pool.schedule_always(async {}).unwrap_err().kind(), SubmitErrorKind::Closed);
+        assert_eq!(pool.schedule(async {}).await.unwrap_err().kind(), SubmitErrorKind::Closed);
         assert!(pool.try_go(async {}).await.is_err());
         assert!(pool.anyway_go(async {}).is_err());
         release(held).await;
-        assert!(matches!(pool.try_schedule(async {}), Err(TryScheduleError::Closed(_))));
+        assert_eq!(pool.try_schedule(async {}).unwrap_err().kind(), SubmitErrorKind::Closed);
         soon(pool.wait_idle()).await;
         quiet(&pool);
     });
@@ -69,8 +69,8 @@ fn waiting_callers_get_their_jobs_back() {
             pool.close();
             for (n, waiter) in waiters.iter_mut().enumerate() {
                 assert!(waiter.is_woken());
-                match assert_ready!(waiter.poll()) {
-                    Err(ScheduleError::Closed(job)) => assert_eq!(job.await, n),
+                match assert_ready!(waiter.poll()).map_err(SubmitError::into_parts) {
+                    Err((SubmitErrorKind::Closed, job)) => assert_eq!(job.await, n),
                     other => panic!("{other:?}"),
                 }
             }
@@ -94,9 +94,9 @@ fn a_caller_with_a_kept_place_or_slot_is_served_or_refused() {
         held.remove(0).release().await;
         assert!(waiter.is_woken());
         pool.close();
-        match assert_ready!(waiter.poll()) {
+        match assert_ready!(waiter.poll()).map_err(SubmitError::into_parts) {
             Ok(handle) => assert_eq!(soon(handle).await.unwrap(), 3),
-            Err(ScheduleError::Closed(job)) => assert_eq!(job.await, 3),
+            Err((SubmitErrorKind::Closed, job)) => assert_eq!(job.await, 3),
             Err(other) => panic!("{other:?}"),
         }
         release(held).await;
@@ -110,9 +110,9 @@ fn a_caller_with_a_kept_place_or_slot_is_served_or_refused() {
         assert_pending!(waiter.poll());
         held.release().await;
         pool.close();
-        match assert_ready!(waiter.poll()) {
+        match assert_ready!(waiter.poll()).map_err(SubmitError::into_parts) {
             Ok(handle) => assert_eq!(soon(handle).await.unwrap(), 3),
-            Err(ScheduleError::Closed(job)) => assert_eq!(job.await, 3),
+            Err((SubmitErrorKind::Closed, job)) => assert_eq!(job.await, 3),
             Err(other) => panic!("{other:?}"),
         }
         soon(pool.wait_idle()).await;

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 
 use crate::support::*;
-use millpond::{Pool, TryScheduleError};
+use millpond::{Pool, SubmitError, SubmitErrorKind};
 use tokio_test::{assert_pending, assert_ready, task};
 
 /// Without a queue, with one, and with several slots.
@@ -45,8 +45,8 @@ fn try_schedule_gives_the_job_back() {
     single(async {
         for pool in pools() {
             let held = fill(&pool);
-            match pool.try_schedule(std::future::ready("mine")) {
-                Err(TryScheduleError::Full(job)) => assert_eq!(job.await, "mine"),
+            match pool.try_schedule(std::future::ready("mine")).map_err(SubmitError::into_parts) {
+                Err((SubmitErrorKind::Full, job)) => assert_eq!(job.await, "mine"),
                 other => panic!("{other:?}"),
             }
             assert_eq!(law(&pool).refused, 1);
@@ -102,8 +102,8 @@ fn the_overflow_limit_refuses() {
             let gate = Gate::new();
             let over: Vec<_> =
                 (0..limit).map(|_| pool.schedule_always(gate.wait()).unwrap()).collect();
-            match pool.schedule_always(std::future::ready(7)) {
-                Err(TryScheduleError::Full(job)) => assert_eq!(job.await, 7),
+            match pool.schedule_always(std::future::ready(7)).map_err(SubmitError::into_parts) {
+                Err((SubmitErrorKind::Full, job)) => assert_eq!(job.await, 7),
                 other => panic!("{other:?}"),
             }
             assert_eq!(law(&pool).overflow, limit);
@@ -224,7 +224,7 @@ fn a_waiter_is_not_overtaken() {
         assert_pending!(first.poll());
         slot.release().await;
         // The slot is kept for the first in the wait list although it has not come yet.
-        assert!(matches!(pool.try_schedule(async {}), Err(TryScheduleError::Full(_))));
+        assert_eq!(pool.try_schedule(async {}).unwrap_err().kind(), SubmitErrorKind::Full);
         let mut second = task::spawn(pool.schedule(async {}));
         assert_pending!(second.poll());
         let handle = pool.try_go(async {}).await.unwrap();

@@ -1,7 +1,7 @@
 //! A group waits for its own jobs, and gives their outcomes in either order.
 
 use crate::support::*;
-use millpond::{ClosedError, Group, Pool, ScheduleError, TryScheduleError};
+use millpond::{Group, Pool, SubmitError, SubmitErrorKind};
 use tokio_test::{assert_pending, assert_ready, task};
 
 fn values<T: Clone>(outcomes: &[millpond::Outcome<T>]) -> Vec<T> {
@@ -89,9 +89,9 @@ fn every_verb() {
         };
         group.schedule(job(0)).await.unwrap();
         group.try_schedule(job(1)).unwrap(); // queued
-        assert!(matches!(group.try_schedule(job(9)), Err(TryScheduleError::Full(_))));
+        assert_eq!(group.try_schedule(job(9)).unwrap_err().kind(), SubmitErrorKind::Full);
         group.schedule_always(job(2)).unwrap();
-        assert!(matches!(group.schedule_always(job(9)), Err(TryScheduleError::Full(_))));
+        assert_eq!(group.schedule_always(job(9)).unwrap_err().kind(), SubmitErrorKind::Full);
         group.anyway_go(job(3)).unwrap();
         let mut inline = task::spawn(group.try_go(job(4)));
         assert_pending!(inline.poll());
@@ -233,16 +233,25 @@ fn a_closed_group_lets_nothing_in_and_leaves_the_pool_open() {
         let late_inline = group.try_go(async { 9 });
         group.clone().close();
         assert!(group.is_closed() && !pool.is_closed());
-        assert!(matches!(late.await, Err(ScheduleError::Closed(_))));
+        assert_eq!(late.await.unwrap_err().kind(), SubmitErrorKind::GroupClosed);
         assert!(late_inline.await.is_err());
-        match group.schedule(std::future::ready(1)).await {
-            Err(ScheduleError::Closed(job)) => assert_eq!(job.await, 1),
+        match group.schedule(std::future::ready(1)).await.map_err(SubmitError::into_parts) {
+            Err((SubmitErrorKind::GroupClosed, job)) => assert_eq!(job.await, 1),
             other => panic!("{other:?}"),
         }
-        assert!(matches!(group.try_schedule(async { 2 }), Err(TryScheduleError::Closed(_))));
-        assert!(matches!(group.schedule_always(async { 3 }), Err(TryScheduleError::Closed(_))));
-        assert!(matches!(group.try_go(async { 4 }).await, Err(ClosedError(_))));
-        assert!(matches!(group.anyway_go(async { 5 }), Err(ClosedError(_))));
+        assert_eq!(
+            group.try_schedule(async { 2 }).unwrap_err().kind(),
+            SubmitErrorKind::GroupClosed
+        );
+        assert_eq!(
+            group.schedule_always(async { 3 }).unwrap_err().kind(),
+            SubmitErrorKind::GroupClosed
+        );
+        assert_eq!(
+            group.try_go(async { 4 }).await.unwrap_err().kind(),
+            SubmitErrorKind::GroupClosed
+        );
+        assert_eq!(group.anyway_go(async { 5 }).unwrap_err().kind(), SubmitErrorKind::GroupClosed);
         assert_eq!(law(&pool).running, 1, "its own job goes on");
         gates[0].open();
         assert_eq!(values(&soon(group.wait()).await), [0]);
@@ -250,7 +259,7 @@ fn a_closed_group_lets_nothing_in_and_leaves_the_pool_open() {
         // A closed pool refuses a group's jobs, too.
         let group = pool.group();
         pool.close();
-        assert!(matches!(group.schedule(async { 1 }).await, Err(ScheduleError::Closed(_))));
+        assert_eq!(group.schedule(async { 1 }).await.unwrap_err().kind(), SubmitErrorKind::Closed);
         assert!(soon(group.next()).await.is_none());
     });
 }

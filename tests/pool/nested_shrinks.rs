@@ -2,7 +2,7 @@
 
 use crate::nest::{Nest, nest};
 use crate::support::*;
-use millpond::{Pool, ScheduleError};
+use millpond::{Pool, SubmitError, SubmitErrorKind};
 
 #[test]
 fn a_shrink_that_makes_a_deadlock_is_noticed() {
@@ -61,7 +61,7 @@ fn a_shrink_refuses_a_wait_and_not_a_granted_place_in_the_queue() {
         pool.resize(2).unwrap();
         third.release();
         let (reserved, submitted) = soon(second.unwrap()).await.unwrap();
-        assert!(matches!(reserved, Err(ScheduleError::WouldDeadlock(()))), "{reserved:?}");
+        assert_eq!(reserved.unwrap_err().kind(), SubmitErrorKind::WouldDeadlock);
         assert!(submitted);
         assert!(soon(first.unwrap()).await.unwrap());
         whole(&pool).await;
@@ -77,10 +77,10 @@ fn a_quota_can_deadlock_by_itself() {
             for _ in 0..quota {
                 let own = group.clone();
                 let job = async move {
-                    match own.schedule(async { true }).await {
+                    match own.schedule(async { true }).await.map_err(SubmitError::into_parts) {
                         Ok(_) => true,
-                        Err(ScheduleError::WouldDeadlock(_)) => false,
-                        Err(error) => panic!("{error:?}"),
+                        Err((SubmitErrorKind::WouldDeadlock, _)) => false,
+                        Err((kind, _)) => panic!("{kind}"),
                     }
                 };
                 group.try_schedule(job).unwrap();

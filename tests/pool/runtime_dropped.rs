@@ -4,7 +4,7 @@ use std::sync::mpsc;
 
 use crate::support::*;
 use futures_util::FutureExt;
-use millpond::{JobError, JobHandle, Pool, ScheduleError};
+use millpond::{JobError, JobHandle, Pool, SubmitErrorKind};
 use tokio::runtime::Runtime;
 use tokio_test::{assert_pending, assert_ready, task};
 
@@ -66,7 +66,10 @@ fn with_jobs_in_every_state() {
                 drop(runtime);
 
                 assert!(waiter.is_woken());
-                assert!(matches!(assert_ready!(waiter.poll()), Err(ScheduleError::Closed(_))));
+                assert_eq!(
+                    assert_ready!(waiter.poll()).unwrap_err().kind(),
+                    SubmitErrorKind::Closed
+                );
                 drop(waiter);
                 assert_eq!(lives.now(), 0, "of {} jobs", lives.total());
                 held.into_iter().for_each(cancelled);

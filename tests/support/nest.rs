@@ -1,6 +1,6 @@
 //! Jobs that submit to their own pool and wait for it.
 
-use millpond::{Pool, ScheduleError};
+use millpond::{Pool, SubmitError, SubmitErrorKind};
 
 #[derive(Debug, PartialEq)]
 pub enum Nest {
@@ -10,12 +10,12 @@ pub enum Nest {
 
 /// Submits from within, and waits for the outcome.
 pub async fn nest(pool: Pool, value: u32) -> Nest {
-    match pool.schedule(async move { value }).await {
+    match pool.schedule(async move { value }).await.map_err(SubmitError::into_parts) {
         Ok(handle) => Nest::Ran(handle.await.unwrap()),
-        Err(ScheduleError::WouldDeadlock(job)) => {
+        Err((SubmitErrorKind::WouldDeadlock, job)) => {
             assert_eq!(job.await, value, "the job comes back");
             Nest::WouldDeadlock
         }
-        Err(error) => panic!("{error:?}"),
+        Err((kind, _)) => panic!("{kind}"),
     }
 }

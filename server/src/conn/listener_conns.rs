@@ -23,7 +23,7 @@ use crate::conn::table::{ConnKey, ConnTable, Delivery, TurnInput};
 use crate::panic::catch;
 use crate::sync::{Mutex, MutexGuard};
 use crate::trace::ConnSpan;
-use millpond::ScheduleError;
+use millpond::SubmitError;
 use millpond::{JobHandle, Pool};
 
 /// Maps by connection. No peer chooses keys, so no peer can have them collide.
@@ -283,7 +283,7 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         key: ConnKey,
         pool: &Pool,
         job: F,
-    ) -> Option<Result<JobHandle<F::Output>, ScheduleError<F>>>
+    ) -> Option<Result<JobHandle<F::Output>, SubmitError<F>>>
     where
         F: Future<Output: Send> + Send + 'static,
     {

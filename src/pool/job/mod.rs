@@ -128,7 +128,7 @@ pub(crate) use crate::pool::job::new::{NewJob, allocate_job};
 pub(crate) use crate::pool::job::refs::{AtomicJobSlot, JobArc, RawJob, Runnable};
 pub(crate) use crate::pool::job::state::SlotHold;
 
-use crate::error::JobError;
+use crate::error::{JobError, SubmitErrorKind};
 
 /// What a waker or an abort calls for a suspended or waiting job.
 pub(crate) trait JobScheduler: Send + Sync {
@@ -160,9 +160,9 @@ pub(crate) trait OutputSink<T>: Send + 'static {
         None
     }
 
-    /// Whether the group of the sink takes no more jobs.
-    fn is_closed(&self) -> bool {
-        false
+    /// Why the group of the sink takes no more jobs, or `None` if the group takes this job.
+    fn refusal(&self) -> Option<SubmitErrorKind> {
+        None
     }
 
     /// Notes that the job was admitted and is about to run. `job` is `None` for a job that runs in

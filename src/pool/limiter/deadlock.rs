@@ -59,7 +59,7 @@ use crate::pool::limiter::wait_list::{List, Waiter, WaiterKey, WaiterState};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnDeadlock {
-    /// The submit fails with [`ScheduleError::WouldDeadlock`](crate::ScheduleError).
+    /// The submit fails with [`WouldDeadlock`](crate::SubmitErrorKind::WouldDeadlock).
     #[default]
     Error,
     /// The job runs in the job that submitted it, as with [`try_go`](crate::Pool::try_go).

@@ -140,6 +140,7 @@ use std::task::Waker;
 
 use crossbeam_utils::CachePadded;
 
+use crate::error::SubmitErrorKind;
 use crate::pool::job::{End, RawJob, Runnable, SlotKind};
 use crate::pool::limiter::counts::{Counts, ReleaseReason};
 use crate::pool::limiter::deadlock::{set_waiting_job, waiting_job};
@@ -196,10 +197,7 @@ pub(crate) enum AcquireOutcome {
         depth: usize,
     },
     /// As `Started`, but beyond the size.
-    Overflow {
-        needs_wake: bool,
-        depth: usize,
-    },
+    Overflow { needs_wake: bool, depth: usize },
     /// The job is in the queue, or is committed to the wait list.
     Enqueued,
     /// The caller waits under this key.
@@ -208,9 +206,8 @@ pub(crate) enum AcquireOutcome {
     RunInCaller,
     /// A slot is reserved.
     Reserved,
-    Full,
-    Closed,
-    Deadlock,
+    /// The job, or the caller without a job, gets nothing.
+    Refused(SubmitErrorKind),
 }
 
 /// The semaphore of one pool. The head of this module describes its protocol.
@@ -265,7 +262,7 @@ impl Limiter {
         on_full: OnFull<'_>,
     ) -> AcquireOutcome {
         if matches!(on_full, OnFull::Refuse) && quota.is_none() && self.refuse_if_full() {
-            return AcquireOutcome::Full;
+            return AcquireOutcome::Refused(SubmitErrorKind::Full);
         }
         pending.prepare();
         if quota.is_none() {
@@ -308,7 +305,7 @@ impl Limiter {
         let mut state = self.lock_state();
         state.counters.submitted += 1;
         if state.is_set(CLOSED) {
-            return state.refuse(AcquireOutcome::Closed);
+            return state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Closed));
         }
         let slot_kind = SlotKind::for_quota(quota);
         let list = state.wait_list.list_for(quota);
@@ -342,7 +339,7 @@ impl Limiter {
                 AcquireOutcome::Overflow { needs_wake, depth: shard.run_queue.len() }
             }
             OnFull::Refuse | OnFull::RunInCaller | OnFull::Overflow { .. } => {
-                state.refuse(AcquireOutcome::Full)
+                state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Full))
             }
         }
     }
@@ -360,7 +357,7 @@ impl Limiter {
     ) -> AcquireOutcome {
         if quota.is_none() {
             if wake.is_none() && self.refuse_if_full() {
-                return AcquireOutcome::Full;
+                return AcquireOutcome::Refused(SubmitErrorKind::Full);
             }
             let mut shard = self.shards[shard_id].lock();
             if shard.free_slots > 0 && !self.flags.is_set_in_lock(CLOSED) {
@@ -385,7 +382,7 @@ impl Limiter {
         let mut state = self.lock_state();
         state.counters.submitted += 1;
         if state.is_set(CLOSED) {
-            return state.refuse(AcquireOutcome::Closed);
+            return state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Closed));
         }
         let list = state.wait_list.list_for(quota);
         if list == List::Main && state.acquire_from_any_shard(shard_id) {
@@ -395,7 +392,7 @@ impl Limiter {
         }
         match &mut wake {
             Some((waker, pool)) => state.enqueue_caller(list, quota, waker, *pool, true),
-            None => state.refuse(AcquireOutcome::Full),
+            None => state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Full)),
         }
     }
 
@@ -411,7 +408,7 @@ impl Limiter {
         pending.prepare();
         let mut shard = self.shards[shard_id].lock();
         if self.flags.is_set_in_lock(CLOSED) {
-            return AcquireOutcome::Closed;
+            return AcquireOutcome::Refused(SubmitErrorKind::Closed);
         }
         shard.counters.reservations_ended += 1;
         shard.counters.started += 1;
@@ -502,7 +499,7 @@ impl Limiter {
                 if state.is_set(CANCELLING) {
                     // `cancel_all` has emptied the shards already, so no job may start.
                     state.release(shard_id, quota, deferred);
-                    let outcome = state.refuse(AcquireOutcome::Closed);
+                    let outcome = state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Closed));
                     state.check_idle(deferred);
                     return outcome;
                 }

@@ -14,6 +14,7 @@
 
 use std::task::Waker;
 
+use crate::error::SubmitErrorKind;
 use crate::pool::job::SlotKind;
 use crate::pool::limiter::counts::{Counters, Counts};
 use crate::pool::limiter::deadlock::{WaitingHolders, break_deadlock, waiting_job, would_deadlock};
@@ -109,7 +110,7 @@ impl State {
     ) -> AcquireOutcome {
         let waiting_job = waiting_job(pool);
         if waiting_job.is_some_and(|job| would_deadlock(self, list, job)) {
-            return self.refuse(AcquireOutcome::Deadlock);
+            return self.refuse(AcquireOutcome::Refused(SubmitErrorKind::WouldDeadlock));
         }
         if list == List::Main {
             self.acquire_quota(quota);
@@ -169,8 +170,8 @@ impl State {
     /// Forgets a caller that was rejected, and returns why. The caller counts as refused.
     pub(super) fn remove_rejected(&mut self, waiter_key: WaiterKey) -> AcquireOutcome {
         let outcome = match self.wait_list.caller(waiter_key).state {
-            WaiterState::Closed => AcquireOutcome::Closed,
-            _ => AcquireOutcome::Deadlock,
+            WaiterState::Closed => AcquireOutcome::Refused(SubmitErrorKind::Closed),
+            _ => AcquireOutcome::Refused(SubmitErrorKind::WouldDeadlock),
         };
         self.wait_list.remove_node(waiter_key);
         self.refuse(outcome)

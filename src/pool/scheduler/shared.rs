@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use crate::error::JobPanic;
+use crate::error::{JobPanic, SubmitErrorKind};
 use crate::panic::catch_panic;
 use crate::pool::context;
 use crate::pool::job::{JobScheduler, RawJob, Runnable, Step};
@@ -217,7 +217,7 @@ impl Shared {
     ) -> AcquireOutcome {
         let shard_id = self.current_shard();
         let outcome = self.limiter.submit_reserved(shard_id, pending, quota);
-        if outcome == AcquireOutcome::Closed {
+        if let AcquireOutcome::Refused(_) = outcome {
             self.release_slot(quota, ReleaseReason::Refused);
         }
         self.after_submit(shard_id, outcome)
@@ -246,9 +246,7 @@ impl Shared {
                 wake_worker_for(self, shard_id, needs_wake, depth);
                 event!(DEBUG, pool = &*self.config.name, "job overflows");
             }
-            AcquireOutcome::Full | AcquireOutcome::Closed | AcquireOutcome::Deadlock => {
-                self.log_refused(outcome)
-            }
+            AcquireOutcome::Refused(kind) => self.log_refused(kind),
             AcquireOutcome::Enqueued
             | AcquireOutcome::Waiting(_)
             | AcquireOutcome::RunInCaller
@@ -258,8 +256,8 @@ impl Shared {
     }
 
     #[cold]
-    fn log_refused(&self, _outcome: AcquireOutcome) {
-        event!(DEBUG, pool = &*self.config.name, reason = ?_outcome, "job refused");
+    fn log_refused(&self, _kind: SubmitErrorKind) {
+        event!(DEBUG, pool = &*self.config.name, reason = ?_kind, "job refused");
     }
 
     /// Starts the jobs, calls the wakers and notifies the idle waiters that a step of the limiter left

@@ -13,7 +13,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::task::{Context, Poll};
 
-use crate::error::{ClosedError, ScheduleError, TryScheduleError};
+use crate::error::SubmitError;
 use crate::pool::Pool;
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::OutputSink;
@@ -92,7 +92,7 @@ impl Reserver {
     ///
     /// If the future is dropped, the reserver keeps its place in the wait list. The next call goes
     /// on with that place; [`release`](Self::release) gives the place up.
-    pub async fn reserve(&mut self) -> Result<(), ScheduleError<()>> {
+    pub async fn reserve(&mut self) -> Result<(), SubmitError> {
         let wait = Wait(self);
         poll_fn(|cx| wait.0.poll_reserve(cx)).await
     }
@@ -103,7 +103,7 @@ impl Reserver {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
-    pub fn poll_reserve(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ScheduleError<()>>> {
+    pub fn poll_reserve(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SubmitError>> {
         let shared = self.pool.shared();
         let outcome = match self.state {
             State::Reserved => return Poll::Ready(Ok(())),
@@ -124,8 +124,7 @@ impl Reserver {
                 self.state = State::Waiting(waiter_key);
                 return Poll::Pending;
             }
-            AcquireOutcome::Closed => Err(ScheduleError::Closed(())),
-            AcquireOutcome::Deadlock => Err(ScheduleError::WouldDeadlock(())),
+            AcquireOutcome::Refused(kind) => Err(SubmitError::new(kind, ())),
             _ => {
                 self.state = State::Reserved;
                 Ok(())
@@ -139,7 +138,7 @@ impl Reserver {
     /// # Errors
     ///
     /// As [`Pool::try_schedule`], without a job.
-    pub fn try_reserve(&mut self) -> Result<(), TryScheduleError<()>> {
+    pub fn try_reserve(&mut self) -> Result<(), SubmitError> {
         let shared = self.pool.shared();
         shared.ensure_runtime();
         if let State::Waiting(waiter_key) = self.state {
@@ -155,12 +154,12 @@ impl Reserver {
         }
         self.state = State::Nothing;
         match shared.reserve(self.quota, None) {
-            AcquireOutcome::Closed => Err(TryScheduleError::Closed(())),
             AcquireOutcome::Reserved => {
                 self.state = State::Reserved;
                 Ok(())
             }
-            _ => Err(TryScheduleError::Full(())),
+            AcquireOutcome::Refused(kind) => Err(SubmitError::new(kind, ())),
+            _ => unreachable!("a reserver that does not wait has two outcomes"),
         }
     }
 
@@ -173,13 +172,13 @@ impl Reserver {
     ///
     /// # Errors
     ///
-    /// [`ClosedError`], with the job, if the pool was closed since. The slot is released then, too.
+    /// Returns the job if the pool was closed since. The slot is released then, too.
     ///
     /// # Panics
     ///
     /// If no slot is reserved.
     #[track_caller]
-    pub fn schedule<F>(&mut self, job: F) -> Result<JobHandle<F::Output>, ClosedError<F>>
+    pub fn schedule<F>(&mut self, job: F) -> Result<JobHandle<F::Output>, SubmitError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -189,7 +188,7 @@ impl Reserver {
 
     /// Spends the slot on a job with any sink. The sink must have the reserver's quota.
     #[track_caller]
-    pub(crate) fn submit<F, S>(&mut self, job: F, sink: S) -> Result<S::Handle, ClosedError<F>>
+    pub(crate) fn submit<F, S>(&mut self, job: F, sink: S) -> Result<S::Handle, SubmitError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -197,7 +196,7 @@ impl Reserver {
     {
         assert!(self.is_reserved(), "a slot must be reserved before its job is submitted");
         debug_assert!(sink.quota() == self.quota);
-        let submitted = Submission::new(self.pool.shared(), job, sink).submit_reserved();
+        let submitted = Submission::new(&**self.pool.shared(), job, sink).submit_reserved();
         self.state = State::Nothing;
         submitted
     }

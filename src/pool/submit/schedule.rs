@@ -13,7 +13,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use crate::error::ScheduleError;
+use crate::error::{SubmitError, SubmitErrorKind};
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::OutputSink;
 use crate::pool::limiter::deadlock::OnDeadlock;
@@ -22,47 +22,46 @@ use crate::pool::limiter::wait_list::WaiterState;
 use crate::pool::limiter::{AcquireOutcome, OnFull};
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::caller_runs::CallerRunsJob;
-use crate::pool::submit::submission::Submission;
+use crate::pool::submit::submission::{PoolRef, Submission};
 
 /// A job inside the job that submitted it. Boxed: nested waits that would deadlock are rare.
-type BoxedJob<'a, F, S> = Pin<Box<CallerRunsJob<&'a Shared, F, S>>>;
+type BoxedJob<C, F, S> = Pin<Box<CallerRunsJob<C, F, S>>>;
 
 /// `schedule` for any sink.
-pub(crate) struct ScheduleInner<'a, F, S>
+pub(crate) struct ScheduleInner<C, F, S>
 where
+    C: PoolRef,
     F: Future + Send + 'static,
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
-    submission: Submission<'a, F, S>,
+    submission: Submission<C, F, S>,
     /// The job was offered to the limiter.
     offered: bool,
     yielded: bool,
     /// The place in the wait list (P3). A `u32`, so that the future stays small.
     waiter_key: Option<u32>,
     /// Set if a wait would have deadlocked and the pool has [`OnDeadlock::RunInCaller`].
-    in_caller: Option<BoxedJob<'a, F, S>>,
+    in_caller: Option<BoxedJob<C, F, S>>,
 }
 
-impl<'a, F, S> ScheduleInner<'a, F, S>
+impl<C, F, S> ScheduleInner<C, F, S>
 where
+    C: PoolRef,
     F: Future + Send + 'static,
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
     #[track_caller]
     #[inline]
-    pub(crate) fn new(shared: &'a Shared, job: F, sink: S) -> Self {
+    pub(crate) fn new(shared: C, job: F, sink: S) -> Self {
         // A cell from the start: the job is moved once, and a future that waits stays small.
         let submission = Submission::allocated(shared, job, sink);
         Self { submission, offered: false, yielded: false, waiter_key: None, in_caller: None }
     }
 
     #[inline]
-    pub(crate) fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<S::Handle, ScheduleError<F>>> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, SubmitError<F>>> {
         if self.waiter_key.is_some() || self.in_caller.is_some() {
             return self.poll_again(cx);
         }
@@ -86,10 +85,10 @@ where
 
     /// Polls after the admission did not start the job: in the wait list, or in the caller.
     #[cold]
-    fn poll_again(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, ScheduleError<F>>> {
+    fn poll_again(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, SubmitError<F>>> {
         let Some(waiter_key) = self.waiter_key else { return self.poll_in_caller(cx).map(Ok) };
         let waiter_key = waiter_key as usize;
-        let shared = self.submission.shared;
+        let shared = self.submission.shared.clone();
         if shared.limiter.poll_waiter(waiter_key, cx.waker(), shared.id()) == WaiterState::Waiting {
             return Poll::Pending;
         }
@@ -112,8 +111,8 @@ where
         &mut self,
         outcome: AcquireOutcome,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<S::Handle, ScheduleError<F>>> {
-        let shared = self.submission.shared;
+    ) -> Poll<Result<S::Handle, SubmitError<F>>> {
+        let shared = self.submission.shared.clone();
         match outcome {
             AcquireOutcome::Started { .. } | AcquireOutcome::Enqueued => {
                 Poll::Ready(Ok(self.submission.take_handle()))
@@ -122,19 +121,15 @@ where
                 self.waiter_key = Some(waiter_key as u32);
                 Poll::Pending
             }
-            AcquireOutcome::Deadlock if shared.config.on_deadlock == OnDeadlock::RunInCaller => {
+            AcquireOutcome::Refused(SubmitErrorKind::WouldDeadlock)
+                if shared.config.on_deadlock == OnDeadlock::RunInCaller =>
+            {
                 shared.limiter.run_refused_in_caller();
                 self.in_caller = Some(Box::pin(self.submission.take_in_caller(shared)));
                 self.poll_in_caller(cx).map(Ok)
             }
-            AcquireOutcome::Deadlock => {
-                Poll::Ready(Err(ScheduleError::WouldDeadlock(self.submission.take_job())))
-            }
-            AcquireOutcome::Closed => {
-                Poll::Ready(Err(ScheduleError::Closed(self.submission.take_job())))
-            }
-            AcquireOutcome::Full
-            | AcquireOutcome::RunInCaller
+            AcquireOutcome::Refused(kind) => Poll::Ready(Err(self.submission.take_refused(kind))),
+            AcquireOutcome::RunInCaller
             | AcquireOutcome::Overflow { .. }
             | AcquireOutcome::Reserved => {
                 unreachable!("`OnFull::Wait` has none of these outcomes")
@@ -150,8 +145,9 @@ where
     }
 }
 
-impl<F, S> Drop for ScheduleInner<'_, F, S>
+impl<C, F, S> Drop for ScheduleInner<C, F, S>
 where
+    C: PoolRef,
     F: Future + Send + 'static,
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
@@ -168,7 +164,7 @@ where
 ///
 /// Dropped before it resolves, it takes its job along and passes its place to the next waiter.
 #[must_use = "futures do nothing unless polled"]
-pub struct Schedule<'a, F>(ScheduleInner<'a, F, StoreOutput>)
+pub struct Schedule<'a, F>(ScheduleInner<&'a Shared, F, StoreOutput>)
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static;
@@ -190,7 +186,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    type Output = Result<JobHandle<F::Output>, ScheduleError<F>>;
+    type Output = Result<JobHandle<F::Output>, SubmitError<F>>;
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

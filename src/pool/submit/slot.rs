@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 
-use crate::error::{ClosedError, ScheduleError, TryScheduleError};
+use crate::error::SubmitError;
 use crate::pool::Pool;
 use crate::pool::handle::JobHandle;
 use crate::pool::submit::reserver::Reserver;
@@ -35,8 +35,8 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`ScheduleError::Closed`] if the pool is closed, also while waiting.
-    /// [`ScheduleError::WouldDeadlock`] if the caller is a job of this pool, and every slot is held
+    /// [`Closed`](SubmitErrorKind::Closed) if the pool is closed, also while waiting.
+    /// [`WouldDeadlock`](SubmitErrorKind::WouldDeadlock) if the caller is a job of this pool, and every slot is held
     /// by a job that waits in the wait list.
     ///
     /// # Cancel safety
@@ -62,7 +62,7 @@ impl Pool {
     /// ```
     #[doc(alias = "acquire_owned")]
     #[doc(alias = "permit")]
-    pub async fn reserve(&self) -> Result<Slot, ScheduleError<()>> {
+    pub async fn reserve(&self) -> Result<Slot, SubmitError> {
         let mut reserver = self.reserver();
         reserver.reserve().await?;
         Ok(Slot(reserver))
@@ -72,7 +72,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`TryScheduleError::Full`] and [`TryScheduleError::Closed`], without a job. A place in the
+    /// As [`Pool::try_schedule`], without a job. A place in the
     /// queue is not enough.
     ///
     /// # Examples
@@ -88,7 +88,7 @@ impl Pool {
     /// # }
     /// ```
     #[doc(alias = "try_acquire_owned")]
-    pub fn try_reserve(&self) -> Result<Slot, TryScheduleError<()>> {
+    pub fn try_reserve(&self) -> Result<Slot, SubmitError> {
         let mut reserver = self.reserver();
         reserver.try_reserve()?;
         Ok(Slot(reserver))
@@ -100,8 +100,8 @@ impl Slot {
     ///
     /// # Errors
     ///
-    /// [`ClosedError`], with the job, if the pool was closed since. The slot is released then, too.
-    pub fn schedule<F>(mut self, job: F) -> Result<JobHandle<F::Output>, ClosedError<F>>
+    /// Returns the job if the pool was closed since. The slot is released then, too.
+    pub fn schedule<F>(mut self, job: F) -> Result<JobHandle<F::Output>, SubmitError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,

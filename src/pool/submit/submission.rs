@@ -12,7 +12,7 @@
 use std::future::Future;
 use std::ops::Deref;
 
-use crate::error::{ClosedError, TryScheduleError};
+use crate::error::{SubmitError, SubmitErrorKind};
 use crate::pool::job::{self, NewJob, OutputSink, RawJoinHandle, Runnable, SlotKind};
 use crate::pool::limiter::counts::ReleaseReason;
 use crate::pool::limiter::wait_list::WaiterKey;
@@ -21,17 +21,26 @@ use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::caller_runs::CallerRunsJob;
 use crate::trace::JobSpan;
 
+/// How a submission refers to its pool: by a reference, or by a handle that keeps the pool open.
+///
+/// The clone of a reference costs nothing, so the borrowing verbs do not pay for the owning ones.
+pub(crate) trait PoolRef: Deref<Target = Shared> + Clone {}
+
+impl<C: Deref<Target = Shared> + Clone> PoolRef for C {}
+
 /// A job on its way into the pool, with the sink of its output.
-pub(crate) struct Submission<'a, F, S>
+pub(crate) struct Submission<C, F, S>
 where
+    C: PoolRef,
     F: Future + Send + 'static,
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
-    pub(super) shared: &'a Shared,
     job: Stage<F, S>,
     /// Present until the job is admitted, or runs in its caller.
     sink: Option<S>,
+    // Declared last: the job is dropped before a future that owns its pool lets go of the pool.
+    pub(super) shared: C,
 }
 
 enum Stage<F: Future, S> {
@@ -49,84 +58,87 @@ pub(crate) enum Submitted<C: Deref<Target = Shared>, F: Future, S: OutputSink<F:
     Caller(CallerRunsJob<C, F, S>),
 }
 
-impl<'a, F, S> Submission<'a, F, S>
+impl<C, F, S> Submission<C, F, S>
 where
+    C: PoolRef,
     F: Future + Send + 'static,
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
     #[track_caller]
     #[inline]
-    pub(crate) fn new(shared: &'a Shared, job: F, sink: S) -> Self {
+    pub(crate) fn new(shared: C, job: F, sink: S) -> Self {
         shared.ensure_runtime();
-        Self { shared, job: Stage::Future(job), sink: Some(sink) }
+        Self { job: Stage::Future(job), sink: Some(sink), shared }
     }
 
     /// Allocates the job's cell at once. A wait then keeps the job out of the caller's future.
     #[track_caller]
     #[inline]
-    pub(super) fn allocated(shared: &'a Shared, job: F, sink: S) -> Self {
+    pub(super) fn allocated(shared: C, job: F, sink: S) -> Self {
         shared.ensure_runtime();
         let span = JobSpan::current(shared.config.propagate_span);
-        Self { shared, job: Stage::Allocated(job::allocate_job(job, span)), sink: Some(sink) }
+        Self { job: Stage::Allocated(job::allocate_job(job, span)), sink: Some(sink), shared }
     }
 
     /// Admits the job, or gives the job back at once.
     #[inline]
-    pub(crate) fn try_schedule(self) -> Result<S::Handle, TryScheduleError<F>> {
+    pub(crate) fn try_schedule(self) -> Result<S::Handle, SubmitError<F>> {
         self.submit(OnFull::Refuse)
     }
 
     /// Admits the job beyond the size if the pool is full, up to the pool's overflow limit.
     #[inline]
-    pub(crate) fn schedule_always(self) -> Result<S::Handle, TryScheduleError<F>> {
+    pub(crate) fn schedule_always(self) -> Result<S::Handle, SubmitError<F>> {
         let limit = self.shared.overflow_limit();
         self.submit(OnFull::Overflow { limit })
     }
 
     /// Admits the job, or commits the job to the wait list.
     #[inline]
-    pub(crate) fn anyway_go(mut self) -> Result<S::Handle, ClosedError<F>> {
-        match self.admit(OnFull::Commit) {
-            AcquireOutcome::Closed => Err(ClosedError(self.take_job())),
-            _ => Ok(self.take_handle()),
-        }
+    pub(crate) fn anyway_go(mut self) -> Result<S::Handle, SubmitError<F>> {
+        let outcome = self.admit(OnFull::Commit);
+        self.conclude(outcome)
     }
 
     /// Admits the job, or returns it as a future that the caller polls.
     #[inline]
-    pub(crate) fn try_go<C: Deref<Target = Shared>>(
+    pub(crate) fn try_go<D: Deref<Target = Shared>>(
         mut self,
-        shared: C,
-    ) -> Result<Submitted<C, F, S>, ClosedError<F>> {
+        shared: D,
+    ) -> Result<Submitted<D, F, S>, SubmitError<F>> {
         match self.admit(OnFull::RunInCaller) {
             AcquireOutcome::RunInCaller => Ok(Submitted::Caller(self.take_in_caller(shared))),
-            AcquireOutcome::Closed => Err(ClosedError(self.take_job())),
+            AcquireOutcome::Refused(kind) => Err(self.take_refused(kind)),
             _ => Ok(Submitted::Pool(self.take_handle())),
         }
     }
 
     /// Spends a reserved slot on the job. If the job is refused, the slot is released all the same.
     #[inline]
-    pub(crate) fn submit_reserved(mut self) -> Result<S::Handle, ClosedError<F>> {
-        let (shared, quota) = (self.shared, self.quota());
-        let outcome = if self.is_sink_closed() {
-            shared.release_slot(quota, ReleaseReason::Unused);
-            AcquireOutcome::Closed
-        } else {
-            shared.submit_reserved(&mut self, quota)
+    pub(crate) fn submit_reserved(mut self) -> Result<S::Handle, SubmitError<F>> {
+        let (shared, quota) = (self.shared.clone(), self.quota());
+        let outcome = match self.sink_refusal() {
+            Some(kind) => {
+                shared.release_slot(quota, ReleaseReason::Unused);
+                AcquireOutcome::Refused(kind)
+            }
+            None => shared.submit_reserved(&mut self, quota),
         };
-        match outcome {
-            AcquireOutcome::Closed => Err(ClosedError(self.take_job())),
-            _ => Ok(self.take_handle()),
-        }
+        self.conclude(outcome)
     }
 
     #[inline]
-    fn submit(mut self, on_full: OnFull<'_>) -> Result<S::Handle, TryScheduleError<F>> {
-        match self.admit(on_full) {
-            AcquireOutcome::Full => Err(TryScheduleError::Full(self.take_job())),
-            AcquireOutcome::Closed => Err(TryScheduleError::Closed(self.take_job())),
+    fn submit(mut self, on_full: OnFull<'_>) -> Result<S::Handle, SubmitError<F>> {
+        let outcome = self.admit(on_full);
+        self.conclude(outcome)
+    }
+
+    /// Turns the outcome of a verb without a wait into the verb's result.
+    #[inline]
+    fn conclude(&mut self, outcome: AcquireOutcome) -> Result<S::Handle, SubmitError<F>> {
+        match outcome {
+            AcquireOutcome::Refused(kind) => Err(self.take_refused(kind)),
             _ => Ok(self.take_handle()),
         }
     }
@@ -134,23 +146,28 @@ where
     /// Offers the job to the limiter (P1), unless the sink takes no more jobs (P2).
     #[inline]
     pub(super) fn admit(&mut self, on_full: OnFull<'_>) -> AcquireOutcome {
-        if self.is_sink_closed() {
-            return AcquireOutcome::Closed;
+        if let Some(kind) = self.sink_refusal() {
+            return AcquireOutcome::Refused(kind);
         }
-        let (shared, quota) = (self.shared, self.quota());
+        let (shared, quota) = (self.shared.clone(), self.quota());
         shared.admit(self, quota, on_full)
     }
 
-    fn is_sink_closed(&self) -> bool {
-        self.sink.as_ref().is_some_and(S::is_closed)
+    fn sink_refusal(&self) -> Option<SubmitErrorKind> {
+        self.sink.as_ref().and_then(S::refusal)
     }
 
     fn quota(&self) -> Option<usize> {
         self.sink.as_ref().and_then(S::quota)
     }
 
+    /// Returns the refusal with the job.
+    pub(super) fn take_refused(&mut self, kind: SubmitErrorKind) -> SubmitError<F> {
+        SubmitError::new(kind, self.take_job())
+    }
+
     /// Returns the job after a refusal.
-    pub(super) fn take_job(&mut self) -> F {
+    fn take_job(&mut self) -> F {
         match std::mem::replace(&mut self.job, Stage::Taken) {
             Stage::Future(job) => job,
             Stage::Allocated(new_job) => new_job.take_back(),
@@ -168,17 +185,18 @@ where
     }
 
     /// Returns the job for its caller to run. The limiter has counted the job as `in_caller`.
-    pub(super) fn take_in_caller<C: Deref<Target = Shared>>(
+    pub(super) fn take_in_caller<D: Deref<Target = Shared>>(
         &mut self,
-        shared: C,
-    ) -> CallerRunsJob<C, F, S> {
+        shared: D,
+    ) -> CallerRunsJob<D, F, S> {
         let sink = self.sink.take().expect("a job without admission keeps its sink");
         CallerRunsJob::new(shared, self.take_job(), sink)
     }
 }
 
-impl<F, S> PendingJob for Submission<'_, F, S>
+impl<C, F, S> PendingJob for Submission<C, F, S>
 where
+    C: PoolRef,
     F: Future + Send + 'static,
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,

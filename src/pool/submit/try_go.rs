@@ -10,53 +10,56 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-use crate::error::ClosedError;
+use crate::error::SubmitError;
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::OutputSink;
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::caller_runs::CallerRunsJob;
-use crate::pool::submit::submission::{Submission, Submitted};
+use crate::pool::submit::submission::{PoolRef, Submission, Submitted};
 
 pin_project! {
     /// `try_go` for any sink. The job stays in here until the first poll, and while the caller runs
     /// it.
-    pub(crate) struct TryGoInner<'a, F, S> {
-        shared: &'a Shared,
+    pub(crate) struct TryGoInner<C: PoolRef, F, S> {
         #[pin]
-        state: State<'a, F, S>,
+        state: State<C, F, S>,
+        // Declared last: the job is dropped before a future that owns its pool lets go of the pool.
+        shared: C,
     }
 }
 
 pin_project! {
     #[project = StateProj]
     #[project_replace = StateReplace]
-    enum State<'a, F, S> {
+    enum State<C: PoolRef, F, S> {
         New { job: F, sink: S },
-        InCaller { #[pin] run: CallerRunsJob<&'a Shared, F, S> },
+        InCaller { #[pin] run: CallerRunsJob<C, F, S> },
         Taken,
     }
 }
 
-impl<'a, F, S> TryGoInner<'a, F, S>
+impl<C, F, S> TryGoInner<C, F, S>
 where
+    C: PoolRef,
     F: Future + Send + 'static,
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
     #[track_caller]
-    pub(crate) fn new(shared: &'a Shared, job: F, sink: S) -> Self {
+    pub(crate) fn new(shared: C, job: F, sink: S) -> Self {
         shared.ensure_runtime();
-        Self { shared, state: State::New { job, sink } }
+        Self { state: State::New { job, sink }, shared }
     }
 }
 
-impl<F, S> Future for TryGoInner<'_, F, S>
+impl<C, F, S> Future for TryGoInner<C, F, S>
 where
+    C: PoolRef,
     F: Future + Send + 'static,
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
-    type Output = Result<S::Handle, ClosedError<F>>;
+    type Output = Result<S::Handle, SubmitError<F>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -65,7 +68,8 @@ where
             else {
                 unreachable!("the state was `New` just now");
             };
-            match Submission::new(this.shared, job, sink).try_go(*this.shared)? {
+            let shared = this.shared.clone();
+            match Submission::new(&**this.shared, job, sink).try_go(shared)? {
                 Submitted::Pool(handle) => return Poll::Ready(Ok(handle)),
                 Submitted::Caller(run) => this.state.set(State::InCaller { run }),
             }
@@ -86,7 +90,7 @@ pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct TryGo<'a, F> {
         #[pin]
-        inner: TryGoInner<'a, F, StoreOutput>,
+        inner: TryGoInner<&'a Shared, F, StoreOutput>,
     }
 }
 
@@ -106,7 +110,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    type Output = Result<JobHandle<F::Output>, ClosedError<F>>;
+    type Output = Result<JobHandle<F::Output>, SubmitError<F>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.project().inner.poll(cx)
