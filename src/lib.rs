@@ -102,7 +102,7 @@ mod trace;
 
 pub use crate::blocking::blocking;
 pub use crate::error::{ConfigError, JobError, JobPanic, SubmitError, SubmitErrorKind};
-pub use crate::group::{Group, GroupBuilder, Outcome};
+pub use crate::group::{Group, GroupBuilder, GroupError, GroupReport, JobTicket, Outcome};
 pub use crate::pool::{
     AbortHandle, AbortOnDropHandle, JobHandle, OnDeadlock, Pool, PoolBuilder, PoolStatus, Reserver,
     ShutdownReport, Slot, SlotGuard,
@@ -111,8 +111,13 @@ pub use crate::pool::{
 /// The named futures that the verbs, groups and [`blocking`] return.
 pub mod future {
     pub use crate::blocking::Blocking;
-    pub use crate::group::{GroupSchedule, GroupTryGo, Next, Wait};
+    pub use crate::group::{GroupSchedule, GroupTryGo, Next, TryJoin, Wait};
     pub use crate::pool::{AnywayGo, Schedule, TryGo};
+}
+
+/// The streams of outcomes that groups and [`Pool::map`] return.
+pub mod stream {
+    pub use crate::group::{Iter, Map, Outcomes};
 }
 
 #[cfg(all(doctest, feature = "tower"))]

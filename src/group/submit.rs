@@ -13,7 +13,8 @@ use pin_project_lite::pin_project;
 
 use crate::error::SubmitError;
 use crate::group::state::{GroupState, MemberSink};
-use crate::pool::{AbortHandle, ScheduleInner, Shared, TryGoInner};
+use crate::group::ticket::JobTicket;
+use crate::pool::{ScheduleInner, Shared, TryGoInner};
 
 /// Waits for room; made by [`Group::schedule`](crate::Group::schedule).
 ///
@@ -40,7 +41,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    type Output = Result<AbortHandle, SubmitError<F>>;
+    type Output = Result<JobTicket, SubmitError<F>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.poll(cx)
@@ -91,7 +92,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    type Output = Result<AbortHandle, SubmitError<F>>;
+    type Output = Result<JobTicket, SubmitError<F>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.project().inner.poll(cx)

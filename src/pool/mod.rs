@@ -38,7 +38,7 @@ pub use crate::pool::builder::PoolBuilder;
 pub(crate) use crate::pool::context::current;
 use crate::pool::handle::StoreOutput;
 pub use crate::pool::handle::{AbortHandle, AbortOnDropHandle, JobHandle};
-pub(crate) use crate::pool::job::{JobArc, OutputSink, RawJoinHandle};
+pub(crate) use crate::pool::job::{JobArc, JobGroup, OutputSink, RawJoinHandle};
 pub use crate::pool::limiter::deadlock::OnDeadlock;
 pub(crate) use crate::pool::scheduler::shared::Shared;
 pub use crate::pool::shutdown::ShutdownReport;

@@ -17,6 +17,8 @@ mod fairness;
 mod full;
 mod groups;
 mod groups_end;
+mod groups_stream;
+mod groups_verdict;
 mod handles;
 mod held_slots;
 mod lifecycle;

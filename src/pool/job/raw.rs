@@ -222,6 +222,14 @@ where
                     Err(JobError::panicked(payload))
                 }
             };
+            if S::PUSHES {
+                // SAFETY: `sink` belongs to the token's holder (S2).
+                self.sink.with_mut(|sink| unsafe {
+                    if let Some(sink) = &mut *sink {
+                        catch_panic(|| sink.inspect(&output));
+                    }
+                });
+            }
             let end = match &output {
                 Ok(_) => End::Completed,
                 Err(JobError::Cancelled) => End::Cancelled,

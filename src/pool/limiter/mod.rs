@@ -9,6 +9,7 @@
 //!   [`cancel_waiter`](Limiter::cancel_waiter) for a caller that waits.
 //! * `scheduler::complete`: [`release_slow`](Limiter::release_slow) when a job ends,
 //!   [`cancel_all`](Limiter::cancel_all) and [`end_withdrawn`](Limiter::end_withdrawn).
+//! * `group`, through `scheduler::shared`: [`reject_group`](Limiter::reject_group).
 //! * `pool::shutdown`, `scheduler::shared`, `scheduler::idle`: [`resize`](Limiter::resize),
 //!   [`close`](Limiter::close), [`watch_idle`](Limiter::watch_idle), [`counts`](Limiter::counts).
 //!
@@ -141,7 +142,7 @@ use std::task::Waker;
 use crossbeam_utils::CachePadded;
 
 use crate::error::SubmitErrorKind;
-use crate::pool::job::{End, RawJob, Runnable, SlotKind};
+use crate::pool::job::{End, JobGroup, RawJob, Runnable, SlotKind};
 use crate::pool::limiter::counts::{Counts, ReleaseReason};
 use crate::pool::limiter::deadlock::{set_waiting_job, waiting_job};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
@@ -179,12 +180,23 @@ pub(crate) trait PendingJob {
     /// Allocates the job's cell. Called without a lock (L2).
     fn prepare(&mut self);
 
-    /// Hands the job over. Called under the limiter's locks, so that no worker or abort can reach
-    /// the job before it is counted. Takes no lock but the group's (L1).
-    fn admit(&mut self, slot_kind: SlotKind) -> Runnable;
+    /// The group that the job belongs to.
+    fn group(&self) -> Option<&dyn JobGroup>;
+
+    /// Hands the job over, unless its group takes no more jobs. Called under the limiter's locks, so
+    /// that no worker or abort can reach the job before it is counted. Takes no lock but the
+    /// group's (L1). After an error, the job is still on offer.
+    fn admit(&mut self, slot_kind: SlotKind) -> Result<Runnable, SubmitErrorKind>;
 
     /// Hands the job over to stand in the wait list under `waiter_key`. Called like `admit`.
-    fn admit_waiting(&mut self, slot_kind: SlotKind, waiter_key: WaiterKey) -> Runnable;
+    fn admit_waiting(
+        &mut self,
+        slot_kind: SlotKind,
+        waiter_key: WaiterKey,
+    ) -> Result<Runnable, SubmitErrorKind>;
+
+    /// Counts the job in with its group, to run in its caller. Called like `admit`.
+    fn admit_in_caller(&mut self) -> Result<(), SubmitErrorKind>;
 }
 
 /// What became of an offered job or a requested slot.
@@ -268,10 +280,17 @@ impl Limiter {
         if quota.is_none() {
             let mut shard = self.shards[shard_id].lock();
             if shard.free_slots > 0 && !self.flags.is_set_in_lock(CLOSED) {
-                shard.free_slots -= 1;
                 shard.counters.submitted += 1;
+                let job = match pending.admit(SlotKind::Plain) {
+                    Ok(job) => job,
+                    Err(kind) => {
+                        shard.counters.refused += 1;
+                        return AcquireOutcome::Refused(kind);
+                    }
+                };
+                shard.free_slots -= 1;
                 shard.counters.started += 1;
-                return start(&mut shard, pending.admit(SlotKind::Plain));
+                return start(&mut shard, job);
             }
         }
         self.admit_slow(shard_id, pending, quota, on_full)
@@ -311,31 +330,48 @@ impl Limiter {
         let list = state.wait_list.list_for(quota);
         if list == List::Main {
             if state.acquire_from_any_shard(shard_id) {
+                let mut shard = self.shards[shard_id].lock();
+                let job = match pending.admit(slot_kind) {
+                    Ok(job) => job,
+                    Err(kind) => {
+                        drop(shard);
+                        // A slot was free, so no waiter stands in the main list (L5).
+                        state.add_free_slots(shard_id, 1);
+                        return state.refuse(AcquireOutcome::Refused(kind));
+                    }
+                };
                 state.acquire_quota(quota);
                 state.counters.started += 1;
-                let mut shard = self.shards[shard_id].lock();
-                return start(&mut shard, pending.admit(slot_kind));
+                return start(&mut shard, job);
             }
             if state.wait_list.has_queue_room() {
-                state.enqueue_job(list, pending, slot_kind);
-                return AcquireOutcome::Enqueued;
+                return state.enqueue_job(list, pending, slot_kind);
             }
         }
         match on_full {
-            OnFull::Wait { pool, .. } => state.enqueue_caller(list, quota, &mut waker, pool, false),
-            OnFull::Commit => {
-                state.enqueue_job(list, pending, slot_kind);
-                AcquireOutcome::Enqueued
-            }
-            OnFull::RunInCaller if !state.paused => {
-                state.in_caller += 1;
-                AcquireOutcome::RunInCaller
-            }
+            OnFull::Wait { pool, .. } => state.enter_line(pending.group(), |state| {
+                state.enqueue_caller(list, quota, &mut waker, pool, false)
+            }),
+            OnFull::Commit => state.enqueue_job(list, pending, slot_kind),
+            OnFull::RunInCaller if !state.paused => match pending.admit_in_caller() {
+                Ok(()) => {
+                    state.in_caller += 1;
+                    AcquireOutcome::RunInCaller
+                }
+                Err(kind) => state.refuse(AcquireOutcome::Refused(kind)),
+            },
             OnFull::Overflow { limit } if state.overflow < limit && !state.paused => {
+                let mut shard = self.shards[shard_id].lock();
+                let job = match pending.admit(SlotKind::Overflow) {
+                    Ok(job) => job,
+                    Err(kind) => {
+                        drop(shard);
+                        return state.refuse(AcquireOutcome::Refused(kind));
+                    }
+                };
                 state.overflow += 1;
                 state.counters.overflow_started += 1;
-                let mut shard = self.shards[shard_id].lock();
-                let needs_wake = shard.push(pending.admit(SlotKind::Overflow));
+                let needs_wake = shard.push(job);
                 AcquireOutcome::Overflow { needs_wake, depth: shard.run_queue.len() }
             }
             OnFull::Refuse | OnFull::RunInCaller | OnFull::Overflow { .. } => {
@@ -346,15 +382,16 @@ impl Limiter {
 
     // ----- slots without jobs -----
 
-    /// Reserves a slot for a later job. If none is free, the caller waits with the waker of `wake`
-    /// and the id of the pool. Without `wake`, the outcome is `Full`.
+    /// Reserves a slot for a later job of the group. If none is free, the caller waits with the waker
+    /// of `wake` and the id of the pool. Without `wake`, the outcome is `Full`.
     #[inline]
     pub(crate) fn reserve(
         &self,
         shard_id: ShardId,
-        quota: Option<usize>,
+        group: Option<&dyn JobGroup>,
         wake: Option<(&Waker, usize)>,
     ) -> AcquireOutcome {
+        let quota = group.and_then(JobGroup::quota);
         if quota.is_none() {
             if wake.is_none() && self.refuse_if_full() {
                 return AcquireOutcome::Refused(SubmitErrorKind::Full);
@@ -367,16 +404,17 @@ impl Limiter {
                 return AcquireOutcome::Reserved;
             }
         }
-        self.reserve_slow(shard_id, quota, wake)
+        self.reserve_slow(shard_id, group, wake)
     }
 
     #[cold]
     fn reserve_slow(
         &self,
         shard_id: ShardId,
-        quota: Option<usize>,
+        group: Option<&dyn JobGroup>,
         wake: Option<(&Waker, usize)>,
     ) -> AcquireOutcome {
+        let quota = group.and_then(JobGroup::quota);
         // Cloned before the lock and, if no wait takes it, dropped after the lock (L2).
         let mut wake = wake.map(|(waker, pool)| (Some(waker.clone()), pool));
         let mut state = self.lock_state();
@@ -391,13 +429,14 @@ impl Limiter {
             return AcquireOutcome::Reserved;
         }
         match &mut wake {
-            Some((waker, pool)) => state.enqueue_caller(list, quota, waker, *pool, true),
+            Some((waker, pool)) => state
+                .enter_line(group, |state| state.enqueue_caller(list, quota, waker, *pool, true)),
             None => state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Full)),
         }
     }
 
-    /// Starts a job in a reserved slot. If the pool was closed meanwhile, the job stays on offer
-    /// and the slot stays reserved.
+    /// Starts a job in a reserved slot. If the pool or the group was closed meanwhile, the job stays
+    /// on offer and the slot stays reserved.
     #[inline]
     pub(crate) fn submit_reserved(
         &self,
@@ -410,9 +449,13 @@ impl Limiter {
         if self.flags.is_set_in_lock(CLOSED) {
             return AcquireOutcome::Refused(SubmitErrorKind::Closed);
         }
+        let job = match pending.admit(SlotKind::for_quota(quota)) {
+            Ok(job) => job,
+            Err(kind) => return AcquireOutcome::Refused(kind),
+        };
         shard.counters.reservations_ended += 1;
         shard.counters.started += 1;
-        start(&mut shard, pending.admit(SlotKind::for_quota(quota)))
+        start(&mut shard, job)
     }
 
     /// Releases a slot that is reserved, or held beyond the end of its job.
@@ -503,17 +546,37 @@ impl Limiter {
                     state.check_idle(deferred);
                     return outcome;
                 }
-                state.counters.started += 1;
                 let mut shard = self.shards[shard_id].lock();
-                start(&mut shard, pending.admit(slot_kind))
+                match pending.admit(slot_kind) {
+                    Ok(job) => {
+                        state.counters.started += 1;
+                        start(&mut shard, job)
+                    }
+                    Err(kind) => {
+                        drop(shard);
+                        state.release(shard_id, quota, deferred);
+                        let outcome = state.refuse(AcquireOutcome::Refused(kind));
+                        state.check_idle(deferred);
+                        outcome
+                    }
+                }
             }
-            WaiterState::QueueGranted => {
-                let job = pending.admit_waiting(slot_kind, waiter_key);
-                state.wait_list.submit_granted(waiter_key, job);
-                AcquireOutcome::Enqueued
-            }
+            WaiterState::QueueGranted => match pending.admit_waiting(slot_kind, waiter_key) {
+                Ok(job) => {
+                    state.wait_list.submit_granted(waiter_key, job);
+                    AcquireOutcome::Enqueued
+                }
+                Err(kind) => {
+                    // `reject_group` has not come yet. This caller does not wait for it.
+                    let rejected = WaiterState::Rejected(kind);
+                    state.reject_waiter(shard_id, waiter_key, rejected, deferred);
+                    let outcome = state.remove_rejected(waiter_key);
+                    state.check_idle(deferred);
+                    outcome
+                }
+            },
             WaiterState::Waiting => AcquireOutcome::Waiting(waiter_key),
-            WaiterState::Closed | WaiterState::Deadlock => {
+            WaiterState::Closed | WaiterState::Deadlock | WaiterState::Rejected(_) => {
                 let outcome = state.remove_rejected(waiter_key);
                 state.check_idle(deferred);
                 outcome
@@ -539,7 +602,9 @@ impl Limiter {
                 state.counters.reserved += 1;
                 AcquireOutcome::Reserved
             }
-            WaiterState::Closed | WaiterState::Deadlock => state.remove_rejected(waiter_key),
+            WaiterState::Closed | WaiterState::Deadlock | WaiterState::Rejected(_) => {
+                state.remove_rejected(waiter_key)
+            }
         };
         state.check_idle(deferred);
         outcome
@@ -711,6 +776,27 @@ impl Limiter {
         // Jobs in the wait list still run, so a closed limiter is never paused.
         pause::resume(&mut state, shard_id, deferred);
         true
+    }
+
+    /// Rejects the callers of one group in the wait list. Called when the group takes no more jobs;
+    /// from then on, `enter_line` lets no caller of the group in.
+    pub(crate) fn reject_group(
+        &self,
+        shard_id: ShardId,
+        tag: usize,
+        kind: SubmitErrorKind,
+        deferred: &mut DeferredWakes,
+    ) {
+        let mut state = self.lock_state();
+        for waiter_key in state.wait_list.waiter_keys() {
+            // A rejection may move up a later waiter of this list, so each is looked at again.
+            match state.wait_list.get_linked(waiter_key) {
+                Some(Waiter::Caller(caller)) if caller.group == tag => {}
+                _ => continue,
+            }
+            let rejected = WaiterState::Rejected(kind);
+            state.reject_waiter(shard_id, waiter_key, rejected, deferred);
+        }
     }
 
     /// Hands out no slots until `resume`. Returns whether this call has paused the limiter.

@@ -15,14 +15,14 @@
 use std::task::Waker;
 
 use crate::error::SubmitErrorKind;
-use crate::pool::job::SlotKind;
+use crate::pool::job::{JobGroup, SlotKind};
 use crate::pool::limiter::counts::{Counters, Counts};
 use crate::pool::limiter::deadlock::{WaitingHolders, break_deadlock, waiting_job, would_deadlock};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::flags::{CLOSED, FULL, IDLE_WAITERS, NO_SLOTS};
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::wait_list::{
-    CallerWaiter, List, RemovedJob, WaitList, Waiter, WaiterKey, WaiterState,
+    CallerWaiter, List, NO_GROUP, RemovedJob, WaitList, Waiter, WaiterKey, WaiterState,
 };
 use crate::pool::limiter::{AcquireOutcome, Limiter, PendingJob};
 use crate::sync::atomic::Ordering::Relaxed;
@@ -89,14 +89,34 @@ impl State {
         list: List,
         pending: &mut impl PendingJob,
         slot_kind: SlotKind,
-    ) {
+    ) -> AcquireOutcome {
+        let job = match pending.admit_waiting(slot_kind, self.wait_list.next_key()) {
+            Ok(job) => job,
+            Err(kind) => return self.refuse(AcquireOutcome::Refused(kind)),
+        };
         if list == List::Main {
             self.acquire_quota(slot_kind.quota());
         }
-        let job = pending.admit_waiting(slot_kind, self.wait_list.next_key());
         self.wait_list.push(list, slot_kind.quota(), Waiter::Job(job, None));
         // Waiters before this one have their places already, so the step can only admit the job.
         let _ = self.wait_list.enter_queue();
+        AcquireOutcome::Enqueued
+    }
+
+    /// Puts a caller of `group` in the wait list by `enqueue`, unless the group takes no more jobs.
+    pub(super) fn enter_line(
+        &mut self,
+        group: Option<&dyn JobGroup>,
+        enqueue: impl FnOnce(&mut Self) -> AcquireOutcome,
+    ) -> AcquireOutcome {
+        if let Some(kind) = group.and_then(JobGroup::enter_line) {
+            return self.refuse(AcquireOutcome::Refused(kind));
+        }
+        let outcome = enqueue(self);
+        if let AcquireOutcome::Waiting(waiter_key) = outcome {
+            self.wait_list.caller(waiter_key).group = group.map_or(NO_GROUP, JobGroup::tag);
+        }
+        outcome
     }
 
     /// Puts a caller in the wait list and takes `waker`, unless the wait would deadlock.
@@ -120,6 +140,7 @@ impl State {
             waker: waker.take(),
             waiting_job,
             state: WaiterState::Waiting,
+            group: NO_GROUP,
             is_reserver,
         };
         let waiter_key = self.wait_list.push(list, quota, Waiter::Caller(caller));
@@ -171,6 +192,7 @@ impl State {
     pub(super) fn remove_rejected(&mut self, waiter_key: WaiterKey) -> AcquireOutcome {
         let outcome = match self.wait_list.caller(waiter_key).state {
             WaiterState::Closed => AcquireOutcome::Refused(SubmitErrorKind::Closed),
+            WaiterState::Rejected(kind) => AcquireOutcome::Refused(kind),
             _ => AcquireOutcome::Refused(SubmitErrorKind::WouldDeadlock),
         };
         self.wait_list.remove_node(waiter_key);
@@ -226,7 +248,7 @@ impl StateGuard<'_> {
         false
     }
 
-    fn add_free_slots(&mut self, shard_id: ShardId, slots: usize) {
+    pub(super) fn add_free_slots(&mut self, shard_id: ShardId, slots: usize) {
         if self.paused {
             self.paused_slots += slots;
             return;

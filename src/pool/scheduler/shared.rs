@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 use crate::error::{JobPanic, SubmitErrorKind};
 use crate::panic::catch_panic;
 use crate::pool::context;
-use crate::pool::job::{JobScheduler, RawJob, Runnable, Step};
+use crate::pool::job::{JobGroup, JobScheduler, RawJob, Runnable, Step};
 use crate::pool::limiter::counts::ReleaseReason;
 use crate::pool::limiter::deadlock::OnDeadlock;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
@@ -194,9 +194,13 @@ impl Shared {
 
     /// Reserves a slot without a job. With a context, a caller that finds no slot waits in the wait
     /// list.
-    pub(crate) fn reserve(&self, quota: Option<usize>, cx: Option<&Context<'_>>) -> AcquireOutcome {
+    pub(crate) fn reserve(
+        &self,
+        group: Option<&dyn JobGroup>,
+        cx: Option<&Context<'_>>,
+    ) -> AcquireOutcome {
         let shard_id = self.current_shard();
-        let outcome = self.limiter.reserve(shard_id, quota, cx.map(|cx| (cx.waker(), self.id())));
+        let outcome = self.limiter.reserve(shard_id, group, cx.map(|cx| (cx.waker(), self.id())));
         self.after_submit(shard_id, outcome)
     }
 
@@ -315,6 +319,15 @@ impl Shared {
             // Idle workers of a closed pool without jobs retire now, not at their idle timeout.
             self.workers.wake_all();
         }
+    }
+
+    /// Gives the callers of a group in the wait list their jobs back. Called by a group that takes
+    /// no more jobs.
+    pub(crate) fn reject_group(&self, tag: usize, kind: SubmitErrorKind) {
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        self.limiter.reject_group(shard_id, tag, kind, &mut deferred);
+        self.run_deferred(shard_id, deferred);
     }
 
     /// Hands out no slots; see [`Pool::pause`](crate::Pool::pause).

@@ -19,7 +19,7 @@ use crate::pool::job::OutputSink;
 use crate::pool::limiter::deadlock::OnDeadlock;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::wait_list::WaiterState;
-use crate::pool::limiter::{AcquireOutcome, OnFull};
+use crate::pool::limiter::{AcquireOutcome, OnFull, PendingJob};
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::caller_runs::CallerRunsJob;
 use crate::pool::submit::submission::{PoolRef, Submission};
@@ -124,6 +124,9 @@ where
             AcquireOutcome::Refused(SubmitErrorKind::WouldDeadlock)
                 if shared.config.on_deadlock == OnDeadlock::RunInCaller =>
             {
+                if let Err(kind) = self.submission.admit_in_caller() {
+                    return Poll::Ready(Err(self.submission.take_refused(kind)));
+                }
                 shared.limiter.run_refused_in_caller();
                 self.in_caller = Some(Box::pin(self.submission.take_in_caller(shared)));
                 self.poll_in_caller(cx).map(Ok)

@@ -13,7 +13,7 @@ use std::future::Future;
 use std::ops::Deref;
 
 use crate::error::{SubmitError, SubmitErrorKind};
-use crate::pool::job::{self, NewJob, OutputSink, RawJoinHandle, Runnable, SlotKind};
+use crate::pool::job::{self, JobGroup, NewJob, OutputSink, RawJoinHandle, Runnable, SlotKind};
 use crate::pool::limiter::counts::ReleaseReason;
 use crate::pool::limiter::wait_list::WaiterKey;
 use crate::pool::limiter::{AcquireOutcome, OnFull, PendingJob};
@@ -46,7 +46,8 @@ where
 enum Stage<F: Future, S> {
     Future(F),
     Allocated(NewJob<F, S>),
-    Admitted(RawJoinHandle<F::Output>),
+    /// With the job's index in its group.
+    Admitted(RawJoinHandle<F::Output>, usize),
     Taken,
 }
 
@@ -154,11 +155,11 @@ where
     }
 
     fn sink_refusal(&self) -> Option<SubmitErrorKind> {
-        self.sink.as_ref().and_then(S::refusal)
+        self.sink.as_ref().and_then(S::group).and_then(JobGroup::refusal)
     }
 
     fn quota(&self) -> Option<usize> {
-        self.sink.as_ref().and_then(S::quota)
+        self.sink.as_ref().and_then(S::group).and_then(JobGroup::quota)
     }
 
     /// Returns the refusal with the job.
@@ -171,7 +172,7 @@ where
         match std::mem::replace(&mut self.job, Stage::Taken) {
             Stage::Future(job) => job,
             Stage::Allocated(new_job) => new_job.take_back(),
-            Stage::Admitted(_) | Stage::Taken => unreachable!("a refused job is still here"),
+            Stage::Admitted(..) | Stage::Taken => unreachable!("a refused job is still here"),
         }
     }
 
@@ -179,12 +180,13 @@ where
     #[inline]
     pub(super) fn take_handle(&mut self) -> S::Handle {
         match std::mem::replace(&mut self.job, Stage::Taken) {
-            Stage::Admitted(join) => S::handle(join),
+            Stage::Admitted(join, index) => S::handle(join, index),
             _ => unreachable!("an admitted job has a join handle"),
         }
     }
 
-    /// Returns the job for its caller to run. The limiter has counted the job as `in_caller`.
+    /// Returns the job for its caller to run. The limiter has counted the job as `in_caller`, and
+    /// the sink has admitted it.
     pub(super) fn take_in_caller<D: Deref<Target = Shared>>(
         &mut self,
         shared: D,
@@ -209,22 +211,39 @@ where
         }
     }
 
+    fn group(&self) -> Option<&dyn JobGroup> {
+        self.sink.as_ref().and_then(S::group)
+    }
+
     #[inline]
-    fn admit(&mut self, slot_kind: SlotKind) -> Runnable {
+    fn admit(&mut self, slot_kind: SlotKind) -> Result<Runnable, SubmitErrorKind> {
+        let (Stage::Allocated(new_job), Some(sink)) = (&self.job, &mut self.sink) else {
+            unreachable!("the limiter prepares a job and then admits it once");
+        };
+        let index = new_job.enter(sink)?;
         let (Stage::Allocated(new_job), Some(sink)) =
             (std::mem::replace(&mut self.job, Stage::Taken), self.sink.take())
         else {
-            unreachable!("the limiter prepares a job and then admits it once");
+            unreachable!("the job and its sink were here just now");
         };
         let (job, join) = new_job.admit(sink, slot_kind);
-        self.job = Stage::Admitted(join);
-        job
+        self.job = Stage::Admitted(join, index);
+        Ok(job)
     }
 
-    fn admit_waiting(&mut self, slot_kind: SlotKind, waiter_key: WaiterKey) -> Runnable {
+    fn admit_waiting(
+        &mut self,
+        slot_kind: SlotKind,
+        waiter_key: WaiterKey,
+    ) -> Result<Runnable, SubmitErrorKind> {
         if let Stage::Allocated(new_job) = &self.job {
             new_job.enter_wait_list(|| self.shared.arc(), waiter_key);
         }
         PendingJob::admit(self, slot_kind)
+    }
+
+    fn admit_in_caller(&mut self) -> Result<(), SubmitErrorKind> {
+        let sink = self.sink.as_mut().expect("a job without admission keeps its sink");
+        sink.on_admit(None).map(|_| ())
     }
 }
