@@ -38,7 +38,8 @@
 //! | [`guide::shutdown`] | drain, cancel, report |
 //! | [`guide::tuning`] | the size, the queue, a database pool and timeouts together |
 //! | [`guide::testing`] | pools in tests, paused time |
-//! | [`guide::migrating`] | from `Semaphore` + spawn, `buffer_unordered`, `JoinSet`, `TaskTracker` |
+//! | [`guide::migrating`] | from `Semaphore` + spawn, `JoinSet`, `TaskTracker` |
+//! | [`guide::buffered`] | from `buffer_unordered` and `buffered`: outcomes as a stream |
 //! | [`guide::comparison`] | features and speed beside the alternatives |
 //! | [`guide::when_not`] | what the pool is not for |
 //!

@@ -28,7 +28,7 @@ impl Pool {
     /// Use it in place of `buffer_unordered` and `buffered`. The jobs run in the pool, in parallel,
     /// and also while the stream is not polled. At most `limit` inputs are between the iterator and
     /// the consumer: waiting, running, or ended and not taken. So a slow consumer slows the jobs
-    /// down. The page [`guide::migrating`](crate::guide::migrating) compares the two.
+    /// down. The page [`guide::buffered`](crate::guide::buffered) compares the two.
     ///
     /// Nothing happens before the first poll. **Dropping the stream cancels the jobs that are left.**
     /// If the pool is closed, the outcome of the next input is a cancellation, and the stream ends

@@ -45,7 +45,7 @@ impl Pool {
 
     /// Whether the pool is paused.
     pub fn is_paused(&self) -> bool {
-        self.shared().limiter.counts().paused
+        self.shared().limiter.is_paused()
     }
 
     /// Cancels the jobs that have no slot yet: those in the queue, and those that were committed by

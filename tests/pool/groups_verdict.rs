@@ -189,9 +189,16 @@ fn try_join_gives_the_failure_that_was_first_in_time() {
 }
 
 #[test]
-fn a_group_error_fits_every_boxed_error() {
-    fn check<E: std::error::Error + Send + Sync + 'static>() {}
-    check::<millpond::GroupError<std::cell::Cell<u8>>>();
+fn auto_traits_of_a_group() {
+    type NotSync = std::cell::Cell<u8>;
+    fn boxes<E: std::error::Error + Send + Sync + 'static>() {}
+    fn shared<T: Send + Sync + Unpin>() {}
+    boxes::<millpond::GroupError<NotSync>>();
+    shared::<millpond::GroupReport>();
+    shared::<millpond::JobTicket>();
+    shared::<millpond::stream::Outcomes<NotSync>>();
+    shared::<millpond::stream::Map<millpond::stream::Iter<std::ops::Range<u8>>, fn(), u8>>();
+    shared::<millpond::future::TryJoin<'_, NotSync>>();
 }
 
 /// Feeds 1,000 jobs by one verb, each a second long but for job 3, which fails.
@@ -282,28 +289,20 @@ fn only_what_ran_already_goes_on_after_a_failure() {
 #[test]
 fn a_failure_reaches_callers_in_line_at_once() {
     single(async {
-        let pool = Pool::builder().size(2).queue(1).build().unwrap();
-        let stranger = hold(&pool);
+        let pool = Pool::builder().size(1).queue(1).build().unwrap();
+        let strangers = fill(&pool);
         let group = stopping(&pool);
-        let gate = Gate::new();
-        let inside = gate.wait();
-        group
-            .schedule(async move {
-                inside.await;
-                Err("first")
-            })
-            .await
-            .unwrap();
-        let queued = pool.try_schedule(async { 1 }).unwrap();
+        let committed = group.anyway_go(endless()).unwrap();
         let mut own: Vec<_> = (0..3).map(|_| task::spawn(group.schedule(endless()))).collect();
         let mut other = task::spawn(pool.schedule(async { 2 }));
         own.iter_mut().for_each(|caller| assert_pending!(caller.poll()));
         assert_pending!(other.poll());
-        // A failure of a job without a slot, so no slot comes: an overflow.
-        group.schedule_always(async { Err("second") }).unwrap();
+        // The failed job has no slot, so neither a slot nor a place in the queue comes free.
+        group.schedule_always(async { Err("first") }).unwrap();
         settle().await;
+        assert!(own.iter().all(|caller| caller.is_woken()) && !other.is_woken());
+        assert!(committed.is_finished());
         for caller in &mut own {
-            assert!(caller.is_woken());
             let error = assert_ready!(caller.poll()).unwrap_err();
             assert_eq!(error.kind(), SubmitErrorKind::GroupFailed);
             drop(error.into_job());
@@ -315,14 +314,12 @@ fn a_failure_reaches_callers_in_line_at_once() {
         let late = soon(group.try_go(endless())).await.unwrap_err();
         assert_eq!(late.kind(), SubmitErrorKind::GroupFailed, "the failure says more");
         drop(own);
-        // The failure has cancelled the job that ran, so strangers get its slot.
-        assert_eq!(soon(queued).await.unwrap(), 1);
+        let error = soon(group.try_join()).await.unwrap_err();
+        assert_eq!(error.into_result().unwrap().unwrap(), Err("first"));
+        release(strangers).await;
         assert!(other.is_woken());
         assert_eq!(soon(assert_ready!(other.poll()).unwrap()).await.unwrap(), 2);
         drop(other);
-        let error = soon(group.try_join()).await.unwrap_err();
-        assert_eq!(error.into_result().unwrap().unwrap(), Err("second"));
-        stranger.release().await;
         whole(&pool).await;
     });
 }

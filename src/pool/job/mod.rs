@@ -66,7 +66,8 @@
 //!
 //! # The way of the output
 //!
-//! 1. The worker polls the future, or cancels it. [`Step::Ended`] says that the future is dropped and
+//! 1. The worker polls the future, or cancels it. A sink that pushes inspects the output, still
+//!    before the slot is released. [`Step::Ended`] says that the future is dropped and
 //!    that the output is in its place. No other thread sees this yet.
 //! 2. The scheduler releases the slot, removes the job from its slab and reports a panic.
 //! 3. [`Runnable::publish`] passes the output on. An [`OutputSink`] that pushes receives the output

@@ -223,9 +223,9 @@ where
                 }
             };
             if S::PUSHES {
-                // SAFETY: `sink` belongs to the token's holder (S2).
-                self.sink.with_mut(|sink| unsafe {
-                    if let Some(sink) = &mut *sink {
+                self.sink.with_mut(|sink| {
+                    // SAFETY: `sink` belongs to the token's holder (S2).
+                    if let Some(sink) = unsafe { (*sink).as_mut() } {
                         catch_panic(|| sink.inspect(&output));
                     }
                 });

@@ -809,6 +809,10 @@ impl Limiter {
         pause::resume(&mut self.lock_state(), shard_id, deferred)
     }
 
+    pub(crate) fn is_paused(&self) -> bool {
+        self.state.lock().paused
+    }
+
     /// Takes all jobs out of the wait list, oldest first. The caller must cancel them and call
     /// [`end_withdrawn`](Self::end_withdrawn) for each.
     pub(crate) fn take_waiting_jobs(

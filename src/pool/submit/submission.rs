@@ -144,7 +144,7 @@ where
         }
     }
 
-    /// Offers the job to the limiter (P1), unless the sink takes no more jobs (P2).
+    /// Offers the job to the limiter (P1), unless the group takes no more jobs already (P2).
     #[inline]
     pub(super) fn admit(&mut self, on_full: OnFull<'_>) -> AcquireOutcome {
         if let Some(kind) = self.sink_refusal() {
