@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use millpond::{JobError, Outcome, Pool, PoolStatus};
+use millpond::{GroupError, Pool, PoolStatus};
 use tokio::sync::mpsc;
 
 use crate::broker::{Broker, Delivery, Settled};
@@ -75,20 +75,20 @@ async fn handle(delivery: Delivery, parts: &Pool) {
             return delivery.nack("shutting down".into());
         }
     }
-    let outcomes = group.wait_or_cancel_on_failure().await;
-    if outcomes.iter().all(|outcome| outcome.is_success()) {
-        return delivery.ack();
+    // The values of all parts, or the failure that came first and cancelled the others.
+    match group.try_join().await {
+        Ok(_) => delivery.ack(),
+        Err(failure) => delivery.nack(reason(failure)),
     }
-    // Without a reason, they were cancelled from outside.
-    delivery.nack(outcomes.iter().find_map(reason).unwrap_or_else(|| "cancelled".into()));
 }
 
-/// Why a part failed, unless it was cancelled because of another that did.
-fn reason(outcome: &Outcome<Sent>) -> Option<String> {
-    match &outcome.result {
-        Ok(Ok(())) | Err(JobError::Cancelled) => None,
-        Ok(Err(error)) => Some(format!("part {}: {error}", outcome.index)),
-        Err(ended) => Some(format!("part {}: {ended}", outcome.index)),
+/// Why a part failed.
+fn reason(failure: GroupError<Sent>) -> String {
+    let part = failure.index();
+    match failure.into_result() {
+        Some(Ok(Err(error))) => format!("part {part}: {error}"),
+        Some(Err(ended)) => format!("part {part}: {ended}"),
+        Some(Ok(Ok(()))) | None => format!("part {part} failed"),
     }
 }
 

@@ -27,6 +27,7 @@ pages! {
     tuning: "tuning.md";
     testing: "testing.md";
     migrating: "migrating.md";
+    buffered: "buffered.md";
     comparison: "comparison.md";
     when_not: "when-not.md";
 }

@@ -38,7 +38,8 @@
 //! | [`guide::shutdown`] | drain, cancel, report |
 //! | [`guide::tuning`] | the size, the queue, a database pool and timeouts together |
 //! | [`guide::testing`] | pools in tests, paused time |
-//! | [`guide::migrating`] | from `Semaphore` + spawn, `buffer_unordered`, `JoinSet`, `TaskTracker` |
+//! | [`guide::migrating`] | from `Semaphore` + spawn, `JoinSet`, `TaskTracker` |
+//! | [`guide::buffered`] | from `buffer_unordered` and `buffered`: outcomes as a stream |
 //! | [`guide::comparison`] | features and speed beside the alternatives |
 //! | [`guide::when_not`] | what the pool is not for |
 //!
@@ -103,7 +104,7 @@ mod trace;
 
 pub use crate::blocking::blocking;
 pub use crate::error::{ConfigError, JobError, JobPanic, SubmitError, SubmitErrorKind};
-pub use crate::group::{Group, GroupBuilder, Outcome};
+pub use crate::group::{Group, GroupBuilder, GroupError, GroupReport, JobTicket, Outcome};
 pub use crate::pool::{
     AbortHandle, AbortOnDropHandle, JobHandle, Pool, PoolBuilder, PoolStatus, Reserver,
     ShutdownReport, Slot, SlotGuard,
@@ -113,9 +114,14 @@ pub use crate::pool::{
 pub mod future {
     pub use crate::blocking::Blocking;
     pub use crate::group::{
-        GroupSchedule, GroupScheduleOwned, GroupTryGo, GroupTryGoOwned, Next, Wait,
+        GroupSchedule, GroupScheduleOwned, GroupTryGo, GroupTryGoOwned, Next, TryJoin, Wait,
     };
     pub use crate::pool::{AnywayGo, Schedule, ScheduleOwned, TryGo, TryGoOwned};
+}
+
+/// The streams of outcomes that groups and [`Pool::map`] return.
+pub mod stream {
+    pub use crate::group::{Iter, Map, Outcomes};
 }
 
 #[cfg(all(doctest, feature = "tower"))]

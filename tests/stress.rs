@@ -168,8 +168,16 @@ async fn group_jobs(pool: Pool, lives: Gauge, books: Arc<Books>, seed: u64, stop
             _ => {}
         }
         let outcomes = match dice.below(3) {
-            0 => group.wait().await,
-            1 => group.wait_or_cancel_on_failure().await,
+            0 => {
+                let report = group.wait().await;
+                assert_eq!(report.succeeded + report.failed, inside);
+                group.take_outcomes()
+            }
+            1 => {
+                let report = group.wait_or_cancel_on_failure().await;
+                assert_eq!(report.succeeded + report.failed, inside);
+                group.take_outcomes()
+            }
             _ => {
                 let mut outcomes = Vec::new();
                 while let Some(outcome) = group.next().await {

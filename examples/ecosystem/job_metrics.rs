@@ -21,7 +21,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let job = async { tokio::time::sleep(Duration::from_millis(10)).await };
         group.anyway_go(monitor.instrument(job))?;
     }
-    group.wait().await;
+    assert!(group.wait().await.is_success());
 
     let metrics = monitor.cumulative();
     println!("{} jobs instrumented, {} ended", metrics.instrumented_count, metrics.dropped_count);

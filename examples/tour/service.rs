@@ -139,9 +139,8 @@ async fn checksums(State(service): State<Bounded>) -> Result<String, StatusCode>
         group.schedule(job).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
     }
     let mut lines = String::new();
-    for outcome in group.wait().await {
-        let line = outcome.into_result().ok().and_then(Result::ok);
-        lines.push_str(&line.ok_or(StatusCode::INTERNAL_SERVER_ERROR)?);
+    for line in group.try_join().await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)? {
+        lines.push_str(&line.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?);
     }
     Ok(lines)
 }

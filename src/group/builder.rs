@@ -1,12 +1,11 @@
 //! The settings of a group.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::error::ConfigError;
 use crate::group::Group;
-use crate::group::state::FailureWhen;
+use crate::group::state::GroupConfig;
 use crate::pool::Pool;
 
 /// Settings of a group; from [`Pool::group_builder`].
@@ -23,7 +22,7 @@ use crate::pool::Pool;
 ///     .failure_when(|result: &Result<(), String>| result.is_err())
 ///     .build()?;
 /// tenant.schedule(async { Err("no such row".to_owned()) }).await?;
-/// assert!(!tenant.wait().await[0].is_success());
+/// assert!(!tenant.wait().await.is_success());
 /// # Ok(())
 /// # }
 /// ```
@@ -31,14 +30,13 @@ use crate::pool::Pool;
 pub struct GroupBuilder<T> {
     pool: Pool,
     quota: Option<usize>,
-    failure_when: Option<FailureWhen<T>>,
+    config: GroupConfig<T>,
     name: Option<Arc<str>>,
-    output: PhantomData<fn() -> T>,
 }
 
 impl<T: Send + 'static> GroupBuilder<T> {
     pub(crate) fn new(pool: Pool) -> Self {
-        Self { pool, quota: None, failure_when: None, name: None, output: PhantomData }
+        Self { pool, quota: None, config: GroupConfig::default(), name: None }
     }
 
     /// Limits how many of the group's jobs may run or be queued at once: 1 to 4,294,967,295.
@@ -53,7 +51,60 @@ impl<T: Send + 'static> GroupBuilder<T> {
     /// Sets which values count as failures, besides panics and cancellations. A panic of the
     /// closure counts as a failure.
     pub fn failure_when(mut self, failed: impl Fn(&T) -> bool + Send + Sync + 'static) -> Self {
-        self.failure_when = Some(Arc::new(failed));
+        self.config.failure_when = Some(Arc::new(failed));
+        self
+    }
+
+    /// Stops the group at its first failure: a panic, a value by [`failure_when`](Self::failure_when),
+    /// or an abort of a single job.
+    ///
+    /// The failure cancels all other jobs of the group. From then on each submit gets its job back
+    /// with [`SubmitErrorKind::GroupFailed`](crate::SubmitErrorKind::GroupFailed), also a caller that
+    /// stands in the wait list. So a feeder stops by itself. The group is failed before the failed
+    /// job gives up its slot: only jobs that ran already go on, up to their next await.
+    ///
+    /// A failed group stays failed. A cancellation by [`Group::cancel`] or
+    /// [`Group::cancel_waiting`] does not fail the group. [`Group::try_join`] returns the failure.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use millpond::SubmitErrorKind;
+    ///
+    /// let pool = millpond::Pool::new(2);
+    /// let group = pool
+    ///     .group_builder()
+    ///     .failure_when(|line: &Result<u32, String>| line.is_err())
+    ///     .cancel_on_failure()
+    ///     .build()?;
+    /// for n in 0..1_000 {
+    ///     let job = async move { if n == 3 { Err("line 3".to_owned()) } else { Ok(n) } };
+    ///     if let Err(refused) = group.schedule(job).await {
+    ///         assert_eq!(refused.kind(), SubmitErrorKind::GroupFailed);
+    ///         break;
+    ///     }
+    /// }
+    /// assert_eq!(group.try_join().await.unwrap_err().index(), 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "errgroup")]
+    #[doc(alias = "fail_fast")]
+    pub fn cancel_on_failure(mut self) -> Self {
+        self.config.cancel_on_failure = true;
+        self
+    }
+
+    /// Drops each outcome at the end of its job. For groups that live as long as a server.
+    ///
+    /// [`Group::report`] and [`Group::wait`] count all ends, and the group keeps no memory per ended
+    /// job. Values are lost: `next`, `outcomes` and `take_outcomes` give none, and a successful
+    /// [`Group::try_join`] gives an empty list. The outcome that failed first is kept for
+    /// `try_join`.
+    pub fn discard_outcomes(mut self) -> Self {
+        self.config.discard_outcomes = true;
         self
     }
 
@@ -75,7 +126,7 @@ impl<T: Send + 'static> GroupBuilder<T> {
             }
         }
         let name = self.name.unwrap_or_else(|| Arc::from(self.pool.name()));
-        Ok(Group::new(self.pool, self.quota, self.failure_when, name))
+        Ok(Group::new(self.pool, self.quota, self.config, name))
     }
 }
 
@@ -84,6 +135,8 @@ impl<T> fmt::Debug for GroupBuilder<T> {
         f.debug_struct("GroupBuilder")
             .field("name", &self.name)
             .field("quota", &self.quota)
+            .field("cancel_on_failure", &self.config.cancel_on_failure)
+            .field("discard_outcomes", &self.config.discard_outcomes)
             .finish_non_exhaustive()
     }
 }

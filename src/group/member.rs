@@ -11,50 +11,51 @@ use std::sync::Arc;
 use crate::error::{JobError, SubmitErrorKind};
 use crate::group::Group;
 use crate::group::state::GroupState;
-use crate::pool::{JobArc, JobHandle, OutputSink, RawJoinHandle};
+use crate::pool::{JobArc, JobGroup, JobHandle, OutputSink, RawJoinHandle};
 
 /// A handle of a group with outcomes of any type.
 #[derive(Clone)]
 pub(crate) struct GroupHandle {
     state: Arc<dyn AnyGroup>,
+    /// The same group, for reservers.
+    job_group: Arc<dyn JobGroup>,
     /// Keeps the group's jobs from being cancelled. A member holds `state` alone.
     _group: Arc<dyn Any + Send + Sync>,
 }
 
 impl GroupHandle {
     pub(crate) fn new<T: Send + 'static>(group: &Group<T>) -> Self {
-        Self { state: group.state.clone(), _group: Arc::new(group.clone()) }
+        Self {
+            state: group.state.clone(),
+            job_group: group.state.clone(),
+            _group: Arc::new(group.clone()),
+        }
     }
 
-    pub(crate) fn quota(&self) -> Option<usize> {
-        self.state.quota()
+    pub(crate) fn job_group(&self) -> &Arc<dyn JobGroup> {
+        &self.job_group
     }
 
     pub(crate) fn refusal(&self) -> Option<SubmitErrorKind> {
-        self.state.refusal()
+        self.job_group.refusal()
     }
 }
 
 /// What members need of a [`GroupState`].
 trait AnyGroup: Send + Sync {
-    fn quota(&self) -> Option<usize>;
-    fn refusal(&self) -> Option<SubmitErrorKind>;
-    /// Counts a member in. Returns its index.
-    fn join(&self, job: Option<&JobArc>) -> usize;
+    fn job_group(&self) -> &dyn JobGroup;
+    /// Counts a member in. Returns its index, or why the group takes no more members.
+    fn join(&self, job: Option<&JobArc>) -> Result<usize, SubmitErrorKind>;
     /// Counts the member of this index out.
     fn leave(&self, index: usize);
 }
 
 impl<T: Send + 'static> AnyGroup for GroupState<T> {
-    fn quota(&self) -> Option<usize> {
-        self.quota
+    fn job_group(&self) -> &dyn JobGroup {
+        self
     }
 
-    fn refusal(&self) -> Option<SubmitErrorKind> {
-        self.refusal()
-    }
-
-    fn join(&self, job: Option<&JobArc>) -> usize {
+    fn join(&self, job: Option<&JobArc>) -> Result<usize, SubmitErrorKind> {
         self.add(job)
     }
 
@@ -81,19 +82,16 @@ impl<R: Send + 'static> OutputSink<R> for MemberGuard {
 
     type Handle = JobHandle<R>;
 
-    fn quota(&self) -> Option<usize> {
-        self.group.as_ref().and_then(|group| group.quota())
+    fn group(&self) -> Option<&dyn JobGroup> {
+        self.group.as_ref().map(|group| group.job_group())
     }
 
-    fn refusal(&self) -> Option<SubmitErrorKind> {
-        self.group.as_ref().and_then(|group| group.refusal())
+    fn on_admit(&mut self, job: Option<&JobArc>) -> Result<usize, SubmitErrorKind> {
+        self.index = self.group.as_ref().map(|group| group.join(job)).transpose()?;
+        Ok(self.index.unwrap_or(0))
     }
 
-    fn on_admit(&mut self, job: Option<&JobArc>) {
-        self.index = self.group.as_ref().map(|group| group.join(job));
-    }
-
-    fn handle(join: RawJoinHandle<R>) -> JobHandle<R> {
+    fn handle(join: RawJoinHandle<R>, _: usize) -> JobHandle<R> {
         JobHandle::pooled(join)
     }
 

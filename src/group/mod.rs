@@ -7,45 +7,68 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `builder`, `outcome` | settings; the end of one job |
+//! | `builder`, `outcome`, `report`, `ticket` | settings; the end of one job, of all jobs; a submit's result |
 //! | `state` | what jobs and handles share, under one mutex |
 //! | `submit` | the futures of `schedule` and `try_go` |
-//! | `wait` | the futures of `wait` and `next` |
+//! | `wait` | the futures of `wait`, `try_join` and `next` |
+//! | `stream` | the outcomes as a stream |
+//! | `map` | inputs to outcomes: a group with one feeder and one reader |
 //! | `member` | jobs of the tower layer |
 //!
 //! # The life of a job in its group
 //!
 //! ```text
-//!                on_admit              push_output, finished_handle, Drop        next, wait
-//!   (waiting) ─────────────▶ running ────────────────────────────────────▶ ended ──────────▶ taken
-//!                                    └── a member, or no handle is left ──▶ (no outcome)
+//!              on_admit            inspect           push_output, finished_handle, Drop
+//!   (waiting) ─────────▶ running ─────────▶ judged ───────────────────────────────────▶ ended ──▶ taken
+//!                                              └── a member, no reader, or outcomes are discarded ──▶ counted
 //! ```
+//!
+//! # Who sees what
+//!
+//! The verdict is shared, and outcomes are given out once. Counts and the first failure stay in the
+//! group, so each `wait` and each `try_join` tells the same, whatever other waiters took. The
+//! outcomes go to the reader that asks first. So no reader may conclude from an empty list of
+//! outcomes that all jobs succeeded, and none has to.
 //!
 //! # Invariants
 //!
 //! - **G1, admission first.** A job enters `running` inside the pool's admission, before a worker
 //!   can run the job. So no job ends before it was counted in, and indices have the order of
 //!   admission. A caller in the wait list has submitted nothing yet, and the group does not count
-//!   it. Tests: `wait_is_in_the_order_of_submission_and_next_in_that_of_completion`, `every_verb`.
+//!   it. Tests: `values_come_in_the_order_of_submission_and_next_in_that_of_completion`,
+//!   `every_verb`.
 //! - **G2, out once.** Each job in `running` leaves it once, by its sink: with an outcome, or as a
 //!   member without one. The sink's `Drop` covers jobs that end by no other way. Tests:
 //!   `failures_are_told_apart`, `many_submit_while_many_take`.
-//! - **G3, the last handle.** Without a handle the group keeps no outcome. The last handle cancels
-//!   the jobs, unless the group was detached. Sinks are no handles, so a job does not keep its
-//!   group alive. Tests: `the_last_handle_takes_the_jobs_along`, `dropped_within_its_own_job`.
+//! - **G3, the last reader.** Without a handle and a stream the group keeps no outcome. The last of
+//!   them cancels the jobs, unless the group was detached. Sinks are no handles, so a job does not
+//!   keep its group alive. Tests: `the_last_handle_takes_the_jobs_along`,
+//!   `dropped_within_its_own_job`, `a_stream_outlives_the_handles`.
 //! - **G4, no lost wake-up.** A waiter checks its event under the mutex that the end of a job
-//!   takes. Each end wakes all waiters whose event has happened. Test: the model
+//!   takes. Each change of the state wakes all waiters whose event has happened. Test: the model
 //!   `a_group_sees_its_last_job` (loom).
 //! - **G5, no user code and no call of the pool under the mutex.** The pool calls
 //!   [`GroupState::add`] under its own lock, so the opposite order would deadlock. Test:
 //!   `a_job_may_submit_to_its_own_group`.
+//! - **G6, no job after the close.** [`GroupState::add`] refuses in the critical section that would
+//!   count the job in. A caller asks under the limiter's lock before it joins the wait list, and the
+//!   close rejects the callers there afterwards. So each submit is admitted before the close, or
+//!   gets its job back at once. Tests: `close_gives_callers_in_line_their_jobs_back`,
+//!   `nothing_starts_after_close_and_wait`.
+//! - **G7, failed before the slot.** A failure fails the group before the slot of the failed job is
+//!   released. So no job of a failed group starts in that slot. Test:
+//!   `only_what_ran_already_goes_on_after_a_failure`.
 
 mod builder;
+mod map;
 #[cfg(feature = "tower")]
 mod member;
 mod outcome;
+mod report;
 mod state;
+mod stream;
 mod submit;
+mod ticket;
 mod wait;
 
 use std::fmt;
@@ -54,23 +77,36 @@ use std::sync::Arc;
 
 use crate::error::SubmitError;
 pub use crate::group::builder::GroupBuilder;
+pub use crate::group::map::{Iter, Map};
 #[cfg(feature = "tower")]
 pub(crate) use crate::group::member::{GroupHandle, MemberGuard};
 pub use crate::group::outcome::Outcome;
-use crate::group::state::{FailureWhen, GroupState, MemberSink};
+pub use crate::group::report::{GroupError, GroupReport};
+use crate::group::state::{GroupConfig, GroupState, MemberSink};
+pub use crate::group::stream::Outcomes;
 pub use crate::group::submit::{GroupSchedule, GroupScheduleOwned, GroupTryGo, GroupTryGoOwned};
-pub use crate::group::wait::{Next, Wait};
-use crate::pool::{AbortHandle, Pool, Shared, Submission};
+pub use crate::group::ticket::JobTicket;
+pub use crate::group::wait::{Next, TryJoin, Wait};
+use crate::pool::{Pool, Shared, Submission};
 
 /// Jobs of one pool that belong together: submitted through `&self`, waited for as one, each with
 /// its result.
 ///
 /// A group costs no task. It waits for its own jobs alone; other jobs of the pool do not matter.
-/// The group keeps the outcome of an ended job until [`next`](Self::next) or [`wait`](Self::wait)
-/// takes it. Read a group that lives long with `next`, because untaken outcomes use memory.
+///
+/// **The verdict is shared, outcomes are given out once.** [`wait`](Self::wait) returns a
+/// [`GroupReport`] that every waiter sees alike: it says whether all jobs of the group succeeded,
+/// from its start on. The outcome of a job goes to the reader that takes it first:
+/// [`outcomes`](Self::outcomes), [`next`](Self::next), [`try_join`](Self::try_join) or
+/// [`take_outcomes`](Self::take_outcomes). Decide by the report or by `try_join`, never by a list of
+/// outcomes that another reader may have emptied. Use a new group for each message or request.
+///
+/// The group keeps an outcome until it is taken. A group that lives long is read with `outcomes`, or
+/// built with [`discard_outcomes`](GroupBuilder::discard_outcomes).
 ///
 /// Clones are handles of the same group. **Dropping the last handle cancels the jobs that are
-/// left**, unless [`detach`](Self::detach) was called. A group keeps its pool open.
+/// left**, unless [`detach`](Self::detach) was called or a stream of outcomes is left. A group keeps
+/// its pool open.
 ///
 /// # Examples
 ///
@@ -84,10 +120,10 @@ use crate::pool::{AbortHandle, Pool, Shared, Submission};
 /// for part in ["a", "b", "c"] {
 ///     group.schedule(async move { part.to_uppercase() }).await?;
 /// }
-/// let outcomes = group.wait().await;
-/// let acknowledged = outcomes.iter().all(|outcome| outcome.is_success());
+/// let report = group.wait().await;
+/// let acknowledged = report.is_success(); // whoever else waits or takes outcomes
 /// assert!(acknowledged);
-/// assert_eq!(outcomes[2].result.as_deref().unwrap(), "C");
+/// assert_eq!(group.take_outcomes()[2].result.as_deref().unwrap(), "C");
 /// # Ok(())
 /// # }
 /// ```
@@ -103,7 +139,7 @@ use crate::pool::{AbortHandle, Pool, Shared, Submission};
 #[doc(alias = "scope")]
 #[doc(alias = "nursery")]
 #[doc(alias = "WaitGroup")]
-pub struct Group<T: Send + 'static> {
+pub struct Group<T> {
     state: Arc<GroupState<T>>,
     // Keeps the pool open. The jobs hold `state` alone, so they do not.
     pool: Pool,
@@ -114,25 +150,20 @@ impl Pool {
     /// Makes a group for jobs of this pool that return a `T`.
     #[doc(alias = "JoinSet")]
     pub fn group<T: Send + 'static>(&self) -> Group<T> {
-        Group::new(self.clone(), None, None, Arc::from(self.name()))
+        Group::new(self.clone(), None, GroupConfig::default(), Arc::from(self.name()))
     }
 
-    /// Starts a group with settings: a quota, a name, what counts as a failure.
+    /// Starts a group with settings: a quota, a name, what counts as a failure, what a failure does.
     pub fn group_builder<T: Send + 'static>(&self) -> GroupBuilder<T> {
         GroupBuilder::new(self.clone())
     }
 }
 
 impl<T: Send + 'static> Group<T> {
-    fn new(
-        pool: Pool,
-        quota: Option<usize>,
-        failure_when: Option<FailureWhen<T>>,
-        name: Arc<str>,
-    ) -> Self {
+    fn new(pool: Pool, quota: Option<usize>, config: GroupConfig<T>, name: Arc<str>) -> Self {
         let shared = pool.shared().clone();
         let quota = quota.map(|limit| shared.add_quota(limit));
-        Self { state: Arc::new(GroupState::new(shared, quota, failure_when)), pool, name }
+        Self { state: Arc::new(GroupState::new(shared, quota, config)), pool, name }
     }
 
     /// Runs a job of the group; waits in the wait list if the pool or the group's quota is full.
@@ -140,9 +171,10 @@ impl<T: Send + 'static> Group<T> {
     ///
     /// # Errors
     ///
-    /// As [`Pool::schedule`]; also
-    /// [`GroupClosed`](crate::SubmitErrorKind::GroupClosed) if the group was closed before the job
-    /// entered the wait list.
+    /// As [`Pool::schedule`]; also [`GroupClosed`](crate::SubmitErrorKind::GroupClosed) once the
+    /// group is closed, and [`GroupFailed`](crate::SubmitErrorKind::GroupFailed) after a failure
+    /// under [`cancel_on_failure`](GroupBuilder::cancel_on_failure). Both reach a caller that stands
+    /// in the wait list, at once.
     ///
     /// # Cancel safety
     ///
@@ -188,9 +220,10 @@ impl<T: Send + 'static> Group<T> {
     /// # Errors
     ///
     /// As [`Pool::try_schedule`], for the pool or the group's quota; also
-    /// [`GroupClosed`](crate::SubmitErrorKind::GroupClosed).
+    /// [`GroupClosed`](crate::SubmitErrorKind::GroupClosed) and
+    /// [`GroupFailed`](crate::SubmitErrorKind::GroupFailed).
     #[track_caller]
-    pub fn try_schedule<F>(&self, job: F) -> Result<AbortHandle, SubmitError<F>>
+    pub fn try_schedule<F>(&self, job: F) -> Result<JobTicket, SubmitError<F>>
     where
         F: Future<Output = T> + Send + 'static,
     {
@@ -203,9 +236,10 @@ impl<T: Send + 'static> Group<T> {
     /// # Errors
     ///
     /// As [`Pool::schedule_always`]; also
-    /// [`GroupClosed`](crate::SubmitErrorKind::GroupClosed).
+    /// [`GroupClosed`](crate::SubmitErrorKind::GroupClosed) and
+    /// [`GroupFailed`](crate::SubmitErrorKind::GroupFailed).
     #[track_caller]
-    pub fn schedule_always<F>(&self, job: F) -> Result<AbortHandle, SubmitError<F>>
+    pub fn schedule_always<F>(&self, job: F) -> Result<JobTicket, SubmitError<F>>
     where
         F: Future<Output = T> + Send + 'static,
     {
@@ -217,7 +251,7 @@ impl<T: Send + 'static> Group<T> {
     ///
     /// # Errors
     ///
-    /// Returns the job if the pool or the group is closed.
+    /// Returns the job if the pool or the group is closed, or if the group has failed.
     #[track_caller]
     pub fn try_go<F>(&self, job: F) -> GroupTryGo<'_, F>
     where
@@ -244,9 +278,9 @@ impl<T: Send + 'static> Group<T> {
     ///
     /// # Errors
     ///
-    /// Returns the job if the pool or the group is closed.
+    /// Returns the job if the pool or the group is closed, or if the group has failed.
     #[track_caller]
-    pub fn anyway_go<F>(&self, job: F) -> Result<AbortHandle, SubmitError<F>>
+    pub fn anyway_go<F>(&self, job: F) -> Result<JobTicket, SubmitError<F>>
     where
         F: Future<Output = T> + Send + 'static,
     {
@@ -267,29 +301,79 @@ impl<T: Send + 'static> Group<T> {
         Submission::new(&*self.state.shared, job, MemberSink::new(&self.state))
     }
 
-    /// Waits for the end of every job of the group. Takes the outcomes that `next` has not taken,
-    /// in the order of submission.
+    /// Waits for the end of every job of the group. Returns a report of all jobs since the group was
+    /// made, and takes no outcome.
     ///
     /// The wait includes jobs that are submitted meanwhile. Callers in the wait list do not count,
     /// because they have submitted nothing yet. A group without jobs is ready at once. The group
-    /// stays usable.
+    /// stays usable. After [`close`](Self::close), no job of the group starts behind the wait.
+    ///
+    /// Any number of tasks may wait. Each gets the same report.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses no outcome.
+    /// Dropping the future changes nothing.
     pub fn wait(&self) -> Wait<'_, T> {
         Wait::new(&self.state, false)
     }
 
-    /// Like [`wait`](Self::wait), but the first failure cancels the jobs that are left.
+    /// Like [`wait`](Self::wait), but the first failure cancels the jobs that are left. A failure from
+    /// before the wait counts, too.
+    ///
+    /// This cancels the jobs that the group has at that moment, once. It does not stop a feeder beside
+    /// it: a caller in the wait list and later submits still run, and the wait includes them. To stop
+    /// the feeder as well, build the group with
+    /// [`cancel_on_failure`](GroupBuilder::cancel_on_failure) and call `wait`.
     pub fn wait_or_cancel_on_failure(&self) -> Wait<'_, T> {
         Wait::new(&self.state, true)
     }
 
+    /// Waits for every job and returns their values in the order of submission; or, if a job of the
+    /// group failed, the outcome that failed **first in time**.
+    ///
+    /// A failure cancels the jobs that are left, like
+    /// [`wait_or_cancel_on_failure`](Self::wait_or_cancel_on_failure). The result comes when all jobs
+    /// have ended. The error never is a cancellation that another failure caused. The other outcomes
+    /// stay in the group.
+    ///
+    /// An `Ok` says that no job of the group failed, from its start on and whatever other readers
+    /// took. Each value is given out once: the list has those that no other reader took. So let one
+    /// task join.
+    ///
+    /// # Errors
+    ///
+    /// [`GroupError`], with the index and the result of the first failure.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses no outcome.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = millpond::Pool::new(4);
+    /// let group = pool.group();
+    /// for n in 0..10u32 {
+    ///     group.schedule(async move { n * n }).await?;
+    /// }
+    /// let squares = group.try_join().await?;
+    /// assert_eq!(squares[9], 81);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "join_all")]
+    #[doc(alias = "try_join_all")]
+    pub fn try_join(&self) -> TryJoin<'_, T> {
+        TryJoin::new(&self.state)
+    }
+
     /// Waits for the end of any job and takes its outcome, in the order of completion.
     ///
-    /// Returns `None` when no job is running and every outcome was taken. Jobs that are submitted
-    /// later have outcomes again.
+    /// Returns `None` when no job is running and every outcome was taken, like
+    /// `JoinSet::join_next`. Jobs that are submitted later have outcomes again. So a reader that
+    /// starts before its feeder gets `None` at once: use [`outcomes`](Self::outcomes) there.
     ///
     /// # Cancel safety
     ///
@@ -299,8 +383,57 @@ impl<T: Send + 'static> Group<T> {
         Next::new(&self.state)
     }
 
+    /// Returns the outcomes as a stream, in the order of completion.
+    ///
+    /// The stream is pending while the group is empty and open. It ends when the group is closed, or
+    /// has failed, or has no handle left, and every outcome was taken. So one task can feed the group
+    /// and another can read it:
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = millpond::Pool::new(4);
+    /// let group = pool.group();
+    /// let mut outcomes = group.outcomes();
+    /// let feeder = tokio::spawn(async move {
+    ///     for n in 0..100u64 {
+    ///         group.schedule(async move { n }).await.expect("the group is open");
+    ///     }
+    ///     // The last handle of the group is dropped here. With clones left, call `close`.
+    /// });
+    /// let mut sum = 0;
+    /// while let Some(outcome) = outcomes.next().await {
+    ///     sum += outcome.into_result()?;
+    /// }
+    /// feeder.await?;
+    /// assert_eq!(sum, 4_950);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "Stream")]
+    pub fn outcomes(&self) -> Outcomes<T> {
+        Outcomes::new(&self.state, &self.pool)
+    }
+
+    /// Takes the outcomes that are there, in the order of submission. Does not wait.
+    ///
+    /// After a [`wait`](Self::wait) of the only reader these are the outcomes of all jobs. If another
+    /// reader takes outcomes too, the list may be empty although jobs failed. So let the report say
+    /// whether all succeeded.
+    pub fn take_outcomes(&self) -> Vec<Outcome<T>> {
+        self.state.take_outcomes()
+    }
+
+    /// Returns how the jobs have ended so far, without waiting.
+    pub fn report(&self) -> GroupReport {
+        self.state.report()
+    }
+
     /// Cancels the jobs that the group has now. Their outcomes still come, and the group takes new
-    /// jobs.
+    /// jobs. Under [`cancel_on_failure`](GroupBuilder::cancel_on_failure), this does not fail the
+    /// group.
     ///
     /// A job that [`try_go`](Self::try_go) runs in its caller is not cancelled. Dropping that
     /// future cancels it.
@@ -309,8 +442,21 @@ impl<T: Send + 'static> Group<T> {
         self.state.cancel();
     }
 
-    /// Closes the group: it takes no more jobs. The pool, the group's jobs and callers that are
-    /// already in the wait list go on.
+    /// Cancels the jobs of the group that have no slot yet: those in the queue, and those that were
+    /// committed by [`anyway_go`](Self::anyway_go). Returns how many. Jobs that run go on.
+    ///
+    /// Callers in the wait list own their jobs, so they keep both their jobs and their places;
+    /// [`close`](Self::close) gives those jobs back. See [`Pool::cancel_waiting`].
+    pub fn cancel_waiting(&self) -> usize {
+        self.state.cancel_waiting()
+    }
+
+    /// Closes the group: it takes no more jobs. The pool stays open.
+    ///
+    /// Callers in the wait list get their jobs back at once, with
+    /// [`SubmitErrorKind::GroupClosed`](crate::SubmitErrorKind::GroupClosed). Jobs that were admitted
+    /// run, also those that are queued or committed; [`cancel_waiting`](Self::cancel_waiting) takes
+    /// them out. After `close` and `wait`, no job of the group starts.
     pub fn close(&self) {
         self.state.close();
     }
@@ -318,6 +464,12 @@ impl<T: Send + 'static> Group<T> {
     /// Whether [`close`](Self::close) was called.
     pub fn is_closed(&self) -> bool {
         self.state.is_closed()
+    }
+
+    /// Whether a failure has stopped the group; see
+    /// [`cancel_on_failure`](GroupBuilder::cancel_on_failure).
+    pub fn is_failed(&self) -> bool {
+        self.state.is_failed()
     }
 
     /// Lets the jobs go on when the last handle of the group is dropped.
@@ -341,25 +493,25 @@ impl<T: Send + 'static> Group<T> {
     }
 }
 
-impl<T: Send + 'static> Clone for Group<T> {
+impl<T> Clone for Group<T> {
     fn clone(&self) -> Self {
         self.state.add_handle();
         Self { state: self.state.clone(), pool: self.pool.clone(), name: self.name.clone() }
     }
 }
 
-impl<T: Send + 'static> Drop for Group<T> {
+impl<T> Drop for Group<T> {
     fn drop(&mut self) {
         self.state.drop_handle();
     }
 }
 
-impl<T: Send + 'static> fmt::Debug for Group<T> {
+impl<T> fmt::Debug for Group<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Group")
-            .field("name", &self.name())
-            .field("running", &self.len())
-            .field("closed", &self.is_closed())
+            .field("name", &self.name)
+            .field("running", &self.state.running())
+            .field("closed", &self.state.is_closed())
             .finish_non_exhaustive()
     }
 }

@@ -6,7 +6,7 @@ use crate::error::JobError;
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Outcome<T> {
-    /// The job's number in the group, from 0 in the order of submission.
+    /// The job's number in the group, from 0 in the order of admission. Indices never start again.
     pub index: usize,
     pub(crate) success: bool,
     /// The job's value, or why there is none.

@@ -17,7 +17,8 @@ use pin_project_lite::pin_project;
 use crate::error::SubmitError;
 use crate::group::Group;
 use crate::group::state::{GroupState, MemberSink};
-use crate::pool::{AbortHandle, ScheduleInner, Shared, TryGoInner};
+use crate::group::ticket::JobTicket;
+use crate::pool::{ScheduleInner, Shared, TryGoInner};
 
 /// The handle of the owning futures. It keeps the group's jobs from being cancelled.
 struct OwnedGroup<T: Send + 'static>(Group<T>);
@@ -61,7 +62,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    type Output = Result<AbortHandle, SubmitError<F>>;
+    type Output = Result<JobTicket, SubmitError<F>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.poll(cx)
@@ -101,7 +102,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    type Output = Result<AbortHandle, SubmitError<F>>;
+    type Output = Result<JobTicket, SubmitError<F>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.poll(cx)
@@ -150,7 +151,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    type Output = Result<AbortHandle, SubmitError<F>>;
+    type Output = Result<JobTicket, SubmitError<F>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.project().inner.poll(cx)
@@ -193,7 +194,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    type Output = Result<AbortHandle, SubmitError<F>>;
+    type Output = Result<JobTicket, SubmitError<F>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.project().inner.poll(cx)

@@ -243,7 +243,7 @@ impl<A, B> PoolLayer<A, B> {
     /// let layer = PoolLayer::try_schedule(&pool).group(&tenant);
     /// let service = layer.layer(service_fn(|n: u32| async move { Ok::<_, std::io::Error>(n + 1) }));
     /// assert_eq!(service.oneshot(1).await?, 2);
-    /// assert!(tenant.wait().await.is_empty());
+    /// assert_eq!(tenant.wait().await.unfinished, 0);
     /// # Ok(())
     /// # }
     /// ```

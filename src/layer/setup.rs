@@ -52,7 +52,7 @@ impl LayerShared {
 
     /// Returns a reserver under the quota of the layer's group.
     pub(super) fn reserver(&self) -> Reserver {
-        Reserver::new(self.pool.clone(), self.group.as_ref().and_then(GroupHandle::quota))
+        Reserver::new(self.pool.clone(), self.group.as_ref().map(|group| group.job_group().clone()))
     }
 
     /// Returns why no call is taken any more, or `None` while the pool and the group are open.

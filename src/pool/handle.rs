@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Mutex;
 use std::task::{Context, Poll, ready};
 
-use crate::error::JobError;
+use crate::error::{JobError, SubmitErrorKind};
 use crate::pool::job::{JobArc, OutputSink, RawJoinHandle};
 
 /// The right to a job's output: a future of `Result<T, JobError>`.
@@ -163,7 +163,12 @@ impl<T: Send + 'static> OutputSink<T> for StoreOutput {
     type Handle = JobHandle<T>;
 
     #[inline]
-    fn handle(join: RawJoinHandle<T>) -> JobHandle<T> {
+    fn on_admit(&mut self, _: Option<&JobArc>) -> Result<usize, SubmitErrorKind> {
+        Ok(0)
+    }
+
+    #[inline]
+    fn handle(join: RawJoinHandle<T>, _: usize) -> JobHandle<T> {
         JobHandle::pooled(join)
     }
 

@@ -9,8 +9,8 @@
 //! | `limiter` | the semaphore: slots, wait list, quotas, counters, lending, deadlock detection |
 //! | `scheduler` | workers, the idle list, the wake policy and the stall monitor |
 //!
-//! `builder`, `handle`, `status` and `shutdown` have the other public types; `paged_slab` is storage
-//! of the limiter and of the shards. The group and the layer
+//! `builder`, `handle`, `status`, `pause` and `shutdown` have the other public types and verbs;
+//! `paged_slab` is storage of the limiter and of the shards. The group and the layer
 //! enter through `submit` too.
 //!
 //! A [`Pool`] is a counted reference to `Shared`, which workers and jobs hold as well. The last
@@ -25,6 +25,7 @@ mod limiter;
 #[cfg(all(test, millpond_loom))]
 mod loom;
 mod paged_slab;
+mod pause;
 mod scheduler;
 mod shutdown;
 mod status;
@@ -39,7 +40,7 @@ pub use crate::pool::builder::PoolBuilder;
 pub(crate) use crate::pool::context::{Current, PoolId, current, enter_blocking, note_wait};
 use crate::pool::handle::StoreOutput;
 pub use crate::pool::handle::{AbortHandle, AbortOnDropHandle, JobHandle};
-pub(crate) use crate::pool::job::{JobArc, OutputSink, RawJoinHandle};
+pub(crate) use crate::pool::job::{JobArc, JobGroup, OutputSink, RawJoinHandle};
 pub(crate) use crate::pool::scheduler::shared::Shared;
 pub use crate::pool::shutdown::ShutdownReport;
 pub use crate::pool::status::PoolStatus;

@@ -40,6 +40,8 @@ pub struct PoolStatus {
     /// Slots kept beyond the end of their jobs; see
     /// [`Pool::hold_slot`](crate::Pool::hold_slot). The totals count those jobs already.
     pub held_slots: usize,
+    /// No job gets a slot until [`Pool::resume`](crate::Pool::resume).
+    pub paused: bool,
     /// Jobs that were submitted so far.
     pub submitted: u64,
     /// Jobs that were given back: the pool was full or closed, or the wait was a deadlock.

@@ -247,7 +247,7 @@ fn calls_count_in_a_group_and_under_its_quota() {
                 assert_eq!(soon(second).await.unwrap(), 2);
             }
             // Members leave no outcome.
-            assert!(soon(wait).await.is_empty());
+            assert_eq!(soon(wait).await.unfinished, 0);
             // The group cancels them.
             let probe = Probe::gated();
             let service = service_with(&pool, n).group(&group).layer(probe);
@@ -262,6 +262,31 @@ fn calls_count_in_a_group_and_under_its_quota() {
         let service = PoolLayer::try_schedule(&pool).group(&group).layer(Probe::open());
         group.close();
         assert!(matches!(service.oneshot(Ask::Echo(1)).await, Err(CallError::GroupClosed)));
+    });
+}
+
+#[test]
+fn the_close_of_a_group_reaches_calls_in_line() {
+    paused(async {
+        let pool = Pool::new(1);
+        for n in [0, 1] {
+            let group = pool.group::<()>();
+            let held = hold(&pool);
+            let service = service_with(&pool, n).group(&group).layer(Probe::open());
+            let mut call = tokio_test::task::spawn(service.oneshot(Ask::Echo(1)));
+            assert!(call.poll().is_pending());
+            assert_eq!(law(&pool).waiting, 1);
+            group.close();
+            assert!(call.is_woken(), "verb {n}: at once, and not with the next slot");
+            let answer = call.poll();
+            assert!(
+                matches!(answer, std::task::Poll::Ready(Err(CallError::GroupClosed))),
+                "verb {n}: {answer:?}"
+            );
+            drop(call);
+            held.release().await;
+            whole(&pool).await;
+        }
     });
 }
 

@@ -23,7 +23,7 @@ async fn gated(group: &Group<usize>, n: usize) -> Vec<Gate> {
 }
 
 #[test]
-fn wait_is_in_the_order_of_submission_and_next_in_that_of_completion() {
+fn values_come_in_the_order_of_submission_and_next_in_that_of_completion() {
     single(async {
         let pool = Pool::new(4);
         let group = pool.group();
@@ -42,13 +42,14 @@ fn wait_is_in_the_order_of_submission_and_next_in_that_of_completion() {
                 }
                 assert!(soon(group.next()).await.is_none());
             } else {
-                let outcomes = soon(group.wait()).await;
+                let outcomes = joined(&group).await;
                 assert_eq!(values(&outcomes), [0, 1, 2, 3]);
                 assert!(outcomes.iter().enumerate().all(|(n, outcome)| outcome.index == n));
             }
             assert!(group.is_empty());
         }
-        assert!(soon(group.wait()).await.is_empty(), "ready at once, and nothing left to take");
+        assert!(joined(&group).await.is_empty(), "ready at once, and nothing left to take");
+        assert_eq!(group.report().succeeded, 8);
         whole(&pool).await;
     });
 }
@@ -70,7 +71,8 @@ fn wait_takes_what_next_has_left() {
         gates[0].open();
         settle().await;
         assert!(wait.is_woken());
-        assert_eq!(values(&assert_ready!(wait.poll())), [0, 2]);
+        assert_eq!(assert_ready!(wait.poll()).succeeded, 3);
+        assert_eq!(values(&group.take_outcomes()), [0, 2]);
     });
 }
 
@@ -107,7 +109,7 @@ fn every_verb() {
         assert!(waiter.is_woken());
         let last = assert_ready!(waiter.poll()).unwrap();
         drop((inline, waiter));
-        let outcomes = soon(group.wait()).await;
+        let outcomes = joined(&group).await;
         assert!(last.is_finished());
         assert_eq!(values(&outcomes), [0, 1, 2, 3, 4, 5]);
         whole(&pool).await;
@@ -122,10 +124,10 @@ fn other_jobs_of_the_pool_are_not_waited_for() {
         let (group, other) = (pool.group(), pool.group());
         let gates = gated(&other, 1).await;
         group.schedule(async { 1 }).await.unwrap();
-        assert_eq!(values(&soon(group.wait()).await), [1]);
+        assert_eq!(values(&joined(&group).await), [1]);
         assert_eq!(law(&pool).running, 2);
         gates[0].open();
-        soon(other.wait()).await;
+        joined(&other).await;
         stranger.release().await;
         whole(&pool).await;
     });
@@ -150,7 +152,7 @@ fn failures_are_told_apart() {
         let stuck = group.schedule(std::future::pending()).await.unwrap();
         stuck.abort();
         group.schedule(async { Ok(13) }).await.unwrap();
-        let outcomes = soon(group.wait()).await;
+        let outcomes = joined(&group).await;
         let successes: Vec<_> = outcomes.iter().map(|outcome| outcome.is_success()).collect();
         assert_eq!(successes, [true, false, false, false, false]);
         assert_eq!(*outcomes[1].result.as_ref().unwrap(), Err(4));
@@ -186,14 +188,18 @@ fn wait_or_cancel_cancels_the_rest_at_the_first_failure() {
         assert!(!wait.is_woken() || wait.poll().is_pending(), "a success is no reason");
         // The other gate stays closed.
         fail.open();
-        let outcomes = soon(wait.into_inner()).await;
+        let report = soon(wait.into_inner()).await;
+        assert_eq!((report.succeeded, report.panicked, report.failed), (3, 1, 2));
+        assert_eq!(report.first_failure, Some(2));
+        let outcomes = group.take_outcomes();
         let successes: Vec<_> = outcomes.iter().map(|outcome| outcome.is_success()).collect();
         assert!(successes[0] && !successes[1] && !successes[2]);
         assert!(outcomes[1].result.as_ref().unwrap_err().is_cancelled());
         assert!(outcomes[2].result.as_ref().unwrap_err().is_panic());
-        // The group takes new jobs, and forgets the failure.
+        // The group takes new jobs, and its report keeps the failure.
         group.schedule(async { 9 }).await.unwrap();
-        assert_eq!(values(&soon(group.wait_or_cancel_on_failure()).await), [9]);
+        assert_eq!(values(&joined(&group).await), [9]);
+        assert!(!group.report().is_success());
         whole(&pool).await;
     });
 }
@@ -214,11 +220,11 @@ fn cancel_reaches_all_it_has_now() {
         }
         settle().await;
         group.cancel();
-        let outcomes = soon(group.wait()).await;
+        let outcomes = joined(&group).await;
         assert_eq!((outcomes.len(), lives.now()), (4, 0));
         assert!(outcomes.iter().all(|outcome| outcome.result.as_ref().unwrap_err().is_cancelled()));
         group.schedule(async {}).await.unwrap();
-        assert!(soon(group.wait()).await[0].is_success());
+        assert!(joined(&group).await[0].is_success());
         whole(&pool).await;
     });
 }
@@ -254,7 +260,7 @@ fn a_closed_group_lets_nothing_in_and_leaves_the_pool_open() {
         assert_eq!(group.anyway_go(async { 5 }).unwrap_err().kind(), SubmitErrorKind::GroupClosed);
         assert_eq!(law(&pool).running, 1, "its own job goes on");
         gates[0].open();
-        assert_eq!(values(&soon(group.wait()).await), [0]);
+        assert_eq!(values(&joined(&group).await), [0]);
         whole(&pool).await;
         // A closed pool refuses a group's jobs, too.
         let group = pool.group();

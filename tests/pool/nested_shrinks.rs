@@ -83,7 +83,7 @@ fn a_quota_can_deadlock_by_itself() {
                 };
                 group.try_schedule(job).unwrap();
             }
-            let outcomes = soon(group.wait()).await;
+            let outcomes = joined(&group).await;
             let told = outcomes.iter().filter(|out| !*out.result.as_ref().unwrap()).count();
             assert_eq!(told, 0, "with a quota of {quota}");
             whole(&pool).await;

@@ -50,7 +50,7 @@ fn every_verb_at_the_quota() {
         assert_ready!(waiter.poll()).unwrap();
         drop((waiter, in_caller));
         let mut values: Vec<_> =
-            soon(group.wait()).await.into_iter().map(|outcome| outcome.result.unwrap()).collect();
+            joined(&group).await.into_iter().map(|outcome| outcome.result.unwrap()).collect();
         values.sort_unstable();
         assert_eq!(values, [0, 1, 2, 3, 4, 5]);
         release(others.into()).await;
@@ -133,7 +133,7 @@ fn room_in_the_quota_but_none_in_the_pool() {
             assert_ready!(waiter.poll()).unwrap();
         }
         drop(waiters);
-        assert_eq!(soon(group.wait()).await.len(), 3);
+        assert_eq!(joined(&group).await.len(), 3);
         whole(&pool).await;
     });
 }
@@ -157,7 +157,7 @@ fn dropped_waiters_give_their_share_back() {
             assert!(waiters[0].is_woken() && !waiters[1].is_woken());
             assert_ready!(waiters[0].poll()).unwrap();
             drop(waiters);
-            assert_eq!(soon(group.wait()).await.len(), 2);
+            assert_eq!(joined(&group).await.len(), 2);
             group.try_schedule(async {}).unwrap();
             soon(group.wait()).await;
             whole(&pool).await;
@@ -177,15 +177,15 @@ fn aborts_and_cancel_in_the_quotas_wait_list() {
         assert!(aborts[1].is_finished());
         assert_eq!(law(&pool).waiting, 2);
         gate.open();
-        let outcomes = soon(group.wait()).await;
+        let outcomes = joined(&group).await;
         let successes: Vec<_> = outcomes.iter().map(|outcome| outcome.is_success()).collect();
         assert_eq!(successes, [true, true, false, true]);
 
         group.schedule(std::future::pending()).await.unwrap();
         let aborts: Vec<_> = (0..3).map(|_| group.anyway_go(async {}).unwrap()).collect();
         group.cancel();
-        assert!(soon(group.wait()).await.iter().all(|outcome| !outcome.is_success()));
-        assert!(aborts.iter().all(millpond::AbortHandle::is_finished));
+        assert!(joined(&group).await.iter().all(|outcome| !outcome.is_success()));
+        assert!(aborts.iter().all(millpond::JobTicket::is_finished));
         group.try_schedule(async {}).unwrap();
         soon(group.wait()).await;
         whole(&pool).await;
@@ -207,7 +207,7 @@ fn close_with_a_waiter_in_the_quotas_wait_list() {
         assert_eq!(assert_ready!(waiter.poll()).unwrap_err().kind(), SubmitErrorKind::Closed);
         drop(waiter);
         gate.open();
-        assert_eq!(soon(group.wait()).await.len(), 2, "the committed one runs");
+        assert_eq!(joined(&group).await.len(), 2, "the committed one runs");
         soon(pool.wait_idle()).await;
         let status = quiet(&pool);
         assert_eq!((status.completed, status.refused), (2, 1));
@@ -224,7 +224,7 @@ fn shutdown_reaches_the_quotas_wait_list() {
         }
         let report = pool.shutdown(std::time::Duration::from_secs(1)).await;
         assert_eq!((report.cancelled, report.still_running), (4, 0));
-        assert_eq!(soon(group.wait()).await.len(), 4);
+        assert_eq!(joined(&group).await.len(), 4);
         quiet(&pool);
     });
 }

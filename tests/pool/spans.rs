@@ -100,7 +100,7 @@ fn a_job_runs_in_the_span_of_its_submitter() {
         assert_eq!(waiter.await.unwrap().await.unwrap(), both);
         let group = pool.group();
         span.in_scope(|| group.anyway_go(job())).unwrap();
-        assert_eq!(group.wait().await.remove(0).result.unwrap(), both);
+        assert_eq!(group.try_join().await.unwrap(), [both]);
         // Submitted in none, it runs in none, whatever its worker did before.
         assert_eq!(pool.try_schedule(job()).unwrap().await.unwrap(), (None, None));
         assert_eq!(here(), None);

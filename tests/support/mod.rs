@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use millpond::{JobHandle, Pool, PoolStatus};
+use millpond::{Group, JobHandle, Outcome, Pool, PoolStatus};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 
@@ -126,6 +126,16 @@ pub fn soon<F: Future>(future: F) -> impl Future<Output = F::Output> {
             Ok(output) => output,
             Err(_) => panic!("hangs: {at}"),
         }
+    }
+}
+
+/// Waits for the group and takes all its outcomes, in the order of submission.
+#[track_caller]
+pub fn joined<T: Send + 'static>(group: &Group<T>) -> impl Future<Output = Vec<Outcome<T>>> {
+    let wait = soon(group.wait());
+    async move {
+        assert_eq!(wait.await.unfinished, 0);
+        group.take_outcomes()
     }
 }
 

@@ -67,7 +67,8 @@
 //!
 //! # The way of the output
 //!
-//! 1. The worker polls the future, or cancels it. [`Step::Ended`] says that the future is dropped and
+//! 1. The worker polls the future, or cancels it. A sink that pushes inspects the output, still
+//!    before the slot is released. [`Step::Ended`] says that the future is dropped and
 //!    that the output is in its place. No other thread sees this yet.
 //! 2. The scheduler releases the slot, removes the job from its slab and reports a panic.
 //! 3. [`Runnable::publish`] passes the output on. An [`OutputSink`] that pushes receives the output
@@ -151,6 +152,24 @@ pub(crate) trait JobScheduler: Send + Sync {
     fn await_start(&self, job: RawJob, waiter_key: usize, waker: &Waker) -> bool;
 }
 
+/// The group of a job, as far as the pool needs it.
+///
+/// The limiter calls these methods under its locks, so they take the lock of the group alone.
+pub(crate) trait JobGroup: Send + Sync {
+    /// A number that no other living group has, and that is not zero.
+    fn tag(&self) -> usize;
+
+    /// The quota that limits the jobs of the group.
+    fn quota(&self) -> Option<usize>;
+
+    /// Why the group takes no more jobs, or `None` if the group takes jobs.
+    fn refusal(&self) -> Option<SubmitErrorKind>;
+
+    /// Notes that a caller joins the wait list, unless the group takes no more jobs. A group that
+    /// refuses jobs later calls `Limiter::reject_group` then.
+    fn enter_line(&self) -> Option<SubmitErrorKind>;
+}
+
 /// The receiver of a job's output: a handle, a group, or a call of the layer.
 pub(crate) trait OutputSink<T>: Send + 'static {
     /// Whether the output goes to [`push_output`](Self::push_output) instead of waiting for a handle.
@@ -162,22 +181,22 @@ pub(crate) trait OutputSink<T>: Send + 'static {
     /// What the submitter gets.
     type Handle;
 
-    /// The quota that limits the job.
-    fn quota(&self) -> Option<usize> {
+    /// The group of the job.
+    fn group(&self) -> Option<&dyn JobGroup> {
         None
     }
 
-    /// Why the group of the sink takes no more jobs, or `None` if the group takes this job.
-    fn refusal(&self) -> Option<SubmitErrorKind> {
-        None
-    }
-
-    /// Notes that the job was admitted and is about to run. `job` is `None` for a job that runs in
-    /// its caller.
-    fn on_admit(&mut self, _job: Option<&JobArc>) {}
+    /// Notes that the job is admitted and is about to run, unless the group takes no more jobs.
+    /// Returns the job's index in its group, for the handle.
+    /// `job` is `None` for a job that runs in its caller. Called under the limiter's locks.
+    fn on_admit(&mut self, job: Option<&JobArc>) -> Result<usize, SubmitErrorKind>;
 
     /// Makes the handle of an admitted job.
-    fn handle(join: RawJoinHandle<T>) -> Self::Handle;
+    fn handle(join: RawJoinHandle<T>, index: usize) -> Self::Handle;
+
+    /// Sees the output of a job that ended in the pool, before the job's slot is released. Called
+    /// only if the sink [`PUSHES`](Self::PUSHES), without a lock.
+    fn inspect(&mut self, _output: &Result<T, JobError>) {}
 
     /// Makes the handle of a job that ran in its caller.
     fn finished_handle(self, output: Result<T, JobError>) -> Self::Handle;

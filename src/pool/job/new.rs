@@ -4,6 +4,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use crate::error::SubmitErrorKind;
 use crate::pool::context::PoolId;
 use crate::pool::job::join::RawJoinHandle;
 use crate::pool::job::raw::Cell;
@@ -48,14 +49,19 @@ where
         self.job.enter_wait_list(scheduler, waiter_key);
     }
 
+    /// Counts the job in with its sink, which may refuse the job. Called right before `admit`.
+    #[inline]
+    pub(crate) fn enter(&self, sink: &mut S) -> Result<usize, SubmitErrorKind> {
+        sink.on_admit(Some(self.join.job()))
+    }
+
     /// Admits the job. Returns the token for the pool and the join handle for the submitter.
     #[inline]
     pub(crate) fn admit(
         self,
-        mut sink: S,
+        sink: S,
         slot_kind: SlotKind,
     ) -> (Runnable, RawJoinHandle<F::Output>) {
-        sink.on_admit(Some(self.join.job()));
         // A new cell says `Plain`, so that the common kind costs no store.
         if slot_kind != SlotKind::Plain {
             self.job.ptr().set_slot_kind(slot_kind);

@@ -241,6 +241,14 @@ where
                     Err(JobError::panicked(payload))
                 }
             };
+            if S::PUSHES {
+                self.sink.with_mut(|sink| {
+                    // SAFETY: `sink` belongs to the token's holder (S2).
+                    if let Some(sink) = unsafe { (*sink).as_mut() } {
+                        catch_panic(|| sink.inspect(&output));
+                    }
+                });
+            }
             let end = match &output {
                 Ok(_) => End::Completed,
                 Err(JobError::Cancelled) => End::Cancelled,

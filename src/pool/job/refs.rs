@@ -393,6 +393,13 @@ impl JobArc {
         }
     }
 
+    /// Cancels the job if it stands in the wait list. Returns whether it did.
+    pub(crate) fn abort_waiting(&self) -> bool {
+        let job = self.0;
+        let is_waiting = job.header().state.load().is_waiting();
+        is_waiting && job.scheduler().withdraw(job, job.waiter_key(), WithdrawReason::Abort)
+    }
+
     /// Waits until the job has left the wait list.
     pub(crate) fn poll_started(&self, cx: &mut Context<'_>) -> Poll<()> {
         let job = self.0;

@@ -117,6 +117,7 @@ pub(crate) struct Counts {
     pub(crate) in_caller: usize,
     pub(crate) reserved: usize,
     pub(crate) held_slots: usize,
+    pub(crate) paused: bool,
     pub(crate) jobs: Counters,
 }
 

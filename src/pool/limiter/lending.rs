@@ -271,7 +271,7 @@ impl StateGuard<'_> {
     pub(super) fn lend_if_stuck(&mut self, shard_id: ShardId, deferred: &mut DeferredWakes) {
         while self.slots_granted == 0
             && self.holders.hold_all(self.slots())
-            && !self.wait_list.is_empty()
+            && self.first_to_serve().is_some()
             && !failpoint("never lend")
         {
             let Some(lender) = self.holders.lender(None) else {
@@ -326,7 +326,9 @@ impl StateGuard<'_> {
             Some(key) if !self.wait_list.has_quota_room(key) => List::ResumingInQuota(key),
             _ => {
                 self.acquire_quota(quota);
-                if self.acquire_from_any_shard(shard_id) {
+                let is_paused_slot = self.paused_slots > 0;
+                self.paused_slots -= usize::from(is_paused_slot);
+                if is_paused_slot || self.acquire_from_any_shard(shard_id) {
                     self.lent_jobs -= 1;
                     return Some(job);
                 }

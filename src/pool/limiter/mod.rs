@@ -9,6 +9,7 @@
 //!   [`cancel_waiter`](Limiter::cancel_waiter) for a caller that waits.
 //! * `scheduler::complete`: [`release_slow`](Limiter::release_slow) when a job ends,
 //!   [`cancel_all`](Limiter::cancel_all) and [`end_withdrawn`](Limiter::end_withdrawn).
+//! * `group`, through `scheduler::shared`: [`reject_group`](Limiter::reject_group).
 //! * `pool::shutdown`, `scheduler::shared`, `scheduler::idle`: [`resize`](Limiter::resize),
 //!   [`close`](Limiter::close), [`watch_idle`](Limiter::watch_idle), [`counts`](Limiter::counts).
 //!
@@ -24,6 +25,7 @@
 //! | `state` | the state lock, and the steps under it |
 //! | `wait_list` | lists, queue and quotas; the states of a waiter |
 //! | `lending` | waits inside the pool's own jobs: lent slots, and waits that could never end |
+//! | `pause` | no slots for a while |
 //! | `counts` | the counters, and the accounting law |
 //! | `deferred_wakes` | wakers and jobs that are run after the locks |
 //!
@@ -96,8 +98,8 @@
 //!   sink counts its job in while the job is admitted.
 //! * **L2, no user code under a lock.** Wakers are cloned and dropped, and jobs are run, dropped
 //!   and allocated, while no lock is held. [`DeferredWakes`] carries them out of the locks.
-//! * **L3, slots.** Free slots + running + reserved + held + granted = `size + slots_to_remove`. A job
-//!   that lent its slot is not running: it is counted in `lent_jobs`.
+//! * **L3, slots.** Free slots + running + reserved + held + granted + paused =
+//!   `size + slots_to_remove`. A job that lent its slot is not running: it is counted in `lent_jobs`.
 //! * **L4, the flag.** While `NO_SLOTS` is set, no shard has a free slot.
 //! * **L5, no overtaking.** While a waiter stands in the main list, or a job waits to resume,
 //!   `NO_SLOTS` is set.
@@ -134,6 +136,7 @@ pub(crate) mod counts;
 pub(crate) mod deferred_wakes;
 mod flags;
 mod lending;
+mod pause;
 pub(crate) mod shard;
 mod state;
 pub(crate) mod wait_list;
@@ -144,7 +147,7 @@ use crossbeam_utils::CachePadded;
 
 use crate::error::SubmitErrorKind;
 use crate::pool::context::{PoolId, current};
-use crate::pool::job::{End, RawJob, Runnable, SlotKind};
+use crate::pool::job::{End, JobGroup, RawJob, Runnable, SlotKind};
 use crate::pool::limiter::counts::{Counts, ReleaseReason};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::flags::{
@@ -179,12 +182,23 @@ pub(crate) trait PendingJob {
     /// Allocates the job's cell. Called without a lock (L2).
     fn prepare(&mut self);
 
-    /// Hands the job over. Called under the limiter's locks, so that no worker or abort can reach
-    /// the job before it is counted. Takes no lock but the group's (L1).
-    fn admit(&mut self, slot_kind: SlotKind) -> Runnable;
+    /// The group that the job belongs to.
+    fn group(&self) -> Option<&dyn JobGroup>;
+
+    /// Hands the job over, unless its group takes no more jobs. Called under the limiter's locks, so
+    /// that no worker or abort can reach the job before it is counted. Takes no lock but the
+    /// group's (L1). After an error, the job is still on offer.
+    fn admit(&mut self, slot_kind: SlotKind) -> Result<Runnable, SubmitErrorKind>;
 
     /// Hands the job over to stand in the wait list under `waiter_key`. Called like `admit`.
-    fn admit_waiting(&mut self, slot_kind: SlotKind, waiter_key: WaiterKey) -> Runnable;
+    fn admit_waiting(
+        &mut self,
+        slot_kind: SlotKind,
+        waiter_key: WaiterKey,
+    ) -> Result<Runnable, SubmitErrorKind>;
+
+    /// Counts the job in with its group, to run in its caller. Called like `admit`.
+    fn admit_in_caller(&mut self) -> Result<(), SubmitErrorKind>;
 }
 
 /// What became of an offered job or a requested slot.
@@ -275,10 +289,17 @@ impl Limiter {
         if quota.is_none() {
             let mut shard = self.shards[shard_id].lock();
             if shard.free_slots > 0 && !self.flags.is_set_in_lock(CLOSED) {
-                shard.free_slots -= 1;
                 shard.counters.submitted += 1;
+                let job = match pending.admit(SlotKind::Plain) {
+                    Ok(job) => job,
+                    Err(kind) => {
+                        shard.counters.refused += 1;
+                        return AcquireOutcome::Refused(kind);
+                    }
+                };
+                shard.free_slots -= 1;
                 shard.counters.started += 1;
-                return start(&mut shard, pending.admit(SlotKind::Plain));
+                return start(&mut shard, job);
             }
         }
         self.admit_slow(shard_id, pending, quota, on_full)
@@ -319,38 +340,57 @@ impl Limiter {
         let list = state.wait_list.list_for(quota);
         if list == List::Main {
             if state.acquire_from_any_shard(shard_id) {
+                let mut shard = self.shards[shard_id].lock();
+                let job = match pending.admit(slot_kind) {
+                    Ok(job) => job,
+                    Err(kind) => {
+                        drop(shard);
+                        // A slot was free, so no waiter stands in the main list (L5).
+                        state.add_free_slots(shard_id, 1);
+                        return state.refuse(AcquireOutcome::Refused(kind));
+                    }
+                };
                 state.acquire_quota(quota);
                 state.counters.started += 1;
-                let mut shard = self.shards[shard_id].lock();
-                return start(&mut shard, pending.admit(slot_kind));
+                return start(&mut shard, job);
             }
             if state.wait_list.has_queue_room() {
-                state.enqueue_job(list, pending, slot_kind, self.pool);
-                return AcquireOutcome::Enqueued;
+                return state.enqueue_job(list, pending, slot_kind, self.pool);
             }
         }
         match on_full {
             OnFull::Wait(_) if is_nested => {
-                state.enqueue_job(list, pending, slot_kind, self.pool);
-                AcquireOutcome::WaitingForStart
+                match state.enqueue_job(list, pending, slot_kind, self.pool) {
+                    AcquireOutcome::Enqueued => AcquireOutcome::WaitingForStart,
+                    refused => refused,
+                }
             }
-            OnFull::Wait(_) => state.enqueue_caller(list, quota, &mut waker, self.pool, false),
-            OnFull::Commit => {
-                state.enqueue_job(list, pending, slot_kind, self.pool);
-                AcquireOutcome::Enqueued
-            }
-            OnFull::RunInCaller => {
-                state.in_caller += 1;
-                AcquireOutcome::RunInCaller
-            }
-            OnFull::Overflow { limit } if state.overflow < limit => {
+            OnFull::Wait(_) => state.enter_line(pending.group(), |state| {
+                state.enqueue_caller(list, quota, &mut waker, self.pool, false)
+            }),
+            OnFull::Commit => state.enqueue_job(list, pending, slot_kind, self.pool),
+            OnFull::RunInCaller if !state.paused => match pending.admit_in_caller() {
+                Ok(()) => {
+                    state.in_caller += 1;
+                    AcquireOutcome::RunInCaller
+                }
+                Err(kind) => state.refuse(AcquireOutcome::Refused(kind)),
+            },
+            OnFull::Overflow { limit } if state.overflow < limit && !state.paused => {
+                let mut shard = self.shards[shard_id].lock();
+                let job = match pending.admit(SlotKind::Overflow) {
+                    Ok(job) => job,
+                    Err(kind) => {
+                        drop(shard);
+                        return state.refuse(AcquireOutcome::Refused(kind));
+                    }
+                };
                 state.overflow += 1;
                 state.counters.overflow_started += 1;
-                let mut shard = self.shards[shard_id].lock();
-                let needs_wake = shard.push(pending.admit(SlotKind::Overflow));
+                let needs_wake = shard.push(job);
                 AcquireOutcome::Overflow { needs_wake, depth: shard.run_queue.len() }
             }
-            OnFull::Refuse | OnFull::Overflow { .. } => {
+            OnFull::Refuse | OnFull::RunInCaller | OnFull::Overflow { .. } => {
                 state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Full))
             }
         }
@@ -358,15 +398,16 @@ impl Limiter {
 
     // ----- slots without jobs -----
 
-    /// Reserves a slot for a later job. If none is free, the caller waits with `waker`. Without one,
-    /// the outcome is `Full`.
+    /// Reserves a slot for a later job of the group. If none is free, the caller waits with `waker`.
+    /// Without one, the outcome is `Full`.
     #[inline]
     pub(crate) fn reserve(
         &self,
         shard_id: ShardId,
-        quota: Option<usize>,
+        group: Option<&dyn JobGroup>,
         waker: Option<&Waker>,
     ) -> AcquireOutcome {
+        let quota = group.and_then(JobGroup::quota);
         if quota.is_none() {
             if waker.is_none() && self.refuse_if_full() {
                 return AcquireOutcome::Refused(SubmitErrorKind::Full);
@@ -379,16 +420,17 @@ impl Limiter {
                 return AcquireOutcome::Reserved;
             }
         }
-        self.reserve_slow(shard_id, quota, waker)
+        self.reserve_slow(shard_id, group, waker)
     }
 
     #[cold]
     fn reserve_slow(
         &self,
         shard_id: ShardId,
-        quota: Option<usize>,
+        group: Option<&dyn JobGroup>,
         waker: Option<&Waker>,
     ) -> AcquireOutcome {
+        let quota = group.and_then(JobGroup::quota);
         // Cloned before the lock and, if no wait takes it, dropped after the lock (L2).
         let mut waker = waker.cloned();
         let mut state = self.lock_state();
@@ -403,13 +445,15 @@ impl Limiter {
             return AcquireOutcome::Reserved;
         }
         match waker {
-            Some(_) => state.enqueue_caller(list, quota, &mut waker, self.pool, true),
+            Some(_) => state.enter_line(group, |state| {
+                state.enqueue_caller(list, quota, &mut waker, self.pool, true)
+            }),
             None => state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Full)),
         }
     }
 
-    /// Starts a job in a reserved slot. If the pool was closed meanwhile, the job stays on offer
-    /// and the slot stays reserved.
+    /// Starts a job in a reserved slot. If the pool or the group was closed meanwhile, the job stays
+    /// on offer and the slot stays reserved.
     #[inline]
     pub(crate) fn submit_reserved(
         &self,
@@ -422,9 +466,13 @@ impl Limiter {
         if self.flags.is_set_in_lock(CLOSED) {
             return AcquireOutcome::Refused(self.closed_kind());
         }
+        let job = match pending.admit(SlotKind::for_quota(quota)) {
+            Ok(job) => job,
+            Err(kind) => return AcquireOutcome::Refused(kind),
+        };
         shard.counters.reservations_ended += 1;
         shard.counters.started += 1;
-        start(&mut shard, pending.admit(SlotKind::for_quota(quota)))
+        start(&mut shard, job)
     }
 
     /// Releases a slot that is reserved, or held beyond the end of its job.
@@ -510,17 +558,37 @@ impl Limiter {
                     state.check_idle(deferred);
                     return outcome;
                 }
-                state.counters.started += 1;
                 let mut shard = self.shards[shard_id].lock();
-                start(&mut shard, pending.admit(slot_kind))
+                match pending.admit(slot_kind) {
+                    Ok(job) => {
+                        state.counters.started += 1;
+                        start(&mut shard, job)
+                    }
+                    Err(kind) => {
+                        drop(shard);
+                        state.release(shard_id, quota, deferred);
+                        let outcome = state.refuse(AcquireOutcome::Refused(kind));
+                        state.check_idle(deferred);
+                        outcome
+                    }
+                }
             }
-            WaiterState::QueueGranted => {
-                let job = pending.admit_waiting(slot_kind, waiter_key);
-                state.wait_list.submit_granted(waiter_key, job);
-                AcquireOutcome::Enqueued
-            }
+            WaiterState::QueueGranted => match pending.admit_waiting(slot_kind, waiter_key) {
+                Ok(job) => {
+                    state.wait_list.submit_granted(waiter_key, job);
+                    AcquireOutcome::Enqueued
+                }
+                Err(kind) => {
+                    // `reject_group` has not come yet. This caller does not wait for it.
+                    let rejected = WaiterState::Rejected(kind);
+                    state.reject_waiter(shard_id, waiter_key, rejected, deferred);
+                    let outcome = state.remove_rejected(waiter_key, self.closed_kind());
+                    state.check_idle(deferred);
+                    outcome
+                }
+            },
             WaiterState::Waiting => AcquireOutcome::Waiting(waiter_key),
-            WaiterState::Closed | WaiterState::Deadlock => {
+            WaiterState::Closed | WaiterState::Deadlock | WaiterState::Rejected(_) => {
                 let outcome = state.remove_rejected(waiter_key, self.closed_kind());
                 state.check_idle(deferred);
                 outcome
@@ -546,7 +614,7 @@ impl Limiter {
                 state.counters.reserved += 1;
                 AcquireOutcome::Reserved
             }
-            WaiterState::Closed | WaiterState::Deadlock => {
+            WaiterState::Closed | WaiterState::Deadlock | WaiterState::Rejected(_) => {
                 state.remove_rejected(waiter_key, self.closed_kind())
             }
         };
@@ -734,6 +802,8 @@ impl Limiter {
                 state.reject_waiter(shard_id, waiter_key, WaiterState::Closed, deferred);
             }
         }
+        // Jobs in the wait list still run, so a closed limiter is never paused.
+        pause::resume(state, shard_id, deferred);
     }
 
     /// Opens a limiter that was closed by the end of its runtime alone. Returns `false` if the owner
@@ -753,6 +823,51 @@ impl Limiter {
         true
     }
 
+    /// Rejects the callers of one group in the wait list. Called when the group takes no more jobs;
+    /// from then on, `enter_line` lets no caller of the group in.
+    pub(crate) fn reject_group(
+        &self,
+        shard_id: ShardId,
+        tag: usize,
+        kind: SubmitErrorKind,
+        deferred: &mut DeferredWakes,
+    ) {
+        let mut state = self.lock_state();
+        for waiter_key in state.wait_list.waiter_keys() {
+            // A rejection may move up a later waiter of this list, so each is looked at again.
+            match state.wait_list.get_linked(waiter_key) {
+                Some(Waiter::Caller(caller)) if caller.group == tag => {}
+                _ => continue,
+            }
+            let rejected = WaiterState::Rejected(kind);
+            state.reject_waiter(shard_id, waiter_key, rejected, deferred);
+        }
+    }
+
+    /// Hands out no slots until `resume`. Returns whether this call has paused the limiter.
+    pub(crate) fn pause(&self) -> bool {
+        pause::pause(&mut self.lock_state())
+    }
+
+    /// Hands out slots again. Returns whether the limiter was paused.
+    pub(crate) fn resume(&self, shard_id: ShardId, deferred: &mut DeferredWakes) -> bool {
+        pause::resume(&mut self.lock_state(), shard_id, deferred)
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.state.lock().paused
+    }
+
+    /// Takes all jobs out of the wait list, oldest first. The caller must cancel them and call
+    /// [`end_withdrawn`](Self::end_withdrawn) for each.
+    pub(crate) fn take_waiting_jobs(
+        &self,
+        shard_id: ShardId,
+        deferred: &mut DeferredWakes,
+    ) -> Vec<Runnable> {
+        pause::take_waiting_jobs(&mut self.lock_state(), shard_id, deferred)
+    }
+
     /// Closes the limiter and takes out all jobs that no worker polls. The caller must cancel
     /// them. Jobs that are being polled are cancelled when their poll returns.
     pub(crate) fn cancel_all(
@@ -764,20 +879,10 @@ impl Limiter {
         let mut state = self.lock_state();
         self.refuse_all(&mut state, shard_id, deferred);
         state.set(if runtime_gone { CANCELLING | RUNTIME_GONE } else { CANCELLING });
-        let mut cancelled = Cancelled::default();
-        for waiter_key in state.wait_list.waiter_keys() {
-            // A removal may start a later job of this list, so each is looked at again.
-            let Some(Waiter::Job(job, _)) = state.wait_list.get_linked(waiter_key) else {
-                continue;
-            };
-            let job = job.ptr();
-            if let Some(mut removed) = state.wait_list.remove_job(waiter_key, job) {
-                state.remove_for_cancel(shard_id, &mut removed, deferred);
-                cancelled.waiting.push(removed.job);
-            }
-        }
+        let waiting = pause::take_waiting_jobs(&mut state, shard_id, deferred);
+        let mut cancelled = Cancelled { waiting, admitted: Vec::new() };
         for waiter_key in state.wait_list.resuming_keys() {
-            // As above: a removal may start another of these jobs.
+            // A removal may start another of these jobs, so each is looked at again.
             let Some(Waiter::Job(job, _)) = state.wait_list.get_linked(waiter_key) else {
                 continue;
             };
@@ -835,7 +940,6 @@ impl Limiter {
 }
 
 /// The jobs that [`Limiter::cancel_all`] took out.
-#[derive(Default)]
 pub(crate) struct Cancelled {
     /// Jobs from the wait list, to end by [`Limiter::end_withdrawn`].
     pub(crate) waiting: Vec<Runnable>,

@@ -17,14 +17,14 @@ use std::task::Waker;
 
 use crate::error::SubmitErrorKind;
 use crate::pool::context::{PoolId, current};
-use crate::pool::job::SlotKind;
+use crate::pool::job::{JobGroup, SlotKind};
 use crate::pool::limiter::counts::{Counters, Counts};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::flags::{CLOSED, FULL, IDLE_WAITERS, NO_SLOTS};
 use crate::pool::limiter::lending::{Holders, waiting_job, would_deadlock};
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::wait_list::{
-    CallerWaiter, List, RemovedJob, WaitList, Waiter, WaiterKey, WaiterState,
+    CallerWaiter, List, NO_GROUP, RemovedJob, WaitList, Waiter, WaiterKey, WaiterState,
 };
 use crate::pool::limiter::{AcquireOutcome, Limiter, PendingJob};
 use crate::sync::atomic::Ordering::Relaxed;
@@ -35,6 +35,10 @@ pub(super) struct State {
     pub(super) size: usize,
     /// Slots beyond `size` that vanish when they come back, because the pool was made smaller.
     pub(super) slots_to_remove: usize,
+    /// No slot is handed out; see `pause`.
+    pub(super) paused: bool,
+    /// Slots that would be free if the limiter was not paused.
+    pub(super) paused_slots: usize,
     /// Slots kept for callers in state `SlotGranted`.
     pub(super) slots_granted: usize,
     /// Jobs that run beyond the size.
@@ -64,6 +68,8 @@ impl State {
             wait_list: WaitList::new(queue_capacity),
             size,
             slots_to_remove: 0,
+            paused: false,
+            paused_slots: 0,
             slots_granted: 0,
             overflow: 0,
             in_caller: 0,
@@ -98,14 +104,34 @@ impl State {
         pending: &mut impl PendingJob,
         slot_kind: SlotKind,
         pool: PoolId,
-    ) {
+    ) -> AcquireOutcome {
+        let job = match pending.admit_waiting(slot_kind, self.wait_list.next_key()) {
+            Ok(job) => job,
+            Err(kind) => return self.refuse(AcquireOutcome::Refused(kind)),
+        };
         if list == List::Main {
             self.acquire_quota(slot_kind.quota());
         }
-        let job = pending.admit_waiting(slot_kind, self.wait_list.next_key());
         self.wait_list.push(list, slot_kind.quota(), Waiter::Job(job, None), is_nested(pool));
         // Waiters before this one have their places already, so the step can only admit the job.
         let _ = self.wait_list.enter_queue();
+        AcquireOutcome::Enqueued
+    }
+
+    /// Puts a caller of `group` in the wait list by `enqueue`, unless the group takes no more jobs.
+    pub(super) fn enter_line(
+        &mut self,
+        group: Option<&dyn JobGroup>,
+        enqueue: impl FnOnce(&mut Self) -> AcquireOutcome,
+    ) -> AcquireOutcome {
+        if let Some(kind) = group.and_then(JobGroup::enter_line) {
+            return self.refuse(AcquireOutcome::Refused(kind));
+        }
+        let outcome = enqueue(self);
+        if let AcquireOutcome::Waiting(waiter_key) = outcome {
+            self.wait_list.caller(waiter_key).group = group.map_or(NO_GROUP, JobGroup::tag);
+        }
+        outcome
     }
 
     /// Puts a caller in the wait list and takes `waker`, unless the wait would deadlock.
@@ -129,6 +155,7 @@ impl State {
             waker: waker.take(),
             waiting_job,
             state: WaiterState::Waiting,
+            group: NO_GROUP,
             is_reserver,
         };
         let waiter = Waiter::Caller(caller);
@@ -193,6 +220,7 @@ impl State {
     ) -> AcquireOutcome {
         let outcome = match self.wait_list.caller(waiter_key).state {
             WaiterState::Closed => AcquireOutcome::Refused(closed),
+            WaiterState::Rejected(kind) => AcquireOutcome::Refused(kind),
             _ => AcquireOutcome::Refused(SubmitErrorKind::WouldDeadlock),
         };
         self.wait_list.remove_node(waiter_key);
@@ -248,7 +276,11 @@ impl StateGuard<'_> {
         false
     }
 
-    fn add_free_slots(&mut self, shard_id: ShardId, slots: usize) {
+    pub(super) fn add_free_slots(&mut self, shard_id: ShardId, slots: usize) {
+        if self.paused {
+            self.paused_slots += slots;
+            return;
+        }
         self.limiter.shards[shard_id].lock().free_slots += slots;
         self.clear(NO_SLOTS);
     }
@@ -270,13 +302,20 @@ impl StateGuard<'_> {
         if self.slots_to_remove > 0 {
             self.slots_to_remove -= 1;
             self.lend_if_stuck(shard_id, deferred);
-        } else if let Some(waiter_key) = self.wait_list.next() {
+        } else if let Some(waiter_key) = self.first_to_serve() {
             self.wait_list.unlink(waiter_key);
             self.grant(waiter_key, deferred);
             self.fill_queue(deferred);
         } else {
             self.add_free_slots(shard_id, 1);
         }
+    }
+
+    /// Returns the waiter that gets the next slot.
+    pub(super) fn first_to_serve(&self) -> Option<WaiterKey> {
+        // A job that lent its slot has started: it goes on while the limiter is paused.
+        let resuming = self.wait_list.head(List::Resuming);
+        resuming.or_else(|| if self.paused { None } else { self.wait_list.head(List::Main) })
     }
 
     /// Releases a part of a quota. The first waiter for that quota receives the part: it starts if
@@ -303,7 +342,16 @@ impl StateGuard<'_> {
     pub(super) fn grow(&mut self, shard_id: ShardId, by: usize, deferred: &mut DeferredWakes) {
         let kept = by.min(self.slots_to_remove);
         self.slots_to_remove -= kept;
-        let mut added = by - kept;
+        self.add_slots(shard_id, by - kept, deferred);
+    }
+
+    /// Serves waiters with slots that no job had. The rest lies free.
+    pub(super) fn add_slots(
+        &mut self,
+        shard_id: ShardId,
+        mut added: usize,
+        deferred: &mut DeferredWakes,
+    ) {
         while added > 0 && !self.wait_list.is_empty() {
             self.release_to_next(shard_id, deferred);
             added -= 1;
@@ -325,7 +373,9 @@ impl StateGuard<'_> {
             excess -= removed;
             free += shard.free_slots;
         }
-        self.slots_to_remove += excess;
+        let removed = self.paused_slots.min(excess);
+        self.paused_slots -= removed;
+        self.slots_to_remove += excess - removed;
         if free > 0 {
             self.clear(NO_SLOTS);
         } else {
@@ -427,6 +477,7 @@ impl StateGuard<'_> {
             in_caller: self.in_caller + self.cancelling,
             reserved: (jobs.reserved - jobs.reservations_ended) as usize,
             held_slots: (jobs.held_slots - jobs.held_released) as usize,
+            paused: self.paused,
             jobs,
         };
         if cfg!(debug_assertions) {
@@ -439,7 +490,7 @@ impl StateGuard<'_> {
     /// Checks L3, L4 and L5 in debug builds.
     fn assert_slots(&self, free: usize, counts: &Counts) {
         let taken = counts.running + counts.reserved + counts.held_slots + self.slots_granted;
-        assert_eq!(free + taken, self.slots(), "L3: {counts:?}");
+        assert_eq!(free + taken + self.paused_slots, self.slots(), "L3: {counts:?}");
         assert!(free == 0 || !self.is_set(NO_SLOTS), "L4: {free} slots are free");
         assert!(self.wait_list.is_empty() || self.is_set(NO_SLOTS), "L5: {counts:?}");
     }

@@ -39,7 +39,7 @@
 //!     │            ▼                    │
 //!     │       SlotGranted ──▶ (gone: the caller starts its job, or has reserved the slot)
 //!     │                                 │
-//!     ├──────────▶ Closed ◀─────────────┘    the pool was closed
+//!     ├──▶ Closed, Rejected ◀───────────┘    the pool was closed, or the caller's group was
 //!     └──────────▶ Deadlock                  the wait could never end
 //! ```
 //!
@@ -48,7 +48,7 @@
 //! | `Waiting` | yes | yes | nothing; a part of its quota if in the main list |
 //! | `QueueGranted` | main, in the queue | no | its place in the queue, a part of its quota |
 //! | `SlotGranted` | no | no | a slot, a part of its quota |
-//! | `Closed`, `Deadlock` | no | no | nothing |
+//! | `Closed`, `Rejected`, `Deadlock` | no | no | nothing |
 //!
 //! A reserver has no job that could stand in the queue. It still takes a place there, so that no
 //! later waiter passes it, but it stays `Waiting` until it is granted a slot.
@@ -59,6 +59,7 @@ use std::task::Waker;
 
 use slab::Slab;
 
+use crate::error::SubmitErrorKind;
 use crate::pool::job::{RawJob, Runnable};
 use crate::pool::limiter::lending::WaitingJob;
 use crate::pool::paged_slab::PagedSlab;
@@ -67,6 +68,9 @@ use crate::pool::paged_slab::PagedSlab;
 pub(crate) type WaiterKey = usize;
 
 const NONE: WaiterKey = usize::MAX;
+
+/// The tag of a caller without a group.
+pub(super) const NO_GROUP: usize = 0;
 
 pub(super) enum Waiter {
     /// A job that was handed over, and the waker of the future that awaits its start, if any.
@@ -86,6 +90,8 @@ pub(super) struct CallerWaiter {
     /// The slot-holding job of this pool that waits through this caller, if any.
     pub(super) waiting_job: Option<WaitingJob>,
     pub(super) state: WaiterState,
+    /// The tag of the caller's group, or `NO_GROUP`.
+    pub(super) group: usize,
     /// The caller waits for a slot alone and has no job yet.
     pub(super) is_reserver: bool,
 }
@@ -110,6 +116,8 @@ pub(crate) enum WaiterState {
     SlotGranted,
     /// The pool was closed.
     Closed,
+    /// The caller's group takes no more jobs.
+    Rejected(SubmitErrorKind),
     /// The wait could never have ended.
     Deadlock,
 }
@@ -118,8 +126,10 @@ impl WaiterState {
     fn may_become(self, next: Self) -> bool {
         match self {
             Self::Waiting => next != Self::Waiting,
-            Self::QueueGranted => matches!(next, Self::SlotGranted | Self::Closed),
-            Self::SlotGranted | Self::Closed | Self::Deadlock => false,
+            Self::QueueGranted => {
+                matches!(next, Self::SlotGranted | Self::Closed | Self::Rejected(_))
+            }
+            Self::SlotGranted | Self::Closed | Self::Rejected(_) | Self::Deadlock => false,
         }
     }
 }
@@ -233,11 +243,6 @@ impl WaitList {
     /// Returns whether no waiter needs a slot alone.
     pub(super) fn is_empty(&self) -> bool {
         self.main.len + self.resuming.len == 0
-    }
-
-    /// Returns the waiter that receives the next slot.
-    pub(super) fn next(&self) -> Option<WaiterKey> {
-        self.head(List::Resuming).or_else(|| self.head(List::Main))
     }
 
     /// Returns whether a new waiter would get a place in the queue at once.
@@ -556,13 +561,14 @@ impl WaitList {
 mod tests {
     use std::task::Waker;
 
-    use super::{CallerWaiter, List, WaitList, Waiter, WaiterKey, WaiterState};
+    use super::{CallerWaiter, List, NO_GROUP, WaitList, Waiter, WaiterKey, WaiterState};
 
     fn caller(list: &mut WaitList, at: List, is_reserver: bool) -> WaiterKey {
         let caller = CallerWaiter {
             waker: Some(Waker::noop().clone()),
             waiting_job: None,
             state: WaiterState::Waiting,
+            group: NO_GROUP,
             is_reserver,
         };
         let quota = match at {

@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 use crate::error::{JobPanic, SubmitErrorKind};
 use crate::panic::catch_panic;
 use crate::pool::context::{self, PoolId};
-use crate::pool::job::{JobScheduler, RawJob, Runnable, SlotKind, Step, WithdrawReason};
+use crate::pool::job::{JobGroup, JobScheduler, RawJob, Runnable, SlotKind, Step, WithdrawReason};
 use crate::pool::limiter::counts::ReleaseReason;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::shard::ShardId;
@@ -290,10 +290,14 @@ impl Shared {
 
     /// Reserves a slot without a job. With a context, a caller that finds no slot waits in the wait
     /// list.
-    pub(crate) fn reserve(&self, quota: Option<usize>, cx: Option<&Context<'_>>) -> AcquireOutcome {
+    pub(crate) fn reserve(
+        &self,
+        group: Option<&dyn JobGroup>,
+        cx: Option<&Context<'_>>,
+    ) -> AcquireOutcome {
         let shard_id = self.current_shard();
-        let outcome = self.limiter.reserve(shard_id, quota, cx.map(Context::waker));
-        self.after_submit(shard_id, quota, outcome)
+        let outcome = self.limiter.reserve(shard_id, group, cx.map(Context::waker));
+        self.after_submit(shard_id, group.and_then(JobGroup::quota), outcome)
     }
 
     /// Takes the outcome of a reserver that was notified in the wait list: its slot, or a refusal.
@@ -421,6 +425,45 @@ impl Shared {
         }
     }
 
+    /// Gives the callers of a group in the wait list their jobs back. Called by a group that takes
+    /// no more jobs.
+    pub(crate) fn reject_group(&self, tag: usize, kind: SubmitErrorKind) {
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        self.limiter.reject_group(shard_id, tag, kind, &mut deferred);
+        self.run_deferred(shard_id, deferred);
+    }
+
+    /// Hands out no slots; see [`Pool::pause`](crate::Pool::pause).
+    pub(crate) fn pause(&self) {
+        if self.limiter.pause() {
+            event!(INFO, pool = &*self.config.name, "pool paused");
+        }
+    }
+
+    /// Hands out slots again; see [`Pool::resume`](crate::Pool::resume).
+    pub(crate) fn resume(&self) {
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        let was_paused = self.limiter.resume(shard_id, &mut deferred);
+        self.run_deferred(shard_id, deferred);
+        if was_paused {
+            event!(INFO, pool = &*self.config.name, "pool resumed");
+        }
+    }
+
+    /// Cancels the jobs in the wait list; see
+    /// [`Pool::cancel_waiting`](crate::Pool::cancel_waiting).
+    pub(crate) fn cancel_waiting(&self) -> usize {
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        let jobs = self.limiter.take_waiting_jobs(shard_id, &mut deferred);
+        self.run_deferred(shard_id, deferred);
+        let cancelled = jobs.len();
+        jobs.into_iter().for_each(|job| end_withdrawn(self, shard_id, job, WithdrawReason::Abort));
+        cancelled
+    }
+
     /// Changes the size; see [`Pool::resize`](crate::Pool::resize).
     pub(crate) fn resize(&self, size: NonZeroUsize) {
         let shard_id = self.current_shard();
@@ -519,6 +562,7 @@ impl Shared {
             in_caller: counts.in_caller,
             reserved: counts.reserved,
             held_slots: counts.held_slots,
+            paused: counts.paused,
             submitted: counts.jobs.submitted,
             refused: counts.jobs.refused,
             withdrawn: counts.jobs.withdrawn,

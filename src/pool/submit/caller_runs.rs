@@ -84,9 +84,8 @@ where
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
-    /// Takes over a job that the limiter counts as `in_caller`.
-    pub(crate) fn new(shared: C, job: F, mut sink: S, place: Place) -> Self {
-        sink.on_admit(None);
+    /// Takes over a job that the limiter counts as `in_caller`. The sink has admitted the job.
+    pub(crate) fn new(shared: C, job: F, sink: S, place: Place) -> Self {
         Self { job: Some(job), end: Some(CompletionGuard { shared, sink: Some(sink), place }) }
     }
 }

@@ -51,9 +51,12 @@
 //!   `submit_reserved`. A waiting job comes a second time, by `submit_granted` under its key. After
 //!   a refusal the job is still here, and the verb returns it. Tests:
 //!   `every_verb_gives_the_job_back`, `try_schedule_gives_the_job_back`.
-//! - **P2, one check of the sink.** `OutputSink::is_closed` is read once, before the offer. A group
-//!   that closes later leaves waiters and admitted jobs alone. The order of the two events is then
-//!   that of the group's lock. Tests: `a_closed_group_lets_nothing_in_and_leaves_the_pool_open`.
+//! - **P2, the group decides at the admission.** `OutputSink::on_admit` counts the job in or refuses
+//!   it, under the group's lock. So the order of a submit and a close is that of this lock. The check
+//!   before the offer only saves the work. A caller is checked again before it joins the wait list,
+//!   and a close rejects the callers there. Tests:
+//!   `a_closed_group_lets_nothing_in_and_leaves_the_pool_open`,
+//!   `nothing_starts_after_close_and_wait`.
 //! - **P3, a key is a place.** `ScheduleInner::waiter_key` and `State::Waiting` are keys of live
 //!   entries of the wait list. The future or the reserver takes its key out before it uses a
 //!   granted slot, and its `Drop` cancels a key that is left. So a waiter that was granted a slot

@@ -11,6 +11,7 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::task::coop;
@@ -18,7 +19,7 @@ use tokio::task::coop;
 use crate::error::SubmitError;
 use crate::pool::Pool;
 use crate::pool::handle::{JobHandle, StoreOutput};
-use crate::pool::job::OutputSink;
+use crate::pool::job::{JobGroup, OutputSink};
 use crate::pool::limiter::AcquireOutcome;
 use crate::pool::limiter::counts::ReleaseReason;
 use crate::pool::limiter::wait_list::{WaiterKey, WaiterState};
@@ -64,7 +65,7 @@ use crate::pool::submit::submission::Submission;
 #[must_use = "a reserver does nothing until it reserves; dropping it gives its slot back"]
 pub struct Reserver {
     pool: Pool,
-    quota: Option<usize>,
+    group: Option<Arc<dyn JobGroup>>,
     state: State,
 }
 
@@ -84,8 +85,12 @@ impl Pool {
 }
 
 impl Reserver {
-    pub(crate) fn new(pool: Pool, quota: Option<usize>) -> Self {
-        Self { pool, quota, state: State::Nothing }
+    pub(crate) fn new(pool: Pool, group: Option<Arc<dyn JobGroup>>) -> Self {
+        Self { pool, group, state: State::Nothing }
+    }
+
+    fn quota(&self) -> Option<usize> {
+        self.group.as_ref().and_then(|group| group.quota())
     }
 
     /// Waits in the wait list for a slot. Ready at once if the reserver has a slot.
@@ -132,7 +137,7 @@ impl Reserver {
             State::Reserved => return Poll::Ready(Ok(())),
             State::Nothing => {
                 shared.ensure_runtime();
-                shared.reserve(self.quota, Some(cx))
+                shared.reserve(self.group.as_deref(), Some(cx))
             }
             State::Waiting(waiter_key) => {
                 match shared.limiter.poll_waiter(waiter_key, cx.waker()) {
@@ -176,7 +181,7 @@ impl Reserver {
             return Ok(());
         }
         self.state = State::Nothing;
-        match shared.reserve(self.quota, None) {
+        match shared.reserve(self.group.as_deref(), None) {
             AcquireOutcome::Reserved => {
                 self.state = State::Reserved;
                 Ok(())
@@ -218,7 +223,7 @@ impl Reserver {
         S: OutputSink<F::Output>,
     {
         assert!(self.is_reserved(), "a slot must be reserved before its job is submitted");
-        debug_assert!(sink.quota() == self.quota);
+        debug_assert!(sink.group().and_then(JobGroup::quota) == self.quota());
         let submitted = Submission::new(&**self.pool.shared(), job, sink).submit_reserved();
         self.state = State::Nothing;
         submitted
@@ -231,7 +236,7 @@ impl Reserver {
         match std::mem::replace(&mut self.state, State::Nothing) {
             State::Nothing => {}
             State::Waiting(waiter_key) => shared.cancel_waiter(waiter_key),
-            State::Reserved => shared.release_slot(self.quota, ReleaseReason::Unused),
+            State::Reserved => shared.release_slot(self.quota(), ReleaseReason::Unused),
         }
     }
 
@@ -255,7 +260,7 @@ impl Drop for Wait<'_> {
 impl Clone for Reserver {
     /// Makes another reserver of the same pool, without a slot.
     fn clone(&self) -> Self {
-        Self::new(self.pool.clone(), self.quota)
+        Self::new(self.pool.clone(), self.group.clone())
     }
 }
 

@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use crate::error::{SubmitError, SubmitErrorKind};
 use crate::pool::Pool;
 use crate::pool::context::may_run_in_caller;
-use crate::pool::job::{self, NewJob, OutputSink, RawJoinHandle, Runnable, SlotKind};
+use crate::pool::job::{self, JobGroup, NewJob, OutputSink, RawJoinHandle, Runnable, SlotKind};
 use crate::pool::limiter::counts::ReleaseReason;
 use crate::pool::limiter::wait_list::WaiterKey;
 use crate::pool::limiter::{AcquireOutcome, OnFull, PendingJob};
@@ -63,7 +63,8 @@ enum Stage<F: Future, S> {
     /// The job, and where it was submitted.
     Future(F, Place),
     Allocated(NewJob<F, S>),
-    Admitted(RawJoinHandle<F::Output>),
+    /// With the job's index in its group.
+    Admitted(RawJoinHandle<F::Output>, usize),
     Taken,
 }
 
@@ -170,7 +171,7 @@ where
         }
     }
 
-    /// Offers the job to the limiter (P1), unless the sink takes no more jobs (P2).
+    /// Offers the job to the limiter (P1), unless the group takes no more jobs already (P2).
     #[inline]
     pub(super) fn admit(&mut self, on_full: OnFull<'_>) -> AcquireOutcome {
         if let Some(kind) = self.sink_refusal() {
@@ -181,11 +182,11 @@ where
     }
 
     fn sink_refusal(&self) -> Option<SubmitErrorKind> {
-        self.sink.as_ref().and_then(S::refusal)
+        self.sink.as_ref().and_then(S::group).and_then(JobGroup::refusal)
     }
 
     fn quota(&self) -> Option<usize> {
-        self.sink.as_ref().and_then(S::quota)
+        self.sink.as_ref().and_then(S::group).and_then(JobGroup::quota)
     }
 
     /// Where a job that was not admitted yet was submitted.
@@ -193,7 +194,7 @@ where
         match &self.job {
             Stage::Future(_, place) => *place,
             Stage::Allocated(new_job) => new_job.place(),
-            Stage::Admitted(_) | Stage::Taken => unreachable!("an admitted job has its place"),
+            Stage::Admitted(..) | Stage::Taken => unreachable!("an admitted job has its place"),
         }
     }
 
@@ -207,7 +208,7 @@ where
         match std::mem::replace(&mut self.job, Stage::Taken) {
             Stage::Future(job, _) => job,
             Stage::Allocated(new_job) => new_job.take_back(),
-            Stage::Admitted(_) | Stage::Taken => unreachable!("a refused job is still here"),
+            Stage::Admitted(..) | Stage::Taken => unreachable!("a refused job is still here"),
         }
     }
 
@@ -215,7 +216,7 @@ where
     #[inline]
     pub(super) fn take_handle(&mut self) -> S::Handle {
         match std::mem::replace(&mut self.job, Stage::Taken) {
-            Stage::Admitted(join) => S::handle(join),
+            Stage::Admitted(join, index) => S::handle(join, index),
             _ => unreachable!("an admitted job has a join handle"),
         }
     }
@@ -223,19 +224,20 @@ where
     /// Waits until the admitted job has left the wait list.
     pub(super) fn poll_started(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.job {
-            Stage::Admitted(join) => join.job().poll_started(cx),
+            Stage::Admitted(join, _) => join.job().poll_started(cx),
             _ => unreachable!("a job that waits for its start is admitted"),
         }
     }
 
     /// Takes the admitted job back, because its submitter goes away. A job that has started is aborted.
     pub(super) fn withdraw(&mut self) {
-        if let Stage::Admitted(join) = &self.job {
+        if let Stage::Admitted(join, _) = &self.job {
             join.job().withdraw();
         }
     }
 
-    /// Returns the job for its caller to run. The limiter has counted the job as `in_caller`.
+    /// Returns the job for its caller to run. The limiter has counted the job as `in_caller`, and
+    /// the sink has admitted it.
     pub(super) fn take_in_caller<D: Deref<Target = Shared>>(
         &mut self,
         shared: D,
@@ -261,22 +263,39 @@ where
         }
     }
 
+    fn group(&self) -> Option<&dyn JobGroup> {
+        self.sink.as_ref().and_then(S::group)
+    }
+
     #[inline]
-    fn admit(&mut self, slot_kind: SlotKind) -> Runnable {
+    fn admit(&mut self, slot_kind: SlotKind) -> Result<Runnable, SubmitErrorKind> {
+        let (Stage::Allocated(new_job), Some(sink)) = (&self.job, &mut self.sink) else {
+            unreachable!("the limiter prepares a job and then admits it once");
+        };
+        let index = new_job.enter(sink)?;
         let (Stage::Allocated(new_job), Some(sink)) =
             (std::mem::replace(&mut self.job, Stage::Taken), self.sink.take())
         else {
-            unreachable!("the limiter prepares a job and then admits it once");
+            unreachable!("the job and its sink were here just now");
         };
         let (job, join) = new_job.admit(sink, slot_kind);
-        self.job = Stage::Admitted(join);
-        job
+        self.job = Stage::Admitted(join, index);
+        Ok(job)
     }
 
-    fn admit_waiting(&mut self, slot_kind: SlotKind, waiter_key: WaiterKey) -> Runnable {
+    fn admit_waiting(
+        &mut self,
+        slot_kind: SlotKind,
+        waiter_key: WaiterKey,
+    ) -> Result<Runnable, SubmitErrorKind> {
         if let Stage::Allocated(new_job) = &self.job {
             new_job.enter_wait_list(|| self.shared.arc(), waiter_key);
         }
         PendingJob::admit(self, slot_kind)
+    }
+
+    fn admit_in_caller(&mut self) -> Result<(), SubmitErrorKind> {
+        let sink = self.sink.as_mut().expect("a job without admission keeps its sink");
+        sink.on_admit(None).map(|_| ())
     }
 }

@@ -1,0 +1,71 @@
+//! A limiter that hands out no slots: the steps of `Limiter::pause` and `Limiter::resume`.
+//!
+//! A pause takes all free slots out of the shards and keeps them in `State::paused_slots`, with
+//! `NO_SLOTS` set. So each slot that comes back goes through the state lock (L4), where
+//! `StateGuard::add_free_slots` adds it to the others. A waiter of the main list is served by
+//! `StateGuard::release_to_next` alone, which serves none while the limiter is paused. The jobs of a
+//! quota list find no free slot, and join the main list.
+//!
+//! A paused slot exists, and no job holds it. So a paused pool is stuck only if jobs that wait hold
+//! all its slots, and then it would be stuck without the pause, too. A job that lent its slot has
+//! started: it may take a paused slot, and must not wait for `resume`.
+
+use crate::pool::job::Runnable;
+use crate::pool::limiter::deferred_wakes::DeferredWakes;
+use crate::pool::limiter::flags::{CLOSED, NO_SLOTS};
+use crate::pool::limiter::shard::ShardId;
+use crate::pool::limiter::state::StateGuard;
+use crate::pool::limiter::wait_list::Waiter;
+
+/// Takes all free slots. Returns `false` if the limiter is paused already, or closed.
+pub(super) fn pause(state: &mut StateGuard<'_>) -> bool {
+    if state.paused || state.is_set(CLOSED) {
+        return false;
+    }
+    state.paused = true;
+    // The flag goes first: no slot may come back to a shard behind the scan (L4).
+    state.set(NO_SLOTS);
+    let limiter = state.limiter;
+    for shard in &limiter.shards {
+        state.paused_slots += std::mem::take(&mut shard.lock().free_slots);
+    }
+    true
+}
+
+/// Hands out the slots that the pause has kept. Returns `false` if the limiter is not paused.
+pub(super) fn resume(
+    state: &mut StateGuard<'_>,
+    shard_id: ShardId,
+    deferred: &mut DeferredWakes,
+) -> bool {
+    if !std::mem::take(&mut state.paused) {
+        return false;
+    }
+    let slots = std::mem::take(&mut state.paused_slots);
+    state.add_slots(shard_id, slots, deferred);
+    // Jobs that wait may hold all slots by now.
+    state.lend_if_stuck(shard_id, deferred);
+    true
+}
+
+/// Takes all jobs out of the wait list, oldest first. The caller must cancel them and call
+/// `Limiter::end_withdrawn` for each.
+pub(super) fn take_waiting_jobs(
+    state: &mut StateGuard<'_>,
+    shard_id: ShardId,
+    deferred: &mut DeferredWakes,
+) -> Vec<Runnable> {
+    let mut jobs = Vec::new();
+    // The newest first, and the main list last: a part of a quota that a removal sets free finds no
+    // later job to start. A removal may still move up a caller, so each key is looked at again.
+    for waiter_key in state.wait_list.waiter_keys().into_iter().rev() {
+        let Some(Waiter::Job(job, _)) = state.wait_list.get_linked(waiter_key) else { continue };
+        let job = job.ptr();
+        if let Some(mut removed) = state.wait_list.remove_job(waiter_key, job) {
+            state.remove_for_cancel(shard_id, &mut removed, deferred);
+            jobs.push(removed.job);
+        }
+    }
+    jobs.reverse();
+    jobs
+}
