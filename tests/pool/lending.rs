@@ -47,7 +47,7 @@ fn fibonacci(pool: Pool, n: u32) -> BoxFuture<u32> {
         for less in [1, 2] {
             group.schedule(fibonacci(pool.clone(), n - less)).await.unwrap();
         }
-        group.wait().await.into_iter().map(|outcome| outcome.result.unwrap()).sum()
+        group.try_join().await.unwrap().into_iter().sum()
     })
 }
 
@@ -263,10 +263,8 @@ fn a_nested_wait_that_is_dropped_leaves_nothing() {
             .unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(soon(job).await.unwrap(), 0);
         assert_eq!((law(&pool).withdrawn, law(&pool).cancelled), (2, 0));
-        assert!(
-            soon(group.wait()).await.is_empty(),
-            "a job that was never submitted has no outcome"
-        );
+        assert!(soon(group.wait()).await.is_success());
+        assert!(group.take_outcomes().is_empty(), "a job that was never submitted has no outcome");
         held.release().await;
         whole(&pool).await;
     });
@@ -286,12 +284,11 @@ fn a_quota_lends_within_itself() {
                     let inner = pool.group_builder().quota(1).build().unwrap();
                     group.schedule(nested(inner.clone(), pool.clone(), depth - 1)).await.unwrap();
                     inner.schedule(async { 1 }).await.unwrap();
-                    inner.wait().await.len() as u32
+                    inner.try_join().await.unwrap().len() as u32
                 })
             }
             group.schedule(nested(group.clone(), pool.clone(), 8)).await.unwrap();
-            let outcomes = soon(group.wait()).await;
-            assert_eq!(outcomes.len(), 2);
+            assert_eq!(soon(group.try_join()).await.unwrap().len(), 2);
             whole(&pool).await;
         }
     });
@@ -387,5 +384,77 @@ fn a_wait_for_another_pool_lends_nothing() {
         soon(second).await.unwrap();
         whole(&front).await;
         whole(&back).await;
+    });
+}
+
+/// A consumer inside the pool waits for outcomes of jobs that are fed from outside.
+#[test]
+fn a_consumer_in_the_pool_lets_its_feeder_in() {
+    both(|| async {
+        let pool = Pool::new(1);
+        let group = pool.group::<u32>();
+        let mut outcomes = group.outcomes();
+        let consumer = pool.schedule(async move {
+            let mut sum = 0;
+            while let Some(outcome) = outcomes.next().await {
+                sum += outcome.result.unwrap();
+            }
+            sum
+        });
+        let consumer = consumer.await.unwrap();
+        for n in 1..=100 {
+            soon(group.schedule(async move { n })).await.unwrap();
+        }
+        group.close();
+        assert_eq!(soon(consumer).await.unwrap(), 5_050);
+        drop(group);
+        whole(&pool).await;
+    });
+}
+
+/// A paused pool starts nothing, but a job that lent its slot has started.
+#[test]
+fn a_lender_goes_on_in_a_paused_pool() {
+    single(async {
+        let pool = Pool::new(1);
+        let gate = Gate::new();
+        let (own, inside) = (pool.clone(), gate.wait());
+        let job = async move { own.schedule(inside).await.unwrap().await.unwrap() };
+        let job = pool.schedule(job).await.unwrap();
+        settle().await;
+        assert_eq!(law(&pool).lent, 1);
+        pool.pause();
+        let later = pool.anyway_go(async {}).unwrap().into_handle();
+        gate.open();
+        soon(job).await.unwrap();
+        settle().await;
+        assert!(!later.is_finished(), "the pool is paused");
+        pool.resume();
+        soon(later).await.unwrap();
+        whole(&pool).await;
+    });
+}
+
+/// What waits in a paused pool is lent a slot once the pool goes on.
+#[test]
+fn a_nested_wait_of_a_paused_pool_ends_after_the_pause() {
+    single(async {
+        let pool = Pool::new(1);
+        let (own, gate) = (pool.clone(), Gate::new());
+        let inside = gate.wait();
+        let job = pool.schedule(async move {
+            inside.await;
+            own.schedule(async { 7 }).await.unwrap().await.unwrap()
+        });
+        let job = job.await.unwrap();
+        settle().await;
+        pool.pause();
+        gate.open();
+        settle().await;
+        assert!(!job.is_finished());
+        assert_eq!(law(&pool).lent, 0, "nothing starts, so nothing is lent");
+        pool.resume();
+        assert_eq!(soon(job).await.unwrap(), 7);
+        whole(&pool).await;
     });
 }

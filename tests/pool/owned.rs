@@ -37,8 +37,8 @@ fn spawned_futures_wait_their_turn() {
         soon(member).await.unwrap().unwrap();
         let slot = soon(reserve).await.unwrap().unwrap();
         assert_eq!(soon(slot.schedule(async { 5 }).unwrap()).await.unwrap(), 5);
-        let values = soon(group.wait()).await.into_iter().map(|outcome| outcome.result.unwrap());
-        assert_eq!(values.collect::<Vec<_>>(), [4, 2], "in the order of submission");
+        let values = soon(group.try_join()).await.unwrap();
+        assert_eq!(values, [4, 2], "in the order of submission");
         whole(&pool).await;
     });
 }
