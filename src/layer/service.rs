@@ -115,7 +115,8 @@ where
             if self.refusal.is_some() || self.is_inner {
                 reserver.release();
             } else {
-                self.refusal = ready!(reserver.poll_reserve(cx)).err().map(|error| error.kind());
+                self.refusal =
+                    ready!(reserver.poll_reserve_now(cx)).err().map(|error| error.kind());
             }
         }
         match self.refusal {
