@@ -31,9 +31,9 @@ fn beside<F: Future<Output = ()>>(threads: usize, body: impl FnOnce() -> F + Sen
 fn meanwhile<T>(future: impl Future<Output = T>) -> impl Future<Output = T> {
     let at = std::panic::Location::caller();
     async move {
-        match tokio::time::timeout(Duration::from_secs(3), future).await {
-            Ok(value) => value,
-            Err(_) => panic!("held back by a heavy job: {at}"),
+        match within(Duration::from_secs(3), future).await {
+            Some(value) => value,
+            None => panic!("held back by a heavy job: {at}"),
         }
     }
 }
@@ -227,8 +227,8 @@ fn a_restless_job_starves_no_overflow() {
         for _ in 0..100 {
             let own = pool.clone();
             let job = tokio::spawn(async move { own.schedule_always(async {}).unwrap().await });
-            let done = tokio::time::timeout(Duration::from_secs(3), job).await;
-            let done = done.is_ok_and(|joined| joined.unwrap().is_ok());
+            let done = within(Duration::from_secs(3), job).await;
+            let done = done.is_some_and(|joined| joined.unwrap().is_ok());
             results.push(done);
             if !done {
                 break;

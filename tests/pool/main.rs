@@ -19,6 +19,7 @@ mod groups;
 mod groups_end;
 mod handles;
 mod held_slots;
+mod helpers;
 mod lifecycle;
 mod nested;
 mod nested_shrinks;

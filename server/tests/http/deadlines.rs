@@ -10,7 +10,7 @@ use crate::support::*;
 use axum::Router;
 use millpond_server::http::{Server, ServerBuilder};
 use millpond_server::{CloseReason, Deadline};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 in_all_cases!(paused: first_byte, heads, heads_behind_a_cut_body, bodies, keep_alive, writes, a_handler_may_wait);
 #[cfg(feature = "rustls")]
@@ -56,7 +56,7 @@ async fn ends(
                 continue;
             }
         }
-        let gone = timeout(20 * LIMIT, client.gone()).await;
+        let gone = within(20 * LIMIT, client.gone()).await;
         said.extend(gone.expect("it is closed some time"));
         break start.elapsed();
     };
@@ -255,7 +255,7 @@ async fn handshake(case: Case) {
             assert!(no_time(client.read_some(10_000)).await.unwrap() > 0);
         }
         let start = Instant::now();
-        timeout(20 * LIMIT, client.gone()).await.unwrap();
+        within(20 * LIMIT, client.gone()).await.unwrap();
         let waited = start.elapsed();
         assert!(waited >= LIMIT - SECOND && waited <= LIMIT + LAG, "{waited:?}");
     }

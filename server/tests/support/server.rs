@@ -315,13 +315,14 @@ impl AsyncWrite for Stream {
 }
 
 /// Runs a future while a paused clock stands still. tokio's clock advances when the runtime is
-/// idle; this keeps the runtime busy while the kernel works.
+/// idle; this keeps the runtime busy while the kernel works. The future itself is polled only when
+/// it was woken.
 #[track_caller]
 pub fn no_time<F: Future>(future: F) -> impl Future<Output = F::Output> {
     let (at, start) = (Location::caller(), Instant::now());
-    let mut future = Box::pin(future);
+    let mut future = super::woken(future);
     poll_fn(move |cx| {
-        let polled = future.as_mut().poll(cx);
+        let polled = Pin::new(&mut future).poll(cx);
         if polled.is_pending() {
             assert!(start.elapsed() < Duration::from_secs(25), "hangs: {at}");
             cx.waker().wake_by_ref();
