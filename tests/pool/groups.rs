@@ -199,6 +199,24 @@ fn wait_or_cancel_cancels_the_rest_at_the_first_failure() {
 }
 
 #[test]
+fn a_failure_that_next_has_taken_cancels_nothing() {
+    single(async {
+        let pool = Pool::new(3);
+        let group = pool.group();
+        let gates = gated(&group, 1).await;
+        group.schedule(async { silent_panic("taken") }).await.unwrap();
+        assert!(!soon(group.next()).await.unwrap().is_success());
+        let mut wait = task::spawn(group.wait_or_cancel_on_failure());
+        assert_pending!(wait.poll());
+        settle().await;
+        assert!(!wait.is_woken());
+        gates[0].open();
+        assert_eq!(values(&soon(wait.into_inner()).await), [0]);
+        whole(&pool).await;
+    });
+}
+
+#[test]
 fn cancel_reaches_all_it_has_now() {
     single(async {
         let pool = Pool::builder().size(1).queue(1).build().unwrap();

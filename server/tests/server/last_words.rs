@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::support::chat::{Chat, thousand};
 use crate::support::server::{Case, Client, closed_for, emptied, in_all_cases};
+use crate::support::within;
 use millpond_server::{CloseReason, Server};
 use tokio::time::{Instant, sleep};
 

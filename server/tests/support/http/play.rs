@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 use super::reply::{Parsed, Reading, find, parse};
 use super::script::{Script, Step, TOKEN};
@@ -266,10 +267,11 @@ impl<'a> Client<'a> {
         let mut rests: Option<Instant> = None;
         let expected = self.expected.and_then(|expected| expected.tail);
         while let Some(stream) = &mut self.stream {
-            match within(QUIET / 4, stream.read_buf(&mut self.buffer)).await {
-                Some(Ok(1..)) => rests = None,
-                Some(_) => self.stream = None,
-                None => {
+            // What counts here is silence, so the socket has the last word, not the timer.
+            match timeout(QUIET / 4, stream.read_buf(&mut self.buffer)).await {
+                Ok(Ok(1..)) => rests = None,
+                Ok(_) => self.stream = None,
+                Err(_) => {
                     rests = match self.up.is_at_rest(&[self.sent()]) {
                         true => rests.or(Some(Instant::now())),
                         false => None,
