@@ -98,6 +98,20 @@ mod tests {
         }
     }
 
+    /// Of heads of any length, among them those beyond hyper's first read.
+    #[test]
+    fn the_end_of_a_long_head_is_found() {
+        for length in (0..20_000).step_by(97) {
+            for end_of_line in ["\r\n", "\n"] {
+                let filler = format!("x: {}", "y".repeat(length));
+                let lines = ["GET / HTTP/1.1", &filler, "host: a", "", "body", "", ""];
+                let bytes = lines.join(end_of_line).into_bytes();
+                let parsed = Request::new(&mut [EMPTY_HEADER; 20]).parse(&bytes).unwrap();
+                assert_eq!(end(&bytes), Some(parsed.unwrap()), "{length} {end_of_line:?}");
+            }
+        }
+    }
+
     #[test]
     fn only_what_may_become_a_head_is_held() {
         let partial = [&b""[..], b"P", b"PRI * HTTP/2.0\r\n\r\nSM", b"GET", b"\r\nGET / HT"];
