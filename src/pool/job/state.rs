@@ -113,7 +113,7 @@ impl State {
     }
 
     /// Ends a poll that returned `Pending`. Returns whether the caller keeps the token: the job was
-    /// woken or is to be cancelled, and is scheduled again.
+    /// woken or is to be cancelled meanwhile, and is scheduled again.
     ///
     /// After `false` the word holds the token. Another thread may already have taken the token
     /// out, so the caller must not touch the job again.
@@ -123,8 +123,9 @@ impl State {
         // Relaxed suffices here: the exchange below checks the value.
         let mut now = Snapshot(self.0.load(Relaxed));
         loop {
-            let again = (now.has(SCHEDULED) || now.should_cancel())
-                && !failpoint("suspend without recheck");
+            // A `request_abort` during the poll sets `SCHEDULED`, too. The `allow_abort` that lets an
+            // earlier request proceed wakes the job.
+            let again = now.has(SCHEDULED) && !failpoint("suspend without recheck");
             let after = now.0 & !RUNNING | if again { SCHEDULED } else { 0 };
             // The release pairs with the `wake` or `request_abort` that takes the token out: its
             // thread finds the future as this poll left it. The acquire pairs with a `wake` during
@@ -218,7 +219,7 @@ impl State {
 
     /// Makes aborts wait for one more [`allow_abort`](Self::allow_abort).
     pub(super) fn defer_abort(&self) {
-        // Pairs with `finish_poll` and `start_poll`, which read the count together with `ABORT`.
+        // Pairs with `start_poll`, which reads the count together with `ABORT`.
         self.0.fetch_add(ABORT_DEFERRED, AcqRel);
     }
 
