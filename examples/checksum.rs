@@ -68,12 +68,12 @@ fn main() -> io::Result<ExitCode> {
     // The work is done on the threads for blocking closures; to conduct it, one thread will do.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let result = runtime.block_on(run(root));
-    // If printing stopped early, nobody waits for the huge files that are being hashed.
+    // If printing stopped early, the program does not wait for huge files that are being hashed.
     runtime.shutdown_background();
     match result {
         Ok(0) => Ok(ExitCode::SUCCESS),
         Ok(_) => Ok(ExitCode::FAILURE),
-        // Whoever read the lines has had enough of them.
+        // The reader of the lines has closed the pipe: `head` does that.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(error) => Err(error),
     }

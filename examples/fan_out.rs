@@ -135,8 +135,8 @@ mod broker {
         settlements: mpsc::UnboundedSender<Settled>,
     }
 
-    /// A message that waits to be settled, once. Dropped before, it is not acknowledged: so it
-    /// is if the one who handles it panics, is cancelled or is refused.
+    /// A message that waits to be settled, once. A delivery that is dropped before is not
+    /// acknowledged. So a job that panics, is cancelled or is refused never acknowledges its message.
     pub struct Delivery {
         id: u32,
         mails: Vec<&'static str>,
@@ -173,7 +173,7 @@ mod broker {
 
         fn settle(&mut self, settled: Result<(), String>) {
             if let Some(settlements) = self.settlements.take() {
-                // Nobody may be interested any more.
+                // The receiver may be gone already.
                 let _ = settlements.send((self.id, settled));
             }
         }

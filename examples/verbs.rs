@@ -1,4 +1,4 @@
-//! The five verbs on a full pool: who runs a job, where, and what the numbers say meanwhile.
+//! The five verbs on a full pool: where a job runs, and what the numbers say meanwhile.
 //!
 //! ```text
 //! cargo run --example verbs
@@ -128,7 +128,7 @@ async fn overflow(pool: &Pool) -> Result<()> {
     Ok(())
 }
 
-/// `try_go` runs the job in its caller: whoever submits too much slows down.
+/// `try_go` runs the job in its caller, so a caller that submits too much slows down.
 async fn in_caller(pool: &Pool) -> Result<()> {
     let observed = pool.clone();
     // When the first `await` is over, a job in its caller is, too.

@@ -2,7 +2,7 @@
 //!
 //! [`JobError`] and [`JobPanic`] tell how a job ended. [`ClosedError`], [`ScheduleError`] and
 //! [`TryScheduleError`] are refusals of the verbs, for pools and groups alike. [`ConfigError`] comes
-//! from the builders of this crate and of `millpond-server`.
+//! from the builders of this crate, of `millpond-server`, and of any crate that reports settings so.
 //! A refusal must give the job back: the job never started and was not dropped.
 //! No lock of this file is ever taken: the mutex in `JobPanic` only makes the payload `Sync`.
 
@@ -25,12 +25,12 @@ pub enum JobError {
 }
 
 impl JobError {
-    /// Whether the job was cancelled.
+    /// Returns whether the job was cancelled.
     pub fn is_cancelled(&self) -> bool {
         matches!(self, Self::Cancelled)
     }
 
-    /// Whether the job panicked.
+    /// Returns whether the job panicked.
     pub fn is_panic(&self) -> bool {
         matches!(self, Self::Panicked(_))
     }
@@ -259,22 +259,39 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    #[doc(hidden)]
+    /// Makes the error of a setting, for builders of other crates on top of a pool. `accepted`
+    /// completes the sentence "accepted is ...".
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use millpond::ConfigError;
+    ///
+    /// fn checked_workers(workers: usize) -> Result<usize, ConfigError> {
+    ///     match workers {
+    ///         1..=64 => Ok(workers),
+    ///         _ => Err(ConfigError::new("workers", workers, "a number from 1 to 64")),
+    ///     }
+    /// }
+    ///
+    /// let error = checked_workers(0).unwrap_err();
+    /// assert_eq!(error.to_string(), "`workers` cannot be 0: accepted is a number from 1 to 64");
+    /// ```
     pub fn new(field: &'static str, value: impl ToString, accepted: &'static str) -> Self {
         Self { field, value: value.to_string(), accepted }
     }
 
-    /// The name of the setting, as on the builder.
+    /// Returns the name of the setting, as on the builder.
     pub fn field(&self) -> &str {
         self.field
     }
 
-    /// The refused value.
+    /// Returns the refused value.
     pub fn value(&self) -> &str {
         &self.value
     }
 
-    /// The accepted values.
+    /// Returns the accepted values.
     pub fn accepted(&self) -> &str {
         self.accepted
     }

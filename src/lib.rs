@@ -82,6 +82,7 @@
 //! - **reserved**: a slot kept for a job to come. **held**: a slot kept beyond its job's end.
 //! - **overflow**: a job beyond `size`. **in caller**: a job that its caller runs.
 //! - **handle**: the right to a job's result. **group**: jobs waited for together.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]

@@ -22,7 +22,7 @@ struct Books {
     completed: AtomicU64,
     panicked: AtomicU64,
     cancelled: AtomicU64,
-    /// Detached, so that nobody saw how they ended.
+    /// Detached jobs, whose ends were not observed.
     unseen: AtomicU64,
 }
 

@@ -16,7 +16,7 @@ use self::connections::Connections;
 use crate::memory;
 use crate::protocol::Protocol;
 
-/// Follows orders until nobody holds its input open. Each one ends by itself.
+/// Follows the orders on its input until the controller closes that input. Each order ends by itself.
 pub fn run(protocol: Protocol) -> Result<(), String> {
     // Else each wait for the moment a request is due ends some 50 µs late.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));

@@ -37,7 +37,7 @@ pub fn run(args: Args) -> Result<(), String> {
     let mut progress = Progress::new(rounds * args.arms.len() * Plan::STEPS);
     for round in 0..rounds {
         for turn in 0..args.arms.len() {
-            // Whoever goes first finds the machine in another state than the last.
+            // The first arm of a round finds the machine in another state than the last arm does.
             let at = (turn + round) % args.arms.len();
             let tries = if args.quick { 1 } else { TRIES };
             let measured = undisturbed(args.arms[at], &plan, tries, &mut progress);

@@ -18,7 +18,7 @@ impl Progress {
         Self { bar: stderr().is_terminal().then(bar), total, started: 0 }
     }
 
-    /// Steps nobody could foresee.
+    /// Adds steps that the plan did not have.
     pub fn more(&mut self, steps: usize) {
         self.total += steps;
         if let Some(bar) = &self.bar {

@@ -88,7 +88,7 @@ impl Request {
 fn response(bytes: &[u8], number: u64, connection: u64) -> Option<Answer> {
     let head = bytes.windows(4).position(|end| end == b"\r\n\r\n")? + 4;
     let Some(body) = body_length(&bytes[..head]) else {
-        // Where it ends nobody knows.
+        // Without a length the end of the response is unknown.
         return Some(Answer { length: bytes.len(), stamp: None, number: None });
     };
     let length = head + body;

@@ -7,7 +7,7 @@ use crate::args::Args;
 use crate::arms::{self, Handler, Setup};
 use crate::memory;
 
-/// Serves until nobody holds its input open.
+/// Serves until the controller closes the input of this process.
 pub fn run(args: &Args) -> Result<(), String> {
     let [arm] = args.arms[..] else { return Err("a server needs --arm".into()) };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -39,6 +39,6 @@ pub fn run(args: &Args) -> Result<(), String> {
 
 fn say(text: &str) {
     let mut out = stdout().lock();
-    // Whoever does not listen any more will close the input as well.
+    // A controller that no longer reads has closed the input too, which ends this process.
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }

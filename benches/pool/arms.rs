@@ -28,9 +28,9 @@ pub trait Submit: Clone + Send + Sync + 'static {
     /// Called inside the runtime, so that worker tasks can be spawned.
     fn new(size: usize) -> Self;
 
-    /// Submits each job as soon as the rival takes it; nobody will ask for a result. The loop is
-    /// the rival's, as a user would write it: one more future around each submission costs some
-    /// as much as their own work.
+    /// Submits each job as soon as the rival takes it. No result is asked for. The loop is the
+    /// rival's, as a user would write it: for some rivals, one more future around each submission
+    /// costs as much as their own work.
     fn feed<J: Job>(&self, jobs: impl Iterator<Item = J> + Send)
     -> impl Future<Output = ()> + Send;
 

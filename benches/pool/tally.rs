@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Tally {
-    /// One for each producer: one counter for all would be fought over by the threads whoever runs
-    /// the jobs where, and blur the differences.
+    /// One counter for each producer. All threads would contend for a single counter, whichever rival
+    /// runs the jobs, and that would hide the differences.
     parts: Box<[CachePadded<AtomicU64>]>,
     share: u64,
     unfinished: AtomicUsize,

@@ -1,4 +1,4 @@
-//! The throughput workloads: what the jobs do, who submits them, who waits for them.
+//! The throughput workloads: what the jobs do, which tasks submit them, and how their end is awaited.
 
 use std::hint::spin_loop;
 use std::time::{Duration, Instant};

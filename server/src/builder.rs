@@ -1,4 +1,12 @@
-//! A server's settings, checked where they are put together.
+//! [`ServerBuilder`], and [`Config`]: the settings of both builders, with their defaults and checks.
+//!
+//! `http::ServerBuilder` has a `Config` too, with other defaults and with HTTP's names for some of the
+//! settings. The macro `shared_setters` writes the setters that both have, so their docs cannot
+//! differ. `config::ServerEntry` fills builders from a file, and calls [`Config::check_all`].
+//!
+//! [`Config::start`] is the only way to a server: it checks every setting, makes the pool of the
+//! server if none was given, and calls `Server::start`. No setter checks, so the order of the calls
+//! does not matter. A refused setting must be named as its setter is.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,37 +18,71 @@ use tokio_util::codec::{Decoder, Encoder};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use crate::Server;
 use crate::accept::listen::Listen;
 use crate::conn::protocol::Protocol;
 use crate::conn::transport::TlsAccept;
 use crate::error::StartError;
 use crate::framed::handler::{Handler, HandlerProtocol};
 use crate::framed::service::{BoxError, ServiceProtocol};
-use crate::settings::Mode;
-use crate::settings::{Deadlines, Settings, SlowReader, Ticks};
+use crate::server::Server;
+use crate::settings::{Deadlines, Mode, Settings, SlowReader, Ticks};
 use crate::trace::event;
-use millpond::ConfigError;
-use millpond::Pool;
+use millpond::{ConfigError, Pool};
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Of a server's own pool, where none was given: how many turns may be under way at once.
+/// The size of the pool that a server makes for itself.
 pub(crate) const OWN_POOL: usize = 1024;
 
-/// Settings of a server; from [`Server::builder`].
+/// The settings of a server, from [`Server::builder`].
 ///
-/// Every limit and every deadline has a default, the same in both modes. A deadline that is set to
-/// `None` does not hold; `0` is refused everywhere.
+/// Every limit and every deadline has a default, the same in both modes. Sizes are in bytes. A deadline
+/// that is `None` does not run. [`serve`](Self::serve) and [`handle`](Self::handle) refuse `0` for each
+/// setting.
+///
+/// A deadline is never early. It is late by two ticks at most; a tick is an eighth of the shortest
+/// deadline, from 10 ms to a second.
+///
+/// # Examples
+///
+/// ```
+/// use std::convert::Infallible;
+/// use std::time::Duration;
+///
+/// use millpond::Pool;
+/// use millpond_server::{Listen, Mode, Server, SlowReader};
+/// use tokio_util::codec::LinesCodec;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = Pool::builder().size(256).name("turns").build()?;
+/// let echo = tower::service_fn(|line: String| async { Ok::<_, Infallible>(Some(line)) });
+/// let server = Server::builder()
+///     .listen("127.0.0.1:0")
+///     .listen(Listen::from("127.0.0.1:0").mode(Mode::Dedicated))
+///     .mode(Mode::EventDriven)
+///     .pool(&pool)
+///     .max_connections(10_000)
+///     .max_connections_per_ip(100)
+///     .overload_response("busy\n")
+///     .frame_timeout(Duration::from_secs(5))
+///     .idle_timeout(None)
+///     .slow_reader(SlowReader::Close)
+///     .codec(LinesCodec::new_with_max_length(1024))
+///     .serve(echo)?;
+/// # drop(server);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "a builder does nothing until `serve` or `handle`"]
 pub struct ServerBuilder<C = ()> {
     pub(crate) codec: C,
     pub(crate) config: Config,
 }
 
-/// All settings but the codec, of both builders.
+/// All settings but the codec. Both builders have one.
 #[derive(Debug)]
 pub(crate) struct Config {
-    /// How errors name the settings that differ between the builders.
+    /// Whether errors use HTTP's names, where the two builders name a setting differently.
     #[cfg(feature = "http")]
     pub(crate) is_http: bool,
     pub(crate) listens: Vec<Listen>,
@@ -63,106 +105,138 @@ pub(crate) struct Config {
     pub(crate) connect_info: bool,
 }
 
-/// The settings that both builders have. The callers import `Duration`.
+/// The setters that both builders have. The calling files import `Duration`.
 macro_rules! shared_setters {
     (mode: $mode:literal, overload_response: $overload:literal) => {
-        /// Where to listen; see [`Listen`](crate::Listen). May be called several times. There is no
-        /// default.
+        /// Adds a listener: an address such as `127.0.0.1:7000` or `unix:/run/echo.sock`, or a socket
+        /// that is bound already; see [`Listen`](crate::Listen). At least one is needed.
+        #[doc(alias = "bind")]
         pub fn listen(mut self, listen: impl Into<crate::Listen>) -> Self {
             self.config.listens.push(listen.into());
             self
         }
 
-        /// How connections are held. A [`Listen`](crate::Listen) may have a mode of its own.
+        /// How the server holds its connections. A [`Listen`](crate::Listen) may have another mode.
         #[doc = $mode]
         pub fn mode(mut self, mode: crate::Mode) -> Self {
             self.config.mode = mode;
             self
         }
 
-        /// The pool in whose slots turns run, one at a time in each: its size bounds how many are
-        /// under way, and while it is full, what peers send stays in the kernel.
+        /// The pool whose slots turns hold, one slot for each turn. The size of the pool bounds how
+        /// many turns are under way. While the pool is full, connections wait first in, first out, and
+        /// what their peers send stays in the kernel.
         ///
-        /// Default: in the event-driven mode a pool of its own with 1,024 slots. In the dedicated
-        /// mode none: the connections' tasks run their turns themselves.
+        /// Default: in the event-driven mode, a pool of the server's own with 1,024 slots; in the
+        /// dedicated mode none, and each connection's task runs its own turns.
         ///
-        /// A turn whose service waits holds a slot meanwhile, and no thread. A service that submits
-        /// jobs to the same pool and awaits them is a nested submit, see
-        /// [`OnDeadlock`](millpond::OnDeadlock).
+        /// A turn whose service waits keeps its slot, but no thread. A service that submits jobs to the
+        /// same pool and awaits them is a nested submission; see
+        /// [`OnDeadlock`](millpond::OnDeadlock). When the pool is closed, connections close as they
+        /// become ready, with [`CloseReason::PoolClosed`](crate::CloseReason::PoolClosed).
+        #[doc(alias = "backpressure")]
+        #[doc(alias = "concurrency limit")]
         pub fn pool(mut self, pool: &millpond::Pool) -> Self {
             self.config.pool = Some(pool.clone());
             self
         }
 
-        /// How many connections may be open at once. Default: half of the descriptors that the
-        /// process may open (the soft limit when the server starts), or 524,288 where there is no
-        /// limit.
+        /// How many connections may be open at once. Connections beyond get the
+        /// [`overload_response`](Self::overload_response), and are closed.
+        ///
+        /// Default: half of the descriptors that the process may open (its soft limit at the start of
+        /// the server), or 524,288 without such a limit.
+        #[doc(alias = "connection limit")]
         #[doc(alias = "concurrency limit")]
         pub fn max_connections(mut self, connections: usize) -> Self {
             self.config.max_connections = Some(connections);
             self
         }
 
-        /// How many connections one peer may have: an IPv4 address, or an IPv6 network of 64 bits.
-        /// Default: half of [`max_connections`](Self::max_connections), so that nobody takes all of
-        /// them. `None`: no bound, for servers behind a proxy, or for a load test from one address.
-        /// Unix sockets have none.
+        /// How many connections may come from the same address: an IPv4 address, or an IPv6 network of
+        /// 64 bits. `None`: no bound. Unix sockets have no bound.
+        ///
+        /// Default: half of [`max_connections`](Self::max_connections), so that no address can take all
+        /// of them. Behind a proxy, and in load tests, all connections have the same address: use
+        /// `None` there.
+        #[doc(alias = "connection limit")]
+        #[doc(alias = "max_connections_per_peer")]
         pub fn max_connections_per_ip(mut self, connections: impl Into<Option<usize>>) -> Self {
             self.config.max_connections_per_ip = Some(connections.into());
             self
         }
 
-        /// What connections over a limit get, as the bytes of a whole response, before they are
-        /// closed. It is written in a task of its own, for a second and to 128 at a time for each
-        /// listener at most, and never over TLS.
+        /// What connections over a limit get before they are closed: the bytes of a whole response.
+        ///
+        /// A task writes the response, for up to a second. Each listener writes up to 128 of them at a
+        /// time; further connections are closed without a response, and so is every one over TLS.
+        ///
         #[doc = $overload]
+        #[doc(alias = "load_shed")]
         pub fn overload_response(mut self, response: impl Into<bytes::Bytes>) -> Self {
             self.config.overload_response = Some(response.into());
             self
         }
 
-        /// From the accept to the first byte; over TLS also from the end of the handshake. A
-        /// handler that has sent something does not expect any. `None`: the timeout between
-        /// requests, or frames, runs from the accept. Default 10 s.
+        /// How long a new connection may take to send its first byte, from the accept. Over TLS the
+        /// deadline runs once more, after the handshake. A handler that has sent a frame waits for no
+        /// first byte.
+        ///
+        /// Default 10 s. `None`: the timeout between requests or frames runs from the accept.
+        #[doc(alias = "slowloris")]
         pub fn first_byte_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
             self.config.deadlines.first_byte = timeout.into();
             self
         }
 
-        /// For the TLS handshake, from its first byte. Default 10 s.
+        /// How long the TLS handshake may take, from its first byte. Default 10 s.
+        #[doc(alias = "slowloris")]
         pub fn handshake_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
             self.config.deadlines.handshake = timeout.into();
             self
         }
 
-        /// For how long bytes may wait without the peer taking any of them. Default 30 s.
+        /// How long bytes may wait while the peer takes none of them. Each byte that the peer takes
+        /// restarts the deadline. Default 30 s.
+        #[doc(alias = "slow reader")]
         pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
             self.config.deadlines.write = timeout.into();
             self
         }
 
-        /// For how long `Server::wait` lets connections finish once it was told to stop. Default
-        /// 30 s.
+        /// How long `Server::wait` lets connections finish after its token was cancelled. Then the server
+        /// cuts them off. Default 30 s.
+        #[doc(alias = "graceful shutdown")]
         pub fn drain_timeout(mut self, timeout: Duration) -> Self {
             self.config.drain = timeout;
             self
         }
 
-        /// When it is cancelled nothing more is accepted. Connections are closed by `Server::wait`,
-        /// which must be awaited, or by dropping the server.
+        /// A token whose cancellation stops the server: the server accepts no more at once, and
+        /// `Server::wait` closes the connections while it is awaited.
+        ///
+        /// Several servers may share a token. Default: a token that nothing cancels.
+        #[doc(alias = "graceful shutdown")]
+        #[doc(alias = "with_graceful_shutdown")]
         pub fn shutdown_token(mut self, token: tokio_util::sync::CancellationToken) -> Self {
             self.config.token = token;
             self
         }
 
-        /// How much is read from one connection before the others have their turn. Default 64 KiB.
+        /// How many bytes a turn reads before the turns of other connections come first. Default
+        /// 64 KiB.
+        ///
+        /// A frame larger than the budget continues in the next turn.
         pub fn read_budget_bytes(mut self, bytes: usize) -> Self {
             self.config.read_budget_bytes = bytes;
             self
         }
 
-        /// Has all connections use TLS, in either mode. An idle connection keeps its session, some
+        /// Serves all connections over TLS, in either mode. An idle connection keeps its session, some
         /// kilobytes.
+        ///
+        /// The configuration brings the certificates and the provider of cryptography. The example
+        /// `tls` has a whole one.
         #[cfg(feature = "rustls")]
         pub fn tls(mut self, config: std::sync::Arc<tokio_rustls::rustls::ServerConfig>) -> Self {
             self.config.tls.acceptor = Some(config.into());
@@ -205,7 +279,9 @@ impl ServerBuilder {
         Self { codec: (), config: Config::new() }
     }
 
-    /// What makes frames of bytes and bytes of frames. Each connection gets a clone.
+    /// The codec that makes frames of bytes and bytes of frames. Each connection gets a clone, so a
+    /// codec may have state.
+    #[doc(alias = "Framed")]
     pub fn codec<C: Decoder + Clone>(self, codec: C) -> ServerBuilder<C> {
         ServerBuilder { codec, config: self.config }
     }
@@ -214,51 +290,67 @@ impl ServerBuilder {
 impl<C> ServerBuilder<C> {
     shared_setters! {
         mode: "Default [`Mode::Dedicated`](crate::Mode::Dedicated).",
-        overload_response: "Default: they are closed without one."
+        overload_response: "Default: none, connections are closed without a response."
     }
 
-    /// From a frame's first byte to its last, however they trickle in. A codec that takes bytes
-    /// and makes no frame of them has begun one. Default 10 s.
+    /// How long a frame may take, from its first byte to its last, however its bytes trickle in. A
+    /// frame has begun when the codec has taken bytes without making a frame of them. Default 10 s.
+    #[doc(alias = "slowloris")]
+    #[doc(alias = "read_timeout")]
     pub fn frame_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.deadlines.frame = timeout.into();
         self
     }
 
-    /// For how long a connection may be open without a frame in either direction. Default 5 min.
+    /// How long a connection may be open without a frame in either direction. Default 5 min.
+    ///
+    /// Before the server closes an idle connection, it reads once more.
+    #[doc(alias = "keep-alive")]
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.deadlines.idle = timeout.into();
         self
     }
 
-    /// The largest frame, in bytes as they arrive. Default 1 MiB. A codec may be stricter.
+    /// The largest frame, in bytes as they arrive. A larger frame closes its connection, with
+    /// [`CloseReason::FrameTooLarge`](crate::CloseReason::FrameTooLarge). Default 1 MiB.
+    ///
+    /// The codec may have a smaller limit of its own.
+    #[doc(alias = "max_length")]
     pub fn max_frame_size(mut self, bytes: usize) -> Self {
         self.config.max_frame_size = bytes;
         self
     }
 
-    /// How many frames of one connection are served before the others have their turn. Default
-    /// 256.
+    /// How many frames a turn serves before the turns of other connections come first. Default 256.
     pub fn read_budget_frames(mut self, frames: usize) -> Self {
         self.config.read_budget_frames = frames;
         self
     }
 
-    /// How many bytes may wait for one peer to take them, and one frame of a handler more, or one
-    /// answer of a service, however many frames it has. Beyond that it is a slow reader. Default
-    /// 256 KiB.
+    /// How many bytes may wait for one peer. A peer for which more wait is a slow reader; see
+    /// [`slow_reader`](Self::slow_reader). Default 256 KiB.
+    ///
+    /// The frame of a handler that exceeds the bound is still accepted, whole. So is the answer of a
+    /// service, with all of its frames.
+    #[doc(alias = "backpressure")]
+    #[doc(alias = "high watermark")]
     pub fn send_buffer(mut self, bytes: usize) -> Self {
         self.config.send_buffer = bytes;
         self
     }
 
-    /// How many bytes may wait for all peers together. Sends wait then; a connection whose answers
-    /// would go beyond is closed as a slow reader. Default 64 MiB.
+    /// How many bytes may wait for all peers together. Default 64 MiB.
+    ///
+    /// Beyond the bound [`Connection::send`](crate::Connection::send) waits. A connection whose answers
+    /// would exceed the bound is closed, with
+    /// [`CloseReason::SlowReader`](crate::CloseReason::SlowReader).
+    #[doc(alias = "backpressure")]
     pub fn send_buffer_total(mut self, bytes: usize) -> Self {
         self.config.send_buffer_total = bytes;
         self
     }
 
-    /// What becomes of slow readers. Default [`SlowReader::Wait`].
+    /// What the server does about a slow reader. Default [`SlowReader::Wait`].
     pub fn slow_reader(mut self, policy: SlowReader) -> Self {
         self.config.slow_reader = policy;
         self
@@ -266,27 +358,38 @@ impl<C> ServerBuilder<C> {
 }
 
 impl<C: Decoder + Clone + Send + Sync + 'static> ServerBuilder<C> {
-    /// Starts a server that answers each frame by a tower service. What the service returns is
-    /// written frame by frame: `Some(frame)`, `None`, `[one, two]`, a `Vec`, any iterator of
-    /// frames. (A bare `Bytes` or `Vec<u8>` is an iterator of bytes.)
+    /// Starts a server that answers each frame by a tower service. Returns the handle of the server,
+    /// which accepts at once.
     ///
-    /// The frames of a connection are served one after another, each when the service is ready. The
-    /// service is cloned for each turn, so it must be `Sync`, too: box it by
-    /// `tower::util::BoxCloneSyncService`. It does not learn which connection a frame is from; a
-    /// [`Handler`] does. No deadline bounds it: use tower's `timeout`. It is dropped where a
-    /// shutdown's deadline has passed.
+    /// A response is an iterator of frames: `Some(frame)`, `None`, `[one, two]`, a `Vec`. (A bare
+    /// `Bytes` or `Vec<u8>` is an iterator of bytes.)
     ///
-    /// An error closes the connection with [`CloseReason::Service`](crate::CloseReason::Service),
-    /// answers to earlier frames go out before; so does a panic. The error is an event of the
-    /// target `millpond` (feature `tracing`), at the level WARN.
+    /// The frames of a connection are served one after another, each when the service is ready. Each
+    /// turn has a clone of the service, so the service must be `Sync` too;
+    /// `tower::util::BoxCloneSyncService` boxes such a service. The service does not learn which
+    /// connection a frame comes from; a [`Handler`] does. No deadline bounds the service; tower's
+    /// `timeout` does.
+    ///
+    /// An error of the service closes its connection with
+    /// [`CloseReason::Service`](crate::CloseReason::Service), a panic with
+    /// [`CloseReason::Panicked`](crate::CloseReason::Panicked). The answers to earlier frames go out
+    /// first. With the feature `tracing` the error is an event of the target `millpond`, at WARN.
+    ///
+    /// # Cancel safety
+    ///
+    /// The server drops the future of a call when the deadline of a shutdown passes, or when the
+    /// [`Server`] is dropped. A peer that leaves cancels no call.
     ///
     /// # Errors
     ///
-    /// Names a setting that is not allowed, or the listener that could not be bound.
+    /// [`StartError`] names the setting that is not allowed and the accepted values, or the listener
+    /// that could not be bound.
     ///
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O and time enabled.
+    #[doc(alias = "axum::serve")]
+    #[doc(alias = "start")]
     pub fn serve<S, R>(self, service: S) -> Result<Server, StartError>
     where
         C: Decoder<Item: Send, Error: Into<BoxError>>,
@@ -298,15 +401,18 @@ impl<C: Decoder + Clone + Send + Sync + 'static> ServerBuilder<C> {
         self.config.start(ServiceProtocol { codec: self.codec, service })
     }
 
-    /// Starts a server around a [`Handler`], which may send at any time.
+    /// Starts a server around a [`Handler`], which may send at any time. Returns the handle of the
+    /// server, which accepts at once.
     ///
     /// # Errors
     ///
-    /// As [`serve`](Self::serve).
+    /// The errors of [`serve`](Self::serve).
     ///
     /// # Panics
     ///
-    /// As [`serve`](Self::serve).
+    /// Outside of a tokio runtime with I/O and time enabled.
+    #[doc(alias = "start")]
+    #[doc(alias = "websocket")]
     pub fn handle<H: Handler>(self, handler: H) -> Result<Server, StartError>
     where
         C: Decoder<Item = H::In, Error: Into<BoxError>>,
@@ -318,7 +424,7 @@ impl<C: Decoder + Clone + Send + Sync + 'static> ServerBuilder<C> {
 
 #[cfg(feature = "serde")]
 impl Config {
-    /// What a start would find wrong, without a start.
+    /// Checks the settings as a start does, without a start.
     pub(crate) fn check_all(&self) -> Result<(), ConfigError> {
         let per_ip = self.max_connections_per_ip.unwrap_or_default();
         self.check(self.max_connections.unwrap_or(1), per_ip).map(drop)
@@ -332,8 +438,9 @@ impl<C> fmt::Debug for ServerBuilder<C> {
 }
 
 impl Config {
+    /// Checks the settings and starts a server with this protocol.
     pub(crate) fn start<P: Protocol>(self, protocol: P) -> Result<Server, StartError> {
-        // Panics without timers, which deadlines need.
+        // Deadlines need the runtime's timer: without one this panics here, and not in a task later.
         drop(tokio::time::sleep(Duration::ZERO));
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20) as usize;
         let max_connections = self.max_connections.unwrap_or((descriptors / 2).max(1));
@@ -352,16 +459,11 @@ impl Config {
             Some(pool) => pool,
             None => Pool::builder().size(OWN_POOL).name("server").build()?,
         };
-        Server::start(
-            self,
-            settings,
-            (max_connections, max_connections_per_ip),
-            pool,
-            Arc::new(protocol),
-        )
+        let limits = (max_connections, max_connections_per_ip);
+        Server::start(&self, settings, limits, &pool, &Arc::new(protocol))
     }
 
-    /// How the builder calls the settings of frames, which are heads for HTTP.
+    /// Returns the names of the settings of frames, as their builder has them.
     fn names(&self) -> [&'static str; 3] {
         #[cfg(feature = "http")]
         if self.is_http {
@@ -370,6 +472,7 @@ impl Config {
         ["max_frame_size", "frame_timeout", "idle_timeout"]
     }
 
+    /// Checks all settings. Returns what the server needs of them.
     fn check(
         &self,
         max: usize,

@@ -1,64 +1,78 @@
-//! Why connections end.
+//! [`CloseReason`] and [`Deadline`]: why connections end.
 
 use std::fmt;
 
 /// Why a connection was closed.
+///
+/// [`Handler::on_close`](crate::Handler::on_close) gets the reason of its connection.
+/// [`ServerStatus::closed_for`](crate::ServerStatus::closed_for) counts connections by reason. Each
+/// connection has exactly one reason. If several apply, one that cuts work off comes before one that
+/// lets work finish; otherwise the first stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// The peer has ended the connection, and all it had sent is answered.
+    /// The peer has ended the connection. What the peer had sent before is answered.
     Peer,
     /// [`Connection::close`](crate::Connection::close) was called.
     ClosedByServer,
-    /// A deadline has passed.
+    /// A deadline of the connection has passed.
     Deadline(Deadline),
-    /// The peer does not take what is sent to it; see [`SlowReader`](crate::SlowReader).
+    /// The peer takes its answers too slowly: the send buffer is full, and the policy is
+    /// [`SlowReader::Close`](crate::SlowReader::Close). Or the answers would exceed
+    /// [`send_buffer_total`](crate::ServerBuilder::send_buffer_total).
     SlowReader,
     /// A frame is larger than [`max_frame_size`](crate::ServerBuilder::max_frame_size).
     FrameTooLarge,
-    /// The codec could not read what the peer sent, or not write a frame.
+    /// The codec returned an error, for the bytes of the peer or for a frame of the server.
     Codec,
     /// The service or the handler returned an error.
     Service,
     /// The service, the handler or the codec panicked.
     Panicked,
-    /// The connection broke.
+    /// A read or a write failed: the peer has reset the connection, for example.
     Io,
     /// The TLS handshake failed.
     Tls,
-    /// The pool is closed.
+    /// The pool of the server is closed, so the turn could not run.
     PoolClosed,
-    /// The server was shut down, and nothing was under way on the connection.
+    /// The server shut down gracefully. Nothing was under way on the connection, or its work has
+    /// finished.
     Shutdown,
-    /// The server was shut down, and its deadline cut the connection off; or it was dropped.
+    /// The deadline of a shutdown cut the connection off, or the server was dropped.
     Aborted,
 }
 
-/// The deadlines of a connection.
+/// The deadlines of a connection. Each has a setting on the builder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Deadline {
-    /// From the accept to the first byte.
+    /// From the accept to the first byte:
+    /// [`first_byte_timeout`](crate::ServerBuilder::first_byte_timeout).
     FirstByte,
-    /// The TLS handshake, from its first byte.
+    /// From the first byte of the TLS handshake to its end:
+    /// [`handshake_timeout`](crate::ServerBuilder::handshake_timeout).
     Handshake,
-    /// From a frame's first byte to its last.
+    /// From the first byte of a frame to its last:
+    /// [`frame_timeout`](crate::ServerBuilder::frame_timeout), or `header_read_timeout` for HTTP.
     Frame,
-    /// Between frames.
+    /// Between frames: [`idle_timeout`](crate::ServerBuilder::idle_timeout), or `keep_alive_timeout`
+    /// for HTTP.
     Idle,
-    /// The body of a request, without a byte of it coming.
+    /// While no byte of a request's body comes: `body_timeout` of HTTP.
     Body,
-    /// Without the peer taking any of the bytes that wait for it.
+    /// While the peer takes none of the bytes that wait for it:
+    /// [`write_timeout`](crate::ServerBuilder::write_timeout).
     Write,
 }
 
 impl CloseReason {
-    /// Whether what is under way may still finish.
+    /// Returns whether the work under way on the connection may still finish.
     pub(crate) fn is_gentle(self) -> bool {
         self.rank() < 2
     }
 
-    /// Of two reasons the one that lets less be finished holds, or else the first.
+    /// Returns how much a reason cuts off. Of two requests to close a connection the one of the
+    /// higher rank holds, and the first of equal ones.
     pub(crate) fn rank(self) -> u8 {
         match self {
             Self::Shutdown => 0,

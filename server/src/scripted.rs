@@ -1,4 +1,12 @@
-//! Turns over a transport that plays a script: for tests and for fuzzing.
+//! Turns of a framed connection over a transport that plays a script, for tests and fuzzing.
+//!
+//! [`play`] stands in for both modes: it runs turn after turn until the connection closes, and parks
+//! in between. A [`Script`] stands in for the socket: it says when bytes come and how many the peer
+//! takes. So the cuts and the moments at which a socket would block are free to choose, and a run
+//! with the same script has the same end. No runtime is needed.
+//!
+//! The tests below and the fuzz targets in `fuzz/` call `play`. The module exists in test builds and
+//! under `--cfg fuzzing` alone; it is no part of the public API.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,18 +31,18 @@ use crate::framed::serve::serve_turn;
 use crate::framed::service::{BoxError, ServiceProtocol};
 use crate::settings::{Deadlines, Settings, SlowReader, Ticks};
 
-/// What the peer does.
+/// A step of the script: what the peer does.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// It sends these bytes, which arrive together.
+    /// The peer sends these bytes, which arrive together.
     Sends(Vec<u8>),
-    /// Nothing for now: a read would block.
+    /// The peer sends nothing for now: a read would block.
     Pauses,
-    /// It takes so many bytes; then writes would block until it takes more.
+    /// The peer takes this many bytes more. Beyond them a write would block.
     Takes(usize),
 }
 
-/// Limits that matter to a turn.
+/// The settings that matter to a turn.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub max_frame_size: usize,
@@ -42,18 +50,18 @@ pub struct Limits {
     pub read_budget_frames: usize,
 }
 
-/// What came of a script.
+/// The result of a script.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Played {
     pub output: Vec<u8>,
     pub reason: CloseReason,
-    /// Bytes that wait to go out, by the account for all; none once the connection is closed.
+    /// The server's count of bytes that wait for peers. 0 after the end, if no permit was lost.
     pub send_buffered: usize,
 }
 
 struct Script {
     events: VecDeque<Event>,
-    /// How much the peer takes at once, at the moment.
+    /// How many bytes the peer takes until the next `Takes`.
     room: usize,
     output: Vec<u8>,
 }
@@ -73,7 +81,7 @@ impl AsyncRead for Script {
                 if bytes.is_empty() {
                     self.events.pop_front();
                 }
-                // Nothing is not the end.
+                // An empty read would mean the end of the stream.
                 if count == 0 { Poll::Pending } else { Poll::Ready(Ok(())) }
             }
             Some(_) => Poll::Pending,
@@ -109,7 +117,7 @@ impl Transport for Script {
     fn force_io(&mut self, _forced: bool) {}
 
     fn made_progress(&mut self) -> bool {
-        false // no deadline is due in a script
+        false // no deadline passes in a script
     }
 
     #[cfg(feature = "http")]
@@ -121,6 +129,7 @@ impl Transport for Script {
     }
 }
 
+/// Delivers no events: a script has no other code that could wake its connection.
 struct Nowhere(std::sync::Arc<ServerState>);
 
 impl crate::conn::notifier::Notify for Nowhere {
@@ -137,7 +146,11 @@ impl crate::conn::notifier::Notify for Nowhere {
     }
 }
 
-/// Serves a connection to its end, turn after turn, as a mode would. The service must not wait.
+/// Serves a connection to its end, turn after turn. Returns what the peer got, and why it ended.
+///
+/// # Panics
+///
+/// If the service waits: there is no runtime to wake the turn. A panic of the service continues here.
 #[cfg_attr(not(feature = "rustls"), allow(irrefutable_let_patterns))]
 pub fn play<C, S, R>(codec: C, service: S, limits: Limits, events: Vec<Event>) -> Played
 where
@@ -174,14 +187,14 @@ where
                 pin!(serve_turn(&server, &protocol, &mut io, &mut idle, input, &mut counters));
             match turn.poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(outcome) => outcome,
-                Poll::Pending => panic!("a turn waits though its service does not"),
+                Poll::Pending => panic!("a turn is pending, although its service never waits"),
             }
         };
-        let MaybeTls::Plain(script) = &mut io else { unreachable!("it is plain") };
+        let MaybeTls::Plain(script) = &mut io else { unreachable!("the script is not TLS") };
         match outcome {
             Outcome::Close(reason) => break reason,
             #[cfg(feature = "http")]
-            Outcome::Detached(_) => unreachable!("frames are never left to others"),
+            Outcome::Detached(_) => unreachable!("a framed connection is never detached"),
             Outcome::Panicked(payload) => std::panic::resume_unwind(payload),
             Outcome::Park { park_reason: ParkReason::Turn, .. } => {
                 input.park_reason = ParkReason::Turn
@@ -190,20 +203,20 @@ where
                 input.park_reason = ParkReason::Write;
                 script.room = script.take().unwrap_or(usize::MAX);
             }
-            // What is parked holds no more than it waits for, and what comes next wakes it.
+            // The connection waits for the peer: the next bytes of the script wake it.
             Outcome::Park { park_reason, .. } => {
                 input.park_reason = park_reason;
                 script.go_on();
             }
         }
     };
-    let MaybeTls::Plain(script) = io else { unreachable!("it is plain") };
+    let MaybeTls::Plain(script) = io else { unreachable!("the script is not TLS") };
     drop(idle);
     Played { output: script.output, reason, send_buffered: server.send_buffered() }
 }
 
 impl Script {
-    /// Past whatever comes before the next bytes.
+    /// Drops the steps before the next bytes. The bytes that the peer takes meanwhile count.
     fn go_on(&mut self) {
         while let Some(event) = self.events.front() {
             match event {
@@ -215,7 +228,7 @@ impl Script {
         }
     }
 
-    /// How much the peer takes next, if the script says so.
+    /// Takes out the next `Takes`. Returns how many bytes that is, or `None` without one.
     fn take(&mut self) -> Option<usize> {
         let at = self.events.iter().position(|event| matches!(event, Event::Takes(_)))?;
         match self.events.remove(at) {
@@ -266,8 +279,8 @@ mod tests {
     }
 
     proptest! {
-        /// However the bytes are cut, whenever reads or writes would block, whatever the turns:
-        /// the answers are the same and in the same order.
+        /// The answers and their order do not depend on the cuts, on the moments at which reads or
+        /// writes would block, or on the budget of a turn.
         #[test]
         fn lines_are_answered_whatever_the_cuts(
             lines in prop::collection::vec("[a-z]{0,30}", 0..40),
@@ -308,7 +321,7 @@ mod tests {
             let mut codec = LengthDelimitedCodec::new();
             codec.set_max_frame_length(4096);
             let played = play(codec, echo, limits, split(&input, &cuts));
-            // The codec's limit leaves its head of four bytes out, the server's does not.
+            // The codec's limit excludes its header of four bytes, the server's limit includes them.
             let expected = match length {
                 ..=4092 => CloseReason::Peer,
                 4093..=4096 => CloseReason::FrameTooLarge,

@@ -1,4 +1,12 @@
-//! The modes, and the limits and deadlines that hold in both, in the units of the server.
+//! [`Mode`] and [`SlowReader`], and the checked settings in the units of the server.
+//!
+//! `builder::Config::check` makes [`Settings`] out of what the user has set. `ServerState` owns them;
+//! turns read the limits, and `conn::table` reads the [`Ticks`]. A started server never changes its
+//! settings, so they need no lock.
+//!
+//! Deadlines are durations up to the builder. From here on they are ticks of the timer wheel: a `u32`
+//! in each entry of the table instead of an `Instant`. A deadline must never end early, so its ticks
+//! are rounded up, plus one for the tick that runs already.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,23 +16,47 @@ use crate::close_reason::Deadline;
 use crate::conn::events::ParkReason;
 use millpond::ConfigError;
 
-/// How long a connection that was closed waits for its peer to go.
+/// How long a lingering close waits for the peer to close its side.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// No deadline.
+/// The tick of no deadline.
 pub(crate) const NEVER: u32 = u32::MAX;
 
-/// How a server holds its connections. What it does with them is the same.
+/// How a server holds its connections.
+///
+/// Services, handlers, limits, deadlines, TLS and shutdown are the same in both modes. A
+/// [`Listen`](crate::Listen) may have another mode than its server. In text, as in a configuration
+/// file, the modes are `dedicated` and `event-driven`.
+///
+/// | | `Dedicated` | `EventDriven` |
+/// |---|---|---|
+/// | an idle connection has | a task, no buffer | a record of some fifty bytes |
+/// | turns run | in the connection's task, or on a pool if one is set | as jobs on a pool |
+/// | for | few connections, or busy ones | thousands that are mostly idle |
+///
+/// # Examples
+///
+/// ```
+/// use millpond_server::Mode;
+///
+/// let mode: Mode = "event-driven".parse()?;
+/// assert_eq!(mode, Mode::EventDriven);
+/// assert_eq!(mode.to_string(), "event-driven");
+///
+/// let error = "netpoll".parse::<Mode>().unwrap_err();
+/// assert_eq!(error.accepted(), "`dedicated` or `event-driven`");
+/// # Ok::<(), millpond::ConfigError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[doc(alias = "use_netpoll_mode")]
 #[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Mode {
-    /// A task for each connection. It has no buffer while it waits.
+    /// Each connection has a task, which holds no buffer while it waits.
     #[default]
     Dedicated,
-    /// An idle connection is *parked*: it has no task, no buffer and no timer until bytes arrive,
-    /// and is served as a job on the pool then. For many connections that are mostly idle.
+    /// An idle connection is *parked*: it has no task, no buffer and no timer. When bytes arrive, a
+    /// job on the pool serves the connection.
     #[doc(alias = "netpoll")]
     #[doc(alias = "epoll")]
     EventDriven,
@@ -51,22 +83,25 @@ impl FromStr for Mode {
     }
 }
 
-/// What becomes of a peer that does not take what is sent to it, when
-/// [`send_buffer`](crate::ServerBuilder::send_buffer) bytes wait for it already.
+/// What the server does about a peer that does not take what is sent to it.
+///
+/// A peer is a slow reader while [`send_buffer`](crate::ServerBuilder::send_buffer) bytes wait for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 #[doc(alias = "backpressure")]
 pub enum SlowReader {
-    /// Nothing more is read from it, [`Connection::send`](crate::Connection::send) waits, and the
-    /// write deadline runs.
+    /// The server reads nothing more from the peer, [`Connection::send`](crate::Connection::send)
+    /// waits, and the [write deadline](crate::ServerBuilder::write_timeout) runs.
     #[default]
     Wait,
-    /// It is closed. For servers that push to many and must not wait for one.
+    /// The server closes the connection, with
+    /// [`CloseReason::SlowReader`](crate::CloseReason::SlowReader). For servers that push to many
+    /// peers and must not wait for a single one.
     Close,
 }
 
-/// The durations of the deadlines; `None` where one does not hold.
+/// The deadlines, as the builder has them. `None`: there is no such deadline.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadlines {
     pub(crate) first_byte: Option<Duration>,
@@ -90,6 +125,8 @@ impl Default for Deadlines {
     }
 }
 
+/// The checked settings that turns and the connection table read. The fields are explained at the
+/// methods of [`ServerBuilder`](crate::ServerBuilder).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
     pub(crate) max_frame_size: usize,
@@ -101,11 +138,12 @@ pub(crate) struct Settings {
     pub(crate) ticks: Ticks,
 }
 
-/// The deadlines in ticks of the wheel.
+/// The deadlines in ticks of the timer wheel.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ticks {
+    /// The length of a tick.
     pub(crate) tick: Duration,
-    /// The shortest deadline.
+    /// The shortest deadline: the timer wheel looks at each entry at least that often.
     pub(crate) horizon: u32,
     first_byte: u32,
     handshake: u32,
@@ -114,18 +152,18 @@ pub(crate) struct Ticks {
     body: u32,
     write: u32,
     linger: u32,
-    /// Where there is none for the first byte, the one for idleness holds from the start.
+    /// There is no deadline for the first byte, so the idle deadline runs from the accept.
     first_is_idle: bool,
 }
 
 impl Ticks {
-    /// Fine enough for the shortest deadline to be met within an eighth, and never busier than
-    /// every 10 ms.
+    /// Computes the ticks. A tick is an eighth of the shortest deadline, which keeps that deadline
+    /// precise. The least tick of 10 ms bounds the work of the timer.
     pub(crate) fn new(of: &Deadlines) -> Self {
         let all = [of.first_byte, of.handshake, of.frame, of.idle, of.body, of.write];
         let shortest = all.into_iter().flatten().min().unwrap_or(Duration::from_secs(60));
         let tick = (shortest / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
-        // One more, since the tick that runs has begun already.
+        // The tick that runs has begun already, so it does not count.
         let ticks = |duration: Option<Duration>| match duration {
             Some(duration) => {
                 (duration.as_nanos().div_ceil(tick.as_nanos()) as u32).min(NEVER / 4) + 1
@@ -146,7 +184,7 @@ impl Ticks {
         }
     }
 
-    /// As what a deadline that has passed is told.
+    /// Returns the deadline that a close reason names for `deadline`, which has passed.
     pub(crate) fn passed(&self, deadline: Deadline) -> Deadline {
         match deadline {
             Deadline::FirstByte if self.first_is_idle => Deadline::Idle,
@@ -154,12 +192,12 @@ impl Ticks {
         }
     }
 
-    /// The write deadline, for those who have a timer of their own.
+    /// Returns the write deadline as a duration, for a turn with a timer of its own.
     pub(crate) fn write_timeout(&self) -> Option<Duration> {
         (self.write != NEVER).then(|| self.tick * (self.write - 1))
     }
 
-    /// The tick at which a wait that begins now ends.
+    /// Returns the tick at which the deadline of a wait that begins `now` passes.
     pub(crate) fn end(&self, park_reason: ParkReason, now: u32) -> u32 {
         let ticks = match park_reason {
             ParkReason::FirstByte => self.first_byte,
@@ -173,11 +211,47 @@ impl Ticks {
         };
         match ticks {
             NEVER => NEVER,
-            // `NEVER` itself is not a tick.
+            // Ticks wrap, and `NEVER` is not a tick. The next one is 0.
             ticks => match now.wrapping_add(ticks) {
                 NEVER => 0,
                 at => at,
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_never_early() {
+        for millis in [1, 9, 10, 99, 100, 8_001, 86_400_000] {
+            let idle = Duration::from_millis(millis);
+            let ticks = Ticks::new(&Deadlines { idle: Some(idle), ..Deadlines::default() });
+            // The wait may begin at the end of its tick.
+            let full = ticks.end(ParkReason::Idle, 7) - 7 - 1;
+            assert!(full * ticks.tick >= idle, "{idle:?}: {full} ticks of {:?}", ticks.tick);
+        }
+    }
+
+    #[test]
+    fn no_deadline_is_the_tick_never() {
+        let ticks = Ticks::new(&Deadlines::default());
+        let idle = ticks.end(ParkReason::Idle, 0);
+        assert_eq!(ticks.end(ParkReason::Idle, NEVER - idle), 0);
+        assert_eq!(ticks.end(ParkReason::Idle, NEVER - idle + 1), 0);
+        assert_eq!(ticks.end(ParkReason::Body, 5), NEVER);
+    }
+
+    #[test]
+    fn the_idle_deadline_stands_in_for_the_first_byte() {
+        let ticks = Ticks::new(&Deadlines { first_byte: None, ..Deadlines::default() });
+        assert_eq!(ticks.end(ParkReason::FirstByte, 0), ticks.end(ParkReason::Idle, 0));
+        assert_eq!(ticks.passed(Deadline::FirstByte), Deadline::Idle);
+        assert_eq!(
+            Ticks::new(&Deadlines::default()).passed(Deadline::FirstByte),
+            Deadline::FirstByte
+        );
     }
 }

@@ -1,9 +1,22 @@
-//! A mutex that cannot be poisoned.
+//! The mutex of the crate, without poisoning, and a list of its uses.
+//!
+//! | lock | data |
+//! |---|---|
+//! | `conn::ListenerConns::state` | the connection table of a listener, its timer wheel, its totals and its wakers |
+//! | `conn::ServerState::conns` | counts of a server: connections per address, refusals, close reasons |
+//! | `conn::BufferPool`, `http::ConnPool` | free buffers; spare hyper connections |
+//! | `framed::ConnShared::inner` | a handler's connection: the codec, and the frames to be sent |
+//! | `http::lent_io`, `http::progress` | the socket that hyper borrows; wakers of the turn and of hyper |
+//!
+//! The heads of these files say what may run under their locks. A guard of `std` is not `Send`, so
+//! the compiler refuses a task that holds a lock across an `.await`.
 
 pub(crate) use std::sync::MutexGuard;
 
-/// A mutex whose lock never fails. No user code runs under this crate's locks, so a panic while a
-/// lock is held is a bug of this crate, and the data is still whole.
+/// A mutex whose lock never fails.
+///
+/// A panic of user code cannot leave the data half changed: under the locks of this crate user code
+/// runs only where the change of the data does not depend on its end.
 pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
 
 impl<T> Mutex<T> {

@@ -1,14 +1,14 @@
-//! Spans and events; without the feature `tracing` this module is empty.
+//! Spans and events. Without the feature `tracing` both compile to nothing.
 
 #[cfg(feature = "tracing")]
 pub(crate) use with_tracing::*;
 #[cfg(not(feature = "tracing"))]
 pub(crate) use without::*;
 
-/// Sends an event; compiles to nothing without the feature `tracing`.
+/// Sends an event with the target `millpond`. Compiles to nothing without the feature `tracing`.
 macro_rules! event {
     ($level:ident, $($rest:tt)*) => {
-        // Subscribers are user code.
+        // A subscriber is user code and may panic.
         #[cfg(feature = "tracing")]
         $crate::panic::catch(
             || tracing::event!(target: "millpond", tracing::Level::$level, $($rest)*),
@@ -21,14 +21,15 @@ pub(crate) use event;
 mod with_tracing {
     use tracing::Span;
 
-    /// The span that a connection is served in.
+    /// The span of a connection. Every turn of the connection runs inside the span.
     ///
-    /// Boxed, so that a connection without a span stays small.
+    /// The box keeps a parked connection small: without a subscriber there is no span.
     #[derive(Default)]
     pub(crate) struct ConnSpan(Option<Box<Span>>);
 
     impl ConnSpan {
-        /// Opens the span of a connection, which has no parent.
+        /// Opens the span of a new connection. The span has no parent, because the accept loop would
+        /// be that.
         pub(crate) fn connection(peer: &dyn std::fmt::Display) -> Self {
             if !tracing::dispatcher::has_been_set() {
                 return Self(None);
@@ -38,6 +39,7 @@ mod with_tracing {
             Self(span.map(Box::new))
         }
 
+        /// Calls `f` inside the span.
         #[inline(always)]
         pub(crate) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
             match &self.0 {
@@ -50,7 +52,7 @@ mod with_tracing {
 
 #[cfg(not(feature = "tracing"))]
 mod without {
-    /// Stands for the span of a connection where there are none.
+    /// The span of a connection in a build without spans: nothing.
     #[derive(Default)]
     pub(crate) struct ConnSpan;
 

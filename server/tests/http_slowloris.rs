@@ -90,7 +90,7 @@ async fn honest_clients_are_served(target: Target) {
     let _ = stop.send(true);
     for (number, (_, slow)) in slow.into_iter().enumerate() {
         let kept = slow.await.unwrap().is_none();
-        // A preface is malformed for who does not look for it.
+        // A server that does not look for a preface takes it for a malformed request.
         let may_close = number % 3 == 2 && !target.sniffs;
         assert!(kept || may_close, "{}: {number} closed without a limit", target.name);
     }

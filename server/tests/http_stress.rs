@@ -1,5 +1,5 @@
 //! A client that checks each reply, on many connections that pause, split and pipeline at random:
-//! none is lost, none is somebody else's. `MILLPOND_STRESS` is the number of replies,
+//! none is lost, none comes from another connection. `MILLPOND_STRESS` is the number of replies,
 //! `MILLPOND_SEED` repeats a run as far as clocks allow.
 #![cfg(feature = "http")]
 #![allow(missing_docs)]

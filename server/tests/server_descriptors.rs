@@ -66,7 +66,7 @@ async fn run_out(case: Case) {
     // Up to half a second apart.
     assert!((20..80).contains(&status.accept_errors), "{case:?}: {status:?}");
 
-    // Those who were let in are served.
+    // The accepted connections are served.
     for client in &mut clients[..accepted] {
         client.set_nonblocking(true).unwrap();
         client.write_all(b"hello\n").unwrap();

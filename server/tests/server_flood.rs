@@ -1,4 +1,4 @@
-//! Whoever sends a lot has its turn, and no more than that.
+//! A peer that floods the server gets its turns, and no more than that.
 #![allow(missing_docs)]
 
 mod support;

@@ -30,7 +30,7 @@ fn dedicated() {
     run(DEDICATED);
 }
 
-/// Not watched like others: how long it takes is in the hands of who runs it.
+/// The number of rounds is a setting, so no timeout bounds this test.
 fn run(case: Case) {
     runtime(2).block_on(async move {
         let server = Arc::new(case.echo());

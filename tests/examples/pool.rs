@@ -145,8 +145,8 @@ mod checksum {
 
     #[test]
     fn tells_what_it_cannot_read_and_goes_on() {
-        // Paths of 4,096 bytes and more cannot be opened, by nobody. To make some, directories
-        // with short names are renamed to long ones, the inner ones first.
+        // No process can open a path of 4,096 bytes or more, not even as root. To make such paths,
+        // the test renames directories with short names to long ones, the inner ones first.
         let dir = Scratch::new("unreadable");
         let deep = |levels: usize| PathBuf::from("deep").join("n/".repeat(levels));
         let long = "l".repeat(255);

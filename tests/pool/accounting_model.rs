@@ -216,7 +216,7 @@ async fn play(size: usize, queue: usize, acts: Vec<Act>) {
             }
         }
         model.advance();
-        // Callers who were let in come at once, as they are woken in order.
+        // Admitted callers come at once, as they are woken in order.
         let mut still = Vec::new();
         for (id, mut waiter) in waiters {
             match poll(&mut waiter) {

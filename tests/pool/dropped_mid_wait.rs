@@ -132,7 +132,7 @@ fn the_last_granted_waiter_gives_the_slot_back() {
 }
 
 /// Polls a future `polls` times, with a yield between them, then drops it.
-async fn give_up<F: Future>(future: F, polls: usize) {
+async fn poll_and_drop<F: Future>(future: F, polls: usize) {
     let mut future = Box::pin(future);
     for _ in 0..polls {
         let mut future = future.as_mut();
@@ -163,19 +163,19 @@ fn every_future_dropped_after_k_polls() {
                 for full in [true, false] {
                     let group = pool.group_builder().quota(1).build().unwrap();
                     let held = if full { fill(&pool) } else { Vec::new() };
-                    give_up(pool.schedule(job()), polls).await;
-                    give_up(pool.try_go(job()), polls).await;
-                    give_up(pool.anyway_go(job()).unwrap(), polls).await;
-                    give_up(group.schedule(job()), polls).await;
-                    give_up(group.try_go(job()), polls).await;
-                    give_up(group.next(), polls).await;
-                    give_up(group.wait(), polls).await;
-                    give_up(pool.wait_idle(), polls).await;
+                    poll_and_drop(pool.schedule(job()), polls).await;
+                    poll_and_drop(pool.try_go(job()), polls).await;
+                    poll_and_drop(pool.anyway_go(job()).unwrap(), polls).await;
+                    poll_and_drop(group.schedule(job()), polls).await;
+                    poll_and_drop(group.try_go(job()), polls).await;
+                    poll_and_drop(group.next(), polls).await;
+                    poll_and_drop(group.wait(), polls).await;
+                    poll_and_drop(pool.wait_idle(), polls).await;
                     if let Ok(handle) = pool.try_schedule(job()) {
-                        give_up(handle, polls).await;
+                        poll_and_drop(handle, polls).await;
                     }
                     if let Ok(handle) = pool.schedule_always(job()) {
-                        give_up(handle.abort_on_drop(), polls).await;
+                        poll_and_drop(handle.abort_on_drop(), polls).await;
                     }
                     law(&pool);
                     release(held).await;
@@ -196,7 +196,7 @@ fn waiting_for_a_handle_may_be_given_up_and_taken_up_again() {
         let inside = gate.wait();
         let mut handle = pool.try_schedule(inside).unwrap();
         for _ in 0..3 {
-            give_up(&mut handle, 2).await;
+            poll_and_drop(&mut handle, 2).await;
         }
         gate.open();
         soon(&mut handle).await.unwrap();
@@ -218,7 +218,7 @@ fn a_storm_of_dropped_waiters_loses_no_slot() {
                         if dice.below(3) == 0 {
                             soon(pool.schedule(job)).await.unwrap().detach();
                         } else {
-                            give_up(pool.schedule(job), dice.below(4) as usize).await;
+                            poll_and_drop(pool.schedule(job), dice.below(4) as usize).await;
                         }
                     }
                 })

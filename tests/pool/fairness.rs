@@ -1,4 +1,4 @@
-//! A job that keeps its thread, or is always ready, holds back nobody whom others could serve.
+//! A job that keeps its thread, or is always ready, holds back no job that another worker could run.
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicUsize};

@@ -58,7 +58,7 @@ fn wait_idle_waits_for_all_kinds_of_jobs() {
         assert!(idle.is_woken());
         assert_ready!(idle.poll());
 
-        // A caller who waits, and goes away.
+        // A caller that waits and is dropped.
         let held = fill(&pool);
         let mut waiter = task::spawn(pool.schedule(async {}));
         assert_pending!(waiter.poll());

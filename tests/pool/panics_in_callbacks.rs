@@ -1,4 +1,4 @@
-//! A panic in a waker or in the hook for panics harms nobody else.
+//! A panic in a waker or in the hook for panics harms no other job.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;

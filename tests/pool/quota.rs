@@ -101,7 +101,7 @@ fn those_at_their_quota_do_not_hold_up_others() {
         group.schedule(gate.wait()).await.unwrap();
         let mut waiter = task::spawn(group.schedule(async {}));
         assert_pending!(waiter.poll());
-        // Work-conserving: the other slot is everybody else's, though somebody waits.
+        // Work-conserving: the other slot is free for other tenants, although this tenant has a waiter.
         soon(pool.try_schedule(async {}).unwrap()).await.unwrap();
         soon(pool.schedule(async {}).await.unwrap()).await.unwrap();
         let other = tenant(&pool, 1);

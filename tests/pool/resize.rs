@@ -1,4 +1,4 @@
-//! A resize holds at once for whoever comes, and for those inside as they leave.
+//! A resize holds at once for new jobs, and for running jobs as they end.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;

@@ -1,4 +1,4 @@
-//! Dropping the runtime at any moment ends every job, resolves every handle and hangs nobody.
+//! Dropping the runtime at any moment ends every job, resolves every handle and hangs no caller.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ fn endless(lives: &Gauge) -> impl Future<Output = ()> + Send + 'static {
     }
 }
 
-/// Waits as somebody does who has no runtime.
+/// Waits as a caller outside of the pool's runtime does.
 #[track_caller]
 fn wait<F: Future>(future: F) -> F::Output {
     one_thread().block_on(soon(future))

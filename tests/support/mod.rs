@@ -90,12 +90,12 @@ pub fn runtime(threads: usize) -> Runtime {
     Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap()
 }
 
-/// Polls once, for nobody who could be woken.
+/// Polls once, with a waker that does nothing.
 pub fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     poll_for(future, Waker::noop())
 }
 
-/// Polls once, for whoever the waker wakes.
+/// Polls once, with this waker.
 pub fn poll_for<F: Future + Unpin>(future: &mut F, waker: &Waker) -> Poll<F::Output> {
     Pin::new(future).poll(&mut Context::from_waker(waker))
 }
@@ -215,11 +215,11 @@ pub async fn whole(pool: &Pool) {
     quiet(pool);
 }
 
-/// Counts who is inside, and how many were at most.
+/// Counts the jobs inside, and the most that were inside at once.
 #[derive(Clone, Default)]
 pub struct Gauge(Arc<Mutex<GaugeCounts>>);
 
-/// Under one lock: who was counted before a `reset_peak` must not raise the peak after it.
+/// Under one lock: a count from before a `reset_peak` must not raise the peak after it.
 #[derive(Default)]
 struct GaugeCounts {
     now: usize,

@@ -23,7 +23,7 @@ pub fn paced(connections: &mut Connections, rate: f64, active: usize, time: Dura
     // It ends when the last one was sent and a little later: what is late still counts.
     let grace = due(total) + 1_000_000_000;
     while answered < total && clock.now() < grace {
-        // Bounded: who has fallen behind must look for answers as well.
+        // Bounded: a client that has fallen behind must read answers too.
         for _ in 0..64 {
             let now = clock.now();
             if sent == total || due(sent) > now {

@@ -1,15 +1,15 @@
-//! Where connections come from, and where servers listen.
+//! The address of a peer.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-/// The other end of a connection.
+/// The address of the peer of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Address {
-    /// An address and a port.
+    /// An IP address and a port.
     Tcp(SocketAddr),
-    /// A Unix socket; their clients have no address.
+    /// A Unix socket. Clients of Unix sockets have no address.
     Unix,
 }
 
@@ -22,7 +22,7 @@ impl Address {
         }
     }
 
-    /// The IP address, if it is one.
+    /// Returns the IP address, or `None` for a Unix socket.
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
             Self::Tcp(address) => Some(address.ip()),

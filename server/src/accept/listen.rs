@@ -1,4 +1,13 @@
-//! Where a server listens.
+//! Listeners: what a server listens at, and the socket that it accepts from.
+//!
+//! [`Listen`] is the public description of a listener. `ServerBuilder` collects and checks the
+//! descriptions, and `Server::start` binds them all before anything runs. [`Listener`] is the bound
+//! socket; the accept loop of that listener owns it. [`async_fd`] registers a descriptor with
+//! tokio: `Server::start` and the inner epoll in `parked/poller` call it.
+//!
+//! No lock is involved: a description is not shared, and a listener has one accept loop.
+//! A listener must never block, because its accept loop runs on a thread of the runtime. A bind
+//! must never remove a file but the socket file of a server that has ended.
 
 use std::fmt;
 use std::io;
@@ -8,7 +17,9 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::accept::address::Address;
 use crate::settings::Mode;
@@ -16,10 +27,12 @@ use millpond::ConfigError;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Where a server listens, and how. Made of a text (`127.0.0.1:7000`, `[::1]:7000`,
-/// `localhost:7000`, `unix:/run/echo.sock`), an address, or a listener that is bound already. A
-/// name is looked up when the server starts, which blocks, and the first address that can be bound
-/// is used.
+/// The address that a server listens at, with the options of that listener.
+///
+/// A `Listen` is made from a text (`127.0.0.1:7000`, `[::1]:7000`, `localhost:7000`,
+/// `unix:/run/echo.sock`), from an address, or from a bound listener. That listener may be one of
+/// the standard library or of tokio. The server resolves a name when it starts, which blocks the
+/// thread. It binds the first of the name's addresses that can be bound.
 ///
 /// # Examples
 ///
@@ -30,7 +43,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// # let _ = listen;
 /// ```
 #[derive(Debug)]
-#[must_use = "it listens once it is given to a server that is started"]
+#[must_use = "a `Listen` does nothing until a server that has it starts"]
 pub struct Listen {
     target: Target,
     pub(crate) mode: Option<Mode>,
@@ -60,46 +73,49 @@ impl Listen {
         }
     }
 
-    /// At a Unix socket. A socket file that nobody listens at any more is replaced; any other file
-    /// is an error. The file stays when the server has ended.
+    /// Listens at a Unix socket. The server replaces a socket file that no process listens at. Any
+    /// other file at that path is an error when the server starts. The socket file stays after the
+    /// server has ended.
     pub fn unix(path: impl AsRef<Path>) -> Self {
         Self::new(Target::Unix(path.as_ref().to_owned()))
     }
 
-    /// The mode of the connections that come this way. Default: the server's.
+    /// Sets the mode of this listener's connections. Default: the server's mode.
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = Some(mode);
         self
     }
 
-    /// How many connections the kernel holds that were not accepted yet: from 1, up to its own
-    /// limit. Default 1,024.
+    /// Sets the most connections that wait in the kernel to be accepted: from 1, up to the limit of
+    /// the kernel. Default 1,024.
     pub fn backlog(mut self, connections: u32) -> Self {
         self.backlog = connections;
         self
     }
 
-    /// `SO_REUSEPORT`: others may listen at the same port, and the kernel spreads the connections.
-    /// Also the way to several acceptors in one process. Default `false`; TCP only.
+    /// Sets `SO_REUSEPORT`: several sockets may listen at the same port, and the kernel spreads the
+    /// connections over them. With this option a process may have several accept loops for a port.
+    /// Default `false`; TCP only.
     pub fn reuse_port(mut self, reuse: bool) -> Self {
         self.reuse_port = reuse;
         self
     }
 
-    /// `TCP_NODELAY` for the connections. Default `true`; TCP only.
+    /// Sets `TCP_NODELAY` for the connections. Default `true`; TCP only.
     pub fn nodelay(mut self, nodelay: bool) -> Self {
         self.nodelay = nodelay;
         self
     }
 
-    /// After how long without traffic the kernel asks whether the peer is still there
-    /// (`SO_KEEPALIVE`), and then every quarter of that, in seconds; `None` for never. Default
-    /// 60 s; TCP only.
+    /// Sets `SO_KEEPALIVE`: after this time without traffic the kernel probes the peer. The kernel
+    /// repeats the probe after each quarter of that time, but not more often than every second.
+    /// `None` turns probes off. Accepted: 1 s to a day. Default 60 s; TCP only.
     pub fn keepalive(mut self, after: impl Into<Option<Duration>>) -> Self {
         self.keepalive = after.into();
         self
     }
 
+    /// Checks the options. Called when the server is built, before anything is bound.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         if self.backlog == 0 {
             return Err(ConfigError::new("backlog", 0, "a number from 1"));
@@ -115,50 +131,37 @@ impl Listen {
         Ok(())
     }
 
-    /// Options are set on the listener: the connections inherit them, which saves calls for each.
+    /// Binds the address and listens. The options are set on the listener: connections inherit
+    /// them, which saves system calls for each connection.
     pub(crate) fn bind(&self) -> io::Result<Listener> {
-        match &self.target {
-            Target::Tcp(address) => {
-                let mut last = io::Error::new(io::ErrorKind::InvalidInput, "no address");
-                for address in address.to_socket_addrs()? {
-                    match self.bind_tcp(address) {
-                        Ok(socket) => return Listener::new(socket),
-                        Err(error) => last = error,
-                    }
-                }
-                Err(last)
+        let socket = match &self.target {
+            Target::Tcp(address) => self.bind_first(address)?,
+            Target::Unix(path) => self.bind_unix(path)?,
+            Target::Bound(Err(error)) => {
+                return Err(io::Error::new(error.kind(), error.to_string()));
             }
-            Target::Unix(path) => {
-                let address = socket2::SockAddr::unix(path)?;
-                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-                if let Err(error) = socket.bind(&address) {
-                    let is_socket = |path| {
-                        std::fs::symlink_metadata(path)
-                            .is_ok_and(|metadata| metadata.file_type().is_socket())
-                    };
-                    let stale = error.kind() == io::ErrorKind::AddrInUse
-                        && is_socket(path)
-                        && Socket::new(Domain::UNIX, Type::STREAM, None)?
-                            .connect(&address)
-                            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-                    if !stale {
-                        return Err(error);
-                    }
-                    std::fs::remove_file(path)?;
-                    socket.bind(&address)?;
-                }
-                socket.listen(self.backlog.min(i32::MAX as u32) as i32)?;
-                Listener::new(socket)
-            }
-            Target::Bound(Err(error)) => Err(io::Error::new(error.kind(), error.to_string())),
             Target::Bound(Ok(socket)) => {
                 let socket = socket.try_clone()?;
                 if socket.local_addr()?.as_socket().is_some() {
-                    self.options(&socket)?;
+                    self.set_options(&socket)?;
                 }
-                Listener::new(socket)
+                socket
+            }
+        };
+        Listener::new(socket)
+    }
+
+    /// Binds the first address of a name that can be bound. Returns the last error if there is
+    /// none.
+    fn bind_first(&self, address: &str) -> io::Result<Socket> {
+        let mut last = io::Error::new(io::ErrorKind::InvalidInput, "no address");
+        for address in address.to_socket_addrs()? {
+            match self.bind_tcp(address) {
+                Ok(socket) => return Ok(socket),
+                Err(error) => last = error,
             }
         }
+        Err(last)
     }
 
     fn bind_tcp(&self, address: SocketAddr) -> io::Result<Socket> {
@@ -167,13 +170,31 @@ impl Listen {
         if self.reuse_port {
             socket.set_reuse_port(true)?;
         }
-        self.options(&socket)?;
+        self.set_options(&socket)?;
         socket.bind(&address.into())?;
-        socket.listen(self.backlog.min(i32::MAX as u32) as i32)?;
+        self.listen(&socket)?;
         Ok(socket)
     }
 
-    fn options(&self, socket: &Socket) -> io::Result<()> {
+    fn bind_unix(&self, path: &Path) -> io::Result<Socket> {
+        let address = SockAddr::unix(path)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        if let Err(error) = socket.bind(&address) {
+            if error.kind() != io::ErrorKind::AddrInUse || !is_stale_socket(path, &address)? {
+                return Err(error);
+            }
+            std::fs::remove_file(path)?;
+            socket.bind(&address)?;
+        }
+        self.listen(&socket)?;
+        Ok(socket)
+    }
+
+    fn listen(&self, socket: &Socket) -> io::Result<()> {
+        socket.listen(self.backlog.min(i32::MAX as u32) as i32)
+    }
+
+    fn set_options(&self, socket: &Socket) -> io::Result<()> {
         socket.set_tcp_nodelay(self.nodelay)?;
         match self.keepalive {
             None => socket.set_keepalive(false),
@@ -184,6 +205,16 @@ impl Listen {
             }
         }
     }
+}
+
+/// Returns whether `path` is a socket file that no process listens at. A server that has ended
+/// leaves such a file.
+fn is_stale_socket(path: &Path, address: &SockAddr) -> io::Result<bool> {
+    if !std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
+        return Ok(false);
+    }
+    let connected = Socket::new(Domain::UNIX, Type::STREAM, None)?.connect(address);
+    Ok(connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
 }
 
 impl fmt::Display for Listen {
@@ -241,7 +272,7 @@ impl From<tokio::net::UnixListener> for Listen {
     }
 }
 
-/// A listener that does not block.
+/// A bound listener that does not block.
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp(mio::net::TcpListener),
@@ -257,7 +288,7 @@ impl Listener {
         })
     }
 
-    /// A connection, which does not block either.
+    /// Accepts a connection. Its socket does not block either: mio sees to that.
     pub(crate) fn accept(&self) -> io::Result<(Socket, Address)> {
         Ok(match self {
             Self::Tcp(listener) => {
@@ -271,7 +302,8 @@ impl Listener {
         })
     }
 
-    /// The TCP address, with the port that was chosen.
+    /// Returns the TCP address, with the port that the kernel chose for port 0. Returns `None` for
+    /// a Unix socket.
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
         let Self::Tcp(listener) = self else { return None };
         SockRef::from(listener).local_addr().ok()?.as_socket()
@@ -285,4 +317,13 @@ impl AsRawFd for Listener {
             Self::Unix(listener) => listener.as_raw_fd(),
         }
     }
+}
+
+/// Registers `inner` with tokio's I/O driver for reading. `inner` must return the same open
+/// descriptor for all its life, as every owner of a descriptor does.
+// The replacement of the deprecated constructor is unsafe, because it demands that promise. This
+// crate denies unsafe code.
+#[allow(deprecated)]
+pub(crate) fn async_fd<T: AsRawFd>(inner: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(inner, Interest::READABLE)
 }

@@ -1,19 +1,74 @@
-//! The accept loop: nothing ends it but the server's end, and nothing makes it spin.
+//! Accepting: from the listening socket to a connection that one of the modes owns.
+//!
+//! This is the first station of a connection. `Server::start` runs one [`accept`] task for each
+//! listener, and that task owns the listener, the mode's [`ConnHandler`] and the responder. The
+//! server's stop token ends the task, and with it the listener is closed.
+//!
+//! | file | content |
+//! |---|---|
+//! | `listen` | `Listen`, the public description; `Listener`, the bound socket |
+//! | `address` | the address of a peer |
+//! | `per_ip` | the limit of connections per peer |
+//! | `overload` | the response to a refused connection |
+//!
+//! `listen`, `address` and `per_ip` import nothing from the later rooms, and all rooms may import
+//! them. Only this file and `overload` import from `conn`, `parked` and `task`; no room imports
+//! these two.
+//!
+//! # From accept to hand-over
+//!
+//! ```text
+//! kernel's queue --accept--> socket --ServerState::admit--> permit --> handler.accept
+//!                                            |                         (entry, idle state,
+//!                                            | limit reached            registration, park)
+//!                                            v
+//!                                    overload response, linger, close
+//! ```
+//!
+//! 1. The kernel's queue holds up to `backlog` connections. `Listener::accept` takes the first. The
+//!    socket has inherited the listener's options, so no further system call is needed.
+//! 2. `ServerState::admit` checks both limits under one lock: first the total, then the peer's.
+//! 3. An admitted connection goes to the mode's `accept` with its permit. The handler inserts an
+//!    entry in the connection table, and calls `Protocol::on_accept`, which is user code.
+//! 4. A refused connection goes to `OverloadResponder::respond`, which returns at once.
+//!
+//! # Errors and backoff
+//!
+//! An error that concerns a single connection consumes that connection, so the loop goes on. With
+//! any other error, such as too few descriptors, the connection stays in the kernel's queue. The
+//! listener stays readable then, and the loop would spin. So the loop sleeps: 5 ms first, twice as
+//! long after each further error, 500 ms at most. An accepted connection resets the time. Both
+//! kinds are counted in `accept_errors`.
+//!
+//! # Invariants
+//!
+//! - **A1** No accepted connection is lost. Between `accept` and the hand-over nothing is awaited,
+//!   so a cancelled loop stops before an accept or after a hand-over.
+//! - **A2** Nothing is accepted after a shutdown has begun to close connections. The shutdown waits
+//!   until no [`AcceptGuard`](crate::conn::server_state::AcceptGuard) is left; each accept task
+//!   holds one until its loop is dropped. (test: `server/shutdown.rs`)
+//! - **A3** At most `max_connections` connections are open, and at most `max_connections_per_ip` of
+//!   each origin. The checks and the counts change under one lock. (test: `server/limits.rs`)
+//! - **A4** A permit is released exactly once, by `ServerState::on_close`. Until the insert of an
+//!   entry the handler calls that; afterwards the release of the entry does (C9).
+//!   (test: `server/limits.rs`)
+//! - **A5** A refused connection costs a bounded amount. It never counts as open, and at most 128
+//!   responses of a listener are under way, for a second each. (test: `server/limits.rs`)
+//! - **A6** The loop never spins and never stops by an error: see the backoff. It yields to tokio
+//!   after 64 connections, because a full queue never returns `Pending`.
+//!   (test: `server_descriptors`)
 
 pub(crate) mod address;
 pub(crate) mod listen;
-pub(crate) mod overload;
+mod overload;
 pub(crate) mod per_ip;
 
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
 use socket2::Socket;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::accept::address::Address;
@@ -25,16 +80,19 @@ use crate::parked::EventDriven;
 use crate::task::Dedicated;
 use crate::trace::event;
 
-/// So many are accepted before others have their turn on this thread.
+/// The most connections that are accepted before the task yields (A6).
 const BATCH: usize = 64;
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
+/// The first sleep after an error, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
 
-/// Where accepted connections go.
+/// The mode that takes a listener's connections.
 pub(crate) enum ConnHandler<P: Protocol> {
     Dedicated(Dedicated<P>),
     EventDriven(EventDriven<P>),
 }
 
+/// Accepts connections and hands them over. Returns only if the runtime shuts down; the server's
+/// stop token drops this future.
 pub(crate) async fn accept<P: Protocol>(
     listener: AsyncFd<Listener>,
     handler: ConnHandler<P>,
@@ -42,38 +100,37 @@ pub(crate) async fn accept<P: Protocol>(
     overload_response: Option<Bytes>,
 ) {
     let responder = OverloadResponder::new(overload_response);
-    let mut back_off = BACK_OFF.0;
+    let mut backoff = BACKOFF.0;
     let mut batch = 0;
     loop {
         let Ok(mut ready) = listener.readable().await else { return };
         match ready.try_io(|listener| listener.get_ref().accept()) {
             Err(_would_block) => batch = 0,
             Ok(Ok((socket, address))) => {
-                back_off = BACK_OFF.0;
-                admit(&handler, &server, &responder, socket, address);
+                backoff = BACKOFF.0;
+                hand_over(&handler, &server, &responder, socket, address);
                 batch += 1;
                 if batch == BATCH {
                     batch = 0;
                     tokio::task::yield_now().await;
                 }
             }
-            // The connection that failed is gone from the kernel's queue; the next one may be well.
-            Ok(Err(error)) if is_of_one_connection(&error) => {
-                server.accept_errors.fetch_add(1, Relaxed);
-            }
-            // Out of descriptors or memory: it stays in the queue, and would be told of at once.
+            // The kernel's queue has lost the connection that failed; the next one may succeed.
+            Ok(Err(error)) if is_of_one_connection(&error) => server.count_accept_error(),
+            // The connection stays in the queue, and the listener stays readable.
             Ok(Err(error)) => {
-                server.accept_errors.fetch_add(1, Relaxed);
-                event!(WARN, %error, pause = ?back_off, "accepting failed");
+                server.count_accept_error();
+                event!(WARN, %error, pause = ?backoff, "accepting failed");
                 drop(error);
-                tokio::time::sleep(back_off).await;
-                back_off = (back_off * 2).min(BACK_OFF.1);
+                tokio::time::sleep(backoff).await;
+                backoff = (backoff * 2).min(BACKOFF.1);
             }
         }
     }
 }
 
-fn admit<P: Protocol>(
+/// Gives an admitted connection to its mode, and a refused one to the responder.
+fn hand_over<P: Protocol>(
     handler: &ConnHandler<P>,
     server: &ServerState,
     responder: &OverloadResponder,
@@ -89,6 +146,7 @@ fn admit<P: Protocol>(
     }
 }
 
+/// Returns whether an error concerns only the connection that `accept` has taken from the queue.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{
         ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted,
@@ -105,12 +163,4 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | NetworkUnreachable
             | TimedOut
     )
-}
-
-/// Registers `inner` with tokio's reactor for reading. It must give the same open descriptor as
-/// long as it lives, as everything does that owns one.
-// Its replacement asks for that promise by being unsafe, which this module does without.
-#[allow(deprecated)]
-pub(crate) fn async_fd<T: AsRawFd>(inner: T) -> io::Result<AsyncFd<T>> {
-    AsyncFd::with_interest(inner, Interest::READABLE)
 }

@@ -1,4 +1,10 @@
-//! How many connections each address has.
+//! The limit of connections per peer.
+//!
+//! A counter belongs to an *origin*: an IPv4 address, or an IPv6 network of 64 bits. A provider
+//! gives each customer such a network at least, so single IPv6 addresses would limit nothing.
+//!
+//! `ServerState` owns the counts, under the lock of `ServerState::conns`. `ServerState::admit`
+//! acquires a [`PerIpPermit`] for each connection, and `ServerState::on_close` releases the permit.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,8 +13,7 @@ use slab::Slab;
 
 use crate::accept::address::Address;
 
-/// Who connections are counted for: an IPv4 address, or an IPv6 network of 64 bits, which is the
-/// least that one customer gets.
+/// What connections are counted by. An IPv4-mapped IPv6 address counts as its IPv4 address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Origin {
     V4(u32),
@@ -24,15 +29,18 @@ impl Origin {
     }
 }
 
-/// One connection in its origin's count.
+/// The part of one connection in the count of its origin: an index into `counts`. The permit has no
+/// `Drop`, because a table entry stores it in four bytes. The owner of the entry releases it (A4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PerIpPermit(u32);
 
 impl PerIpPermit {
+    /// The permit of a connection that no counter includes.
     pub(crate) const UNCOUNTED: Self = Self(u32::MAX);
 }
 
-/// Counts only origins that have a connection, so it is no larger than the number of those.
+/// The number of connections of each origin. An origin without connections has no counter, so the
+/// map is never larger than the number of open connections.
 pub(crate) struct PerIpCounts {
     limit: Option<usize>,
     keys: HashMap<Origin, u32>,
@@ -40,12 +48,13 @@ pub(crate) struct PerIpCounts {
 }
 
 impl PerIpCounts {
+    /// `limit`: the most connections of one origin, or `None` for no limit.
     pub(crate) fn new(limit: Option<usize>) -> Self {
         Self { limit, keys: HashMap::new(), counts: Slab::new() }
     }
 
-    /// Counts a connection; none if its origin has its quota already. Without a quota, and for
-    /// Unix sockets, nothing is counted.
+    /// Counts a connection. Returns `None` if its origin has reached the limit. Without a limit,
+    /// and for Unix sockets, returns [`PerIpPermit::UNCOUNTED`].
     pub(crate) fn acquire(&mut self, address: &Address) -> Option<PerIpPermit> {
         let (Some(limit), Some(ip)) = (self.limit, address.ip()) else {
             return Some(PerIpPermit::UNCOUNTED);
@@ -61,6 +70,7 @@ impl PerIpCounts {
         Some(PerIpPermit(key))
     }
 
+    /// Takes a connection out of its origin's count.
     pub(crate) fn release(&mut self, permit: PerIpPermit) {
         if permit == PerIpPermit::UNCOUNTED {
             return;
@@ -101,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_holds_no_more_than_is_open() {
+    fn an_origin_without_connections_has_no_counter() {
         let mut counts = PerIpCounts::new(Some(1));
         for round in 0..100_000u32 {
             let ip = IpAddr::from(round.to_be_bytes());
@@ -113,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_quota_and_for_unix_sockets_nothing_is_counted() {
+    fn without_a_limit_and_for_unix_sockets_nothing_is_counted() {
         let mut counts = PerIpCounts::new(None);
         let permit = counts.acquire(&address("10.0.0.1")).unwrap();
         counts.release(permit);

@@ -1,4 +1,12 @@
-//! Buffers, taken from a pool for one turn.
+//! Buffers: a pool of them for turns, and reads through a buffer of the thread.
+//!
+//! Owns the memory that turns read into and write from. `framed/serve` takes a pair of buffers for
+//! a turn; `linger`, `framed` and `http` read with [`poll_fill`] and [`poll_read_with`]. The pool
+//! belongs to `ServerState`. Its lock covers the list of free buffers only: nothing is allocated,
+//! read or written under the lock.
+//!
+//! An idle connection must never hold a buffer of the pool: a turn drops its buffers when it ends.
+//! Bytes of a turn must never reach another: buffers are cleared before they return to the pool.
 
 use std::cell::RefCell;
 use std::io;
@@ -7,25 +15,23 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use tokio::io::ReadBuf;
+use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::conn::transport::{MaybeTls, Transport};
 use crate::sync::Mutex;
 
-/// What one read may bring.
-const READ: usize = 16 * 1024;
-/// Larger ones are not kept.
-const KEPT_BYTES: usize = 16 * 1024;
-/// As many are kept; how many are in use is bounded by the turns under way.
-const KEPT: usize = 64;
+/// The most bytes that one read returns.
+const READ_SIZE: usize = 16 * 1024;
+/// The most free pairs that the pool keeps. Turns may use more.
+const MAX_FREE: usize = 64;
+/// The pool keeps no buffer that is larger, so a large frame does not occupy memory for ever.
+const MAX_FREE_CAPACITY: usize = 16 * 1024;
+/// The capacity of a new buffer. With small frames, a buffer of this size is used again.
+const NEW_CAPACITY: usize = 4 * 1024;
 
 thread_local! {
-    /// Where reads go first: a read that would block has touched no other memory.
-    static READ_BUF: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
+    /// The target of each read. A read that would block touches no memory of its connection.
+    static READ_BUF: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into_boxed_slice());
 }
-
-/// What new ones hold: enough for it to be used again when most frames are small.
-const NEW: usize = 4 * 1024;
 
 /// The buffers of one turn.
 pub(crate) struct Buffers {
@@ -35,7 +41,7 @@ pub(crate) struct Buffers {
 
 pub(crate) struct BufferPool(Mutex<FreeBuffers>);
 
-// Boxed, for the futures that hold some to be small.
+// Boxed, so that the future of a turn stays small.
 #[allow(clippy::vec_box)]
 #[derive(Default)]
 struct FreeBuffers {
@@ -48,27 +54,29 @@ impl BufferPool {
         Self(Mutex::new(FreeBuffers::default()))
     }
 
-    /// New ones beyond as many as are kept have no room but for what comes: so many turns at a time
-    /// are most likely ones that wait.
+    /// Returns a free pair of buffers, or a new one.
+    ///
+    /// If more than `MAX_FREE` pairs are in use, new buffers are empty. So many turns at a time
+    /// usually wait for their service, and need little space.
     pub(crate) fn get(&self) -> PooledBuffers<'_> {
-        let mut kept = self.0.lock();
-        kept.in_use += 1;
-        let many = kept.in_use > KEPT;
-        let known = kept.buffers.pop();
-        drop(kept);
-        let room = if many { 0 } else { NEW };
+        let mut pool = self.0.lock();
+        pool.in_use += 1;
+        let many_in_use = pool.in_use > MAX_FREE;
+        let free = pool.buffers.pop();
+        drop(pool);
+        let capacity = if many_in_use { 0 } else { NEW_CAPACITY };
         let new = || {
-            let [input, output] = [(); 2].map(|()| BytesMut::with_capacity(room));
+            let [input, output] = [(); 2].map(|()| BytesMut::with_capacity(capacity));
             Box::new(Buffers { input, output })
         };
-        PooledBuffers { buffer_pool: self, buffers: Some(known.unwrap_or_else(new)) }
+        PooledBuffers { buffer_pool: self, buffers: Some(free.unwrap_or_else(new)) }
     }
 }
 
-/// Back in the pool when this is dropped.
+/// A pair of buffers in use. Returns to the pool when it is dropped.
 pub(crate) struct PooledBuffers<'a> {
     buffer_pool: &'a BufferPool,
-    /// None as it is dropped.
+    /// `None` only within `drop`.
     buffers: Option<Box<Buffers>>,
 }
 
@@ -76,13 +84,13 @@ impl Deref for PooledBuffers<'_> {
     type Target = Buffers;
 
     fn deref(&self) -> &Buffers {
-        self.buffers.as_deref().expect("present until it is dropped")
+        self.buffers.as_deref().expect("the buffers are present until the drop")
     }
 }
 
 impl DerefMut for PooledBuffers<'_> {
     fn deref_mut(&mut self) -> &mut Buffers {
-        self.buffers.as_deref_mut().expect("present until it is dropped")
+        self.buffers.as_deref_mut().expect("the buffers are present until the drop")
     }
 }
 
@@ -91,40 +99,42 @@ impl Drop for PooledBuffers<'_> {
         let Some(mut buffers) = self.buffers.take() else { return };
         buffers.input.clear();
         buffers.output.clear();
-        // Frames that live on keep the memory; and some is too much to be kept.
-        let fits = |bytes: &mut BytesMut| bytes.try_reclaim(NEW) && bytes.capacity() <= KEPT_BYTES;
-        let fits = fits(&mut buffers.input) && fits(&mut buffers.output);
-        let mut kept = self.buffer_pool.0.lock();
-        kept.in_use -= 1;
-        if fits && kept.buffers.len() < KEPT {
-            kept.buffers.push(buffers);
+        // A frame that is still alive may own the memory; then the buffer cannot be used again.
+        let is_reusable = |bytes: &mut BytesMut| {
+            bytes.try_reclaim(NEW_CAPACITY) && bytes.capacity() <= MAX_FREE_CAPACITY
+        };
+        let reusable = is_reusable(&mut buffers.input) && is_reusable(&mut buffers.output);
+        let mut pool = self.buffer_pool.0.lock();
+        pool.in_use -= 1;
+        if reusable && pool.buffers.len() < MAX_FREE {
+            pool.buffers.push(buffers);
         }
     }
 }
 
-/// Reads once and appends what came. Gives how much that was: 0 at the end of the stream.
-pub(crate) fn poll_fill<W: Transport>(
-    io: &mut MaybeTls<W>,
+/// Reads once, and appends the bytes to `input`. Returns their number: 0 at the end of the stream.
+pub(crate) fn poll_fill<R: AsyncRead + Unpin>(
+    io: &mut R,
     cx: &mut Context<'_>,
     input: &mut BytesMut,
 ) -> Poll<io::Result<usize>> {
-    poll_read_with(io, cx, READ, |bytes| input.extend_from_slice(bytes))
+    poll_read_with(io, cx, READ_SIZE, |bytes| input.extend_from_slice(bytes))
 }
 
-/// Reads once, up to `most` bytes, and has `take` take what came.
-pub(crate) fn poll_read_with<W: Transport>(
-    io: &mut MaybeTls<W>,
+/// Reads once, at most `most` bytes, and calls `take` with them. Returns their number: 0 at the end
+/// of the stream.
+pub(crate) fn poll_read_with<R: AsyncRead + Unpin>(
+    io: &mut R,
     cx: &mut Context<'_>,
     most: usize,
     take: impl FnOnce(&[u8]),
 ) -> Poll<io::Result<usize>> {
-    use tokio::io::AsyncRead;
-
     READ_BUF.with_borrow_mut(|read_buf| {
-        let mut buffer = ReadBuf::new(&mut read_buf[..most.min(READ)]);
+        let mut buffer = ReadBuf::new(&mut read_buf[..most.min(READ_SIZE)]);
         match ready!(Pin::new(io).poll_read(cx, &mut buffer)) {
             Ok(()) => {}
-            // A session that was cut off has told all it had to tell.
+            // The peer has ended a TLS session without a closing alert. That is an end of the
+            // stream: the protocols here know where their messages end.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
             Err(error) => return Poll::Ready(Err(error)),
         }
@@ -138,17 +148,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_many_turns_hold_at_a_time_is_small() {
+    fn beyond_the_free_list_new_buffers_are_empty() {
         let buffer_pool = BufferPool::new();
         let room = |pooled: &PooledBuffers<'_>| [pooled.input.capacity(), pooled.output.capacity()];
         for _ in 0..3 {
-            let mut pooled: Vec<_> = (0..KEPT + 2).map(|_| buffer_pool.get()).collect();
-            assert!(pooled[..KEPT].iter().all(|pooled| room(pooled) == [NEW, NEW]));
-            assert!(pooled[KEPT..].iter().all(|pooled| room(pooled) == [0, 0]));
+            let mut pooled: Vec<_> = (0..MAX_FREE + 2).map(|_| buffer_pool.get()).collect();
+            assert!(pooled[..MAX_FREE].iter().all(|pooled| room(pooled) == [NEW_CAPACITY; 2]));
+            assert!(pooled[MAX_FREE..].iter().all(|pooled| room(pooled) == [0, 0]));
             pooled.iter_mut().for_each(|pooled| pooled.input.extend_from_slice(b"some"));
         }
-        let kept = buffer_pool.0.lock();
-        assert_eq!((kept.buffers.len(), kept.in_use), (KEPT, 0));
-        assert!(kept.buffers.iter().all(|buffers| buffers.input.is_empty()));
+        let pool = buffer_pool.0.lock();
+        assert_eq!((pool.buffers.len(), pool.in_use), (MAX_FREE, 0));
+        assert!(pool.buffers.iter().all(|buffers| buffers.input.is_empty()));
     }
 }

@@ -1,4 +1,9 @@
-//! What can happen to a connection, and what a parked connection waits for.
+//! Events of a connection, and the reason that a parked connection waits for.
+//!
+//! A connection's entry collects its events in one byte. The poller, a `ConnNotifier` and the timer
+//! add events under the lock of `ListenerConns::state`; a turn takes them. [`ParkReason::wakes_on`]
+//! decides which events make a parked connection ready, and [`ParkReason::deadline`] which deadline
+//! runs meanwhile. Both types are plain values.
 
 use std::ops::BitOr;
 
@@ -11,25 +16,28 @@ pub(crate) struct Events(u8);
 impl Events {
     pub(crate) const NONE: Self = Self(0);
     pub(crate) const READABLE: Self = Self(1);
-    /// The peer has ended its side, or the connection broke: reads must go on to the end.
+    /// The peer has ended its side, or the connection broke. Reads must go on to the end.
     pub(crate) const CLOSING: Self = Self(2);
     pub(crate) const WRITABLE: Self = Self(4);
-    /// There is something to send.
+    /// Server code has something for the connection: a frame to send, or a wake-up of HTTP's state.
     pub(crate) const PUSHED: Self = Self(8);
-    /// It is to be closed; the entry says why.
+    /// The connection is to be closed. The entry's `close_requested` has the reason, unless the
+    /// deadline is the reason.
     pub(crate) const CLOSE_REQUESTED: Self = Self(16);
-    /// Its deadline has come.
+    /// The deadline has come. Only the timer sets this bit, together with `CLOSE_REQUESTED`.
     pub(crate) const EXPIRED: Self = Self(32);
 
-    /// What wakes a suspended turn. The other events are for the next turn.
+    /// The events that wake a suspended turn of HTTP. Other events wait for the next turn.
     #[cfg(feature = "http")]
     pub(crate) const WAKING: Self =
         Self::READABLE.with(Self::CLOSING).with(Self::WRITABLE).with(Self::PUSHED);
 
+    /// Returns whether both sets have an event in common.
     pub(crate) fn any(self, of: Self) -> bool {
         self.0 & of.0 != 0
     }
 
+    /// Returns the events that both sets have.
     pub(crate) fn of(self, of: Self) -> Self {
         Self(self.0 & of.0)
     }
@@ -64,43 +72,49 @@ impl BitOr for Events {
     }
 }
 
-/// What a parked connection waits for: says which events make it ready and which deadline runs.
+/// The reason that a parked connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ParkReason {
+    /// The first byte of a new connection.
     FirstByte,
+    /// The next step of the TLS handshake.
     Handshake,
+    /// The next message.
     Idle,
-    /// For the rest of a frame.
+    /// The rest of a frame.
     Frame,
-    /// Until the peer takes bytes; nothing is read meanwhile.
+    /// The peer takes bytes. Nothing is read meanwhile.
     Write,
-    /// For the peer to go; the connection is closed already.
+    /// The peer closes its side. The server's side is closed already.
     Linger,
+    /// The peer takes bytes or sends some: with either, the turn may go on.
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
-    /// Until the peer takes bytes, or sends some: either may let the turn go on.
     Stall,
+    /// The rest of a request body.
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
-    /// For the rest of the body of a request.
     Body,
-    /// For user code to make the next part of a response.
+    /// User code makes the next part of a response.
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
     Stream,
-    /// For nothing: it is to be served again, after the others.
+    /// Nothing: the turn has spent its budget, and others come first.
     Turn,
 }
 
 impl ParkReason {
+    /// Returns whether a connection that is parked for this reason is ready after `events`.
     pub(crate) fn wakes_on(self, events: Events) -> bool {
         match self {
             Self::Turn => true,
             Self::Write => events.any(Events::WRITABLE | Events::CLOSING | Events::CLOSE_REQUESTED),
-            // While it shakes hands a session may want to write, too.
+            // These may go on in either direction: a TLS handshake writes, too.
             Self::Handshake | Self::Stall | Self::Body | Self::Stream => !events.is_empty(),
-            _ => events
+            // A socket is nearly always writable, so `WRITABLE` alone wakes none of the others.
+            Self::FirstByte | Self::Idle | Self::Frame | Self::Linger => events
                 .any(Events::READABLE | Events::CLOSING | Events::PUSHED | Events::CLOSE_REQUESTED),
         }
     }
 
+    /// Returns the deadline that a turn is told when the wait has expired.
     pub(crate) fn deadline(self) -> Deadline {
         match self {
             Self::FirstByte => Deadline::FirstByte,

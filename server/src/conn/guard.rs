@@ -1,4 +1,8 @@
-//! The owner of an active connection: a turn, or the task of a connection.
+//! The owner of an active connection: a turn, a connection's task, or a detached owner.
+//!
+//! A [`ConnGuard`] has what only the owner may touch: the stream, the idle state and the counters.
+//! The modes make a guard when they take a connection, and take the guard apart to park it. Any
+//! other end of a guard is a drop, and the drop ends the connection (C9).
 
 use std::any::Any;
 use std::panic::resume_unwind;
@@ -6,30 +10,33 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use crate::close_reason::CloseReason;
-use crate::conn::listener_conns::{ListenerConns, ParkedState, WakeOnEvents};
+use crate::conn::listener_conns::{ListenerConns, ParkedState};
 #[cfg(feature = "http")]
 use crate::conn::protocol::Detach;
 use crate::conn::protocol::{Outcome, Protocol, Turn, WakeEvents};
 use crate::conn::server_state::Counters;
 use crate::conn::table::{ConnKey, TurnInput};
 use crate::conn::transport::{MaybeTls, Transport};
+use crate::conn::wake_on_events::WakeOnEvents;
 use crate::panic::catch;
 use crate::trace::{ConnSpan, event};
 
-/// Whatever becomes of it, dropped it has closed its connection, told the protocol, and released
-/// its entry and its permit.
+/// Owns an active connection. A drop at any point closes the socket and calls the protocol's
+/// `on_close`. Then the drop releases the entry and the permit (C9).
 pub(crate) struct ConnGuard<P: Protocol, T: ParkedState, W: Transport> {
     pub(crate) conns: Arc<ListenerConns<P, T>>,
     pub(crate) key: ConnKey,
     pub(crate) span: ConnSpan,
-    /// None once it is parked again.
+    /// The stream and the idle state. `None` once the connection is parked: then a drop has no
+    /// effect.
     pub(crate) body: Option<(MaybeTls<W>, P::Idle)>,
     pub(crate) counters: Counters,
-    /// What a drop means.
+    /// The reason that a drop reports.
     pub(crate) reason: CloseReason,
 }
 
 impl<P: Protocol, T: ParkedState, W: Transport> ConnGuard<P, T, W> {
+    /// Makes the guard of a new connection, or of one that was taken from the table.
     pub(crate) fn new(
         conns: Arc<ListenerConns<P, T>>,
         (key, span): (ConnKey, ConnSpan),
@@ -39,23 +46,26 @@ impl<P: Protocol, T: ParkedState, W: Transport> ConnGuard<P, T, W> {
         Self { conns, key, span, body: Some(body), counters, reason }
     }
 
-    /// Closes it.
+    /// Closes the connection for `reason`.
     pub(crate) fn end(mut self, reason: CloseReason) {
         self.reason = reason;
     }
 
-    /// Closes it, and has the panic go on.
+    /// Closes the connection, and then continues the panic of its turn.
     pub(crate) fn panic(self, payload: Box<dyn Any + Send>) -> ! {
         self.end(CloseReason::Panicked);
         resume_unwind(payload)
     }
 
-    /// Leaves entry and permit to the connection's new owner.
+    /// Gives the guard to the new owner of the stream. The connection ends when that owner drops
+    /// it.
     #[cfg(feature = "http")]
     pub(crate) fn detach(self, detach: Detach) {
         detach(Box::new(DetachedConn(self)));
     }
 
+    /// Serves a turn. While the turn is suspended in user code, events of the connection wake the
+    /// turn (C7). A kill ends the turn (C8).
     pub(crate) async fn serve_turn(&mut self, input: TurnInput) -> Outcome {
         let Some((io, idle)) = &mut self.body else { return Outcome::Close(self.reason) };
         self.counters.turns += 1;
@@ -78,7 +88,7 @@ impl<P: Protocol, T: ParkedState, W: Transport> ConnGuard<P, T, W> {
     }
 }
 
-/// A detached connection. The reason of its end is known when it ends.
+/// The guard of a detached connection. It determines the close reason when it is dropped.
 #[cfg(feature = "http")]
 struct DetachedConn<P: Protocol, T: ParkedState, W: Transport>(ConnGuard<P, T, W>);
 
@@ -100,14 +110,15 @@ impl<P: Protocol, T: ParkedState, W: Transport> Drop for ConnGuard<P, T, W> {
         let Some((io, idle)) = self.body.take() else { return };
         let reason = match std::thread::panicking() {
             true => CloseReason::Panicked,
-            // It waited for a slot of the pool.
+            // A kill ended the wait for a slot; the pool did not refuse the turn.
             false if self.reason == CloseReason::PoolClosed && self.conns.is_killed() => {
                 CloseReason::Aborted
             }
             false => self.reason,
         };
         drop(io);
-        // Before it is given back: who waits for the last connection finds that all is told.
+        // `on_close` comes before the release: `ServerState::empty` is a promise that every
+        // `on_close` has returned (C9).
         catch(|| {
             self.span.in_scope(|| {
                 event!(DEBUG, %reason, "connection closed");

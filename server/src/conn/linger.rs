@@ -1,50 +1,57 @@
-//! The end of a connection that the server closes: its last words are to arrive.
+//! Lingering close: a connection that the server closes is read until the peer closes, too.
 //!
-//! If bytes were unread when a socket is closed, the kernel would reset the connection, and the
-//! peer might lose what it has not read yet. So after the server's side has ended, what still comes
-//! is read and thrown away, for a short while.
+//! If bytes are unread when a socket is closed, the kernel resets the connection. The peer may lose
+//! the last response then. So the server ends its side, and discards what the peer still sends.
+//! That ends when the peer closes or the linger deadline passes. nginx calls this
+//! `lingering_close`.
+//!
+//! Turns of `framed` and `http` linger by parking with `ParkReason::Linger`, so a lingering
+//! connection costs no task. The overload response lingers in a task of its own.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
+use tokio::io::AsyncRead;
 
 use crate::close_reason::CloseReason;
 use crate::conn::buffers::poll_fill;
 use crate::conn::events::ParkReason;
 use crate::conn::protocol::Outcome;
 use crate::conn::table::TurnInput;
-use crate::conn::transport::{MaybeTls, Transport};
 
-/// What a task discards before others have their turn.
+/// The most bytes that a task discards before it yields.
 const DISCARD_BUDGET: usize = 64 * 1024;
 
-/// Whether a peer that has `sent` bytes which nobody reads any more should get to read what it was
-/// told last. In the middle of a frame it is going to send more.
+/// Returns whether a connection must linger. `sent`: the peer has sent bytes that the server has
+/// not served. After a bad frame the peer sends the rest of that frame, so the answer is always
+/// yes.
 pub(crate) fn is_due(reason: CloseReason, sent: bool) -> bool {
     use CloseReason::{ClosedByServer, Codec, FrameTooLarge, Service};
     matches!(reason, Codec | FrameTooLarge) || matches!(reason, ClosedByServer | Service) && sent
 }
 
+/// What a round of discarding has found.
 pub(crate) enum Lingering {
-    /// The peer has gone.
+    /// The peer has closed, or the connection broke.
     Gone,
-    /// It may send more.
+    /// The socket is empty, and the peer may send more.
     Waits,
-    /// It sends much.
+    /// The budget is spent, and the socket may have more.
     Turn,
 }
 
-/// Goes on with a connection that is closed for `reason` and only waits for the peer to go.
-pub(crate) fn proceed<W: Transport>(
-    io: &mut MaybeTls<W>,
+/// Serves a turn of a lingering connection. `reason` is why the server closes the connection.
+pub(crate) fn proceed<R: AsyncRead + Unpin>(
+    io: &mut R,
     cx: &mut Context<'_>,
     discard_buf: &mut BytesMut,
     most: usize,
     (input, reason): (TurnInput, CloseReason),
 ) -> Outcome {
     let park_reason = match discard(io, cx, discard_buf, most) {
-        // The reason it lingers for stands in its entry, too.
+        // A deadline, or a later request to close for a different reason, ends the linger. The
+        // request that began the linger stays in the entry (C6), so that reason ends nothing.
         _ if input.close_requested.is_some_and(|close_requested| close_requested != reason)
             || input.expired.is_some() =>
         {
@@ -57,8 +64,8 @@ pub(crate) fn proceed<W: Transport>(
     Outcome::Park { park_reason, moved: false }
 }
 
-/// Throws away what comes, until the peer closes.
-pub(crate) async fn until_peer_closes<W: Transport>(io: &mut MaybeTls<W>) {
+/// Discards bytes until the peer closes. Called by a task that has a timeout.
+pub(crate) async fn until_peer_closes<R: AsyncRead + Unpin>(io: &mut R) {
     let mut discard_buf = BytesMut::new();
     poll_fn(|cx| match discard(io, cx, &mut discard_buf, DISCARD_BUDGET) {
         Lingering::Gone => Poll::Ready(()),
@@ -71,9 +78,10 @@ pub(crate) async fn until_peer_closes<W: Transport>(io: &mut MaybeTls<W>) {
     .await;
 }
 
-/// Throws away what has come, up to `most` bytes.
-pub(crate) fn discard<W: Transport>(
-    io: &mut MaybeTls<W>,
+/// Discards the bytes that have come, up to about `most`. `discard_buf` has capacity afterwards
+/// only if bytes have come.
+pub(crate) fn discard<R: AsyncRead + Unpin>(
+    io: &mut R,
     cx: &mut Context<'_>,
     discard_buf: &mut BytesMut,
     most: usize,

@@ -1,12 +1,23 @@
-//! The connections of one listener: their table with its lock, its timer, and the wakers.
+//! The connections of one listener: the table with its lock, the stored wakers and the timer.
+//!
+//! [`ListenerConns`] connects the table, which only computes, with the parts that act. Each method
+//! locks, changes the table, unlocks, and then wakes what the change concerns. Callers are both
+//! modes, `guard`, `wake_on_events`, each `ConnNotifier`, and `Server` for status, shutdown and
+//! kill.
+//!
+//! One lock, [`ListenerConns::state`], covers the table, the totals, the wakers and the counts of
+//! workers. No user code may run under that lock, and nothing may be awaited (C10). The event loop
+//! and the workers of `parked` call [`lock`](ListenerConns::lock) themselves. So a batch of their
+//! changes costs a single acquisition.
+//!
+//! A change must never make a connection ready and then wake nothing: `wake_for` and `each` see to
+//! that, and `conn_worker` and `event_loop` for their own changes.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -17,16 +28,17 @@ use crate::accept::per_ip::PerIpPermit;
 use crate::close_reason::CloseReason;
 use crate::conn::events::{Events, ParkReason};
 use crate::conn::notifier::{self, ConnNotifier};
-use crate::conn::protocol::{Protocol, WakeEvents};
+use crate::conn::protocol::Protocol;
 use crate::conn::server_state::{Counters, ServerState, Totals};
 use crate::conn::table::{ConnKey, ConnTable, Delivery, TurnInput};
 use crate::panic::catch;
 use crate::sync::{Mutex, MutexGuard};
-use crate::trace::ConnSpan;
-use millpond::ScheduleError;
-use millpond::{JobHandle, Pool};
 
-/// Maps by connection. No peer chooses keys, so no peer can have them collide.
+/// How long a shutdown waits for killed connections to end.
+pub(crate) const KILL_WAIT: Duration = Duration::from_secs(1);
+
+/// A map by connection. Its hasher is fast and has no seed: the server chooses the keys, so no peer
+/// can make keys collide.
 type ConnMap<T> = HashMap<ConnKey, T, BuildHasherDefault<KeyHasher>>;
 
 #[derive(Default)]
@@ -42,62 +54,71 @@ impl Hasher for KeyHasher {
     }
 
     fn finish(&self) -> u64 {
-        // The map looks at the lowest bits and at the highest.
+        // `HashMap` uses the lowest and the highest bits. The rotation puts the upper half of the
+        // product lowest, because that half is mixed best.
         self.0.rotate_left(32)
     }
 }
 
-/// What a mode keeps in a parked entry.
+/// The state that a mode stores in a parked entry.
 pub(crate) trait ParkedState: Send + 'static {
-    /// Whether workers serve the ready connections, in order.
+    /// Whether workers take ready connections from the ready queue.
     const USES_READY_QUEUE: bool;
 
-    /// Else: the waker for an entry that has become ready.
+    /// Returns the waker of the connection's task, in the mode without a ready queue.
     fn waker(&self) -> Option<Waker>;
 }
 
+/// The connections of one listener. `P` is the protocol, `T` the mode's parked state.
 pub(crate) struct ListenerConns<P, T> {
     pub(crate) server: Arc<ServerState>,
     pub(crate) protocol: Arc<P>,
     state: Mutex<State<T>>,
+    /// Notified by the first connection, for the timer.
     not_empty: Notify,
 }
 
+/// The data under the lock of a listener.
 pub(crate) struct State<T> {
     pub(crate) table: ConnTable<T>,
     pub(crate) totals: Totals,
-    /// The waker of the event loop, which starts workers, until it is woken.
+    /// The waker of the event loop, which starts workers. `None` from a wake-up until the next poll
+    /// of the loop.
     pub(crate) event_loop: Option<Waker>,
     pub(crate) workers: WorkerCounts,
-    /// Turns whose user code waits for something.
+    /// The wakers of turns that wait for user code, and of detached connections.
     suspended: ConnMap<Waker>,
-    /// In the dedicated mode, those that wait for a slot. The turn may begin before its wait is
-    /// known to have ended.
+    /// The wakers of turns that wait for a slot, in the dedicated mode. A map apart from
+    /// `suspended`: a turn on the pool may suspend before its task has noticed that the slot was
+    /// granted.
     waiting: ConnMap<Waker>,
 }
 
-/// How many workers there are, of those that will look for another ready connection.
+/// The numbers of workers that decide whether another one is started. Detached workers are not
+/// included.
 pub(crate) struct WorkerCounts {
+    /// The workers that will look for another ready connection, at once or after their turn.
     pub(crate) searching: usize,
-    /// Of these, how many are in a turn, whose length is not known.
+    /// Those of `searching` that are in a turn. A turn may last for any time.
     pub(crate) serving: usize,
-    /// More are of no use: so many threads there are, and one more is at hand when one is free.
+    /// The number of threads of the runtime, and one more: that worker is ready to run as soon as a
+    /// thread is free. Further workers would wait in the pool.
     max: usize,
-    /// The last turn waited. Then each ready connection gets a worker, and the event loop is woken
-    /// less often.
+    /// Whether the last turn that ended or suspended did suspend. If so, each ready connection gets
+    /// a worker of its own, and `max` does not hold.
     pub(crate) last_turn_waited: bool,
 }
 
 impl<T> State<T> {
-    /// Whether one more worker is to be started. Each that is ready has a worker that is not held
-    /// up by another; where there are too many for that, at least one is not.
+    /// Returns whether another worker must start. Up to `max` workers, each ready connection has a
+    /// worker that is not in a turn. Beyond `max`, at least one worker is not in a turn.
     pub(crate) fn wants_worker(&self) -> bool {
         let WorkerCounts { searching, serving, max, last_turn_waited } = self.workers;
         searching - serving < self.table.ready()
             && (searching < max || searching == serving || last_turn_waited)
     }
 
-    /// The waker of the event loop, if the event loop is to start a worker.
+    /// Takes the waker of the event loop, if the event loop must start a worker.
     pub(crate) fn event_loop_to_wake(&mut self) -> Option<Waker> {
         if self.wants_worker() { self.event_loop.take() } else { None }
     }
@@ -106,8 +127,9 @@ impl<T> State<T> {
         if serving { &mut self.suspended } else { &mut self.waiting }
     }
 
-    /// Events of the reactor. A connection that they make ready is served by the event loop.
-    /// Returns the waker of a suspended turn, to be woken after the unlock.
+    /// Delivers events of the poller. A connection that becomes ready needs no waker, because the
+    /// event loop itself delivers and then looks for ready connections. Returns the waker of a
+    /// suspended turn that the events interest; the caller wakes it after the unlock.
     pub(crate) fn deliver(
         &mut self,
         key: ConnKey,
@@ -120,7 +142,7 @@ impl<T> State<T> {
 }
 
 impl<T: ParkedState> State<T> {
-    /// The waker for a connection that has become ready.
+    /// Returns the waker that a connection needs when it becomes ready.
     fn waker_for(&mut self, key: ConnKey) -> Option<Waker> {
         if T::USES_READY_QUEUE {
             self.event_loop_to_wake()
@@ -146,13 +168,13 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         self.state.lock()
     }
 
-    /// What turns have added up to, and how many connections are at rest.
+    /// Returns the sums over all turns, and the number of parked connections.
     pub(crate) fn totals(&self) -> (Totals, usize) {
         let state = self.lock();
         (state.totals, state.table.parked())
     }
 
-    /// An entry for a new connection.
+    /// Inserts a new connection.
     pub(crate) fn insert(&self, permit: PerIpPermit) -> ConnKey {
         let mut state = self.lock();
         let key = state.table.insert(permit);
@@ -162,7 +184,8 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         key
     }
 
-    /// What is kept of a new connection; none if user code panics, and then the connection is gone.
+    /// Makes the idle state of a new connection. Returns `None` if user code panicked: then the
+    /// entry and the permit are released.
     pub(crate) fn on_accept(self: &Arc<Self>, key: ConnKey, address: Address) -> Option<P::Idle> {
         let idle = catch(|| self.protocol.on_accept(address, self.notifier(key)));
         if idle.is_none() {
@@ -175,6 +198,7 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         ConnNotifier::new(self.clone(), key)
     }
 
+    /// Parks an active connection. The owner has given up everything of the connection before.
     pub(crate) fn park(
         &self,
         key: ConnKey,
@@ -190,7 +214,8 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         delivery
     }
 
-    /// Unlocks, and wakes what a delivery makes ready or interests.
+    /// Unlocks, and then wakes what a change concerns: the part that serves a ready connection, or
+    /// the suspended turn of an active one. A turn without interest in the event wakes in vain.
     fn wake_for(&self, mut state: MutexGuard<'_, State<T>>, key: ConnKey, delivery: &Delivery) {
         let state_ref = &mut *state;
         let waker = match delivery {
@@ -205,33 +230,37 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         }
     }
 
+    /// Delivers events to a connection, and wakes what they concern.
     pub(crate) fn deliver(&self, key: ConnKey, events: Events) {
         let mut state = self.lock();
         let delivery = state.table.deliver(key, events);
         self.wake_for(state, key, &delivery);
     }
 
-    /// Takes a connection up if it is ready, or in any case.
-    pub(crate) fn take(&self, key: ConnKey, in_any_case: bool) -> Option<TurnInput> {
+    /// Takes a parked connection for its task. `even_if_not_ready`: the task knows of readiness
+    /// that the table does not.
+    pub(crate) fn take(&self, key: ConnKey, even_if_not_ready: bool) -> Option<TurnInput> {
         let mut state = self.lock();
-        if !in_any_case && !state.table.is_ready(key) {
+        if !even_if_not_ready && !state.table.is_ready(key) {
             return None;
         }
         state.table.take(key).map(|(_, input)| input)
     }
 
-    /// Has every connection closed once nothing is under way on it.
+    /// Requests the close of every connection. With a gentle reason, a connection finishes what is
+    /// under way first.
     pub(crate) fn request_close_all(&self, reason: CloseReason) {
         self.each(|table, ready| table.request_close_all(reason, |key| ready.push(key)));
         if P::INTEREST.is_empty() {
             return;
         }
-        // Nothing else notifies connections that were detached. Unlocked: what their
-        // wakers run is not known.
+        // A detached connection learns of the request by its waker alone. The waker of `http` may
+        // take this lock again, so the wakers are woken after the unlock (C10).
         let wakers: Vec<_> = self.lock().suspended.values().cloned().collect();
         wakers.into_iter().for_each(Waker::wake);
     }
 
+    /// Applies a change to the whole table, and wakes for each connection that became ready.
     fn each(&self, act: impl FnOnce(&mut ConnTable<T>, &mut Vec<ConnKey>)) {
         let mut state = self.lock();
         let state = &mut *state;
@@ -239,13 +268,14 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         act(&mut state.table, &mut ready);
         for key in ready {
             if let Some(waker) = state.waker_for(key) {
-                // A task's waker runs nothing of the task.
+                // This waker is one of tokio's tasks, so the wake only schedules the task (C10).
                 waker.wake();
             }
         }
     }
 
-    /// Takes out what is parked, and wakes the suspended turns, which see that they are at an end.
+    /// Takes all parked connections, and wakes the suspended turns, the waits for a slot and the
+    /// event loop. All of these find the flag `killed`, which the caller has set, and end (C8).
     pub(crate) fn drain_parked(&self) -> Vec<(ConnKey, T)> {
         let mut state = self.lock();
         let drained = state.table.drain_parked();
@@ -258,7 +288,8 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         drained
     }
 
-    /// Lets time pass for the deadlines. Sleeps while nobody is there.
+    /// Advances the table's time, tick by tick. Sleeps without a timer while there is no
+    /// connection. `Server::start` runs this future as a task of tokio.
     pub(crate) async fn run_timer(self: Arc<Self>) {
         let tick = self.server.settings.ticks.tick;
         loop {
@@ -270,49 +301,38 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
                 sleep_until(next).await;
                 self.each(|table, ready| table.tick(|key| ready.push(key)));
                 self.protocol.tick();
-                // After a stall, a tick is as long as it has lasted: what began meanwhile stands
-                // at the tick before, and is not to end early.
+                // A stall of the runtime counts as a single tick. A wait that began during the
+                // stall counts from the tick before. Further ticks at once would end that wait
+                // early.
                 next = Instant::now().max(next) + tick;
             }
         }
     }
 
-    /// Waits for a slot of the pool for one turn, and no longer than the server lives.
-    pub(crate) async fn schedule<F>(
-        &self,
-        key: ConnKey,
-        pool: &Pool,
-        job: F,
-    ) -> Option<Result<JobHandle<F::Output>, ScheduleError<F>>>
-    where
-        F: Future<Output: Send> + Send + 'static,
-    {
-        let (span, future): (&ConnSpan, _) = (&Default::default(), pin!(pool.schedule(job)));
-        WakeOnEvents { conns: self, key, span, future, wake_events: None, suspended: false }.await
-    }
-
-    fn suspend(&self, key: ConnKey, waker: &Waker, serving: bool) {
+    /// Stores the waker of a suspended turn, or of a wait for a slot if not `serving`.
+    pub(super) fn suspend(&self, key: ConnKey, waker: &Waker, serving: bool) {
         let mut state = self.lock();
         state.wakers(serving).insert(key, waker.clone());
         if serving && state.table.has(key, P::INTEREST) {
             drop(state);
-            waker.wake_by_ref(); // it came while nobody could be woken
+            // The event came while no waker was stored (C7).
+            waker.wake_by_ref();
         }
     }
 
-    /// It sleeps no more. Tells what it was woken for.
-    fn resume(&self, key: ConnKey, serving: bool) -> Events {
+    /// Removes the waker. Returns the events that have come for a turn.
+    pub(super) fn resume(&self, key: ConnKey, serving: bool) -> Events {
         let mut state = self.lock();
         state.wakers(serving).remove(&key);
         if serving { state.table.take_events(key, P::INTEREST) } else { Events::NONE }
     }
 
-    /// Removes a connection's entry, and releases its permit.
+    /// Removes a connection's entry, and releases its permit. Called once, by the owner (C9).
     pub(crate) fn release(&self, key: ConnKey, counters: &Counters, reason: CloseReason) {
         let mut state = self.lock();
         state.totals.add(counters);
         let released = state.table.remove(key);
-        // A detached connection may have registered a waker.
+        // Only a detached connection still has a waker here.
         let waker = state.suspended.remove(&key);
         drop(state);
         if let Some((permit, parked_state)) = released {
@@ -321,6 +341,7 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         }
     }
 
+    /// Returns whether all connections must end at once (C8).
     pub(crate) fn is_killed(&self) -> bool {
         self.server.killed.load(SeqCst)
     }
@@ -344,6 +365,8 @@ impl<P: Protocol, T: ParkedState> notifier::Notify for ListenerConns<P, T> {
     #[cfg(feature = "http")]
     fn register(&self, key: ConnKey, waker: &Waker) {
         self.suspend(key, waker, true);
+        // Read after the waker is stored: a kill sets the flag first and takes the wakers then
+        // (C8).
         if self.is_killed() {
             waker.wake_by_ref();
         }
@@ -354,52 +377,6 @@ impl<P: Protocol, T: ParkedState> notifier::Notify for ListenerConns<P, T> {
         self.lock().table.close_requested(key)
     }
 }
-
-/// A turn, or a wait for a slot to have one. Events of its connection wake it while it waits, and
-/// it ends with its server.
-pub(crate) struct WakeOnEvents<'a, P: Protocol, T: ParkedState, F> {
-    pub(crate) conns: &'a ListenerConns<P, T>,
-    pub(crate) key: ConnKey,
-    pub(crate) span: &'a ConnSpan,
-    pub(crate) future: Pin<&'a mut F>,
-    /// The turn's; none where it waits for a slot.
-    pub(crate) wake_events: Option<&'a WakeEvents>,
-    pub(crate) suspended: bool,
-}
-
-impl<P: Protocol, T: ParkedState, F: Future> Future for WakeOnEvents<'_, P, T, F> {
-    /// None if the server was killed meanwhile.
-    type Output = Option<F::Output>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        if std::mem::take(&mut this.suspended) {
-            let events = this.conns.resume(this.key, this.wake_events.is_some());
-            this.wake_events.iter().for_each(|wake_events| wake_events.add(events));
-        }
-        if let Poll::Ready(output) = this.span.in_scope(|| this.future.as_mut().poll(cx)) {
-            return Poll::Ready(Some(output));
-        }
-        this.suspended = true;
-        this.conns.suspend(this.key, cx.waker(), this.wake_events.is_some());
-        // After the registration: whoever kills the server looks there afterwards.
-        match this.conns.is_killed() {
-            true => Poll::Ready(None),
-            false => Poll::Pending,
-        }
-    }
-}
-
-impl<P: Protocol, T: ParkedState, F> Drop for WakeOnEvents<'_, P, T, F> {
-    fn drop(&mut self) {
-        if self.suspended {
-            self.conns.resume(self.key, self.wake_events.is_some());
-        }
-    }
-}
-
-/// The longest that the end of killed connections is waited for.
-pub(crate) const KILL_WAIT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -424,14 +401,15 @@ mod tests {
     }
 
     #[test]
-    fn workers_are_started_while_they_are_of_use() {
+    fn a_worker_starts_while_ready_connections_have_none() {
         for (ready, workers, expected) in [
             (0, (0, 0, false), false),
             (1, (0, 0, false), true),
             (1, (1, 0, false), false),
             (1, (1, 1, false), true),
             (5, (2, 2, false), true),
-            // As many as there may be, and one is about to look; all are held up; turns wait.
+            // At `max`: a worker is not in a turn; all are in a turn; turns suspend; enough
+            // workers.
             (5, (3, 2, false), false),
             (5, (3, 3, false), true),
             (5, (3, 2, true), true),

@@ -1,4 +1,4 @@
-//! Handles that wake a connection, in either mode.
+//! The handle that reaches one connection from outside of its turns, in either mode.
 
 use std::sync::Arc;
 #[cfg(feature = "http")]
@@ -9,21 +9,27 @@ use crate::conn::events::Events;
 use crate::conn::server_state::ServerState;
 use crate::conn::table::ConnKey;
 
-/// Delivers events to connections.
+/// The operations of `ListenerConns` that a notifier needs, without the types of mode and protocol.
 pub(crate) trait Notify: Send + Sync {
+    /// Adds events to a connection's entry, and wakes what they make ready or interest.
     fn deliver(&self, key: ConnKey, events: Events);
+
+    /// Requests the close of a connection, and wakes like `deliver`.
     fn request_close(&self, key: ConnKey, reason: CloseReason);
+
     fn server(&self) -> &ServerState;
 
-    /// Registers a waker, which events of a detached connection wake.
+    /// Stores the waker of a detached connection: its events wake that waker from now on.
     #[cfg(feature = "http")]
     fn register(&self, key: ConnKey, waker: &Waker);
 
+    /// Returns the reason of the requested close, if there is such a request.
     #[cfg(feature = "http")]
     fn close_requested(&self, key: ConnKey) -> Option<CloseReason>;
 }
 
-/// Reaches one connection; after its end it reaches nothing.
+/// Reaches one connection, at any time and from any thread. After the connection's end a notifier
+/// has no effect, because its key is out of date (C2).
 #[derive(Clone)]
 pub(crate) struct ConnNotifier {
     to: Arc<dyn Notify>,
@@ -35,21 +41,23 @@ impl ConnNotifier {
         Self { to, key }
     }
 
-    /// There is something to send.
+    /// Tells the connection that server code has something for it.
     pub(crate) fn push(&self) {
         self.to.deliver(self.key, Events::PUSHED);
     }
 
+    /// Requests the close of the connection. The next turn performs it.
     pub(crate) fn close(&self, reason: CloseReason) {
         self.to.request_close(self.key, reason);
     }
 
+    /// Stores the waker of the connection, which must be detached.
     #[cfg(feature = "http")]
     pub(crate) fn register(&self, waker: &Waker) {
         self.to.register(self.key, waker);
     }
 
-    /// What it is to be closed for once nothing is under way on it.
+    /// Returns the reason of the requested close, if there is such a request.
     #[cfg(feature = "http")]
     pub(crate) fn close_requested(&self) -> Option<CloseReason> {
         self.to.close_requested(self.key)

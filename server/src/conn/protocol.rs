@@ -1,4 +1,8 @@
-//! What the modes ask of those who know what bytes mean.
+//! The interface between the modes and the protocols.
+//!
+//! A mode (`parked`, `task`) decides when a connection is served and owns its socket. A protocol
+//! (`framed`, `http`) knows what the bytes mean. The mode calls [`Protocol::serve_turn`] with a
+//! [`Turn`], and the protocol answers with an [`Outcome`].
 
 use std::any::Any;
 use std::future::Future;
@@ -15,32 +19,35 @@ use crate::conn::transport::{MaybeTls, Transport};
 
 /// Serves connections, a turn at a time. The same code runs in both modes.
 pub(crate) trait Protocol: Send + Sync + 'static {
-    /// What is kept of a connection while nobody works for it.
+    /// The state of a connection between two turns.
     type Idle: Send + 'static;
 
-    /// Whether there is something to do before the first byte comes.
+    /// Whether the protocol may act before the first byte has come. Then the first turn of a plain
+    /// connection runs at once.
     const SERVER_FIRST: bool;
 
-    /// What a turn wants to be woken for while it waits for user code.
+    /// The events that wake a turn while it is suspended in user code (C7).
     const INTEREST: Events;
 
+    /// Makes the idle state of a new connection. May call user code.
     fn on_accept(&self, address: Address, notifier: ConnNotifier) -> Self::Idle;
 
-    /// Serves a connection until it would block or others have their turn. Nothing here waits for
-    /// the peer.
+    /// Serves a connection until its socket would block or its budget is spent. The future may wait
+    /// for user code, never for the peer.
     fn serve_turn<W: Transport>(
         &self,
         turn: Turn<'_, W, Self::Idle>,
     ) -> impl Future<Output = Outcome> + Send;
 
-    /// The connection is gone. Called once, also after a panic.
+    /// Ends the idle state of a closed connection. Called once for each connection, also after a
+    /// panic (C9).
     fn on_close(&self, idle: Self::Idle, reason: CloseReason);
 
-    /// Time passes; called about every tick while there are connections.
+    /// Called about once per tick while the listener has connections.
     fn tick(&self) {}
 }
 
-/// A connection whose turn it is.
+/// What a protocol may use for one turn.
 pub(crate) struct Turn<'a, W, I> {
     pub(crate) server: &'a ServerState,
     pub(crate) io: &'a mut MaybeTls<W>,
@@ -55,24 +62,30 @@ pub(crate) struct Turn<'a, W, I> {
 
 /// How a turn ended.
 pub(crate) enum Outcome {
-    /// To be parked; `moved` if the deadline of this wait begins anew.
+    /// The connection is to be parked. `moved`: the deadline begins anew, even if the connection
+    /// waits for the same reason as before.
     Park {
         park_reason: ParkReason,
         moved: bool,
     },
     Close(CloseReason),
-    /// To be closed; the panic goes on then.
+    /// The connection is to be closed; then the panic continues.
     Panicked(Box<dyn Any + Send>),
-    /// Detached: its new owner also takes the connection's entry and permit.
+    /// The socket has a new owner, which takes the connection's entry and permit, too.
     #[cfg(feature = "http")]
     Detached(Detach),
 }
 
-/// Gives a connection's entry to the connection's new owner.
+/// Gives the new owner of a detached connection a value that holds the entry and the permit. The
+/// drop of that value releases both.
 #[cfg(feature = "http")]
 pub(crate) type Detach = Box<dyn FnOnce(Box<dyn Any + Send>) + Send>;
 
-/// The events that have woken a turn.
+/// The events that have woken a suspended turn, until the turn takes them.
+///
+/// All accesses are Relaxed. Each runs within a poll of the turn's future: `WakeOnEvents::poll`
+/// adds events, then the turn reads them. The executor orders the polls of one future. The type is
+/// atomic only to be `Sync`, because the turn and `WakeOnEvents` share a reference.
 #[derive(Default)]
 pub(crate) struct WakeEvents(AtomicU8);
 

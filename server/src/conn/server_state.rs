@@ -1,8 +1,21 @@
-//! What all connections of a server share, and what is counted of them.
+//! The state that all connections of a server share, and their counts.
+//!
+//! `Server`, each accept loop and each `ListenerConns` hold the one [`ServerState`] of the server.
+//! The accept loop calls [`admit`](ServerState::admit) and the end of a connection
+//! [`on_close`](ServerState::on_close). `Server::shutdown` waits with
+//! [`no_acceptor`](ServerState::no_acceptor) and [`empty`](ServerState::empty). `framed` accounts
+//! for bytes that wait to be sent, with [`BytesPermit`]s.
+//!
+//! The lock `conns` covers the limits and counts of connections; no other lock is taken under it.
+//! The other fields are atomic or have a lock inside. Atomic accesses are SeqCst, but
+//! for the count of accept errors.
+//!
+//! A waiter must never miss its condition. So each waiter creates its `Notified` first and looks at
+//! the condition afterwards; each change is made first and notified afterwards.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use tokio::sync::Notify;
@@ -20,10 +33,12 @@ pub(crate) struct ServerState {
     pub(crate) buffer_pool: BufferPool,
     max_connections: usize,
     conns: Mutex<ConnCounts>,
-    /// Bytes that wait for peers to take them, of all connections.
+    /// The bytes of all connections that wait to be sent.
     send_buffered: Arc<SendBuffered>,
+    /// All connections must end at once (C8).
     pub(crate) killed: AtomicBool,
-    pub(crate) accept_errors: AtomicU64,
+    accept_errors: AtomicU64,
+    /// Notified when no connection is open any more, and when an accept loop ends.
     changed: Notify,
     acceptors: AtomicUsize,
 }
@@ -33,7 +48,7 @@ struct ConnCounts {
     counts: Counts,
 }
 
-/// Connections: accepted, open, refused and closed.
+/// The numbers of connections. `accepted` includes the refused ones.
 #[derive(Clone, Default)]
 pub(crate) struct Counts {
     pub(crate) accepted: u64,
@@ -43,7 +58,7 @@ pub(crate) struct Counts {
     pub(crate) closed: HashMap<CloseReason, u64>,
 }
 
-/// The sums over all turns.
+/// The sums over all turns of a listener.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Totals {
     pub(crate) turns: u64,
@@ -52,7 +67,8 @@ pub(crate) struct Totals {
     pub(crate) wrote: u64,
 }
 
-/// The counters of a turn before they are added; small, as every task holds some.
+/// The counters of the turns since the last park. Small, because every connection's task holds
+/// them.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Counters {
     pub(crate) turns: u32,
@@ -97,18 +113,31 @@ impl ServerState {
         }
     }
 
-    /// Counts an accept loop, until it is dropped.
+    /// Counts an accept loop until the guard is dropped.
     pub(crate) fn accept_guard(self: &Arc<Self>) -> AcceptGuard {
         self.acceptors.fetch_add(1, SeqCst);
         AcceptGuard(self.clone())
     }
 
-    /// Until no accept loop runs.
+    /// Waits until no accept loop runs.
     pub(crate) async fn no_acceptor(&self) {
         self.wait_until(|| self.acceptors.load(SeqCst) == 0).await;
     }
 
-    /// A permit for a connection, unless there are too many, in all or from its address.
+    /// Counts an error of an accept loop. Relaxed: the partner is the load in
+    /// [`accept_errors`](Self::accept_errors), and the number publishes no other memory.
+    pub(crate) fn count_accept_error(&self) {
+        self.accept_errors.fetch_add(1, Relaxed);
+    }
+
+    /// Returns the number of accept errors. Relaxed: a status may miss an error that is just being
+    /// counted. The partner is [`count_accept_error`](Self::count_accept_error).
+    pub(crate) fn accept_errors(&self) -> u64 {
+        self.accept_errors.load(Relaxed)
+    }
+
+    /// Counts a new connection, and returns its permit. Returns `None` if the server or the peer
+    /// has reached its limit.
     pub(crate) fn admit(&self, address: &Address) -> Option<PerIpPermit> {
         let ConnCounts { per_ip, counts } = &mut *self.conns.lock();
         counts.accepted += 1;
@@ -124,6 +153,8 @@ impl ServerState {
         permit
     }
 
+    /// Releases the permit of a connection, and counts its end. Called once for each admitted
+    /// connection, after the protocol's `on_close` (C9).
     pub(crate) fn on_close(&self, permit: PerIpPermit, reason: CloseReason) {
         let mut conns = self.conns.lock();
         conns.per_ip.release(permit);
@@ -136,7 +167,7 @@ impl ServerState {
         }
     }
 
-    /// All of one moment.
+    /// Returns the counts, all of the same moment.
     pub(crate) fn counts(&self) -> Counts {
         self.conns.lock().counts.clone()
     }
@@ -145,13 +176,14 @@ impl ServerState {
         self.conns.lock().counts.open
     }
 
-    /// Until no connection is open.
+    /// Waits until no connection is open.
     pub(crate) async fn empty(&self) {
         self.wait_until(|| self.open() == 0).await;
     }
 
     async fn wait_until(&self, is_reached: impl Fn() -> bool) {
         loop {
+            // `notify_waiters` reaches each `Notified` from its creation on, before its first poll.
             let changed = self.changed.notified();
             if is_reached() {
                 return;
@@ -160,13 +192,15 @@ impl ServerState {
         }
     }
 
-    /// Accounts for bytes that wait to go out; none if that were too many in all.
+    /// Accounts for bytes that wait to be sent. Returns `None` if the total is above its limit
+    /// then.
     pub(crate) fn reserve_bytes(&self, bytes: usize) -> Option<BytesPermit> {
         let mut permit = self.empty_permit();
         permit.add(bytes);
         (self.send_buffered() <= self.send_buffered.limit).then_some(permit)
     }
 
+    /// Returns a permit without bytes, for a connection that adds bytes later.
     pub(crate) fn empty_permit(&self) -> BytesPermit {
         BytesPermit { of: self.send_buffered.clone(), bytes: 0 }
     }
@@ -175,18 +209,19 @@ impl ServerState {
         self.send_buffered.total.load(SeqCst)
     }
 
-    /// Whether so many bytes wait to go out that no more are taken.
+    /// Returns whether the total has reached its limit, so that no sender may add bytes.
     pub(crate) fn is_over_limit(&self) -> bool {
         self.send_buffered() >= self.send_buffered.limit
     }
 
-    /// Until fewer bytes wait to go out.
+    /// Returns a future that is ready after the total has next fallen below its limit. Callers
+    /// create the future before they look at the total.
     pub(crate) fn below_limit(&self) -> Notified<'_> {
         self.send_buffered.below_limit.notified()
     }
 }
 
-/// An accept loop that runs.
+/// A running accept loop. `AcceptGuard`s are counted, so that a shutdown can wait for the loops.
 pub(crate) struct AcceptGuard(Arc<ServerState>);
 
 impl Drop for AcceptGuard {
@@ -202,7 +237,8 @@ struct SendBuffered {
     below_limit: Notify,
 }
 
-/// Part of the bytes that wait to go out; released when dropped.
+/// The bytes of one connection or frame that wait to be sent (C11). Subtracts them when it is
+/// dropped, which may wake senders.
 pub(crate) struct BytesPermit {
     of: Arc<SendBuffered>,
     bytes: usize,
@@ -214,6 +250,8 @@ impl BytesPermit {
         self.bytes += bytes;
     }
 
+    /// Subtracts the permit's bytes, and wakes the waiting senders if the total falls below its
+    /// limit.
     pub(crate) fn clear(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         let before = self.of.total.fetch_sub(bytes, SeqCst);

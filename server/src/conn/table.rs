@@ -1,13 +1,15 @@
-//! The connection table: one entry for each connection, its phase, and its deadline.
+//! The connection table: an entry for each connection, with its phase, events and deadline.
 //!
-//! An entry is in one of four phases. `Free`; `Active`, its parked state owned by one turn (or by
-//! its task); `Parked`, the parked state stored here; `Ready`, parked with a reason to be served,
-//! in a list, first in, first out. Whatever happens to a connection is a set of [`Events`]. They
-//! make a parked entry ready, and stay with an active one until that is parked again, which then is
-//! ready at once. So no connection is served twice at a time, and none is forgotten.
+//! `ListenerConns` owns the table and guards it with the lock of `ListenerConns::state`. Every
+//! method here runs under that lock. Callers are `listener_conns`, `parked/conn_worker` and
+//! `parked/event_loop`; `conn/mod.rs` has the phases and which part calls which method.
 //!
-//! Keys carry a generation: one that outlived its entry finds nothing. Nothing here does I/O or
-//! reads a clock; time is told by [`ConnTable::tick`].
+//! The table is a state machine without side effects. It does no I/O, reads no clock, calls no user
+//! code and wakes no waker. Each change returns its effect as a [`Delivery`], and the caller wakes.
+//! `table/tests.rs` checks the table against a model.
+//!
+//! An entry must never be in two phases, or in the ready queue twice; a key must never reach an
+//! entry of a later connection. Indices of entries never move, so lists of indices need no update.
 
 use std::collections::VecDeque;
 
@@ -17,11 +19,14 @@ use crate::conn::events::{Events, ParkReason};
 use crate::conn::timer_wheel::{NIL, Timer, TimerWheel};
 use crate::settings::{NEVER, Ticks};
 
+/// The number of entries that the table allocates at once. Growth moves no entry.
 const CHUNK: usize = 64;
-/// Room for more is given back when the queue is empty.
-const MANY_READY: usize = 1024;
+/// An empty ready queue with a larger capacity is freed, so a rush of events occupies no memory
+/// afterwards.
+const MAX_EMPTY_CAPACITY: usize = 1024;
 
-/// A connection's entry, as long as it is that connection's.
+/// Names the entry of a connection. The generation tells the connection from those that use the
+/// same entry earlier or later (C2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ConnKey {
     pub(crate) index: u32,
@@ -30,56 +35,68 @@ pub(crate) struct ConnKey {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// Belongs to no connection. The entry may still be in a list of the wheel.
     Free,
+    /// A turn, a connection's task or a detached owner has the connection (C1).
     Active,
+    /// The connection waits, and its events are no reason to serve it.
     Parked,
+    /// The connection waits to be served.
     Ready,
 }
 
 struct ConnEntry<T> {
+    /// Changes when the entry becomes free.
     generation: u32,
+    /// Its deadline is that of the current or the last wait.
     timer: Timer,
     permit: PerIpPermit,
     phase: Phase,
+    /// What the deadline belongs to. `ParkReason::Turn` leaves the reason before it, unless the
+    /// turn has moved the deadline.
     park_reason: ParkReason,
+    /// The events that no turn has taken yet (C3).
     events: Events,
+    /// The reason of the requested close, until the entry is removed (C6).
     close_requested: Option<CloseReason>,
+    /// Present exactly in `Parked` and `Ready`.
     parked_state: Option<T>,
 }
 
-/// What a turn is told when it takes a connection up.
+/// What the table tells a turn that takes a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TurnInput {
     pub(crate) events: Events,
     pub(crate) park_reason: ParkReason,
-    /// Bytes may have come meanwhile: the turn is told once, and decides.
+    /// The deadline that has passed. The turn decides, because bytes may have come meanwhile (C5).
     pub(crate) expired: Option<Deadline>,
     pub(crate) close_requested: Option<CloseReason>,
 }
 
 impl TurnInput {
-    /// Whether it may be closed: then the socket itself is asked first, whatever others have told
-    /// of it.
+    /// Returns whether the turn may close the connection. Then the turn asks the socket itself
+    /// first, because the known readiness may be out of date.
     pub(crate) fn forces_io(&self) -> bool {
         self.close_requested.is_some() || self.expired.is_some()
     }
 }
 
-/// The effect of a delivery.
+/// The effect of a change on an entry.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Delivery {
-    /// The entry is no more.
+    /// The connection has ended; nothing has changed.
     Gone,
-    /// It stays as it is; what it holds remembers the events.
+    /// The entry keeps the events, and its phase has not become `Ready`.
     Noted,
-    /// It has become ready.
+    /// The entry has become ready. The caller wakes the part that serves the connection.
     Ready,
 }
 
 pub(crate) struct ConnTable<T> {
     chunks: Vec<Box<[ConnEntry<T>]>>,
     free: Vec<u32>,
-    /// In the order in which they became so; not kept where each is taken by its key.
+    /// The ready entries, in the order in which they became ready. Empty without
+    /// `uses_ready_queue`.
     ready: VecDeque<u32>,
     uses_ready_queue: bool,
     wheel: TimerWheel,
@@ -88,9 +105,9 @@ pub(crate) struct ConnTable<T> {
 }
 
 impl<T> ConnTable<T> {
-    /// `horizon`: how many ticks the shortest of all deadlines has. `uses_ready_queue`: whether
-    /// those that are ready are served by [`next_ready`](Self::next_ready), or else each by a task
-    /// of its own.
+    /// `horizon`: the shortest of all deadlines, in ticks. `uses_ready_queue`: workers take ready
+    /// connections with [`next_ready`](Self::next_ready). Otherwise each connection's task takes
+    /// its own with [`take`](Self::take).
     pub(crate) fn new(horizon: u32, uses_ready_queue: bool) -> Self {
         Self {
             chunks: Vec::new(),
@@ -103,16 +120,17 @@ impl<T> ConnTable<T> {
         }
     }
 
+    /// Returns the number of connections.
     pub(crate) fn open(&self) -> usize {
         self.open
     }
 
-    /// Parked or ready: no turn is under way.
+    /// Returns the number of connections that are parked or ready.
     pub(crate) fn parked(&self) -> usize {
         self.parked
     }
 
-    /// A new entry, active.
+    /// Inserts a new connection, in phase `Active`.
     pub(crate) fn insert(&mut self, permit: PerIpPermit) -> ConnKey {
         if self.free.is_empty() {
             let base = (self.chunks.len() * CHUNK) as u32;
@@ -135,9 +153,12 @@ impl<T> ConnTable<T> {
         key
     }
 
-    /// Puts an active connection to rest. If events have come, or waits for its turn, it is
-    /// ready at once. Its deadline begins anew if it waits for something else than before, or if
-    /// it has `moved`; a turn that has not moved it leaves it what it waited for.
+    /// Parks an active connection. With `ParkReason::Turn`, or if an event that the connection
+    /// waits for has come already, the connection is ready at once.
+    ///
+    /// The deadline begins anew if the turn has `moved` it, or if the reason is a new one.
+    /// Otherwise the deadline of the wait before goes on. `ParkReason::Turn` is not a new reason;
+    /// with `moved` it ends the deadline.
     pub(crate) fn park(
         &mut self,
         key: ConnKey,
@@ -163,6 +184,8 @@ impl<T> ConnTable<T> {
         Delivery::Noted
     }
 
+    /// Adds events to a connection's entry. Makes the connection ready if it is parked and waits
+    /// for one of its events.
     pub(crate) fn deliver(&mut self, key: ConnKey, events: Events) -> Delivery {
         let Some(entry) = self.find(key) else { return Delivery::Gone };
         entry.events = entry.events | events;
@@ -173,7 +196,7 @@ impl<T> ConnTable<T> {
         Delivery::Noted
     }
 
-    /// Has the connection closed for `reason` in its next turn.
+    /// Requests that the next turn closes the connection. The reason of the higher rank stays (C6).
     pub(crate) fn request_close(&mut self, key: ConnKey, reason: CloseReason) -> Delivery {
         let Some(entry) = self.find(key) else { return Delivery::Gone };
         match entry.close_requested {
@@ -197,23 +220,24 @@ impl<T> ConnTable<T> {
         }
     }
 
-    /// The connection that has been ready for longest; it is active now.
+    /// Takes the connection that has been ready for longest.
     pub(crate) fn next_ready(&mut self) -> Option<(ConnKey, T, TurnInput)> {
         let index = self.ready.pop_front()?;
-        if self.ready.is_empty() && self.ready.capacity() > MANY_READY {
+        if self.ready.is_empty() && self.ready.capacity() > MAX_EMPTY_CAPACITY {
             self.ready = VecDeque::new();
         }
         let key = ConnKey { index, generation: self.entry(index).generation };
         let (parked_state, input) = self.activate(index);
-        Some((key, parked_state.expect("a ready record has its content"), input))
+        Some((key, parked_state.expect("a ready entry has its parked state"), input))
     }
 
-    /// How many are ready.
+    /// Returns the length of the ready queue.
     pub(crate) fn ready(&self) -> usize {
         self.ready.len()
     }
 
-    /// Takes up a connection by its key, as the one task that serves it does.
+    /// Takes a connection that is parked or ready. Returns `None` if it is active or has ended.
+    /// Called by the connection's task, and before an entry is removed.
     pub(crate) fn take(&mut self, key: ConnKey) -> Option<(Option<T>, TurnInput)> {
         match self.find(key)?.phase {
             Phase::Parked => Some(self.activate(key.index)),
@@ -227,18 +251,18 @@ impl<T> ConnTable<T> {
         }
     }
 
-    /// The parked state, to be woken by those that use [`take`](Self::take).
+    /// Returns the state of a parked connection. In the dedicated mode that is a waker.
     pub(crate) fn parked_state(&mut self, key: ConnKey) -> Option<&mut T> {
         self.find(key)?.parked_state.as_mut()
     }
 
-    /// Whether one of `events` has come to an active connection.
+    /// Returns whether the entry has one of `events`.
     pub(crate) fn has(&mut self, key: ConnKey, events: Events) -> bool {
         self.find(key).is_some_and(|entry| entry.events.any(events))
     }
 
-    /// Which of `events` have come to an active connection; they are done with then. Also tells
-    /// whether its close was requested since it was taken up.
+    /// Removes those of `events` that the entry has, and returns them. Also returns
+    /// `CLOSE_REQUESTED`, but leaves that for the next turn. Called for a suspended turn (C7).
     pub(crate) fn take_events(&mut self, key: ConnKey, events: Events) -> Events {
         let Some(entry) = self.find(key) else { return Events::NONE };
         let taken = entry.events.of(events | Events::CLOSE_REQUESTED);
@@ -246,18 +270,19 @@ impl<T> ConnTable<T> {
         taken
     }
 
+    /// Returns the reason of the requested close, if there is such a request.
     #[cfg(feature = "http")]
     pub(crate) fn close_requested(&mut self, key: ConnKey) -> Option<CloseReason> {
         self.find(key)?.close_requested
     }
 
-    /// Whether a connection is ready; it can be taken up then.
+    /// Returns whether a connection is ready.
     pub(crate) fn is_ready(&mut self, key: ConnKey) -> bool {
         self.find(key).is_some_and(|entry| entry.phase == Phase::Ready)
     }
 
-    /// Ends an entry; its key is void from now on. Returns the parked state, too, of one that is
-    /// parked.
+    /// Removes a connection. Its key finds nothing from now on. Returns the permit, and the state
+    /// if the connection was parked. The caller drops the state after the unlock (C10).
     pub(crate) fn remove(&mut self, key: ConnKey) -> Option<(PerIpPermit, Option<T>)> {
         let parked_state = self.take(key).and_then(|(parked_state, _)| parked_state);
         let entry = self.find(key)?;
@@ -269,7 +294,7 @@ impl<T> ConnTable<T> {
         Some((permit, parked_state))
     }
 
-    /// Takes all parked connections out.
+    /// Takes all connections that are parked or ready. Called by a kill (C8).
     pub(crate) fn drain_parked(&mut self) -> Vec<(ConnKey, T)> {
         self.ready.clear();
         let mut drained = Vec::new();
@@ -284,8 +309,8 @@ impl<T> ConnTable<T> {
         drained
     }
 
-    /// Advances the time by a tick: requests the close of parked connections whose deadline has
-    /// come, and calls `each` with those that became ready.
+    /// Advances the time by a tick, and looks at the entries of that tick (C5). A parked connection
+    /// whose deadline has come gets `EXPIRED`. Calls `each` with those that became ready.
     pub(crate) fn tick(&mut self, mut each: impl FnMut(ConnKey)) {
         let mut index = self.wheel.advance();
         let (now, horizon) = (self.wheel.now, self.wheel.horizon());
@@ -307,12 +332,13 @@ impl<T> ConnTable<T> {
         }
     }
 
-    /// Has the wheel look at an entry after so many ticks.
+    /// Links an entry for a look after `ticks`.
     fn link(&mut self, index: u32, ticks: u32) {
         let entry = &mut self.chunks[index as usize / CHUNK][index as usize % CHUNK];
         self.wheel.link(index, &mut entry.timer, ticks);
     }
 
+    /// Changes a parked entry to `Ready`.
     fn make_ready(&mut self, index: u32) {
         self.entry(index).phase = Phase::Ready;
         if self.uses_ready_queue {
@@ -320,6 +346,8 @@ impl<T> ConnTable<T> {
         }
     }
 
+    /// Changes an entry that is parked or ready to `Active`. The caller keeps it out of the ready
+    /// queue.
     fn activate(&mut self, index: u32) -> (Option<T>, TurnInput) {
         self.parked -= 1;
         let now = self.wheel.now;
@@ -327,13 +355,15 @@ impl<T> ConnTable<T> {
         entry.phase = Phase::Active;
         let events = std::mem::replace(&mut entry.events, Events::NONE);
         let (park_reason, close_requested) = (entry.park_reason, entry.close_requested);
-        // One that always has another turn is never parked when the clock looks.
+        // The timer marks parked entries only. A connection that is ready or active at each look,
+        // as with `ParkReason::Turn`, learns of its deadline here.
         let expired = events.any(Events::EXPIRED) || entry.timer.ticks_left(now) == Some(0);
         let expired = expired.then(|| park_reason.deadline());
         let events = events.without(Events::EXPIRED);
         (entry.parked_state.take(), TurnInput { events, park_reason, expired, close_requested })
     }
 
+    /// Returns the entry of a connection, or `None` if the connection has ended (C2).
     fn find(&mut self, key: ConnKey) -> Option<&mut ConnEntry<T>> {
         let chunk = self.chunks.get_mut(key.index as usize / CHUNK)?;
         let entry = &mut chunk[key.index as usize % CHUNK];

@@ -1,21 +1,27 @@
-//! The timer wheel of a connection table: lists of entries, by the tick at which to look at them.
+//! The timer wheel of a connection table: each list has the entries to look at in one tick.
 //!
-//! The lists run through the entries. Activity moves a deadline by a store, without a change of
-//! lists: the table looks at each entry again after at most `horizon` ticks, and links it anew by
-//! what its deadline then says. The horizon is no longer than the shortest deadline, so no deadline
-//! passes unseen. Nothing here reads a clock.
+//! The lists run through the entries: each [`Timer`] has the index of the next entry. A wheel has
+//! no allocation per entry, and a free entry may stay linked until its tick comes.
+//!
+//! A moved deadline costs one store, because the entry stays in its list. The table looks at each
+//! entry after at most `horizon` ticks, and links the entry again by its current deadline. The
+//! horizon is not longer than the shortest deadline, so no deadline passes unseen (C5).
+//!
+//! The lock of the table covers the wheel. Nothing here reads a clock: `ListenerConns::run_timer`
+//! advances the wheel.
 
 use crate::settings::NEVER;
 
 /// The end of a list.
 pub(crate) const NIL: u32 = u32::MAX;
+/// The `next` of an entry that is in no list.
 const NOT_LINKED: u32 = u32::MAX - 1;
 
-/// An entry's part of the wheel.
+/// The part of the wheel that is inside of an entry.
 pub(crate) struct Timer {
-    /// A tick, or [`NEVER`].
+    /// The tick at which the wait ends, or [`NEVER`].
     pub(crate) deadline: u32,
-    /// The next entry of the list. A free entry may be linked, too.
+    /// The next entry of the list.
     next: u32,
 }
 
@@ -31,8 +37,8 @@ impl Timer {
         std::mem::replace(&mut self.next, NOT_LINKED)
     }
 
-    /// How many ticks are left until the deadline. Ticks wrap; no deadline is half of their range
-    /// away.
+    /// Returns the number of ticks until the deadline, or `None` without a deadline. Ticks wrap. No
+    /// deadline is half of the range away, so a larger distance means that the deadline has passed.
     pub(crate) fn ticks_left(&self, now: u32) -> Option<u32> {
         let left = self.deadline.wrapping_sub(now);
         (self.deadline != NEVER).then_some(if left > NEVER / 2 { 0 } else { left })
@@ -47,24 +53,24 @@ pub(crate) struct TimerWheel {
 }
 
 impl TimerWheel {
-    /// `horizon`: how many ticks the shortest of all deadlines has.
+    /// `horizon`: the shortest of all deadlines, in ticks.
     pub(crate) fn new(horizon: u32) -> Self {
         Self { buckets: vec![NIL; horizon.clamp(1, 4096) as usize + 1], now: 0 }
     }
 
-    /// The most ticks that an entry is linked for.
+    /// Returns the most ticks that an entry may be linked for.
     pub(crate) fn horizon(&self) -> u32 {
         self.buckets.len() as u32 - 1
     }
 
-    /// Advances by a tick, and returns the first entry of the list to look at.
+    /// Advances by a tick. Returns the first entry of the tick's list, and empties the list.
     pub(crate) fn advance(&mut self) -> u32 {
         self.now = self.now.wrapping_add(1);
         let bucket = self.bucket(0);
         std::mem::replace(&mut self.buckets[bucket], NIL)
     }
 
-    /// Links an entry for so many ticks from now.
+    /// Links an entry into the list of the tick that is `ticks` from now.
     pub(crate) fn link(&mut self, index: u32, timer: &mut Timer, ticks: u32) {
         let bucket = self.bucket(ticks);
         timer.next = std::mem::replace(&mut self.buckets[bucket], index);

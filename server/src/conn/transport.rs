@@ -1,4 +1,12 @@
-//! What a connection reads from and writes to: the bare transport, or a TLS session over it.
+//! The byte stream of a connection: a socket, or a TLS session over a socket.
+//!
+//! Each mode implements [`Transport`] for its socket: `parked/edge_socket` and `task/tokio_socket`.
+//! [`MaybeTls`] is what turns read and write. The owner of an active connection has it (C1), and
+//! no lock is needed. A parked connection of the event-driven mode has it in the entry.
+//!
+//! No call here waits: reads and writes return `Pending` if the socket would block. Application
+//! bytes must never pass before the handshake is complete, or after the stream has moved: reads and
+//! writes fail then.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,41 +18,43 @@ use crate::accept::address::Address;
 use crate::conn::events::Events;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A byte stream over sockets, in either mode.
+/// The socket of a connection, in either mode.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Whether reads and writes ask the kernel, whatever readiness is known.
+    /// Sets whether reads and writes ask the kernel even if the known readiness says that they
+    /// would block. A turn that may close its connection forces the calls.
     fn force_io(&mut self, _forced: bool) {}
 
-    /// Notes the readiness that the reactor has reported.
+    /// Notes the readiness that the poller has reported.
     #[cfg(feature = "http")]
     fn on_ready(&mut self, _events: Events) {}
 
-    /// Whether the socket has taken bytes since this was last asked. A TLS session writes on its
-    /// own, and what it was given has not gone out yet.
+    /// Returns whether the socket has taken bytes since the last call. Only the socket can tell: a
+    /// TLS session accepts bytes before the socket does, and writes bytes of its own.
     fn made_progress(&mut self) -> bool;
 
-    /// Whether a read or a write that is pending wakes its caller. Else its events do.
+    /// Whether a pending read or write registers the caller's waker. Otherwise the table delivers
+    /// events.
     #[cfg(feature = "http")]
     const REGISTERS_WAKER: bool;
 
-    /// The other end.
+    /// Returns the address of the peer.
     #[cfg(feature = "http")]
     fn peer_addr(&self) -> io::Result<Address>;
 }
 
 pub(crate) enum MaybeTls<W> {
     Plain(W),
-    /// In other hands.
+    /// The protocol has moved the stream out: hyper's connection or an upgraded connection has it.
     #[cfg(feature = "http")]
     Taken,
     #[cfg(feature = "rustls")]
     Handshake(Box<tokio_rustls::Accept<W>>),
-    /// Boxed: a session is large, and plain connections should be small.
+    /// Boxed, because a session is large and a plain connection must be small.
     #[cfg(feature = "rustls")]
     Tls(Box<tokio_rustls::server::TlsStream<W>>),
 }
 
-/// How connections are secured.
+/// The TLS acceptor of a listener, or none.
 #[derive(Clone, Default)]
 pub(crate) struct TlsAccept {
     #[cfg(feature = "rustls")]
@@ -58,6 +68,7 @@ impl fmt::Debug for TlsAccept {
 }
 
 impl TlsAccept {
+    /// Puts the TLS handshake around a new connection's socket, if the listener has TLS.
     pub(crate) fn wrap<W: Transport>(&self, transport: W) -> MaybeTls<W> {
         #[cfg(feature = "rustls")]
         if let Some(acceptor) = &self.acceptor {
@@ -75,7 +86,7 @@ impl TlsAccept {
 }
 
 impl<W: Transport> MaybeTls<W> {
-    /// Goes on with the handshake, where there is one.
+    /// Advances the handshake. Ready when it is complete, and at once if there is none.
     pub(crate) fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         #[cfg(feature = "rustls")]
         if let Self::Handshake(accept) = self {
@@ -90,7 +101,8 @@ impl<W: Transport> MaybeTls<W> {
         !matches!(self, Self::Plain(_))
     }
 
-    /// The transport; none after a handshake that failed.
+    /// Returns the socket. Returns `None` after a handshake that failed, and while another owner
+    /// has the stream.
     pub(crate) fn transport(&mut self) -> Option<&mut W> {
         match self {
             Self::Plain(transport) => Some(transport),

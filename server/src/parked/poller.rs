@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use mio::Events;
 use tokio::io::unix::AsyncFd;
 
-use crate::accept::async_fd;
+use crate::accept::listen::async_fd;
 
 /// The most events that one call of the kernel returns.
 const BATCH: usize = 256;

@@ -52,6 +52,7 @@ use crate::conn::protocol::{Outcome, Protocol};
 use crate::conn::server_state::ServerState;
 use crate::conn::table::{Delivery, TurnInput};
 use crate::conn::transport::{TlsAccept, Transport};
+use crate::conn::wake_on_events::schedule;
 use crate::task::tokio_socket::TokioSocket;
 use crate::trace::ConnSpan;
 use millpond::Pool;
@@ -216,7 +217,7 @@ async fn serve_turn_on_pool<P: Protocol>(
             ended => ended,
         }
     };
-    conns.schedule(key, &pool, job).await?.ok()?.await.ok()?
+    schedule(&conns, key, &pool, job).await?.ok()?.await.ok()?
 }
 
 /// Parks the connection, and waits for a reason to serve. Returns `None` if the server was killed.

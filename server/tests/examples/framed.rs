@@ -30,7 +30,7 @@ impl Lines {
         Self(BufReader::new(stream))
     }
 
-    /// Someone in the chat room; without a name, a listener.
+    /// A member of the chat room; without a name, a listener.
     fn enter(serving: &Serving, name: &str) -> Self {
         let mut lines = Self::to(serving);
         lines.expect(&["* your name? (none: you listen)"]);

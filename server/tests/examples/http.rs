@@ -193,7 +193,7 @@ fn a_full_pond_costs_little_and_all_in_it_are_answered_again() {
             while number("/connections/parked") < 300 {
                 assert!(Instant::now() < deadline, "{}", status(&serving));
             }
-            // State that served many at once is given up when nobody needs it.
+            // The server frees the state of many concurrent requests when no request needs it.
             while number("/growth/heap") / 300 >= 600 {
                 assert!(Instant::now() < deadline, "{}", status(&serving));
             }

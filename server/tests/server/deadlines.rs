@@ -167,8 +167,8 @@ async fn frames_at_work_are_not_late(case: Case) {
     on_time(case, &server, Deadline::Frame, waited);
 }
 
-/// A frame each time the deadline is due: it has come, and whoever looks at the deadline must look
-/// at the socket first.
+/// A frame arrives each time that the deadline passes. The server must read the socket before it
+/// acts on the deadline.
 async fn bytes_that_have_just_come_are_not_lost(case: Case) {
     let server = echo(case.no_deadlines().idle_timeout(LIMIT));
     for early in 0..40u32 {

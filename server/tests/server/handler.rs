@@ -271,7 +271,7 @@ async fn after_the_end(case: Case) {
     }
     peer.close();
     settle().await;
-    // Whoever has the record now is not meant.
+    // The record belongs to another connection now, which must stay open.
     let mut client = case.connect(&server).await;
     client.ask("hello").await;
     peer.close();

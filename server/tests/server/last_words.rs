@@ -68,7 +68,7 @@ const LINGERS: Duration = Duration::from_secs(1);
 /// Ticks of up to a second, and the one that runs.
 const LAG: Duration = Duration::from_secs(2);
 
-/// Closed for a frame that nobody can read, and told so.
+/// A connection that the server closes for a frame that the codec cannot read.
 async fn told(case: Case) -> (Chat, Server, Client) {
     let chat = Chat::new();
     let server = chat.serve(case.builder());

@@ -111,7 +111,7 @@ async fn those_over_a_limit_are_told(case: Case) {
     inside.ask("let me in").await;
     for _ in 0..20 {
         let mut client = case.connect_narrow(&server).await;
-        // What it says is read by nobody, and the answer arrives all the same.
+        // The server reads none of these bytes, and the answer arrives all the same.
         let _ = client.try_send("let me in\n".repeat(100)).await;
         assert_eq!(client.rest_text().await, answer, "{case:?}");
     }

@@ -67,7 +67,7 @@ async fn unix_sockets(case: Case) {
     let mut answers = String::new();
     client.read_to_string(&mut answers).await.unwrap();
     assert!(answers == lines, "{case:?}: {} bytes", answers.len());
-    // Somebody listens there.
+    // Another server listens there already.
     match serve(builder()) {
         Err(StartError::Listen { listen: at, .. }) => assert_eq!(at, listen),
         other => panic!("{case:?}: {other:?}"),
@@ -75,7 +75,7 @@ async fn unix_sockets(case: Case) {
     asks(&mut clients[0], "still there").await;
     drop(clients);
     emptied(&server).await;
-    // Nobody listens any more, and the file is there: it is replaced.
+    // No server listens any more. The file is still there, and a new server replaces it.
     drop(server);
     eventually(|| std::os::unix::net::UnixStream::connect(&socket.0).is_err()).await;
     assert!(socket.0.exists());

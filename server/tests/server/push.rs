@@ -1,4 +1,4 @@
-//! What handlers send of their own accord, and what becomes of it when nobody reads.
+//! What handlers send of their own accord, and what becomes of it when the peer does not read.
 
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ async fn nobody_reads(case: Case) {
     let mut other = case.connect(&server).await;
     assert_eq!(other.line().await, "hello");
     other.ask("is there room?").await;
-    // Whoever waits is let on once it reads.
+    // A waiting sender goes on once the peer reads.
     let mut waits = Box::pin(peer.send(thousand(sent)));
     assert!(poll(&mut waits).is_pending(), "{case:?}");
     for n in 0..sent {

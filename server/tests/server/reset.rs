@@ -78,7 +78,7 @@ async fn while_being_served(case: Case) {
         eventually(|| gauge.now() == n + 1).await;
         client.reset();
     }
-    // What was begun is finished; nobody learns of it.
+    // The calls that have begun finish, although their peers are gone.
     gate.open();
     let status = emptied(&server).await;
     assert_eq!((gauge.now(), gauge.total(), status.closed), (0, 10, 10), "{case:?}");

@@ -47,7 +47,7 @@ async fn what_was_sent_before_is_answered(case: Case) {
         }
         let lines: String = (0..round).map(|n| format!("line {n}\n")).collect();
         for client in &mut clients {
-            // The server has not been told of these bytes by anybody.
+            // No event has told the server of these bytes yet.
             client.send(&lines).await;
         }
         let report = server.shutdown(5 * SECOND).await;

@@ -1,4 +1,4 @@
-//! Peers that do not read cost a bounded amount of memory, and nobody else's time.
+//! Peers that do not read cost a bounded amount of memory, and delay no other connection.
 
 use std::convert::Infallible;
 use std::time::Duration;

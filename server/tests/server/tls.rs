@@ -182,3 +182,23 @@ fn a_session_that_is_cut_off() {
         }
     });
 }
+
+/// A plain response would look like a broken handshake to a client, so there is none.
+#[test]
+fn no_overload_response() {
+    single(async {
+        for case in CASES {
+            let server = echo(case.builder().max_connections(1).overload_response("busy"));
+            let mut inside = case.connect(&server).await;
+            inside.ask("let me in").await;
+            let mut client = raw(&server).await;
+            let mut received = Vec::new();
+            let _ = client.read_to_end(&mut received).await;
+            assert_eq!(received, b"", "{case:?}");
+            inside.ask("still there").await;
+            drop(inside);
+            let status = emptied(&server).await;
+            assert_eq!((status.refused_full, status.closed), (1, 1), "{case:?}: {status:?}");
+        }
+    });
+}

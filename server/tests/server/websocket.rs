@@ -87,7 +87,7 @@ fn a_client_that_shares_no_code_is_content() {
     }
 }
 
-/// The page tries the server itself and tells everybody how that went; this test is one of them.
+/// The page tries the server itself and sends the result to all connections; this test has one of them.
 #[test]
 fn a_browser_is_content() {
     for mode in MODES {

@@ -1,4 +1,4 @@
-//! The table against a model that keeps the same account in the plainest way.
+//! Unit tests of the table, and a comparison with a model that has no lists and no wheel.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -39,12 +39,12 @@ fn an_event_of_an_active_connection_is_kept_until_it_is_parked() {
     let (ready, parked_state, input) = table.next_ready().unwrap();
     assert_eq!((ready, parked_state, input.events), (key, 7, Events::READABLE));
     assert!(table.next_ready().is_none());
-    // What was told once is not told again.
+    // A turn takes each event once.
     assert_eq!(table.park(key, 7, IDLE, &ticks), Delivery::Noted);
 }
 
 #[test]
-fn bytes_do_not_wake_what_waits_to_write_and_are_not_forgotten() {
+fn readability_does_not_wake_a_wait_to_write_and_stays() {
     let ticks = ticks([8; 5]);
     let mut table = table(&ticks);
     let key = table.insert(PerIpPermit::UNCOUNTED);
@@ -56,7 +56,7 @@ fn bytes_do_not_wake_what_waits_to_write_and_are_not_forgotten() {
 }
 
 #[test]
-fn a_turn_that_waits_is_told_once_and_of_a_requested_close_each_time() {
+fn a_suspended_turn_takes_events_once_and_a_requested_close_each_time() {
     let ticks = ticks([8; 5]);
     let mut table = table(&ticks);
     let key = table.insert(PerIpPermit::UNCOUNTED);
@@ -76,7 +76,7 @@ fn a_key_does_not_outlive_its_connection() {
     let old = table.insert(PerIpPermit::UNCOUNTED);
     table.remove(old);
     let new = table.insert(PerIpPermit::UNCOUNTED);
-    assert_eq!(old.index, new.index, "the record is used again");
+    assert_eq!(old.index, new.index, "the entry is used again");
     table.park(new, 7, IDLE, &ticks);
     assert_eq!(table.deliver(old, Events::READABLE), Delivery::Gone);
     assert_eq!(table.request_close(old, CloseReason::ClosedByServer), Delivery::Gone);
@@ -88,7 +88,7 @@ fn a_key_does_not_outlive_its_connection() {
 
 #[test]
 fn a_deadline_is_never_early_and_a_tick_late_at_most() {
-    // Eight ticks a second and 8, 16, ... seconds; entries are looked at every 65th tick or so.
+    // A tick is a second here. The horizon is two ticks, because a linger lasts a second.
     let seconds = [8, 16, 24, 100, 9];
     let ticks = ticks(seconds);
     let waits = [
@@ -118,7 +118,7 @@ fn a_deadline_is_never_early_and_a_tick_late_at_most() {
 }
 
 #[test]
-fn activity_moves_a_deadline_and_more_of_the_same_does_not() {
+fn only_a_moved_wait_begins_its_deadline_anew() {
     let ticks = ticks([8; 5]);
     let mut table = table(&ticks);
     let (moved, kept) =
@@ -145,7 +145,7 @@ fn activity_moves_a_deadline_and_more_of_the_same_does_not() {
 }
 
 #[test]
-fn without_deadlines_nothing_is_ever_due() {
+fn without_deadlines_nothing_expires() {
     let ticks = ticks([0; 5]);
     let mut table = table(&ticks);
     let key = table.insert(PerIpPermit::UNCOUNTED);
@@ -154,7 +154,7 @@ fn without_deadlines_nothing_is_ever_due() {
 }
 
 #[test]
-fn time_may_wrap() {
+fn ticks_may_wrap() {
     let ticks = ticks([8; 5]);
     let mut table = table(&ticks);
     for start in [NEVER - 200, NEVER - 70, NEVER - 65, NEVER - 64, NEVER - 1, NEVER] {
@@ -170,13 +170,13 @@ fn time_may_wrap() {
         assert!(passed >= ticks.horizon - 1, "from {start}: {passed}");
         table.next_ready().unwrap();
         table.remove(key);
-        // Off the wheel, which was made for consecutive ticks.
+        // Takes the entry off the wheel before `now` jumps: the wheel expects consecutive ticks.
         (0..100).for_each(|_| table.tick(|_| {}));
     }
 }
 
 #[test]
-fn records_are_used_again() {
+fn entries_are_used_again() {
     let ticks = ticks([8; 5]);
     let mut table = table(&ticks);
     for round in 0..100_000 {
@@ -192,7 +192,7 @@ fn records_are_used_again() {
 }
 
 #[test]
-fn a_hard_end_outdoes_a_gentle_one() {
+fn the_close_reason_of_the_higher_rank_stays() {
     let ticks = ticks([8; 5]);
     let mut table = table(&ticks);
     let key = table.insert(PerIpPermit::UNCOUNTED);
@@ -201,14 +201,14 @@ fn a_hard_end_outdoes_a_gentle_one() {
     table.request_close(key, CloseReason::ClosedByServer);
     table.park(key, 7, IDLE, &ticks);
     assert_eq!(table.next_ready().unwrap().2.close_requested, Some(CloseReason::SlowReader));
-    // It stays: a turn that goes on for a while is told again.
+    // The request stays, so each later turn learns of it.
     table.park(key, 7, IDLE, &ticks);
     table.deliver(key, Events::READABLE);
     assert_eq!(table.next_ready().unwrap().2.close_requested, Some(CloseReason::SlowReader));
 }
 
 #[test]
-fn a_deadline_is_told_once() {
+fn a_deadline_expires_once() {
     let ticks = ticks([8; 5]);
     let mut table = table(&ticks);
     let key = table.insert(PerIpPermit::UNCOUNTED);
@@ -223,7 +223,7 @@ fn a_deadline_is_told_once() {
 }
 
 #[test]
-fn a_deadline_that_is_kept_leaves_the_end_that_was_asked_for() {
+fn an_expired_deadline_leaves_the_requested_close() {
     let ticks = ticks([8; 5]);
     let mut table = table(&ticks);
     let key = table.insert(PerIpPermit::UNCOUNTED);
@@ -274,7 +274,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the model knows of one connection.
+/// A connection in the model.
 struct Known {
     key: ConnKey,
     /// `None` while it is active.
@@ -287,10 +287,11 @@ struct Known {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// Ready are exactly those which are parked and got events for what they wait for, in the
-    /// order in which that came about; deadlines fall when they are due; nobody gets another's.
+    /// A connection is ready exactly if it is parked and waits for an event that has come. Ready
+    /// connections come in the order in which they became ready. Deadlines expire in their tick.
+    /// Each turn gets the state of its own connection.
     #[test]
-    fn it_agrees_with_the_model(steps in prop::collection::vec(step(), 1..120)) {
+    fn the_table_agrees_with_the_model(steps in prop::collection::vec(step(), 1..120)) {
         let ticks = ticks([8, 10, 9, 40, 12]);
         let mut table = table(&ticks);
         let mut known: Vec<Known> = Vec::new();
@@ -392,8 +393,8 @@ proptest! {
                     prop_assert_eq!(drained, expected);
                     ready.clear();
                     known.iter_mut().for_each(|one| if one.parked.is_none() { one.events = Events::NONE });
-                    // Those that were active before keep their events; nothing tells them apart
-                    // here.
+                    // Connections that were active before keep their events. The model cannot tell
+                    // them from the others now, so the case ends.
                     return Ok(());
                 }
             }

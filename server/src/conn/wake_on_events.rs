@@ -1,0 +1,74 @@
+//! The wrapper of a suspended future of a connection: events wake the future, and a kill ends it.
+//!
+//! A turn may wait for user code. In the dedicated mode, a turn may also wait for a slot of the
+//! pool. Meanwhile the entry stays `Active`. [`WakeOnEvents`] stores the waker of such a future in
+//! `State::suspended` or `State::waiting`. `guard` wraps each turn, and [`schedule`] each wait for
+//! a slot. Neither may outlive its server: each pending poll reads `killed` (C8).
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use crate::conn::listener_conns::{ListenerConns, ParkedState};
+use crate::conn::protocol::{Protocol, WakeEvents};
+use crate::conn::table::ConnKey;
+use crate::trace::ConnSpan;
+use millpond::{JobHandle, Pool, ScheduleError};
+
+/// Schedules a turn as a job of the pool, and waits for its slot. Returns `None` if the server was
+/// killed meanwhile.
+pub(crate) async fn schedule<P: Protocol, T: ParkedState, F>(
+    conns: &ListenerConns<P, T>,
+    key: ConnKey,
+    pool: &Pool,
+    job: F,
+) -> Option<Result<JobHandle<F::Output>, ScheduleError<F>>>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let (span, future): (&ConnSpan, _) = (&Default::default(), pin!(pool.schedule(job)));
+    WakeOnEvents { conns, key, span, future, wake_events: None, suspended: false }.await
+}
+
+/// A turn, or a wait for a slot. Resolves to `None` if the server was killed meanwhile.
+pub(crate) struct WakeOnEvents<'a, P: Protocol, T: ParkedState, F> {
+    pub(crate) conns: &'a ListenerConns<P, T>,
+    pub(crate) key: ConnKey,
+    pub(crate) span: &'a ConnSpan,
+    pub(crate) future: Pin<&'a mut F>,
+    /// The turn's set of events that woke it, or `None` for a wait for a slot.
+    pub(crate) wake_events: Option<&'a WakeEvents>,
+    /// Whether the waker of this future is stored.
+    pub(crate) suspended: bool,
+}
+
+impl<P: Protocol, T: ParkedState, F: Future> Future for WakeOnEvents<'_, P, T, F> {
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if std::mem::take(&mut this.suspended) {
+            let events = this.conns.resume(this.key, this.wake_events.is_some());
+            this.wake_events.iter().for_each(|wake_events| wake_events.add(events));
+        }
+        if let Poll::Ready(output) = this.span.in_scope(|| this.future.as_mut().poll(cx)) {
+            return Poll::Ready(Some(output));
+        }
+        this.suspended = true;
+        this.conns.suspend(this.key, cx.waker(), this.wake_events.is_some());
+        // Read after the waker is stored: a kill sets the flag first and takes the wakers then
+        // (C8).
+        match this.conns.is_killed() {
+            true => Poll::Ready(None),
+            false => Poll::Pending,
+        }
+    }
+}
+
+impl<P: Protocol, T: ParkedState, F> Drop for WakeOnEvents<'_, P, T, F> {
+    fn drop(&mut self) {
+        if self.suspended {
+            self.conns.resume(self.key, self.wake_events.is_some());
+        }
+    }
+}
