@@ -106,7 +106,7 @@ impl Case {
     }
 
     /// Returns the builder of a server whose connections have small send buffers in the kernel. With a
-    /// client of [`connect_narrow`](Self::connect_narrow), some 100 KB fill such a connection.
+    /// client of [`connect_narrow`](Self::connect_narrow), some 300 KB fill such a connection.
     pub fn narrow_builder(self) -> ServerBuilder {
         self.listening(narrow_listener())
     }
@@ -176,7 +176,7 @@ impl Case {
 pub fn narrow_listener() -> std::net::TcpListener {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     // An accepted socket has the sizes of its listener.
-    socket2::SockRef::from(&listener).set_send_buffer_size(16 * 1024).unwrap();
+    socket2::SockRef::from(&listener).set_send_buffer_size(128 * 1024).unwrap();
     listener.set_nonblocking(true).unwrap();
     listener
 }

@@ -267,13 +267,16 @@ impl<'a> Client<'a> {
         let mut rests: Option<Instant> = None;
         let expected = self.expected.and_then(|expected| expected.tail);
         while let Some(stream) = &mut self.stream {
+            let asked = Instant::now();
             // What counts here is silence, so the socket has the last word, not the timer.
             match timeout(QUIET / 4, stream.read_buf(&mut self.buffer)).await {
                 Ok(Ok(1..)) => rests = None,
                 Ok(_) => self.stream = None,
                 Err(_) => {
-                    rests = match self.up.is_at_rest(&[self.sent()]) {
-                        true => rests.or(Some(Instant::now())),
+                    // On a busy machine this thread waits for its turn, and so may the server.
+                    let starved = asked.elapsed() > QUIET / 2;
+                    rests = match self.up.is_at_rest(&[self.sent()]) && !starved {
+                        true => rests.or(Some(asked)),
                         false => None,
                     };
                     let quiet = rests.is_some_and(|since| since.elapsed() >= QUIET);
