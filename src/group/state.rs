@@ -103,7 +103,7 @@ impl<T: Send + 'static> GroupState<T> {
         }
         let (ended, detached) = (std::mem::take(&mut state.ended), state.detached);
         drop(state);
-        if !detached {
+        if !detached && !failpoint("the last handle cancels nothing") {
             self.cancel();
         }
         catch_panic(|| drop(ended));
@@ -124,7 +124,8 @@ impl<T: Send + 'static> GroupState<T> {
     pub(crate) fn take_next(&self) -> (Option<Outcome<T>>, bool) {
         let mut state = self.state.lock();
         let next = state.ended.pop_front();
-        state.failures -= usize::from(next.as_ref().is_some_and(|outcome| !outcome.is_success()));
+        let failed = next.as_ref().is_some_and(|outcome| !outcome.is_success());
+        state.failures -= usize::from(failed && !failpoint("a failure that was taken counts"));
         (next, !state.running.is_empty())
     }
 
@@ -137,7 +138,9 @@ impl<T: Send + 'static> GroupState<T> {
         state.failures = 0;
         let mut outcomes = Vec::from(std::mem::take(&mut state.ended));
         drop(state);
-        outcomes.sort_unstable_by_key(|outcome| outcome.index);
+        if !failpoint("outcomes in the order of completion") {
+            outcomes.sort_unstable_by_key(|outcome| outcome.index);
+        }
         Some(outcomes)
     }
 
@@ -199,6 +202,7 @@ impl<T: Send + 'static> GroupState<T> {
         let success = match (&result, &self.failure_when) {
             (Err(_), _) => false,
             (Ok(_), None) => true,
+            (Ok(_), _) if failpoint("`failure_when` is not asked") => true,
             (Ok(value), Some(failure_when)) => catch_panic(|| failure_when(value)) == Some(false),
         };
         self.remove(index, Some(Outcome { index, success, result }));
@@ -210,7 +214,7 @@ impl<T: Send + 'static> GroupState<T> {
         let mut state = self.state.lock();
         state.running.remove(&index);
         let mut unwanted = outcome;
-        if state.handles > 0 {
+        if state.handles > 0 || failpoint("outcomes are kept for no handle") {
             if let Some(outcome) = unwanted.take() {
                 state.failures += usize::from(!outcome.is_success());
                 state.ended.push_back(outcome);
@@ -221,9 +225,9 @@ impl<T: Send + 'static> GroupState<T> {
             .waiters
             .iter_mut()
             .filter(|(_, waiter)| match waiter.event {
-                Event::Next => true,
+                Event::Next => done || !failpoint("the last end alone wakes `next`"),
                 Event::All => done,
-                Event::Failure => done || failed,
+                Event::Failure => done || failed && !failpoint("a failure wakes nothing"),
             })
             .filter_map(|(_, waiter)| waiter.waker.take())
             .collect();

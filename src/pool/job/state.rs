@@ -96,7 +96,7 @@ impl State {
         // `SCHEDULED` is set and `RUNNING` is not: the sum exchanges the two and keeps the rest.
         let before = Snapshot(self.0.fetch_add(RUNNING - SCHEDULED, AcqRel));
         before.debug_assert_scheduled();
-        before.should_cancel()
+        before.should_cancel() && !failpoint("an abort before a poll is not seen")
     }
 
     /// As [`start_poll`](Self::start_poll), for a job that no other thread can reach: no counted
@@ -160,7 +160,8 @@ impl State {
             if now.has(COMPLETE) {
                 return false;
             }
-            let after = now.0 | ABORT | if now.has(WAITING) { 0 } else { SCHEDULED };
+            let unseen = now.has(RUNNING) && failpoint("an abort during a poll is not seen");
+            let after = now.0 | ABORT | if now.has(WAITING) || unseen { 0 } else { SCHEDULED };
             // The release pairs with the `start_poll` or `finish_poll` that finds `ABORT`. The
             // acquire pairs with the `finish_poll` that left the token here.
             match self.0.compare_exchange_weak(now.0, after, AcqRel, Acquire) {
@@ -194,6 +195,7 @@ impl State {
         // The release pairs with `load` and with the join handle's transitions: the handle sees the
         // output. The acquire pairs with `set_join_waker`: this thread sees the waker.
         Snapshot(self.0.fetch_or(COMPLETE, AcqRel)).has(JOIN_WAKER)
+            && !failpoint("no handle is woken")
     }
 
     /// Hands the join waker to the completing thread. Returns whether the job is complete: then the
@@ -231,6 +233,7 @@ impl State {
         let before = self.0.fetch_sub(ABORT_DEFERRED, AcqRel);
         debug_assert!(before >= ABORT_DEFERRED);
         Snapshot(before - ABORT_DEFERRED).should_cancel()
+            && !failpoint("a deferred abort wakes nothing")
     }
 }
 

@@ -268,7 +268,7 @@ impl Limiter {
         if quota.is_none() {
             let mut shard = self.shards[shard_id].lock();
             if shard.free_slots > 0 && !self.flags.is_set_in_lock(CLOSED) {
-                shard.free_slots -= 1;
+                shard.free_slots -= usize::from(!failpoint("a job starts without its slot"));
                 shard.counters.submitted += 1;
                 shard.counters.started += 1;
                 return start(&mut shard, pending.admit(SlotKind::Plain));
@@ -284,7 +284,8 @@ impl Limiter {
         let full = self.flags.is_full();
         if full {
             // Relaxed, without a partner: `StateGuard::counts` only needs the sum.
-            self.fast_refusals.fetch_add(1, Relaxed);
+            self.fast_refusals
+                .fetch_add(u64::from(!failpoint("a refusal is not counted")), Relaxed);
         }
         full
     }
@@ -331,7 +332,9 @@ impl Limiter {
                 state.in_caller += 1;
                 AcquireOutcome::RunInCaller
             }
-            OnFull::Overflow { limit } if state.overflow < limit => {
+            OnFull::Overflow { limit }
+                if state.overflow < limit || failpoint("overflow has no limit") =>
+            {
                 state.overflow += 1;
                 state.counters.overflow_started += 1;
                 let mut shard = self.shards[shard_id].lock();
@@ -463,6 +466,7 @@ impl Limiter {
         let caller = state.wait_list.caller(waiter_key);
         let waiter_state = caller.state;
         let unused = match waiter_state {
+            WaiterState::Waiting if failpoint("the first waker of a waiter stays") => waker,
             WaiterState::Waiting => std::mem::replace(&mut caller.waker, waker),
             _ => waker,
         };
@@ -567,7 +571,7 @@ impl Limiter {
         if waiter_state == WaiterState::SlotGranted {
             state.slots_granted -= 1;
             state.release(shard_id, node.quota, deferred);
-        } else if let Some(list) = list {
+        } else if let Some(list) = list.filter(|_| !failpoint("no move up behind a caller")) {
             state.move_up(shard_id, list, node.quota, deferred);
         }
         state.check_idle(deferred);
@@ -607,7 +611,9 @@ impl Limiter {
         let mut state = self.lock_state();
         state.cancelling -= 1;
         state.counters.end(end);
-        state.check_idle(deferred);
+        if !failpoint("no idle check after a withdrawal") {
+            state.check_idle(deferred);
+        }
     }
 
     // ----- ends -----
@@ -626,7 +632,7 @@ impl Limiter {
         let mut state = self.lock_state();
         state.counters.end(end);
         if slot_kind == SlotKind::Overflow {
-            state.overflow -= 1;
+            state.overflow -= usize::from(!failpoint("an overflow job counts for ever"));
             state.counters.overflow_ended += 1;
         } else {
             state.counters.ended += 1;
@@ -737,7 +743,9 @@ impl Limiter {
             let mut shard = shard.lock();
             cancelled.admitted.extend(shard.take(true));
             let aborted = shard.suspended.iter().filter_map(|(_, job)| job.request_abort());
-            cancelled.admitted.extend(aborted);
+            cancelled
+                .admitted
+                .extend(aborted.filter(|_| !failpoint("suspended jobs are forgotten")));
         }
         cancelled
     }
