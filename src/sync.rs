@@ -62,17 +62,18 @@ impl<T> UnsafeCell<T> {
 #[cfg(millpond_loom)]
 pub(crate) use loom::cell::UnsafeCell;
 
-/// Whether the failpoint `name` is on. The code then omits one step, and a loom model must fail.
+/// Whether the failpoint `name` is on. The code then makes a slip, and a loom model or a test must
+/// fail: `scripts/mutants` knows which.
 ///
-/// The environment variable `MILLPOND_FAILPOINT` names the failpoint. Without loom every failpoint is
-/// off, and the branch compiles to nothing.
-#[cfg(millpond_loom)]
+/// The environment variable `MILLPOND_FAILPOINT` names the failpoint. Outside of these builds every
+/// failpoint is off, and the branch compiles to nothing.
+#[cfg(any(millpond_loom, millpond_mutants))]
 pub(crate) fn failpoint(name: &str) -> bool {
     static NAME: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
     NAME.get_or_init(|| std::env::var("MILLPOND_FAILPOINT").ok()).as_deref() == Some(name)
 }
 
-#[cfg(not(millpond_loom))]
+#[cfg(not(any(millpond_loom, millpond_mutants)))]
 #[inline(always)]
 pub(crate) fn failpoint(_name: &str) -> bool {
     false

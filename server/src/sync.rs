@@ -1,4 +1,4 @@
-//! The mutex of the crate, without poisoning, and a list of its uses.
+//! The mutex of the crate, without poisoning, with a list of its uses; and failpoints.
 //!
 //! | lock | data |
 //! |---|---|
@@ -30,4 +30,21 @@ impl<T> Mutex<T> {
             Err(poisoned) => poisoned.into_inner(),
         }
     }
+}
+
+/// Whether the failpoint `name` is on. The code then makes a slip, and a test must fail:
+/// `scripts/mutants` knows which.
+///
+/// The environment variable `MILLPOND_FAILPOINT` names the failpoint. Outside of that script's build
+/// every failpoint is off, and the branch compiles to nothing.
+#[cfg(millpond_mutants)]
+pub(crate) fn failpoint(name: &str) -> bool {
+    static NAME: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    NAME.get_or_init(|| std::env::var("MILLPOND_FAILPOINT").ok()).as_deref() == Some(name)
+}
+
+#[cfg(not(millpond_mutants))]
+#[inline(always)]
+pub(crate) fn failpoint(_name: &str) -> bool {
+    false
 }

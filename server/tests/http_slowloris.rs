@@ -16,11 +16,11 @@ use rustix::process::{Resource, getrlimit};
 use support::http::LIMIT;
 use support::http::reply::{Parsed, Reading, parse};
 use support::http::target::{Target, Up, against_all};
-use support::multi_for;
 use support::server::Stream;
+use support::{multi_for, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 against_all!(by two_threads: honest_clients_are_served);
 
@@ -156,7 +156,7 @@ async fn ask(stream: &mut Stream, number: usize) {
             Parsed::Broken(error) => panic!("{error}"),
             Parsed::Partial => {}
         }
-        let read = timeout(Duration::from_secs(20), stream.read_buf(&mut bytes)).await;
-        assert!(matches!(read, Ok(Ok(1..))), "request {number}: {read:?}");
+        let read = within(Duration::from_secs(20), stream.read_buf(&mut bytes)).await;
+        assert!(matches!(read, Some(Ok(1..))), "request {number}: {read:?}");
     }
 }

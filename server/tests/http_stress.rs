@@ -16,9 +16,9 @@ use support::http::app::digest_of;
 use support::http::reply::{Parsed, Reading, Reply, parse};
 use support::http::target::{Target, Up, against_all};
 use support::server::Stream;
-use support::{Dice, multi_for};
+use support::{Dice, multi_for, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 against_all!(by two_threads: every_reply_is_the_right_one);
 
@@ -188,18 +188,18 @@ impl Connection {
                 Parsed::Broken(error) => return Err(error),
                 Parsed::Partial => {}
             }
-            match timeout(Duration::from_secs(20), self.stream.read_buf(&mut self.unread)).await {
-                Ok(Ok(1..)) => {}
-                Ok(end) => return Err(format!("{end:?} after {:?}", self.text())),
-                Err(_) => return Err(format!("nothing comes after {:?}", self.text())),
+            match within(Duration::from_secs(20), self.stream.read_buf(&mut self.unread)).await {
+                Some(Ok(1..)) => {}
+                Some(end) => return Err(format!("{end:?} after {:?}", self.text())),
+                None => return Err(format!("nothing comes after {:?}", self.text())),
             }
         }
     }
 
     async fn ends(&mut self) -> Result<(), String> {
-        let ended = timeout(Duration::from_secs(20), self.stream.read_buf(&mut self.unread)).await;
+        let ended = within(Duration::from_secs(20), self.stream.read_buf(&mut self.unread)).await;
         match ended {
-            Ok(Ok(0) | Err(_)) if self.unread.is_empty() => Ok(()),
+            Some(Ok(0) | Err(_)) if self.unread.is_empty() => Ok(()),
             other => Err(format!("{other:?} and {:?} after the last reply", self.text())),
         }
     }

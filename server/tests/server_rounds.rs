@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use millpond_server::Server;
 use support::server::{Case, DEDICATED, EVENT_DRIVEN, emptied};
-use support::{Dice, runtime};
+use support::{Dice, runtime, within};
 
 /// So many rounds instead of the few that a test can wait for: a million, say.
 const ROUNDS: &str = "MILLPOND_TEST_ROUNDS";
@@ -68,7 +68,7 @@ async fn ping_pong(case: Case, server: Arc<Server>, n: usize, rounds: usize) {
             }
             assert_eq!(client.line().await, line);
         };
-        if tokio::time::timeout(PATIENCE, asks).await.is_err() {
+        if within(PATIENCE, asks).await.is_none() {
             panic!("{case:?}: lost in round {round}: {:?}", server.status());
         }
     }

@@ -22,9 +22,7 @@ use crate::group::outcome::Outcome;
 use crate::group::report::{GroupError, GroupReport};
 use crate::group::ticket::JobTicket;
 use crate::panic::catch_panic;
-use crate::pool::{
-    AbortHandle, JobArc, JobGroup, OutputSink, RawJoinHandle, Shared, note_wait,
-};
+use crate::pool::{AbortHandle, JobArc, JobGroup, OutputSink, RawJoinHandle, Shared, note_wait};
 use crate::sync::{Mutex, failpoint};
 
 /// Whether a returned value is a failure.
@@ -113,10 +111,14 @@ impl<T> State<T> {
     fn has_happened(&self, event: Event) -> bool {
         let idle = self.running.is_empty();
         match event {
-            Event::Next => idle || !self.ended.is_empty(),
+            Event::Next => {
+                idle || !self.ended.is_empty() && !failpoint("the last end alone wakes `next`")
+            }
             Event::Outcome => !self.ended.is_empty() || self.is_drained(),
             Event::All => idle,
-            Event::Failure => idle || self.report.first_failure.is_some(),
+            Event::Failure => {
+                idle || self.report.first_failure.is_some() && !failpoint("a failure wakes nothing")
+            }
         }
     }
 
@@ -256,7 +258,7 @@ impl<T> GroupState<T> {
         let outcomes = (std::mem::take(&mut state.ended), state.kept_failure.take());
         let detached = state.detached;
         drop(state);
-        if !detached {
+        if !detached && !failpoint("the last handle cancels nothing") {
             self.cancel();
         }
         catch_panic(|| drop(outcomes));
@@ -324,7 +326,9 @@ impl<T> GroupState<T> {
     /// Takes all outcomes, in the order of submission.
     pub(super) fn take_outcomes(&self) -> Vec<Outcome<T>> {
         let mut outcomes = Vec::from(std::mem::take(&mut self.state.lock().ended));
-        outcomes.sort_unstable_by_key(|outcome| outcome.index);
+        if !failpoint("outcomes in the order of completion") {
+            outcomes.sort_unstable_by_key(|outcome| outcome.index);
+        }
         outcomes
     }
 
@@ -415,6 +419,7 @@ impl<T> GroupState<T> {
         match (result, &self.config.failure_when) {
             (Err(_), _) => false,
             (Ok(_), None) => true,
+            (Ok(_), _) if failpoint("`failure_when` is not asked") => true,
             (Ok(value), Some(failure_when)) => catch_panic(|| failure_when(value)) == Some(false),
         }
     }
@@ -459,7 +464,7 @@ impl<T> GroupState<T> {
         if let Some(outcome) = &unwanted {
             state.report.count(outcome);
         }
-        if state.handles + state.streams > 0 {
+        if state.handles + state.streams > 0 || failpoint("outcomes are kept for no handle") {
             if !self.config.discard_outcomes {
                 state.ended.extend(unwanted.take());
             } else if state.report.first_failure == Some(index) {

@@ -16,6 +16,7 @@ use tower_service::Service;
 
 use crate::layer::on_error::Reply;
 use crate::pool::{Pool, SlotGuard};
+use crate::sync::failpoint;
 
 /// Marks a layer with `hold_until_body_end`.
 #[derive(Debug, Clone, Copy)]
@@ -111,7 +112,8 @@ impl<B: Body> Body for HeldBody<B> {
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
         let frame = ready!(this.body.as_mut().poll_frame(cx));
-        if !matches!(frame, Some(Ok(_))) || this.body.is_end_stream() {
+        let over = !matches!(frame, Some(Ok(_))) && !failpoint("a failed body keeps its slot");
+        if over || this.body.is_end_stream() {
             *this.slot = None;
         }
         Poll::Ready(frame)

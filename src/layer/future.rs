@@ -30,6 +30,7 @@ use crate::layer::call::Call;
 use crate::layer::on_error::HandleError;
 use crate::layer::setup::LayerShared;
 use crate::pool::{CallerRunsJob, JobHandle, Reserver, Shared, Submitted};
+use crate::sync::failpoint;
 
 type Output<S, Q> = Result<<S as Service<Q>>::Response, <S as Service<Q>>::Error>;
 type CallInCaller<S, Q> = CallerRunsJob<Arc<Shared>, Call<S, Q>, MemberGuard>;
@@ -54,7 +55,9 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             if let (StateProj::Running { handle }, false) = (this.state.project(), *this.detach) {
-                handle.abort();
+                if !failpoint("a dropped call goes on") {
+                    handle.abort();
+                }
             }
         }
     }
@@ -149,7 +152,7 @@ where
                             refusal
                         }
                         Poll::Pending => {
-                            if !wait.at_once {
+                            if !wait.at_once || failpoint("a zero limit waits") {
                                 // The timer takes budget of its own.
                                 drop(budget);
                                 ready!(limit.poll(cx));

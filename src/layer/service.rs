@@ -21,6 +21,7 @@ use crate::layer::future::ResponseFuture;
 use crate::layer::on_error::HandleError;
 use crate::layer::setup::{Setup, Verb};
 use crate::pool::{PoolId, Reserver, Submitted};
+use crate::sync::failpoint;
 
 thread_local! {
     /// The pool of the layer that polls its wrapped service ready on this thread, or 0.
@@ -134,6 +135,9 @@ where
         drop(outer);
         let ready = ready!(ready).map_err(A::inner);
         if let (Err(_), Some(reserver)) = (&ready, &mut self.reserver) {
+            if failpoint("a failed service keeps a slot") {
+                return Poll::Ready(ready);
+            }
             reserver.release();
         }
         Poll::Ready(ready)
@@ -153,7 +157,11 @@ where
         }
         // The instance that was polled ready makes the call, and its clone stays.
         let clone = self.inner.clone();
-        let call = Call::new(std::mem::replace(&mut self.inner, clone), request);
+        let ready = match failpoint("the clone makes the call") {
+            true => clone,
+            false => std::mem::replace(&mut self.inner, clone),
+        };
+        let call = Call::new(ready, request);
         let (on_error, detach) = (self.on_error.clone(), self.setup.detach);
         let submitted = match verb {
             Verb::Schedule => {

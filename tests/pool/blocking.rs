@@ -2,7 +2,9 @@
 //! may be blocked, and no others.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::mpsc;
+use std::task::Poll;
 
 use crate::support::*;
 use millpond::{JobHandle, Pool, SubmitErrorKind};
@@ -95,6 +97,36 @@ fn an_abort_that_waited_for_the_closure_is_not_forgotten() {
         assert!(soon(handle).await.unwrap_err().is_cancelled());
         whole(&pool).await;
     });
+}
+
+/// The job has given its closure to a task, so no poll of the job sees the closure's end.
+#[test]
+fn an_abort_that_waited_for_a_closure_elsewhere_is_not_forgotten() {
+    let body = || async {
+        let pool = Pool::new(1);
+        let lives = Gauge::default();
+        let (go, entered, closure) = closure(&lives);
+        let job = async {
+            let mut closure = millpond::blocking(closure);
+            std::future::poll_fn(|cx| {
+                assert!(Pin::new(&mut closure).poll(cx).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            tokio::spawn(closure);
+            std::future::pending::<()>().await;
+        };
+        let handle = pool.try_schedule(job).unwrap();
+        soon(entered).await.unwrap();
+        handle.abort();
+        settle().await;
+        assert!(!handle.is_finished());
+        drop(go);
+        assert!(soon(handle).await.unwrap_err().is_cancelled());
+        whole(&pool).await;
+    };
+    single(body());
+    multi(2, body());
 }
 
 #[test]

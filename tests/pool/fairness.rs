@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use crate::support::*;
@@ -31,9 +31,9 @@ fn beside<F: Future<Output = ()>>(threads: usize, body: impl FnOnce() -> F + Sen
 fn meanwhile<T>(future: impl Future<Output = T>) -> impl Future<Output = T> {
     let at = std::panic::Location::caller();
     async move {
-        match tokio::time::timeout(Duration::from_secs(3), future).await {
-            Ok(value) => value,
-            Err(_) => panic!("held back by a heavy job: {at}"),
+        match within(Duration::from_secs(3), future).await {
+            Some(value) => value,
+            None => panic!("held back by a heavy job: {at}"),
         }
     }
 }
@@ -88,6 +88,100 @@ fn jobs_in_front_and_in_the_same_breath() {
             whole(&pool).await;
         });
     }
+}
+
+/// A worker takes a few jobs at once. Those behind a heavy one go to another worker.
+#[test]
+fn jobs_taken_along_with_a_heavy_one() {
+    watched(|| {
+        let runtime = runtime(2);
+        for _ in 0..5 {
+            let builder = Pool::builder().size(10).runtime(runtime.handle().clone());
+            let pool = builder.build().unwrap();
+            let (first, entered, job) = heavy();
+            pool.try_schedule(job).unwrap().detach();
+            entered.recv().unwrap();
+            // They all stand behind the first when that ends, and so come in one batch.
+            let (go, entered, job) = heavy();
+            let slow = pool.try_schedule(job).unwrap();
+            let light: Vec<_> =
+                (0..3).map(|n| pool.try_schedule(async move { n }).unwrap()).collect();
+            drop(first);
+            entered.recv().unwrap();
+            runtime.block_on(async {
+                for (n, handle) in light.into_iter().enumerate() {
+                    assert_eq!(meanwhile(handle).await.unwrap(), n);
+                }
+                assert!(!slow.is_finished());
+                drop(go);
+                soon(slow).await.unwrap();
+                whole(&pool).await;
+            });
+        }
+    });
+}
+
+/// A worker gives the slots of a few jobs back at once, unless one of the jobs is heavy.
+#[test]
+fn slots_of_jobs_that_ended_in_front_of_a_heavy_one() {
+    watched(|| {
+        let runtime = runtime(2);
+        for _ in 0..5 {
+            let builder = Pool::builder().size(4).runtime(runtime.handle().clone());
+            let pool = builder.build().unwrap();
+            let (first, entered, job) = heavy();
+            pool.try_schedule(job).unwrap().detach();
+            entered.recv().unwrap();
+            // They all stand behind the first when that ends, and so come in one batch.
+            (0..2).for_each(|_| pool.try_schedule(async {}).unwrap().detach());
+            let (go, entered, job) = heavy();
+            let slow = pool.try_schedule(job).unwrap();
+            drop(first);
+            entered.recv().unwrap();
+            runtime.block_on(async {
+                let mut slots = Vec::new();
+                for _ in 0..3 {
+                    slots.push(meanwhile(pool.reserve()).await.unwrap());
+                }
+                assert!(!slow.is_finished());
+                drop((go, slots));
+                soon(slow).await.unwrap();
+                whole(&pool).await;
+            });
+        }
+    });
+}
+
+/// Jobs that are each too short for the stall monitor: only a second worker that takes its share
+/// of them lets two of them run at once.
+#[test]
+fn a_long_queue_is_shared() {
+    const JOBS: usize = 200;
+    beside(2, || async {
+        let pool = Pool::new(10 * JOBS);
+        let (inside, overlaps) = (Gauge::default(), Arc::new(AtomicUsize::new(0)));
+        for _ in 0..5 {
+            let submits = {
+                let (pool, inside, overlaps) = (pool.clone(), inside.clone(), overlaps.clone());
+                tokio::spawn(async move {
+                    for _ in 0..JOBS {
+                        let (inside, overlaps) = (inside.clone(), overlaps.clone());
+                        let job = async move {
+                            let _inside = inside.enter();
+                            std::thread::sleep(Duration::from_micros(200));
+                            overlaps.fetch_add(usize::from(inside.now() > 1), SeqCst);
+                        };
+                        pool.try_schedule(job).unwrap().detach();
+                    }
+                })
+            };
+            soon(submits).await.unwrap();
+            soon(pool.wait_idle()).await;
+        }
+        let overlaps = overlaps.load(SeqCst);
+        assert!(overlaps > 5 * JOBS / 3, "{overlaps} of {} jobs ran beside others", 5 * JOBS);
+        whole(&pool).await;
+    });
 }
 
 #[test]
@@ -149,6 +243,91 @@ fn a_waiter_whose_slot_comes_from_elsewhere() {
         assert!(!slow.is_finished());
         drop(go);
         soon(slow).await.unwrap();
+        whole(&pool).await;
+    });
+}
+
+/// Submits `n` jobs behind the ones that are there. Returns the order in which they run.
+fn in_order(pool: &Pool, n: usize) -> Arc<Mutex<Vec<usize>>> {
+    let order = Arc::new(Mutex::new(Vec::new()));
+    for n in 0..n {
+        let order = order.clone();
+        pool.try_schedule(async move { order.lock().unwrap().push(n) }).unwrap().detach();
+    }
+    order
+}
+
+#[test]
+fn jobs_run_in_the_order_of_submission() {
+    single(async {
+        let pool = Pool::new(100);
+        let order = in_order(&pool, 50);
+        soon(pool.wait_idle()).await;
+        assert!(order.lock().unwrap().iter().copied().eq(0..50), "{order:?}");
+        // Also when they are woken.
+        let (gate, order) = (Gate::new(), Arc::new(Mutex::new(Vec::new())));
+        for n in 0..50 {
+            let (inside, order) = (gate.wait(), order.clone());
+            let job = async move {
+                inside.await;
+                order.lock().unwrap().push(n);
+            };
+            pool.try_schedule(job).unwrap().detach();
+        }
+        settle().await;
+        gate.open();
+        soon(pool.wait_idle()).await;
+        assert!(order.lock().unwrap().iter().copied().eq(0..50), "{order:?}");
+        whole(&pool).await;
+    });
+}
+
+/// The end of a worker's turn: the jobs that it took and did not poll are still the next ones.
+#[test]
+fn jobs_keep_their_place_when_a_turn_ends() {
+    single(async {
+        let pool = Pool::new(100);
+        for _ in 0..5 {
+            let greedy = async {
+                // More than tokio lets a task do before it yields.
+                for _ in 0..200 {
+                    tokio::task::coop::consume_budget().await;
+                }
+            };
+            let greedy = pool.try_schedule(greedy).unwrap();
+            let order = in_order(&pool, 20);
+            soon(greedy).await.unwrap();
+            soon(pool.wait_idle()).await;
+            assert!(order.lock().unwrap().iter().copied().eq(0..20), "{order:?}");
+        }
+        whole(&pool).await;
+    });
+}
+
+/// The budget that tokio gives a task is the worker's, so its jobs share one. A job that has spent
+/// it ends the turn: the next jobs would be polled in vain.
+#[test]
+fn no_job_is_polled_without_a_budget() {
+    single(async {
+        let pool = Pool::new(100);
+        let greedy = async {
+            for _ in 0..200 {
+                tokio::task::coop::consume_budget().await;
+            }
+        };
+        let greedy = pool.try_schedule(greedy).unwrap();
+        let polls = Arc::new(AtomicUsize::new(0));
+        for _ in 0..20 {
+            let polls = polls.clone();
+            let job = std::future::poll_fn(move |cx| {
+                polls.fetch_add(1, SeqCst);
+                tokio::task::coop::poll_proceed(cx).map(|budget| budget.made_progress())
+            });
+            pool.try_schedule(job).unwrap().detach();
+        }
+        soon(greedy).await.unwrap();
+        soon(pool.wait_idle()).await;
+        assert_eq!(polls.load(SeqCst), 20);
         whole(&pool).await;
     });
 }
@@ -227,8 +406,8 @@ fn a_restless_job_starves_no_overflow() {
         for _ in 0..100 {
             let own = pool.clone();
             let job = tokio::spawn(async move { own.schedule_always(async {}).unwrap().await });
-            let done = tokio::time::timeout(Duration::from_secs(3), job).await;
-            let done = done.is_ok_and(|joined| joined.unwrap().is_ok());
+            let done = within(Duration::from_secs(3), job).await;
+            let done = done.is_some_and(|joined| joined.unwrap().is_ok());
             results.push(done);
             if !done {
                 break;

@@ -73,6 +73,22 @@ fn wait_idle_waits_for_all_kinds_of_jobs() {
 }
 
 #[test]
+fn wait_idle_sees_the_last_job_leave_the_wait_list() {
+    single(async {
+        let pool = Pool::new(1);
+        let slot = pool.try_reserve().unwrap();
+        let in_line = pool.anyway_go(async {}).unwrap().into_handle();
+        let mut idle = task::spawn(pool.wait_idle());
+        assert_pending!(idle.poll());
+        in_line.abort();
+        assert!(idle.is_woken());
+        assert_ready!(idle.poll());
+        drop(slot);
+        whole(&pool).await;
+    });
+}
+
+#[test]
 fn wait_idle_sees_a_caller_take_its_refusal() {
     single(async {
         let pool = Pool::new(1);

@@ -22,6 +22,7 @@ mod groups_stream;
 mod groups_verdict;
 mod handles;
 mod held_slots;
+mod helpers;
 mod lending;
 mod lifecycle;
 mod nested;

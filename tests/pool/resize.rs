@@ -1,12 +1,30 @@
 //! A resize holds at once for new jobs, and for running jobs as they end.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Mutex};
 
 use crate::support::*;
 use millpond::Pool;
 use tokio_test::{assert_pending, assert_ready, task};
+
+#[test]
+fn jobs_that_start_together_run_in_order() {
+    single(async {
+        let pool = Pool::new(1);
+        let held = hold(&pool);
+        let order = Arc::new(Mutex::new(Vec::new()));
+        for n in 0..20 {
+            let order = order.clone();
+            drop(pool.anyway_go(async move { order.lock().unwrap().push(n) }).unwrap());
+        }
+        pool.resize(11).unwrap();
+        settle().await;
+        assert!(order.lock().unwrap().iter().copied().eq(0..20), "{order:?}");
+        held.release().await;
+        whole(&pool).await;
+    });
+}
 
 #[test]
 fn sizes_out_of_range_are_refused() {

@@ -1,6 +1,7 @@
 //! Dropping the runtime at any moment ends every job, resolves every handle and hangs no caller.
 
 use std::sync::mpsc;
+use std::time::Duration;
 
 use crate::support::*;
 use futures_util::FutureExt;
@@ -38,6 +39,27 @@ fn cancelled<T: std::fmt::Debug>(handle: JobHandle<T>) {
 
 fn runtimes() -> impl Iterator<Item = Runtime> {
     [one_thread(), runtime(1), runtime(2)].into_iter()
+}
+
+/// A worker stays for as long as there are jobs, however long they sleep: its drop cancels them.
+#[test]
+fn long_after_the_last_poll() {
+    watched(|| {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().start_paused(true).build().unwrap();
+        let pool = pool_on(&runtime, 2, 0);
+        let lives = Gauge::default();
+        let handle = runtime.block_on(async {
+            let handle = pool.try_schedule(endless(&lives)).unwrap();
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            handle
+        });
+        assert_eq!(lives.now(), 1);
+        drop(runtime);
+        cancelled(handle);
+        assert_eq!(lives.now(), 0);
+        quiet(&pool);
+    });
 }
 
 #[test]

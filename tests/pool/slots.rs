@@ -29,6 +29,24 @@ fn a_slot_is_taken_until_it_is_spent_or_dropped() {
     });
 }
 
+/// The slots lie with the threads of the runtime; a submitter of any thread finds all of them.
+#[test]
+fn one_thread_gets_the_slots_of_all() {
+    watched(|| {
+        let runtime = runtime(4);
+        for size in [32, 33, 100] {
+            let builder = Pool::builder().size(size).runtime(runtime.handle().clone());
+            let pool = builder.build().unwrap();
+            runtime.block_on(whole(&pool));
+            let slots: Vec<_> = (0..size).map(|_| pool.try_reserve().unwrap()).collect();
+            assert!(pool.try_reserve().is_err());
+            assert_eq!(law(&pool).reserved, size);
+            drop(slots);
+            runtime.block_on(whole(&pool));
+        }
+    });
+}
+
 #[test]
 fn a_dropped_slot_goes_to_the_next_waiter() {
     single(async {

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod model;
+mod strict;
 
 use std::future::Future;
 use std::io::Write;
@@ -14,6 +15,9 @@ use std::time::{Duration, Instant};
 use millpond::{Group, JobHandle, Outcome, Pool, PoolStatus};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
+
+#[allow(unused_imports)]
+pub use strict::{soon, within, woken};
 
 /// No test may last longer.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -114,18 +118,6 @@ async fn eventually_at(at: &'static Location<'static>, mut is_so: impl FnMut() -
     while !is_so() {
         assert!(start.elapsed() < Duration::from_secs(10), "never came true: {at}");
         tokio::task::yield_now().await;
-    }
-}
-
-/// Fails if the future takes too long: on a paused clock at once when nothing else can happen.
-#[track_caller]
-pub fn soon<F: Future>(future: F) -> impl Future<Output = F::Output> {
-    let at = Location::caller();
-    async move {
-        match tokio::time::timeout(Duration::from_secs(10), future).await {
-            Ok(output) => output,
-            Err(_) => panic!("hangs: {at}"),
-        }
     }
 }
 

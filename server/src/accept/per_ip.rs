@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use slab::Slab;
 
 use crate::accept::address::Address;
+use crate::sync::failpoint;
 
 /// What connections are counted by. An IPv4-mapped IPv6 address counts as its IPv4 address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,7 +64,7 @@ impl PerIpCounts {
         let counts = &mut self.counts;
         let key = *self.keys.entry(origin).or_insert_with(|| counts.insert((origin, 0)) as u32);
         let count = &mut self.counts[key as usize].1;
-        if *count >= limit {
+        if *count >= limit + usize::from(failpoint("one connection of an address too many")) {
             return None;
         }
         *count += 1;
@@ -76,7 +77,7 @@ impl PerIpCounts {
             return;
         }
         let (origin, count) = &mut self.counts[permit.0 as usize];
-        *count -= 1;
+        *count -= usize::from(!failpoint("closed connections of an address count"));
         if *count == 0 {
             self.keys.remove(origin);
             self.counts.remove(permit.0 as usize);

@@ -32,7 +32,7 @@ use crate::conn::protocol::Protocol;
 use crate::conn::server_state::{Counters, ServerState, Totals};
 use crate::conn::table::{ConnKey, ConnTable, Delivery, TurnInput};
 use crate::panic::catch;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard, failpoint};
 
 /// How long a shutdown waits for killed connections to end.
 pub(crate) const KILL_WAIT: Duration = Duration::from_secs(1);
@@ -137,6 +137,7 @@ impl<T> State<T> {
         interest: Events,
     ) -> Option<Waker> {
         let noted = self.table.deliver(key, events) == Delivery::Noted && events.any(interest);
+        let noted = noted && !failpoint("events wake no suspended turn");
         if noted { self.suspended.get(&key).cloned() } else { None }
     }
 }
@@ -313,7 +314,9 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
     pub(super) fn suspend(&self, key: ConnKey, waker: &Waker, serving: bool) {
         let mut state = self.lock();
         state.wakers(serving).insert(key, waker.clone());
-        if serving && state.table.has(key, P::INTEREST) {
+        let came =
+            state.table.has(key, P::INTEREST) && !failpoint("events before a suspension are lost");
+        if serving && came {
             drop(state);
             // The event came while no waker was stored (C7).
             waker.wake_by_ref();

@@ -26,7 +26,7 @@ use crate::accept::per_ip::{PerIpCounts, PerIpPermit};
 use crate::close_reason::CloseReason;
 use crate::conn::buffers::BufferPool;
 use crate::settings::Settings;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, failpoint};
 
 pub(crate) struct ServerState {
     pub(crate) settings: Settings,
@@ -141,7 +141,7 @@ impl ServerState {
     pub(crate) fn admit(&self, address: &Address) -> Option<PerIpPermit> {
         let ConnCounts { per_ip, counts } = &mut *self.conns.lock();
         counts.accepted += 1;
-        if counts.open >= self.max_connections {
+        if counts.open >= self.max_connections + usize::from(failpoint("one connection too many")) {
             counts.refused_full += 1;
             return None;
         }
@@ -161,7 +161,7 @@ impl ServerState {
         let counts = &mut conns.counts;
         counts.open -= 1;
         *counts.closed.entry(reason).or_default() += 1;
-        if counts.open == 0 {
+        if counts.open == 0 && !failpoint("an empty server tells nothing") {
             drop(conns);
             self.changed.notify_waiters();
         }
@@ -255,7 +255,8 @@ impl BytesPermit {
     pub(crate) fn clear(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         let before = self.of.total.fetch_sub(bytes, SeqCst);
-        if before >= self.of.limit && before - bytes < self.of.limit {
+        let room = before >= self.of.limit && before - bytes < self.of.limit;
+        if room && !failpoint("room for bytes wakes nothing") {
             self.of.below_limit.notify_waiters();
         }
     }

@@ -18,6 +18,7 @@ use crate::close_reason::{CloseReason, Deadline};
 use crate::conn::events::{Events, ParkReason};
 use crate::conn::timer_wheel::{NIL, Timer, TimerWheel};
 use crate::settings::{NEVER, Ticks};
+use crate::sync::failpoint;
 
 /// The number of entries that the table allocates at once. Growth moves no entry.
 const CHUNK: usize = 64;
@@ -170,12 +171,14 @@ impl<T> ConnTable<T> {
         let Some(entry) = self.find(key) else { return Delivery::Gone };
         debug_assert_eq!(entry.phase, Phase::Active);
         entry.parked_state = Some(parked_state);
+        let moved = moved && !failpoint("traffic extends no deadline");
         if moved || entry.park_reason != park_reason && park_reason != ParkReason::Turn {
             entry.timer.deadline = ticks.end(park_reason, now);
             entry.park_reason = park_reason;
         }
         entry.phase = Phase::Parked;
-        let ready = park_reason.wakes_on(entry.events);
+        let ready =
+            park_reason.wakes_on(entry.events) && !failpoint("events before a park are lost");
         self.parked += 1;
         if ready {
             self.make_ready(key.index);
@@ -200,7 +203,9 @@ impl<T> ConnTable<T> {
     pub(crate) fn request_close(&mut self, key: ConnKey, reason: CloseReason) -> Delivery {
         let Some(entry) = self.find(key) else { return Delivery::Gone };
         match entry.close_requested {
-            Some(before) if before.rank() >= reason.rank() => {}
+            Some(before)
+                if before.rank() >= reason.rank()
+                    && !failpoint("a weaker reason to close wins") => {}
             _ => entry.close_requested = Some(reason),
         }
         self.deliver(key, Events::CLOSE_REQUESTED)
@@ -287,9 +292,12 @@ impl<T> ConnTable<T> {
         let parked_state = self.take(key).and_then(|(parked_state, _)| parked_state);
         let entry = self.find(key)?;
         entry.phase = Phase::Free;
-        entry.generation = entry.generation.wrapping_add(1);
+        entry.generation =
+            entry.generation.wrapping_add(u32::from(!failpoint("an old key stays valid")));
         let permit = entry.permit;
-        self.free.push(key.index);
+        if !failpoint("entries are not reused") {
+            self.free.push(key.index);
+        }
         self.open -= 1;
         Some((permit, parked_state))
     }
@@ -326,7 +334,8 @@ impl<T> ConnTable<T> {
                         each(key);
                     }
                 }
-                self.link(index, left.clamp(1, horizon));
+                let late = u32::from(failpoint("the wheel looks a tick late"));
+                self.link(index, (left + late).clamp(1, horizon));
             }
             index = next;
         }

@@ -33,6 +33,7 @@ use crate::conn::table::TurnInput;
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::framed::protocol::{FrameProtocol, SavedBytes};
 use crate::settings::SlowReader;
+use crate::sync::failpoint;
 
 /// Once the output is this large it is written, even if the input holds more frames.
 const WRITE_AT: usize = 16 * 1024;
@@ -136,7 +137,8 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
             poll_fn(|cx| self.poll_call(cx, open.as_mut())).await?;
         }
         loop {
-            if poll_fn(|cx| Poll::Ready(self.write(cx))).await? {
+            let blocked = poll_fn(|cx| Poll::Ready(self.write(cx))).await?;
+            if blocked && !failpoint("a deaf peer is read from") {
                 return self.blocked();
             }
             if self.turn_input.close_requested == Some(CloseReason::ClosedByServer) {
@@ -154,6 +156,7 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
             self.serve(&mut service).await?;
             if self.frames >= self.server.settings.read_budget_frames
                 || self.read >= self.server.settings.read_budget_bytes
+                    && !failpoint("bytes are not budgeted")
             {
                 return self.turn_over();
             }
@@ -184,7 +187,8 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
             let left = self.buffers.input.len();
             self.consumed += before.saturating_sub(left);
             let size = self.consumed + if decoded.is_some() { 0 } else { left };
-            if size > self.server.settings.max_frame_size {
+            if size > self.server.settings.max_frame_size && !failpoint("frames have no size limit")
+            {
                 return Err(CloseReason::FrameTooLarge);
             }
             let Some(frame) = decoded else {
@@ -357,8 +361,8 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         self.buffers.input.extend_from_slice(&saved.input);
         self.buffers.output.unsplit(saved.output);
         self.partial_frame = saved.partial_frame;
-        self.consumed = saved.consumed;
-        self.end = saved.end;
+        self.consumed = if failpoint("a frame's size starts anew") { 0 } else { saved.consumed };
+        self.end = saved.end && !failpoint("the peer's end is forgotten");
         self.needs_read = false;
     }
 

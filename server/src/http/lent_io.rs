@@ -28,7 +28,7 @@ use crate::conn::notifier::ConnNotifier;
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::http::head;
 use crate::http::progress::{ConnProgress, SocketWaiter, UNFLUSHED};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard, failpoint};
 
 /// How much may be read and written since the last clean point for hyper's state to be reused. Beyond
 /// that, hyper's buffers have grown, and they would keep their size.
@@ -146,8 +146,12 @@ impl<W: Transport> Shared<W> {
         let is_small = lent.seen.since <= SMALL_READ && lent.seen.wrote <= SMALL_WRITE;
         let clean = match self.progress.requests() - lent.requests {
             0 => lent.seen.since == 0,
-            requests => requests == 1 && whole == Some(lent.seen.since),
+            requests => {
+                requests == 1
+                    && (whole == Some(lent.seen.since) || failpoint("a socket leaves its bytes"))
+            }
         };
+        let is_small = is_small || failpoint("large states are kept");
         (clean && is_small).then(|| {
             (lent.seen, lent.requests) = (BytesSeen::default(), self.progress.requests());
             lent.take_io()
@@ -264,7 +268,8 @@ impl<W: Transport> Read for LentIo<W> {
         lent.is_ended |= matches!(polled, Poll::Ready(Ok(0) | Err(_))) && room > 0;
         let count = ready!(polled)?;
         lent.read += count as u64;
-        lent.budget = lent.budget.saturating_sub(count);
+        lent.budget -=
+            if failpoint("hyper reads without a budget") { 0 } else { count.min(lent.budget) };
         Poll::Ready(Ok(()))
     }
 }

@@ -56,7 +56,7 @@ use std::task::{Wake, Waker};
 use crate::accept::address::Address;
 use crate::close_reason::CloseReason;
 use crate::conn::notifier::ConnNotifier;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, failpoint};
 
 /// The service's future exists.
 pub(super) const SERVICE: u8 = 1;
@@ -321,7 +321,7 @@ impl ConnProgress {
 
     /// Notes that hyper's poll has ended. Returns whether a wake-up came meanwhile.
     pub(super) fn poll_ends(&self) -> bool {
-        self.polls.swap(0, SeqCst) & WOKEN != 0
+        self.polls.swap(0, SeqCst) & WOKEN != 0 && !failpoint("a wake-up within a poll is lost")
     }
 
     /// Registers the waker of a turn that is suspended. A wake-up between the last poll and this call has
@@ -453,7 +453,8 @@ impl ProgressGuard {
     fn ended(&self, state: u64) -> u64 {
         let state = (state | u64::from(self.set_at_end)) - body_guards(self.bits);
         // The bits of a request body stand for all request bodies.
-        let others = if state >= BODY_GUARD { REQUEST_BODY | REQUEST_BODY_PENDING } else { 0 };
+        let others = state >= BODY_GUARD && !failpoint("one body ends for all");
+        let others = if others { REQUEST_BODY | REQUEST_BODY_PENDING } else { 0 };
         state & !u64::from(self.bits & !others)
     }
 }
@@ -471,13 +472,15 @@ fn body_guards(bits: u8) -> u64 {
 impl Drop for ProgressGuard {
     fn drop(&mut self) {
         // Before the bits change: `ConnProgress::dropped_bodies` relies on the order.
-        if self.set_at_end & REQUEST_BODY_DROPPED != 0 {
+        if self.set_at_end & REQUEST_BODY_DROPPED != 0 && !failpoint("dropped bodies do not count")
+        {
             self.progress.note_dropped_body();
         }
         let before = self.progress.change(|state| self.ended(state) - GUARD);
         let was_last = before % BODY_GUARD / GUARD == 1;
         // Another task may drop the part. The connection then needs a wake-up to see the end.
-        if self.bits & REQUEST_BODY != 0 || was_last && self.progress.detached.load(SeqCst) {
+        let ends_body = self.bits & REQUEST_BODY != 0 && !failpoint("a dropped body wakes nothing");
+        if ends_body || was_last && self.progress.detached.load(SeqCst) {
             self.progress.wake_by_ref();
         }
     }

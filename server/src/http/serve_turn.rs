@@ -49,6 +49,7 @@ use crate::http::progress::{REQUEST_BODY, REQUEST_BODY_DROPPED, Waiting, is_unde
 #[cfg(test)]
 use crate::http::race_tests::{SyncPoint, reached};
 use crate::http::{Busy, HttpProtocol, Idle, http2};
+use crate::sync::failpoint;
 
 /// How many times in a row a turn polls hyper before other connections have their turn.
 const POLLS: usize = 16;
@@ -250,7 +251,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             // Hyper may close the connection in its next poll. Only a hyper that waits tells how far it is.
             let poll_again = woken || dropped_since;
             polls += 1;
-            if poll_again && polls < POLLS {
+            if poll_again && (polls < POLLS || failpoint("a turn polls without end")) {
                 continue;
             }
             let progress = &conn.shared.progress;
@@ -326,7 +327,9 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 self.suspended = Some(conn);
                 return Poll::Pending;
             }
-            Waiting::Nothing if has_dropped => return Poll::Ready(self.stay_in_hyper(conn)),
+            Waiting::Nothing if has_dropped && !failpoint("a cut body is forgotten") => {
+                return Poll::Ready(self.stay_in_hyper(conn));
+            }
             Waiting::Nothing => return self.go_idle(conn),
             Waiting::RequestBody { .. } => ParkReason::Body,
             Waiting::ResponseBody => ParkReason::Stream,

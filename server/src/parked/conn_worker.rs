@@ -22,6 +22,7 @@ use crate::conn::listener_conns::State;
 use crate::conn::protocol::{Outcome, Protocol};
 use crate::conn::table::TurnInput;
 use crate::parked::{EventConn, EventConns, Parked, into_parked, kill};
+use crate::sync::failpoint;
 
 /// A worker gives its slot back after this many turns, or after this time. The time is the one that
 /// the pool's own workers give to a turn; jobs that wait for the slot are delayed no longer.
@@ -138,6 +139,7 @@ impl<P: Protocol> ConnWorker<P> {
         let mut state = self.conns.lock();
         set_phase(&mut self.phase, Phase::Detached, &mut state);
         let waker = state.event_loop_to_wake();
+        let waker = waker.filter(|_| !failpoint("a waiting turn holds up the others"));
         drop(state);
         if let Some(waker) = waker {
             waker.wake();

@@ -1,14 +1,23 @@
 //! HTTP on a pool: which connections hold a slot, which wait for one, and what happens without a slot.
 
+use std::convert::Infallible;
+use std::future::{Future, poll_fn, ready};
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+
 use crate::support::http::app::App;
 use crate::support::http::server::{HELLO, at_rest, get, nothing_left, post, serve};
 use crate::support::server::{Case, in_all_cases};
 use crate::support::*;
+use axum::body::Body;
+use axum::http::{Request, Response};
 use millpond::Pool;
 use millpond_server::CloseReason;
+use millpond_server::http::RequestBody;
 
 in_all_cases!(single: one_slot_serves_one_at_a_time, who_waits_for_its_peer_holds_none);
 in_all_cases!(single: who_waits_for_its_handler_holds_one, closed, panics);
+in_all_cases!(single: a_flood_leaves_others_their_turn, a_handler_that_never_rests);
 
 fn pool(size: usize) -> Pool {
     Pool::builder().size(size).build().unwrap()
@@ -41,7 +50,7 @@ async fn one_slot_serves_one_at_a_time(case: Case) {
 
 async fn who_waits_for_its_peer_holds_none(case: Case) {
     let (pool, app) = (pool(1), App::default());
-    let server = serve(case.http().pool(&pool), &app);
+    let server = serve(case.narrow_http().pool(&pool), &app);
     let mut slow = Vec::new();
     let uploads = [post("/digest", 100) + "part", post("/echo", 100) + "part"];
     let half = get("/hello")[..20].to_owned();
@@ -92,6 +101,66 @@ async fn who_waits_for_its_handler_holds_one(case: Case) {
     drop((clients, stream));
     nothing_left(&server).await;
     whole(&pool).await;
+}
+
+/// All of the flood stands in the kernel before the server looks. Its turn ends when the budget is
+/// spent.
+async fn a_flood_leaves_others_their_turn(case: Case) {
+    const FLOOD: usize = 1_500;
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let paths = order.clone();
+    let service = tower::service_fn(move |request: Request<RequestBody>| {
+        paths.lock().unwrap().push(request.uri().path().to_owned());
+        ready(Ok::<_, Infallible>(Response::new(Body::empty())))
+    });
+    let server = case.http().pool(&pool(1)).read_budget_bytes(1000).serve(service).unwrap();
+    let (mut flood, mut other) = (case.client(&server).await, case.client(&server).await);
+    for client in [&mut flood, &mut other] {
+        assert_eq!(client.exchange(HELLO).await, "200 ");
+    }
+    at_rest(&server, 2, 0).await;
+    order.lock().unwrap().clear();
+    flood.send(get("/flood").repeat(FLOOD)).await;
+    other.send(get("/other")).await;
+    assert_eq!(other.reply().await.text(), "200 ");
+    for _ in 0..FLOOD {
+        assert_eq!(flood.reply().await.text(), "200 ");
+    }
+    let order = order.lock().unwrap();
+    let before = order.iter().position(|path| path == "/other").unwrap();
+    assert_eq!(order.len(), FLOOD + 1);
+    assert!(before < FLOOD / 2, "{case:?}: {before} of a flood came first");
+}
+
+/// A handler that is ready again after each poll does not keep the thread.
+async fn a_handler_that_never_rests(case: Case) {
+    let stop = Gate::new();
+    let gate = stop.clone();
+    let service = tower::service_fn(move |request: Request<RequestBody>| {
+        let gate = gate.clone();
+        async move {
+            let mut stopped = pin!(gate.wait());
+            if request.uri().path() == "/restless" {
+                poll_fn(|cx| {
+                    cx.waker().wake_by_ref();
+                    stopped.as_mut().poll(cx)
+                })
+                .await;
+            }
+            Ok::<_, Infallible>(Response::new(Body::empty()))
+        }
+    });
+    let server = case.http().serve(service).unwrap();
+    let (mut restless, mut other) = (case.client(&server).await, case.client(&server).await);
+    restless.send(get("/restless")).await;
+    for _ in 0..3 {
+        settle().await;
+        assert_eq!(other.exchange(HELLO).await, "200 ");
+    }
+    stop.open();
+    assert_eq!(restless.reply().await.text(), "200 ");
+    drop((restless, other));
+    nothing_left(&server).await;
 }
 
 async fn closed(case: Case) {

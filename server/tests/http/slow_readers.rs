@@ -210,7 +210,7 @@ async fn take_slowly(body: &mut Incoming) -> usize {
 
 /// Hyper has the whole response at once and sends it as the peer's window allows.
 async fn a_shutdown_waits_for_streams(case: Case) {
-    let server = Arc::new(case.timeless().serve(app()).unwrap());
+    let server = Arc::new(case.narrow_timeless().serve(app()).unwrap());
     let mut peer = connect(case, &server, STEP as u32, usize::MAX).await;
     let mut body = peer.get("/large").await;
     let first = take(&mut body, 1).await.unwrap();
@@ -224,7 +224,7 @@ async fn a_shutdown_waits_for_streams(case: Case) {
 }
 
 async fn keep_alive_waits_for_streams(case: Case) {
-    let builder = case.timeless().keep_alive_timeout(LIMIT);
+    let builder = case.narrow_timeless().keep_alive_timeout(LIMIT);
     let server = builder.serve(app()).unwrap();
     let mut peer = connect(case, &server, STEP as u32, usize::MAX).await;
     for _ in 0..2 {
@@ -265,7 +265,7 @@ async fn body_size(body: &mut Incoming) -> Result<usize, String> {
 
 /// The last bytes stay in the kernel for long, and the peer still sends window updates.
 async fn a_shutdown_waits_for_the_kernel(case: Case) {
-    let server = Arc::new(case.timeless().serve(app()).unwrap());
+    let server = Arc::new(case.narrow_timeless().serve(app()).unwrap());
     let mut peer = connect(case, &server, 1 << 20, 2 * STEP).await;
     let body = peer.get("/huge").await;
     settle().await;
@@ -278,7 +278,7 @@ async fn a_shutdown_waits_for_the_kernel(case: Case) {
 }
 
 async fn keep_alive_waits_for_the_kernel(case: Case) {
-    let builder = case.timeless().keep_alive_timeout(SECOND);
+    let builder = case.narrow_timeless().keep_alive_timeout(SECOND);
     let server = builder.serve(app()).unwrap();
     let mut peer = connect(case, &server, 1 << 20, 2 * STEP).await;
     let body = peer.get("/huge").await;
@@ -290,7 +290,7 @@ async fn keep_alive_waits_for_the_kernel(case: Case) {
 }
 
 async fn stalled_streams_are_aborted(case: Case) {
-    let builder = case.timeless().keep_alive_timeout(LIMIT);
+    let builder = case.narrow_timeless().keep_alive_timeout(LIMIT);
     let server = Arc::new(builder.serve(app()).unwrap());
     // One peer takes bytes and opens no window; the other takes none.
     let mut peers = Vec::new();
@@ -311,7 +311,7 @@ async fn stalled_streams_are_aborted(case: Case) {
 
 async fn stalled_streams_meet_the_write_deadline(case: Case) {
     for shuts_down in [false, true] {
-        let builder = case.timeless().write_timeout(LIMIT);
+        let builder = case.narrow_timeless().write_timeout(LIMIT);
         let server = Arc::new(builder.serve(app()).unwrap());
         let mut peer = connect(case, &server, STEP as u32, usize::MAX).await;
         let mut body = peer.get("/large").await;
@@ -333,7 +333,7 @@ async fn stalled_streams_meet_the_write_deadline(case: Case) {
 }
 
 async fn streams_that_peers_leave_are_not_closed(case: Case) {
-    let server = Arc::new(case.timeless().serve(app()).unwrap());
+    let server = Arc::new(case.narrow_timeless().serve(app()).unwrap());
     let mut peer = connect(case, &server, STEP as u32, STEP / 2).await;
     let mut body = peer.get("/large").await;
     take(&mut body, 1).await.unwrap();
@@ -348,7 +348,7 @@ async fn streams_that_peers_leave_are_not_closed(case: Case) {
 
 /// A tunnel lasts until the code that owns it drops it.
 async fn tunnels_are_not_idle(case: Case) {
-    let builder = case.timeless().keep_alive_timeout(LIMIT);
+    let builder = case.narrow_timeless().keep_alive_timeout(LIMIT);
     let server = Arc::new(builder.serve(app()).unwrap());
     let mut peer = connect(case, &server, 1 << 20, usize::MAX).await;
     let mut tunnels = Vec::new();
@@ -395,7 +395,7 @@ async fn read_slowly(client: &mut Client) -> usize {
 
 /// HTTP/1: the response to `request` has `right` bytes and a head.
 async fn outlives_all_but_the_deadline(case: Case, request: &str, right: usize) {
-    let builder = case.timeless().keep_alive_timeout(LIMIT).write_timeout(LIMIT);
+    let builder = case.narrow_timeless().keep_alive_timeout(LIMIT).write_timeout(LIMIT);
     let server = Arc::new(builder.serve(app()).unwrap());
     let mut client = case.narrow(&server).await;
     client.send(request).await;
@@ -407,7 +407,7 @@ async fn outlives_all_but_the_deadline(case: Case, request: &str, right: usize) 
     is(no_time(ending).await.unwrap(), 1, 0, 0);
     nothing_left(&server).await;
 
-    let server = Arc::new(case.timeless().serve(app()).unwrap());
+    let server = Arc::new(case.narrow_timeless().serve(app()).unwrap());
     let mut client = case.narrow(&server).await;
     client.send(request).await;
     no_time(client.read_exact(STEP)).await;

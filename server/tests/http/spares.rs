@@ -16,10 +16,12 @@ use http_body_util::BodyExt;
 use millpond_server::http::{RequestBody, Server};
 use tower::Service;
 
-in_all_cases!(single: one_serves_all, old_requests_leave_no_trace, large_ones_are_not_kept);
-in_all_cases!(single: beginnings_are_not_passed_on);
-in_all_cases!(single: the_service_ends_with_its_server);
-in_all_cases!(single: unread_bodies_hold_it, old_wakers_disturb_nobody);
+// States that stay unused for some ticks are dropped. The clock stands still, so none is.
+in_all_cases!(paused: one_serves_all, old_requests_leave_no_trace, large_ones_are_not_kept);
+in_all_cases!(paused: beginnings_are_not_passed_on);
+in_all_cases!(paused: the_service_ends_with_its_server);
+in_all_cases!(paused: unread_bodies_hold_it, old_wakers_disturb_nobody);
+in_all_cases!(paused: a_body_is_dropped_elsewhere);
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 type Handle = fn(Request<RequestBody>, Arc<Mutex<Vec<Waker>>>) -> Answer;
@@ -210,6 +212,37 @@ async fn unread_bodies_hold_it(case: Case) {
     assert_eq!(rig.built(7).await, 2);
     assert_eq!(other.exchange(HELLO).await, "200 xx");
     assert_eq!(rig.built(1).await, 0);
+}
+
+/// Hyper has passed on all of the body and waits for nothing more of it. So only the drop itself can
+/// tell the connection that the body is gone.
+async fn a_body_is_dropped_elsewhere(case: Case) {
+    let kept = Arc::new(Mutex::new(None));
+    let keeps = kept.clone();
+    let service = tower::service_fn(move |request: Request<RequestBody>| {
+        let kept = keeps.clone();
+        async move {
+            let mut body = request.into_body();
+            if let Some(frame) = body.frame().await {
+                frame.unwrap();
+                *kept.lock().unwrap() = Some(body);
+            }
+            Ok::<_, Infallible>(Response::new(Body::from("xx")))
+        }
+    });
+    let server = case.http().serve(service).unwrap();
+    let mut client = case.client(&server).await;
+    let head = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    for _ in 0..3 {
+        assert_eq!(client.exchange(format!("{head}3\r\nabc\r\n0\r\n\r\n")).await, "200 xx");
+        support::settle().await;
+        assert_eq!(server.status().parked, 0, "the body is under way");
+        let body = kept.lock().unwrap().take().unwrap();
+        std::thread::spawn(move || drop(body)).join().unwrap();
+        at_rest(&server, 1, 1).await;
+        assert_eq!(client.exchange(HELLO).await, "200 xx");
+        at_rest(&server, 1, 1).await;
+    }
 }
 
 /// Keeps the wakers of its requests. Answers `/wait` after two wake-ups, other paths at once.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::support::server::{Case, Client, echo, emptied, in_all_cases, parked};
 use crate::support::*;
 use millpond_server::{CloseReason, Deadline, Server};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 in_all_cases!(paused: first_byte, no_first_byte, idle, no_idle, frame, no_frame);
 in_all_cases!(paused: a_frame_counts_from_its_first_byte, a_large_frame_counts_from_its_first_byte);
@@ -18,7 +18,7 @@ const LAG: Duration = Duration::from_secs(2);
 
 /// Waits until the server closes a connection, and tells when that was.
 async fn ends(client: &mut Client) -> Instant {
-    let gone = timeout(20 * LIMIT, client.gone()).await;
+    let gone = within(20 * LIMIT, client.gone()).await;
     assert_eq!(gone.expect("it is closed some time"), b"");
     Instant::now()
 }

@@ -68,7 +68,7 @@ async fn more_than_there_is_room_for(case: Case) {
 
 async fn close_flushes_first(case: Case) {
     let chat = Chat::new();
-    let server = chat.serve(case.builder().send_buffer(10 << 20));
+    let server = chat.serve(case.narrow_builder().send_buffer(10 << 20));
     // From within.
     let mut client = case.connect(&server).await;
     client.send("one\nmany 3000\nclose\nis not served\n").await;
@@ -138,7 +138,7 @@ async fn every_end_is_told_once(case: Case) {
     told(case, &chat, before + 1, CloseReason::Io).await;
     emptied(&server).await;
 
-    let server = chat.serve(case.builder().send_buffer(1000).slow_reader(SlowReader::Close));
+    let server = chat.serve(case.narrow_builder().send_buffer(1000).slow_reader(SlowReader::Close));
     let mut client = case.connect_narrow(&server).await;
     client.ask("hello").await;
     let peer = chat.peers().pop().unwrap();
@@ -161,7 +161,7 @@ async fn deadlines_are_told_once(case: Case) {
     let chat = Chat::new();
     let second = Duration::from_secs(1);
     let server = chat.serve(
-        case.builder()
+        case.narrow_builder()
             .first_byte_timeout(second)
             .idle_timeout(2 * second)
             .frame_timeout(3 * second)

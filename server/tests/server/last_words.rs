@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::support::chat::{Chat, thousand};
 use crate::support::server::{Case, Client, closed_for, emptied, in_all_cases};
+use crate::support::within;
 use millpond_server::{CloseReason, Server};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 in_all_cases!(single: they_arrive, also_when_it_is_closed_from_elsewhere);
 in_all_cases!(paused: a_peer_that_stays_is_left, a_peer_that_goes_on_is_left);
@@ -74,7 +75,7 @@ async fn told(case: Case) -> (Chat, Server, Client) {
     let mut client = case.connect(&server).await;
     client.ask("hello").await;
     client.send(b"\xff\n").await;
-    let said = timeout(LINGERS / 2, client.rest()).await;
+    let said = within(LINGERS / 2, client.rest()).await;
     assert_eq!(said.expect("the end is told at once"), b"", "{case:?}");
     (chat, server, client)
 }

@@ -106,7 +106,7 @@ async fn a_limit_for_each_peer(case: Case) {
 async fn those_over_a_limit_are_told(case: Case) {
     // More than is on its way at once: what is not there when a connection is reset is lost.
     let answer = "busy, come again later\n".repeat(20_000);
-    let server = echo(case.builder().max_connections(1).overload_response(answer.clone()));
+    let server = echo(case.narrow_builder().max_connections(1).overload_response(answer.clone()));
     let mut inside = case.connect(&server).await;
     inside.ask("let me in").await;
     for _ in 0..20 {

@@ -17,7 +17,7 @@ async fn to_parked_connections_from_elsewhere(case: Case) {
     const CONNECTIONS: usize = 50;
     const ROUNDS: usize = 100;
     let chat = Chat::greeting("hello");
-    let server = chat.serve(case.builder());
+    let server = chat.serve(case.narrow_builder());
     let mut clients: Vec<Client> = Vec::new();
     for _ in 0..CONNECTIONS {
         let mut client = case.connect(&server).await;
@@ -64,7 +64,7 @@ async fn to_parked_connections_from_elsewhere(case: Case) {
 async fn nobody_reads(case: Case) {
     const ROOM: usize = 100_000;
     let chat = Chat::greeting("hello");
-    let server = chat.serve(case.builder().send_buffer(ROOM));
+    let server = chat.serve(case.narrow_builder().send_buffer(ROOM));
     let mut client = case.connect_narrow(&server).await;
     assert_eq!(client.line().await, "hello");
     let peer = chat.came(1).await.pop().unwrap();
@@ -90,7 +90,7 @@ async fn nobody_reads(case: Case) {
 
 async fn slow_readers_are_closed(case: Case) {
     let chat = Chat::greeting("hello");
-    let settings = case.builder().send_buffer(100_000).slow_reader(SlowReader::Close);
+    let settings = case.narrow_builder().send_buffer(100_000).slow_reader(SlowReader::Close);
     let server = chat.serve(settings);
     let mut client = case.connect_narrow(&server).await;
     assert_eq!(client.line().await, "hello");
@@ -135,7 +135,7 @@ async fn all_peers_together_have_a_limit(case: Case) {
 
 async fn to_one_whose_handler_waits(case: Case) {
     let chat = Chat::greeting("hello");
-    let server = chat.serve(case.builder());
+    let server = chat.serve(case.narrow_builder());
     let mut client = case.connect(&server).await;
     assert_eq!(client.line().await, "hello");
     client.send("one\nwait\ntwo\n").await;
@@ -155,7 +155,7 @@ const LIMIT: Duration = Duration::from_secs(8);
 
 fn with_write_timeout(case: Case, chat: &Chat) -> Server {
     chat.serve(
-        case.builder()
+        case.narrow_builder()
             .first_byte_timeout(None)
             .idle_timeout(None)
             .frame_timeout(None)

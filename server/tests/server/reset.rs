@@ -41,13 +41,13 @@ async fn in_the_middle_of_a_response(case: Case) {
     const LARGE: usize = 8 * 1024 * 1024;
     let large = |_: String| async { Ok::<_, Infallible>(Some("x".repeat(LARGE))) };
     let server = case
-        .builder()
+        .narrow_builder()
         .send_buffer_total(1 << 30)
         .codec(LinesCodec::new())
         .serve(tower::service_fn(large))
         .unwrap();
     for taken in [0, 1, 4096, 1024 * 1024, LARGE / 2] {
-        let mut client = case.connect(&server).await;
+        let mut client = case.connect_narrow(&server).await;
         client.send("more\n").await;
         client.read_exact(taken).await;
         eventually(|| server.status().send_buffered > 0).await;

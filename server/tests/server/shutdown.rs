@@ -142,7 +142,8 @@ async fn a_header_has_time(case: Case) {
 async fn answers_that_wait_have_time(case: Case) {
     const LARGE: usize = 8 * 1024 * 1024;
     let large = |_: String| async { Ok::<_, Infallible>(Some("x".repeat(LARGE))) };
-    let server = case.builder().codec(LinesCodec::new()).serve(tower::service_fn(large)).unwrap();
+    let server =
+        case.narrow_builder().codec(LinesCodec::new()).serve(tower::service_fn(large)).unwrap();
     let server = Arc::new(server);
     let mut client = case.connect_narrow(&server).await;
     client.send("more\nmore\n").await;

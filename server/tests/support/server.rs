@@ -11,11 +11,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use millpond_server::{CloseReason, Mode, Server, ServerBuilder, ServerStatus};
+use millpond_server::{CloseReason, Listen, Mode, Server, ServerBuilder, ServerStatus};
 use tokio::io::{
     AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf,
 };
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::codec::LinesCodec;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -101,7 +102,17 @@ pub fn double(body: impl Future<Output = ()> + Send + 'static) {
 impl Case {
     /// Returns the builder of a server with a port of its own.
     pub fn builder(self) -> ServerBuilder {
-        let builder = Server::builder().listen("127.0.0.1:0").mode(self.mode);
+        self.listening("127.0.0.1:0")
+    }
+
+    /// Returns the builder of a server whose connections have small send buffers in the kernel. With a
+    /// client of [`connect_narrow`](Self::connect_narrow), some 300 KB fill such a connection.
+    pub fn narrow_builder(self) -> ServerBuilder {
+        self.listening(narrow_listener())
+    }
+
+    fn listening(self, listen: impl Into<Listen>) -> ServerBuilder {
+        let builder = Server::builder().listen(listen).mode(self.mode);
         #[cfg(feature = "rustls")]
         if self.tls {
             return builder.tls(tls::server());
@@ -143,8 +154,8 @@ impl Case {
         self.connect_by(server, socket).await
     }
 
-    /// Connects with small buffers in the kernel, so that the server soon notices a client that
-    /// does not read.
+    /// Connects with a small receive buffer in the kernel. The kernel lets a buffer grow whose size is
+    /// not set, to 6 MB and more. So a test that needs a full socket sets the sizes on both sides.
     pub async fn connect_narrow(self, server: &Server) -> Client {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
@@ -159,6 +170,15 @@ impl Case {
         }
         Ok(Client::new(Stream::Plain(tcp)))
     }
+}
+
+/// A port whose connections have a small send buffer in the kernel, which does not grow.
+pub fn narrow_listener() -> std::net::TcpListener {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // An accepted socket has the sizes of its listener.
+    socket2::SockRef::from(&listener).set_send_buffer_size(128 * 1024).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    listener
 }
 
 pub fn echo(builder: ServerBuilder) -> Server {
@@ -315,19 +335,37 @@ impl AsyncWrite for Stream {
 }
 
 /// Runs a future while a paused clock stands still. tokio's clock advances when the runtime is
-/// idle; this keeps the runtime busy while the kernel works.
+/// idle; this keeps the runtime busy while the kernel works. The future itself is polled only when
+/// it was woken. The clock of a runtime with several threads cannot be paused, so nothing is kept busy
+/// there.
 #[track_caller]
 pub fn no_time<F: Future>(future: F) -> impl Future<Output = F::Output> {
     let (at, start) = (Location::caller(), Instant::now());
-    let mut future = Box::pin(future);
+    let single = Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread;
+    let mut future = super::woken(future);
     poll_fn(move |cx| {
-        let polled = future.as_mut().poll(cx);
+        let polled = Pin::new(&mut future).poll(cx);
         if polled.is_pending() {
             assert!(start.elapsed() < Duration::from_secs(25), "hangs: {at}");
-            cx.waker().wake_by_ref();
+            if single {
+                cx.waker().wake_by_ref();
+            }
         }
         polled
     })
+}
+
+/// Waits until a value stays the same for 30 ms of real time, while the kernel may have work left. A
+/// paused clock stands still meanwhile.
+pub async fn unchanged<T: PartialEq>(mut value: impl FnMut() -> T) {
+    let (mut last, mut since) = (value(), Instant::now());
+    while since.elapsed() < Duration::from_millis(30) {
+        tokio::task::yield_now().await;
+        let now = value();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+    }
 }
 
 /// Checks the accounting law of the server's status.

@@ -10,6 +10,7 @@ use crate::pool::context::note_wait;
 use crate::pool::job::raw::{JOIN, REF};
 use crate::pool::job::refs::JobArc;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed};
+use crate::sync::failpoint;
 
 /// The one right to the output that a job's cell keeps. A sink that pushes leaves nothing to take.
 #[derive(Debug)]
@@ -64,7 +65,7 @@ impl<T> RawJoinHandle<T> {
             let is_same = header.join_waker.with(|waker| unsafe {
                 (*waker).as_ref().is_some_and(|old| old.will_wake(cx.waker()))
             });
-            if is_same {
+            if is_same || failpoint("the first waker of a handle stays") {
                 return Poll::Pending;
             }
             if header.state.unset_join_waker() {

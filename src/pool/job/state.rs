@@ -100,7 +100,7 @@ impl State {
         // `SCHEDULED` is set and `RUNNING` is not: the sum exchanges the two and keeps the rest.
         let before = Snapshot(self.0.fetch_add(RUNNING - SCHEDULED, AcqRel));
         before.debug_assert_scheduled();
-        before.should_cancel()
+        before.should_cancel() && !failpoint("an abort before a poll is not seen")
     }
 
     /// As [`start_poll`](Self::start_poll), for a job that no other thread can reach: no counted
@@ -117,7 +117,7 @@ impl State {
     }
 
     /// Ends a poll that returned `Pending`. Returns whether the caller keeps the token: the job was
-    /// woken or is to be cancelled, and is scheduled again.
+    /// woken or is to be cancelled meanwhile, and is scheduled again.
     ///
     /// After `false` the word holds the token. Another thread may already have taken the token
     /// out, so the caller must not touch the job again.
@@ -127,8 +127,9 @@ impl State {
         // Relaxed suffices here: the exchange below checks the value.
         let mut now = Snapshot(self.0.load(Relaxed));
         loop {
-            let again = (now.has(SCHEDULED) || now.should_cancel())
-                && !failpoint("suspend without recheck");
+            // A `request_abort` during the poll sets `SCHEDULED`, too. The `allow_abort` that lets an
+            // earlier request proceed wakes the job.
+            let again = now.has(SCHEDULED) && !failpoint("suspend without recheck");
             let after = now.0 & !RUNNING | if again { SCHEDULED } else { 0 };
             // The release pairs with the `wake` or `request_abort` that takes the token out: its
             // thread finds the future as this poll left it. The acquire pairs with a `wake` during
@@ -162,7 +163,8 @@ impl State {
             if now.has(COMPLETE) {
                 return false;
             }
-            let after = now.0 | ABORT | if now.has(WAITING) { 0 } else { SCHEDULED };
+            let unseen = now.has(RUNNING) && failpoint("an abort during a poll is not seen");
+            let after = now.0 | ABORT | if now.has(WAITING) || unseen { 0 } else { SCHEDULED };
             // The release pairs with the `start_poll` or `finish_poll` that finds `ABORT`. The
             // acquire pairs with the `finish_poll` that left the token here.
             match self.0.compare_exchange_weak(now.0, after, AcqRel, Acquire) {
@@ -232,7 +234,7 @@ impl State {
 
     /// Makes aborts wait for one more [`allow_abort`](Self::allow_abort).
     pub(super) fn defer_abort(&self) {
-        // Pairs with `finish_poll` and `start_poll`, which read the count together with `ABORT`.
+        // Pairs with `start_poll`, which reads the count together with `ABORT`.
         self.0.fetch_add(ABORT_DEFERRED, AcqRel);
     }
 
@@ -244,6 +246,7 @@ impl State {
         let before = self.0.fetch_sub(ABORT_DEFERRED, AcqRel);
         debug_assert!(before >= ABORT_DEFERRED);
         Snapshot(before - ABORT_DEFERRED).should_cancel()
+            && !failpoint("a deferred abort wakes nothing")
     }
 }
 

@@ -8,6 +8,7 @@ use std::task::Waker;
 
 use crate::panic::catch_panic;
 use crate::pool::job::Runnable;
+use crate::sync::failpoint;
 
 #[derive(Default)]
 pub(crate) struct DeferredWakes {
@@ -32,6 +33,9 @@ impl DeferredWakes {
     /// Collects a job that left the wait list with a slot, for the first time or after it lent one.
     pub(super) fn start(&mut self, job: Runnable) {
         self.started.push(job);
+        if failpoint("started jobs change their order") {
+            self.started.reverse();
+        }
     }
 
     pub(crate) fn take_started(&mut self) -> Vec<Runnable> {
@@ -42,6 +46,9 @@ impl DeferredWakes {
     pub(crate) fn wake_all(&mut self) {
         for waker in self.wakes.drain(..) {
             catch_panic(|| waker.wake());
+            if failpoint("only the first waker is called") {
+                break;
+            }
         }
         for waker in self.drops.drain(..) {
             catch_panic(|| drop(waker));

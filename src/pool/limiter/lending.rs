@@ -201,7 +201,7 @@ impl Limiter {
         deferred: &mut DeferredWakes,
     ) -> Option<Runnable> {
         let mut state = self.lock_state();
-        let has_slot = state.holders.unblock(job.ptr().id());
+        let has_slot = state.holders.unblock(job.ptr().id()) || failpoint("a lender needs no slot");
         self.set_blocked_jobs(&state);
         if has_slot {
             return Some(job);
@@ -279,7 +279,9 @@ impl StateGuard<'_> {
             };
             self.take_slot_of(lender);
             let resuming = self.wait_list.head(List::Resuming);
-            let nested = resuming.or_else(|| self.wait_list.oldest_nested());
+            let nested = resuming.or_else(|| {
+                self.wait_list.oldest_nested().filter(|_| !failpoint("lend to strangers first"))
+            });
             let next = nested.or_else(|| self.wait_list.head(List::Main));
             let waiter_key = next.expect("a list has a waiter");
             self.wait_list.unlink(waiter_key);

@@ -297,7 +297,7 @@ impl Limiter {
                         return AcquireOutcome::Refused(kind);
                     }
                 };
-                shard.free_slots -= 1;
+                shard.free_slots -= usize::from(!failpoint("a job starts without its slot"));
                 shard.counters.started += 1;
                 return start(&mut shard, job);
             }
@@ -312,7 +312,8 @@ impl Limiter {
         let full = self.flags.is_full();
         if full {
             // Relaxed, without a partner: `StateGuard::counts` only needs the sum.
-            self.fast_refusals.fetch_add(1, Relaxed);
+            self.fast_refusals
+                .fetch_add(u64::from(!failpoint("a refusal is not counted")), Relaxed);
         }
         full
     }
@@ -376,7 +377,10 @@ impl Limiter {
                 }
                 Err(kind) => state.refuse(AcquireOutcome::Refused(kind)),
             },
-            OnFull::Overflow { limit } if state.overflow < limit && !state.paused => {
+            OnFull::Overflow { limit }
+                if (state.overflow < limit || failpoint("overflow has no limit"))
+                    && !state.paused =>
+            {
                 let mut shard = self.shards[shard_id].lock();
                 let job = match pending.admit(SlotKind::Overflow) {
                     Ok(job) => job,
@@ -520,6 +524,7 @@ impl Limiter {
         let caller = state.wait_list.caller(waiter_key);
         let waiter_state = caller.state;
         let unused = match waiter_state {
+            WaiterState::Waiting if failpoint("the first waker of a waiter stays") => waker,
             WaiterState::Waiting => std::mem::replace(&mut caller.waker, waker),
             _ => waker,
         };
@@ -646,7 +651,7 @@ impl Limiter {
         if waiter_state == WaiterState::SlotGranted {
             state.slots_granted -= 1;
             state.release(shard_id, node.quota, deferred);
-        } else if let Some(list) = list {
+        } else if let Some(list) = list.filter(|_| !failpoint("no move up behind a caller")) {
             state.move_up(shard_id, list, node.quota, deferred);
         }
         state.check_idle(deferred);
@@ -690,7 +695,9 @@ impl Limiter {
             Some(end) => state.counters.end(end),
             None => state.counters.withdrawn += 1,
         }
-        state.check_idle(deferred);
+        if !failpoint("no idle check after a withdrawal") {
+            state.check_idle(deferred);
+        }
     }
 
     // ----- ends -----
@@ -710,7 +717,7 @@ impl Limiter {
         state.counters.end(end);
         match slot_kind {
             SlotKind::Overflow => {
-                state.overflow -= 1;
+                state.overflow -= usize::from(!failpoint("an overflow job counts for ever"));
                 state.counters.overflow_ended += 1;
             }
             SlotKind::Lent => {
@@ -897,7 +904,9 @@ impl Limiter {
             let mut shard = shard.lock();
             cancelled.admitted.extend(shard.take(true));
             let aborted = shard.suspended.iter().filter_map(|(_, job)| job.request_abort());
-            cancelled.admitted.extend(aborted);
+            cancelled
+                .admitted
+                .extend(aborted.filter(|_| !failpoint("suspended jobs are forgotten")));
         }
         cancelled
     }

@@ -119,6 +119,9 @@ impl ShardGuard<'_> {
     #[must_use]
     pub(crate) fn push(&mut self, job: Runnable) -> bool {
         self.state.run_queue.push_back(job);
+        if failpoint("last in, first out") {
+            self.state.run_queue.rotate_right(1);
+        }
         self.depth.store(self.state.run_queue.len(), Relaxed);
         !std::mem::replace(&mut self.state.has_worker, true) && !failpoint("push without wake")
     }

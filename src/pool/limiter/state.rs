@@ -193,7 +193,7 @@ impl State {
                 self.counters.started += 1;
             }
             deferred.start(job);
-            deferred.wake(waker);
+            deferred.wake(waker.filter(|_| !failpoint("a start wakes nothing")));
         }
     }
 
@@ -265,7 +265,8 @@ impl StateGuard<'_> {
         for offset in 0..shards.len() {
             let mut victim = shards[(shard_id + offset) % shards.len()].lock();
             let taken = victim.free_slots.div_ceil(2);
-            if taken > 0 {
+            let visible = offset == 0 || !failpoint("slots of other shards are not seen");
+            if taken > 0 && visible {
                 victim.free_slots -= taken;
                 drop(victim);
                 self.clear(NO_SLOTS);
@@ -305,7 +306,9 @@ impl StateGuard<'_> {
         } else if let Some(waiter_key) = self.first_to_serve() {
             self.wait_list.unlink(waiter_key);
             self.grant(waiter_key, deferred);
-            self.fill_queue(deferred);
+            if !failpoint("the queue is not filled") {
+                self.fill_queue(deferred);
+            }
         } else {
             self.add_free_slots(shard_id, 1);
         }
@@ -352,7 +355,7 @@ impl StateGuard<'_> {
         mut added: usize,
         deferred: &mut DeferredWakes,
     ) {
-        while added > 0 && !self.wait_list.is_empty() {
+        while added > 0 && !self.wait_list.is_empty() && !failpoint("a grow serves no waiter") {
             self.release_to_next(shard_id, deferred);
             added -= 1;
         }
@@ -375,7 +378,8 @@ impl StateGuard<'_> {
         }
         let removed = self.paused_slots.min(excess);
         self.paused_slots -= removed;
-        self.slots_to_remove += excess - removed;
+        let left = if failpoint("slots in use survive a shrink") { 0 } else { excess - removed };
+        self.slots_to_remove += left;
         if free > 0 {
             self.clear(NO_SLOTS);
         } else {
@@ -448,7 +452,9 @@ impl StateGuard<'_> {
     pub(super) fn watch_idle(&mut self) -> bool {
         // The flag goes first (L4): a job that ends after its shard was counted goes through the
         // state lock, and a job that ended before is counted.
-        self.set(IDLE_WAITERS);
+        if !failpoint("idle waiters set no flag") {
+            self.set(IDLE_WAITERS);
+        }
         let idle = self.counts().is_idle();
         if idle {
             self.clear(IDLE_WAITERS);

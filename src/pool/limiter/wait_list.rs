@@ -63,6 +63,7 @@ use crate::error::SubmitErrorKind;
 use crate::pool::job::{RawJob, Runnable};
 use crate::pool::limiter::lending::WaitingJob;
 use crate::pool::paged_slab::PagedSlab;
+use crate::sync::failpoint;
 
 /// The key of a waiter in the wait list. A key is reused once its waiter is gone.
 pub(crate) type WaiterKey = usize;
@@ -247,7 +248,7 @@ impl WaitList {
 
     /// Returns whether a new waiter would get a place in the queue at once.
     pub(super) fn has_queue_room(&self) -> bool {
-        self.main.len < self.queue_capacity
+        self.main.len < self.queue_capacity + usize::from(failpoint("a queue one too long"))
     }
 
     pub(super) fn queue_capacity(&self) -> usize {
@@ -292,7 +293,8 @@ impl WaitList {
     }
 
     pub(super) fn has_quota_room(&self, key: usize) -> bool {
-        self.quotas[key].in_use < self.quotas[key].limit
+        let slack = usize::from(failpoint("a quota one too large"));
+        self.quotas[key].in_use < self.quotas[key].limit + slack
     }
 
     pub(super) fn quota_in_use(&self, key: usize) -> usize {
@@ -318,7 +320,7 @@ impl WaitList {
             self.head(List::ResumingInQuota(key)).or_else(|| self.head(List::Quota(key)));
         if let Some(waiter_key) = promoted {
             self.unlink(waiter_key);
-            self.quotas[key].in_use += 1;
+            self.quotas[key].in_use += usize::from(!failpoint("a promoted waiter has no part"));
         }
         self.remove_quota_if_unused(key);
         promoted
@@ -398,7 +400,8 @@ impl WaitList {
     // ----- lists -----
 
     pub(super) fn head(&self, list: List) -> Option<WaiterKey> {
-        let head = self.ends(list).head;
+        let ends = self.ends(list);
+        let head = if failpoint("the newest waiter comes first") { ends.tail } else { ends.head };
         (head != NONE).then_some(head)
     }
 
@@ -468,7 +471,8 @@ impl WaitList {
     /// the queue is full or no waiter stands behind it.
     pub(super) fn enter_queue(&mut self) -> Option<WaiterKey> {
         let waiter_key = self.first_unqueued;
-        if waiter_key == NONE || self.queue_len >= self.queue_capacity {
+        let full = self.queue_len >= self.queue_capacity && !failpoint("a queue without end");
+        if waiter_key == NONE || full {
             return None;
         }
         let node = &mut self.nodes[waiter_key];
@@ -490,7 +494,7 @@ impl WaitList {
         if std::mem::take(&mut node.in_queue) {
             self.queue_len -= 1;
             self.queued_jobs -= usize::from(matches!(node.waiter, Waiter::Job(..)));
-        } else if self.first_unqueued == waiter_key {
+        } else if self.first_unqueued == waiter_key && !failpoint("the queue's end stays behind") {
             self.first_unqueued = next;
         }
         match prev {

@@ -22,6 +22,7 @@ use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::shard::{ShardGuard, ShardId};
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::scheduler::worker_handle::{LOCAL_QUEUE_LEN, WorkerHandle};
+use crate::sync::failpoint;
 
 /// What one poll left to be recorded under the next shard lock.
 enum PollRecord {
@@ -110,7 +111,10 @@ impl Completions {
         for job in self.detached.drain(..) {
             remove_suspended_elsewhere(shared, shard_id, &job);
         }
-        release_to_waiters(shared, shard_id, std::mem::take(&mut self.unreleased));
+        let unreleased = std::mem::take(&mut self.unreleased);
+        if !failpoint("slots of detached jobs are lost") {
+            release_to_waiters(shared, shard_id, unreleased);
+        }
         match self.record.take() {
             Some(PollRecord::Ended { job, end, release_slow }) => {
                 finish(shared, shard_id, job, end, release_slow);
@@ -240,11 +244,13 @@ fn finish(shared: &Shared, shard_id: ShardId, job: Runnable, end: End, release_s
 /// Reports a panic, publishes the output, and then notifies idle waiters: they must not see a job
 /// that is still ending.
 fn publish(shared: &Shared, job: Runnable, end: End, idle: bool) {
-    if end == End::Panicked {
+    if end == End::Panicked && !failpoint("a panic is not reported") {
         job.with_panic(|panic, place| shared.report_panic(panic, place));
     }
     job.publish();
-    shared.notify_idle(idle);
+    if !failpoint("the last end is not announced") {
+        shared.notify_idle(idle);
+    }
 }
 
 /// Cancels an admitted job that the caller alone has.
@@ -297,7 +303,7 @@ pub(in crate::pool) fn cancel_all(shared: &Shared, runtime_gone: bool) {
         end_withdrawn(shared, shard_id, job, WithdrawReason::Abort);
     }
     for job in cancelled.admitted {
-        if job.is_abort_deferred() && !runtime_gone {
+        if job.is_abort_deferred() && !runtime_gone && !failpoint("a shutdown cuts closures off") {
             shared.push_runnable(shard_id, job)
         } else {
             cancel(shared, shard_id, job)

@@ -89,6 +89,9 @@ impl State {
     /// Takes the newest idle worker, or registers a new worker if there are fewer than
     /// `max_workers`.
     fn wake_or_spawn(&mut self, max_workers: usize) -> WakeAction {
+        if failpoint("the oldest idle worker is woken") {
+            self.idle.reverse();
+        }
         if let Some(handle) = self.idle.pop() {
             WakeAction::Wake(handle)
         } else if self.handles.len() < max_workers {
@@ -197,7 +200,9 @@ impl IdleWorkers {
             Some(next) => {
                 // The list cannot become empty here, so the count need not follow: more than the
                 // length costs a lock, no more.
-                if !state.pending_wakeups.contains(&shard_id) {
+                if !state.pending_wakeups.contains(&shard_id)
+                    && !failpoint("a busy shard is dropped")
+                {
                     state.pending_wakeups.push_back(shard_id);
                 }
                 next
@@ -246,7 +251,10 @@ impl IdleWorkers {
         // A job that comes after this snapshot finds this worker idle, or spawns another.
         let busy = !limiter.counts().is_idle();
         let mut state = self.state.lock();
-        if state.idle.len() <= min_idle || (busy && state.handles.len() == 1) {
+        let last =
+            busy && state.handles.len() == 1 && !failpoint("the last worker leaves its jobs");
+        let few = state.idle.len() <= min_idle && !failpoint("no worker stays idle");
+        if few || last {
             return false;
         }
         // A wake-up may have taken the handle already; the worker then finds it at its next poll.

@@ -39,6 +39,7 @@ use crate::pool::scheduler::poll_times::PollTimes;
 use crate::pool::scheduler::wake::{spawn_up_to, wake_worker_for};
 use crate::pool::scheduler::worker_handle::WorkerHandle;
 use crate::pool::status::PoolStatus;
+use crate::sync::failpoint;
 use crate::trace::{Place, event};
 
 /// The hook of [`PoolBuilder::on_panic`](crate::PoolBuilder::on_panic).
@@ -384,7 +385,7 @@ impl Shared {
     pub(super) fn notify_idle(&self, idle: bool) {
         if idle {
             catch_panic(|| self.idle_notify.notify_waiters());
-            if self.limiter.is_closed() {
+            if self.limiter.is_closed() && !failpoint("workers of an ended pool stay") {
                 self.workers.wake_all();
             }
         }

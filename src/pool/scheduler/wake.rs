@@ -41,6 +41,7 @@ use crate::pool::scheduler::idle::WakeAction;
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::scheduler::worker::Worker;
 use crate::pool::scheduler::worker_handle::WorkerHandle;
+use crate::sync::failpoint;
 
 /// The time between two scans while jobs are slow. A stall is found after one to two periods.
 const PERIOD: Duration = Duration::from_millis(1);
@@ -193,10 +194,13 @@ impl StallMonitor {
             let known = self.steps.iter().find(|(known, _)| Arc::ptr_eq(known, handle));
             if known.is_some_and(|(_, steps)| *steps == handle.steps()) {
                 scan.stalled |= has_stealable;
-                handle
-                    .steal_local_queue()
-                    .for_each(|job| shared.push_runnable(shared.current_shard(), job));
-                release_deferred_of(shared, handle);
+                if !failpoint("a stalled worker keeps its jobs") {
+                    let jobs = handle.steal_local_queue();
+                    jobs.for_each(|job| shared.push_runnable(shared.current_shard(), job));
+                }
+                if !failpoint("a stalled worker keeps its slots") {
+                    release_deferred_of(shared, handle);
+                }
             }
         }
         self.steps = handles.into_iter().map(|handle| (handle.clone(), handle.steps())).collect();
@@ -209,7 +213,10 @@ impl StallMonitor {
         let dequeues: Vec<_> = shards.iter().map(|shard| shard.lock().dequeues).collect();
         for (shard_id, shard) in shards.iter().enumerate() {
             scan.busy |= shard.depth() > 0;
-            if shard.depth() > 0 && self.dequeues.get(shard_id) == Some(&dequeues[shard_id]) {
+            if shard.depth() > 0
+                && self.dequeues.get(shard_id) == Some(&dequeues[shard_id])
+                && !failpoint("a stalled shard gets no worker")
+            {
                 scan.stalled = true;
                 // More workers than running jobs would never find a job.
                 let counts = shared.limiter.counts();

@@ -37,6 +37,7 @@ use crate::pool::scheduler::idle::ParkOutcome;
 use crate::pool::scheduler::poll_times::PollTimes;
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::scheduler::worker_handle::{LOCAL_QUEUE_LEN, WorkerHandle};
+use crate::sync::failpoint;
 
 /// The polls after which a turn ends.
 const TURN_JOBS: u32 = 2_048;
@@ -139,7 +140,7 @@ impl TurnBudget {
     }
 
     fn is_over(&self) -> bool {
-        self.polls >= TURN_JOBS || self.took >= TURN_TIME
+        (self.polls >= TURN_JOBS || self.took >= TURN_TIME) && !failpoint("a turn without end")
     }
 }
 
@@ -221,6 +222,9 @@ impl Worker {
         let range = if over {
             let jobs = unpolled.rev().filter_map(|index| local_queue[index].take());
             jobs.for_each(|job| shard.push_front(job));
+            if failpoint("jobs are put back at the wrong end") {
+                shard.run_queue.rotate_left(1);
+            }
             0..0
         } else if unpolled.is_empty() {
             let batch = shard.pop_batch(budget.batch).zip(local_queue);
@@ -253,7 +257,8 @@ impl Worker {
                         self.shared.block(&job);
                     }
                     // The job may be pending because it spent the budget that tokio gives a task.
-                    let spent = !coop::has_budget_remaining();
+                    let spent =
+                        !coop::has_budget_remaining() && !failpoint("tokio's budget ignored");
                     if job.suspended_key().is_none() {
                         // A waker may find the job only after the job has its key (W9).
                         self.completions.suspend(job);
@@ -313,7 +318,8 @@ impl Worker {
             shard_id != self.shard_id
                 && self.shared.poll_times.expected_wait(shards[shard_id].depth()) > WORTH_STEALING
         };
-        let Some(victim) = deepest.filter(worth) else { return false };
+        let victim = deepest.filter(worth).filter(|_| !failpoint("a worker never steals"));
+        let Some(victim) = victim else { return false };
         let jobs = shards[victim].lock().take(false);
         self.push_all(jobs);
         true
@@ -452,7 +458,9 @@ impl Drop for Worker {
             // The runtime is shutting down: no worker will run a job again (W8).
             shared.workers.remove_idle(handle);
             self.abandon();
-            self.shared.lose_runtime();
+            if !failpoint("a dead runtime leaves jobs") {
+                self.shared.lose_runtime();
+            }
             self.shared.workers.remove_dead(&self.handle);
         }
     }

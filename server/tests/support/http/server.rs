@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use millpond_server::ServerStatus;
 use millpond_server::http::{Server, ServerBuilder};
+use millpond_server::{Listen, ServerStatus};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::app::App;
 use super::reply::{Parsed, Reading, Reply, parse};
-use crate::support::server::{Case, Client, no_time};
+use crate::support::server::{Case, Client, narrow_listener, no_time};
 
 pub const HELLO: &str = "GET /hello HTTP/1.1\r\nhost: a\r\n\r\n";
 
@@ -23,7 +23,16 @@ pub fn post(path: &str, length: usize) -> String {
 
 impl Case {
     pub fn http(self) -> ServerBuilder {
-        let builder = Server::builder().listen("127.0.0.1:0").mode(self.mode);
+        self.http_on("127.0.0.1:0")
+    }
+
+    /// Like [`narrow_builder`](Self::narrow_builder).
+    pub fn narrow_http(self) -> ServerBuilder {
+        self.http_on(narrow_listener())
+    }
+
+    fn http_on(self, listen: impl Into<Listen>) -> ServerBuilder {
+        let builder = Server::builder().listen(listen).mode(self.mode);
         #[cfg(feature = "rustls")]
         if self.tls {
             return builder.tls(crate::support::server::tls::web_server());
@@ -33,13 +42,12 @@ impl Case {
 
     /// Returns a builder without any deadline.
     pub fn timeless(self) -> ServerBuilder {
-        self.http()
-            .first_byte_timeout(None)
-            .handshake_timeout(None)
-            .header_read_timeout(None)
-            .body_timeout(None)
-            .keep_alive_timeout(None)
-            .write_timeout(None)
+        timeless(self.http())
+    }
+
+    /// The same, with small send buffers.
+    pub fn narrow_timeless(self) -> ServerBuilder {
+        timeless(self.narrow_http())
     }
 
     pub async fn client(self, server: &Server) -> Client {
@@ -53,6 +61,16 @@ impl Case {
         socket.set_recv_buffer_size(4096).unwrap();
         no_time(self.secure(socket.connect(server.local_addrs()[0]).await.unwrap())).await.unwrap()
     }
+}
+
+fn timeless(builder: ServerBuilder) -> ServerBuilder {
+    builder
+        .first_byte_timeout(None)
+        .handshake_timeout(None)
+        .header_read_timeout(None)
+        .body_timeout(None)
+        .keep_alive_timeout(None)
+        .write_timeout(None)
 }
 
 pub fn serve(builder: ServerBuilder, app: &App) -> Server {
