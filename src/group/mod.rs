@@ -56,7 +56,8 @@
 //!   gets its job back at once. Tests: `close_gives_callers_in_line_their_jobs_back`,
 //!   `nothing_starts_after_close_and_wait`.
 //! - **G7, failed before the slot.** A failure fails the group before the slot of the failed job is
-//!   released. So no job of a failed group starts in that slot. Test:
+//!   released, and marks all waiting jobs as aborted in the same critical section. So no job of a
+//!   failed group starts in that slot, or in the slots of the jobs that are cancelled. Test:
 //!   `only_what_ran_already_goes_on_after_a_failure`.
 
 mod builder;

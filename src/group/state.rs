@@ -138,13 +138,16 @@ impl<T> State<T> {
         wakers
     }
 
-    /// Marks all jobs but one as cancelled by the group, and returns them.
+    /// Marks all jobs but one as cancelled by the group, and returns them for their abort.
+    ///
+    /// From here on no job starts that waits for a slot now. So the slots that the aborts set free
+    /// start no other job of the group (G7).
     fn request_cancel(&mut self, except: Option<usize>) -> Vec<JobArc> {
         let others = self.running.iter_mut().filter(|(index, _)| Some(**index) != except);
         others
             .filter_map(|(_, running)| {
                 running.cancel_requested = true;
-                running.job.clone()
+                running.job.as_ref().inspect(|job| job.request_abort_unless_idle()).cloned()
             })
             .collect()
     }

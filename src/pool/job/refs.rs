@@ -395,6 +395,13 @@ impl JobArc {
         }
     }
 
+    /// Makes sure that the job does not start any more. Calls no scheduler, so it may be called under
+    /// a lock. A job that has started is cancelled by its next poll, unless it is suspended: the
+    /// caller calls [`abort`](Self::abort) afterwards.
+    pub(crate) fn request_abort_unless_idle(&self) {
+        self.0.header().state.request_abort_unless_idle();
+    }
+
     /// Cancels the job if it stands in the wait list. Returns whether it did.
     pub(crate) fn abort_waiting(&self) -> bool {
         let job = self.0;

@@ -174,6 +174,20 @@ impl State {
         }
     }
 
+    /// Asks for the cancellation of a job that is not idle: its next poll finds the request. Leaves an
+    /// idle job alone, so no token changes hands.
+    pub(super) fn request_abort_unless_idle(&self) {
+        let mut now = self.load();
+        while !now.is_idle() && !now.has(COMPLETE) {
+            let after = now.0 | ABORT | if now.has(WAITING) { 0 } else { SCHEDULED };
+            // The release pairs with the `start_poll` or `finish_poll` that finds `ABORT`.
+            match self.0.compare_exchange_weak(now.0, after, AcqRel, Acquire) {
+                Ok(_) => return,
+                Err(actual) => now = Snapshot(actual),
+            }
+        }
+    }
+
     /// Moves a new job from scheduled to waiting.
     pub(super) fn enter_wait_list(&self) {
         // The release pairs with the acquire of `load`: a thread that finds `WAITING` may read the
