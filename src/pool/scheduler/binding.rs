@@ -1,7 +1,7 @@
 //! The runtime of a pool: which one it is, and whether it still lives.
 //!
-//! A pool binds to the runtime of its builder, or to the runtime of its first job. tokio tells nobody
-//! that a runtime has shut down: it drops the tasks. So a worker is the pool's witness. The drop of a
+//! A pool binds to the runtime of its builder, or to the runtime of its first job. tokio has no event
+//! for the end of a runtime: it drops the tasks. So a worker is the pool's witness. The drop of a
 //! worker that has not retired marks the binding as gone, and so does a task that is dropped at its
 //! spawn. While no worker lives, the binding is *unwatched*, and the next submit spawns such a task.
 //!
