@@ -67,13 +67,13 @@ pub(crate) use loom::cell::UnsafeCell;
 ///
 /// The environment variable `MILLPOND_FAILPOINT` names the failpoint. Outside of these builds every
 /// failpoint is off, and the branch compiles to nothing.
-#[cfg(any(millpond_loom, millpond_mutants))]
+#[cfg(any(millpond_loom, feature = "__mutants"))]
 pub(crate) fn failpoint(name: &str) -> bool {
     static NAME: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
     NAME.get_or_init(|| std::env::var("MILLPOND_FAILPOINT").ok()).as_deref() == Some(name)
 }
 
-#[cfg(not(any(millpond_loom, millpond_mutants)))]
+#[cfg(not(any(millpond_loom, feature = "__mutants")))]
 #[inline(always)]
 pub(crate) fn failpoint(_name: &str) -> bool {
     false

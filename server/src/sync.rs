@@ -35,15 +35,15 @@ impl<T> Mutex<T> {
 /// Whether the failpoint `name` is on. The code then makes a slip, and a test must fail:
 /// `scripts/mutants` knows which.
 ///
-/// The environment variable `MILLPOND_FAILPOINT` names the failpoint. Outside of that script's build
+/// The environment variable `MILLPOND_FAILPOINT` names the failpoint. Without the feature `__mutants`
 /// every failpoint is off, and the branch compiles to nothing.
-#[cfg(millpond_mutants)]
+#[cfg(feature = "__mutants")]
 pub(crate) fn failpoint(name: &str) -> bool {
     static NAME: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
     NAME.get_or_init(|| std::env::var("MILLPOND_FAILPOINT").ok()).as_deref() == Some(name)
 }
 
-#[cfg(not(millpond_mutants))]
+#[cfg(not(feature = "__mutants"))]
 #[inline(always)]
 pub(crate) fn failpoint(_name: &str) -> bool {
     false

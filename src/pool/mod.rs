@@ -37,7 +37,9 @@ use std::sync::Arc;
 
 use crate::error::{ConfigError, SubmitError};
 pub use crate::pool::builder::PoolBuilder;
-pub(crate) use crate::pool::context::{Current, PoolId, current, enter_blocking, note_wait};
+#[cfg(feature = "tower")]
+pub(crate) use crate::pool::context::PoolId;
+pub(crate) use crate::pool::context::{Current, current, enter_blocking, note_wait};
 use crate::pool::handle::StoreOutput;
 pub use crate::pool::handle::{AbortHandle, AbortOnDropHandle, JobHandle};
 pub(crate) use crate::pool::job::{JobArc, JobGroup, OutputSink, RawJoinHandle};

@@ -2,7 +2,7 @@
 //!
 //! The wait list keeps its waiters here, and each shard its suspended jobs. Their keys stand in jobs
 //! and in futures, so an entry cannot move, and a plain slab keeps the memory of its largest moment.
-//! This slab frees a page when the page's last entry is removed. After a burst, the memory is at most
+//! This slab frees a page when the page's last entry is removed. After a peak, the memory is at most
 //! one page for each entry that is left, and one more.
 //!
 //! The owner's lock protects the slab. No method runs code of an entry.

@@ -140,7 +140,7 @@ impl ShardGuard<'_> {
         self.state.run_queue.drain(..jobs)
     }
 
-    /// Gives back most of the run queue's memory after a burst. Called at the end of each turn, so
+    /// Gives back most of the run queue's memory after a peak. Called at the end of each turn, so
     /// that a job costs nothing: the queue moves at most an eighth of what it has moved to grow.
     #[inline]
     pub(crate) fn shrink(&mut self) {
