@@ -111,7 +111,7 @@ impl Case {
         self.listening(narrow_listener())
     }
 
-    fn listening(self, listen: impl Into<Listen>) -> ServerBuilder {
+    fn listening(self, listen: impl millpond_server::IntoListen) -> ServerBuilder {
         let builder = Server::builder().listen(listen).mode(self.mode);
         #[cfg(feature = "rustls")]
         if self.tls {

@@ -4,7 +4,7 @@
 //! with a failpoint switched on, which breaks one step of a protocol. The model must fail then, so a
 //! model that checks nothing is noticed.
 //!
-//! Run the models with `RUSTFLAGS="--cfg millpond_loom" cargo test --release --lib pool::loom`.
+//! Run the models with `RUSTFLAGS="--cfg millpond_loom" cargo test --release -p millpond-models --lib loom`.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

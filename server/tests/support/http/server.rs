@@ -31,7 +31,7 @@ impl Case {
         self.http_on(narrow_listener())
     }
 
-    fn http_on(self, listen: impl Into<Listen>) -> ServerBuilder {
+    fn http_on(self, listen: impl millpond_server::IntoListen) -> ServerBuilder {
         let builder = Server::builder().listen(listen).mode(self.mode);
         #[cfg(feature = "rustls")]
         if self.tls {
