@@ -23,7 +23,7 @@
 //!                                              └── a member, no reader, or outcomes are discarded ──▶ counted
 //! ```
 //!
-//! # What each waiter sees
+//! # One verdict, and outcomes for one reader
 //!
 //! The verdict is shared, and outcomes are given out once. Counts and the first failure stay in the
 //! group, so each `wait` and each `try_join` tells the same, whatever other waiters took. The
@@ -122,7 +122,7 @@ use crate::pool::{Pool, Shared, Submission};
 ///     group.schedule(async move { part.to_uppercase() }).await?;
 /// }
 /// let report = group.wait().await;
-/// let acknowledged = report.is_success(); // the same for every waiter
+/// let acknowledged = report.is_success(); // the same for each waiter
 /// assert!(acknowledged);
 /// assert_eq!(group.take_outcomes()[2].result.as_deref().unwrap(), "C");
 /// # Ok(())
