@@ -239,6 +239,22 @@ impl Client {
         bytes
     }
 
+    /// Reads until `parse` finds a value in what has come, and leaves what follows that value.
+    pub async fn read_until<T>(&mut self, parse: impl Fn(&[u8]) -> Option<(T, usize)>) -> T {
+        let mut bytes = Vec::new();
+        loop {
+            let more = self.0.fill_buf().await.unwrap();
+            assert!(!more.is_empty(), "the stream ended after {} bytes", bytes.len());
+            let (before, count) = (bytes.len(), more.len());
+            bytes.extend_from_slice(more);
+            if let Some((value, length)) = parse(&bytes) {
+                self.0.consume(length - before);
+                return value;
+            }
+            self.0.consume(count);
+        }
+    }
+
     /// Reads once, at most `count` bytes.
     pub async fn read_some(&mut self, count: usize) -> io::Result<usize> {
         self.0.read(&mut vec![0; count]).await
