@@ -86,7 +86,7 @@ async fn many_frames(case: Case) {
 async fn many_bytes(case: Case) {
     // One read's worth is 164 of them.
     let line = "x".repeat(99) + "\n";
-    let builder = case.builder().read_budget_bytes(1000);
+    let builder = case.builder().read_budget_bytes(1000).read_budget_frames(100_000);
     let worst = flooded(case, builder, &line.repeat(600), 1).await;
     assert!(worst <= 2 * 164, "{case:?}: {worst}");
 }

@@ -49,11 +49,8 @@ fn long_after_the_last_poll() {
         let runtime = builder.enable_all().start_paused(true).build().unwrap();
         let pool = pool_on(&runtime, 2, 0);
         let lives = Gauge::default();
-        let handle = runtime.block_on(async {
-            let handle = pool.try_schedule(endless(&lives)).unwrap();
-            tokio::time::sleep(Duration::from_secs(3600)).await;
-            handle
-        });
+        let handle = pool.try_schedule(endless(&lives)).unwrap();
+        runtime.block_on(tokio::time::sleep(Duration::from_secs(3600)));
         assert_eq!(lives.now(), 1);
         drop(runtime);
         cancelled(handle);

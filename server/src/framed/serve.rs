@@ -137,8 +137,7 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
             poll_fn(|cx| self.poll_call(cx, open.as_mut())).await?;
         }
         loop {
-            let blocked = poll_fn(|cx| Poll::Ready(self.write(cx))).await?;
-            if blocked && !failpoint("a deaf peer is read from") {
+            if poll_fn(|cx| Poll::Ready(self.write(cx))).await? {
                 return self.blocked();
             }
             if self.turn_input.close_requested == Some(CloseReason::ClosedByServer) {
@@ -361,8 +360,8 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         self.buffers.input.extend_from_slice(&saved.input);
         self.buffers.output.unsplit(saved.output);
         self.partial_frame = saved.partial_frame;
-        self.consumed = if failpoint("a frame's size starts anew") { 0 } else { saved.consumed };
-        self.end = saved.end && !failpoint("the peer's end is forgotten");
+        self.consumed = saved.consumed;
+        self.end = saved.end;
         self.needs_read = false;
     }
 

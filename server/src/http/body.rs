@@ -20,7 +20,6 @@ use crate::http::progress::{
     ConnProgress, ProgressGuard, REQUEST_BODY, REQUEST_BODY_DROPPED, REQUEST_BODY_PENDING,
     RESPONSE_BODY, RESPONSE_BODY_PENDING, UNFLUSHED, UnsentGuard,
 };
-use crate::sync::failpoint;
 
 /// The body of a request, as it arrives.
 ///
@@ -77,7 +76,7 @@ impl Body for RequestBody {
                 Poll::Ready(end) => {
                     // Hyper has seen this error itself, so hyper skips nothing. The count still forbids
                     // to take the socket back (`H2`).
-                    if matches!(end, Some(Err(_))) && !failpoint("a failed body does not count") {
+                    if matches!(end, Some(Err(_))) {
                         guard.progress.note_dropped_body();
                     }
                     this.guard.take().into_iter().for_each(ProgressGuard::complete);

@@ -327,9 +327,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 self.suspended = Some(conn);
                 return Poll::Pending;
             }
-            Waiting::Nothing if has_dropped && !failpoint("a cut body is forgotten") => {
-                return Poll::Ready(self.stay_in_hyper(conn));
-            }
+            Waiting::Nothing if has_dropped => return Poll::Ready(self.stay_in_hyper(conn)),
             Waiting::Nothing => return self.go_idle(conn),
             Waiting::RequestBody { .. } => ParkReason::Body,
             Waiting::ResponseBody => ParkReason::Stream,

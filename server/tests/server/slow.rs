@@ -147,7 +147,9 @@ async fn the_write_deadline(case: Case) {
         assert!(begin.elapsed() < 3 * LIMIT, "{case:?}: {:?}", server.status());
     }
     let waited = start.elapsed() + Duration::from_millis(100);
-    assert!(waited >= LIMIT && waited <= LIMIT + LAG, "{case:?}: {waited:?}");
+    // What the kernel takes of a TLS session's own bytes shows in no count.
+    let unseen = if case.tls { LIMIT } else { Duration::ZERO };
+    assert!(waited >= LIMIT && waited <= LIMIT + LAG + unseen, "{case:?}: {waited:?}");
     let status = emptied(&server).await;
     assert_eq!(
         status.closed_for(CloseReason::Deadline(Deadline::Write)),

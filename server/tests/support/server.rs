@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use millpond_server::{CloseReason, Listen, Mode, Server, ServerBuilder, ServerStatus};
+use millpond_server::{CloseReason, Mode, Server, ServerBuilder, ServerStatus};
 use tokio::io::{
     AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf,
 };
@@ -237,6 +237,22 @@ impl Client {
         let mut bytes = vec![0; count];
         self.0.read_exact(&mut bytes).await.unwrap();
         bytes
+    }
+
+    /// Reads until `parse` finds a value in what has come, and leaves what follows that value.
+    pub async fn read_until<T>(&mut self, parse: impl Fn(&[u8]) -> Option<(T, usize)>) -> T {
+        let mut bytes = Vec::new();
+        loop {
+            let more = self.0.fill_buf().await.unwrap();
+            assert!(!more.is_empty(), "the stream ended after {} bytes", bytes.len());
+            let (before, count) = (bytes.len(), more.len());
+            bytes.extend_from_slice(more);
+            if let Some((value, length)) = parse(&bytes) {
+                self.0.consume(length - before);
+                return value;
+            }
+            self.0.consume(count);
+        }
     }
 
     /// Reads once, at most `count` bytes.

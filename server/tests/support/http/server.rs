@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use millpond_server::ServerStatus;
 use millpond_server::http::{Server, ServerBuilder};
-use millpond_server::{Listen, ServerStatus};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::app::App;
@@ -81,15 +81,12 @@ impl Client {
     /// Reads the next reply.
     pub async fn reply(&mut self) -> Reply {
         no_time(async {
-            let mut bytes = Vec::new();
-            loop {
-                bytes.extend(self.read_exact(1).await);
-                match parse(&bytes, Reading::default()) {
-                    Parsed::Whole(reply, _) => return reply,
-                    Parsed::Broken(error) => panic!("{error}"),
-                    Parsed::Partial => {}
-                }
-            }
+            self.read_until(|bytes| match parse(bytes, Reading::default()) {
+                Parsed::Whole(reply, length) => Some((reply, length)),
+                Parsed::Broken(error) => panic!("{error}"),
+                Parsed::Partial => None,
+            })
+            .await
         })
         .await
     }
