@@ -26,6 +26,7 @@
 //! | `wait_list` | lists, queue and quotas; the states of a waiter |
 //! | `lending` | waits inside the pool's own jobs: lent slots, and waits that could never end |
 //! | `pause` | no slots for a while |
+//! | `closing` | the end: what is refused, and what is taken out |
 //! | `counts` | the counters, and the accounting law |
 //! | `deferred_wakes` | wakers and jobs that are run after the locks |
 //!
@@ -132,6 +133,7 @@
 //!
 //! Each loom model runs once more with a failpoint in this room switched on, and must then fail.
 
+mod closing;
 pub(crate) mod counts;
 pub(crate) mod deferred_wakes;
 mod flags;
@@ -150,9 +152,7 @@ use crate::pool::context::{PoolId, current};
 use crate::pool::job::{End, JobGroup, RawJob, Runnable, SlotKind};
 use crate::pool::limiter::counts::{Counts, ReleaseReason};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
-use crate::pool::limiter::flags::{
-    CANCELLING, CLOSED, CLOSED_BY_OWNER, Flags, IDLE_WAITERS, NO_SLOTS, RUNTIME_GONE,
-};
+use crate::pool::limiter::flags::{CANCELLING, CLOSED, Flags, IDLE_WAITERS, NO_SLOTS};
 use crate::pool::limiter::lending::{set_waiting_job, waiting_job};
 use crate::pool::limiter::shard::{Shard, ShardGuard, ShardId};
 use crate::pool::limiter::state::{State, StateGuard};
@@ -775,166 +775,6 @@ impl Limiter {
         before
     }
 
-    /// Closes the limiter: rejects callers in the wait list and everything new. Jobs in the wait
-    /// list stay. Returns `false` if the owner closed the limiter already.
-    pub(crate) fn close(&self, shard_id: ShardId, deferred: &mut DeferredWakes) -> bool {
-        let mut state = self.lock_state();
-        let first = !state.is_set(CLOSED_BY_OWNER);
-        state.set(CLOSED_BY_OWNER);
-        self.refuse_all(&mut state, shard_id, deferred);
-        first
-    }
-
-    /// Rejects callers in the wait list and everything new, unless the limiter is closed already.
-    fn refuse_all(
-        &self,
-        state: &mut StateGuard<'_>,
-        shard_id: ShardId,
-        deferred: &mut DeferredWakes,
-    ) {
-        if state.is_set(CLOSED) {
-            return;
-        }
-        state.set(CLOSED);
-        // After this, no fast path in any shard admits a job (L4).
-        for shard in &self.shards {
-            drop(shard.lock());
-        }
-        for waiter_key in state.wait_list.waiter_keys() {
-            if failpoint("close without notifying") {
-                break;
-            }
-            // A rejection may move up a later waiter of this list, so each is looked at again.
-            if let Some(Waiter::Caller(_)) = state.wait_list.get_linked(waiter_key) {
-                state.reject_waiter(shard_id, waiter_key, WaiterState::Closed, deferred);
-            }
-        }
-        // Jobs in the wait list still run, so a closed limiter is never paused.
-        pause::resume(state, shard_id, deferred);
-    }
-
-    /// Opens a limiter that was closed by the end of its runtime alone. Returns `false` if the owner
-    /// closed the limiter, or if a job is left.
-    pub(crate) fn reopen(&self) -> bool {
-        let state = self.lock_state();
-        let counts = state.counts();
-        let jobs = counts.running + counts.overflow + counts.in_caller + counts.queued;
-        if state.is_set(CLOSED_BY_OWNER) || jobs > 0 {
-            return false;
-        }
-        for shard in &self.shards {
-            // The workers of the old runtime are gone. A push must find a new one (W2).
-            shard.lock().has_worker = false;
-        }
-        state.clear(CLOSED | CANCELLING | RUNTIME_GONE);
-        true
-    }
-
-    /// Rejects the callers of one group in the wait list. Called when the group takes no more jobs;
-    /// from then on, `enter_line` lets no caller of the group in.
-    pub(crate) fn reject_group(
-        &self,
-        shard_id: ShardId,
-        tag: usize,
-        kind: SubmitErrorKind,
-        deferred: &mut DeferredWakes,
-    ) {
-        let mut state = self.lock_state();
-        for waiter_key in state.wait_list.waiter_keys() {
-            // A rejection may move up a later waiter of this list, so each is looked at again.
-            match state.wait_list.get_linked(waiter_key) {
-                Some(Waiter::Caller(caller)) if caller.group == tag => {}
-                _ => continue,
-            }
-            let rejected = WaiterState::Rejected(kind);
-            state.reject_waiter(shard_id, waiter_key, rejected, deferred);
-        }
-    }
-
-    /// Hands out no slots until `resume`. Returns whether this call has paused the limiter.
-    pub(crate) fn pause(&self) -> bool {
-        pause::pause(&mut self.lock_state())
-    }
-
-    /// Hands out slots again. Returns whether the limiter was paused.
-    pub(crate) fn resume(&self, shard_id: ShardId, deferred: &mut DeferredWakes) -> bool {
-        pause::resume(&mut self.lock_state(), shard_id, deferred)
-    }
-
-    pub(crate) fn is_paused(&self) -> bool {
-        self.state.lock().paused
-    }
-
-    /// Takes all jobs out of the wait list, oldest first. The caller must cancel them and call
-    /// [`end_withdrawn`](Self::end_withdrawn) for each.
-    pub(crate) fn take_waiting_jobs(
-        &self,
-        shard_id: ShardId,
-        deferred: &mut DeferredWakes,
-    ) -> Vec<Runnable> {
-        pause::take_waiting_jobs(&mut self.lock_state(), shard_id, deferred)
-    }
-
-    /// Closes the limiter and takes out all jobs that no worker polls. The caller must cancel
-    /// them. Jobs that are being polled are cancelled when their poll returns.
-    pub(crate) fn cancel_all(
-        &self,
-        shard_id: ShardId,
-        runtime_gone: bool,
-        deferred: &mut DeferredWakes,
-    ) -> Cancelled {
-        let mut state = self.lock_state();
-        self.refuse_all(&mut state, shard_id, deferred);
-        state.set(if runtime_gone { CANCELLING | RUNTIME_GONE } else { CANCELLING });
-        let waiting = pause::take_waiting_jobs(&mut state, shard_id, deferred);
-        let mut cancelled = Cancelled { waiting, admitted: Vec::new() };
-        for waiter_key in state.wait_list.resuming_keys() {
-            // A removal may start another of these jobs, so each is looked at again.
-            let Some(Waiter::Job(job, _)) = state.wait_list.get_linked(waiter_key) else {
-                continue;
-            };
-            let job = job.ptr();
-            if let Some(mut removed) = state.wait_list.remove_job(waiter_key, job) {
-                state.remove_for_cancel(shard_id, &mut removed, deferred);
-                cancelled.admitted.push(removed.job);
-            }
-        }
-        drop(state);
-        for shard in &self.shards {
-            let mut shard = shard.lock();
-            cancelled.admitted.extend(shard.take(true));
-            let aborted = shard.suspended.iter().filter_map(|(_, job)| job.request_abort());
-            cancelled
-                .admitted
-                .extend(aborted.filter(|_| !failpoint("suspended jobs are forgotten")));
-        }
-        cancelled
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.flags.is_set(CLOSED)
-    }
-
-    /// Returns why a closed limiter refuses. One that its owner did not close was closed by the end
-    /// of its runtime, and may be open again by now.
-    pub(crate) fn closed_kind(&self) -> SubmitErrorKind {
-        if self.flags.is_set(CLOSED_BY_OWNER) {
-            SubmitErrorKind::Closed
-        } else {
-            SubmitErrorKind::RuntimeGone
-        }
-    }
-
-    pub(crate) fn is_runtime_gone(&self) -> bool {
-        self.flags.is_set(RUNTIME_GONE)
-    }
-
-    /// Returns whether a suspended job must be cancelled instead of kept. Exact under a shard lock
-    /// (L4).
-    pub(crate) fn is_cancelling(&self) -> bool {
-        self.flags.is_set(CANCELLING)
-    }
-
     // ----- counts -----
 
     /// Returns whether the pool is idle. If not, the end of the last job marks its
@@ -946,12 +786,4 @@ impl Limiter {
     pub(crate) fn counts(&self) -> Counts {
         self.lock_state().counts()
     }
-}
-
-/// The jobs that [`Limiter::cancel_all`] took out.
-pub(crate) struct Cancelled {
-    /// Jobs from the wait list, to end by [`Limiter::end_withdrawn`].
-    pub(crate) waiting: Vec<Runnable>,
-    /// Jobs with a slot or in overflow.
-    pub(crate) admitted: Vec<Runnable>,
 }

@@ -11,6 +11,7 @@
 //! started: it may take a paused slot, and must not wait for `resume`.
 
 use crate::pool::job::Runnable;
+use crate::pool::limiter::Limiter;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::flags::{CLOSED, NO_SLOTS};
 use crate::pool::limiter::shard::ShardId;
@@ -68,4 +69,20 @@ pub(super) fn take_waiting_jobs(
     }
     jobs.reverse();
     jobs
+}
+
+impl Limiter {
+    /// Hands out no slots until `resume`. Returns whether this call has paused the limiter.
+    pub(crate) fn pause(&self) -> bool {
+        pause(&mut self.lock_state())
+    }
+
+    /// Hands out slots again. Returns whether the limiter was paused.
+    pub(crate) fn resume(&self, shard_id: ShardId, deferred: &mut DeferredWakes) -> bool {
+        resume(&mut self.lock_state(), shard_id, deferred)
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.state.lock().paused
+    }
 }
