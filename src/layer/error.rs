@@ -25,7 +25,8 @@ pub enum CallError<E> {
     /// The runtime of the pool has shut down. The call has not started.
     RuntimeGone,
     /// The caller is a job of the same pool, and waiting would deadlock. The call has not started.
-    /// The layer runs such a call in its caller, so this error comes from inner layers alone.
+    /// The layer's verbs run such a call in its caller instead. A wrapped service may return this
+    /// kind.
     WouldDeadlock,
     /// The call panicked.
     Panicked(JobPanic),
