@@ -6,7 +6,9 @@
 ///
 #[doc = include_str!("../../docs/accounting-law.md")]
 ///
-/// [`accounted`](Self::accounted) returns the right-hand side.
+/// [`accounted`](Self::accounted) returns the right-hand side. The slots add up, too:
+/// [`used_slots`](Self::used_slots) is `running + reserved + granted + held_slots`, and at most `size`,
+/// unless the pool was made smaller and jobs beyond the new size go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStatus {
@@ -29,7 +31,10 @@ pub struct PoolStatus {
     pub queued: usize,
     /// Callers in the wait list, and committed jobs in the wait list behind the queue.
     pub waiting: usize,
-    /// How many of the waiters have no job yet; see [`Reserver`](crate::Reserver).
+    /// Slots kept for callers that have left the wait list and were told to come. Their next poll uses
+    /// the slot.
+    pub granted: usize,
+    /// How many of `waiting` and `granted` have no job yet; see [`Reserver`](crate::Reserver).
     pub waiting_reservers: usize,
     /// Jobs that run beyond the size.
     pub overflow: usize,
@@ -59,7 +64,7 @@ pub struct PoolStatus {
 impl PoolStatus {
     /// Returns the sum that equals `submitted`.
     pub fn accounted(&self) -> u64 {
-        let ahead = self.reserved + self.queued + self.waiting;
+        let ahead = self.reserved + self.queued + self.waiting + self.granted;
         let live = ahead + self.running + self.lent + self.overflow + self.in_caller;
         self.refused
             + self.withdrawn
@@ -69,12 +74,18 @@ impl PoolStatus {
             + self.cancelled
     }
 
+    /// Returns how many slots are taken: by running jobs, by reservations, for callers that were told to
+    /// come, and beyond the end of their jobs.
+    pub fn used_slots(&self) -> usize {
+        self.running + self.reserved + self.granted + self.held_slots
+    }
+
     /// Returns whether no job runs, is queued or waits, and no slot is held beyond its job.
     ///
     /// Reserved slots and waiting [`Reserver`](crate::Reserver)s do not count, because their jobs
     /// may never come.
     pub fn is_idle(&self) -> bool {
-        let waiting = self.waiting - self.waiting_reservers;
+        let waiting = self.waiting + self.granted - self.waiting_reservers;
         let live = self.running + self.lent + self.overflow + self.in_caller + self.held_slots;
         self.queued + waiting + live == 0
     }

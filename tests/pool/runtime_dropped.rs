@@ -50,7 +50,7 @@ fn long_after_the_last_poll() {
         let pool = pool_on(&runtime, 2, 0);
         let lives = Gauge::default();
         let handle = pool.try_schedule(endless(&lives)).unwrap();
-        runtime.block_on(tokio::time::sleep(Duration::from_secs(3600)));
+        runtime.block_on(async { tokio::time::sleep(Duration::from_secs(3600)).await });
         assert_eq!(lives.now(), 1);
         drop(runtime);
         cancelled(handle);

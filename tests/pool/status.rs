@@ -149,3 +149,39 @@ fn workers_and_idle_ones_are_counted() {
         assert_eq!(pool.status().workers, 1);
     });
 }
+
+#[test]
+fn a_slot_that_is_kept_for_a_caller_is_granted_and_not_waiting() {
+    single(async {
+        let pool = Pool::new(1);
+        let held = hold(&pool);
+        let mut caller = task::spawn(pool.schedule(async {}));
+        assert_pending!(caller.poll());
+        let levels = || {
+            let status = law(&pool);
+            assert!(status.used_slots() <= status.size, "{status:?}");
+            (status.running, status.waiting, status.granted)
+        };
+        assert_eq!(levels(), (1, 1, 0));
+        held.release().await;
+        assert!(caller.is_woken());
+        assert_eq!(levels(), (0, 0, 1));
+        assert!(!law(&pool).is_idle(), "the caller has a job");
+        let handle = assert_ready!(caller.poll()).unwrap();
+        assert_eq!(levels(), (1, 0, 0));
+        soon(handle).await.unwrap();
+        // A reserver that was told to come has no job, so the pool is idle.
+        let held = hold(&pool);
+        let mut reserver = pool.reserver();
+        let mut wait = task::spawn(reserver.reserve());
+        assert_pending!(wait.poll());
+        held.release().await;
+        assert_eq!(levels(), (0, 0, 1));
+        assert!(law(&pool).is_idle());
+        assert_ready!(wait.poll()).unwrap();
+        assert_eq!((levels(), law(&pool).reserved), ((0, 0, 0), 1));
+        drop(wait);
+        drop(reserver);
+        whole(&pool).await;
+    });
+}

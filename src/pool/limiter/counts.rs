@@ -13,7 +13,7 @@
 //!
 //! ```text
 //! submitted = refused + withdrawn                              (never ran, given back or dropped)
-//!           + reserved + queued + waiting                      (has no slot yet, or no job yet)
+//!           + queued + waiting + granted + reserved            (has no slot yet, or no job yet)
 //!           + running + lent + overflow + in_caller            (started)
 //!           + completed + panicked + cancelled                 (ended)
 //! ```
@@ -108,6 +108,8 @@ pub(crate) struct Counts {
     pub(crate) queue_capacity: usize,
     pub(crate) queued: usize,
     pub(crate) waiting: usize,
+    /// Slots kept for callers that were told to come and have not looked yet.
+    pub(crate) granted: usize,
     pub(crate) waiting_reservers: usize,
     pub(crate) running: usize,
     /// Jobs without a slot, because they lent it.
@@ -125,7 +127,7 @@ impl Counts {
     /// Returns whether no job is left. Reservers and reserved slots do not count: a reserver may
     /// never be polled again, so a wait for it could last forever.
     pub(crate) fn is_idle(&self) -> bool {
-        let waiting = self.waiting - self.waiting_reservers;
+        let waiting = self.waiting + self.granted - self.waiting_reservers;
         let live = self.running + self.lent + self.overflow + self.in_caller + self.held_slots;
         self.queued + waiting + live == 0
     }

@@ -558,6 +558,7 @@ impl Shared {
             lent: counts.lent,
             queued: counts.queued,
             waiting: counts.waiting,
+            granted: counts.granted,
             waiting_reservers: counts.waiting_reservers,
             overflow: counts.overflow,
             in_caller: counts.in_caller,
