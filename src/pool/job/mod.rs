@@ -41,7 +41,8 @@
 //!                                     wake, request_abort
 //! ```
 //!
-//! - **SCHEDULED**: the token is in a run queue or a worker's local queue, or on its way there. Beside `RUNNING` the bit means that the running job was woken.
+//! - **SCHEDULED**: the token is in a run queue or a worker's local queue, or on its way there. Beside
+//!   `RUNNING` the bit means that the running job was woken.
 //! - **RUNNING**: one thread polls the job, with the token in hand.
 //! - **idle** (none of the bits): the job waits for its waker. The scheduler's slab has a `RawJob`.
 //! - **WAITING**: the token stands in the limiter's wait list: before the job's first poll, or after the
@@ -103,7 +104,7 @@
 //! - **S6, counted references.** `refs` counts tokens, join handles, `JobArc`s and wakers. The last one
 //!   frees the cell. A new reference is made from one that is counted for as long. A `RawJob` is
 //!   dereferenced only while a counted reference exists. Two places outside of this module keep one.
-//!   `scheduler/context.rs` keeps the job of the current poll, until that poll returns. The
+//!   `pool/context.rs` keeps the job of the current poll, until that poll returns. The
 //!   scheduler's slab keeps suspended jobs: the entry goes, under the shard's lock, before the token
 //!   is given up. The wait list compares addresses and dereferences none.
 //!   Tests: all under AddressSanitizer (`scripts/asan`), `at_any_moment_under_load`.
