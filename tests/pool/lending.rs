@@ -366,6 +366,35 @@ fn a_blocking_wait_inside_a_job_is_seen() {
     });
 }
 
+/// A closure that nothing awaits any more outlives its job: its wait is no wait of a job.
+#[test]
+fn a_closure_that_outlives_its_job_waits_like_a_stranger() {
+    watched(|| {
+        let runtime = runtime(2);
+        runtime.block_on(async {
+            let pool = Pool::new(1);
+            let own = pool.clone();
+            let (go, gone) = std::sync::mpsc::channel::<()>();
+            let (tell, told) = tokio::sync::oneshot::channel();
+            let job = pool.schedule(async move {
+                let mut closure = Box::pin(millpond::blocking(move || {
+                    gone.recv().unwrap();
+                    let waited = own.blocking_schedule(async { 1 });
+                    tell.send(waited.map(drop).map_err(|error| error.kind())).unwrap();
+                }));
+                assert!(poll(&mut closure).is_pending());
+            });
+            soon(job.await.unwrap()).await.unwrap();
+            let held = hold(&pool);
+            go.send(()).unwrap();
+            eventually(|| pool.status().waiting == 1 || pool.status().refused == 1).await;
+            held.release().await;
+            assert_eq!(soon(told).await.unwrap(), Ok(()));
+            whole(&pool).await;
+        });
+    });
+}
+
 /// Two pools whose jobs wait for each other: neither pool is stuck by its own jobs, so nothing is
 /// lent. Each direction alone ends.
 #[test]

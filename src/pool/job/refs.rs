@@ -84,6 +84,11 @@ impl RawJob {
         self.header().pool
     }
 
+    /// Whether the job has ended and its output is published.
+    pub(crate) fn is_complete(self) -> bool {
+        self.header().state.load().is_complete()
+    }
+
     /// A number that no other live job has.
     pub(crate) fn id(self) -> usize {
         self.0.as_ptr() as usize
@@ -366,7 +371,7 @@ impl JobArc {
 
     /// Whether the job has ended and its output is published.
     pub(crate) fn is_finished(&self) -> bool {
-        self.0.header().state.load().is_complete()
+        self.0.is_complete()
     }
 
     /// Asks for the job's cancellation.

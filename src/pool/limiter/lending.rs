@@ -65,9 +65,10 @@ pub(super) struct WaitingJob {
     quota: Option<usize>,
 }
 
-/// Returns the job that this thread polls, if it holds a slot of `pool`.
+/// Returns the job that this thread polls, or whose closure it runs, if the job holds a slot of `pool`.
+/// A closure that nothing awaits any more may outlive its job.
 pub(super) fn waiting_job(pool: PoolId) -> Option<WaitingJob> {
-    let current = current().filter(|current| current.is_of(pool))?;
+    let current = current().filter(|current| current.is_of(pool) && !current.job.is_complete())?;
     let slot_kind = current.job.slot_kind();
     (slot_kind != SlotKind::Overflow)
         .then(|| WaitingJob { id: current.job.id(), quota: slot_kind.quota() })
@@ -185,10 +186,7 @@ impl Limiter {
         let mut state = self.lock_state();
         state.holders.entry(waiting_job).blocked = true;
         self.set_blocked_jobs(&state);
-        state.lend_if_stuck(shard_id, deferred);
-        if let Some(key) = waiting_job.quota {
-            state.lend_if_quota_stuck(shard_id, key, deferred);
-        }
+        state.lend(shard_id, waiting_job.quota, deferred);
     }
 
     /// Ends the wait of a blocked job. Returns the job if it has a slot or is to be cancelled. If its
@@ -217,10 +215,7 @@ impl Limiter {
         }
         let resumed = state.resume(shard_id, quota, job);
         if resumed.is_none() {
-            state.lend_if_stuck(shard_id, deferred);
-            if let Some(key) = quota {
-                state.lend_if_quota_stuck(shard_id, key, deferred);
-            }
+            state.lend(shard_id, quota, deferred);
         }
         resumed
     }
@@ -257,15 +252,19 @@ impl Limiter {
         quota: Option<usize>,
         deferred: &mut DeferredWakes,
     ) {
-        let mut state = self.lock_state();
-        state.lend_if_stuck(shard_id, deferred);
-        if let Some(key) = quota {
-            state.lend_if_quota_stuck(shard_id, key, deferred);
-        }
+        self.lock_state().lend(shard_id, quota, deferred);
     }
 }
 
 impl StateGuard<'_> {
+    /// Lends a slot if the pool is stuck, and a part of the quota if the quota is stuck.
+    fn lend(&mut self, shard_id: ShardId, quota: Option<usize>, deferred: &mut DeferredWakes) {
+        self.lend_if_stuck(shard_id, deferred);
+        if let Some(key) = quota {
+            self.lend_if_quota_stuck(shard_id, key, deferred);
+        }
+    }
+
     /// Lends the slots of jobs that wait while all slots belong to such jobs and a waiter is there. If
     /// none of them may lend, rejects the newest wait through a caller.
     pub(super) fn lend_if_stuck(&mut self, shard_id: ShardId, deferred: &mut DeferredWakes) {
@@ -293,12 +292,7 @@ impl StateGuard<'_> {
 
     /// Lends a slot with a part of a quota, if all parts belong to jobs that wait and a waiter needs
     /// one.
-    pub(super) fn lend_if_quota_stuck(
-        &mut self,
-        shard_id: ShardId,
-        key: usize,
-        deferred: &mut DeferredWakes,
-    ) {
+    fn lend_if_quota_stuck(&mut self, shard_id: ShardId, key: usize, deferred: &mut DeferredWakes) {
         while self.wait_list.has_quota_waiter(key)
             && self.holders.of_quota(key) >= self.wait_list.quota_in_use(key)
         {
