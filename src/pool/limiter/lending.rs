@@ -23,7 +23,7 @@
 //! ```
 //!
 //! * **blocked**: the job is in [`Holders`], with its slot. The job's `BLOCKED` bit makes the scheduler
-//!   ask [`Limiter::unblock`] before the next poll or end.
+//!   ask [`Limiter::unblock`] when the job is woken, before it goes to a run queue.
 //! * **lent**: the job is in `State::lent` and holds nothing.
 //! * **resuming**: the job stands in the wait list, in a list of its own before all waiters. An abort
 //!   takes it out there.
