@@ -6,15 +6,18 @@
 
 use std::task::Waker;
 
+use smallvec::SmallVec;
+
 use crate::panic::catch_panic;
 use crate::pool::job::Runnable;
 use crate::sync::failpoint;
 
 #[derive(Default)]
 pub(crate) struct DeferredWakes {
-    wakes: Vec<Waker>,
+    // A step rarely wakes or starts more than a few: those need no allocation.
+    wakes: SmallVec<[Waker; 4]>,
     drops: Vec<Waker>,
-    started: Vec<Runnable>,
+    started: SmallVec<[Runnable; 4]>,
     /// The pool has become idle, and a caller waits for that.
     pub(crate) idle: bool,
 }
@@ -38,7 +41,7 @@ impl DeferredWakes {
         }
     }
 
-    pub(crate) fn take_started(&mut self) -> Vec<Runnable> {
+    pub(crate) fn take_started(&mut self) -> SmallVec<[Runnable; 4]> {
         std::mem::take(&mut self.started)
     }
 

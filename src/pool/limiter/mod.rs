@@ -286,7 +286,8 @@ impl Limiter {
             return AcquireOutcome::Refused(SubmitErrorKind::Full);
         }
         pending.prepare();
-        if quota.is_none() {
+        // Without the lock the flags are a hint: the state lock decides for those that pass by.
+        if quota.is_none() && !self.flags.is_set_in_lock(NO_SLOTS) {
             let mut shard = self.shards[shard_id].lock();
             if shard.free_slots > 0 && !self.flags.is_set_in_lock(CLOSED) {
                 shard.counters.submitted += 1;
@@ -728,6 +729,23 @@ impl Limiter {
                 state.counters.ended += 1;
                 state.release(shard_id, slot_kind.quota(), deferred);
             }
+        }
+        state.check_idle(deferred);
+    }
+
+    /// Counts jobs that completed with plain slots, and passes their slots on.
+    #[cold]
+    pub(crate) fn release_completed(
+        &self,
+        shard_id: ShardId,
+        slots: usize,
+        deferred: &mut DeferredWakes,
+    ) {
+        let mut state = self.lock_state();
+        state.counters.completed += slots as u64;
+        state.counters.ended += slots as u64;
+        for _ in 0..slots {
+            state.release(shard_id, None, deferred);
         }
         state.check_idle(deferred);
     }

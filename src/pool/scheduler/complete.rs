@@ -40,17 +40,20 @@ enum PollRecord {
 pub(super) struct Completions {
     /// What the last poll left.
     record: Option<PollRecord>,
-    /// Jobs of the batch that completed detached. Nothing observes their ends, so all of them wait
-    /// for the batch's one shard lock.
-    detached: Vec<Runnable>,
+    /// How many jobs of the batch completed detached. Nothing observes their ends, so all of them
+    /// wait for the batch's one shard lock.
+    detached: usize,
+    /// Those of the detached jobs that were suspended before: they are to leave `suspended` of their
+    /// shards.
+    suspended: Vec<Runnable>,
     /// How many slots of `detached` are to be released: the stall monitor may have released some.
     unreleased: usize,
 }
 
 impl Completions {
     pub(super) fn new() -> Self {
-        let detached = Vec::with_capacity(LOCAL_QUEUE_LEN);
-        Self { record: None, detached, unreleased: 0 }
+        let suspended = Vec::with_capacity(LOCAL_QUEUE_LEN);
+        Self { record: None, detached: 0, suspended, unreleased: 0 }
     }
 
     /// Takes a job that completed. Returns whether the worker may go on with its batch: nothing
@@ -58,8 +61,13 @@ impl Completions {
     #[inline]
     pub(super) fn end(&mut self, handle: &WorkerHandle, job: Runnable, end: End) -> bool {
         if end == End::Completed && job.slot_kind() == SlotKind::Plain && job.is_detached() {
-            self.detached.push(job);
-            handle.set_deferred_releases(self.detached.len());
+            if job.suspended_key().is_some() {
+                self.suspended.push(job);
+            } else {
+                drop(job);
+            }
+            self.detached += 1;
+            handle.set_deferred_releases(self.detached);
             return true;
         }
         self.record = Some(PollRecord::Ended { job, end, release_slow: false });
@@ -75,7 +83,7 @@ impl Completions {
     /// Takes the deferred releases back from the handle. Called before the shard is locked.
     #[inline]
     pub(super) fn take_releases(&mut self, handle: &WorkerHandle) {
-        self.unreleased = handle.take_deferred_releases(self.detached.len());
+        self.unreleased = handle.take_deferred_releases(std::mem::take(&mut self.detached));
     }
 
     /// Records the batch as far as the shard can. The first half of [`finish`](Self::finish).
@@ -87,7 +95,7 @@ impl Completions {
         shard_id: ShardId,
         shard: &mut ShardGuard<'_>,
     ) {
-        let suspended = self.detached.iter().filter_map(|job| suspended_at(shared, job));
+        let suspended = self.suspended.iter().filter_map(|job| suspended_at(shared, job));
         for (_, key) in suspended.filter(|(home_shard, _)| *home_shard == shard_id) {
             shard.suspended.remove(key);
         }
@@ -108,7 +116,7 @@ impl Completions {
     // Inlined: as a call it costs a tiny job some 5 % more instructions.
     #[inline(always)]
     pub(super) fn finish(&mut self, shared: &Shared, shard_id: ShardId) -> bool {
-        for job in self.detached.drain(..) {
+        for job in self.suspended.drain(..) {
             remove_suspended_elsewhere(shared, shard_id, &job);
         }
         let unreleased = std::mem::take(&mut self.unreleased);
@@ -211,9 +219,7 @@ fn release_plain(shared: &Shared, shard: &mut ShardGuard<'_>, slots: usize) -> b
 fn release_to_waiters(shared: &Shared, shard_id: ShardId, slots: usize) {
     if slots > 0 {
         let mut deferred = DeferredWakes::default();
-        for _ in 0..slots {
-            shared.limiter.release_slow(shard_id, SlotKind::Plain, End::Completed, &mut deferred);
-        }
+        shared.limiter.release_completed(shard_id, slots, &mut deferred);
         shared.run_deferred(shard_id, deferred);
     }
 }

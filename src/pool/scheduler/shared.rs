@@ -268,6 +268,7 @@ impl Shared {
     }
 
     /// Offers a job to the limiter, and wakes a worker if the job starts.
+    #[inline]
     pub(crate) fn admit(
         &self,
         pending: &mut impl PendingJob,
@@ -335,16 +336,24 @@ impl Shared {
     /// Wakes a worker for a job that was started, lends a slot to a waiter if the pool is stuck, and
     /// logs refusals. Returns the outcome unchanged. Called after each offer to the limiter, without a
     /// lock.
+    #[inline]
     pub(crate) fn after_submit(
         &self,
         shard_id: ShardId,
         quota: Option<usize>,
         outcome: AcquireOutcome,
     ) -> AcquireOutcome {
+        if let AcquireOutcome::Started { needs_wake, depth } = outcome {
+            wake_worker_for(self, shard_id, needs_wake, depth);
+        } else {
+            self.after_no_start(shard_id, quota, outcome);
+        }
+        outcome
+    }
+
+    #[cold]
+    fn after_no_start(&self, shard_id: ShardId, quota: Option<usize>, outcome: AcquireOutcome) {
         match outcome {
-            AcquireOutcome::Started { needs_wake, depth } => {
-                wake_worker_for(self, shard_id, needs_wake, depth)
-            }
             AcquireOutcome::Overflow { needs_wake, depth } => {
                 wake_worker_for(self, shard_id, needs_wake, depth);
                 event!(DEBUG, pool = &*self.config.name, "job overflows");
@@ -359,9 +368,10 @@ impl Shared {
                     self.run_deferred(shard_id, deferred);
                 }
             }
-            AcquireOutcome::RunInCaller | AcquireOutcome::Reserved => {}
+            AcquireOutcome::Started { .. }
+            | AcquireOutcome::RunInCaller
+            | AcquireOutcome::Reserved => {}
         }
-        outcome
     }
 
     #[cold]

@@ -99,6 +99,7 @@ struct TurnBudget {
     polls: u32,
     /// Polls since the last reading.
     unread: u32,
+    over: bool,
 }
 
 impl TurnBudget {
@@ -112,6 +113,7 @@ impl TurnBudget {
             took: Duration::ZERO,
             polls: 0,
             unread: 0,
+            over: false,
         }
     }
 
@@ -120,27 +122,36 @@ impl TurnBudget {
     fn start(&mut self) {
         if !cfg!(millpond_loom) && self.read.is_none() {
             self.read = Some(Instant::now());
-            self.unread = 0;
+            self.polls += std::mem::take(&mut self.unread);
         }
     }
 
     /// Counts one poll.
+    #[inline]
     fn tick(&mut self, poll_times: &PollTimes) {
-        self.polls += 1;
         self.unread += 1;
+        if self.slow || self.unread == CLOCK_JOBS {
+            self.read_clock(poll_times);
+        }
+    }
+
+    /// Adds the polls since the last reading.
+    fn read_clock(&mut self, poll_times: &PollTimes) {
         // Models have no time.
-        if !cfg!(millpond_loom) && (self.slow || self.unread == CLOCK_JOBS) {
+        if !cfg!(millpond_loom) {
             let now = Instant::now();
             if let Some(before) = self.read.replace(now) {
                 self.took += now - before;
                 poll_times.observe(now - before, self.unread);
             }
-            self.unread = 0;
         }
+        self.polls += std::mem::take(&mut self.unread);
+        self.over =
+            (self.polls >= TURN_JOBS || self.took >= TURN_TIME) && !failpoint("a turn without end");
     }
 
     fn is_over(&self) -> bool {
-        (self.polls >= TURN_JOBS || self.took >= TURN_TIME) && !failpoint("a turn without end")
+        self.over
     }
 }
 
