@@ -179,9 +179,6 @@ pub(crate) enum OnFull<'a> {
 
 /// A job on offer. `submit::submission` implements it, so the limiter knows no job types.
 pub(crate) trait PendingJob {
-    /// Allocates the job's cell. Called without a lock (L2).
-    fn prepare(&mut self);
-
     /// The group that the job belongs to.
     fn group(&self) -> Option<&dyn JobGroup>;
 
@@ -282,10 +279,6 @@ impl Limiter {
         quota: Option<usize>,
         on_full: OnFull<'_>,
     ) -> AcquireOutcome {
-        if matches!(on_full, OnFull::Refuse) && quota.is_none() && self.refuse_if_full() {
-            return AcquireOutcome::Refused(SubmitErrorKind::Full);
-        }
-        pending.prepare();
         // Without the lock the flags are a hint: the state lock decides for those that pass by.
         if quota.is_none() && !self.flags.is_set_in_lock(NO_SLOTS) {
             let mut shard = self.shards[shard_id].lock();
@@ -466,7 +459,6 @@ impl Limiter {
         pending: &mut impl PendingJob,
         quota: Option<usize>,
     ) -> AcquireOutcome {
-        pending.prepare();
         let mut shard = self.shards[shard_id].lock();
         if self.flags.is_set_in_lock(CLOSED) {
             return AcquireOutcome::Refused(self.closed_kind());

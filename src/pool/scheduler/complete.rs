@@ -111,6 +111,14 @@ impl Completions {
         }
     }
 
+    /// Whether a slot goes through the limiter's state lock, and so perhaps to a waiter. Called between
+    /// [`record`](Self::record) and [`finish`](Self::finish).
+    #[inline]
+    pub(super) fn passes_slots_on(&self) -> bool {
+        self.unreleased > 0
+            || matches!(self.record, Some(PollRecord::Ended { release_slow: true, .. }))
+    }
+
     /// Completes what `record` began, after the shard lock is released. Returns whether a job went
     /// back into the shard's run queue, because it was woken before it was suspended.
     // Inlined: as a call it costs a tiny job some 5 % more instructions.

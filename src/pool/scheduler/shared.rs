@@ -375,7 +375,7 @@ impl Shared {
     }
 
     #[cold]
-    fn log_refused(&self, _kind: SubmitErrorKind) {
+    pub(crate) fn log_refused(&self, _kind: SubmitErrorKind) {
         event!(DEBUG, pool = &*self.config.name, reason = ?_kind, "job refused");
     }
 

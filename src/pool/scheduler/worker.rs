@@ -81,8 +81,8 @@ pub(super) struct Worker {
 
 /// How a turn ended.
 enum TurnEnd {
-    /// The shard has more ready jobs, but the worker must yield.
-    OutOfBudget,
+    /// The shard has more ready jobs, or expects some, but the worker must yield first.
+    Yield,
     /// The shard has no ready job, and the shard's `has_worker` is cleared.
     Empty,
 }
@@ -203,18 +203,21 @@ impl Worker {
             let unpolled = self.local_range.clone();
             self.local_range = Self::next_batch(&self.handle, unpolled, &mut shard, over, budget);
             let empty = self.local_range.is_empty() && shard.run_queue.is_empty();
+            // Waiters that receive a slot now will submit at once. So the worker looks again after
+            // them, instead of a park and a wake-up for every few jobs.
+            let hands_over = empty && self.completions.passes_slots_on();
             // From here on a push must wake a worker (W2).
-            shard.has_worker = !empty;
+            shard.has_worker = !empty || hands_over;
             if empty || over {
                 shard.shrink();
             }
             drop(shard);
             let rescheduled = self.completions.finish(shared, self.shard_id);
-            if empty && !rescheduled {
+            if empty && !rescheduled && !hands_over {
                 return TurnEnd::Empty;
             }
-            if over {
-                return TurnEnd::OutOfBudget;
+            if over || hands_over {
+                return TurnEnd::Yield;
             }
         }
     }
@@ -238,8 +241,7 @@ impl Worker {
             }
             0..0
         } else if unpolled.is_empty() {
-            let batch = shard.pop_batch(budget.batch).zip(local_queue);
-            0..batch.map(|(job, slot)| slot.put(job)).count()
+            0..shard.pop_batch(budget.batch, local_queue)
         } else {
             unpolled
         };
@@ -442,7 +444,7 @@ impl Future for Worker {
             }
             this.migrate_to_current_shard();
             let yields = match this.turn(&mut budget) {
-                TurnEnd::OutOfBudget => {
+                TurnEnd::Yield => {
                     this.shard_id = this.shared.workers.next_shard(this.shard_id);
                     true
                 }

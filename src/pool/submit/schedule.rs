@@ -53,8 +53,7 @@ where
     #[track_caller]
     #[inline]
     pub(crate) fn new(shared: C, job: F, sink: S) -> Self {
-        // A cell from the start: the job is moved once, and a future that waits stays small.
-        let submission = Submission::allocated(shared, job, sink);
+        let submission = Submission::new(shared, job, sink);
         Self { submission, offered: false, yielded: false, waiter_key: None, awaits_start: false }
     }
 
