@@ -320,10 +320,11 @@ impl Limiter {
         quota: Option<usize>,
         on_full: OnFull<'_>,
     ) -> AcquireOutcome {
-        let is_nested = current().is_some_and(|job| job.is_of(self.pool) && !job.blocks);
+        let current = current().filter(|job| job.is_of(self.pool));
+        let waits_itself = current.is_some_and(|job| !job.blocks);
         // Cloned before the lock and, if no wait takes it, dropped after the lock (L2).
         let mut waker = match on_full {
-            OnFull::Wait(waker) if !is_nested => Some(waker.clone()),
+            OnFull::Wait(waker) if !waits_itself => Some(waker.clone()),
             _ => None,
         };
         let mut state = self.lock_state();
@@ -350,20 +351,20 @@ impl Limiter {
                 return start(&mut shard, job);
             }
             if state.wait_list.has_queue_room() {
-                return state.enqueue_job(list, pending, slot_kind, self.pool);
+                return state.enqueue_job(list, pending, slot_kind, current.is_some());
             }
         }
         match on_full {
-            OnFull::Wait(_) if is_nested => {
-                match state.enqueue_job(list, pending, slot_kind, self.pool) {
+            OnFull::Wait(_) if waits_itself => {
+                match state.enqueue_job(list, pending, slot_kind, true) {
                     AcquireOutcome::Enqueued => AcquireOutcome::WaitingForStart,
                     refused => refused,
                 }
             }
             OnFull::Wait(_) => state.enter_line(pending.group(), |state| {
-                state.enqueue_caller(list, quota, &mut waker, self.pool, false)
+                state.enqueue_caller(list, quota, &mut waker, current, false)
             }),
-            OnFull::Commit => state.enqueue_job(list, pending, slot_kind, self.pool),
+            OnFull::Commit => state.enqueue_job(list, pending, slot_kind, current.is_some()),
             OnFull::RunInCaller if !state.paused => match pending.admit_in_caller() {
                 Ok(()) => {
                     state.in_caller += 1;
@@ -444,7 +445,8 @@ impl Limiter {
         }
         match waker {
             Some(_) => state.enter_line(group, |state| {
-                state.enqueue_caller(list, quota, &mut waker, self.pool, true)
+                let current = current().filter(|job| job.is_of(self.pool));
+                state.enqueue_caller(list, quota, &mut waker, current, true)
             }),
             None => state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Full)),
         }
@@ -505,7 +507,8 @@ impl Limiter {
         let wakes =
             |caller: &CallerWaiter| caller.waker.as_ref().is_some_and(|old| old.will_wake(waker));
         let mut state = self.state.lock();
-        set_waiting_job(&mut state, waiter_key, waiting_job(self.pool));
+        let current = current().filter(|job| job.is_of(self.pool));
+        set_waiting_job(&mut state, waiter_key, current.and_then(waiting_job));
         let caller = state.wait_list.caller(waiter_key);
         if caller.state != WaiterState::Waiting || wakes(caller) {
             return caller.state;

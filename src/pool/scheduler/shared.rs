@@ -380,24 +380,36 @@ impl Shared {
     }
 
     /// Starts the jobs, calls the wakers and notifies the idle waiters that a step of the limiter left
-    /// to do. Called without a lock.
-    pub(crate) fn run_deferred(&self, shard_id: ShardId, mut deferred: DeferredWakes) {
-        for job in deferred.take_started() {
+    /// to do. Returns whether a job has started. Called without a lock.
+    #[inline]
+    pub(crate) fn run_deferred(&self, shard_id: ShardId, deferred: DeferredWakes) -> bool {
+        !deferred.is_empty() && self.run_some_deferred(shard_id, deferred)
+    }
+
+    fn run_some_deferred(&self, shard_id: ShardId, mut deferred: DeferredWakes) -> bool {
+        let started = deferred.take_started(|job| {
             job.leave_wait_list();
             self.push_runnable(shard_id, job);
-        }
+        });
         deferred.wake_all();
         self.notify_idle(deferred.idle);
+        started
     }
 
     /// Notifies the idle waiters if the pool has become idle. The workers of a closed pool are woken
     /// to retire.
+    #[inline]
     pub(super) fn notify_idle(&self, idle: bool) {
         if idle {
-            catch_panic(|| self.idle_notify.notify_waiters());
-            if self.limiter.is_closed() && !failpoint("workers of an ended pool stay") {
-                self.workers.wake_all();
-            }
+            self.notify_idle_waiters();
+        }
+    }
+
+    #[cold]
+    fn notify_idle_waiters(&self) {
+        catch_panic(|| self.idle_notify.notify_waiters());
+        if self.limiter.is_closed() && !failpoint("workers of an ended pool stay") {
+            self.workers.wake_all();
         }
     }
 

@@ -117,7 +117,7 @@ impl TurnBudget {
         }
     }
 
-    /// Starts the clock. Called when jobs stand behind the next one; a lone job is not worth a
+    /// Starts the clock. Called when jobs stand behind the next ones; one or two are not worth a
     /// reading.
     fn start(&mut self) {
         if !cfg!(millpond_loom) && self.read.is_none() {
@@ -212,11 +212,11 @@ impl Worker {
                 shard.shrink();
             }
             drop(shard);
-            let rescheduled = self.completions.finish(shared, self.shard_id);
-            if empty && !rescheduled && !hands_over {
+            let refilled = self.completions.finish(shared, self.shard_id);
+            if empty && !refilled && !hands_over {
                 return TurnEnd::Empty;
             }
-            if over || hands_over {
+            if over || hands_over && !refilled {
                 return TurnEnd::Yield;
             }
         }
@@ -245,7 +245,7 @@ impl Worker {
         } else {
             unpolled
         };
-        if range.len() > 1 {
+        if range.len() > 2 {
             budget.start();
         }
         range

@@ -109,7 +109,11 @@ where
         budget.made_progress();
         self.waiter_key = None;
         shared.run_deferred(shard_id, deferred);
-        self.conclude(shared.after_submit(shard_id, None, outcome), cx)
+        let outcome = shared.after_submit(shard_id, None, outcome);
+        if let AcquireOutcome::Started { .. } = outcome {
+            return Poll::Ready(Ok(self.submission.take_handle()));
+        }
+        self.conclude(outcome, cx)
     }
 
     /// Turns the limiter's outcome into the result of this poll.
