@@ -52,7 +52,8 @@ impl Pool {
     /// [`anyway_go`](Self::anyway_go). Returns how many.
     ///
     /// Jobs that run go on. Callers in the wait list own their jobs, so they keep both their jobs
-    /// and their places; [`close`](Self::close) gives those jobs back. See
+    /// and their places; [`close`](Self::close) gives those jobs back. But what a job of this pool
+    /// submits stands in the wait list itself, and is cancelled. See
     /// [`Group::cancel_waiting`](crate::Group::cancel_waiting) for the jobs of one group.
     ///
     /// # Examples

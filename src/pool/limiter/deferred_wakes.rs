@@ -15,6 +15,7 @@ pub(crate) struct DeferredWakes {
     wakes: Vec<Waker>,
     drops: Vec<Waker>,
     started: Vec<Runnable>,
+    given_back: Vec<Runnable>,
     /// The pool has become idle, and a caller waits for that.
     pub(crate) idle: bool,
 }
@@ -38,12 +39,20 @@ impl DeferredWakes {
         }
     }
 
+    /// Collects a job that left the wait list because it is refused, and the waker of its submitter.
+    pub(super) fn give_back(&mut self, job: Runnable, waker: Option<Waker>) {
+        self.given_back.push(job);
+        self.wakes.extend(waker);
+    }
+
     pub(crate) fn take_started(&mut self) -> Vec<Runnable> {
         std::mem::take(&mut self.started)
     }
 
-    /// Wakes and drops all collected wakers. A waker that panics does not stop the others.
+    /// Gives back the refused jobs, then wakes and drops all collected wakers. A waker that panics does
+    /// not stop the others.
     pub(crate) fn wake_all(&mut self) {
+        self.given_back.drain(..).for_each(Runnable::give_back);
         for waker in self.wakes.drain(..) {
             catch_panic(|| waker.wake());
             if failpoint("only the first waker is called") {

@@ -216,8 +216,8 @@ pub(crate) enum AcquireOutcome {
     Enqueued,
     /// The caller waits under this key.
     Waiting(WaiterKey),
-    /// The job waits in the wait list, and its caller waits until the job starts.
-    WaitingForStart,
+    /// The job waits in the wait list under this key, and its caller waits until the job starts.
+    WaitingForStart(WaiterKey),
     /// The caller must run the job and then call [`Limiter::end_in_caller`].
     RunInCaller,
     /// A slot is reserved.
@@ -361,10 +361,7 @@ impl Limiter {
         }
         match on_full {
             OnFull::Wait(_) if is_nested => {
-                match state.enqueue_job(list, pending, slot_kind, self.pool) {
-                    AcquireOutcome::Enqueued => AcquireOutcome::WaitingForStart,
-                    refused => refused,
-                }
+                state.enqueue_nested_job(list, pending, slot_kind, self.pool)
             }
             OnFull::Wait(_) => state.enter_line(pending.group(), |state| {
                 state.enqueue_caller(list, quota, &mut waker, self.pool, false)

@@ -50,6 +50,9 @@
 //! | `SlotGranted` | no | no | a slot, a part of its quota |
 //! | `Closed`, `Rejected`, `Deadlock` | no | no | nothing |
 //!
+//! A job whose submitter waits for the start may be rejected like a caller: the job leaves the list, and
+//! a caller in state `Closed` or `Rejected` takes its node.
+//!
 //! A reserver has no job that could stand in the queue. It still takes a place there, so that no
 //! later waiter passes it, but it stays `Waiting` until it is granted a slot.
 //! A caller may be dropped in any state: `Limiter::cancel_waiter` then passes on what it owns.
@@ -98,6 +101,17 @@ pub(super) struct CallerWaiter {
 }
 
 impl CallerWaiter {
+    /// Makes the caller that takes the place of a job that is given back.
+    pub(super) fn rejected(state: WaiterState) -> Waiter {
+        Waiter::Caller(Self {
+            waker: None,
+            waiting_job: None,
+            state,
+            group: NO_GROUP,
+            is_reserver: false,
+        })
+    }
+
     /// Moves the caller to its next state. Returns the waker that must hear of the change.
     pub(super) fn advance(&mut self, next: WaiterState) -> Option<Waker> {
         debug_assert!(self.state.may_become(next), "{:?} -> {next:?}", self.state);
@@ -146,6 +160,9 @@ pub(super) struct Node {
     /// The job has started before, and lent its slot.
     pub(super) resumes: bool,
     pub(super) quota: Option<usize>,
+    /// The tag of the group, or `NO_GROUP`, of a job whose submitter waits for the start. A close gives
+    /// such a job back.
+    pub(super) submitter: Option<usize>,
     pub(super) waiter: Waiter,
 }
 
@@ -430,6 +447,7 @@ impl WaitList {
             nested,
             resumes,
             quota,
+            submitter: None,
             waiter,
         };
         let waiter_key = self.nodes.insert(node);

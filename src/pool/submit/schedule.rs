@@ -39,7 +39,7 @@ where
     yielded: bool,
     /// The place in the wait list (P3). A `u32`, so that the future stays small.
     waiter_key: Option<u32>,
-    /// The caller is a job of the pool, and the submitted job waits in the wait list (P3).
+    /// The caller is a job of the pool, and the submitted job has the place itself (P3).
     awaits_start: bool,
 }
 
@@ -60,7 +60,7 @@ where
 
     #[inline]
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, SubmitError<F>>> {
-        if self.waiter_key.is_some() || self.awaits_start {
+        if self.waiter_key.is_some() {
             return self.poll_again(cx);
         }
         assert!(!self.offered, "`schedule` polled after completion");
@@ -85,8 +85,10 @@ where
     /// Polls after the admission did not start the job.
     #[cold]
     fn poll_again(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, SubmitError<F>>> {
-        let Some(waiter_key) = self.waiter_key else { return self.poll_started(cx).map(Ok) };
-        let waiter_key = waiter_key as usize;
+        if self.awaits_start {
+            return self.poll_started(cx);
+        }
+        let waiter_key = self.waiter_key.expect("the future waits") as usize;
         let shared = self.submission.shared.clone();
         // Without budget the caller keeps its place, and what it was granted.
         let budget = ready!(coop::poll_proceed(cx));
@@ -94,7 +96,13 @@ where
             return Poll::Pending;
         }
         budget.made_progress();
-        self.waiter_key = None;
+        self.look_up(cx)
+    }
+
+    /// Hands in the job under the key in the wait list, or takes its refusal.
+    fn look_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, SubmitError<F>>> {
+        let waiter_key = self.waiter_key.take().expect("the future waits") as usize;
+        let shared = self.submission.shared.clone();
         let shard_id = shared.current_shard();
         let mut deferred = DeferredWakes::default();
         let outcome = shared.limiter.submit_granted(
@@ -122,9 +130,10 @@ where
                 self.waiter_key = Some(waiter_key as u32);
                 Poll::Pending
             }
-            AcquireOutcome::WaitingForStart => {
+            AcquireOutcome::WaitingForStart(waiter_key) => {
+                self.waiter_key = Some(waiter_key as u32);
                 self.awaits_start = true;
-                self.poll_started(cx).map(Ok)
+                self.poll_started(cx)
             }
             AcquireOutcome::Refused(kind) => Poll::Ready(Err(self.submission.take_refused(kind))),
             AcquireOutcome::RunInCaller
@@ -135,10 +144,15 @@ where
         }
     }
 
-    fn poll_started(&mut self, cx: &mut Context<'_>) -> Poll<S::Handle> {
-        ready!(self.submission.poll_started(cx));
+    /// Waits until the pool starts the job, or gives the job back.
+    fn poll_started(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, SubmitError<F>>> {
+        let is_given_back = ready!(self.submission.poll_started(cx));
         self.awaits_start = false;
-        Poll::Ready(self.submission.take_handle())
+        if is_given_back {
+            return self.look_up(cx);
+        }
+        self.waiter_key = None;
+        Poll::Ready(Ok(self.submission.take_handle()))
     }
 }
 
@@ -151,11 +165,10 @@ where
 {
     #[inline]
     fn drop(&mut self) {
-        if let Some(waiter_key) = self.waiter_key {
+        let Some(waiter_key) = self.waiter_key else { return };
+        // The key is the job's own, until the job is given back and leaves the key to its submitter.
+        if !self.awaits_start || self.submission.withdraw() {
             self.submission.shared.cancel_waiter(waiter_key as usize);
-        }
-        if self.awaits_start {
-            self.submission.withdraw();
         }
     }
 }
