@@ -391,7 +391,8 @@ impl Limiter {
                 let needs_wake = shard.push(job);
                 AcquireOutcome::Overflow { needs_wake, depth: shard.run_queue.len() }
             }
-            OnFull::Refuse | OnFull::RunInCaller | OnFull::Overflow { .. } => {
+            OnFull::Refuse => state.refuse(AcquireOutcome::Refused(list.full_kind())),
+            OnFull::RunInCaller | OnFull::Overflow { .. } => {
                 state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Full))
             }
         }
@@ -449,7 +450,7 @@ impl Limiter {
             Some(_) => state.enter_line(group, |state| {
                 state.enqueue_caller(list, quota, &mut waker, self.pool, true)
             }),
-            None => state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Full)),
+            None => state.refuse(AcquireOutcome::Refused(list.full_kind())),
         }
     }
 
@@ -744,6 +745,11 @@ impl Limiter {
     }
 
     // ----- settings and shutdown -----
+
+    /// Returns why a job of this quota has no room: the quota is used up, or the pool is full.
+    pub(crate) fn full_kind(&self, quota: Option<usize>) -> SubmitErrorKind {
+        self.state.lock().wait_list.list_for(quota).full_kind()
+    }
 
     pub(crate) fn add_quota(&self, limit: usize) -> usize {
         self.state.lock().wait_list.add_quota(limit)

@@ -190,6 +190,14 @@ impl List {
         matches!(self, Self::Main | Self::Resuming)
     }
 
+    /// Why a job that would have to wait in this list is refused.
+    pub(super) fn full_kind(self) -> SubmitErrorKind {
+        match self {
+            Self::Quota(_) => SubmitErrorKind::GroupFull,
+            _ => SubmitErrorKind::Full,
+        }
+    }
+
     pub(super) fn is_resuming(self) -> bool {
         matches!(self, Self::Resuming | Self::ResumingInQuota(_))
     }
