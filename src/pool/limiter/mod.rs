@@ -505,22 +505,23 @@ impl Limiter {
     // ----- callers in the wait list -----
 
     /// Returns the state of a waiting caller. If the state is `Waiting`, `waker` is woken at the
-    /// next change.
+    /// next change. A pause hides a granted slot.
     pub(crate) fn poll_waiter(&self, waiter_key: WaiterKey, waker: &Waker) -> WaiterState {
         let wakes =
             |caller: &CallerWaiter| caller.waker.as_ref().is_some_and(|old| old.will_wake(waker));
         let mut state = self.state.lock();
         set_waiting_job(&mut state, waiter_key, waiting_job(self.pool));
-        let caller = state.wait_list.caller(waiter_key);
-        if caller.state != WaiterState::Waiting || wakes(caller) {
-            return caller.state;
+        let waiter_state = pause::visible_state(&mut state, waiter_key);
+        let is_known = wakes(state.wait_list.caller(waiter_key));
+        if waiter_state != WaiterState::Waiting || is_known {
+            return waiter_state;
         }
         drop(state);
         // The clone is user code (L2). The state may change meanwhile, so it is read again.
         let waker = Some(waker.clone());
         let mut state = self.state.lock();
+        let waiter_state = pause::visible_state(&mut state, waiter_key);
         let caller = state.wait_list.caller(waiter_key);
-        let waiter_state = caller.state;
         let unused = match waiter_state {
             WaiterState::Waiting if failpoint("the first waker of a waiter stays") => waker,
             WaiterState::Waiting => std::mem::replace(&mut caller.waker, waker),

@@ -47,7 +47,7 @@
 //! |---|---|---|---|
 //! | `Waiting` | yes | yes | nothing; a part of its quota if in the main list |
 //! | `QueueGranted` | main, in the queue | no | its place in the queue, a part of its quota |
-//! | `SlotGranted` | no | no | a slot, a part of its quota |
+//! | `SlotGranted` | no | during a pause | a slot, a part of its quota |
 //! | `Closed`, `Rejected`, `Deadlock` | no | no | nothing |
 //!
 //! A job whose submitter waits for the start may be rejected like a caller: the job leaves the list, and
@@ -372,6 +372,18 @@ impl WaitList {
             Waiter::Caller(caller) => caller,
             Waiter::Job(..) => unreachable!("a caller's key names its own node"),
         }
+    }
+
+    /// Takes the wakers of callers that were granted a slot and looked during a pause.
+    pub(super) fn take_granted_wakers(&mut self) -> Vec<Waker> {
+        let keys: Vec<_> = self.nodes.iter().map(|(key, _)| key).collect();
+        let wakers = keys.into_iter().filter_map(|key| match &mut self.nodes[key].waiter {
+            Waiter::Caller(caller) if caller.state == WaiterState::SlotGranted => {
+                caller.waker.take()
+            }
+            _ => None,
+        });
+        wakers.collect()
     }
 
     /// Returns the waiter under `waiter_key`, if there is one and it stands in a list.
