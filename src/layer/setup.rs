@@ -79,6 +79,12 @@ impl LayerShared {
         self.group.is_none() && self.pool.shared().refuse_if_full()
     }
 
+    /// Returns why a call that waited in vain has no room.
+    pub(super) fn full_kind(&self) -> SubmitErrorKind {
+        let quota = self.group.as_ref().and_then(|group| group.job_group().quota());
+        self.pool.shared().limiter.full_kind(quota)
+    }
+
     /// Returns the pool for a call in its caller, which outlives the service.
     pub(super) fn pool_shared(&self) -> Arc<Shared> {
         self.pool.shared().clone()

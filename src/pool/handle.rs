@@ -9,8 +9,9 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Mutex;
 use std::task::{Context, Poll, ready};
+
+use sync_wrapper::SyncWrapper;
 
 use crate::error::{JobError, SubmitErrorKind};
 use crate::pool::job::{JobArc, OutputSink, RawJoinHandle};
@@ -53,9 +54,9 @@ pub struct JobHandle<T>(Inner<T>);
 
 enum Inner<T> {
     Pooled(RawJoinHandle<T>),
-    /// The output of a job that ran in its caller. The mutex is never locked: it makes the handle
-    /// `Sync` for any `T`.
-    Done(Mutex<Option<Result<T, JobError>>>),
+    /// The output of a job that ran in its caller. Boxed: the handles of jobs in the pool are small, and
+    /// are moved without a look at their kind.
+    Done(Option<Box<SyncWrapper<Result<T, JobError>>>>),
 }
 
 impl<T> JobHandle<T> {
@@ -116,7 +117,7 @@ impl<T> JobHandle<T> {
     }
 
     pub(crate) fn finished(output: Result<T, JobError>) -> Self {
-        Self(Inner::Done(Mutex::new(Some(output))))
+        Self(Inner::Done(Some(Box::new(SyncWrapper::new(output)))))
     }
 
     /// Waits until the job has left the wait list. Called by `AnywayGo`.
@@ -139,15 +140,12 @@ impl<T> Future for JobHandle<T> {
                 ready!(join.poll_done(cx));
                 let output = join.take();
                 // The cell is not needed any more, even if the handle is kept.
-                let taken = Inner::Done(Mutex::new(None));
-                if let Inner::Pooled(join) = std::mem::replace(&mut self.0, taken) {
+                if let Inner::Pooled(join) = std::mem::replace(&mut self.0, Inner::Done(None)) {
                     join.release_taken();
                 }
                 output
             }
-            Inner::Done(output) => {
-                output.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
-            }
+            Inner::Done(output) => output.take().map(|output| output.into_inner()),
         };
         budget.made_progress();
         Poll::Ready(output.expect("`JobHandle` polled after completion"))

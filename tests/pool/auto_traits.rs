@@ -203,14 +203,14 @@ fn a_refusal_keeps_its_reason_and_its_job() {
 #[test]
 fn each_refusal_has_a_text_of_its_own() {
     use SubmitErrorKind::*;
-    let kinds = [Full, Closed, GroupClosed, GroupFailed, RuntimeGone, WouldDeadlock];
+    let kinds = [Full, GroupFull, Closed, GroupClosed, GroupFailed, RuntimeGone, WouldDeadlock];
     let texts: std::collections::HashSet<_> = kinds.iter().map(|kind| kind.to_string()).collect();
     assert_eq!(texts.len(), kinds.len());
     assert!(WouldDeadlock.to_string().contains("deadlock"));
     assert!(RuntimeGone.to_string().contains("runtime"));
     for kind in kinds {
-        assert_eq!(kind.is_full(), kind == Full);
-        assert_eq!(kind.is_closed(), !matches!(kind, Full | WouldDeadlock));
+        assert_eq!(kind.is_full(), matches!(kind, Full | GroupFull));
+        assert_eq!(kind.is_closed(), !matches!(kind, Full | GroupFull | WouldDeadlock));
     }
 }
 

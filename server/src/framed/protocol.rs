@@ -90,8 +90,6 @@ pub(crate) struct SavedBytes {
     pub(super) partial_frame: bool,
     /// How many bytes of that frame the codec has taken.
     pub(super) consumed: usize,
-    /// The peer has ended its side.
-    pub(super) end: bool,
     /// The connection is closed for this reason, and lingers until the peer has gone.
     pub(super) lingers: Option<CloseReason>,
     /// Counts `output` against `send_buffer_total`.

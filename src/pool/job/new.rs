@@ -4,6 +4,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use crate::error::SubmitErrorKind;
 use crate::pool::context::PoolId;
@@ -18,6 +19,12 @@ use crate::trace::{JobSpan, Place};
 pub(crate) struct NewJob<F, S> {
     /// Stands for both references of a new cell: the token and the join handle (S6).
     job: RawJob,
+    types: PhantomData<fn(F, S)>,
+}
+
+/// The join handle of an admitted job, with the types of its cell.
+pub(crate) struct AdmittedJob<F: Future, S> {
+    pub(crate) join: RawJoinHandle<F::Output>,
     types: PhantomData<fn(F, S)>,
 }
 
@@ -56,11 +63,7 @@ where
 
     /// Admits the job. Returns the token for the pool and the join handle for the submitter.
     #[inline]
-    pub(crate) fn admit(
-        self,
-        sink: S,
-        slot_kind: SlotKind,
-    ) -> (Runnable, RawJoinHandle<F::Output>) {
+    pub(crate) fn admit(self, sink: S, slot_kind: SlotKind) -> (Runnable, AdmittedJob<F, S>) {
         // A new cell says `Plain`, so that the common kind costs no store.
         if slot_kind != SlotKind::Plain {
             self.job.set_slot_kind(slot_kind);
@@ -72,7 +75,7 @@ where
         let job = ManuallyDrop::new(self).job;
         // SAFETY: the cell was made for this output, and this is its one join handle.
         let join = unsafe { RawJoinHandle::new(JobArc(job)) };
-        (Runnable(job), join)
+        (Runnable(job), AdmittedJob { join, types: PhantomData })
     }
 
     /// Where the job was submitted.
@@ -96,5 +99,31 @@ impl<F, S> Drop for NewJob<F, S> {
     fn drop(&mut self) {
         // SAFETY: a job that was not admitted has the two references that `self` stands for (S6).
         unsafe { self.job.free() };
+    }
+}
+
+impl<F, S> AdmittedJob<F, S>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: OutputSink<F::Output>,
+{
+    /// Waits until the job has left the wait list: it starts, or it was given back.
+    pub(crate) fn poll_started(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.join.job().poll_started(cx));
+        if self.join.job().is_given_back() { self.join.poll_done(cx) } else { Poll::Ready(()) }
+    }
+
+    /// Takes the future of a job that was given back.
+    ///
+    /// # Panics
+    ///
+    /// If the job was not given back.
+    pub(crate) fn take_back(self) -> F {
+        let job = self.join.job();
+        assert!(job.is_given_back() && job.is_finished(), "a job that may run is not taken back");
+        // SAFETY: `allocate_job` made the cell for these types (S7), and the join handle keeps it (S6).
+        // The job is complete, and it left the wait list without a poll.
+        unsafe { Cell::<F, S>::from_header(job.0.0).take_future() }
     }
 }

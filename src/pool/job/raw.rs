@@ -68,6 +68,7 @@ pub(super) struct VTable {
     pub(super) cancel: unsafe fn(NonNull<Header>) -> End,
     pub(super) visit_panic: unsafe fn(NonNull<Header>, PanicVisitor<'_>),
     pub(super) discard: unsafe fn(NonNull<Header>),
+    pub(super) give_back: unsafe fn(NonNull<Header>),
     pub(super) publish: unsafe fn(NonNull<Header>),
     /// The second pointer is to an `Option<Result<F::Output, JobError>>`.
     pub(super) take_output: unsafe fn(NonNull<Header>, *mut ()),
@@ -104,6 +105,7 @@ where
         cancel: Self::cancel,
         visit_panic: Self::visit_panic,
         discard: Self::discard,
+        give_back: Self::give_back,
         publish: Self::publish,
         take_output: Self::take_output,
         free: Self::free,
@@ -168,9 +170,9 @@ where
     ///
     /// # Safety
     ///
-    /// The caller holds the token, and the job was never polled.
+    /// The caller holds the token, or the join handle of a complete job. The job was never polled.
     pub(super) unsafe fn take_future(&self) -> F {
-        // SAFETY: `stage` belongs to the token's holder (S2), and no poll has pinned the future (S3).
+        // SAFETY: `stage` belongs to the caller (S2), and no poll has pinned the future (S3).
         match self.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) }) {
             Stage::Future(future) => future,
             Stage::Ended(_) | Stage::Taken => unreachable!("the future is taken out once"),
@@ -315,6 +317,19 @@ where
         }
     }
 
+    /// Tells the sink that the job was never submitted, and leaves the future to the join handle.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the token and gives it up. The job was never polled.
+    unsafe fn give_back(ptr: NonNull<Header>) {
+        // SAFETY: the caller's contract is the same.
+        unsafe { Self::discard(ptr) };
+        // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7), and the
+        // caller gives up `stage`.
+        unsafe { Self::from_header(ptr).complete() }
+    }
+
     /// Passes the output on: to the sink if that wants it, otherwise to the join handle.
     ///
     /// # Safety
@@ -348,13 +363,24 @@ where
             // SAFETY: `stage` belongs to the token's holder (S2).
             unsafe { cell.drop_output() };
         }
-        let before = cell.header.state.complete();
+        // SAFETY: the caller has the right to `stage`, and gives it up.
+        unsafe { cell.complete() }
+    }
+
+    /// Sets `COMPLETE`, and wakes the join handle.
+    ///
+    /// # Safety
+    ///
+    /// `stage` belongs to the caller, who gives it up.
+    #[inline]
+    unsafe fn complete(&self) {
+        let before = self.header.state.complete();
         if before.is_join_dropped() {
             // SAFETY: the join handle left `stage` to the completing thread (S10).
-            unsafe { cell.drop_output() };
+            unsafe { self.drop_output() };
         }
         if before.has_join_waker() {
-            cell.header.join_waker.with(|waker| {
+            self.header.join_waker.with(|waker| {
                 // SAFETY: `complete` found `JOIN_WAKER`: from now on both sides only read (S4).
                 catch_panic(|| unsafe { (*waker).as_ref().map(Waker::wake_by_ref) })
             });
@@ -365,7 +391,7 @@ where
     ///
     /// # Safety
     ///
-    /// `stage` belongs to the caller, and is not `Future`.
+    /// `stage` belongs to the caller, and no poll has pinned the future if it is `Future`.
     unsafe fn drop_output(&self) {
         // SAFETY: the caller vouches for the right to `stage`.
         let stage = self.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
@@ -384,9 +410,13 @@ where
         let cell = unsafe { Self::from_header(ptr) };
         // SAFETY: after `COMPLETE`, `stage` belongs to the join handle (S2).
         let stage = cell.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
-        if let Stage::Ended(output) = stage {
+        match stage {
             // SAFETY: the caller vouches for `out`.
-            unsafe { *out.cast::<Option<Result<F::Output, JobError>>>() = Some(output) };
+            Stage::Ended(output) => unsafe {
+                *out.cast::<Option<Result<F::Output, JobError>>>() = Some(output)
+            },
+            // The future of a refused job, which its submitter did not take.
+            stage => drop(catch_panic(|| drop(stage))),
         }
     }
 

@@ -267,6 +267,19 @@ impl Runnable {
         unsafe { (self.0.header().vtable.discard)(self.0.0) };
     }
 
+    /// Notes that the job is refused. Called under the limiter's lock, when the job leaves the wait list;
+    /// [`give_back`](Self::give_back) follows.
+    pub(crate) fn mark_given_back(&self) {
+        self.0.header().state.give_back();
+    }
+
+    /// Gives up the token of a job that is refused. The sink hears that no outcome comes; the submitter
+    /// takes the future out with the join handle.
+    pub(crate) fn give_back(self) {
+        // SAFETY: `self` is the token (S1), and the table belongs to this cell (S7).
+        unsafe { (self.0.header().vtable.give_back)(self.0.0) };
+    }
+
     /// Ends the job without a poll.
     pub(crate) fn cancel(&self) -> End {
         // SAFETY: `self` is the token (S1), and the table belongs to this cell (S7).
@@ -389,15 +402,19 @@ impl JobArc {
     }
 
     /// Takes the job out of the wait list, because the future that submitted it is dropped. A job that
-    /// has left the wait list already is aborted.
+    /// has started goes on.
     pub(crate) fn withdraw(&self) {
         let job = self.0;
-        let is_waiting = job.header().state.load().is_waiting();
         let reason = WithdrawReason::SubmitterDropped;
-        let withdrawn = is_waiting && job.scheduler().withdraw(job, job.waiter_key(), reason);
-        if !withdrawn && !failpoint("a dropped submit leaves its job") {
-            self.abort();
+        if job.header().state.load().is_waiting() && !failpoint("a dropped submit leaves its job") {
+            let _ = job.scheduler().withdraw(job, job.waiter_key(), reason);
         }
+    }
+
+    /// Whether the job left the wait list because it is refused. Exact for a job that does not stand in
+    /// the wait list any more.
+    pub(crate) fn is_given_back(&self) -> bool {
+        self.0.header().state.load().is_given_back()
     }
 
     /// Makes sure that the job does not start any more. Calls no scheduler, so it may be called under

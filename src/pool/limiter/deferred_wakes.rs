@@ -15,6 +15,7 @@ pub(crate) struct DeferredWakes {
     wakes: Few<Waker>,
     drops: Vec<Waker>,
     started: Few<Runnable>,
+    given_back: Vec<Runnable>,
     /// The pool has become idle, and a caller waits for that.
     pub(crate) idle: bool,
 }
@@ -92,11 +93,23 @@ impl DeferredWakes {
     /// Whether nothing was collected.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.wakes.is_empty() && self.started.is_empty() && self.drops.is_empty() && !self.idle
+        self.wakes.is_empty()
+            && self.started.is_empty()
+            && self.drops.is_empty()
+            && self.given_back.is_empty()
+            && !self.idle
     }
 
-    /// Wakes and drops all collected wakers. A waker that panics does not stop the others.
+    /// Collects a job that left the wait list because it is refused, and the waker of its submitter.
+    pub(super) fn give_back(&mut self, job: Runnable, waker: Option<Waker>) {
+        self.given_back.push(job);
+        self.wake(waker);
+    }
+
+    /// Gives back the refused jobs, then wakes and drops all collected wakers. A waker that panics does
+    /// not stop the others.
     pub(crate) fn wake_all(&mut self) {
+        std::mem::take(&mut self.given_back).into_iter().for_each(Runnable::give_back);
         let mut first = true;
         self.wakes.take_all(|waker| {
             if std::mem::take(&mut first) || !failpoint("only the first waker is called") {

@@ -213,8 +213,8 @@ pub(crate) enum AcquireOutcome {
     Enqueued,
     /// The caller waits under this key.
     Waiting(WaiterKey),
-    /// The job waits in the wait list, and its caller waits until the job starts.
-    WaitingForStart,
+    /// The job waits in the wait list under this key, and its caller waits until the job starts.
+    WaitingForStart(WaiterKey),
     /// The caller must run the job and then call [`Limiter::end_in_caller`].
     RunInCaller,
     /// A slot is reserved.
@@ -355,12 +355,7 @@ impl Limiter {
             }
         }
         match on_full {
-            OnFull::Wait(_) if waits_itself => {
-                match state.enqueue_job(list, pending, slot_kind, true) {
-                    AcquireOutcome::Enqueued => AcquireOutcome::WaitingForStart,
-                    refused => refused,
-                }
-            }
+            OnFull::Wait(_) if waits_itself => state.enqueue_nested_job(list, pending, slot_kind),
             OnFull::Wait(_) => state.enter_line(pending.group(), |state| {
                 state.enqueue_caller(list, quota, &mut waker, current, false)
             }),
@@ -389,7 +384,8 @@ impl Limiter {
                 let needs_wake = shard.push(job);
                 AcquireOutcome::Overflow { needs_wake, depth: shard.run_queue.len() }
             }
-            OnFull::Refuse | OnFull::RunInCaller | OnFull::Overflow { .. } => {
+            OnFull::Refuse => state.refuse(AcquireOutcome::Refused(list.full_kind())),
+            OnFull::RunInCaller | OnFull::Overflow { .. } => {
                 state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Full))
             }
         }
@@ -448,7 +444,7 @@ impl Limiter {
                 let current = current().filter(|job| job.is_of(self.pool));
                 state.enqueue_caller(list, quota, &mut waker, current, true)
             }),
-            None => state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Full)),
+            None => state.refuse(AcquireOutcome::Refused(list.full_kind())),
         }
     }
 
@@ -502,23 +498,24 @@ impl Limiter {
     // ----- callers in the wait list -----
 
     /// Returns the state of a waiting caller. If the state is `Waiting`, `waker` is woken at the
-    /// next change.
+    /// next change. A pause hides a granted slot.
     pub(crate) fn poll_waiter(&self, waiter_key: WaiterKey, waker: &Waker) -> WaiterState {
         let wakes =
             |caller: &CallerWaiter| caller.waker.as_ref().is_some_and(|old| old.will_wake(waker));
         let mut state = self.state.lock();
         let current = current().filter(|job| job.is_of(self.pool));
         set_waiting_job(&mut state, waiter_key, current.and_then(waiting_job));
-        let caller = state.wait_list.caller(waiter_key);
-        if caller.state != WaiterState::Waiting || wakes(caller) {
-            return caller.state;
+        let waiter_state = pause::visible_state(&mut state, waiter_key);
+        let is_known = wakes(state.wait_list.caller(waiter_key));
+        if waiter_state != WaiterState::Waiting || is_known {
+            return waiter_state;
         }
         drop(state);
         // The clone is user code (L2). The state may change meanwhile, so it is read again.
         let waker = Some(waker.clone());
         let mut state = self.state.lock();
+        let waiter_state = pause::visible_state(&mut state, waiter_key);
         let caller = state.wait_list.caller(waiter_key);
-        let waiter_state = caller.state;
         let unused = match waiter_state {
             WaiterState::Waiting if failpoint("the first waker of a waiter stays") => waker,
             WaiterState::Waiting => std::mem::replace(&mut caller.waker, waker),
@@ -548,7 +545,7 @@ impl Limiter {
         let mut state = self.lock_state();
         let quota = state.wait_list.node(waiter_key).quota;
         let slot_kind = SlotKind::for_quota(quota);
-        match state.wait_list.caller(waiter_key).state {
+        match pause::visible_state(&mut state, waiter_key) {
             WaiterState::SlotGranted => {
                 state.wait_list.remove_node(waiter_key);
                 state.slots_granted -= 1;
@@ -760,6 +757,11 @@ impl Limiter {
     }
 
     // ----- settings and shutdown -----
+
+    /// Returns why a job of this quota has no room: the quota is used up, or the pool is full.
+    pub(crate) fn full_kind(&self, quota: Option<usize>) -> SubmitErrorKind {
+        self.state.lock().wait_list.list_for(quota).full_kind()
+    }
 
     pub(crate) fn add_quota(&self, limit: usize) -> usize {
         self.state.lock().wait_list.add_quota(limit)

@@ -113,6 +113,28 @@ impl State {
         AcquireOutcome::Enqueued
     }
 
+    /// Puts the job of a caller that is a job of the pool in the wait list. The caller waits for the
+    /// start, and until then a close gives the job back.
+    pub(super) fn enqueue_nested_job(
+        &mut self,
+        list: List,
+        pending: &mut impl PendingJob,
+        slot_kind: SlotKind,
+    ) -> AcquireOutcome {
+        let group = pending.group();
+        if let Some(kind) = group.and_then(JobGroup::enter_line) {
+            return self.refuse(AcquireOutcome::Refused(kind));
+        }
+        let (tag, waiter_key) = (group.map_or(NO_GROUP, JobGroup::tag), self.wait_list.next_key());
+        match self.enqueue_job(list, pending, slot_kind, true) {
+            AcquireOutcome::Enqueued => {
+                self.wait_list.node(waiter_key).submitter = Some(tag);
+                AcquireOutcome::WaitingForStart(waiter_key)
+            }
+            refused => refused,
+        }
+    }
+
     /// Puts a caller of `group` in the wait list by `enqueue`, unless the group takes no more jobs.
     pub(super) fn enter_line(
         &mut self,

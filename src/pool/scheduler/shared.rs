@@ -361,7 +361,7 @@ impl Shared {
             AcquireOutcome::Refused(kind) => self.log_refused(kind),
             AcquireOutcome::Enqueued
             | AcquireOutcome::Waiting(_)
-            | AcquireOutcome::WaitingForStart => {
+            | AcquireOutcome::WaitingForStart(_) => {
                 if self.limiter.may_be_stuck() {
                     let mut deferred = DeferredWakes::default();
                     self.limiter.lend(shard_id, quota, &mut deferred);

@@ -33,7 +33,8 @@
 //!
 //! `schedule` inside a job of the pool is admitted to the wait list at once, if there is no room: the
 //! limiter may have to start the job while the submitter has no slot to be polled. The future then
-//! waits in `Admitted` until the job starts, and its `Drop` withdraws the job.
+//! waits in `Admitted` until the job starts, and its `Drop` withdraws the job. A close gives the job
+//! back: `take_job` then takes it out of the cell by the join handle.
 //!
 //! # Stages of a slot without a job
 //!

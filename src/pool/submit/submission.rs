@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use crate::error::{SubmitError, SubmitErrorKind};
 use crate::pool::Pool;
 use crate::pool::context::may_run_in_caller;
-use crate::pool::job::{self, JobGroup, NewJob, OutputSink, RawJoinHandle, Runnable, SlotKind};
+use crate::pool::job::{self, AdmittedJob, JobGroup, NewJob, OutputSink, Runnable, SlotKind};
 use crate::pool::limiter::counts::ReleaseReason;
 use crate::pool::limiter::wait_list::WaiterKey;
 use crate::pool::limiter::{AcquireOutcome, OnFull, PendingJob};
@@ -62,7 +62,7 @@ where
 enum Stage<F: Future, S> {
     Allocated(NewJob<F, S>),
     /// With the job's index in its group.
-    Admitted(RawJoinHandle<F::Output>, usize),
+    Admitted(AdmittedJob<F, S>, usize),
     Taken,
 }
 
@@ -82,7 +82,7 @@ where
     S: OutputSink<F::Output>,
 {
     #[track_caller]
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(shared: C, job: F, sink: S) -> Self {
         Self::from_place(shared, job, sink, Place::caller())
     }
@@ -91,7 +91,7 @@ where
     ///
     /// The job goes to its cell at once: it is moved once, and a future that waits stays small.
     #[track_caller]
-    #[inline]
+    #[inline(always)]
     pub(super) fn from_place(shared: C, job: F, sink: S, place: Place) -> Self {
         shared.ensure_runtime();
         let span = JobSpan::current(shared.config.propagate_span, place);
@@ -206,7 +206,8 @@ where
     fn take_job(&mut self) -> F {
         match std::mem::replace(&mut self.job, Stage::Taken) {
             Stage::Allocated(new_job) => new_job.take_back(),
-            Stage::Admitted(..) | Stage::Taken => unreachable!("a refused job is still here"),
+            Stage::Admitted(job, _) => job.take_back(),
+            Stage::Taken => unreachable!("a refused job is still here"),
         }
     }
 
@@ -214,24 +215,27 @@ where
     #[inline]
     pub(super) fn take_handle(&mut self) -> S::Handle {
         match std::mem::replace(&mut self.job, Stage::Taken) {
-            Stage::Admitted(join, index) => S::handle(join, index),
+            Stage::Admitted(job, index) => S::handle(job.join, index),
             _ => unreachable!("an admitted job has a join handle"),
         }
     }
 
-    /// Waits until the admitted job has left the wait list.
-    pub(super) fn poll_started(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match &self.job {
-            Stage::Admitted(join, _) => join.job().poll_started(cx),
+    /// Waits until the admitted job has left the wait list. Returns whether the job was given back.
+    pub(super) fn poll_started(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        match &mut self.job {
+            Stage::Admitted(job, _) => {
+                job.poll_started(cx).map(|()| job.join.job().is_given_back())
+            }
             _ => unreachable!("a job that waits for its start is admitted"),
         }
     }
 
-    /// Takes the admitted job back, because its submitter goes away. A job that has started is aborted.
-    pub(super) fn withdraw(&mut self) {
-        if let Stage::Admitted(join, _) = &self.job {
-            join.job().withdraw();
-        }
+    /// Takes the admitted job out of the wait list, because its submitter goes away. A job that has
+    /// started goes on. Returns whether the job was given back before.
+    pub(super) fn withdraw(&mut self) -> bool {
+        let Stage::Admitted(job, _) = &self.job else { return false };
+        job.join.job().withdraw();
+        job.join.job().is_given_back()
     }
 
     /// Returns the job for its caller to run. The limiter has counted the job as `in_caller`, and
@@ -268,8 +272,8 @@ where
         else {
             unreachable!("the job and its sink were here just now");
         };
-        let (job, join) = new_job.admit(sink, slot_kind);
-        self.job = Stage::Admitted(join, index);
+        let (job, admitted) = new_job.admit(sink, slot_kind);
+        self.job = Stage::Admitted(admitted, index);
         Ok(job)
     }
 
