@@ -6,8 +6,8 @@ use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use crate::error::SubmitErrorKind;
-use crate::pool::context::PoolId;
+use crate::error::{JobError, SubmitErrorKind};
+use crate::pool::context::{NO_POOL, PoolId};
 use crate::pool::job::join::RawJoinHandle;
 use crate::pool::job::raw::Cell;
 use crate::pool::job::refs::{JobArc, RawJob, Runnable};
@@ -37,6 +37,22 @@ where
     S: OutputSink<F::Output>,
 {
     NewJob { job: RawJob(Cell::<F, S>::allocate(future, span, pool)), types: PhantomData }
+}
+
+/// Makes the join handle of a job that ran in its caller and has ended. The output gets a cell, so that
+/// all handles are alike.
+pub(crate) fn finished_job<T, S>(output: Result<T, JobError>, sink: S) -> RawJoinHandle<T>
+where
+    T: Send + 'static,
+    S: OutputSink<T>,
+{
+    let span = JobSpan::current(false, Place::caller());
+    let new_job = allocate_job::<_, S>(std::future::pending::<T>(), span, NO_POOL);
+    // SAFETY: `new_job` has the token, and a `Pending` needs no drop.
+    unsafe { new_job.cell().finish_unpolled(output) };
+    let (token, admitted) = new_job.admit(sink, SlotKind::Overflow);
+    token.publish();
+    admitted.join
 }
 
 impl<F, S> NewJob<F, S>

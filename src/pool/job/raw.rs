@@ -260,6 +260,16 @@ where
         unsafe { self.finish(stage, output) }
     }
 
+    /// Ends a job that was never polled, whose future needs no drop.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the token, and the job has not ended.
+    pub(super) unsafe fn finish_unpolled(&self, output: Result<F::Output, JobError>) {
+        // SAFETY: the caller vouches for the token and for the future.
+        self.stage.with_mut(|stage| unsafe { self.finish(stage, output) });
+    }
+
     /// Puts the output in the place of a future that was dropped there.
     ///
     /// # Safety
