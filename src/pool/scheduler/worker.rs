@@ -217,7 +217,8 @@ impl Worker {
                 return TurnEnd::Empty;
             }
             if over || hands_over && !refilled {
-                return TurnEnd::Yield;
+                let lost = !over && failpoint("a worker that hands over does not come back");
+                return if lost { TurnEnd::Empty } else { TurnEnd::Yield };
             }
         }
     }
