@@ -262,7 +262,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.submission(job).try_schedule()
+        Submission::try_schedule(&**self.shared(), job, StoreOutput)
     }
 
     /// Runs a job in the pool, or beyond the pool's size if the pool is full.

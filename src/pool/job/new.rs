@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use crate::error::SubmitErrorKind;
@@ -12,11 +13,11 @@ use crate::pool::job::refs::{JobArc, RawJob, Runnable};
 use crate::pool::job::{JobScheduler, OutputSink, SlotKind};
 use crate::trace::{JobSpan, Place};
 
-/// A job in a cell of its own, with both its token and its join handle. The submitter can still take
-/// the future out again.
-pub(crate) struct NewJob<F: Future, S> {
-    job: Runnable,
-    join: RawJoinHandle<F::Output>,
+/// A job in a cell of its own that no other owner has. The submitter can still take the future out
+/// again.
+pub(crate) struct NewJob<F, S> {
+    /// Stands for both references of a new cell: the token and the join handle (S6).
+    job: RawJob,
     types: PhantomData<fn(F, S)>,
 }
 
@@ -28,10 +29,7 @@ where
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
-    let job = RawJob(Cell::<F, S>::allocate(future, span, pool));
-    // SAFETY: the cell was made for this output just now, and gets no other join handle.
-    let join = unsafe { RawJoinHandle::new(JobArc(job)) };
-    NewJob { job: Runnable(job), join, types: PhantomData }
+    NewJob { job: RawJob(Cell::<F, S>::allocate(future, span, pool)), types: PhantomData }
 }
 
 impl<F, S> NewJob<F, S>
@@ -52,7 +50,8 @@ where
     /// Counts the job in with its sink, which may refuse the job. Called right before `admit`.
     #[inline]
     pub(crate) fn enter(&self, sink: &mut S) -> Result<usize, SubmitErrorKind> {
-        sink.on_admit(Some(self.join.job()))
+        // A reference that is not counted: the cell has its own for as long (S6).
+        sink.on_admit(Some(&ManuallyDrop::new(JobArc(self.job))))
     }
 
     /// Admits the job. Returns the token for the pool and the join handle for the submitter.
@@ -64,13 +63,16 @@ where
     ) -> (Runnable, RawJoinHandle<F::Output>) {
         // A new cell says `Plain`, so that the common kind costs no store.
         if slot_kind != SlotKind::Plain {
-            self.job.ptr().set_slot_kind(slot_kind);
+            self.job.set_slot_kind(slot_kind);
         }
         if S::DROPPED_AT_END {
             // SAFETY: `self` has the token of the job, which is not complete.
             unsafe { self.cell().set_sink(sink) };
         }
-        (self.job, self.join)
+        let job = ManuallyDrop::new(self).job;
+        // SAFETY: the cell was made for this output, and this is its one join handle.
+        let join = unsafe { RawJoinHandle::new(JobArc(job)) };
+        (Runnable(job), join)
     }
 
     /// Where the job was submitted.
@@ -85,7 +87,14 @@ where
     }
 
     fn cell(&self) -> &Cell<F, S> {
-        // SAFETY: `allocate_job` made the cell for these types (S7), and the token is still here (S6).
-        unsafe { Cell::from_header(self.job.ptr().0) }
+        // SAFETY: `allocate_job` made the cell for these types (S7), and `self` owns it (S6).
+        unsafe { Cell::from_header(self.job.0) }
+    }
+}
+
+impl<F, S> Drop for NewJob<F, S> {
+    fn drop(&mut self) {
+        // SAFETY: a job that was not admitted has the two references that `self` stands for (S6).
+        unsafe { self.job.free() };
     }
 }

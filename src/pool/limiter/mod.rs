@@ -179,9 +179,6 @@ pub(crate) enum OnFull<'a> {
 
 /// A job on offer. `submit::submission` implements it, so the limiter knows no job types.
 pub(crate) trait PendingJob {
-    /// Allocates the job's cell. Called without a lock (L2).
-    fn prepare(&mut self);
-
     /// The group that the job belongs to.
     fn group(&self) -> Option<&dyn JobGroup>;
 
@@ -282,11 +279,8 @@ impl Limiter {
         quota: Option<usize>,
         on_full: OnFull<'_>,
     ) -> AcquireOutcome {
-        if matches!(on_full, OnFull::Refuse) && quota.is_none() && self.refuse_if_full() {
-            return AcquireOutcome::Refused(SubmitErrorKind::Full);
-        }
-        pending.prepare();
-        if quota.is_none() {
+        // Without the lock the flags are a hint: the state lock decides for those that pass by.
+        if quota.is_none() && !self.flags.is_set_in_lock(NO_SLOTS) {
             let mut shard = self.shards[shard_id].lock();
             if shard.free_slots > 0 && !self.flags.is_set_in_lock(CLOSED) {
                 shard.counters.submitted += 1;
@@ -326,10 +320,11 @@ impl Limiter {
         quota: Option<usize>,
         on_full: OnFull<'_>,
     ) -> AcquireOutcome {
-        let is_nested = current().is_some_and(|job| job.is_of(self.pool) && !job.blocks);
+        let current = current().filter(|job| job.is_of(self.pool));
+        let waits_itself = current.is_some_and(|job| !job.blocks);
         // Cloned before the lock and, if no wait takes it, dropped after the lock (L2).
         let mut waker = match on_full {
-            OnFull::Wait(waker) if !is_nested => Some(waker.clone()),
+            OnFull::Wait(waker) if !waits_itself => Some(waker.clone()),
             _ => None,
         };
         let mut state = self.lock_state();
@@ -356,20 +351,20 @@ impl Limiter {
                 return start(&mut shard, job);
             }
             if state.wait_list.has_queue_room() {
-                return state.enqueue_job(list, pending, slot_kind, self.pool);
+                return state.enqueue_job(list, pending, slot_kind, current.is_some());
             }
         }
         match on_full {
-            OnFull::Wait(_) if is_nested => {
-                match state.enqueue_job(list, pending, slot_kind, self.pool) {
+            OnFull::Wait(_) if waits_itself => {
+                match state.enqueue_job(list, pending, slot_kind, true) {
                     AcquireOutcome::Enqueued => AcquireOutcome::WaitingForStart,
                     refused => refused,
                 }
             }
             OnFull::Wait(_) => state.enter_line(pending.group(), |state| {
-                state.enqueue_caller(list, quota, &mut waker, self.pool, false)
+                state.enqueue_caller(list, quota, &mut waker, current, false)
             }),
-            OnFull::Commit => state.enqueue_job(list, pending, slot_kind, self.pool),
+            OnFull::Commit => state.enqueue_job(list, pending, slot_kind, current.is_some()),
             OnFull::RunInCaller if !state.paused => match pending.admit_in_caller() {
                 Ok(()) => {
                     state.in_caller += 1;
@@ -450,7 +445,8 @@ impl Limiter {
         }
         match waker {
             Some(_) => state.enter_line(group, |state| {
-                state.enqueue_caller(list, quota, &mut waker, self.pool, true)
+                let current = current().filter(|job| job.is_of(self.pool));
+                state.enqueue_caller(list, quota, &mut waker, current, true)
             }),
             None => state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Full)),
         }
@@ -465,7 +461,6 @@ impl Limiter {
         pending: &mut impl PendingJob,
         quota: Option<usize>,
     ) -> AcquireOutcome {
-        pending.prepare();
         let mut shard = self.shards[shard_id].lock();
         if self.flags.is_set_in_lock(CLOSED) {
             return AcquireOutcome::Refused(self.closed_kind());
@@ -512,7 +507,8 @@ impl Limiter {
         let wakes =
             |caller: &CallerWaiter| caller.waker.as_ref().is_some_and(|old| old.will_wake(waker));
         let mut state = self.state.lock();
-        set_waiting_job(&mut state, waiter_key, waiting_job(self.pool));
+        let current = current().filter(|job| job.is_of(self.pool));
+        set_waiting_job(&mut state, waiter_key, current.and_then(waiting_job));
         let caller = state.wait_list.caller(waiter_key);
         if caller.state != WaiterState::Waiting || wakes(caller) {
             return caller.state;
@@ -728,6 +724,23 @@ impl Limiter {
                 state.counters.ended += 1;
                 state.release(shard_id, slot_kind.quota(), deferred);
             }
+        }
+        state.check_idle(deferred);
+    }
+
+    /// Counts jobs that completed with plain slots, and passes their slots on.
+    #[cold]
+    pub(crate) fn release_completed(
+        &self,
+        shard_id: ShardId,
+        slots: usize,
+        deferred: &mut DeferredWakes,
+    ) {
+        let mut state = self.lock_state();
+        state.counters.completed += slots as u64;
+        state.counters.ended += slots as u64;
+        for _ in 0..slots {
+            state.release(shard_id, None, deferred);
         }
         state.check_idle(deferred);
     }

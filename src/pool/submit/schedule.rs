@@ -53,8 +53,7 @@ where
     #[track_caller]
     #[inline]
     pub(crate) fn new(shared: C, job: F, sink: S) -> Self {
-        // A cell from the start: the job is moved once, and a future that waits stays small.
-        let submission = Submission::allocated(shared, job, sink);
+        let submission = Submission::new(shared, job, sink);
         Self { submission, offered: false, yielded: false, waiter_key: None, awaits_start: false }
     }
 
@@ -90,21 +89,31 @@ where
         let shared = self.submission.shared.clone();
         // Without budget the caller keeps its place, and what it was granted.
         let budget = ready!(coop::poll_proceed(cx));
-        if shared.limiter.poll_waiter(waiter_key, cx.waker()) == WaiterState::Waiting {
-            return Poll::Pending;
-        }
-        budget.made_progress();
-        self.waiter_key = None;
         let shard_id = shared.current_shard();
         let mut deferred = DeferredWakes::default();
-        let outcome = shared.limiter.submit_granted(
-            shard_id,
-            waiter_key,
-            &mut self.submission,
-            &mut deferred,
-        );
+        let outcome = loop {
+            let outcome = shared.limiter.submit_granted(
+                shard_id,
+                waiter_key,
+                &mut self.submission,
+                &mut deferred,
+            );
+            // Most wake-ups bring something. Only a caller that still waits leaves its waker again.
+            if !matches!(outcome, AcquireOutcome::Waiting(_)) {
+                break outcome;
+            }
+            if shared.limiter.poll_waiter(waiter_key, cx.waker()) == WaiterState::Waiting {
+                return Poll::Pending;
+            }
+        };
+        budget.made_progress();
+        self.waiter_key = None;
         shared.run_deferred(shard_id, deferred);
-        self.conclude(shared.after_submit(shard_id, None, outcome), cx)
+        let outcome = shared.after_submit(shard_id, None, outcome);
+        if let AcquireOutcome::Started { .. } = outcome {
+            return Poll::Ready(Ok(self.submission.take_handle()));
+        }
+        self.conclude(outcome, cx)
     }
 
     /// Turns the limiter's outcome into the result of this poll.

@@ -60,8 +60,6 @@ where
 }
 
 enum Stage<F: Future, S> {
-    /// The job, and where it was submitted.
-    Future(F, Place),
     Allocated(NewJob<F, S>),
     /// With the job's index in its group.
     Admitted(RawJoinHandle<F::Output>, usize),
@@ -90,27 +88,29 @@ where
     }
 
     /// As [`new`](Self::new), for a future that was made at `place`.
+    ///
+    /// The job goes to its cell at once: it is moved once, and a future that waits stays small.
     #[track_caller]
     #[inline]
     pub(super) fn from_place(shared: C, job: F, sink: S, place: Place) -> Self {
         shared.ensure_runtime();
-        Self { job: Stage::Future(job, place), sink: Some(sink), shared }
-    }
-
-    /// Allocates the job's cell at once. A wait then keeps the job out of the caller's future.
-    #[track_caller]
-    #[inline]
-    pub(super) fn allocated(shared: C, job: F, sink: S) -> Self {
-        shared.ensure_runtime();
-        let span = JobSpan::current(shared.config.propagate_span, Place::caller());
+        let span = JobSpan::current(shared.config.propagate_span, place);
         let new_job = job::allocate_job(job, span, shared.id());
         Self { job: Stage::Allocated(new_job), sink: Some(sink), shared }
     }
 
-    /// Admits the job, or gives the job back at once.
+    /// Admits the job, or gives the job back at once. A full pool refuses without an allocation.
+    #[track_caller]
     #[inline]
-    pub(crate) fn try_schedule(self) -> Result<S::Handle, SubmitError<F>> {
-        self.submit(OnFull::Refuse)
+    pub(crate) fn try_schedule(shared: C, job: F, sink: S) -> Result<S::Handle, SubmitError<F>> {
+        let decides_alone =
+            |group: &dyn JobGroup| group.quota().is_none() && group.refusal().is_none();
+        shared.ensure_runtime();
+        if sink.group().is_none_or(decides_alone) && shared.limiter.refuse_if_full() {
+            shared.log_refused(SubmitErrorKind::Full);
+            return Err(SubmitError::new(SubmitErrorKind::Full, job));
+        }
+        Self::new(shared, job, sink).submit(OnFull::Refuse)
     }
 
     /// Admits the job beyond the size if the pool is full, up to the pool's overflow limit.
@@ -192,7 +192,6 @@ where
     /// Where a job that was not admitted yet was submitted.
     fn place(&self) -> Place {
         match &self.job {
-            Stage::Future(_, place) => *place,
             Stage::Allocated(new_job) => new_job.place(),
             Stage::Admitted(..) | Stage::Taken => unreachable!("an admitted job has its place"),
         }
@@ -206,7 +205,6 @@ where
     /// Returns the job after a refusal.
     fn take_job(&mut self) -> F {
         match std::mem::replace(&mut self.job, Stage::Taken) {
-            Stage::Future(job, _) => job,
             Stage::Allocated(new_job) => new_job.take_back(),
             Stage::Admitted(..) | Stage::Taken => unreachable!("a refused job is still here"),
         }
@@ -255,14 +253,6 @@ where
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
-    #[inline]
-    fn prepare(&mut self) {
-        if let Stage::Future(_, place) = self.job {
-            let span = JobSpan::current(self.shared.config.propagate_span, place);
-            self.job = Stage::Allocated(job::allocate_job(self.take_job(), span, self.shared.id()));
-        }
-    }
-
     fn group(&self) -> Option<&dyn JobGroup> {
         self.sink.as_ref().and_then(S::group)
     }
@@ -270,7 +260,7 @@ where
     #[inline]
     fn admit(&mut self, slot_kind: SlotKind) -> Result<Runnable, SubmitErrorKind> {
         let (Stage::Allocated(new_job), Some(sink)) = (&self.job, &mut self.sink) else {
-            unreachable!("the limiter prepares a job and then admits it once");
+            unreachable!("the limiter admits a job once");
         };
         let index = new_job.enter(sink)?;
         let (Stage::Allocated(new_job), Some(sink)) =
