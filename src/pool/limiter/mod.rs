@@ -16,7 +16,6 @@
 //! The room imports nothing from `scheduler`, `submit` or `group`.
 //!
 //! # Files
-//!
 //! | file | content |
 //! |---|---|
 //! | `mod` | [`Limiter`] with its entry points |
@@ -31,7 +30,6 @@
 //! | `deferred_wakes` | wakers and jobs that are run after the locks |
 //!
 //! # Data and locks
-//!
 //! * Each **shard lock** protects that shard's free slots, run queue, suspended jobs and counters.
 //!   A submitter that finds a free slot in its own shard needs this lock alone. So does the end of
 //!   a job while no flag asks for more. These are the fast paths.
@@ -41,7 +39,6 @@
 //!   `IDLE_WAITERS`, `CANCELLING`, `RUNTIME_GONE`, and the derived `FULL`.
 //!
 //! # The life of a slot
-//!
 //! ```text
 //!               admit, reserve
 //!   ┌──────┐ ───────────────────▶ ┌───────────────────────────────────────┐
