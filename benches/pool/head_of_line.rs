@@ -30,7 +30,7 @@ pub type Run = fn(u64) -> Histogram<u64>;
 pub const ARMS: [(&str, Run); 3] = [
     ("semaphore", measure::<Gated>),
     ("kanal", measure::<Workers<Kanal>>),
-    ("millpond", measure::<Millpond>),
+    ("millpond", measure::<Millpond<false>>),
 ];
 
 /// The time from submission to start of each job, in ns. One thread has no second one to take

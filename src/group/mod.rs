@@ -228,7 +228,7 @@ impl<T: Send + 'static> Group<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        self.submission(job).try_schedule()
+        Submission::try_schedule(&*self.state.shared, job, MemberSink::new(&self.state))
     }
 
     /// Runs a job of the group, beyond the size if the pool is full. The quota does not apply. See

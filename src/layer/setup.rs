@@ -5,9 +5,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::SubmitErrorKind;
+use crate::error::{SubmitError, SubmitErrorKind};
 use crate::group::{GroupHandle, MemberGuard};
-use crate::pool::{Pool, Reserver, Shared, Submission};
+use crate::pool::{JobHandle, Pool, Reserver, Shared, Submission};
 use crate::trace::event;
 
 #[derive(Clone)]
@@ -43,6 +43,15 @@ impl LayerShared {
         F::Output: Send + 'static,
     {
         Submission::new(&**self.pool.shared(), call, self.member())
+    }
+
+    /// Runs a call in the pool, or gives it back at once.
+    pub(super) fn try_schedule<F>(&self, call: F) -> Result<JobHandle<F::Output>, SubmitError<F>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        Submission::try_schedule(&**self.pool.shared(), call, self.member())
     }
 
     /// Returns the sink for one call.

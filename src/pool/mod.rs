@@ -192,7 +192,7 @@ impl Pool {
     #[doc(alias = "acquire")]
     #[doc(alias = "backpressure")]
     #[track_caller]
-    #[inline]
+    #[inline(always)]
     pub fn schedule<F>(&self, job: F) -> Schedule<'_, F>
     where
         F: Future + Send + 'static,
@@ -262,7 +262,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.submission(job).try_schedule()
+        Submission::try_schedule(&**self.shared(), job, StoreOutput)
     }
 
     /// Runs a job in the pool, or beyond the pool's size if the pool is full.

@@ -301,7 +301,9 @@ fn a_nested_submit_that_is_dropped_after_the_start_leaves_its_job_running() {
 }
 
 /// How the wait of a nested submit ends, and the refusal that comes of it.
-const CLOSES: [(fn(&Pool, &Group<()>, &Gate), SubmitErrorKind); 3] = [
+type Close = fn(&Pool, &Group<()>, &Gate);
+
+const CLOSES: [(Close, SubmitErrorKind); 3] = [
     (|pool, _, _| pool.close(), SubmitErrorKind::Closed),
     (|_, group, _| group.close(), SubmitErrorKind::GroupClosed),
     (|_, _, fails| fails.open(), SubmitErrorKind::GroupFailed),

@@ -137,7 +137,7 @@ use std::task::Waker;
 
 pub(crate) use crate::pool::job::alloc_cache::trim as trim_cache;
 pub(crate) use crate::pool::job::join::RawJoinHandle;
-pub(crate) use crate::pool::job::new::{AdmittedJob, NewJob, allocate_job};
+pub(crate) use crate::pool::job::new::{AdmittedJob, NewJob, allocate_job, finished_job};
 pub(crate) use crate::pool::job::refs::{AtomicJobSlot, JobArc, RawJob, Runnable};
 pub(crate) use crate::pool::job::state::SlotHold;
 

@@ -187,24 +187,39 @@ where
     unsafe fn poll(ptr: NonNull<Header>, cx: &mut Context<'_>) -> Step {
         // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7).
         let cell = unsafe { Self::from_header(ptr) };
-        let output = cell.stage.with_mut(|stage| {
+        cell.stage.with_mut(|stage| {
             // SAFETY: `stage` belongs to the token's holder (S2).
             let Stage::Future(future) = (unsafe { &mut *stage }) else {
                 unreachable!("polled after its end")
             };
-            // SAFETY: the future stays in place until `end` drops it there (S3).
-            let future = unsafe { Pin::new_unchecked(future) };
-            match catch_unwind(AssertUnwindSafe(|| cell.span.in_scope(|| future.poll(cx)))) {
-                Ok(Poll::Pending) => None,
-                Ok(Poll::Ready(value)) => Some(Ok(value)),
-                Err(payload) => Some(Err(JobError::panicked(payload))),
+            let future: *mut F = future;
+            let mut output = None;
+            let polled = catch_unwind(AssertUnwindSafe(|| {
+                cell.span.in_scope(|| {
+                    // SAFETY: the future stays in place until it is dropped there (S3).
+                    let pinned = unsafe { Pin::new_unchecked(&mut *future) };
+                    let Poll::Ready(value) = pinned.poll(cx) else { return };
+                    output = Some(Ok(value));
+                    // SAFETY: the future is valid and pinned here (S3), and `finish` replaces it
+                    // without a second drop.
+                    unsafe { ptr::drop_in_place(future) };
+                })
+            }));
+            match (polled, output) {
+                (Ok(()), None) => Step::Pending,
+                // SAFETY: the caller holds the token, and the future was dropped above.
+                (Ok(()), Some(output)) => Step::Ended(unsafe { cell.finish(stage, output) }),
+                (Err(payload), None) => {
+                    // SAFETY: the caller holds the token, and `stage` is still the future.
+                    Step::Ended(unsafe { cell.end(stage, Err(JobError::panicked(payload))) })
+                }
+                (Err(payload), Some(output)) => {
+                    catch_panic(|| drop(output));
+                    // SAFETY: as above; a drop that panicked is not repeated.
+                    Step::Ended(unsafe { cell.finish(stage, Err(JobError::panicked(payload))) })
+                }
             }
-        });
-        match output {
-            None => Step::Pending,
-            // SAFETY: the caller holds the token, and `stage` is still the future.
-            Some(output) => Step::Ended(unsafe { cell.end(output) }),
-        }
+        })
     }
 
     /// Drops the future of a job that is to be cancelled.
@@ -216,51 +231,69 @@ where
         // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7).
         let cell = unsafe { Self::from_header(ptr) };
         // SAFETY: the caller holds the token, and a job that has not ended is a future.
-        unsafe { cell.end(Err(JobError::Cancelled)) }
+        cell.stage.with_mut(|stage| unsafe { cell.end(stage, Err(JobError::Cancelled)) })
     }
 
     /// Drops the future in place and puts the output there. A panic of that drop becomes the output.
     ///
     /// # Safety
     ///
-    /// The caller holds the token, and `stage` is `Future`.
-    unsafe fn end(&self, output: Result<F::Output, JobError>) -> End {
-        self.stage.with_mut(|stage| {
-            // SAFETY: `stage` belongs to the token's holder (S2).
-            let Stage::Future(future) = (unsafe { &mut *stage }) else {
-                unreachable!("ended twice")
-            };
-            let future: *mut F = future;
-            let dropped = catch_unwind(AssertUnwindSafe(|| {
-                // SAFETY: the future is valid and pinned here (S3); the write below replaces it
-                // without a second drop.
-                self.span.in_scope(|| unsafe { ptr::drop_in_place(future) })
-            }));
-            let output = match dropped {
-                Ok(()) => output,
-                Err(payload) => {
-                    catch_panic(|| drop(output));
-                    Err(JobError::panicked(payload))
-                }
-            };
-            if S::PUSHES {
-                self.sink.with_mut(|sink| {
-                    // SAFETY: `sink` belongs to the token's holder (S2).
-                    if let Some(sink) = unsafe { (*sink).as_mut() } {
-                        catch_panic(|| sink.inspect(&output));
-                    }
-                });
+    /// The caller holds the token, and `stage` is this cell's, and `Future`.
+    #[cold]
+    unsafe fn end(&self, stage: *mut Stage<F>, output: Result<F::Output, JobError>) -> End {
+        // SAFETY: `stage` belongs to the token's holder (S2).
+        let Stage::Future(future) = (unsafe { &mut *stage }) else { unreachable!("ended twice") };
+        let future: *mut F = future;
+        let dropped = catch_unwind(AssertUnwindSafe(|| {
+            // SAFETY: the future is valid and pinned here (S3); `finish` replaces it without a
+            // second drop.
+            self.span.in_scope(|| unsafe { ptr::drop_in_place(future) })
+        }));
+        let output = match dropped {
+            Ok(()) => output,
+            Err(payload) => {
+                catch_panic(|| drop(output));
+                Err(JobError::panicked(payload))
             }
-            let end = match &output {
-                Ok(_) => End::Completed,
-                Err(JobError::Cancelled) => End::Cancelled,
-                Err(JobError::Panicked(_)) => End::Panicked,
-            };
-            // SAFETY: `stage` is still ours (S2). Its old content was dropped above, so `=` must not
-            // drop that again.
-            unsafe { ptr::write(stage, Stage::Ended(output)) };
-            end
-        })
+        };
+        // SAFETY: the caller holds the token, and the future was dropped above.
+        unsafe { self.finish(stage, output) }
+    }
+
+    /// Ends a job that was never polled, whose future needs no drop.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the token, and the job has not ended.
+    pub(super) unsafe fn finish_unpolled(&self, output: Result<F::Output, JobError>) {
+        // SAFETY: the caller vouches for the token and for the future.
+        self.stage.with_mut(|stage| unsafe { self.finish(stage, output) });
+    }
+
+    /// Puts the output in the place of a future that was dropped there.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the token, `stage` is this cell's, and its future was dropped in place.
+    #[inline]
+    unsafe fn finish(&self, stage: *mut Stage<F>, output: Result<F::Output, JobError>) -> End {
+        if S::PUSHES {
+            self.sink.with_mut(|sink| {
+                // SAFETY: `sink` belongs to the token's holder (S2).
+                if let Some(sink) = unsafe { (*sink).as_mut() } {
+                    catch_panic(|| sink.inspect(&output));
+                }
+            });
+        }
+        let end = match &output {
+            Ok(_) => End::Completed,
+            Err(JobError::Cancelled) => End::Cancelled,
+            Err(JobError::Panicked(_)) => End::Panicked,
+        };
+        // SAFETY: `stage` is still ours (S2). Its old content was dropped by the caller, so `=` must
+        // not drop that again.
+        unsafe { ptr::write(stage, Stage::Ended(output)) };
+        end
     }
 
     /// Shows the panic that ended the job, if one did. The visitor runs inside the job's span.

@@ -136,7 +136,7 @@ impl RawJob {
     /// # Safety
     ///
     /// The caller gave up the last reference.
-    unsafe fn free(self) {
+    pub(super) unsafe fn free(self) {
         // SAFETY: the table belongs to this cell (S7), and no reference is left (S6).
         unsafe { (self.header().vtable.free)(self.0) }
     }
@@ -146,6 +146,31 @@ impl RawJob {
         if self.header().state.wake() {
             // The word held the token, and `wake` took it out (S1).
             self.scheduler().schedule(Runnable(self));
+        }
+    }
+
+    /// Makes a new job a waiting job. Called by the token's holder before the job is put into the wait
+    /// list, under the limiter's lock.
+    pub(super) fn enter_wait_list(
+        self,
+        scheduler: impl FnOnce() -> Arc<dyn JobScheduler>,
+        waiter_key: usize,
+    ) {
+        let header = self.header();
+        // Relaxed suffices: the release of `State::enter_wait_list` publishes the key.
+        header.waiter_key.store(waiter_key as u32, Relaxed);
+        self.set_scheduler(scheduler);
+        header.state.enter_wait_list();
+    }
+
+    /// Writes the scheduler, unless the job has one already. Called by the token's holder.
+    fn set_scheduler(self, scheduler: impl FnOnce() -> Arc<dyn JobScheduler>) {
+        let place = &self.header().scheduler;
+        // SAFETY: only the token's holder writes the field, so that holder may always read it (S5).
+        if place.with(|place| unsafe { (*place).is_none() }) {
+            let scheduler = scheduler();
+            // SAFETY: the job was neither idle nor waiting yet, so no other thread reads (S5).
+            place.with_mut(|place| unsafe { *place = Some(scheduler) });
         }
     }
 
@@ -297,21 +322,7 @@ impl Runnable {
         let Ok(suspended_key) = u32::try_from(suspended_key) else { std::process::abort() };
         // Relaxed suffices: only the token's holder uses the field (S2).
         self.0.header().suspended_key.store(suspended_key, Relaxed);
-        self.set_scheduler(scheduler);
-    }
-
-    /// Makes a new job a waiting job. Called before the job is put into the wait list, under the
-    /// limiter's lock.
-    pub(super) fn enter_wait_list(
-        &self,
-        scheduler: impl FnOnce() -> Arc<dyn JobScheduler>,
-        waiter_key: usize,
-    ) {
-        let header = self.0.header();
-        // Relaxed suffices: the release of `State::enter_wait_list` publishes the key.
-        header.waiter_key.store(waiter_key as u32, Relaxed);
-        self.set_scheduler(scheduler);
-        header.state.enter_wait_list();
+        self.0.set_scheduler(scheduler);
     }
 
     /// Makes a scheduled job that lent its slot a waiting job. Called before the job is put into the
@@ -327,17 +338,6 @@ impl Runnable {
     /// job received a slot.
     pub(crate) fn leave_wait_list(&self) {
         self.0.header().state.leave_wait_list();
-    }
-
-    /// Writes the scheduler, unless the job has one already.
-    fn set_scheduler(&self, scheduler: impl FnOnce() -> Arc<dyn JobScheduler>) {
-        let place = &self.0.header().scheduler;
-        // SAFETY: only the token's holder writes the field, so that holder may always read it (S5).
-        if place.with(|place| unsafe { (*place).is_none() }) {
-            let scheduler = scheduler();
-            // SAFETY: the job was neither idle nor waiting yet, so no other thread reads (S5).
-            place.with_mut(|place| unsafe { *place = Some(scheduler) });
-        }
     }
 
     /// Whether an abort has to wait.

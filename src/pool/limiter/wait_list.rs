@@ -392,6 +392,7 @@ impl WaitList {
     }
 
     /// Removes a node that stands in no list.
+    #[inline]
     pub(super) fn remove_node(&mut self, waiter_key: WaiterKey) -> Node {
         let node = self.nodes.remove(waiter_key);
         debug_assert!(node.list.is_none());
@@ -448,6 +449,7 @@ impl WaitList {
     }
 
     /// Puts a new waiter at the end of a list.
+    #[inline]
     pub(super) fn push(
         &mut self,
         list: List,
@@ -457,35 +459,42 @@ impl WaitList {
     ) -> WaiterKey {
         self.reservers += usize::from(waiter.is_reserver());
         self.last_nested += u64::from(is_nested);
-        let nested = if is_nested { self.last_nested } else { 0 };
-        let resumes = list.is_resuming();
         let node = Node {
-            prev: NONE,
+            prev: self.ends(list).tail,
             next: NONE,
-            list: None,
+            list: Some(list),
             in_queue: false,
-            nested,
-            resumes,
+            nested: if is_nested { self.last_nested } else { 0 },
+            resumes: list.is_resuming(),
             quota,
             submitter: None,
             waiter,
         };
+        let (prev, nested) = (node.prev, node.nested);
         let waiter_key = self.nodes.insert(node);
-        self.link(list, waiter_key);
+        self.linked(list, waiter_key, prev, nested);
         waiter_key
     }
 
     /// Puts a waiter that stands in no list at the end of one.
+    #[inline]
     pub(super) fn link(&mut self, list: List, waiter_key: WaiterKey) {
-        let tail = self.ends(list).tail;
+        let prev = self.ends(list).tail;
         let node = &mut self.nodes[waiter_key];
         debug_assert!(node.list.is_none());
-        (node.prev, node.next, node.list) = (tail, NONE, Some(list));
-        if tail != NONE {
-            self.nodes[tail].next = waiter_key;
+        (node.prev, node.next, node.list) = (prev, NONE, Some(list));
+        let nested = node.nested;
+        self.linked(list, waiter_key, prev, nested);
+    }
+
+    /// Completes the link of a node that knows its neighbours already.
+    #[inline]
+    fn linked(&mut self, list: List, waiter_key: WaiterKey, prev: WaiterKey, nested: u64) {
+        if prev != NONE {
+            self.nodes[prev].next = waiter_key;
         }
         let ends = self.ends_mut(list);
-        if tail == NONE {
+        if prev == NONE {
             ends.head = waiter_key;
         }
         ends.tail = waiter_key;
@@ -494,7 +503,6 @@ impl WaitList {
         if list == List::Main && self.first_unqueued == NONE {
             self.first_unqueued = waiter_key;
         }
-        let nested = self.nodes[waiter_key].nested;
         if list == List::Main && nested > 0 {
             self.nested.insert(nested, waiter_key);
         }
