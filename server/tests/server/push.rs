@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::support::chat::{Chat, fill_up, thousand};
-use crate::support::server::{Case, Client, closed_for, emptied, in_all_cases, no_time, parked};
+use crate::support::server::{
+    Case, Client, closed_for, emptied, in_all_cases, no_time, parked, unchanged,
+};
 use crate::support::*;
 use millpond_server::{CloseReason, Deadline, Server, SlowReader, TrySendError};
 use tokio::time::{Instant, sleep};
@@ -238,8 +240,9 @@ async fn a_handler_that_sends_to_nobody(case: Case) {
     let chat = Chat::new();
     let server = with_write_timeout(case, &chat);
     let mut client = case.connect_narrow(&server).await;
-    client.send("many 40000\n").await;
+    client.send("many 6000\n").await;
     eventually(|| chat.at_work().now() == 1).await;
+    unchanged(|| server.status().send_buffered).await;
     let start = Instant::now();
     while server.status().open > 0 {
         sleep(Duration::from_millis(100)).await;
@@ -261,11 +264,11 @@ async fn a_handler_that_sends_to_nobody(case: Case) {
 
     // One that reads slowly is not cut off.
     let mut client = case.connect_narrow(&server).await;
-    client.send("many 20000\n").await;
+    client.send("many 10000\n").await;
     for _ in 0..30 {
         no_time(client.read_exact(100_000)).await;
         sleep(LIMIT / 4).await;
     }
-    no_time(client.read_exact(20_000_000 - 30 * 100_000)).await;
+    no_time(client.read_exact(10_000_000 - 30 * 100_000)).await;
     client.ask("and then").await;
 }

@@ -381,7 +381,7 @@ where
     ///
     /// # Safety
     ///
-    /// `stage` belongs to the caller, who gives it up.
+    /// `stage` belongs to the caller, and the caller gives `stage` up.
     #[inline]
     unsafe fn complete(&self) {
         let before = self.header.state.complete();
