@@ -411,6 +411,14 @@ impl JobArc {
         }
     }
 
+    /// Takes the job out of the wait list, because the submitter's time is over. Returns whether the job is
+    /// given back; otherwise it has left the wait list before.
+    pub(crate) fn time_out(&self) -> bool {
+        let job = self.0;
+        let is_waiting = job.header().state.load().is_waiting();
+        is_waiting && job.scheduler().withdraw(job, job.waiter_key(), WithdrawReason::TimedOut)
+    }
+
     /// Whether the job left the wait list because it is refused. Exact for a job that does not stand in
     /// the wait list any more.
     pub(crate) fn is_given_back(&self) -> bool {

@@ -15,24 +15,20 @@ use std::task::{Context, Poll, ready};
 
 use tokio::task::coop;
 
-use crate::error::SubmitError;
+use crate::error::{SubmitError, SubmitErrorKind};
 use crate::pool::Pool;
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::OutputSink;
+use crate::pool::limiter::counts::LeaveReason;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::wait_list::{WaiterKey, WaiterState};
 use crate::pool::limiter::{AcquireOutcome, OnFull};
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::submission::{OwnedPool, PoolRef, Submission};
+use crate::sync::failpoint;
 
 /// `schedule` for any sink.
-pub(crate) struct ScheduleInner<C, F, S>
-where
-    C: PoolRef,
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-    S: OutputSink<F::Output>,
-{
+pub(crate) struct ScheduleInner<C: PoolRef, F: Future, S> {
     submission: Submission<C, F, S>,
     progress: Progress,
 }
@@ -166,6 +162,34 @@ where
         }
     }
 
+    pub(super) fn pool(&self) -> &C {
+        &self.submission.shared
+    }
+
+    /// Whether the job was offered and waits for room.
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self.progress, Progress::Waiting(_) | Progress::WaitingForStart(_))
+    }
+
+    /// Takes the waiting job back, because its time is over. Goes on with a job that has started by now.
+    pub(super) fn time_out(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S::Handle, SubmitError<F>>> {
+        match self.progress {
+            Progress::Waiting(waiter_key) if !failpoint("a wait in vain keeps its place") => {
+                let shared = &self.submission.shared;
+                shared.cancel_waiter(waiter_key, LeaveReason::TimedOut);
+            }
+            Progress::WaitingForStart(waiter_key) if !self.submission.time_out() => {
+                return self.poll_started(waiter_key, cx);
+            }
+            _ => {}
+        }
+        self.progress = Progress::Offered;
+        Poll::Ready(Err(self.submission.take_refused(SubmitErrorKind::TimedOut)))
+    }
+
     /// Waits until the pool starts the job, or gives the job back.
     fn poll_started(
         &mut self,
@@ -182,13 +206,7 @@ where
     }
 }
 
-impl<C, F, S> Drop for ScheduleInner<C, F, S>
-where
-    C: PoolRef,
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-    S: OutputSink<F::Output>,
-{
+impl<C: PoolRef, F: Future, S> Drop for ScheduleInner<C, F, S> {
     #[inline]
     fn drop(&mut self) {
         let waiter_key = match self.progress {
@@ -197,7 +215,7 @@ where
             Progress::WaitingForStart(waiter_key) if self.submission.withdraw() => waiter_key,
             _ => return,
         };
-        self.submission.shared.cancel_waiter(waiter_key);
+        self.submission.shared.cancel_waiter(waiter_key, LeaveReason::Dropped);
     }
 }
 
