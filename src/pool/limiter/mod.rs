@@ -759,11 +759,6 @@ impl Limiter {
 
     // ----- settings and shutdown -----
 
-    /// Returns why a job of this quota has no room: the quota is used up, or the pool is full.
-    pub(crate) fn full_kind(&self, quota: Option<usize>) -> SubmitErrorKind {
-        self.state.lock().wait_list.list_for(quota).full_kind()
-    }
-
     pub(crate) fn add_quota(&self, limit: usize) -> usize {
         self.state.lock().wait_list.add_quota(limit)
     }

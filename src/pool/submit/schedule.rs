@@ -44,7 +44,7 @@ enum Progress {
     /// The caller is a job of the pool, and the submitted job has this place itself (P3).
     WaitingForStart(WaiterKey),
     /// The job was offered to the limiter, and nothing waits.
-    Offered,
+    Done,
 }
 
 impl<C, F, S> ScheduleInner<C, F, S>
@@ -86,7 +86,7 @@ where
         // A loop that submits without a wait must yield to the other tasks of its thread.
         let budget = ready!(coop::poll_proceed(cx));
         budget.made_progress();
-        self.progress = Progress::Offered;
+        self.progress = Progress::Done;
         let outcome = self.submission.admit(OnFull::Wait(cx.waker()));
         Poll::Ready(match outcome {
             AcquireOutcome::Started { .. } => Ok(self.submission.take_handle()),
@@ -128,7 +128,7 @@ where
             }
         };
         budget.made_progress();
-        self.progress = Progress::Offered;
+        self.progress = Progress::Done;
         shared.run_deferred(shard_id, deferred);
         let outcome = shared.after_submit(shard_id, None, outcome);
         self.conclude(outcome, cx)
@@ -201,7 +201,7 @@ where
             self.progress = Progress::Waiting(waiter_key);
             return self.look_up(waiter_key, cx);
         }
-        self.progress = Progress::Offered;
+        self.progress = Progress::Done;
         Poll::Ready(Ok(self.submission.take_handle()))
     }
 }
