@@ -186,7 +186,7 @@ where
             }
             _ => {}
         }
-        self.progress = Progress::Offered;
+        self.progress = Progress::Done;
         Poll::Ready(Err(self.submission.take_refused(SubmitErrorKind::TimedOut)))
     }
 
