@@ -267,8 +267,8 @@ impl Runnable {
         unsafe { (self.0.header().vtable.discard)(self.0.0) };
     }
 
-    /// Notes that the job is refused. Called under the limiter's lock, when the job leaves the wait list;
-    /// [`give_back`](Self::give_back) follows.
+    /// Notes that the job is refused. Called when the job leaves the wait list: under the limiter's lock,
+    /// or by the thread of its submitter. [`give_back`](Self::give_back) follows.
     pub(crate) fn mark_given_back(&self) {
         self.0.header().state.give_back();
     }
