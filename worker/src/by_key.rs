@@ -5,8 +5,8 @@
 //! Each waiting message holds a place of `in_flight`, so the table is bounded by it.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -97,9 +97,10 @@ impl<R: Receipt> Claims<R> {
             sleep(tick).await;
             let asked_at = Instant::now();
             // All at once, so that a source can send them as one request.
-            let asked = self.due(asked_at, ack_wait).into_iter().map(|(key, extend)| async move {
-                (key, timeout(tick, extend).await)
-            });
+            let asked = self
+                .due(asked_at, ack_wait)
+                .into_iter()
+                .map(|(key, extend)| async move { (key, timeout(tick, extend).await) });
             for (key, answer) in join_all(asked).await {
                 match answer {
                     Ok(Ok(())) => self.extended(key, asked_at),

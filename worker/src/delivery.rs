@@ -92,12 +92,7 @@ impl<F> Processor<F> {
     }
 
     /// Runs the code and waits for its jobs. Returns when all of them have ended.
-    async fn attempt<M, Fut, R>(
-        &self,
-        counters: &Counters,
-        message: M,
-        claim: &Claim<R>,
-    ) -> Verdict
+    async fn attempt<M, Fut, R>(&self, counters: &Counters, message: M, claim: &Claim<R>) -> Verdict
     where
         F: Fn(M, Jobs) -> Fut,
         Fut: Future<Output = Result<(), Failure>>,
@@ -174,4 +169,3 @@ fn failure_of(error: GroupError<Result<(), Failure>>) -> Failure {
         Some(Ok(Ok(()))) | None => Failure::without_place("the job failed").of_job(index),
     }
 }
-

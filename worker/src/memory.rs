@@ -244,10 +244,7 @@ pub struct Claimed<T> {
 
 impl<T> Claimed<T> {
     /// Takes the message out and lets `f` say where it goes.
-    fn settle(
-        &mut self,
-        f: impl FnOnce(&mut State<T>, u64, Entry<T>),
-    ) -> Result<(), ReceiptError> {
+    fn settle(&mut self, f: impl FnOnce(&mut State<T>, u64, Entry<T>)) -> Result<(), ReceiptError> {
         let Some(queue) = self.queue.take() else { return Err(ReceiptError::Lost) };
         {
             let state = &mut *queue.state();

@@ -148,7 +148,11 @@ impl<S: Source> Worker<S> {
 
     fn check(&self) -> Result<(), ConfigError> {
         if !(1..=1_000_000).contains(&self.in_flight) {
-            return Err(ConfigError::new("in_flight", self.in_flight, "a number from 1 to 1000000"));
+            return Err(ConfigError::new(
+                "in_flight",
+                self.in_flight,
+                "a number from 1 to 1000000",
+            ));
         }
         if let Some(ack_wait) = self.source.ack_wait().filter(|wait| *wait < MIN_ACK_WAIT) {
             let accepted = "a duration of 60 ms or more";

@@ -1,0 +1,9 @@
+//! Sources on real brokers. Where a broker is not installed, its tests say so and pass.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[cfg(feature = "nats")]
+mod nats;
+#[cfg(feature = "redis")]
+mod redis;
