@@ -16,9 +16,9 @@
 //!                       └── the deadline is over, or an extension was refused ───────────▶ lost
 //! ```
 //!
-//! The deadline is the last confirmed extension plus the ack wait, from the moment when the worker
-//! asked. So the worker's deadline is never later than the broker's, for a broker that starts the
-//! ack wait when it delivers.
+//! The deadline is the ack wait after the moment when the worker asked: for the message, or for the
+//! extension that was confirmed last. So the worker's deadline is never later than the broker's. It
+//! also holds for a message that lay in a socket while the process was stopped.
 //!
 //! # Invariants
 //!
@@ -27,7 +27,8 @@
 //!   `a_late_success_is_no_ack`.
 //! - **W2, no settlement after the deadline.** [`Claims::take`] reads the clock itself. So a process
 //!   that was stopped does not settle what another has by now, even if its task runs before the
-//!   keeper. Test: `a_late_success_is_no_ack`.
+//!   keeper. A message that comes with its deadline over is not started. Tests:
+//!   `a_late_success_is_no_ack`, `a_message_that_is_too_old_is_not_started`.
 //! - **W3, the loser stops.** A claim that becomes lost cancels its token; the message's task drops
 //!   the code and cancels the jobs. Test: `a_refused_extension_cancels_the_jobs`.
 //! - **W4, one end.** Each inserted claim is counted by one [`End`], also if its task is dropped.
@@ -65,7 +66,7 @@ struct Table<R> {
 
 struct Held<R> {
     receipt: R,
-    /// When the worker asked for the extension that was confirmed last.
+    /// When the worker asked for the message, or for the extension that was confirmed last.
     asked_at: Instant,
     lost: CancellationToken,
 }
@@ -76,16 +77,30 @@ impl<R: Receipt> Claims<R> {
         Arc::new(Self { ack_wait, table, counters: Counters::default() })
     }
 
-    /// Puts a receipt into the table. Returns the claim for the message's task.
-    pub(crate) fn insert(self: &Arc<Self>, receipt: R, place: OwnedSemaphorePermit) -> Claim<R> {
+    /// Puts a receipt into the table. Returns the claim for the message's task. The message was
+    /// claimed after `asked_at`.
+    pub(crate) fn insert(
+        self: &Arc<Self>,
+        receipt: R,
+        asked_at: Instant,
+        place: OwnedSemaphorePermit,
+    ) -> Claim<R> {
         let deliveries = receipt.deliveries();
         let lost = CancellationToken::new();
-        let held = Held { receipt, asked_at: Instant::now(), lost: lost.clone() };
+        let held = Held { receipt, asked_at, lost: lost.clone() };
         let mut table = self.table();
         let key = table.next_key;
         table.next_key += 1;
         table.held.insert(key, held);
+        drop(table);
+        if self.is_over(asked_at) {
+            self.lose(key);
+        }
         Claim { claims: self.clone(), key, lost, deliveries, end: None, _place: place }
+    }
+
+    fn is_over(&self, asked_at: Instant) -> bool {
+        self.ack_wait.is_some_and(|ack_wait| asked_at.elapsed() >= ack_wait)
     }
 
     /// Extends the claims that are a third of the ack wait old, and ends those that are lost. Runs as
@@ -146,7 +161,7 @@ impl<R: Receipt> Claims<R> {
     /// Returns the receipt, unless the claim is lost.
     fn take(&self, key: u64) -> Option<R> {
         let held = self.table().held.remove(&key)?;
-        if self.ack_wait.is_some_and(|ack_wait| held.asked_at.elapsed() >= ack_wait) {
+        if self.is_over(held.asked_at) {
             held.receipt.abandon();
             return None;
         }

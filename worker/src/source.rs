@@ -27,7 +27,7 @@ pub trait Source: Send + 'static {
     ///
     /// # Errors
     ///
-    /// [`SourceError::Disconnected`] makes the worker call again, after a pause that grows to one
+    /// [`SourceError::Disconnected`] makes the worker call again, after a pause that grows to half a
     /// second. [`SourceError::Closed`] ends the worker.
     ///
     /// # Cancel safety

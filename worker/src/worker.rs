@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use millpond::{ConfigError, Pool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -223,8 +223,12 @@ where
         S: Source<Message = M, Receipt = R>,
     {
         let places = Arc::new(Semaphore::new(in_flight));
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut watch) = (FIRST_PAUSE, Watch::new(source.ack_wait()));
         while !self.shared.processor.pool.is_closed() {
+            if places.available_permits() == 0 {
+                // Nothing is asked of the broker meanwhile.
+                watch.asked_at = None;
+            }
             let place = tokio::select! {
                 biased;
                 () = token.cancelled() => return None,
@@ -234,15 +238,15 @@ where
             let fetched = tokio::select! {
                 biased;
                 () = token.cancelled() => return None,
-                fetched = source.next(room) => fetched,
+                fetched = watch.next(source, room) => fetched,
             };
             match fetched {
-                Ok(batch) => {
+                Ok((batch, asked_at)) => {
                     if pause > FIRST_PAUSE {
                         event!(INFO, messaging.system = source.system(), "broker is back");
                         pause = FIRST_PAUSE;
                     }
-                    self.start_all::<S>(source, batch, place, &places).await;
+                    self.start_all::<S>(source, batch, asked_at, place, &places).await;
                 }
                 Err(SourceError::Disconnected(_error)) => {
                     event!(WARN, messaging.system = source.system(), error = %_error, ?pause,
@@ -260,6 +264,7 @@ where
         &self,
         source: &S,
         batch: Batch<S>,
+        asked_at: Instant,
         place: OwnedSemaphorePermit,
         places: &Arc<Semaphore>,
     ) where
@@ -274,7 +279,7 @@ where
                 None => places.clone().acquire_owned().await.expect("it is never closed"),
             };
             let span = message_span(source, &receipt);
-            let claim = self.shared.claims.insert(receipt, place);
+            let claim = self.shared.claims.insert(receipt, asked_at, place);
             self.start(Item { message, claim, span });
         }
     }
@@ -331,6 +336,51 @@ where
     }
 }
 
+/// Knows a moment before which no message that comes now was claimed.
+///
+/// While a source waits, it is polled in each tick, a sixth of the ack wait. A message that comes was
+/// claimed after the last tick but one. If the process is stopped, that is long ago, and the message
+/// lay in a socket; even if the source is polled once more before the message is read.
+struct Watch {
+    tick: Option<Duration>,
+    /// The last tick and the one before. `None`: nothing was asked of the broker before now.
+    asked_at: Option<(Instant, Instant)>,
+}
+
+impl Watch {
+    fn new(ack_wait: Option<Duration>) -> Self {
+        Self { tick: ack_wait.map(|ack_wait| ack_wait / 6), asked_at: None }
+    }
+
+    /// Notes that a poll begins. Returns the moment of the last tick but one.
+    fn note(&mut self) -> Instant {
+        let now = Instant::now();
+        let (last, before) = self.asked_at.get_or_insert((now, now));
+        if now - *last >= self.tick.unwrap_or_default() / 2 {
+            (*before, *last) = (*last, now);
+        }
+        *before
+    }
+
+    /// Calls `next` of a source. Returns also the moment after which the batch was claimed.
+    async fn next<S: Source>(
+        &mut self,
+        source: &mut S,
+        room: NonZeroUsize,
+    ) -> Result<(Batch<S>, Instant), SourceError> {
+        let Some(tick) = self.tick else {
+            return source.next(room).await.map(|batch| (batch, Instant::now()));
+        };
+        let mut next = std::pin::pin!(source.next(room));
+        loop {
+            let asked_at = self.note();
+            if let Ok(fetched) = timeout(tick, &mut next).await {
+                return fetched.map(|batch| (batch, asked_at));
+            }
+        }
+    }
+}
+
 /// The pauses between attempts to reach the broker.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);

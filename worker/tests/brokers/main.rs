@@ -7,3 +7,11 @@ mod support;
 mod nats;
 #[cfg(feature = "redis")]
 mod redis;
+
+// Tests that are the same for both.
+#[cfg(all(feature = "nats", feature = "redis"))]
+mod ledger;
+#[cfg(all(feature = "nats", feature = "redis"))]
+mod processes;
+#[cfg(all(feature = "nats", feature = "redis"))]
+mod queue;

@@ -45,6 +45,40 @@ async fn a_late_success_is_no_ack() {
         async { Ok(()) }
     })
     .await;
+    // The second delivery may be too old as well: it was fetched across the same stop.
+    assert!(report.lost >= 1 && report.acked == 1, "{report:?}");
+    assert_eq!(report.fetched, report.lost + 1);
+}
+
+/// W2: the thread stood still while a message was on its way.
+#[tokio::test]
+async fn a_message_that_is_too_old_is_not_started() {
+    let queue = Queue::new(millis(300));
+    let started = Arc::new(AtomicUsize::new(0));
+    let starts = started.clone();
+    let publish = async {
+        // The worker waits in the queue by now.
+        tokio::time::sleep(millis(50)).await;
+        queue.publish(0);
+        // The source hands out the message after the stop, as if it had been in a socket.
+        std::thread::sleep(millis(700));
+        while started.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(millis(5)).await;
+        }
+    };
+    let token = CancellationToken::new();
+    let run = worker(&queue).run(
+        move |_, _| {
+            starts.fetch_add(1, Ordering::SeqCst);
+            async { Ok(()) }
+        },
+        token.clone(),
+    );
+    let (report, ()) = tokio::join!(run, async {
+        publish.await;
+        token.cancel();
+    });
+    let report = report.unwrap();
     assert_eq!((report.fetched, report.lost, report.acked), (2, 1, 1));
 }
 
