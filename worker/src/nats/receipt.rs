@@ -2,13 +2,15 @@
 //!
 //! Each is a request to the reply subject of its message. The client has one subscription for all
 //! replies and writes requests that are ready together as one. A request without an answer is sent
-//! again until the ack wait is over: a settlement that was carried out twice does no harm.
+//! again: a settlement that was carried out twice does no harm. A server that was killed may have
+//! forgotten that it had delivered a message. Then it never answers, and the message comes again.
 
 use std::fmt;
 use std::future::IntoFuture;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::jetstream::Context;
 use async_nats::{Client, HeaderMap, Request, Subject};
 use bytes::Bytes;
@@ -18,6 +20,13 @@ use tokio::time::{Instant, sleep};
 use super::Message;
 use crate::failure::BoxError;
 use crate::receipt::{DeadReason, Extend, Receipt, ReceiptError};
+
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_millis(400);
+/// How long a request is sent again to a server that is there.
+const PATIENCE: Duration = Duration::from_millis(1200);
+/// JetStream of a server that has just started does not answer yet.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What all receipts of a source share.
 pub(crate) struct Link {
@@ -32,9 +41,8 @@ pub(crate) struct Link {
 impl Link {
     /// Sends until the server confirms.
     async fn confirm(&self, subject: &Subject, payload: Bytes) -> Result<(), ReceiptError> {
-        let timeout = (self.ack_wait / 4).clamp(Duration::from_millis(100), Duration::from_secs(2));
         self.again(|| {
-            let request = Request::new().payload(payload.clone()).timeout(Some(timeout));
+            let request = Request::new().payload(payload.clone()).timeout(Some(ANSWER));
             self.client.send_request(subject.clone(), request)
         })
         .await
@@ -50,22 +58,26 @@ impl Link {
         .await
     }
 
-    /// Calls until the result is `Ok`, at most for the ack wait.
+    /// Calls until the result is `Ok`, at most for the ack wait, and at most for [`PATIENCE`] while the
+    /// server is there.
     async fn again<T, E, F>(&self, call: impl Fn() -> F) -> Result<(), ReceiptError>
     where
         E: Into<BoxError>,
         F: Future<Output = Result<T, E>>,
     {
         let until = Instant::now() + self.ack_wait;
+        let mut connected_since = None;
         loop {
-            match call().await {
-                Ok(_) => return Ok(()),
-                Err(error) if Instant::now() >= until => {
-                    return Err(ReceiptError::Unconfirmed(error.into()));
-                }
-                // JetStream of a server that has just started does not answer yet.
-                Err(_) => sleep(Duration::from_millis(100)).await,
+            let Err(error) = call().await else { return Ok(()) };
+            let now = Instant::now();
+            connected_since = match self.client.connection_state() {
+                State::Connected => connected_since.or(Some(now - ANSWER)),
+                _ => None,
+            };
+            if now >= until || connected_since.is_some_and(|since| now >= since + PATIENCE) {
+                return Err(ReceiptError::Unconfirmed(error.into()));
             }
+            sleep(PAUSE).await;
         }
     }
 }

@@ -12,6 +12,8 @@ mod redis;
 #[cfg(all(feature = "nats", feature = "redis"))]
 mod ledger;
 #[cfg(all(feature = "nats", feature = "redis"))]
+mod order;
+#[cfg(all(feature = "nats", feature = "redis"))]
 mod processes;
 #[cfg(all(feature = "nats", feature = "redis"))]
 mod queue;

@@ -116,24 +116,7 @@ impl Queue {
         }
     }
 
-    /// Publishes a number. `false` if the broker did not confirm.
-    pub async fn publish(&mut self, number: u32) -> bool {
-        match self {
-            Self::Redis(connection) => {
-                let mut add = redis::client::cmd("XADD");
-                add.arg("numbers").arg("*").arg("number").arg(number);
-                add.exec_async(connection).await.is_ok()
-            }
-            Self::Nats(context) => {
-                match context.publish("numbers", number.to_string().into()).await {
-                    Ok(ack) => ack.await.is_ok(),
-                    Err(_) => false,
-                }
-            }
-        }
-    }
-
-    /// Publishes many, faster.
+    /// Publishes numbers, as one bundle.
     pub async fn publish_all(&mut self, numbers: std::ops::Range<u32>) {
         match self {
             Self::Redis(connection) => {

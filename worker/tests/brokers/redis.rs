@@ -59,3 +59,54 @@ async fn conforms() {
     });
     watchdog(Duration::from_secs(120), checks).await;
 }
+
+/// Each setting that Redis refuses is named, before anything is fetched.
+#[tokio::test]
+async fn bad_input_is_named() {
+    let Some(broker) = Broker::start(Kind::Redis) else { return };
+    let url = broker.url();
+    let client = redis::Client::open(&*url).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let setup = redis::pipe()
+        .cmd("SET")
+        .arg("text")
+        .arg("x")
+        .cmd("XADD")
+        .arg("orders")
+        .arg("*")
+        .arg("n")
+        .arg("1")
+        .cmd("ACL")
+        .arg("SETUSER")
+        .arg("reader")
+        .arg("on")
+        .arg(">secret")
+        .arg("~*")
+        .arg("+xreadgroup")
+        .arg("+exists")
+        .arg("+xgroup")
+        .exec_async(&mut connection)
+        .await;
+    setup.unwrap();
+    let options = |stream: &str| Options::new(stream, "group");
+    let limited = url.replace("redis://", "redis://reader:secret@");
+    let cases = [
+        (
+            &url,
+            options("missing"),
+            "the broker refuses `stream` = missing: there is no such stream",
+        ),
+        (&url, options("text"), "the broker refuses `stream` = text: \"WRONGTYPE\""),
+        (&url, options(""), "`stream` cannot be empty: accepted is a name"),
+        (&url, options("orders").ack_wait(Duration::from_millis(1)), "`ack_wait` cannot be 1ms"),
+        (&url, options("orders").dead_letters("text"), "the broker refuses `dead_letters` = text"),
+        (&limited, options("orders"), "the broker refuses `group` = group: NoPerm"),
+    ];
+    for (url, options, text) in cases {
+        let error = Source::connect(url, options).await.unwrap_err().to_string();
+        assert!(error.starts_with(text), "{error}");
+    }
+    drop(broker);
+    let error = Source::connect(&url, options("orders")).await.unwrap_err().to_string();
+    assert!(error.starts_with(&format!("cannot reach the broker {url}")), "{error}");
+}
