@@ -186,6 +186,10 @@ pub(crate) struct Claim<R: Receipt> {
 }
 
 impl<R: Receipt> Claim<R> {
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.is_cancelled()
+    }
+
     /// Resolves when the claim is lost.
     pub(crate) fn lost(&self) -> impl Future<Output = ()> + '_ {
         self.lost.cancelled()

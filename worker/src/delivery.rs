@@ -91,13 +91,17 @@ impl<F> Processor<F> {
         }
     }
 
-    /// Runs the code and waits for its jobs. Returns when all of them have ended.
+    /// Runs the code and waits for its jobs, unless the claim is lost already. Returns when all jobs
+    /// have ended.
     async fn attempt<M, Fut, R>(&self, counters: &Counters, message: M, claim: &Claim<R>) -> Verdict
     where
         F: Fn(M, Jobs) -> Fut,
         Fut: Future<Output = Result<(), Failure>>,
         R: Receipt,
     {
+        if claim.is_lost() {
+            return Verdict::Lost;
+        }
         let jobs: Jobs = self
             .pool
             .group_builder()
@@ -108,14 +112,15 @@ impl<F> Processor<F> {
             .expect("a group without a quota has no invalid setting");
         let verdict = tokio::select! {
             biased;
-            () = claim.lost() => Verdict::Lost,
-            () = self.cut.cancelled() => Verdict::Stopped,
+            // First, as most messages end without a look at the others.
             result = self.process(message, &jobs) => match result {
                 Ok(()) => Verdict::Succeeded,
                 // The jobs were refused or cancelled with their pool.
                 Err(_) if self.pool.is_closed() => Verdict::Stopped,
                 Err(failure) => Verdict::Failed(failure),
             },
+            () = claim.lost() => Verdict::Lost,
+            () = self.cut.cancelled() => Verdict::Stopped,
         };
         if matches!(verdict, Verdict::Lost | Verdict::Stopped) {
             jobs.close();

@@ -234,6 +234,11 @@ where
                 () = token.cancelled() => return None,
                 place = places.clone().acquire_owned() => place.expect("it is never closed"),
             };
+            // A request for a few messages costs as much as one for many.
+            if places.available_permits() < in_flight / 4 {
+                let quarter = places.acquire_many((in_flight / 4) as u32);
+                let _ = timeout(GATHER, quarter).await;
+            }
             let room = NonZeroUsize::MIN.saturating_add(places.available_permits());
             let fetched = tokio::select! {
                 biased;
@@ -305,8 +310,8 @@ where
         self.tasks.spawn(async move {
             tokio::select! {
                 biased;
-                () = abandon.cancelled() => {}
                 () = task => {}
+                () = abandon.cancelled() => {}
             }
         });
     }
@@ -381,6 +386,8 @@ impl Watch {
     }
 }
 
+/// How long a busy worker waits for more room before it asks for messages.
+const GATHER: Duration = Duration::from_millis(1);
 /// The pauses between attempts to reach the broker.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);

@@ -1,8 +1,8 @@
 //! Receipts, and the task that sends settlements in bundles.
 //!
 //! A [`Claimed`] sends its settlement to the task of [`Settler::run`] and waits for the answer. The
-//! task sends one pipeline at a time. What comes in meanwhile goes with the next pipeline, so acks are
-//! bundled under load and never wait for a timer. After a lost connection the same pipeline is sent
+//! task sends one pipeline at a time. What comes in meanwhile goes with the next pipeline, all acks as one
+//! command. So acks are bundled under load and never wait for a timer. After a lost connection the same pipeline is sent
 //! again, until the ack wait is over: a settlement that was carried out twice does no harm.
 //! The task ends when the source and all receipts are gone.
 
@@ -21,9 +21,9 @@ use crate::trace::event;
 /// The most commands of a pipeline.
 const BUNDLE: usize = 1024;
 
-/// A command about one message, with the way back for its answer.
+/// What to do with one message, with the way back for its answer.
 pub(crate) struct Request {
-    command: Cmd,
+    what: What,
     /// After this time the answer is of no use.
     until: Instant,
     /// Whether the command was sent on a connection that failed.
@@ -31,9 +31,16 @@ pub(crate) struct Request {
     answer: Option<oneshot::Sender<Result<(), ReceiptError>>>,
 }
 
+enum What {
+    /// All acks of a bundle are one command.
+    Ack(Arc<str>),
+    Other(Cmd),
+}
+
 /// The task that settles.
 pub(crate) struct Settler {
     client: Client,
+    names: Arc<Names>,
     connection: Option<MultiplexedConnection>,
     requests: mpsc::UnboundedReceiver<Request>,
 }
@@ -52,8 +59,9 @@ impl Settler {
         connection: MultiplexedConnection,
     ) -> Link {
         let (sender, requests) = mpsc::unbounded_channel();
-        tokio::spawn(Self { client, connection: Some(connection), requests }.run());
-        Link { names, requests: sender }
+        let link = Link { names: names.clone(), requests: sender };
+        tokio::spawn(Self { client, names, connection: Some(connection), requests }.run());
+        link
     }
 
     async fn run(mut self) {
@@ -82,13 +90,27 @@ impl Settler {
             Some(connection) => connection,
             none => none.insert(connect::open(&self.client, Duration::ZERO).await?),
         };
-        let mut pipeline = Pipeline::with_capacity(bundle.len() * 2);
+        let mut pipeline = Pipeline::new();
+        let acks = bundle.iter().filter_map(|request| match &request.what {
+            What::Ack(id) => Some(&**id),
+            What::Other(_) => None,
+        });
+        pipeline.add_command(scripts::ack(&self.names, acks));
         for request in &*bundle {
-            pipeline.add_command(request.command.clone());
+            if let What::Other(command) = &request.what {
+                pipeline.add_command(command.clone());
+            }
         }
-        let answers: Vec<RedisResult<i64>> =
-            pipeline.ignore_errors().query_async(connection).await?;
-        for (request, answer) in bundle.drain(..).zip(answers) {
+        let mut answers: std::vec::IntoIter<RedisResult<Vec<i64>>> =
+            pipeline.ignore_errors().query_async::<Vec<_>>(connection).await?.into_iter();
+        let acked = answers.next().unwrap_or_else(|| Ok(Vec::new()));
+        let mut acked = acked.map(Vec::into_iter);
+        for request in bundle.drain(..) {
+            let answer = match (&request.what, &mut acked) {
+                (What::Ack(_), Ok(acked)) => Ok(acked.next()),
+                (What::Ack(_), Err(error)) => Err(error.clone()),
+                (What::Other(_), _) => answers.next().transpose().map(|answer| answer?.pop()),
+            };
             request.answer(answer);
         }
         Ok(())
@@ -96,14 +118,15 @@ impl Settler {
 }
 
 impl Request {
-    fn answer(self, answer: RedisResult<i64>) {
+    fn answer(self, answer: RedisResult<Option<i64>>) {
         let answer = match answer {
-            Ok(0) if self.again => {
+            Ok(Some(0)) if self.again => {
                 let error = "the first attempt had no answer, and may have succeeded";
                 Err(ReceiptError::Unconfirmed(error.into()))
             }
-            Ok(0) => Err(ReceiptError::Lost),
-            Ok(_) => Ok(()),
+            Ok(Some(0)) => Err(ReceiptError::Lost),
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(ReceiptError::Unconfirmed("an answer is missing".into())),
             Err(error) => return self.fail(&error),
         };
         if let Some(sender) = self.answer {
@@ -120,15 +143,15 @@ impl Request {
 }
 
 impl Link {
-    fn request(&self, command: Cmd, answer: Option<oneshot::Sender<Result<(), ReceiptError>>>) {
+    fn request(&self, what: What, answer: Option<oneshot::Sender<Result<(), ReceiptError>>>) {
         let until = Instant::now() + self.names.ack_wait;
         // The task lives as long as its senders; it is gone only with its runtime.
-        let _ = self.requests.send(Request { command, until, again: false, answer });
+        let _ = self.requests.send(Request { what, until, again: false, answer });
     }
 
-    async fn ask(&self, command: Cmd) -> Result<(), ReceiptError> {
+    async fn ask(&self, what: What) -> Result<(), ReceiptError> {
         let (sender, answer) = oneshot::channel();
-        self.request(command, Some(sender));
+        self.request(what, Some(sender));
         let gone = |_| Err(ReceiptError::Unconfirmed("the runtime has shut down".into()));
         answer.await.unwrap_or_else(gone)
     }
@@ -155,17 +178,18 @@ impl Claimed {
 impl Receipt for Claimed {
     async fn ack(mut self) -> Result<(), ReceiptError> {
         self.settled = true;
-        self.link.ask(scripts::ack(&self.link.names, &self.id)).await
+        self.link.ask(What::Ack(self.id.clone())).await
     }
 
     async fn nack(mut self, after: Duration) -> Result<(), ReceiptError> {
         self.settled = true;
-        self.link.ask(scripts::nack(&self.link.names, &self.id, self.deliveries, after)).await
+        let command = scripts::nack(&self.link.names, &self.id, self.deliveries, after);
+        self.link.ask(What::Other(command)).await
     }
 
     async fn dead(mut self, why: &DeadReason) -> Result<(), ReceiptError> {
         self.settled = true;
-        self.link.ask(scripts::dead(&self.link.names, &self.id, why)).await
+        self.link.ask(What::Other(scripts::dead(&self.link.names, &self.id, why))).await
     }
 
     fn abandon(mut self) {
@@ -174,7 +198,7 @@ impl Receipt for Claimed {
 
     fn extend(&self) -> Extend {
         let (link, id) = (self.link.clone(), self.id.clone());
-        Box::pin(async move { link.ask(scripts::extend(&link.names, &id)).await })
+        Box::pin(async move { link.ask(What::Other(scripts::extend(&link.names, &id))).await })
     }
 
     fn deliveries(&self) -> u32 {
@@ -195,7 +219,7 @@ impl Drop for Claimed {
         if !self.settled {
             let names = &self.link.names;
             let command = scripts::nack(names, &self.id, self.deliveries, Duration::ZERO);
-            self.link.request(command, None);
+            self.link.request(What::Other(command), None);
         }
     }
 }
