@@ -1,4 +1,4 @@
-//! Claims: who owns the receipt of a message, how its deadline is moved on, and how it ends.
+//! Claims: the owner of a receipt, how its deadline is moved on, and how it ends.
 //!
 //! [`Claims`] is a table of receipts under one mutex. A [`Claim`] is the message's side: it knows a
 //! key of the table and holds a place of `in_flight`. The worker makes both when a message comes in,

@@ -36,7 +36,7 @@ pub(crate) struct Processor<F> {
 }
 
 /// How an attempt ended.
-enum Verdict {
+enum Attempt {
     Succeeded,
     Failed(Failure),
     /// The claim was lost.
@@ -65,10 +65,10 @@ impl<F> Processor<F> {
         loop {
             let kept = again.map(|clone| clone(&next));
             let failure = match self.attempt(counters, next, &claim).await {
-                Verdict::Succeeded => return claim.ack().await,
-                Verdict::Stopped => return claim.nack(Duration::ZERO).await,
-                Verdict::Lost => return End::Lost,
-                Verdict::Failed(failure) => failure,
+                Attempt::Succeeded => return claim.ack().await,
+                Attempt::Stopped => return claim.nack(Duration::ZERO).await,
+                Attempt::Lost => return End::Lost,
+                Attempt::Failed(failure) => failure,
             };
             if failure.is_dead() || self.retry.is_last(delivery) {
                 event!(ERROR, %failure, delivery, "message goes to the dead letters");
@@ -93,14 +93,14 @@ impl<F> Processor<F> {
 
     /// Runs the code and waits for its jobs, unless the claim is lost already. Returns when all jobs
     /// have ended.
-    async fn attempt<M, Fut, R>(&self, counters: &Counters, message: M, claim: &Claim<R>) -> Verdict
+    async fn attempt<M, Fut, R>(&self, counters: &Counters, message: M, claim: &Claim<R>) -> Attempt
     where
         F: Fn(M, Jobs) -> Fut,
         Fut: Future<Output = Result<(), Failure>>,
         R: Receipt,
     {
         if claim.is_lost() {
-            return Verdict::Lost;
+            return Attempt::Lost;
         }
         let jobs: Jobs = self
             .pool
@@ -110,19 +110,19 @@ impl<F> Processor<F> {
             .discard_outcomes()
             .build()
             .expect("a group without a quota has no invalid setting");
-        let verdict = tokio::select! {
+        let ended = tokio::select! {
             biased;
             // First, as most messages end without a look at the others.
             result = self.process(message, &jobs) => match result {
-                Ok(()) => Verdict::Succeeded,
+                Ok(()) => Attempt::Succeeded,
                 // The jobs were refused or cancelled with their pool.
-                Err(_) if self.pool.is_closed() => Verdict::Stopped,
-                Err(failure) => Verdict::Failed(failure),
+                Err(_) if self.pool.is_closed() => Attempt::Stopped,
+                Err(failure) => Attempt::Failed(failure),
             },
-            () = claim.lost() => Verdict::Lost,
-            () = self.cut.cancelled() => Verdict::Stopped,
+            () = claim.lost() => Attempt::Lost,
+            () = self.cut.cancelled() => Attempt::Stopped,
         };
-        if matches!(verdict, Verdict::Lost | Verdict::Stopped) {
+        if matches!(ended, Attempt::Lost | Attempt::Stopped) {
             jobs.close();
             jobs.cancel();
             tokio::select! {
@@ -131,7 +131,7 @@ impl<F> Processor<F> {
             }
         }
         counters.jobs(&jobs.report());
-        verdict
+        ended
     }
 
     /// Calls the code, then waits for its jobs. Returns the first failure in time.
