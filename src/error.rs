@@ -134,8 +134,10 @@ impl fmt::Debug for JobPanic {
 #[non_exhaustive]
 pub enum SubmitErrorKind {
     /// No slot and no place in the queue is free, other callers wait already, or the overflow limit
-    /// or the group's quota is reached. Verbs that wait never return this.
+    /// is reached. Verbs that wait never return this.
     Full,
+    /// The quota of the group is used up; its pool may have room. Verbs that wait never return this.
+    GroupFull,
     /// The pool is closed.
     Closed,
     /// The group is closed; its pool may be open.
@@ -153,13 +155,14 @@ pub enum SubmitErrorKind {
 impl SubmitErrorKind {
     /// Whether room was missing. Another attempt may succeed.
     pub fn is_full(self) -> bool {
-        self == Self::Full
+        matches!(self, Self::Full | Self::GroupFull)
     }
 
     /// Whether no attempt can succeed any more on this pool or group: all kinds but
-    /// [`Full`](Self::Full) and [`WouldDeadlock`](Self::WouldDeadlock).
+    /// [`Full`](Self::Full), [`GroupFull`](Self::GroupFull) and
+    /// [`WouldDeadlock`](Self::WouldDeadlock).
     pub fn is_closed(self) -> bool {
-        !matches!(self, Self::Full | Self::WouldDeadlock)
+        !(self.is_full() || self == Self::WouldDeadlock)
     }
 }
 
@@ -167,6 +170,7 @@ impl fmt::Display for SubmitErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Full => "the pool is full",
+            Self::GroupFull => "the group is full: its quota is used up",
             Self::Closed => "the pool is closed",
             Self::GroupClosed => "the group is closed",
             Self::GroupFailed => {

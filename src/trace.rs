@@ -54,13 +54,20 @@ mod with_tracing {
 
     impl JobSpan {
         /// Takes the current span, if `wanted` and if there is one.
-        #[inline]
+        #[inline(always)]
         pub(crate) fn current(wanted: bool, place: Place) -> Self {
-            if !wanted || !tracing::dispatcher::has_been_set() {
-                return Self { span: None, place };
-            }
+            let span = if wanted && tracing::dispatcher::has_been_set() {
+                Self::box_current()
+            } else {
+                None
+            };
+            Self { span, place }
+        }
+
+        #[cold]
+        fn box_current() -> Option<Box<Span>> {
             let span = Span::current();
-            Self { span: (!span.is_none()).then(|| Box::new(span)), place }
+            (!span.is_none()).then(|| Box::new(span))
         }
 
         /// The place of the submit.

@@ -68,7 +68,7 @@ fn runtime(threads: usize) -> Runtime {
 }
 
 pub fn run(args: &Args) -> String {
-    let scale = if args.quick { 10 } else { 1 };
+    let scale = if args.quick { 100 } else { 1 };
     let shapes = [
         ("1 caller, 1 thread", 1, Calls { callers: 1, each: 300_000 / scale }),
         ("64 callers, 1 thread", 1, Calls { callers: 64, each: 5_000 / scale }),

@@ -9,7 +9,7 @@ Compares ways to hold many connections that are idle most of the time.
 cargo bench --bench modes -- [OPTIONS]
 
   --http             HTTP/1.1 instead of frames that are echoed
-  --quick            1,000 connections and short steps: shows that it works
+  --quick            200 connections and short steps: shows that it works
   --connections N    connections held (default: 8000, or what the limit of open files leaves)
   --rounds N         how often each arm is measured, interleaved (default: 1, with --write 5)
   --arms A,B,...     only these: see below

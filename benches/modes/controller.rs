@@ -17,7 +17,7 @@ const CONNECTIONS: usize = 8_000;
 const TRIES: usize = 3;
 
 pub fn run(args: Args) -> Result<(), String> {
-    let wanted = args.connections.unwrap_or(if args.quick { 1_000 } else { CONNECTIONS });
+    let wanted = args.connections.unwrap_or(if args.quick { 200 } else { CONNECTIONS });
     let room = machine::room();
     let connections = wanted.min(room);
     if connections < wanted {

@@ -1,7 +1,7 @@
 //! Ways to hold many connections that are idle most of the time, side by side.
 //!
 //! ```text
-//! cargo bench --bench modes -- --quick    # a minute: shows that it works
+//! cargo bench --bench modes -- --quick    # half a minute: shows that it works
 //! cargo bench --bench modes               # two or three minutes
 //! cargo bench --bench modes -- --write    # some ten minutes: makes benches/modes.md
 //! cargo bench --bench modes -- --http     # HTTP/1.1, on hyper in all arms

@@ -44,12 +44,12 @@ pub struct Plan {
 impl Plan {
     pub fn new(args: &Args, connections: usize) -> Self {
         let active = [100.min(connections), 1_000.min(connections)];
-        let settle = Duration::from_millis(if args.quick { 700 } else { 1_000 });
+        let settle = Duration::from_millis(if args.quick { 200 } else { 1_000 });
         let settle_again = match args.protocol {
             Protocol::Http if !args.quick => Duration::from_secs(4),
             _ => settle,
         };
-        let (paced, closed, spikes) = if args.quick { (0.4, 0.3, 1) } else { (1.5, 1.2, 3) };
+        let (paced, closed, spikes) = if args.quick { (0.1, 0.1, 1) } else { (1.5, 1.2, 3) };
         Self {
             protocol: args.protocol,
             connections,

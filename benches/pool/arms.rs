@@ -109,7 +109,7 @@ const fn entry<A: Arm>(key: &'static str, label: &'static str) -> Entry {
 /// Throughput ratios are relative to this one: what most code does today.
 pub const REFERENCE: &str = "semaphore";
 
-pub static ALL: [Entry; 9] = [
+pub static ALL: [Entry; 10] = [
     entry::<Spawn>("spawn", "tokio::spawn (unbounded)"),
     entry::<Gated>(REFERENCE, "Semaphore + spawn"),
     entry::<CappedSet>("joinset", "JoinSet, capped"),
@@ -118,7 +118,8 @@ pub static ALL: [Entry; 9] = [
     entry::<Workers<AsyncChannel>>("async-channel", "async-channel workers"),
     entry::<Workers<Flume>>("flume", "flume workers"),
     entry::<Buffered>("buffered", "buffer_unordered"),
-    entry::<Millpond>("millpond", "millpond"),
+    entry::<Millpond<false>>("millpond", "millpond"),
+    entry::<Millpond<true>>("queue", "millpond, queue of that size"),
 ];
 
 /// The rivals among `arms` that take part in a side measurement, with what that one runs for each.

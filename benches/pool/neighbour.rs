@@ -21,7 +21,7 @@ pub const ARMS: [(&str, Run); 4] = [
     ("spawn", measure::<Spawn>),
     ("semaphore", measure::<Gated>),
     ("kanal", measure::<Workers<Kanal>>),
-    ("millpond", measure::<Millpond>),
+    ("millpond", measure::<Millpond<false>>),
 ];
 
 /// What the timer's own coarseness costs, to read the other rows against.

@@ -73,13 +73,20 @@ impl Plan {
             throughput: throughput(args),
             memory: side(args, rss::NAME, memory),
             neighbour: side(args, neighbour::NAME, disturbed),
-            head_of_line: side(args, head_of_line::NAME, stuck),
+            head_of_line: [
+                side(args, head_of_line::NAME, stuck),
+                side(args, head_of_line::BLOCKING_NAME, blocked),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
         };
         if plan.steps() > 0 {
             return Ok(plan);
         }
         let names = workloads::ALL.iter().map(|workload| workload.name);
         let names = names.chain([rss::NAME, neighbour::NAME, head_of_line::NAME]);
+        let names = names.chain([head_of_line::BLOCKING_NAME]);
         let names = names.map(|name| format!("\n  {name}")).collect::<String>();
         Err(format!("these options leave nothing to measure; the workloads are:{names}"))
     }
@@ -164,11 +171,24 @@ fn disturbed(args: &Args, flavour: Flavour) -> Option<Section<Histogram<u64>>> {
 }
 
 fn stuck(args: &Args, flavour: Flavour) -> Option<Section<Histogram<u64>>> {
+    behind(args, flavour, head_of_line::NAME, &head_of_line::ARMS)
+}
+
+fn blocked(args: &Args, flavour: Flavour) -> Option<Section<Histogram<u64>>> {
+    behind(args, flavour, head_of_line::BLOCKING_NAME, &head_of_line::BLOCKING_ARMS)
+}
+
+fn behind(
+    args: &Args,
+    flavour: Flavour,
+    name: &'static str,
+    arms: &[(&str, head_of_line::Run)],
+) -> Option<Section<Histogram<u64>>> {
     let jobs = args.scale(head_of_line::JOBS);
     let measure = |(arm, run): (&Entry, head_of_line::Run)| {
         (arm.label, Box::new(move || run(jobs)) as Measure<_>)
     };
-    let arms = arms::among(&args.arms, &head_of_line::ARMS).into_iter().map(measure).collect();
-    let section = Section { name: head_of_line::NAME, flavour, rounds: args.rounds, arms };
+    let arms = arms::among(&args.arms, arms).into_iter().map(measure).collect();
+    let section = Section { name, flavour, rounds: args.rounds, arms };
     (flavour == Flavour::Multi).then_some(section)
 }

@@ -50,7 +50,7 @@ fn memory(args: &Args, outcomes: &[Outcome<Option<f64>>]) -> Option<String> {
 
 fn latency(title: &str, outcomes: &[Outcome<Histogram<u64>>]) -> Option<String> {
     let mut text = heading(title);
-    text += "| runtime | rival | p50 | p99 | p99.9 | max | samples |\n";
+    text += "| measurement | rival | p50 | p99 | p99.9 | max | samples |\n";
     text += "| --- | --- | ---: | ---: | ---: | ---: | ---: |\n";
     for outcome in outcomes {
         for (label, rounds) in &outcome.arms {
@@ -61,8 +61,9 @@ fn latency(title: &str, outcomes: &[Outcome<Histogram<u64>>]) -> Option<String> 
             let quantiles =
                 [0.5, 0.99, 0.999].map(|at| time(merged.value_at_quantile(at))).join(" | ");
             let (max, samples) = (time(merged.max()), grouped(merged.len() as f64));
-            let runtime = outcome.flavour.label();
-            writeln!(text, "| {runtime} | {label} | {quantiles} | {max} | {samples} |").ok()?;
+            let (name, runtime) = (outcome.name, outcome.flavour.label());
+            writeln!(text, "| {name}, {runtime} | {label} | {quantiles} | {max} | {samples} |")
+                .ok()?;
         }
     }
     (!outcomes.is_empty()).then_some(text)

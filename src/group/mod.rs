@@ -220,15 +220,15 @@ impl<T: Send + 'static> Group<T> {
     ///
     /// # Errors
     ///
-    /// As [`Pool::try_schedule`], for the pool or the group's quota; also
-    /// [`GroupClosed`](crate::SubmitErrorKind::GroupClosed) and
+    /// As [`Pool::try_schedule`]; also [`GroupFull`](crate::SubmitErrorKind::GroupFull) if the group's
+    /// quota is used up, [`GroupClosed`](crate::SubmitErrorKind::GroupClosed) and
     /// [`GroupFailed`](crate::SubmitErrorKind::GroupFailed).
     #[track_caller]
     pub fn try_schedule<F>(&self, job: F) -> Result<JobTicket, SubmitError<F>>
     where
         F: Future<Output = T> + Send + 'static,
     {
-        self.submission(job).try_schedule()
+        Submission::try_schedule(&*self.state.shared, job, MemberSink::new(&self.state))
     }
 
     /// Runs a job of the group, beyond the size if the pool is full. The quota does not apply. See
@@ -336,6 +336,10 @@ impl<T: Send + 'static> Group<T> {
     /// [`wait_or_cancel_on_failure`](Self::wait_or_cancel_on_failure). The result comes when all jobs
     /// have ended. The error never is a cancellation that another failure caused. The other outcomes
     /// stay in the group.
+    ///
+    /// A feeder beside it goes on: the jobs that it submits meanwhile run, and the result waits for
+    /// them, too. To stop the feeder as well, build the group with
+    /// [`cancel_on_failure`](GroupBuilder::cancel_on_failure).
     ///
     /// An `Ok` says that no job of the group failed, from its start on and whatever other readers
     /// took. Each value is given out once: the list has those that no other reader took. So let one

@@ -452,10 +452,11 @@ impl<T> GroupState<T> {
         let (wakers, had_callers) = (state.take_wakers(), state.had_callers);
         drop(state);
         wake_all(wakers);
-        others.iter().for_each(JobArc::abort);
+        // Those in line first: their jobs go back to them, and are not cancelled.
         if fails && had_callers {
             self.shared.reject_group(self.tag(), SubmitErrorKind::GroupFailed);
         }
+        others.iter().for_each(JobArc::abort);
     }
 
     /// Counts a job out and wakes the waiters of this event. Keeps the outcome while the group has

@@ -13,8 +13,10 @@ use crate::error::{JobError, JobPanic, SubmitErrorKind};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CallError<E> {
-    /// The pool is full, or the group's quota is reached. The call has not started.
+    /// The pool is full. The call has not started.
     Overloaded,
+    /// The quota of the layer's group is used up. The call has not started.
+    GroupOverloaded,
     /// The pool is closed. The call has not started.
     Closed,
     /// The layer's group is closed. The call has not started.
@@ -24,10 +26,6 @@ pub enum CallError<E> {
     GroupFailed,
     /// The runtime of the pool has shut down. The call has not started.
     RuntimeGone,
-    /// The caller is a job of the same pool, and waiting would deadlock. The call has not started.
-    /// The layer's verbs run such a call in its caller instead. A wrapped service may return this
-    /// kind.
-    WouldDeadlock,
     /// The call panicked.
     Panicked(JobPanic),
     /// The call was cancelled: by its group, or by the shutdown of the pool or the runtime.
@@ -70,11 +68,11 @@ impl<E> CallError<E> {
     pub fn refusal(&self) -> Option<SubmitErrorKind> {
         match self {
             Self::Overloaded => Some(SubmitErrorKind::Full),
+            Self::GroupOverloaded => Some(SubmitErrorKind::GroupFull),
             Self::Closed => Some(SubmitErrorKind::Closed),
             Self::GroupClosed => Some(SubmitErrorKind::GroupClosed),
             Self::GroupFailed => Some(SubmitErrorKind::GroupFailed),
             Self::RuntimeGone => Some(SubmitErrorKind::RuntimeGone),
-            Self::WouldDeadlock => Some(SubmitErrorKind::WouldDeadlock),
             Self::Panicked(_) | Self::Cancelled | Self::Inner(_) => None,
         }
     }
@@ -97,11 +95,11 @@ impl CallError<Infallible> {
     pub(crate) fn with_inner<E>(self) -> CallError<E> {
         match self {
             Self::Overloaded => CallError::Overloaded,
+            Self::GroupOverloaded => CallError::GroupOverloaded,
             Self::Closed => CallError::Closed,
             Self::GroupClosed => CallError::GroupClosed,
             Self::GroupFailed => CallError::GroupFailed,
             Self::RuntimeGone => CallError::RuntimeGone,
-            Self::WouldDeadlock => CallError::WouldDeadlock,
             Self::Panicked(panic) => CallError::Panicked(panic),
             Self::Cancelled => CallError::Cancelled,
             Self::Inner(never) => match never {},
@@ -112,12 +110,13 @@ impl CallError<Infallible> {
 impl<E> From<SubmitErrorKind> for CallError<E> {
     fn from(kind: SubmitErrorKind) -> Self {
         match kind {
-            SubmitErrorKind::Full => Self::Overloaded,
+            // A layer runs a call in its caller where waiting would deadlock.
+            SubmitErrorKind::Full | SubmitErrorKind::WouldDeadlock => Self::Overloaded,
+            SubmitErrorKind::GroupFull => Self::GroupOverloaded,
             SubmitErrorKind::Closed => Self::Closed,
             SubmitErrorKind::GroupClosed => Self::GroupClosed,
             SubmitErrorKind::GroupFailed => Self::GroupFailed,
             SubmitErrorKind::RuntimeGone => Self::RuntimeGone,
-            SubmitErrorKind::WouldDeadlock => Self::WouldDeadlock,
         }
     }
 }

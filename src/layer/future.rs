@@ -157,7 +157,7 @@ where
                                 drop(budget);
                                 ready!(limit.poll(cx));
                             }
-                            Some(SubmitErrorKind::Full)
+                            Some(wait.shared.full_kind())
                         }
                     };
                     let call = call.take().expect("the call leaves together with the state");

@@ -169,7 +169,7 @@ where
                 assert!(reserver.is_reserved(), "`poll_ready` must return `Ready` before `call`");
                 reserver.submit(call, shared.member())
             }
-            Verb::TrySchedule => shared.submission(call).try_schedule(),
+            Verb::TrySchedule => shared.try_schedule(call),
             Verb::ScheduleAlways => shared.submission(call).schedule_always(),
             Verb::AnywayGo => shared.submission(call).anyway_go(),
             Verb::TryGo => match shared.submission(call).try_go(shared.pool_shared()) {

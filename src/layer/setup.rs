@@ -5,9 +5,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::SubmitErrorKind;
+use crate::error::{SubmitError, SubmitErrorKind};
 use crate::group::{GroupHandle, MemberGuard};
-use crate::pool::{Pool, Reserver, Shared, Submission};
+use crate::pool::{JobHandle, Pool, Reserver, Shared, Submission};
 use crate::trace::event;
 
 #[derive(Clone)]
@@ -45,6 +45,15 @@ impl LayerShared {
         Submission::new(&**self.pool.shared(), call, self.member())
     }
 
+    /// Runs a call in the pool, or gives it back at once.
+    pub(super) fn try_schedule<F>(&self, call: F) -> Result<JobHandle<F::Output>, SubmitError<F>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        Submission::try_schedule(&**self.pool.shared(), call, self.member())
+    }
+
     /// Returns the sink for one call.
     pub(super) fn member(&self) -> MemberGuard {
         MemberGuard::new(self.group.as_ref())
@@ -68,6 +77,12 @@ impl LayerShared {
     #[inline]
     pub(super) fn refuse_if_full(&self) -> bool {
         self.group.is_none() && self.pool.shared().refuse_if_full()
+    }
+
+    /// Returns why a call that waited in vain has no room.
+    pub(super) fn full_kind(&self) -> SubmitErrorKind {
+        let quota = self.group.as_ref().and_then(|group| group.job_group().quota());
+        self.pool.shared().limiter.full_kind(quota)
     }
 
     /// Returns the pool for a call in its caller, which outlives the service.

@@ -15,6 +15,9 @@ use crate::pool::job::RawJob;
 /// A number that tells a pool from the others.
 pub(crate) type PoolId = u32;
 
+/// The id that no pool has.
+pub(crate) const NO_POOL: PoolId = 0;
+
 /// The number of jobs in their callers that one poll may nest. A level takes up to a kilobyte of the
 /// stack besides the job's own need, and a thread of tokio has two megabytes.
 const MAX_CALLER_DEPTH: u32 = 128;

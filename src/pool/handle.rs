@@ -1,19 +1,18 @@
 //! What a submitter keeps of its job: the handle, and ways to abort.
 //!
 //! The verbs of `pool/submit` and the layer return these types. A [`JobHandle`] owns the right to the
-//! output; the cell in `pool/job` keeps the output itself. A job that ran in its caller has no cell,
-//! so its handle keeps the output.
+//! output; the cell in `pool/job` keeps the output itself. The output of a job that ran in its caller
+//! gets a cell at the end.
 //! No lock is taken here. A handle must resolve only after the job's destructor ran and its slot is
 //! free: `Runnable::publish` is the last step of a job for that reason.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Mutex;
 use std::task::{Context, Poll, ready};
 
 use crate::error::{JobError, SubmitErrorKind};
-use crate::pool::job::{JobArc, OutputSink, RawJoinHandle};
+use crate::pool::job::{JobArc, OutputSink, RawJoinHandle, finished_job};
 
 /// The right to a job's output: a future of `Result<T, JobError>`.
 ///
@@ -49,14 +48,10 @@ use crate::pool::job::{JobArc, OutputSink, RawJoinHandle};
 /// ```
 #[doc(alias = "JoinHandle")]
 #[must_use = "dropping a handle detaches its job; its output is lost"]
-pub struct JobHandle<T>(Inner<T>);
-
-enum Inner<T> {
-    Pooled(RawJoinHandle<T>),
-    /// The output of a job that ran in its caller. The mutex is never locked: it makes the handle
-    /// `Sync` for any `T`.
-    Done(Mutex<Option<Result<T, JobError>>>),
-}
+pub struct JobHandle<T>(
+    /// `None` once the output was taken.
+    Option<RawJoinHandle<T>>,
+);
 
 impl<T> JobHandle<T> {
     /// Cancels the job: the job is dropped where it last suspended, or before it starts.
@@ -82,7 +77,7 @@ impl<T> JobHandle<T> {
     /// # }
     /// ```
     pub fn abort(&self) {
-        if let Inner::Pooled(join) = &self.0 {
+        if let Some(join) = &self.0 {
             join.job().abort();
         }
     }
@@ -90,17 +85,14 @@ impl<T> JobHandle<T> {
     /// Returns a handle that can abort the job, without the right to the output.
     pub fn abort_handle(&self) -> AbortHandle {
         match &self.0 {
-            Inner::Pooled(join) => AbortHandle::new(join.job().clone()),
-            Inner::Done(_) => AbortHandle::finished(),
+            Some(join) => AbortHandle::new(join.job().clone()),
+            None => AbortHandle::finished(),
         }
     }
 
     /// Whether the job has completed, panicked or been cancelled. The handle then resolves at once.
     pub fn is_finished(&self) -> bool {
-        match &self.0 {
-            Inner::Pooled(join) => join.job().is_finished(),
-            Inner::Done(_) => true,
-        }
+        self.0.as_ref().is_none_or(|join| join.job().is_finished())
     }
 
     /// Turns the handle into one that aborts its job when dropped.
@@ -112,19 +104,20 @@ impl<T> JobHandle<T> {
     pub fn detach(self) {}
 
     pub(crate) fn pooled(join: RawJoinHandle<T>) -> Self {
-        Self(Inner::Pooled(join))
+        Self(Some(join))
     }
 
-    pub(crate) fn finished(output: Result<T, JobError>) -> Self {
-        Self(Inner::Done(Mutex::new(Some(output))))
+    /// The handle of a job that ran in its caller and has ended.
+    pub(crate) fn finished(output: Result<T, JobError>) -> Self
+    where
+        T: Send + 'static,
+    {
+        Self(Some(finished_job(output, StoreOutput)))
     }
 
     /// Waits until the job has left the wait list. Called by `AnywayGo`.
     pub(crate) fn poll_started(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match &self.0 {
-            Inner::Pooled(join) => join.job().poll_started(cx),
-            Inner::Done(_) => Poll::Ready(()),
-        }
+        self.0.as_ref().map_or(Poll::Ready(()), |join| join.job().poll_started(cx))
     }
 }
 
@@ -134,23 +127,15 @@ impl<T> Future for JobHandle<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         // A loop that awaits many finished handles would never yield without a budget.
         let budget = ready!(tokio::task::coop::poll_proceed(cx));
-        let output = match &mut self.0 {
-            Inner::Pooled(join) => {
-                ready!(join.poll_done(cx));
-                let output = join.take();
-                // The cell is not needed any more, even if the handle is kept.
-                let taken = Inner::Done(Mutex::new(None));
-                if let Inner::Pooled(join) = std::mem::replace(&mut self.0, taken) {
-                    join.release_taken();
-                }
-                output
-            }
-            Inner::Done(output) => {
-                output.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
-            }
-        };
+        let join = self.0.as_mut().expect("`JobHandle` polled after completion");
+        ready!(join.poll_done(cx));
+        let output = join.take();
+        // The cell is not needed any more, even if the handle is kept.
+        if let Some(join) = self.0.take() {
+            join.release_taken();
+        }
         budget.made_progress();
-        Poll::Ready(output.expect("`JobHandle` polled after completion"))
+        Poll::Ready(output.expect("a complete job has its output until the handle takes it"))
     }
 }
 

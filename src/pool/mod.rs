@@ -163,7 +163,7 @@ impl Pool {
     ///
     /// If the future is dropped before it resolves, the job never runs and its place in the wait
     /// list is given up. A slot that was granted passes to the next waiter. Inside a job of this
-    /// pool, a waiting job may have started by then; the drop aborts it.
+    /// pool, a waiting job may have started by then; it goes on without a handle.
     ///
     /// **Poll the future or drop it.** A slot that was granted stays with the future until its next
     /// poll, and no other job can use the slot meanwhile. A future that waits unpolled beside
@@ -192,7 +192,7 @@ impl Pool {
     #[doc(alias = "acquire")]
     #[doc(alias = "backpressure")]
     #[track_caller]
-    #[inline]
+    #[inline(always)]
     pub fn schedule<F>(&self, job: F) -> Schedule<'_, F>
     where
         F: Future + Send + 'static,
@@ -262,7 +262,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.submission(job).try_schedule()
+        Submission::try_schedule(&**self.shared(), job, StoreOutput)
     }
 
     /// Runs a job in the pool, or beyond the pool's size if the pool is full.

@@ -3,10 +3,12 @@
 use crate::pool::Pool;
 
 impl Pool {
-    /// Hands out no more slots until [`resume`](Self::resume): no job starts, and all else goes on.
+    /// Hands out no more slots until [`resume`](Self::resume). No job is given a slot, and all else
+    /// goes on.
     ///
-    /// What has a slot by then goes on: jobs that run, slots that are reserved, held or granted to
-    /// a caller, and jobs in their callers. Meanwhile the verbs see a full pool: `schedule` and
+    /// What has a slot by then goes on: jobs that were started, also those that have not begun yet;
+    /// slots that are reserved or held; and jobs in their callers. A caller in the wait list that was
+    /// granted a slot and has not taken it waits for `resume`. Meanwhile the verbs see a full pool: `schedule` and
     /// `reserve` wait, the queue fills, `anyway_go` commits. `try_schedule` refuses once the queue
     /// is full. [`schedule_always`](Self::schedule_always) and [`try_go`](Self::try_go) would start
     /// a job without a slot, so both refuse with
@@ -52,7 +54,8 @@ impl Pool {
     /// [`anyway_go`](Self::anyway_go). Returns how many.
     ///
     /// Jobs that run go on. Callers in the wait list own their jobs, so they keep both their jobs
-    /// and their places; [`close`](Self::close) gives those jobs back. See
+    /// and their places; [`close`](Self::close) gives those jobs back. But what a job of this pool
+    /// submits stands in the wait list itself, and is cancelled. See
     /// [`Group::cancel_waiting`](crate::Group::cancel_waiting) for the jobs of one group.
     ///
     /// # Examples

@@ -237,7 +237,12 @@ fn calls_count_in_a_group_and_under_its_quota() {
             let second_now = poll(&mut second);
             settle().await;
             if n == 2 {
-                assert!(matches!(second_now, std::task::Poll::Ready(Err(CallError::Overloaded))));
+                use std::task::Poll::Ready;
+                assert!(matches!(second_now, Ready(Err(CallError::GroupOverloaded))));
+                // So it is after a wait in vain.
+                let within = PoolLayer::schedule_within(&pool, Duration::from_millis(1));
+                let late = within.group(&group).layer(probe.clone()).oneshot(Ask::Echo(2));
+                assert!(matches!(soon(late).await, Err(CallError::GroupOverloaded)));
             } else {
                 assert!(second_now.is_pending());
             }

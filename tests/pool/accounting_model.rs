@@ -253,7 +253,8 @@ async fn settle_few() {
 
 #[test]
 fn the_numbers_are_those_of_the_model() {
-    watched(|| {
+    // Some seconds alone, many times that beside a load.
+    watched_for(std::time::Duration::from_secs(150), || {
         let config =
             ProptestConfig { cases: 1_500, failure_persistence: None, ..Default::default() };
         proptest!(config, |(size in 1..4usize, queue in 0..3usize, acts in acts())| {

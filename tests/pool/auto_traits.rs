@@ -203,14 +203,14 @@ fn a_refusal_keeps_its_reason_and_its_job() {
 #[test]
 fn each_refusal_has_a_text_of_its_own() {
     use SubmitErrorKind::*;
-    let kinds = [Full, Closed, GroupClosed, GroupFailed, RuntimeGone, WouldDeadlock];
+    let kinds = [Full, GroupFull, Closed, GroupClosed, GroupFailed, RuntimeGone, WouldDeadlock];
     let texts: std::collections::HashSet<_> = kinds.iter().map(|kind| kind.to_string()).collect();
     assert_eq!(texts.len(), kinds.len());
     assert!(WouldDeadlock.to_string().contains("deadlock"));
     assert!(RuntimeGone.to_string().contains("runtime"));
     for kind in kinds {
-        assert_eq!(kind.is_full(), kind == Full);
-        assert_eq!(kind.is_closed(), !matches!(kind, Full | WouldDeadlock));
+        assert_eq!(kind.is_full(), matches!(kind, Full | GroupFull));
+        assert_eq!(kind.is_closed(), !matches!(kind, Full | GroupFull | WouldDeadlock));
     }
 }
 
@@ -223,7 +223,8 @@ fn sizes() {
     assert!(size_of::<Pool>() <= WORD);
     assert!(size_of::<JobError>() <= WORD);
 
-    // What a verb adds to the job is bounded, and the job is in there once.
+    // A job that may wait for room is in the pool's memory. What `try_go` adds is bounded, and the
+    // job is in there once.
     let big = || async {
         let buffer = [1u8; 4096];
         tokio::task::yield_now().await;
@@ -233,15 +234,20 @@ fn sizes() {
     let _entered = runtime.enter();
     let (pool, job) = (Pool::new(1), size_of_val(&big()));
     let group = pool.group();
-    let added = [
+    let waits = [
         ("schedule", size_of_val(&pool.schedule(big()))),
-        ("try_go", size_of_val(&pool.try_go(big()))),
         ("schedule_owned", size_of_val(&pool.schedule_owned(big()))),
-        ("try_go_owned", size_of_val(&pool.try_go_owned(big()))),
         ("group.schedule", size_of_val(&group.schedule(big()))),
+    ];
+    for (verb, size) in waits {
+        assert!(size <= 12 * WORD, "{verb}: {size}");
+    }
+    let runs = [
+        ("try_go", size_of_val(&pool.try_go(big()))),
+        ("try_go_owned", size_of_val(&pool.try_go_owned(big()))),
         ("group.try_go", size_of_val(&group.try_go(big()))),
     ];
-    for (verb, size) in added {
+    for (verb, size) in runs {
         assert!(size >= job && size <= job + 32 * WORD, "{verb}: {job} grew to {size}");
     }
 }

@@ -350,34 +350,43 @@ fn a_cancellation_by_the_group_does_not_fail_it_and_an_abort_does() {
 }
 
 #[test]
-fn wait_or_cancel_and_a_feeder_beside_it() {
-    paused(async {
-        let pool = Pool::new(4);
-        let group: Group<Line> = pool.group_builder().failure_when(Line::is_err).build().unwrap();
-        let feeder = {
-            let group = group.clone();
-            tokio::spawn(async move {
-                for n in 0..50 {
-                    let job = async move {
-                        if n == 3 {
-                            return Err("job 3");
-                        }
-                        tokio::time::sleep(Duration::from_secs(1)).await;
-                        Ok(n)
-                    };
-                    group.schedule(job).await.unwrap();
-                }
-            })
-        };
-        settle().await;
-        // As documented: the jobs of that moment are cancelled, and the feeder goes on.
-        let report = group.wait_or_cancel_on_failure().await;
-        assert!(report.cancelled <= 4 && report.first_failure == Some(3), "{report:?}");
-        feeder.await.unwrap();
-        let report = soon(group.wait()).await;
-        assert_eq!(report.succeeded + report.failed, 50);
-        assert!(report.cancelled <= 4, "{report:?}");
-    });
+fn waits_that_cancel_and_a_feeder_beside_them() {
+    for joins in [false, true] {
+        paused(a_feeder_beside_a_wait(joins));
+    }
+}
+
+async fn a_feeder_beside_a_wait(joins: bool) {
+    let pool = Pool::new(4);
+    let group: Group<Line> = pool.group_builder().failure_when(Line::is_err).build().unwrap();
+    let feeder = {
+        let group = group.clone();
+        tokio::spawn(async move {
+            for n in 0..50 {
+                let job = async move {
+                    if n == 3 {
+                        return Err("job 3");
+                    }
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    Ok(n)
+                };
+                group.schedule(job).await.unwrap();
+            }
+        })
+    };
+    settle().await;
+    // As documented: the jobs of that moment are cancelled, and the feeder goes on.
+    if joins {
+        assert_eq!(group.try_join().await.unwrap_err().index(), 3);
+    } else {
+        group.wait_or_cancel_on_failure().await;
+    }
+    let report = group.report();
+    assert!(report.cancelled <= 4 && report.first_failure == Some(3), "{report:?}");
+    feeder.await.unwrap();
+    let report = soon(group.wait()).await;
+    assert_eq!(report.succeeded + report.failed, 50);
+    assert!(report.cancelled <= 4, "{report:?}");
 }
 
 #[test]

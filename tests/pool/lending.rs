@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use crate::support::*;
-use millpond::{Pool, SubmitErrorKind};
+use millpond::{Group, Pool, SubmitErrorKind};
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -210,10 +210,12 @@ fn a_lender_that_is_aborted_ends_without_a_slot() {
         job.abort();
         assert!(soon(job).await.unwrap_err().is_cancelled());
         assert_eq!((lives.now(), law(&pool).lent), (0, 0));
-        // The job never learned that its child had started, so the child is aborted with it.
-        whole(&pool).await;
-        assert_eq!(law(&pool).cancelled, 2);
+        // The child has started, so it goes on without a handle.
+        assert_eq!(law(&pool).running, 1);
         gate.open();
+        soon(pool.wait_idle()).await;
+        assert_eq!((law(&pool).cancelled, law(&pool).completed), (1, 1));
+        whole(&pool).await;
     });
 }
 
@@ -267,6 +269,122 @@ fn a_nested_wait_that_is_dropped_leaves_nothing() {
         assert!(group.take_outcomes().is_empty(), "a job that was never submitted has no outcome");
         held.release().await;
         whole(&pool).await;
+    });
+}
+
+#[test]
+fn a_nested_submit_that_is_dropped_after_the_start_leaves_its_job_running() {
+    both(|| async {
+        let pool = Pool::new(2);
+        let (held, gate, go) = (hold(&pool), Gate::new(), Gate::new());
+        let (own, inside, goes) = (pool.clone(), gate.wait(), go.wait());
+        let job = pool
+            .schedule(async move {
+                let mut wait = Box::pin(own.schedule(inside));
+                assert!(poll(&mut wait).is_pending());
+                goes.await;
+            })
+            .await
+            .unwrap();
+        eventually(|| pool.status().waiting == 1).await;
+        held.release().await;
+        eventually(|| pool.status().running == 2).await;
+        go.open();
+        soon(job).await.unwrap();
+        assert_eq!(law(&pool).running, 1);
+        gate.open();
+        soon(pool.wait_idle()).await;
+        let status = law(&pool);
+        assert_eq!((status.cancelled, status.withdrawn, status.completed), (0, 0, 3));
+        whole(&pool).await;
+    });
+}
+
+/// How the wait of a nested submit ends, and the refusal that comes of it.
+type Close = fn(&Pool, &Group<()>, &Gate);
+
+const CLOSES: [(Close, SubmitErrorKind); 3] = [
+    (|pool, _, _| pool.close(), SubmitErrorKind::Closed),
+    (|_, group, _| group.close(), SubmitErrorKind::GroupClosed),
+    (|_, _, fails| fails.open(), SubmitErrorKind::GroupFailed),
+];
+
+#[test]
+fn a_nested_submit_gets_its_job_back() {
+    both(|| async {
+        for (close, expected) in CLOSES {
+            for quota in [1, 9] {
+                let (pool, fails) = (Pool::new(3), Gate::new());
+                let group = pool.group_builder().cancel_on_failure().quota(quota).build().unwrap();
+                let (held, failure) = (hold(&pool), fails.wait());
+                let failing = async move {
+                    failure.await;
+                    silent_panic("the first failure")
+                };
+                group.try_schedule(failing).unwrap();
+                let members = group.clone();
+                let submitter = pool.try_schedule(async move {
+                    // Two of them: neither may start because the other leaves.
+                    let submit = || members.schedule(async { unreachable!() });
+                    let refused = tokio::join!(submit(), submit());
+                    [refused.0, refused.1].map(|refused| refused.unwrap_err().into_parts().0)
+                });
+                eventually(|| pool.status().waiting == 2).await;
+                close(&pool, &group, &fails);
+                assert_eq!(soon(submitter.unwrap()).await.unwrap(), [expected; 2]);
+                fails.open();
+                let report = soon(group.wait()).await;
+                assert_eq!((report.failed, report.panicked, report.cancelled), (1, 1, 0));
+                held.release().await;
+                soon(pool.wait_idle()).await;
+                let status = quiet(&pool);
+                assert_eq!((status.refused, status.withdrawn, status.cancelled), (2, 0, 0));
+            }
+        }
+    });
+}
+
+#[test]
+fn what_a_nested_submit_waits_with_is_cancelled_with_the_others() {
+    both(|| async {
+        let pool = Pool::new(2);
+        let (held, own) = (hold(&pool), pool.clone());
+        let job = async move { own.schedule(async { unreachable!() }).await.unwrap().await };
+        let job = pool.schedule(job).await.unwrap();
+        eventually(|| pool.status().waiting == 1).await;
+        assert_eq!(pool.cancel_waiting(), 1);
+        let nested: Result<(), _> = soon(job).await.unwrap();
+        assert!(nested.unwrap_err().is_cancelled());
+        held.release().await;
+        whole(&pool).await;
+    });
+}
+
+/// The job is given back, and the future is dropped before it looks.
+#[test]
+fn a_nested_submit_that_is_dropped_after_a_close_drops_its_job() {
+    both(|| async {
+        let (pool, lives) = (Pool::new(2), Gauge::default());
+        let (held, life, go) = (hold(&pool), lives.enter(), Gate::new());
+        let (own, group, goes) = (pool.clone(), pool.group::<()>(), go.wait());
+        let (members, other) = (group.clone(), lives.enter());
+        let job = pool.schedule(async move {
+            let mut wait = Box::pin(own.schedule(async move { drop(life) }));
+            let mut member = Box::pin(members.schedule(async move { drop(other) }));
+            assert!(poll(&mut wait).is_pending() && poll(&mut member).is_pending());
+            goes.await;
+        });
+        let job = job.await.unwrap();
+        eventually(|| pool.status().waiting == 2).await;
+        pool.close();
+        assert!(soon(group.wait()).await.is_success());
+        assert_eq!(lives.now(), 2);
+        go.open();
+        soon(job).await.unwrap();
+        assert_eq!((lives.now(), law(&pool).withdrawn), (0, 2));
+        held.release().await;
+        soon(pool.wait_idle()).await;
+        quiet(&pool);
     });
 }
 

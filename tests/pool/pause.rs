@@ -74,6 +74,53 @@ fn a_suspended_job_goes_on_and_a_slot_that_was_reserved_is_used() {
     });
 }
 
+/// Callers that were granted a slot before the pause, and look after it.
+#[test]
+fn a_granted_slot_waits_for_the_end_of_the_pause() {
+    for how in 0..3 {
+        single(async move {
+            let (pool, starts) = (Pool::new(2), Gauge::default());
+            let held = fill(&pool);
+            let inside = starts.clone();
+            let job = async move { drop(inside.enter()) };
+            let mut caller = task::spawn(pool.schedule(job));
+            let mut reserve = task::spawn(pool.reserve());
+            assert_pending!(caller.poll());
+            assert_pending!(reserve.poll());
+            release(held).await;
+            assert!(caller.is_woken() && reserve.is_woken());
+            pool.pause();
+            assert_pending!(caller.poll());
+            assert_pending!(reserve.poll());
+            settle().await;
+            let status = law(&pool);
+            assert_eq!((status.granted, status.running, starts.total()), (2, 0, 0));
+            match how {
+                0 => pool.resume(),
+                1 => pool.close(),
+                // A place that is given up: its slot is not handed out either.
+                _ => {
+                    drop(caller);
+                    assert_eq!(law(&pool).granted, 1);
+                    assert!(pool.try_schedule(async {}).is_err());
+                    pool.resume();
+                    assert!(reserve.is_woken());
+                    drop(assert_ready!(reserve.poll()).unwrap());
+                    drop(reserve);
+                    return whole(&pool).await;
+                }
+            }
+            assert!(caller.is_woken() && reserve.is_woken());
+            soon(assert_ready!(caller.poll()).unwrap()).await.unwrap();
+            drop(assert_ready!(reserve.poll()).unwrap());
+            drop((caller, reserve));
+            assert_eq!(starts.total(), 1);
+            soon(pool.wait_idle()).await;
+            quiet(&pool);
+        });
+    }
+}
+
 #[test]
 fn waiters_come_and_go_in_a_paused_pool() {
     single(async {

@@ -31,7 +31,8 @@ fn every_verb_at_the_quota() {
         group.try_schedule(job(0)).unwrap();
         group.schedule(job(1)).await.unwrap();
         // Two slots and a place in the queue are free, for others.
-        assert_eq!(group.try_schedule(job(9)).unwrap_err().kind(), SubmitErrorKind::Full);
+        let refused = group.try_schedule(job(9)).unwrap_err();
+        assert_eq!((refused.kind(), refused.is_full()), (SubmitErrorKind::GroupFull, true));
         let mut waiter = task::spawn(group.schedule(job(4)));
         assert_pending!(waiter.poll());
         group.schedule_always(job(2)).unwrap();

@@ -31,6 +31,13 @@ pub fn watched(body: impl FnOnce() + Send + 'static) {
 /// The same, for what is known to last longer.
 #[track_caller]
 pub fn watched_for(limit: Duration, body: impl FnOnce() + Send + 'static) {
+    watched_box(limit, Box::new(body));
+}
+
+/// The bodies are boxed here and below: else each test would bring a copy of threads and runtimes, more
+/// than half of what there is to compile.
+#[track_caller]
+fn watched_box(limit: Duration, body: Box<dyn FnOnce() + Send>) {
     let at = Location::caller();
     let name = std::thread::current().name().unwrap_or("?").to_owned();
     let (tell, told) = mpsc::channel::<()>();
@@ -52,6 +59,7 @@ pub fn watched_for(limit: Duration, body: impl FnOnce() + Send + 'static) {
 /// On a current-thread runtime.
 #[track_caller]
 pub fn single(body: impl Future<Output = ()> + Send + 'static) {
+    let body = boxed(body);
     watched(move || Builder::new_current_thread().enable_all().build().unwrap().block_on(body));
 }
 
@@ -59,6 +67,7 @@ pub fn single(body: impl Future<Output = ()> + Send + 'static) {
 /// else is left to do.
 #[track_caller]
 pub fn paused(body: impl Future<Output = ()> + Send + 'static) {
+    let body = boxed(body);
     watched(move || {
         Builder::new_current_thread()
             .enable_all()
@@ -78,12 +87,19 @@ pub fn multi(threads: usize, body: impl Future<Output = ()> + Send + 'static) {
 /// The same, for what is known to last longer.
 #[track_caller]
 pub fn multi_for(limit: Duration, threads: usize, body: impl Future<Output = ()> + Send + 'static) {
+    let body = boxed(body);
     watched_for(limit, move || {
         let runtime = runtime(threads);
         if let Err(error) = runtime.block_on(runtime.spawn(body)) {
             resume_unwind(error.into_panic());
         }
     });
+}
+
+pub fn boxed(
+    body: impl Future<Output = ()> + Send + 'static,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(body)
 }
 
 pub fn runtime(threads: usize) -> Runtime {

@@ -4,15 +4,17 @@ use millpond::{JobError, JobHandle, Pool};
 
 use super::{Job, Submit};
 
+/// A pool, with as many places in its queue as slots, or with none.
 #[derive(Clone)]
-pub struct Millpond(Pool);
+pub struct Millpond<const QUEUE: bool>(Pool);
 
-impl Submit for Millpond {
+impl<const QUEUE: bool> Submit for Millpond<QUEUE> {
     type Lost = JobError;
     type Handle = JobHandle<()>;
 
     fn new(size: usize) -> Self {
-        Self(Pool::new(size))
+        let queue = if QUEUE { size } else { 0 };
+        Self(Pool::builder().size(size).queue(queue).build().expect("the size is valid"))
     }
 
     async fn feed<J: Job>(&self, jobs: impl Iterator<Item = J> + Send) {

@@ -192,12 +192,17 @@ impl ServerState {
         }
     }
 
-    /// Accounts for bytes that wait to be sent. Returns `None` if the total is above its limit
-    /// then.
-    pub(crate) fn reserve_bytes(&self, bytes: usize) -> Option<BytesPermit> {
-        let mut permit = self.empty_permit();
-        permit.add(bytes);
-        (self.send_buffered() <= self.send_buffered.limit).then_some(permit)
+    /// Accounts for bytes that wait to be sent; `permit` counts some of them already. Returns `None` if
+    /// the others raise the total above its limit.
+    pub(crate) fn reserve_bytes(
+        &self,
+        permit: Option<BytesPermit>,
+        bytes: usize,
+    ) -> Option<BytesPermit> {
+        let mut permit = permit.unwrap_or_else(|| self.empty_permit());
+        let more = bytes.saturating_sub(permit.bytes);
+        permit.add(more);
+        (more == 0 || self.send_buffered() <= self.send_buffered.limit).then_some(permit)
     }
 
     /// Returns a permit without bytes, for a connection that adds bytes later.
@@ -250,12 +255,21 @@ impl BytesPermit {
         self.bytes += bytes;
     }
 
-    /// Subtracts the permit's bytes, and wakes the waiting senders if the total falls below its
-    /// limit.
-    pub(crate) fn clear(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
-        let before = self.of.total.fetch_sub(bytes, SeqCst);
-        let room = before >= self.of.limit && before - bytes < self.of.limit;
+    /// Takes over the bytes of another permit.
+    pub(crate) fn absorb(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
+    /// Subtracts the bytes above this number, and wakes the waiting senders if the total falls below
+    /// its limit.
+    pub(crate) fn shrink_to(&mut self, bytes: usize) {
+        let less = self.bytes.saturating_sub(bytes);
+        if less == 0 {
+            return;
+        }
+        self.bytes -= less;
+        let before = self.of.total.fetch_sub(less, SeqCst);
+        let room = before >= self.of.limit && before - less < self.of.limit;
         if room && !failpoint("room for bytes wakes nothing") {
             self.of.below_limit.notify_waiters();
         }
@@ -264,6 +278,6 @@ impl BytesPermit {
 
 impl Drop for BytesPermit {
     fn drop(&mut self) {
-        self.clear();
+        self.shrink_to(0);
     }
 }

@@ -26,7 +26,7 @@ use crate::framed::protocol::{FrameProtocol, SavedBytes};
 use crate::framed::service::{BoxError, decode, decode_failed, failed};
 use crate::panic::catch;
 use crate::settings::SlowReader;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, failpoint};
 
 /// Serves the connections of a server that sends more than responses: greetings, pushes,
 /// broadcasts.
@@ -273,16 +273,25 @@ where
         Ok(())
     }
 
-    fn collect(&self, idle: &mut Self::Idle, output: &mut BytesMut) {
+    fn collect(
+        &self,
+        idle: &mut Self::Idle,
+        output: &mut BytesMut,
+        permit: &mut Option<BytesPermit>,
+    ) {
         let mut inner = idle.shared.inner.lock();
         if !inner.output.is_empty() {
             output.unsplit(std::mem::take(&mut inner.output));
             inner.unwritten = output.len();
-            // The permit wakes senders as it is dropped: after the unlock (F3).
             let none = idle.shared.notifier.server().empty_permit();
-            let permit = std::mem::replace(&mut inner.permit, none);
+            let collected = std::mem::replace(&mut inner.permit, none);
             drop(inner);
-            drop(permit);
+            // The bytes count until they are written: a turn may wait long before that.
+            match permit {
+                _ if failpoint("collected bytes do not count") => {}
+                Some(permit) => permit.absorb(collected),
+                None => *permit = Some(collected),
+            }
         }
     }
 

@@ -59,8 +59,14 @@ pub(crate) trait FrameProtocol: Send + Sync + 'static {
         output: &mut BytesMut,
     ) -> Result<(), CloseReason>;
 
-    /// Moves the frames that `Connection`s have sent to the end of `output`.
-    fn collect(&self, idle: &mut Self::Idle, output: &mut BytesMut);
+    /// Moves the frames that `Connection`s have sent to the end of `output`, and their bytes to
+    /// `permit`.
+    fn collect(
+        &self,
+        idle: &mut Self::Idle,
+        output: &mut BytesMut,
+        permit: &mut Option<BytesPermit>,
+    );
 
     /// Returns whether `Connection::close` was called: then no more frames are served.
     fn is_closing(&self, idle: &Self::Idle) -> bool;
@@ -90,10 +96,8 @@ pub(crate) struct SavedBytes {
     pub(super) partial_frame: bool,
     /// How many bytes of that frame the codec has taken.
     pub(super) consumed: usize,
-    /// The peer has ended its side.
-    pub(super) end: bool,
     /// The connection is closed for this reason, and lingers until the peer has gone.
     pub(super) lingers: Option<CloseReason>,
     /// Counts `output` against `send_buffer_total`.
-    pub(super) _permit: Option<BytesPermit>,
+    pub(super) permit: Option<BytesPermit>,
 }

@@ -28,7 +28,7 @@ use crate::conn::buffers::{Buffers, PooledBuffers, poll_fill};
 use crate::conn::events::ParkReason;
 use crate::conn::linger;
 use crate::conn::protocol::Outcome;
-use crate::conn::server_state::{Counters, ServerState};
+use crate::conn::server_state::{BytesPermit, Counters, ServerState};
 use crate::conn::table::TurnInput;
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::framed::protocol::{FrameProtocol, SavedBytes};
@@ -64,6 +64,8 @@ struct FramedTurn<'a, W, P: FrameProtocol> {
     made_progress: bool,
     /// Runs while user code is pending and the peer takes nothing.
     write_timer: Option<Pin<Box<Sleep>>>,
+    /// Counts the bytes of the output that an earlier turn has left or a `Connection` has sent.
+    permit: Option<BytesPermit>,
     /// A panic of user code. It continues after the turn has written earlier responses.
     panic: Option<Box<dyn Any + Send>>,
 }
@@ -98,6 +100,7 @@ pub(crate) async fn serve_turn<W: Transport, P: FrameProtocol>(
         wrote: 0,
         made_progress: false,
         write_timer: None,
+        permit: None,
         panic: None,
     };
     if let Some(saved) = protocol.saved(turn.idle).take() {
@@ -137,7 +140,8 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
             poll_fn(|cx| self.poll_call(cx, open.as_mut())).await?;
         }
         loop {
-            if poll_fn(|cx| Poll::Ready(self.write(cx))).await? {
+            let blocked = poll_fn(|cx| Poll::Ready(self.write(cx))).await?;
+            if blocked && !failpoint("a deaf peer is read from") {
                 return self.blocked();
             }
             if self.turn_input.close_requested == Some(CloseReason::ClosedByServer) {
@@ -266,7 +270,7 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
     /// Writes the output. Returns `true` if the socket did not take all of it.
     fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
         let output = &mut self.buffers.output;
-        self.protocol.collect(self.idle, output);
+        self.protocol.collect(self.idle, output, &mut self.permit);
         let before = self.wrote;
         let mut blocked = false;
         while !output.is_empty() && !blocked {
@@ -278,6 +282,9 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
                 }
                 Poll::Pending => blocked = true,
             }
+        }
+        if let Some(permit) = &mut self.permit {
+            permit.shrink_to(output.len());
         }
         if self.io.is_tls() {
             match Pin::new(&mut *self.io).poll_flush(cx) {
@@ -359,9 +366,9 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
     fn restore(&mut self, saved: SavedBytes) {
         self.buffers.input.extend_from_slice(&saved.input);
         self.buffers.output.unsplit(saved.output);
+        self.permit = saved.permit;
         self.partial_frame = saved.partial_frame;
-        self.consumed = saved.consumed;
-        self.end = saved.end;
+        self.consumed = if failpoint("a frame's size starts anew") { 0 } else { saved.consumed };
         self.needs_read = false;
     }
 
@@ -372,32 +379,22 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
     /// cannot wait for room, as sends do.
     fn save(&mut self) -> Result<(), CloseReason> {
         let Buffers { input, output } = &mut *self.buffers;
-        if input.is_empty()
-            && output.is_empty()
-            && !self.partial_frame
-            && !self.end
-            && self.needs_read
-        {
+        if input.is_empty() && output.is_empty() && !self.partial_frame && self.needs_read {
             return Ok(());
         }
         let permit = match output.len() {
             0 => None,
-            bytes => Some(self.server.reserve_bytes(bytes).ok_or(CloseReason::SlowReader)?),
+            bytes => {
+                let reserved = self.server.reserve_bytes(self.permit.take(), bytes);
+                Some(reserved.ok_or(CloseReason::SlowReader)?)
+            }
         };
         // The written front of the buffer is memory, too.
         let slack = output.capacity() > 2 * output.len();
         let output = if slack { BytesMut::from(&output[..]) } else { take(output) };
         let input = (&**input).into();
-        let (partial_frame, consumed, end) = (self.partial_frame, self.consumed, self.end);
-        let saved = SavedBytes {
-            input,
-            output,
-            partial_frame,
-            consumed,
-            end,
-            lingers: None,
-            _permit: permit,
-        };
+        let (partial_frame, consumed) = (self.partial_frame, self.consumed);
+        let saved = SavedBytes { input, output, partial_frame, consumed, lingers: None, permit };
         *self.protocol.saved(self.idle) = Some(Box::new(saved));
         Ok(())
     }

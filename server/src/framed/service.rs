@@ -10,6 +10,7 @@ use tower_service::Service;
 use crate::accept::address::Address;
 use crate::close_reason::CloseReason;
 use crate::conn::notifier::ConnNotifier;
+use crate::conn::server_state::BytesPermit;
 use crate::framed::protocol::{FrameProtocol, SavedBytes};
 use crate::trace::event;
 
@@ -88,7 +89,13 @@ where
         Ok(())
     }
 
-    fn collect(&self, _idle: &mut IdleConn<C>, _output: &mut BytesMut) {}
+    fn collect(
+        &self,
+        _idle: &mut IdleConn<C>,
+        _output: &mut BytesMut,
+        _permit: &mut Option<BytesPermit>,
+    ) {
+    }
 
     fn is_closing(&self, _idle: &IdleConn<C>) -> bool {
         false

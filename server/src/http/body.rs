@@ -4,7 +4,7 @@
 //! task and at any time; hyper polls and drops a [`TrackedBody`] inside of its own poll. Each has a
 //! [`ProgressGuard`], whose drop ends its part. Nothing here is locked.
 //!
-//! What must never happen: a request body ends before its end and is not counted (`H2`).
+//! What must never happen: a request body is dropped before its end and is not counted (`H2`).
 
 use std::io::IoSlice;
 use std::pin::Pin;
@@ -73,12 +73,8 @@ impl Body for RequestBody {
                 Poll::Ready(Some(Ok(_))) if !this.incoming.is_end_stream() => {
                     guard.progress.clear(REQUEST_BODY_PENDING);
                 }
-                Poll::Ready(end) => {
-                    // Hyper has seen this error itself, so hyper skips nothing. The count still forbids
-                    // to take the socket back (`H2`).
-                    if matches!(end, Some(Err(_))) {
-                        guard.progress.note_dropped_body();
-                    }
+                Poll::Ready(_) => {
+                    // Hyper has seen an error itself, and ends the connection after the response.
                     this.guard.take().into_iter().for_each(ProgressGuard::complete);
                 }
             }

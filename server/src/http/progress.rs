@@ -10,7 +10,7 @@
 //!
 //! What must never happen:
 //!
-//! - a request body ends before its end and [`ConnProgress::dropped_bodies`] does not count it (`H2`);
+//! - a request body is dropped before its end and [`ConnProgress::dropped_bodies`] does not count it (`H2`);
 //! - a wake-up gets lost between two polls (`H5`).
 //!
 //! `H1`, `H2` and the other invariants stand at the head of `http/mod.rs`.

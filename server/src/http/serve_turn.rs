@@ -235,6 +235,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
     /// Has hyper work until it waits, round by round. `io` is the socket, unless hyper has it already.
     fn drive(&mut self, mut conn: Box<Http1Conn<W, A>>, mut io: MaybeTls<W>) -> Poll<Outcome> {
         let mut polls = 0;
+        conn.shared.lent().budget = self.turn.server.settings.read_budget_bytes;
         loop {
             let before = self.lend(&conn, replace(&mut io, MaybeTls::Taken));
             conn.shared.progress.poll_begins();
@@ -251,7 +252,8 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             // Hyper may close the connection in its next poll. Only a hyper that waits tells how far it is.
             let poll_again = woken || dropped_since;
             polls += 1;
-            if poll_again && (polls < POLLS || failpoint("a turn polls without end")) {
+            let may_poll = polls < POLLS || failpoint("a turn polls without end");
+            if poll_again && may_poll && !is_spent {
                 continue;
             }
             let progress = &conn.shared.progress;
@@ -276,15 +278,14 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         }
     }
 
-    /// Lends the socket to hyper with a new read budget, and passes on the events that are known. Returns
-    /// the counters before the poll.
+    /// Lends the socket to hyper, and passes on the events that are known. Returns the counters before the
+    /// poll.
     fn lend(&mut self, conn: &Http1Conn<W, A>, io: MaybeTls<W>) -> Before {
         let input = self.turn.input;
         let mut lent = conn.shared.lent();
         if !matches!(io, MaybeTls::Taken) {
             lent.io = io;
         }
-        lent.budget = self.turn.server.settings.read_budget_bytes;
         lent.is_spent = false;
         if let Some(transport) = lent.io.transport() {
             transport.on_ready(input.events.with(self.turn.wake_events.take()));
@@ -327,7 +328,9 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 self.suspended = Some(conn);
                 return Poll::Pending;
             }
-            Waiting::Nothing if has_dropped => return Poll::Ready(self.stay_in_hyper(conn)),
+            Waiting::Nothing if has_dropped && !failpoint("a cut body is forgotten") => {
+                return Poll::Ready(self.stay_in_hyper(conn));
+            }
             Waiting::Nothing => return self.go_idle(conn),
             Waiting::RequestBody { .. } => ParkReason::Body,
             Waiting::ResponseBody => ParkReason::Stream,

@@ -18,6 +18,7 @@ use millpond_server::http::RequestBody;
 in_all_cases!(single: one_slot_serves_one_at_a_time, who_waits_for_its_peer_holds_none);
 in_all_cases!(single: who_waits_for_its_handler_holds_one, closed, panics);
 in_all_cases!(single: a_flood_leaves_others_their_turn, a_handler_that_never_rests);
+in_all_cases!(single: an_upload_takes_many_turns);
 
 fn pool(size: usize) -> Pool {
     Pool::builder().size(size).build().unwrap()
@@ -130,6 +131,23 @@ async fn a_flood_leaves_others_their_turn(case: Case) {
     let before = order.iter().position(|path| path == "/other").unwrap();
     assert_eq!(order.len(), FLOOD + 1);
     assert!(before < FLOOD / 2, "{case:?}: {before} of a flood came first");
+}
+
+/// All of the body stands in the kernel before the server looks. The budget holds for the whole turn, not
+/// for each of hyper's polls.
+async fn an_upload_takes_many_turns(case: Case) {
+    const BODY: usize = 256 << 10;
+    /// The most bytes of one read.
+    const READ: usize = 16 << 10;
+    let server = serve(case.http().read_budget_bytes(1000), &App::default());
+    let mut client = case.client(&server).await;
+    assert_eq!(client.exchange(HELLO).await, "200 hello");
+    at_rest(&server, 1, 0).await;
+    let before = server.status().turns;
+    let reply = client.exchange(post("/digest", BODY) + &"x".repeat(BODY)).await;
+    assert!(reply.starts_with(&format!("200 {BODY} bytes")), "{reply}");
+    let turns = server.status().turns - before;
+    assert!(turns >= (BODY / READ) as u64, "{case:?}: {turns} turns");
 }
 
 /// A handler that is ready again after each poll does not keep the thread.

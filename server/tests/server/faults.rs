@@ -10,6 +10,7 @@ use millpond_server::{CloseReason, Server, ServerBuilder};
 use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec, LinesCodec};
 
 in_all_cases!(single: a_frame_that_is_too_large, a_frame_that_is_too_large_for_its_codec);
+in_all_cases!(single: a_frame_that_its_codec_takes_in_parts);
 in_all_cases!(single: frames_that_no_codec_reads, an_answer_that_no_codec_writes);
 in_all_cases!(single: a_service_that_panics_or_fails, a_service_that_is_never_ready);
 in_all_cases!(single: answers_before_a_fault_are_given, codecs_that_panic, a_service_that_waits);
@@ -56,6 +57,59 @@ async fn a_frame_that_is_too_large_for_its_codec(case: Case) {
     let server = case.builder().codec(codec).serve(tower::service_fn(service)).unwrap();
     let (large, whole) = ([b'x'; 65], [&[b'x'; 65][..], b"\n"].concat());
     wrongs(case, &server, &[&large, &whole], CloseReason::Codec).await;
+}
+
+/// Takes each byte at once, also of a line that is not whole.
+#[derive(Clone, Default)]
+struct Greedy(BytesMut);
+
+impl Decoder for Greedy {
+    type Item = String;
+    type Error = io::Error;
+
+    fn decode(&mut self, input: &mut BytesMut) -> io::Result<Option<String>> {
+        while !input.is_empty() {
+            let byte = input.split_to(1);
+            if byte[0] == b'\n' {
+                let line = self.0.split();
+                return Ok(Some(String::from_utf8_lossy(&line).into_owned()));
+            }
+            self.0.extend_from_slice(&byte);
+        }
+        Ok(None)
+    }
+}
+
+impl Encoder<String> for Greedy {
+    type Error = io::Error;
+
+    fn encode(&mut self, line: String, output: &mut BytesMut) -> io::Result<()> {
+        output.extend_from_slice(format!("{line}\n").as_bytes());
+        Ok(())
+    }
+}
+
+/// What the codec holds counts, turn after turn.
+async fn a_frame_that_its_codec_takes_in_parts(case: Case) {
+    let service = |line: String| async move { Ok::<_, Infallible>(Some(line)) };
+    let builder = case.builder().max_frame_size(65).codec(Greedy::default());
+    let server = builder.serve(tower::service_fn(service)).unwrap();
+    let mut client = case.connect(&server).await;
+    for line in 0..3u64 {
+        for part in 1..=2 {
+            client.send([b'x'; 32]).await;
+            eventually(|| server.status().bytes_in == 65 * line + 32 * part).await;
+        }
+        client.send("\n").await;
+        assert_eq!(client.line().await.len(), 64, "{case:?}");
+    }
+    for part in 1..=2 {
+        client.send([b'x'; 33]).await;
+        eventually(|| server.status().bytes_in == 65 * 3 + 33 * part).await;
+    }
+    client.gone().await;
+    closed_for(&server, CloseReason::FrameTooLarge, 1).await;
+    emptied(&server).await;
 }
 
 async fn frames_that_no_codec_reads(case: Case) {

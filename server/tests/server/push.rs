@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use crate::support::chat::{Chat, fill_up, thousand};
-use crate::support::server::{Case, Client, closed_for, emptied, in_all_cases, no_time, parked};
+use crate::support::server::{
+    Case, Client, closed_for, emptied, in_all_cases, no_time, parked, unchanged,
+};
 use crate::support::*;
 use millpond_server::{CloseReason, Deadline, Server, SlowReader, TrySendError};
 use tokio::time::{Instant, sleep};
 
 in_all_cases!(double: to_parked_connections_from_elsewhere);
 in_all_cases!(single: nobody_reads, slow_readers_are_closed, all_peers_together_have_a_limit);
-in_all_cases!(single: to_one_whose_handler_waits);
+in_all_cases!(single: to_one_whose_handler_waits, what_waits_in_a_turn_counts);
 in_all_cases!(paused: a_close_outlives_the_write_deadline, a_handler_that_sends_to_nobody);
 
 async fn to_parked_connections_from_elsewhere(case: Case) {
@@ -133,6 +135,37 @@ async fn all_peers_together_have_a_limit(case: Case) {
     soon(waits).await.unwrap();
 }
 
+/// The turn has taken the bytes over, and waits for its handler.
+async fn what_waits_in_a_turn_counts(case: Case) {
+    const ROOM: usize = 100_000;
+    let chat = Chat::new();
+    let settings = case.narrow_builder().send_buffer(ROOM).send_buffer_total(3 * ROOM / 2);
+    let server = chat.serve(settings);
+    let mut client = case.connect_narrow(&server).await;
+    client.send("wait\n").await;
+    eventually(|| chat.at_work().now() == 1).await;
+    let peer = chat.peers().pop().unwrap();
+    let sent = fill_up(&peer).await;
+    let waiting = server.status().send_buffered;
+    assert!((ROOM..ROOM + 1000).contains(&waiting), "{case:?}: {waiting}");
+    // Another connection gets what is left of the total.
+    let mut other = case.connect_narrow(&server).await;
+    let peer = chat.came(2).await.pop().unwrap();
+    let more = fill_up(&peer).await;
+    let total = server.status().send_buffered;
+    assert!((3 * ROOM / 2..3 * ROOM / 2 + 1000).contains(&total), "{case:?}: {total}");
+    // Nothing that was accepted is lost at the end of the turn.
+    chat.gate().open();
+    for (client, sent) in [(&mut client, sent), (&mut other, more)] {
+        for n in 0..sent {
+            assert_eq!(client.line().await, thousand(n), "{case:?}");
+        }
+    }
+    drop((client, other));
+    let status = emptied(&server).await;
+    assert_eq!(status.closed_for(CloseReason::SlowReader), 0, "{case:?}: {status:?}");
+}
+
 async fn to_one_whose_handler_waits(case: Case) {
     let chat = Chat::greeting("hello");
     let server = chat.serve(case.narrow_builder());
@@ -207,8 +240,9 @@ async fn a_handler_that_sends_to_nobody(case: Case) {
     let chat = Chat::new();
     let server = with_write_timeout(case, &chat);
     let mut client = case.connect_narrow(&server).await;
-    client.send("many 40000\n").await;
+    client.send("many 6000\n").await;
     eventually(|| chat.at_work().now() == 1).await;
+    unchanged(|| server.status().send_buffered).await;
     let start = Instant::now();
     while server.status().open > 0 {
         sleep(Duration::from_millis(100)).await;
@@ -230,11 +264,11 @@ async fn a_handler_that_sends_to_nobody(case: Case) {
 
     // One that reads slowly is not cut off.
     let mut client = case.connect_narrow(&server).await;
-    client.send("many 20000\n").await;
+    client.send("many 10000\n").await;
     for _ in 0..30 {
         no_time(client.read_exact(100_000)).await;
         sleep(LIMIT / 4).await;
     }
-    no_time(client.read_exact(20_000_000 - 30 * 100_000)).await;
+    no_time(client.read_exact(10_000_000 - 30 * 100_000)).await;
     client.ask("and then").await;
 }

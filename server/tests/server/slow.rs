@@ -17,7 +17,8 @@ in_all_cases!(paused: no_write_deadline);
 
 /// What a line is answered with.
 const ANSWER: usize = 64 * 1024;
-const REQUESTS: usize = 120;
+/// Five answers fill a connection.
+const REQUESTS: usize = 24;
 
 fn answer(number: &str) -> String {
     let mut answer = format!("{number}:");

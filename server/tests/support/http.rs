@@ -24,6 +24,7 @@ pub const LIMIT: Duration = Duration::from_secs(600);
 /// Runs a test on one thread: while the client runs, the server does not.
 #[track_caller]
 pub fn patient(body: impl Future<Output = ()> + Send + 'static) {
+    let body = super::boxed(body);
     super::watched_for(LIMIT, move || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_all().build().unwrap().block_on(body);

@@ -371,16 +371,21 @@ pub fn no_time<F: Future>(future: F) -> impl Future<Output = F::Output> {
     })
 }
 
-/// Waits until a value stays the same for 30 ms of real time, while the kernel may have work left. A
+/// Waits until a value stays the same for 100 ms of real time, while the kernel may have work left. Of a
+/// time in which this thread did not run, a millisecond counts: the kernel may not have run either. A
 /// paused clock stands still meanwhile.
 pub async fn unchanged<T: PartialEq>(mut value: impl FnMut() -> T) {
-    let (mut last, mut since) = (value(), Instant::now());
-    while since.elapsed() < Duration::from_millis(30) {
+    let (mut last, mut quiet) = (value(), Duration::ZERO);
+    while quiet < Duration::from_millis(100) {
+        let before = Instant::now();
         tokio::task::yield_now().await;
         let now = value();
-        if now != last {
-            (last, since) = (now, Instant::now());
-        }
+        quiet = if now == last {
+            quiet + before.elapsed().min(Duration::from_millis(1))
+        } else {
+            Duration::ZERO
+        };
+        last = now;
     }
 }
 

@@ -66,6 +66,10 @@
 //! 4. A running job is scheduled once its poll returns `Pending`, and cancelled by the next one.
 //! 5. A complete job stays as it is.
 //!
+//! A job whose submitter still waits may be refused while it stands in the wait list. It is marked as
+//! given back under the limiter's lock, and is complete without an output after that. The submitter
+//! then takes the future out: it was never polled.
+//!
 //! # The way of the output
 //!
 //! 1. The worker polls the future, or cancels it. A sink that pushes inspects the output, still
@@ -133,7 +137,7 @@ use std::task::Waker;
 
 pub(crate) use crate::pool::job::alloc_cache::trim as trim_cache;
 pub(crate) use crate::pool::job::join::RawJoinHandle;
-pub(crate) use crate::pool::job::new::{NewJob, allocate_job};
+pub(crate) use crate::pool::job::new::{AdmittedJob, NewJob, allocate_job, finished_job};
 pub(crate) use crate::pool::job::refs::{AtomicJobSlot, JobArc, RawJob, Runnable};
 pub(crate) use crate::pool::job::state::SlotHold;
 
@@ -205,8 +209,8 @@ pub(crate) trait OutputSink<T>: Send + 'static {
     /// Receives the output, if [`PUSHES`](Self::PUSHES).
     fn push_output(self, output: Result<T, JobError>);
 
-    /// Notes that the submitter went away before the job left the wait list. The job leaves no
-    /// outcome.
+    /// Notes that the submitter went away before the job left the wait list, or gets the job back. The
+    /// job leaves no outcome.
     fn withdraw(self)
     where
         Self: Sized,

@@ -2,21 +2,29 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use crate::error::SubmitErrorKind;
-use crate::pool::context::PoolId;
+use crate::error::{JobError, SubmitErrorKind};
+use crate::pool::context::{NO_POOL, PoolId};
 use crate::pool::job::join::RawJoinHandle;
 use crate::pool::job::raw::Cell;
 use crate::pool::job::refs::{JobArc, RawJob, Runnable};
 use crate::pool::job::{JobScheduler, OutputSink, SlotKind};
 use crate::trace::{JobSpan, Place};
 
-/// A job in a cell of its own, with both its token and its join handle. The submitter can still take
-/// the future out again.
-pub(crate) struct NewJob<F: Future, S> {
-    job: Runnable,
-    join: RawJoinHandle<F::Output>,
+/// A job in a cell of its own that no other owner has. The submitter can still take the future out
+/// again.
+pub(crate) struct NewJob<F, S> {
+    /// Stands for both references of a new cell: the token and the join handle (S6).
+    job: RawJob,
+    types: PhantomData<fn(F, S)>,
+}
+
+/// The join handle of an admitted job, with the types of its cell.
+pub(crate) struct AdmittedJob<F: Future, S> {
+    pub(crate) join: RawJoinHandle<F::Output>,
     types: PhantomData<fn(F, S)>,
 }
 
@@ -28,10 +36,23 @@ where
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
-    let job = RawJob(Cell::<F, S>::allocate(future, span, pool));
-    // SAFETY: the cell was made for this output just now, and gets no other join handle.
-    let join = unsafe { RawJoinHandle::new(JobArc(job)) };
-    NewJob { job: Runnable(job), join, types: PhantomData }
+    NewJob { job: RawJob(Cell::<F, S>::allocate(future, span, pool)), types: PhantomData }
+}
+
+/// Makes the join handle of a job that ran in its caller and has ended. The output gets a cell, so that
+/// all handles are alike.
+pub(crate) fn finished_job<T, S>(output: Result<T, JobError>, sink: S) -> RawJoinHandle<T>
+where
+    T: Send + 'static,
+    S: OutputSink<T>,
+{
+    let span = JobSpan::current(false, Place::caller());
+    let new_job = allocate_job::<_, S>(std::future::pending::<T>(), span, NO_POOL);
+    // SAFETY: `new_job` has the token, and a `Pending` needs no drop.
+    unsafe { new_job.cell().finish_unpolled(output) };
+    let (token, admitted) = new_job.admit(sink, SlotKind::Overflow);
+    token.publish();
+    admitted.join
 }
 
 impl<F, S> NewJob<F, S>
@@ -52,25 +73,25 @@ where
     /// Counts the job in with its sink, which may refuse the job. Called right before `admit`.
     #[inline]
     pub(crate) fn enter(&self, sink: &mut S) -> Result<usize, SubmitErrorKind> {
-        sink.on_admit(Some(self.join.job()))
+        // A reference that is not counted: the cell has its own for as long (S6).
+        sink.on_admit(Some(&ManuallyDrop::new(JobArc(self.job))))
     }
 
     /// Admits the job. Returns the token for the pool and the join handle for the submitter.
     #[inline]
-    pub(crate) fn admit(
-        self,
-        sink: S,
-        slot_kind: SlotKind,
-    ) -> (Runnable, RawJoinHandle<F::Output>) {
+    pub(crate) fn admit(self, sink: S, slot_kind: SlotKind) -> (Runnable, AdmittedJob<F, S>) {
         // A new cell says `Plain`, so that the common kind costs no store.
         if slot_kind != SlotKind::Plain {
-            self.job.ptr().set_slot_kind(slot_kind);
+            self.job.set_slot_kind(slot_kind);
         }
         if S::DROPPED_AT_END {
             // SAFETY: `self` has the token of the job, which is not complete.
             unsafe { self.cell().set_sink(sink) };
         }
-        (self.job, self.join)
+        let job = ManuallyDrop::new(self).job;
+        // SAFETY: the cell was made for this output, and this is its one join handle.
+        let join = unsafe { RawJoinHandle::new(JobArc(job)) };
+        (Runnable(job), AdmittedJob { join, types: PhantomData })
     }
 
     /// Where the job was submitted.
@@ -85,7 +106,40 @@ where
     }
 
     fn cell(&self) -> &Cell<F, S> {
-        // SAFETY: `allocate_job` made the cell for these types (S7), and the token is still here (S6).
-        unsafe { Cell::from_header(self.job.ptr().0) }
+        // SAFETY: `allocate_job` made the cell for these types (S7), and `self` owns it (S6).
+        unsafe { Cell::from_header(self.job.0) }
+    }
+}
+
+impl<F, S> Drop for NewJob<F, S> {
+    fn drop(&mut self) {
+        // SAFETY: a job that was not admitted has the two references that `self` stands for (S6).
+        unsafe { self.job.free() };
+    }
+}
+
+impl<F, S> AdmittedJob<F, S>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: OutputSink<F::Output>,
+{
+    /// Waits until the job has left the wait list: it starts, or it was given back.
+    pub(crate) fn poll_started(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.join.job().poll_started(cx));
+        if self.join.job().is_given_back() { self.join.poll_done(cx) } else { Poll::Ready(()) }
+    }
+
+    /// Takes the future of a job that was given back.
+    ///
+    /// # Panics
+    ///
+    /// If the job was not given back.
+    pub(crate) fn take_back(self) -> F {
+        let job = self.join.job();
+        assert!(job.is_given_back() && job.is_finished(), "a job that may run is not taken back");
+        // SAFETY: `allocate_job` made the cell for these types (S7), and the join handle keeps it (S6).
+        // The job is complete, and it left the wait list without a poll.
+        unsafe { Cell::<F, S>::from_header(job.0.0).take_future() }
     }
 }

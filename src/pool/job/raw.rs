@@ -68,6 +68,7 @@ pub(super) struct VTable {
     pub(super) cancel: unsafe fn(NonNull<Header>) -> End,
     pub(super) visit_panic: unsafe fn(NonNull<Header>, PanicVisitor<'_>),
     pub(super) discard: unsafe fn(NonNull<Header>),
+    pub(super) give_back: unsafe fn(NonNull<Header>),
     pub(super) publish: unsafe fn(NonNull<Header>),
     /// The second pointer is to an `Option<Result<F::Output, JobError>>`.
     pub(super) take_output: unsafe fn(NonNull<Header>, *mut ()),
@@ -104,6 +105,7 @@ where
         cancel: Self::cancel,
         visit_panic: Self::visit_panic,
         discard: Self::discard,
+        give_back: Self::give_back,
         publish: Self::publish,
         take_output: Self::take_output,
         free: Self::free,
@@ -168,9 +170,9 @@ where
     ///
     /// # Safety
     ///
-    /// The caller holds the token, and the job was never polled.
+    /// The caller holds the token, or the join handle of a complete job. The job was never polled.
     pub(super) unsafe fn take_future(&self) -> F {
-        // SAFETY: `stage` belongs to the token's holder (S2), and no poll has pinned the future (S3).
+        // SAFETY: `stage` belongs to the caller (S2), and no poll has pinned the future (S3).
         match self.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) }) {
             Stage::Future(future) => future,
             Stage::Ended(_) | Stage::Taken => unreachable!("the future is taken out once"),
@@ -185,24 +187,39 @@ where
     unsafe fn poll(ptr: NonNull<Header>, cx: &mut Context<'_>) -> Step {
         // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7).
         let cell = unsafe { Self::from_header(ptr) };
-        let output = cell.stage.with_mut(|stage| {
+        cell.stage.with_mut(|stage| {
             // SAFETY: `stage` belongs to the token's holder (S2).
             let Stage::Future(future) = (unsafe { &mut *stage }) else {
                 unreachable!("polled after its end")
             };
-            // SAFETY: the future stays in place until `end` drops it there (S3).
-            let future = unsafe { Pin::new_unchecked(future) };
-            match catch_unwind(AssertUnwindSafe(|| cell.span.in_scope(|| future.poll(cx)))) {
-                Ok(Poll::Pending) => None,
-                Ok(Poll::Ready(value)) => Some(Ok(value)),
-                Err(payload) => Some(Err(JobError::panicked(payload))),
+            let future: *mut F = future;
+            let mut output = None;
+            let polled = catch_unwind(AssertUnwindSafe(|| {
+                cell.span.in_scope(|| {
+                    // SAFETY: the future stays in place until it is dropped there (S3).
+                    let pinned = unsafe { Pin::new_unchecked(&mut *future) };
+                    let Poll::Ready(value) = pinned.poll(cx) else { return };
+                    output = Some(Ok(value));
+                    // SAFETY: the future is valid and pinned here (S3), and `finish` replaces it
+                    // without a second drop.
+                    unsafe { ptr::drop_in_place(future) };
+                })
+            }));
+            match (polled, output) {
+                (Ok(()), None) => Step::Pending,
+                // SAFETY: the caller holds the token, and the future was dropped above.
+                (Ok(()), Some(output)) => Step::Ended(unsafe { cell.finish(stage, output) }),
+                (Err(payload), None) => {
+                    // SAFETY: the caller holds the token, and `stage` is still the future.
+                    Step::Ended(unsafe { cell.end(stage, Err(JobError::panicked(payload))) })
+                }
+                (Err(payload), Some(output)) => {
+                    catch_panic(|| drop(output));
+                    // SAFETY: as above; a drop that panicked is not repeated.
+                    Step::Ended(unsafe { cell.finish(stage, Err(JobError::panicked(payload))) })
+                }
             }
-        });
-        match output {
-            None => Step::Pending,
-            // SAFETY: the caller holds the token, and `stage` is still the future.
-            Some(output) => Step::Ended(unsafe { cell.end(output) }),
-        }
+        })
     }
 
     /// Drops the future of a job that is to be cancelled.
@@ -214,51 +231,69 @@ where
         // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7).
         let cell = unsafe { Self::from_header(ptr) };
         // SAFETY: the caller holds the token, and a job that has not ended is a future.
-        unsafe { cell.end(Err(JobError::Cancelled)) }
+        cell.stage.with_mut(|stage| unsafe { cell.end(stage, Err(JobError::Cancelled)) })
     }
 
     /// Drops the future in place and puts the output there. A panic of that drop becomes the output.
     ///
     /// # Safety
     ///
-    /// The caller holds the token, and `stage` is `Future`.
-    unsafe fn end(&self, output: Result<F::Output, JobError>) -> End {
-        self.stage.with_mut(|stage| {
-            // SAFETY: `stage` belongs to the token's holder (S2).
-            let Stage::Future(future) = (unsafe { &mut *stage }) else {
-                unreachable!("ended twice")
-            };
-            let future: *mut F = future;
-            let dropped = catch_unwind(AssertUnwindSafe(|| {
-                // SAFETY: the future is valid and pinned here (S3); the write below replaces it
-                // without a second drop.
-                self.span.in_scope(|| unsafe { ptr::drop_in_place(future) })
-            }));
-            let output = match dropped {
-                Ok(()) => output,
-                Err(payload) => {
-                    catch_panic(|| drop(output));
-                    Err(JobError::panicked(payload))
-                }
-            };
-            if S::PUSHES {
-                self.sink.with_mut(|sink| {
-                    // SAFETY: `sink` belongs to the token's holder (S2).
-                    if let Some(sink) = unsafe { (*sink).as_mut() } {
-                        catch_panic(|| sink.inspect(&output));
-                    }
-                });
+    /// The caller holds the token, and `stage` is this cell's, and `Future`.
+    #[cold]
+    unsafe fn end(&self, stage: *mut Stage<F>, output: Result<F::Output, JobError>) -> End {
+        // SAFETY: `stage` belongs to the token's holder (S2).
+        let Stage::Future(future) = (unsafe { &mut *stage }) else { unreachable!("ended twice") };
+        let future: *mut F = future;
+        let dropped = catch_unwind(AssertUnwindSafe(|| {
+            // SAFETY: the future is valid and pinned here (S3); `finish` replaces it without a
+            // second drop.
+            self.span.in_scope(|| unsafe { ptr::drop_in_place(future) })
+        }));
+        let output = match dropped {
+            Ok(()) => output,
+            Err(payload) => {
+                catch_panic(|| drop(output));
+                Err(JobError::panicked(payload))
             }
-            let end = match &output {
-                Ok(_) => End::Completed,
-                Err(JobError::Cancelled) => End::Cancelled,
-                Err(JobError::Panicked(_)) => End::Panicked,
-            };
-            // SAFETY: `stage` is still ours (S2). Its old content was dropped above, so `=` must not
-            // drop that again.
-            unsafe { ptr::write(stage, Stage::Ended(output)) };
-            end
-        })
+        };
+        // SAFETY: the caller holds the token, and the future was dropped above.
+        unsafe { self.finish(stage, output) }
+    }
+
+    /// Ends a job that was never polled, whose future needs no drop.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the token, and the job has not ended.
+    pub(super) unsafe fn finish_unpolled(&self, output: Result<F::Output, JobError>) {
+        // SAFETY: the caller vouches for the token and for the future.
+        self.stage.with_mut(|stage| unsafe { self.finish(stage, output) });
+    }
+
+    /// Puts the output in the place of a future that was dropped there.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the token, `stage` is this cell's, and its future was dropped in place.
+    #[inline]
+    unsafe fn finish(&self, stage: *mut Stage<F>, output: Result<F::Output, JobError>) -> End {
+        if S::PUSHES {
+            self.sink.with_mut(|sink| {
+                // SAFETY: `sink` belongs to the token's holder (S2).
+                if let Some(sink) = unsafe { (*sink).as_mut() } {
+                    catch_panic(|| sink.inspect(&output));
+                }
+            });
+        }
+        let end = match &output {
+            Ok(_) => End::Completed,
+            Err(JobError::Cancelled) => End::Cancelled,
+            Err(JobError::Panicked(_)) => End::Panicked,
+        };
+        // SAFETY: `stage` is still ours (S2). Its old content was dropped by the caller, so `=` must
+        // not drop that again.
+        unsafe { ptr::write(stage, Stage::Ended(output)) };
+        end
     }
 
     /// Shows the panic that ended the job, if one did. The visitor runs inside the job's span.
@@ -290,6 +325,19 @@ where
         if let Some(sink) = cell.sink.with_mut(|sink| unsafe { (*sink).take() }) {
             catch_panic(|| sink.withdraw());
         }
+    }
+
+    /// Tells the sink that the job was never submitted, and leaves the future to the join handle.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the token and gives it up. The job was never polled.
+    unsafe fn give_back(ptr: NonNull<Header>) {
+        // SAFETY: the caller's contract is the same.
+        unsafe { Self::discard(ptr) };
+        // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7), and the
+        // caller gives up `stage`.
+        unsafe { Self::from_header(ptr).complete() }
     }
 
     /// Passes the output on: to the sink if that wants it, otherwise to the join handle.
@@ -325,13 +373,24 @@ where
             // SAFETY: `stage` belongs to the token's holder (S2).
             unsafe { cell.drop_output() };
         }
-        let before = cell.header.state.complete();
+        // SAFETY: the caller has the right to `stage`, and gives it up.
+        unsafe { cell.complete() }
+    }
+
+    /// Sets `COMPLETE`, and wakes the join handle.
+    ///
+    /// # Safety
+    ///
+    /// `stage` belongs to the caller, and the caller gives `stage` up.
+    #[inline]
+    unsafe fn complete(&self) {
+        let before = self.header.state.complete();
         if before.is_join_dropped() {
             // SAFETY: the join handle left `stage` to the completing thread (S10).
-            unsafe { cell.drop_output() };
+            unsafe { self.drop_output() };
         }
         if before.has_join_waker() {
-            cell.header.join_waker.with(|waker| {
+            self.header.join_waker.with(|waker| {
                 // SAFETY: `complete` found `JOIN_WAKER`: from now on both sides only read (S4).
                 catch_panic(|| unsafe { (*waker).as_ref().map(Waker::wake_by_ref) })
             });
@@ -342,7 +401,7 @@ where
     ///
     /// # Safety
     ///
-    /// `stage` belongs to the caller, and is not `Future`.
+    /// `stage` belongs to the caller, and no poll has pinned the future if it is `Future`.
     unsafe fn drop_output(&self) {
         // SAFETY: the caller vouches for the right to `stage`.
         let stage = self.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
@@ -361,9 +420,13 @@ where
         let cell = unsafe { Self::from_header(ptr) };
         // SAFETY: after `COMPLETE`, `stage` belongs to the join handle (S2).
         let stage = cell.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
-        if let Stage::Ended(output) = stage {
+        match stage {
             // SAFETY: the caller vouches for `out`.
-            unsafe { *out.cast::<Option<Result<F::Output, JobError>>>() = Some(output) };
+            Stage::Ended(output) => unsafe {
+                *out.cast::<Option<Result<F::Output, JobError>>>() = Some(output)
+            },
+            // The future of a refused job, which its submitter did not take.
+            stage => drop(catch_panic(|| drop(stage))),
         }
     }
 

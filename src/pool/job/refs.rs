@@ -136,7 +136,7 @@ impl RawJob {
     /// # Safety
     ///
     /// The caller gave up the last reference.
-    unsafe fn free(self) {
+    pub(super) unsafe fn free(self) {
         // SAFETY: the table belongs to this cell (S7), and no reference is left (S6).
         unsafe { (self.header().vtable.free)(self.0) }
     }
@@ -146,6 +146,31 @@ impl RawJob {
         if self.header().state.wake() {
             // The word held the token, and `wake` took it out (S1).
             self.scheduler().schedule(Runnable(self));
+        }
+    }
+
+    /// Makes a new job a waiting job. Called by the token's holder before the job is put into the wait
+    /// list, under the limiter's lock.
+    pub(super) fn enter_wait_list(
+        self,
+        scheduler: impl FnOnce() -> Arc<dyn JobScheduler>,
+        waiter_key: usize,
+    ) {
+        let header = self.header();
+        // Relaxed suffices: the release of `State::enter_wait_list` publishes the key.
+        header.waiter_key.store(waiter_key as u32, Relaxed);
+        self.set_scheduler(scheduler);
+        header.state.enter_wait_list();
+    }
+
+    /// Writes the scheduler, unless the job has one already. Called by the token's holder.
+    fn set_scheduler(self, scheduler: impl FnOnce() -> Arc<dyn JobScheduler>) {
+        let place = &self.header().scheduler;
+        // SAFETY: only the token's holder writes the field, so that holder may always read it (S5).
+        if place.with(|place| unsafe { (*place).is_none() }) {
+            let scheduler = scheduler();
+            // SAFETY: the job was neither idle nor waiting yet, so no other thread reads (S5).
+            place.with_mut(|place| unsafe { *place = Some(scheduler) });
         }
     }
 
@@ -242,6 +267,19 @@ impl Runnable {
         unsafe { (self.0.header().vtable.discard)(self.0.0) };
     }
 
+    /// Notes that the job is refused. Called under the limiter's lock, when the job leaves the wait list;
+    /// [`give_back`](Self::give_back) follows.
+    pub(crate) fn mark_given_back(&self) {
+        self.0.header().state.give_back();
+    }
+
+    /// Gives up the token of a job that is refused. The sink hears that no outcome comes; the submitter
+    /// takes the future out with the join handle.
+    pub(crate) fn give_back(self) {
+        // SAFETY: `self` is the token (S1), and the table belongs to this cell (S7).
+        unsafe { (self.0.header().vtable.give_back)(self.0.0) };
+    }
+
     /// Ends the job without a poll.
     pub(crate) fn cancel(&self) -> End {
         // SAFETY: `self` is the token (S1), and the table belongs to this cell (S7).
@@ -284,21 +322,7 @@ impl Runnable {
         let Ok(suspended_key) = u32::try_from(suspended_key) else { std::process::abort() };
         // Relaxed suffices: only the token's holder uses the field (S2).
         self.0.header().suspended_key.store(suspended_key, Relaxed);
-        self.set_scheduler(scheduler);
-    }
-
-    /// Makes a new job a waiting job. Called before the job is put into the wait list, under the
-    /// limiter's lock.
-    pub(super) fn enter_wait_list(
-        &self,
-        scheduler: impl FnOnce() -> Arc<dyn JobScheduler>,
-        waiter_key: usize,
-    ) {
-        let header = self.0.header();
-        // Relaxed suffices: the release of `State::enter_wait_list` publishes the key.
-        header.waiter_key.store(waiter_key as u32, Relaxed);
-        self.set_scheduler(scheduler);
-        header.state.enter_wait_list();
+        self.0.set_scheduler(scheduler);
     }
 
     /// Makes a scheduled job that lent its slot a waiting job. Called before the job is put into the
@@ -314,17 +338,6 @@ impl Runnable {
     /// job received a slot.
     pub(crate) fn leave_wait_list(&self) {
         self.0.header().state.leave_wait_list();
-    }
-
-    /// Writes the scheduler, unless the job has one already.
-    fn set_scheduler(&self, scheduler: impl FnOnce() -> Arc<dyn JobScheduler>) {
-        let place = &self.0.header().scheduler;
-        // SAFETY: only the token's holder writes the field, so that holder may always read it (S5).
-        if place.with(|place| unsafe { (*place).is_none() }) {
-            let scheduler = scheduler();
-            // SAFETY: the job was neither idle nor waiting yet, so no other thread reads (S5).
-            place.with_mut(|place| unsafe { *place = Some(scheduler) });
-        }
     }
 
     /// Whether an abort has to wait.
@@ -389,15 +402,19 @@ impl JobArc {
     }
 
     /// Takes the job out of the wait list, because the future that submitted it is dropped. A job that
-    /// has left the wait list already is aborted.
+    /// has started goes on.
     pub(crate) fn withdraw(&self) {
         let job = self.0;
-        let is_waiting = job.header().state.load().is_waiting();
         let reason = WithdrawReason::SubmitterDropped;
-        let withdrawn = is_waiting && job.scheduler().withdraw(job, job.waiter_key(), reason);
-        if !withdrawn && !failpoint("a dropped submit leaves its job") {
-            self.abort();
+        if job.header().state.load().is_waiting() && !failpoint("a dropped submit leaves its job") {
+            let _ = job.scheduler().withdraw(job, job.waiter_key(), reason);
         }
+    }
+
+    /// Whether the job left the wait list because it is refused. Exact for a job that does not stand in
+    /// the wait list any more.
+    pub(crate) fn is_given_back(&self) -> bool {
+        self.0.header().state.load().is_given_back()
     }
 
     /// Makes sure that the job does not start any more. Calls no scheduler, so it may be called under

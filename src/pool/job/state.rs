@@ -37,8 +37,10 @@ const JOIN_WAKER: u32 = 1 << 5;
 /// The join handle was dropped while other references were left: the completing thread drops the
 /// output (S10).
 const JOIN_DROPPED: u32 = 1 << 6;
+/// The job left the wait list because it is refused: it never runs, and its submitter gets the future.
+const GIVEN_BACK: u32 = 1 << 7;
 /// One unit of the count in the upper bits: an abort waits until the count is zero.
-const ABORT_DEFERRED: u32 = 1 << 7;
+const ABORT_DEFERRED: u32 = 1 << 8;
 const ABORT_DEFERRED_MASK: u32 = !(ABORT_DEFERRED - 1);
 
 /// The state of a job, in one word.
@@ -52,7 +54,8 @@ const ABORT_DEFERRED_MASK: u32 = !(ABORT_DEFERRED - 1);
 /// | `WAITING` | `enter_wait_list` | `leave_wait_list` |
 /// | `JOIN_WAKER` | `set_join_waker` | `unset_join_waker` |
 /// | `JOIN_DROPPED` | `drop_join` | never |
-/// | the upper 25 bits, a count | `defer_abort` | `allow_abort` |
+/// | `GIVEN_BACK` | `give_back` | never |
+/// | the upper 24 bits, a count | `defer_abort` | `allow_abort` |
 ///
 /// A job is *idle* while `SCHEDULED`, `RUNNING`, `COMPLETE` and `WAITING` are all unset. The word
 /// then holds the token, and the transition that leaves this state takes the token out (S1).
@@ -67,6 +70,7 @@ const ABORT_DEFERRED_MASK: u32 = !(ABORT_DEFERRED - 1);
 /// | `wake`, `request_abort` | any reference | idle | scheduled; the caller has the token |
 /// | `wake`, `request_abort` | any reference | running | running and woken |
 /// | `request_abort` | any reference | waiting | waiting, with `ABORT` |
+/// | `give_back` | token | waiting | waiting, with `GIVEN_BACK` |
 /// | `complete` | token | any but complete | complete |
 ///
 /// A job that is cancelled without a poll stays scheduled or waiting until it is complete.
@@ -206,6 +210,13 @@ impl State {
         self.0.fetch_and(!WAITING, AcqRel);
     }
 
+    /// Notes that the job is refused. Called under the limiter's lock.
+    pub(super) fn give_back(&self) {
+        // The submitter looks after it had the same lock, or after `complete`.
+        let before = Snapshot(self.0.fetch_or(GIVEN_BACK, AcqRel));
+        debug_assert!(before.is_waiting());
+    }
+
     /// Publishes the output. Returns the word before: the caller may have to wake the join waker, or
     /// to drop the output.
     #[inline]
@@ -274,6 +285,11 @@ impl Snapshot {
     /// Whether the job stands in the wait list, or was withdrawn from there and not cancelled yet.
     pub(super) fn is_waiting(self) -> bool {
         self.has(WAITING) && !self.has(COMPLETE)
+    }
+
+    /// Whether the job is refused.
+    pub(super) fn is_given_back(self) -> bool {
+        self.has(GIVEN_BACK)
     }
 
     /// Whether the job is to be cancelled.

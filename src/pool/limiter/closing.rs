@@ -5,8 +5,8 @@
 //! its runtime alone has closed may open again in another runtime (`reopen`). `reject_group` does for
 //! the callers of one group what `close` does for all.
 //!
-//! A rejected caller gets its job back. A job in the wait list is committed: a close leaves it there,
-//! and `cancel_all` takes it out. No job may start after `cancel_all` has passed its shard (L4).
+//! A rejected caller gets its job back. So does a job of the pool whose job waits in its place. Any
+//! other job in the wait list is committed: a close leaves it there, and `cancel_all` takes it out. No job may start after `cancel_all` has passed its shard (L4).
 
 use crate::error::SubmitErrorKind;
 use crate::pool::job::Runnable;
@@ -14,7 +14,7 @@ use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::flags::{CANCELLING, CLOSED, CLOSED_BY_OWNER, RUNTIME_GONE};
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::state::StateGuard;
-use crate::pool::limiter::wait_list::{Waiter, WaiterState};
+use crate::pool::limiter::wait_list::{CallerWaiter, Waiter, WaiterState};
 use crate::pool::limiter::{Limiter, pause};
 use crate::sync::failpoint;
 
@@ -24,6 +24,35 @@ pub(crate) struct Cancelled {
     pub(crate) waiting: Vec<Runnable>,
     /// Jobs with a slot or in overflow.
     pub(crate) admitted: Vec<Runnable>,
+}
+
+/// Takes jobs of some groups out of the wait list whose submitters wait for the start. A rejected caller
+/// takes the place of each, and its submitter gets the job back.
+fn give_back_jobs(
+    state: &mut StateGuard<'_>,
+    shard_id: ShardId,
+    is_of: impl Fn(usize) -> bool,
+    rejected: WaiterState,
+    deferred: &mut DeferredWakes,
+) {
+    // The newest first, and the main list last: a part of a quota that a job sets free then starts no
+    // job that is about to be given back.
+    for waiter_key in state.wait_list.waiter_keys().into_iter().rev() {
+        if state.wait_list.get_linked(waiter_key).is_none()
+            || !state.wait_list.node(waiter_key).submitter.is_some_and(&is_of)
+            || failpoint("a nested submit keeps its place")
+        {
+            continue;
+        }
+        let list = state.wait_list.unlink(waiter_key);
+        let node = state.wait_list.node(waiter_key);
+        let (quota, caller) = (node.quota, CallerWaiter::rejected(rejected));
+        if let Waiter::Job(job, waker) = std::mem::replace(&mut node.waiter, caller) {
+            job.mark_given_back();
+            deferred.give_back(job, waker);
+        }
+        state.move_up(shard_id, list, quota, deferred);
+    }
 }
 
 impl Limiter {
@@ -52,6 +81,7 @@ impl Limiter {
         for shard in &self.shards {
             drop(shard.lock());
         }
+        give_back_jobs(state, shard_id, |_| true, WaiterState::Closed, deferred);
         for waiter_key in state.wait_list.waiter_keys() {
             if failpoint("close without notifying") {
                 break;
@@ -93,13 +123,14 @@ impl Limiter {
         deferred: &mut DeferredWakes,
     ) {
         let mut state = self.lock_state();
+        let rejected = WaiterState::Rejected(kind);
+        give_back_jobs(&mut state, shard_id, |group| group == tag, rejected, deferred);
         for waiter_key in state.wait_list.waiter_keys() {
             // A rejection may move up a later waiter of this list, so each is looked at again.
             match state.wait_list.get_linked(waiter_key) {
                 Some(Waiter::Caller(caller)) if caller.group == tag => {}
                 _ => continue,
             }
-            let rejected = WaiterState::Rejected(kind);
             state.reject_waiter(shard_id, waiter_key, rejected, deferred);
         }
     }

@@ -47,7 +47,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::pool::context::{PoolId, current};
+use crate::pool::context::Current;
 use crate::pool::job::{RawJob, Runnable, SlotKind};
 use crate::pool::limiter::Limiter;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
@@ -65,12 +65,11 @@ pub(super) struct WaitingJob {
     quota: Option<usize>,
 }
 
-/// Returns the job that this thread polls, or whose closure it runs, if the job holds a slot of `pool`.
-/// A closure that nothing awaits any more may outlive its job.
-pub(super) fn waiting_job(pool: PoolId) -> Option<WaitingJob> {
-    let current = current().filter(|current| current.is_of(pool) && !current.job.is_complete())?;
+/// Returns the job that a thread polls, or whose closure it runs, if the job holds a slot. A closure
+/// that nothing awaits any more may outlive its job.
+pub(super) fn waiting_job(current: Current) -> Option<WaitingJob> {
     let slot_kind = current.job.slot_kind();
-    (slot_kind != SlotKind::Overflow)
+    (slot_kind != SlotKind::Overflow && !current.job.is_complete())
         .then(|| WaitingJob { id: current.job.id(), quota: slot_kind.quota() })
 }
 

@@ -16,7 +16,6 @@
 //! The room imports nothing from `scheduler`, `submit` or `group`.
 //!
 //! # Files
-//!
 //! | file | content |
 //! |---|---|
 //! | `mod` | [`Limiter`] with its entry points |
@@ -31,7 +30,6 @@
 //! | `deferred_wakes` | wakers and jobs that are run after the locks |
 //!
 //! # Data and locks
-//!
 //! * Each **shard lock** protects that shard's free slots, run queue, suspended jobs and counters.
 //!   A submitter that finds a free slot in its own shard needs this lock alone. So does the end of
 //!   a job while no flag asks for more. These are the fast paths.
@@ -41,7 +39,6 @@
 //!   `IDLE_WAITERS`, `CANCELLING`, `RUNTIME_GONE`, and the derived `FULL`.
 //!
 //! # The life of a slot
-//!
 //! ```text
 //!               admit, reserve
 //!   ┌──────┐ ───────────────────▶ ┌───────────────────────────────────────┐
@@ -179,9 +176,6 @@ pub(crate) enum OnFull<'a> {
 
 /// A job on offer. `submit::submission` implements it, so the limiter knows no job types.
 pub(crate) trait PendingJob {
-    /// Allocates the job's cell. Called without a lock (L2).
-    fn prepare(&mut self);
-
     /// The group that the job belongs to.
     fn group(&self) -> Option<&dyn JobGroup>;
 
@@ -216,8 +210,8 @@ pub(crate) enum AcquireOutcome {
     Enqueued,
     /// The caller waits under this key.
     Waiting(WaiterKey),
-    /// The job waits in the wait list, and its caller waits until the job starts.
-    WaitingForStart,
+    /// The job waits in the wait list under this key, and its caller waits until the job starts.
+    WaitingForStart(WaiterKey),
     /// The caller must run the job and then call [`Limiter::end_in_caller`].
     RunInCaller,
     /// A slot is reserved.
@@ -282,11 +276,8 @@ impl Limiter {
         quota: Option<usize>,
         on_full: OnFull<'_>,
     ) -> AcquireOutcome {
-        if matches!(on_full, OnFull::Refuse) && quota.is_none() && self.refuse_if_full() {
-            return AcquireOutcome::Refused(SubmitErrorKind::Full);
-        }
-        pending.prepare();
-        if quota.is_none() {
+        // Without the lock the flags are a hint: the state lock decides for those that pass by.
+        if quota.is_none() && !self.flags.is_set_in_lock(NO_SLOTS) {
             let mut shard = self.shards[shard_id].lock();
             if shard.free_slots > 0 && !self.flags.is_set_in_lock(CLOSED) {
                 shard.counters.submitted += 1;
@@ -326,10 +317,11 @@ impl Limiter {
         quota: Option<usize>,
         on_full: OnFull<'_>,
     ) -> AcquireOutcome {
-        let is_nested = current().is_some_and(|job| job.is_of(self.pool) && !job.blocks);
+        let current = current().filter(|job| job.is_of(self.pool));
+        let waits_itself = current.is_some_and(|job| !job.blocks);
         // Cloned before the lock and, if no wait takes it, dropped after the lock (L2).
         let mut waker = match on_full {
-            OnFull::Wait(waker) if !is_nested => Some(waker.clone()),
+            OnFull::Wait(waker) if !waits_itself => Some(waker.clone()),
             _ => None,
         };
         let mut state = self.lock_state();
@@ -356,20 +348,15 @@ impl Limiter {
                 return start(&mut shard, job);
             }
             if state.wait_list.has_queue_room() {
-                return state.enqueue_job(list, pending, slot_kind, self.pool);
+                return state.enqueue_job(list, pending, slot_kind, current.is_some());
             }
         }
         match on_full {
-            OnFull::Wait(_) if is_nested => {
-                match state.enqueue_job(list, pending, slot_kind, self.pool) {
-                    AcquireOutcome::Enqueued => AcquireOutcome::WaitingForStart,
-                    refused => refused,
-                }
-            }
+            OnFull::Wait(_) if waits_itself => state.enqueue_nested_job(list, pending, slot_kind),
             OnFull::Wait(_) => state.enter_line(pending.group(), |state| {
-                state.enqueue_caller(list, quota, &mut waker, self.pool, false)
+                state.enqueue_caller(list, quota, &mut waker, current, false)
             }),
-            OnFull::Commit => state.enqueue_job(list, pending, slot_kind, self.pool),
+            OnFull::Commit => state.enqueue_job(list, pending, slot_kind, current.is_some()),
             OnFull::RunInCaller if !state.paused => match pending.admit_in_caller() {
                 Ok(()) => {
                     state.in_caller += 1;
@@ -394,7 +381,8 @@ impl Limiter {
                 let needs_wake = shard.push(job);
                 AcquireOutcome::Overflow { needs_wake, depth: shard.run_queue.len() }
             }
-            OnFull::Refuse | OnFull::RunInCaller | OnFull::Overflow { .. } => {
+            OnFull::Refuse => state.refuse(AcquireOutcome::Refused(list.full_kind())),
+            OnFull::RunInCaller | OnFull::Overflow { .. } => {
                 state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Full))
             }
         }
@@ -450,9 +438,10 @@ impl Limiter {
         }
         match waker {
             Some(_) => state.enter_line(group, |state| {
-                state.enqueue_caller(list, quota, &mut waker, self.pool, true)
+                let current = current().filter(|job| job.is_of(self.pool));
+                state.enqueue_caller(list, quota, &mut waker, current, true)
             }),
-            None => state.refuse(AcquireOutcome::Refused(SubmitErrorKind::Full)),
+            None => state.refuse(AcquireOutcome::Refused(list.full_kind())),
         }
     }
 
@@ -465,7 +454,6 @@ impl Limiter {
         pending: &mut impl PendingJob,
         quota: Option<usize>,
     ) -> AcquireOutcome {
-        pending.prepare();
         let mut shard = self.shards[shard_id].lock();
         if self.flags.is_set_in_lock(CLOSED) {
             return AcquireOutcome::Refused(self.closed_kind());
@@ -507,22 +495,24 @@ impl Limiter {
     // ----- callers in the wait list -----
 
     /// Returns the state of a waiting caller. If the state is `Waiting`, `waker` is woken at the
-    /// next change.
+    /// next change. A pause hides a granted slot.
     pub(crate) fn poll_waiter(&self, waiter_key: WaiterKey, waker: &Waker) -> WaiterState {
         let wakes =
             |caller: &CallerWaiter| caller.waker.as_ref().is_some_and(|old| old.will_wake(waker));
         let mut state = self.state.lock();
-        set_waiting_job(&mut state, waiter_key, waiting_job(self.pool));
-        let caller = state.wait_list.caller(waiter_key);
-        if caller.state != WaiterState::Waiting || wakes(caller) {
-            return caller.state;
+        let current = current().filter(|job| job.is_of(self.pool));
+        set_waiting_job(&mut state, waiter_key, current.and_then(waiting_job));
+        let waiter_state = pause::visible_state(&mut state, waiter_key);
+        let is_known = wakes(state.wait_list.caller(waiter_key));
+        if waiter_state != WaiterState::Waiting || is_known {
+            return waiter_state;
         }
         drop(state);
         // The clone is user code (L2). The state may change meanwhile, so it is read again.
         let waker = Some(waker.clone());
         let mut state = self.state.lock();
+        let waiter_state = pause::visible_state(&mut state, waiter_key);
         let caller = state.wait_list.caller(waiter_key);
-        let waiter_state = caller.state;
         let unused = match waiter_state {
             WaiterState::Waiting if failpoint("the first waker of a waiter stays") => waker,
             WaiterState::Waiting => std::mem::replace(&mut caller.waker, waker),
@@ -552,7 +542,7 @@ impl Limiter {
         let mut state = self.lock_state();
         let quota = state.wait_list.node(waiter_key).quota;
         let slot_kind = SlotKind::for_quota(quota);
-        match state.wait_list.caller(waiter_key).state {
+        match pause::visible_state(&mut state, waiter_key) {
             WaiterState::SlotGranted => {
                 state.wait_list.remove_node(waiter_key);
                 state.slots_granted -= 1;
@@ -732,6 +722,23 @@ impl Limiter {
         state.check_idle(deferred);
     }
 
+    /// Counts jobs that completed with plain slots, and passes their slots on.
+    #[cold]
+    pub(crate) fn release_completed(
+        &self,
+        shard_id: ShardId,
+        slots: usize,
+        deferred: &mut DeferredWakes,
+    ) {
+        let mut state = self.lock_state();
+        state.counters.completed += slots as u64;
+        state.counters.ended += slots as u64;
+        for _ in 0..slots {
+            state.release(shard_id, None, deferred);
+        }
+        state.check_idle(deferred);
+    }
+
     /// Returns whether the end of a job must go through the state lock. Exact under a shard lock
     /// (L4), a hint otherwise.
     pub(crate) fn needs_slow_release(&self) -> bool {
@@ -747,6 +754,11 @@ impl Limiter {
     }
 
     // ----- settings and shutdown -----
+
+    /// Returns why a job of this quota has no room: the quota is used up, or the pool is full.
+    pub(crate) fn full_kind(&self, quota: Option<usize>) -> SubmitErrorKind {
+        self.state.lock().wait_list.list_for(quota).full_kind()
+    }
 
     pub(crate) fn add_quota(&self, limit: usize) -> usize {
         self.state.lock().wait_list.add_quota(limit)

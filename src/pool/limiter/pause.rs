@@ -6,6 +6,9 @@
 //! `StateGuard::release_to_next` alone, which serves none while the limiter is paused. The jobs of a
 //! quota list find no free slot, and join the main list.
 //!
+//! A slot that was granted to a caller before stays granted, and [`visible_state`] hides it: the caller
+//! waits until `resume` wakes it. A job that has its slot already goes on, whether it has begun or not.
+//!
 //! A paused slot exists, and no job holds it. So a paused pool is stuck only if jobs that wait hold
 //! all its slots, and then it would be stuck without the pause, too. A job that lent its slot has
 //! started: it may take a paused slot, and must not wait for `resume`.
@@ -15,8 +18,9 @@ use crate::pool::limiter::Limiter;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::flags::{CLOSED, NO_SLOTS};
 use crate::pool::limiter::shard::ShardId;
-use crate::pool::limiter::state::StateGuard;
-use crate::pool::limiter::wait_list::Waiter;
+use crate::pool::limiter::state::{State, StateGuard};
+use crate::pool::limiter::wait_list::{Waiter, WaiterKey, WaiterState};
+use crate::sync::failpoint;
 
 /// Takes all free slots. Returns `false` if the limiter is paused already, or closed.
 pub(super) fn pause(state: &mut StateGuard<'_>) -> bool {
@@ -33,6 +37,16 @@ pub(super) fn pause(state: &mut StateGuard<'_>) -> bool {
     true
 }
 
+/// Returns the state of a caller as the caller sees it.
+pub(super) fn visible_state(state: &mut State, waiter_key: WaiterKey) -> WaiterState {
+    match state.wait_list.caller(waiter_key).state {
+        WaiterState::SlotGranted if state.paused && !failpoint("a pause hides no grant") => {
+            WaiterState::Waiting
+        }
+        visible => visible,
+    }
+}
+
 /// Hands out the slots that the pause has kept. Returns `false` if the limiter is not paused.
 pub(super) fn resume(
     state: &mut StateGuard<'_>,
@@ -42,6 +56,7 @@ pub(super) fn resume(
     if !std::mem::take(&mut state.paused) {
         return false;
     }
+    state.wait_list.take_granted_wakers().into_iter().for_each(|waker| deferred.wake(Some(waker)));
     let slots = std::mem::take(&mut state.paused_slots);
     state.add_slots(shard_id, slots, deferred);
     // Jobs that wait may hold all slots by now.

@@ -19,7 +19,7 @@
 
 use std::collections::VecDeque;
 
-use crate::pool::job::{RawJob, Runnable};
+use crate::pool::job::{AtomicJobSlot, RawJob, Runnable};
 use crate::pool::limiter::counts::Counters;
 use crate::pool::paged_slab::PagedSlab;
 use crate::sync::atomic::AtomicUsize;
@@ -132,12 +132,19 @@ impl ShardGuard<'_> {
         self.depth.store(self.state.run_queue.len(), Relaxed);
     }
 
-    /// Takes the oldest jobs, at most `jobs`. Called by the shard's worker.
-    pub(crate) fn pop_batch(&mut self, jobs: usize) -> impl Iterator<Item = Runnable> + '_ {
-        let jobs = jobs.min(self.state.run_queue.len());
-        self.depth.store(self.state.run_queue.len() - jobs, Relaxed);
+    /// Moves the oldest jobs to the empty `slots`, at most `jobs`. Returns how many. Called by the
+    /// shard's worker.
+    #[inline]
+    pub(crate) fn pop_batch(&mut self, jobs: usize, slots: &[AtomicJobSlot]) -> usize {
+        let mut popped = 0;
+        for slot in slots.iter().take(jobs) {
+            let Some(job) = self.state.run_queue.pop_front() else { break };
+            slot.put(job);
+            popped += 1;
+        }
+        self.depth.store(self.state.run_queue.len(), Relaxed);
         self.state.dequeues += 1;
-        self.state.run_queue.drain(..jobs)
+        popped
     }
 
     /// Gives back most of the run queue's memory after a peak. Called at the end of each turn, so

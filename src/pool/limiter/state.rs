@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::task::Waker;
 
 use crate::error::SubmitErrorKind;
-use crate::pool::context::{PoolId, current};
+use crate::pool::context::Current;
 use crate::pool::job::{JobGroup, SlotKind};
 use crate::pool::limiter::counts::{Counters, Counts};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
@@ -55,11 +55,6 @@ pub(super) struct State {
     pub(super) lent_jobs: usize,
     /// Totals of what does not happen in a shard.
     pub(super) counters: Counters,
-}
-
-/// Returns whether this thread polls a job of the pool.
-fn is_nested(pool: PoolId) -> bool {
-    current().is_some_and(|current| current.is_of(pool))
 }
 
 impl State {
@@ -103,7 +98,7 @@ impl State {
         list: List,
         pending: &mut impl PendingJob,
         slot_kind: SlotKind,
-        pool: PoolId,
+        is_nested: bool,
     ) -> AcquireOutcome {
         let job = match pending.admit_waiting(slot_kind, self.wait_list.next_key()) {
             Ok(job) => job,
@@ -112,10 +107,32 @@ impl State {
         if list == List::Main {
             self.acquire_quota(slot_kind.quota());
         }
-        self.wait_list.push(list, slot_kind.quota(), Waiter::Job(job, None), is_nested(pool));
+        self.wait_list.push(list, slot_kind.quota(), Waiter::Job(job, None), is_nested);
         // Waiters before this one have their places already, so the step can only admit the job.
         let _ = self.wait_list.enter_queue();
         AcquireOutcome::Enqueued
+    }
+
+    /// Puts the job of a caller that is a job of the pool in the wait list. The caller waits for the
+    /// start, and until then a close gives the job back.
+    pub(super) fn enqueue_nested_job(
+        &mut self,
+        list: List,
+        pending: &mut impl PendingJob,
+        slot_kind: SlotKind,
+    ) -> AcquireOutcome {
+        let group = pending.group();
+        if let Some(kind) = group.and_then(JobGroup::enter_line) {
+            return self.refuse(AcquireOutcome::Refused(kind));
+        }
+        let (tag, waiter_key) = (group.map_or(NO_GROUP, JobGroup::tag), self.wait_list.next_key());
+        match self.enqueue_job(list, pending, slot_kind, true) {
+            AcquireOutcome::Enqueued => {
+                self.wait_list.node(waiter_key).submitter = Some(tag);
+                AcquireOutcome::WaitingForStart(waiter_key)
+            }
+            refused => refused,
+        }
     }
 
     /// Puts a caller of `group` in the wait list by `enqueue`, unless the group takes no more jobs.
@@ -134,16 +151,17 @@ impl State {
         outcome
     }
 
-    /// Puts a caller in the wait list and takes `waker`, unless the wait would deadlock.
+    /// Puts a caller in the wait list and takes `waker`, unless the wait would deadlock. `current` is
+    /// the job of this pool that the thread polls.
     pub(super) fn enqueue_caller(
         &mut self,
         list: List,
         quota: Option<usize>,
         waker: &mut Option<Waker>,
-        pool: PoolId,
+        current: Option<Current>,
         is_reserver: bool,
     ) -> AcquireOutcome {
-        let waiting_job = waiting_job(pool);
+        let waiting_job = current.and_then(waiting_job);
         if waiting_job.is_some_and(|job| would_deadlock(self, list, job)) {
             return self.refuse(AcquireOutcome::Refused(SubmitErrorKind::WouldDeadlock));
         }
@@ -159,7 +177,7 @@ impl State {
             is_reserver,
         };
         let waiter = Waiter::Caller(caller);
-        let waiter_key = self.wait_list.push(list, quota, waiter, is_nested(pool));
+        let waiter_key = self.wait_list.push(list, quota, waiter, current.is_some());
         if is_reserver {
             // A reserver has nothing to leave in the queue, but keeps later waiters behind it.
             let _ = self.wait_list.enter_queue();

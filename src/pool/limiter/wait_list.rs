@@ -47,8 +47,11 @@
 //! |---|---|---|---|
 //! | `Waiting` | yes | yes | nothing; a part of its quota if in the main list |
 //! | `QueueGranted` | main, in the queue | no | its place in the queue, a part of its quota |
-//! | `SlotGranted` | no | no | a slot, a part of its quota |
+//! | `SlotGranted` | no | during a pause | a slot, a part of its quota |
 //! | `Closed`, `Rejected`, `Deadlock` | no | no | nothing |
+//!
+//! A job whose submitter waits for the start may be rejected like a caller: the job leaves the list, and
+//! a caller in state `Closed` or `Rejected` takes its node.
 //!
 //! A reserver has no job that could stand in the queue. It still takes a place there, so that no
 //! later waiter passes it, but it stays `Waiting` until it is granted a slot.
@@ -98,6 +101,17 @@ pub(super) struct CallerWaiter {
 }
 
 impl CallerWaiter {
+    /// Makes the caller that takes the place of a job that is given back.
+    pub(super) fn rejected(state: WaiterState) -> Waiter {
+        Waiter::Caller(Self {
+            waker: None,
+            waiting_job: None,
+            state,
+            group: NO_GROUP,
+            is_reserver: false,
+        })
+    }
+
     /// Moves the caller to its next state. Returns the waker that must hear of the change.
     pub(super) fn advance(&mut self, next: WaiterState) -> Option<Waker> {
         debug_assert!(self.state.may_become(next), "{:?} -> {next:?}", self.state);
@@ -146,6 +160,9 @@ pub(super) struct Node {
     /// The job has started before, and lent its slot.
     pub(super) resumes: bool,
     pub(super) quota: Option<usize>,
+    /// The tag of the group, or `NO_GROUP`, of a job whose submitter waits for the start. A close gives
+    /// such a job back.
+    pub(super) submitter: Option<usize>,
     pub(super) waiter: Waiter,
 }
 
@@ -171,6 +188,14 @@ impl List {
     /// Whether the waiters in this list need a slot alone, and have their parts of quotas.
     pub(super) fn has_parts(self) -> bool {
         matches!(self, Self::Main | Self::Resuming)
+    }
+
+    /// Why a job that would have to wait in this list is refused.
+    pub(super) fn full_kind(self) -> SubmitErrorKind {
+        match self {
+            Self::Quota(_) => SubmitErrorKind::GroupFull,
+            _ => SubmitErrorKind::Full,
+        }
     }
 
     pub(super) fn is_resuming(self) -> bool {
@@ -349,12 +374,25 @@ impl WaitList {
         }
     }
 
+    /// Takes the wakers of callers that were granted a slot and looked during a pause.
+    pub(super) fn take_granted_wakers(&mut self) -> Vec<Waker> {
+        let keys: Vec<_> = self.nodes.iter().map(|(key, _)| key).collect();
+        let wakers = keys.into_iter().filter_map(|key| match &mut self.nodes[key].waiter {
+            Waiter::Caller(caller) if caller.state == WaiterState::SlotGranted => {
+                caller.waker.take()
+            }
+            _ => None,
+        });
+        wakers.collect()
+    }
+
     /// Returns the waiter under `waiter_key`, if there is one and it stands in a list.
     pub(super) fn get_linked(&self, waiter_key: WaiterKey) -> Option<&Waiter> {
         self.nodes.get(waiter_key).filter(|node| node.list.is_some()).map(|node| &node.waiter)
     }
 
     /// Removes a node that stands in no list.
+    #[inline]
     pub(super) fn remove_node(&mut self, waiter_key: WaiterKey) -> Node {
         let node = self.nodes.remove(waiter_key);
         debug_assert!(node.list.is_none());
@@ -411,6 +449,7 @@ impl WaitList {
     }
 
     /// Puts a new waiter at the end of a list.
+    #[inline]
     pub(super) fn push(
         &mut self,
         list: List,
@@ -420,34 +459,42 @@ impl WaitList {
     ) -> WaiterKey {
         self.reservers += usize::from(waiter.is_reserver());
         self.last_nested += u64::from(is_nested);
-        let nested = if is_nested { self.last_nested } else { 0 };
-        let resumes = list.is_resuming();
         let node = Node {
-            prev: NONE,
+            prev: self.ends(list).tail,
             next: NONE,
-            list: None,
+            list: Some(list),
             in_queue: false,
-            nested,
-            resumes,
+            nested: if is_nested { self.last_nested } else { 0 },
+            resumes: list.is_resuming(),
             quota,
+            submitter: None,
             waiter,
         };
+        let (prev, nested) = (node.prev, node.nested);
         let waiter_key = self.nodes.insert(node);
-        self.link(list, waiter_key);
+        self.linked(list, waiter_key, prev, nested);
         waiter_key
     }
 
     /// Puts a waiter that stands in no list at the end of one.
+    #[inline]
     pub(super) fn link(&mut self, list: List, waiter_key: WaiterKey) {
-        let tail = self.ends(list).tail;
+        let prev = self.ends(list).tail;
         let node = &mut self.nodes[waiter_key];
         debug_assert!(node.list.is_none());
-        (node.prev, node.next, node.list) = (tail, NONE, Some(list));
-        if tail != NONE {
-            self.nodes[tail].next = waiter_key;
+        (node.prev, node.next, node.list) = (prev, NONE, Some(list));
+        let nested = node.nested;
+        self.linked(list, waiter_key, prev, nested);
+    }
+
+    /// Completes the link of a node that knows its neighbours already.
+    #[inline]
+    fn linked(&mut self, list: List, waiter_key: WaiterKey, prev: WaiterKey, nested: u64) {
+        if prev != NONE {
+            self.nodes[prev].next = waiter_key;
         }
         let ends = self.ends_mut(list);
-        if tail == NONE {
+        if prev == NONE {
             ends.head = waiter_key;
         }
         ends.tail = waiter_key;
@@ -456,7 +503,6 @@ impl WaitList {
         if list == List::Main && self.first_unqueued == NONE {
             self.first_unqueued = waiter_key;
         }
-        let nested = self.nodes[waiter_key].nested;
         if list == List::Main && nested > 0 {
             self.nested.insert(nested, waiter_key);
         }

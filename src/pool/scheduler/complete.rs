@@ -40,17 +40,20 @@ enum PollRecord {
 pub(super) struct Completions {
     /// What the last poll left.
     record: Option<PollRecord>,
-    /// Jobs of the batch that completed detached. Nothing observes their ends, so all of them wait
-    /// for the batch's one shard lock.
-    detached: Vec<Runnable>,
+    /// How many jobs of the batch completed detached. Nothing observes their ends, so all of them
+    /// wait for the batch's one shard lock.
+    detached: usize,
+    /// Those of the detached jobs that were suspended before: they are to leave `suspended` of their
+    /// shards.
+    suspended: Vec<Runnable>,
     /// How many slots of `detached` are to be released: the stall monitor may have released some.
     unreleased: usize,
 }
 
 impl Completions {
     pub(super) fn new() -> Self {
-        let detached = Vec::with_capacity(LOCAL_QUEUE_LEN);
-        Self { record: None, detached, unreleased: 0 }
+        let suspended = Vec::with_capacity(LOCAL_QUEUE_LEN);
+        Self { record: None, detached: 0, suspended, unreleased: 0 }
     }
 
     /// Takes a job that completed. Returns whether the worker may go on with its batch: nothing
@@ -58,8 +61,13 @@ impl Completions {
     #[inline]
     pub(super) fn end(&mut self, handle: &WorkerHandle, job: Runnable, end: End) -> bool {
         if end == End::Completed && job.slot_kind() == SlotKind::Plain && job.is_detached() {
-            self.detached.push(job);
-            handle.set_deferred_releases(self.detached.len());
+            if job.suspended_key().is_some() {
+                self.suspended.push(job);
+            } else {
+                drop(job);
+            }
+            self.detached += 1;
+            handle.set_deferred_releases(self.detached);
             return true;
         }
         self.record = Some(PollRecord::Ended { job, end, release_slow: false });
@@ -75,7 +83,7 @@ impl Completions {
     /// Takes the deferred releases back from the handle. Called before the shard is locked.
     #[inline]
     pub(super) fn take_releases(&mut self, handle: &WorkerHandle) {
-        self.unreleased = handle.take_deferred_releases(self.detached.len());
+        self.unreleased = handle.take_deferred_releases(std::mem::take(&mut self.detached));
     }
 
     /// Records the batch as far as the shard can. The first half of [`finish`](Self::finish).
@@ -87,7 +95,7 @@ impl Completions {
         shard_id: ShardId,
         shard: &mut ShardGuard<'_>,
     ) {
-        let suspended = self.detached.iter().filter_map(|job| suspended_at(shared, job));
+        let suspended = self.suspended.iter().filter_map(|job| suspended_at(shared, job));
         for (_, key) in suspended.filter(|(home_shard, _)| *home_shard == shard_id) {
             shard.suspended.remove(key);
         }
@@ -103,22 +111,29 @@ impl Completions {
         }
     }
 
-    /// Completes what `record` began, after the shard lock is released. Returns whether a job went
-    /// back into the shard's run queue, because it was woken before it was suspended.
+    /// Whether a slot goes through the limiter's state lock, and so perhaps to a waiter. Called between
+    /// [`record`](Self::record) and [`finish`](Self::finish).
+    #[inline]
+    pub(super) fn passes_slots_on(&self) -> bool {
+        self.unreleased > 0
+            || matches!(self.record, Some(PollRecord::Ended { release_slow: true, .. }))
+    }
+
+    /// Completes what `record` began, after the shard lock is released. Returns whether jobs went to
+    /// the shard's run queue: one that was woken before it was suspended, or waiters that started.
     // Inlined: as a call it costs a tiny job some 5 % more instructions.
     #[inline(always)]
     pub(super) fn finish(&mut self, shared: &Shared, shard_id: ShardId) -> bool {
-        for job in self.detached.drain(..) {
+        for job in self.suspended.drain(..) {
             remove_suspended_elsewhere(shared, shard_id, &job);
         }
         let unreleased = std::mem::take(&mut self.unreleased);
-        if !failpoint("slots of detached jobs are lost") {
-            release_to_waiters(shared, shard_id, unreleased);
-        }
-        match self.record.take() {
+        let started = unreleased > 0
+            && !failpoint("slots of detached jobs are lost")
+            && release_to_waiters(shared, shard_id, unreleased);
+        let pushed = match self.record.take() {
             Some(PollRecord::Ended { job, end, release_slow }) => {
-                finish(shared, shard_id, job, end, release_slow);
-                false
+                finish(shared, shard_id, job, end, release_slow)
             }
             Some(PollRecord::Suspended(job)) => {
                 let woken = job.suspend().and_then(|job| shared.unblock(job));
@@ -129,7 +144,8 @@ impl Completions {
                 })
             }
             None => false,
-        }
+        };
+        started || pushed
     }
 }
 
@@ -206,16 +222,11 @@ fn release_plain(shared: &Shared, shard: &mut ShardGuard<'_>, slots: usize) -> b
     true
 }
 
-/// Brings the slots of jobs that completed to the first waiters.
-#[inline]
-fn release_to_waiters(shared: &Shared, shard_id: ShardId, slots: usize) {
-    if slots > 0 {
-        let mut deferred = DeferredWakes::default();
-        for _ in 0..slots {
-            shared.limiter.release_slow(shard_id, SlotKind::Plain, End::Completed, &mut deferred);
-        }
-        shared.run_deferred(shard_id, deferred);
-    }
+/// Brings the slots of jobs that completed to the first waiters. Returns whether one has started.
+fn release_to_waiters(shared: &Shared, shard_id: ShardId, slots: usize) -> bool {
+    let mut deferred = DeferredWakes::default();
+    shared.limiter.release_completed(shard_id, slots, &mut deferred);
+    shared.run_deferred(shard_id, deferred)
 }
 
 /// Releases the deferred slots of a stalled worker (W5). Called by the stall monitor.
@@ -223,22 +234,24 @@ pub(super) fn release_deferred_of(shared: &Shared, handle: &WorkerHandle) {
     let shard_id = shared.current_shard();
     let slots = handle.steal_deferred_releases();
     let released = release_plain(shared, &mut shared.limiter.shard(shard_id).lock(), slots);
-    if !released {
+    if !released && slots > 0 {
         release_to_waiters(shared, shard_id, slots);
     }
 }
 
-/// Completes the end of a job that [`release_in_shard`] has seen: the second half.
-fn finish(shared: &Shared, shard_id: ShardId, job: Runnable, end: End, release_slow: bool) {
+/// Completes the end of a job that [`release_in_shard`] has seen: the second half. Returns whether a
+/// waiter has started.
+fn finish(shared: &Shared, shard_id: ShardId, job: Runnable, end: End, release_slow: bool) -> bool {
     remove_suspended_elsewhere(shared, shard_id, &job);
-    let mut idle = false;
+    let (mut idle, mut started) = (false, false);
     if release_slow {
         let mut deferred = DeferredWakes::default();
         shared.limiter.release_slow(shard_id, job.slot_kind(), end, &mut deferred);
         idle = std::mem::take(&mut deferred.idle);
-        shared.run_deferred(shard_id, deferred);
+        started = shared.run_deferred(shard_id, deferred);
     }
     publish(shared, job, end, idle);
+    started
 }
 
 /// Reports a panic, publishes the output, and then notifies idle waiters: they must not see a job

@@ -54,8 +54,9 @@
 //!            ┌───────────┐    next batch    ┌──┴──────┐                  ┌────▼───┐
 //!            │ migrating │ ───────────────▶ │ serving │                  │ parked │
 //!            └───────────┘                  └──┬──────┘                  └────┬───┘
-//!                  ▲  out of budget, stolen,   │                              │
-//!                  │  or a pending wake-up     │                              │
+//!                  ▲  out of budget, handing   │                              │
+//!                  │  over, stolen, or a       │                              │
+//!                  │  pending wake-up          │                              │
 //!                  ├───────────────────────────┘                              │
 //!                  │                    wake-up                               │
 //!                  └──────────────────────────────────────────────────────────┤
@@ -69,7 +70,9 @@
 //!    shard that it was woken for to the shard of that thread, and serves that shard.
 //! 3. **Serving**: the worker takes a batch, polls it, records the outcomes under the lock that also
 //!    gives the next batch. It yields to tokio when its budget is spent. The unpolled rest of the
-//!    batch goes back to the run queue, and the oldest pending shard comes next.
+//!    batch goes back to the run queue, and the oldest pending shard comes next. The worker yields
+//!    once as well when it leaves an empty shard and its last slots go to waiters (a *hand-over*):
+//!    their submitters run next and push at once, so a park would be followed by a wake-up.
 //! 4. **Parked**: the shard is empty. The worker steals half of a long run queue, or serves a pending
 //!    shard, or enters the idle list.
 //! 5. **Retired**: the worker was idle for the idle timeout and `min_idle` others are left, or the
@@ -143,7 +146,8 @@
 //! * **W1, lock order.** As above. No waker is called, no job is polled or dropped, and no task is
 //!   spawned while a lock is held.
 //! * **W2, a served shard.** While a run queue has jobs, `has_worker` is set. While it is set, a
-//!   worker serves the shard, or was woken or spawned for it, or the shard is pending.
+//!   worker serves the shard, or has yielded and comes back to it, or was woken or spawned for it, or
+//!   the shard is pending.
 //! * **W3, no rest beside work.** While `pending_wakeups` has a shard, no worker is parked. A handle
 //!   leaves the idle list once per park, and the thread that took it out wakes its worker.
 //! * **W4, one taker.** A job in a local queue is taken by one swap, of its worker or of the stall

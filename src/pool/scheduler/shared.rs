@@ -268,6 +268,7 @@ impl Shared {
     }
 
     /// Offers a job to the limiter, and wakes a worker if the job starts.
+    #[inline]
     pub(crate) fn admit(
         &self,
         pending: &mut impl PendingJob,
@@ -335,16 +336,24 @@ impl Shared {
     /// Wakes a worker for a job that was started, lends a slot to a waiter if the pool is stuck, and
     /// logs refusals. Returns the outcome unchanged. Called after each offer to the limiter, without a
     /// lock.
+    #[inline]
     pub(crate) fn after_submit(
         &self,
         shard_id: ShardId,
         quota: Option<usize>,
         outcome: AcquireOutcome,
     ) -> AcquireOutcome {
+        if let AcquireOutcome::Started { needs_wake, depth } = outcome {
+            wake_worker_for(self, shard_id, needs_wake, depth);
+        } else {
+            self.after_no_start(shard_id, quota, outcome);
+        }
+        outcome
+    }
+
+    #[cold]
+    fn after_no_start(&self, shard_id: ShardId, quota: Option<usize>, outcome: AcquireOutcome) {
         match outcome {
-            AcquireOutcome::Started { needs_wake, depth } => {
-                wake_worker_for(self, shard_id, needs_wake, depth)
-            }
             AcquireOutcome::Overflow { needs_wake, depth } => {
                 wake_worker_for(self, shard_id, needs_wake, depth);
                 event!(DEBUG, pool = &*self.config.name, "job overflows");
@@ -352,42 +361,55 @@ impl Shared {
             AcquireOutcome::Refused(kind) => self.log_refused(kind),
             AcquireOutcome::Enqueued
             | AcquireOutcome::Waiting(_)
-            | AcquireOutcome::WaitingForStart => {
+            | AcquireOutcome::WaitingForStart(_) => {
                 if self.limiter.may_be_stuck() {
                     let mut deferred = DeferredWakes::default();
                     self.limiter.lend(shard_id, quota, &mut deferred);
                     self.run_deferred(shard_id, deferred);
                 }
             }
-            AcquireOutcome::RunInCaller | AcquireOutcome::Reserved => {}
+            AcquireOutcome::Started { .. }
+            | AcquireOutcome::RunInCaller
+            | AcquireOutcome::Reserved => {}
         }
-        outcome
     }
 
     #[cold]
-    fn log_refused(&self, _kind: SubmitErrorKind) {
+    pub(crate) fn log_refused(&self, _kind: SubmitErrorKind) {
         event!(DEBUG, pool = &*self.config.name, reason = ?_kind, "job refused");
     }
 
     /// Starts the jobs, calls the wakers and notifies the idle waiters that a step of the limiter left
-    /// to do. Called without a lock.
-    pub(crate) fn run_deferred(&self, shard_id: ShardId, mut deferred: DeferredWakes) {
-        for job in deferred.take_started() {
+    /// to do. Returns whether a job has started. Called without a lock.
+    #[inline]
+    pub(crate) fn run_deferred(&self, shard_id: ShardId, deferred: DeferredWakes) -> bool {
+        !deferred.is_empty() && self.run_some_deferred(shard_id, deferred)
+    }
+
+    fn run_some_deferred(&self, shard_id: ShardId, mut deferred: DeferredWakes) -> bool {
+        let started = deferred.take_started(|job| {
             job.leave_wait_list();
             self.push_runnable(shard_id, job);
-        }
+        });
         deferred.wake_all();
         self.notify_idle(deferred.idle);
+        started
     }
 
     /// Notifies the idle waiters if the pool has become idle. The workers of a closed pool are woken
     /// to retire.
+    #[inline]
     pub(super) fn notify_idle(&self, idle: bool) {
         if idle {
-            catch_panic(|| self.idle_notify.notify_waiters());
-            if self.limiter.is_closed() && !failpoint("workers of an ended pool stay") {
-                self.workers.wake_all();
-            }
+            self.notify_idle_waiters();
+        }
+    }
+
+    #[cold]
+    fn notify_idle_waiters(&self) {
+        catch_panic(|| self.idle_notify.notify_waiters());
+        if self.limiter.is_closed() && !failpoint("workers of an ended pool stay") {
+            self.workers.wake_all();
         }
     }
 

@@ -63,10 +63,7 @@ const WORTH_A_WAKE: u64 = 100_000;
 pub(super) fn wake_worker_for(shared: &Shared, shard_id: ShardId, needs_wake: bool, depth: usize) {
     // tokio runs a task that was woken inside another task on the same thread, once that task
     // returns. So a worker that a job wakes may wait for this very job, and the monitor must look.
-    if needs_wake
-        && act(shared, shared.workers.wake_one(shard_id), shard_id)
-        && context::current().is_none()
-    {
+    if needs_wake && wake_for(shared, shard_id) && context::current().is_none() {
         return;
     }
     // The job stands behind a busy worker, and no thread knows for how long.
@@ -79,9 +76,19 @@ pub(super) fn wake_worker_for(shared: &Shared, shard_id: ShardId, needs_wake: bo
 #[inline]
 fn wake_another_for_long_queue(shared: &Shared, shard_id: ShardId, depth: usize) {
     if shared.workers.has_capacity() && shared.poll_times.expected_wait(depth) > WORTH_A_WAKE {
-        let action = shared.workers.wake_or_spawn(shared.workers.target_workers());
-        act(shared, action, (shard_id + 1) % shared.limiter.shards().len());
+        wake_another(shared, shard_id);
     }
+}
+
+#[cold]
+fn wake_another(shared: &Shared, shard_id: ShardId) {
+    let action = shared.workers.wake_or_spawn(shared.workers.target_workers());
+    act(shared, action, (shard_id + 1) % shared.limiter.shards().len());
+}
+
+#[cold]
+fn wake_for(shared: &Shared, shard_id: ShardId) -> bool {
+    act(shared, shared.workers.wake_one(shard_id), shard_id)
 }
 
 /// Does what the idle list decided, without the idle lock. Returns whether a worker was woken or

@@ -81,8 +81,8 @@ pub(super) struct Worker {
 
 /// How a turn ended.
 enum TurnEnd {
-    /// The shard has more ready jobs, but the worker must yield.
-    OutOfBudget,
+    /// The shard has more ready jobs, or expects some, but the worker must yield first.
+    Yield,
     /// The shard has no ready job, and the shard's `has_worker` is cleared.
     Empty,
 }
@@ -99,6 +99,7 @@ struct TurnBudget {
     polls: u32,
     /// Polls since the last reading.
     unread: u32,
+    over: bool,
 }
 
 impl TurnBudget {
@@ -112,35 +113,45 @@ impl TurnBudget {
             took: Duration::ZERO,
             polls: 0,
             unread: 0,
+            over: false,
         }
     }
 
-    /// Starts the clock. Called when jobs stand behind the next one; a lone job is not worth a
+    /// Starts the clock. Called when jobs stand behind the next ones; one or two are not worth a
     /// reading.
     fn start(&mut self) {
         if !cfg!(millpond_loom) && self.read.is_none() {
             self.read = Some(Instant::now());
-            self.unread = 0;
+            self.polls += std::mem::take(&mut self.unread);
         }
     }
 
     /// Counts one poll.
+    #[inline]
     fn tick(&mut self, poll_times: &PollTimes) {
-        self.polls += 1;
         self.unread += 1;
+        if self.slow || self.unread == CLOCK_JOBS {
+            self.read_clock(poll_times);
+        }
+    }
+
+    /// Adds the polls since the last reading.
+    fn read_clock(&mut self, poll_times: &PollTimes) {
         // Models have no time.
-        if !cfg!(millpond_loom) && (self.slow || self.unread == CLOCK_JOBS) {
+        if !cfg!(millpond_loom) {
             let now = Instant::now();
             if let Some(before) = self.read.replace(now) {
                 self.took += now - before;
                 poll_times.observe(now - before, self.unread);
             }
-            self.unread = 0;
         }
+        self.polls += std::mem::take(&mut self.unread);
+        self.over =
+            (self.polls >= TURN_JOBS || self.took >= TURN_TIME) && !failpoint("a turn without end");
     }
 
     fn is_over(&self) -> bool {
-        (self.polls >= TURN_JOBS || self.took >= TURN_TIME) && !failpoint("a turn without end")
+        self.over
     }
 }
 
@@ -192,18 +203,22 @@ impl Worker {
             let unpolled = self.local_range.clone();
             self.local_range = Self::next_batch(&self.handle, unpolled, &mut shard, over, budget);
             let empty = self.local_range.is_empty() && shard.run_queue.is_empty();
+            // Waiters that receive a slot now will submit at once. So the worker looks again after
+            // them, instead of a park and a wake-up for every few jobs.
+            let hands_over = empty && self.completions.passes_slots_on();
             // From here on a push must wake a worker (W2).
-            shard.has_worker = !empty;
+            shard.has_worker = !empty || hands_over;
             if empty || over {
                 shard.shrink();
             }
             drop(shard);
-            let rescheduled = self.completions.finish(shared, self.shard_id);
-            if empty && !rescheduled {
+            let refilled = self.completions.finish(shared, self.shard_id);
+            if empty && !refilled && !hands_over {
                 return TurnEnd::Empty;
             }
-            if over {
-                return TurnEnd::OutOfBudget;
+            if over || hands_over && !refilled {
+                let lost = !over && failpoint("a worker that hands over does not come back");
+                return if lost { TurnEnd::Empty } else { TurnEnd::Yield };
             }
         }
     }
@@ -227,12 +242,11 @@ impl Worker {
             }
             0..0
         } else if unpolled.is_empty() {
-            let batch = shard.pop_batch(budget.batch).zip(local_queue);
-            0..batch.map(|(job, slot)| slot.put(job)).count()
+            0..shard.pop_batch(budget.batch, local_queue)
         } else {
             unpolled
         };
-        if range.len() > 1 {
+        if range.len() > 2 {
             budget.start();
         }
         range
@@ -431,7 +445,7 @@ impl Future for Worker {
             }
             this.migrate_to_current_shard();
             let yields = match this.turn(&mut budget) {
-                TurnEnd::OutOfBudget => {
+                TurnEnd::Yield => {
                     this.shard_id = this.shared.workers.next_shard(this.shard_id);
                     true
                 }

@@ -19,22 +19,22 @@
 //! # Stages of a submission
 //!
 //! ```text
-//!            prepare              admit, admit_waiting            take_handle
-//!   Future ───────────▶ Allocated ────────────────────▶ Admitted ─────────────▶ Taken
-//!      │                    │                                                     ▲
-//!      └────────────────────┴─────────────────────────────────────────────────────┘
-//!              take_job after a refusal; take_in_caller after RunInCaller
+//!              admit, admit_waiting            take_handle
+//!   Allocated ────────────────────▶ Admitted ─────────────▶ Taken
+//!       │                                                     ▲
+//!       └─────────────────────────────────────────────────────┘
+//!         take_job after a refusal; take_in_caller after RunInCaller
 //! ```
 //!
-//! - **Future**: the job as the caller gave it. `schedule` skips this stage: its job may wait for
-//!   long, and the cell keeps the job out of the caller's future.
-//! - **Allocated**: the job is in its cell. The caller owns the token and the join handle.
+//! - **Allocated**: the job is in its cell, which the caller owns. The cell keeps the job out of the
+//!   caller's future, which may wait for long.
 //! - **Admitted**: the pool owns the token, the sink went with the job. The join handle is left.
 //! - **Taken**: the result of the verb has been returned.
 //!
 //! `schedule` inside a job of the pool is admitted to the wait list at once, if there is no room: the
 //! limiter may have to start the job while the submitter has no slot to be polled. The future then
-//! waits in `Admitted` until the job starts, and its `Drop` withdraws the job.
+//! waits in `Admitted` until the job starts, and its `Drop` withdraws the job. A close gives the job
+//! back: `take_job` then takes it out of the cell by the join handle.
 //!
 //! # Stages of a slot without a job
 //!

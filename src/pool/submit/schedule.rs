@@ -20,7 +20,7 @@ use crate::pool::Pool;
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::OutputSink;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
-use crate::pool::limiter::wait_list::WaiterState;
+use crate::pool::limiter::wait_list::{WaiterKey, WaiterState};
 use crate::pool::limiter::{AcquireOutcome, OnFull};
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::submission::{OwnedPool, PoolRef, Submission};
@@ -34,13 +34,21 @@ where
     S: OutputSink<F::Output>,
 {
     submission: Submission<C, F, S>,
-    /// The job was offered to the limiter.
-    offered: bool,
-    yielded: bool,
-    /// The place in the wait list (P3). A `u32`, so that the future stays small.
-    waiter_key: Option<u32>,
-    /// The caller is a job of the pool, and the submitted job waits in the wait list (P3).
-    awaits_start: bool,
+    progress: Progress,
+}
+
+/// How far a `schedule` has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    New,
+    /// The caller has yielded to the runtime once.
+    Yielded,
+    /// The caller has this place in the wait list (P3).
+    Waiting(WaiterKey),
+    /// The caller is a job of the pool, and the submitted job has this place itself (P3).
+    WaitingForStart(WaiterKey),
+    /// The job was offered to the limiter, and nothing waits.
+    Offered,
 }
 
 impl<C, F, S> ScheduleInner<C, F, S>
@@ -51,21 +59,29 @@ where
     S: OutputSink<F::Output>,
 {
     #[track_caller]
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(shared: C, job: F, sink: S) -> Self {
-        // A cell from the start: the job is moved once, and a future that waits stays small.
-        let submission = Submission::allocated(shared, job, sink);
-        Self { submission, offered: false, yielded: false, waiter_key: None, awaits_start: false }
+        Self { submission: Submission::new(shared, job, sink), progress: Progress::New }
     }
 
-    #[inline]
+    // Inlined: the result is as large as the job, and its way through memory costs a tiny job a tenth.
+    #[inline(always)]
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, SubmitError<F>>> {
-        if self.waiter_key.is_some() || self.awaits_start {
-            return self.poll_again(cx);
-        }
-        assert!(!self.offered, "`schedule` polled after completion");
-        if !self.yielded && self.submission.shared.should_yield() {
-            self.yielded = true;
+        let outcome = match self.progress {
+            Progress::New | Progress::Yielded => match self.poll_offer(cx) {
+                Poll::Ready(Ok(handle)) => return Poll::Ready(Ok(handle)),
+                Poll::Ready(Err(outcome)) => outcome,
+                Poll::Pending => return Poll::Pending,
+            },
+            _ => return self.poll_again(cx),
+        };
+        self.conclude(outcome, cx)
+    }
+
+    /// Offers the job to the limiter. Returns the outcome, unless the job has started.
+    fn poll_offer(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, AcquireOutcome>> {
+        if self.progress == Progress::New && self.submission.shared.should_yield() {
+            self.progress = Progress::Yielded;
             // `yield_now` would defer the wake-up on this thread. After a plain wake-up another
             // thread can take the task, while this one runs the jobs.
             cx.waker().wake_by_ref();
@@ -74,37 +90,52 @@ where
         // A loop that submits without a wait must yield to the other tasks of its thread.
         let budget = ready!(coop::poll_proceed(cx));
         budget.made_progress();
-        self.offered = true;
+        self.progress = Progress::Offered;
         let outcome = self.submission.admit(OnFull::Wait(cx.waker()));
-        if let AcquireOutcome::Started { .. } = outcome {
-            return Poll::Ready(Ok(self.submission.take_handle()));
-        }
-        self.conclude(outcome, cx)
+        Poll::Ready(match outcome {
+            AcquireOutcome::Started { .. } => Ok(self.submission.take_handle()),
+            _ => Err(outcome),
+        })
     }
 
     /// Polls after the admission did not start the job.
     #[cold]
     fn poll_again(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, SubmitError<F>>> {
-        let Some(waiter_key) = self.waiter_key else { return self.poll_started(cx).map(Ok) };
-        let waiter_key = waiter_key as usize;
-        let shared = self.submission.shared.clone();
+        match self.progress {
+            Progress::WaitingForStart(waiter_key) => self.poll_started(waiter_key, cx),
+            Progress::Waiting(waiter_key) => self.look_up(waiter_key, cx),
+            _ => panic!("`schedule` polled after completion"),
+        }
+    }
+
+    /// Hands in the job under the key in the wait list, or takes its refusal.
+    fn look_up(
+        &mut self,
+        waiter_key: WaiterKey,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S::Handle, SubmitError<F>>> {
         // Without budget the caller keeps its place, and what it was granted.
         let budget = ready!(coop::poll_proceed(cx));
-        if shared.limiter.poll_waiter(waiter_key, cx.waker()) == WaiterState::Waiting {
-            return Poll::Pending;
-        }
-        budget.made_progress();
-        self.waiter_key = None;
+        let shared = self.submission.shared.clone();
         let shard_id = shared.current_shard();
         let mut deferred = DeferredWakes::default();
-        let outcome = shared.limiter.submit_granted(
-            shard_id,
-            waiter_key,
-            &mut self.submission,
-            &mut deferred,
-        );
+        let outcome = loop {
+            let submission = &mut self.submission;
+            let outcome =
+                shared.limiter.submit_granted(shard_id, waiter_key, submission, &mut deferred);
+            // Most wake-ups bring something. Only a caller that still waits leaves its waker again.
+            if !matches!(outcome, AcquireOutcome::Waiting(_)) {
+                break outcome;
+            }
+            if shared.limiter.poll_waiter(waiter_key, cx.waker()) == WaiterState::Waiting {
+                return Poll::Pending;
+            }
+        };
+        budget.made_progress();
+        self.progress = Progress::Offered;
         shared.run_deferred(shard_id, deferred);
-        self.conclude(shared.after_submit(shard_id, None, outcome), cx)
+        let outcome = shared.after_submit(shard_id, None, outcome);
+        self.conclude(outcome, cx)
     }
 
     /// Turns the limiter's outcome into the result of this poll.
@@ -119,12 +150,12 @@ where
                 Poll::Ready(Ok(self.submission.take_handle()))
             }
             AcquireOutcome::Waiting(waiter_key) => {
-                self.waiter_key = Some(waiter_key as u32);
+                self.progress = Progress::Waiting(waiter_key);
                 Poll::Pending
             }
-            AcquireOutcome::WaitingForStart => {
-                self.awaits_start = true;
-                self.poll_started(cx).map(Ok)
+            AcquireOutcome::WaitingForStart(waiter_key) => {
+                self.progress = Progress::WaitingForStart(waiter_key);
+                self.poll_started(waiter_key, cx)
             }
             AcquireOutcome::Refused(kind) => Poll::Ready(Err(self.submission.take_refused(kind))),
             AcquireOutcome::RunInCaller
@@ -135,10 +166,19 @@ where
         }
     }
 
-    fn poll_started(&mut self, cx: &mut Context<'_>) -> Poll<S::Handle> {
-        ready!(self.submission.poll_started(cx));
-        self.awaits_start = false;
-        Poll::Ready(self.submission.take_handle())
+    /// Waits until the pool starts the job, or gives the job back.
+    fn poll_started(
+        &mut self,
+        waiter_key: WaiterKey,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S::Handle, SubmitError<F>>> {
+        let is_given_back = ready!(self.submission.poll_started(cx));
+        if is_given_back {
+            self.progress = Progress::Waiting(waiter_key);
+            return self.look_up(waiter_key, cx);
+        }
+        self.progress = Progress::Offered;
+        Poll::Ready(Ok(self.submission.take_handle()))
     }
 }
 
@@ -151,12 +191,13 @@ where
 {
     #[inline]
     fn drop(&mut self) {
-        if let Some(waiter_key) = self.waiter_key {
-            self.submission.shared.cancel_waiter(waiter_key as usize);
-        }
-        if self.awaits_start {
-            self.submission.withdraw();
-        }
+        let waiter_key = match self.progress {
+            Progress::Waiting(waiter_key) => waiter_key,
+            // The key is the job's own, until the job is given back and leaves the key to its submitter.
+            Progress::WaitingForStart(waiter_key) if self.submission.withdraw() => waiter_key,
+            _ => return,
+        };
+        self.submission.shared.cancel_waiter(waiter_key);
     }
 }
 
@@ -175,7 +216,7 @@ where
     F::Output: Send + 'static,
 {
     #[track_caller]
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(shared: &'a Shared, job: F) -> Self {
         Self(ScheduleInner::new(shared, job, StoreOutput))
     }
@@ -188,7 +229,7 @@ where
 {
     type Output = Result<JobHandle<F::Output>, SubmitError<F>>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.poll(cx)
     }

@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use crate::error::{SubmitError, SubmitErrorKind};
 use crate::pool::Pool;
 use crate::pool::context::may_run_in_caller;
-use crate::pool::job::{self, JobGroup, NewJob, OutputSink, RawJoinHandle, Runnable, SlotKind};
+use crate::pool::job::{self, AdmittedJob, JobGroup, NewJob, OutputSink, Runnable, SlotKind};
 use crate::pool::limiter::counts::ReleaseReason;
 use crate::pool::limiter::wait_list::WaiterKey;
 use crate::pool::limiter::{AcquireOutcome, OnFull, PendingJob};
@@ -52,20 +52,17 @@ where
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
-    job: Stage<F, S>,
+    // Words of their own, and no enum: a value of two words that was just written is slow to move.
+    /// The job, until it is admitted or taken back.
+    new_job: Option<NewJob<F, S>>,
+    /// The admitted job, until its handle is taken.
+    admitted: Option<AdmittedJob<F, S>>,
+    /// The admitted job's index in its group.
+    index: usize,
     /// Present until the job is admitted, or runs in its caller.
     sink: Option<S>,
     // Declared last: the job is dropped before a future that owns its pool lets go of the pool.
     pub(super) shared: C,
-}
-
-enum Stage<F: Future, S> {
-    /// The job, and where it was submitted.
-    Future(F, Place),
-    Allocated(NewJob<F, S>),
-    /// With the job's index in its group.
-    Admitted(RawJoinHandle<F::Output>, usize),
-    Taken,
 }
 
 /// What `try_go` makes of a job.
@@ -84,33 +81,35 @@ where
     S: OutputSink<F::Output>,
 {
     #[track_caller]
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(shared: C, job: F, sink: S) -> Self {
         Self::from_place(shared, job, sink, Place::caller())
     }
 
     /// As [`new`](Self::new), for a future that was made at `place`.
+    ///
+    /// The job goes to its cell at once: it is moved once, and a future that waits stays small.
     #[track_caller]
-    #[inline]
+    #[inline(always)]
     pub(super) fn from_place(shared: C, job: F, sink: S, place: Place) -> Self {
         shared.ensure_runtime();
-        Self { job: Stage::Future(job, place), sink: Some(sink), shared }
+        let span = JobSpan::current(shared.config.propagate_span, place);
+        let new_job = job::allocate_job(job, span, shared.id());
+        Self { new_job: Some(new_job), admitted: None, index: 0, sink: Some(sink), shared }
     }
 
-    /// Allocates the job's cell at once. A wait then keeps the job out of the caller's future.
+    /// Admits the job, or gives the job back at once. A full pool refuses without an allocation.
     #[track_caller]
     #[inline]
-    pub(super) fn allocated(shared: C, job: F, sink: S) -> Self {
+    pub(crate) fn try_schedule(shared: C, job: F, sink: S) -> Result<S::Handle, SubmitError<F>> {
+        let decides_alone =
+            |group: &dyn JobGroup| group.quota().is_none() && group.refusal().is_none();
         shared.ensure_runtime();
-        let span = JobSpan::current(shared.config.propagate_span, Place::caller());
-        let new_job = job::allocate_job(job, span, shared.id());
-        Self { job: Stage::Allocated(new_job), sink: Some(sink), shared }
-    }
-
-    /// Admits the job, or gives the job back at once.
-    #[inline]
-    pub(crate) fn try_schedule(self) -> Result<S::Handle, SubmitError<F>> {
-        self.submit(OnFull::Refuse)
+        if sink.group().is_none_or(decides_alone) && shared.limiter.refuse_if_full() {
+            shared.log_refused(SubmitErrorKind::Full);
+            return Err(SubmitError::new(SubmitErrorKind::Full, job));
+        }
+        Self::new(shared, job, sink).submit(OnFull::Refuse)
     }
 
     /// Admits the job beyond the size if the pool is full, up to the pool's overflow limit.
@@ -191,11 +190,7 @@ where
 
     /// Where a job that was not admitted yet was submitted.
     fn place(&self) -> Place {
-        match &self.job {
-            Stage::Future(_, place) => *place,
-            Stage::Allocated(new_job) => new_job.place(),
-            Stage::Admitted(..) | Stage::Taken => unreachable!("an admitted job has its place"),
-        }
+        self.new_job.as_ref().expect("an admitted job has its place").place()
     }
 
     /// Returns the refusal with the job.
@@ -205,35 +200,32 @@ where
 
     /// Returns the job after a refusal.
     fn take_job(&mut self) -> F {
-        match std::mem::replace(&mut self.job, Stage::Taken) {
-            Stage::Future(job, _) => job,
-            Stage::Allocated(new_job) => new_job.take_back(),
-            Stage::Admitted(..) | Stage::Taken => unreachable!("a refused job is still here"),
+        match (self.new_job.take(), self.admitted.take()) {
+            (Some(new_job), _) => new_job.take_back(),
+            (None, Some(admitted)) => admitted.take_back(),
+            (None, None) => unreachable!("a refused job is still here"),
         }
     }
 
     /// Returns the handle after an admission.
     #[inline]
     pub(super) fn take_handle(&mut self) -> S::Handle {
-        match std::mem::replace(&mut self.job, Stage::Taken) {
-            Stage::Admitted(join, index) => S::handle(join, index),
-            _ => unreachable!("an admitted job has a join handle"),
-        }
+        let admitted = self.admitted.take().expect("an admitted job has a join handle");
+        S::handle(admitted.join, self.index)
     }
 
-    /// Waits until the admitted job has left the wait list.
-    pub(super) fn poll_started(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match &self.job {
-            Stage::Admitted(join, _) => join.job().poll_started(cx),
-            _ => unreachable!("a job that waits for its start is admitted"),
-        }
+    /// Waits until the admitted job has left the wait list. Returns whether the job was given back.
+    pub(super) fn poll_started(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let admitted = self.admitted.as_mut().expect("a job that waits for its start is admitted");
+        admitted.poll_started(cx).map(|()| admitted.join.job().is_given_back())
     }
 
-    /// Takes the admitted job back, because its submitter goes away. A job that has started is aborted.
-    pub(super) fn withdraw(&mut self) {
-        if let Stage::Admitted(join, _) = &self.job {
-            join.job().withdraw();
-        }
+    /// Takes the admitted job out of the wait list, because its submitter goes away. A job that has
+    /// started goes on. Returns whether the job was given back before.
+    pub(super) fn withdraw(&mut self) -> bool {
+        let Some(admitted) = &self.admitted else { return false };
+        admitted.join.job().withdraw();
+        admitted.join.job().is_given_back()
     }
 
     /// Returns the job for its caller to run. The limiter has counted the job as `in_caller`, and
@@ -255,31 +247,21 @@ where
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
-    #[inline]
-    fn prepare(&mut self) {
-        if let Stage::Future(_, place) = self.job {
-            let span = JobSpan::current(self.shared.config.propagate_span, place);
-            self.job = Stage::Allocated(job::allocate_job(self.take_job(), span, self.shared.id()));
-        }
-    }
-
     fn group(&self) -> Option<&dyn JobGroup> {
         self.sink.as_ref().and_then(S::group)
     }
 
     #[inline]
     fn admit(&mut self, slot_kind: SlotKind) -> Result<Runnable, SubmitErrorKind> {
-        let (Stage::Allocated(new_job), Some(sink)) = (&self.job, &mut self.sink) else {
-            unreachable!("the limiter prepares a job and then admits it once");
+        let (Some(new_job), Some(sink)) = (&self.new_job, &mut self.sink) else {
+            unreachable!("the limiter admits a job once");
         };
-        let index = new_job.enter(sink)?;
-        let (Stage::Allocated(new_job), Some(sink)) =
-            (std::mem::replace(&mut self.job, Stage::Taken), self.sink.take())
-        else {
+        self.index = new_job.enter(sink)?;
+        let (Some(new_job), Some(sink)) = (self.new_job.take(), self.sink.take()) else {
             unreachable!("the job and its sink were here just now");
         };
-        let (job, join) = new_job.admit(sink, slot_kind);
-        self.job = Stage::Admitted(join, index);
+        let (job, admitted) = new_job.admit(sink, slot_kind);
+        self.admitted = Some(admitted);
         Ok(job)
     }
 
@@ -288,7 +270,7 @@ where
         slot_kind: SlotKind,
         waiter_key: WaiterKey,
     ) -> Result<Runnable, SubmitErrorKind> {
-        if let Stage::Allocated(new_job) = &self.job {
+        if let Some(new_job) = &self.new_job {
             new_job.enter_wait_list(|| self.shared.arc(), waiter_key);
         }
         PendingJob::admit(self, slot_kind)
