@@ -119,7 +119,8 @@ impl Count {
     }
 }
 
-/// Fills a stream, works it off, and prints messages per second and the peak of the memory in MB.
+/// Fills a stream, works it off, and prints messages per second, processor time per message in
+/// microseconds, and the peak of the memory in MB.
 /// With 0 messages: works until it was idle, and prints messages and seconds.
 pub fn measure(name: &str, url: &str, messages: u32) {
     let (arm, filled) = (Arm::of(name), messages > 0);
@@ -131,10 +132,12 @@ pub fn measure(name: &str, url: &str, messages: u32) {
         let count = Count::new(messages);
         let start = Instant::now();
         let watch = tokio::spawn(last_change(count.clone()));
+        let cpu = cpu_seconds();
         run(arm, url, &count).await;
         if filled {
             let rate = f64::from(messages) / start.elapsed().as_secs_f64();
-            println!("{rate:.0} {:.0}", peak_memory());
+            let cpu = (cpu_seconds() - cpu) * 1e6 / f64::from(messages);
+            println!("{rate:.0} {cpu:.2} {:.0}", peak_memory());
         } else {
             let last = watch.await.unwrap();
             let done = count.done.load(Ordering::Relaxed);
@@ -163,6 +166,15 @@ async fn last_change(count: Count) -> Instant {
         count.token.cancel();
     }
     last
+}
+
+/// The processor time of this process so far.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks: f64 =
+        after_name.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
+    ticks / 100.0
 }
 
 /// `VmHWM` in MB.

@@ -53,8 +53,8 @@ fn run(arguments: &[&str]) -> Vec<f64> {
 }
 
 fn throughput(messages: u32, rounds: u32) {
-    println!("| broker | arm | messages/s: median (lowest to highest) | peak memory, MB |");
-    println!("|---|---|---:|---:|");
+    println!("| broker | arm | messages/s: median (lowest to highest) | CPU µs a message | peak memory, MB |");
+    println!("|---|---|---:|---:|---:|");
     for kind in [Kind::Redis, Kind::Nats] {
         let arms: Vec<_> = Arm::ALL.into_iter().filter(|arm| arm.kind() == kind).collect();
         let mut results = vec![Vec::new(); arms.len()];
@@ -63,22 +63,24 @@ fn throughput(messages: u32, rounds: u32) {
                 let index = (index + round) % arms.len();
                 let broker = Broker::start(kind).expect("the broker is installed");
                 let name = arms[index].name();
+                // Its script unpacks the whole backlog at the start: more than some 8,000 is an error.
+                let messages = if arms[index] == Arm::ApalisRedis { messages.min(7_000) } else { messages };
                 let numbers = run(&["arm", name, &broker.url(), &messages.to_string()]);
                 eprintln!("{name}: {numbers:?}");
                 results[index].push(numbers);
             }
         }
         for (arm, mut results) in arms.iter().zip(results) {
-            results.retain(|numbers| numbers.len() == 2);
+            results.retain(|numbers| numbers.len() == 3);
             if results.is_empty() {
-                println!("| {kind:?} | {} | failed | |", arm.name());
+                println!("| {kind:?} | {} | failed | | |", arm.name());
                 continue;
             }
             results.sort_by(|a, b| a[0].total_cmp(&b[0]));
             let (low, high) = (results[0][0], results[results.len() - 1][0]);
             let median = &results[results.len() / 2];
             let name = arm.name();
-            println!("| {kind:?} | {name} | {:.0} ({low:.0} to {high:.0}) | {:.0} |", median[0], median[1]);
+            println!("| {kind:?} | {name} | {:.0} ({low:.0} to {high:.0}) | {:.1} | {:.0} |", median[0], median[1], median[2]);
         }
     }
 }

@@ -14,7 +14,7 @@ macro_rules! own {
     ($rest:literal) => {
         concat!(
             "if not redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])[1] ",
-            "then return {0} end\n",
+            "then return 0 end\n",
             $rest
         )
     };
@@ -22,7 +22,7 @@ macro_rules! own {
 
 const EXTEND: &str = own!(
     "redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'JUSTID')
-     return {1}"
+     return 1"
 );
 
 /// KEYS[2]: the delays. ARGV: ..., id, deliveries, delay in ms. A delay's member is
@@ -31,15 +31,15 @@ const NACK: &str = own!(
     "local now = redis.call('TIME')
      local due = now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[5]
      redis.call('ZADD', KEYS[2], due, ARGV[4] .. ' ' .. ARGV[3])
-     return {redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])}"
+     return redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])"
 );
 
-/// ARGV: group, delete (0 or 1), ids. Returns a 1 or a 0 for each id.
-const ACK: &str = "
+/// ARGV: group, ids. Returns a 1 or a 0 for each id. A message that another worker has is not deleted.
+const ACK_AND_DELETE: &str = "
 local acked = {}
-for i = 3, #ARGV do
-  acked[i - 2] = redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
-  if ARGV[2] == '1' and acked[i - 2] == 1 then redis.call('XDEL', KEYS[1], ARGV[i]) end
+for i = 2, #ARGV do
+  acked[i - 1] = redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
+  if acked[i - 1] == 1 then redis.call('XDEL', KEYS[1], ARGV[i]) end
 end
 return acked";
 
@@ -51,7 +51,7 @@ const DEAD: &str = own!(
      redis.call('XADD', KEYS[2], '*', unpack(fields))
      redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
      if ARGV[4] == '1' then redis.call('XDEL', KEYS[1], ARGV[3]) end
-     return {1}"
+     return 1"
 );
 
 /// KEYS[2]: the delays. ARGV: group, consumer, ack wait in ms, room. Takes what is due among the
@@ -99,13 +99,16 @@ pub(crate) fn extend(names: &Names, id: &str) -> Cmd {
     command
 }
 
-/// Acknowledges many messages. The answer is a list.
-pub(crate) fn ack<'a>(names: &Names, ids: impl Iterator<Item = &'a str>) -> Cmd {
-    let mut command = eval(ACK, &[&names.stream]);
-    command.arg(&names.group).arg(u8::from(names.delete_acked));
-    for id in ids {
-        command.arg(id);
-    }
+/// Acknowledges many messages. The answer is their number, or a list if they are deleted as well.
+pub(crate) fn ack(names: &Names, ids: &[&str]) -> Cmd {
+    let mut command = if names.delete_acked {
+        eval(ACK_AND_DELETE, &[&names.stream])
+    } else {
+        let mut command = redis::cmd("XACK");
+        command.arg(&names.stream);
+        command
+    };
+    command.arg(&names.group).arg(ids);
     command
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Client, Cmd, Pipeline, RedisError, RedisResult};
+use redis::{Client, Cmd, Pipeline, RedisError, RedisResult, Value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
@@ -91,29 +91,56 @@ impl Settler {
             none => none.insert(connect::open(&self.client, Duration::ZERO).await?),
         };
         let mut pipeline = Pipeline::new();
-        let acks = bundle.iter().filter_map(|request| match &request.what {
-            What::Ack(id) => Some(&**id),
-            What::Other(_) => None,
-        });
-        pipeline.add_command(scripts::ack(&self.names, acks));
+        let mut ids = Vec::new();
         for request in &*bundle {
-            if let What::Other(command) = &request.what {
-                pipeline.add_command(command.clone());
+            match &request.what {
+                What::Ack(id) => ids.push(&**id),
+                What::Other(command) => drop(pipeline.add_command(command.clone())),
             }
         }
-        let mut answers: std::vec::IntoIter<RedisResult<Vec<i64>>> =
-            pipeline.ignore_errors().query_async::<Vec<_>>(connection).await?.into_iter();
-        let acked = answers.next().unwrap_or_else(|| Ok(Vec::new()));
-        let mut acked = acked.map(Vec::into_iter);
+        if !ids.is_empty() {
+            pipeline.add_command(scripts::ack(&self.names, &ids));
+        }
+        let acks = ids.len();
+        let answers: Vec<RedisResult<Value>> =
+            pipeline.ignore_errors().query_async(connection).await?;
+        if let Some(Err(error)) = answers.iter().find(|answer| is_passing(answer)) {
+            return Err(error.clone());
+        }
+        let mut answers = answers.into_iter();
+        let acked = if acks > 0 { answers.next_back() } else { None };
+        let acked = acked.unwrap_or(Ok(Value::Nil));
+        let mut acked = acked.map(|answer| each_ack(answer, acks).into_iter());
         for request in bundle.drain(..) {
             let answer = match (&request.what, &mut acked) {
                 (What::Ack(_), Ok(acked)) => Ok(acked.next()),
                 (What::Ack(_), Err(error)) => Err(error.clone()),
-                (What::Other(_), _) => answers.next().transpose().map(|answer| answer?.pop()),
+                (What::Other(_), _) => answers.next().transpose().map(|answer| match answer {
+                    Some(Value::Int(number)) => Some(number),
+                    _ => None,
+                }),
             };
             request.answer(answer);
         }
         Ok(())
+    }
+}
+
+/// Whether Redis will take the command again in a while: it loads its data, or changes its roles.
+fn is_passing(answer: &RedisResult<Value>) -> bool {
+    let codes = ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY"];
+    answer.as_ref().is_err_and(|error| error.code().is_some_and(|code| codes.contains(&code)))
+}
+
+/// Returns the answer for each ack of a bundle. `XACK` only tells how many there were: if some came
+/// too late, nothing is known of any of them.
+fn each_ack(answer: Value, acks: usize) -> Vec<i64> {
+    let number = |value| if let Value::Int(number) = value { Some(number) } else { None };
+    match answer {
+        Value::Int(acked) if acked == acks as i64 => vec![1; acks],
+        Value::Int(_) if acks == 1 => vec![0],
+        Value::Array(answers) => answers.into_iter().filter_map(number).collect(),
+        _ => Vec::new(),
     }
 }
 
@@ -126,7 +153,9 @@ impl Request {
             }
             Ok(Some(0)) => Err(ReceiptError::Lost),
             Ok(Some(_)) => Ok(()),
-            Ok(None) => Err(ReceiptError::Unconfirmed("an answer is missing".into())),
+            Ok(None) => {
+                Err(ReceiptError::Unconfirmed("some acks of the bundle were too late".into()))
+            }
             Err(error) => return self.fail(&error),
         };
         if let Some(sender) = self.answer {

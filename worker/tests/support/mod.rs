@@ -138,7 +138,7 @@ fn spawn(kind: Kind, port: u16, folder: &std::path::Path) -> Child {
 impl Drop for Broker {
     fn drop(&mut self) {
         self.kill();
-        if self.folder.as_os_str().len() > 0 {
+        if !self.folder.as_os_str().is_empty() {
             let _ = std::fs::remove_dir_all(&self.folder);
         }
     }
