@@ -115,6 +115,11 @@ impl Counters {
         self.ends[end as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Whether each fetched delivery has ended, in one count.
+    pub(crate) fn all_ended(&self) -> bool {
+        self.fetched.load(Ordering::Relaxed) == load(&self.ends).iter().sum::<u64>()
+    }
+
     pub(crate) fn jobs(&self, group: &GroupReport) {
         let failed = group.failed - group.panicked - group.cancelled;
         let unfinished = group.unfinished as u64;
@@ -125,10 +130,12 @@ impl Counters {
     }
 
     pub(crate) fn report(&self) -> Report {
-        let [acked, nacked, dead, lost, unsettled] = load(&self.ends);
+        let [acked, nacked, dead, lost, mut unsettled] = load(&self.ends);
         let [succeeded, failed, panicked, cancelled, still_running] = load(&self.jobs);
         let jobs = JobCounts { succeeded, failed, panicked, cancelled, still_running };
         let fetched = self.fetched.load(Ordering::Relaxed);
+        // What has not ended yet has no confirmed settlement either.
+        unsettled += fetched - (acked + nacked + dead + lost + unsettled);
         Report { fetched, acked, nacked, dead, lost, unsettled, jobs }
     }
 }

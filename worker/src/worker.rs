@@ -3,7 +3,8 @@
 //! A run has three kinds of tasks: the caller's, which fetches; one for each message or each key,
 //! which delivers; and one that keeps the claims. A place of `in_flight` is a permit of a semaphore.
 //! Only the fetching task takes permits, so `1 + available` is the room at a fetch.
-//! The tasks end with the run: a dropped run cancels `abandon`, and each message is given back.
+//! The tasks end with the run: a dropped run cancels `cut`, as the drain deadline does, and each message
+//! is given back.
 
 use std::fmt;
 use std::future::Future;
@@ -32,7 +33,7 @@ use crate::trace::{Span, event, in_span, message_span};
 
 /// The shortest ack wait: claims are looked after six times in an ack wait.
 const MIN_ACK_WAIT: Duration = Duration::from_millis(60);
-/// How long settlements may take after the drain deadline.
+/// How long settlements may take after the drain deadline. What takes longer counts as unsettled.
 const SETTLE_TIME: Duration = Duration::from_secs(5);
 
 /// Takes messages from a [`Source`], lets each fan out into jobs of a pool, and acknowledges it once,
@@ -114,7 +115,7 @@ impl<S: Source> Worker<S> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future cancels all jobs and gives all messages back, without a confirmation.
+    /// Dropping the future cancels all jobs and gives all messages back, in the background.
     pub async fn run<F, Fut>(self, code: F, token: CancellationToken) -> Result<Report, WorkerError>
     where
         F: Fn(S::Message, Jobs) -> Fut + Send + Sync + 'static,
@@ -130,9 +131,10 @@ impl<S: Source> Worker<S> {
             cut: CancellationToken::new(),
         };
         let shared = Arc::new(Shared { claims, processor, by_key: self.by_key, keys: Keys::new() });
-        let abandon = CancellationToken::new();
-        let run = Run { shared, tasks: TaskTracker::new(), abandon: abandon.clone() };
-        let _abandon = abandon.drop_guard();
+        let run = Run { shared, tasks: TaskTracker::new() };
+        // If this future is dropped, the messages stop by themselves.
+        let _stop = [&run.shared.processor.drain, &run.shared.processor.cut]
+            .map(|token| token.clone().drop_guard());
         let _keeper = AbortOnDropHandle::new(tokio::spawn(run.shared.claims.clone().keep()));
 
         let mut source = self.source;
@@ -202,7 +204,6 @@ impl<M, R: Receipt, F> Shared<M, R, F> {
 struct Run<M, R: Receipt, F> {
     shared: Arc<Shared<M, R, F>>,
     tasks: TaskTracker,
-    abandon: CancellationToken,
 }
 
 impl<M, R, F, Fut> Run<M, R, F>
@@ -293,25 +294,15 @@ where
     fn start(&self, item: Item<M, R>) {
         let shared = self.shared.clone();
         let Some(by_key) = &self.shared.by_key else {
-            return self.spawn(async move { shared.deliver(item, None).await });
+            self.tasks.spawn(async move { shared.deliver(item, None).await });
+            return;
         };
         let (key, again) = (by_key.key(&item.message), Some(by_key.clone));
         let Some(item) = self.shared.keys.enter(key, item) else { return };
-        self.spawn(async move {
+        self.tasks.spawn(async move {
             shared.deliver(item, again).await;
             while let Some(item) = shared.keys.next(key) {
                 shared.deliver(item, again).await;
-            }
-        });
-    }
-
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let abandon = self.abandon.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                biased;
-                () = task => {}
-                () = abandon.cancelled() => {}
             }
         });
     }
@@ -321,7 +312,7 @@ where
         let processor = &self.shared.processor;
         processor.drain.cancel();
         for item in self.shared.keys.take_waiting() {
-            self.spawn(async move {
+            self.tasks.spawn(async move {
                 item.claim.nack(Duration::ZERO).await;
             });
         }
@@ -330,14 +321,13 @@ where
             let _ = tokio::join!(timeout(SETTLE_TIME, source.close()), self.tasks.wait());
         };
         tokio::pin!(ended);
-        if timeout(deadline, &mut ended).await.is_ok() {
-            return;
+        if timeout(deadline, &mut ended).await.is_err() {
+            processor.cut.cancel();
+            if timeout(SETTLE_TIME, ended).await.is_err() {
+                return;
+            }
         }
-        processor.cut.cancel();
-        if timeout(SETTLE_TIME, ended).await.is_err() {
-            self.abandon.cancel();
-            self.tasks.wait().await;
-        }
+        debug_assert!(self.shared.claims.counters.all_ended(), "each delivery ends in one count");
     }
 }
 
