@@ -138,6 +138,8 @@ pub enum SubmitErrorKind {
     Full,
     /// The quota of the group is used up; its pool may have room. Verbs that wait never return this.
     GroupFull,
+    /// No slot came within the limit of the wait. Another attempt may succeed.
+    TimedOut,
     /// The pool is closed.
     Closed,
     /// The group is closed; its pool may be open.
@@ -155,11 +157,11 @@ pub enum SubmitErrorKind {
 impl SubmitErrorKind {
     /// Whether room was missing. Another attempt may succeed.
     pub fn is_full(self) -> bool {
-        matches!(self, Self::Full | Self::GroupFull)
+        matches!(self, Self::Full | Self::GroupFull | Self::TimedOut)
     }
 
     /// Whether no attempt can succeed any more on this pool or group: all kinds but
-    /// [`Full`](Self::Full), [`GroupFull`](Self::GroupFull) and
+    /// [`Full`](Self::Full), [`GroupFull`](Self::GroupFull), [`TimedOut`](Self::TimedOut) and
     /// [`WouldDeadlock`](Self::WouldDeadlock).
     pub fn is_closed(self) -> bool {
         !(self.is_full() || self == Self::WouldDeadlock)
@@ -171,6 +173,7 @@ impl fmt::Display for SubmitErrorKind {
         f.write_str(match self {
             Self::Full => "the pool is full",
             Self::GroupFull => "the group is full: its quota is used up",
+            Self::TimedOut => "no slot was free within the limit of the wait",
             Self::Closed => "the pool is closed",
             Self::GroupClosed => "the group is closed",
             Self::GroupFailed => {

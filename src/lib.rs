@@ -116,9 +116,10 @@ pub use crate::pool::{
 pub mod future {
     pub use crate::blocking::Blocking;
     pub use crate::group::{
-        GroupSchedule, GroupScheduleOwned, GroupTryGo, GroupTryGoOwned, Next, TryJoin, Wait,
+        GroupSchedule, GroupScheduleOwned, GroupScheduleWithin, GroupTryGo, GroupTryGoOwned, Next,
+        TryJoin, Wait,
     };
-    pub use crate::pool::{AnywayGo, Schedule, ScheduleOwned, TryGo, TryGoOwned};
+    pub use crate::pool::{AnywayGo, Schedule, ScheduleOwned, ScheduleWithin, TryGo, TryGoOwned};
 }
 
 /// The streams of outcomes that groups and [`Pool::map`] return.

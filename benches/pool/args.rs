@@ -36,7 +36,7 @@ impl Args {
         let mut args = Self {
             quick: false,
             only: String::new(),
-            arms: arms::ALL.iter().collect(),
+            arms: arms::present().collect(),
             rounds: 5,
             flavours: Flavour::ALL.to_vec(),
             memory_jobs: crate::rss::JOBS,
@@ -79,8 +79,8 @@ impl Args {
 }
 
 fn arm(key: &str) -> Result<&'static Entry, String> {
-    let known = || arms::ALL.iter().map(|arm| arm.key).collect::<Vec<_>>().join(", ");
-    let found = arms::ALL.iter().find(|arm| arm.key == key);
+    let known = || arms::present().map(|arm| arm.key).collect::<Vec<_>>().join(", ");
+    let found = arms::present().find(|arm| arm.key == key);
     found.ok_or_else(|| format!("--arms does not know {key:?}; it knows {}", known()))
 }
 

@@ -1,5 +1,6 @@
 //! What is compared: the traits a rival implements and the table of all rivals.
 
+pub mod go;
 mod millpond;
 mod spawned;
 mod streams;
@@ -121,6 +122,11 @@ pub static ALL: [Entry; 10] = [
     entry::<Millpond<false>>("millpond", "millpond"),
     entry::<Millpond<true>>("queue", "millpond, queue of that size"),
 ];
+
+/// All rivals that can run here.
+pub fn present() -> impl Iterator<Item = &'static Entry> {
+    ALL.iter().chain(go::ALL.iter().filter(|_| go::is_present()))
+}
 
 /// The rivals among `arms` that take part in a side measurement, with what that one runs for each.
 pub fn among<T: Copy>(arms: &[&'static Entry], side: &[(&str, T)]) -> Vec<(&'static Entry, T)> {

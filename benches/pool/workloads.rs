@@ -47,8 +47,9 @@ const fn workload(
 }
 
 /// Job counts are chosen for measurements of 50 to 300 ms.
-pub static ALL: [Workload; 12] = [
+pub static ALL: [Workload; 14] = [
     workload("tiny, 1 producer, size 2", Work::Tiny, Shape::Feed, 1, 2, 200_000),
+    workload("tiny, 1 producer, size 8", Work::Tiny, Shape::Feed, 1, 8, 300_000),
     workload("tiny, 1 producer, size 100", Work::Tiny, Shape::Feed, 1, 100, 500_000),
     workload("tiny, 1 producer, size 1,000", Work::Tiny, Shape::Feed, 1, 1_000, 500_000),
     workload("tiny, 4 producers, size 2", Work::Tiny, Shape::Feed, 4, 2, 200_000),
@@ -58,6 +59,7 @@ pub static ALL: [Workload; 12] = [
     workload("sleep 1 ms, size 10,000", Work::Sleep, Shape::Feed, 1, 10_000, 200_000),
     workload("handles kept, size 1,000", Work::Tiny, Shape::Gather, 1, 1_000, 100_000),
     workload("ping-pong, size 100", Work::Tiny, Shape::Call, 1, 100, 100_000),
+    workload("ping-pong, size 2", Work::Tiny, Shape::Call, 1, 2, 100_000),
     workload("64 callers, size 100", Work::Tiny, Shape::Call, 64, 100, 200_000),
     workload("5 us of CPU, size 100", Work::Spin, Shape::Feed, 1, 100, 20_000),
 ];

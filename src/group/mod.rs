@@ -75,6 +75,7 @@ mod wait;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::SubmitError;
 pub use crate::group::builder::GroupBuilder;
@@ -85,7 +86,9 @@ pub use crate::group::outcome::Outcome;
 pub use crate::group::report::{GroupError, GroupReport};
 use crate::group::state::{GroupConfig, GroupState, MemberSink};
 pub use crate::group::stream::Outcomes;
-pub use crate::group::submit::{GroupSchedule, GroupScheduleOwned, GroupTryGo, GroupTryGoOwned};
+pub use crate::group::submit::{
+    GroupSchedule, GroupScheduleOwned, GroupScheduleWithin, GroupTryGo, GroupTryGoOwned,
+};
 pub use crate::group::ticket::JobTicket;
 pub use crate::group::wait::{Next, TryJoin, Wait};
 use crate::pool::{Pool, Shared, Submission};
@@ -214,6 +217,20 @@ impl<T: Send + 'static> Group<T> {
         F: Future<Output = T> + Send + 'static,
     {
         GroupScheduleOwned::new(self.clone(), job)
+    }
+
+    /// [`schedule`](Self::schedule) with a limit for the wait; see [`Pool::schedule_within`].
+    ///
+    /// # Errors
+    ///
+    /// Those of `schedule`, and [`TimedOut`](crate::SubmitErrorKind::TimedOut) if there was no room in the
+    /// pool, or in the group's quota, within the limit.
+    #[track_caller]
+    pub fn schedule_within<F>(&self, limit: Duration, job: F) -> GroupScheduleWithin<'_, F>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        GroupScheduleWithin::new(&self.state, limit, job)
     }
 
     /// Runs a job of the group, or refuses it at once. See [`Pool::try_schedule`].

@@ -1,4 +1,5 @@
-//! The futures of [`Group::schedule`](crate::Group::schedule) and
+//! The futures of [`Group::schedule`](crate::Group::schedule),
+//! [`Group::schedule_within`](crate::Group::schedule_within) and
 //! [`Group::try_go`](crate::Group::try_go), which borrow the group, and those of
 //! [`Group::schedule_owned`](crate::Group::schedule_owned) and
 //! [`Group::try_go_owned`](crate::Group::try_go_owned), which keep a handle.
@@ -11,6 +12,7 @@ use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
@@ -18,7 +20,7 @@ use crate::error::SubmitError;
 use crate::group::Group;
 use crate::group::state::{GroupState, MemberSink};
 use crate::group::ticket::JobTicket;
-use crate::pool::{ScheduleInner, Shared, TryGoInner};
+use crate::pool::{ScheduleInner, Shared, TryGoInner, WithinInner};
 
 /// The handle of the owning futures. It keeps the group's jobs from being cancelled.
 struct OwnedGroup<T: Send + 'static>(Group<T>);
@@ -75,6 +77,57 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
+}
+
+/// Waits for room, for a limited time; made by
+/// [`Group::schedule_within`](crate::Group::schedule_within).
+///
+/// Dropped before it resolves, it takes its job along and passes its place to the next waiter.
+#[must_use = "futures do nothing unless polled"]
+pub struct GroupScheduleWithin<'a, F>(WithinInner<&'a Shared, F, MemberSink<F::Output>>)
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static;
+
+impl<'a, F> GroupScheduleWithin<'a, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    #[track_caller]
+    pub(super) fn new(group: &'a Arc<GroupState<F::Output>>, limit: Duration, job: F) -> Self {
+        Self(WithinInner::new(&*group.shared, limit, job, MemberSink::new(group)))
+    }
+}
+
+impl<F> Future for GroupScheduleWithin<'_, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    type Output = Result<JobTicket, SubmitError<F>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll(cx)
+    }
+}
+
+// As for `GroupSchedule`.
+impl<F> Unpin for GroupScheduleWithin<'_, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+}
+
+impl<F> fmt::Debug for GroupScheduleWithin<'_, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupScheduleWithin").finish_non_exhaustive()
+    }
 }
 
 /// [`GroupSchedule`] with a handle of its group; made by

@@ -111,7 +111,9 @@ impl<E> From<SubmitErrorKind> for CallError<E> {
     fn from(kind: SubmitErrorKind) -> Self {
         match kind {
             // A layer runs a call in its caller where waiting would deadlock.
-            SubmitErrorKind::Full | SubmitErrorKind::WouldDeadlock => Self::Overloaded,
+            SubmitErrorKind::Full | SubmitErrorKind::TimedOut | SubmitErrorKind::WouldDeadlock => {
+                Self::Overloaded
+            }
             SubmitErrorKind::GroupFull => Self::GroupOverloaded,
             SubmitErrorKind::Closed => Self::Closed,
             SubmitErrorKind::GroupClosed => Self::GroupClosed,

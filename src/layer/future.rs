@@ -4,7 +4,7 @@
 //! the caller polls it. The states follow each other in this order:
 //!
 //! ```text
-//!   Waiting ──▶ Running ──▶ Done       Waiting: `schedule_within` holds the call and a reserver
+//!   Waiting ──▶ Running ──▶ Done       Waiting: `schedule_within` has the call in its cell
 //!      │  └───▶ InCaller ───▲ ▲        InCaller: the caller polls the call
 //!      └──────── refused ─────┘        Running: the pool has the call
 //! ```
@@ -21,20 +21,18 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use tokio::task::coop;
-use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
 use crate::error::{SubmitError, SubmitErrorKind};
 use crate::group::MemberGuard;
 use crate::layer::call::Call;
 use crate::layer::on_error::HandleError;
-use crate::layer::setup::LayerShared;
-use crate::pool::{CallerRunsJob, JobHandle, Reserver, Shared, Submitted};
+use crate::layer::setup::{LayerPool, LayerShared};
+use crate::pool::{CallerRunsJob, JobHandle, Shared, Submitted, WithinInner};
 use crate::sync::failpoint;
 
 type Output<S, Q> = Result<<S as Service<Q>>::Response, <S as Service<Q>>::Error>;
 type CallInCaller<S, Q> = CallerRunsJob<Arc<Shared>, Call<S, Q>, MemberGuard>;
-type SubmittedCall<S, Q> = Submitted<Arc<Shared>, Call<S, Q>, MemberGuard>;
 
 pin_project! {
     /// Resolves to the response of a call; made by [`PoolService`](crate::layer::PoolService).
@@ -67,18 +65,10 @@ pin_project! {
     #[project = StateProj]
     enum State<S: Service<Q>, Q, E> {
         Running { handle: JobHandle<Output<S, Q>> },
-        Waiting { call: Option<Call<S, Q>>, wait: SlotWait, #[pin] limit: Sleep },
+        Waiting { wait: WithinInner<LayerPool, Call<S, Q>, MemberGuard> },
         InCaller { #[pin] job: CallInCaller<S, Q> },
         Done { result: Option<Result<S::Response, E>> },
     }
-}
-
-/// The wait of `schedule_within` for a slot.
-struct SlotWait {
-    reserver: Reserver,
-    shared: Arc<LayerShared>,
-    /// The limit is zero, so the first poll decides.
-    at_once: bool,
 }
 
 impl<S, Q, A> ResponseFuture<S, Q, A>
@@ -97,7 +87,17 @@ where
     pub(super) fn done(result: Result<S::Response, A::Error>, on_error: A) -> Self {
         Self { state: State::Done { result: Some(result) }, on_error, detach: false }
     }
+}
 
+impl<S, Q, A> ResponseFuture<S, Q, A>
+where
+    S: Service<Q> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Response: Send + 'static,
+    S::Error: Send + 'static,
+    Q: Send + 'static,
+    A: HandleError<Q, S::Response, S::Error>,
+{
     pub(super) fn waiting(
         call: Call<S, Q>,
         shared: Arc<LayerShared>,
@@ -105,8 +105,9 @@ where
         on_error: A,
         detach: bool,
     ) -> Self {
-        let wait = SlotWait { reserver: shared.reserver(), shared, at_once: limit.is_zero() };
-        let state = State::Waiting { call: Some(call), wait, limit: sleep(limit) };
+        let member = shared.member();
+        let state =
+            State::Waiting { wait: WithinInner::new(LayerPool(shared), limit, call, member) };
         Self { state, on_error, detach }
     }
 }
@@ -143,74 +144,52 @@ where
                     let result = result.take().expect("`ResponseFuture` polled after completion");
                     return Poll::Ready(result);
                 }
-                StateProj::Waiting { call, wait, limit } => {
-                    // Taken before the wait: a call without budget is not a call without a slot.
-                    let budget = ready!(coop::poll_proceed(cx));
-                    let refusal = match wait.poll(cx) {
-                        Poll::Ready(refusal) => {
-                            budget.made_progress();
-                            refusal
-                        }
-                        Poll::Pending => {
-                            if !wait.at_once || failpoint("a zero limit waits") {
-                                // The timer takes budget of its own.
-                                drop(budget);
-                                ready!(limit.poll(cx));
-                            }
-                            Some(wait.shared.full_kind())
-                        }
-                    };
-                    let call = call.take().expect("the call leaves together with the state");
-                    match wait.submit(call, refusal) {
-                        Ok(Submitted::Pool(handle)) => State::Running { handle },
-                        Ok(Submitted::Caller(job)) => State::InCaller { job },
+                StateProj::Waiting { wait } => match ready!(wait.poll(cx)) {
+                    Ok(handle) => State::Running { handle },
+                    Err(refused) => match refuse(wait.pool().0.clone(), refused) {
+                        Ok(next) => next,
                         Err((refusal, call)) => {
-                            wait.shared.log_refused(refusal);
                             let request = Some(call.into_request());
                             let result = this.on_error.failed(refusal.into(), request);
                             State::Done { result: Some(result) }
                         }
-                    }
-                }
+                    },
+                },
             };
             this.state.set(next);
         }
     }
 }
 
-impl SlotWait {
-    /// Waits for a slot. Returns why there is no slot, or `None` with a reserved slot.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<SubmitErrorKind>> {
-        if let Some(refusal) = self.shared.refusal() {
-            return Poll::Ready(Some(refusal));
-        }
-        self.reserver.poll_reserve_now(cx).map(|reserved| reserved.err().map(|error| error.kind()))
-    }
-
-    /// Submits the call after the wait, unless it is refused.
-    fn submit<S, Q>(
-        &mut self,
-        call: Call<S, Q>,
-        refusal: Option<SubmitErrorKind>,
-    ) -> Result<SubmittedCall<S, Q>, (SubmitErrorKind, Call<S, Q>)>
-    where
-        S: Service<Q> + Send + 'static,
-        S::Future: Send + 'static,
-        S::Response: Send + 'static,
-        S::Error: Send + 'static,
-        Q: Send + 'static,
-    {
-        let shared = &self.shared;
-        let submitted = match refusal {
-            None => self.reserver.submit(call, shared.member()).map(Submitted::Pool),
-            // The caller is a job of this pool, which keeps its slot while it runs the call.
-            Some(SubmitErrorKind::WouldDeadlock) => {
-                shared.submission(call).try_go(shared.pool_shared())
+/// Decides on a call that `schedule_within` did not take. Returns how the call goes on, or why it is
+/// refused.
+#[allow(clippy::type_complexity)]
+fn refuse<S, Q, E>(
+    shared: Arc<LayerShared>,
+    refused: SubmitError<Call<S, Q>>,
+) -> Result<State<S, Q, E>, (SubmitErrorKind, Call<S, Q>)>
+where
+    S: Service<Q> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Response: Send + 'static,
+    S::Error: Send + 'static,
+    Q: Send + 'static,
+{
+    let (kind, call) = refused.into_parts();
+    let (kind, call) = match kind {
+        // The caller is a job of this pool, which keeps its slot while it runs the call.
+        SubmitErrorKind::WouldDeadlock => {
+            match shared.submission(call).try_go(shared.pool_shared()) {
+                Ok(Submitted::Pool(handle)) => return Ok(State::Running { handle }),
+                Ok(Submitted::Caller(job)) => return Ok(State::InCaller { job }),
+                Err(refused) => refused.into_parts(),
             }
-            Some(refusal) => return Err((refusal, call)),
-        };
-        submitted.map_err(SubmitError::into_parts)
-    }
+        }
+        SubmitErrorKind::TimedOut => (shared.full_kind(), call),
+        kind => (kind, call),
+    };
+    shared.log_refused(kind);
+    Err((kind, call))
 }
 
 impl<S, Q, A> fmt::Debug for ResponseFuture<S, Q, A>

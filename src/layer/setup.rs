@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,18 @@ pub(super) struct LayerShared {
     pub(super) pool: Pool,
     pub(super) group: Option<GroupHandle>,
     pub(super) name: Option<Arc<str>>,
+}
+
+/// The pool of a call that waits for a slot.
+#[derive(Clone)]
+pub(super) struct LayerPool(pub(super) Arc<LayerShared>);
+
+impl Deref for LayerPool {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        self.0.pool.shared()
+    }
 }
 
 impl LayerShared {

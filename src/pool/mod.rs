@@ -34,6 +34,7 @@ mod submit;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::{ConfigError, SubmitError};
 pub use crate::pool::builder::PoolBuilder;
@@ -58,6 +59,8 @@ pub(crate) use crate::pool::submit::submission::Submission;
 pub(crate) use crate::pool::submit::submission::Submitted;
 pub(crate) use crate::pool::submit::try_go::TryGoInner;
 pub use crate::pool::submit::try_go::{TryGo, TryGoOwned};
+pub use crate::pool::submit::within::ScheduleWithin;
+pub(crate) use crate::pool::submit::within::WithinInner;
 
 /// A bounded task pool.
 ///
@@ -199,6 +202,52 @@ impl Pool {
         F::Output: Send + 'static,
     {
         Schedule::new(self.shared(), job)
+    }
+
+    /// [`schedule`](Self::schedule) with a limit for the wait, from this call on. A limit of zero does not
+    /// wait.
+    ///
+    /// # Errors
+    ///
+    /// Those of `schedule`, and [`TimedOut`](crate::SubmitErrorKind::TimedOut) if no slot came within the
+    /// limit. All give the job back; [`PoolStatus::refused`] counts the job.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`schedule`](Self::schedule).
+    ///
+    /// # Panics
+    ///
+    /// If the job must wait, and the runtime has no timers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// use millpond::{Pool, SubmitErrorKind};
+    ///
+    /// let pool = Pool::new(1);
+    /// let slow = pool.schedule(std::future::pending::<()>()).await?;
+    /// let refused = pool.schedule_within(Duration::from_millis(1), async { 7 }).await.unwrap_err();
+    /// assert_eq!(refused.kind(), SubmitErrorKind::TimedOut);
+    /// assert_eq!(refused.into_job().await, 7); // the job came back
+    /// slow.abort();
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "timeout")]
+    #[doc(alias = "acquire_timeout")]
+    #[track_caller]
+    #[inline(always)]
+    pub fn schedule_within<F>(&self, limit: Duration, job: F) -> ScheduleWithin<'_, F>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        ScheduleWithin::new(self.shared(), limit, job)
     }
 
     /// [`schedule`](Self::schedule) as a future that borrows nothing: it keeps a handle of the pool,

@@ -74,7 +74,7 @@ fn a_wait_with_a_limit_ends_at_it() {
         tokio::time::sleep(Duration::from_millis(200)).await;
         assert!(matches!(call.await, Err(CallError::Overloaded)));
         assert!((250..260).contains(&(called.elapsed().as_millis())));
-        assert_eq!((law(&pool).waiting, pool.status().withdrawn), (0, 1));
+        assert_eq!((law(&pool).waiting, pool.status().refused), (0, 1));
         held.release().await;
         whole(&pool).await;
     });

@@ -41,4 +41,5 @@ mod slots;
 #[cfg(feature = "tracing")]
 mod spans;
 mod status;
+mod within;
 mod workers;

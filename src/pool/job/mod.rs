@@ -225,6 +225,8 @@ pub(crate) enum WithdrawReason {
     Abort,
     /// The future that submitted the job was dropped: the job was never submitted.
     SubmitterDropped,
+    /// The wait took longer than the submitter allows: the submitter takes the job back.
+    TimedOut,
 }
 
 /// The result of one poll of a job.

@@ -267,8 +267,8 @@ impl Runnable {
         unsafe { (self.0.header().vtable.discard)(self.0.0) };
     }
 
-    /// Notes that the job is refused. Called under the limiter's lock, when the job leaves the wait list;
-    /// [`give_back`](Self::give_back) follows.
+    /// Notes that the job is refused. Called when the job leaves the wait list: under the limiter's lock,
+    /// or by the thread of its submitter. [`give_back`](Self::give_back) follows.
     pub(crate) fn mark_given_back(&self) {
         self.0.header().state.give_back();
     }
@@ -409,6 +409,14 @@ impl JobArc {
         if job.header().state.load().is_waiting() && !failpoint("a dropped submit leaves its job") {
             let _ = job.scheduler().withdraw(job, job.waiter_key(), reason);
         }
+    }
+
+    /// Takes the job out of the wait list, because the submitter's time is over. Returns whether the job is
+    /// given back; otherwise it has left the wait list before.
+    pub(crate) fn time_out(&self) -> bool {
+        let job = self.0;
+        let is_waiting = job.header().state.load().is_waiting();
+        is_waiting && job.scheduler().withdraw(job, job.waiter_key(), WithdrawReason::TimedOut)
     }
 
     /// Whether the job left the wait list because it is refused. Exact for a job that does not stand in

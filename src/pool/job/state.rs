@@ -210,7 +210,7 @@ impl State {
         self.0.fetch_and(!WAITING, AcqRel);
     }
 
-    /// Notes that the job is refused. Called under the limiter's lock.
+    /// Notes that the job is refused. See `Runnable::mark_given_back`.
     pub(super) fn give_back(&self) {
         // The submitter looks after it had the same lock, or after `complete`.
         let before = Snapshot(self.0.fetch_or(GIVEN_BACK, AcqRel));

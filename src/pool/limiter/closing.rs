@@ -185,6 +185,12 @@ impl Limiter {
         self.flags.is_set(CLOSED)
     }
 
+    /// Returns why a job of this quota has no room: the quota is used up, or the pool is full.
+    #[cfg(feature = "tower")]
+    pub(crate) fn full_kind(&self, quota: Option<usize>) -> SubmitErrorKind {
+        self.state.lock().wait_list.list_for(quota).full_kind()
+    }
+
     /// Returns why a closed limiter refuses. One that its owner did not close was closed by the end
     /// of its runtime, and may be open again by now.
     pub(crate) fn closed_kind(&self) -> SubmitErrorKind {

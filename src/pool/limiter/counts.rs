@@ -60,6 +60,15 @@ pub(crate) enum ReleaseReason {
     Held,
 }
 
+/// Why a job or a caller leaves the wait list without a slot, and without an end of the job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LeaveReason {
+    /// Its future was dropped, or gave the place up.
+    Dropped,
+    /// The limit of the wait is over: the job goes back to its submitter.
+    TimedOut,
+}
+
 impl Counters {
     pub(super) fn add(&mut self, other: &Self) {
         self.submitted += other.submitted;
@@ -89,6 +98,14 @@ impl Counters {
             }
         }
         self.reservations_ended += 1;
+    }
+
+    /// Counts a waiter that left the wait list.
+    pub(super) fn leave(&mut self, reason: LeaveReason) {
+        match reason {
+            LeaveReason::Dropped => self.withdrawn += 1,
+            LeaveReason::TimedOut => self.refused += 1,
+        }
     }
 
     /// Counts how a job ended. The caller counts the job's slot.

@@ -147,7 +147,7 @@ use crossbeam_utils::CachePadded;
 use crate::error::SubmitErrorKind;
 use crate::pool::context::{PoolId, current};
 use crate::pool::job::{End, JobGroup, RawJob, Runnable, SlotKind};
-use crate::pool::limiter::counts::{Counts, ReleaseReason};
+use crate::pool::limiter::counts::{Counts, LeaveReason, ReleaseReason};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::flags::{CANCELLING, CLOSED, Flags, IDLE_WAITERS, NO_SLOTS};
 use crate::pool::limiter::lending::{set_waiting_job, waiting_job};
@@ -622,6 +622,7 @@ impl Limiter {
         &self,
         shard_id: ShardId,
         waiter_key: WaiterKey,
+        reason: LeaveReason,
         deferred: &mut DeferredWakes,
     ) {
         let mut state = self.lock_state();
@@ -637,7 +638,7 @@ impl Limiter {
             }
             deferred.discard(caller.waker);
         }
-        state.counters.withdrawn += 1;
+        state.counters.leave(reason);
         if waiter_state == WaiterState::SlotGranted {
             state.slots_granted -= 1;
             state.release(shard_id, node.quota, deferred);
@@ -676,14 +677,17 @@ impl Limiter {
         Some(removed.job)
     }
 
-    /// Counts the end of a job that left the wait list. A job of a submitter that went away counts as
-    /// withdrawn.
-    pub(crate) fn end_withdrawn(&self, end: Option<End>, deferred: &mut DeferredWakes) {
+    /// Counts the end of a job that left the wait list, or why its submitter has it no more there.
+    pub(crate) fn end_withdrawn(
+        &self,
+        end: Result<End, LeaveReason>,
+        deferred: &mut DeferredWakes,
+    ) {
         let mut state = self.lock_state();
         state.cancelling -= 1;
         match end {
-            Some(end) => state.counters.end(end),
-            None => state.counters.withdrawn += 1,
+            Ok(end) => state.counters.end(end),
+            Err(reason) => state.counters.leave(reason),
         }
         if !failpoint("no idle check after a withdrawal") {
             state.check_idle(deferred);
@@ -754,11 +758,6 @@ impl Limiter {
     }
 
     // ----- settings and shutdown -----
-
-    /// Returns why a job of this quota has no room: the quota is used up, or the pool is full.
-    pub(crate) fn full_kind(&self, quota: Option<usize>) -> SubmitErrorKind {
-        self.state.lock().wait_list.list_for(quota).full_kind()
-    }
 
     pub(crate) fn add_quota(&self, limit: usize) -> usize {
         self.state.lock().wait_list.add_quota(limit)

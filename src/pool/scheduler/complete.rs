@@ -18,6 +18,7 @@
 //! lock, or a slot is released before the job's destructor has run.
 
 use crate::pool::job::{End, Runnable, SlotKind, WithdrawReason};
+use crate::pool::limiter::counts::LeaveReason;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::shard::{ShardGuard, ShardId};
 use crate::pool::scheduler::shared::Shared;
@@ -286,15 +287,25 @@ pub(super) fn end_withdrawn(
     job: Runnable,
     reason: WithdrawReason,
 ) {
-    let end = (reason == WithdrawReason::Abort).then(|| job.cancel());
+    let end = match reason {
+        WithdrawReason::Abort => Ok(job.cancel()),
+        WithdrawReason::SubmitterDropped => Err(LeaveReason::Dropped),
+        WithdrawReason::TimedOut => Err(LeaveReason::TimedOut),
+    };
     let mut deferred = DeferredWakes::default();
     shared.limiter.end_withdrawn(end, &mut deferred);
     let idle = std::mem::take(&mut deferred.idle);
     shared.run_deferred(shard_id, deferred);
     match end {
-        Some(end) => publish(shared, job, end, idle),
-        None => {
-            job.discard();
+        Ok(end) => publish(shared, job, end, idle),
+        Err(reason) => {
+            match reason {
+                LeaveReason::Dropped => job.discard(),
+                LeaveReason::TimedOut => {
+                    job.mark_given_back();
+                    job.give_back();
+                }
+            }
             shared.notify_idle(idle);
         }
     }

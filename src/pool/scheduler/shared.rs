@@ -27,7 +27,7 @@ use crate::error::{JobPanic, SubmitErrorKind};
 use crate::panic::catch_panic;
 use crate::pool::context::{self, PoolId};
 use crate::pool::job::{JobGroup, JobScheduler, RawJob, Runnable, SlotKind, Step, WithdrawReason};
-use crate::pool::limiter::counts::ReleaseReason;
+use crate::pool::limiter::counts::{LeaveReason, ReleaseReason};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::wait_list::WaiterKey;
@@ -521,10 +521,10 @@ impl Shared {
     /// Removes a caller from the wait list, and passes on what it was granted. Called when its future
     /// or its reserver is dropped.
     #[cold]
-    pub(crate) fn cancel_waiter(&self, waiter_key: WaiterKey) {
+    pub(crate) fn cancel_waiter(&self, waiter_key: WaiterKey, reason: LeaveReason) {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
-        self.limiter.cancel_waiter(shard_id, waiter_key, &mut deferred);
+        self.limiter.cancel_waiter(shard_id, waiter_key, reason, &mut deferred);
         self.run_deferred(shard_id, deferred);
     }
 

@@ -11,6 +11,7 @@
 //! | `submission` | a job on its way in; the verbs that do not wait |
 //! | `schedule` | `schedule`, the future that waits with its job; `anyway_go` |
 //! | `try_go` | `try_go`, the future that may run its job itself |
+//! | `within` | `schedule_within`, `schedule` with a limit for the wait |
 //! | `caller_runs` | a job that its caller polls |
 //! | `reserver` | slots before their jobs, for `poll_ready` |
 //! | `slot` | a reserved slot as a value |
@@ -79,3 +80,4 @@ pub(crate) mod slot;
 pub(crate) mod slot_guard;
 pub(crate) mod submission;
 pub(crate) mod try_go;
+pub(crate) mod within;

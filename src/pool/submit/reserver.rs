@@ -13,15 +13,16 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::task::coop;
 
-use crate::error::SubmitError;
+use crate::error::{SubmitError, SubmitErrorKind};
 use crate::pool::Pool;
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::{JobGroup, OutputSink};
 use crate::pool::limiter::AcquireOutcome;
-use crate::pool::limiter::counts::ReleaseReason;
+use crate::pool::limiter::counts::{LeaveReason, ReleaseReason};
 use crate::pool::limiter::wait_list::{WaiterKey, WaiterState};
 use crate::pool::submit::submission::Submission;
 
@@ -108,6 +109,45 @@ impl Reserver {
         poll_fn(|cx| wait.0.poll_reserve(cx)).await
     }
 
+    /// [`reserve`](Self::reserve) with a limit for the wait, from the first poll on. A limit of zero does
+    /// not wait.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve), and [`TimedOut`](SubmitErrorKind::TimedOut) if no slot came within
+    /// the limit. The reserver gives its place up then.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`reserve`](Self::reserve).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// use millpond::{Pool, SubmitErrorKind};
+    ///
+    /// let pool = Pool::new(1);
+    /// let slot = pool.reserve().await?;
+    /// let refused = pool.reserver().reserve_within(Duration::from_millis(1)).await.unwrap_err();
+    /// assert_eq!(refused.kind(), SubmitErrorKind::TimedOut);
+    /// # drop(slot);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn reserve_within(&mut self, limit: Duration) -> Result<(), SubmitError> {
+        match tokio::time::timeout(limit, self.reserve()).await {
+            Ok(reserved) => reserved,
+            Err(_) => {
+                self.leave(LeaveReason::TimedOut);
+                Err(SubmitError::new(SubmitErrorKind::TimedOut, ()))
+            }
+        }
+    }
+
     /// Polls [`reserve`](Self::reserve), for hand-written futures. The task of the last poll is
     /// woken.
     ///
@@ -172,7 +212,9 @@ impl Reserver {
         if let State::Waiting(waiter_key) = self.state {
             // A slot may have been granted since the last poll.
             match shared.take_granted(waiter_key) {
-                AcquireOutcome::Waiting(_) => shared.cancel_waiter(waiter_key),
+                AcquireOutcome::Waiting(_) => {
+                    shared.cancel_waiter(waiter_key, LeaveReason::Dropped);
+                }
                 AcquireOutcome::Reserved => self.state = State::Reserved,
                 _ => {}
             }
@@ -232,10 +274,14 @@ impl Reserver {
     /// Gives back the slot, or the place in the wait list.
     #[doc(alias = "disarm")]
     pub fn release(&mut self) {
+        self.leave(LeaveReason::Dropped);
+    }
+
+    fn leave(&mut self, reason: LeaveReason) {
         let shared = self.pool.shared();
         match std::mem::replace(&mut self.state, State::Nothing) {
             State::Nothing => {}
-            State::Waiting(waiter_key) => shared.cancel_waiter(waiter_key),
+            State::Waiting(waiter_key) => shared.cancel_waiter(waiter_key, reason),
             State::Reserved => shared.release_slot(self.quota(), ReleaseReason::Unused),
         }
     }

@@ -45,13 +45,7 @@ impl Deref for OwnedPool {
 }
 
 /// A job on its way into the pool, with the sink of its output.
-pub(crate) struct Submission<C, F, S>
-where
-    C: PoolRef,
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-    S: OutputSink<F::Output>,
-{
+pub(crate) struct Submission<C: PoolRef, F: Future, S> {
     // Words of their own, and no enum: a value of two words that was just written is slow to move.
     /// The job, until it is admitted or taken back.
     new_job: Option<NewJob<F, S>>,
@@ -220,12 +214,10 @@ where
         admitted.poll_started(cx).map(|()| admitted.join.job().is_given_back())
     }
 
-    /// Takes the admitted job out of the wait list, because its submitter goes away. A job that has
-    /// started goes on. Returns whether the job was given back before.
-    pub(super) fn withdraw(&mut self) -> bool {
-        let Some(admitted) = &self.admitted else { return false };
-        admitted.join.job().withdraw();
-        admitted.join.job().is_given_back()
+    /// Takes the admitted job out of the wait list, because its time is over. Returns whether the job is
+    /// back; otherwise it has left the wait list before.
+    pub(super) fn time_out(&mut self) -> bool {
+        self.admitted.as_ref().is_some_and(|admitted| admitted.join.job().time_out())
     }
 
     /// Returns the job for its caller to run. The limiter has counted the job as `in_caller`, and
@@ -237,6 +229,16 @@ where
         let place = self.place();
         let sink = self.sink.take().expect("a job without admission keeps its sink");
         CallerRunsJob::new(shared, self.take_job(), sink, place)
+    }
+}
+
+impl<C: PoolRef, F: Future, S> Submission<C, F, S> {
+    /// Takes the admitted job out of the wait list, because its submitter goes away. A job that has
+    /// started goes on. Returns whether the job was given back before.
+    pub(super) fn withdraw(&mut self) -> bool {
+        let Some(admitted) = &self.admitted else { return false };
+        admitted.join.job().withdraw();
+        admitted.join.job().is_given_back()
     }
 }
 

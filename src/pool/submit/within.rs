@@ -1,0 +1,130 @@
+//! The verb `schedule_within`: `schedule` with a limit for the wait.
+//!
+//! [`WithinInner`] is the verb for any sink: that of [`Pool::schedule_within`](crate::Pool::schedule_within),
+//! of [`Group::schedule_within`](crate::Group::schedule_within) and of the layer's verb of that name. The
+//! timer exists only while the job waits, since most jobs never do. A job whose time is over leaves the
+//! wait list before the verb returns, so a job is never both refused and started.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::error::SubmitError;
+use crate::pool::handle::{JobHandle, StoreOutput};
+use crate::pool::job::OutputSink;
+use crate::pool::scheduler::shared::Shared;
+use crate::pool::submit::schedule::ScheduleInner;
+use crate::pool::submit::submission::PoolRef;
+use crate::sync::failpoint;
+
+/// `schedule_within` for any sink.
+pub(crate) struct WithinInner<C: PoolRef, F: Future, S> {
+    inner: ScheduleInner<C, F, S>,
+    /// The end of the wait. `None` if it is beyond what the clock can tell.
+    deadline: Option<Instant>,
+    /// The limit is zero: the first poll that reaches the limiter decides.
+    at_once: bool,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<C, F, S> WithinInner<C, F, S>
+where
+    C: PoolRef,
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: OutputSink<F::Output>,
+{
+    #[track_caller]
+    #[inline(always)]
+    pub(crate) fn new(shared: C, limit: Duration, job: F, sink: S) -> Self {
+        let deadline = Instant::now().checked_add(limit);
+        let inner = ScheduleInner::new(shared, job, sink);
+        Self { inner, deadline, at_once: limit.is_zero(), timer: None }
+    }
+
+    #[inline(always)]
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, SubmitError<F>>> {
+        match self.inner.poll(cx) {
+            Poll::Pending => self.poll_limit(cx),
+            ready => ready,
+        }
+    }
+
+    /// The pool of the job.
+    #[cfg(feature = "tower")]
+    pub(crate) fn pool(&self) -> &C {
+        self.inner.pool()
+    }
+
+    /// Waits for the end of the limit, and then takes the job back.
+    #[cold]
+    fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Handle, SubmitError<F>>> {
+        // A caller without budget has not been to the limiter yet.
+        if !self.inner.is_waiting() {
+            return Poll::Pending;
+        }
+        if !self.at_once || failpoint("a zero limit waits") {
+            let Some(deadline) = self.deadline else { return Poll::Pending };
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+            ready!(timer.as_mut().poll(cx));
+        }
+        self.inner.time_out(cx)
+    }
+}
+
+/// Waits for room in the pool, for a limited time; made by
+/// [`Pool::schedule_within`](crate::Pool::schedule_within).
+///
+/// Dropped before it resolves, it takes its job along and passes its place to the next waiter.
+#[must_use = "futures do nothing unless polled"]
+pub struct ScheduleWithin<'a, F>(WithinInner<&'a Shared, F, StoreOutput>)
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static;
+
+impl<'a, F> ScheduleWithin<'a, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    #[track_caller]
+    #[inline(always)]
+    pub(crate) fn new(shared: &'a Shared, limit: Duration, job: F) -> Self {
+        Self(WithinInner::new(shared, limit, job, StoreOutput))
+    }
+}
+
+impl<F> Future for ScheduleWithin<'_, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    type Output = Result<JobHandle<F::Output>, SubmitError<F>>;
+
+    #[inline(always)]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll(cx)
+    }
+}
+
+// The job is in its cell, so this future never pins it.
+impl<F> Unpin for ScheduleWithin<'_, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+}
+
+impl<F> fmt::Debug for ScheduleWithin<'_, F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScheduleWithin").field("deadline", &self.0.deadline).finish_non_exhaustive()
+    }
+}
