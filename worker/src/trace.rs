@@ -14,6 +14,7 @@ pub(crate) use event;
 #[cfg(feature = "tracing")]
 pub(crate) use tracing::{Instrument, Span};
 
+#[cfg(feature = "tracing")]
 use crate::receipt::Receipt;
 use crate::source::Source;
 

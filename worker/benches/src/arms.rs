@@ -203,6 +203,9 @@ async fn nats_context(url: &str) -> Context {
 }
 
 async fn publish_redis(connection: &mut MultiplexedConnection, payloads: &[String]) {
+    if payloads.is_empty() {
+        return;
+    }
     let mut pipeline = redis::client::pipe();
     for payload in payloads {
         pipeline.cmd("XADD").arg("jobs").arg("*").arg("p").arg(payload).ignore();
@@ -390,7 +393,6 @@ async fn apalis_nats(
         .with_max_ack_pending(PREFETCH as i64);
     apalis_nats::NatsJetStream::new(client).with_config(config)
 }
-
 
 /// Publishes at a rate and prints the times from publish to start: p50, p99 and the highest, in ms.
 pub fn latency(name: &str, url: &str, rate: u32) {

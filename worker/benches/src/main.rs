@@ -33,7 +33,9 @@ fn main() {
         Some("arm") => arms::measure(&arguments[1], &arguments[2], number(3, 0)),
         Some("fill") => arms::fill_only(&arguments[1], &arguments[2], number(3, 0)),
         Some("latency-arm") => arms::latency(&arguments[1], &arguments[2], number(3, 0)),
-        _ => eprintln!("accepted is: throughput [MESSAGES] [ROUNDS], latency, processes [MESSAGES]"),
+        _ => {
+            eprintln!("accepted is: throughput [MESSAGES] [ROUNDS], latency, processes [MESSAGES]")
+        }
     }
 }
 
@@ -53,7 +55,9 @@ fn run(arguments: &[&str]) -> Vec<f64> {
 }
 
 fn throughput(messages: u32, rounds: u32) {
-    println!("| broker | arm | messages/s: median (lowest to highest) | CPU µs a message | peak memory, MB |");
+    println!(
+        "| broker | arm | messages/s: median (lowest to highest) | CPU µs a message | peak memory, MB |"
+    );
     println!("|---|---|---:|---:|---:|");
     for kind in [Kind::Redis, Kind::Nats] {
         let arms: Vec<_> = Arm::ALL.into_iter().filter(|arm| arm.kind() == kind).collect();
@@ -64,7 +68,8 @@ fn throughput(messages: u32, rounds: u32) {
                 let broker = Broker::start(kind).expect("the broker is installed");
                 let name = arms[index].name();
                 // Its script unpacks the whole backlog at the start: more than some 8,000 is an error.
-                let messages = if arms[index] == Arm::ApalisRedis { messages.min(7_000) } else { messages };
+                let messages =
+                    if arms[index] == Arm::ApalisRedis { messages.min(7_000) } else { messages };
                 let numbers = run(&["arm", name, &broker.url(), &messages.to_string()]);
                 eprintln!("{name}: {numbers:?}");
                 results[index].push(numbers);
@@ -80,7 +85,10 @@ fn throughput(messages: u32, rounds: u32) {
             let (low, high) = (results[0][0], results[results.len() - 1][0]);
             let median = &results[results.len() / 2];
             let name = arm.name();
-            println!("| {kind:?} | {name} | {:.0} ({low:.0} to {high:.0}) | {:.1} | {:.0} |", median[0], median[1], median[2]);
+            println!(
+                "| {kind:?} | {name} | {:.0} ({low:.0} to {high:.0}) | {:.1} | {:.0} |",
+                median[0], median[1], median[2]
+            );
         }
     }
 }
