@@ -119,14 +119,14 @@ impl Count {
     }
 }
 
-/// Fills a stream, works it off, and prints messages per second, processor time per message in
+/// Works a stream off that another process has filled, and prints messages per second, processor time per message in
 /// microseconds, and the peak of the memory in MB.
 /// With 0 messages: works until it was idle, and prints messages and seconds.
 pub fn measure(name: &str, url: &str, messages: u32) {
-    let (arm, filled) = (Arm::of(name), messages > 0);
+    let (arm, known) = (Arm::of(name), messages > 0);
     let runtime = runtime();
     runtime.block_on(async {
-        if filled {
+        if arm == Arm::ApalisNats {
             fill(arm, url, messages).await;
         }
         let count = Count::new(messages);
@@ -134,7 +134,7 @@ pub fn measure(name: &str, url: &str, messages: u32) {
         let watch = tokio::spawn(last_change(count.clone()));
         let cpu = cpu_seconds();
         run(arm, url, &count).await;
-        if filled {
+        if known {
             let rate = f64::from(messages) / start.elapsed().as_secs_f64();
             let cpu = (cpu_seconds() - cpu) * 1e6 / f64::from(messages);
             println!("{rate:.0} {cpu:.2} {:.0}", peak_memory());
