@@ -134,6 +134,11 @@ impl IdleWorkers {
         (state.handles.len(), state.idle.len())
     }
 
+    /// Returns whether the runtime has one thread, on which workers and submitters take turns.
+    pub(super) fn has_one_thread(&self) -> bool {
+        self.threads == 1
+    }
+
     /// Returns the handles of all workers. Called by the stall monitor.
     pub(super) fn handles(&self) -> Vec<Arc<WorkerHandle>> {
         self.state.lock().handles.clone()

@@ -70,9 +70,10 @@
 //!    shard that it was woken for to the shard of that thread, and serves that shard.
 //! 3. **Serving**: the worker takes a batch, polls it, records the outcomes under the lock that also
 //!    gives the next batch. It yields to tokio when its budget is spent. The unpolled rest of the
-//!    batch goes back to the run queue, and the oldest pending shard comes next. The worker yields
-//!    once as well when it leaves an empty shard and its last slots go to waiters (a *hand-over*):
-//!    their submitters run next and push at once, so a park would be followed by a wake-up.
+//!    batch goes back to the run queue, and the oldest pending shard comes next. On a
+//!    runtime of one thread, the worker yields once as well when it leaves an empty shard and its last
+//!    slots go to waiters (a *hand-over*): their submitters run next and push at once, so a park would
+//!    be followed by a wake-up.
 //! 4. **Parked**: the shard is empty. The worker steals half of a long run queue, or serves a pending
 //!    shard, or enters the idle list.
 //! 5. **Retired**: the worker was idle for the idle timeout and `min_idle` others are left, or the

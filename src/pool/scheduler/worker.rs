@@ -204,8 +204,10 @@ impl Worker {
             self.local_range = Self::next_batch(&self.handle, unpolled, &mut shard, over, budget);
             let empty = self.local_range.is_empty() && shard.run_queue.is_empty();
             // Waiters that receive a slot now will submit at once. So the worker looks again after
-            // them, instead of a park and a wake-up for every few jobs.
-            let hands_over = empty && self.completions.passes_slots_on();
+            // them, instead of a park and a wake-up for every few jobs. With several threads, a task
+            // that yields wakes another thread, which costs more.
+            let hands_over =
+                empty && shared.workers.has_one_thread() && self.completions.passes_slots_on();
             // From here on a push must wake a worker (W2).
             shard.has_worker = !empty || hands_over;
             if empty || over {

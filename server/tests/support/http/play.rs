@@ -263,7 +263,8 @@ impl<'a> Client<'a> {
     }
 
     async fn tail(&mut self) {
-        let start = Instant::now();
+        // Time in which this thread waits for its turn does not count.
+        let mut waited = Duration::ZERO;
         let mut rests: Option<Instant> = None;
         let expected = self.expected.and_then(|expected| expected.tail);
         while let Some(stream) = &mut self.stream {
@@ -273,6 +274,7 @@ impl<'a> Client<'a> {
                 Ok(Ok(1..)) => rests = None,
                 Ok(_) => self.stream = None,
                 Err(_) => {
+                    waited += asked.elapsed().min(QUIET / 4);
                     // On a busy machine this thread waits for its turn, and so may the server.
                     let starved = asked.elapsed() > QUIET / 2;
                     rests = match self.up.is_at_rest(&[self.sent()]) && !starved {
@@ -287,7 +289,7 @@ impl<'a> Client<'a> {
                     };
                     let patience =
                         if expected.is_some() { self.up.target.patience } else { 20 * QUIET };
-                    if over || start.elapsed() > patience {
+                    if over || waited > patience {
                         break;
                     }
                 }
