@@ -44,7 +44,9 @@
 //! | [`guide::when_not`] | what the pool is not for |
 //!
 //! Connections belong to the crate [`millpond-server`](https://docs.rs/millpond-server): framed
-//! protocols, and HTTP under axum, with idle connections parked.
+//! protocols, and HTTP under axum, with idle connections parked. Messages of a broker belong to
+//! [`millpond-worker`](https://docs.rs/millpond-worker): a message fans out into jobs and is acknowledged
+//! once, when all of them succeeded.
 //!
 //! # The accounting law
 //!

@@ -1,0 +1,139 @@
+//! Throughput and latency of workers on one broker: a bare client loop, millpond-worker, apalis.
+//!
+//! ```text
+//! cargo run --release -- throughput [MESSAGES] [ROUNDS]
+//! cargo run --release -- latency
+//! cargo run --release -- processes [MESSAGES]
+//! ```
+//!
+//! Each measurement is a process of its own with two threads, on a broker and a stream of its own.
+//! Messages are no-ops. Arms take turns in each round.
+
+mod arms;
+#[path = "../../tests/support/mod.rs"]
+#[allow(dead_code)]
+mod support;
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use arms::Arm;
+use support::{Broker, Kind};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |index: usize, default: u32| {
+        arguments.get(index).and_then(|text| text.parse().ok()).unwrap_or(default)
+    };
+    match arguments.first().map(String::as_str) {
+        Some("throughput") => throughput(number(1, 500_000), number(2, 3)),
+        Some("latency") => latency(),
+        Some("processes") => processes(number(1, 200_000)),
+        // A measurement: ARM URL MESSAGES
+        Some("arm") => arms::measure(&arguments[1], &arguments[2], number(3, 0)),
+        Some("fill") => arms::fill_only(&arguments[1], &arguments[2], number(3, 0)),
+        Some("latency-arm") => arms::latency(&arguments[1], &arguments[2], number(3, 0)),
+        _ => {
+            eprintln!("accepted is: throughput [MESSAGES] [ROUNDS], latency, processes [MESSAGES]")
+        }
+    }
+}
+
+fn child(arguments: &[&str]) -> std::process::Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Runs a measurement. Returns the numbers of its line.
+fn run(arguments: &[&str]) -> Vec<f64> {
+    let output = child(arguments).wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.split_whitespace().filter_map(|number| number.parse().ok()).collect()
+}
+
+fn throughput(messages: u32, rounds: u32) {
+    println!(
+        "| broker | arm | messages/s: median (lowest to highest) | CPU µs a message | peak memory, MB |"
+    );
+    println!("|---|---|---:|---:|---:|");
+    for kind in [Kind::Redis, Kind::Nats] {
+        let arms: Vec<_> = Arm::ALL.into_iter().filter(|arm| arm.kind() == kind).collect();
+        let mut results = vec![Vec::new(); arms.len()];
+        for round in 0..rounds as usize {
+            for index in 0..arms.len() {
+                let index = (index + round) % arms.len();
+                let broker = Broker::start(kind).expect("the broker is installed");
+                let name = arms[index].name();
+                // Its script unpacks the whole backlog at the start: more than some 8,000 is an error.
+                let messages =
+                    if arms[index] == Arm::ApalisRedis { messages.min(7_000) } else { messages };
+                // apalis-nats fills by itself: its publisher is a consumer, and would keep messages.
+                if arms[index] != Arm::ApalisNats {
+                    run(&["fill", name, &broker.url(), &messages.to_string()]);
+                }
+                let numbers = run(&["arm", name, &broker.url(), &messages.to_string()]);
+                eprintln!("{name}: {numbers:?}");
+                results[index].push(numbers);
+            }
+        }
+        for (arm, mut results) in arms.iter().zip(results) {
+            results.retain(|numbers| numbers.len() == 3);
+            if results.is_empty() {
+                println!("| {kind:?} | {} | failed | | |", arm.name());
+                continue;
+            }
+            results.sort_by(|a, b| a[0].total_cmp(&b[0]));
+            let (low, high) = (results[0][0], results[results.len() - 1][0]);
+            let median = &results[results.len() / 2];
+            let name = arm.name();
+            println!(
+                "| {kind:?} | {name} | {:.0} ({low:.0} to {high:.0}) | {:.1} | {:.0} |",
+                median[0], median[1], median[2]
+            );
+        }
+    }
+}
+
+fn latency() {
+    println!("| broker | arm | rate | p50, ms | p99, ms | highest, ms |");
+    println!("|---|---|---:|---:|---:|---:|");
+    for arm in Arm::ALL {
+        let broker = Broker::start(arm.kind()).expect("the broker is installed");
+        let rate = arm.tenth();
+        let numbers = run(&["latency-arm", arm.name(), &broker.url(), &rate.to_string()]);
+        let [p50, p99, highest] = numbers[..] else { continue };
+        let (kind, name) = (arm.kind(), arm.name());
+        println!("| {kind:?} | {name} | {rate} | {p50:.2} | {p99:.2} | {highest:.2} |");
+    }
+}
+
+/// One, two and four processes on one stream.
+fn processes(messages: u32) {
+    println!("| broker | processes | messages/s |");
+    println!("|---|---:|---:|");
+    for arm in [Arm::MillpondRedis, Arm::MillpondNats] {
+        for count in [1, 2, 4] {
+            let broker = Broker::start(arm.kind()).expect("the broker is installed");
+            let (url, name) = (broker.url(), arm.name());
+            run(&["fill", name, &url, &messages.to_string()]);
+            // 0 messages: the stream is filled already, and the process ends when it is idle.
+            let children: Vec<_> = (0..count).map(|_| child(&["arm", name, &url, "0"])).collect();
+            let mut longest = 0f64;
+            let mut done = 0f64;
+            for child in children {
+                let output = child.wait_with_output().unwrap();
+                let text = String::from_utf8(output.stdout).unwrap();
+                let numbers: Vec<f64> =
+                    text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+                longest = longest.max(numbers[1]);
+                done += numbers[0];
+            }
+            println!("| {:?} | {count} | {:.0} |", arm.kind(), done / longest);
+        }
+    }
+}
+
+const IDLE: Duration = Duration::from_secs(2);

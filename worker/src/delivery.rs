@@ -1,0 +1,176 @@
+//! One delivery: run the message's code with a group, wait for its jobs, decide, settle.
+//!
+//! [`Processor`] is what all messages of a worker share. The worker starts a task for each message,
+//! or for each key, which calls [`Processor::deliver`]. The task holds no slot of the pool and no
+//! lock. A settlement must never start while jobs of the message run (W5 of `claims`).
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use millpond::{GroupError, JobError, Pool};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::Jobs;
+use crate::backoff::Backoff;
+use crate::claims::Claim;
+use crate::failure::Failure;
+use crate::receipt::{DeadReason, Receipt};
+use crate::report::{Counters, End};
+use crate::trace::event;
+
+/// How long jobs have to end after the drain deadline has cancelled them.
+pub(crate) const GRACE: Duration = Duration::from_millis(50);
+
+/// What all deliveries of a worker share.
+pub(crate) struct Processor<F> {
+    pub(crate) pool: Pool,
+    pub(crate) code: F,
+    pub(crate) retry: Backoff,
+    /// No message is started, and none is tried again in place.
+    pub(crate) drain: CancellationToken,
+    /// The drain deadline: what runs is cancelled and given back.
+    pub(crate) cut: CancellationToken,
+}
+
+/// How an attempt ended.
+enum Attempt {
+    Succeeded,
+    Failed(Failure),
+    /// The claim was lost.
+    Lost,
+    /// The worker stops. No fault of the message.
+    Stopped,
+}
+
+impl<F> Processor<F> {
+    /// Works on a message and settles it. With `again`, a message that fails is tried again in
+    /// place, and keeps its claim meanwhile.
+    pub(crate) async fn deliver<M, Fut, R>(
+        &self,
+        counters: &Counters,
+        message: M,
+        claim: Claim<R>,
+        again: Option<fn(&M) -> M>,
+    ) -> End
+    where
+        F: Fn(M, Jobs) -> Fut,
+        Fut: Future<Output = Result<(), Failure>>,
+        R: Receipt,
+    {
+        let mut delivery = claim.deliveries;
+        let mut next = message;
+        loop {
+            let kept = again.map(|clone| clone(&next));
+            let failure = match self.attempt(counters, next, &claim).await {
+                Attempt::Succeeded => return claim.ack().await,
+                Attempt::Stopped => return claim.nack(Duration::ZERO).await,
+                Attempt::Lost => return End::Lost,
+                Attempt::Failed(failure) => failure,
+            };
+            if failure.is_dead() || self.retry.is_last(delivery) {
+                event!(ERROR, %failure, delivery, "message goes to the dead letters");
+                let (reason, place) = (failure.to_string(), failure.place());
+                return claim.dead(&DeadReason { reason, deliveries: delivery, place }).await;
+            }
+            let pause = self.retry.pause(delivery);
+            event!(WARN, %failure, delivery, ?pause, "message failed");
+            let Some(message) = kept else { return claim.nack(pause).await };
+            let end_of_pause = Instant::now() + pause;
+            tokio::select! {
+                () = claim.lost() => return End::Lost,
+                drained = timeout_at(end_of_pause, self.drain.cancelled()) => {
+                    if drained.is_ok() {
+                        return claim.nack(end_of_pause - Instant::now()).await;
+                    }
+                }
+            }
+            (next, delivery) = (message, delivery + 1);
+        }
+    }
+
+    /// Runs the code and waits for its jobs, unless the claim is lost already. Returns when all jobs
+    /// have ended.
+    async fn attempt<M, Fut, R>(&self, counters: &Counters, message: M, claim: &Claim<R>) -> Attempt
+    where
+        F: Fn(M, Jobs) -> Fut,
+        Fut: Future<Output = Result<(), Failure>>,
+        R: Receipt,
+    {
+        if claim.is_lost() {
+            return Attempt::Lost;
+        }
+        let jobs: Jobs = self
+            .pool
+            .group_builder()
+            .failure_when(|result: &Result<(), Failure>| result.is_err())
+            .cancel_on_failure()
+            .discard_outcomes()
+            .build()
+            .expect("a group without a quota has no invalid setting");
+        let ended = tokio::select! {
+            biased;
+            // First, as most messages end without a look at the others.
+            result = self.process(message, &jobs) => match result {
+                Ok(()) => Attempt::Succeeded,
+                // The jobs were refused or cancelled with their pool.
+                Err(_) if self.pool.is_closed() => Attempt::Stopped,
+                Err(failure) => Attempt::Failed(failure),
+            },
+            () = claim.lost() => Attempt::Lost,
+            () = self.cut.cancelled() => Attempt::Stopped,
+        };
+        if matches!(ended, Attempt::Lost | Attempt::Stopped) {
+            jobs.close();
+            jobs.cancel();
+            tokio::select! {
+                _ = jobs.wait() => {}
+                () = async { self.cut.cancelled().await; sleep(GRACE).await } => {}
+            }
+        }
+        counters.jobs(&jobs.report());
+        ended
+    }
+
+    /// Calls the code, then waits for its jobs. Returns the first failure in time.
+    async fn process<M, Fut>(&self, message: M, jobs: &Jobs) -> Result<(), Failure>
+    where
+        F: Fn(M, Jobs) -> Fut,
+        Fut: Future<Output = Result<(), Failure>>,
+    {
+        // The call itself may panic, too.
+        let code = async { (self.code)(message, jobs.clone()).await };
+        let result = AssertUnwindSafe(code).catch_unwind().await.unwrap_or_else(|payload| {
+            let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+            let text = text.unwrap_or_else(|| "no message".to_owned());
+            Err(Failure::without_place(format!("the code panicked: {text}")))
+        });
+        jobs.close();
+        match result {
+            // Most likely the code stopped because a job had failed. That failure tells more.
+            Err(failure) if !jobs.is_failed() => {
+                jobs.cancel();
+                jobs.wait().await;
+                Err(failure)
+            }
+            _ => jobs.try_join().await.map(drop).map_err(failure_of),
+        }
+    }
+}
+
+/// Makes the failure of a message from that of its job.
+fn failure_of(error: GroupError<Result<(), Failure>>) -> Failure {
+    let index = error.index();
+    match error.into_result() {
+        Some(Ok(Err(failure))) => failure.of_job(index),
+        Some(Err(JobError::Panicked(panic))) => {
+            Failure::without_place(JobError::Panicked(panic)).of_job(index)
+        }
+        Some(Err(error)) => Failure::without_place(error).of_job(index),
+        // The code has read the outcome. It is known to be a failure.
+        Some(Ok(Ok(()))) | None => Failure::without_place("the job failed").of_job(index),
+    }
+}

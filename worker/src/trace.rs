@@ -1,0 +1,56 @@
+//! Events and spans. Without the feature `tracing` both compile to nothing.
+//!
+//! The names are those of OpenTelemetry's conventions for messaging.
+
+/// Sends an event with the target `millpond`.
+macro_rules! event {
+    ($level:ident, $($rest:tt)*) => {{
+        #[cfg(feature = "tracing")]
+        tracing::event!(target: "millpond", tracing::Level::$level, $($rest)*)
+    }};
+}
+pub(crate) use event;
+
+#[cfg(feature = "tracing")]
+pub(crate) use tracing::{Instrument, Span};
+
+#[cfg(feature = "tracing")]
+use crate::receipt::Receipt;
+use crate::source::Source;
+
+/// A span in a build without spans: nothing.
+#[cfg(not(feature = "tracing"))]
+pub(crate) struct Span;
+
+/// Makes the span of a delivery. Its jobs run inside it.
+#[cfg(feature = "tracing")]
+pub(crate) fn message_span<S: Source>(source: &S, receipt: &S::Receipt) -> Span {
+    tracing::info_span!(
+        target: "millpond",
+        "process",
+        otel.kind = "consumer",
+        messaging.operation.name = "process",
+        messaging.operation.type = "process",
+        messaging.system = source.system(),
+        messaging.destination.name = source.destination(),
+        messaging.message.id = receipt.id(),
+        messaging.message.delivery_attempt = receipt.deliveries(),
+        traceparent = receipt.trace_context(),
+    )
+}
+
+#[cfg(not(feature = "tracing"))]
+pub(crate) fn message_span<S: Source>(_source: &S, _receipt: &S::Receipt) -> Span {
+    Span
+}
+
+/// Polls a future inside a span.
+#[cfg(feature = "tracing")]
+pub(crate) fn in_span<F: Future>(span: Span, future: F) -> tracing::instrument::Instrumented<F> {
+    future.instrument(span)
+}
+
+#[cfg(not(feature = "tracing"))]
+pub(crate) fn in_span<F: Future>(_span: Span, future: F) -> F {
+    future
+}

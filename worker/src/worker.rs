@@ -1,0 +1,383 @@
+//! [`Worker`]: settings, the loop that fetches, and the end.
+//!
+//! A run has three kinds of tasks: the caller's, which fetches; one for each message or each key,
+//! which delivers; and one that keeps the claims. A place of `in_flight` is a permit of a semaphore.
+//! Only the fetching task takes permits, so `1 + available` is the room at a fetch.
+//! The tasks end with the run: a dropped run cancels `cut`, as the drain deadline does, and each message
+//! is given back.
+
+use std::fmt;
+use std::future::Future;
+use std::hash::Hash;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millpond::{ConfigError, Pool};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use crate::Jobs;
+use crate::backoff::Backoff;
+use crate::by_key::{ByKey, Keys};
+use crate::claims::{Claim, Claims};
+use crate::delivery::Processor;
+use crate::error::WorkerError;
+use crate::failure::Failure;
+use crate::receipt::Receipt;
+use crate::report::Report;
+use crate::source::{Batch, Source, SourceError};
+use crate::trace::{Span, event, in_span, message_span};
+
+/// The shortest ack wait: claims are looked after six times in an ack wait.
+const MIN_ACK_WAIT: Duration = Duration::from_millis(60);
+/// How long settlements may take after the drain deadline. What takes longer counts as unsettled.
+const SETTLE_TIME: Duration = Duration::from_secs(5);
+
+/// Takes messages from a [`Source`], lets each fan out into jobs of a pool, and acknowledges it once,
+/// when all of them succeeded.
+///
+/// # Examples
+///
+/// See the page of the crate.
+#[must_use = "a worker does nothing until `run`"]
+pub struct Worker<S: Source> {
+    source: S,
+    pool: Pool,
+    in_flight: usize,
+    retry: Backoff,
+    by_key: Option<ByKey<S::Message>>,
+    drain_timeout: Duration,
+}
+
+impl<S: Source> Worker<S> {
+    /// Makes a worker with the default settings: 64 messages in flight, 8 attempts with pauses from
+    /// one second to five minutes, 25 seconds to drain.
+    pub fn new(source: S, pool: &Pool) -> Self {
+        Self {
+            source,
+            pool: pool.clone(),
+            in_flight: 64,
+            retry: Backoff::default(),
+            by_key: None,
+            drain_timeout: Duration::from_secs(25),
+        }
+    }
+
+    /// Sets how many messages are worked on at once: 1 to 1,000,000. Their jobs are bounded by the
+    /// pool.
+    pub fn in_flight(mut self, messages: usize) -> Self {
+        self.in_flight = messages;
+        self
+    }
+
+    /// Sets how often a message is tried, and the pauses between.
+    pub fn retry(mut self, backoff: Backoff) -> Self {
+        self.retry = backoff;
+        self
+    }
+
+    /// Works on messages with equal keys one after another, in the order of their delivery; on
+    /// different keys side by side.
+    ///
+    /// A message that fails is tried again in place. Meanwhile it keeps its claim, and later messages
+    /// of its key wait, each in a place of `in_flight`. The order holds within this worker. Over
+    /// several workers it takes a stream or a subject for each of them.
+    pub fn by_key<K: Hash>(mut self, key: impl Fn(&S::Message) -> K + Send + Sync + 'static) -> Self
+    where
+        S::Message: Clone,
+    {
+        self.by_key = Some(ByKey::new(key));
+        self
+    }
+
+    /// Sets how long messages may go on after the token was cancelled. Then they are cancelled and
+    /// given back at once.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.drain_timeout = timeout;
+        self
+    }
+
+    /// Works until `token` is cancelled, then drains: it fetches nothing more, lets messages end
+    /// until the drain timeout, and gives the others back.
+    ///
+    /// `code` is called for each delivery, with the message and a group for its jobs. A message
+    /// succeeded if the code returned `Ok` and all jobs of the group returned `Ok`. The first failure
+    /// or panic cancels the other jobs. A lost claim drops the code and cancels the jobs. The code
+    /// runs in a task of its own: it holds no slot of the pool.
+    ///
+    /// # Errors
+    ///
+    /// [`WorkerError::Config`] before anything is fetched. [`WorkerError::Source`] if the source is
+    /// closed, after a drain.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels all jobs and gives all messages back, in the background.
+    pub async fn run<F, Fut>(self, code: F, token: CancellationToken) -> Result<Report, WorkerError>
+    where
+        F: Fn(S::Message, Jobs) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        self.check()?;
+        let claims = Claims::new(self.source.ack_wait());
+        let processor = Processor {
+            pool: self.pool,
+            code,
+            retry: self.retry,
+            drain: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        };
+        let shared = Arc::new(Shared { claims, processor, by_key: self.by_key, keys: Keys::new() });
+        let run = Run { shared, tasks: TaskTracker::new() };
+        // If this future is dropped, the messages stop by themselves.
+        let _stop = [&run.shared.processor.drain, &run.shared.processor.cut]
+            .map(|token| token.clone().drop_guard());
+        let _keeper = AbortOnDropHandle::new(tokio::spawn(run.shared.claims.clone().keep()));
+
+        let mut source = self.source;
+        let error = run.fetch(&mut source, self.in_flight, &token).await;
+        run.drain(&mut source, self.drain_timeout).await;
+        let report = run.shared.claims.counters.report();
+        event!(INFO, ?report, "worker ended");
+        match error {
+            None => Ok(report),
+            Some(error) => Err(WorkerError::Source { error, report }),
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if !(1..=1_000_000).contains(&self.in_flight) {
+            return Err(ConfigError::new(
+                "in_flight",
+                self.in_flight,
+                "a number from 1 to 1000000",
+            ));
+        }
+        if let Some(ack_wait) = self.source.ack_wait().filter(|wait| *wait < MIN_ACK_WAIT) {
+            let accepted = "a duration of 60 ms or more";
+            return Err(ConfigError::new("ack_wait", format!("{ack_wait:?}"), accepted));
+        }
+        self.retry.check()
+    }
+}
+
+impl<S: Source> fmt::Debug for Worker<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("in_flight", &self.in_flight)
+            .field("retry", &self.retry)
+            .field("by_key", &self.by_key.is_some())
+            .field("drain_timeout", &self.drain_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the tasks of a run share.
+struct Shared<M, R: Receipt, F> {
+    claims: Arc<Claims<R>>,
+    processor: Processor<F>,
+    by_key: Option<ByKey<M>>,
+    keys: Keys<Item<M, R>>,
+}
+
+struct Item<M, R: Receipt> {
+    message: M,
+    claim: Claim<R>,
+    span: Span,
+}
+
+impl<M, R: Receipt, F> Shared<M, R, F> {
+    async fn deliver<Fut>(&self, item: Item<M, R>, again: Option<fn(&M) -> M>)
+    where
+        F: Fn(M, Jobs) -> Fut,
+        Fut: Future<Output = Result<(), Failure>>,
+    {
+        let counters = &self.claims.counters;
+        in_span(item.span, self.processor.deliver(counters, item.message, item.claim, again)).await;
+    }
+}
+
+/// The fetching task's side of a run.
+struct Run<M, R: Receipt, F> {
+    shared: Arc<Shared<M, R, F>>,
+    tasks: TaskTracker,
+}
+
+impl<M, R, F, Fut> Run<M, R, F>
+where
+    M: Send + 'static,
+    R: Receipt,
+    F: Fn(M, Jobs) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), Failure>> + Send + 'static,
+{
+    /// Fetches until the token is cancelled, the pool is closed, or the source is.
+    async fn fetch<S>(
+        &self,
+        source: &mut S,
+        in_flight: usize,
+        token: &CancellationToken,
+    ) -> Option<SourceError>
+    where
+        S: Source<Message = M, Receipt = R>,
+    {
+        let places = Arc::new(Semaphore::new(in_flight));
+        let (mut pause, mut watch) = (FIRST_PAUSE, Watch::new(source.ack_wait()));
+        while !self.shared.processor.pool.is_closed() {
+            if places.available_permits() == 0 {
+                // Nothing is asked of the broker meanwhile.
+                watch.asked_at = None;
+            }
+            let place = tokio::select! {
+                biased;
+                () = token.cancelled() => return None,
+                place = places.clone().acquire_owned() => place.expect("it is never closed"),
+            };
+            // A request for a few messages costs as much as one for many.
+            if places.available_permits() < in_flight / 4 {
+                let quarter = places.acquire_many((in_flight / 4) as u32);
+                let _ = timeout(GATHER, quarter).await;
+            }
+            let room = NonZeroUsize::MIN.saturating_add(places.available_permits());
+            let fetched = tokio::select! {
+                biased;
+                () = token.cancelled() => return None,
+                fetched = watch.next(source, room) => fetched,
+            };
+            match fetched {
+                Ok((batch, asked_at)) => {
+                    if pause > FIRST_PAUSE {
+                        event!(INFO, messaging.system = source.system(), "broker is back");
+                        pause = FIRST_PAUSE;
+                    }
+                    self.start_all::<S>(source, batch, asked_at, place, &places).await;
+                }
+                Err(SourceError::Disconnected(_error)) => {
+                    event!(WARN, messaging.system = source.system(), error = %_error, ?pause,
+                        "broker does not answer");
+                    let _ = timeout(pause, token.cancelled()).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Err(error) => return Some(error),
+            }
+        }
+        None
+    }
+
+    async fn start_all<S>(
+        &self,
+        source: &S,
+        batch: Batch<S>,
+        asked_at: Instant,
+        place: OwnedSemaphorePermit,
+        places: &Arc<Semaphore>,
+    ) where
+        S: Source<Message = M, Receipt = R>,
+    {
+        self.shared.claims.counters.fetched(batch.len());
+        let mut place = Some(place);
+        for (message, receipt) in batch {
+            let place = match place.take() {
+                Some(place) => place,
+                // There is one, unless the source returned more than it was asked for.
+                None => places.clone().acquire_owned().await.expect("it is never closed"),
+            };
+            let span = message_span(source, &receipt);
+            let claim = self.shared.claims.insert(receipt, asked_at, place);
+            self.start(Item { message, claim, span });
+        }
+    }
+
+    /// Starts a task for a message, or lets it wait for an earlier message of its key.
+    fn start(&self, item: Item<M, R>) {
+        let shared = self.shared.clone();
+        let Some(by_key) = &self.shared.by_key else {
+            self.tasks.spawn(async move { shared.deliver(item, None).await });
+            return;
+        };
+        let (key, again) = (by_key.key(&item.message), Some(by_key.clone));
+        let Some(item) = self.shared.keys.enter(key, item) else { return };
+        self.tasks.spawn(async move {
+            shared.deliver(item, again).await;
+            while let Some(item) = shared.keys.next(key) {
+                shared.deliver(item, again).await;
+            }
+        });
+    }
+
+    /// Lets what runs end until the timeout, then cancels it and gives it back.
+    async fn drain<S: Source>(&self, source: &mut S, deadline: Duration) {
+        let processor = &self.shared.processor;
+        processor.drain.cancel();
+        for item in self.shared.keys.take_waiting() {
+            self.tasks.spawn(async move {
+                item.claim.nack(Duration::ZERO).await;
+            });
+        }
+        self.tasks.close();
+        let ended = async {
+            let _ = tokio::join!(timeout(SETTLE_TIME, source.close()), self.tasks.wait());
+        };
+        tokio::pin!(ended);
+        if timeout(deadline, &mut ended).await.is_err() {
+            processor.cut.cancel();
+            if timeout(SETTLE_TIME, ended).await.is_err() {
+                return;
+            }
+        }
+        debug_assert!(self.shared.claims.counters.all_ended(), "each delivery ends in one count");
+    }
+}
+
+/// Knows a moment before which no message that comes now was claimed.
+///
+/// While a source waits, it is polled in each tick, a sixth of the ack wait. A message that comes was
+/// claimed after the last tick but one. If the process is stopped, that is long ago, and the message
+/// lay in a socket; even if the source is polled once more before the message is read.
+struct Watch {
+    tick: Option<Duration>,
+    /// The last tick and the one before. `None`: nothing was asked of the broker before now.
+    asked_at: Option<(Instant, Instant)>,
+}
+
+impl Watch {
+    fn new(ack_wait: Option<Duration>) -> Self {
+        Self { tick: ack_wait.map(|ack_wait| ack_wait / 6), asked_at: None }
+    }
+
+    /// Notes that a poll begins. Returns the moment of the last tick but one.
+    fn note(&mut self) -> Instant {
+        let now = Instant::now();
+        let (last, before) = self.asked_at.get_or_insert((now, now));
+        if now - *last >= self.tick.unwrap_or_default() / 2 {
+            (*before, *last) = (*last, now);
+        }
+        *before
+    }
+
+    /// Calls `next` of a source. Returns also the moment after which the batch was claimed.
+    async fn next<S: Source>(
+        &mut self,
+        source: &mut S,
+        room: NonZeroUsize,
+    ) -> Result<(Batch<S>, Instant), SourceError> {
+        let Some(tick) = self.tick else {
+            return source.next(room).await.map(|batch| (batch, Instant::now()));
+        };
+        let mut next = std::pin::pin!(source.next(room));
+        loop {
+            let asked_at = self.note();
+            if let Ok(fetched) = timeout(tick, &mut next).await {
+                return fetched.map(|batch| (batch, asked_at));
+            }
+        }
+    }
+}
+
+/// How long a busy worker waits for more room before it asks for messages.
+const GATHER: Duration = Duration::from_millis(1);
+/// The pauses between attempts to reach the broker.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);

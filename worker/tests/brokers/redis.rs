@@ -1,0 +1,112 @@
+//! Redis Streams.
+
+use std::time::Duration;
+
+use millpond_worker::redis::client::{self as redis, aio::MultiplexedConnection};
+use millpond_worker::redis::{Message, Options, Source};
+use millpond_worker::testing::{self, conformance};
+
+use crate::support::{Broker, Kind, watchdog};
+
+const ACK_WAIT: Duration = Duration::from_millis(900);
+
+/// A stream of its own for each check.
+struct Stream {
+    url: String,
+    name: String,
+    connection: MultiplexedConnection,
+}
+
+impl Stream {
+    async fn new(url: &str, number: usize) -> Self {
+        let client = redis::Client::open(url).unwrap();
+        let connection = client.get_multiplexed_async_connection().await.unwrap();
+        Self { url: url.to_owned(), name: format!("orders{number}"), connection }
+    }
+}
+
+impl testing::Broker for Stream {
+    type Source = Source;
+
+    async fn source(&mut self) -> Source {
+        let options = Options::new(&self.name, "thumbnailer").ack_wait(ACK_WAIT).create_stream();
+        Source::connect(&self.url, options).await.unwrap()
+    }
+
+    async fn publish(&mut self, number: u32) {
+        let mut add = redis::cmd("XADD");
+        add.arg(&self.name).arg("*").arg("number").arg(number);
+        add.exec_async(&mut self.connection).await.unwrap();
+    }
+
+    fn number(&self, message: &Message) -> u32 {
+        std::str::from_utf8(message.get("number").unwrap()).unwrap().parse().unwrap()
+    }
+
+    async fn dead_letters(&mut self) -> usize {
+        let mut len = redis::cmd("XLEN");
+        len.arg(format!("{}:dead", self.name)).query_async(&mut self.connection).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn conforms() {
+    let Some(broker) = Broker::start(Kind::Redis) else { return };
+    let (url, mut number) = (broker.url(), 0);
+    let checks = conformance(async || {
+        number += 1;
+        Stream::new(&url, number).await
+    });
+    watchdog(Duration::from_secs(120), checks).await;
+}
+
+/// Each setting that Redis refuses is named, before anything is fetched.
+#[tokio::test]
+async fn bad_input_is_named() {
+    let Some(broker) = Broker::start(Kind::Redis) else { return };
+    let url = broker.url();
+    let client = redis::Client::open(&*url).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let setup = redis::pipe()
+        .cmd("SET")
+        .arg("text")
+        .arg("x")
+        .cmd("XADD")
+        .arg("orders")
+        .arg("*")
+        .arg("n")
+        .arg("1")
+        .cmd("ACL")
+        .arg("SETUSER")
+        .arg("reader")
+        .arg("on")
+        .arg(">secret")
+        .arg("~*")
+        .arg("+xreadgroup")
+        .arg("+exists")
+        .arg("+xgroup")
+        .exec_async(&mut connection)
+        .await;
+    setup.unwrap();
+    let options = |stream: &str| Options::new(stream, "group");
+    let limited = url.replace("redis://", "redis://reader:secret@");
+    let cases = [
+        (
+            &url,
+            options("missing"),
+            "the broker refuses `stream` = missing: there is no such stream",
+        ),
+        (&url, options("text"), "the broker refuses `stream` = text: \"WRONGTYPE\""),
+        (&url, options(""), "`stream` cannot be empty: accepted is a name"),
+        (&url, options("orders").ack_wait(Duration::from_millis(1)), "`ack_wait` cannot be 1ms"),
+        (&url, options("orders").dead_letters("text"), "the broker refuses `dead_letters` = text"),
+        (&limited, options("orders"), "the broker refuses `group` = group: NoPerm"),
+    ];
+    for (url, options, text) in cases {
+        let error = Source::connect(url, options).await.unwrap_err().to_string();
+        assert!(error.starts_with(text), "{error}");
+    }
+    drop(broker);
+    let error = Source::connect(&url, options("orders")).await.unwrap_err().to_string();
+    assert!(error.starts_with(&format!("cannot reach the broker {url}")), "{error}");
+}
