@@ -76,10 +76,10 @@ impl DeferredWakes {
 
     /// Collects a job that left the wait list with a slot, for the first time or after it lent one.
     pub(super) fn start(&mut self, job: Runnable) {
-        self.started.push(job);
         if failpoint("started jobs change their order") {
-            self.started.rest.extend(self.started.first.take());
+            return self.started.rest.insert(0, job);
         }
+        self.started.push(job);
     }
 
     /// Takes the jobs out, in the order of `start`. Returns whether there was one.
