@@ -44,19 +44,22 @@ fn runtimes() -> impl Iterator<Item = Runtime> {
 /// A worker stays for as long as there are jobs, however long they sleep: its drop cancels them.
 #[test]
 fn long_after_the_last_poll() {
-    watched(|| {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        let runtime = builder.enable_all().start_paused(true).build().unwrap();
-        let pool = pool_on(&runtime, 2, 0);
-        let lives = Gauge::default();
-        let handle = pool.try_schedule(endless(&lives)).unwrap();
-        runtime.block_on(async { tokio::time::sleep(Duration::from_secs(3600)).await });
-        assert_eq!(lives.now(), 1);
-        drop(runtime);
-        cancelled(handle);
-        assert_eq!(lives.now(), 0);
-        quiet(&pool);
-    });
+    for min_idle in [0, 1] {
+        watched(move || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            let runtime = builder.enable_all().start_paused(true).build().unwrap();
+            let builder = Pool::builder().size(2).min_idle(min_idle);
+            let pool = builder.runtime(runtime.handle().clone()).build().unwrap();
+            let lives = Gauge::default();
+            let handle = pool.try_schedule(endless(&lives)).unwrap();
+            runtime.block_on(async { tokio::time::sleep(Duration::from_secs(3600)).await });
+            assert_eq!(lives.now(), 1);
+            drop(runtime);
+            cancelled(handle);
+            assert_eq!(lives.now(), 0);
+            quiet(&pool);
+        });
+    }
 }
 
 #[test]
