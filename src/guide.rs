@@ -48,8 +48,16 @@ mod tests {
     fn the_guide_carries_the_texts_of_refusals() {
         use crate::SubmitErrorKind::*;
         let page = include_str!("../docs/guide/verbs.md");
-        for kind in [Full, GroupFull, WouldDeadlock, Closed, GroupClosed, GroupFailed, RuntimeGone]
-        {
+        for kind in [
+            Full,
+            GroupFull,
+            TimedOut,
+            WouldDeadlock,
+            Closed,
+            GroupClosed,
+            GroupFailed,
+            RuntimeGone,
+        ] {
             let row = format!("| `{kind:?}` | {kind} |");
             assert!(page.contains(&row), "the text of {kind:?} differs from `Display`");
         }

@@ -71,14 +71,6 @@ where
     }
 }
 
-// The job is in its cell, so this future never pins it.
-impl<F> Unpin for GroupSchedule<'_, F>
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-}
-
 /// Waits for room, for a limited time; made by
 /// [`Group::schedule_within`](crate::Group::schedule_within).
 ///
@@ -110,14 +102,6 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.poll(cx)
     }
-}
-
-// As for `GroupSchedule`.
-impl<F> Unpin for GroupScheduleWithin<'_, F>
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
 }
 
 impl<F> fmt::Debug for GroupScheduleWithin<'_, F>
@@ -160,14 +144,6 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.poll(cx)
     }
-}
-
-// As for `GroupSchedule`.
-impl<F> Unpin for GroupScheduleOwned<F>
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
 }
 
 pin_project! {

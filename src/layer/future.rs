@@ -146,7 +146,7 @@ where
                 }
                 StateProj::Waiting { wait } => match ready!(wait.poll(cx)) {
                     Ok(handle) => State::Running { handle },
-                    Err(refused) => match refuse(wait.pool().0.clone(), refused) {
+                    Err(refused) => match refuse(&wait.pool().0, refused) {
                         Ok(next) => next,
                         Err((refusal, call)) => {
                             let request = Some(call.into_request());
@@ -165,7 +165,7 @@ where
 /// refused.
 #[allow(clippy::type_complexity)]
 fn refuse<S, Q, E>(
-    shared: Arc<LayerShared>,
+    shared: &LayerShared,
     refused: SubmitError<Call<S, Q>>,
 ) -> Result<State<S, Q, E>, (SubmitErrorKind, Call<S, Q>)>
 where

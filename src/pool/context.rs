@@ -59,6 +59,11 @@ pub(crate) fn current() -> Option<Current> {
     CURRENT.with(Cell::get)
 }
 
+/// Returns the job that this thread polls, if the job belongs to this pool.
+pub(crate) fn current_of(pool: PoolId) -> Option<Current> {
+    current().filter(|current| current.is_of(pool))
+}
+
 /// Notes that the current job waits for `pool`, if the job belongs to that pool. Called by futures
 /// that are about to return `Pending`.
 pub(crate) fn note_wait(pool: PoolId) {

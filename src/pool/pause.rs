@@ -8,8 +8,8 @@ impl Pool {
     ///
     /// What has a slot by then goes on: jobs that were started, also those that have not begun yet;
     /// slots that are reserved or held; and jobs in their callers. A caller in the wait list that was
-    /// granted a slot and has not taken it waits for `resume`. Meanwhile the verbs see a full pool: `schedule` and
-    /// `reserve` wait, the queue fills, `anyway_go` commits. `try_schedule` refuses once the queue
+    /// granted a slot and has not taken it waits for `resume`. Meanwhile the verbs see a full pool:
+    /// `schedule` and `reserve` wait, the queue fills, `anyway_go` commits. `try_schedule` refuses once the queue
     /// is full. [`schedule_always`](Self::schedule_always) and [`try_go`](Self::try_go) would start
     /// a job without a slot, so both refuse with
     /// [`SubmitErrorKind::Full`](crate::SubmitErrorKind::Full).

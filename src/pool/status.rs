@@ -49,7 +49,8 @@ pub struct PoolStatus {
     pub paused: bool,
     /// Jobs that were submitted so far.
     pub submitted: u64,
-    /// Jobs that were given back: the pool was full or closed, or the wait was a deadlock.
+    /// Jobs that were given back: the pool was full or closed, the wait took longer than its limit, or
+    /// the wait was a deadlock.
     pub refused: u64,
     /// Jobs whose callers were dropped while they waited or had a slot reserved.
     pub withdrawn: u64,

@@ -24,8 +24,8 @@
 //! | `Waker` | any | yes | wake |
 //! | [`RawJob`] | any | no | make a counted reference; request an abort |
 //!
-//! A cell starts with two references: [`allocate_job`] returns the token and the join handle, both
-//! inside a [`NewJob`]. The waker that a poll receives borrows the token's count; its clones count.
+//! A cell starts with two references: a [`NewJob`] stands for both, until its `admit` returns the token
+//! and the join handle. The waker that a poll receives borrows the token's count; its clones count.
 //! While a job is idle no `Runnable` exists: the state word keeps the token and its count.
 //!
 //! # States
@@ -88,8 +88,8 @@
 //! `// SAFETY:` comments cite these numbers. The tests named are those that fail first.
 //!
 //! - **S1, one token.** A cell has one token: a `Runnable`, a pointer in an [`AtomicJobSlot`], or the
-//!   state word of an idle job. Three places make a `Runnable`: `allocate_job`, the one transition
-//!   that took an idle job, and the one swap that empties a slot.
+//!   state word of an idle job. Three places make a `Runnable`: `NewJob::admit`, the one
+//!   transition that took an idle job, and the one swap that empties a slot.
 //!   Tests: `a_wake_while_polled_is_kept` (loom), `the_first_wake_of_an_idle_job_takes_the_token`.
 //! - **S2, the token's fields.** Before `COMPLETE`, the token's holder alone uses `stage`, `sink`,
 //!   `slot_hold`, `slot_kind` and `suspended_key`. The thread that polls acts for the holder. After

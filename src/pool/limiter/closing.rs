@@ -6,7 +6,8 @@
 //! the callers of one group what `close` does for all.
 //!
 //! A rejected caller gets its job back. So does a job of the pool whose job waits in its place. Any
-//! other job in the wait list is committed: a close leaves it there, and `cancel_all` takes it out. No job may start after `cancel_all` has passed its shard (L4).
+//! other job in the wait list is committed: a close leaves it there, and `cancel_all` takes it out. No
+//! job may start after `cancel_all` has passed its shard (L4).
 
 use crate::error::SubmitErrorKind;
 use crate::pool::job::Runnable;

@@ -145,7 +145,7 @@ use std::task::Waker;
 use crossbeam_utils::CachePadded;
 
 use crate::error::SubmitErrorKind;
-use crate::pool::context::{PoolId, current};
+use crate::pool::context::{PoolId, current_of};
 use crate::pool::job::{End, JobGroup, RawJob, Runnable, SlotKind};
 use crate::pool::limiter::counts::{Counts, LeaveReason, ReleaseReason};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
@@ -317,7 +317,7 @@ impl Limiter {
         quota: Option<usize>,
         on_full: OnFull<'_>,
     ) -> AcquireOutcome {
-        let current = current().filter(|job| job.is_of(self.pool));
+        let current = current_of(self.pool);
         let waits_itself = current.is_some_and(|job| !job.blocks);
         // Cloned before the lock and, if no wait takes it, dropped after the lock (L2).
         let mut waker = match on_full {
@@ -438,8 +438,7 @@ impl Limiter {
         }
         match waker {
             Some(_) => state.enter_line(group, |state| {
-                let current = current().filter(|job| job.is_of(self.pool));
-                state.enqueue_caller(list, quota, &mut waker, current, true)
+                state.enqueue_caller(list, quota, &mut waker, current_of(self.pool), true)
             }),
             None => state.refuse(AcquireOutcome::Refused(list.full_kind())),
         }
@@ -500,8 +499,7 @@ impl Limiter {
         let wakes =
             |caller: &CallerWaiter| caller.waker.as_ref().is_some_and(|old| old.will_wake(waker));
         let mut state = self.state.lock();
-        let current = current().filter(|job| job.is_of(self.pool));
-        set_waiting_job(&mut state, waiter_key, current.and_then(waiting_job));
+        set_waiting_job(&mut state, waiter_key, current_of(self.pool).and_then(waiting_job));
         let waiter_state = pause::visible_state(&mut state, waiter_key);
         let is_known = wakes(state.wait_list.caller(waiter_key));
         if waiter_state != WaiterState::Waiting || is_known {

@@ -58,10 +58,10 @@
 //!   and a close rejects the callers there. Tests:
 //!   `a_closed_group_lets_nothing_in_and_leaves_the_pool_open`,
 //!   `nothing_starts_after_close_and_wait`.
-//! - **P3, a key is a place.** `ScheduleInner::waiter_key` and `State::Waiting` are keys of live
-//!   entries of the wait list. The future or the reserver takes its key out before it uses a
-//!   granted slot, and its `Drop` cancels a key that is left. So a waiter that was granted a slot
-//!   and goes away passes the slot on. Tests: `every_future_dropped_after_k_polls`,
+//! - **P3, a key is a place.** `Progress` of a `schedule` and `State` of a reserver hold keys of live
+//!   entries of the wait list. The future or the reserver gives its key up with the use of a granted
+//!   slot, and its `Drop` or the end of its time cancels a key that is left. So a waiter that was
+//!   granted a slot and goes away passes the slot on. Tests: `every_future_dropped_after_k_polls`,
 //!   `a_granted_slot_passes_on`, `a_reserver_dropped_while_waiting_passes_its_slot_on`.
 //! - **P4, one end in the caller.** The limiter counts a job as `in_caller` from the outcome
 //!   `RunInCaller` to the one `CompletionGuard::record_end`. The job is dropped before that, also

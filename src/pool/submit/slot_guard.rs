@@ -51,8 +51,7 @@ impl Pool {
     #[must_use = "dropping the guard gives the slot back when the job ends"]
     pub fn hold_slot(&self) -> Option<SlotGuard> {
         let shared = self.shared();
-        let current = context::current()
-            .filter(|current| current.is_of(shared.id()) && !current.in_caller)?;
+        let current = context::current_of(shared.id()).filter(|current| !current.in_caller)?;
         let slot_hold = current.job.hold_slot()?;
         Some(SlotGuard {
             shared: shared.clone(),

@@ -111,14 +111,6 @@ where
     }
 }
 
-// The job is in its cell, so this future never pins it.
-impl<F> Unpin for ScheduleWithin<'_, F>
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-}
-
 impl<F> fmt::Debug for ScheduleWithin<'_, F>
 where
     F: Future + Send + 'static,
