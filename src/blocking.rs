@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use tokio::task::JoinHandle;
 
 use crate::pool::{Current, JobArc, current, enter_blocking};
-use crate::trace::{JobSpan, Place};
+use crate::trace::JobSpan;
 
 /// Turns a closure that blocks or computes for long into a future, for use as a job.
 ///
@@ -110,7 +110,7 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         if let State::Ready(f) = &mut self.state {
             let f = f.take().expect("`Blocking` polled after a panic");
-            let span = JobSpan::current(true, Place::caller());
+            let span = JobSpan::current(true);
             let context = ClosureContext::new();
             let closure = tokio::task::spawn_blocking(move || context.run(|| span.in_scope(f)));
             self.state = State::Running { closure, deferral: AbortDeferral::new() };

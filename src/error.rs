@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use sync_wrapper::SyncWrapper;
 
@@ -25,6 +26,10 @@ pub enum JobError {
     Cancelled,
     /// The job panicked, in its body or in its destructor.
     Panicked(JobPanic),
+    /// The deadline of the job passed. The job never ran, unless
+    /// [`expire_running`](crate::JobOptions::expire_running) was set: then it may have been cancelled
+    /// while it ran.
+    Expired,
 }
 
 impl JobError {
@@ -38,11 +43,16 @@ impl JobError {
         matches!(self, Self::Panicked(_))
     }
 
+    /// Returns whether the deadline of the job passed.
+    pub fn is_expired(&self) -> bool {
+        matches!(self, Self::Expired)
+    }
+
     /// Returns the panic that ended the job.
     ///
     /// # Errors
     ///
-    /// Returns `self` if the job was cancelled.
+    /// Returns `self` if the job did not panic.
     pub fn into_panic(self) -> Result<JobPanic, Self> {
         match self {
             Self::Panicked(panic) => Ok(panic),
@@ -59,6 +69,7 @@ impl fmt::Display for JobError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cancelled => f.write_str("the job was cancelled"),
+            Self::Expired => f.write_str("the deadline of the job passed"),
             Self::Panicked(panic) => match panic.message() {
                 Some(message) => write!(f, "the job panicked: {message}"),
                 None => f.write_str("the job panicked"),
@@ -140,6 +151,15 @@ pub enum SubmitErrorKind {
     GroupFull,
     /// No slot came within the limit of the wait. Another attempt may succeed.
     TimedOut,
+    /// The deadline of the job passed before a slot came. See
+    /// [`JobOptions::deadline`](crate::JobOptions::deadline).
+    Expired,
+    /// The pool is overloaded: callers wait for longer than
+    /// [`target_wait`](crate::PoolBuilder::target_wait). Another attempt may succeed later.
+    Shed {
+        /// How long the callers that wait now will take. Earlier attempts are likely to be in vain.
+        retry_after: Duration,
+    },
     /// The pool is closed.
     Closed,
     /// The group is closed; its pool may be open.
@@ -157,14 +177,22 @@ pub enum SubmitErrorKind {
 impl SubmitErrorKind {
     /// Whether room was missing. Another attempt may succeed.
     pub fn is_full(self) -> bool {
-        matches!(self, Self::Full | Self::GroupFull | Self::TimedOut)
+        matches!(self, Self::Full | Self::GroupFull | Self::TimedOut | Self::Shed { .. })
     }
 
     /// Whether no attempt can succeed any more on this pool or group: all kinds but
-    /// [`Full`](Self::Full), [`GroupFull`](Self::GroupFull), [`TimedOut`](Self::TimedOut) and
-    /// [`WouldDeadlock`](Self::WouldDeadlock).
+    /// [`Full`](Self::Full), [`GroupFull`](Self::GroupFull), [`TimedOut`](Self::TimedOut),
+    /// [`Shed`](Self::Shed), [`Expired`](Self::Expired) and [`WouldDeadlock`](Self::WouldDeadlock).
     pub fn is_closed(self) -> bool {
-        !(self.is_full() || self == Self::WouldDeadlock)
+        !(self.is_full() || matches!(self, Self::Expired | Self::WouldDeadlock))
+    }
+
+    /// Returns how long to wait before another attempt, if the pool knows: it was overloaded.
+    pub fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::Shed { retry_after } => Some(retry_after),
+            _ => None,
+        }
     }
 }
 
@@ -174,6 +202,8 @@ impl fmt::Display for SubmitErrorKind {
             Self::Full => "the pool is full",
             Self::GroupFull => "the group is full: its quota is used up",
             Self::TimedOut => "no slot was free within the limit of the wait",
+            Self::Expired => "the deadline of the job passed before a slot was free",
+            Self::Shed { .. } => "the pool is overloaded: callers wait for longer than its target",
             Self::Closed => "the pool is closed",
             Self::GroupClosed => "the group is closed",
             Self::GroupFailed => {

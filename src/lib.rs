@@ -108,8 +108,8 @@ pub use crate::blocking::blocking;
 pub use crate::error::{ConfigError, JobError, JobPanic, SubmitError, SubmitErrorKind};
 pub use crate::group::{Group, GroupBuilder, GroupError, GroupReport, JobTicket, Outcome};
 pub use crate::pool::{
-    AbortHandle, AbortOnDropHandle, JobHandle, Pool, PoolBuilder, PoolStatus, Reserver,
-    ShutdownReport, Slot, SlotGuard,
+    AbortHandle, AbortOnDropHandle, JobHandle, JobOptions, Pool, PoolBuilder, PoolStatus, PoolWith,
+    Priority, Reserver, ShutdownReport, Slot, SlotGuard,
 };
 
 /// The named futures that the verbs, groups and [`blocking`] return.

@@ -43,42 +43,29 @@ mod with_tracing {
         }
     }
 
-    /// The span of a job: the span that was current at the submit. Knows the place of the submit,
-    /// too.
-    ///
-    /// The box keeps jobs without a span small; most have none.
-    pub(crate) struct JobSpan {
-        span: Option<Box<Span>>,
-        place: Place,
-    }
+    /// The span of a job: the span that was current at the submit, if there was one.
+    pub(crate) struct JobSpan(Option<Span>);
 
     impl JobSpan {
-        /// Takes the current span, if `wanted` and if there is one.
+        /// Whether there may be a current span.
         #[inline(always)]
-        pub(crate) fn current(wanted: bool, place: Place) -> Self {
-            let span = if wanted && tracing::dispatcher::has_been_set() {
-                Self::box_current()
-            } else {
-                None
-            };
-            Self { span, place }
+        pub(crate) fn may_exist() -> bool {
+            tracing::dispatcher::has_been_set()
         }
 
-        #[cold]
-        fn box_current() -> Option<Box<Span>> {
-            let span = Span::current();
-            (!span.is_none()).then(|| Box::new(span))
+        /// Takes the current span, if `wanted` and if there is one.
+        pub(crate) fn current(wanted: bool) -> Self {
+            Self(wanted.then(Span::current).filter(|span| !span.is_none()))
         }
 
-        /// The place of the submit.
-        pub(crate) fn place(&self) -> Place {
-            self.place
+        pub(crate) fn is_none(&self) -> bool {
+            self.0.is_none()
         }
 
         /// Calls `f` inside the span.
         #[inline(always)]
         pub(crate) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
-            match &self.span {
+            match &self.0 {
                 None => f(),
                 Some(span) => span.in_scope(f),
             }
@@ -103,12 +90,16 @@ mod without {
     pub(crate) struct JobSpan;
 
     impl JobSpan {
-        pub(crate) fn current(_wanted: bool, _place: Place) -> Self {
+        pub(crate) fn may_exist() -> bool {
+            false
+        }
+
+        pub(crate) fn current(_wanted: bool) -> Self {
             Self
         }
 
-        pub(crate) fn place(&self) -> Place {
-            Place
+        pub(crate) fn is_none(&self) -> bool {
+            true
         }
 
         #[inline(always)]

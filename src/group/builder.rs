@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::ConfigError;
 use crate::group::Group;
 use crate::group::state::GroupConfig;
-use crate::pool::Pool;
+use crate::pool::{JobOptions, Pool};
 
 /// Settings of a group; from [`Pool::group_builder`].
 ///
@@ -108,6 +108,15 @@ impl<T: Send + 'static> GroupBuilder<T> {
         self
     }
 
+    /// Sets the options of the group's jobs: a priority, a deadline. By default a job has none.
+    ///
+    /// Calls of a tower layer in this group have them, too, unless the layer sets
+    /// [options](crate::layer::PoolLayer::options) by request.
+    pub fn options(mut self, options: JobOptions) -> Self {
+        self.config.options = Some(options);
+        self
+    }
+
     /// Sets the group's name in `Debug`. By default it is the pool's.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = Some(name.into());
@@ -137,6 +146,7 @@ impl<T> fmt::Debug for GroupBuilder<T> {
             .field("quota", &self.quota)
             .field("cancel_on_failure", &self.config.cancel_on_failure)
             .field("discard_outcomes", &self.config.discard_outcomes)
+            .field("options", &self.config.options)
             .finish_non_exhaustive()
     }
 }

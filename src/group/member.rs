@@ -80,6 +80,7 @@ impl MemberGuard {
 impl<R: Send + 'static> OutputSink<R> for MemberGuard {
     const PUSHES: bool = false;
     const DROPPED_AT_END: bool = true;
+    const IS_REQUEST: bool = true;
 
     type Handle = JobHandle<R>;
 

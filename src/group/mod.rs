@@ -245,7 +245,7 @@ impl<T: Send + 'static> Group<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        Submission::try_schedule(&*self.state.shared, job, MemberSink::new(&self.state))
+        Submission::try_schedule(&*self.state.shared, job, MemberSink::new(&self.state), None)
     }
 
     /// Runs a job of the group, beyond the size if the pool is full. The quota does not apply. See

@@ -45,6 +45,8 @@ pub struct GroupReport {
     pub panicked: u64,
     /// How many of `failed` were cancelled.
     pub cancelled: u64,
+    /// How many of `failed` had a deadline that passed.
+    pub expired: u64,
     /// The index of the job that failed first in time.
     pub first_failure: Option<usize>,
 }
@@ -68,6 +70,7 @@ impl GroupReport {
             Ok(_) => {}
             Err(JobError::Cancelled) => self.cancelled += 1,
             Err(JobError::Panicked(_)) => self.panicked += 1,
+            Err(JobError::Expired) => self.expired += 1,
         }
     }
 }

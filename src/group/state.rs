@@ -22,7 +22,9 @@ use crate::group::outcome::Outcome;
 use crate::group::report::{GroupError, GroupReport};
 use crate::group::ticket::JobTicket;
 use crate::panic::catch_panic;
-use crate::pool::{AbortHandle, JobArc, JobGroup, OutputSink, RawJoinHandle, Shared, note_wait};
+use crate::pool::{
+    AbortHandle, JobArc, JobGroup, JobOptions, OutputSink, RawJoinHandle, Shared, note_wait,
+};
 use crate::sync::{Mutex, failpoint};
 
 /// Whether a returned value is a failure.
@@ -33,11 +35,17 @@ pub(crate) struct GroupConfig<T> {
     pub(super) failure_when: Option<FailureWhen<T>>,
     pub(super) cancel_on_failure: bool,
     pub(super) discard_outcomes: bool,
+    pub(super) options: Option<JobOptions>,
 }
 
 impl<T> Default for GroupConfig<T> {
     fn default() -> Self {
-        Self { failure_when: None, cancel_on_failure: false, discard_outcomes: false }
+        Self {
+            failure_when: None,
+            cancel_on_failure: false,
+            discard_outcomes: false,
+            options: None,
+        }
     }
 }
 
@@ -489,6 +497,10 @@ impl<T: Send + 'static> JobGroup for GroupState<T> {
 
     fn quota(&self) -> Option<usize> {
         self.quota
+    }
+
+    fn options(&self) -> Option<&JobOptions> {
+        self.config.options.as_ref()
     }
 
     fn refusal(&self) -> Option<SubmitErrorKind> {

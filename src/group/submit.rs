@@ -88,7 +88,7 @@ where
 {
     #[track_caller]
     pub(super) fn new(group: &'a Arc<GroupState<F::Output>>, limit: Duration, job: F) -> Self {
-        Self(WithinInner::new(&*group.shared, limit, job, MemberSink::new(group)))
+        Self(WithinInner::with(&*group.shared, limit, job, MemberSink::new(group), None))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
+use std::time::Duration;
 
 use crate::error::{JobError, JobPanic, SubmitErrorKind};
 
@@ -17,6 +18,15 @@ pub enum CallError<E> {
     Overloaded,
     /// The quota of the layer's group is used up. The call has not started.
     GroupOverloaded,
+    /// The pool is overloaded: calls wait for longer than
+    /// [`target_wait`](crate::PoolBuilder::target_wait). The call has not started.
+    Shed {
+        /// How long the calls that wait now will take, for a `Retry-After`.
+        retry_after: Duration,
+    },
+    /// The deadline of the call passed. The call has not started, unless it asked to be cancelled
+    /// while it runs.
+    Expired,
     /// The pool is closed. The call has not started.
     Closed,
     /// The layer's group is closed. The call has not started.
@@ -69,12 +79,18 @@ impl<E> CallError<E> {
         match self {
             Self::Overloaded => Some(SubmitErrorKind::Full),
             Self::GroupOverloaded => Some(SubmitErrorKind::GroupFull),
+            Self::Shed { retry_after } => Some(SubmitErrorKind::Shed { retry_after: *retry_after }),
             Self::Closed => Some(SubmitErrorKind::Closed),
             Self::GroupClosed => Some(SubmitErrorKind::GroupClosed),
             Self::GroupFailed => Some(SubmitErrorKind::GroupFailed),
             Self::RuntimeGone => Some(SubmitErrorKind::RuntimeGone),
-            Self::Panicked(_) | Self::Cancelled | Self::Inner(_) => None,
+            Self::Panicked(_) | Self::Cancelled | Self::Expired | Self::Inner(_) => None,
         }
+    }
+
+    /// Returns how long a client should wait before another attempt, if the pool knows.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.refusal().and_then(SubmitErrorKind::retry_after)
     }
 
     /// Returns the error of the wrapped service.
@@ -96,6 +112,8 @@ impl CallError<Infallible> {
         match self {
             Self::Overloaded => CallError::Overloaded,
             Self::GroupOverloaded => CallError::GroupOverloaded,
+            Self::Shed { retry_after } => CallError::Shed { retry_after },
+            Self::Expired => CallError::Expired,
             Self::Closed => CallError::Closed,
             Self::GroupClosed => CallError::GroupClosed,
             Self::GroupFailed => CallError::GroupFailed,
@@ -115,6 +133,8 @@ impl<E> From<SubmitErrorKind> for CallError<E> {
                 Self::Overloaded
             }
             SubmitErrorKind::GroupFull => Self::GroupOverloaded,
+            SubmitErrorKind::Shed { retry_after } => Self::Shed { retry_after },
+            SubmitErrorKind::Expired => Self::Expired,
             SubmitErrorKind::Closed => Self::Closed,
             SubmitErrorKind::GroupClosed => Self::GroupClosed,
             SubmitErrorKind::GroupFailed => Self::GroupFailed,
@@ -128,6 +148,7 @@ impl<E> From<JobError> for CallError<E> {
         match error {
             JobError::Panicked(panic) => Self::Panicked(panic),
             JobError::Cancelled => Self::Cancelled,
+            JobError::Expired => Self::Expired,
         }
     }
 }
@@ -143,6 +164,7 @@ impl<E: fmt::Display> fmt::Display for CallError<E> {
                 None => f.write_str("the call panicked"),
             },
             Self::Cancelled => f.write_str("the call was cancelled"),
+            Self::Expired => f.write_str("the deadline of the call passed"),
             Self::Inner(error) => error.fmt(f),
             _ => unreachable!("the other errors are refusals"),
         }

@@ -28,7 +28,7 @@ use crate::group::MemberGuard;
 use crate::layer::call::Call;
 use crate::layer::on_error::HandleError;
 use crate::layer::setup::{LayerPool, LayerShared};
-use crate::pool::{CallerRunsJob, JobHandle, Shared, Submitted, WithinInner};
+use crate::pool::{CallerRunsJob, JobHandle, JobOptions, Shared, Submitted, WithinInner};
 use crate::sync::failpoint;
 
 type Output<S, Q> = Result<<S as Service<Q>>::Response, <S as Service<Q>>::Error>;
@@ -100,14 +100,15 @@ where
 {
     pub(super) fn waiting(
         call: Call<S, Q>,
+        options: Option<&JobOptions>,
         shared: Arc<LayerShared>,
         limit: Duration,
         on_error: A,
         detach: bool,
     ) -> Self {
         let member = shared.member();
-        let state =
-            State::Waiting { wait: WithinInner::new(LayerPool(shared), limit, call, member) };
+        let wait = WithinInner::with(LayerPool(shared), limit, call, member, options);
+        let state = State::Waiting { wait };
         Self { state, on_error, detach }
     }
 }
@@ -179,7 +180,7 @@ where
     let (kind, call) = match kind {
         // The caller is a job of this pool, which keeps its slot while it runs the call.
         SubmitErrorKind::WouldDeadlock => {
-            match shared.submission(call).try_go(shared.pool_shared()) {
+            match shared.submission(call, None).try_go(shared.pool_shared()) {
                 Ok(Submitted::Pool(handle)) => return Ok(State::Running { handle }),
                 Ok(Submitted::Caller(job)) => return Ok(State::InCaller { job }),
                 Err(refused) => refused.into_parts(),

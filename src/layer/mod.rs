@@ -118,10 +118,10 @@ pub use crate::layer::body::{Hold, Holding};
 pub use crate::layer::error::CallError;
 pub use crate::layer::future::ResponseFuture;
 #[doc(hidden)]
-pub use crate::layer::on_error::{OnError, ReturnError};
+pub use crate::layer::on_error::{OnError, ReturnError, WithOptions};
 pub use crate::layer::service::PoolService;
 use crate::layer::setup::{LayerShared, Setup, Verb};
-use crate::pool::Pool;
+use crate::pool::{JobOptions, Pool};
 
 /// Runs each call of a service as a job on a pool.
 ///
@@ -309,6 +309,49 @@ impl<B> PoolLayer<ReturnError, B> {
         F: Fn(CallError<Infallible>, Option<Q>) -> R + Clone,
     {
         PoolLayer { setup: self.setup, on_error: OnError(respond), body: self.body }
+    }
+}
+
+impl<A, B> PoolLayer<A, B> {
+    /// Gives each call options by its request: a priority, a deadline. Comes after
+    /// [`on_error`](Self::on_error). Without it, calls have the options of the layer's group.
+    ///
+    /// With the verb `schedule` a call waits in `poll_ready`, before its request is known. Its priority
+    /// changes nothing then, and its deadline counts from the slot on. The other verbs use both.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// use std::time::Duration;
+    ///
+    /// use millpond::layer::{CallError, PoolLayer};
+    /// use millpond::{JobOptions, Pool};
+    /// use tower::{Layer, ServiceExt, service_fn};
+    ///
+    /// struct Query {
+    ///     patience: Duration,
+    /// }
+    ///
+    /// let pool = Pool::new(1);
+    /// let layer = PoolLayer::schedule_within(&pool, Duration::from_secs(1))
+    ///     .options(|query: &Query| JobOptions::new().timeout(query.patience));
+    /// let service = layer.layer(service_fn(|_: Query| async { Ok::<_, std::io::Error>("rows") }));
+    ///
+    /// let held = pool.try_schedule(std::future::pending::<()>())?;
+    /// let answer = service.oneshot(Query { patience: Duration::from_millis(10) }).await;
+    /// assert!(matches!(answer, Err(CallError::Expired)));
+    /// # held.abort();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn options<F, Q>(self, options: F) -> PoolLayer<WithOptions<A, F>, B>
+    where
+        F: Fn(&Q) -> JobOptions + Clone,
+    {
+        let on_error = WithOptions { on_error: self.on_error, options };
+        PoolLayer { setup: self.setup, on_error, body: self.body }
     }
 }
 

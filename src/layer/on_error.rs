@@ -9,6 +9,7 @@ use std::fmt;
 
 use crate::error::SubmitErrorKind;
 use crate::layer::CallError;
+use crate::pool::JobOptions;
 
 /// Fails with a [`CallError`]: the policy of a layer without `on_error`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -21,6 +22,20 @@ pub struct OnError<F>(pub(crate) F);
 impl<F> fmt::Debug for OnError<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OnError").finish_non_exhaustive()
+    }
+}
+
+/// Sets the options of each call by a closure; set by
+/// [`PoolLayer::options`](crate::layer::PoolLayer::options).
+#[derive(Clone, Copy)]
+pub struct WithOptions<A, F> {
+    pub(crate) on_error: A,
+    pub(crate) options: F,
+}
+
+impl<A: fmt::Debug, F> fmt::Debug for WithOptions<A, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WithOptions").field("on_error", &self.on_error).finish_non_exhaustive()
     }
 }
 
@@ -45,6 +60,11 @@ pub trait HandleError<Q, R, E>: Clone + sealed::Sealed {
 
     /// Converts an error of the wrapped service.
     fn inner(error: E) -> Self::Error;
+
+    /// Returns the options of a call; set by [`PoolLayer::options`](crate::layer::PoolLayer::options).
+    fn options(&self, _request: &Q) -> Option<JobOptions> {
+        None
+    }
 }
 
 mod sealed {
@@ -52,6 +72,7 @@ mod sealed {
 
     impl Sealed for super::ReturnError {}
     impl<F> Sealed for super::OnError<F> {}
+    impl<A: Sealed, F> Sealed for super::WithOptions<A, F> {}
 }
 
 impl<Q, R, E> HandleError<Q, R, E> for ReturnError {
@@ -87,6 +108,30 @@ where
 
     fn inner(error: E) -> Self::Error {
         error
+    }
+}
+
+impl<Q, R, E, A, F> HandleError<Q, R, E> for WithOptions<A, F>
+where
+    A: HandleError<Q, R, E>,
+    F: Fn(&Q) -> JobOptions + Clone,
+{
+    type Error = A::Error;
+
+    fn closed(refusal: SubmitErrorKind) -> Option<Self::Error> {
+        A::closed(refusal)
+    }
+
+    fn failed(&self, error: CallError<Infallible>, request: Option<Q>) -> Result<R, Self::Error> {
+        self.on_error.failed(error, request)
+    }
+
+    fn inner(error: E) -> Self::Error {
+        A::inner(error)
+    }
+
+    fn options(&self, request: &Q) -> Option<JobOptions> {
+        Some((self.options)(request))
     }
 }
 

@@ -161,18 +161,20 @@ where
             true => clone,
             false => std::mem::replace(&mut self.inner, clone),
         };
+        let options = self.on_error.options(&request);
+        let options = options.as_ref();
         let call = Call::new(ready, request);
         let (on_error, detach) = (self.on_error.clone(), self.setup.detach);
         let submitted = match verb {
             Verb::Schedule => {
                 let reserver = self.reserver.as_mut().expect("`schedule` has a reserver");
                 assert!(reserver.is_reserved(), "`poll_ready` must return `Ready` before `call`");
-                reserver.submit(call, shared.member())
+                reserver.submit(call, shared.member(), options)
             }
-            Verb::TrySchedule => shared.try_schedule(call),
-            Verb::ScheduleAlways => shared.submission(call).schedule_always(),
-            Verb::AnywayGo => shared.submission(call).anyway_go(),
-            Verb::TryGo => match shared.submission(call).try_go(shared.pool_shared()) {
+            Verb::TrySchedule => shared.try_schedule(call, options),
+            Verb::ScheduleAlways => shared.submission(call, options).schedule_always(),
+            Verb::AnywayGo => shared.submission(call, options).anyway_go(),
+            Verb::TryGo => match shared.submission(call, options).try_go(shared.pool_shared()) {
                 Ok(Submitted::Pool(handle)) => Ok(handle),
                 Ok(Submitted::Caller(job)) => {
                     return ResponseFuture::in_caller(job, on_error, detach);
@@ -180,7 +182,8 @@ where
                 Err(refused) => Err(refused),
             },
             Verb::ScheduleWithin(limit) => {
-                return ResponseFuture::waiting(call, shared.clone(), limit, on_error, detach);
+                let shared = shared.clone();
+                return ResponseFuture::waiting(call, options, shared, limit, on_error, detach);
             }
         };
         match submitted {

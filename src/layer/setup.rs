@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::error::{SubmitError, SubmitErrorKind};
 use crate::group::{GroupHandle, MemberGuard};
-use crate::pool::{JobHandle, Pool, Reserver, Shared, Submission};
-use crate::trace::event;
+use crate::pool::{JobHandle, JobOptions, Pool, Reserver, Shared, Submission};
+use crate::trace::{Place, event};
 
 #[derive(Clone)]
 pub(super) struct Setup {
@@ -50,21 +50,30 @@ impl Deref for LayerPool {
 
 impl LayerShared {
     /// Offers a call to the pool, as a member of the layer's group.
-    pub(super) fn submission<F>(&self, call: F) -> Submission<&Shared, F, MemberGuard>
+    pub(super) fn submission<F>(
+        &self,
+        call: F,
+        options: Option<&JobOptions>,
+    ) -> Submission<&Shared, F, MemberGuard>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        Submission::new(&**self.pool.shared(), call, self.member())
+        let (shared, place) = (&**self.pool.shared(), Place::caller());
+        Submission::with(shared, call, self.member(), place, options)
     }
 
     /// Runs a call in the pool, or gives it back at once.
-    pub(super) fn try_schedule<F>(&self, call: F) -> Result<JobHandle<F::Output>, SubmitError<F>>
+    pub(super) fn try_schedule<F>(
+        &self,
+        call: F,
+        options: Option<&JobOptions>,
+    ) -> Result<JobHandle<F::Output>, SubmitError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        Submission::try_schedule(&**self.pool.shared(), call, self.member())
+        Submission::try_schedule(&**self.pool.shared(), call, self.member(), options)
     }
 
     /// Returns the sink for one call.
@@ -74,7 +83,8 @@ impl LayerShared {
 
     /// Returns a reserver under the quota of the layer's group.
     pub(super) fn reserver(&self) -> Reserver {
-        Reserver::new(self.pool.clone(), self.group.as_ref().map(|group| group.job_group().clone()))
+        let group = self.group.as_ref().map(|group| group.job_group().clone());
+        Reserver::new(self.pool.clone(), group).for_requests()
     }
 
     /// Returns why no call is taken any more, or `None` while the pool and the group are open.

@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use crate::error::{ConfigError, JobPanic};
 use crate::panic::catch_panic;
 use crate::pool::Pool;
+use crate::pool::limiter::overload::TargetWait;
 use crate::pool::scheduler::shared::{Config, OnPanic, Shared};
 
 /// Keys of jobs and waiters have 32 bits.
@@ -51,6 +52,7 @@ pub struct PoolBuilder {
     overflow_limit: Option<usize>,
     name: Arc<str>,
     propagate_span: bool,
+    target_wait: TargetWait,
     on_panic: Option<OnPanic>,
     runtime: Option<Handle>,
 }
@@ -65,6 +67,7 @@ impl PoolBuilder {
             overflow_limit: None,
             name: Arc::from("pool"),
             propagate_span: true,
+            target_wait: TargetWait::Measured,
             on_panic: None,
             runtime: None,
         }
@@ -122,6 +125,28 @@ impl PoolBuilder {
         self
     }
 
+    /// Sets how long callers may have to wait in a line that does not become shorter: more than zero.
+    /// `None` never refuses a caller for its wait.
+    ///
+    /// A burst may wait for longer. If the wait stays above the target for three targets, the pool is
+    /// overloaded until it does not. While it is, callers of [`schedule`](Pool::schedule) and
+    /// [`reserve`](Pool::reserve) are refused as
+    /// [`Shed`](crate::SubmitErrorKind::Shed): at once, if the line before them takes more than two
+    /// targets, or after a wait of two targets. The newest caller gets the next slot. Jobs that were
+    /// admitted are never refused, nor is a job of [`anyway_go`](Pool::anyway_go).
+    ///
+    /// By default the calls of a [layer](crate::layer) alone are refused so, and the target is the time
+    /// that a job takes, as the pool measures it: between 5 ms and 1 s. A program that feeds a pool by
+    /// `schedule` wants to wait, and does.
+    ///
+    /// The idea is CoDel's, in the form that folly and Facebook's servers use for queues of requests.
+    #[doc(alias = "CoDel")]
+    #[doc(alias = "load shedding")]
+    pub fn target_wait(mut self, target: impl Into<Option<Duration>>) -> Self {
+        self.target_wait = target.into().map_or(TargetWait::Never, TargetWait::Fixed);
+        self
+    }
+
     /// Sets a hook that is called for each panic of a job.
     ///
     /// The hook runs on the thread of the panic, before the job's handle resolves. A panic of the
@@ -159,6 +184,9 @@ impl PoolBuilder {
         if self.min_idle > self.size {
             return Err(ConfigError::new("min_idle", self.min_idle, "at most `size`"));
         }
+        if self.target_wait == TargetWait::Fixed(Duration::ZERO) {
+            return Err(ConfigError::new("target_wait", "0ns", "more than zero, or `None`"));
+        }
         if self.name.is_empty() {
             return Err(ConfigError::new("name", "empty", "one character or more"));
         }
@@ -175,6 +203,7 @@ impl PoolBuilder {
             min_idle: self.min_idle,
             overflow_limit: self.overflow_limit.unwrap_or(usize::MAX),
             propagate_span: self.propagate_span,
+            target_wait: self.target_wait,
             on_panic: self.on_panic,
         };
         Ok(Pool::from_shared(Shared::new(config, size, self.queue, self.runtime)))
@@ -198,6 +227,7 @@ impl fmt::Debug for PoolBuilder {
             .field("min_idle", &self.min_idle)
             .field("overflow_limit", &self.overflow_limit)
             .field("propagate_span", &self.propagate_span)
+            .field("target_wait", &self.target_wait)
             .finish_non_exhaustive()
     }
 }

@@ -9,7 +9,7 @@
 //! | `limiter` | the semaphore: slots, wait list, quotas, counters, lending, deadlock detection |
 //! | `scheduler` | workers, the idle list, the wake policy and the stall monitor |
 //!
-//! `builder`, `handle`, `status`, `pause` and `shutdown` have the other public types and verbs;
+//! `builder`, `handle`, `options`, `with`, `status`, `pause` and `shutdown` have the other public types and verbs;
 //! `paged_slab` is storage of the limiter and of the shards. The group and the layer
 //! enter through `submit` too.
 //!
@@ -24,12 +24,14 @@ mod job;
 mod limiter;
 #[cfg(all(test, millpond_loom))]
 mod loom;
+mod options;
 mod paged_slab;
 mod pause;
 mod scheduler;
 mod shutdown;
 mod status;
 mod submit;
+mod with;
 
 use std::fmt;
 use std::future::Future;
@@ -44,6 +46,7 @@ pub(crate) use crate::pool::context::{Current, current, enter_blocking, note_wai
 use crate::pool::handle::StoreOutput;
 pub use crate::pool::handle::{AbortHandle, AbortOnDropHandle, JobHandle};
 pub(crate) use crate::pool::job::{JobArc, JobGroup, OutputSink, RawJoinHandle};
+pub use crate::pool::options::{JobOptions, Priority};
 pub(crate) use crate::pool::scheduler::shared::Shared;
 pub use crate::pool::shutdown::ShutdownReport;
 pub use crate::pool::status::PoolStatus;
@@ -61,6 +64,7 @@ pub(crate) use crate::pool::submit::try_go::TryGoInner;
 pub use crate::pool::submit::try_go::{TryGo, TryGoOwned};
 pub use crate::pool::submit::within::ScheduleWithin;
 pub(crate) use crate::pool::submit::within::WithinInner;
+pub use crate::pool::with::PoolWith;
 
 /// A bounded task pool.
 ///
@@ -311,7 +315,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        Submission::try_schedule(&**self.shared(), job, StoreOutput)
+        Submission::try_schedule(&**self.shared(), job, StoreOutput, None)
     }
 
     /// Runs a job in the pool, or beyond the pool's size if the pool is full.

@@ -1,5 +1,7 @@
 //! A snapshot of a pool.
 
+use std::time::Duration;
+
 /// A snapshot of a pool; from [`Pool::status`](crate::Pool::status).
 ///
 /// All numbers belong to the same moment. Every submitted job is in exactly one number on the right:
@@ -60,6 +62,13 @@ pub struct PoolStatus {
     pub panicked: u64,
     /// Jobs that were cancelled.
     pub cancelled: u64,
+    /// Admitted jobs whose deadline passed; see [`JobOptions::deadline`](crate::JobOptions::deadline).
+    pub expired: u64,
+    /// How long the first one of `queued` and `waiting` waits. Zero if none waits.
+    pub oldest_wait: Duration,
+    /// How long a caller that joins the wait list now will wait, by the rate at which the pool served
+    /// its waiters last. Zero if the pool has never had two waiters in a row.
+    pub expected_wait: Duration,
 }
 
 impl PoolStatus {
@@ -73,6 +82,7 @@ impl PoolStatus {
             + self.completed
             + self.panicked
             + self.cancelled
+            + self.expired
     }
 
     /// Returns how many slots are taken: by running jobs, by reservations, for callers that were told to

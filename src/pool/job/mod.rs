@@ -12,6 +12,7 @@
 //! | `refs` | token, plain pointer, counted reference, waker |
 //! | `join` | the join handle |
 //! | `new` | a job before its admission |
+//! | `meta` | what a job carries beside its future: place, span, priority, deadline |
 //! | `alloc_cache` | the memory of cells |
 //!
 //! # References
@@ -128,6 +129,7 @@
 
 mod alloc_cache;
 mod join;
+mod meta;
 mod new;
 mod raw;
 mod refs;
@@ -137,11 +139,13 @@ use std::task::Waker;
 
 pub(crate) use crate::pool::job::alloc_cache::trim as trim_cache;
 pub(crate) use crate::pool::job::join::RawJoinHandle;
+pub(crate) use crate::pool::job::meta::Meta;
 pub(crate) use crate::pool::job::new::{AdmittedJob, NewJob, allocate_job, finished_job};
 pub(crate) use crate::pool::job::refs::{AtomicJobSlot, JobArc, RawJob, Runnable};
 pub(crate) use crate::pool::job::state::SlotHold;
 
 use crate::error::{JobError, SubmitErrorKind};
+use crate::pool::options::JobOptions;
 
 /// What a waker or an abort calls for a suspended or waiting job.
 pub(crate) trait JobScheduler: Send + Sync {
@@ -167,6 +171,9 @@ pub(crate) trait JobGroup: Send + Sync {
     /// The quota that limits the jobs of the group.
     fn quota(&self) -> Option<usize>;
 
+    /// The options of jobs that have none of their own.
+    fn options(&self) -> Option<&JobOptions>;
+
     /// Why the group takes no more jobs, or `None` if the group takes jobs.
     fn refusal(&self) -> Option<SubmitErrorKind>;
 
@@ -182,6 +189,10 @@ pub(crate) trait OutputSink<T>: Send + 'static {
 
     /// Whether the sink stays with the job, and is dropped when the job has ended.
     const DROPPED_AT_END: bool = Self::PUSHES;
+
+    /// Whether the job serves a request: its caller may be refused under overload, although the pool has
+    /// no target of its own.
+    const IS_REQUEST: bool = false;
 
     /// What the submitter gets.
     type Handle;
@@ -242,6 +253,8 @@ pub(crate) enum End {
     Completed,
     Panicked,
     Cancelled,
+    /// The deadline passed before the job ended.
+    Expired,
 }
 
 /// Which slot an admitted job holds.

@@ -9,11 +9,13 @@ use std::task::{Context, Poll, ready};
 use crate::error::{JobError, SubmitErrorKind};
 use crate::pool::context::{NO_POOL, PoolId};
 use crate::pool::job::join::RawJoinHandle;
+use crate::pool::job::meta::Meta;
 use crate::pool::job::raw::Cell;
 use crate::pool::job::refs::{JobArc, RawJob, Runnable};
 use crate::pool::job::{JobScheduler, OutputSink, SlotKind};
+use crate::pool::options::Terms;
 use crate::sync::failpoint;
-use crate::trace::{JobSpan, Place};
+use crate::trace::Place;
 
 /// A job in a cell of its own that no other owner has. The submitter can still take the future out
 /// again.
@@ -29,15 +31,15 @@ pub(crate) struct AdmittedJob<F: Future, S> {
     types: PhantomData<fn(F, S)>,
 }
 
-/// Moves a future into a cell. The future is to run inside `span`, on the pool `pool`.
+/// Moves a future into a cell. The future is to run on the pool `pool`.
 #[inline]
-pub(crate) fn allocate_job<F, S>(future: F, span: JobSpan, pool: PoolId) -> NewJob<F, S>
+pub(crate) fn allocate_job<F, S>(future: F, meta: Meta, pool: PoolId) -> NewJob<F, S>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
-    NewJob { job: RawJob(Cell::<F, S>::allocate(future, span, pool)), types: PhantomData }
+    NewJob { job: RawJob(Cell::<F, S>::allocate(future, meta, pool)), types: PhantomData }
 }
 
 /// Makes the join handle of a job that ran in its caller and has ended. The output gets a cell, so that
@@ -47,8 +49,8 @@ where
     T: Send + 'static,
     S: OutputSink<T>,
 {
-    let span = JobSpan::current(false, Place::caller());
-    let new_job = allocate_job::<_, S>(std::future::pending::<T>(), span, NO_POOL);
+    let meta = Meta::new(false, Place::caller(), None);
+    let new_job = allocate_job::<_, S>(std::future::pending::<T>(), meta, NO_POOL);
     // SAFETY: `new_job` has the token, and a `Pending` needs no drop.
     unsafe { new_job.cell().finish_unpolled(output) };
     let (token, admitted) = new_job.admit(sink, SlotKind::Overflow);
@@ -95,9 +97,14 @@ where
         (Runnable(job), AdmittedJob { join, types: PhantomData })
     }
 
+    /// What the limiter must know of the job.
+    pub(crate) fn terms(&self) -> Terms {
+        self.cell().meta.terms()
+    }
+
     /// Where the job was submitted.
     pub(crate) fn place(&self) -> Place {
-        self.cell().place()
+        self.cell().meta.place()
     }
 
     /// Takes the future out of the cell and frees the cell. Called when the job is refused.

@@ -1,6 +1,6 @@
 //! The storage of a job: one allocation with everything of the job, and its table of functions.
 //!
-//! [`Cell`] owns the future or output, the sink, the span and the [`Header`]. The type of the
+//! [`Cell`] owns the future or output, the sink, the [`Meta`] and the [`Header`]. The type of the
 //! header does not depend on the job, so every reference is a thin pointer to a header.
 //! `new.rs` allocates cells. `refs.rs` and `join.rs` call the functions of [`VTable`], which know the
 //! job's type. No lock protects a cell: each access cites the invariant of `mod.rs` that permits it.
@@ -16,12 +16,14 @@ use std::task::{Context, Poll, Waker};
 use crate::error::{JobError, JobPanic};
 use crate::panic::catch_panic;
 use crate::pool::context::PoolId;
+use crate::pool::job::meta::Meta;
+use crate::pool::job::refs::RawJob;
 use crate::pool::job::state::{SlotHold, State};
 use crate::pool::job::{End, JobScheduler, OutputSink, Step, alloc_cache};
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Acquire;
-use crate::trace::{JobSpan, Place};
+use crate::trace::Place;
 
 /// The suspended key or waiter key of a job that has none.
 pub(super) const NO_KEY: u32 = u32::MAX;
@@ -67,6 +69,7 @@ pub(super) struct VTable {
     pub(super) poll: unsafe fn(NonNull<Header>, &mut Context<'_>) -> Step,
     pub(super) cancel: unsafe fn(NonNull<Header>) -> End,
     pub(super) visit_panic: unsafe fn(NonNull<Header>, PanicVisitor<'_>),
+    pub(super) mark_expired: unsafe fn(NonNull<Header>),
     pub(super) discard: unsafe fn(NonNull<Header>),
     pub(super) give_back: unsafe fn(NonNull<Header>),
     pub(super) publish: unsafe fn(NonNull<Header>),
@@ -82,7 +85,7 @@ pub(super) struct VTable {
 #[repr(C)]
 pub(super) struct Cell<F: Future, S> {
     pub(super) header: Header,
-    span: JobSpan,
+    pub(super) meta: Meta,
     stage: UnsafeCell<Stage<F>>,
     sink: UnsafeCell<Option<S>>,
 }
@@ -104,6 +107,7 @@ where
         poll: Self::poll,
         cancel: Self::cancel,
         visit_panic: Self::visit_panic,
+        mark_expired: Self::mark_expired,
         discard: Self::discard,
         give_back: Self::give_back,
         publish: Self::publish,
@@ -114,7 +118,7 @@ where
 
     /// Moves a future into a new cell. The caller owns two references: the token and the join handle.
     #[inline]
-    pub(super) fn allocate(future: F, span: JobSpan, pool: PoolId) -> NonNull<Header> {
+    pub(super) fn allocate(future: F, meta: Meta, pool: PoolId) -> NonNull<Header> {
         let cell = alloc_cache::allocate::<Self>();
         let raw = cell.as_ptr();
         // The fields are written one by one: a cell that is built on the stack and moved costs twice
@@ -134,7 +138,7 @@ where
                 slot_hold: UnsafeCell::new(None),
                 join_waker: UnsafeCell::new(None),
             });
-            (&raw mut (*raw).span).write(span);
+            (&raw mut (*raw).meta).write(meta);
             (&raw mut (*raw).stage).write(UnsafeCell::new(Stage::Future(future)));
             (&raw mut (*raw).sink).write(UnsafeCell::new(None));
         }
@@ -148,11 +152,6 @@ where
     pub(super) unsafe fn from_header<'a>(header: NonNull<Header>) -> &'a Self {
         // SAFETY: the caller vouches for the type and for the life of the cell.
         unsafe { header.cast::<Self>().as_ref() }
-    }
-
-    /// Where the job was submitted.
-    pub(super) fn place(&self) -> Place {
-        self.span.place()
     }
 
     /// Gives the job the sink of its output.
@@ -187,6 +186,48 @@ where
     unsafe fn poll(ptr: NonNull<Header>, cx: &mut Context<'_>) -> Step {
         // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7).
         let cell = unsafe { Self::from_header(ptr) };
+        if !cell.meta.is_plain() {
+            // SAFETY: the caller's contract is the same.
+            return unsafe { cell.poll_timed(cx) };
+        }
+        // SAFETY: the caller's contract is the same.
+        unsafe { cell.poll_future(cx) }
+    }
+
+    /// Polls a job that may have a deadline.
+    ///
+    /// # Safety
+    ///
+    /// That of [`poll`](Self::poll).
+    #[cold]
+    unsafe fn poll_timed(&self, cx: &mut Context<'_>) -> Step {
+        // SAFETY: the caller holds the token, and a job that has not ended is a future.
+        let expire =
+            || self.stage.with_mut(|stage| unsafe { self.end(stage, Err(JobError::Expired)) });
+        if self.meta.is_late_to_start() {
+            return Step::Ended(expire());
+        }
+        // SAFETY: the caller's contract is the same.
+        let step = unsafe { self.poll_future(cx) };
+        if step != Step::Pending || !self.meta.poll_expired(cx) {
+            return step;
+        }
+        if self.header.state.load().is_abort_deferred() {
+            // The end of the last deferral schedules the job, which is then cancelled as expired.
+            let _ = RawJob(NonNull::from(&self.header)).request_abort();
+            return Step::Pending;
+        }
+        Step::Ended(expire())
+    }
+
+    /// Polls the future once, and drops it if that poll ended the job.
+    ///
+    /// # Safety
+    ///
+    /// That of [`poll`](Self::poll).
+    #[inline(always)]
+    unsafe fn poll_future(&self, cx: &mut Context<'_>) -> Step {
+        let cell = self;
         cell.stage.with_mut(|stage| {
             // SAFETY: `stage` belongs to the token's holder (S2).
             let Stage::Future(future) = (unsafe { &mut *stage }) else {
@@ -195,7 +236,7 @@ where
             let future: *mut F = future;
             let mut output = None;
             let polled = catch_unwind(AssertUnwindSafe(|| {
-                cell.span.in_scope(|| {
+                cell.meta.in_scope(|| {
                     // SAFETY: the future stays in place until it is dropped there (S3).
                     let pinned = unsafe { Pin::new_unchecked(&mut *future) };
                     let Poll::Ready(value) = pinned.poll(cx) else { return };
@@ -230,8 +271,19 @@ where
     unsafe fn cancel(ptr: NonNull<Header>) -> End {
         // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7).
         let cell = unsafe { Self::from_header(ptr) };
+        let error = if cell.meta.is_expired() { JobError::Expired } else { JobError::Cancelled };
         // SAFETY: the caller holds the token, and a job that has not ended is a future.
-        cell.stage.with_mut(|stage| unsafe { cell.end(stage, Err(JobError::Cancelled)) })
+        cell.stage.with_mut(|stage| unsafe { cell.end(stage, Err(error)) })
+    }
+
+    /// Notes that the job is about to be cancelled because its deadline has passed.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the token, and the job has not ended.
+    unsafe fn mark_expired(ptr: NonNull<Header>) {
+        // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7).
+        unsafe { Self::from_header(ptr) }.meta.mark_expired();
     }
 
     /// Drops the future in place and puts the output there. A panic of that drop becomes the output.
@@ -247,7 +299,7 @@ where
         let dropped = catch_unwind(AssertUnwindSafe(|| {
             // SAFETY: the future is valid and pinned here (S3); `finish` replaces it without a
             // second drop.
-            self.span.in_scope(|| unsafe { ptr::drop_in_place(future) })
+            self.meta.in_scope(|| unsafe { ptr::drop_in_place(future) })
         }));
         let output = match dropped {
             Ok(()) => output,
@@ -288,6 +340,7 @@ where
         let end = match &output {
             Ok(_) => End::Completed,
             Err(JobError::Cancelled) => End::Cancelled,
+            Err(JobError::Expired) => End::Expired,
             Err(JobError::Panicked(_)) => End::Panicked,
         };
         // SAFETY: `stage` is still ours (S2). Its old content was dropped by the caller, so `=` must
@@ -308,7 +361,7 @@ where
             // SAFETY: `stage` belongs to the token's holder (S2).
             if let Stage::Ended(Err(JobError::Panicked(panic))) = unsafe { &*stage } {
                 // A subscriber may panic as it enters the span (S9).
-                catch_panic(|| cell.span.in_scope(|| visit(panic, cell.span.place())));
+                catch_panic(|| cell.meta.in_scope(|| visit(panic, cell.meta.place())));
             }
         });
     }

@@ -280,6 +280,12 @@ impl Runnable {
         unsafe { (self.0.header().vtable.give_back)(self.0.0) };
     }
 
+    /// Notes that the job is about to be cancelled because its deadline has passed.
+    pub(crate) fn mark_expired(&self) {
+        // SAFETY: `self` is the token (S1), and the table belongs to this cell (S7).
+        unsafe { (self.0.header().vtable.mark_expired)(self.0.0) };
+    }
+
     /// Ends the job without a poll.
     pub(crate) fn cancel(&self) -> End {
         // SAFETY: `self` is the token (S1), and the table belongs to this cell (S7).

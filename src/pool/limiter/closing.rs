@@ -15,7 +15,7 @@ use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::flags::{CANCELLING, CLOSED, CLOSED_BY_OWNER, RUNTIME_GONE};
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::state::StateGuard;
-use crate::pool::limiter::wait_list::{CallerWaiter, Waiter, WaiterState};
+use crate::pool::limiter::wait_list::{CallerWaiter, Waiter, WaiterKey, WaiterState};
 use crate::pool::limiter::{Limiter, pause};
 use crate::sync::failpoint;
 
@@ -45,14 +45,28 @@ fn give_back_jobs(
         {
             continue;
         }
-        let list = state.wait_list.unlink(waiter_key);
-        let node = state.wait_list.node(waiter_key);
+        state.give_job_back(shard_id, waiter_key, rejected, deferred);
+    }
+}
+
+impl StateGuard<'_> {
+    /// Takes a job whose submitter waits for the start out of the wait list. A rejected caller takes its
+    /// place, and the submitter gets the job back.
+    pub(super) fn give_job_back(
+        &mut self,
+        shard_id: ShardId,
+        waiter_key: WaiterKey,
+        rejected: WaiterState,
+        deferred: &mut DeferredWakes,
+    ) {
+        let list = self.wait_list.unlink(waiter_key);
+        let node = self.wait_list.node(waiter_key);
         let (quota, caller) = (node.quota, CallerWaiter::rejected(rejected));
         if let Waiter::Job(job, waker) = std::mem::replace(&mut node.waiter, caller) {
             job.mark_given_back();
             deferred.give_back(job, waker);
         }
-        state.move_up(shard_id, list, quota, deferred);
+        self.move_up(shard_id, list, quota, deferred);
     }
 }
 

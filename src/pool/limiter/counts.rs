@@ -15,12 +15,16 @@
 //! submitted = refused + withdrawn                              (never ran, given back or dropped)
 //!           + queued + waiting + granted + reserved            (has no slot yet, or no job yet)
 //!           + running + lent + overflow + in_caller            (started)
-//!           + completed + panicked + cancelled                 (ended)
+//!           + completed + panicked + cancelled + expired       (ended)
 //! ```
 //!
 //! An entry point moves a job between places under one lock, in one critical section. A reserved
 //! slot counts as a submitted job from its reservation on. A held slot counts nowhere in the law,
 //! because its job has ended.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::pool::job::End;
 
@@ -35,6 +39,7 @@ pub(crate) struct Counters {
     pub(crate) completed: u64,
     pub(crate) panicked: u64,
     pub(crate) cancelled: u64,
+    pub(crate) expired: u64,
     pub(crate) overflow_started: u64,
     pub(crate) overflow_ended: u64,
     pub(crate) refused: u64,
@@ -77,6 +82,7 @@ impl Counters {
         self.completed += other.completed;
         self.panicked += other.panicked;
         self.cancelled += other.cancelled;
+        self.expired += other.expired;
         self.overflow_started += other.overflow_started;
         self.overflow_ended += other.overflow_ended;
         self.refused += other.refused;
@@ -114,6 +120,7 @@ impl Counters {
             End::Completed => self.completed += 1,
             End::Panicked => self.panicked += 1,
             End::Cancelled => self.cancelled += 1,
+            End::Expired => self.expired += 1,
         }
     }
 }
@@ -137,6 +144,10 @@ pub(crate) struct Counts {
     pub(crate) reserved: usize,
     pub(crate) held_slots: usize,
     pub(crate) paused: bool,
+    /// When the oldest waiter joined the wait list.
+    pub(crate) oldest_since: Option<Instant>,
+    /// How long a caller that joins the wait list now will wait.
+    pub(crate) expected_wait: Duration,
     pub(crate) jobs: Counters,
 }
 

@@ -22,7 +22,10 @@
 //! | `flags` | the flag word, with its memory orderings |
 //! | `shard` | [`Shard`]: free slots, run queue and suspended jobs of one thread |
 //! | `state` | the state lock, and the steps under it |
-//! | `wait_list` | lists, queue and quotas; the states of a waiter |
+//! | `wait_list` | lists, queue and quotas; priorities; the states of a waiter |
+//! | `waiters` | what a waiter does after it joined: looks, hands in its job, leaves |
+//! | `expiry` | waiters whose deadline has passed |
+//! | `overload` | when the pool is overloaded, and who is refused then |
 //! | `lending` | waits inside the pool's own jobs: lent slots, and waits that could never end |
 //! | `pause` | no slots for a while |
 //! | `closing` | the end: what is refused, and what is taken out |
@@ -133,12 +136,15 @@
 mod closing;
 pub(crate) mod counts;
 pub(crate) mod deferred_wakes;
+mod expiry;
 mod flags;
 mod lending;
+pub(crate) mod overload;
 mod pause;
 pub(crate) mod shard;
 mod state;
 pub(crate) mod wait_list;
+mod waiters;
 
 use std::task::Waker;
 
@@ -146,14 +152,15 @@ use crossbeam_utils::CachePadded;
 
 use crate::error::SubmitErrorKind;
 use crate::pool::context::{PoolId, current_of};
-use crate::pool::job::{End, JobGroup, RawJob, Runnable, SlotKind};
-use crate::pool::limiter::counts::{Counts, LeaveReason, ReleaseReason};
+use crate::pool::job::{End, JobGroup, Runnable, SlotKind};
+use crate::pool::limiter::counts::{Counts, ReleaseReason};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
-use crate::pool::limiter::flags::{CANCELLING, CLOSED, Flags, IDLE_WAITERS, NO_SLOTS};
-use crate::pool::limiter::lending::{set_waiting_job, waiting_job};
+use crate::pool::limiter::flags::{CLOSED, Flags, IDLE_WAITERS, NO_SLOTS};
+use crate::pool::limiter::overload::TargetWait;
 use crate::pool::limiter::shard::{Shard, ShardGuard, ShardId};
 use crate::pool::limiter::state::{State, StateGuard};
-use crate::pool::limiter::wait_list::{CallerWaiter, List, Waiter, WaiterKey, WaiterState};
+use crate::pool::limiter::wait_list::{List, WaiterKey};
+use crate::pool::options::Terms;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
 use crate::sync::{Mutex, failpoint};
@@ -178,6 +185,9 @@ pub(crate) enum OnFull<'a> {
 pub(crate) trait PendingJob {
     /// The group that the job belongs to.
     fn group(&self) -> Option<&dyn JobGroup>;
+
+    /// What the job asks for. Called before the job is handed over.
+    fn terms(&self) -> Terms;
 
     /// Hands the job over, unless its group takes no more jobs. Called under the limiter's locks, so
     /// that no worker or abort can reach the job before it is counted. Takes no lock but the
@@ -240,7 +250,13 @@ fn start(shard: &mut ShardGuard<'_>, job: Runnable) -> AcquireOutcome {
 }
 
 impl Limiter {
-    pub(crate) fn new(pool: PoolId, shards: usize, size: usize, queue_capacity: usize) -> Self {
+    pub(crate) fn new(
+        pool: PoolId,
+        shards: usize,
+        size: usize,
+        queue_capacity: usize,
+        target_wait: TargetWait,
+    ) -> Self {
         let share = |shard: usize| size / shards + usize::from(shard < size % shards);
         Self {
             shards: (0..shards).map(|shard| CachePadded::new(Shard::new(share(shard)))).collect(),
@@ -248,7 +264,7 @@ impl Limiter {
             fast_refusals: AtomicU64::new(0),
             blocked_jobs: AtomicUsize::new(0),
             pool,
-            state: Mutex::new(State::new(size, queue_capacity)),
+            state: Mutex::new(State::new(size, queue_capacity, target_wait)),
         }
     }
 
@@ -353,9 +369,15 @@ impl Limiter {
         }
         match on_full {
             OnFull::Wait(_) if waits_itself => state.enqueue_nested_job(list, pending, slot_kind),
-            OnFull::Wait(_) => state.enter_line(pending.group(), |state| {
-                state.enqueue_caller(list, quota, &mut waker, current, false)
-            }),
+            OnFull::Wait(_) => {
+                let terms = pending.terms();
+                if let Some(kind) = state.shed_at_the_door(terms) {
+                    return state.refuse(AcquireOutcome::Refused(kind));
+                }
+                state.enter_line(pending.group(), |state| {
+                    state.enqueue_caller(list, quota, &mut waker, current, (terms, false))
+                })
+            }
             OnFull::Commit => state.enqueue_job(list, pending, slot_kind, current.is_some()),
             OnFull::RunInCaller if !state.paused => match pending.admit_in_caller() {
                 Ok(()) => {
@@ -390,14 +412,15 @@ impl Limiter {
 
     // ----- slots without jobs -----
 
-    /// Reserves a slot for a later job of the group. If none is free, the caller waits with `waker`.
-    /// Without one, the outcome is `Full`.
+    /// Reserves a slot for a later job of the group. If none is free, the caller waits with `waker` on
+    /// these terms. Without one, the outcome is `Full`.
     #[inline]
     pub(crate) fn reserve(
         &self,
         shard_id: ShardId,
         group: Option<&dyn JobGroup>,
         waker: Option<&Waker>,
+        terms: Terms,
     ) -> AcquireOutcome {
         let quota = group.and_then(JobGroup::quota);
         if quota.is_none() {
@@ -412,7 +435,7 @@ impl Limiter {
                 return AcquireOutcome::Reserved;
             }
         }
-        self.reserve_slow(shard_id, group, waker)
+        self.reserve_slow(shard_id, group, waker, terms)
     }
 
     #[cold]
@@ -421,6 +444,7 @@ impl Limiter {
         shard_id: ShardId,
         group: Option<&dyn JobGroup>,
         waker: Option<&Waker>,
+        terms: Terms,
     ) -> AcquireOutcome {
         let quota = group.and_then(JobGroup::quota);
         // Cloned before the lock and, if no wait takes it, dropped after the lock (L2).
@@ -437,9 +461,13 @@ impl Limiter {
             return AcquireOutcome::Reserved;
         }
         match waker {
-            Some(_) => state.enter_line(group, |state| {
-                state.enqueue_caller(list, quota, &mut waker, current_of(self.pool), true)
-            }),
+            Some(_) => match state.shed_at_the_door(terms) {
+                Some(kind) => state.refuse(AcquireOutcome::Refused(kind)),
+                None => state.enter_line(group, |state| {
+                    let current = current_of(self.pool);
+                    state.enqueue_caller(list, quota, &mut waker, current, (terms, true))
+                }),
+            },
             None => state.refuse(AcquireOutcome::Refused(list.full_kind())),
         }
     }
@@ -489,207 +517,6 @@ impl Limiter {
         state.counters.release(reason);
         state.release(shard_id, quota, deferred);
         state.check_idle(deferred);
-    }
-
-    // ----- callers in the wait list -----
-
-    /// Returns the state of a waiting caller. If the state is `Waiting`, `waker` is woken at the
-    /// next change. A pause hides a granted slot.
-    pub(crate) fn poll_waiter(&self, waiter_key: WaiterKey, waker: &Waker) -> WaiterState {
-        let wakes =
-            |caller: &CallerWaiter| caller.waker.as_ref().is_some_and(|old| old.will_wake(waker));
-        let mut state = self.state.lock();
-        set_waiting_job(&mut state, waiter_key, current_of(self.pool).and_then(waiting_job));
-        let waiter_state = pause::visible_state(&mut state, waiter_key);
-        let is_known = wakes(state.wait_list.caller(waiter_key));
-        if waiter_state != WaiterState::Waiting || is_known {
-            return waiter_state;
-        }
-        drop(state);
-        // The clone is user code (L2). The state may change meanwhile, so it is read again.
-        let waker = Some(waker.clone());
-        let mut state = self.state.lock();
-        let waiter_state = pause::visible_state(&mut state, waiter_key);
-        let caller = state.wait_list.caller(waiter_key);
-        let unused = match waiter_state {
-            WaiterState::Waiting if failpoint("the first waker of a waiter stays") => waker,
-            WaiterState::Waiting => std::mem::replace(&mut caller.waker, waker),
-            _ => waker,
-        };
-        drop(state);
-        drop(unused);
-        waiter_state
-    }
-
-    /// Notes that no job waits through the caller any more, although the caller keeps its place.
-    /// Called when the future of a [`Reserver`](crate::Reserver) is dropped.
-    pub(crate) fn clear_waiting_job(&self, waiter_key: WaiterKey) {
-        set_waiting_job(&mut self.state.lock(), waiter_key, None);
-    }
-
-    /// Hands in the job of a caller, according to the caller's state. The caller is gone
-    /// afterwards, unless the outcome is `Waiting`. If the outcome is a refusal, the job stays on
-    /// offer.
-    pub(crate) fn submit_granted(
-        &self,
-        shard_id: ShardId,
-        waiter_key: WaiterKey,
-        pending: &mut impl PendingJob,
-        deferred: &mut DeferredWakes,
-    ) -> AcquireOutcome {
-        let mut state = self.lock_state();
-        let quota = state.wait_list.node(waiter_key).quota;
-        let slot_kind = SlotKind::for_quota(quota);
-        match pause::visible_state(&mut state, waiter_key) {
-            WaiterState::SlotGranted => {
-                state.wait_list.remove_node(waiter_key);
-                state.slots_granted -= 1;
-                if state.is_set(CANCELLING) {
-                    // `cancel_all` has emptied the shards already, so no job may start.
-                    state.release(shard_id, quota, deferred);
-                    let outcome = state.refuse(AcquireOutcome::Refused(self.closed_kind()));
-                    state.check_idle(deferred);
-                    return outcome;
-                }
-                let mut shard = self.shards[shard_id].lock();
-                match pending.admit(slot_kind) {
-                    Ok(job) => {
-                        state.counters.started += 1;
-                        start(&mut shard, job)
-                    }
-                    Err(kind) => {
-                        drop(shard);
-                        state.release(shard_id, quota, deferred);
-                        let outcome = state.refuse(AcquireOutcome::Refused(kind));
-                        state.check_idle(deferred);
-                        outcome
-                    }
-                }
-            }
-            WaiterState::QueueGranted => match pending.admit_waiting(slot_kind, waiter_key) {
-                Ok(job) => {
-                    state.wait_list.submit_granted(waiter_key, job);
-                    AcquireOutcome::Enqueued
-                }
-                Err(kind) => {
-                    // `reject_group` has not come yet. This caller does not wait for it.
-                    let rejected = WaiterState::Rejected(kind);
-                    state.reject_waiter(shard_id, waiter_key, rejected, deferred);
-                    let outcome = state.remove_rejected(waiter_key, self.closed_kind());
-                    state.check_idle(deferred);
-                    outcome
-                }
-            },
-            WaiterState::Waiting => AcquireOutcome::Waiting(waiter_key),
-            WaiterState::Closed | WaiterState::Deadlock | WaiterState::Rejected(_) => {
-                let outcome = state.remove_rejected(waiter_key, self.closed_kind());
-                state.check_idle(deferred);
-                outcome
-            }
-        }
-    }
-
-    /// Takes the slot that was granted to a reserver. The caller is gone afterwards, unless the
-    /// outcome is `Waiting`.
-    pub(crate) fn take_granted(
-        &self,
-        waiter_key: WaiterKey,
-        deferred: &mut DeferredWakes,
-    ) -> AcquireOutcome {
-        let mut state = self.lock_state();
-        let outcome = match state.wait_list.caller(waiter_key).state {
-            WaiterState::Waiting | WaiterState::QueueGranted => {
-                return AcquireOutcome::Waiting(waiter_key);
-            }
-            WaiterState::SlotGranted => {
-                state.wait_list.remove_node(waiter_key);
-                state.slots_granted -= 1;
-                state.counters.reserved += 1;
-                AcquireOutcome::Reserved
-            }
-            WaiterState::Closed | WaiterState::Deadlock | WaiterState::Rejected(_) => {
-                state.remove_rejected(waiter_key, self.closed_kind())
-            }
-        };
-        state.check_idle(deferred);
-        outcome
-    }
-
-    /// Forgets a caller that is dropped, and passes on what the caller was granted (L7).
-    pub(crate) fn cancel_waiter(
-        &self,
-        shard_id: ShardId,
-        waiter_key: WaiterKey,
-        reason: LeaveReason,
-        deferred: &mut DeferredWakes,
-    ) {
-        let mut state = self.lock_state();
-        let waiter_state = state.wait_list.caller(waiter_key).state;
-        if waiter_state == WaiterState::SlotGranted && failpoint("keep the grant") {
-            return;
-        }
-        let list = state.wait_list.list_of(waiter_key).map(|_| state.wait_list.unlink(waiter_key));
-        let node = state.wait_list.remove_node(waiter_key);
-        if let Waiter::Caller(caller) = node.waiter {
-            if waiter_state == WaiterState::Waiting {
-                state.holders.remove_caller(caller.waiting_job);
-            }
-            deferred.discard(caller.waker);
-        }
-        state.counters.leave(reason);
-        if waiter_state == WaiterState::SlotGranted {
-            state.slots_granted -= 1;
-            state.release(shard_id, node.quota, deferred);
-        } else if let Some(list) = list.filter(|_| !failpoint("no move up behind a caller")) {
-            state.move_up(shard_id, list, node.quota, deferred);
-        }
-        state.check_idle(deferred);
-    }
-
-    // ----- jobs in the wait list -----
-
-    /// Leaves a waker with a waiting job, to be woken when the job leaves the wait list. Returns
-    /// `false` if the job has left already. See `JobScheduler::await_start`.
-    pub(crate) fn await_start(&self, job: RawJob, waiter_key: WaiterKey, waker: &Waker) -> bool {
-        let waker = waker.clone();
-        let mut state = self.state.lock();
-        let Some(place) = state.wait_list.start_waker(waiter_key, job) else { return false };
-        let old = place.replace(waker);
-        drop(state);
-        drop(old);
-        true
-    }
-
-    /// Takes a job out of the wait list. Returns `None` if the job has left already. The caller must
-    /// end the job and call [`end_withdrawn`](Self::end_withdrawn).
-    pub(crate) fn withdraw(
-        &self,
-        shard_id: ShardId,
-        job: RawJob,
-        waiter_key: WaiterKey,
-        deferred: &mut DeferredWakes,
-    ) -> Option<Runnable> {
-        let mut state = self.lock_state();
-        let mut removed = state.wait_list.remove_job(waiter_key, job)?;
-        state.remove_for_cancel(shard_id, &mut removed, deferred);
-        Some(removed.job)
-    }
-
-    /// Counts the end of a job that left the wait list, or why its submitter has it no more there.
-    pub(crate) fn end_withdrawn(
-        &self,
-        end: Result<End, LeaveReason>,
-        deferred: &mut DeferredWakes,
-    ) {
-        let mut state = self.lock_state();
-        state.cancelling -= 1;
-        match end {
-            Ok(end) => state.counters.end(end),
-            Err(reason) => state.counters.leave(reason),
-        }
-        if !failpoint("no idle check after a withdrawal") {
-            state.check_idle(deferred);
-        }
     }
 
     // ----- ends -----

@@ -22,11 +22,13 @@ use crate::pool::limiter::counts::{Counters, Counts};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::flags::{CLOSED, FULL, IDLE_WAITERS, NO_SLOTS};
 use crate::pool::limiter::lending::{Holders, waiting_job, would_deadlock};
+use crate::pool::limiter::overload::{Overload, TargetWait};
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::wait_list::{
     CallerWaiter, List, NO_GROUP, RemovedJob, WaitList, Waiter, WaiterKey, WaiterState,
 };
 use crate::pool::limiter::{AcquireOutcome, Limiter, PendingJob};
+use crate::pool::options::Terms;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{MutexGuard, failpoint};
 
@@ -53,12 +55,14 @@ pub(super) struct State {
     pub(super) lent: HashMap<usize, Option<usize>>,
     /// All jobs that lent their slot: `lent`, the resuming ones, and those that are being cancelled.
     pub(super) lent_jobs: usize,
+    /// Whether the limiter is overloaded.
+    pub(super) overload: Overload,
     /// Totals of what does not happen in a shard.
     pub(super) counters: Counters,
 }
 
 impl State {
-    pub(super) fn new(size: usize, queue_capacity: usize) -> Self {
+    pub(super) fn new(size: usize, queue_capacity: usize, target_wait: TargetWait) -> Self {
         Self {
             wait_list: WaitList::new(queue_capacity),
             size,
@@ -72,6 +76,7 @@ impl State {
             holders: Holders::default(),
             lent: HashMap::new(),
             lent_jobs: 0,
+            overload: Overload::new(target_wait),
             counters: Counters::default(),
         }
     }
@@ -100,6 +105,7 @@ impl State {
         slot_kind: SlotKind,
         is_nested: bool,
     ) -> AcquireOutcome {
+        let terms = pending.terms();
         let job = match pending.admit_waiting(slot_kind, self.wait_list.next_key()) {
             Ok(job) => job,
             Err(kind) => return self.refuse(AcquireOutcome::Refused(kind)),
@@ -107,7 +113,7 @@ impl State {
         if list == List::Main {
             self.acquire_quota(slot_kind.quota());
         }
-        self.wait_list.push(list, slot_kind.quota(), Waiter::Job(job, None), is_nested);
+        self.wait_list.push(list, slot_kind.quota(), Waiter::Job(job, None), terms, is_nested);
         // Waiters before this one have their places already, so the step can only admit the job.
         let _ = self.wait_list.enter_queue();
         AcquireOutcome::Enqueued
@@ -159,7 +165,7 @@ impl State {
         quota: Option<usize>,
         waker: &mut Option<Waker>,
         current: Option<Current>,
-        is_reserver: bool,
+        (terms, is_reserver): (Terms, bool),
     ) -> AcquireOutcome {
         let waiting_job = current.and_then(waiting_job);
         if waiting_job.is_some_and(|job| would_deadlock(self, list, job)) {
@@ -177,7 +183,7 @@ impl State {
             is_reserver,
         };
         let waiter = Waiter::Caller(caller);
-        let waiter_key = self.wait_list.push(list, quota, waiter, current.is_some());
+        let waiter_key = self.wait_list.push(list, quota, waiter, terms, current.is_some());
         if is_reserver {
             // A reserver has nothing to leave in the queue, but keeps later waiters behind it.
             let _ = self.wait_list.enter_queue();
@@ -321,7 +327,8 @@ impl StateGuard<'_> {
         if self.slots_to_remove > 0 {
             self.slots_to_remove -= 1;
             self.lend_if_stuck(shard_id, deferred);
-        } else if let Some(waiter_key) = self.first_to_serve() {
+        } else if let Some(waiter_key) = self.next_to_serve(shard_id, deferred) {
+            self.wait_list.note_turn(waiter_key);
             self.wait_list.unlink(waiter_key);
             self.grant(waiter_key, deferred);
             if !failpoint("the queue is not filled") {
@@ -503,6 +510,8 @@ impl StateGuard<'_> {
             reserved: (jobs.reserved - jobs.reservations_ended) as usize,
             held_slots: (jobs.held_slots - jobs.held_released) as usize,
             paused: self.paused,
+            oldest_since: self.wait_list.oldest_since(),
+            expected_wait: self.expected_wait(),
             jobs,
         };
         if cfg!(debug_assertions) {

@@ -6,17 +6,21 @@
 //!
 //! # Lists and order (L6)
 //!
-//! * The **main list** holds the waiters for a slot, oldest first. Its first `queue_capacity`
-//!   entries stand in the pool's queue. The rest wait for room in the queue.
+//! * The **main list** holds the waiters for a slot: a list for each [`Priority`], oldest first. Some
+//!   `queue_capacity` of its entries stand in the pool's queue, in each of these lists the first ones.
+//!   The rest wait for room in the queue.
 //! * Each quota has a **quota list** for waiters that may not enter the main list yet, because the
 //!   jobs of the quota use it up. They join the main list at its end when the quota has room (L8).
 //! * **Resuming jobs** have started before and lent their slots. They have a list for the pool and one
 //!   for each quota, and come before all other waiters (`lending`).
 //!
+//! The next slot goes to the highest priority that has a waiter. A lower one that was passed by
+//! [`PASSES`] times comes first, so each of them receives a sixteenth of the slots at least.
+//!
 //! ```text
-//!                 queue_capacity
+//!                 in the queue
 //!             ┌─────────┴─────────┐
-//!   main:     job   job   caller    caller   committed job   caller
+//!   main:     job   job   caller    caller   committed job   caller      (of one priority)
 //!              ▲                      ▲
 //!              head: gets the         first_unqueued: gets the next
 //!              next free slot         place in the queue
@@ -57,14 +61,16 @@
 //! later waiter passes it, but it stays `Waiting` until it is granted a slot.
 //! A caller may be dropped in any state: `Limiter::cancel_waiter` then passes on what it owns.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::task::Waker;
 
 use slab::Slab;
+use tokio::time::Instant;
 
 use crate::error::SubmitErrorKind;
 use crate::pool::job::{RawJob, Runnable};
 use crate::pool::limiter::lending::WaitingJob;
+use crate::pool::options::{PRIORITIES, Terms};
 use crate::pool::paged_slab::PagedSlab;
 use crate::sync::failpoint;
 
@@ -72,6 +78,10 @@ use crate::sync::failpoint;
 pub(crate) type WaiterKey = usize;
 
 const NONE: WaiterKey = usize::MAX;
+
+/// How often higher priorities may pass a waiter by before its priority has a turn. With four lower
+/// priorities, each has one slot in sixteen.
+const PASSES: u32 = 12;
 
 /// The tag of a caller without a group.
 pub(super) const NO_GROUP: usize = 0;
@@ -163,6 +173,10 @@ pub(super) struct Node {
     /// The tag of the group, or `NO_GROUP`, of a job whose submitter waits for the start. A close gives
     /// such a job back.
     pub(super) submitter: Option<usize>,
+    /// Priority and deadline. A resuming job has started, and its deadline does not count here.
+    pub(super) terms: Terms,
+    /// When the waiter joined the wait list.
+    pub(super) since: Instant,
     pub(super) waiter: Waiter,
 }
 
@@ -229,14 +243,17 @@ struct Quota {
 
 pub(super) struct WaitList {
     nodes: PagedSlab<Node>,
-    main: ListEnds,
+    /// The main list, by priority.
+    main: [ListEnds; PRIORITIES],
+    /// How often each priority was passed by since its last turn.
+    passed: [u32; PRIORITIES],
     resuming: ListEnds,
     quotas: Slab<Quota>,
     queue_capacity: usize,
-    /// The first this many waiters of the main list stand in the queue.
+    /// This many waiters of the main list stand in the queue.
     queue_len: usize,
-    /// The first waiter of the main list behind the queue.
-    first_unqueued: WaiterKey,
+    /// The first waiter behind the queue, by priority.
+    first_unqueued: [WaiterKey; PRIORITIES],
     /// Waiters in the queue that are jobs.
     queued_jobs: usize,
     /// Jobs in the lists of resuming jobs.
@@ -246,34 +263,72 @@ pub(super) struct WaitList {
     /// The waiters of the main list that jobs of the pool submitted, oldest first.
     nested: BTreeMap<u64, WaiterKey>,
     last_nested: u64,
+    /// The waiters in lists that have deadlines, the earliest first.
+    deadlines: BTreeSet<(Instant, WaiterKey)>,
 }
 
 impl WaitList {
     pub(super) fn new(queue_capacity: usize) -> Self {
         Self {
             nodes: PagedSlab::new(),
-            main: ListEnds::EMPTY,
+            main: [ListEnds::EMPTY; PRIORITIES],
+            passed: [0; PRIORITIES],
             resuming: ListEnds::EMPTY,
             quotas: Slab::new(),
             queue_capacity,
             queue_len: 0,
-            first_unqueued: NONE,
+            first_unqueued: [NONE; PRIORITIES],
             queued_jobs: 0,
             resuming_jobs: 0,
             reservers: 0,
             nested: BTreeMap::new(),
             last_nested: 0,
+            deadlines: BTreeSet::new(),
         }
     }
 
     /// Returns whether no waiter needs a slot alone.
     pub(super) fn is_empty(&self) -> bool {
-        self.main.len + self.resuming.len == 0
+        self.main_len() + self.resuming.len == 0
+    }
+
+    fn main_len(&self) -> usize {
+        self.main.iter().map(|ends| ends.len).sum()
+    }
+
+    /// Returns how many waiters of the main list have at least the priority of `terms`.
+    pub(super) fn ahead_of(&self, terms: Terms) -> usize {
+        self.main[terms.class()..].iter().map(|ends| ends.len).sum()
     }
 
     /// Returns whether a new waiter would get a place in the queue at once.
     pub(super) fn has_queue_room(&self) -> bool {
-        self.main.len < self.queue_capacity + usize::from(failpoint("a queue one too long"))
+        self.main_len() < self.queue_capacity + usize::from(failpoint("a queue one too long"))
+    }
+
+    /// Returns when the first waiter in a list joined it.
+    pub(super) fn oldest_since(&self) -> Option<Instant> {
+        let quotas = self.quotas.iter().map(|(_, quota)| quota.waiters.head);
+        let heads = self.main.iter().map(|ends| ends.head).chain(quotas);
+        heads.filter(|&head| head != NONE).map(|head| self.nodes[head].since).min()
+    }
+
+    /// Returns when the first waiter of the main list joined the wait list.
+    pub(super) fn oldest_in_main(&self) -> Option<Instant> {
+        let heads = self.main.iter().map(|ends| ends.head).filter(|&head| head != NONE);
+        heads.map(|head| self.nodes[head].since).min()
+    }
+
+    // ----- deadlines -----
+
+    /// Returns the first deadline of a waiter in a list.
+    pub(super) fn first_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|&(at, _)| at)
+    }
+
+    /// Returns a waiter in a list whose deadline has passed.
+    pub(super) fn first_expired(&self, now: Instant) -> Option<WaiterKey> {
+        self.deadlines.first().filter(|&&(at, _)| at <= now).map(|&(_, waiter_key)| waiter_key)
     }
 
     pub(super) fn queue_capacity(&self) -> usize {
@@ -437,10 +492,45 @@ impl WaitList {
 
     // ----- lists -----
 
+    /// Returns the first waiter of a list: in the main list, the one that gets the next slot.
     pub(super) fn head(&self, list: List) -> Option<WaiterKey> {
-        let ends = self.ends(list);
+        let ends = match list {
+            List::Main => &self.main[self.next_class()],
+            list => self.ends(list, 0),
+        };
         let head = if failpoint("the newest waiter comes first") { ends.tail } else { ends.head };
         (head != NONE).then_some(head)
+    }
+
+    /// Returns the newest waiter of the priority that gets the next slot, if it stands behind the queue.
+    pub(super) fn newest(&self) -> Option<WaiterKey> {
+        let tail = self.main[self.next_class()].tail;
+        (tail != NONE && !self.nodes[tail].in_queue).then_some(tail)
+    }
+
+    /// Returns the priority that gets the next slot: the highest that has a waiter, or a lower one that
+    /// was passed by too often.
+    fn next_class(&self) -> usize {
+        let waits = |class: &usize| self.main[*class].len > 0;
+        let overdue = |class: &usize| {
+            waits(class) && self.passed[*class] >= PASSES && !failpoint("a low priority starves")
+        };
+        let due = (0..PRIORITIES).filter(overdue).max_by_key(|&class| self.passed[class]);
+        due.or_else(|| (0..PRIORITIES).rev().find(waits)).unwrap_or(0)
+    }
+
+    /// Notes that the waiter is about to get a slot in its turn.
+    pub(super) fn note_turn(&mut self, waiter_key: WaiterKey) {
+        let node = &self.nodes[waiter_key];
+        if node.resumes {
+            return;
+        }
+        let class = node.terms.class();
+        self.passed[class] = 0;
+        for lower in 0..class {
+            // A priority without waiters has nothing to wait for.
+            self.passed[lower] = if self.main[lower].len > 0 { self.passed[lower] + 1 } else { 0 };
+        }
     }
 
     /// Returns the key that the next `push` will use.
@@ -455,12 +545,13 @@ impl WaitList {
         list: List,
         quota: Option<usize>,
         waiter: Waiter,
+        terms: Terms,
         is_nested: bool,
     ) -> WaiterKey {
         self.reservers += usize::from(waiter.is_reserver());
         self.last_nested += u64::from(is_nested);
         let node = Node {
-            prev: self.ends(list).tail,
+            prev: self.ends(list, terms.class()).tail,
             next: NONE,
             list: Some(list),
             in_queue: false,
@@ -468,40 +559,46 @@ impl WaitList {
             resumes: list.is_resuming(),
             quota,
             submitter: None,
+            terms,
+            since: Instant::now(),
             waiter,
         };
-        let (prev, nested) = (node.prev, node.nested);
+        let prev = node.prev;
         let waiter_key = self.nodes.insert(node);
-        self.linked(list, waiter_key, prev, nested);
+        self.linked(list, waiter_key, prev);
         waiter_key
     }
 
     /// Puts a waiter that stands in no list at the end of one.
     #[inline]
     pub(super) fn link(&mut self, list: List, waiter_key: WaiterKey) {
-        let prev = self.ends(list).tail;
+        let prev = self.ends(list, self.nodes[waiter_key].terms.class()).tail;
         let node = &mut self.nodes[waiter_key];
         debug_assert!(node.list.is_none());
         (node.prev, node.next, node.list) = (prev, NONE, Some(list));
-        let nested = node.nested;
-        self.linked(list, waiter_key, prev, nested);
+        self.linked(list, waiter_key, prev);
     }
 
     /// Completes the link of a node that knows its neighbours already.
     #[inline]
-    fn linked(&mut self, list: List, waiter_key: WaiterKey, prev: WaiterKey, nested: u64) {
+    fn linked(&mut self, list: List, waiter_key: WaiterKey, prev: WaiterKey) {
         if prev != NONE {
             self.nodes[prev].next = waiter_key;
         }
-        let ends = self.ends_mut(list);
+        let Node { nested, terms, .. } = self.nodes[waiter_key];
+        let class = terms.class();
+        if let Some(at) = terms.deadline {
+            self.deadlines.insert((at, waiter_key));
+        }
+        let ends = self.ends_mut(list, class);
         if prev == NONE {
             ends.head = waiter_key;
         }
         ends.tail = waiter_key;
         ends.len += 1;
         self.resuming_jobs += usize::from(list.is_resuming());
-        if list == List::Main && self.first_unqueued == NONE {
-            self.first_unqueued = waiter_key;
+        if list == List::Main && self.first_unqueued[class] == NONE {
+            self.first_unqueued[class] = waiter_key;
         }
         if list == List::Main && nested > 0 {
             self.nested.insert(nested, waiter_key);
@@ -513,16 +610,17 @@ impl WaitList {
         self.nested.first_key_value().map(|(_, &waiter_key)| waiter_key)
     }
 
-    /// Gives the first waiter behind the queue a place in the queue. Returns its key, or `None` if
-    /// the queue is full or no waiter stands behind it.
+    /// Gives the first waiter behind the queue, of the highest priority, a place in the queue. Returns
+    /// its key, or `None` if the queue is full or no waiter stands behind it.
     pub(super) fn enter_queue(&mut self) -> Option<WaiterKey> {
-        let waiter_key = self.first_unqueued;
         let full = self.queue_len >= self.queue_capacity && !failpoint("a queue without end");
-        if waiter_key == NONE || full {
+        if full {
             return None;
         }
+        let class = self.first_unqueued.iter().rposition(|&waiter_key| waiter_key != NONE)?;
+        let waiter_key = self.first_unqueued[class];
         let node = &mut self.nodes[waiter_key];
-        self.first_unqueued = node.next;
+        self.first_unqueued[class] = node.next;
         node.in_queue = true;
         self.queue_len += 1;
         self.queued_jobs += usize::from(matches!(node.waiter, Waiter::Job(..)));
@@ -534,24 +632,30 @@ impl WaitList {
         let node = &mut self.nodes[waiter_key];
         let (prev, next) = (node.prev, node.next);
         let list = node.list.take().expect("the waiter stands in a list");
+        let class = node.terms.class();
         if node.nested > 0 {
             self.nested.remove(&node.nested);
+        }
+        if let Some(at) = node.terms.deadline {
+            self.deadlines.remove(&(at, waiter_key));
         }
         if std::mem::take(&mut node.in_queue) {
             self.queue_len -= 1;
             self.queued_jobs -= usize::from(matches!(node.waiter, Waiter::Job(..)));
-        } else if self.first_unqueued == waiter_key && !failpoint("the queue's end stays behind") {
-            self.first_unqueued = next;
+        } else if self.first_unqueued[class] == waiter_key
+            && !failpoint("the queue's end stays behind")
+        {
+            self.first_unqueued[class] = next;
         }
         match prev {
-            NONE => self.ends_mut(list).head = next,
+            NONE => self.ends_mut(list, class).head = next,
             prev => self.nodes[prev].next = next,
         }
         match next {
-            NONE => self.ends_mut(list).tail = prev,
+            NONE => self.ends_mut(list, class).tail = prev,
             next => self.nodes[next].prev = prev,
         }
-        self.ends_mut(list).len -= 1;
+        self.ends_mut(list, class).len -= 1;
         self.resuming_jobs -= usize::from(list.is_resuming());
         list
     }
@@ -560,8 +664,8 @@ impl WaitList {
         self.nodes[waiter_key].list
     }
 
-    /// Returns the keys of all waiters in lists, apart from resuming jobs: the main list first, each
-    /// list oldest first.
+    /// Returns the keys of all waiters in lists, apart from resuming jobs: the main list first, from the
+    /// highest priority down, each list oldest first.
     pub(super) fn waiter_keys(&self) -> Vec<WaiterKey> {
         let quotas = self.quotas.iter().map(|(key, _)| List::Quota(key));
         std::iter::once(List::Main).chain(quotas).flat_map(|list| self.keys_in(list)).collect()
@@ -574,10 +678,17 @@ impl WaitList {
     }
 
     fn keys_in(&self, list: List) -> impl Iterator<Item = WaiterKey> + '_ {
-        std::iter::successors(self.head(list), |&key| {
-            let next = self.nodes[key].next;
-            (next != NONE).then_some(next)
+        let classes = if list == List::Main { PRIORITIES } else { 1 };
+        let known = |key: WaiterKey| (key != NONE).then_some(key);
+        (0..classes).rev().flat_map(move |class| {
+            let first = known(self.ends(list, class).head);
+            std::iter::successors(first, move |&key| known(self.nodes[key].next))
         })
+    }
+
+    /// Returns the oldest waiter of each priority in the main list.
+    pub(super) fn heads(&self) -> [Option<WaiterKey>; PRIORITIES] {
+        self.main.map(|ends| (ends.head != NONE).then_some(ends.head))
     }
 
     /// Returns the callers in a list, oldest first.
@@ -588,18 +699,18 @@ impl WaitList {
         })
     }
 
-    fn ends(&self, list: List) -> &ListEnds {
+    fn ends(&self, list: List, class: usize) -> &ListEnds {
         match list {
-            List::Main => &self.main,
+            List::Main => &self.main[class],
             List::Quota(key) => &self.quotas[key].waiters,
             List::Resuming => &self.resuming,
             List::ResumingInQuota(key) => &self.quotas[key].resuming,
         }
     }
 
-    fn ends_mut(&mut self, list: List) -> &mut ListEnds {
+    fn ends_mut(&mut self, list: List, class: usize) -> &mut ListEnds {
         match list {
-            List::Main => &mut self.main,
+            List::Main => &mut self.main[class],
             List::Quota(key) => &mut self.quotas[key].waiters,
             List::Resuming => &mut self.resuming,
             List::ResumingInQuota(key) => &mut self.quotas[key].resuming,
@@ -608,85 +719,4 @@ impl WaitList {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::task::Waker;
-
-    use super::{CallerWaiter, List, NO_GROUP, WaitList, Waiter, WaiterKey, WaiterState};
-
-    fn caller(list: &mut WaitList, at: List, is_reserver: bool) -> WaiterKey {
-        let caller = CallerWaiter {
-            waker: Some(Waker::noop().clone()),
-            waiting_job: None,
-            state: WaiterState::Waiting,
-            group: NO_GROUP,
-            is_reserver,
-        };
-        let quota = match at {
-            List::Main => None,
-            List::Quota(key) => Some(key),
-            _ => unreachable!("a caller does not resume"),
-        };
-        list.push(at, quota, Waiter::Caller(caller), false)
-    }
-
-    #[test]
-    fn a_caller_advances_along_the_arrows_only() {
-        use WaiterState::{Closed, Deadlock, QueueGranted, SlotGranted, Waiting};
-        let all = [Waiting, QueueGranted, SlotGranted, Closed, Deadlock];
-        let next = |state: WaiterState| all.into_iter().filter(move |&to| state.may_become(to));
-        assert!(next(Waiting).eq([QueueGranted, SlotGranted, Closed, Deadlock]));
-        assert!(next(QueueGranted).eq([SlotGranted, Closed]));
-        for end in [SlotGranted, Closed, Deadlock] {
-            assert_eq!(next(end).count(), 0, "{end:?}");
-        }
-    }
-
-    #[test]
-    fn the_queue_is_the_front_of_the_main_list() {
-        let mut list = WaitList::new(2);
-        let keys = [0; 4].map(|_| caller(&mut list, List::Main, false));
-        assert_eq!(list.enter_queue(), Some(keys[0]));
-        assert_eq!(list.enter_queue(), Some(keys[1]));
-        assert_eq!(list.enter_queue(), None);
-        // A waiter behind the queue leaves, then a waiter in the queue.
-        list.unlink(keys[2]);
-        assert_eq!(list.enter_queue(), None);
-        list.unlink(keys[0]);
-        assert_eq!(list.enter_queue(), Some(keys[3]));
-        assert_eq!(list.head(List::Main), Some(keys[1]));
-        assert_eq!(list.waiter_keys(), [keys[1], keys[3]]);
-    }
-
-    #[test]
-    fn a_waiter_behind_the_last_one_is_the_next_for_the_queue() {
-        let mut list = WaitList::new(1);
-        let first = caller(&mut list, List::Main, false);
-        assert_eq!(list.enter_queue(), Some(first));
-        let second = caller(&mut list, List::Main, true);
-        list.unlink(second);
-        assert_eq!(list.waiting_reservers(), 1);
-        list.remove_node(second);
-        assert_eq!(list.waiting_reservers(), 0);
-        let third = caller(&mut list, List::Main, false);
-        list.unlink(first);
-        assert_eq!(list.enter_queue(), Some(third));
-    }
-
-    #[test]
-    fn a_released_part_of_a_quota_goes_to_its_oldest_waiter() {
-        let mut list = WaitList::new(1);
-        let quota = list.add_quota(1);
-        assert_eq!(list.list_for(Some(quota)), List::Main);
-        list.acquire_quota(quota);
-        assert_eq!(list.list_for(Some(quota)), List::Quota(quota));
-        let keys = [0; 2].map(|_| caller(&mut list, List::Quota(quota), false));
-        list.remove_quota_when_unused(quota);
-        assert_eq!(list.release_quota(quota), Some(keys[0]));
-        assert_eq!(list.quota_in_use(quota), 1);
-        assert_eq!(list.release_quota(quota), Some(keys[1]));
-        assert_eq!(list.release_quota(quota), None);
-        // The last part took the quota along.
-        assert_eq!(list.add_quota(2), quota);
-        assert!(list.has_quota_room(quota));
-    }
-}
+mod tests;

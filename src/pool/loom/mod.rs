@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::pool::Pool;
+use crate::pool::limiter::overload::TargetWait;
 use crate::pool::scheduler::shared::{Config, Shared};
 
 /// Makes a pool whose number of shards does not depend on a runtime.
@@ -21,6 +22,7 @@ fn pool(shards: usize, size: usize, queue: usize) -> Pool {
         min_idle: 0,
         overflow_limit: usize::MAX,
         propagate_span: false,
+        target_wait: TargetWait::Never,
         on_panic: None,
     };
     let size = NonZeroUsize::new(size).expect("a model's pool has a slot");

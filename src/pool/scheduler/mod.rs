@@ -185,6 +185,7 @@
 
 pub(super) mod binding;
 pub(in crate::pool) mod complete;
+mod expiry;
 mod idle;
 mod poll_times;
 pub(crate) mod shared;

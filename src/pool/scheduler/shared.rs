@@ -29,11 +29,14 @@ use crate::pool::context::{self, PoolId};
 use crate::pool::job::{JobGroup, JobScheduler, RawJob, Runnable, SlotKind, Step, WithdrawReason};
 use crate::pool::limiter::counts::{LeaveReason, ReleaseReason};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
+use crate::pool::limiter::overload::TargetWait;
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::wait_list::WaiterKey;
 use crate::pool::limiter::{AcquireOutcome, Limiter, OnFull, PendingJob};
+use crate::pool::options::Terms;
 use crate::pool::scheduler::binding::{Binding, BindingState, is_alive};
 use crate::pool::scheduler::complete::{cancel, cancel_all, end_withdrawn};
+use crate::pool::scheduler::expiry::{self, Expiry};
 use crate::pool::scheduler::idle::IdleWorkers;
 use crate::pool::scheduler::poll_times::PollTimes;
 use crate::pool::scheduler::wake::{spawn_up_to, wake_worker_for};
@@ -52,6 +55,7 @@ pub(crate) struct Config {
     pub(crate) min_idle: usize,
     pub(crate) overflow_limit: usize,
     pub(crate) propagate_span: bool,
+    pub(crate) target_wait: TargetWait,
     pub(crate) on_panic: Option<OnPanic>,
 }
 
@@ -61,6 +65,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     /// Notified when the pool becomes idle.
     pub(crate) idle_notify: Notify,
+    pub(super) expiry: Expiry,
     /// The runtime that workers are spawned on: the builder's, or that of the first job.
     binding: Binding,
     pub(super) poll_times: PollTimes,
@@ -104,10 +109,11 @@ impl Shared {
         let id = NEXT_ID.fetch_add(1, Relaxed);
         Arc::new_cyclic(|weak_self| Self {
             id,
-            limiter: Limiter::new(id, shards, size.get(), queue),
+            limiter: Limiter::new(id, shards, size.get(), queue, config.target_wait),
             workers: IdleWorkers::new(threads, size.get()),
             config,
             idle_notify: Notify::new(),
+            expiry: Expiry::new(),
             binding: Binding::new(runtime),
             poll_times: PollTimes::new(),
             weak_self: weak_self.clone(),
@@ -247,6 +253,10 @@ impl Shared {
         self.id
     }
 
+    pub(super) fn weak(&self) -> Weak<Self> {
+        self.weak_self.clone()
+    }
+
     pub(crate) fn arc(&self) -> Arc<Self> {
         self.weak_self.upgrade().expect("only reached through a live reference")
     }
@@ -296,9 +306,10 @@ impl Shared {
         &self,
         group: Option<&dyn JobGroup>,
         cx: Option<&Context<'_>>,
+        terms: Terms,
     ) -> AcquireOutcome {
         let shard_id = self.current_shard();
-        let outcome = self.limiter.reserve(shard_id, group, cx.map(Context::waker));
+        let outcome = self.limiter.reserve(shard_id, group, cx.map(Context::waker), terms);
         self.after_submit(shard_id, group.and_then(JobGroup::quota), outcome)
     }
 
@@ -362,6 +373,7 @@ impl Shared {
             AcquireOutcome::Enqueued
             | AcquireOutcome::Waiting(_)
             | AcquireOutcome::WaitingForStart(_) => {
+                expiry::watch(self);
                 if self.limiter.may_be_stuck() {
                     let mut deferred = DeferredWakes::default();
                     self.limiter.lend(shard_id, quota, &mut deferred);
@@ -593,6 +605,9 @@ impl Shared {
             completed: counts.jobs.completed,
             panicked: counts.jobs.panicked,
             cancelled: counts.jobs.cancelled,
+            expired: counts.jobs.expired,
+            oldest_wait: counts.oldest_since.map_or(Duration::ZERO, |since| since.elapsed()),
+            expected_wait: counts.expected_wait,
         }
     }
 

@@ -44,6 +44,7 @@ impl<C: Deref<Target = Shared>, S> CompletionGuard<C, S> {
         self.record_end(match &outcome {
             Ok(_) => End::Completed,
             Err(JobError::Cancelled) => End::Cancelled,
+            Err(JobError::Expired) => End::Expired,
             Err(JobError::Panicked(panic)) => {
                 self.shared.report_panic(panic, self.place);
                 End::Panicked

@@ -24,7 +24,9 @@ use crate::pool::job::{JobGroup, OutputSink};
 use crate::pool::limiter::AcquireOutcome;
 use crate::pool::limiter::counts::{LeaveReason, ReleaseReason};
 use crate::pool::limiter::wait_list::{WaiterKey, WaiterState};
+use crate::pool::options::{JobOptions, Terms};
 use crate::pool::submit::submission::Submission;
+use crate::trace::Place;
 
 /// Reserves a slot first and takes the job later; from [`Pool::reserver`].
 ///
@@ -67,6 +69,8 @@ use crate::pool::submit::submission::Submission;
 pub struct Reserver {
     pool: Pool,
     group: Option<Arc<dyn JobGroup>>,
+    /// On which terms the reserver waits.
+    terms: Terms,
     state: State,
 }
 
@@ -87,7 +91,19 @@ impl Pool {
 
 impl Reserver {
     pub(crate) fn new(pool: Pool, group: Option<Arc<dyn JobGroup>>) -> Self {
-        Self { pool, group, state: State::Nothing }
+        let options = group.as_ref().and_then(|group| group.options());
+        let terms = options.map_or(Terms::default(), |options| Terms {
+            priority: options.class(),
+            ..Terms::default()
+        });
+        Self { pool, group, terms, state: State::Nothing }
+    }
+
+    /// Marks the reserver as one that serves requests.
+    #[cfg(feature = "tower")]
+    pub(crate) fn for_requests(mut self) -> Self {
+        self.terms.is_request = true;
+        self
     }
 
     fn quota(&self) -> Option<usize> {
@@ -177,7 +193,7 @@ impl Reserver {
             State::Reserved => return Poll::Ready(Ok(())),
             State::Nothing => {
                 shared.ensure_runtime();
-                shared.reserve(self.group.as_deref(), Some(cx))
+                shared.reserve(self.group.as_deref(), Some(cx), self.terms)
             }
             State::Waiting(waiter_key) => {
                 match shared.limiter.poll_waiter(waiter_key, cx.waker()) {
@@ -223,7 +239,7 @@ impl Reserver {
             return Ok(());
         }
         self.state = State::Nothing;
-        match shared.reserve(self.group.as_deref(), None) {
+        match shared.reserve(self.group.as_deref(), None, self.terms) {
             AcquireOutcome::Reserved => {
                 self.state = State::Reserved;
                 Ok(())
@@ -253,12 +269,17 @@ impl Reserver {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.submit(job, StoreOutput)
+        self.submit(job, StoreOutput, None)
     }
 
     /// Spends the slot on a job with any sink. The sink must have the reserver's quota.
     #[track_caller]
-    pub(crate) fn submit<F, S>(&mut self, job: F, sink: S) -> Result<S::Handle, SubmitError<F>>
+    pub(crate) fn submit<F, S>(
+        &mut self,
+        job: F,
+        sink: S,
+        options: Option<&JobOptions>,
+    ) -> Result<S::Handle, SubmitError<F>>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -266,7 +287,8 @@ impl Reserver {
     {
         assert!(self.is_reserved(), "a slot must be reserved before its job is submitted");
         debug_assert!(sink.group().and_then(JobGroup::quota) == self.quota());
-        let submitted = Submission::new(&**self.pool.shared(), job, sink).submit_reserved();
+        let (shared, place) = (&**self.pool.shared(), Place::caller());
+        let submitted = Submission::with(shared, job, sink, place, options).submit_reserved();
         self.state = State::Nothing;
         submitted
     }
@@ -306,7 +328,8 @@ impl Drop for Wait<'_> {
 impl Clone for Reserver {
     /// Makes another reserver of the same pool, without a slot.
     fn clone(&self) -> Self {
-        Self::new(self.pool.clone(), self.group.clone())
+        let (pool, group, terms) = (self.pool.clone(), self.group.clone(), self.terms);
+        Self { pool, group, terms, state: State::Nothing }
     }
 }
 

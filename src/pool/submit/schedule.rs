@@ -24,9 +24,11 @@ use crate::pool::limiter::counts::LeaveReason;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::wait_list::{WaiterKey, WaiterState};
 use crate::pool::limiter::{AcquireOutcome, OnFull};
+use crate::pool::options::JobOptions;
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::submission::{OwnedPool, PoolRef, Submission};
 use crate::sync::failpoint;
+use crate::trace::Place;
 
 /// `schedule` for any sink.
 pub(crate) struct ScheduleInner<C: PoolRef, F: Future, S> {
@@ -74,7 +76,14 @@ where
     #[track_caller]
     #[inline(always)]
     pub(crate) fn new(shared: C, job: F, sink: S) -> Self {
-        Self { submission: Submission::new(shared, job, sink), progress: Progress::New }
+        Self::with(shared, job, sink, None)
+    }
+
+    #[track_caller]
+    #[inline(always)]
+    pub(crate) fn with(shared: C, job: F, sink: S, options: Option<&JobOptions>) -> Self {
+        let submission = Submission::with(shared, job, sink, Place::caller(), options);
+        Self { submission, progress: Progress::New }
     }
 
     // Inlined: the result is as large as the job, and its way through memory costs a tiny job a tenth.
@@ -258,6 +267,11 @@ where
     pub(crate) fn new(shared: &'a Shared, job: F) -> Self {
         Self(ScheduleInner::new(shared, job, StoreOutput))
     }
+
+    #[track_caller]
+    pub(crate) fn with(shared: &'a Shared, job: F, options: &JobOptions) -> Self {
+        Self(ScheduleInner::with(shared, job, StoreOutput, Some(options)))
+    }
 }
 
 impl<F> Future for Schedule<'_, F>
@@ -289,6 +303,11 @@ where
     #[track_caller]
     pub(crate) fn new(pool: Pool, job: F) -> Self {
         Self(ScheduleInner::new(OwnedPool(pool), job, StoreOutput))
+    }
+
+    #[track_caller]
+    pub(crate) fn with(pool: Pool, job: F, options: &JobOptions) -> Self {
+        Self(ScheduleInner::with(OwnedPool(pool), job, StoreOutput, Some(options)))
     }
 }
 

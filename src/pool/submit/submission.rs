@@ -16,13 +16,14 @@ use std::task::{Context, Poll};
 use crate::error::{SubmitError, SubmitErrorKind};
 use crate::pool::Pool;
 use crate::pool::context::may_run_in_caller;
-use crate::pool::job::{self, AdmittedJob, JobGroup, NewJob, OutputSink, Runnable, SlotKind};
+use crate::pool::job::{self, AdmittedJob, JobGroup, Meta, NewJob, OutputSink, Runnable, SlotKind};
 use crate::pool::limiter::counts::ReleaseReason;
 use crate::pool::limiter::wait_list::WaiterKey;
 use crate::pool::limiter::{AcquireOutcome, OnFull, PendingJob};
+use crate::pool::options::{JobOptions, Terms};
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::caller_runs::CallerRunsJob;
-use crate::trace::{JobSpan, Place};
+use crate::trace::Place;
 
 /// How a submission refers to its pool: by a reference, or by a handle that keeps the pool open.
 ///
@@ -77,25 +78,38 @@ where
     #[track_caller]
     #[inline(always)]
     pub(crate) fn new(shared: C, job: F, sink: S) -> Self {
-        Self::from_place(shared, job, sink, Place::caller())
+        Self::with(shared, job, sink, Place::caller(), None)
     }
 
-    /// As [`new`](Self::new), for a future that was made at `place`.
+    /// As [`new`](Self::new), with options, for a future that was made at `place`. Without options the
+    /// job has those of its group.
     ///
     /// The job goes to its cell at once: it is moved once, and a future that waits stays small.
     #[track_caller]
     #[inline(always)]
-    pub(super) fn from_place(shared: C, job: F, sink: S, place: Place) -> Self {
+    pub(crate) fn with(
+        shared: C,
+        job: F,
+        sink: S,
+        place: Place,
+        options: Option<&JobOptions>,
+    ) -> Self {
         shared.ensure_runtime();
-        let span = JobSpan::current(shared.config.propagate_span, place);
-        let new_job = job::allocate_job(job, span, shared.id());
+        let options = options.or_else(|| sink.group().and_then(JobGroup::options));
+        let meta = Meta::new(shared.config.propagate_span, place, options);
+        let new_job = job::allocate_job(job, meta, shared.id());
         Self { new_job: Some(new_job), admitted: None, index: 0, sink: Some(sink), shared }
     }
 
     /// Admits the job, or gives the job back at once. A full pool refuses without an allocation.
     #[track_caller]
     #[inline]
-    pub(crate) fn try_schedule(shared: C, job: F, sink: S) -> Result<S::Handle, SubmitError<F>> {
+    pub(crate) fn try_schedule(
+        shared: C,
+        job: F,
+        sink: S,
+        options: Option<&JobOptions>,
+    ) -> Result<S::Handle, SubmitError<F>> {
         let decides_alone =
             |group: &dyn JobGroup| group.quota().is_none() && group.refusal().is_none();
         shared.ensure_runtime();
@@ -103,7 +117,7 @@ where
             shared.log_refused(SubmitErrorKind::Full);
             return Err(SubmitError::new(SubmitErrorKind::Full, job));
         }
-        Self::new(shared, job, sink).submit(OnFull::Refuse)
+        Self::with(shared, job, sink, Place::caller(), options).submit(OnFull::Refuse)
     }
 
     /// Admits the job beyond the size if the pool is full, up to the pool's overflow limit.
@@ -251,6 +265,11 @@ where
 {
     fn group(&self) -> Option<&dyn JobGroup> {
         self.sink.as_ref().and_then(S::group)
+    }
+
+    fn terms(&self) -> Terms {
+        let new_job = self.new_job.as_ref().expect("a job on offer is here");
+        Terms { is_request: S::IS_REQUEST, ..new_job.terms() }
     }
 
     #[inline]

@@ -15,6 +15,7 @@ use crate::error::SubmitError;
 use crate::pool::Pool;
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::OutputSink;
+use crate::pool::options::JobOptions;
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::caller_runs::CallerRunsJob;
 use crate::pool::submit::submission::{OwnedPool, PoolRef, Submission, Submitted};
@@ -35,7 +36,7 @@ pin_project! {
     #[project = StateProj]
     #[project_replace = StateReplace]
     enum State<C: PoolRef, F, S> {
-        New { job: F, sink: S, place: Place },
+        New { job: F, sink: S, place: Place, options: Option<JobOptions> },
         InCaller { #[pin] run: CallerRunsJob<C, F, S> },
         Taken,
     }
@@ -50,8 +51,13 @@ where
 {
     #[track_caller]
     pub(crate) fn new(shared: C, job: F, sink: S) -> Self {
+        Self::with(shared, job, sink, None)
+    }
+
+    #[track_caller]
+    pub(crate) fn with(shared: C, job: F, sink: S, options: Option<JobOptions>) -> Self {
         shared.ensure_runtime();
-        Self { state: State::New { job, sink, place: Place::caller() }, shared }
+        Self { state: State::New { job, sink, place: Place::caller(), options }, shared }
     }
 }
 
@@ -70,13 +76,13 @@ where
             // Taken for the admission alone: the job in its caller spends budget of its own.
             let budget = ready!(coop::poll_proceed(cx));
             budget.made_progress();
-            let StateReplace::New { job, sink, place } =
+            let StateReplace::New { job, sink, place, options } =
                 this.state.as_mut().project_replace(State::Taken)
             else {
                 unreachable!("the state was `New` just now");
             };
             let shared = this.shared.clone();
-            let submission = Submission::from_place(&**this.shared, job, sink, place);
+            let submission = Submission::with(&**this.shared, job, sink, place, options.as_ref());
             match submission.try_go(shared)? {
                 Submitted::Pool(handle) => return Poll::Ready(Ok(handle)),
                 Submitted::Caller(run) => this.state.set(State::InCaller { run }),
@@ -111,6 +117,11 @@ where
     pub(crate) fn new(shared: &'a Shared, job: F) -> Self {
         Self { inner: TryGoInner::new(shared, job, StoreOutput) }
     }
+
+    #[track_caller]
+    pub(crate) fn with(shared: &'a Shared, job: F, options: &JobOptions) -> Self {
+        Self { inner: TryGoInner::with(shared, job, StoreOutput, Some(options.clone())) }
+    }
 }
 
 impl<F> Future for TryGo<'_, F>
@@ -143,6 +154,12 @@ where
     #[track_caller]
     pub(crate) fn new(pool: Pool, job: F) -> Self {
         Self { inner: TryGoInner::new(OwnedPool(pool), job, StoreOutput) }
+    }
+
+    #[track_caller]
+    pub(crate) fn with(pool: Pool, job: F, options: &JobOptions) -> Self {
+        let options = Some(options.clone());
+        Self { inner: TryGoInner::with(OwnedPool(pool), job, StoreOutput, options) }
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::error::SubmitError;
 use crate::pool::handle::{JobHandle, StoreOutput};
 use crate::pool::job::OutputSink;
+use crate::pool::options::JobOptions;
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::schedule::ScheduleInner;
 use crate::pool::submit::submission::PoolRef;
@@ -40,9 +41,15 @@ where
 {
     #[track_caller]
     #[inline(always)]
-    pub(crate) fn new(shared: C, limit: Duration, job: F, sink: S) -> Self {
+    pub(crate) fn with(
+        shared: C,
+        limit: Duration,
+        job: F,
+        sink: S,
+        options: Option<&JobOptions>,
+    ) -> Self {
         let deadline = Instant::now().checked_add(limit);
-        let inner = ScheduleInner::new(shared, job, sink);
+        let inner = ScheduleInner::with(shared, job, sink, options);
         Self { inner, deadline, at_once: limit.is_zero(), timer: None }
     }
 
@@ -94,7 +101,12 @@ where
     #[track_caller]
     #[inline(always)]
     pub(crate) fn new(shared: &'a Shared, limit: Duration, job: F) -> Self {
-        Self(WithinInner::new(shared, limit, job, StoreOutput))
+        Self(WithinInner::with(shared, limit, job, StoreOutput, None))
+    }
+
+    #[track_caller]
+    pub(crate) fn with(shared: &'a Shared, limit: Duration, job: F, options: &JobOptions) -> Self {
+        Self(WithinInner::with(shared, limit, job, StoreOutput, Some(options)))
     }
 }
 

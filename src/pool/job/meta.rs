@@ -1,0 +1,166 @@
+//! What a job carries beside its future: the place of its submit, its span, its priority and its deadline.
+//!
+//! Most jobs have a place alone, so the rest is in a box that they do not have.
+//!
+//! # Deadlines
+//!
+//! A job is *expired* when its deadline has passed. Before the first poll, any deadline counts: the poll
+//! then ends the job instead. After it, the deadline counts if the job asked for that
+//! ([`JobOptions::expire_running`]): a timer of the job is polled after the future, and wakes the job.
+//!
+//! While a thread polls a job, the job's deadline is the thread's. A job that is made there inherits it.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Context;
+
+use tokio::task::coop;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::pool::options::{Deadline, JobOptions, Priority, Terms};
+use crate::sync::failpoint;
+use crate::trace::{JobSpan, Place};
+
+thread_local! {
+    /// The deadline of the job that this thread polls.
+    static DEADLINE: Cell<Option<Deadline>> = const { Cell::new(None) };
+}
+
+/// Where a job was submitted, and what it carries beside its future.
+pub(crate) struct Meta {
+    extra: Option<Box<Extra>>,
+    place: Place,
+}
+
+struct Extra {
+    span: JobSpan,
+    priority: Priority,
+    deadline: Option<Deadline>,
+    /// Both flags belong to the token's holder (S2), so each access is Relaxed.
+    started: AtomicBool,
+    expired: AtomicBool,
+    /// Wakes the job at its deadline. Made when the job is first suspended.
+    timer: Mutex<Option<Pin<Box<Sleep>>>>,
+}
+
+impl Meta {
+    /// Makes the part of a job that is submitted here and now. `with_span` says whether the job runs
+    /// inside the current span.
+    #[inline(always)]
+    pub(crate) fn new(with_span: bool, place: Place, options: Option<&JobOptions>) -> Self {
+        let plain =
+            !(with_span && JobSpan::may_exist()) && options.is_none() && DEADLINE.get().is_none();
+        let extra = if plain { None } else { Self::extra(with_span, options) };
+        Self { extra, place }
+    }
+
+    #[cold]
+    fn extra(with_span: bool, options: Option<&JobOptions>) -> Option<Box<Extra>> {
+        let default = JobOptions::new();
+        let options = options.unwrap_or(&default);
+        let outer = DEADLINE.get().filter(|_| !failpoint("a deadline is not inherited"));
+        let (span, deadline) = (JobSpan::current(with_span), options.resolve(outer));
+        let priority = options.class();
+        if span.is_none() && deadline.is_none() && priority == Priority::Normal {
+            return None;
+        }
+        Some(Box::new(Extra {
+            span,
+            priority,
+            deadline,
+            started: AtomicBool::new(false),
+            expired: AtomicBool::new(false),
+            timer: Mutex::new(None),
+        }))
+    }
+
+    /// The place of the submit.
+    pub(super) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// What the limiter must know of the job.
+    pub(crate) fn terms(&self) -> Terms {
+        let Some(extra) = &self.extra else { return Terms::default() };
+        let deadline = extra.deadline.map(|deadline| deadline.at);
+        Terms { priority: extra.priority, deadline, ..Terms::default() }
+    }
+
+    /// Whether the job has a place alone.
+    #[inline(always)]
+    pub(super) fn is_plain(&self) -> bool {
+        self.extra.is_none()
+    }
+
+    /// Calls `f` inside the job's span, with the job's deadline as the thread's.
+    #[inline(always)]
+    pub(super) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
+        match &self.extra {
+            None => f(),
+            Some(extra) => extra.in_scope(f),
+        }
+    }
+
+    /// Notes that the job is about to be polled. Returns whether the deadline has passed before the first
+    /// poll.
+    pub(super) fn is_late_to_start(&self) -> bool {
+        let Some((extra, deadline)) = self.deadline() else { return false };
+        let is_late = !extra.started.swap(true, Relaxed)
+            && deadline.at <= Instant::now()
+            && !failpoint("a late job starts");
+        extra.expired.store(is_late, Relaxed);
+        is_late
+    }
+
+    /// Asks to be woken at the deadline, if the job is to be cancelled then. Returns whether it has
+    /// passed; once only.
+    pub(super) fn poll_expired(&self, cx: &mut Context<'_>) -> bool {
+        let Some((extra, deadline)) = self.deadline() else { return false };
+        if !deadline.expire_running || extra.expired.load(Relaxed) {
+            return false;
+        }
+        let mut timer = extra.timer.lock().unwrap_or_else(PoisonError::into_inner);
+        let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline.at)));
+        // Without tokio's budget, which the job may have spent: a timer that is not polled is not set.
+        let expired = pin!(coop::unconstrained(timer.as_mut())).poll(cx).is_ready();
+        extra.expired.store(expired, Relaxed);
+        expired
+    }
+
+    /// Notes that the job is about to be cancelled because its deadline has passed.
+    pub(super) fn mark_expired(&self) {
+        if let Some(extra) = &self.extra {
+            extra.expired.store(true, Relaxed);
+        }
+    }
+
+    /// Whether the job ends because its deadline has passed.
+    pub(super) fn is_expired(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.expired.load(Relaxed))
+    }
+
+    fn deadline(&self) -> Option<(&Extra, Deadline)> {
+        let extra = self.extra.as_deref()?;
+        extra.deadline.map(|deadline| (extra, deadline))
+    }
+}
+
+impl Extra {
+    fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
+        struct Restore(Option<Deadline>);
+
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                DEADLINE.set(self.0);
+            }
+        }
+
+        let _restore = Restore(DEADLINE.replace(self.deadline));
+        self.span.in_scope(f)
+    }
+}

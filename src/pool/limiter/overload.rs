@@ -1,0 +1,263 @@
+//! Overload: when the line is too long for too long, and who is refused then.
+//!
+//! A line that forms and empties again is a burst, and waiting is the right answer. A line that never
+//! empties only makes each caller wait longer, until no caller has the patience left. [`Overload`] tells
+//! the two apart like CoDel (Nichols and Jacobson, 2012), in the form that folly gives it for queues of
+//! requests: at each turn the age of the oldest waiter is looked at. If the *smallest* age of an interval
+//! is above the target, the line never became short, and the limiter is overloaded until it does.
+//!
+//! While it is:
+//!
+//! 1. **The door refuses at once.** A caller that would have more waiters of its priority or above before
+//!    it than the pool serves within [`SLACK`] targets is not let in. The refusal says when the line will be
+//!    gone.
+//! 2. **What waits too long is refused**: the oldest callers of each priority, once they waited for
+//!    `SLACK` targets.
+//! 3. **The newest goes first** (adaptive LIFO, as in HHVM): a caller that came just now still has its
+//!    patience, the oldest has lost it.
+//!
+//! Callers alone are refused. A job that was handed over keeps its promise: a queued job, and a committed
+//! one, always get their slot. [`TargetWait`] decides which callers: those of layers, all, or none.
+//!
+//! The pool measures how fast it serves: [`Overload::gap`] is the mean time between two turns while the
+//! line is not empty, which is the mean time of a job, divided by the slots. So an estimate of a wait is
+//! the length of the line times the gap, and the time of a job is the gap times the size.
+//!
+//! All of this happens under the state lock, at turns and when a caller joins the line. A pool whose line
+//! is empty never looks at a clock.
+//!
+//! # Invariants
+//!
+//! * **O1, promises.** No job in the wait list is refused. Test: `a_committed_job_is_never_shed`.
+//! * **O2, work-conserving.** A turn refuses a waiter only if another one gets the slot, or the slot lies
+//!   free for the next arrival. The door refuses nothing while a slot is free. Tests:
+//!   `overload_keeps_the_pool_busy`.
+//! * **O3, priorities.** A caller is refused for the waiters of its own priority and above alone. Test:
+//!   `a_spike_of_the_low_class_costs_the_high_one_nothing`.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::SubmitErrorKind;
+use crate::pool::limiter::deferred_wakes::DeferredWakes;
+use crate::pool::limiter::shard::ShardId;
+use crate::pool::limiter::state::{State, StateGuard};
+use crate::pool::limiter::wait_list::{List, Waiter, WaiterKey, WaiterState};
+use crate::pool::options::Terms;
+use crate::sync::failpoint;
+
+/// Which callers may be refused under overload, and after which wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TargetWait {
+    /// The calls of layers; the target is the time of a job, as the pool measures it.
+    Measured,
+    /// All callers.
+    Fixed(Duration),
+    /// None.
+    Never,
+}
+
+/// The bounds of a measured target.
+const TARGETS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// A caller waits for so many targets at most while the limiter is overloaded.
+const SLACK: u32 = 2;
+
+/// The length of an interval, in targets.
+const INTERVAL: u32 = 3;
+
+/// What the turns of a limiter say about its load.
+pub(super) struct Overload {
+    target: TargetWait,
+    is_overloaded: bool,
+    /// The smallest age of the oldest waiter in this interval.
+    least_age: Duration,
+    /// The end of this interval. `None` while the line is empty.
+    ends_at: Option<Instant>,
+    /// The last turn, unless the line was empty since.
+    last_turn: Option<Instant>,
+    /// The mean time between two turns, in seconds: a moving average. Zero before the second turn.
+    gap: f64,
+}
+
+impl Overload {
+    pub(super) fn new(target: TargetWait) -> Self {
+        Self {
+            target,
+            is_overloaded: false,
+            least_age: Duration::MAX,
+            ends_at: None,
+            last_turn: None,
+            gap: 0.0,
+        }
+    }
+
+    /// Returns the wait that the pool aims for, or `None` if nothing is refused.
+    fn target(&self, size: usize) -> Option<Duration> {
+        match self.target {
+            TargetWait::Never => None,
+            TargetWait::Fixed(target) => Some(target),
+            TargetWait::Measured => {
+                let job = Duration::try_from_secs_f64(self.gap * size as f64);
+                Some(job.unwrap_or(Duration::MAX).clamp(TARGETS.0, TARGETS.1))
+            }
+        }
+    }
+
+    /// Whether a caller on these terms may be refused.
+    fn may_shed(&self, terms: Terms) -> bool {
+        match self.target {
+            TargetWait::Measured => terms.is_request,
+            TargetWait::Fixed(_) => true,
+            TargetWait::Never => false,
+        }
+    }
+
+    /// Notes that a slot is about to pass to a waiter. `age` is that of the oldest one.
+    fn note_turn(&mut self, now: Instant, age: Duration, size: usize) {
+        if let Some(last) = self.last_turn.replace(now) {
+            let gap = now.duration_since(last).as_secs_f64();
+            // The first measurement counts whole, each later one an eighth.
+            let weight = if self.gap == 0.0 { 1.0 } else { 0.125 };
+            self.gap += (gap - self.gap) * weight;
+        }
+        let Some(target) = self.target(size) else { return };
+        self.least_age = self.least_age.min(age);
+        let ends_at = *self.ends_at.get_or_insert(now + target * INTERVAL);
+        if now >= ends_at {
+            self.is_overloaded = self.least_age > target && !failpoint("never overloaded");
+            self.least_age = Duration::MAX;
+            self.ends_at = Some(now + target * INTERVAL);
+        } else if age <= target {
+            self.is_overloaded = false;
+        }
+    }
+
+    /// Notes that no waiter needs a slot.
+    fn note_empty(&mut self) {
+        if self.last_turn.is_some() {
+            let (target, gap) = (self.target, self.gap);
+            *self = Self { gap, ..Self::new(target) };
+        }
+    }
+
+    /// Returns how long a line of so many waiters takes.
+    fn estimate(&self, waiters: usize) -> Duration {
+        Duration::try_from_secs_f64(self.gap * waiters as f64).unwrap_or(Duration::MAX)
+    }
+}
+
+impl State {
+    /// Returns why a caller on these terms is not let into the line, if it is not: the limiter is
+    /// overloaded, and the line before the caller is too long.
+    pub(super) fn shed_at_the_door(&self, terms: Terms) -> Option<SubmitErrorKind> {
+        let overload = &self.overload;
+        if !overload.is_overloaded || !overload.may_shed(terms) {
+            return None;
+        }
+        let limit = overload.target(self.size)? * SLACK;
+        let ahead = self.wait_list.ahead_of(terms);
+        let is_long = ahead > 0 && overload.estimate(ahead) >= limit;
+        (is_long && !failpoint("the door lets all in")).then(|| self.shed())
+    }
+
+    /// Returns the refusal for now.
+    fn shed(&self) -> SubmitErrorKind {
+        let waiters = self.wait_list.ahead_of(Terms::default().lowest());
+        SubmitErrorKind::Shed { retry_after: self.overload.estimate(waiters) }
+    }
+
+    /// Returns how long a caller that joins the line now will wait.
+    pub(super) fn expected_wait(&self) -> Duration {
+        self.overload.estimate(self.wait_list.ahead_of(Terms::default()))
+    }
+}
+
+impl StateGuard<'_> {
+    /// Returns the waiter that gets a slot that has just become free. Refuses those that waited too long.
+    pub(super) fn next_to_serve(
+        &mut self,
+        shard_id: ShardId,
+        deferred: &mut DeferredWakes,
+    ) -> Option<WaiterKey> {
+        if self.paused || self.wait_list.head(List::Resuming).is_some() {
+            return self.first_to_serve();
+        }
+        let Some(oldest) = self.wait_list.oldest_in_main() else {
+            self.overload.note_empty();
+            return None;
+        };
+        let (now, size) = (Instant::now(), self.size);
+        self.overload.note_turn(now, now.duration_since(oldest), size);
+        if !self.overload.is_overloaded {
+            return self.first_to_serve();
+        }
+        self.shed_late_ones(shard_id, now, deferred);
+        let newest = self.wait_list.newest().filter(|&key| self.may_shed(key));
+        newest.or_else(|| self.first_to_serve())
+    }
+
+    /// Refuses the callers that waited too long, in each priority from the oldest on.
+    fn shed_late_ones(&mut self, shard_id: ShardId, now: Instant, deferred: &mut DeferredWakes) {
+        let Some(target) = self.overload.target(self.size) else { return };
+        let is_late = |guard: &mut Self, key: WaiterKey| {
+            guard.may_shed(key)
+                && now.duration_since(guard.wait_list.node(key).since) > target * SLACK
+        };
+        for class in 0..self.wait_list.heads().len() {
+            while let Some(key) = self.wait_list.heads()[class].filter(|&key| is_late(self, key)) {
+                if failpoint("late ones stay") {
+                    break;
+                }
+                let reason = WaiterState::Rejected(self.shed());
+                self.reject_waiter(shard_id, key, reason, deferred);
+            }
+        }
+    }
+
+    /// Whether a waiter is a caller that may be refused (O1).
+    fn may_shed(&mut self, waiter_key: WaiterKey) -> bool {
+        let node = self.wait_list.node(waiter_key);
+        let (terms, is_caller) = (node.terms, matches!(node.waiter, Waiter::Caller(_)));
+        is_caller && self.overload.may_shed(terms)
+    }
+}
+
+#[cfg(all(test, not(millpond_loom)))]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_burst_is_no_overload_and_a_standing_line_is() {
+        let mut overload = Overload::new(TargetWait::Fixed(10 * MS));
+        let start = Instant::now();
+        // The line becomes short once in each interval.
+        for turn in 0..100u32 {
+            let age = if turn % 20 == 0 { MS } else { 50 * MS };
+            overload.note_turn(start + turn * MS, age, 1);
+            assert!(!overload.is_overloaded, "turn {turn}");
+        }
+        for turn in 100..170 {
+            overload.note_turn(start + turn * MS, 50 * MS, 1);
+        }
+        assert!(overload.is_overloaded);
+        overload.note_turn(start + 171 * MS, MS, 1);
+        assert!(!overload.is_overloaded, "a short line ends the overload at once");
+    }
+
+    #[test]
+    fn the_measured_target_is_the_time_of_a_job() {
+        let mut overload = Overload::new(TargetWait::Measured);
+        assert_eq!(overload.target(8), Some(TARGETS.0));
+        let start = Instant::now();
+        (0..10u32).for_each(|turn| overload.note_turn(start + turn * 5 * MS, MS, 8));
+        let target = overload.target(8).unwrap();
+        assert!((39 * MS..41 * MS).contains(&target), "{target:?}");
+        assert_eq!(overload.estimate(100).as_millis(), 500);
+        overload.note_empty();
+        assert_eq!(overload.estimate(100).as_millis(), 500, "the gap stays known");
+    }
+}
