@@ -98,6 +98,8 @@ mod body;
 mod call;
 mod error;
 mod future;
+#[cfg(feature = "http-body")]
+mod grpc;
 mod on_error;
 mod service;
 mod setup;
@@ -117,6 +119,8 @@ pub use crate::layer::body::HeldBody;
 pub use crate::layer::body::{Hold, Holding};
 pub use crate::layer::error::CallError;
 pub use crate::layer::future::ResponseFuture;
+#[cfg(feature = "http-body")]
+pub use crate::layer::grpc::grpc_options;
 #[doc(hidden)]
 pub use crate::layer::on_error::{OnError, ReturnError, WithOptions};
 pub use crate::layer::service::PoolService;

@@ -1,7 +1,7 @@
 //! What a job may ask for beside a slot: a priority, and a deadline.
 //!
 //! [`JobOptions`] is the public form. A job carries its [`Deadline`] in its cell. The limiter needs
-//! the [`Terms`] alone.
+//! the [`Requirements`] alone.
 
 use std::time::Duration;
 
@@ -138,14 +138,14 @@ pub(crate) struct Deadline {
 
 /// What the limiter must know of a job that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Terms {
+pub(crate) struct Requirements {
     pub(crate) priority: Priority,
     pub(crate) deadline: Option<Instant>,
     /// Under overload the caller may be refused, although it asked for no target.
     pub(crate) is_request: bool,
 }
 
-impl Terms {
+impl Requirements {
     /// The same, with the lowest priority.
     pub(crate) fn lowest(self) -> Self {
         Self { priority: Priority::Background, ..self }

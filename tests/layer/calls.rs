@@ -1,6 +1,5 @@
 //! A call ends once, the pool counts it, and its caller learns how it ended.
 
-#[cfg(feature = "tracing")]
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -8,9 +7,7 @@ use crate::probe::{Ask, Fault, Probe, every_verb};
 use crate::support::*;
 use millpond::Pool;
 use millpond::layer::{CallError, PoolLayer};
-#[cfg(feature = "tracing")]
-use tower::service_fn;
-use tower::{BoxError, Layer, Service, ServiceExt};
+use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 
 #[test]
 fn a_full_pool_does_what_the_verb_says() {
@@ -446,4 +443,48 @@ fn a_loop_of_calls_yields() {
         held.release().await;
         whole(&pool).await;
     });
+}
+
+/// A layer sheds by default once its line does not become shorter, and not if the pool says so.
+#[test]
+fn calls_are_shed_while_the_line_does_not_become_shorter() {
+    const SERVICE: Duration = Duration::from_millis(20);
+    for sheds in [true, false] {
+        paused(async move {
+            let builder = Pool::builder().size(8);
+            let builder = if sheds { builder } else { builder.target_wait(None) };
+            let pool = builder.build().unwrap();
+            let (limit, mut calls) = (Duration::from_secs(60), tokio::task::JoinSet::new());
+            let inner = service_fn(|(): ()| async {
+                tokio::time::sleep(SERVICE).await;
+                Ok::<_, Infallible>(())
+            });
+            let within = PoolLayer::schedule_within(&pool, limit).layer(inner);
+            let ready = PoolLayer::schedule(&pool).layer(inner);
+            // Three times what the pool can serve, for 400 ms.
+            for number in 0..480 {
+                match number % 2 {
+                    0 => calls.spawn(within.clone().oneshot(())),
+                    _ => calls.spawn(ready.clone().oneshot(())),
+                };
+                if number % 6 == 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+            let (mut served, mut shed) = (0, 0);
+            while let Some(result) = calls.join_next().await {
+                match result.unwrap() {
+                    Ok(()) => served += 1,
+                    Err(error) => {
+                        assert!(error.is_refusal(), "{error}");
+                        assert!(error.retry_after().unwrap() > Duration::ZERO);
+                        shed += 1;
+                    }
+                }
+            }
+            assert_eq!(served + shed, 480);
+            assert_eq!(shed > 0, sheds, "{served} served, {shed} shed");
+            assert!(served >= 150, "{served}");
+        });
+    }
 }

@@ -22,7 +22,7 @@ use std::task::Context;
 use tokio::task::coop;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::pool::options::{Deadline, JobOptions, Priority, Terms};
+use crate::pool::options::{Deadline, JobOptions, Priority, Requirements};
 use crate::sync::failpoint;
 use crate::trace::{JobSpan, Place};
 
@@ -85,10 +85,10 @@ impl Meta {
     }
 
     /// What the limiter must know of the job.
-    pub(crate) fn terms(&self) -> Terms {
-        let Some(extra) = &self.extra else { return Terms::default() };
+    pub(crate) fn requirements(&self) -> Requirements {
+        let Some(extra) = &self.extra else { return Requirements::default() };
         let deadline = extra.deadline.map(|deadline| deadline.at);
-        Terms { priority: extra.priority, deadline, ..Terms::default() }
+        Requirements { priority: extra.priority, deadline, ..Requirements::default() }
     }
 
     /// Whether the job has a place alone.

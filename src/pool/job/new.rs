@@ -13,7 +13,7 @@ use crate::pool::job::meta::Meta;
 use crate::pool::job::raw::Cell;
 use crate::pool::job::refs::{JobArc, RawJob, Runnable};
 use crate::pool::job::{JobScheduler, OutputSink, SlotKind};
-use crate::pool::options::Terms;
+use crate::pool::options::Requirements;
 use crate::sync::failpoint;
 use crate::trace::Place;
 
@@ -98,8 +98,8 @@ where
     }
 
     /// What the limiter must know of the job.
-    pub(crate) fn terms(&self) -> Terms {
-        self.cell().meta.terms()
+    pub(crate) fn requirements(&self) -> Requirements {
+        self.cell().meta.requirements()
     }
 
     /// Where the job was submitted.

@@ -55,7 +55,7 @@ use crate::pool::limiter::flags::CANCELLING;
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::state::{State, StateGuard};
 use crate::pool::limiter::wait_list::{List, Waiter, WaiterKey, WaiterState};
-use crate::pool::options::Terms;
+use crate::pool::options::Requirements;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::failpoint;
 
@@ -332,7 +332,7 @@ impl StateGuard<'_> {
             }
         };
         job.wait_again(self.wait_list.next_key());
-        self.wait_list.push(list, quota, Waiter::Job(job, None), Terms::default(), false);
+        self.wait_list.push(list, quota, Waiter::Job(job, None), Requirements::default(), false);
         None
     }
 

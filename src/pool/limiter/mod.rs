@@ -25,7 +25,7 @@
 //! | `wait_list` | lists, queue and quotas; priorities; the states of a waiter |
 //! | `waiters` | what a waiter does after it joined: looks, hands in its job, leaves |
 //! | `expiry` | waiters whose deadline has passed |
-//! | `overload` | when the pool is overloaded, and who is refused then |
+//! | `overload` | when the pool is overloaded, and which callers are refused then |
 //! | `lending` | waits inside the pool's own jobs: lent slots, and waits that could never end |
 //! | `pause` | no slots for a while |
 //! | `closing` | the end: what is refused, and what is taken out |
@@ -160,7 +160,7 @@ use crate::pool::limiter::overload::TargetWait;
 use crate::pool::limiter::shard::{Shard, ShardGuard, ShardId};
 use crate::pool::limiter::state::{State, StateGuard};
 use crate::pool::limiter::wait_list::{List, WaiterKey};
-use crate::pool::options::Terms;
+use crate::pool::options::Requirements;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
 use crate::sync::{Mutex, failpoint};
@@ -187,7 +187,7 @@ pub(crate) trait PendingJob {
     fn group(&self) -> Option<&dyn JobGroup>;
 
     /// What the job asks for. Called before the job is handed over.
-    fn terms(&self) -> Terms;
+    fn requirements(&self) -> Requirements;
 
     /// Hands the job over, unless its group takes no more jobs. Called under the limiter's locks, so
     /// that no worker or abort can reach the job before it is counted. Takes no lock but the
@@ -370,12 +370,12 @@ impl Limiter {
         match on_full {
             OnFull::Wait(_) if waits_itself => state.enqueue_nested_job(list, pending, slot_kind),
             OnFull::Wait(_) => {
-                let terms = pending.terms();
-                if let Some(kind) = state.shed_at_the_door(terms) {
+                let requirements = pending.requirements();
+                if let Some(kind) = state.shed_new(requirements) {
                     return state.refuse(AcquireOutcome::Refused(kind));
                 }
                 state.enter_line(pending.group(), |state| {
-                    state.enqueue_caller(list, quota, &mut waker, current, (terms, false))
+                    state.enqueue_caller(list, quota, &mut waker, current, (requirements, false))
                 })
             }
             OnFull::Commit => state.enqueue_job(list, pending, slot_kind, current.is_some()),
@@ -413,14 +413,14 @@ impl Limiter {
     // ----- slots without jobs -----
 
     /// Reserves a slot for a later job of the group. If none is free, the caller waits with `waker` on
-    /// these terms. Without one, the outcome is `Full`.
+    /// these requirements. Without one, the outcome is `Full`.
     #[inline]
     pub(crate) fn reserve(
         &self,
         shard_id: ShardId,
         group: Option<&dyn JobGroup>,
         waker: Option<&Waker>,
-        terms: Terms,
+        requirements: Requirements,
     ) -> AcquireOutcome {
         let quota = group.and_then(JobGroup::quota);
         if quota.is_none() {
@@ -435,7 +435,7 @@ impl Limiter {
                 return AcquireOutcome::Reserved;
             }
         }
-        self.reserve_slow(shard_id, group, waker, terms)
+        self.reserve_slow(shard_id, group, waker, requirements)
     }
 
     #[cold]
@@ -444,7 +444,7 @@ impl Limiter {
         shard_id: ShardId,
         group: Option<&dyn JobGroup>,
         waker: Option<&Waker>,
-        terms: Terms,
+        requirements: Requirements,
     ) -> AcquireOutcome {
         let quota = group.and_then(JobGroup::quota);
         // Cloned before the lock and, if no wait takes it, dropped after the lock (L2).
@@ -461,11 +461,11 @@ impl Limiter {
             return AcquireOutcome::Reserved;
         }
         match waker {
-            Some(_) => match state.shed_at_the_door(terms) {
+            Some(_) => match state.shed_new(requirements) {
                 Some(kind) => state.refuse(AcquireOutcome::Refused(kind)),
                 None => state.enter_line(group, |state| {
                     let current = current_of(self.pool);
-                    state.enqueue_caller(list, quota, &mut waker, current, (terms, true))
+                    state.enqueue_caller(list, quota, &mut waker, current, (requirements, true))
                 }),
             },
             None => state.refuse(AcquireOutcome::Refused(list.full_kind())),

@@ -1,6 +1,6 @@
-//! Overload: when the line is too long for too long, and who is refused then.
+//! Overload: when the line is too long for too long, and which callers are refused then.
 //!
-//! A line that forms and empties again is a burst, and waiting is the right answer. A line that never
+//! A line that forms and empties again comes from a spike, and waiting is the right answer. A line that never
 //! empties only makes each caller wait longer, until no caller has the patience left. [`Overload`] tells
 //! the two apart like CoDel (Nichols and Jacobson, 2012), in the form that folly gives it for queues of
 //! requests: at each turn the age of the oldest waiter is looked at. If the *smallest* age of an interval
@@ -8,7 +8,7 @@
 //!
 //! While it is:
 //!
-//! 1. **The door refuses at once.** A caller that would have more waiters of its priority or above before
+//! 1. **New callers are refused at once.** A caller that would have more waiters of its priority or above before
 //!    it than the pool serves within [`SLACK`] targets is not let in. The refusal says when the line will be
 //!    gone.
 //! 2. **What waits too long is refused**: the oldest callers of each priority, once they waited for
@@ -30,7 +30,7 @@
 //!
 //! * **O1, promises.** No job in the wait list is refused. Test: `a_committed_job_is_never_shed`.
 //! * **O2, work-conserving.** A turn refuses a waiter only if another one gets the slot, or the slot lies
-//!   free for the next arrival. The door refuses nothing while a slot is free. Tests:
+//!   free for the next arrival. No new caller is refused while a slot is free. Tests:
 //!   `overload_keeps_the_pool_busy`.
 //! * **O3, priorities.** A caller is refused for the waiters of its own priority and above alone. Test:
 //!   `a_spike_of_the_low_class_costs_the_high_one_nothing`.
@@ -44,7 +44,7 @@ use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::state::{State, StateGuard};
 use crate::pool::limiter::wait_list::{List, Waiter, WaiterKey, WaiterState};
-use crate::pool::options::Terms;
+use crate::pool::options::Requirements;
 use crate::sync::failpoint;
 
 /// Which callers may be refused under overload, and after which wait.
@@ -105,10 +105,10 @@ impl Overload {
         }
     }
 
-    /// Whether a caller on these terms may be refused.
-    fn may_shed(&self, terms: Terms) -> bool {
+    /// Whether a caller with these requirements may be refused.
+    fn may_shed(&self, requirements: Requirements) -> bool {
         match self.target {
-            TargetWait::Measured => terms.is_request,
+            TargetWait::Measured => requirements.is_request,
             TargetWait::Fixed(_) => true,
             TargetWait::Never => false,
         }
@@ -149,28 +149,28 @@ impl Overload {
 }
 
 impl State {
-    /// Returns why a caller on these terms is not let into the line, if it is not: the limiter is
+    /// Returns why a caller with these requirements is not let into the line, if it is not: the limiter is
     /// overloaded, and the line before the caller is too long.
-    pub(super) fn shed_at_the_door(&self, terms: Terms) -> Option<SubmitErrorKind> {
+    pub(super) fn shed_new(&self, requirements: Requirements) -> Option<SubmitErrorKind> {
         let overload = &self.overload;
-        if !overload.is_overloaded || !overload.may_shed(terms) {
+        if !overload.is_overloaded || !overload.may_shed(requirements) {
             return None;
         }
         let limit = overload.target(self.size)? * SLACK;
-        let ahead = self.wait_list.ahead_of(terms);
+        let ahead = self.wait_list.ahead_of(requirements);
         let is_long = ahead > 0 && overload.estimate(ahead) >= limit;
-        (is_long && !failpoint("the door lets all in")).then(|| self.shed())
+        (is_long && !failpoint("new callers are let in")).then(|| self.shed())
     }
 
     /// Returns the refusal for now.
     fn shed(&self) -> SubmitErrorKind {
-        let waiters = self.wait_list.ahead_of(Terms::default().lowest());
+        let waiters = self.wait_list.ahead_of(Requirements::default().lowest());
         SubmitErrorKind::Shed { retry_after: self.overload.estimate(waiters) }
     }
 
     /// Returns how long a caller that joins the line now will wait.
     pub(super) fn expected_wait(&self) -> Duration {
-        self.overload.estimate(self.wait_list.ahead_of(Terms::default()))
+        self.overload.estimate(self.wait_list.ahead_of(Requirements::default()))
     }
 }
 
@@ -219,8 +219,9 @@ impl StateGuard<'_> {
     /// Whether a waiter is a caller that may be refused (O1).
     fn may_shed(&mut self, waiter_key: WaiterKey) -> bool {
         let node = self.wait_list.node(waiter_key);
-        let (terms, is_caller) = (node.terms, matches!(node.waiter, Waiter::Caller(_)));
-        is_caller && self.overload.may_shed(terms)
+        let (requirements, is_caller) =
+            (node.requirements, matches!(node.waiter, Waiter::Caller(_)));
+        is_caller && self.overload.may_shed(requirements)
     }
 }
 
@@ -231,7 +232,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn a_burst_is_no_overload_and_a_standing_line_is() {
+    fn a_spike_is_no_overload_and_a_standing_line_is() {
         let mut overload = Overload::new(TargetWait::Fixed(10 * MS));
         let start = Instant::now();
         // The line becomes short once in each interval.

@@ -28,7 +28,7 @@ use crate::pool::limiter::wait_list::{
     CallerWaiter, List, NO_GROUP, RemovedJob, WaitList, Waiter, WaiterKey, WaiterState,
 };
 use crate::pool::limiter::{AcquireOutcome, Limiter, PendingJob};
-use crate::pool::options::Terms;
+use crate::pool::options::Requirements;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{MutexGuard, failpoint};
 
@@ -105,7 +105,7 @@ impl State {
         slot_kind: SlotKind,
         is_nested: bool,
     ) -> AcquireOutcome {
-        let terms = pending.terms();
+        let requirements = pending.requirements();
         let job = match pending.admit_waiting(slot_kind, self.wait_list.next_key()) {
             Ok(job) => job,
             Err(kind) => return self.refuse(AcquireOutcome::Refused(kind)),
@@ -113,7 +113,13 @@ impl State {
         if list == List::Main {
             self.acquire_quota(slot_kind.quota());
         }
-        self.wait_list.push(list, slot_kind.quota(), Waiter::Job(job, None), terms, is_nested);
+        self.wait_list.push(
+            list,
+            slot_kind.quota(),
+            Waiter::Job(job, None),
+            requirements,
+            is_nested,
+        );
         // Waiters before this one have their places already, so the step can only admit the job.
         let _ = self.wait_list.enter_queue();
         AcquireOutcome::Enqueued
@@ -165,7 +171,7 @@ impl State {
         quota: Option<usize>,
         waker: &mut Option<Waker>,
         current: Option<Current>,
-        (terms, is_reserver): (Terms, bool),
+        (requirements, is_reserver): (Requirements, bool),
     ) -> AcquireOutcome {
         let waiting_job = current.and_then(waiting_job);
         if waiting_job.is_some_and(|job| would_deadlock(self, list, job)) {
@@ -183,7 +189,7 @@ impl State {
             is_reserver,
         };
         let waiter = Waiter::Caller(caller);
-        let waiter_key = self.wait_list.push(list, quota, waiter, terms, current.is_some());
+        let waiter_key = self.wait_list.push(list, quota, waiter, requirements, current.is_some());
         if is_reserver {
             // A reserver has nothing to leave in the queue, but keeps later waiters behind it.
             let _ = self.wait_list.enter_queue();

@@ -70,7 +70,7 @@ use tokio::time::Instant;
 use crate::error::SubmitErrorKind;
 use crate::pool::job::{RawJob, Runnable};
 use crate::pool::limiter::lending::WaitingJob;
-use crate::pool::options::{PRIORITIES, Terms};
+use crate::pool::options::{PRIORITIES, Requirements};
 use crate::pool::paged_slab::PagedSlab;
 use crate::sync::failpoint;
 
@@ -174,7 +174,7 @@ pub(super) struct Node {
     /// such a job back.
     pub(super) submitter: Option<usize>,
     /// Priority and deadline. A resuming job has started, and its deadline does not count here.
-    pub(super) terms: Terms,
+    pub(super) requirements: Requirements,
     /// When the waiter joined the wait list.
     pub(super) since: Instant,
     pub(super) waiter: Waiter,
@@ -296,9 +296,9 @@ impl WaitList {
         self.main.iter().map(|ends| ends.len).sum()
     }
 
-    /// Returns how many waiters of the main list have at least the priority of `terms`.
-    pub(super) fn ahead_of(&self, terms: Terms) -> usize {
-        self.main[terms.class()..].iter().map(|ends| ends.len).sum()
+    /// Returns how many waiters of the main list have at least the priority of `requirements`.
+    pub(super) fn ahead_of(&self, requirements: Requirements) -> usize {
+        self.main[requirements.class()..].iter().map(|ends| ends.len).sum()
     }
 
     /// Returns whether a new waiter would get a place in the queue at once.
@@ -525,7 +525,7 @@ impl WaitList {
         if node.resumes {
             return;
         }
-        let class = node.terms.class();
+        let class = node.requirements.class();
         self.passed[class] = 0;
         for lower in 0..class {
             // A priority without waiters has nothing to wait for.
@@ -545,13 +545,13 @@ impl WaitList {
         list: List,
         quota: Option<usize>,
         waiter: Waiter,
-        terms: Terms,
+        requirements: Requirements,
         is_nested: bool,
     ) -> WaiterKey {
         self.reservers += usize::from(waiter.is_reserver());
         self.last_nested += u64::from(is_nested);
         let node = Node {
-            prev: self.ends(list, terms.class()).tail,
+            prev: self.ends(list, requirements.class()).tail,
             next: NONE,
             list: Some(list),
             in_queue: false,
@@ -559,7 +559,7 @@ impl WaitList {
             resumes: list.is_resuming(),
             quota,
             submitter: None,
-            terms,
+            requirements,
             since: Instant::now(),
             waiter,
         };
@@ -572,7 +572,7 @@ impl WaitList {
     /// Puts a waiter that stands in no list at the end of one.
     #[inline]
     pub(super) fn link(&mut self, list: List, waiter_key: WaiterKey) {
-        let prev = self.ends(list, self.nodes[waiter_key].terms.class()).tail;
+        let prev = self.ends(list, self.nodes[waiter_key].requirements.class()).tail;
         let node = &mut self.nodes[waiter_key];
         debug_assert!(node.list.is_none());
         (node.prev, node.next, node.list) = (prev, NONE, Some(list));
@@ -585,9 +585,9 @@ impl WaitList {
         if prev != NONE {
             self.nodes[prev].next = waiter_key;
         }
-        let Node { nested, terms, .. } = self.nodes[waiter_key];
-        let class = terms.class();
-        if let Some(at) = terms.deadline {
+        let Node { nested, requirements, .. } = self.nodes[waiter_key];
+        let class = requirements.class();
+        if let Some(at) = requirements.deadline {
             self.deadlines.insert((at, waiter_key));
         }
         let ends = self.ends_mut(list, class);
@@ -632,11 +632,11 @@ impl WaitList {
         let node = &mut self.nodes[waiter_key];
         let (prev, next) = (node.prev, node.next);
         let list = node.list.take().expect("the waiter stands in a list");
-        let class = node.terms.class();
+        let class = node.requirements.class();
         if node.nested > 0 {
             self.nested.remove(&node.nested);
         }
-        if let Some(at) = node.terms.deadline {
+        if let Some(at) = node.requirements.deadline {
             self.deadlines.remove(&(at, waiter_key));
         }
         if std::mem::take(&mut node.in_queue) {

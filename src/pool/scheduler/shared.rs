@@ -33,7 +33,7 @@ use crate::pool::limiter::overload::TargetWait;
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::wait_list::WaiterKey;
 use crate::pool::limiter::{AcquireOutcome, Limiter, OnFull, PendingJob};
-use crate::pool::options::Terms;
+use crate::pool::options::Requirements;
 use crate::pool::scheduler::binding::{Binding, BindingState, is_alive};
 use crate::pool::scheduler::complete::{cancel, cancel_all, end_withdrawn};
 use crate::pool::scheduler::expiry::{self, Expiry};
@@ -306,10 +306,10 @@ impl Shared {
         &self,
         group: Option<&dyn JobGroup>,
         cx: Option<&Context<'_>>,
-        terms: Terms,
+        requirements: Requirements,
     ) -> AcquireOutcome {
         let shard_id = self.current_shard();
-        let outcome = self.limiter.reserve(shard_id, group, cx.map(Context::waker), terms);
+        let outcome = self.limiter.reserve(shard_id, group, cx.map(Context::waker), requirements);
         self.after_submit(shard_id, group.and_then(JobGroup::quota), outcome)
     }
 

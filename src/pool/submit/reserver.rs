@@ -24,7 +24,7 @@ use crate::pool::job::{JobGroup, OutputSink};
 use crate::pool::limiter::AcquireOutcome;
 use crate::pool::limiter::counts::{LeaveReason, ReleaseReason};
 use crate::pool::limiter::wait_list::{WaiterKey, WaiterState};
-use crate::pool::options::{JobOptions, Terms};
+use crate::pool::options::{JobOptions, Requirements};
 use crate::pool::submit::submission::Submission;
 use crate::trace::Place;
 
@@ -69,8 +69,8 @@ use crate::trace::Place;
 pub struct Reserver {
     pool: Pool,
     group: Option<Arc<dyn JobGroup>>,
-    /// On which terms the reserver waits.
-    terms: Terms,
+    /// What the reserver asks for.
+    requirements: Requirements,
     state: State,
 }
 
@@ -92,17 +92,17 @@ impl Pool {
 impl Reserver {
     pub(crate) fn new(pool: Pool, group: Option<Arc<dyn JobGroup>>) -> Self {
         let options = group.as_ref().and_then(|group| group.options());
-        let terms = options.map_or(Terms::default(), |options| Terms {
+        let requirements = options.map_or(Requirements::default(), |options| Requirements {
             priority: options.class(),
-            ..Terms::default()
+            ..Requirements::default()
         });
-        Self { pool, group, terms, state: State::Nothing }
+        Self { pool, group, requirements, state: State::Nothing }
     }
 
     /// Marks the reserver as one that serves requests.
     #[cfg(feature = "tower")]
     pub(crate) fn for_requests(mut self) -> Self {
-        self.terms.is_request = true;
+        self.requirements.is_request = true;
         self
     }
 
@@ -193,7 +193,7 @@ impl Reserver {
             State::Reserved => return Poll::Ready(Ok(())),
             State::Nothing => {
                 shared.ensure_runtime();
-                shared.reserve(self.group.as_deref(), Some(cx), self.terms)
+                shared.reserve(self.group.as_deref(), Some(cx), self.requirements)
             }
             State::Waiting(waiter_key) => {
                 match shared.limiter.poll_waiter(waiter_key, cx.waker()) {
@@ -239,7 +239,7 @@ impl Reserver {
             return Ok(());
         }
         self.state = State::Nothing;
-        match shared.reserve(self.group.as_deref(), None, self.terms) {
+        match shared.reserve(self.group.as_deref(), None, self.requirements) {
             AcquireOutcome::Reserved => {
                 self.state = State::Reserved;
                 Ok(())
@@ -328,8 +328,9 @@ impl Drop for Wait<'_> {
 impl Clone for Reserver {
     /// Makes another reserver of the same pool, without a slot.
     fn clone(&self) -> Self {
-        let (pool, group, terms) = (self.pool.clone(), self.group.clone(), self.terms);
-        Self { pool, group, terms, state: State::Nothing }
+        let (pool, group, requirements) =
+            (self.pool.clone(), self.group.clone(), self.requirements);
+        Self { pool, group, requirements, state: State::Nothing }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::pool::job::{self, AdmittedJob, JobGroup, Meta, NewJob, OutputSink, Ru
 use crate::pool::limiter::counts::ReleaseReason;
 use crate::pool::limiter::wait_list::WaiterKey;
 use crate::pool::limiter::{AcquireOutcome, OnFull, PendingJob};
-use crate::pool::options::{JobOptions, Terms};
+use crate::pool::options::{JobOptions, Requirements};
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::caller_runs::CallerRunsJob;
 use crate::trace::Place;
@@ -267,9 +267,9 @@ where
         self.sink.as_ref().and_then(S::group)
     }
 
-    fn terms(&self) -> Terms {
+    fn requirements(&self) -> Requirements {
         let new_job = self.new_job.as_ref().expect("a job on offer is here");
-        Terms { is_request: S::IS_REQUEST, ..new_job.terms() }
+        Requirements { is_request: S::IS_REQUEST, ..new_job.requirements() }
     }
 
     #[inline]

@@ -2,7 +2,7 @@
 
 use std::task::Waker;
 
-use super::{CallerWaiter, List, NO_GROUP, Terms, WaitList, Waiter, WaiterKey, WaiterState};
+use super::{CallerWaiter, List, NO_GROUP, Requirements, WaitList, Waiter, WaiterKey, WaiterState};
 
 fn caller(list: &mut WaitList, at: List, is_reserver: bool) -> WaiterKey {
     let caller = CallerWaiter {
@@ -17,7 +17,7 @@ fn caller(list: &mut WaitList, at: List, is_reserver: bool) -> WaiterKey {
         List::Quota(key) => Some(key),
         _ => unreachable!("a caller does not resume"),
     };
-    list.push(at, quota, Waiter::Caller(caller), Terms::default(), false)
+    list.push(at, quota, Waiter::Caller(caller), Requirements::default(), false)
 }
 
 #[test]

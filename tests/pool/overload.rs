@@ -1,0 +1,209 @@
+//! Overload: who is refused while the line does not become shorter, by paused time and a simulated load.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::support::*;
+use millpond::{JobOptions, Pool, PoolBuilder, Priority, SubmitErrorKind};
+use tokio::time::{Instant, sleep, sleep_until};
+
+const MS: Duration = Duration::from_millis(1);
+const SERVICE: Duration = Duration::from_millis(20);
+/// With this size and service time, a load of 1.0 is 400 jobs a second.
+const SIZE: usize = 8;
+
+/// What became of the callers of one priority.
+#[derive(Debug, Default, Clone)]
+struct Seen {
+    offered: usize,
+    /// From the call to the end of the job.
+    latencies: Vec<Duration>,
+    /// From the call to the refusal, and the advice.
+    refusals: Vec<(Duration, Duration)>,
+}
+
+impl Seen {
+    fn within(&self, patience: Duration) -> usize {
+        self.latencies.iter().filter(|&&latency| latency <= patience).count()
+    }
+}
+
+/// Offers jobs at `load` times the pool's capacity for a time, and waits for all of them.
+async fn offer(pool: &Pool, load: f64, time: Duration, priority: Priority) -> Seen {
+    let gap = SERVICE.div_f64(SIZE as f64 * load);
+    let (start, seen) = (Instant::now(), Arc::new(Mutex::new(Seen::default())));
+    let mut callers = tokio::task::JoinSet::new();
+    for number in 0.. {
+        let at = start + gap * number;
+        if at >= start + time {
+            break;
+        }
+        sleep_until(at).await;
+        seen.lock().unwrap().offered += 1;
+        let (pool, seen) = (pool.clone(), seen.clone());
+        callers.spawn(async move {
+            let called = Instant::now();
+            let view = pool.with(JobOptions::new().priority(priority));
+            match view.schedule(sleep(SERVICE)).await {
+                Ok(handle) => {
+                    handle.await.unwrap();
+                    seen.lock().unwrap().latencies.push(called.elapsed());
+                }
+                Err(refused) => {
+                    let SubmitErrorKind::Shed { retry_after } = refused.kind() else {
+                        panic!("{refused}");
+                    };
+                    seen.lock().unwrap().refusals.push((called.elapsed(), retry_after));
+                }
+            }
+        });
+    }
+    while let Some(ended) = callers.join_next().await {
+        ended.unwrap();
+    }
+    let seen = seen.lock().unwrap().clone();
+    assert_eq!(seen.offered, seen.latencies.len() + seen.refusals.len());
+    seen
+}
+
+fn builder() -> PoolBuilder {
+    Pool::builder().size(SIZE)
+}
+
+#[test]
+fn overload_keeps_the_pool_busy_and_the_waits_short() {
+    for load in [1.4, 2.0, 10.0] {
+        paused(async move {
+            let pool = builder().target_wait(20 * MS).build().unwrap();
+            let seen = offer(&pool, load, 2_000 * MS, Priority::Normal).await;
+            // Two seconds of 400 jobs: all slots were busy (O2).
+            let good = seen.within(200 * MS);
+            assert!(good >= 760, "{load}: {good} of 800");
+            // After the first interval, no wait is longer than two targets.
+            let mut latencies = seen.latencies.clone();
+            latencies.sort();
+            let p99 = latencies[latencies.len() * 99 / 100];
+            assert!(p99 <= SERVICE + 2 * 20 * MS + 60 * MS, "{load}: {p99:?}");
+            let late = seen.refusals.iter().filter(|(waited, _)| *waited > 62 * MS).count();
+            assert!(late * 50 <= seen.refusals.len(), "{load}: {late} of {}", seen.refusals.len());
+            assert!(seen.refusals.iter().all(|(_, advice)| *advice > Duration::ZERO));
+            law(&pool);
+            whole(&pool).await;
+        });
+    }
+}
+
+/// The same load and the same program: the same decisions.
+#[test]
+fn a_simulated_load_has_one_result() {
+    let run = || {
+        let (tell, told) = std::sync::mpsc::channel();
+        paused(async move {
+            let pool = builder().target_wait(20 * MS).build().unwrap();
+            let seen = offer(&pool, 3.0, 500 * MS, Priority::Normal).await;
+            tell.send((seen.latencies, seen.refusals)).unwrap();
+        });
+        told.recv().unwrap()
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn a_burst_and_a_busy_pool_are_no_overload() {
+    paused(async {
+        let pool = builder().target_wait(20 * MS).build().unwrap();
+        for _ in 0..5 {
+            // Three times the capacity for 20 ms, then a pause in which the line empties.
+            let seen = offer(&pool, 3.0, 20 * MS, Priority::Normal).await;
+            assert!(seen.refusals.is_empty(), "{:?}", seen.refusals);
+        }
+        let seen = offer(&pool, 0.95, 1_000 * MS, Priority::Normal).await;
+        assert!(seen.refusals.is_empty());
+    });
+}
+
+#[test]
+fn the_overload_ends_with_the_load() {
+    paused(async {
+        let pool = builder().target_wait(20 * MS).build().unwrap();
+        let flood = offer(&pool, 5.0, 500 * MS, Priority::Normal).await;
+        assert!(!flood.refusals.is_empty());
+        let calm = offer(&pool, 0.9, 500 * MS, Priority::Normal).await;
+        assert!(calm.refusals.is_empty(), "{:?}", calm.refusals);
+    });
+}
+
+/// A program that feeds a pool by `schedule` wants to wait. Without a target, its jobs are never refused.
+#[test]
+fn feeders_wait_unless_they_ask_for_a_target() {
+    for pool in [builder().build().unwrap(), builder().target_wait(None).build().unwrap()] {
+        paused(async move {
+            let seen = offer(&pool, 10.0, 300 * MS, Priority::Normal).await;
+            assert_eq!((seen.latencies.len(), seen.refusals.len()), (seen.offered, 0));
+        });
+    }
+}
+
+#[test]
+fn a_committed_job_is_never_shed() {
+    paused(async {
+        let pool = builder().target_wait(5 * MS).build().unwrap();
+        let promised: Vec<_> = (0..200)
+            .map(|number| {
+                let job = async move {
+                    sleep(SERVICE).await;
+                    number
+                };
+                pool.anyway_go(job).unwrap().into_handle()
+            })
+            .collect();
+        let flood = offer(&pool, 5.0, 300 * MS, Priority::Normal).await;
+        assert!(!flood.refusals.is_empty());
+        for (number, handle) in promised.into_iter().enumerate() {
+            assert_eq!(handle.await.unwrap(), number);
+        }
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn a_spike_of_the_low_class_costs_the_high_one_nothing() {
+    paused(async {
+        let pool = builder().target_wait(20 * MS).build().unwrap();
+        let (high, low) = tokio::join!(
+            offer(&pool, 0.5, 2_000 * MS, Priority::High),
+            offer(&pool, 6.0, 2_000 * MS, Priority::Low),
+        );
+        assert!(high.refusals.is_empty(), "{} of {}", high.refusals.len(), high.offered);
+        assert_eq!(high.within(200 * MS), high.offered);
+        // The low class takes what is left.
+        let all = high.within(200 * MS) + low.within(200 * MS);
+        assert!(all >= 760, "{all} of 800");
+    });
+}
+
+#[test]
+fn the_status_tells_the_oldest_wait_and_what_to_expect() {
+    paused(async {
+        let pool = Pool::new(1);
+        assert_eq!(pool.status().oldest_wait, Duration::ZERO);
+        let mut handles = Vec::new();
+        for _ in 0..10 {
+            handles.push(pool.anyway_go(sleep(SERVICE)).unwrap().into_handle());
+        }
+        sleep(SERVICE * 4 + 5 * MS).await;
+        let status = pool.status();
+        assert!((80..95).contains(&status.oldest_wait.as_millis()), "{status:?}");
+        // Five wait, of 20 ms each.
+        assert!((90..125).contains(&status.expected_wait.as_millis()), "{status:?}");
+        for handle in handles {
+            handle.await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_target_of_zero_is_refused() {
+    let error = builder().target_wait(Duration::ZERO).build().unwrap_err();
+    assert_eq!(error.field(), "target_wait");
+}
