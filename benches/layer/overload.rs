@@ -18,13 +18,16 @@ use crate::servers::{ARMS, CONNECTIONS, NAMES, QUEUE, Server, WORK};
 use crate::{Args, median, table};
 
 /// The offered load, as multiples of the capacity of the handler.
-const LOADS: [f64; 6] = [0.5, 0.9, 1.0, 2.0, 5.0, 10.0];
+const LOADS: [f64; 6] = [0.5, 1.0, 1.4, 2.0, 5.0, 10.0];
 
 /// A client gives up after this time.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// The services that are compared.
-const COMPARED: [usize; 3] = [0, 1, 2];
+const COMPARED: [usize; 9] = [0, 1, 4, 5, 6, 7, 2, 3, 8];
+
+/// Those of `COMPARED` in the picture.
+const DRAWN: [usize; 4] = [0, 1, 2, 7];
 
 fn capacity() -> f64 {
     CONNECTIONS as f64 / WORK.as_secs_f64()
@@ -68,35 +71,38 @@ pub fn run(args: &Args) -> (String, String) {
 
     let mut text = format!(
         "\n## Overload\n\nA handler that needs one of {CONNECTIONS} connections for {} ms: {} requests/s are all it can \
-         serve. An open\nload over loopback, from another process; who has waited for {} s goes away. \
-         Millpond: `try_schedule` on a pool of\n{CONNECTIONS} slots and {QUEUE} places in its queue, which \
-         answers 503 beyond.\nGoodput: requests served, per second. p99: of those, in ms. Memory: the \
-         server's peak, in MB.\n\n",
+         serve. An open\nload over loopback, from another process; a client goes away after {} ms. All layers \
+         answer 503 to what they\nrefuse. Millpond has {CONNECTIONS} slots: `try_schedule` with {QUEUE} places in \
+         its queue, `schedule` without any\nsetting, and `schedule` with a target. The adaptive limiters do not \
+         know the number of connections.\n\n",
         WORK.as_millis(),
         capacity(),
-        PATIENCE.as_secs(),
+        PATIENCE.as_millis(),
     );
-    let mut rows = Vec::new();
-    for (at, load) in LOADS.iter().enumerate() {
-        let mut row = vec![format!("{load}")];
-        for loads in &all {
-            let Figures { goodput, p99, memory } = loads[at];
-            let p99 = if p99.is_nan() { "–".into() } else { format!("{p99:.0}") };
-            row.extend([format!("{goodput:.0}"), p99, format!("{memory:.0}")]);
-        }
-        rows.push(row);
+    let head: Vec<String> = LOADS.iter().map(|load| format!("{load} x")).collect();
+    let head: Vec<&str> = std::iter::once("").chain(head.iter().map(String::as_str)).collect();
+    let figures: [(&str, fn(&Figures) -> f64); 3] = [
+        ("Requests served per second", |figures| figures.goodput),
+        ("Their p99 in ms", |figures| figures.p99),
+        ("Peak memory of the server in MB", |figures| figures.memory),
+    ];
+    for (title, figure) in figures {
+        let row = |(&arm, loads): (&usize, &Vec<Figures>)| {
+            let cell =
+                |value: f64| if value.is_nan() { "–".into() } else { format!("{value:.0}") };
+            let cells = loads.iter().map(|figures| cell(figure(figures)));
+            std::iter::once(NAMES[arm].to_owned()).chain(cells).collect()
+        };
+        let rows: Vec<Vec<String>> = COMPARED.iter().zip(&all).map(row).collect();
+        text += &format!("{title}, by the offered load:\n\n{}\n", table(&head, &rows));
     }
-    let columns = COMPARED.iter().flat_map(|&arm| {
-        ["goodput", "p99", "memory"].map(|figure| format!("{}: {figure}", NAMES[arm]))
-    });
-    let head: Vec<String> = std::iter::once("load".into()).chain(columns).collect();
-    let head: Vec<&str> = head.iter().map(String::as_str).collect();
-    text += &table(&head, &rows);
 
     let series = |figure: fn(&Figures) -> f64| -> Vec<Series> {
-        let names = COMPARED.iter().map(|&arm| NAMES[arm].replace('`', ""));
-        let values = all.iter().map(|loads| loads.iter().map(figure).collect());
-        names.zip(values).map(|(name, values)| Series { name, values }).collect()
+        let drawn = DRAWN.iter().map(|&at| Series {
+            name: NAMES[COMPARED[at]].replace('`', ""),
+            values: all[at].iter().map(figure).collect(),
+        });
+        drawn.collect()
     };
     let goodput = series(|figures| figures.goodput);
     let p99 = series(|figures| figures.p99);

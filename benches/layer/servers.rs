@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::error_handling::HandleErrorLayer;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -18,10 +19,30 @@ use millpond::layer::{CallError, PoolLayer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tower::limit::GlobalConcurrencyLimitLayer;
+use tower::{BoxError, ServiceBuilder};
 
-pub const ARMS: [&str; 4] = ["bare", "limit", "millpond", "millpond-schedule"];
-pub const NAMES: [&str; 4] =
-    ["bare router", "ConcurrencyLimit", "millpond `try_schedule`", "millpond `schedule`"];
+pub const ARMS: [&str; 9] = [
+    "bare",
+    "limit",
+    "millpond",
+    "millpond-schedule",
+    "shed",
+    "little",
+    "acc",
+    "adaptive",
+    "millpond-target",
+];
+pub const NAMES: [&str; 9] = [
+    "bare router",
+    "ConcurrencyLimit",
+    "millpond `try_schedule`",
+    "millpond `schedule`",
+    "LoadShed over ConcurrencyLimit",
+    "little-loadshedder",
+    "tower-acc",
+    "tower-resilience-adaptive",
+    "millpond, target 10 ms",
+];
 
 /// The handler needs one of this many connections, for `WORK`.
 pub const CONNECTIONS: usize = 8;
@@ -29,13 +50,35 @@ pub const WORK: Duration = Duration::from_millis(20);
 /// Places in the pool's queue. A queued call waits for another `WORK`.
 pub const QUEUE: usize = CONNECTIONS;
 
+/// A handler behind a layer whose errors are answered by 503.
+macro_rules! guarded {
+    ($work:ident, $layer:expr) => {
+        $work.layer(
+            ServiceBuilder::new()
+                .layer(HandleErrorLayer::new(unavailable))
+                .map_err(BoxError::from)
+                .layer($layer),
+        )
+    };
+}
+
+async fn unavailable(_: BoxError) -> StatusCode {
+    StatusCode::SERVICE_UNAVAILABLE
+}
+
 /// Serves until the process is killed.
 pub fn serve(arm: &str) {
     let runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = { runtime }.worker_threads(2).enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let database = Arc::new(Semaphore::new(CONNECTIONS));
-        let pool = Pool::builder().size(CONNECTIONS).queue(QUEUE).build().expect("valid");
+        let builder = Pool::builder().size(CONNECTIONS);
+        let builder = match arm {
+            "millpond" => builder.queue(QUEUE),
+            "millpond-target" => builder.target_wait(WORK / 2),
+            _ => builder,
+        };
+        let pool = builder.build().expect("valid");
         let limit = GlobalConcurrencyLimitLayer::new(CONNECTIONS);
         let work = get(work).with_state(database);
         let sleep = get(sleep);
@@ -48,6 +91,26 @@ pub fn serve(arm: &str) {
                 Router::new()
                     .route("/work", work.layer(limit))
                     .route("/sleep/{ms}", sleep.layer(wide))
+            }
+            "shed" => {
+                let layer = ServiceBuilder::new().load_shed().layer(limit);
+                Router::new().route("/work", guarded!(work, layer))
+            }
+            "little" => {
+                // The time of a call, and a wait as long.
+                let layer = little_loadshedder::LoadShedLayer::new(0.01, 2 * WORK);
+                Router::new().route("/work", guarded!(work, layer))
+            }
+            "acc" => {
+                let layer = tower_acc::ConcurrencyLimitLayer::new(tower_acc::Vegas::default());
+                let layer = ServiceBuilder::new().load_shed().layer(layer);
+                Router::new().route("/work", guarded!(work, layer))
+            }
+            "adaptive" => {
+                let vegas = tower_resilience_adaptive::Vegas::builder().build().expect("valid");
+                let layer = tower_resilience_adaptive::AdaptiveLimiterLayer::new(vegas);
+                let layer = ServiceBuilder::new().load_shed().layer(layer);
+                Router::new().route("/work", guarded!(work, layer))
             }
             _ => {
                 let layer = |pool: &Pool| {

@@ -203,15 +203,26 @@ fn a_refusal_keeps_its_reason_and_its_job() {
 #[test]
 fn each_refusal_has_a_text_of_its_own() {
     use SubmitErrorKind::*;
-    let kinds =
-        [Full, GroupFull, TimedOut, Closed, GroupClosed, GroupFailed, RuntimeGone, WouldDeadlock];
+    let shed = Shed { retry_after: std::time::Duration::ZERO };
+    let kinds = [
+        Full,
+        GroupFull,
+        TimedOut,
+        shed,
+        Expired,
+        Closed,
+        GroupClosed,
+        GroupFailed,
+        RuntimeGone,
+        WouldDeadlock,
+    ];
     let texts: std::collections::HashSet<_> = kinds.iter().map(|kind| kind.to_string()).collect();
     assert_eq!(texts.len(), kinds.len());
     assert!(WouldDeadlock.to_string().contains("deadlock"));
     assert!(RuntimeGone.to_string().contains("runtime"));
     for kind in kinds {
-        assert_eq!(kind.is_full(), matches!(kind, Full | GroupFull | TimedOut));
-        assert_eq!(kind.is_closed(), !(kind.is_full() || kind == WouldDeadlock));
+        assert_eq!(kind.is_full(), matches!(kind, Full | GroupFull | TimedOut | Shed { .. }));
+        assert_eq!(kind.is_closed(), !(kind.is_full() || matches!(kind, Expired | WouldDeadlock)));
     }
 }
 
@@ -222,7 +233,8 @@ fn sizes() {
     assert_eq!(size_of::<AbortHandle>(), WORD);
     assert_eq!(size_of::<Option<AbortHandle>>(), 2 * WORD);
     assert!(size_of::<Pool>() <= WORD);
-    assert!(size_of::<JobError>() <= WORD);
+    assert!(size_of::<JobError>() <= 2 * WORD);
+    assert!(size_of::<SubmitErrorKind>() <= 2 * WORD);
 
     // A job that may wait for room is in the pool's memory. What `try_go` adds is bounded, and the
     // job is in there once.

@@ -101,7 +101,7 @@ fn a_running_job_is_cancelled_at_its_deadline_if_asked() {
     paused(async {
         let pool = Pool::new(1);
         let drops = Arc::new(AtomicUsize::new(0));
-        let options = within(LIMIT).expire_running(true);
+        let options = || within(LIMIT).expire_running(true);
         let guard = OnDrop(drops.clone());
         let job = async move {
             let _guard = guard;
@@ -110,13 +110,13 @@ fn a_running_job_is_cancelled_at_its_deadline_if_asked() {
             }
         };
         let called = Instant::now();
-        let handle = pool.with(options.clone()).schedule(job).await.unwrap();
+        let handle = pool.with(options()).schedule(job).await.unwrap();
         let error = handle.await.map(|()| ()).unwrap_err();
         assert!(error.is_expired());
         assert!((250..260).contains(&called.elapsed().as_millis()));
         assert_eq!((drops.load(Ordering::Relaxed), law(&pool).running), (1, 0));
         // A job that ends before is not touched, and leaves no timer that moves the clock.
-        let quick = pool.with(options).schedule(sleep(LIMIT / 2)).await.unwrap();
+        let quick = pool.with(options()).schedule(sleep(LIMIT / 2)).await.unwrap();
         let started = Instant::now();
         quick.await.unwrap();
         whole(&pool).await;
@@ -226,7 +226,8 @@ fn a_group_counts_expired_jobs_as_failed() {
 fn a_pool_in_another_runtime_still_sees_deadlines() {
     let pool = Pool::new(1);
     for _ in 0..2 {
-        paused(async {
+        let pool = pool.clone();
+        paused(async move {
             let held = pool.reserve().await.unwrap();
             let handle = pool.with(within(LIMIT)).anyway_go(async {}).unwrap().into_handle();
             assert!(soon(handle).await.unwrap_err().is_expired());
@@ -273,9 +274,13 @@ fn each_job_runs_or_expires_once_under_load() {
                 Err(error) => panic!("{error}"),
             }
         }
-        whole(&pool).await;
         let status = law(&pool);
-        assert_eq!((done, expired), (status.completed as usize, status.expired as usize));
+        whole(&pool).await;
+        assert_eq!(
+            (done, expired),
+            (status.completed as usize, status.expired as usize),
+            "{status:?}"
+        );
         assert_eq!(done + expired + refused, 2_000);
         assert!(runs.load(Ordering::Relaxed) >= done);
     });

@@ -2,9 +2,9 @@
 //!
 //! A line that forms and empties again comes from a spike, and waiting is the right answer. A line that never
 //! empties only makes each caller wait longer, until no caller has the patience left. [`Overload`] tells
-//! the two apart like CoDel (Nichols and Jacobson, 2012), in the form that folly gives it for queues of
-//! requests: at each turn the age of the oldest waiter is looked at. If the *smallest* age of an interval
-//! is above the target, the line never became short, and the limiter is overloaded until it does.
+//! the two apart like CoDel (Nichols and Jacobson, 2012), which folly uses for queues of requests: at each
+//! turn the age of the oldest waiter is looked at. If that stays above the target for an interval, the line
+//! never became short, and the limiter is overloaded until it does.
 //!
 //! While it is:
 //!
@@ -65,16 +65,14 @@ const TARGETS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_
 const SLACK: u32 = 2;
 
 /// The length of an interval, in targets.
-const INTERVAL: u32 = 3;
+const INTERVAL: u32 = 2;
 
 /// What the turns of a limiter say about its load.
 pub(super) struct Overload {
     target: TargetWait,
     is_overloaded: bool,
-    /// The smallest age of the oldest waiter in this interval.
-    least_age: Duration,
-    /// The end of this interval. `None` while the line is empty.
-    ends_at: Option<Instant>,
+    /// When the oldest waiter was above the target for an interval. `None` while it is not above.
+    due: Option<Instant>,
     /// The last turn, unless the line was empty since.
     last_turn: Option<Instant>,
     /// The mean time between two turns, in seconds: a moving average. Zero before the second turn.
@@ -83,14 +81,7 @@ pub(super) struct Overload {
 
 impl Overload {
     pub(super) fn new(target: TargetWait) -> Self {
-        Self {
-            target,
-            is_overloaded: false,
-            least_age: Duration::MAX,
-            ends_at: None,
-            last_turn: None,
-            gap: 0.0,
-        }
+        Self { target, is_overloaded: false, due: None, last_turn: None, gap: 0.0 }
     }
 
     /// Returns the wait that the pool aims for, or `None` if nothing is refused.
@@ -123,14 +114,10 @@ impl Overload {
             self.gap += (gap - self.gap) * weight;
         }
         let Some(target) = self.target(size) else { return };
-        self.least_age = self.least_age.min(age);
-        let ends_at = *self.ends_at.get_or_insert(now + target * INTERVAL);
-        if now >= ends_at {
-            self.is_overloaded = self.least_age > target && !failpoint("never overloaded");
-            self.least_age = Duration::MAX;
-            self.ends_at = Some(now + target * INTERVAL);
-        } else if age <= target {
-            self.is_overloaded = false;
+        if age <= target {
+            (self.due, self.is_overloaded) = (None, false);
+        } else if now >= *self.due.get_or_insert(now + target * INTERVAL) {
+            self.is_overloaded = !failpoint("never overloaded");
         }
     }
 

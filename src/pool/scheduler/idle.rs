@@ -363,9 +363,10 @@ impl IdleWorkers {
 #[cfg(all(test, not(millpond_loom)))]
 mod tests {
     use super::*;
+    use crate::pool::limiter::overload::TargetWait;
 
     fn limiter() -> Limiter {
-        Limiter::new(0, 2, 2, 0)
+        Limiter::new(0, 2, 2, 0, TargetWait::Never)
     }
 
     fn spawned(action: WakeAction) -> Arc<WorkerHandle> {
