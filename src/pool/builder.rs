@@ -136,7 +136,7 @@ impl PoolBuilder {
     /// admitted are never refused, nor is a job of [`anyway_go`](Pool::anyway_go).
     ///
     /// By default the calls of a [layer](crate::layer) alone are refused so, and the target is the time
-    /// that a job takes, as the pool measures it: between 5 ms and 1 s. A program that feeds a pool by
+    /// that a job takes, as the pool measures it: between 50 ms and 1 s. A program that feeds a pool by
     /// `schedule` wants to wait, and does.
     ///
     /// The idea is CoDel's, in the form that folly and Facebook's servers use for queues of requests.

@@ -174,7 +174,7 @@ fn a_mock_sees_one_readiness_and_one_call() {
 #[test]
 fn clones_wait_first_come_first_served() {
     single(async {
-        let pool = Pool::new(1);
+        let pool = Pool::builder().size(1).target_wait(None).build().unwrap();
         let held = hold(&pool);
         let layer = PoolLayer::schedule(&pool);
         let service = layer.layer(Probe::open());
@@ -359,6 +359,11 @@ fn an_idle_balancer_holds_slots_for_schedule_alone() {
     });
 }
 
+/// A pool that refuses no caller for its wait.
+fn flooded(size: usize) -> Pool {
+    Pool::builder().size(size).target_wait(None).build().unwrap()
+}
+
 /// Eight clones at once, each ready before it calls.
 async fn twice_on(pool: Pool, outer: PoolLayer) {
     let service = outer.layer(PoolLayer::schedule(&pool).layer(Probe::open()));
@@ -386,11 +391,11 @@ fn a_layer_twice_on_one_pool_ends() {
     for size in [1, 2] {
         for verb in 0..6 {
             single(async move {
-                let pool = Pool::new(size);
+                let pool = flooded(size);
                 twice_on(pool.clone(), every_verb(&pool).remove(verb)).await;
             });
             multi(2, async move {
-                let pool = Pool::new(size);
+                let pool = flooded(size);
                 twice_on(pool.clone(), every_verb(&pool).remove(verb)).await;
             });
         }

@@ -102,8 +102,9 @@ fn overload_keeps_the_pool_busy_and_the_waits_short() {
             // Once the overload is known, a refusal comes at once, or after two targets and a turn.
             let late = seen.refusals.iter().find(|refusal| refusal.waited > 62 * MS);
             assert_eq!(late, None, "{load}");
-            let honest = |refusal: &Refusal| (5 * MS..80 * MS).contains(&refusal.retry_after);
-            assert!(seen.refusals.iter().all(honest), "{load}");
+            let honest = |refusal: &Refusal| (MS..80 * MS).contains(&refusal.retry_after);
+            let strange = seen.refusals.iter().find(|refusal| !honest(refusal));
+            assert_eq!(strange, None, "{load}");
             law(&pool);
             whole(&pool).await;
         });

@@ -12,7 +12,8 @@
 //!    it than the pool serves within [`SLACK`] targets is not let in. The refusal says when the line will be
 //!    gone.
 //! 2. **What waits too long is refused**: the oldest callers of each priority, once they waited for
-//!    `SLACK` targets.
+//!    `SLACK` targets or the line is longer than that. So the line has the length at once at which new
+//!    callers are let in again, and does not run empty in between (O2).
 //! 3. **The newest goes first** (adaptive LIFO, as in HHVM): a caller that came just now still has its
 //!    patience, the oldest has lost it.
 //!
@@ -43,7 +44,7 @@ use crate::error::SubmitErrorKind;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::state::{State, StateGuard};
-use crate::pool::limiter::wait_list::{List, Waiter, WaiterKey, WaiterState};
+use crate::pool::limiter::wait_list::{List, Node, Waiter, WaiterKey, WaiterState};
 use crate::pool::options::Requirements;
 use crate::sync::failpoint;
 
@@ -59,13 +60,16 @@ pub(crate) enum TargetWait {
 }
 
 /// The bounds of a measured target.
-const TARGETS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+const TARGETS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// A caller waits for so many targets at most while the limiter is overloaded.
 const SLACK: u32 = 2;
 
 /// The length of an interval, in targets.
 const INTERVAL: u32 = 2;
+
+/// The mean gap is that of so many turns.
+const MEAN_OF: u32 = 64;
 
 /// What the turns of a limiter say about its load.
 pub(super) struct Overload {
@@ -77,11 +81,13 @@ pub(super) struct Overload {
     last_turn: Option<Instant>,
     /// The mean time between two turns, in seconds: a moving average. Zero before the second turn.
     gap: f64,
+    /// How many measurements are in `gap`, at most `MEAN_OF`.
+    gaps: u32,
 }
 
 impl Overload {
     pub(super) fn new(target: TargetWait) -> Self {
-        Self { target, is_overloaded: false, due: None, last_turn: None, gap: 0.0 }
+        Self { target, is_overloaded: false, due: None, last_turn: None, gap: 0.0, gaps: 0 }
     }
 
     /// Returns the wait that the pool aims for, or `None` if nothing is refused.
@@ -109,9 +115,9 @@ impl Overload {
     fn note_turn(&mut self, now: Instant, age: Duration, size: usize) {
         if let Some(last) = self.last_turn.replace(now) {
             let gap = now.duration_since(last).as_secs_f64();
-            // The first measurement counts whole, each later one an eighth.
-            let weight = if self.gap == 0.0 { 1.0 } else { 0.125 };
-            self.gap += (gap - self.gap) * weight;
+            // Turns come in groups, so the mean is one of many.
+            self.gaps = (self.gaps + 1).min(MEAN_OF);
+            self.gap += (gap - self.gap) / f64::from(self.gaps);
         }
         let Some(target) = self.target(size) else { return };
         if age <= target {
@@ -124,8 +130,7 @@ impl Overload {
     /// Notes that no waiter needs a slot.
     fn note_empty(&mut self) {
         if self.last_turn.is_some() {
-            let (target, gap) = (self.target, self.gap);
-            *self = Self { gap, ..Self::new(target) };
+            *self = Self { gap: self.gap, gaps: self.gaps, ..Self::new(self.target) };
         }
     }
 
@@ -185,12 +190,15 @@ impl StateGuard<'_> {
         newest.or_else(|| self.first_to_serve())
     }
 
-    /// Refuses the callers that waited too long, in each priority from the oldest on.
+    /// Refuses the callers that waited too long, and those that stand in too long a line: from the lowest
+    /// priority on, the oldest first.
     fn shed_late_ones(&mut self, shard_id: ShardId, now: Instant, deferred: &mut DeferredWakes) {
         let Some(target) = self.overload.target(self.size) else { return };
+        let limit = target * SLACK;
         let is_late = |guard: &mut Self, key: WaiterKey| {
-            guard.may_shed(key)
-                && now.duration_since(guard.wait_list.node(key).since) > target * SLACK
+            let &mut Node { since, requirements, .. } = guard.wait_list.node(key);
+            let line = guard.overload.estimate(guard.wait_list.ahead_of(requirements));
+            guard.may_shed(key) && (now.duration_since(since) > limit || line > limit)
         };
         for class in 0..self.wait_list.heads().len() {
             while let Some(key) = self.wait_list.heads()[class].filter(|&key| is_late(self, key)) {
@@ -241,11 +249,11 @@ mod tests {
         let mut overload = Overload::new(TargetWait::Measured);
         assert_eq!(overload.target(8), Some(TARGETS.0));
         let start = Instant::now();
-        (0..10u32).for_each(|turn| overload.note_turn(start + turn * 5 * MS, MS, 8));
+        (0..10u32).for_each(|turn| overload.note_turn(start + turn * 10 * MS, MS, 8));
         let target = overload.target(8).unwrap();
-        assert!((39 * MS..41 * MS).contains(&target), "{target:?}");
-        assert_eq!(overload.estimate(100).as_millis(), 500);
+        assert!((79 * MS..81 * MS).contains(&target), "{target:?}");
+        assert_eq!(overload.estimate(100).as_millis(), 1_000);
         overload.note_empty();
-        assert_eq!(overload.estimate(100).as_millis(), 500, "the gap stays known");
+        assert_eq!(overload.estimate(100).as_millis(), 1_000, "the gap stays known");
     }
 }
