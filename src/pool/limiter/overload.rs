@@ -4,7 +4,8 @@
 //! empties only makes each caller wait longer, until no caller has the patience left. [`Overload`] tells
 //! the two apart like CoDel (Nichols and Jacobson, 2012), which folly uses for queues of requests: at each
 //! turn the age of the oldest waiter is looked at. If that stays above the target for an interval, the line
-//! never became short, and the limiter is overloaded until it does.
+//! never became short, and the limiter is overloaded. It is so until the line is empty, or has been short for
+//! an interval in which no caller was refused.
 //!
 //! While it is:
 //!
@@ -77,6 +78,8 @@ pub(super) struct Overload {
     is_overloaded: bool,
     /// When the oldest waiter was above the target for an interval. `None` while it is not above.
     due: Option<Instant>,
+    /// When a caller was refused last.
+    last_refusal: Option<Instant>,
     /// The last turn, unless the line was empty since.
     last_turn: Option<Instant>,
     /// The mean time between two turns, in seconds: a moving average. Zero before the second turn.
@@ -87,7 +90,15 @@ pub(super) struct Overload {
 
 impl Overload {
     pub(super) fn new(target: TargetWait) -> Self {
-        Self { target, is_overloaded: false, due: None, last_turn: None, gap: 0.0, gaps: 0 }
+        Self {
+            target,
+            is_overloaded: false,
+            due: None,
+            last_refusal: None,
+            last_turn: None,
+            gap: 0.0,
+            gaps: 0,
+        }
     }
 
     /// Returns the wait that the pool aims for, or `None` if nothing is refused.
@@ -121,7 +132,9 @@ impl Overload {
         }
         let Some(target) = self.target(size) else { return };
         if age <= target {
-            (self.due, self.is_overloaded) = (None, false);
+            self.due = None;
+            // A line that refusals keep short says nothing.
+            self.is_overloaded &= self.last_refusal.is_some_and(|at| now < at + target * INTERVAL);
         } else if now >= *self.due.get_or_insert(now + target * INTERVAL) {
             self.is_overloaded = !failpoint("never overloaded");
         }
@@ -143,7 +156,7 @@ impl Overload {
 impl State {
     /// Returns why a caller with these requirements is not let into the line, if it is not: the limiter is
     /// overloaded, and the line before the caller is too long.
-    pub(super) fn shed_new(&self, requirements: Requirements) -> Option<SubmitErrorKind> {
+    pub(super) fn shed_new(&mut self, requirements: Requirements) -> Option<SubmitErrorKind> {
         let overload = &self.overload;
         if !overload.is_overloaded || !overload.may_shed(requirements) {
             return None;
@@ -151,13 +164,14 @@ impl State {
         let limit = overload.target(self.size)? * SLACK;
         let ahead = self.wait_list.ahead_of(requirements);
         let is_long = ahead > 0 && overload.estimate(ahead) >= limit;
-        (is_long && !failpoint("new callers are let in")).then(|| self.shed())
+        (is_long && !failpoint("new callers are let in")).then(|| self.shed(Instant::now(), limit))
     }
 
-    /// Returns the refusal for now.
-    fn shed(&self) -> SubmitErrorKind {
+    /// Returns the refusal for now. The line is not served for longer than `limit`.
+    fn shed(&mut self, now: Instant, limit: Duration) -> SubmitErrorKind {
+        self.overload.last_refusal = Some(now);
         let waiters = self.wait_list.ahead_of(Requirements::default().lowest());
-        SubmitErrorKind::Shed { retry_after: self.overload.estimate(waiters) }
+        SubmitErrorKind::Shed { retry_after: self.overload.estimate(waiters).min(limit) }
     }
 
     /// Returns how long a caller that joins the line now will wait.
@@ -205,7 +219,7 @@ impl StateGuard<'_> {
                 if failpoint("late ones stay") {
                     break;
                 }
-                let reason = WaiterState::Rejected(self.shed());
+                let reason = WaiterState::Rejected(self.shed(now, limit));
                 self.reject_waiter(shard_id, key, reason, deferred);
             }
         }
