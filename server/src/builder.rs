@@ -89,7 +89,7 @@ pub(crate) struct Config {
     pub(crate) mode: Mode,
     pub(crate) pool: Option<Pool>,
     pub(crate) max_connections: Option<usize>,
-    pub(crate) max_connections_per_ip: Option<Option<usize>>,
+    pub(crate) max_connections_per_ip: Option<usize>,
     pub(crate) overload_response: Option<Bytes>,
     pub(crate) tls: TlsAccept,
     pub(crate) token: CancellationToken,
@@ -145,7 +145,12 @@ macro_rules! shared_setters {
         /// [`overload_response`](Self::overload_response), and are closed.
         ///
         /// Default: half of the descriptors that the process may open (its soft limit at the start of
-        /// the server), or 524,288 without such a limit.
+        /// the server), or 524,288 without such a limit. The other half is for files and for connections
+        /// to other servers. [`raise_descriptor_limit`](crate::raise_descriptor_limit) raises the soft
+        /// limit.
+        ///
+        /// While the limit refuses connections, an event at WARN says so every ten seconds at most (feature
+        /// `tracing`). [`ServerStatus::refused_full`](crate::ServerStatus::refused_full) counts them.
         #[doc(alias = "connection limit")]
         #[doc(alias = "concurrency limit")]
         pub fn max_connections(mut self, connections: usize) -> Self {
@@ -156,13 +161,13 @@ macro_rules! shared_setters {
         /// How many connections may come from the same address: an IPv4 address, or an IPv6 network of
         /// 64 bits. `None`: no bound. Unix sockets have no bound.
         ///
-        /// Default: half of [`max_connections`](Self::max_connections), so that no address can take all
-        /// of them. Behind a proxy, and in load tests, all connections have the same address: use
-        /// `None` there.
+        /// Default `None`: behind a proxy all connections have the same address. A server that clients
+        /// reach directly should set a bound, so that no address can take all of
+        /// [`max_connections`](Self::max_connections). Refusals leave events, as there.
         #[doc(alias = "connection limit")]
         #[doc(alias = "max_connections_per_peer")]
         pub fn max_connections_per_ip(mut self, connections: impl Into<Option<usize>>) -> Self {
-            self.config.max_connections_per_ip = Some(connections.into());
+            self.config.max_connections_per_ip = connections.into();
             self
         }
 
@@ -426,8 +431,7 @@ impl<C: Decoder + Clone + Send + Sync + 'static> ServerBuilder<C> {
 impl Config {
     /// Checks the settings as a start does, without a start.
     pub(crate) fn check_all(&self) -> Result<(), ConfigError> {
-        let per_ip = self.max_connections_per_ip.unwrap_or_default();
-        self.check(self.max_connections.unwrap_or(1), per_ip).map(drop)
+        self.check(self.max_connections.unwrap_or(1)).map(drop)
     }
 }
 
@@ -444,9 +448,7 @@ impl Config {
         drop(tokio::time::sleep(Duration::ZERO));
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20) as usize;
         let max_connections = self.max_connections.unwrap_or((descriptors / 2).max(1));
-        let max_connections_per_ip =
-            self.max_connections_per_ip.unwrap_or(Some(max_connections.div_ceil(2)));
-        let settings = self.check(max_connections, max_connections_per_ip)?;
+        let settings = self.check(max_connections)?;
         if max_connections >= descriptors {
             event!(
                 WARN,
@@ -459,7 +461,7 @@ impl Config {
             Some(pool) => pool,
             None => Pool::builder().size(OWN_POOL).name("server").build()?,
         };
-        let limits = (max_connections, max_connections_per_ip);
+        let limits = (max_connections, self.max_connections_per_ip);
         Server::start(&self, settings, limits, &pool, &Arc::new(protocol))
     }
 
@@ -473,11 +475,7 @@ impl Config {
     }
 
     /// Checks all settings. Returns what the server needs of them.
-    fn check(
-        &self,
-        max: usize,
-        max_connections_per_ip: Option<usize>,
-    ) -> Result<Settings, ConfigError> {
+    fn check(&self, max: usize) -> Result<Settings, ConfigError> {
         let from_one = "a number from 1";
         let bytes = "one byte or more";
         let [max_size, frame_timeout, idle_timeout] = self.names();
@@ -485,7 +483,7 @@ impl Config {
             ("max_connections", max, from_one),
             (
                 "max_connections_per_ip",
-                max_connections_per_ip.unwrap_or(1),
+                self.max_connections_per_ip.unwrap_or(1),
                 "a number from 1, or `None` for no bound",
             ),
             (max_size, self.max_frame_size, bytes),

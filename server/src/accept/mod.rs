@@ -10,8 +10,9 @@
 //! | `address` | the address of a peer |
 //! | `per_ip` | the limit of connections per peer |
 //! | `overload` | the response to a refused connection |
+//! | `refusals` | the events about refused connections |
 //!
-//! `listen`, `address` and `per_ip` import nothing from the later rooms, and all rooms may import
+//! `listen`, `address`, `per_ip` and `refusals` import nothing from the later rooms, and all rooms may import
 //! them. Only this file and `overload` import from `conn`, `parked` and `task`; no room imports
 //! these two.
 //!
@@ -62,6 +63,7 @@ pub(crate) mod address;
 pub(crate) mod listen;
 mod overload;
 pub(crate) mod per_ip;
+pub(crate) mod refusals;
 
 use std::io;
 use std::sync::Arc;
@@ -74,6 +76,7 @@ use tokio::io::unix::AsyncFd;
 use crate::accept::address::Address;
 use crate::accept::listen::Listener;
 use crate::accept::overload::OverloadResponder;
+use crate::accept::refusals::RefusalLog;
 use crate::conn::protocol::Protocol;
 use crate::conn::server_state::ServerState;
 use crate::parked::EventDriven;
@@ -100,6 +103,7 @@ pub(crate) async fn accept<P: Protocol>(
     overload_response: Option<Bytes>,
 ) {
     let responder = OverloadResponder::new(overload_response);
+    let mut refusals = RefusalLog::default();
     let mut backoff = BACKOFF.0;
     let mut batch = 0;
     loop {
@@ -108,7 +112,7 @@ pub(crate) async fn accept<P: Protocol>(
             Err(_would_block) => batch = 0,
             Ok(Ok((socket, address))) => {
                 backoff = BACKOFF.0;
-                hand_over(&handler, &server, &responder, socket, address);
+                hand_over(&handler, &server, (&responder, &mut refusals), socket, address);
                 batch += 1;
                 if batch == BATCH {
                     batch = 0;
@@ -120,8 +124,9 @@ pub(crate) async fn accept<P: Protocol>(
             // The connection stays in the queue, and the listener stays readable.
             Ok(Err(error)) => {
                 server.count_accept_error();
-                event!(WARN, %error, pause = ?backoff, "accepting failed");
-                drop(error);
+                let advice = accept_advice(&error);
+                event!(WARN, %error, pause = ?backoff, advice, "accepting failed");
+                let _ = (error, advice);
                 tokio::time::sleep(backoff).await;
                 backoff = (backoff * 2).min(BACKOFF.1);
             }
@@ -133,16 +138,30 @@ pub(crate) async fn accept<P: Protocol>(
 fn hand_over<P: Protocol>(
     handler: &ConnHandler<P>,
     server: &ServerState,
-    responder: &OverloadResponder,
+    (responder, refusals): (&OverloadResponder, &mut RefusalLog),
     socket: Socket,
     address: Address,
 ) {
     match server.admit(&address) {
-        None => responder.respond(socket, &address),
-        Some(permit) => match handler {
+        Err(limit) => {
+            refusals.note(limit, &address);
+            responder.respond(socket, &address);
+        }
+        Ok(permit) => match handler {
             ConnHandler::Dedicated(handler) => handler.accept(socket, address, permit),
             ConnHandler::EventDriven(handler) => handler.accept(socket, address, permit),
         },
+    }
+}
+
+/// Returns what helps against an error of `accept`.
+fn accept_advice(error: &io::Error) -> &'static str {
+    match rustix::io::Errno::from_io_error(error) {
+        Some(rustix::io::Errno::MFILE) => {
+            "the process has opened all its descriptors: lower `max_connections`, or call \
+             `millpond_server::raise_descriptor_limit` before the start"
+        }
+        _ => "",
     }
 }
 

@@ -23,6 +23,7 @@ use tokio::sync::futures::Notified;
 
 use crate::accept::address::Address;
 use crate::accept::per_ip::{PerIpCounts, PerIpPermit};
+use crate::accept::refusals::Limit;
 use crate::close_reason::CloseReason;
 use crate::conn::buffers::BufferPool;
 use crate::settings::Settings;
@@ -136,21 +137,25 @@ impl ServerState {
         self.accept_errors.load(Relaxed)
     }
 
-    /// Counts a new connection, and returns its permit. Returns `None` if the server or the peer
-    /// has reached its limit.
-    pub(crate) fn admit(&self, address: &Address) -> Option<PerIpPermit> {
+    /// Counts a new connection, and returns its permit. Returns the limit that the server or the
+    /// peer has reached otherwise.
+    pub(crate) fn admit(&self, address: &Address) -> Result<PerIpPermit, Limit> {
         let ConnCounts { per_ip, counts } = &mut *self.conns.lock();
         counts.accepted += 1;
         if counts.open >= self.max_connections + usize::from(failpoint("one connection too many")) {
             counts.refused_full += 1;
-            return None;
+            return Err(Limit::Connections(self.max_connections));
         }
-        let permit = per_ip.acquire(address);
-        match permit {
-            Some(_) => counts.open += 1,
-            None => counts.refused_per_ip += 1,
+        match per_ip.acquire(address) {
+            Some(permit) => {
+                counts.open += 1;
+                Ok(permit)
+            }
+            None => {
+                counts.refused_per_ip += 1;
+                Err(Limit::PerIp(per_ip.limit()))
+            }
         }
-        permit
     }
 
     /// Releases the permit of a connection, and counts its end. Called once for each admitted

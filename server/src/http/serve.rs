@@ -22,6 +22,26 @@ use crate::status::ShutdownReport;
 /// address, a bound listener of tokio or of the standard library. [`ServerBuilder`](crate::http::ServerBuilder)
 /// has the settings.
 ///
+/// # Limits
+///
+/// `axum::serve` has no limits of its own. This server has the following ones, and the
+/// [`ServerBuilder`](crate::http::ServerBuilder) has a setting for each:
+///
+/// | limit | default | what happens beyond it |
+/// |---|---|---|
+/// | [`max_connections`](crate::http::ServerBuilder::max_connections) | half of the descriptors that the process may open; [`raise_descriptor_limit`](crate::raise_descriptor_limit) | 503, and close; an event |
+/// | [`pool`](crate::http::ServerBuilder::pool) | 1,024 requests of HTTP/1 in their services | requests wait |
+/// | [`first_byte_timeout`](crate::http::ServerBuilder::first_byte_timeout) | 10 s | close |
+/// | [`header_read_timeout`](crate::http::ServerBuilder::header_read_timeout) | 10 s | 408, and close |
+/// | [`max_header_size`](crate::http::ServerBuilder::max_header_size) | 408 KiB | 431, and close |
+/// | [`body_timeout`](crate::http::ServerBuilder::body_timeout) | 30 s without a byte | 408, and close |
+/// | [`write_timeout`](crate::http::ServerBuilder::write_timeout) | 30 s in which the peer takes nothing | close |
+/// | [`keep_alive_timeout`](crate::http::ServerBuilder::keep_alive_timeout) | 75 s between requests | close |
+/// | [`drain_timeout`](crate::http::ServerBuilder::drain_timeout) | 30 s after the signal | close |
+///
+/// No limit holds for the size of a body, nor for the time that the service takes. Layers of tower-http
+/// have such limits.
+///
 /// The server starts when the returned [`Serve`] is awaited. It runs until the future is dropped, or until
 /// the signal of [`with_graceful_shutdown`](Serve::with_graceful_shutdown).
 ///

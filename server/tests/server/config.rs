@@ -82,7 +82,7 @@ fn each_key_alone_is_what_the_builder_is_told() {
             println!("{key} = {value}");
             same(&config.unwrap(), &expected);
         }
-        let default = matches!(value, "\"dedicated\"" | "false" | "\"wait\"");
+        let default = matches!(value, "\"dedicated\"" | "false" | "\"wait\"" | "\"unlimited\"");
         let told = key == "name" || default;
         assert_eq!(format!("{expected:?}") == plain, told, "{key} = {value} tells nothing");
     }
