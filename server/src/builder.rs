@@ -94,6 +94,8 @@ pub(crate) struct Config {
     pub(crate) tls: TlsAccept,
     pub(crate) token: CancellationToken,
     pub(crate) drain: Duration,
+    /// `http` alone sets it. `None`: idle connections close at once.
+    pub(crate) shutdown_grace: Option<Duration>,
     pub(crate) deadlines: Deadlines,
     pub(crate) max_frame_size: usize,
     pub(crate) read_budget_bytes: usize,
@@ -103,6 +105,8 @@ pub(crate) struct Config {
     pub(crate) slow_reader: SlowReader,
     #[cfg(feature = "http")]
     pub(crate) connect_info: bool,
+    #[cfg(feature = "http")]
+    pub(crate) half_close: bool,
 }
 
 /// The setters that both builders have. The calling files import `Duration`.
@@ -217,6 +221,17 @@ macro_rules! shared_setters {
             self
         }
 
+        /// How long a connection that the server closes may *linger*: the server has ended its side, and
+        /// discards what the peer still sends, until the peer ends its side too. Default 1 s.
+        ///
+        /// A close while the peer sends would have the kernel reset the connection, and the peer could
+        /// lose the last answer. Only connections whose peers have sent unserved bytes linger.
+        #[doc(alias = "lingering_timeout")]
+        pub fn linger_timeout(mut self, timeout: Duration) -> Self {
+            self.config.deadlines.linger = timeout;
+            self
+        }
+
         /// A token whose cancellation stops the server: the server accepts no more at once, and
         /// `Server::wait` closes the connections while it is awaited.
         ///
@@ -266,6 +281,7 @@ impl Config {
             tls: TlsAccept::default(),
             token: CancellationToken::new(),
             drain: Duration::from_secs(30),
+            shutdown_grace: None,
             deadlines: Deadlines::default(),
             max_frame_size: 1024 * 1024,
             read_budget_bytes: 64 * 1024,
@@ -275,6 +291,8 @@ impl Config {
             slow_reader: SlowReader::default(),
             #[cfg(feature = "http")]
             connect_info: true,
+            #[cfg(feature = "http")]
+            half_close: false,
         }
     }
 }
@@ -506,11 +524,13 @@ impl Config {
             ("body_timeout", deadlines.body),
             ("write_timeout", deadlines.write),
             ("drain_timeout", Some(self.drain)),
+            ("linger_timeout", Some(deadlines.linger)),
+            ("shutdown_grace", self.shutdown_grace),
         ];
         for (field, value) in durations {
             if value.is_some_and(|value| value.is_zero() || value > YEAR) {
                 let accepted = match field {
-                    "drain_timeout" => "more than zero and at most a year",
+                    "drain_timeout" | "linger_timeout" => "more than zero and at most a year",
                     _ => "more than zero and at most a year, or `None` for no deadline",
                 };
                 return Err(ConfigError::new(field, format!("{:?}", value.unwrap()), accepted));
@@ -529,6 +549,7 @@ impl Config {
             send_buffer: self.send_buffer,
             send_buffer_total: self.send_buffer_total,
             slow_reader: self.slow_reader,
+            shutdown_grace: self.shutdown_grace.unwrap_or_default(),
             ticks: Ticks::new(deadlines),
         })
     }

@@ -71,6 +71,12 @@ impl CloseReason {
         self.rank() < 2
     }
 
+    /// Returns whether a request that is on its way may still come and be answered.
+    #[cfg(feature = "http")]
+    pub(crate) fn lets_requests_come(self) -> bool {
+        matches!(self, Self::Shutdown)
+    }
+
     /// Returns how much a reason cuts off. Of two requests to close a connection the one of the
     /// higher rank holds, and the first of equal ones.
     pub(crate) fn rank(self) -> u8 {

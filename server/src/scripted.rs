@@ -167,6 +167,7 @@ where
         send_buffer: 1 << 20,
         send_buffer_total: 1 << 30,
         slow_reader: SlowReader::Wait,
+        shutdown_grace: std::time::Duration::ZERO,
         ticks: Ticks::new(&Deadlines {
             idle: Some(Duration::from_secs(1)),
             ..Deadlines::default()

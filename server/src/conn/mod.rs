@@ -19,10 +19,11 @@
 //! | `transport` | the socket, or a TLS session over it |
 //! | `buffers` | the buffers of turns |
 //! | `linger` | the lingering close |
+//! | `last_request` | the moment in which an idle connection may still send a request |
 //!
 //! Each file imports only files that stand earlier in this order: `events`, `timer_wheel`,
 //! `table`, `buffers`, `server_state`, `notifier`, `transport`, `protocol`, `linger`,
-//! `listener_conns`, `wake_on_events`, `guard`.
+//! `last_request`, `listener_conns`, `wake_on_events`, `guard`.
 //!
 //! # The phases of an entry
 //!
@@ -141,6 +142,8 @@
 pub(crate) mod buffers;
 pub(crate) mod events;
 pub(crate) mod guard;
+#[cfg(feature = "http")]
+pub(crate) mod last_request;
 pub(crate) mod linger;
 pub(crate) mod listener_conns;
 pub(crate) mod notifier;

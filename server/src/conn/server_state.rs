@@ -16,7 +16,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -38,6 +38,8 @@ pub(crate) struct ServerState {
     send_buffered: Arc<SendBuffered>,
     /// All connections must end at once (C8).
     pub(crate) killed: AtomicBool,
+    /// How many times a shutdown has asked all connections to close.
+    close_rounds: AtomicU32,
     accept_errors: AtomicU64,
     /// Notified when no connection is open any more, and when an accept loop ends.
     changed: Notify,
@@ -108,6 +110,7 @@ impl ServerState {
                 below_limit: Notify::new(),
             }),
             killed: AtomicBool::new(false),
+            close_rounds: AtomicU32::new(0),
             accept_errors: AtomicU64::new(0),
             changed: Notify::new(),
             acceptors: AtomicUsize::new(0),
@@ -123,6 +126,17 @@ impl ServerState {
     /// Waits until no accept loop runs.
     pub(crate) async fn no_acceptor(&self) {
         self.wait_until(|| self.acceptors.load(SeqCst) == 0).await;
+    }
+
+    /// Counts a round of a shutdown, before the round asks the connections to close.
+    pub(crate) fn begin_close_round(&self) {
+        self.close_rounds.fetch_add(1, SeqCst);
+    }
+
+    /// Returns how many times a shutdown has asked all connections to close.
+    #[cfg(feature = "http")]
+    pub(crate) fn close_rounds(&self) -> u32 {
+        self.close_rounds.load(SeqCst)
     }
 
     /// Counts an error of an accept loop. Relaxed: the partner is the load in

@@ -58,6 +58,7 @@ impl ServerBuilder {
         config.max_frame_size = 408 * 1024;
         config.deadlines.idle = Some(Duration::from_secs(75));
         config.deadlines.body = Some(Duration::from_secs(30));
+        config.shutdown_grace = Some(Duration::from_millis(500));
         Self { config }
     }
 
@@ -94,6 +95,35 @@ impl ServerBuilder {
     #[doc(alias = "idle_timeout")]
     pub fn keep_alive_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.deadlines.idle = timeout.into();
+        self
+    }
+
+    /// How long an idle connection stays open after a shutdown has begun, so that a request on its way to
+    /// the server is still answered. Default 500 ms. `None`: idle connections close at once.
+    ///
+    /// During a shutdown each answer says `connection: close`, so a client that has got such an answer
+    /// sends its next request elsewhere. A client whose last answer came before the shutdown may have sent
+    /// another request already: that request is answered if it arrives within the grace. The grace of a
+    /// connection begins anew after such an old answer has been sent to its end. Connections that wait in
+    /// the kernel's queue when the shutdown begins are accepted, and have the grace, too. The grace is at
+    /// most half of the deadline of the shutdown.
+    ///
+    /// HTTP/2 has no need of a grace: a first GOAWAY asks the client to open no more streams, and the
+    /// second one comes when all streams that were on their way have arrived.
+    #[doc(alias = "graceful shutdown")]
+    pub fn shutdown_grace(mut self, grace: impl Into<Option<Duration>>) -> Self {
+        self.config.shutdown_grace = grace.into();
+        self
+    }
+
+    /// Whether a client that ends its side of the connection still gets its answers, as `printf ... | nc -N`
+    /// expects. Default `false`, as in hyper and `axum::serve`: the end of the client's side cancels the
+    /// request that is under way, since the client has mostly left.
+    ///
+    /// With `true` the service runs to its end also for clients that have left; a write of the answer finds
+    /// that out. Requests whose service answers at once are answered in either case. HTTP/1 only.
+    pub fn half_close(mut self, enabled: bool) -> Self {
+        self.config.half_close = enabled;
         self
     }
 

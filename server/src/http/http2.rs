@@ -101,7 +101,7 @@ pub(super) fn serve<W: Transport, A: HttpService>(
     shared.bind((notifier, peer), io, (first, None));
     let progress = shared.progress.clone();
     let spawn = Spawn(progress.clone());
-    let service = HyperService::new(protocol.service.clone(), progress, protocol.connect_info);
+    let service = protocol.hyper_service(progress);
     let hyper = Box::pin(Builder::new(spawn).serve_connection(LentIo(shared.clone()), service));
     let task = Task {
         hyper: Some(hyper),

@@ -10,9 +10,12 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll, Waker};
 
-use http::{Request, Response, Version};
+use http::header::{CONNECTION, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -58,11 +61,17 @@ pub(super) struct HyperService<A> {
     progress: Arc<ConnProgress>,
     /// Whether requests carry the peer's address.
     connect_info: bool,
+    is_stopping: Arc<AtomicBool>,
 }
 
 impl<A: HttpService> HyperService<A> {
-    pub(super) fn new(service: A, progress: Arc<ConnProgress>, connect_info: bool) -> Self {
-        Self { service, progress, connect_info }
+    pub(super) fn new(
+        service: A,
+        progress: Arc<ConnProgress>,
+        connect_info: bool,
+        is_stopping: Arc<AtomicBool>,
+    ) -> Self {
+        Self { service, progress, connect_info, is_stopping }
     }
 
     /// Wraps the body and adds the peer's address.
@@ -91,6 +100,10 @@ impl<A: HttpService> hyper::service::Service<Request<Incoming>> for HyperService
         let is_plain = request.version() == Version::HTTP_11 && !upgrade;
         let body = request.body().size_hint().exact().filter(|_| is_plain);
         self.progress.begin(body);
+        // HTTP/2 says goodbye by frames of its own. A tunnel has no later request.
+        let says_close =
+            request.version() != Version::HTTP_2 && request.method() != Method::CONNECT;
+        let is_stopping = says_close.then(|| self.is_stopping.clone());
         let request = self.wrap(request);
         let guard = Some(ProgressGuard::new(self.progress.clone(), SERVICE | SERVICE_PENDING, 0));
         let mut service = self.service.clone();
@@ -105,7 +118,7 @@ impl<A: HttpService> hyper::service::Service<Request<Incoming>> for HyperService
             Poll::Ready(Err(error)) => Stage::Failed { error: Some(error.into()) },
             Poll::Pending => Stage::NotReady { service, request: Some(request) },
         };
-        ServiceFuture { stage, guard }
+        ServiceFuture { stage, guard, is_stopping }
     }
 }
 
@@ -119,6 +132,8 @@ pin_project! {
         stage: Stage<A, A::Future>,
         // None after completion: the response body has the guard then.
         guard: Option<ProgressGuard>,
+        // None if the response cannot say that the connection closes.
+        is_stopping: Option<Arc<AtomicBool>>,
     }
 }
 
@@ -162,6 +177,13 @@ impl<A: HttpService> Future for ServiceFuture<A> {
             return Poll::Pending;
         };
         let guard = this.guard.take().expect("polled after completion");
-        Poll::Ready(result.map(|response| response.map(|body| TrackedBody::new(body, guard))))
+        let is_stopping = this.is_stopping.take().is_some_and(|flag| flag.load(SeqCst));
+        Poll::Ready(result.map(|mut response| {
+            // Hyper closes the connection after a response with this header.
+            if is_stopping && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response.map(|body| TrackedBody::new(body, guard))
+        }))
     }
 }

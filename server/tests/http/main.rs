@@ -7,6 +7,7 @@ mod support;
 
 mod cases;
 mod deadlines;
+mod last_request;
 mod malformed;
 mod pool;
 mod rounds;

@@ -132,11 +132,7 @@ struct Refusals(std::sync::Arc<std::sync::Mutex<Vec<String>>>);
 
 #[cfg(feature = "tracing")]
 impl<S: tracing::Subscriber> tracing_subscriber::layer::Layer<S> for Refusals {
-    fn on_event(
-        &self,
-        event: &tracing::Event<'_>,
-        _: tracing_subscriber::layer::Context<'_, S>,
-    ) {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
         struct Text(String);
 
         impl tracing::field::Visit for Text {
