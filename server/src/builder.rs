@@ -111,7 +111,7 @@ pub(crate) struct Config {
 
 /// The setters that both builders have. The calling files import `Duration`.
 macro_rules! shared_setters {
-    (mode: $mode:literal, overload_response: $overload:literal) => {
+    (mode: $mode:literal, overload_response: $overload:literal, tls: $tls:literal $(,)?) => {
         /// Adds a listener: an address such as `127.0.0.1:7000` or `unix:/run/echo.sock`, or a socket
         /// that is bound already; see [`Listen`](crate::Listen). At least one is needed.
         #[doc(alias = "bind")]
@@ -255,11 +255,13 @@ macro_rules! shared_setters {
         /// Serves all connections over TLS, in either mode. An idle connection keeps its session, some
         /// kilobytes.
         ///
-        /// The configuration brings the certificates and the provider of cryptography. The example
-        /// `tls` has a whole one.
+        /// The configuration brings the certificates, the demand for client certificates and the provider
+        /// of cryptography. The example `tls` has a whole one.
+        #[doc = $tls]
+        /// `Server::reload_tls` replaces the configuration of a running server.
         #[cfg(feature = "rustls")]
         pub fn tls(mut self, config: std::sync::Arc<tokio_rustls::rustls::ServerConfig>) -> Self {
-            self.config.tls.acceptor = Some(config.into());
+            self.config.tls.set(config);
             self
         }
     };
@@ -313,7 +315,8 @@ impl ServerBuilder {
 impl<C> ServerBuilder<C> {
     shared_setters! {
         mode: "Default [`Mode::Dedicated`](crate::Mode::Dedicated).",
-        overload_response: "Default: none, connections are closed without a response."
+        overload_response: "Default: none, connections are closed without a response.",
+        tls: "",
     }
 
     /// How long a frame may take, from its first byte to its last, however its bytes trickle in. A

@@ -39,6 +39,7 @@ use crate::close_reason::CloseReason;
 use crate::conn::listener_conns::{KILL_WAIT, ListenerConns, ParkedState};
 use crate::conn::protocol::Protocol;
 use crate::conn::server_state::{ServerState, Totals};
+use crate::conn::transport::TlsAccept;
 use crate::error::StartError;
 use crate::parked::{self, EventDriven, event_loop};
 use crate::settings::{Mode, Settings};
@@ -90,6 +91,7 @@ pub struct Server {
     /// The token of the user, which begins the shutdown of [`Server::wait`].
     token: CancellationToken,
     drain: Duration,
+    tls: TlsAccept,
     tasks: Vec<AbortHandle>,
 }
 
@@ -142,6 +144,7 @@ impl Server {
             stop: config.token.child_token(),
             token: config.token.clone(),
             drain: config.drain,
+            tls: config.tls.clone(),
             tasks: Vec::new(),
         };
         // After an error nothing may have been accepted, so all listeners are bound first.
@@ -281,6 +284,26 @@ impl Server {
             status.turns += totals.turns;
         }
         status
+    }
+
+    /// Replaces the TLS configuration for connections that are accepted from now on: a renewed certificate,
+    /// for example. Open connections keep theirs.
+    ///
+    /// With the feature `serde`, `ServerEntry::tls` reads the files of a configuration again.
+    ///
+    /// # Errors
+    ///
+    /// The server was built without [`tls`](ServerBuilder::tls).
+    #[cfg(feature = "rustls")]
+    #[doc(alias = "certificate")]
+    pub fn reload_tls(
+        &self,
+        config: Arc<tokio_rustls::rustls::ServerConfig>,
+    ) -> Result<(), millpond::ConfigError> {
+        if self.tls.replace(config) {
+            return Ok(());
+        }
+        Err(millpond::ConfigError::new("tls", "none", "a server that was built with `tls`"))
     }
 
     /// Serves until the [token](ServerBuilder::shutdown_token) is cancelled, then shuts down with the

@@ -36,6 +36,7 @@ struct Keys {
     idle_timeout: Option<Deadline>,
     write_timeout: Option<Deadline>,
     drain_timeout: Option<Period>,
+    linger_timeout: Option<Period>,
     max_frame_size: Option<Bytes>,
     read_budget_bytes: Option<Bytes>,
     read_budget_frames: Option<Count>,
@@ -47,11 +48,25 @@ struct Keys {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, expecting = "a table with `body_timeout` and `connect_info`")]
+#[serde(default, expecting = "a table with the settings of HTTP")]
 struct HttpKeys {
+    header_read_timeout: Option<Deadline>,
     body_timeout: Option<Deadline>,
+    keep_alive_timeout: Option<Deadline>,
+    max_header_size: Option<Bytes>,
+    shutdown_grace: Option<Deadline>,
+    half_close: Option<Flag>,
     connect_info: Option<Flag>,
 }
+
+/// The settings of `http::ServerBuilder` that the table `http` has.
+const HTTP_FIELDS: [&str; 5] = [
+    "header_read_timeout",
+    "body_timeout",
+    "keep_alive_timeout",
+    "max_header_size",
+    "shutdown_grace",
+];
 
 /// One server of a [`ServerConfig`](crate::config::ServerConfig). It can also be read on its own,
 /// as a part of a larger configuration; its `pool` is a table then.
@@ -140,19 +155,36 @@ impl ServerEntry {
         let ServerBuilder { config, .. } = self.without_files(ServerBuilder { codec: (), config });
         let mut builder = http::ServerBuilder { config };
         let keys = self.keys.http.clone().unwrap_or_default();
-        if let Some(Deadline(timeout)) = keys.body_timeout {
-            builder = builder.body_timeout(timeout);
+        macro_rules! apply {
+            ($($key:ident)*) => {
+                $(if let Some(value) = keys.$key {
+                    builder = builder.$key(value.0);
+                })*
+            };
         }
-        if let Some(Flag(told)) = keys.connect_info {
-            builder = builder.connect_info(told);
-        }
+        apply!(header_read_timeout body_timeout keep_alive_timeout max_header_size);
+        apply!(shutdown_grace half_close connect_info);
         builder
+    }
+
+    /// Reads the files of the table `tls`, and returns what they mean; `None` without that table. Each
+    /// call reads the files again, so `Server::reload_tls` can be given a renewed certificate.
+    ///
+    /// # Errors
+    ///
+    /// As [`builder`](Self::builder).
+    #[cfg(feature = "rustls")]
+    #[doc(alias = "certificate")]
+    pub fn tls(
+        &self,
+    ) -> Result<Option<std::sync::Arc<tokio_rustls::rustls::ServerConfig>>, StartError> {
+        self.keys.tls.as_ref().map(|tls| tls.load(&self.path_of("tls"))).transpose()
     }
 
     fn with_files(&self, builder: ServerBuilder) -> Result<ServerBuilder, StartError> {
         #[cfg(feature = "rustls")]
-        if let Some(tls) = &self.keys.tls {
-            return Ok(builder.tls(tls.load(&self.path_of("tls"))?));
+        if let Some(tls) = self.tls()? {
+            return Ok(builder.tls(tls));
         }
         Ok(builder)
     }
@@ -179,7 +211,7 @@ impl ServerEntry {
         }
         apply!(max_connections max_connections_per_ip overload_response);
         apply!(first_byte_timeout handshake_timeout frame_timeout idle_timeout write_timeout);
-        apply!(drain_timeout max_frame_size read_budget_bytes read_budget_frames);
+        apply!(drain_timeout linger_timeout max_frame_size read_budget_bytes read_budget_frames);
         apply!(send_buffer send_buffer_total);
         builder
     }
@@ -216,7 +248,7 @@ impl ServerEntry {
         let checked = checked
             .and_then(|()| self.http_without_files(http::Server::builder()).config.check_all());
         checked.map_err(|error: ConfigError| {
-            let table = if error.field() == "body_timeout" { "http." } else { "" };
+            let table = if HTTP_FIELDS.contains(&error.field()) { "http." } else { "" };
             let path = format!("{HERE}{table}{}", error.field());
             let none = match error.field() {
                 "max_connections_per_ip" => "\"unlimited\"",

@@ -3,15 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
-use tower_service::Service;
 
 use crate::builder::{Config, shared_setters};
 use crate::error::StartError;
-use crate::framed::service::BoxError;
 use crate::http::HttpProtocol;
-use crate::http::body::RequestBody;
+use crate::http::into_service::IntoHttpService;
 use crate::http::server::Server;
 use crate::settings::Mode;
 
@@ -58,13 +54,18 @@ impl ServerBuilder {
         config.max_frame_size = 408 * 1024;
         config.deadlines.idle = Some(Duration::from_secs(75));
         config.deadlines.body = Some(Duration::from_secs(30));
+        #[cfg(feature = "rustls")]
+        {
+            config.tls.alpn = &[b"h2", b"http/1.1"];
+        }
         config.shutdown_grace = Some(Duration::from_millis(500));
         Self { config }
     }
 
     shared_setters! {
         mode: "Default [`Mode::EventDriven`](crate::Mode::EventDriven).",
-        overload_response: "Default: a 503 with `Retry-After`."
+        overload_response: "Default: a 503 with `Retry-After`.",
+        tls: "If it names no ALPN protocols, the server offers `h2` and `http/1.1`.",
     }
 
     /// How long the head of a request may take, from its first byte to its last. Then the server answers
@@ -118,10 +119,11 @@ impl ServerBuilder {
 
     /// Whether a client that ends its side of the connection still gets its answers, as `printf ... | nc -N`
     /// expects. Default `false`, as in hyper and `axum::serve`: the end of the client's side cancels the
-    /// request that is under way, since the client has mostly left.
+    /// request that is under way, since most such clients have left.
     ///
     /// With `true` the service runs to its end also for clients that have left; a write of the answer finds
-    /// that out. Requests whose service answers at once are answered in either case. HTTP/1 only.
+    /// that out. HTTP/1 only; HTTP/2 ends each stream on its own.
+    #[doc(alias = "nc -N")]
     pub fn half_close(mut self, enabled: bool) -> Self {
         self.config.half_close = enabled;
         self
@@ -150,7 +152,8 @@ impl ServerBuilder {
 
     /// Starts the server, which accepts at once. Returns its handle.
     ///
-    /// Each request gets a clone of `service`; an `axum::Router` fits. Requests of HTTP/1 run as turns, in
+    /// Each request gets a clone of `service`; an `axum::Router` fits, and so do its make services. See
+    /// [`IntoHttpService`]. Requests of HTTP/1 run as turns, in
     /// slots of the pool if the server has one. Requests of HTTP/2 run as tasks.
     ///
     /// If the service panics, or fails, its connection closes without a response; over HTTP/2, its stream
@@ -164,14 +167,12 @@ impl ServerBuilder {
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O and time enabled.
-    pub fn serve<S, B>(self, service: S) -> Result<Server, StartError>
+    pub fn serve<S, Form>(mut self, service: S) -> Result<Server, StartError>
     where
-        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send + 'static,
-        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+        S: IntoHttpService<Form>,
     {
-        let protocol = HttpProtocol::new(service, &self.config);
+        self.config.connect_info |= S::NEEDS_PEER;
+        let protocol = HttpProtocol::new(service.into_http_service(), &self.config);
         let http_states = protocol.http_states.clone();
         Ok(Server::new(self.config.start(protocol)?, http_states))
     }

@@ -97,6 +97,7 @@ mod conn_pool;
 mod head;
 mod http2;
 mod hyper_service;
+mod into_service;
 mod lent_io;
 mod progress;
 #[cfg(test)]
@@ -115,6 +116,7 @@ use hyper::server::conn::http1;
 
 pub use crate::http::body::RequestBody;
 pub use crate::http::builder::ServerBuilder;
+pub use crate::http::into_service::IntoHttpService;
 pub use crate::http::serve::{Serve, serve};
 pub use crate::http::server::Server;
 

@@ -313,6 +313,8 @@ fn every_key_is_in_the_documentation() {
         with("x", "1").into_iter().next().unwrap(),
         from_toml("[[servers]]\nlisten = { x = 1 }"),
         from_toml("[[servers]]\npool = { x = 1 }"),
+        from_toml("[[servers]]\nhttp = { x = 1 }"),
+        from_toml("[[servers]]\ntls = { x = 1 }"),
     ];
     let mut seen = 0;
     for error in unknown {
@@ -321,7 +323,7 @@ fn every_key_is_in_the_documentation() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 37);
+    assert_eq!(seen, 49);
 }
 
 /// The keys that there are, as the error for another one lists them.
