@@ -96,6 +96,8 @@ pub(crate) struct Config {
     pub(crate) drain: Duration,
     /// `http` alone sets it. `None`: idle connections close at once.
     pub(crate) shutdown_grace: Option<Duration>,
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) max_age_grace: Option<Duration>,
     pub(crate) deadlines: Deadlines,
     pub(crate) max_frame_size: usize,
     pub(crate) read_budget_bytes: usize,
@@ -107,6 +109,10 @@ pub(crate) struct Config {
     pub(crate) connect_info: bool,
     #[cfg(feature = "http")]
     pub(crate) half_close: bool,
+    #[cfg(feature = "http")]
+    pub(crate) max_requests: Option<u32>,
+    #[cfg(feature = "http")]
+    pub(crate) http2: crate::http::Http2,
 }
 
 /// The setters that both builders have. The calling files import `Duration`.
@@ -221,6 +227,24 @@ macro_rules! shared_setters {
             self
         }
 
+        /// How old a connection may become. Then the server closes it as a graceful shutdown would: work
+        /// that is under way finishes first. Default `None`: any age.
+        ///
+        /// Clients that connect again spread over the servers behind a balancer. Upgraded connections
+        /// belong to their users' code and may become older.
+        pub fn max_connection_age(mut self, age: impl Into<Option<Duration>>) -> Self {
+            self.config.max_age = age.into();
+            self
+        }
+
+        /// How long work that is under way may go on after the
+        /// [`max_connection_age`](Self::max_connection_age). Then the server cuts the connection off.
+        /// Default `None`: until it finishes.
+        pub fn max_connection_age_grace(mut self, grace: impl Into<Option<Duration>>) -> Self {
+            self.config.max_age_grace = grace.into();
+            self
+        }
+
         /// How long a connection that the server closes may *linger*: the server has ended its side, and
         /// discards what the peer still sends, until the peer ends its side too. Default 1 s.
         ///
@@ -284,6 +308,8 @@ impl Config {
             token: CancellationToken::new(),
             drain: Duration::from_secs(30),
             shutdown_grace: None,
+            max_age: None,
+            max_age_grace: None,
             deadlines: Deadlines::default(),
             max_frame_size: 1024 * 1024,
             read_budget_bytes: 64 * 1024,
@@ -295,6 +321,10 @@ impl Config {
             connect_info: true,
             #[cfg(feature = "http")]
             half_close: false,
+            #[cfg(feature = "http")]
+            max_requests: None,
+            #[cfg(feature = "http")]
+            http2: crate::http::Http2::default(),
         }
     }
 }
@@ -529,6 +559,8 @@ impl Config {
             ("drain_timeout", Some(self.drain)),
             ("linger_timeout", Some(deadlines.linger)),
             ("shutdown_grace", self.shutdown_grace),
+            ("max_connection_age", self.max_age),
+            ("max_connection_age_grace", self.max_age_grace),
         ];
         for (field, value) in durations {
             if value.is_some_and(|value| value.is_zero() || value > YEAR) {
@@ -538,6 +570,14 @@ impl Config {
                 };
                 return Err(ConfigError::new(field, format!("{:?}", value.unwrap()), accepted));
             }
+        }
+        #[cfg(feature = "http")]
+        {
+            if self.max_requests == Some(0) {
+                let accepted = "a number from 1, or `None` for no bound";
+                return Err(ConfigError::new("max_requests_per_connection", 0, accepted));
+            }
+            self.http2.check()?;
         }
         for listen in &self.listens {
             listen.check()?;
@@ -552,6 +592,8 @@ impl Config {
             send_buffer: self.send_buffer,
             send_buffer_total: self.send_buffer_total,
             slow_reader: self.slow_reader,
+            max_age: self.max_age,
+            max_age_grace: self.max_age_grace,
             shutdown_grace: self.shutdown_grace.unwrap_or_default(),
             ticks: Ticks::new(deadlines),
         })

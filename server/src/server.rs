@@ -218,6 +218,9 @@ impl Server {
         kill: fn(&Arc<ListenerConns<P, T>>),
     ) {
         self.spawn(conns.clone().run_timer());
+        if self.state.settings.max_age.is_some() {
+            self.spawn(conns.clone().run_ages());
+        }
         self.listener_conns.push(Arc::new(WithKill { conns: conns.clone(), kill }));
     }
 
@@ -275,8 +278,8 @@ impl Server {
             reasons,
             ..ServerStatus::default()
         };
-        for conns in &self.listener_conns {
-            let (totals, parked) = conns.totals();
+        let of_listeners = self.listener_conns.iter().map(|conns| conns.totals());
+        for (totals, parked) in of_listeners.chain([(self.state.detached.totals(), 0)]) {
             status.parked += parked;
             status.bytes_in += totals.read;
             status.bytes_out += totals.wrote;

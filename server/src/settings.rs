@@ -137,6 +137,9 @@ pub(crate) struct Settings {
     pub(crate) send_buffer: usize,
     pub(crate) send_buffer_total: usize,
     pub(crate) slow_reader: SlowReader,
+    pub(crate) max_age: Option<Duration>,
+    /// How long after `max_age` a connection is cut off.
+    pub(crate) max_age_grace: Option<Duration>,
     /// Zero: idle connections close at once.
     pub(crate) shutdown_grace: Duration,
     pub(crate) ticks: Ticks,

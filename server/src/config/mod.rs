@@ -92,6 +92,8 @@ use millpond::Pool;
 /// | `write_timeout` | a duration, or `"never"` |
 /// | `drain_timeout` | a duration |
 /// | `linger_timeout` | a duration |
+/// | `max_connection_age` | a duration, or `"never"` |
+/// | `max_connection_age_grace` | a duration, or `"never"` |
 /// | `max_frame_size` | a size |
 /// | `read_budget_bytes` | a size |
 /// | `read_budget_frames` | a number |
@@ -113,7 +115,25 @@ use millpond::Pool;
 /// | `max_header_size` | a size |
 /// | `shutdown_grace` | a duration, or `"never"` for no grace |
 /// | `half_close` | `true` or `false` |
+/// | `max_requests_per_connection` | a number |
+/// | `http2` | a table, see below |
 /// | `connect_info` | `true` or `false` |
+///
+/// Of the table `http2` in `http`; see `http::Http2` for the defaults.
+///
+/// | key | value |
+/// |---|---|
+/// | `max_concurrent_streams` | a number |
+/// | `initial_stream_window_size` | a size |
+/// | `initial_connection_window_size` | a size |
+/// | `adaptive_window` | `true` or `false` |
+/// | `max_frame_size` | a size |
+/// | `max_header_list_size` | a size |
+/// | `max_send_buffer_size` | a size |
+/// | `max_pending_accept_reset_streams` | a number |
+/// | `max_local_error_reset_streams` | a number |
+/// | `keep_alive_interval` | a duration, or `"never"` |
+/// | `keep_alive_timeout` | a duration |
 ///
 /// Of the table `tls`. The files are in PEM form, their paths go from the working directory on.
 /// [`ServerEntry::tls`] reads them again.

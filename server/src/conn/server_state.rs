@@ -41,6 +41,8 @@ pub(crate) struct ServerState {
     /// How many times a shutdown has asked all connections to close.
     close_rounds: AtomicU32,
     accept_errors: AtomicU64,
+    /// What detached connections have done. Turns add to the totals of their listener.
+    pub(crate) detached: Traffic,
     /// Notified when no connection is open any more, and when an accept loop ends.
     changed: Notify,
     acceptors: AtomicUsize,
@@ -80,6 +82,36 @@ pub(crate) struct Counters {
     pub(crate) wrote: u32,
 }
 
+/// The traffic of connections that no turn serves.
+///
+/// Relaxed: the numbers are a statistic, and no reader concludes anything about other memory from them.
+#[derive(Default)]
+pub(crate) struct Traffic {
+    read: AtomicU64,
+    wrote: AtomicU64,
+    frames: AtomicU64,
+}
+
+impl Traffic {
+    #[cfg(feature = "http")]
+    pub(crate) fn add(&self, read: u64, wrote: u64, frames: u64) {
+        self.read.fetch_add(read, Relaxed);
+        self.wrote.fetch_add(wrote, Relaxed);
+        self.frames.fetch_add(frames, Relaxed);
+    }
+
+    /// Returns the sums, without turns.
+    pub(crate) fn totals(&self) -> Totals {
+        let get = |sum: &AtomicU64| sum.load(Relaxed);
+        Totals {
+            turns: 0,
+            frames: get(&self.frames),
+            read: get(&self.read),
+            wrote: get(&self.wrote),
+        }
+    }
+}
+
 impl Totals {
     pub(crate) fn add(&mut self, counters: &Counters) {
         self.turns += u64::from(counters.turns);
@@ -112,6 +144,7 @@ impl ServerState {
             killed: AtomicBool::new(false),
             close_rounds: AtomicU32::new(0),
             accept_errors: AtomicU64::new(0),
+            detached: Traffic::default(),
             changed: Notify::new(),
             acceptors: AtomicUsize::new(0),
         }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::builder::{Config, shared_setters};
 use crate::error::StartError;
 use crate::http::HttpProtocol;
+use crate::http::http2_settings::Http2;
 use crate::http::into_service::IntoHttpService;
 use crate::http::server::Server;
 use crate::settings::Mode;
@@ -82,7 +83,8 @@ impl ServerBuilder {
     /// How long a peer may send nothing of a request body that user code waits for. Each byte restarts the
     /// deadline. Then the server answers 408, unless a response has begun, and closes. Default 30 s.
     ///
-    /// The deadline does not run while user code leaves the body unread. HTTP/2 has no such deadline.
+    /// The deadline does not run while user code leaves the body unread. Over HTTP/2 the body fails with an
+    /// error of the kind [`TimedOut`](std::io::ErrorKind::TimedOut), and the connection goes on.
     pub fn body_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.deadlines.body = timeout.into();
         self
@@ -114,6 +116,20 @@ impl ServerBuilder {
     #[doc(alias = "graceful shutdown")]
     pub fn shutdown_grace(mut self, grace: impl Into<Option<Duration>>) -> Self {
         self.config.shutdown_grace = grace.into();
+        self
+    }
+
+    /// How many requests a connection may have. The answer to the last one says `connection: close`; over
+    /// HTTP/2 the server tells the peer to go away. Default `None`: any number.
+    #[doc(alias = "keepalive_requests")]
+    pub fn max_requests_per_connection(mut self, requests: impl Into<Option<u32>>) -> Self {
+        self.config.max_requests = requests.into();
+        self
+    }
+
+    /// The settings of HTTP/2. Default: those of hyper.
+    pub fn http2(mut self, settings: Http2) -> Self {
+        self.config.http2 = settings;
         self
     }
 

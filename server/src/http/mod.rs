@@ -96,6 +96,7 @@ mod conn;
 mod conn_pool;
 mod head;
 mod http2;
+mod http2_settings;
 mod hyper_service;
 mod into_service;
 mod lent_io;
@@ -116,6 +117,7 @@ use hyper::server::conn::http1;
 
 pub use crate::http::body::RequestBody;
 pub use crate::http::builder::ServerBuilder;
+pub use crate::http::http2_settings::Http2;
 pub use crate::http::into_service::IntoHttpService;
 pub use crate::http::serve::{Serve, serve};
 pub use crate::http::server::Server;
@@ -139,7 +141,12 @@ pub(crate) struct HttpProtocol<A> {
     http1: http1::Builder,
     /// For connections whose first request is the last, since their close was requested already.
     http1_last: http1::Builder,
+    http2: Http2,
     keep_alive: Option<Duration>,
+    /// How long a body of HTTP/2 may stall. The table's deadlines hold for HTTP/1.
+    body_timeout: Option<Duration>,
+    /// After this many requests a connection closes.
+    max_requests: Option<u32>,
     /// Whether requests carry the peer's address.
     connect_info: bool,
     /// A shutdown has begun: answers say that their connections close.
@@ -165,7 +172,10 @@ impl<A: HttpService> HttpProtocol<A> {
             conn_pool,
             http1,
             http1_last,
+            http2: config.http2.clone(),
             keep_alive,
+            body_timeout: config.deadlines.body,
+            max_requests: config.max_requests,
             connect_info,
             is_stopping,
             http_states,
@@ -174,8 +184,14 @@ impl<A: HttpService> HttpProtocol<A> {
 
     /// Returns the service as a new hyper connection calls it.
     fn hyper_service(&self, progress: Arc<ConnProgress>) -> HyperService<A> {
-        let is_stopping = self.is_stopping.clone();
-        HyperService::new(self.service.clone(), progress, self.connect_info, is_stopping)
+        HyperService {
+            service: self.service.clone(),
+            progress,
+            connect_info: self.connect_info,
+            body_timeout: self.body_timeout,
+            max_requests: self.max_requests,
+            is_stopping: self.is_stopping.clone(),
+        }
     }
 }
 

@@ -37,7 +37,8 @@ impl Server {
 
     /// Returns what the server holds and has done.
     ///
-    /// `frames` counts requests of HTTP/1. `http_states` counts connections with hyper's state, without
+    /// `frames` counts requests. Those of HTTP/2, and their bytes, are added when no request is under way
+    /// on their connection; the bytes of an upgraded connection when it ends. `http_states` counts connections with hyper's state, without
     /// upgraded ones. Connections that were upgraded, or that speak HTTP/2, count as open and never as
     /// parked.
     pub fn status(&self) -> ServerStatus {

@@ -8,6 +8,7 @@ mod support;
 mod cases;
 mod deadlines;
 mod last_request;
+mod limits;
 mod malformed;
 mod pool;
 mod rounds;

@@ -314,6 +314,7 @@ fn every_key_is_in_the_documentation() {
         from_toml("[[servers]]\nlisten = { x = 1 }"),
         from_toml("[[servers]]\npool = { x = 1 }"),
         from_toml("[[servers]]\nhttp = { x = 1 }"),
+        from_toml("[[servers]]\nhttp = { http2 = { x = 1 } }"),
         from_toml("[[servers]]\ntls = { x = 1 }"),
     ];
     let mut seen = 0;
@@ -323,7 +324,7 @@ fn every_key_is_in_the_documentation() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 49);
+    assert_eq!(seen, 64);
 }
 
 /// The keys that there are, as the error for another one lists them.
