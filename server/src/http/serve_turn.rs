@@ -89,7 +89,7 @@ impl<W: Transport, A: HttpService> Future for HttpTurn<'_, W, A> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         let this = self.get_mut();
         let polled = match this.suspended.take() {
-            Some(conn) => {
+            Some(mut conn) => {
                 let progress = &conn.shared.progress;
                 progress.resume();
                 // A deadline that had expired before the wait for the service may not be due now.
@@ -98,6 +98,11 @@ impl<W: Transport, A: HttpService> Future for HttpTurn<'_, W, A> {
                     this.turn.input.close_requested = progress.close_requested();
                 }
                 this.moved = false;
+                let close_requested = this.turn.input.close_requested;
+                if let Some(reason) = close_requested.filter(|reason| !reason.is_gentle()) {
+                    *this.turn.io = conn.take_io();
+                    return Poll::Ready(Outcome::Close(reason));
+                }
                 this.drive(conn, MaybeTls::Taken)
             }
             None => this.begin(),

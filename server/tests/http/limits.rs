@@ -118,13 +118,16 @@ async fn the_grace_of_the_age_ends(case: Case) {
     client.send(get("/sse/a")).await;
     let (mut other, _connection) = connect(case, &server).await;
     let held = tokio::spawn(async move { ask(&mut other, "/held/a").await });
-    eventually(|| app.notes() == 2).await;
+    let mut waits = case.client(&server).await;
+    waits.send(get("/held/b")).await;
+    eventually(|| app.notes() == 3).await;
     client.gone().await;
+    assert_eq!(waits.gone().await, b"");
     assert!(held.await.unwrap().is_err());
     let waited = start.elapsed();
     assert!(waited >= AGE + 10 * SECOND && waited < AGE + 14 * SECOND, "{waited:?}");
     let status = nothing_left(&server).await;
-    assert_eq!(status.closed_for(CloseReason::Deadline(Deadline::MaxAge)), 2, "{status:?}");
+    assert_eq!(status.closed_for(CloseReason::Deadline(Deadline::MaxAge)), 3, "{status:?}");
 }
 
 async fn requests_are_numbered(case: Case) {
