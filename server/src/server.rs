@@ -39,6 +39,7 @@ use crate::close_reason::CloseReason;
 use crate::conn::listener_conns::{KILL_WAIT, ListenerConns, ParkedState};
 use crate::conn::protocol::Protocol;
 use crate::conn::server_state::{ServerState, Totals};
+#[cfg(feature = "rustls")]
 use crate::conn::transport::TlsAccept;
 use crate::error::StartError;
 use crate::parked::{self, EventDriven, event_loop};
@@ -91,6 +92,7 @@ pub struct Server {
     /// The token of the user, which begins the shutdown of [`Server::wait`].
     token: CancellationToken,
     drain: Duration,
+    #[cfg(feature = "rustls")]
     tls: TlsAccept,
     tasks: Vec<AbortHandle>,
 }
@@ -144,6 +146,7 @@ impl Server {
             stop: config.token.child_token(),
             token: config.token.clone(),
             drain: config.drain,
+            #[cfg(feature = "rustls")]
             tls: config.tls.clone(),
             tasks: Vec::new(),
         };
