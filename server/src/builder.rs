@@ -89,11 +89,15 @@ pub(crate) struct Config {
     pub(crate) mode: Mode,
     pub(crate) pool: Option<Pool>,
     pub(crate) max_connections: Option<usize>,
-    pub(crate) max_connections_per_ip: Option<Option<usize>>,
+    pub(crate) max_connections_per_ip: Option<usize>,
     pub(crate) overload_response: Option<Bytes>,
     pub(crate) tls: TlsAccept,
     pub(crate) token: CancellationToken,
     pub(crate) drain: Duration,
+    /// `http` alone sets it. `None`: idle connections close at once.
+    pub(crate) shutdown_grace: Option<Duration>,
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) max_age_grace: Option<Duration>,
     pub(crate) deadlines: Deadlines,
     pub(crate) max_frame_size: usize,
     pub(crate) read_budget_bytes: usize,
@@ -103,11 +107,17 @@ pub(crate) struct Config {
     pub(crate) slow_reader: SlowReader,
     #[cfg(feature = "http")]
     pub(crate) connect_info: bool,
+    #[cfg(feature = "http")]
+    pub(crate) half_close: bool,
+    #[cfg(feature = "http")]
+    pub(crate) max_requests: Option<u32>,
+    #[cfg(feature = "http")]
+    pub(crate) http2: crate::http::Http2,
 }
 
 /// The setters that both builders have. The calling files import `Duration`.
 macro_rules! shared_setters {
-    (mode: $mode:literal, overload_response: $overload:literal) => {
+    (mode: $mode:literal, overload_response: $overload:literal, tls: $tls:literal $(,)?) => {
         /// Adds a listener: an address such as `127.0.0.1:7000` or `unix:/run/echo.sock`, or a socket
         /// that is bound already; see [`Listen`](crate::Listen). At least one is needed.
         #[doc(alias = "bind")]
@@ -145,7 +155,12 @@ macro_rules! shared_setters {
         /// [`overload_response`](Self::overload_response), and are closed.
         ///
         /// Default: half of the descriptors that the process may open (its soft limit at the start of
-        /// the server), or 524,288 without such a limit.
+        /// the server), or 524,288 without such a limit. The other half is for files and for connections
+        /// to other servers. [`raise_descriptor_limit`](crate::raise_descriptor_limit) raises the soft
+        /// limit.
+        ///
+        /// While the limit refuses connections, an event at WARN says so every ten seconds at most (feature
+        /// `tracing`). [`ServerStatus::refused_full`](crate::ServerStatus::refused_full) counts them.
         #[doc(alias = "connection limit")]
         #[doc(alias = "concurrency limit")]
         pub fn max_connections(mut self, connections: usize) -> Self {
@@ -156,13 +171,13 @@ macro_rules! shared_setters {
         /// How many connections may come from the same address: an IPv4 address, or an IPv6 network of
         /// 64 bits. `None`: no bound. Unix sockets have no bound.
         ///
-        /// Default: half of [`max_connections`](Self::max_connections), so that no address can take all
-        /// of them. Behind a proxy, and in load tests, all connections have the same address: use
-        /// `None` there.
+        /// Default `None`: behind a proxy all connections have the same address. A server that clients
+        /// reach directly should set a bound, so that no address can take all of
+        /// [`max_connections`](Self::max_connections). Refusals leave events, as there.
         #[doc(alias = "connection limit")]
         #[doc(alias = "max_connections_per_peer")]
         pub fn max_connections_per_ip(mut self, connections: impl Into<Option<usize>>) -> Self {
-            self.config.max_connections_per_ip = Some(connections.into());
+            self.config.max_connections_per_ip = connections.into();
             self
         }
 
@@ -212,6 +227,35 @@ macro_rules! shared_setters {
             self
         }
 
+        /// How old a connection may become. Then the server closes it as a graceful shutdown would: work
+        /// that is under way finishes first. Default `None`: any age.
+        ///
+        /// Clients that connect again spread over the servers behind a balancer. Upgraded connections
+        /// belong to their users' code and may become older.
+        pub fn max_connection_age(mut self, age: impl Into<Option<Duration>>) -> Self {
+            self.config.max_age = age.into();
+            self
+        }
+
+        /// How long work that is under way may go on after the
+        /// [`max_connection_age`](Self::max_connection_age). Then the server cuts the connection off.
+        /// Default `None`: until it finishes.
+        pub fn max_connection_age_grace(mut self, grace: impl Into<Option<Duration>>) -> Self {
+            self.config.max_age_grace = grace.into();
+            self
+        }
+
+        /// How long a connection that the server closes may *linger*: the server has ended its side, and
+        /// discards what the peer still sends, until the peer ends its side too. Default 1 s.
+        ///
+        /// A close while the peer sends would have the kernel reset the connection, and the peer could
+        /// lose the last answer. Only connections whose peers have sent unserved bytes linger.
+        #[doc(alias = "lingering_timeout")]
+        pub fn linger_timeout(mut self, timeout: Duration) -> Self {
+            self.config.deadlines.linger = timeout;
+            self
+        }
+
         /// A token whose cancellation stops the server: the server accepts no more at once, and
         /// `Server::wait` closes the connections while it is awaited.
         ///
@@ -235,11 +279,13 @@ macro_rules! shared_setters {
         /// Serves all connections over TLS, in either mode. An idle connection keeps its session, some
         /// kilobytes.
         ///
-        /// The configuration brings the certificates and the provider of cryptography. The example
-        /// `tls` has a whole one.
+        /// The configuration brings the certificates, the demand for client certificates and the provider
+        /// of cryptography. The example `tls` has a whole one.
+        #[doc = $tls]
+        /// `Server::reload_tls` replaces the configuration of a running server.
         #[cfg(feature = "rustls")]
         pub fn tls(mut self, config: std::sync::Arc<tokio_rustls::rustls::ServerConfig>) -> Self {
-            self.config.tls.acceptor = Some(config.into());
+            self.config.tls.set(config);
             self
         }
     };
@@ -261,6 +307,9 @@ impl Config {
             tls: TlsAccept::default(),
             token: CancellationToken::new(),
             drain: Duration::from_secs(30),
+            shutdown_grace: None,
+            max_age: None,
+            max_age_grace: None,
             deadlines: Deadlines::default(),
             max_frame_size: 1024 * 1024,
             read_budget_bytes: 64 * 1024,
@@ -270,6 +319,12 @@ impl Config {
             slow_reader: SlowReader::default(),
             #[cfg(feature = "http")]
             connect_info: true,
+            #[cfg(feature = "http")]
+            half_close: false,
+            #[cfg(feature = "http")]
+            max_requests: None,
+            #[cfg(feature = "http")]
+            http2: crate::http::Http2::default(),
         }
     }
 }
@@ -290,7 +345,8 @@ impl ServerBuilder {
 impl<C> ServerBuilder<C> {
     shared_setters! {
         mode: "Default [`Mode::Dedicated`](crate::Mode::Dedicated).",
-        overload_response: "Default: none, connections are closed without a response."
+        overload_response: "Default: none, connections are closed without a response.",
+        tls: "",
     }
 
     /// How long a frame may take, from its first byte to its last, however its bytes trickle in. A
@@ -426,8 +482,7 @@ impl<C: Decoder + Clone + Send + Sync + 'static> ServerBuilder<C> {
 impl Config {
     /// Checks the settings as a start does, without a start.
     pub(crate) fn check_all(&self) -> Result<(), ConfigError> {
-        let per_ip = self.max_connections_per_ip.unwrap_or_default();
-        self.check(self.max_connections.unwrap_or(1), per_ip).map(drop)
+        self.check(self.max_connections.unwrap_or(1)).map(drop)
     }
 }
 
@@ -444,9 +499,7 @@ impl Config {
         drop(tokio::time::sleep(Duration::ZERO));
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20) as usize;
         let max_connections = self.max_connections.unwrap_or((descriptors / 2).max(1));
-        let max_connections_per_ip =
-            self.max_connections_per_ip.unwrap_or(Some(max_connections.div_ceil(2)));
-        let settings = self.check(max_connections, max_connections_per_ip)?;
+        let settings = self.check(max_connections)?;
         if max_connections >= descriptors {
             event!(
                 WARN,
@@ -459,7 +512,7 @@ impl Config {
             Some(pool) => pool,
             None => Pool::builder().size(OWN_POOL).name("server").build()?,
         };
-        let limits = (max_connections, max_connections_per_ip);
+        let limits = (max_connections, self.max_connections_per_ip);
         Server::start(&self, settings, limits, &pool, &Arc::new(protocol))
     }
 
@@ -473,11 +526,7 @@ impl Config {
     }
 
     /// Checks all settings. Returns what the server needs of them.
-    fn check(
-        &self,
-        max: usize,
-        max_connections_per_ip: Option<usize>,
-    ) -> Result<Settings, ConfigError> {
+    fn check(&self, max: usize) -> Result<Settings, ConfigError> {
         let from_one = "a number from 1";
         let bytes = "one byte or more";
         let [max_size, frame_timeout, idle_timeout] = self.names();
@@ -485,7 +534,7 @@ impl Config {
             ("max_connections", max, from_one),
             (
                 "max_connections_per_ip",
-                max_connections_per_ip.unwrap_or(1),
+                self.max_connections_per_ip.unwrap_or(1),
                 "a number from 1, or `None` for no bound",
             ),
             (max_size, self.max_frame_size, bytes),
@@ -508,15 +557,27 @@ impl Config {
             ("body_timeout", deadlines.body),
             ("write_timeout", deadlines.write),
             ("drain_timeout", Some(self.drain)),
+            ("linger_timeout", Some(deadlines.linger)),
+            ("shutdown_grace", self.shutdown_grace),
+            ("max_connection_age", self.max_age),
+            ("max_connection_age_grace", self.max_age_grace),
         ];
         for (field, value) in durations {
             if value.is_some_and(|value| value.is_zero() || value > YEAR) {
                 let accepted = match field {
-                    "drain_timeout" => "more than zero and at most a year",
+                    "drain_timeout" | "linger_timeout" => "more than zero and at most a year",
                     _ => "more than zero and at most a year, or `None` for no deadline",
                 };
                 return Err(ConfigError::new(field, format!("{:?}", value.unwrap()), accepted));
             }
+        }
+        #[cfg(feature = "http")]
+        {
+            if self.max_requests == Some(0) {
+                let accepted = "a number from 1, or `None` for no bound";
+                return Err(ConfigError::new("max_requests_per_connection", 0, accepted));
+            }
+            self.http2.check()?;
         }
         for listen in &self.listens {
             listen.check()?;
@@ -531,6 +592,9 @@ impl Config {
             send_buffer: self.send_buffer,
             send_buffer_total: self.send_buffer_total,
             slow_reader: self.slow_reader,
+            max_age: self.max_age,
+            max_age_grace: self.max_age_grace,
+            shutdown_grace: self.shutdown_grace.unwrap_or_default(),
             ticks: Ticks::new(deadlines),
         })
     }

@@ -40,6 +40,11 @@ pub enum CloseReason {
     Shutdown,
     /// The deadline of a shutdown cut the connection off, or the server was dropped.
     Aborted,
+    /// The connection has reached
+    /// [`max_connection_age`](crate::ServerBuilder::max_connection_age), and its work has finished.
+    MaxAge,
+    /// The connection has had as many requests as `max_requests_per_connection` of HTTP allows.
+    MaxRequests,
 }
 
 /// The deadlines of a connection. Each has a setting on the builder.
@@ -63,6 +68,9 @@ pub enum Deadline {
     /// While the peer takes none of the bytes that wait for it:
     /// [`write_timeout`](crate::ServerBuilder::write_timeout).
     Write,
+    /// After the maximal age of the connection:
+    /// [`max_connection_age_grace`](crate::ServerBuilder::max_connection_age_grace).
+    MaxAge,
 }
 
 impl CloseReason {
@@ -71,11 +79,17 @@ impl CloseReason {
         self.rank() < 2
     }
 
+    /// Returns whether a request that is on its way may still come and be answered.
+    #[cfg(feature = "http")]
+    pub(crate) fn lets_requests_come(self) -> bool {
+        matches!(self, Self::Shutdown | Self::MaxAge)
+    }
+
     /// Returns how much a reason cuts off. Of two requests to close a connection the one of the
     /// higher rank holds, and the first of equal ones.
     pub(crate) fn rank(self) -> u8 {
         match self {
-            Self::Shutdown => 0,
+            Self::Shutdown | Self::MaxAge | Self::MaxRequests => 0,
             Self::ClosedByServer => 1,
             _ => 2,
         }
@@ -92,6 +106,9 @@ impl fmt::Display for CloseReason {
             Self::Deadline(Deadline::Frame) => "a frame took too long",
             Self::Deadline(Deadline::Idle) => "idle for too long",
             Self::Deadline(Deadline::Body) => "the body of a request stalled",
+            Self::Deadline(Deadline::MaxAge) => "the connection was too old",
+            Self::MaxAge => "the connection was old",
+            Self::MaxRequests => "the connection has had enough requests",
             Self::Deadline(Deadline::Write) => "the peer took nothing for too long",
             Self::SlowReader => "the peer reads too slowly",
             Self::FrameTooLarge => "a frame is too large",

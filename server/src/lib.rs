@@ -94,6 +94,7 @@ mod close_reason;
 #[cfg(feature = "serde")]
 mod config;
 mod conn;
+mod descriptors;
 mod error;
 mod framed;
 #[cfg(any(doc, doctest))]
@@ -122,6 +123,7 @@ pub use crate::builder::ServerBuilder;
 pub use crate::close_reason::{CloseReason, Deadline};
 #[cfg(feature = "serde")]
 pub use crate::config::{ServerConfig, ServerEntry};
+pub use crate::descriptors::raise_descriptor_limit;
 pub use crate::error::StartError;
 pub use crate::framed::connection::{Connection, SendError, TrySendError};
 pub use crate::framed::handler::Handler;

@@ -138,6 +138,11 @@ impl crate::conn::notifier::Notify for Nowhere {
     #[cfg(feature = "http")]
     fn register(&self, _key: crate::conn::table::ConnKey, _waker: &Waker) {}
     #[cfg(feature = "http")]
+    fn count_request(&self, _key: crate::conn::table::ConnKey) -> u32 {
+        0
+    }
+
+    #[cfg(feature = "http")]
     fn close_requested(&self, _key: crate::conn::table::ConnKey) -> Option<CloseReason> {
         None
     }
@@ -167,6 +172,9 @@ where
         send_buffer: 1 << 20,
         send_buffer_total: 1 << 30,
         slow_reader: SlowReader::Wait,
+        max_age: None,
+        max_age_grace: None,
+        shutdown_grace: std::time::Duration::ZERO,
         ticks: Ticks::new(&Deadlines {
             idle: Some(Duration::from_secs(1)),
             ..Deadlines::default()

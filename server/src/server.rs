@@ -11,7 +11,8 @@
 //!
 //! 1. `stop` is cancelled, so the accept loops end.
 //! 2. When no accept loop is left, no connection can come. Then each connection is asked to close;
-//!    an earlier request would miss the connections that are accepted after it.
+//!    an earlier request would miss the connections that are accepted after it. With a
+//!    `shutdown_grace` a task asks again after each grace; see `conn/last_request.rs`.
 //! 3. The caller waits until no connection is open.
 //! 4. At the deadline, or when the handle is dropped, `killed` is set, and then each listener closes
 //!    its parked connections and wakes the suspended turns. The order matters: a connection that
@@ -32,12 +33,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::accept::listen::Listener;
 use crate::accept::listen::async_fd;
-use crate::accept::{ConnHandler, accept};
+use crate::accept::{Acceptor, ConnHandler};
 use crate::builder::{Config, ServerBuilder};
 use crate::close_reason::CloseReason;
 use crate::conn::listener_conns::{KILL_WAIT, ListenerConns, ParkedState};
 use crate::conn::protocol::Protocol;
 use crate::conn::server_state::{ServerState, Totals};
+#[cfg(feature = "rustls")]
+use crate::conn::transport::TlsAccept;
 use crate::error::StartError;
 use crate::parked::{self, EventDriven, event_loop};
 use crate::settings::{Mode, Settings};
@@ -82,13 +85,15 @@ use millpond::Pool;
 /// ```
 pub struct Server {
     state: Arc<ServerState>,
-    listener_conns: Vec<Box<dyn AnyListenerConns>>,
+    listener_conns: Vec<Arc<dyn AnyListenerConns>>,
     addresses: Vec<SocketAddr>,
     /// Ends the accept loops. A child of `token`.
     stop: CancellationToken,
     /// The token of the user, which begins the shutdown of [`Server::wait`].
     token: CancellationToken,
     drain: Duration,
+    #[cfg(feature = "rustls")]
+    tls: TlsAccept,
     tasks: Vec<AbortHandle>,
 }
 
@@ -111,6 +116,7 @@ impl<P: Protocol, T: ParkedState> AnyListenerConns for WithKill<P, T> {
     }
 
     fn request_close_all(&self, reason: CloseReason) {
+        self.conns.protocol.on_shutdown();
         self.conns.request_close_all(reason);
     }
 
@@ -140,6 +146,8 @@ impl Server {
             stop: config.token.child_token(),
             token: config.token.clone(),
             drain: config.drain,
+            #[cfg(feature = "rustls")]
+            tls: config.tls.clone(),
             tasks: Vec::new(),
         };
         // After an error nothing may have been accepted, so all listeners are bound first.
@@ -213,7 +221,10 @@ impl Server {
         kill: fn(&Arc<ListenerConns<P, T>>),
     ) {
         self.spawn(conns.clone().run_timer());
-        self.listener_conns.push(Box::new(WithKill { conns: conns.clone(), kill }));
+        if self.state.settings.max_age.is_some() {
+            self.spawn(conns.clone().run_ages());
+        }
+        self.listener_conns.push(Arc::new(WithKill { conns: conns.clone(), kill }));
     }
 
     fn start_accepting<P: Protocol>(
@@ -226,11 +237,15 @@ impl Server {
         let accept_guard = self.state.accept_guard();
         // A client that expects a handshake could not read a plain response.
         let response = config.overload_response.clone().filter(|_| config.tls.is_plain());
-        let accept = accept(listener, handler, self.state.clone(), response);
+        let mut acceptor = Acceptor::new(listener, handler, self.state.clone(), response);
         let stop = self.stop.clone();
+        let takes_rest = !self.state.settings.shutdown_grace.is_zero();
         self.spawn(async move {
-            stop.run_until_cancelled_owned(accept).await;
-            drop(accept_guard);
+            stop.run_until_cancelled_owned(acceptor.run()).await;
+            if takes_rest {
+                acceptor.accept_rest();
+            }
+            drop((acceptor, accept_guard));
         });
     }
 
@@ -266,8 +281,8 @@ impl Server {
             reasons,
             ..ServerStatus::default()
         };
-        for conns in &self.listener_conns {
-            let (totals, parked) = conns.totals();
+        let of_listeners = self.listener_conns.iter().map(|conns| conns.totals());
+        for (totals, parked) in of_listeners.chain([(self.state.detached.totals(), 0)]) {
             status.parked += parked;
             status.bytes_in += totals.read;
             status.bytes_out += totals.wrote;
@@ -275,6 +290,26 @@ impl Server {
             status.turns += totals.turns;
         }
         status
+    }
+
+    /// Replaces the TLS configuration for connections that are accepted from now on: a renewed certificate,
+    /// for example. Open connections keep theirs.
+    ///
+    /// With the feature `serde`, `ServerEntry::tls` reads the files of a configuration again.
+    ///
+    /// # Errors
+    ///
+    /// The server was built without [`tls`](ServerBuilder::tls).
+    #[cfg(feature = "rustls")]
+    #[doc(alias = "certificate")]
+    pub fn reload_tls(
+        &self,
+        config: Arc<tokio_rustls::rustls::ServerConfig>,
+    ) -> Result<(), millpond::ConfigError> {
+        if self.tls.replace(config) {
+            return Ok(());
+        }
+        Err(millpond::ConfigError::new("tls", "none", "a server that was built with `tls`"))
     }
 
     /// Serves until the [token](ServerBuilder::shutdown_token) is cancelled, then shuts down with the
@@ -352,8 +387,11 @@ impl Server {
         self.stop.cancel();
         // Accept loops end at once, unless user code holds one up: a codec's `clone`, for example.
         let _ = timeout(deadline.max(KILL_WAIT), self.state.no_acceptor()).await;
-        for conns in &self.listener_conns {
-            conns.request_close_all(CloseReason::Shutdown);
+        ask_to_close(&self.state, &self.listener_conns);
+        // Two requests to close must fit into the deadline.
+        let grace = self.state.settings.shutdown_grace.min(deadline / 2);
+        if !grace.is_zero() {
+            tokio::spawn(keep_asking(self.state.clone(), self.listener_conns.clone(), grace));
         }
         if timeout(deadline, self.state.empty()).await.is_err() {
             self.kill();
@@ -377,6 +415,26 @@ impl Server {
         for conns in &self.listener_conns {
             conns.kill();
         }
+    }
+}
+
+/// Asks all connections to close.
+fn ask_to_close(state: &ServerState, listener_conns: &[Arc<dyn AnyListenerConns>]) {
+    state.begin_close_round();
+    for conns in listener_conns {
+        conns.request_close_all(CloseReason::Shutdown);
+    }
+}
+
+/// Asks all connections to close after each grace, until none is open. The task outlives the future of
+/// the shutdown: connections that were asked once must close.
+async fn keep_asking(
+    state: Arc<ServerState>,
+    listener_conns: Vec<Arc<dyn AnyListenerConns>>,
+    grace: Duration,
+) {
+    while timeout(grace, state.empty()).await.is_err() {
+        ask_to_close(&state, &listener_conns);
     }
 }
 

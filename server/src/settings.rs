@@ -16,7 +16,7 @@ use crate::close_reason::Deadline;
 use crate::conn::events::ParkReason;
 use millpond::ConfigError;
 
-/// How long a lingering close waits for the peer to close its side.
+/// How long a lingering close waits for the peer to close its side, by default.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// The tick of no deadline.
@@ -110,6 +110,7 @@ pub(crate) struct Deadlines {
     pub(crate) idle: Option<Duration>,
     pub(crate) body: Option<Duration>,
     pub(crate) write: Option<Duration>,
+    pub(crate) linger: Duration,
 }
 
 impl Default for Deadlines {
@@ -121,6 +122,7 @@ impl Default for Deadlines {
             idle: Some(Duration::from_secs(300)),
             body: None,
             write: Some(Duration::from_secs(30)),
+            linger: LINGER,
         }
     }
 }
@@ -135,6 +137,11 @@ pub(crate) struct Settings {
     pub(crate) send_buffer: usize,
     pub(crate) send_buffer_total: usize,
     pub(crate) slow_reader: SlowReader,
+    pub(crate) max_age: Option<Duration>,
+    /// How long after `max_age` a connection is cut off.
+    pub(crate) max_age_grace: Option<Duration>,
+    /// Zero: idle connections close at once.
+    pub(crate) shutdown_grace: Duration,
     pub(crate) ticks: Ticks,
 }
 
@@ -160,7 +167,9 @@ impl Ticks {
     /// Computes the ticks. A tick is an eighth of the shortest deadline, which keeps that deadline
     /// precise. The least tick of 10 ms bounds the work of the timer.
     pub(crate) fn new(of: &Deadlines) -> Self {
-        let all = [of.first_byte, of.handshake, of.frame, of.idle, of.body, of.write];
+        // The default of the linger is shorter than other deadlines, and needs no precision.
+        let linger = (of.linger < LINGER).then_some(of.linger);
+        let all = [of.first_byte, of.handshake, of.frame, of.idle, of.body, of.write, linger];
         let shortest = all.into_iter().flatten().min().unwrap_or(Duration::from_secs(60));
         let tick = (shortest / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
         // The tick that runs has begun already, so it does not count.
@@ -172,8 +181,8 @@ impl Ticks {
         };
         Self {
             tick,
-            horizon: ticks(Some(shortest.min(LINGER))),
-            linger: ticks(Some(LINGER)),
+            horizon: ticks(Some(shortest.min(of.linger))),
+            linger: ticks(Some(of.linger)),
             first_byte: ticks(of.first_byte.or(of.idle)),
             first_is_idle: of.first_byte.is_none(),
             handshake: ticks(of.handshake),
@@ -207,7 +216,7 @@ impl Ticks {
             ParkReason::Body => self.body,
             ParkReason::Idle => self.idle,
             ParkReason::Linger => self.linger,
-            ParkReason::Turn | ParkReason::Stream => NEVER,
+            ParkReason::Turn | ParkReason::Stream | ParkReason::LastRequest => NEVER,
         };
         match ticks {
             NEVER => NEVER,

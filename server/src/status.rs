@@ -59,7 +59,7 @@ pub struct ServerStatus {
     pub bytes_out: u64,
     /// The bytes that wait for peers to take them. The output of a running turn is left out.
     pub send_buffered: usize,
-    /// The frames read; over HTTP/1, the requests.
+    /// The frames read; over HTTP, the requests.
     pub frames: u64,
     /// The turns of serving a connection.
     pub turns: u64,

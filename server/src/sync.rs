@@ -6,6 +6,7 @@
 //! | `conn::ServerState::conns` | counts of a server: connections per address, refusals, close reasons |
 //! | `conn::BufferPool`, `http::ConnPool` | free buffers; spare hyper connections |
 //! | `framed::ConnShared::inner` | a handler's connection: the codec, and the frames to be sent |
+//! | `conn::TlsAccept::acceptor` | the TLS configuration of new connections |
 //! | `http::lent_io`, `http::progress` | the socket that hyper borrows; wakers of the turn and of hyper |
 //!
 //! The heads of these files say what may run under their locks. A guard of `std` is not `Send`, so

@@ -1,4 +1,5 @@
-//! A server that has no descriptor left does not spin, and goes on when there are some again.
+//! A server that has no descriptor left does not spin, and goes on when there are some again. A proxy may
+//! take every place of a server. The limit of descriptors can be raised.
 #![allow(missing_docs)]
 
 #[path = "../../tests/support/program.rs"]
@@ -22,9 +23,9 @@ const MODE: &str = "MILLPOND_TEST_DESCRIPTORS";
 const LIMIT: u64 = 64;
 const CLIENTS: usize = 30;
 
-fn in_a_process_of_its_own(mode: &str) {
+fn in_a_process_of_its_own(test: &str, mode: &str) {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "runs_out", "--ignored", "--nocapture"]).env(MODE, mode);
+    command.args(["--exact", test, "--ignored", "--nocapture"]).env(MODE, mode);
     let ran = Ran::of(&mut command);
     assert!(ran.status.success(), "{}{}", ran.stdout(), ran.stderr());
     assert!(ran.stdout().contains("1 passed"), "{}{}", ran.stdout(), ran.stderr());
@@ -32,12 +33,23 @@ fn in_a_process_of_its_own(mode: &str) {
 
 #[test]
 fn dedicated() {
-    in_a_process_of_its_own("dedicated");
+    in_a_process_of_its_own("runs_out", "dedicated");
 }
 
 #[test]
 fn event_driven() {
-    in_a_process_of_its_own("event-driven");
+    in_a_process_of_its_own("runs_out", "event-driven");
+}
+
+#[test]
+fn one_address_may_take_all_places() {
+    in_a_process_of_its_own("is_proxied", "dedicated");
+    in_a_process_of_its_own("is_proxied", "event-driven");
+}
+
+#[test]
+fn the_limit_is_raised() {
+    in_a_process_of_its_own("raises", "");
 }
 
 #[test]
@@ -50,9 +62,54 @@ fn runs_out() {
     }
 }
 
-async fn run_out(case: Case) {
+#[test]
+#[ignore = "a part of the others, in a process of its own"]
+fn is_proxied() {
+    match std::env::var(MODE).as_deref() {
+        Ok("dedicated") => single(be_proxied(DEDICATED)),
+        Ok("event-driven") => single(be_proxied(EVENT_DRIVEN)),
+        _ => {}
+    }
+}
+
+#[test]
+#[ignore = "a part of the others, in a process of its own"]
+fn raises() {
+    if std::env::var_os(MODE).is_none() {
+        return;
+    }
+    set_limit(LIMIT);
+    let raised = millpond_server::raise_descriptor_limit().unwrap();
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    assert_eq!(current, maximum);
+    assert_eq!(raised, maximum.unwrap_or(u64::MAX));
+    assert!(raised > LIMIT);
+    assert_eq!(millpond_server::raise_descriptor_limit().unwrap(), raised);
+}
+
+fn set_limit(descriptors: u64) {
     let most = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: Some(LIMIT), maximum: most }).unwrap();
+    setrlimit(Resource::Nofile, Rlimit { current: Some(descriptors), maximum: most }).unwrap();
+}
+
+async fn be_proxied(case: Case) {
+    set_limit(2 * LIMIT);
+    let server = echo(case.builder());
+    // The clients of the test live in this process.
+    set_limit(10 * LIMIT);
+    let mut clients = Vec::new();
+    for _ in 0..LIMIT {
+        let mut client = case.connect(&server).await;
+        client.ask("let me in").await;
+        clients.push(client);
+    }
+    assert_eq!(case.connect(&server).await.gone().await, b"");
+    let status = accounted(&server);
+    assert_eq!((status.open, status.refused_full), (LIMIT as usize, 1), "{case:?}: {status:?}");
+}
+
+async fn run_out(case: Case) {
+    set_limit(LIMIT);
     let server = echo(
         case.builder().max_connections(1000).max_connections_per_ip(None).first_byte_timeout(None),
     );

@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -30,8 +30,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// The address that a server listens at, with the options of that listener.
 ///
 /// A `Listen` is made from a text (`127.0.0.1:7000`, `[::1]:7000`, `localhost:7000`,
-/// `unix:/run/echo.sock`), from an address, or from a bound listener. That listener may be one of
-/// the standard library or of tokio. The server resolves a name when it starts, which blocks the
+/// `unix:/run/echo.sock`), from an address, from a pair of a host and a port, or from a bound
+/// listener. The host is an IP address or a name. That listener may be one of the standard library or
+/// of tokio. The server resolves a name when it starts, which blocks the
 /// thread. It binds the first of the name's addresses that can be bound.
 ///
 /// # Examples
@@ -40,7 +41,8 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// use millpond_server::{Listen, Mode};
 ///
 /// let listen = Listen::from("127.0.0.1:7000").mode(Mode::EventDriven).reuse_port(true);
-/// # let _ = listen;
+/// let on_all_interfaces = Listen::from(("::", 7000));
+/// # let _ = (listen, on_all_interfaces);
 /// ```
 #[derive(Debug)]
 #[must_use = "a `Listen` does nothing until a server that has it starts"]
@@ -229,13 +231,13 @@ impl fmt::Display for Listen {
 
 /// What a server can listen at: a [`Listen`] or what converts into one.
 ///
-/// Implemented for texts, for [`SocketAddr`], and for the listeners of std and tokio. Implement it for
-/// a type of your own that knows where to listen.
+/// Implemented for texts, for [`SocketAddr`], for pairs of a host and a port, and for the listeners of
+/// std and tokio. Implement it for a type of your own that knows where to listen.
 #[diagnostic::on_unimplemented(
     message = "a server cannot listen at `{Self}`",
     label = "neither an address nor a listener",
     note = "give a text such as \"127.0.0.1:7000\" or \"unix:/run/echo.sock\", a `SocketAddr`, a \
-            `TcpListener` or `UnixListener` of std or tokio, or a `Listen`"
+            pair such as (\"::\", 7000), a `TcpListener` or `UnixListener` of std or tokio, or a `Listen`"
 )]
 pub trait IntoListen {
     /// Converts into a [`Listen`].
@@ -259,7 +261,8 @@ macro_rules! into_listen {
 }
 
 // A blanket over `Into<Listen>` would put an error about `From` in place of the message above.
-into_listen!(&str, String, SocketAddr);
+into_listen!(&str, String, SocketAddr, (IpAddr, u16), (&str, u16));
+into_listen!((Ipv4Addr, u16), (Ipv6Addr, u16), ([u8; 4], u16));
 into_listen!(std::net::TcpListener, std::os::unix::net::UnixListener);
 into_listen!(tokio::net::TcpListener, tokio::net::UnixListener);
 
@@ -281,6 +284,28 @@ impl From<String> for Listen {
 impl From<SocketAddr> for Listen {
     fn from(address: SocketAddr) -> Self {
         Self::new(Target::Tcp(address.to_string()))
+    }
+}
+
+macro_rules! from_ip_and_port {
+    ($($ip:ty),+) => {$(
+        impl From<($ip, u16)> for Listen {
+            fn from(address: ($ip, u16)) -> Self {
+                SocketAddr::from(address).into()
+            }
+        }
+    )+};
+}
+
+from_ip_and_port!(IpAddr, Ipv4Addr, Ipv6Addr, [u8; 4]);
+
+/// The host is an IP address, in brackets or not, or a name.
+impl From<(&str, u16)> for Listen {
+    fn from((host, port): (&str, u16)) -> Self {
+        match host.parse::<IpAddr>() {
+            Ok(ip) => (ip, port).into(),
+            Err(_) => Self::new(Target::Tcp(format!("{host}:{port}"))),
+        }
     }
 }
 

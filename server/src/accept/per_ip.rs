@@ -54,6 +54,11 @@ impl PerIpCounts {
         Self { limit, keys: HashMap::new(), counts: Slab::new() }
     }
 
+    /// Returns the limit; the largest number without one.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit.unwrap_or(usize::MAX)
+    }
+
     /// Counts a connection. Returns `None` if its origin has reached the limit. Without a limit,
     /// and for Unix sockets, returns [`PerIpPermit::UNCOUNTED`].
     pub(crate) fn acquire(&mut self, address: &Address) -> Option<PerIpPermit> {

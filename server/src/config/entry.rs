@@ -11,7 +11,7 @@ use crate::config::located::{self, HERE};
 use crate::config::pools::Choice;
 use crate::config::refused;
 use crate::config::tls::Tls;
-use crate::config::values::{Bytes, Count, Deadline, Flag, PerIp, Period, Text};
+use crate::config::values::{Bytes, Count, Deadline, Flag, Number, PerIp, Period, Text};
 #[cfg(feature = "http")]
 use crate::http;
 use crate::{Mode, Server, ServerBuilder, SlowReader, StartError};
@@ -36,6 +36,9 @@ struct Keys {
     idle_timeout: Option<Deadline>,
     write_timeout: Option<Deadline>,
     drain_timeout: Option<Period>,
+    linger_timeout: Option<Period>,
+    max_connection_age: Option<Deadline>,
+    max_connection_age_grace: Option<Deadline>,
     max_frame_size: Option<Bytes>,
     read_budget_bytes: Option<Bytes>,
     read_budget_frames: Option<Count>,
@@ -47,10 +50,75 @@ struct Keys {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, expecting = "a table with `body_timeout` and `connect_info`")]
+#[serde(default, expecting = "a table with the settings of HTTP")]
 struct HttpKeys {
+    header_read_timeout: Option<Deadline>,
     body_timeout: Option<Deadline>,
+    keep_alive_timeout: Option<Deadline>,
+    max_header_size: Option<Bytes>,
+    shutdown_grace: Option<Deadline>,
+    half_close: Option<Flag>,
+    max_requests_per_connection: Option<Number>,
+    http2: Option<Http2Keys>,
     connect_info: Option<Flag>,
+}
+
+/// The settings of `http::ServerBuilder` that the table `http` has.
+const HTTP_FIELDS: [&str; 6] = [
+    "max_requests_per_connection",
+    "header_read_timeout",
+    "body_timeout",
+    "keep_alive_timeout",
+    "max_header_size",
+    "shutdown_grace",
+];
+
+fn is_of_http(field: &str) -> bool {
+    HTTP_FIELDS.contains(&field) || field.starts_with("http2.")
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, expecting = "a table with the settings of HTTP/2")]
+struct Http2Keys {
+    max_concurrent_streams: Option<Number>,
+    initial_stream_window_size: Option<Bytes>,
+    initial_connection_window_size: Option<Bytes>,
+    adaptive_window: Option<Flag>,
+    max_frame_size: Option<Bytes>,
+    max_header_list_size: Option<Bytes>,
+    max_send_buffer_size: Option<Bytes>,
+    max_pending_accept_reset_streams: Option<Count>,
+    max_local_error_reset_streams: Option<Count>,
+    keep_alive_interval: Option<Deadline>,
+    keep_alive_timeout: Option<Period>,
+}
+
+#[cfg(feature = "http")]
+impl Http2Keys {
+    fn settings(self) -> http::Http2 {
+        let mut settings = http::Http2::new();
+        macro_rules! apply {
+            ($($key:ident)*) => {
+                $(if let Some(value) = self.$key {
+                    settings = settings.$key(value.0);
+                })*
+            };
+        }
+        // Sizes beyond 32 bits become the largest number, which the check refuses.
+        macro_rules! apply_sizes {
+            ($($key:ident)*) => {
+                $(if let Some(Bytes(size)) = self.$key {
+                    settings = settings.$key(size.try_into().unwrap_or(u32::MAX));
+                })*
+            };
+        }
+        apply!(max_concurrent_streams adaptive_window max_send_buffer_size);
+        apply!(max_pending_accept_reset_streams max_local_error_reset_streams);
+        apply!(keep_alive_interval keep_alive_timeout);
+        apply_sizes!(initial_stream_window_size initial_connection_window_size);
+        apply_sizes!(max_frame_size max_header_list_size);
+        settings
+    }
 }
 
 /// One server of a [`ServerConfig`](crate::config::ServerConfig). It can also be read on its own,
@@ -140,19 +208,39 @@ impl ServerEntry {
         let ServerBuilder { config, .. } = self.without_files(ServerBuilder { codec: (), config });
         let mut builder = http::ServerBuilder { config };
         let keys = self.keys.http.clone().unwrap_or_default();
-        if let Some(Deadline(timeout)) = keys.body_timeout {
-            builder = builder.body_timeout(timeout);
+        macro_rules! apply {
+            ($($key:ident)*) => {
+                $(if let Some(value) = keys.$key {
+                    builder = builder.$key(value.0);
+                })*
+            };
         }
-        if let Some(Flag(told)) = keys.connect_info {
-            builder = builder.connect_info(told);
+        apply!(header_read_timeout body_timeout keep_alive_timeout max_header_size);
+        apply!(shutdown_grace half_close connect_info max_requests_per_connection);
+        if let Some(keys) = keys.http2 {
+            builder = builder.http2(keys.settings());
         }
         builder
     }
 
+    /// Reads the files of the table `tls`, and returns what they mean; `None` without that table. Each
+    /// call reads the files again, so `Server::reload_tls` can be given a renewed certificate.
+    ///
+    /// # Errors
+    ///
+    /// As [`builder`](Self::builder).
+    #[cfg(feature = "rustls")]
+    #[doc(alias = "certificate")]
+    pub fn tls(
+        &self,
+    ) -> Result<Option<std::sync::Arc<tokio_rustls::rustls::ServerConfig>>, StartError> {
+        self.keys.tls.as_ref().map(|tls| tls.load(&self.path_of("tls"))).transpose()
+    }
+
     fn with_files(&self, builder: ServerBuilder) -> Result<ServerBuilder, StartError> {
         #[cfg(feature = "rustls")]
-        if let Some(tls) = &self.keys.tls {
-            return Ok(builder.tls(tls.load(&self.path_of("tls"))?));
+        if let Some(tls) = self.tls()? {
+            return Ok(builder.tls(tls));
         }
         Ok(builder)
     }
@@ -179,7 +267,8 @@ impl ServerEntry {
         }
         apply!(max_connections max_connections_per_ip overload_response);
         apply!(first_byte_timeout handshake_timeout frame_timeout idle_timeout write_timeout);
-        apply!(drain_timeout max_frame_size read_budget_bytes read_budget_frames);
+        apply!(drain_timeout linger_timeout max_connection_age max_connection_age_grace);
+        apply!(max_frame_size read_budget_bytes read_budget_frames);
         apply!(send_buffer send_buffer_total);
         builder
     }
@@ -216,7 +305,7 @@ impl ServerEntry {
         let checked = checked
             .and_then(|()| self.http_without_files(http::Server::builder()).config.check_all());
         checked.map_err(|error: ConfigError| {
-            let table = if error.field() == "body_timeout" { "http." } else { "" };
+            let table = if is_of_http(error.field()) { "http." } else { "" };
             let path = format!("{HERE}{table}{}", error.field());
             let none = match error.field() {
                 "max_connections_per_ip" => "\"unlimited\"",

@@ -91,14 +91,59 @@ use millpond::Pool;
 /// | `idle_timeout` | a duration, or `"never"` |
 /// | `write_timeout` | a duration, or `"never"` |
 /// | `drain_timeout` | a duration |
+/// | `linger_timeout` | a duration |
+/// | `max_connection_age` | a duration, or `"never"` |
+/// | `max_connection_age_grace` | a duration, or `"never"` |
 /// | `max_frame_size` | a size |
 /// | `read_budget_bytes` | a size |
 /// | `read_budget_frames` | a number |
 /// | `send_buffer` | a size |
 /// | `send_buffer_total` | a size |
 /// | `slow_reader` | `"wait"` or `"close"` |
-/// | `http` | a table with `body_timeout` (a duration, or `"never"`) and `connect_info` (a truth value), for [`ServerEntry::http`]. Takes the feature `http` |
-/// | `tls` | a table with `certificate` and `key`: files in PEM form, a path from the working directory on. Takes the feature `rustls` |
+/// | `http` | a table, see below, for [`ServerEntry::http`]. Takes the feature `http` |
+/// | `tls` | a table, see below. Takes the feature `rustls` |
+///
+/// Of the table `http`; see `http::ServerBuilder` for the defaults. Without a key of its own here, HTTP
+/// takes `frame_timeout` as `header_read_timeout`, `idle_timeout` as `keep_alive_timeout` and
+/// `max_frame_size` as `max_header_size`.
+///
+/// | key | value |
+/// |---|---|
+/// | `header_read_timeout` | a duration, or `"never"` |
+/// | `body_timeout` | a duration, or `"never"` |
+/// | `keep_alive_timeout` | a duration, or `"never"` |
+/// | `max_header_size` | a size |
+/// | `shutdown_grace` | a duration, or `"never"` for no grace |
+/// | `half_close` | `true` or `false` |
+/// | `max_requests_per_connection` | a number |
+/// | `http2` | a table, see below |
+/// | `connect_info` | `true` or `false` |
+///
+/// Of the table `http2` in `http`; see `http::Http2` for the defaults.
+///
+/// | key | value |
+/// |---|---|
+/// | `max_concurrent_streams` | a number |
+/// | `initial_stream_window_size` | a size |
+/// | `initial_connection_window_size` | a size |
+/// | `adaptive_window` | `true` or `false` |
+/// | `max_frame_size` | a size |
+/// | `max_header_list_size` | a size |
+/// | `max_send_buffer_size` | a size |
+/// | `max_pending_accept_reset_streams` | a number |
+/// | `max_local_error_reset_streams` | a number |
+/// | `keep_alive_interval` | a duration, or `"never"` |
+/// | `keep_alive_timeout` | a duration |
+///
+/// Of the table `tls`. The files are in PEM form, their paths go from the working directory on.
+/// [`ServerEntry::tls`] reads them again.
+///
+/// | key | value |
+/// |---|---|
+/// | `certificate` | the file of the certificate and of its issuers. Required |
+/// | `key` | the file of the private key. Required |
+/// | `client_ca` | the file of the issuers whose client certificates are accepted |
+/// | `client_auth` | `"required"` (default with `client_ca`) or `"optional"` |
 ///
 /// Of a table in `listen`; see [`Listen`](crate::Listen) for the defaults.
 ///

@@ -1,4 +1,4 @@
-//! The files of a certificate and its key.
+//! The files of a certificate and its key, and of the certificates that clients' certificates need.
 
 #[cfg(feature = "rustls")]
 use std::path::Path;
@@ -14,6 +14,16 @@ use crate::config::values::File;
 struct Keys {
     certificate: Option<File>,
     key: Option<File>,
+    client_ca: Option<File>,
+    client_auth: Option<ClientAuth>,
+}
+
+/// Whether a client must have a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum ClientAuth {
+    Required,
+    Optional,
 }
 
 /// The table `tls` of a server; both files are named.
@@ -30,6 +40,11 @@ impl<'de> Deserialize<'de> for Tls {
             if file.is_none() {
                 return Err(D::Error::custom(format_args!("`{HERE}{key}` is missing")));
             }
+        }
+        if keys.client_auth.is_some() && keys.client_ca.is_none() {
+            return Err(D::Error::custom(format_args!(
+                "`{HERE}client_ca` is missing: `{HERE}client_auth` takes certificates to trust"
+            )));
         }
         Ok(Self(keys))
     }
@@ -53,10 +68,13 @@ mod load {
     use tokio_rustls::rustls::crypto::CryptoProvider;
     use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
     use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    use tokio_rustls::rustls::{ConfigBuilder, ServerConfig, WantsVerifier};
+    use tokio_rustls::rustls::server::WebPkiClientVerifier;
+    use tokio_rustls::rustls::server::danger::ClientCertVerifier;
+    use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-    use super::Tls;
+    use super::{ClientAuth, Tls};
     use crate::StartError;
+    use crate::config::values::File;
     use crate::panic::catch;
 
     type Problem = Box<dyn Error + Send + Sync>;
@@ -74,12 +92,41 @@ mod load {
             let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| {
                 cannot("key", key, told(error, "there is no private key in it"))
             })?;
-            let builder = provided().map_err(|error| cannot("key", key, error))?;
+            let provider = provider().map_err(|error| cannot("key", key, error))?;
+            let builder = ServerConfig::builder_with_provider(provider.clone())
+                .with_safe_default_protocol_versions()
+                .map_err(|error| cannot("key", key, error.into()))?;
+            let builder = match &self.0.client_ca {
+                None => builder.with_no_client_auth(),
+                Some(File(file)) => builder.with_client_cert_verifier(
+                    self.client_verifier(file, provider)
+                        .map_err(|error| cannot("client_ca", file, error))?,
+                ),
+            };
             builder
-                .with_no_client_auth()
                 .with_single_cert(chain, secret)
                 .map(Arc::new)
                 .map_err(|error| cannot("key", key, error.into()))
+        }
+    }
+
+    impl Tls {
+        /// Trusts the certificates of a file as issuers of client certificates.
+        fn client_verifier(
+            &self,
+            file: &Path,
+            provider: Arc<CryptoProvider>,
+        ) -> Result<Arc<dyn ClientCertVerifier>, Problem> {
+            let mut roots = RootCertStore::empty();
+            for certificate in chain(file)? {
+                roots.add(certificate)?;
+            }
+            let builder = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+            let builder = match self.0.client_auth {
+                Some(ClientAuth::Optional) => builder.allow_unauthenticated(),
+                Some(ClientAuth::Required) | None => builder,
+            };
+            Ok(builder.build()?)
         }
     }
 
@@ -99,13 +146,14 @@ mod load {
     }
 
     /// rustls panics where it cannot tell which provider is meant.
-    fn provided() -> Result<ConfigBuilder<ServerConfig, WantsVerifier>, Problem> {
-        match CryptoProvider::get_default() {
-            Some(provider) => Ok(ServerConfig::builder_with_provider(provider.clone())
-                .with_safe_default_protocol_versions()?),
-            None => catch(ServerConfig::builder).ok_or_else(|| {
-                "rustls has no provider: `CryptoProvider::install_default` sets one".into()
-            }),
+    fn provider() -> Result<Arc<CryptoProvider>, Problem> {
+        if let Some(provider) = CryptoProvider::get_default() {
+            return Ok(provider.clone());
         }
+        let config = catch(ServerConfig::builder);
+        let provider = config.map(|config| config.crypto_provider().clone());
+        provider.ok_or_else(|| {
+            "rustls has no provider: `CryptoProvider::install_default` sets one".into()
+        })
     }
 }

@@ -89,6 +89,12 @@ scalar! { Count(usize), "a whole number",
     }
 }
 
+scalar! { Number(u32), "a whole number up to 4294967295",
+    fn number(number: u64) -> Option<Self> {
+        number.try_into().ok().map(Self)
+    }
+}
+
 scalar! { Backlog(u32), "a whole number up to 4294967295",
     fn number(number: u64) -> Option<Self> {
         number.try_into().ok().map(Self)

@@ -81,6 +81,9 @@ pub(crate) enum ParkReason {
     Handshake,
     /// The next message.
     Idle,
+    /// A request that may be on its way; see `conn/last_request.rs`. The connection was asked to close.
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
+    LastRequest,
     /// The rest of a frame.
     Frame,
     /// The peer takes bytes. Nothing is read meanwhile.
@@ -109,7 +112,7 @@ impl ParkReason {
             // These may go on in either direction: a TLS handshake writes, too.
             Self::Handshake | Self::Stall | Self::Body | Self::Stream => !events.is_empty(),
             // A socket is nearly always writable, so `WRITABLE` alone wakes none of the others.
-            Self::FirstByte | Self::Idle | Self::Frame | Self::Linger => events
+            Self::FirstByte | Self::Idle | Self::LastRequest | Self::Frame | Self::Linger => events
                 .any(Events::READABLE | Events::CLOSING | Events::PUSHED | Events::CLOSE_REQUESTED),
         }
     }
@@ -119,7 +122,9 @@ impl ParkReason {
         match self {
             Self::FirstByte => Deadline::FirstByte,
             Self::Handshake => Deadline::Handshake,
-            Self::Idle | Self::Turn | Self::Linger | Self::Stream => Deadline::Idle,
+            Self::Idle | Self::LastRequest | Self::Turn | Self::Linger | Self::Stream => {
+                Deadline::Idle
+            }
             Self::Frame => Deadline::Frame,
             Self::Write | Self::Stall => Deadline::Write,
             Self::Body => Deadline::Body,

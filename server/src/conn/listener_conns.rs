@@ -26,6 +26,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 use crate::accept::address::Address;
 use crate::accept::per_ip::PerIpPermit;
 use crate::close_reason::CloseReason;
+use crate::conn::age::Ages;
 use crate::conn::events::{Events, ParkReason};
 use crate::conn::notifier::{self, ConnNotifier};
 use crate::conn::protocol::Protocol;
@@ -92,6 +93,11 @@ pub(crate) struct State<T> {
     /// `suspended`: a turn on the pool may suspend before its task has noticed that the slot was
     /// granted.
     waiting: ConnMap<Waker>,
+    /// How many requests each connection has had, if there is a limit.
+    #[cfg(feature = "http")]
+    requests: ConnMap<u32>,
+    /// The ages of the connections, if there is a limit.
+    pub(super) ages: Ages,
 }
 
 /// The numbers of workers that decide whether another one is started. Detached workers are not
@@ -160,8 +166,17 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         let workers = WorkerCounts { searching: 0, serving: 0, max, last_turn_waited: false };
         let (totals, suspended, waiting) =
             (Totals::default(), ConnMap::default(), ConnMap::default());
-        let state =
-            Mutex::new(State { table, totals, event_loop: None, workers, suspended, waiting });
+        let state = Mutex::new(State {
+            table,
+            totals,
+            event_loop: None,
+            workers,
+            suspended,
+            waiting,
+            #[cfg(feature = "http")]
+            requests: ConnMap::default(),
+            ages: Ages::default(),
+        });
         Self { server, protocol, state, not_empty: Notify::new() }
     }
 
@@ -179,6 +194,10 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
     pub(crate) fn insert(&self, permit: PerIpPermit) -> ConnKey {
         let mut state = self.lock();
         let key = state.table.insert(permit);
+        if let Some(age) = self.server.settings.max_age {
+            let State { table, ages, .. } = &mut *state;
+            ages.insert(key, Instant::now() + age, table);
+        }
         if state.table.open() == 1 {
             self.not_empty.notify_one();
         }
@@ -310,6 +329,29 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         }
     }
 
+    /// Closes connections that have reached the maximal age. `Server::start` runs this future as a task
+    /// if there is such an age.
+    pub(crate) async fn run_ages(self: Arc<Self>) {
+        let settings = &self.server.settings;
+        let Some(age) = settings.max_age else { return };
+        let again = Some(settings.shutdown_grace).filter(|grace| !grace.is_zero());
+        let again = again.unwrap_or(Duration::from_secs(1));
+        loop {
+            let now = Instant::now();
+            let (due, next) = {
+                let State { ages, table, .. } = &mut *self.lock();
+                ages.forget_ended(table);
+                let due = ages.due(now, again, settings.max_age_grace);
+                // A connection that comes later is due after the whole age.
+                (due, ages.next().unwrap_or(now + age))
+            };
+            for (key, reason) in due {
+                notifier::Notify::request_close(&*self, key, reason);
+            }
+            sleep_until(next).await;
+        }
+    }
+
     /// Stores the waker of a suspended turn, or of a wait for a slot if not `serving`.
     pub(super) fn suspend(&self, key: ConnKey, waker: &Waker, serving: bool) {
         let mut state = self.lock();
@@ -336,6 +378,8 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         let released = state.table.remove(key);
         // Only a detached connection still has a waker here.
         let waker = state.suspended.remove(&key);
+        #[cfg(feature = "http")]
+        state.requests.remove(&key);
         drop(state);
         if let Some((permit, parked_state)) = released {
             drop((parked_state, waker));
@@ -375,6 +419,14 @@ impl<P: Protocol, T: ParkedState> notifier::Notify for ListenerConns<P, T> {
     }
 
     #[cfg(feature = "http")]
+    fn count_request(&self, key: ConnKey) -> u32 {
+        let mut state = self.lock();
+        let count = state.requests.entry(key).or_default();
+        *count = count.saturating_add(1);
+        *count
+    }
+
+    #[cfg(feature = "http")]
     fn close_requested(&self, key: ConnKey) -> Option<CloseReason> {
         self.lock().table.close_requested(key)
     }
@@ -399,7 +451,17 @@ mod tests {
         let workers = WorkerCounts { searching, serving, max: 3, last_turn_waited };
         let (totals, suspended, waiting) =
             (Totals::default(), ConnMap::default(), ConnMap::default());
-        State { table, totals, event_loop: None, workers, suspended, waiting }
+        State {
+            table,
+            totals,
+            event_loop: None,
+            workers,
+            suspended,
+            waiting,
+            #[cfg(feature = "http")]
+            requests: ConnMap::default(),
+            ages: Ages::default(),
+        }
     }
 
     #[test]

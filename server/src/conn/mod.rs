@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `server_state` | the state of a server: settings, limits, counts, bytes to be sent |
 //! | `table` | the connection table: entries and their phases |
+//! | `age` | the ages of connections, if there is a maximal age |
 //! | `timer_wheel` | the deadlines of the entries |
 //! | `events` | what can happen to a connection, and what a parked connection waits for |
 //! | `listener_conns` | the connections of a listener: table, lock, wakers, timer |
@@ -19,10 +20,11 @@
 //! | `transport` | the socket, or a TLS session over it |
 //! | `buffers` | the buffers of turns |
 //! | `linger` | the lingering close |
+//! | `last_request` | the moment in which an idle connection may still send a request |
 //!
 //! Each file imports only files that stand earlier in this order: `events`, `timer_wheel`,
-//! `table`, `buffers`, `server_state`, `notifier`, `transport`, `protocol`, `linger`,
-//! `listener_conns`, `wake_on_events`, `guard`.
+//! `table`, `age`, `buffers`, `server_state`, `notifier`, `transport`, `protocol`, `linger`,
+//! `last_request`, `listener_conns`, `wake_on_events`, `guard`.
 //!
 //! # The phases of an entry
 //!
@@ -138,9 +140,12 @@
 //! - **C11, bytes.** `SendBuffered::total` is the sum of all `BytesPermit`s. A permit subtracts its
 //!   bytes when it is dropped. (tests: `server/push.rs`, `server/slow.rs`)
 
+mod age;
 pub(crate) mod buffers;
 pub(crate) mod events;
 pub(crate) mod guard;
+#[cfg(feature = "http")]
+pub(crate) mod last_request;
 pub(crate) mod linger;
 pub(crate) mod listener_conns;
 pub(crate) mod notifier;

@@ -23,6 +23,10 @@ pub(crate) trait Notify: Send + Sync {
     #[cfg(feature = "http")]
     fn register(&self, key: ConnKey, waker: &Waker);
 
+    /// Counts a request of a connection. Returns the count.
+    #[cfg(feature = "http")]
+    fn count_request(&self, key: ConnKey) -> u32;
+
     /// Returns the reason of the requested close, if there is such a request.
     #[cfg(feature = "http")]
     fn close_requested(&self, key: ConnKey) -> Option<CloseReason>;
@@ -55,6 +59,12 @@ impl ConnNotifier {
     #[cfg(feature = "http")]
     pub(crate) fn register(&self, waker: &Waker) {
         self.to.register(self.key, waker);
+    }
+
+    /// Counts a request of the connection. Returns the count, over all of the connection's life.
+    #[cfg(feature = "http")]
+    pub(crate) fn count_request(&self) -> u32 {
+        self.to.count_request(self.key)
     }
 
     /// Returns the reason of the requested close, if there is such a request.

@@ -43,6 +43,9 @@ pub(crate) trait Protocol: Send + Sync + 'static {
     /// panic (C9).
     fn on_close(&self, idle: Self::Idle, reason: CloseReason);
 
+    /// Called when a shutdown begins, before any connection is asked to close.
+    fn on_shutdown(&self) {}
+
     /// Called about once per tick while the listener has connections.
     fn tick(&self) {}
 }

@@ -16,13 +16,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use crate::accept::address::Address;
 use crate::accept::per_ip::{PerIpCounts, PerIpPermit};
+use crate::accept::refusals::Limit;
 use crate::close_reason::CloseReason;
 use crate::conn::buffers::BufferPool;
 use crate::settings::Settings;
@@ -37,7 +38,11 @@ pub(crate) struct ServerState {
     send_buffered: Arc<SendBuffered>,
     /// All connections must end at once (C8).
     pub(crate) killed: AtomicBool,
+    /// How many times a shutdown has asked all connections to close.
+    close_rounds: AtomicU32,
     accept_errors: AtomicU64,
+    /// What detached connections have done. Turns add to the totals of their listener.
+    pub(crate) detached: Traffic,
     /// Notified when no connection is open any more, and when an accept loop ends.
     changed: Notify,
     acceptors: AtomicUsize,
@@ -77,6 +82,36 @@ pub(crate) struct Counters {
     pub(crate) wrote: u32,
 }
 
+/// The traffic of connections that no turn serves.
+///
+/// Relaxed: the numbers are a statistic, and no reader concludes anything about other memory from them.
+#[derive(Default)]
+pub(crate) struct Traffic {
+    read: AtomicU64,
+    wrote: AtomicU64,
+    frames: AtomicU64,
+}
+
+impl Traffic {
+    #[cfg(feature = "http")]
+    pub(crate) fn add(&self, read: u64, wrote: u64, frames: u64) {
+        self.read.fetch_add(read, Relaxed);
+        self.wrote.fetch_add(wrote, Relaxed);
+        self.frames.fetch_add(frames, Relaxed);
+    }
+
+    /// Returns the sums, without turns.
+    pub(crate) fn totals(&self) -> Totals {
+        let get = |sum: &AtomicU64| sum.load(Relaxed);
+        Totals {
+            turns: 0,
+            frames: get(&self.frames),
+            read: get(&self.read),
+            wrote: get(&self.wrote),
+        }
+    }
+}
+
 impl Totals {
     pub(crate) fn add(&mut self, counters: &Counters) {
         self.turns += u64::from(counters.turns);
@@ -107,7 +142,9 @@ impl ServerState {
                 below_limit: Notify::new(),
             }),
             killed: AtomicBool::new(false),
+            close_rounds: AtomicU32::new(0),
             accept_errors: AtomicU64::new(0),
+            detached: Traffic::default(),
             changed: Notify::new(),
             acceptors: AtomicUsize::new(0),
         }
@@ -124,6 +161,17 @@ impl ServerState {
         self.wait_until(|| self.acceptors.load(SeqCst) == 0).await;
     }
 
+    /// Counts a round of a shutdown, before the round asks the connections to close.
+    pub(crate) fn begin_close_round(&self) {
+        self.close_rounds.fetch_add(1, SeqCst);
+    }
+
+    /// Returns how many times a shutdown has asked all connections to close.
+    #[cfg(feature = "http")]
+    pub(crate) fn close_rounds(&self) -> u32 {
+        self.close_rounds.load(SeqCst)
+    }
+
     /// Counts an error of an accept loop. Relaxed: the partner is the load in
     /// [`accept_errors`](Self::accept_errors), and the number publishes no other memory.
     pub(crate) fn count_accept_error(&self) {
@@ -136,21 +184,25 @@ impl ServerState {
         self.accept_errors.load(Relaxed)
     }
 
-    /// Counts a new connection, and returns its permit. Returns `None` if the server or the peer
-    /// has reached its limit.
-    pub(crate) fn admit(&self, address: &Address) -> Option<PerIpPermit> {
+    /// Counts a new connection, and returns its permit. Returns the limit that the server or the
+    /// peer has reached otherwise.
+    pub(crate) fn admit(&self, address: &Address) -> Result<PerIpPermit, Limit> {
         let ConnCounts { per_ip, counts } = &mut *self.conns.lock();
         counts.accepted += 1;
         if counts.open >= self.max_connections + usize::from(failpoint("one connection too many")) {
             counts.refused_full += 1;
-            return None;
+            return Err(Limit::Connections(self.max_connections));
         }
-        let permit = per_ip.acquire(address);
-        match permit {
-            Some(_) => counts.open += 1,
-            None => counts.refused_per_ip += 1,
+        match per_ip.acquire(address) {
+            Some(permit) => {
+                counts.open += 1;
+                Ok(permit)
+            }
+            None => {
+                counts.refused_per_ip += 1;
+                Err(Limit::PerIp(per_ip.limit()))
+            }
         }
-        permit
     }
 
     /// Releases the permit of a connection, and counts its end. Called once for each admitted

@@ -275,6 +275,11 @@ impl<T> ConnTable<T> {
         taken
     }
 
+    /// Returns whether the connection has not ended.
+    pub(crate) fn contains(&mut self, key: ConnKey) -> bool {
+        self.find(key).is_some()
+    }
+
     /// Returns the reason of the requested close, if there is such a request.
     #[cfg(feature = "http")]
     pub(crate) fn close_requested(&mut self, key: ConnKey) -> Option<CloseReason> {

@@ -54,11 +54,15 @@ pub(crate) enum MaybeTls<W> {
     Tls(Box<tokio_rustls::server::TlsStream<W>>),
 }
 
-/// The TLS acceptor of a listener, or none.
+/// The TLS acceptor of a server, or none. The clones of all listeners share the acceptor, so a
+/// replacement reaches them all.
 #[derive(Clone, Default)]
 pub(crate) struct TlsAccept {
     #[cfg(feature = "rustls")]
-    pub(crate) acceptor: Option<tokio_rustls::TlsAcceptor>,
+    acceptor: Option<std::sync::Arc<crate::sync::Mutex<tokio_rustls::TlsAcceptor>>>,
+    /// The protocols that ALPN offers if a configuration offers none.
+    #[cfg(feature = "rustls")]
+    pub(crate) alpn: &'static [&'static [u8]],
 }
 
 impl fmt::Debug for TlsAccept {
@@ -72,9 +76,44 @@ impl TlsAccept {
     pub(crate) fn wrap<W: Transport>(&self, transport: W) -> MaybeTls<W> {
         #[cfg(feature = "rustls")]
         if let Some(acceptor) = &self.acceptor {
+            let acceptor = acceptor.lock().clone();
             return MaybeTls::Handshake(Box::new(acceptor.accept(transport)));
         }
         MaybeTls::Plain(transport)
+    }
+
+    /// Sets the configuration of connections that are accepted from now on.
+    #[cfg(feature = "rustls")]
+    pub(crate) fn set(&mut self, config: std::sync::Arc<tokio_rustls::rustls::ServerConfig>) {
+        let acceptor = crate::sync::Mutex::new(self.with_alpn(config).into());
+        self.acceptor = Some(std::sync::Arc::new(acceptor));
+    }
+
+    /// Replaces the configuration for all clones. Returns whether there was one.
+    #[cfg(feature = "rustls")]
+    pub(crate) fn replace(
+        &self,
+        config: std::sync::Arc<tokio_rustls::rustls::ServerConfig>,
+    ) -> bool {
+        let Some(acceptor) = &self.acceptor else { return false };
+        let new = self.with_alpn(config).into();
+        let old = std::mem::replace(&mut *acceptor.lock(), new);
+        // After the unlock: the configuration may hold user code.
+        drop(old);
+        true
+    }
+
+    #[cfg(feature = "rustls")]
+    fn with_alpn(
+        &self,
+        config: std::sync::Arc<tokio_rustls::rustls::ServerConfig>,
+    ) -> std::sync::Arc<tokio_rustls::rustls::ServerConfig> {
+        if self.alpn.is_empty() || !config.alpn_protocols.is_empty() {
+            return config;
+        }
+        let mut config = (*config).clone();
+        config.alpn_protocols = self.alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        config.into()
     }
 
     pub(crate) fn is_plain(&self) -> bool {

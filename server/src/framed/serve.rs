@@ -338,7 +338,7 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
             let kept = match deadline {
                 Deadline::Frame => self.frames > 0,
                 Deadline::FirstByte | Deadline::Handshake => has_traffic,
-                Deadline::Idle | Deadline::Body | Deadline::Write => {
+                Deadline::Idle | Deadline::Body | Deadline::Write | Deadline::MaxAge => {
                     self.read > 0 || self.made_progress
                 }
             };

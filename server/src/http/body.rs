@@ -6,16 +6,20 @@
 //!
 //! What must never happen: a request body is dropped before its end and is not counted (`H2`).
 
-use std::io::IoSlice;
+use std::future::Future;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
+use tokio::time::{Sleep, sleep};
 
+use crate::framed::service::BoxError;
 use crate::http::progress::{
     ConnProgress, ProgressGuard, REQUEST_BODY, REQUEST_BODY_DROPPED, REQUEST_BODY_PENDING,
     RESPONSE_BODY, RESPONSE_BODY_PENDING, UNFLUSHED, UnsentGuard,
@@ -38,35 +42,71 @@ use crate::http::progress::{
 /// # Errors
 ///
 /// Fails as hyper's `Incoming` does: if the peer closes within the body, or sends chunks that are malformed.
+/// The error is a `hyper::Error` then. Over HTTP/2 the body also fails after the body timeout, with an
+/// `std::io::Error` of the kind `TimedOut`. Over HTTP/1 the connection is closed then.
 #[derive(Debug)]
 pub struct RequestBody {
     incoming: Incoming,
     /// None after the end.
     guard: Option<ProgressGuard>,
+    /// None over HTTP/1, and without a body timeout.
+    stall: Option<Box<Stall>>,
+}
+
+/// The deadline of a body over HTTP/2. It runs while the reader waits for the peer.
+#[derive(Debug)]
+struct Stall {
+    timeout: Duration,
+    /// None while the reader does not wait.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stall {
+    /// Ready when the reader has waited for the timeout.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.timeout)));
+        timer.as_mut().poll(cx)
+    }
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming, progress: &Arc<ConnProgress>) -> Self {
+    /// `timeout`: the body timeout, if the body is to keep that itself.
+    pub(super) fn new(
+        incoming: Incoming,
+        progress: &Arc<ConnProgress>,
+        timeout: Option<Duration>,
+    ) -> Self {
+        let timeout = timeout.filter(|_| !incoming.is_end_stream());
+        let stall = timeout.map(|timeout| Box::new(Stall { timeout, timer: None }));
         let bits = REQUEST_BODY | REQUEST_BODY_PENDING;
         let begin = || ProgressGuard::new(progress.clone(), bits, REQUEST_BODY_DROPPED);
-        Self { guard: (!incoming.is_end_stream()).then(begin), incoming }
+        Self { guard: (!incoming.is_end_stream()).then(begin), incoming, stall }
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         // Hyper may report this end only when the next request arrives.
         if this.incoming.is_end_stream() {
             return Poll::Ready(None);
         }
-        let polled = Pin::new(&mut this.incoming).poll_frame(cx);
+        let mut polled = Pin::new(&mut this.incoming).poll_frame(cx).map_err(BoxError::from);
+        if let Some(stall) = &mut this.stall {
+            if polled.is_ready() {
+                stall.timer = None;
+            } else if stall.poll(cx).is_ready() {
+                let error = "the peer has sent nothing of the body for the body timeout";
+                let error = io::Error::new(io::ErrorKind::TimedOut, error);
+                polled = Poll::Ready(Some(Err(error.into())));
+            }
+        }
         if let Some(guard) = &this.guard {
             match &polled {
                 Poll::Pending => guard.progress.set(REQUEST_BODY_PENDING),

@@ -3,15 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
-use tower_service::Service;
 
 use crate::builder::{Config, shared_setters};
 use crate::error::StartError;
-use crate::framed::service::BoxError;
 use crate::http::HttpProtocol;
-use crate::http::body::RequestBody;
+use crate::http::http2_settings::Http2;
+use crate::http::into_service::IntoHttpService;
 use crate::http::server::Server;
 use crate::settings::Mode;
 
@@ -58,12 +55,18 @@ impl ServerBuilder {
         config.max_frame_size = 408 * 1024;
         config.deadlines.idle = Some(Duration::from_secs(75));
         config.deadlines.body = Some(Duration::from_secs(30));
+        #[cfg(feature = "rustls")]
+        {
+            config.tls.alpn = &[b"h2", b"http/1.1"];
+        }
+        config.shutdown_grace = Some(Duration::from_millis(500));
         Self { config }
     }
 
     shared_setters! {
         mode: "Default [`Mode::EventDriven`](crate::Mode::EventDriven).",
-        overload_response: "Default: a 503 with `Retry-After`."
+        overload_response: "Default: a 503 with `Retry-After`.",
+        tls: "If it names no ALPN protocols, the server offers `h2` and `http/1.1`.",
     }
 
     /// How long the head of a request may take, from its first byte to its last. Then the server answers
@@ -80,7 +83,8 @@ impl ServerBuilder {
     /// How long a peer may send nothing of a request body that user code waits for. Each byte restarts the
     /// deadline. Then the server answers 408, unless a response has begun, and closes. Default 30 s.
     ///
-    /// The deadline does not run while user code leaves the body unread. HTTP/2 has no such deadline.
+    /// The deadline does not run while user code leaves the body unread. Over HTTP/2 the body fails with an
+    /// error of the kind [`TimedOut`](std::io::ErrorKind::TimedOut), and the connection goes on.
     pub fn body_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.deadlines.body = timeout.into();
         self
@@ -94,6 +98,50 @@ impl ServerBuilder {
     #[doc(alias = "idle_timeout")]
     pub fn keep_alive_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.deadlines.idle = timeout.into();
+        self
+    }
+
+    /// How long an idle connection stays open after a shutdown has begun, so that a request on its way to
+    /// the server is still answered. Default 500 ms. `None`: idle connections close at once.
+    ///
+    /// During a shutdown each answer says `connection: close`, so a client that has got such an answer
+    /// sends its next request elsewhere. A client whose last answer came before the shutdown may have sent
+    /// another request already: that request is answered if it arrives within the grace. The grace of a
+    /// connection begins anew after such an old answer has been sent to its end. Connections that wait in
+    /// the kernel's queue when the shutdown begins are accepted, and have the grace, too. The grace is at
+    /// most half of the deadline of the shutdown.
+    ///
+    /// HTTP/2 has no need of a grace: a first GOAWAY asks the client to open no more streams, and the
+    /// second one comes when all streams that were on their way have arrived.
+    #[doc(alias = "graceful shutdown")]
+    pub fn shutdown_grace(mut self, grace: impl Into<Option<Duration>>) -> Self {
+        self.config.shutdown_grace = grace.into();
+        self
+    }
+
+    /// How many requests a connection may have. The answer to the last one says `connection: close`; over
+    /// HTTP/2 the server tells the peer to go away. Default `None`: any number.
+    #[doc(alias = "keepalive_requests")]
+    pub fn max_requests_per_connection(mut self, requests: impl Into<Option<u32>>) -> Self {
+        self.config.max_requests = requests.into();
+        self
+    }
+
+    /// The settings of HTTP/2. Default: those of hyper.
+    pub fn http2(mut self, settings: Http2) -> Self {
+        self.config.http2 = settings;
+        self
+    }
+
+    /// Whether a client that ends its side of the connection still gets its answers, as `printf ... | nc -N`
+    /// expects. Default `false`, as in hyper and `axum::serve`: the end of the client's side cancels the
+    /// request that is under way, since most such clients have left.
+    ///
+    /// With `true` the service runs to its end also for clients that have left; a write of the answer finds
+    /// that out. HTTP/1 only; HTTP/2 ends each stream on its own.
+    #[doc(alias = "nc -N")]
+    pub fn half_close(mut self, enabled: bool) -> Self {
+        self.config.half_close = enabled;
         self
     }
 
@@ -120,7 +168,8 @@ impl ServerBuilder {
 
     /// Starts the server, which accepts at once. Returns its handle.
     ///
-    /// Each request gets a clone of `service`; an `axum::Router` fits. Requests of HTTP/1 run as turns, in
+    /// Each request gets a clone of `service`; an `axum::Router` fits, and so do its make services. See
+    /// [`IntoHttpService`]. Requests of HTTP/1 run as turns, in
     /// slots of the pool if the server has one. Requests of HTTP/2 run as tasks.
     ///
     /// If the service panics, or fails, its connection closes without a response; over HTTP/2, its stream
@@ -134,14 +183,12 @@ impl ServerBuilder {
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O and time enabled.
-    pub fn serve<S, B>(self, service: S) -> Result<Server, StartError>
+    pub fn serve<S, Form>(mut self, service: S) -> Result<Server, StartError>
     where
-        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send + 'static,
-        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+        S: IntoHttpService<Form>,
     {
-        let protocol = HttpProtocol::new(service, &self.config);
+        self.config.connect_info |= S::NEEDS_PEER;
+        let protocol = HttpProtocol::new(service.into_http_service(), &self.config);
         let http_states = protocol.http_states.clone();
         Ok(Server::new(self.config.start(protocol)?, http_states))
     }

@@ -52,8 +52,7 @@ impl<W: Transport, A: HttpService> Http1Conn<W, A> {
 
     fn build(protocol: &HttpProtocol<A>, is_last: bool) -> Box<Self> {
         let shared = Shared::new();
-        let (service, progress) = (protocol.service.clone(), shared.progress.clone());
-        let service = HyperService::new(service, progress, protocol.connect_info);
+        let service = protocol.hyper_service(shared.progress.clone());
         let builder = if is_last { &protocol.http1_last } else { &protocol.http1 };
         let hyper = builder.serve_connection(LentIo(shared.clone()), service).with_upgrades();
         Box::new(Self { hyper, shared, is_last, gauge: None })

@@ -7,10 +7,11 @@
 //!
 //! # The timer
 //!
-//! While user code is under way (a service, a body, a tunnel) no timer runs. At other times a timer runs
-//! from the last moment at which bytes moved, in either direction:
+//! A timer runs from the last moment at which bytes moved, in either direction:
 //!
 //! 1. While response bytes wait for the peer: `write_timeout`, if there is one. It closes the connection.
+//!    While user code is under way (a service, a body, a tunnel), no other timer runs. The body of a
+//!    request has a timer of its own (`body.rs`).
 //! 2. Else, before the goodbye: `keep_alive_timeout`. It sends the goodbye (GOAWAY).
 //! 3. Else, while the kernel may hold bytes that the peer has not taken: `write_timeout`, or
 //!    [`KERNEL_TIMEOUT`]. It closes the connection.
@@ -79,6 +80,8 @@ struct Task<W: Transport, A: HttpService> {
     is_last: bool,
     /// The last moment at which bytes moved or user code was under way, as far as polls have seen.
     moved_at: Instant,
+    /// The last moment at which bytes moved.
+    bytes_moved_at: Instant,
     /// The socket's `moves` and `wrote` at that moment.
     seen: (u64, u64),
     /// How many bytes the peer has taken for certain: those before the last long silence that ended.
@@ -101,8 +104,10 @@ pub(super) fn serve<W: Transport, A: HttpService>(
     shared.bind((notifier, peer), io, (first, None));
     let progress = shared.progress.clone();
     let spawn = Spawn(progress.clone());
-    let service = HyperService::new(protocol.service.clone(), progress, protocol.connect_info);
-    let hyper = Box::pin(Builder::new(spawn).serve_connection(LentIo(shared.clone()), service));
+    let service = protocol.hyper_service(progress);
+    let mut builder = Builder::new(spawn);
+    protocol.http2.apply(&mut builder);
+    let hyper = Box::pin(builder.serve_connection(LentIo(shared.clone()), service));
     let task = Task {
         hyper: Some(hyper),
         shared: shared.clone(),
@@ -110,6 +115,7 @@ pub(super) fn serve<W: Transport, A: HttpService>(
         write_timeout,
         is_last: false,
         moved_at: Instant::now(),
+        bytes_moved_at: Instant::now(),
         seen: (0, 0),
         taken: 0,
         read: 0,
@@ -129,10 +135,16 @@ impl<W: Transport, A: HttpService> Future for Task<W, A> {
         let this = &mut *self;
         this.shared.progress.register(SocketWaiter::Task, cx.waker());
         loop {
-            if !this.is_last && this.shared.progress.close_requested().is_some() {
-                this.say_goodbye();
+            match this.shared.progress.close_requested() {
+                Some(reason) if !reason.is_gentle() => return Poll::Ready(()),
+                Some(_) if !this.is_last => this.say_goodbye(),
+                _ => {}
             }
-            if this.poll_connection(cx).is_ready() || this.shared.progress.is_killed() {
+            let polled = this.poll_connection(cx);
+            if polled.is_ready() || !this.shared.progress.is_busy() {
+                this.shared.report();
+            }
+            if polled.is_ready() || this.shared.progress.is_killed() {
                 return Poll::Ready(());
             }
             match ready!(this.poll_limit(cx)) {
@@ -178,7 +190,7 @@ impl<W: Transport, A: HttpService> Task<W, A> {
             };
             if is_ended || ended.is_err() {
                 // The peer left before all was done: not a close for a shutdown, even within one.
-                if is_under_way {
+                if is_under_way || !self.is_last {
                     progress.close(if is_ended { CloseReason::Peer } else { CloseReason::Io });
                 }
                 return Poll::Ready(());
@@ -194,6 +206,9 @@ impl<W: Transport, A: HttpService> Task<W, A> {
             let lent = self.shared.lent();
             (lent.moves, lent.wrote)
         };
+        if moves != self.seen.0 {
+            self.bytes_moved_at = now;
+        }
         if moves != self.seen.0 || is_busy {
             // A peer that was silent for that long and moves again has taken the bytes before the silence.
             if now - self.moved_at >= self.kernel_timeout() {
@@ -212,18 +227,17 @@ impl<W: Transport, A: HttpService> Task<W, A> {
     fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<Limit> {
         let is_busy = self.shared.progress.is_busy();
         let wrote = self.note_moves(Instant::now(), is_busy);
-        if is_busy {
-            return Poll::Pending;
-        }
         let has_unsent = self.shared.progress.has_unsent() || self.shared.lent().is_blocked;
         let (limit, timeout) = match () {
             () if has_unsent => (Limit::Write, self.write_timeout),
+            () if is_busy => return Poll::Pending,
             () if !self.is_last => (Limit::KeepAlive, self.keep_alive),
             () if wrote - self.taken > KERNEL_BUFFER => (Limit::Write, Some(self.kernel_timeout())),
             () => (Limit::Shutdown, Some(SHUTDOWN_TIMEOUT)),
         };
         let Some(timeout) = timeout else { return Poll::Pending };
-        let at = self.moved_at + timeout;
+        let since = if has_unsent { self.bytes_moved_at } else { self.moved_at };
+        let at = since + timeout;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
         if timer.deadline() > at {
             timer.as_mut().reset(at);

@@ -10,9 +10,13 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use http::{Request, Response, Version};
+use http::header::{CONNECTION, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -21,6 +25,7 @@ use tower_service::Service;
 
 #[cfg(feature = "axum")]
 use crate::accept::address::Address;
+use crate::close_reason::CloseReason;
 use crate::framed::service::BoxError;
 use crate::http::body::{RequestBody, TrackedBody};
 use crate::http::progress::{
@@ -54,20 +59,22 @@ where
 
 /// The user's service as hyper calls it, for one hyper connection.
 pub(super) struct HyperService<A> {
-    service: A,
-    progress: Arc<ConnProgress>,
+    pub(super) service: A,
+    pub(super) progress: Arc<ConnProgress>,
     /// Whether requests carry the peer's address.
-    connect_info: bool,
+    pub(super) connect_info: bool,
+    /// How long a body of HTTP/2 may stall.
+    pub(super) body_timeout: Option<Duration>,
+    pub(super) max_requests: Option<u32>,
+    pub(super) is_stopping: Arc<AtomicBool>,
 }
 
 impl<A: HttpService> HyperService<A> {
-    pub(super) fn new(service: A, progress: Arc<ConnProgress>, connect_info: bool) -> Self {
-        Self { service, progress, connect_info }
-    }
-
     /// Wraps the body and adds the peer's address.
     fn wrap(&self, request: Request<Incoming>) -> Request<RequestBody> {
-        let mut request = request.map(|incoming| RequestBody::new(incoming, &self.progress));
+        let timeout = self.body_timeout.filter(|_| request.version() == Version::HTTP_2);
+        let mut request =
+            request.map(|incoming| RequestBody::new(incoming, &self.progress, timeout));
         if let Some(peer) = self.connect_info.then(|| self.progress.peer()).flatten() {
             request.extensions_mut().insert(peer);
             #[cfg(feature = "axum")]
@@ -91,6 +98,18 @@ impl<A: HttpService> hyper::service::Service<Request<Incoming>> for HyperService
         let is_plain = request.version() == Version::HTTP_11 && !upgrade;
         let body = request.body().size_hint().exact().filter(|_| is_plain);
         self.progress.begin(body);
+        let is_http2 = request.version() == Version::HTTP_2;
+        let max = self.max_requests.unwrap_or(u32::MAX);
+        let is_last = max != u32::MAX && self.progress.count_request() >= max;
+        // HTTP/2 says goodbye by frames of its own. A tunnel has no later request.
+        let close = match is_http2 || request.method() == Method::CONNECT {
+            true => SayClose::Never,
+            false if is_last => SayClose::Always,
+            false => SayClose::If(self.is_stopping.clone()),
+        };
+        if is_http2 && is_last {
+            self.progress.close(CloseReason::MaxRequests);
+        }
         let request = self.wrap(request);
         let guard = Some(ProgressGuard::new(self.progress.clone(), SERVICE | SERVICE_PENDING, 0));
         let mut service = self.service.clone();
@@ -105,8 +124,16 @@ impl<A: HttpService> hyper::service::Service<Request<Incoming>> for HyperService
             Poll::Ready(Err(error)) => Stage::Failed { error: Some(error.into()) },
             Poll::Pending => Stage::NotReady { service, request: Some(request) },
         };
-        ServiceFuture { stage, guard }
+        ServiceFuture { stage, guard, close }
     }
+}
+
+/// Whether a response says that its connection closes.
+pub(super) enum SayClose {
+    Never,
+    Always,
+    /// If a shutdown has begun when the response is there.
+    If(Arc<AtomicBool>),
 }
 
 pin_project! {
@@ -119,6 +146,7 @@ pin_project! {
         stage: Stage<A, A::Future>,
         // None after completion: the response body has the guard then.
         guard: Option<ProgressGuard>,
+        close: SayClose,
     }
 }
 
@@ -162,6 +190,17 @@ impl<A: HttpService> Future for ServiceFuture<A> {
             return Poll::Pending;
         };
         let guard = this.guard.take().expect("polled after completion");
-        Poll::Ready(result.map(|response| response.map(|body| TrackedBody::new(body, guard))))
+        let closes = match this.close {
+            SayClose::Never => false,
+            SayClose::Always => true,
+            SayClose::If(is_stopping) => is_stopping.load(SeqCst),
+        };
+        Poll::Ready(result.map(|mut response| {
+            // Hyper closes the connection after a response with this header.
+            if closes && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response.map(|body| TrackedBody::new(body, guard))
+        }))
     }
 }

@@ -23,6 +23,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::AsyncWrite;
 
 use crate::accept::address::Address;
+use crate::close_reason::CloseReason;
 use crate::conn::buffers::poll_read_with;
 use crate::conn::notifier::ConnNotifier;
 use crate::conn::transport::{MaybeTls, Transport};
@@ -69,6 +70,8 @@ pub(super) struct LentState<W> {
     seen: BytesSeen,
     /// The count of requests at the last clean point.
     requests: u64,
+    /// The bytes read, the bytes written and the requests that the counts of the server have.
+    reported: (u64, u64, u64),
 }
 
 /// Bytes that were read before hyper had the socket, and the length of the head they begin with.
@@ -112,6 +115,7 @@ impl<W: Transport> Shared<W> {
             is_blocked: false,
             seen: BytesSeen::default(),
             requests: 0,
+            reported: (0, 0, 0),
         };
         Arc::new(Self { progress, waker, lent: Mutex::new(lent), entry_guard: Mutex::new(None) })
     }
@@ -161,7 +165,23 @@ impl<W: Transport> Shared<W> {
     /// Makes the owner of the lent socket the owner of the connection: after an upgrade, and for HTTP/2.
     pub(super) fn detach(&self, entry_guard: Box<dyn Any + Send>) {
         *self.entry_guard.lock() = Some(entry_guard);
+        let mut lent = self.lent();
+        // The turn has counted what came before.
+        lent.reported = (lent.read, lent.wrote, self.progress.requests());
+        drop(lent);
         self.progress.detach();
+    }
+
+    /// Adds what a detached connection has done since the last call to the counts of the server.
+    pub(super) fn report(&self) {
+        let requests = self.progress.requests();
+        let mut lent = self.lent();
+        let now = (lent.read, lent.wrote, requests);
+        let before = replace(&mut lent.reported, now);
+        drop(lent);
+        if now != before {
+            self.progress.count_traffic(now.0 - before.0, now.1 - before.1, now.2 - before.2);
+        }
     }
 
     /// Reads and discards bytes until the peer has ended its side, or until the connection has read `most`
@@ -205,6 +225,24 @@ impl<W: Transport> LentState<W> {
         self.note_moves(false);
         self.is_blocked = polled.is_pending();
         polled
+    }
+}
+
+impl<W> Drop for Shared<W> {
+    /// Counts what an upgraded connection has done. Its end is the peer's if the peer has ended its side.
+    fn drop(&mut self) {
+        if !self.progress.is_detached() {
+            return;
+        }
+        let lent = self.lent.lock();
+        let (now, before, is_ended) = ((lent.read, lent.wrote), lent.reported, lent.is_ended);
+        drop(lent);
+        if now != (before.0, before.1) {
+            self.progress.count_traffic(now.0 - before.0, now.1 - before.1, 0);
+        }
+        if is_ended && self.progress.close_requested().is_none() {
+            self.progress.close(CloseReason::Peer);
+        }
     }
 }
 

@@ -96,7 +96,9 @@ mod conn;
 mod conn_pool;
 mod head;
 mod http2;
+mod http2_settings;
 mod hyper_service;
+mod into_service;
 mod lent_io;
 mod progress;
 #[cfg(test)]
@@ -107,14 +109,16 @@ mod server;
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 
 pub use crate::http::body::RequestBody;
 pub use crate::http::builder::ServerBuilder;
+pub use crate::http::http2_settings::Http2;
+pub use crate::http::into_service::IntoHttpService;
 pub use crate::http::serve::{Serve, serve};
 pub use crate::http::server::Server;
 
@@ -126,7 +130,8 @@ use crate::conn::notifier::ConnNotifier;
 use crate::conn::protocol::{Outcome, Protocol, Turn};
 use crate::conn::transport::Transport;
 use crate::http::conn_pool::ConnPool;
-use crate::http::hyper_service::HttpService;
+use crate::http::hyper_service::{HttpService, HyperService};
+use crate::http::progress::ConnProgress;
 use crate::http::serve_turn::HttpTurn;
 
 /// What all connections of a server share: the service, the pool of hyper's states, and settings.
@@ -136,9 +141,16 @@ pub(crate) struct HttpProtocol<A> {
     http1: http1::Builder,
     /// For connections whose first request is the last, since their close was requested already.
     http1_last: http1::Builder,
+    http2: Http2,
     keep_alive: Option<Duration>,
+    /// How long a body of HTTP/2 may stall. The table's deadlines hold for HTTP/1.
+    body_timeout: Option<Duration>,
+    /// After this many requests a connection closes.
+    max_requests: Option<u32>,
     /// Whether requests carry the peer's address.
     connect_info: bool,
+    /// A shutdown has begun: answers say that their connections close.
+    is_stopping: Arc<AtomicBool>,
     http_states: Gauge,
 }
 
@@ -146,13 +158,40 @@ impl<A: HttpService> HttpProtocol<A> {
     fn new(service: A, config: &Config) -> Self {
         let mut http1 = http1::Builder::new();
         // The table's deadlines hold for heads too.
-        http1.header_read_timeout(None).max_header_size(config.max_frame_size);
+        http1
+            .header_read_timeout(None)
+            .max_header_size(config.max_frame_size)
+            .half_close(config.half_close);
         let mut http1_last = http1.clone();
         http1_last.keep_alive(false);
         let http_states = Gauge::default();
         let (keep_alive, connect_info) = (config.deadlines.idle, config.connect_info);
-        let conn_pool = ConnPool::new();
-        Self { service, conn_pool, http1, http1_last, keep_alive, connect_info, http_states }
+        let (conn_pool, is_stopping) = (ConnPool::new(), Arc::default());
+        Self {
+            service,
+            conn_pool,
+            http1,
+            http1_last,
+            http2: config.http2.clone(),
+            keep_alive,
+            body_timeout: config.deadlines.body,
+            max_requests: config.max_requests,
+            connect_info,
+            is_stopping,
+            http_states,
+        }
+    }
+
+    /// Returns the service as a new hyper connection calls it.
+    fn hyper_service(&self, progress: Arc<ConnProgress>) -> HyperService<A> {
+        HyperService {
+            service: self.service.clone(),
+            progress,
+            connect_info: self.connect_info,
+            body_timeout: self.body_timeout,
+            max_requests: self.max_requests,
+            is_stopping: self.is_stopping.clone(),
+        }
     }
 }
 
@@ -214,6 +253,10 @@ impl<A: HttpService> Protocol for HttpProtocol<A> {
     }
 
     fn on_close(&self, _idle: Idle, _reason: CloseReason) {}
+
+    fn on_shutdown(&self) {
+        self.is_stopping.store(true, SeqCst);
+    }
 
     fn tick(&self) {
         self.conn_pool.tick();

@@ -382,6 +382,18 @@ impl ConnProgress {
         self.notifier()?.close_requested()
     }
 
+    /// Adds what a detached connection has done to the counts of the server.
+    pub(super) fn count_traffic(&self, read: u64, wrote: u64, requests: u64) {
+        if let Some(notifier) = self.notifier() {
+            notifier.server().detached.add(read, wrote, requests);
+        }
+    }
+
+    /// Counts a request of the connection. Returns the count, over all of the connection's life.
+    pub(super) fn count_request(&self) -> u32 {
+        self.notifier().map_or(0, |notifier| notifier.count_request())
+    }
+
     /// Registers a waker for events of a detached connection.
     pub(super) fn register(&self, waiter: SocketWaiter, waker: &Waker) {
         let mut waiters = self.waiters.lock();

@@ -39,13 +39,16 @@ use crate::accept::address::Address;
 use crate::close_reason::{CloseReason, Deadline};
 use crate::conn::buffers::poll_fill;
 use crate::conn::events::{Events, ParkReason};
+use crate::conn::last_request::{self, AtRest};
 use crate::conn::linger::{self, Lingering};
 use crate::conn::protocol::{Outcome, Turn};
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::http::conn::Http1Conn;
 use crate::http::head::{self, Head};
 use crate::http::hyper_service::HttpService;
-use crate::http::progress::{REQUEST_BODY, REQUEST_BODY_DROPPED, Waiting, is_under_way, waiting};
+use crate::http::progress::{
+    REQUEST_BODY, REQUEST_BODY_DROPPED, SERVICE, Waiting, is_under_way, waiting,
+};
 #[cfg(test)]
 use crate::http::race_tests::{SyncPoint, reached};
 use crate::http::{Busy, HttpProtocol, Idle, http2};
@@ -86,7 +89,7 @@ impl<W: Transport, A: HttpService> Future for HttpTurn<'_, W, A> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         let this = self.get_mut();
         let polled = match this.suspended.take() {
-            Some(conn) => {
+            Some(mut conn) => {
                 let progress = &conn.shared.progress;
                 progress.resume();
                 // A deadline that had expired before the wait for the service may not be due now.
@@ -95,6 +98,11 @@ impl<W: Transport, A: HttpService> Future for HttpTurn<'_, W, A> {
                     this.turn.input.close_requested = progress.close_requested();
                 }
                 this.moved = false;
+                let close_requested = this.turn.input.close_requested;
+                if let Some(reason) = close_requested.filter(|reason| !reason.is_gentle()) {
+                    *this.turn.io = conn.take_io();
+                    return Poll::Ready(Outcome::Close(reason));
+                }
                 this.drive(conn, MaybeTls::Taken)
             }
             None => this.begin(),
@@ -123,7 +131,11 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(_)) => return Poll::Ready(Outcome::Close(CloseReason::Tls)),
             Poll::Pending => {
-                let end = input.expired.map(CloseReason::Deadline).or(input.close_requested);
+                let end = match last_request::at_rest(self.turn.server, &input, false) {
+                    Some(AtRest::Close(reason)) => Some(reason),
+                    _ => None,
+                };
+                let end = input.expired.map(CloseReason::Deadline).or(end);
                 let parked = Outcome::Park { park_reason: ParkReason::Handshake, moved: false };
                 return Poll::Ready(end.map_or(parked, Outcome::Close));
             }
@@ -217,8 +229,12 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             *self.turn.idle = Idle::Busy(Box::new(Busy::Head { bytes, is_new }));
             return Outcome::Park { park_reason: ParkReason::Frame, moved };
         }
-        if let Some(reason) = input.close_requested {
-            return self.close(reason);
+        match last_request::at_rest(self.turn.server, &input, self.served) {
+            Some(AtRest::Close(reason)) => return self.close(reason),
+            Some(AtRest::Wait(park_reason)) => {
+                return Outcome::Park { park_reason, moved: self.served };
+            }
+            None => {}
         }
         if let Some(deadline) = input.expired.filter(|_| !came && !self.served) {
             let deadline = self.turn.server.settings.ticks.passed(deadline);
@@ -266,8 +282,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 progress.clear(REQUEST_BODY_DROPPED);
             }
             // At rest, too, a connection with a dropped body closes through hyper, which has the socket.
-            let hyper_closes = is_under_way(bits) || has_dropped && !self.has_partial_head();
-            if hyper_closes && self.turn.input.close_requested.is_some() && !conn.is_last() {
+            if self.hyper_closes(bits, has_dropped) && !conn.is_last() {
                 conn.graceful_shutdown();
                 continue;
             }
@@ -276,6 +291,16 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             }
             return self.decide(conn, waiting, has_dropped);
         }
+    }
+
+    /// Whether hyper is to end the connection after the request that is under way, or at once without one.
+    fn hyper_closes(&self, bits: u8, has_dropped: bool) -> bool {
+        let (server, input) = (self.turn.server, &self.turn.input);
+        if is_under_way(bits) {
+            return last_request::ends_now(server, input, bits & SERVICE == 0);
+        }
+        let at_rest = last_request::at_rest(server, input, self.served);
+        has_dropped && !self.has_partial_head() && matches!(at_rest, Some(AtRest::Close(_)))
     }
 
     /// Lends the socket to hyper, and passes on the events that are known. Returns the counters before the
@@ -381,7 +406,8 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
     fn has_partial_head(&self) -> bool {
         let park_reason = self.turn.input.park_reason;
         !self.served
-            && (park_reason == ParkReason::Frame || park_reason == ParkReason::Idle && self.moved)
+            && (park_reason == ParkReason::Frame
+                || matches!(park_reason, ParkReason::Idle | ParkReason::LastRequest) && self.moved)
     }
 
     /// Parks a connection with a dropped body after its last response (`H2`). The deadlines of a head and
@@ -394,6 +420,11 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 return self.time_out(Deadline::Frame);
             }
             return self.park(conn, ParkReason::Frame, input.park_reason != ParkReason::Frame);
+        }
+        if let Some(AtRest::Wait(park_reason)) =
+            last_request::at_rest(self.turn.server, &input, self.served)
+        {
+            return self.park(conn, park_reason, self.served);
         }
         let is_idle = input.park_reason == ParkReason::Idle && !self.served;
         if input.expired == Some(Deadline::Idle) && is_idle {
@@ -439,7 +470,9 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         }
         *self.turn.io = shared.lent().take_io();
         let reason = match ended {
-            Ok(()) => self.turn.input.close_requested.unwrap_or(CloseReason::ClosedByServer),
+            Ok(()) => self.turn.input.close_requested.unwrap_or_else(|| {
+                shared.progress.close_requested().unwrap_or(CloseReason::ClosedByServer)
+            }),
             Err(error) if error.is_parse() => CloseReason::Codec,
             Err(error) if error.is_user() => CloseReason::Service,
             Err(error) if error.is_incomplete_message() => CloseReason::Peer,

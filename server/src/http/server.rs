@@ -1,6 +1,8 @@
 //! The handle of a running HTTP server: a [`crate::Server`] with HTTP's words.
 
 use std::net::SocketAddr;
+#[cfg(feature = "rustls")]
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::http::{Gauge, ServerBuilder};
@@ -35,13 +37,31 @@ impl Server {
 
     /// Returns what the server holds and has done.
     ///
-    /// `frames` counts requests of HTTP/1. `http_states` counts connections with hyper's state, without
+    /// `frames` counts requests. Those of HTTP/2, and their bytes, are added when no request is under way
+    /// on their connection; the bytes of an upgraded connection when it ends. `http_states` counts connections with hyper's state, without
     /// upgraded ones. Connections that were upgraded, or that speak HTTP/2, count as open and never as
     /// parked.
     pub fn status(&self) -> ServerStatus {
         let mut status = self.running.status();
         status.http_states = self.http_states.get();
         status
+    }
+
+    /// Replaces the TLS configuration for connections that are accepted from now on: a renewed certificate,
+    /// for example. Open connections keep theirs.
+    ///
+    /// With the feature `serde`, `ServerEntry::tls` reads the files of a configuration again.
+    ///
+    /// # Errors
+    ///
+    /// The server was built without [`tls`](ServerBuilder::tls).
+    #[cfg(feature = "rustls")]
+    #[doc(alias = "certificate")]
+    pub fn reload_tls(
+        &self,
+        config: Arc<tokio_rustls::rustls::ServerConfig>,
+    ) -> Result<(), millpond::ConfigError> {
+        self.running.reload_tls(config)
     }
 
     /// Serves until the [token](ServerBuilder::shutdown_token) is cancelled, then shuts down with the
@@ -59,8 +79,10 @@ impl Server {
 
     /// Shuts down gracefully, within `deadline`. Returns what became of the connections.
     ///
-    /// The server accepts no more and closes idle connections at once. Other connections close when their
-    /// requests are answered; that includes requests of which only a part has come. HTTP/2 peers are told
+    /// The server accepts no more. Idle connections close after the
+    /// [`shutdown_grace`](ServerBuilder::shutdown_grace), in which requests that are on their way are
+    /// answered. Other connections close when their requests are answered; that includes requests of which
+    /// only a part has come. HTTP/2 peers are told
     /// to go away (GOAWAY), and their open streams finish. Upgraded connections belong to their users'
     /// code, and the server waits for it. After `deadline` the server closes what is left.
     ///

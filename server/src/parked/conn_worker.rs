@@ -188,6 +188,9 @@ mod tests {
             send_buffer: 1,
             send_buffer_total: 1,
             slow_reader: SlowReader::Wait,
+            max_age: None,
+            max_age_grace: None,
+            shutdown_grace: std::time::Duration::ZERO,
             ticks: Ticks::new(&Deadlines::default()),
         };
         let service = tower::service_fn(|line: String| async { Ok(vec![line]) });

@@ -296,3 +296,59 @@ fn a_browser_is_content() {
         stop(serving);
     }
 }
+
+/// A file describes the server, and SIGHUP renews its certificate.
+#[test]
+fn a_file_describes_servers() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let [certificate, key] = ["serve_http.pem", "serve_http.key"].map(|name| dir.join(name));
+    let renew = || {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        made.cert.pem()
+    };
+    let old = renew();
+    let file = dir.join("serve_http.toml");
+    for mode in CASES {
+        let text = format!(
+            "[[servers]]\nname = 'web'\nlisten = '127.0.0.1:0'\nmode = '{mode}'\n\
+             [servers.http]\nhalf_close = true\n[servers.tls]\n\
+             certificate = {certificate:?}\nkey = {key:?}\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let mut serving = Serving::start(example("serve_http").arg(&file));
+        let Some(curl) = program(&["curl"]) else { return };
+        let port = serving.address.rsplit(':').next().unwrap().to_owned();
+        let curl = |trusted: &str, version: &str| {
+            let ca = dir.join("serve_http_ca.pem");
+            std::fs::write(&ca, trusted).unwrap();
+            let url = format!("https://localhost:{port}/");
+            let resolve = format!("localhost:{port}:127.0.0.1");
+            let mut command = Command::new(&curl);
+            command.args(["-sS", "--max-time", "20", version, "--resolve", &resolve, "--cacert"]);
+            Ran::of(command.arg(ca).arg(url))
+        };
+        let trusted = std::fs::read_to_string(&certificate).unwrap();
+        for version in ["--http1.1", "--http2"] {
+            assert_eq!(curl(&trusted, version).stdout(), "hello from a file\n");
+        }
+        let new = renew();
+        serving.signal("HUP");
+        assert_eq!(serving.line(), "web: new certificates");
+        assert_eq!(curl(&new, "--http1.1").stdout(), "hello from a file\n");
+        assert_ne!(curl(&old, "--http1.1").status.code(), Some(0));
+        serving.signal("TERM");
+        let (printed, code) = serving.end();
+        assert_eq!(code, Some(0), "{printed}");
+        assert!(printed.contains(" 0 cut off"), "{printed}");
+    }
+}
+
+/// The file that stands beside the example.
+#[test]
+fn the_file_of_the_example_is_read() {
+    let text = include_str!("../../examples/serve_http/serve_http.toml");
+    let config: millpond_server::ServerConfig = toml::from_str(text).unwrap();
+    let _ = config.servers()[0].http().unwrap();
+}

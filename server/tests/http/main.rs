@@ -7,6 +7,8 @@ mod support;
 
 mod cases;
 mod deadlines;
+mod last_request;
+mod limits;
 mod malformed;
 mod pool;
 mod rounds;

@@ -15,6 +15,8 @@ use tokio::net::UnixStream;
 
 in_both_modes!(single: too_many_are_told, too_many_of_one_peer_are_told, unix_sockets);
 in_all_cases!(single: parked_at_once, addresses);
+#[cfg(feature = "axum")]
+in_all_cases!(single: make_services_of_axum);
 in_both_modes!(double: parked_under_load);
 
 /// Connects from an address and is refused.
@@ -222,4 +224,50 @@ fn the_short_way() {
         let refused = http::serve("127.0.0.1:99999", app.router()).await.unwrap_err().to_string();
         assert!(refused.contains("127.0.0.1:99999"), "{refused}");
     });
+}
+
+/// What programs that called `axum::serve` pass.
+#[cfg(feature = "axum")]
+async fn make_services_of_axum(case: Case) {
+    use axum::extract::ConnectInfo;
+    use axum::extract::connect_info::Connected;
+    use std::net::SocketAddr;
+
+    #[derive(Clone)]
+    struct Port(u16);
+
+    impl Connected<SocketAddr> for Port {
+        fn connect_info(peer: SocketAddr) -> Self {
+            Self(peer.port())
+        }
+    }
+
+    let by_address = |ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() };
+    let by_port = |ConnectInfo(Port(port)): ConnectInfo<Port>| async move { port.to_string() };
+    let router = || {
+        let state = Router::new().route("/address", axum::routing::get(by_address));
+        state.route("/port", axum::routing::get(by_port))
+    };
+    let asked = async |server: Server, path: &str| {
+        let mut client = case.client(&server).await;
+        let address = client.tcp().local_addr().unwrap();
+        let (first, second) = (client.exchange(get(path)).await, client.exchange(get(path)).await);
+        assert_eq!(first, second);
+        (first, address)
+    };
+    let make = || router().into_make_service_with_connect_info::<SocketAddr>();
+    for builder in [case.http(), case.http().connect_info(false)] {
+        let (answer, address) = asked(builder.serve(make()).unwrap(), "/address").await;
+        assert_eq!(answer, format!("200 {address}"));
+    }
+    let make = || router().into_make_service_with_connect_info::<Port>();
+    let (answer, address) = asked(case.http().serve(make()).unwrap(), "/port").await;
+    assert_eq!(answer, format!("200 {}", address.port()));
+    let plain = case.http().serve(router().into_make_service()).unwrap();
+    let (answer, address) = asked(plain, "/address").await;
+    assert_eq!(answer, format!("200 {address}"));
+
+    let token = std::future::ready(());
+    let report = http::serve("127.0.0.1:0", make()).with_graceful_shutdown(token).await.unwrap();
+    assert_eq!(report.still_open, 0);
 }

@@ -44,7 +44,7 @@ async fn upgraded(case: Case, server: &Server) -> Client {
 }
 
 async fn idle_ones_are_closed_at_once(case: Case) {
-    let server = serve(case.http(), &App::default());
+    let server = serve(case.http().shutdown_grace(None), &App::default());
     let mut clients = Vec::new();
     for n in 0..6 {
         let mut client = case.client(&server).await;
@@ -75,7 +75,7 @@ async fn what_is_under_way_finishes(case: Case) {
     let large = || async { vec![b'x'; LARGE] };
     let router = Router::new().route("/large", axum::routing::get(large));
     let router = router.fallback_service(app.router());
-    let server = Arc::new(case.narrow_timeless().serve(router).unwrap());
+    let server = Arc::new(case.narrow_timeless().shutdown_grace(None).serve(router).unwrap());
     // The client sends the second part of each after the shutdown has begun.
     let rows = [
         (HELLO[..20].to_owned(), HELLO[20..].to_owned()),
@@ -130,7 +130,7 @@ async fn what_is_under_way_finishes(case: Case) {
 }
 
 async fn upgraded_ones_are_cut_off(case: Case) {
-    let server = Arc::new(serve(case.timeless(), &App::default()));
+    let server = Arc::new(serve(case.timeless().shutdown_grace(None), &App::default()));
     let (mut first, mut second) = (upgraded(case, &server).await, upgraded(case, &server).await);
     let ending = shutdown(&server, 10 * SECOND);
     sleep(5 * SECOND).await;
@@ -149,7 +149,7 @@ async fn upgraded_ones_are_cut_off(case: Case) {
 
 async fn what_does_not_end_is_cut_off(case: Case) {
     let app = App::default();
-    let server = serve(case.timeless(), &app);
+    let server = serve(case.timeless().shutdown_grace(None), &app);
     let mut clients = Vec::new();
     for sent in [&HELLO[..20], &get("/held/a"), &post("/digest", 8), &get("/sse/b"), HELLO] {
         let mut client = case.client(&server).await;
@@ -168,7 +168,7 @@ async fn what_does_not_end_is_cut_off(case: Case) {
 
 async fn dropped_it_closes_all(case: Case) {
     let app = App::default();
-    let server = serve(case.http(), &app);
+    let server = serve(case.http().shutdown_grace(None), &app);
     let mut clients = vec![upgraded(case, &server).await, case.client(&server).await];
     for sent in [&HELLO[..20], &get("/held/a"), &post("/digest", 8), &get("/sse/b"), HELLO] {
         let mut client = case.client(&server).await;
@@ -187,7 +187,7 @@ async fn dropped_it_closes_all(case: Case) {
 async fn begun_replies_are_whole(case: Case) {
     for round in 0..60 {
         let app = App::default();
-        let server = serve(case.http(), &app);
+        let server = serve(case.http().shutdown_grace(None), &app);
         let mut clients = Vec::new();
         for n in 0..4 {
             let mut client = case.client(&server).await;

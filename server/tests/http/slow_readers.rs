@@ -395,7 +395,8 @@ async fn read_slowly(client: &mut Client) -> usize {
 
 /// HTTP/1: the response to `request` has `right` bytes and a head.
 async fn outlives_all_but_the_deadline(case: Case, request: &str, right: usize) {
-    let builder = case.narrow_timeless().keep_alive_timeout(LIMIT).write_timeout(LIMIT);
+    let builder =
+        case.narrow_timeless().keep_alive_timeout(LIMIT).write_timeout(LIMIT).shutdown_grace(None);
     let server = Arc::new(builder.serve(app()).unwrap());
     let mut client = case.narrow(&server).await;
     client.send(request).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::http::app::App;
 use crate::support::http::server::{nothing_left, serve};
-use crate::support::server::{Case, Stream, in_all_cases, no_time};
+use crate::support::server::{Case, Stream, in_all_cases, in_both_modes, no_time};
 use crate::support::*;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -21,6 +21,8 @@ use tokio::time::{Instant, sleep};
 in_all_cases!(double: many_streams, idle_ones_are_closed_under_load);
 in_all_cases!(paused: idle_ones_are_closed, shutdown_lets_streams_finish, cut_off);
 in_all_cases!(single: dropped_it_closes_all, panics, panics_in_call);
+#[cfg(feature = "rustls")]
+in_both_modes!(single: alpn_is_offered_by_default);
 
 const SECOND: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(8);
@@ -53,6 +55,23 @@ impl Client {
         let response = self.0.clone().send_request(request).await?;
         Ok(response.into_body().collect().await?.to_bytes())
     }
+}
+
+#[cfg(feature = "rustls")]
+async fn alpn_is_offered_by_default(case: Case) {
+    let tls = crate::support::server::tls::server();
+    assert!(tls.alpn_protocols.is_empty());
+    let server = serve(case.http().tls(tls.clone()), &App::default());
+    let case = Case { tls: true, ..case };
+    let (client, _connection) = connect(case, &server).await;
+    assert_eq!(client.ask("/echo", "body").await.unwrap(), "body");
+    // So it is after a reload.
+    server.reload_tls(tls).unwrap();
+    let (client, _connection) = connect(case, &server).await;
+    assert_eq!(client.ask("/echo", "body").await.unwrap(), "body");
+    // A client without ALPN speaks HTTP/1.
+    let mut client = case.client(&server).await;
+    assert_eq!(client.exchange(crate::support::http::server::HELLO).await, "200 hello");
 }
 
 async fn many_streams(case: Case) {

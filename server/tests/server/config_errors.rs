@@ -274,3 +274,19 @@ fn tls_takes_a_feature() {
     let error = toml_error("[[servers]]\nlisten = 'a:1'\ntls = { key = 'x' }");
     assert_eq!(error, "`servers[0].tls` takes the feature `rustls`");
 }
+
+#[test]
+fn misspelt_tables_are_refused() {
+    let server = "[[servers]]\nlisten = 'a:1'\n";
+    let cases = [
+        ("[[server]]\nlisten = 'a:1'".to_owned(), "server"),
+        ("[pool.turns]\nsize = 1".to_owned(), "pool"),
+        (format!("{server}[servers.tsl]\nkey = 'x'"), "servers[0].tsl"),
+        (format!("{server}[servers.htpp]\nhalf_close = true"), "servers[0].htpp"),
+        (format!("{server}[[servers.listeners]]\naddress = 'b:1'"), "servers[0].listeners"),
+    ];
+    for (text, path) in cases {
+        let error = toml_error(&text);
+        assert!(error.starts_with(&format!("there is no key `{path}`: accepted are ")), "{error}");
+    }
+}

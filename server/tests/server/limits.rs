@@ -7,6 +7,8 @@ use millpond_server::{CloseReason, Server};
 in_all_cases!(double: opens_and_closes);
 in_all_cases!(single: a_limit_of_connections, a_limit_for_each_peer);
 in_both_modes!(single: those_over_a_limit_are_told);
+#[cfg(feature = "tracing")]
+in_both_modes!(single: refusals_leave_an_event);
 
 async fn opens_and_closes(case: Case) {
     // A handshake takes a while where nothing is optimized.
@@ -121,4 +123,55 @@ async fn those_over_a_limit_are_told(case: Case) {
     assert_eq!((status.refused_full, status.closed), (20, 1), "{case:?}: {status:?}");
     let mut client = case.connect(&server).await;
     client.ask("let me in").await;
+}
+
+/// The fields of the events about refusals, as text.
+#[cfg(feature = "tracing")]
+#[derive(Clone, Default)]
+struct Refusals(std::sync::Arc<std::sync::Mutex<Vec<String>>>);
+
+#[cfg(feature = "tracing")]
+impl<S: tracing::Subscriber> tracing_subscriber::layer::Layer<S> for Refusals {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        struct Text(String);
+
+        impl tracing::field::Visit for Text {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.0 += &format!("{}={value:?} ", field.name());
+            }
+        }
+
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        if text.0.contains("limit=") {
+            self.0.lock().unwrap().push(text.0);
+        }
+    }
+}
+
+#[cfg(feature = "tracing")]
+async fn refusals_leave_an_event(case: Case) {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    let refusals = Refusals::default();
+    let subscriber = tracing_subscriber::Registry::default().with(refusals.clone());
+    let _on = tracing::subscriber::set_default(subscriber);
+    let server = echo(case.builder().max_connections(3).max_connections_per_ip(2));
+    let _inside = [case.connect(&server).await, case.connect(&server).await];
+    for _ in 0..10 {
+        assert_eq!(case.connect(&server).await.gone().await, b"");
+    }
+    let _third = case.connect_from(&server, "127.0.0.2").await.unwrap();
+    for _ in 0..10 {
+        assert_eq!(case.connect(&server).await.gone().await, b"");
+    }
+    let texts = refusals.0.lock().unwrap().clone();
+    assert_eq!(texts.len(), 2, "{case:?}: {texts:?}");
+    for (text, limit, max) in
+        [(&texts[0], "max_connections_per_ip", 2), (&texts[1], "max_connections", 3)]
+    {
+        for part in [format!("limit={limit} "), format!("max={max} "), format!("set `{limit}`")] {
+            assert!(text.contains(&part), "{case:?}: {text}");
+        }
+    }
 }

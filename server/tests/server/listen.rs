@@ -1,6 +1,7 @@
 //! Where servers listen, and which settings they refuse.
 
 use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_util::codec::LinesCodec;
 
 in_both_modes!(single: unix_sockets, several_at_once, bound_before, one_port_for_two);
+in_both_modes!(single: a_host_and_a_port);
 
 /// A path that is removed in the end.
 struct Socket(PathBuf);
@@ -126,6 +128,28 @@ async fn bound_before(case: Case) {
     asks(TcpStream::connect(address).await.unwrap(), "tcp").await;
     asks(UnixStream::connect(&socket.0).await.unwrap(), "unix").await;
     emptied(&server).await;
+}
+
+async fn a_host_and_a_port(case: Case) {
+    let bound = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let builder = Server::builder()
+        .mode(case.mode)
+        .listen(("127.0.0.1", 0))
+        .listen(("localhost", 0))
+        .listen((IpAddr::from([127, 0, 0, 1]), 0))
+        .listen((Ipv4Addr::LOCALHOST, 0))
+        .listen(([127, 0, 0, 1], 0))
+        .listen(Listen::from(bound).nodelay(false));
+    let server = echo(builder);
+    assert_eq!(server.local_addrs().len(), 6);
+    for address in server.local_addrs() {
+        asks(TcpStream::connect(address).await.unwrap(), "tcp").await;
+    }
+    emptied(&server).await;
+    for host in ["::1", "[::1]"] {
+        assert_eq!(Listen::from((host, 7000)).to_string(), "[::1]:7000");
+    }
+    assert_eq!(Listen::from((Ipv6Addr::LOCALHOST, 7000)).to_string(), "[::1]:7000");
 }
 
 async fn one_port_for_two(case: Case) {

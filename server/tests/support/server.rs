@@ -260,6 +260,10 @@ impl Client {
         self.0.read(&mut vec![0; count]).await
     }
 
+    pub async fn read_into(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.0.read(bytes).await
+    }
+
     /// Reads to the end of the stream, which must not be an error.
     pub async fn rest(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();

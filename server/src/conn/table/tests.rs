@@ -13,6 +13,7 @@ use std::time::Duration;
 fn ticks(seconds: [u64; 5]) -> Ticks {
     let some = |seconds| (seconds > 0).then(|| Duration::from_secs(seconds));
     Ticks::new(&Deadlines {
+        linger: Duration::from_secs(1),
         first_byte: some(seconds[0]),
         handshake: some(seconds[1]),
         frame: some(seconds[2]),
