@@ -42,6 +42,9 @@ struct Figures {
     memory: f64,
 }
 
+/// Takes one number out of the figures.
+type Pick = fn(&Figures) -> f64;
+
 pub fn run(args: &Args) -> (String, String) {
     let seconds = if args.quick { 0.2 } else { 4.0 };
     // More rounds of the same load add little, and three take minutes.
@@ -81,7 +84,7 @@ pub fn run(args: &Args) -> (String, String) {
     );
     let head: Vec<String> = LOADS.iter().map(|load| format!("{load} x")).collect();
     let head: Vec<&str> = std::iter::once("").chain(head.iter().map(String::as_str)).collect();
-    let figures: [(&str, fn(&Figures) -> f64); 3] = [
+    let figures: [(&str, Pick); 3] = [
         ("Requests served per second", |figures| figures.goodput),
         ("Their p99 in ms", |figures| figures.p99),
         ("Peak memory of the server in MB", |figures| figures.memory),
@@ -97,7 +100,7 @@ pub fn run(args: &Args) -> (String, String) {
         text += &format!("{title}, by the offered load:\n\n{}\n", table(&head, &rows));
     }
 
-    let series = |figure: fn(&Figures) -> f64| -> Vec<Series> {
+    let series = |figure: Pick| -> Vec<Series> {
         let drawn = DRAWN.iter().map(|&at| Series {
             name: NAMES[COMPARED[at]].replace('`', ""),
             values: all[at].iter().map(figure).collect(),

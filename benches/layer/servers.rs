@@ -14,6 +14,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use little_loadshedder::{LoadShedLayer, LoadShedResponse};
 use millpond::Pool;
 use millpond::layer::{CallError, PoolLayer};
 use tokio::net::TcpListener;
@@ -98,7 +99,12 @@ pub fn serve(arm: &str) {
             }
             "little" => {
                 // The time of a call, and a wait as long.
-                let layer = little_loadshedder::LoadShedLayer::new(0.01, 2 * WORK);
+                let layer = LoadShedLayer::new(0.01, 2 * WORK);
+                let respond = |response| match response {
+                    LoadShedResponse::Inner(response) => response,
+                    LoadShedResponse::Overload => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+                };
+                let layer = ServiceBuilder::new().map_response(respond).layer(layer);
                 Router::new().route("/work", guarded!(work, layer))
             }
             "acc" => {

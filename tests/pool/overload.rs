@@ -1,4 +1,5 @@
-//! Overload: who is refused while the line does not become shorter, by paused time and a simulated load.
+//! Overload: which callers are refused while the line does not become shorter. A simulated load, a paused
+//! clock.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
