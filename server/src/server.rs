@@ -44,7 +44,6 @@ use crate::settings::{Mode, Settings};
 use crate::status::{ServerStatus, ShutdownReport};
 use crate::task::{self, Dedicated};
 use crate::trace::event;
-use millpond::Pool;
 
 /// A running server, from [`Server::builder`]. Its tasks run in the tokio runtime of the start.
 ///
@@ -129,7 +128,6 @@ impl Server {
         config: &Config,
         settings: Settings,
         (max_connections, max_connections_per_ip): (usize, Option<usize>),
-        pool: &Pool,
         protocol: &Arc<P>,
     ) -> Result<Self, StartError> {
         let state = Arc::new(ServerState::new(settings, max_connections, max_connections_per_ip));
@@ -147,7 +145,7 @@ impl Server {
         for (listener, mode) in listeners {
             let handler = match mode {
                 Mode::Dedicated => server.start_dedicated(config, protocol),
-                Mode::EventDriven => server.start_event_driven(config, pool, protocol)?,
+                Mode::EventDriven => server.start_event_driven(config, protocol)?,
             };
             server.start_accepting(config, listener, handler);
         }
@@ -186,14 +184,13 @@ impl Server {
     fn start_event_driven<P: Protocol>(
         &mut self,
         config: &Config,
-        pool: &Pool,
         protocol: &Arc<P>,
     ) -> Result<ConnHandler<P>, StartError> {
         let (state, tls) = (self.state.clone(), config.tls.clone());
         let (event, inner) =
             EventDriven::new(state, protocol.clone(), tls).map_err(StartError::Reactor)?;
         self.add_conns(&event.conns, parked::kill);
-        let (conns, pool) = (event.conns.clone(), pool.clone());
+        let (conns, pool) = (event.conns.clone(), config.pool.clone());
         self.spawn(async move {
             if let Err(error) = event_loop(conns.clone(), inner, pool).await {
                 event!(ERROR, %error, "connections cannot be watched any more");

@@ -16,6 +16,8 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
+#[cfg(feature = "http")]
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::atomic::Ordering::SeqCst;
 use std::task::Waker;
 
@@ -33,6 +35,10 @@ use crate::conn::server_state::{Counters, ServerState, Totals};
 use crate::conn::table::{ConnKey, ConnTable, Delivery, TurnInput};
 use crate::panic::catch;
 use crate::sync::{Mutex, MutexGuard, failpoint};
+
+/// The number of tables that the process has made.
+#[cfg(feature = "http")]
+static TABLES: AtomicU64 = AtomicU64::new(0);
 
 /// How long a shutdown waits for killed connections to end.
 pub(crate) const KILL_WAIT: Duration = Duration::from_secs(1);
@@ -76,6 +82,8 @@ pub(crate) struct ListenerConns<P, T> {
     state: Mutex<State<T>>,
     /// Notified by the first connection, for the timer.
     not_empty: Notify,
+    #[cfg(feature = "http")]
+    id: u64,
 }
 
 /// The data under the lock of a listener.
@@ -162,7 +170,15 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
             (Totals::default(), ConnMap::default(), ConnMap::default());
         let state =
             Mutex::new(State { table, totals, event_loop: None, workers, suspended, waiting });
-        Self { server, protocol, state, not_empty: Notify::new() }
+        Self {
+            server,
+            protocol,
+            state,
+            not_empty: Notify::new(),
+            // Relaxed: the number only has to differ from the others.
+            #[cfg(feature = "http")]
+            id: TABLES.fetch_add(1, Relaxed),
+        }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State<T>> {
@@ -362,6 +378,11 @@ impl<P: Protocol, T: ParkedState> notifier::Notify for ListenerConns<P, T> {
 
     fn server(&self) -> &ServerState {
         &self.server
+    }
+
+    #[cfg(feature = "http")]
+    fn id(&self) -> u64 {
+        self.id
     }
 
     #[cfg(feature = "http")]

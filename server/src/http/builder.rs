@@ -110,8 +110,7 @@ impl ServerBuilder {
     /// Whether requests carry the peer's address: an [`Address`](crate::Address) in their extensions and,
     /// with the feature `axum` and over TCP, a `ConnectInfo<SocketAddr>`. Default `true`.
     ///
-    /// The address costs some allocations per request, and a system call each time that a parked connection
-    /// gets a request.
+    /// The address costs some allocations per request, and at times a system call.
     #[doc(alias = "into_make_service_with_connect_info")]
     pub fn connect_info(mut self, enabled: bool) -> Self {
         self.config.connect_info = enabled;

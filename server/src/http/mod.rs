@@ -101,6 +101,7 @@ mod lent_io;
 mod progress;
 #[cfg(test)]
 mod race_tests;
+mod recent_peers;
 mod serve;
 mod serve_turn;
 mod server;

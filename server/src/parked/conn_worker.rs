@@ -1,8 +1,8 @@
-//! A worker of connections: a job of the pool that serves ready connections, one after another.
+//! A worker of connections: a task, or a job of the user's pool, that serves ready connections, one
+//! after another.
 //!
-//! `event_loop` starts a worker when ready connections have none. One job for each turn would pay
-//! the way through the pool for each turn; so a worker serves up to `MAX_TURNS` quick turns. It
-//! takes the connections from the front of the ready queue, under the lock of
+//! `event_loop` starts a worker when ready connections have none. One task for each turn would pay
+//! its start for each turn; so a worker serves up to `MAX_TURNS` quick turns. It takes the connections from the front of the ready queue, under the lock of
 //! `ListenerConns::state`. Turns run without that lock.
 //!
 //! A turn may be slow, or wait for its service. Then the connections behind it must not wait:
@@ -10,7 +10,7 @@
 //!   event loop may start another at once;
 //! - a turn that blocks its thread is counted as `serving`, so the event loop does not rely on it.
 //!
-//! The counts that these rules use must stay right if the job is dropped at any point (E4).
+//! The counts that these rules use must stay right if the worker is dropped at any point (E4).
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -24,8 +24,9 @@ use crate::conn::table::TurnInput;
 use crate::parked::{EventConn, EventConns, Parked, into_parked, kill};
 use crate::sync::failpoint;
 
-/// A worker gives its slot back after this many turns, or after this time. The time is the one that
-/// the pool's own workers give to a turn; jobs that wait for the slot are delayed no longer.
+/// A worker ends after this many turns, or after this time. The time is the one that the workers of
+/// a pool give to a turn; jobs that wait for the slot are delayed no longer. A busy tokio looks at
+/// its I/O driver and its timers after 61 polls, so this time also bounds how late those are.
 const MAX_TURNS: u32 = 16;
 const MAX_TIME: Duration = Duration::from_micros(100);
 
@@ -46,7 +47,7 @@ enum Phase {
 }
 
 impl<P: Protocol> ConnWorker<P> {
-    /// Counts a worker whose job is going to be scheduled.
+    /// Counts a worker that is going to be started.
     pub(crate) fn new(conns: &Arc<EventConns<P>>) -> Self {
         conns.lock().workers.searching += 1;
         Self { conns: conns.clone(), phase: Phase::Searching }

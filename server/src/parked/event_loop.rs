@@ -1,12 +1,15 @@
 //! The event loop: one task for each listener. It delivers the sockets' events to the connection
-//! table, and starts workers on the pool for the connections that become ready.
+//! table, and starts workers for the connections that become ready.
 //!
 //! `Server::start` runs [`event_loop`] as a task of tokio; no user code runs in it. An error of the
 //! inner epoll ends the loop, and the server then closes all connections of the listener.
 //!
-//! The loop alternates between two waits. It waits for a worker to be wanted; then it waits for a
-//! slot of the pool. During both it goes on to deliver events, because a turn that holds a slot may
-//! wait for such an event. While the pool is full, the bytes stay in the kernel's socket buffers.
+//! Without a pool a worker is a task of tokio, so any number of turns may wait for their services.
+//!
+//! With a pool the loop alternates between two waits. It waits for a worker to be wanted; then it
+//! waits for a slot of the pool. During both it goes on to deliver events, because a turn that holds
+//! a slot may wait for such an event. While the pool is full, the bytes stay in the kernel's socket
+//! buffers.
 //!
 //! The loop's waker is in `State::event_loop` while the loop waits for a worker to be wanted (E3).
 
@@ -33,11 +36,16 @@ use millpond::Pool;
 pub(crate) async fn event_loop<P: Protocol>(
     conns: Arc<EventConns<P>>,
     inner: InnerPoll,
-    pool: Pool,
+    pool: Option<Pool>,
 ) -> io::Result<()> {
     let mut poller = Poller::new(inner)?;
     while poll_fn(|cx| poll_worker_wanted(&conns, &mut poller, cx)).await? {
-        let mut scheduled = pin!(pool.schedule(ConnWorker::new(&conns).run()));
+        let worker = ConnWorker::new(&conns).run();
+        let Some(pool) = &pool else {
+            tokio::spawn(worker);
+            continue;
+        };
+        let mut scheduled = pin!(pool.schedule(worker));
         let worker = poll_fn(|cx| match scheduled.as_mut().poll(cx) {
             Poll::Ready(worker) => Poll::Ready(Ok(Some(worker))),
             Poll::Pending => poll_deliver_until_killed(&conns, &mut poller, cx).map_ok(|()| None),

@@ -7,7 +7,7 @@
 //! ```text
 //! kernel -> inner epoll -> poller -> event_loop -> table: parked entry becomes ready
 //!                                        |
-//!                          starts a ConnWorker on the pool, if one is wanted
+//!                          starts a ConnWorker, if one is wanted
 //!                                        |
 //!           ConnWorker: first ready entry -> turn -> park again, close or detach
 //! ```
@@ -16,7 +16,7 @@
 //! |---|---|
 //! | `poller` | the inner epoll, itself registered with tokio: a batch of events at a time |
 //! | `event_loop` | one task for each listener: delivers the events, starts workers |
-//! | `conn_worker` | a job of the pool: serves ready connections, one after another |
+//! | `conn_worker` | a task, or a job of the user's pool: serves ready connections, one after another |
 //! | `edge_socket` | the socket: non-blocking calls, no wakers |
 //!
 //! Why an epoll of its own: a registration of each socket with tokio costs 256 heap bytes, an inner

@@ -7,6 +7,8 @@ mod support;
 
 mod cases;
 mod deadlines;
+mod ends;
+mod fairness;
 mod malformed;
 mod pool;
 mod rounds;
