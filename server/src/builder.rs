@@ -101,6 +101,8 @@ pub(crate) struct Config {
     pub(crate) slow_reader: SlowReader,
     #[cfg(feature = "http")]
     pub(crate) connect_info: bool,
+    #[cfg(feature = "http")]
+    pub(crate) warm: usize,
 }
 
 /// The setters that both builders have. The calling files import `Duration`.
@@ -268,6 +270,8 @@ impl Config {
             slow_reader: SlowReader::default(),
             #[cfg(feature = "http")]
             connect_info: true,
+            #[cfg(feature = "http")]
+            warm: 1024,
         }
     }
 }

@@ -176,7 +176,7 @@ impl Server {
         protocol: &Arc<P>,
     ) -> ConnHandler<P> {
         let (state, tls, pool) = (self.state.clone(), config.tls.clone(), config.pool.clone());
-        let dedicated = Dedicated::new(state, protocol.clone(), tls, pool);
+        let dedicated = Arc::new(Dedicated::new(state, protocol.clone(), tls, pool));
         self.add_conns(&dedicated.conns, |conns| task::kill(conns));
         ConnHandler::Dedicated(dedicated)
     }
@@ -191,8 +191,21 @@ impl Server {
             EventDriven::new(state, protocol.clone(), tls).map_err(StartError::Reactor)?;
         self.add_conns(&event.conns, parked::kill);
         let (conns, pool) = (event.conns.clone(), config.pool.clone());
+        #[cfg(feature = "http")]
+        let warm = match P::WARMS {
+            true => Some(event.warm(pool.clone(), config.warm).map_err(StartError::Reactor)?),
+            false => None,
+        };
+        #[cfg(feature = "http")]
+        if let Some(warm) = &warm {
+            self.add_conns(&warm.mode.conns, |conns| task::kill(conns));
+        }
         self.spawn(async move {
-            if let Err(error) = event_loop(conns.clone(), inner, pool).await {
+            #[cfg(feature = "http")]
+            let serving = event_loop(conns.clone(), inner, pool, warm);
+            #[cfg(not(feature = "http"))]
+            let serving = event_loop(conns.clone(), inner, pool);
+            if let Err(error) = serving.await {
                 event!(ERROR, %error, "connections cannot be watched any more");
                 drop(error);
                 // Without events no connection would ever be served or closed again.
@@ -349,6 +362,7 @@ impl Server {
         self.stop.cancel();
         // Accept loops end at once, unless user code holds one up: a codec's `clone`, for example.
         let _ = timeout(deadline.max(KILL_WAIT), self.state.no_acceptor()).await;
+        self.state.shuts_down.store(true, SeqCst);
         for conns in &self.listener_conns {
             conns.request_close_all(CloseReason::Shutdown);
         }

@@ -209,13 +209,15 @@ impl Ticks {
             ParkReason::Linger => self.linger,
             ParkReason::Turn | ParkReason::Stream => NEVER,
         };
-        match ticks {
-            NEVER => NEVER,
-            // Ticks wrap, and `NEVER` is not a tick. The next one is 0.
-            ticks => match now.wrapping_add(ticks) {
-                NEVER => 0,
-                at => at,
-            },
+        if ticks == NEVER { NEVER } else { Self::after(ticks, now) }
+    }
+
+    /// Returns the tick that is `ticks` after `now`. Ticks wrap, and `NEVER` is not a tick: the next
+    /// one is 0.
+    pub(crate) fn after(ticks: u32, now: u32) -> u32 {
+        match now.wrapping_add(ticks) {
+            NEVER => 0,
+            at => at,
         }
     }
 }

@@ -16,9 +16,9 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 #[cfg(feature = "http")]
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::atomic::Ordering::SeqCst;
 use std::task::Waker;
 
 use tokio::runtime::Handle;
@@ -32,6 +32,8 @@ use crate::conn::events::{Events, ParkReason};
 use crate::conn::notifier::{self, ConnNotifier};
 use crate::conn::protocol::Protocol;
 use crate::conn::server_state::{Counters, ServerState, Totals};
+#[cfg(feature = "http")]
+use crate::conn::table::MovedEntry;
 use crate::conn::table::{ConnKey, ConnTable, Delivery, TurnInput};
 use crate::panic::catch;
 use crate::sync::{Mutex, MutexGuard, failpoint};
@@ -84,6 +86,9 @@ pub(crate) struct ListenerConns<P, T> {
     not_empty: Notify,
     #[cfg(feature = "http")]
     id: u64,
+    /// Whether connections leave this table after some idle time.
+    #[cfg(feature = "http")]
+    pub(crate) cools: bool,
 }
 
 /// The data under the lock of a listener.
@@ -178,6 +183,8 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
             // Relaxed: the number only has to differ from the others.
             #[cfg(feature = "http")]
             id: TABLES.fetch_add(1, Relaxed),
+            #[cfg(feature = "http")]
+            cools: false,
         }
     }
 
@@ -227,7 +234,10 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         state.totals.add(counters);
         let delivery =
             state.table.park(key, parked_state, park_reason, &self.server.settings.ticks);
-        self.wake_for(state, key, &delivery);
+        // Without a ready queue the caller is the connection's task, which needs no wake-up of itself.
+        if T::USES_READY_QUEUE {
+            self.wake_for(state, key, &delivery);
+        }
         delivery
     }
 
@@ -317,6 +327,10 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
             while self.lock().table.open() > 0 {
                 sleep_until(next).await;
                 self.each(|table, ready| table.tick(|key| ready.push(key)));
+                #[cfg(feature = "http")]
+                if self.cools {
+                    self.each(|table, ready| table.cool(|key| ready.push(key)));
+                }
                 self.protocol.tick();
                 // A stall of the runtime counts as a single tick. A wait that began during the
                 // stall counts from the tick before. Further ticks at once would end that wait
@@ -357,6 +371,30 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
             drop((parked_state, waker));
             self.server.on_close(permit, reason);
         }
+    }
+
+    /// Removes an active connection that moves to another table of the server.
+    #[cfg(feature = "http")]
+    pub(crate) fn move_out(&self, key: ConnKey, counters: &Counters) -> Option<MovedEntry> {
+        let mut state = self.lock();
+        state.totals.add(counters);
+        state.table.move_out(key)
+    }
+
+    /// Inserts a connection that another table of the server has given up.
+    #[cfg(feature = "http")]
+    pub(crate) fn move_in(&self, moved: MovedEntry) -> ConnKey {
+        let mut state = self.lock();
+        let key = state.table.move_in(moved);
+        if state.table.open() == 1 {
+            self.not_empty.notify_one();
+        }
+        // Read after the insert: a shutdown sets the flag first and asks all connections then. The
+        // connection may have been in neither table when each was asked.
+        if self.server.shuts_down.load(SeqCst) {
+            state.table.request_close(key, CloseReason::Shutdown);
+        }
+        key
     }
 
     /// Returns whether all connections must end at once (C8).

@@ -37,6 +37,8 @@ pub(crate) struct ServerState {
     send_buffered: Arc<SendBuffered>,
     /// All connections must end at once (C8).
     pub(crate) killed: AtomicBool,
+    /// All connections are asked to close. A connection that moves between tables reads this.
+    pub(crate) shuts_down: AtomicBool,
     accept_errors: AtomicU64,
     /// Notified when no connection is open any more, and when an accept loop ends.
     changed: Notify,
@@ -107,6 +109,7 @@ impl ServerState {
                 below_limit: Notify::new(),
             }),
             killed: AtomicBool::new(false),
+            shuts_down: AtomicBool::new(false),
             accept_errors: AtomicU64::new(0),
             changed: Notify::new(),
             acceptors: AtomicUsize::new(0),

@@ -204,6 +204,8 @@ impl<A: HttpService> Protocol for HttpProtocol<A> {
 
     const SERVER_FIRST: bool = false;
 
+    const WARMS: bool = true;
+
     const INTEREST: Events = Events::WAKING;
 
     fn on_accept(&self, _address: Address, _notifier: ConnNotifier) -> Idle {

@@ -41,6 +41,7 @@ use crate::close_reason::{CloseReason, Deadline};
 use crate::conn::buffers::poll_fill;
 use crate::conn::events::{Events, ParkReason};
 use crate::conn::linger::{self, Lingering};
+use crate::conn::notifier::ConnNotifier;
 use crate::conn::protocol::{Outcome, Turn};
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::http::conn::Http1Conn;
@@ -49,7 +50,6 @@ use crate::http::hyper_service::HttpService;
 use crate::http::progress::{REQUEST_BODY, REQUEST_BODY_DROPPED, Waiting, is_under_way, waiting};
 #[cfg(test)]
 use crate::http::race_tests::{SyncPoint, reached};
-use crate::conn::notifier::ConnNotifier;
 use crate::http::{Busy, HttpProtocol, Idle, http2, recent_peers};
 use crate::sync::failpoint;
 
@@ -116,7 +116,15 @@ impl<W: Transport, A: HttpService> Future for HttpTurn<'_, W, A> {
 
 impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
     pub(super) fn new(protocol: &'a HttpProtocol<A>, turn: Turn<'a, W, Idle>) -> Self {
-        Self { protocol, turn, moved: false, served: false, is_new: false, events: Events::NONE, suspended: None }
+        Self {
+            protocol,
+            turn,
+            moved: false,
+            served: false,
+            is_new: false,
+            events: Events::NONE,
+            suspended: None,
+        }
     }
 
     /// Begins the turn with what the last turn left.
@@ -186,6 +194,12 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             }
         };
         self.turn.counters.read += (bytes.len() - before) as u32;
+        // HTTP/2 has a task in any case. A plain socket is better off with tokio then.
+        if found == Head::Http2 && !W::REGISTERS_WAKER && !self.turn.io.is_tls() {
+            let (bytes, is_new) = (bytes[..].into(), true);
+            *self.turn.idle = Idle::Busy(Box::new(Busy::Head { bytes, is_new }));
+            return Poll::Ready(Outcome::Warm);
+        }
         let notifier = (self.turn.notifier)();
         let Ok(peer) = self.peer(&notifier) else {
             return Poll::Ready(Outcome::Close(CloseReason::Io));

@@ -17,10 +17,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::conn::events::ParkReason;
 use crate::conn::guard::ConnGuard;
 use crate::conn::listener_conns::State;
 use crate::conn::protocol::{Outcome, Protocol};
 use crate::conn::table::TurnInput;
+#[cfg(feature = "http")]
+use crate::parked::warm::Warm;
 use crate::parked::{EventConn, EventConns, Parked, into_parked, kill};
 use crate::sync::failpoint;
 
@@ -33,6 +36,8 @@ const MAX_TIME: Duration = Duration::from_micros(100);
 /// A worker; counted in the listener's `WorkerCounts` until it is detached or dropped.
 pub(crate) struct ConnWorker<P: Protocol> {
     conns: Arc<EventConns<P>>,
+    #[cfg(feature = "http")]
+    warm: Option<Arc<Warm<P>>>,
     phase: Phase,
 }
 
@@ -50,7 +55,19 @@ impl<P: Protocol> ConnWorker<P> {
     /// Counts a worker that is going to be started.
     pub(crate) fn new(conns: &Arc<EventConns<P>>) -> Self {
         conns.lock().workers.searching += 1;
-        Self { conns: conns.clone(), phase: Phase::Searching }
+        Self {
+            conns: conns.clone(),
+            #[cfg(feature = "http")]
+            warm: None,
+            phase: Phase::Searching,
+        }
+    }
+
+    /// Moves busy connections there.
+    #[cfg(feature = "http")]
+    pub(crate) fn warm(mut self, warm: &Option<Arc<Warm<P>>>) -> Self {
+        self.warm.clone_from(warm);
+        self
     }
 
     /// Serves ready connections until the worker is detached, its bounds are reached, or none is
@@ -75,8 +92,10 @@ impl<P: Protocol> ConnWorker<P> {
                     .await
                 };
                 turns += 1;
-                let over = turns == MAX_TURNS || began.elapsed() >= MAX_TIME;
-                match self.next(Some((conn, outcome)), over) {
+                // A turn that was cut off has used up the time.
+                let cut = matches!(outcome, Outcome::Park { park_reason: ParkReason::Turn, .. });
+                let over = cut || turns == MAX_TURNS || began.elapsed() >= MAX_TIME;
+                match self.next(Some((conn, outcome, input.is_busy)), over) {
                     Some(next) => (conn, input) = next,
                     None => return,
                 }
@@ -88,12 +107,20 @@ impl<P: Protocol> ConnWorker<P> {
     /// happen under one lock. `over` says that the worker takes no other connection.
     fn next(
         &mut self,
-        served: Option<(EventConn<P>, Outcome)>,
+        served: Option<(EventConn<P>, Outcome, bool)>,
         over: bool,
     ) -> Option<(EventConn<P>, TurnInput)> {
-        let parked = served.and_then(|(conn, outcome)| match outcome {
+        let parked = served.and_then(|(conn, outcome, is_busy)| match outcome {
             Outcome::Park { park_reason, moved } => {
+                let conn = self.warm_up(conn, (park_reason, moved), is_busy)?;
                 Some((into_parked(conn)?, (park_reason, moved)))
+            }
+            #[cfg(feature = "http")]
+            Outcome::Warm => {
+                if let Some(warm) = &self.warm {
+                    warm.adopt(conn, (ParkReason::Turn, true));
+                }
+                None
             }
             Outcome::Close(reason) => {
                 conn.end(reason);
@@ -130,6 +157,28 @@ impl<P: Protocol> ConnWorker<P> {
             transport.on_ready(input.events);
         }
         Some((ConnGuard::new(self.conns.clone(), (key, span), (io, idle)), input))
+    }
+
+    /// Gives a busy connection that is idle now a task of its own. Gives back any other.
+    #[cfg(feature = "http")]
+    fn warm_up(
+        &self,
+        conn: EventConn<P>,
+        park_reason: (ParkReason, bool),
+        is_busy: bool,
+    ) -> Option<EventConn<P>> {
+        match &self.warm {
+            Some(warm) if is_busy && park_reason.0 == ParkReason::Idle && warm.has_room(&conn) => {
+                warm.adopt(conn, park_reason);
+                None
+            }
+            _ => Some(conn),
+        }
+    }
+
+    #[cfg(not(feature = "http"))]
+    fn warm_up(&self, conn: EventConn<P>, _: (ParkReason, bool), _: bool) -> Option<EventConn<P>> {
+        Some(conn)
     }
 
     /// Leaves the ready connections to other workers, and wakes the event loop to start one.

@@ -28,6 +28,8 @@ use crate::conn::listener_conns::State;
 use crate::conn::protocol::Protocol;
 use crate::parked::conn_worker::ConnWorker;
 use crate::parked::poller::{InnerPoll, Poller};
+#[cfg(feature = "http")]
+use crate::parked::warm::Warm;
 use crate::parked::{EventConn, EventConns, Parked, key};
 use crate::sync::MutexGuard;
 use millpond::Pool;
@@ -37,10 +39,14 @@ pub(crate) async fn event_loop<P: Protocol>(
     conns: Arc<EventConns<P>>,
     inner: InnerPoll,
     pool: Option<Pool>,
+    #[cfg(feature = "http")] warm: Option<Arc<Warm<P>>>,
 ) -> io::Result<()> {
     let mut poller = Poller::new(inner)?;
     while poll_fn(|cx| poll_worker_wanted(&conns, &mut poller, cx)).await? {
-        let worker = ConnWorker::new(&conns).run();
+        let worker = ConnWorker::new(&conns);
+        #[cfg(feature = "http")]
+        let worker = worker.warm(&warm);
+        let worker = worker.run();
         let Some(pool) = &pool else {
             tokio::spawn(worker);
             continue;

@@ -17,7 +17,11 @@ async fn the_last_response_ends_the_stream(case: Case) {
         ("bad behind a request", [HELLO, bad].concat(), 1),
         ("a preface behind a request", [HELLO, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"].concat(), 1),
         ("not HTTP", "\x16\x03\x01\x02".to_owned(), 0),
-        ("the last one", "GET /hello HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".to_owned(), 0),
+        (
+            "the last one",
+            "GET /hello HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".to_owned(),
+            0,
+        ),
         ("the last one, and more", "GET /hello HTTP/1.0\r\n\r\nmore".to_owned(), 0),
     ];
     for (name, request, replies) in rows {

@@ -18,3 +18,4 @@ mod slow_readers;
 mod spares;
 mod upgrades;
 mod version2;
+mod warm;
