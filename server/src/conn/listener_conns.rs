@@ -120,13 +120,21 @@ pub(crate) struct WorkerCounts {
     /// Whether the last turn that ended or suspended did suspend. If so, each ready connection gets
     /// a worker of its own, and `max` does not hold.
     pub(crate) last_turn_waited: bool,
+    /// A worker has ended with ready connections left, because its time was over.
+    pub(crate) is_behind: bool,
+}
+
+impl WorkerCounts {
+    fn is_single_thread(&self) -> bool {
+        self.max == 2
+    }
 }
 
 impl<T> State<T> {
     /// Returns whether another worker must start. Up to `max` workers, each ready connection has a
     /// worker that is not in a turn. Beyond `max`, at least one worker is not in a turn.
     pub(crate) fn wants_worker(&self) -> bool {
-        let WorkerCounts { searching, serving, max, last_turn_waited } = self.workers;
+        let WorkerCounts { searching, serving, max, last_turn_waited, .. } = self.workers;
         searching - serving < self.table.ready()
             && (searching < max || searching == serving || last_turn_waited)
     }
@@ -134,6 +142,13 @@ impl<T> State<T> {
     /// Takes the waker of the event loop, if the event loop must start a worker.
     pub(crate) fn event_loop_to_wake(&mut self) -> Option<Waker> {
         if self.wants_worker() { self.event_loop.take() } else { None }
+    }
+
+    /// Returns whether the event loop must let tokio look at its I/O driver and its timers before it
+    /// starts another worker. With several threads another thread does that. Returns `true` once for
+    /// each worker that has ended behind.
+    pub(crate) fn takes_break(&mut self) -> bool {
+        std::mem::take(&mut self.workers.is_behind) && self.workers.is_single_thread()
     }
 
     fn wakers(&mut self, serving: bool) -> &mut ConnMap<Waker> {
@@ -170,7 +185,13 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
     pub(crate) fn new(server: Arc<ServerState>, protocol: Arc<P>) -> Self {
         let table = ConnTable::new(server.settings.ticks.horizon, T::USES_READY_QUEUE);
         let max = Handle::current().metrics().num_workers() + 1;
-        let workers = WorkerCounts { searching: 0, serving: 0, max, last_turn_waited: false };
+        let workers = WorkerCounts {
+            searching: 0,
+            serving: 0,
+            max,
+            last_turn_waited: false,
+            is_behind: false,
+        };
         let (totals, suspended, waiting) =
             (Totals::default(), ConnMap::default(), ConnMap::default());
         let state =
@@ -373,6 +394,17 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         }
     }
 
+    /// Has the event loop of a runtime of one thread poll the inner epoll. A new connection may have
+    /// bytes already, and the I/O driver of a busy runtime tells of them late.
+    pub(crate) fn look_for_events(&self) {
+        let mut state = self.lock();
+        let waker = if state.workers.is_single_thread() { state.event_loop.take() } else { None };
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
     /// Removes an active connection that moves to another table of the server.
     #[cfg(feature = "http")]
     pub(crate) fn move_out(&self, key: ConnKey, counters: &Counters) -> Option<MovedEntry> {
@@ -455,7 +487,8 @@ mod tests {
             table.deliver(key, Events::READABLE);
             table.park(key, (), (ParkReason::Idle, true), &ticks);
         }
-        let workers = WorkerCounts { searching, serving, max: 3, last_turn_waited };
+        let workers =
+            WorkerCounts { searching, serving, max: 3, last_turn_waited, is_behind: false };
         let (totals, suspended, waiting) =
             (Totals::default(), ConnMap::default(), ConnMap::default());
         State { table, totals, event_loop: None, workers, suspended, waiting }

@@ -30,7 +30,7 @@ use crate::sync::failpoint;
 /// A worker ends after this many turns, or after this time. The time is the one that the workers of
 /// a pool give to a turn; jobs that wait for the slot are delayed no longer. A busy tokio looks at
 /// its I/O driver and its timers after 61 polls, so this time also bounds how late those are.
-const MAX_TURNS: u32 = 16;
+const MAX_TURNS: u8 = 16;
 const MAX_TIME: Duration = Duration::from_micros(100);
 
 /// A worker; counted in the listener's `WorkerCounts` until it is detached or dropped.
@@ -39,6 +39,7 @@ pub(crate) struct ConnWorker<P: Protocol> {
     #[cfg(feature = "http")]
     warm: Option<Arc<Warm<P>>>,
     phase: Phase,
+    turns: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,6 +61,7 @@ impl<P: Protocol> ConnWorker<P> {
             #[cfg(feature = "http")]
             warm: None,
             phase: Phase::Searching,
+            turns: 0,
         }
     }
 
@@ -77,7 +79,6 @@ impl<P: Protocol> ConnWorker<P> {
     pub(crate) fn run(mut self) -> impl Future<Output = ()> + Send + 'static {
         async move {
             let began = Instant::now();
-            let mut turns = 0;
             let Some((mut conn, mut input)) = self.next(None, false) else { return };
             loop {
                 let outcome = {
@@ -91,10 +92,10 @@ impl<P: Protocol> ConnWorker<P> {
                     })
                     .await
                 };
-                turns += 1;
+                self.turns += 1;
                 // A turn that was cut off has used up the time.
                 let cut = matches!(outcome, Outcome::Park { park_reason: ParkReason::Turn, .. });
-                let over = cut || turns == MAX_TURNS || began.elapsed() >= MAX_TIME;
+                let over = cut || self.turns == MAX_TURNS || began.elapsed() >= MAX_TIME;
                 match self.next(Some((conn, outcome, input.is_busy)), over) {
                     Some(next) => (conn, input) = next,
                     None => return,
@@ -143,6 +144,7 @@ impl<P: Protocol> ConnWorker<P> {
             if over || self.phase == Phase::Detached { None } else { state.table.next_ready() };
         let phase = if next.is_some() { Phase::Serving } else { Phase::Detached };
         set_phase(&mut self.phase, phase, &mut state);
+        state.workers.is_behind |= over && state.table.ready() > 0;
         let waker = state.event_loop_to_wake();
         drop(state);
         if let Some(waker) = waker {

@@ -11,6 +11,9 @@
 //! a slot may wait for such an event. While the pool is full, the bytes stay in the kernel's socket
 //! buffers.
 //!
+//! On a runtime of one thread, a loop that always has workers to start would keep tokio from its I/O
+//! driver for 61 polls at a time. So the loop of HTTP yields between two rounds of busy workers.
+//!
 //! The loop's waker is in `State::event_loop` while the loop waits for a worker to be wanted (E3).
 
 use std::future::{Future, poll_fn};
@@ -20,6 +23,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use mio::event::Event;
+use tokio::task::yield_now;
 
 use crate::close_reason::CloseReason;
 use crate::conn::events::Events;
@@ -88,8 +92,15 @@ fn poll_worker_wanted<P: Protocol>(
         if conns.is_killed() {
             return Poll::Ready(Ok(false));
         }
-        if state.wants_worker() {
+        let wants_worker = state.wants_worker();
+        if wants_worker && !(P::WARMS && state.takes_break()) {
             return Poll::Ready(Ok(true));
+        }
+        if wants_worker {
+            state.event_loop = Some(cx.waker().clone());
+            drop(state);
+            let _ = pin!(yield_now()).poll(cx);
+            return Poll::Pending;
         }
         if is_pending {
             state.event_loop = Some(cx.waker().clone());

@@ -133,6 +133,9 @@ impl<P: Protocol> EventDriven<P> {
             self.conns.deliver(key, Events::PUSHED);
         }
         watch(conn, &self.registry, (ParkReason::FirstByte, true));
+        if P::WARMS {
+            self.conns.look_for_events();
+        }
     }
 
     /// Makes the tasks of busy connections, `most` at a time.
