@@ -30,9 +30,10 @@
 //! - **T3** A kill ends every task. `kill` runs after the flag `killed` is set; the task reads the
 //!   flag after it has parked. So either the kill finds the waker, or the task finds the flag.
 //!   (test: `server/shutdown.rs`)
-//! - **T4** A turn that ends with `ParkReason::Turn` yields to tokio before the next turn. tokio's
-//!   `yield_now` wakes the task after the runtime has looked at its I/O driver and its timers; a
-//!   task that wakes itself would be polled 61 times before. (test: `server/regressions.rs`)
+//! - **T4** A turn that ends with `ParkReason::Turn` yields to tokio before the next turn. For
+//!   HTTP, tokio's `yield_now` wakes the task after the runtime has looked at its I/O driver and its
+//!   timers; a task that wakes itself is polled 61 times before. (tests: `server/regressions.rs`,
+//!   `http/fairness.rs`)
 
 pub(crate) mod tokio_socket;
 
@@ -223,7 +224,10 @@ impl<P: Protocol> Future for ConnTask<P> {
                             this.phase = Phase::Idle { conn, park_reason, stage: ParkStage::Awake };
                             // T4
                             if park_reason.0 == ParkReason::Turn {
-                                let _ = pin!(yield_now()).poll(cx);
+                                match P::WARMS {
+                                    true => drop(pin!(yield_now()).poll(cx)),
+                                    false => cx.waker().wake_by_ref(),
+                                }
                                 return Poll::Pending;
                             }
                         }
