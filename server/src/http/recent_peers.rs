@@ -11,22 +11,23 @@ use std::cell::RefCell;
 use std::io;
 
 use crate::accept::address::Address;
-use crate::conn::notifier::ConnNotifier;
 use crate::conn::table::ConnKey;
 
 /// How many addresses a thread remembers: 24 KiB.
 const KEPT: usize = 512;
 
+/// The connection and the address of its peer.
+type Recent = Option<((u64, ConnKey), Address)>;
+
 thread_local! {
-    static RECENT: RefCell<Vec<Option<((u64, ConnKey), Address)>>> = const { RefCell::new(Vec::new()) };
+    static RECENT: RefCell<Vec<Recent>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Returns the address of a connection's peer. Asks `peer_addr` if this thread does not remember it.
 pub(super) fn peer(
-    of: &ConnNotifier,
+    id: (u64, ConnKey),
     peer_addr: impl FnOnce() -> io::Result<Address>,
 ) -> io::Result<Address> {
-    let id = of.id();
     RECENT.with_borrow_mut(|recent| {
         if recent.is_empty() {
             recent.resize(KEPT, None);
@@ -41,4 +42,23 @@ pub(super) fn peer(
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_belongs_to_one_connection() {
+        let key = |index, generation| ConnKey { index, generation };
+        let address = |port| Address::Tcp(([127, 0, 0, 1], port).into());
+        // Another table, a later connection in the same entry, and an entry with the same place.
+        let others = [(1, key(3, 0)), (0, key(3, 1)), (0, key(3 + KEPT as u32, 0))];
+        for other in others {
+            for (id, port) in [((0, key(3, 0)), 1), (other, 2)] {
+                assert_eq!(peer(id, || Ok(address(port))).unwrap(), address(port));
+                assert_eq!(peer(id, || unreachable!()).unwrap(), address(port));
+            }
+        }
+    }
 }

@@ -220,7 +220,9 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
     /// Returns the peer's address, if requests carry it.
     fn peer(&mut self, notifier: &ConnNotifier) -> std::io::Result<Option<Address>> {
         match self.turn.io.transport().filter(|_| self.protocol.connect_info) {
-            Some(transport) => recent_peers::peer(notifier, || transport.peer_addr()).map(Some),
+            Some(transport) => {
+                recent_peers::peer(notifier.id(), || transport.peer_addr()).map(Some)
+            }
             None => Ok(None),
         }
     }
