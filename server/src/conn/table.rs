@@ -350,7 +350,8 @@ impl<T> ConnTable<T> {
         let now = self.wheel.now;
         let entry = self.entry(key.index);
         entry.park_reason = moved.park_reason;
-        entry.timer.deadline = moved.ticks_left.map_or(NEVER, |left| Ticks::after(left, now));
+        let left = moved.ticks_left.filter(|_| !failpoint("a deadline stays behind"));
+        entry.timer.deadline = left.map_or(NEVER, |left| Ticks::after(left, now));
         if let Some(reason) = moved.close_requested {
             self.request_close(key, reason);
         }
@@ -365,7 +366,8 @@ impl<T> ConnTable<T> {
         for index in 0..(self.chunks.len() * CHUNK) as u32 {
             let entry = self.entry(index);
             let is_idle = entry.phase == Phase::Parked && entry.park_reason == ParkReason::Idle;
-            if is_idle && now.wrapping_sub(entry.parked_at) >= COOL_TICKS {
+            let is_cool = now.wrapping_sub(entry.parked_at) >= COOL_TICKS;
+            if is_idle && is_cool && !failpoint("idle connections keep their tasks") {
                 let key = ConnKey { index, generation: entry.generation };
                 if self.deliver(key, Events::COOL) == Delivery::Ready {
                     each(key);

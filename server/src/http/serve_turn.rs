@@ -491,7 +491,9 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             transport.force_io(true);
         }
         // The peer learns of the end now, and not only when the server has waited for the peer's.
-        let _ = Pin::new(&mut *self.turn.io).poll_shutdown(&mut cx);
+        if !failpoint("the end comes late") {
+            let _ = Pin::new(&mut *self.turn.io).poll_shutdown(&mut cx);
+        }
         match linger::discard(self.turn.io, &mut cx, &mut discard_buf, most) {
             Lingering::Gone if reason == CloseReason::ClosedByServer => {
                 Outcome::Close(CloseReason::Peer)

@@ -19,7 +19,7 @@
 //!   (tests: `http/deadlines.rs`, `http/shutdown.rs`)
 //! - **W2** A shutdown and a kill reach a connection that is between two tables. Both set their flag
 //!   before they visit the tables; a move reads the flag after the insert, the next park reads
-//!   `killed`. (test: `http/warm.rs`)
+//!   `killed`. (test: `a_move_sees_a_shutdown`)
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -36,6 +36,7 @@ use crate::conn::server_state::Counters;
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::parked::edge_socket::EdgeSocket;
 use crate::parked::{EventConn, EventConns, watch};
+use crate::sync::failpoint;
 use crate::task::tokio_socket::TokioSocket;
 use crate::task::{Dedicated, Home, TaskConn};
 use crate::trace::ConnSpan;
@@ -51,7 +52,8 @@ pub(crate) struct Warm<P: Protocol> {
 impl<P: Protocol> Warm<P> {
     /// Returns whether the connection may become warm.
     pub(crate) fn has_room(&self, conn: &EventConn<P>) -> bool {
-        is_plain(conn) && self.mode.conns.lock().table.open() < self.most
+        let is_full = self.mode.conns.lock().table.open() >= self.most;
+        is_plain(conn) && (!is_full || failpoint("any number is warm"))
     }
 
     /// Spawns a task for a plain connection.
@@ -112,4 +114,44 @@ fn convert<P: Protocol, T: ParkedState, W: Transport, U: ParkedState, X: Transpo
     to.protocol.on_close(idle, CloseReason::Io);
     to.release(key, &Counters::default(), CloseReason::Io);
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::SeqCst;
+
+    use super::*;
+    use crate::accept::per_ip::PerIpPermit;
+    use crate::conn::server_state::ServerState;
+    use crate::framed::service::ServiceProtocol;
+    use crate::settings::{Deadlines, Settings, SlowReader, Ticks};
+    use crate::task::TaskWaker;
+
+    type Service = tower::util::BoxCloneSyncService<String, Vec<String>, std::io::Error>;
+    type Lines = ServiceProtocol<tokio_util::codec::LinesCodec, Service>;
+
+    #[tokio::test]
+    async fn a_move_sees_a_shutdown() {
+        let settings = Settings {
+            max_frame_size: 1,
+            read_budget_bytes: 1,
+            read_budget_frames: 1,
+            send_buffer: 1,
+            send_buffer_total: 1,
+            slow_reader: SlowReader::Wait,
+            ticks: Ticks::new(&Deadlines::default()),
+        };
+        let service = tower::service_fn(|line: String| async { Ok(vec![line]) });
+        let protocol = Lines { codec: Default::default(), service: Service::new(service) };
+        let server = Arc::new(ServerState::new(settings, 1, None));
+        let conns: ListenerConns<Lines, TaskWaker> =
+            ListenerConns::new(server.clone(), Arc::new(protocol));
+        let key = conns.insert(PerIpPermit::UNCOUNTED);
+        let moved = conns.move_out(key, &Counters::default()).unwrap();
+        // The table is empty now, so this request reaches no connection.
+        server.shuts_down.store(true, SeqCst);
+        conns.request_close_all(CloseReason::Shutdown);
+        let key = conns.move_in(moved);
+        assert_eq!(conns.lock().table.close_requested(key), Some(CloseReason::Shutdown));
+    }
 }
