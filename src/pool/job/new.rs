@@ -12,6 +12,7 @@ use crate::pool::job::join::RawJoinHandle;
 use crate::pool::job::raw::Cell;
 use crate::pool::job::refs::{JobArc, RawJob, Runnable};
 use crate::pool::job::{JobScheduler, OutputSink, SlotKind};
+use crate::sync::failpoint;
 use crate::trace::{JobSpan, Place};
 
 /// A job in a cell of its own that no other owner has. The submitter can still take the future out
@@ -127,7 +128,11 @@ where
     /// Waits until the job has left the wait list: it starts, or it was given back.
     pub(crate) fn poll_started(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.join.job().poll_started(cx));
-        if self.join.job().is_given_back() { self.join.poll_done(cx) } else { Poll::Ready(()) }
+        if self.join.job().is_given_back() && !failpoint("taken back before it is given back") {
+            // The thread that refuses the job still holds the future.
+            return self.join.poll_done(cx);
+        }
+        Poll::Ready(())
     }
 
     /// Takes the future of a job that was given back.

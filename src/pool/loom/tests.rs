@@ -41,6 +41,7 @@ models! {
     a_reserved_slot_passes_on, a_slot_released_without_recheck_is_noticed: "release without recheck";
     a_lent_slot_comes_back, a_slot_never_lent_is_noticed: "never lend";
     a_dropped_handle_drops_the_output, a_kept_output_is_noticed: "complete without the dropped handle";
+    a_nested_submit_is_given_back, a_hasty_return_is_noticed: "taken back before it is given back";
     a_held_slot_is_freed_once, a_forgotten_guard_is_noticed: "guard released without recheck";
 }
 
@@ -196,6 +197,30 @@ mod models {
         assert_eq!(pool.try_schedule(async {}).unwrap_err().kind(), SubmitErrorKind::Closed);
         stuck.abort();
         assert!(matches!(block_on(stuck), Err(JobError::Cancelled)));
+    }
+
+    /// A job on the only slot submits a job, whose start races with a close: the job starts, or its
+    /// submitter gets it back.
+    pub(crate) fn a_nested_submit_is_given_back() {
+        let pool = pool(1, 1, 0);
+        let own = pool.clone();
+        let outer = pool.try_schedule(async move {
+            match own.schedule(async { 7 }).await {
+                Ok(handle) => handle.await.unwrap(),
+                Err(error) => {
+                    assert_eq!(error.kind(), SubmitErrorKind::Closed);
+                    error.into_job().await
+                }
+            }
+        });
+        let closer = {
+            let pool = pool.clone();
+            thread::spawn(move || pool.close())
+        };
+        assert_eq!(block_on(outer.unwrap()).unwrap(), 7);
+        closer.join().unwrap();
+        let status = pool.status();
+        assert_eq!((status.waiting, status.lent, status.running), (0, 0, 0));
     }
 
     /// A reserver is dropped with its slot while another caller comes for the slot.
