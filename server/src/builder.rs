@@ -30,8 +30,6 @@ use crate::trace::event;
 use millpond::{ConfigError, Pool};
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-/// The size of the pool that a server makes for itself.
-pub(crate) const OWN_POOL: usize = 1024;
 
 /// The settings of a server, from [`Server::builder`].
 ///
@@ -113,6 +111,8 @@ pub(crate) struct Config {
     pub(crate) max_requests: Option<u32>,
     #[cfg(feature = "http")]
     pub(crate) http2: crate::http::Http2,
+    #[cfg(feature = "http")]
+    pub(crate) warm: usize,
 }
 
 /// The setters that both builders have. The calling files import `Duration`.
@@ -137,8 +137,8 @@ macro_rules! shared_setters {
         /// many turns are under way. While the pool is full, connections wait first in, first out, and
         /// what their peers send stays in the kernel.
         ///
-        /// Default: in the event-driven mode, a pool of the server's own with 1,024 slots; in the
-        /// dedicated mode none, and each connection's task runs its own turns.
+        /// Default: none. Turns then run in tasks of tokio, and nothing but `max_connections` bounds how
+        /// many of them wait for their service.
         ///
         /// A turn whose service waits keeps its slot, but no thread. A service that submits jobs to the
         /// same pool and awaits them may lend its slot; see
@@ -325,6 +325,8 @@ impl Config {
             max_requests: None,
             #[cfg(feature = "http")]
             http2: crate::http::Http2::default(),
+            #[cfg(feature = "http")]
+            warm: 1024,
         }
     }
 }
@@ -508,12 +510,8 @@ impl Config {
                 "the process may not open as many descriptors as there may be connections"
             );
         }
-        let pool = match self.pool.clone() {
-            Some(pool) => pool,
-            None => Pool::builder().size(OWN_POOL).name("server").build()?,
-        };
         let limits = (max_connections, self.max_connections_per_ip);
-        Server::start(&self, settings, limits, &pool, &Arc::new(protocol))
+        Server::start(&self, settings, limits, &Arc::new(protocol))
     }
 
     /// Returns the names of the settings of frames, as their builder has them.

@@ -141,7 +141,10 @@ impl crate::conn::notifier::Notify for Nowhere {
     fn count_request(&self, _key: crate::conn::table::ConnKey) -> u32 {
         0
     }
-
+    #[cfg(feature = "http")]
+    fn id(&self) -> u64 {
+        0
+    }
     #[cfg(feature = "http")]
     fn close_requested(&self, _key: crate::conn::table::ConnKey) -> Option<CloseReason> {
         None
@@ -187,7 +190,8 @@ where
     let mut idle = protocol.on_accept(Address::Unix, notifier);
     let mut io = MaybeTls::Plain(Script { events: events.into(), room: 0, output: Vec::new() });
     let (events, park_reason) = (Events::READABLE, ParkReason::FirstByte);
-    let mut input = TurnInput { events, park_reason, expired: None, close_requested: None };
+    let mut input =
+        TurnInput { events, park_reason, expired: None, close_requested: None, is_busy: false };
     let reason = loop {
         let outcome = {
             let mut counters = Counters::default();
@@ -202,7 +206,9 @@ where
         match outcome {
             Outcome::Close(reason) => break reason,
             #[cfg(feature = "http")]
-            Outcome::Detached(_) => unreachable!("a framed connection is never detached"),
+            Outcome::Detached(_) | Outcome::Warm => {
+                unreachable!("a framed connection keeps its place")
+            }
             Outcome::Panicked(payload) => std::panic::resume_unwind(payload),
             Outcome::Park { park_reason: ParkReason::Turn, .. } => {
                 input.park_reason = ParkReason::Turn

@@ -47,7 +47,6 @@ use crate::settings::{Mode, Settings};
 use crate::status::{ServerStatus, ShutdownReport};
 use crate::task::{self, Dedicated};
 use crate::trace::event;
-use millpond::Pool;
 
 /// A running server, from [`Server::builder`]. Its tasks run in the tokio runtime of the start.
 ///
@@ -135,7 +134,6 @@ impl Server {
         config: &Config,
         settings: Settings,
         (max_connections, max_connections_per_ip): (usize, Option<usize>),
-        pool: &Pool,
         protocol: &Arc<P>,
     ) -> Result<Self, StartError> {
         let state = Arc::new(ServerState::new(settings, max_connections, max_connections_per_ip));
@@ -155,7 +153,7 @@ impl Server {
         for (listener, mode) in listeners {
             let handler = match mode {
                 Mode::Dedicated => server.start_dedicated(config, protocol),
-                Mode::EventDriven => server.start_event_driven(config, pool, protocol)?,
+                Mode::EventDriven => server.start_event_driven(config, protocol)?,
             };
             server.start_accepting(config, listener, handler);
         }
@@ -186,7 +184,7 @@ impl Server {
         protocol: &Arc<P>,
     ) -> ConnHandler<P> {
         let (state, tls, pool) = (self.state.clone(), config.tls.clone(), config.pool.clone());
-        let dedicated = Dedicated::new(state, protocol.clone(), tls, pool);
+        let dedicated = Arc::new(Dedicated::new(state, protocol.clone(), tls, pool));
         self.add_conns(&dedicated.conns, |conns| task::kill(conns));
         ConnHandler::Dedicated(dedicated)
     }
@@ -194,16 +192,28 @@ impl Server {
     fn start_event_driven<P: Protocol>(
         &mut self,
         config: &Config,
-        pool: &Pool,
         protocol: &Arc<P>,
     ) -> Result<ConnHandler<P>, StartError> {
         let (state, tls) = (self.state.clone(), config.tls.clone());
         let (event, inner) =
             EventDriven::new(state, protocol.clone(), tls).map_err(StartError::Reactor)?;
         self.add_conns(&event.conns, parked::kill);
-        let (conns, pool) = (event.conns.clone(), pool.clone());
+        let (conns, pool) = (event.conns.clone(), config.pool.clone());
+        #[cfg(feature = "http")]
+        let warm = match P::WARMS {
+            true => Some(event.warm(pool.clone(), config.warm).map_err(StartError::Reactor)?),
+            false => None,
+        };
+        #[cfg(feature = "http")]
+        if let Some(warm) = &warm {
+            self.add_conns(&warm.mode.conns, |conns| task::kill(conns));
+        }
         self.spawn(async move {
-            if let Err(error) = event_loop(conns.clone(), inner, pool).await {
+            #[cfg(feature = "http")]
+            let serving = event_loop(conns.clone(), inner, pool, warm);
+            #[cfg(not(feature = "http"))]
+            let serving = event_loop(conns.clone(), inner, pool);
+            if let Err(error) = serving.await {
                 event!(ERROR, %error, "connections cannot be watched any more");
                 drop(error);
                 // Without events no connection would ever be served or closed again.

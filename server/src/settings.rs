@@ -31,7 +31,7 @@ pub(crate) const NEVER: u32 = u32::MAX;
 /// | | `Dedicated` | `EventDriven` |
 /// |---|---|---|
 /// | an idle connection has | a task, no buffer | a record of some fifty bytes |
-/// | turns run | in the connection's task, or on a pool if one is set | as jobs on a pool |
+/// | turns run, without a pool | in the connection's task | in a task for some turns |
 /// | for | few connections, or busy ones | thousands that are mostly idle |
 ///
 /// # Examples
@@ -56,7 +56,7 @@ pub enum Mode {
     #[default]
     Dedicated,
     /// An idle connection is *parked*: it has no task, no buffer and no timer. When bytes arrive, a
-    /// job on the pool serves the connection.
+    /// short task, or a job on the pool, serves the connection.
     #[doc(alias = "netpoll")]
     #[doc(alias = "epoll")]
     EventDriven,
@@ -218,13 +218,15 @@ impl Ticks {
             ParkReason::Linger => self.linger,
             ParkReason::Turn | ParkReason::Stream | ParkReason::LastRequest => NEVER,
         };
-        match ticks {
-            NEVER => NEVER,
-            // Ticks wrap, and `NEVER` is not a tick. The next one is 0.
-            ticks => match now.wrapping_add(ticks) {
-                NEVER => 0,
-                at => at,
-            },
+        if ticks == NEVER { NEVER } else { Self::after(ticks, now) }
+    }
+
+    /// Returns the tick that is `ticks` after `now`. Ticks wrap, and `NEVER` is not a tick: the next
+    /// one is 0.
+    pub(crate) fn after(ticks: u32, now: u32) -> u32 {
+        match now.wrapping_add(ticks) {
+            NEVER => 0,
+            at => at,
         }
     }
 }

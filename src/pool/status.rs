@@ -67,7 +67,8 @@ pub struct PoolStatus {
     /// How long the first one of `queued` and `waiting` waits. Zero if none waits.
     pub oldest_wait: Duration,
     /// How long a caller that joins the wait list now will wait, by the rate at which the pool served
-    /// its waiters last. Zero if the pool has never had two waiters in a row.
+    /// its waiters last. Zero where that is not measured: without a
+    /// [`target_wait`](crate::PoolBuilder::target_wait), while no call of a layer waits.
     pub expected_wait: Duration,
 }
 

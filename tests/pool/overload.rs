@@ -204,7 +204,7 @@ fn a_spike_of_the_low_class_costs_the_high_one_nothing() {
 #[test]
 fn the_status_tells_the_oldest_wait_and_what_to_expect() {
     paused(async {
-        let pool = Pool::new(1);
+        let pool = Pool::builder().size(1).target_wait(1_000 * MS).build().unwrap();
         assert_eq!(pool.status().oldest_wait, Duration::ZERO);
         let mut handles = Vec::new();
         for _ in 0..10 {

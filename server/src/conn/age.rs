@@ -32,9 +32,22 @@ pub(crate) struct Ages {
 /// A connection that was asked to close.
 struct Old {
     key: ConnKey,
+    age: OldAge,
+}
+
+struct OldAge {
     ask_again: Instant,
     /// When the connection is cut off.
     end: Option<Instant>,
+}
+
+/// The age of a connection that moves to another table.
+#[cfg(feature = "http")]
+pub(crate) enum Age {
+    /// The connection reaches the maximal age then.
+    Young(Instant),
+    /// The connection was asked to close.
+    Old(OldAge),
 }
 
 impl Ages {
@@ -57,12 +70,12 @@ impl Ages {
     ) -> Vec<(ConnKey, CloseReason)> {
         let mut due = Vec::new();
         self.old.retain_mut(|old| {
-            if old.end.is_some_and(|end| end <= now) {
+            if old.age.end.is_some_and(|end| end <= now) {
                 due.push((old.key, CloseReason::Deadline(Deadline::MaxAge)));
                 return false;
             }
-            if old.ask_again <= now {
-                old.ask_again = now + again;
+            if old.age.ask_again <= now {
+                old.age.ask_again = now + again;
                 due.push((old.key, CloseReason::MaxAge));
             }
             true
@@ -71,7 +84,7 @@ impl Ages {
             let Some((key, _)) = self.young.pop_front() else { break };
             due.push((key, CloseReason::MaxAge));
             let end = grace.map(|grace| now + grace);
-            self.old.push(Old { key, ask_again: now + again, end });
+            self.old.push(Old { key, age: OldAge { ask_again: now + again, end } });
         }
         due
     }
@@ -81,10 +94,32 @@ impl Ages {
         self.old.retain(|old| table.contains(old.key));
     }
 
+    /// Removes a connection that moves to another table. Looks through all ages.
+    #[cfg(feature = "http")]
+    pub(crate) fn take(&mut self, key: ConnKey) -> Option<Age> {
+        if let Some(at) = self.young.iter().position(|(young, _)| *young == key) {
+            return self.young.remove(at).map(|(_, at)| Age::Young(at));
+        }
+        let at = self.old.iter().position(|old| old.key == key)?;
+        Some(Age::Old(self.old.swap_remove(at).age))
+    }
+
+    /// Adds a connection that has moved.
+    #[cfg(feature = "http")]
+    pub(crate) fn put(&mut self, key: ConnKey, age: Age) {
+        match age {
+            Age::Young(at) => {
+                let place = self.young.partition_point(|(_, other)| *other <= at);
+                self.young.insert(place, (key, at));
+            }
+            Age::Old(age) => self.old.push(Old { key, age }),
+        }
+    }
+
     /// Returns when a connection is next due; none without connections.
     pub(crate) fn next(&self) -> Option<Instant> {
-        let old =
-            self.old.iter().map(|old| old.end.map_or(old.ask_again, |end| end.min(old.ask_again)));
+        let next = |age: &OldAge| age.end.map_or(age.ask_again, |end| end.min(age.ask_again));
+        let old = self.old.iter().map(|old| next(&old.age));
         old.chain(self.young.front().map(|(_, at)| *at)).min()
     }
 }

@@ -27,6 +27,15 @@ impl Events {
     /// The deadline has come. Only the timer sets this bit, together with `CLOSE_REQUESTED`.
     pub(crate) const EXPIRED: Self = Self(32);
 
+    /// The connection has a task of its own and has been idle for long enough to give the task up.
+    #[cfg(feature = "http")]
+    pub(crate) const COOL: Self = Self(64);
+    /// The events that make each parked connection ready.
+    #[cfg(feature = "http")]
+    const COMMON: Self = Self(1 | 2 | 8 | 16 | 64);
+    #[cfg(not(feature = "http"))]
+    const COMMON: Self = Self(1 | 2 | 8 | 16);
+
     /// The events that wake a suspended turn of HTTP. Other events wait for the next turn.
     #[cfg(feature = "http")]
     pub(crate) const WAKING: Self =
@@ -112,8 +121,9 @@ impl ParkReason {
             // These may go on in either direction: a TLS handshake writes, too.
             Self::Handshake | Self::Stall | Self::Body | Self::Stream => !events.is_empty(),
             // A socket is nearly always writable, so `WRITABLE` alone wakes none of the others.
-            Self::FirstByte | Self::Idle | Self::LastRequest | Self::Frame | Self::Linger => events
-                .any(Events::READABLE | Events::CLOSING | Events::PUSHED | Events::CLOSE_REQUESTED),
+            Self::FirstByte | Self::Idle | Self::LastRequest | Self::Frame | Self::Linger => {
+                events.any(Events::COMMON)
+            }
         }
     }
 

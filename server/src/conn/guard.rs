@@ -15,6 +15,8 @@ use crate::conn::listener_conns::{ListenerConns, ParkedState};
 use crate::conn::protocol::Detach;
 use crate::conn::protocol::{Outcome, Protocol, Turn, WakeEvents};
 use crate::conn::server_state::Counters;
+#[cfg(feature = "http")]
+use crate::conn::table::MovedEntry;
 use crate::conn::table::{ConnKey, TurnInput};
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::conn::wake_on_events::WakeOnEvents;
@@ -57,6 +59,14 @@ impl<P: Protocol, T: ParkedState, W: Transport> ConnGuard<P, T, W> {
         resume_unwind(payload)
     }
 
+    /// Takes the connection apart, to move it to another table.
+    #[cfg(feature = "http")]
+    pub(crate) fn move_out(mut self) -> Option<Moved<P, W>> {
+        let entry = self.conns.move_out(self.key, &self.counters)?;
+        let (io, idle) = self.body.take()?;
+        Some(Moved { entry, io, idle, span: std::mem::take(&mut self.span) })
+    }
+
     /// Gives the guard to the new owner of the stream. The connection ends when that owner drops
     /// it.
     #[cfg(feature = "http")]
@@ -86,6 +96,15 @@ impl<P: Protocol, T: ParkedState, W: Transport> ConnGuard<P, T, W> {
         let ended = WakeOnEvents { conns, key, span, future, wake_events, suspended: false }.await;
         ended.unwrap_or(Outcome::Close(CloseReason::Aborted))
     }
+}
+
+/// A connection on its way from one table to another. A drop would lose its permit.
+#[cfg(feature = "http")]
+pub(crate) struct Moved<P: Protocol, W> {
+    pub(crate) entry: MovedEntry,
+    pub(crate) io: MaybeTls<W>,
+    pub(crate) idle: P::Idle,
+    pub(crate) span: ConnSpan,
 }
 
 /// The guard of a detached connection. It determines the close reason when it is dropped.

@@ -17,11 +17,13 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+#[cfg(feature = "http")]
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::Waker;
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::time::{Duration, Instant, sleep_until};
+use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 
 use crate::accept::address::Address;
 use crate::accept::per_ip::PerIpPermit;
@@ -31,9 +33,15 @@ use crate::conn::events::{Events, ParkReason};
 use crate::conn::notifier::{self, ConnNotifier};
 use crate::conn::protocol::Protocol;
 use crate::conn::server_state::{Counters, ServerState, Totals};
+#[cfg(feature = "http")]
+use crate::conn::table::MovedEntry;
 use crate::conn::table::{ConnKey, ConnTable, Delivery, TurnInput};
 use crate::panic::catch;
 use crate::sync::{Mutex, MutexGuard, failpoint};
+
+/// The number of tables that the process has made.
+#[cfg(feature = "http")]
+static TABLES: AtomicU64 = AtomicU64::new(0);
 
 /// How long a shutdown waits for killed connections to end.
 pub(crate) const KILL_WAIT: Duration = Duration::from_secs(1);
@@ -77,6 +85,13 @@ pub(crate) struct ListenerConns<P, T> {
     state: Mutex<State<T>>,
     /// Notified by the first connection, for the timer.
     not_empty: Notify,
+    /// Notified when a connection with an age has moved in.
+    age_moved_in: Notify,
+    #[cfg(feature = "http")]
+    id: u64,
+    /// Whether connections leave this table after some idle time.
+    #[cfg(feature = "http")]
+    pub(crate) cools: bool,
 }
 
 /// The data under the lock of a listener.
@@ -113,13 +128,21 @@ pub(crate) struct WorkerCounts {
     /// Whether the last turn that ended or suspended did suspend. If so, each ready connection gets
     /// a worker of its own, and `max` does not hold.
     pub(crate) last_turn_waited: bool,
+    /// A worker has ended with ready connections left, because its time was over.
+    pub(crate) is_behind: bool,
+}
+
+impl WorkerCounts {
+    fn is_single_thread(&self) -> bool {
+        self.max == 2
+    }
 }
 
 impl<T> State<T> {
     /// Returns whether another worker must start. Up to `max` workers, each ready connection has a
     /// worker that is not in a turn. Beyond `max`, at least one worker is not in a turn.
     pub(crate) fn wants_worker(&self) -> bool {
-        let WorkerCounts { searching, serving, max, last_turn_waited } = self.workers;
+        let WorkerCounts { searching, serving, max, last_turn_waited, .. } = self.workers;
         searching - serving < self.table.ready()
             && (searching < max || searching == serving || last_turn_waited)
     }
@@ -127,6 +150,13 @@ impl<T> State<T> {
     /// Takes the waker of the event loop, if the event loop must start a worker.
     pub(crate) fn event_loop_to_wake(&mut self) -> Option<Waker> {
         if self.wants_worker() { self.event_loop.take() } else { None }
+    }
+
+    /// Returns whether the event loop must let tokio look at its I/O driver and its timers before it
+    /// starts another worker. With several threads another thread does that. Returns `true` once for
+    /// each worker that has ended behind.
+    pub(crate) fn takes_break(&mut self) -> bool {
+        std::mem::take(&mut self.workers.is_behind) && self.workers.is_single_thread()
     }
 
     fn wakers(&mut self, serving: bool) -> &mut ConnMap<Waker> {
@@ -163,7 +193,13 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
     pub(crate) fn new(server: Arc<ServerState>, protocol: Arc<P>) -> Self {
         let table = ConnTable::new(server.settings.ticks.horizon, T::USES_READY_QUEUE);
         let max = Handle::current().metrics().num_workers() + 1;
-        let workers = WorkerCounts { searching: 0, serving: 0, max, last_turn_waited: false };
+        let workers = WorkerCounts {
+            searching: 0,
+            serving: 0,
+            max,
+            last_turn_waited: false,
+            is_behind: false,
+        };
         let (totals, suspended, waiting) =
             (Totals::default(), ConnMap::default(), ConnMap::default());
         let state = Mutex::new(State {
@@ -177,7 +213,18 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
             requests: ConnMap::default(),
             ages: Ages::default(),
         });
-        Self { server, protocol, state, not_empty: Notify::new() }
+        Self {
+            server,
+            protocol,
+            state,
+            not_empty: Notify::new(),
+            age_moved_in: Notify::new(),
+            // Relaxed: the number only has to differ from the others.
+            #[cfg(feature = "http")]
+            id: TABLES.fetch_add(1, Relaxed),
+            #[cfg(feature = "http")]
+            cools: false,
+        }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State<T>> {
@@ -230,7 +277,10 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         state.totals.add(counters);
         let delivery =
             state.table.park(key, parked_state, park_reason, &self.server.settings.ticks);
-        self.wake_for(state, key, &delivery);
+        // Without a ready queue the caller is the connection's task, which needs no wake-up of itself.
+        if T::USES_READY_QUEUE {
+            self.wake_for(state, key, &delivery);
+        }
         delivery
     }
 
@@ -320,6 +370,10 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
             while self.lock().table.open() > 0 {
                 sleep_until(next).await;
                 self.each(|table, ready| table.tick(|key| ready.push(key)));
+                #[cfg(feature = "http")]
+                if self.cools {
+                    self.each(|table, ready| table.cool(|key| ready.push(key)));
+                }
                 self.protocol.tick();
                 // A stall of the runtime counts as a single tick. A wait that began during the
                 // stall counts from the tick before. Further ticks at once would end that wait
@@ -348,7 +402,7 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
             for (key, reason) in due {
                 notifier::Notify::request_close(&*self, key, reason);
             }
-            sleep_until(next).await;
+            let _ = timeout_at(next, self.age_moved_in.notified()).await;
         }
     }
 
@@ -387,6 +441,54 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         }
     }
 
+    /// Has the event loop of a runtime of one thread poll the inner epoll. A new connection may have
+    /// bytes already, and the I/O driver of a busy runtime tells of them late.
+    pub(crate) fn look_for_events(&self) {
+        let mut state = self.lock();
+        let waker = if state.workers.is_single_thread() { state.event_loop.take() } else { None };
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Removes an active connection that moves to another table of the server.
+    #[cfg(feature = "http")]
+    pub(crate) fn move_out(&self, key: ConnKey, counters: &Counters) -> Option<MovedEntry> {
+        let mut state = self.lock();
+        state.totals.add(counters);
+        let requests = state.requests.remove(&key);
+        let mut moved = state.table.move_out(key)?;
+        moved.requests = requests;
+        moved.age = self.server.settings.max_age.and_then(|_| state.ages.take(key));
+        Some(moved)
+    }
+
+    /// Inserts a connection that another table of the server has given up.
+    #[cfg(feature = "http")]
+    pub(crate) fn move_in(&self, mut moved: MovedEntry) -> ConnKey {
+        let mut state = self.lock();
+        let (requests, age) = (moved.requests, moved.age.take());
+        let key = state.table.move_in(moved);
+        if let Some(requests) = requests {
+            state.requests.insert(key, requests);
+        }
+        if let Some(age) = age.filter(|_| !failpoint("an age stays behind")) {
+            state.ages.put(key, age);
+            // It may be due before those that are in the table already.
+            self.age_moved_in.notify_one();
+        }
+        if state.table.open() == 1 {
+            self.not_empty.notify_one();
+        }
+        // Read after the insert: a shutdown sets the flag first and asks all connections then. The
+        // connection may have been in neither table when each was asked.
+        if self.server.close_rounds() > 0 && !failpoint("a move misses a shutdown") {
+            state.table.request_close(key, CloseReason::Shutdown);
+        }
+        key
+    }
+
     /// Returns whether all connections must end at once (C8).
     pub(crate) fn is_killed(&self) -> bool {
         self.server.killed.load(SeqCst)
@@ -406,6 +508,11 @@ impl<P: Protocol, T: ParkedState> notifier::Notify for ListenerConns<P, T> {
 
     fn server(&self) -> &ServerState {
         &self.server
+    }
+
+    #[cfg(feature = "http")]
+    fn id(&self) -> u64 {
+        self.id
     }
 
     #[cfg(feature = "http")]
@@ -448,7 +555,8 @@ mod tests {
             table.deliver(key, Events::READABLE);
             table.park(key, (), (ParkReason::Idle, true), &ticks);
         }
-        let workers = WorkerCounts { searching, serving, max: 3, last_turn_waited };
+        let workers =
+            WorkerCounts { searching, serving, max: 3, last_turn_waited, is_behind: false };
         let (totals, suspended, waiting) =
             (Totals::default(), ConnMap::default(), ConnMap::default());
         State {

@@ -19,6 +19,10 @@ pub(crate) trait Notify: Send + Sync {
 
     fn server(&self) -> &ServerState;
 
+    /// Returns a number that no other table of the process has.
+    #[cfg(feature = "http")]
+    fn id(&self) -> u64;
+
     /// Stores the waker of a detached connection: its events wake that waker from now on.
     #[cfg(feature = "http")]
     fn register(&self, key: ConnKey, waker: &Waker);
@@ -75,5 +79,11 @@ impl ConnNotifier {
 
     pub(crate) fn server(&self) -> &ServerState {
         self.to.server()
+    }
+
+    /// Returns what no other connection of the process has, whichever server it belongs to.
+    #[cfg(feature = "http")]
+    pub(crate) fn id(&self) -> (u64, ConnKey) {
+        (self.to.id(), self.key)
     }
 }

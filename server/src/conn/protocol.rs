@@ -26,6 +26,9 @@ pub(crate) trait Protocol: Send + Sync + 'static {
     /// connection runs at once.
     const SERVER_FIRST: bool;
 
+    /// Whether busy connections of the event-driven mode get tasks of their own.
+    const WARMS: bool;
+
     /// The events that wake a turn while it is suspended in user code (C7).
     const INTEREST: Events;
 
@@ -72,6 +75,10 @@ pub(crate) enum Outcome {
         moved: bool,
     },
     Close(CloseReason),
+    /// The connection is to have a task of its own, in which the next turn begins at once. Only for a
+    /// plain connection of the event-driven mode.
+    #[cfg(feature = "http")]
+    Warm,
     /// The connection is to be closed; then the panic continues.
     Panicked(Box<dyn Any + Send>),
     /// The socket has a new owner, which takes the connection's entry and permit, too.

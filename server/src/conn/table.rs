@@ -15,6 +15,8 @@ use std::collections::VecDeque;
 
 use crate::accept::per_ip::PerIpPermit;
 use crate::close_reason::{CloseReason, Deadline};
+#[cfg(feature = "http")]
+use crate::conn::age::Age;
 use crate::conn::events::{Events, ParkReason};
 use crate::conn::timer_wheel::{NIL, Timer, TimerWheel};
 use crate::settings::{NEVER, Ticks};
@@ -60,6 +62,10 @@ struct ConnEntry<T> {
     events: Events,
     /// The reason of the requested close, until the entry is removed (C6).
     close_requested: Option<CloseReason>,
+    /// The tick of the last park, in its lowest bits.
+    parked_at: u8,
+    /// How many turns in a row began in the tick in which the connection was parked before.
+    streak: u8,
     /// Present exactly in `Parked` and `Ready`.
     parked_state: Option<T>,
 }
@@ -72,13 +78,40 @@ pub(crate) struct TurnInput {
     /// The deadline that has passed. The turn decides, because bytes may have come meanwhile (C5).
     pub(crate) expired: Option<Deadline>,
     pub(crate) close_requested: Option<CloseReason>,
+    /// The connection had many turns in a short time.
+    pub(crate) is_busy: bool,
 }
+
+/// What an entry leaves to the entry in another table that its connection moves to.
+#[cfg(feature = "http")]
+pub(crate) struct MovedEntry {
+    permit: PerIpPermit,
+    park_reason: ParkReason,
+    ticks_left: Option<u32>,
+    close_requested: Option<CloseReason>,
+    /// How many requests the connection has had, if there is a limit.
+    pub(super) requests: Option<u32>,
+    /// The connection's age, if there is a maximal one.
+    pub(super) age: Option<Age>,
+}
+
+/// The turns in a row after which a connection is busy.
+const BUSY_STREAK: u8 = 4;
+/// The ticks after which an idle connection gives up its task. The first has run in part.
+#[cfg(feature = "http")]
+const COOL_TICKS: u8 = 2;
 
 impl TurnInput {
     /// Returns whether the turn may close the connection. Then the turn asks the socket itself
     /// first, because the known readiness may be out of date.
     pub(crate) fn forces_io(&self) -> bool {
         self.close_requested.is_some() || self.expired.is_some()
+    }
+
+    /// Returns whether the connection has no reason for a turn but its idle time.
+    #[cfg(feature = "http")]
+    pub(crate) fn is_cool(&self) -> bool {
+        self.events == Events::COOL && !self.forces_io()
     }
 }
 
@@ -145,6 +178,7 @@ impl<T> ConnTable<T> {
         entry.park_reason = ParkReason::FirstByte;
         entry.timer.deadline = NEVER;
         entry.close_requested = None;
+        entry.streak = 0;
         entry.permit = permit;
         let key = ConnKey { index, generation: entry.generation };
         if !entry.timer.is_linked() {
@@ -177,6 +211,7 @@ impl<T> ConnTable<T> {
             entry.park_reason = park_reason;
         }
         entry.phase = Phase::Parked;
+        entry.parked_at = now as u8;
         let ready =
             park_reason.wakes_on(entry.events) && !failpoint("events before a park are lost");
         self.parked += 1;
@@ -307,6 +342,58 @@ impl<T> ConnTable<T> {
         Some((permit, parked_state))
     }
 
+    /// Removes an active connection that moves to another table.
+    #[cfg(feature = "http")]
+    pub(crate) fn move_out(&mut self, key: ConnKey) -> Option<MovedEntry> {
+        let now = self.wheel.now;
+        let ConnEntry { park_reason, timer, close_requested, .. } = self.find(key)?;
+        let (park_reason, close_requested) = (*park_reason, *close_requested);
+        let ticks_left = timer.ticks_left(now);
+        let (permit, _) = self.remove(key)?;
+        Some(MovedEntry {
+            permit,
+            park_reason,
+            ticks_left,
+            close_requested,
+            requests: None,
+            age: None,
+        })
+    }
+
+    /// Inserts a connection of another table, in phase `Active`. Its deadline goes on, and a request
+    /// to close stays.
+    #[cfg(feature = "http")]
+    pub(crate) fn move_in(&mut self, moved: MovedEntry) -> ConnKey {
+        let key = self.insert(moved.permit);
+        let now = self.wheel.now;
+        let entry = self.entry(key.index);
+        entry.park_reason = moved.park_reason;
+        let left = moved.ticks_left.filter(|_| !failpoint("a deadline stays behind"));
+        entry.timer.deadline = left.map_or(NEVER, |left| Ticks::after(left, now));
+        if let Some(reason) = moved.close_requested {
+            self.request_close(key, reason);
+        }
+        key
+    }
+
+    /// Has the connections give up their tasks that have been idle for long enough. Calls `each` with
+    /// those that became ready.
+    #[cfg(feature = "http")]
+    pub(crate) fn cool(&mut self, mut each: impl FnMut(ConnKey)) {
+        let now = self.wheel.now as u8;
+        for index in 0..(self.chunks.len() * CHUNK) as u32 {
+            let entry = self.entry(index);
+            let is_idle = entry.phase == Phase::Parked && entry.park_reason == ParkReason::Idle;
+            let is_cool = now.wrapping_sub(entry.parked_at) >= COOL_TICKS;
+            if is_idle && is_cool && !failpoint("idle connections keep their tasks") {
+                let key = ConnKey { index, generation: entry.generation };
+                if self.deliver(key, Events::COOL) == Delivery::Ready {
+                    each(key);
+                }
+            }
+        }
+    }
+
     /// Takes all connections that are parked or ready. Called by a kill (C8).
     pub(crate) fn drain_parked(&mut self) -> Vec<(ConnKey, T)> {
         self.ready.clear();
@@ -374,7 +461,11 @@ impl<T> ConnTable<T> {
         let expired = events.any(Events::EXPIRED) || entry.timer.ticks_left(now) == Some(0);
         let expired = expired.then(|| park_reason.deadline());
         let events = events.without(Events::EXPIRED);
-        (entry.parked_state.take(), TurnInput { events, park_reason, expired, close_requested })
+        let in_same_tick = entry.parked_at == now as u8;
+        entry.streak = if in_same_tick { (entry.streak + 1).min(BUSY_STREAK) } else { 0 };
+        let is_busy = entry.streak == BUSY_STREAK;
+        let input = TurnInput { events, park_reason, expired, close_requested, is_busy };
+        (entry.parked_state.take(), input)
     }
 
     /// Returns the entry of a connection, or `None` if the connection has ended (C2).
@@ -399,6 +490,8 @@ impl<T> ConnEntry<T> {
             park_reason: ParkReason::FirstByte,
             events: Events::NONE,
             close_requested: None,
+            parked_at: 0,
+            streak: 0,
             parked_state: None,
         }
     }

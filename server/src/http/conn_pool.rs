@@ -11,11 +11,10 @@
 use std::any::Any;
 use std::mem::replace;
 
-use crate::builder::OWN_POOL;
 use crate::sync::Mutex;
 
-/// The most states that are kept: as many as a server's own pool has slots for turns.
-const KEPT: usize = OWN_POOL;
+/// The most states that are kept.
+const KEPT: usize = 1024;
 /// The number of ticks after which states that were not used meanwhile are dropped.
 const TICKS: u32 = 4;
 

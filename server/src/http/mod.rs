@@ -103,6 +103,7 @@ mod lent_io;
 mod progress;
 #[cfg(test)]
 mod race_tests;
+mod recent_peers;
 mod serve;
 mod serve_turn;
 mod server;
@@ -241,6 +242,8 @@ impl<A: HttpService> Protocol for HttpProtocol<A> {
     type Idle = Idle;
 
     const SERVER_FIRST: bool = false;
+
+    const WARMS: bool = true;
 
     const INTEREST: Events = Events::WAKING;
 

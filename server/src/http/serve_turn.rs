@@ -31,6 +31,7 @@ use std::mem::replace;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWrite;
@@ -41,6 +42,7 @@ use crate::conn::buffers::poll_fill;
 use crate::conn::events::{Events, ParkReason};
 use crate::conn::last_request::{self, AtRest};
 use crate::conn::linger::{self, Lingering};
+use crate::conn::notifier::ConnNotifier;
 use crate::conn::protocol::{Outcome, Turn};
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::http::conn::Http1Conn;
@@ -51,11 +53,15 @@ use crate::http::progress::{
 };
 #[cfg(test)]
 use crate::http::race_tests::{SyncPoint, reached};
-use crate::http::{Busy, HttpProtocol, Idle, http2};
+use crate::http::{Busy, HttpProtocol, Idle, http2, recent_peers};
 use crate::sync::failpoint;
 
-/// How many times in a row a turn polls hyper before other connections have their turn.
-const POLLS: usize = 16;
+/// How many requests a turn begins before other connections have their turn. A poll of hyper ends
+/// after as many.
+const MAX_REQUESTS: usize = 16;
+
+/// How long a turn polls hyper again, from the end of its first poll.
+const MAX_TIME: Duration = Duration::from_micros(100);
 
 const TIMED_OUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
@@ -70,6 +76,8 @@ pub(super) struct HttpTurn<'a, W: Transport, A: HttpService> {
     served: bool,
     /// The connection has had no request yet.
     is_new: bool,
+    /// The events of the turn's begin, if hyper's connection has the socket that is to know of them.
+    events: Events,
     /// The connection, while the turn is suspended.
     suspended: Option<Box<Http1Conn<W, A>>>,
 }
@@ -116,7 +124,15 @@ impl<W: Transport, A: HttpService> Future for HttpTurn<'_, W, A> {
 
 impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
     pub(super) fn new(protocol: &'a HttpProtocol<A>, turn: Turn<'a, W, Idle>) -> Self {
-        Self { protocol, turn, moved: false, served: false, is_new: false, suspended: None }
+        Self {
+            protocol,
+            turn,
+            moved: false,
+            served: false,
+            is_new: false,
+            events: Events::NONE,
+            suspended: None,
+        }
     }
 
     /// Begins the turn with what the last turn left.
@@ -160,6 +176,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 let conn: Box<Http1Conn<W, A>> =
                     conn.downcast().expect("a connection keeps its transport");
                 let io = replace(self.turn.io, MaybeTls::Taken);
+                self.events = input.events;
                 self.drive(conn, io)
             }
             Busy::Lingers(reason) => Poll::Ready(self.linger(reason)),
@@ -189,11 +206,18 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             }
         };
         self.turn.counters.read += (bytes.len() - before) as u32;
-        let Ok(peer) = self.peer() else {
+        // HTTP/2 has a task in any case. A plain socket is better off with tokio then.
+        if found == Head::Http2 && !W::REGISTERS_WAKER && !self.turn.io.is_tls() {
+            let (bytes, is_new) = (bytes[..].into(), true);
+            *self.turn.idle = Idle::Busy(Box::new(Busy::Head { bytes, is_new }));
+            return Poll::Ready(Outcome::Warm);
+        }
+        let notifier = (self.turn.notifier)();
+        let Ok(peer) = self.peer(&notifier) else {
             return Poll::Ready(Outcome::Close(CloseReason::Io));
         };
         self.is_new = false;
-        let target = ((self.turn.notifier)(), peer);
+        let target = (notifier, peer);
         let (io, bytes) = (replace(self.turn.io, MaybeTls::Taken), bytes.freeze());
         let head = match found {
             Head::Http2 => return Poll::Ready(http2::serve(self.protocol, target, io, bytes)),
@@ -206,9 +230,11 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
     }
 
     /// Returns the peer's address, if requests carry it.
-    fn peer(&mut self) -> std::io::Result<Option<Address>> {
+    fn peer(&mut self, notifier: &ConnNotifier) -> std::io::Result<Option<Address>> {
         match self.turn.io.transport().filter(|_| self.protocol.connect_info) {
-            Some(transport) => transport.peer_addr().map(Some),
+            Some(transport) => {
+                recent_peers::peer(notifier.id(), || transport.peer_addr()).map(Some)
+            }
             None => Ok(None),
         }
     }
@@ -250,7 +276,8 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
 
     /// Has hyper work until it waits, round by round. `io` is the socket, unless hyper has it already.
     fn drive(&mut self, mut conn: Box<Http1Conn<W, A>>, mut io: MaybeTls<W>) -> Poll<Outcome> {
-        let mut polls = 0;
+        let (mut polled_at, mut begun) = (None, 0);
+        let most = self.turn.server.settings.read_budget_frames.min(MAX_REQUESTS);
         conn.shared.lent().budget = self.turn.server.settings.read_budget_bytes;
         loop {
             let before = self.lend(&conn, replace(&mut io, MaybeTls::Taken));
@@ -259,6 +286,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             let polled = catch_unwind(AssertUnwindSafe(|| conn.poll()));
             let woken = conn.shared.progress.poll_ends();
             let (is_spent, is_blocked) = self.account(&conn, &before);
+            begun += (conn.shared.progress.requests() - before.requests) as usize;
             match polled {
                 Err(payload) => return Poll::Ready(Outcome::Panicked(payload)),
                 Ok(Poll::Ready(ended)) => return Poll::Ready(self.ended(*conn, ended)),
@@ -267,8 +295,8 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             let (bits, dropped_since) = observe(&conn, &before);
             // Hyper may close the connection in its next poll. Only a hyper that waits tells how far it is.
             let poll_again = woken || dropped_since;
-            polls += 1;
-            let may_poll = polls < POLLS || failpoint("a turn polls without end");
+            let may_poll = begun < most && in_time(&mut polled_at);
+            let may_poll = may_poll || failpoint("a turn polls without end");
             if poll_again && may_poll && !is_spent {
                 continue;
             }
@@ -313,7 +341,9 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         }
         lent.is_spent = false;
         if let Some(transport) = lent.io.transport() {
-            transport.on_ready(input.events.with(self.turn.wake_events.take()));
+            // Events that are told again would undo what a short read has learned since.
+            let events = replace(&mut self.events, Events::NONE);
+            transport.on_ready(events.with(self.turn.wake_events.take()));
             transport.force_io(input.forces_io());
         }
         let progress = &conn.shared.progress;
@@ -493,6 +523,10 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         if let Some(transport) = self.turn.io.transport() {
             transport.force_io(true);
         }
+        // The peer learns of the end now, and not only when the server has waited for the peer's.
+        if !failpoint("the end comes late") {
+            let _ = Pin::new(&mut *self.turn.io).poll_shutdown(&mut cx);
+        }
         match linger::discard(self.turn.io, &mut cx, &mut discard_buf, most) {
             Lingering::Gone if reason == CloseReason::ClosedByServer => {
                 Outcome::Close(CloseReason::Peer)
@@ -537,6 +571,17 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         let mut cx = Context::from_waker(Waker::noop());
         let _ = Pin::new(&mut *self.turn.io).poll_shutdown(&mut cx);
         Outcome::Close(reason)
+    }
+}
+
+/// Whether a turn may poll hyper again. The first call of a turn reads the clock.
+fn in_time(polled_at: &mut Option<Instant>) -> bool {
+    match polled_at {
+        None => {
+            *polled_at = Some(Instant::now());
+            true
+        }
+        Some(polled_at) => polled_at.elapsed() < MAX_TIME,
     }
 }
 

@@ -1,8 +1,8 @@
-//! A worker of connections: a job of the pool that serves ready connections, one after another.
+//! A worker of connections: a task, or a job of the user's pool, that serves ready connections, one
+//! after another.
 //!
-//! `event_loop` starts a worker when ready connections have none. One job for each turn would pay
-//! the way through the pool for each turn; so a worker serves up to `MAX_TURNS` quick turns. It
-//! takes the connections from the front of the ready queue, under the lock of
+//! `event_loop` starts a worker when ready connections have none. One task for each turn would pay
+//! its start for each turn; so a worker serves up to `MAX_TURNS` quick turns. It takes the connections from the front of the ready queue, under the lock of
 //! `ListenerConns::state`. Turns run without that lock.
 //!
 //! A turn may be slow, or wait for its service. Then the connections behind it must not wait:
@@ -10,29 +10,36 @@
 //!   event loop may start another at once;
 //! - a turn that blocks its thread is counted as `serving`, so the event loop does not rely on it.
 //!
-//! The counts that these rules use must stay right if the job is dropped at any point (E4).
+//! The counts that these rules use must stay right if the worker is dropped at any point (E4).
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::conn::events::ParkReason;
 use crate::conn::guard::ConnGuard;
 use crate::conn::listener_conns::State;
 use crate::conn::protocol::{Outcome, Protocol};
 use crate::conn::table::TurnInput;
+#[cfg(feature = "http")]
+use crate::parked::warm::Warm;
 use crate::parked::{EventConn, EventConns, Parked, into_parked, kill};
 use crate::sync::failpoint;
 
-/// A worker gives its slot back after this many turns, or after this time. The time is the one that
-/// the pool's own workers give to a turn; jobs that wait for the slot are delayed no longer.
-const MAX_TURNS: u32 = 16;
+/// A worker ends after this many turns, or after this time. The time is the one that the workers of
+/// a pool give to a turn; jobs that wait for the slot are delayed no longer. A busy tokio looks at
+/// its I/O driver and its timers after 61 polls, so this time also bounds how late those are.
+const MAX_TURNS: u8 = 16;
 const MAX_TIME: Duration = Duration::from_micros(100);
 
 /// A worker; counted in the listener's `WorkerCounts` until it is detached or dropped.
 pub(crate) struct ConnWorker<P: Protocol> {
     conns: Arc<EventConns<P>>,
+    #[cfg(feature = "http")]
+    warm: Option<Arc<Warm<P>>>,
     phase: Phase,
+    turns: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,10 +53,23 @@ enum Phase {
 }
 
 impl<P: Protocol> ConnWorker<P> {
-    /// Counts a worker whose job is going to be scheduled.
+    /// Counts a worker that is going to be started.
     pub(crate) fn new(conns: &Arc<EventConns<P>>) -> Self {
         conns.lock().workers.searching += 1;
-        Self { conns: conns.clone(), phase: Phase::Searching }
+        Self {
+            conns: conns.clone(),
+            #[cfg(feature = "http")]
+            warm: None,
+            phase: Phase::Searching,
+            turns: 0,
+        }
+    }
+
+    /// Moves busy connections there.
+    #[cfg(feature = "http")]
+    pub(crate) fn warm(mut self, warm: &Option<Arc<Warm<P>>>) -> Self {
+        self.warm.clone_from(warm);
+        self
     }
 
     /// Serves ready connections until the worker is detached, its bounds are reached, or none is
@@ -59,7 +79,6 @@ impl<P: Protocol> ConnWorker<P> {
     pub(crate) fn run(mut self) -> impl Future<Output = ()> + Send + 'static {
         async move {
             let began = Instant::now();
-            let mut turns = 0;
             let Some((mut conn, mut input)) = self.next(None, false) else { return };
             loop {
                 let outcome = {
@@ -73,9 +92,11 @@ impl<P: Protocol> ConnWorker<P> {
                     })
                     .await
                 };
-                turns += 1;
-                let over = turns == MAX_TURNS || began.elapsed() >= MAX_TIME;
-                match self.next(Some((conn, outcome)), over) {
+                self.turns += 1;
+                // A turn that was cut off has used up the time.
+                let cut = matches!(outcome, Outcome::Park { park_reason: ParkReason::Turn, .. });
+                let over = cut || self.turns == MAX_TURNS || began.elapsed() >= MAX_TIME;
+                match self.next(Some((conn, outcome, input.is_busy)), over) {
                     Some(next) => (conn, input) = next,
                     None => return,
                 }
@@ -87,12 +108,20 @@ impl<P: Protocol> ConnWorker<P> {
     /// happen under one lock. `over` says that the worker takes no other connection.
     fn next(
         &mut self,
-        served: Option<(EventConn<P>, Outcome)>,
+        served: Option<(EventConn<P>, Outcome, bool)>,
         over: bool,
     ) -> Option<(EventConn<P>, TurnInput)> {
-        let parked = served.and_then(|(conn, outcome)| match outcome {
+        let parked = served.and_then(|(conn, outcome, is_busy)| match outcome {
             Outcome::Park { park_reason, moved } => {
+                let conn = self.warm_up(conn, (park_reason, moved), is_busy)?;
                 Some((into_parked(conn)?, (park_reason, moved)))
+            }
+            #[cfg(feature = "http")]
+            Outcome::Warm => {
+                if let Some(warm) = &self.warm {
+                    warm.adopt(conn, (ParkReason::Turn, true));
+                }
+                None
             }
             Outcome::Close(reason) => {
                 conn.end(reason);
@@ -115,6 +144,7 @@ impl<P: Protocol> ConnWorker<P> {
             if over || self.phase == Phase::Detached { None } else { state.table.next_ready() };
         let phase = if next.is_some() { Phase::Serving } else { Phase::Detached };
         set_phase(&mut self.phase, phase, &mut state);
+        state.workers.is_behind |= over && state.table.ready() > 0;
         let waker = state.event_loop_to_wake();
         drop(state);
         if let Some(waker) = waker {
@@ -129,6 +159,28 @@ impl<P: Protocol> ConnWorker<P> {
             transport.on_ready(input.events);
         }
         Some((ConnGuard::new(self.conns.clone(), (key, span), (io, idle)), input))
+    }
+
+    /// Gives a busy connection that is idle now a task of its own. Gives back any other.
+    #[cfg(feature = "http")]
+    fn warm_up(
+        &self,
+        conn: EventConn<P>,
+        park_reason: (ParkReason, bool),
+        is_busy: bool,
+    ) -> Option<EventConn<P>> {
+        match &self.warm {
+            Some(warm) if is_busy && park_reason.0 == ParkReason::Idle && warm.has_room(&conn) => {
+                warm.adopt(conn, park_reason);
+                None
+            }
+            _ => Some(conn),
+        }
+    }
+
+    #[cfg(not(feature = "http"))]
+    fn warm_up(&self, conn: EventConn<P>, _: (ParkReason, bool), _: bool) -> Option<EventConn<P>> {
+        Some(conn)
     }
 
     /// Leaves the ready connections to other workers, and wakes the event loop to start one.

@@ -19,6 +19,8 @@ use crate::conn::transport::Transport;
 #[derive(Debug)]
 pub(crate) struct EdgeSocket {
     socket: Socket,
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
+    is_unix: bool,
     /// A read has emptied the kernel's buffer. Reads return `Pending` without a system call until
     /// the next event says that bytes have come.
     drained: bool,
@@ -30,8 +32,14 @@ pub(crate) struct EdgeSocket {
 }
 
 impl EdgeSocket {
-    pub(crate) fn new(socket: Socket) -> Self {
-        Self { socket, drained: false, closing: false, made_progress: false }
+    pub(crate) fn new(socket: Socket, is_unix: bool) -> Self {
+        Self { socket, is_unix, drained: false, closing: false, made_progress: false }
+    }
+
+    /// Returns the socket, and whether it is a Unix socket.
+    #[cfg(feature = "http")]
+    pub(crate) fn into_socket(self) -> (Socket, bool) {
+        (self.socket, self.is_unix)
     }
 
     /// Notes the events that started a turn.

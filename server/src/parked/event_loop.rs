@@ -1,12 +1,18 @@
 //! The event loop: one task for each listener. It delivers the sockets' events to the connection
-//! table, and starts workers on the pool for the connections that become ready.
+//! table, and starts workers for the connections that become ready.
 //!
 //! `Server::start` runs [`event_loop`] as a task of tokio; no user code runs in it. An error of the
 //! inner epoll ends the loop, and the server then closes all connections of the listener.
 //!
-//! The loop alternates between two waits. It waits for a worker to be wanted; then it waits for a
-//! slot of the pool. During both it goes on to deliver events, because a turn that holds a slot may
-//! wait for such an event. While the pool is full, the bytes stay in the kernel's socket buffers.
+//! Without a pool a worker is a task of tokio, so any number of turns may wait for their services.
+//!
+//! With a pool the loop alternates between two waits. It waits for a worker to be wanted; then it
+//! waits for a slot of the pool. During both it goes on to deliver events, because a turn that holds
+//! a slot may wait for such an event. While the pool is full, the bytes stay in the kernel's socket
+//! buffers.
+//!
+//! On a runtime of one thread, a loop that always has workers to start would keep tokio from its I/O
+//! driver for 61 polls at a time. So the loop of HTTP yields between two rounds of busy workers.
 //!
 //! The loop's waker is in `State::event_loop` while the loop waits for a worker to be wanted (E3).
 
@@ -17,6 +23,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use mio::event::Event;
+use tokio::task::yield_now;
 
 use crate::close_reason::CloseReason;
 use crate::conn::events::Events;
@@ -25,6 +32,8 @@ use crate::conn::listener_conns::State;
 use crate::conn::protocol::Protocol;
 use crate::parked::conn_worker::ConnWorker;
 use crate::parked::poller::{InnerPoll, Poller};
+#[cfg(feature = "http")]
+use crate::parked::warm::Warm;
 use crate::parked::{EventConn, EventConns, Parked, key};
 use crate::sync::MutexGuard;
 use millpond::Pool;
@@ -33,11 +42,20 @@ use millpond::Pool;
 pub(crate) async fn event_loop<P: Protocol>(
     conns: Arc<EventConns<P>>,
     inner: InnerPoll,
-    pool: Pool,
+    pool: Option<Pool>,
+    #[cfg(feature = "http")] warm: Option<Arc<Warm<P>>>,
 ) -> io::Result<()> {
     let mut poller = Poller::new(inner)?;
     while poll_fn(|cx| poll_worker_wanted(&conns, &mut poller, cx)).await? {
-        let mut scheduled = pin!(pool.schedule(ConnWorker::new(&conns).run()));
+        let worker = ConnWorker::new(&conns);
+        #[cfg(feature = "http")]
+        let worker = worker.warm(&warm);
+        let worker = worker.run();
+        let Some(pool) = &pool else {
+            tokio::spawn(worker);
+            continue;
+        };
+        let mut scheduled = pin!(pool.schedule(worker));
         let worker = poll_fn(|cx| match scheduled.as_mut().poll(cx) {
             Poll::Ready(worker) => Poll::Ready(Ok(Some(worker))),
             Poll::Pending => poll_deliver_until_killed(&conns, &mut poller, cx).map_ok(|()| None),
@@ -74,8 +92,15 @@ fn poll_worker_wanted<P: Protocol>(
         if conns.is_killed() {
             return Poll::Ready(Ok(false));
         }
-        if state.wants_worker() {
+        let wants_worker = state.wants_worker();
+        if wants_worker && !(P::WARMS && state.takes_break()) {
             return Poll::Ready(Ok(true));
+        }
+        if wants_worker {
+            state.event_loop = Some(cx.waker().clone());
+            drop(state);
+            let _ = pin!(yield_now()).poll(cx);
+            return Poll::Pending;
         }
         if is_pending {
             state.event_loop = Some(cx.waker().clone());

@@ -7,7 +7,7 @@
 //! ```text
 //! kernel -> inner epoll -> poller -> event_loop -> table: parked entry becomes ready
 //!                                        |
-//!                          starts a ConnWorker on the pool, if one is wanted
+//!                          starts a ConnWorker, if one is wanted
 //!                                        |
 //!           ConnWorker: first ready entry -> turn -> park again, close or detach
 //! ```
@@ -16,8 +16,9 @@
 //! |---|---|
 //! | `poller` | the inner epoll, itself registered with tokio: a batch of events at a time |
 //! | `event_loop` | one task for each listener: delivers the events, starts workers |
-//! | `conn_worker` | a job of the pool: serves ready connections, one after another |
+//! | `conn_worker` | a task, or a job of the user's pool: serves ready connections, one after another |
 //! | `edge_socket` | the socket: non-blocking calls, no wakers |
+//! | `warm` | busy connections, which have a task for some time |
 //!
 //! Why an epoll of its own: a registration of each socket with tokio costs 256 heap bytes, an inner
 //! `mio::Poll` costs none. The inner epoll is readable when it has events, so tokio's I/O driver
@@ -46,6 +47,8 @@ pub(crate) mod conn_worker;
 pub(crate) mod edge_socket;
 mod event_loop;
 mod poller;
+#[cfg(feature = "http")]
+pub(crate) mod warm;
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -69,7 +72,13 @@ use crate::conn::transport::{MaybeTls, TlsAccept};
 use crate::parked::edge_socket::EdgeSocket;
 pub(crate) use crate::parked::event_loop::event_loop;
 use crate::parked::poller::InnerPoll;
+#[cfg(feature = "http")]
+use crate::parked::warm::{Cold, Warm};
+#[cfg(feature = "http")]
+use crate::task::Dedicated;
 use crate::trace::ConnSpan;
+#[cfg(feature = "http")]
+use millpond::Pool;
 
 /// A parked connection: what the table's entry holds.
 pub(crate) struct Parked<I> {
@@ -117,20 +126,42 @@ impl<P: Protocol> EventDriven<P> {
     pub(crate) fn accept(&self, socket: Socket, address: Address, permit: PerIpPermit) {
         let key = self.conns.insert(permit);
         let Some(idle) = self.conns.on_accept(key, address) else { return };
-        let fd = socket.as_raw_fd();
-        let io = self.tls.wrap(EdgeSocket::new(socket));
+        let io = self.tls.wrap(EdgeSocket::new(socket, address == Address::Unix));
         let span = ConnSpan::connection(&address);
-        let mut conn = ConnGuard::new(self.conns.clone(), (key, span), (io, idle));
-        // E1: this registration lasts until the socket is closed.
-        let both = Interest::READABLE | Interest::WRITABLE;
-        if self.registry.register(&mut SourceFd(&fd), token(key), both).is_err() {
-            conn.reason = CloseReason::Io;
-            return;
-        }
+        let conn = ConnGuard::new(self.conns.clone(), (key, span), (io, idle));
         if P::SERVER_FIRST && self.tls.is_plain() {
             self.conns.deliver(key, Events::PUSHED);
         }
-        park(conn, (ParkReason::FirstByte, true));
+        watch(conn, &self.registry, (ParkReason::FirstByte, true));
+        if P::WARMS {
+            self.conns.look_for_events();
+        }
+    }
+
+    /// Makes the tasks of busy connections, `most` at a time.
+    #[cfg(feature = "http")]
+    pub(crate) fn warm(&self, pool: Option<Pool>, most: usize) -> io::Result<Arc<Warm<P>>> {
+        let registry = || self.registry.try_clone();
+        let (server, protocol) = (self.conns.server.clone(), self.conns.protocol.clone());
+        let home = Box::new(Cold { conns: self.conns.clone(), registry: registry()? });
+        let mode = Arc::new(Dedicated::with_home(server, protocol, pool, home));
+        Ok(Arc::new(Warm { mode, registry: registry()?, most }))
+    }
+}
+
+/// Registers the socket of a connection with the inner epoll, and parks the connection.
+fn watch<P: Protocol>(
+    mut conn: EventConn<P>,
+    registry: &Registry,
+    park_reason: (ParkReason, bool),
+) {
+    let transport = conn.body.as_mut().and_then(|(io, _)| io.transport());
+    let fd = transport.map(|socket| socket.as_raw_fd());
+    // E1: this registration lasts until the socket is closed, or the connection gets a task.
+    let both = Interest::READABLE | Interest::WRITABLE;
+    match fd.map(|fd| registry.register(&mut SourceFd(&fd), token(conn.key), both)) {
+        Some(Ok(())) => park(conn, park_reason),
+        _ => conn.end(CloseReason::Io),
     }
 }
 

@@ -30,17 +30,20 @@
 //! - **T3** A kill ends every task. `kill` runs after the flag `killed` is set; the task reads the
 //!   flag after it has parked. So either the kill finds the waker, or the task finds the flag.
 //!   (test: `server/shutdown.rs`)
-//! - **T4** A turn that ends with `ParkReason::Turn` yields to tokio before the next turn.
-//!   (test: `server/regressions.rs`)
+//! - **T4** A turn that ends with `ParkReason::Turn` yields to tokio before the next turn. For
+//!   HTTP, tokio's `yield_now` wakes the task after the runtime has looked at its I/O driver and its
+//!   timers; a task that wakes itself is polled 61 times before. (tests: `server/regressions.rs`,
+//!   `http/fairness.rs`)
 
 pub(crate) mod tokio_socket;
 
 use std::mem::{replace, take};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use socket2::Socket;
+use tokio::task::yield_now;
 
 use crate::accept::address::Address;
 use crate::accept::per_ip::PerIpPermit;
@@ -69,7 +72,7 @@ impl ParkedState for TaskWaker {
 }
 
 /// A connection, owned by its task or by the job of a turn.
-type TaskConn<P> = ConnGuard<P, TaskWaker, TokioSocket>;
+pub(crate) type TaskConn<P> = ConnGuard<P, TaskWaker, TokioSocket>;
 
 /// The dedicated mode of one listener.
 pub(crate) struct Dedicated<P: Protocol> {
@@ -77,6 +80,16 @@ pub(crate) struct Dedicated<P: Protocol> {
     tls: TlsAccept,
     /// Runs the turns as jobs, if there is one.
     pool: Option<Pool>,
+    /// Where connections go that are idle. `None`: they keep their tasks.
+    #[cfg(feature = "http")]
+    home: Option<Box<dyn Home<P>>>,
+}
+
+/// The place of idle connections, which have no task.
+#[cfg(feature = "http")]
+pub(crate) trait Home<P: Protocol>: Send + Sync {
+    /// Takes an idle connection. Gives it back if it is not plain.
+    fn take_back(&self, conn: TaskConn<P>) -> Result<(), TaskConn<P>>;
 }
 
 impl<P: Protocol> Dedicated<P> {
@@ -86,13 +99,39 @@ impl<P: Protocol> Dedicated<P> {
         tls: TlsAccept,
         pool: Option<Pool>,
     ) -> Self {
-        Self { conns: Arc::new(ListenerConns::new(server, protocol)), tls, pool }
+        Self {
+            conns: Arc::new(ListenerConns::new(server, protocol)),
+            tls,
+            pool,
+            #[cfg(feature = "http")]
+            home: None,
+        }
+    }
+
+    /// Makes the tasks of busy connections of the event-driven mode.
+    #[cfg(feature = "http")]
+    pub(crate) fn with_home(
+        server: Arc<ServerState>,
+        protocol: Arc<P>,
+        pool: Option<Pool>,
+        home: Box<dyn Home<P>>,
+    ) -> Self {
+        let mut conns = ListenerConns::new(server, protocol);
+        conns.cools = true;
+        Self { conns: Arc::new(conns), tls: TlsAccept::default(), pool, home: Some(home) }
+    }
+
+    /// Spawns the task of a connection that has come from another table.
+    #[cfg(feature = "http")]
+    pub(crate) fn adopt(self: &Arc<Self>, conn: TaskConn<P>, park_reason: (ParkReason, bool)) {
+        let phase = Phase::Idle { conn, park_reason, stage: ParkStage::Awake };
+        tokio::spawn(ConnTask { phase, mode: self.clone() });
     }
 
     /// Registers a new connection's socket with tokio, and spawns its task. If the protocol is to
     /// send first, the first turn runs at once.
-    pub(crate) fn accept(&self, socket: Socket, address: Address, permit: PerIpPermit) {
-        let socket = match TokioSocket::new(socket, &address) {
+    pub(crate) fn accept(self: &Arc<Self>, socket: Socket, address: Address, permit: PerIpPermit) {
+        let socket = match TokioSocket::new(socket, address == Address::Unix) {
             Ok(socket) => socket,
             Err(_) => return self.conns.server.on_close(permit, CloseReason::Io),
         };
@@ -109,7 +148,7 @@ impl<P: Protocol> Dedicated<P> {
             park_reason: (ParkReason::FirstByte, true),
             stage: ParkStage::Awake,
         };
-        tokio::spawn(ConnTask { phase, pool: self.pool.clone() });
+        tokio::spawn(ConnTask { phase, mode: self.clone() });
     }
 }
 
@@ -119,7 +158,7 @@ type TurnFuture<P> = dyn Future<Output = Option<(TaskConn<P>, Outcome)>> + Send;
 /// The future of a connection's task.
 struct ConnTask<P: Protocol> {
     phase: Phase<P>,
-    pool: Option<Pool>,
+    mode: Arc<Dedicated<P>>,
 }
 
 enum Phase<P: Protocol> {
@@ -159,10 +198,19 @@ impl<P: Protocol> Future for ConnTask<P> {
                         return Poll::Ready(());
                     };
                     let Some(input) = input else { return Poll::Ready(()) };
+                    #[cfg(feature = "http")]
+                    if let Some(home) = &this.mode.home
+                        && input.is_cool()
+                    {
+                        match home.take_back(conn) {
+                            Ok(()) => return Poll::Ready(()),
+                            Err(kept) => conn = kept,
+                        }
+                    }
                     if let Some(socket) = conn.body.as_mut().and_then(|(io, _)| io.transport()) {
                         socket.force_io(input.forces_io());
                     }
-                    this.phase = Phase::Serving(match &this.pool {
+                    this.phase = Phase::Serving(match &this.mode.pool {
                         None => Box::pin(serve_turn(conn, input)),
                         Some(pool) => Box::pin(serve_turn_on_pool(pool.clone(), conn, input)),
                     });
@@ -176,7 +224,10 @@ impl<P: Protocol> Future for ConnTask<P> {
                             this.phase = Phase::Idle { conn, park_reason, stage: ParkStage::Awake };
                             // T4
                             if park_reason.0 == ParkReason::Turn {
-                                cx.waker().wake_by_ref();
+                                match P::WARMS {
+                                    true => drop(pin!(yield_now()).poll(cx)),
+                                    false => cx.waker().wake_by_ref(),
+                                }
                                 return Poll::Pending;
                             }
                         }
@@ -184,6 +235,8 @@ impl<P: Protocol> Future for ConnTask<P> {
                         Some((conn, Outcome::Panicked(payload))) => conn.panic(payload),
                         #[cfg(feature = "http")]
                         Some((conn, Outcome::Detached(detach))) => conn.detach(detach),
+                        #[cfg(feature = "http")]
+                        Some((_, Outcome::Warm)) => unreachable!("the connection has a task"),
                         None => {}
                     }
                 }

@@ -9,6 +9,7 @@ use socket2::{SockRef, Socket};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+#[cfg(feature = "http")]
 use crate::accept::address::Address;
 use crate::conn::transport::Transport;
 use crate::parked::edge_socket;
@@ -30,12 +31,21 @@ enum Stream {
 }
 
 impl TokioSocket {
-    pub(crate) fn new(socket: Socket, address: &Address) -> io::Result<Self> {
-        let stream = match address {
-            Address::Tcp(_) => Stream::Tcp(TcpStream::from_std(socket.into())?),
-            Address::Unix => Stream::Unix(UnixStream::from_std(socket.into())?),
+    pub(crate) fn new(socket: Socket, is_unix: bool) -> io::Result<Self> {
+        let stream = match is_unix {
+            false => Stream::Tcp(TcpStream::from_std(socket.into())?),
+            true => Stream::Unix(UnixStream::from_std(socket.into())?),
         };
         Ok(Self { stream, forced: false, made_progress: false })
+    }
+
+    /// Ends the registration with tokio. Returns the socket, and whether it is a Unix socket.
+    #[cfg(feature = "http")]
+    pub(crate) fn into_socket(self) -> io::Result<(Socket, bool)> {
+        Ok(match self.stream {
+            Stream::Tcp(stream) => (stream.into_std()?.into(), false),
+            Stream::Unix(stream) => (stream.into_std()?.into(), true),
+        })
     }
 
     pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

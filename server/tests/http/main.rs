@@ -7,6 +7,8 @@ mod support;
 
 mod cases;
 mod deadlines;
+mod ends;
+mod fairness;
 mod last_request;
 mod limits;
 mod malformed;
@@ -15,6 +17,8 @@ mod rounds;
 mod server;
 mod shutdown;
 mod slow_readers;
+mod soak;
 mod spares;
 mod upgrades;
 mod version2;
+mod warm;

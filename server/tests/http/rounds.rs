@@ -20,7 +20,12 @@ fn rounds() -> usize {
 }
 
 async fn run(case: Case, pool: Option<Pool>) {
-    let (rounds, builder) = (rounds() / CONNECTIONS, case.http().max_connections_per_ip(None));
+    run_with(case, pool, 1024).await;
+}
+
+async fn run_with(case: Case, pool: Option<Pool>, warm: usize) {
+    let builder = case.http().max_connections_per_ip(None).warm_connections(warm);
+    let rounds = rounds() / CONNECTIONS;
     let builder = match &pool {
         Some(pool) => builder.pool(pool),
         None => builder,
@@ -60,6 +65,7 @@ fn one_thread() {
 #[test]
 fn two_threads() {
     multi_for(LIMIT, 2, async {
+        run_with(EVENT_DRIVEN, None, 0).await;
         run(EVENT_DRIVEN, None).await;
         run(DEDICATED, None).await;
     });
@@ -68,6 +74,7 @@ fn two_threads() {
 #[test]
 fn two_threads_with_one_slot() {
     multi_for(LIMIT, 2, async {
+        run_with(EVENT_DRIVEN, Some(Pool::builder().size(1).build().unwrap()), 0).await;
         run(EVENT_DRIVEN, Some(Pool::builder().size(1).build().unwrap())).await;
         run(DEDICATED, Some(Pool::builder().size(1).build().unwrap())).await;
     });

@@ -89,7 +89,8 @@ impl Rig {
     fn new(case: Case, handle: Handle) -> (Self, Arc<Mutex<Vec<Waker>>>) {
         let service = Counted::new(handle);
         let (clones, wakers) = (service.clones.clone(), service.wakers.clone());
-        let server = case.http().serve(service).unwrap();
+        // A warm connection has a state of another type.
+        let server = case.http().warm_connections(0).serve(service).unwrap();
         let built = clones.load(Ordering::Relaxed);
         (Self { case, server, clones, built }, wakers)
     }

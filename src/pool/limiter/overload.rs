@@ -26,7 +26,7 @@
 //! the length of the line times the gap, and the time of a job is the gap times the size.
 //!
 //! All of this happens under the state lock, at turns and when a caller joins the line. A pool whose line
-//! is empty never looks at a clock.
+//! has no caller that may be refused measures nothing.
 //!
 //! # Invariants
 //!
@@ -187,7 +187,13 @@ impl StateGuard<'_> {
         shard_id: ShardId,
         deferred: &mut DeferredWakes,
     ) -> Option<WaiterKey> {
-        if self.paused || self.wait_list.head(List::Resuming).is_some() {
+        // Feeders that set no target pay nothing.
+        let is_measured = match self.overload.target {
+            TargetWait::Measured => self.wait_list.requests() > 0,
+            TargetWait::Fixed(_) => true,
+            TargetWait::Never => false,
+        };
+        if !is_measured || self.paused || self.wait_list.head(List::Resuming).is_some() {
             return self.first_to_serve();
         }
         let Some(oldest) = self.wait_list.oldest_in_main() else {

@@ -260,6 +260,8 @@ pub(super) struct WaitList {
     resuming_jobs: usize,
     /// Callers in any state that are reservers.
     reservers: usize,
+    /// Waiters in lists that serve requests.
+    requests: usize,
     /// The waiters of the main list that jobs of the pool submitted, oldest first.
     nested: BTreeMap<u64, WaiterKey>,
     last_nested: u64,
@@ -281,6 +283,7 @@ impl WaitList {
             queued_jobs: 0,
             resuming_jobs: 0,
             reservers: 0,
+            requests: 0,
             nested: BTreeMap::new(),
             last_nested: 0,
             deadlines: BTreeSet::new(),
@@ -311,6 +314,11 @@ impl WaitList {
         let quotas = self.quotas.iter().map(|(_, quota)| quota.waiters.head);
         let heads = self.main.iter().map(|ends| ends.head).chain(quotas);
         heads.filter(|&head| head != NONE).map(|head| self.nodes[head].since).min()
+    }
+
+    /// Returns how many waiters in lists serve requests.
+    pub(super) fn requests(&self) -> usize {
+        self.requests
     }
 
     /// Returns when the first waiter of the main list joined the wait list.
@@ -590,6 +598,7 @@ impl WaitList {
         if let Some(at) = requirements.deadline {
             self.deadlines.insert((at, waiter_key));
         }
+        self.requests += usize::from(requirements.is_request);
         let ends = self.ends_mut(list, class);
         if prev == NONE {
             ends.head = waiter_key;
@@ -633,6 +642,7 @@ impl WaitList {
         let (prev, next) = (node.prev, node.next);
         let list = node.list.take().expect("the waiter stands in a list");
         let class = node.requirements.class();
+        self.requests -= usize::from(node.requirements.is_request);
         if node.nested > 0 {
             self.nested.remove(&node.nested);
         }

@@ -1,0 +1,57 @@
+//! The end of the server's side comes with the last response, however the connection ends. The clock stands
+//! still: a server that first waits for the peer's end would wait for ever.
+
+use crate::support::http::app::App;
+use crate::support::http::server::{HELLO, nothing_left, serve};
+use crate::support::server::{Case, in_all_cases, no_time};
+use axum::Router;
+use axum::http::StatusCode;
+
+in_all_cases!(paused: the_last_response_ends_the_stream, an_upgrade_that_is_not_taken);
+
+async fn the_last_response_ends_the_stream(case: Case) {
+    let bad = "GET / HTTP/1.1\r\nbad header\r\n\r\n";
+    let rows = [
+        ("bad", bad.to_owned(), 0),
+        ("bad, and more", bad.repeat(3), 0),
+        ("bad behind a request", [HELLO, bad].concat(), 1),
+        ("a preface behind a request", [HELLO, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"].concat(), 1),
+        ("not HTTP", "\x16\x03\x01\x02".to_owned(), 0),
+        (
+            "the last one",
+            "GET /hello HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".to_owned(),
+            0,
+        ),
+        ("the last one, and more", "GET /hello HTTP/1.0\r\n\r\nmore".to_owned(), 0),
+    ];
+    for (name, request, replies) in rows {
+        println!("{name}");
+        let server = serve(case.timeless(), &App::default());
+        let mut client = case.client(&server).await;
+        client.send(request).await;
+        for _ in 0..replies {
+            assert_eq!(client.reply().await.text(), "200 hello", "{name}");
+        }
+        let rest = String::from_utf8(no_time(client.gone()).await).unwrap();
+        // Hyper says nothing about a preface.
+        let says = usize::from(!name.starts_with("a preface"));
+        assert_eq!(rest.matches("HTTP/1.").count(), says, "{name}: {rest}");
+        drop(client);
+        nothing_left(&server).await;
+    }
+}
+
+async fn an_upgrade_that_is_not_taken(case: Case) {
+    let head = "GET /up HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: raw\r\n\r\n";
+    let ignores = || async { (StatusCode::SWITCHING_PROTOCOLS, [("upgrade", "raw")]) };
+    let app = Router::new().route("/up", axum::routing::get(ignores));
+    for more in ["", "more"] {
+        let server = case.timeless().serve(app.clone()).unwrap();
+        let mut client = case.client(&server).await;
+        client.send([head, more].concat()).await;
+        assert_eq!(client.reply().await.status, 101);
+        assert_eq!(no_time(client.gone()).await, b"");
+        drop(client);
+        nothing_left(&server).await;
+    }
+}
