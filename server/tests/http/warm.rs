@@ -109,7 +109,7 @@ fn keep_alive_goes_on() {
 fn what_is_under_way_keeps_its_task() {
     paused(async {
         let app = App::default();
-        let server = serve(EVENT_DRIVEN.timeless(), &app);
+        let server = serve(EVENT_DRIVEN.timeless().shutdown_grace(None), &app);
         let sent = [
             (HELLO[..20].to_owned(), HELLO[20..].to_owned(), "200 hello"),
             (get("/held/a"), String::new(), "200 let go"),

@@ -245,7 +245,11 @@ pub(super) struct WaitList {
     nodes: PagedSlab<Node>,
     /// The main list, by priority.
     main: [ListEnds; PRIORITIES],
-    /// How often each priority was passed by since its last turn.
+    /// The length of the main list.
+    main_len: usize,
+    /// A bit for each priority that has a waiter in the main list.
+    classes: u8,
+    /// How often each priority was passed by since its last turn, while it had a waiter.
     passed: [u32; PRIORITIES],
     resuming: ListEnds,
     quotas: Slab<Quota>,
@@ -274,6 +278,8 @@ impl WaitList {
         Self {
             nodes: PagedSlab::new(),
             main: [ListEnds::EMPTY; PRIORITIES],
+            main_len: 0,
+            classes: 0,
             passed: [0; PRIORITIES],
             resuming: ListEnds::EMPTY,
             quotas: Slab::new(),
@@ -292,11 +298,7 @@ impl WaitList {
 
     /// Returns whether no waiter needs a slot alone.
     pub(super) fn is_empty(&self) -> bool {
-        self.main_len() + self.resuming.len == 0
-    }
-
-    fn main_len(&self) -> usize {
-        self.main.iter().map(|ends| ends.len).sum()
+        self.main_len + self.resuming.len == 0
     }
 
     /// Returns how many waiters of the main list have at least the priority of `requirements`.
@@ -306,7 +308,7 @@ impl WaitList {
 
     /// Returns whether a new waiter would get a place in the queue at once.
     pub(super) fn has_queue_room(&self) -> bool {
-        self.main_len() < self.queue_capacity + usize::from(failpoint("a queue one too long"))
+        self.main_len < self.queue_capacity + usize::from(failpoint("a queue one too long"))
     }
 
     /// Returns when the first waiter in a list joined it.
@@ -519,12 +521,12 @@ impl WaitList {
     /// Returns the priority that gets the next slot: the highest that has a waiter, or a lower one that
     /// was passed by too often.
     fn next_class(&self) -> usize {
-        let waits = |class: &usize| self.main[*class].len > 0;
-        let overdue = |class: &usize| {
-            waits(class) && self.passed[*class] >= PASSES && !failpoint("a low priority starves")
-        };
-        let due = (0..PRIORITIES).filter(overdue).max_by_key(|&class| self.passed[class]);
-        due.or_else(|| (0..PRIORITIES).rev().find(waits)).unwrap_or(0)
+        let highest = self.classes.checked_ilog2().unwrap_or(0) as usize;
+        if self.classes.is_power_of_two() || failpoint("a low priority starves") {
+            return highest;
+        }
+        let overdue = (0..=highest).filter(|&class| self.passed[class] >= PASSES);
+        overdue.max_by_key(|&class| self.passed[class]).unwrap_or(highest)
     }
 
     /// Notes that the waiter is about to get a slot in its turn.
@@ -535,9 +537,11 @@ impl WaitList {
         }
         let class = node.requirements.class();
         self.passed[class] = 0;
+        if self.classes.is_power_of_two() {
+            return;
+        }
         for lower in 0..class {
-            // A priority without waiters has nothing to wait for.
-            self.passed[lower] = if self.main[lower].len > 0 { self.passed[lower] + 1 } else { 0 };
+            self.passed[lower] += u32::from(self.main[lower].len > 0);
         }
     }
 
@@ -606,6 +610,8 @@ impl WaitList {
         ends.tail = waiter_key;
         ends.len += 1;
         self.resuming_jobs += usize::from(list.is_resuming());
+        self.main_len += usize::from(list == List::Main);
+        self.classes |= u8::from(list == List::Main) << class;
         if list == List::Main && self.first_unqueued[class] == NONE {
             self.first_unqueued[class] = waiter_key;
         }
@@ -665,7 +671,16 @@ impl WaitList {
             NONE => self.ends_mut(list, class).tail = prev,
             next => self.nodes[next].prev = prev,
         }
-        self.ends_mut(list, class).len -= 1;
+        let ends = self.ends_mut(list, class);
+        ends.len -= 1;
+        if list == List::Main {
+            let is_empty = ends.len == 0;
+            self.main_len -= 1;
+            if is_empty {
+                self.classes &= !(1 << class);
+                self.passed[class] = 0;
+            }
+        }
         self.resuming_jobs -= usize::from(list.is_resuming());
         list
     }
