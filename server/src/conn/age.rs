@@ -35,7 +35,7 @@ struct Old {
     age: OldAge,
 }
 
-struct OldAge {
+pub(crate) struct OldAge {
     ask_again: Instant,
     /// When the connection is cut off.
     end: Option<Instant>,
