@@ -24,7 +24,7 @@ const LOADS: [f64; 6] = [0.5, 1.0, 1.4, 2.0, 5.0, 10.0];
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// The services that are compared.
-const COMPARED: [usize; 9] = [0, 1, 4, 5, 6, 7, 2, 3, 8];
+const COMPARED: [usize; 8] = [0, 1, 4, 5, 6, 7, 2, 8];
 
 /// Those of `COMPARED` in the picture.
 const DRAWN: [usize; 4] = [0, 1, 2, 7];
@@ -76,7 +76,7 @@ pub fn run(args: &Args) -> (String, String) {
         "\n## Overload\n\nA handler that needs one of {CONNECTIONS} connections for {} ms: {} requests/s are all it can \
          serve. An open\nload over loopback, from another process; a client goes away after {} ms. All layers \
          answer 503 to what they\nrefuse. Millpond has {CONNECTIONS} slots: `try_schedule` with {QUEUE} places in \
-         its queue, `schedule` without any\nsetting, and `schedule` with a target. The adaptive limiters do not \
+         its queue, and\n`schedule_within` without any setting of the pool. The adaptive limiters do not \
          know the number of connections.\n\n",
         WORK.as_millis(),
         capacity(),

@@ -31,7 +31,7 @@ pub const ARMS: [&str; 9] = [
     "little",
     "acc",
     "adaptive",
-    "millpond-target",
+    "millpond-within",
 ];
 pub const NAMES: [&str; 9] = [
     "bare router",
@@ -42,7 +42,7 @@ pub const NAMES: [&str; 9] = [
     "little-loadshedder",
     "tower-acc",
     "tower-resilience-adaptive",
-    "millpond, target 10 ms",
+    "millpond `schedule_within`",
 ];
 
 /// The handler needs one of this many connections, for `WORK`.
@@ -76,7 +76,6 @@ pub fn serve(arm: &str) {
         let builder = Pool::builder().size(CONNECTIONS);
         let builder = match arm {
             "millpond" => builder.queue(QUEUE),
-            "millpond-target" => builder.target_wait(WORK / 2),
             _ => builder,
         };
         let pool = builder.build().expect("valid");
@@ -122,6 +121,7 @@ pub fn serve(arm: &str) {
                 let layer = |pool: &Pool| {
                     let layer = match arm {
                         "millpond" => PoolLayer::try_schedule(pool),
+                        "millpond-within" => PoolLayer::schedule_within(pool, 10 * WORK),
                         _ => PoolLayer::schedule(pool),
                     };
                     layer.on_error(respond)

@@ -69,23 +69,35 @@ impl<T: Send + 'static> AnyGroup for GroupState<T> {
 pub(crate) struct MemberGuard {
     group: Option<Arc<dyn AnyGroup>>,
     index: Option<usize>,
+    is_request: bool,
 }
 
 impl MemberGuard {
     pub(crate) fn new(group: Option<&GroupHandle>) -> Self {
-        Self { group: group.map(|group| group.state.clone()), index: None }
+        Self { group: group.map(|group| group.state.clone()), index: None, is_request: false }
+    }
+}
+
+impl MemberGuard {
+    /// Says whether the call may be refused under overload by default.
+    pub(crate) fn with_request(mut self, is_request: bool) -> Self {
+        self.is_request = is_request;
+        self
     }
 }
 
 impl<R: Send + 'static> OutputSink<R> for MemberGuard {
     const PUSHES: bool = false;
     const DROPPED_AT_END: bool = true;
-    const IS_REQUEST: bool = true;
 
     type Handle = JobHandle<R>;
 
     fn group(&self) -> Option<&dyn JobGroup> {
         self.group.as_ref().map(|group| group.job_group())
+    }
+
+    fn is_request(&self) -> bool {
+        self.is_request
     }
 
     fn on_admit(&mut self, job: Option<&JobArc>) -> Result<usize, SubmitErrorKind> {

@@ -106,7 +106,8 @@ where
         on_error: A,
         detach: bool,
     ) -> Self {
-        let member = shared.member();
+        // A caller without a limit has all the patience.
+        let member = shared.member().with_request(limit < Duration::MAX);
         let wait = WithinInner::with(LayerPool(shared), limit, call, member, options);
         let state = State::Waiting { wait };
         Self { state, on_error, detach }

@@ -84,7 +84,7 @@ impl LayerShared {
     /// Returns a reserver under the quota of the layer's group.
     pub(super) fn reserver(&self) -> Reserver {
         let group = self.group.as_ref().map(|group| group.job_group().clone());
-        Reserver::new(self.pool.clone(), group).for_requests()
+        Reserver::new(self.pool.clone(), group)
     }
 
     /// Returns why no call is taken any more, or `None` while the pool and the group are open.

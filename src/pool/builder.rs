@@ -135,7 +135,7 @@ impl PoolBuilder {
     /// targets, or after a wait of two targets. The newest caller gets the next slot. Jobs that were
     /// admitted are never refused, nor is a job of [`anyway_go`](Pool::anyway_go).
     ///
-    /// By default the calls of a [layer](crate::layer) alone are refused so, and the target is the time
+    /// By default calls through a layer by `schedule_within` alone are refused so, and the target is the time
     /// that a job takes, as the pool measures it: between 50 ms and 1 s. A program that feeds a pool by
     /// `schedule` wants to wait, and does.
     ///

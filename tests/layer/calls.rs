@@ -460,13 +460,9 @@ fn calls_are_shed_while_the_line_does_not_become_shorter() {
                 Ok::<_, Infallible>(())
             });
             let within = PoolLayer::schedule_within(&pool, limit).layer(inner);
-            let ready = PoolLayer::schedule(&pool).layer(inner);
             // Three times what the pool can serve, for 400 ms.
             for number in 0..480 {
-                match number % 2 {
-                    0 => calls.spawn(within.clone().oneshot(())),
-                    _ => calls.spawn(ready.clone().oneshot(())),
-                };
+                calls.spawn(within.clone().oneshot(()));
                 if number % 6 == 0 {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }

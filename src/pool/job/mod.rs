@@ -190,16 +190,18 @@ pub(crate) trait OutputSink<T>: Send + 'static {
     /// Whether the sink stays with the job, and is dropped when the job has ended.
     const DROPPED_AT_END: bool = Self::PUSHES;
 
-    /// Whether the job serves a request: its caller may be refused under overload, although the pool has
-    /// no target of its own.
-    const IS_REQUEST: bool = false;
-
     /// What the submitter gets.
     type Handle;
 
     /// The group of the job.
     fn group(&self) -> Option<&dyn JobGroup> {
         None
+    }
+
+    /// Whether the job serves a request of limited patience: its caller may be refused under overload,
+    /// although the pool has no target of its own.
+    fn is_request(&self) -> bool {
+        false
     }
 
     /// Notes that the job is admitted and is about to run, unless the group takes no more jobs.

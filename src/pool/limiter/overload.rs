@@ -19,7 +19,8 @@
 //!    patience, the oldest has lost it.
 //!
 //! Callers alone are refused. A job that was handed over keeps its promise: a queued job, and a committed
-//! one, always get their slot. [`TargetWait`] decides which callers: those of layers, all, or none.
+//! one, always get their slot. [`TargetWait`] decides which callers: those of a layer's
+//! `schedule_within`, all, or none.
 //!
 //! The pool measures how fast it serves: [`Overload::gap`] is the mean time between two turns while the
 //! line is not empty, which is the mean time of a job, divided by the slots. So an estimate of a wait is
@@ -52,7 +53,7 @@ use crate::sync::failpoint;
 /// Which callers may be refused under overload, and after which wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TargetWait {
-    /// The calls of layers; the target is the time of a job, as the pool measures it.
+    /// Those of a layer's `schedule_within`; the target is the time of a job, as the pool measures it.
     Measured,
     /// All callers.
     Fixed(Duration),

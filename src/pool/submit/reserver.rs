@@ -99,13 +99,6 @@ impl Reserver {
         Self { pool, group, requirements, state: State::Nothing }
     }
 
-    /// Marks the reserver as one that serves requests.
-    #[cfg(feature = "tower")]
-    pub(crate) fn for_requests(mut self) -> Self {
-        self.requirements.is_request = true;
-        self
-    }
-
     fn quota(&self) -> Option<usize> {
         self.group.as_ref().and_then(|group| group.quota())
     }

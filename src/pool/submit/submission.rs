@@ -269,7 +269,8 @@ where
 
     fn requirements(&self) -> Requirements {
         let new_job = self.new_job.as_ref().expect("a job on offer is here");
-        Requirements { is_request: S::IS_REQUEST, ..new_job.requirements() }
+        let is_request = self.sink.as_ref().is_some_and(S::is_request);
+        Requirements { is_request, ..new_job.requirements() }
     }
 
     #[inline]
