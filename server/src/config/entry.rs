@@ -59,6 +59,7 @@ struct HttpKeys {
     shutdown_grace: Option<Deadline>,
     half_close: Option<Flag>,
     max_requests_per_connection: Option<Number>,
+    warm_connections: Option<Count>,
     http2: Option<Http2Keys>,
     connect_info: Option<Flag>,
 }
@@ -216,7 +217,7 @@ impl ServerEntry {
             };
         }
         apply!(header_read_timeout body_timeout keep_alive_timeout max_header_size);
-        apply!(shutdown_grace half_close connect_info max_requests_per_connection);
+        apply!(shutdown_grace half_close connect_info max_requests_per_connection warm_connections);
         if let Some(keys) = keys.http2 {
             builder = builder.http2(keys.settings());
         }

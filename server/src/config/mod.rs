@@ -116,6 +116,7 @@ use millpond::Pool;
 /// | `shutdown_grace` | a duration, or `"never"` for no grace |
 /// | `half_close` | `true` or `false` |
 /// | `max_requests_per_connection` | a number |
+/// | `warm_connections` | a number; 0 for none |
 /// | `http2` | a table, see below |
 /// | `connect_info` | `true` or `false` |
 ///

@@ -26,6 +26,7 @@ fn each_key_is_what_the_builder_is_told() {
         ("http.max_header_size = '1KiB'", listening().max_header_size(1024)),
         ("http.shutdown_grace = '1s'", listening().shutdown_grace(second)),
         ("http.shutdown_grace = 'never'", listening().shutdown_grace(None)),
+        ("http.warm_connections = 9", listening().warm_connections(9)),
         ("http.half_close = true", listening().half_close(true)),
         ("http.max_requests_per_connection = 9", listening().max_requests_per_connection(9)),
         ("max_connection_age = '1s'", listening().max_connection_age(second)),
