@@ -32,6 +32,14 @@ impl<S: Service<Q>, Q> Call<S, Q> {
         Self { state: State::Ready { service, request } }
     }
 
+    /// Returns the request of a call that was not polled.
+    pub(crate) fn request(&self) -> Option<&Q> {
+        match &self.state {
+            State::Ready { request, .. } => Some(request),
+            State::Running { .. } | State::Gone => None,
+        }
+    }
+
     /// Returns the request of a refused call.
     pub(crate) fn into_request(self) -> Q {
         match self.state {

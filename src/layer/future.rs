@@ -148,7 +148,7 @@ where
                 }
                 StateProj::Waiting { wait } => match ready!(wait.poll(cx)) {
                     Ok(handle) => State::Running { handle },
-                    Err(refused) => match refuse(&wait.pool().0, refused) {
+                    Err(refused) => match refuse(&wait.pool().0, refused, this.on_error) {
                         Ok(next) => next,
                         Err((refusal, call)) => {
                             let request = Some(call.into_request());
@@ -166,22 +166,25 @@ where
 /// Decides on a call that `schedule_within` did not take. Returns how the call goes on, or why it is
 /// refused.
 #[allow(clippy::type_complexity)]
-fn refuse<S, Q, E>(
+fn refuse<S, Q, A>(
     shared: &LayerShared,
     refused: SubmitError<Call<S, Q>>,
-) -> Result<State<S, Q, E>, (SubmitErrorKind, Call<S, Q>)>
+    on_error: &A,
+) -> Result<State<S, Q, A::Error>, (SubmitErrorKind, Call<S, Q>)>
 where
     S: Service<Q> + Send + 'static,
     S::Future: Send + 'static,
     S::Response: Send + 'static,
     S::Error: Send + 'static,
     Q: Send + 'static,
+    A: HandleError<Q, S::Response, S::Error>,
 {
     let (kind, call) = refused.into_parts();
     let (kind, call) = match kind {
         // The caller is a job of this pool, which keeps its slot while it runs the call.
         SubmitErrorKind::WouldDeadlock => {
-            match shared.submission(call, None).try_go(shared.pool_shared()) {
+            let options = call.request().and_then(|request| on_error.options(request));
+            match shared.submission(call, options.as_ref()).try_go(shared.pool_shared()) {
                 Ok(Submitted::Pool(handle)) => return Ok(State::Running { handle }),
                 Ok(Submitted::Caller(job)) => return Ok(State::InCaller { job }),
                 Err(refused) => refused.into_parts(),

@@ -60,7 +60,7 @@ pub struct JobOptions {
     priority: Priority,
     deadline: Option<Instant>,
     expire_running: bool,
-    keep_deadline: bool,
+    own_deadline: bool,
 }
 
 impl JobOptions {
@@ -109,21 +109,21 @@ impl JobOptions {
 
     /// Sets whether the job ignores the deadline of the job that submits it. Default `false`.
     pub fn own_deadline(mut self, own_deadline: bool) -> Self {
-        self.keep_deadline = own_deadline;
+        self.own_deadline = own_deadline;
         self
     }
 
     /// Returns the deadline of a job with these options that a job with the deadline `outer` submits.
     pub(crate) fn resolve(&self, outer: Option<Deadline>) -> Option<Deadline> {
         let own = self.deadline.map(|at| Deadline { at, expire_running: self.expire_running });
-        let outer = outer.filter(|_| !self.keep_deadline);
+        let outer = outer.filter(|_| !self.own_deadline);
         match (own, outer) {
             (Some(own), Some(outer)) if outer.at < own.at => Some(outer),
             (own, outer) => own.or(outer),
         }
     }
 
-    pub(crate) fn class(&self) -> Priority {
+    pub(crate) fn wanted_priority(&self) -> Priority {
         self.priority
     }
 }
@@ -146,11 +146,6 @@ pub(crate) struct Requirements {
 }
 
 impl Requirements {
-    /// The same, with the lowest priority.
-    pub(crate) fn lowest(self) -> Self {
-        Self { priority: Priority::Background, ..self }
-    }
-
     /// The index of the priority.
     pub(crate) fn class(self) -> usize {
         self.priority as usize

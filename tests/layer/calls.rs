@@ -484,3 +484,30 @@ fn calls_are_shed_while_the_line_does_not_become_shorter() {
         });
     }
 }
+
+/// The rate at which a pool serves counts no time in which no call waits.
+#[test]
+fn an_idle_time_is_no_slow_turn() {
+    paused(async {
+        let pool = Pool::new(1);
+        let inner = service_fn(|(): ()| async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Ok::<_, Infallible>(())
+        });
+        let service = PoolLayer::schedule_within(&pool, Duration::from_secs(60)).layer(inner);
+        let offer =
+            || (0..6).map(|_| tokio::spawn(service.clone().oneshot(()))).collect::<Vec<_>>();
+        for call in offer() {
+            call.await.unwrap().unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let calls = offer();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        // Three calls wait, of 20 ms each.
+        let expected = pool.status().expected_wait;
+        assert!(expected <= Duration::from_millis(100), "{expected:?}");
+        for call in calls {
+            call.await.unwrap().unwrap();
+        }
+    });
+}

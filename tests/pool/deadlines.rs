@@ -139,13 +139,20 @@ fn a_closure_that_runs_delays_the_end() {
         let pool = Pool::new(1);
         let (open, gate) = std::sync::mpsc::channel::<()>();
         let options = within(Duration::from_millis(5)).expire_running(true);
-        let job = async move {
+        let mut job = Box::pin(async move {
             millpond::blocking(move || gate.recv().unwrap()).await;
             std::future::pending::<()>().await;
-        };
+        });
+        let polls = Arc::new(AtomicUsize::new(0));
+        let counted = polls.clone();
+        let job = std::future::poll_fn(move |cx| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            job.as_mut().poll(cx)
+        });
         let mut handle = pool.with(options).schedule(job).await.unwrap();
         sleep(Duration::from_millis(30)).await;
         assert!(!handle.is_finished());
+        assert!(polls.load(Ordering::Relaxed) <= 3, "{polls:?}: the job is polled without end");
         open.send(()).unwrap();
         assert!(soon(&mut handle).await.unwrap_err().is_expired());
         whole(&pool).await;

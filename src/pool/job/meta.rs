@@ -65,7 +65,7 @@ impl Meta {
         let options = options.unwrap_or(&default);
         let outer = DEADLINE.get().filter(|_| !failpoint("a deadline is not inherited"));
         let (span, deadline) = (JobSpan::current(with_span), options.resolve(outer));
-        let priority = options.class();
+        let priority = options.wanted_priority();
         if span.is_none() && deadline.is_none() && priority == Priority::Normal {
             return None;
         }
@@ -113,7 +113,9 @@ impl Meta {
         let is_late = !extra.started.swap(true, Relaxed)
             && deadline.at <= Instant::now()
             && !failpoint("a late job starts");
-        extra.expired.store(is_late, Relaxed);
+        if is_late {
+            extra.expired.store(true, Relaxed);
+        }
         is_late
     }
 

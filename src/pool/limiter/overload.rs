@@ -26,8 +26,8 @@
 //! line is not empty, which is the mean time of a job, divided by the slots. So an estimate of a wait is
 //! the length of the line times the gap, and the time of a job is the gap times the size.
 //!
-//! All of this happens under the state lock, at turns and when a caller joins the line. A pool whose line
-//! has no caller that may be refused measures nothing.
+//! All of this happens under the state lock, at turns and when a caller joins the line. A line without a
+//! caller that may be refused is not measured, and looks at no clock.
 //!
 //! # Invariants
 //!
@@ -81,7 +81,7 @@ pub(super) struct Overload {
     due: Option<Instant>,
     /// When a caller was refused last.
     last_refusal: Option<Instant>,
-    /// The last turn, unless the line was empty since.
+    /// The last turn, unless [`stop`](Self::stop) came since.
     last_turn: Option<Instant>,
     /// The mean time between two turns, in seconds: a moving average. Zero before the second turn.
     gap: f64,
@@ -141,9 +141,10 @@ impl Overload {
         }
     }
 
-    /// Notes that no waiter needs a slot.
-    fn note_empty(&mut self) {
-        if self.last_turn.is_some() {
+    /// Notes that nothing is to be measured: no caller that may be refused waits, or the limiter is paused.
+    /// The time until the next turn is then no gap.
+    fn stop(&mut self) {
+        if self.last_turn.is_some() && !failpoint("an idle time is a gap") {
             *self = Self { gap: self.gap, gaps: self.gaps, ..Self::new(self.target) };
         }
     }
@@ -171,8 +172,8 @@ impl State {
     /// Returns the refusal for now. The line is not served for longer than `limit`.
     fn shed(&mut self, now: Instant, limit: Duration) -> SubmitErrorKind {
         self.overload.last_refusal = Some(now);
-        let waiters = self.wait_list.ahead_of(Requirements::default().lowest());
-        SubmitErrorKind::Shed { retry_after: self.overload.estimate(waiters).min(limit) }
+        let line = self.overload.estimate(self.wait_list.main_len());
+        SubmitErrorKind::Shed { retry_after: line.min(limit) }
     }
 
     /// Returns how long a caller that joins the line now will wait.
@@ -188,18 +189,19 @@ impl StateGuard<'_> {
         shard_id: ShardId,
         deferred: &mut DeferredWakes,
     ) -> Option<WaiterKey> {
+        if self.wait_list.head(List::Resuming).is_some() {
+            return self.first_to_serve();
+        }
         // Feeders that set no target pay nothing.
         let is_measured = match self.overload.target {
             TargetWait::Measured => self.wait_list.requests() > 0,
             TargetWait::Fixed(_) => true,
             TargetWait::Never => false,
         };
-        if !is_measured || self.paused || self.wait_list.head(List::Resuming).is_some() {
+        let oldest = self.wait_list.oldest_in_main().filter(|_| is_measured && !self.paused);
+        let Some(oldest) = oldest else {
+            self.overload.stop();
             return self.first_to_serve();
-        }
-        let Some(oldest) = self.wait_list.oldest_in_main() else {
-            self.overload.note_empty();
-            return None;
         };
         let (now, size) = (Instant::now(), self.size);
         self.overload.note_turn(now, now.duration_since(oldest), size);
@@ -274,7 +276,7 @@ mod tests {
         let target = overload.target(8).unwrap();
         assert!((79 * MS..81 * MS).contains(&target), "{target:?}");
         assert_eq!(overload.estimate(100).as_millis(), 1_000);
-        overload.note_empty();
+        overload.stop();
         assert_eq!(overload.estimate(100).as_millis(), 1_000, "the gap stays known");
     }
 }

@@ -43,7 +43,8 @@
 //!     │            ▼                    │
 //!     │       SlotGranted ──▶ (gone: the caller starts its job, or has reserved the slot)
 //!     │                                 │
-//!     ├──▶ Closed, Rejected ◀───────────┘    the pool was closed, or the caller's group was
+//!     ├──▶ Closed, Rejected ◀───────────┘    the pool was closed, or the caller's group was; the
+//!     │                                      deadline passed; the limiter is overloaded
 //!     └──────────▶ Deadlock                  the wait could never end
 //! ```
 //!
@@ -299,6 +300,10 @@ impl WaitList {
     /// Returns whether no waiter needs a slot alone.
     pub(super) fn is_empty(&self) -> bool {
         self.main_len + self.resuming.len == 0
+    }
+
+    pub(super) fn main_len(&self) -> usize {
+        self.main_len
     }
 
     /// Returns how many waiters of the main list have at least the priority of `requirements`.

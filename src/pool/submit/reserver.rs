@@ -93,7 +93,7 @@ impl Reserver {
     pub(crate) fn new(pool: Pool, group: Option<Arc<dyn JobGroup>>) -> Self {
         let options = group.as_ref().and_then(|group| group.options());
         let requirements = options.map_or(Requirements::default(), |options| Requirements {
-            priority: options.class(),
+            priority: options.wanted_priority(),
             ..Requirements::default()
         });
         Self { pool, group, requirements, state: State::Nothing }
