@@ -19,7 +19,7 @@
 #![doc = include_str!("../docs/verbs-table.md")]
 //!
 //! *Full* means that no slot is free and the queue has no room, or that a waiter stands in the wait
-//! list. The wait list is first in, first out. The page [`guide::verbs`] helps to choose.
+//! list. Waiters of one [`Priority`] are served first in, first out. The page [`guide::verbs`] helps to choose.
 //!
 //! [schedule]: Pool::schedule
 //! [try_schedule]: Pool::try_schedule

@@ -145,6 +145,25 @@ pub(crate) struct Settings {
     pub(crate) ticks: Ticks,
 }
 
+#[cfg(test)]
+impl Settings {
+    /// The least that works, for tests of a part that reads no bytes.
+    pub(crate) fn least() -> Self {
+        Self {
+            max_frame_size: 1,
+            read_budget_bytes: 1,
+            read_budget_frames: 1,
+            send_buffer: 1,
+            send_buffer_total: 1,
+            slow_reader: SlowReader::Wait,
+            max_age: None,
+            max_age_grace: None,
+            shutdown_grace: Duration::ZERO,
+            ticks: Ticks::new(&Deadlines::default()),
+        }
+    }
+}
+
 /// The deadlines in ticks of the timer wheel.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ticks {

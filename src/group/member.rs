@@ -76,9 +76,7 @@ impl MemberGuard {
     pub(crate) fn new(group: Option<&GroupHandle>) -> Self {
         Self { group: group.map(|group| group.state.clone()), index: None, is_request: false }
     }
-}
 
-impl MemberGuard {
     /// Says whether the call may be refused under overload by default.
     pub(crate) fn with_request(mut self, is_request: bool) -> Self {
         self.is_request = is_request;

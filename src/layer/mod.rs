@@ -178,6 +178,10 @@ impl PoolLayer {
     /// The service holds nothing between `poll_ready` and `call`, so it suits tower's `Balance` and
     /// `Steer`. [`Duration::MAX`] waits without a limit.
     ///
+    /// While the pool is overloaded, a call with a limit is refused earlier, with [`CallError::Shed`] and a
+    /// `retry_after`; see [`PoolBuilder::target_wait`](crate::PoolBuilder::target_wait). A call past its
+    /// deadline fails with [`CallError::Expired`].
+    ///
     /// A limit of zero refuses a call that cannot start at the first poll. The runtime needs its
     /// timers.
     pub fn schedule_within(pool: &Pool, limit: Duration) -> Self {

@@ -80,7 +80,7 @@ pub use crate::pool::with::PoolWith;
 /// [anyway_go]: Self::anyway_go
 ///
 /// *Full* means that no slot is free and the queue has no room, or that a waiter stands in the wait
-/// list. The wait list is first in, first out.
+/// list. Waiters of one [`Priority`] are served first in, first out.
 ///
 /// A clone is cheap and shares the pool. Dropping the last clone closes the pool: admitted jobs run
 /// to their ends, and then the workers retire.

@@ -139,6 +139,20 @@ impl WorkerCounts {
 }
 
 impl<T> State<T> {
+    fn new(table: ConnTable<T>, workers: WorkerCounts) -> Self {
+        Self {
+            table,
+            totals: Totals::default(),
+            event_loop: None,
+            workers,
+            suspended: ConnMap::default(),
+            waiting: ConnMap::default(),
+            #[cfg(feature = "http")]
+            requests: ConnMap::default(),
+            ages: Ages::default(),
+        }
+    }
+
     /// Returns whether another worker must start. Up to `max` workers, each ready connection has a
     /// worker that is not in a turn. Beyond `max`, at least one worker is not in a turn.
     pub(crate) fn wants_worker(&self) -> bool {
@@ -200,23 +214,10 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
             last_turn_waited: false,
             is_behind: false,
         };
-        let (totals, suspended, waiting) =
-            (Totals::default(), ConnMap::default(), ConnMap::default());
-        let state = Mutex::new(State {
-            table,
-            totals,
-            event_loop: None,
-            workers,
-            suspended,
-            waiting,
-            #[cfg(feature = "http")]
-            requests: ConnMap::default(),
-            ages: Ages::default(),
-        });
         Self {
             server,
             protocol,
-            state,
+            state: Mutex::new(State::new(table, workers)),
             not_empty: Notify::new(),
             age_moved_in: Notify::new(),
             // Relaxed: the number only has to differ from the others.
@@ -557,19 +558,7 @@ mod tests {
         }
         let workers =
             WorkerCounts { searching, serving, max: 3, last_turn_waited, is_behind: false };
-        let (totals, suspended, waiting) =
-            (Totals::default(), ConnMap::default(), ConnMap::default());
-        State {
-            table,
-            totals,
-            event_loop: None,
-            workers,
-            suspended,
-            waiting,
-            #[cfg(feature = "http")]
-            requests: ConnMap::default(),
-            ages: Ages::default(),
-        }
+        State::new(table, workers)
     }
 
     #[test]

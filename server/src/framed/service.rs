@@ -139,3 +139,17 @@ pub(super) fn failed(what: &'static str, error: BoxError, reason: CloseReason) -
     let _ = (what, error);
     reason
 }
+
+/// A protocol of lines, for tests of a part that serves none.
+#[cfg(test)]
+pub(crate) type Lines = ServiceProtocol<
+    tokio_util::codec::LinesCodec,
+    tower::util::BoxCloneSyncService<String, Vec<String>, std::io::Error>,
+>;
+
+#[cfg(test)]
+pub(crate) fn lines() -> Lines {
+    let service = tower::service_fn(|line: String| async { Ok(vec![line]) });
+    let service = tower::util::BoxCloneSyncService::new(service);
+    ServiceProtocol { codec: Default::default(), service }
+}

@@ -225,31 +225,14 @@ mod tests {
     use super::*;
     use crate::conn::listener_conns::ListenerConns;
     use crate::conn::server_state::ServerState;
-    use crate::framed::service::ServiceProtocol;
-    use crate::settings::{Deadlines, Settings, SlowReader, Ticks};
-
-    type Service = tower::util::BoxCloneSyncService<String, Vec<String>, std::io::Error>;
-    type Lines = ServiceProtocol<tokio_util::codec::LinesCodec, Service>;
+    use crate::framed::service::lines;
+    use crate::settings::Settings;
 
     #[tokio::test]
     async fn a_dropped_worker_is_not_counted() {
-        let settings = Settings {
-            max_frame_size: 1,
-            read_budget_bytes: 1,
-            read_budget_frames: 1,
-            send_buffer: 1,
-            send_buffer_total: 1,
-            slow_reader: SlowReader::Wait,
-            max_age: None,
-            max_age_grace: None,
-            shutdown_grace: std::time::Duration::ZERO,
-            ticks: Ticks::new(&Deadlines::default()),
-        };
-        let service = tower::service_fn(|line: String| async { Ok(vec![line]) });
-        let protocol = Lines { codec: Default::default(), service: Service::new(service) };
         let conns = Arc::new(ListenerConns::new(
-            Arc::new(ServerState::new(settings, 1, None)),
-            Arc::new(protocol),
+            Arc::new(ServerState::new(Settings::least(), 1, None)),
+            Arc::new(lines()),
         ));
         let counts = || {
             let state = conns.lock();

@@ -121,32 +121,15 @@ mod tests {
     use super::*;
     use crate::accept::per_ip::PerIpPermit;
     use crate::conn::server_state::ServerState;
-    use crate::framed::service::ServiceProtocol;
-    use crate::settings::{Deadlines, Settings, SlowReader, Ticks};
+    use crate::framed::service::{Lines, lines};
+    use crate::settings::Settings;
     use crate::task::TaskWaker;
-
-    type Service = tower::util::BoxCloneSyncService<String, Vec<String>, std::io::Error>;
-    type Lines = ServiceProtocol<tokio_util::codec::LinesCodec, Service>;
 
     #[tokio::test]
     async fn a_move_sees_a_shutdown() {
-        let settings = Settings {
-            max_frame_size: 1,
-            read_budget_bytes: 1,
-            read_budget_frames: 1,
-            send_buffer: 1,
-            send_buffer_total: 1,
-            slow_reader: SlowReader::Wait,
-            max_age: None,
-            max_age_grace: None,
-            shutdown_grace: std::time::Duration::ZERO,
-            ticks: Ticks::new(&Deadlines::default()),
-        };
-        let service = tower::service_fn(|line: String| async { Ok(vec![line]) });
-        let protocol = Lines { codec: Default::default(), service: Service::new(service) };
-        let server = Arc::new(ServerState::new(settings, 1, None));
+        let server = Arc::new(ServerState::new(Settings::least(), 1, None));
         let conns: ListenerConns<Lines, TaskWaker> =
-            ListenerConns::new(server.clone(), Arc::new(protocol));
+            ListenerConns::new(server.clone(), Arc::new(lines()));
         let key = conns.insert(PerIpPermit::UNCOUNTED);
         let moved = conns.move_out(key, &Counters::default()).unwrap();
         // The table is empty now, so this request reaches no connection.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::http::app::App;
 use crate::support::http::server::{HELLO, get, nothing_left, serve};
-use crate::support::server::{Case, Stream, in_all_cases, in_both_modes, no_time};
+use crate::support::server::{Case, in_all_cases, in_both_modes, no_time};
 use crate::support::*;
 use axum::Router;
 use axum::extract::ws::{Message, WebSocketUpgrade};
@@ -38,14 +38,7 @@ type Client = SendRequest<BoxBody<Bytes, std::convert::Infallible>>;
 
 async fn connect(case: Case, server: &Server) -> (Client, JoinHandle<hyper::Result<()>>) {
     let tcp = TcpStream::connect(server.local_addrs()[0]).await.unwrap();
-    let stream = match case.tls {
-        #[cfg(feature = "rustls")]
-        true => {
-            let session = no_time(crate::support::server::tls::connect_http2(tcp)).await.unwrap();
-            Stream::Tls(Box::new(session))
-        }
-        _ => Stream::Plain(tcp),
-    };
+    let stream = case.http2_stream(tcp).await;
     let shaken = Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream));
     let (client, connection) = no_time(shaken).await.unwrap();
     (client, tokio::spawn(connection))

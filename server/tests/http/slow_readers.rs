@@ -161,14 +161,7 @@ async fn connect(case: Case, server: &Server, window: u32, allowed: usize) -> Ht
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let tcp = socket.connect(server.local_addrs()[0]).await.unwrap();
-    let stream = match case.tls {
-        #[cfg(feature = "rustls")]
-        true => {
-            let session = no_time(crate::support::server::tls::connect_http2(tcp)).await.unwrap();
-            Stream::Tls(Box::new(session))
-        }
-        _ => Stream::Plain(tcp),
-    };
+    let stream = case.http2_stream(tcp).await;
     let (allow, allowed) = watch::channel(allowed);
     let paced = Paced { stream, allowed, read: 0, changes: None };
     let mut builder = Builder::new(TokioExecutor::new());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::http::app::App;
 use crate::support::http::server::{nothing_left, serve};
-use crate::support::server::{Case, Stream, in_all_cases, in_both_modes, no_time};
+use crate::support::server::{Case, in_all_cases, in_both_modes, no_time};
 use crate::support::*;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -34,14 +34,7 @@ struct Client(SendRequest<Full<Bytes>>);
 /// Returns a client and its connection's task, which ends with the client.
 async fn connect(case: Case, server: &Server) -> (Client, JoinHandle<hyper::Result<()>>) {
     let tcp = TcpStream::connect(server.local_addrs()[0]).await.unwrap();
-    let stream = match case.tls {
-        #[cfg(feature = "rustls")]
-        true => {
-            let session = no_time(crate::support::server::tls::connect_http2(tcp)).await.unwrap();
-            Stream::Tls(Box::new(session))
-        }
-        _ => Stream::Plain(tcp),
-    };
+    let stream = case.http2_stream(tcp).await;
     let io = TokioIo::new(stream);
     let shaken = hyper::client::conn::http2::handshake(TokioExecutor::new(), io);
     let (client, connection) = no_time(shaken).await.unwrap();

@@ -100,6 +100,15 @@ pub fn double(body: impl Future<Output = ()> + Send + 'static) {
 }
 
 impl Case {
+    /// Makes the stream of an HTTP/2 client.
+    pub async fn http2_stream(self, tcp: TcpStream) -> Stream {
+        match self.tls {
+            #[cfg(feature = "rustls")]
+            true => Stream::Tls(Box::new(no_time(tls::connect_http2(tcp)).await.unwrap())),
+            _ => Stream::Plain(tcp),
+        }
+    }
+
     /// Returns the builder of a server with a port of its own.
     pub fn builder(self) -> ServerBuilder {
         self.listening("127.0.0.1:0")

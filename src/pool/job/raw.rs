@@ -227,8 +227,7 @@ where
     /// That of [`poll`](Self::poll).
     #[inline(always)]
     unsafe fn poll_future(&self, cx: &mut Context<'_>) -> Step {
-        let cell = self;
-        cell.stage.with_mut(|stage| {
+        self.stage.with_mut(|stage| {
             // SAFETY: `stage` belongs to the token's holder (S2).
             let Stage::Future(future) = (unsafe { &mut *stage }) else {
                 unreachable!("polled after its end")
@@ -236,7 +235,7 @@ where
             let future: *mut F = future;
             let mut output = None;
             let polled = catch_unwind(AssertUnwindSafe(|| {
-                cell.meta.in_scope(|| {
+                self.meta.in_scope(|| {
                     // SAFETY: the future stays in place until it is dropped there (S3).
                     let pinned = unsafe { Pin::new_unchecked(&mut *future) };
                     let Poll::Ready(value) = pinned.poll(cx) else { return };
@@ -249,15 +248,15 @@ where
             match (polled, output) {
                 (Ok(()), None) => Step::Pending,
                 // SAFETY: the caller holds the token, and the future was dropped above.
-                (Ok(()), Some(output)) => Step::Ended(unsafe { cell.finish(stage, output) }),
+                (Ok(()), Some(output)) => Step::Ended(unsafe { self.finish(stage, output) }),
                 (Err(payload), None) => {
                     // SAFETY: the caller holds the token, and `stage` is still the future.
-                    Step::Ended(unsafe { cell.end(stage, Err(JobError::panicked(payload))) })
+                    Step::Ended(unsafe { self.end(stage, Err(JobError::panicked(payload))) })
                 }
                 (Err(payload), Some(output)) => {
                     catch_panic(|| drop(output));
                     // SAFETY: as above; a drop that panicked is not repeated.
-                    Step::Ended(unsafe { cell.finish(stage, Err(JobError::panicked(payload))) })
+                    Step::Ended(unsafe { self.finish(stage, Err(JobError::panicked(payload))) })
                 }
             }
         })

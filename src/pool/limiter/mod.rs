@@ -57,7 +57,7 @@
 //! ```
 //!
 //! A released slot goes to the first resuming job, else to the head of the main list. A job resumes
-//! after it lent its slot (`lending`). The main list is first come, first served: the
+//! after it lent its slot (`lending`). The main list is first come, first served within a priority: the
 //! jobs in the queue come first, then callers and committed jobs in one order. No later submitter
 //! overtakes a waiter, because no shard has a free slot while a waiter stands in the main list (L4,
 //! L5). A caller that is granted a slot and then dropped releases the slot like an ended job, so the
@@ -104,9 +104,10 @@
 //! * **L4, the flag.** While `NO_SLOTS` is set, no shard has a free slot.
 //! * **L5, no overtaking.** While a waiter stands in the main list, or a job waits to resume,
 //!   `NO_SLOTS` is set.
-//! * **L6, order.** Slots go to resuming jobs, oldest first, then to the head of the main list. Only a
-//!   lent slot may pass by the head. The first waiters of the main list, and no others, stand in the
-//!   queue. New waiters join at the end of a list.
+//! * **L6, order.** Slots go to resuming jobs, oldest first, then to the head of the main list: the oldest
+//!   of the priority whose turn it is (`wait_list`). A lent slot may pass by the head, and so may the
+//!   newest caller under overload (`overload`). The first waiters of each priority, and no others, stand in
+//!   the queue. New waiters join at the end of a list.
 //! * **L7, waiters.** A caller's state changes under the state lock, along the arrows in
 //!   `wait_list`. What a caller was granted is used by it or passed on when it is dropped.
 //! * **L8, quotas.** At most `limit` parts of a quota are in use, and a waiter in the main list uses
@@ -124,7 +125,7 @@
 //! |---|---|
 //! | L1, L2 | `dropped_mid_wait::a_waker_may_call_back_when_it_is_dropped`, `panics_in_callbacks` |
 //! | L3, L4, L5 | assertions at each snapshot in debug builds, so each test that reads a status; `resize`; loom: `a_returned_slot_is_found`, `a_reserved_slot_passes_on`, `a_held_slot_is_freed_once` |
-//! | L6 | `full::the_queue_is_first_come_first_served`, `full::a_waiter_is_not_overtaken`; the tests in `wait_list` |
+//! | L6 | `full::the_queue_is_first_come_first_served`, `full::a_waiter_is_not_overtaken`, `priority`; the tests in `wait_list` |
 //! | L7 | `dropped_mid_wait`, `closed`; the tests in `wait_list`; loom: `a_dropped_grant_passes_on`, `close_notifies_waiting_callers` |
 //! | L8 | `quota` |
 //! | L9 | `accounting_model`, `status` |
