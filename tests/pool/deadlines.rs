@@ -49,6 +49,7 @@ fn queued_and_committed_jobs_never_run_and_are_told_at_once() {
         // The later deadline first: the earlier one must wake the task that looks.
         let view = pool.with(within(LIMIT * 2));
         let queued = view.try_schedule(counted(&runs)).unwrap();
+        settle().await;
         let view = pool.with(within(LIMIT));
         let committed = view.anyway_go(counted(&runs)).unwrap().into_handle();
         assert!(matches!(committed.await, Err(JobError::Expired)));
