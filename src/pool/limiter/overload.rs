@@ -193,13 +193,13 @@ impl StateGuard<'_> {
             return self.first_to_serve();
         }
         // Feeders that set no target pay nothing.
-        let is_measured = match self.overload.target {
+        let may_refuse = match self.overload.target {
             TargetWait::Measured => self.wait_list.requests() > 0,
             TargetWait::Fixed(_) => true,
             TargetWait::Never => false,
         };
-        let oldest = self.wait_list.oldest_in_main().filter(|_| is_measured && !self.paused);
-        let Some(oldest) = oldest else {
+        let measures = may_refuse && !self.paused;
+        let Some(oldest) = measures.then(|| self.wait_list.oldest_in_main()).flatten() else {
             self.overload.stop();
             return self.first_to_serve();
         };
