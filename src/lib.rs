@@ -70,6 +70,7 @@
 //! | `tower` | the module `layer` |
 //! | `http-body` | `PoolLayer::hold_until_body_end` |
 //! | `hyper` | a [`Pool`] is a `hyper::rt::Executor` |
+//! | `metrics` | `Pool::publish_metrics`: counts for Prometheus, StatsD and others |
 //!
 //! Events have the field `pool`, the pool's name. Panics are ERROR; close, resize and shutdown are
 //! INFO; overflow and refusals are DEBUG.
@@ -99,6 +100,8 @@ mod group;
 pub mod guide;
 #[cfg(feature = "tower")]
 pub mod layer;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod panic;
 mod pool;
 mod sync;

@@ -71,6 +71,7 @@
 //! | `axum` | requests carry axum's `ConnectInfo` |
 //! | `serde` | `ServerConfig`: servers from a configuration file |
 //! | `rustls` | TLS; the cryptography provider is your choice |
+//! | `metrics` | `ServerStatus::publish_metrics`: counts for Prometheus, StatsD and others |
 //!
 //! # Platforms
 //!
@@ -101,6 +102,8 @@ mod framed;
 pub mod guide;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod panic;
 mod parked;
 // The fuzz targets are a crate of their own, so under cargo-fuzz the module is visible.

@@ -7,5 +7,7 @@ mod program;
 mod framed;
 #[cfg(all(feature = "http", unix))]
 mod http;
+#[cfg(all(feature = "http", feature = "metrics", unix))]
+mod prometheus;
 #[cfg(all(feature = "http", unix))]
 mod sockets;
