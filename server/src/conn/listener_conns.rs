@@ -177,6 +177,14 @@ impl<T> State<T> {
         if serving { &mut self.suspended } else { &mut self.waiting }
     }
 
+    /// Stores the waker of a suspended turn, or of a wait for a slot if not `serving`. Returns whether an
+    /// event for the turn came while no waker was stored; the caller wakes the turn after the unlock (C7).
+    fn suspend(&mut self, key: ConnKey, waker: &Waker, serving: bool, interest: Events) -> bool {
+        self.wakers(serving).insert(key, waker.clone());
+        let came = serving && self.table.has(key, interest);
+        came && !failpoint("events before a suspension are lost")
+    }
+
     /// Delivers events of the poller. A connection that becomes ready needs no waker, because the
     /// event loop itself delivers and then looks for ready connections. Returns the waker of a
     /// suspended turn that the events interest; the caller wakes it after the unlock.
@@ -409,12 +417,8 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
 
     /// Stores the waker of a suspended turn, or of a wait for a slot if not `serving`.
     pub(super) fn suspend(&self, key: ConnKey, waker: &Waker, serving: bool) {
-        let mut state = self.lock();
-        state.wakers(serving).insert(key, waker.clone());
-        let came = state.table.has(key, P::INTEREST);
-        if serving && came {
-            drop(state);
-            // The event came while no waker was stored (C7).
+        let came = self.lock().suspend(key, waker, serving, P::INTEREST);
+        if came {
             waker.wake_by_ref();
         }
     }
@@ -559,6 +563,23 @@ mod tests {
         let workers =
             WorkerCounts { searching, serving, max: 3, last_turn_waited, is_behind: false };
         State::new(table, workers)
+    }
+
+    #[test]
+    fn a_suspended_turn_misses_no_event() {
+        for (event, expected) in [(Events::READABLE, true), (Events::CLOSE_REQUESTED, false)] {
+            let mut state = state(0, (0, 0, false));
+            let key = state.table.insert(PerIpPermit::UNCOUNTED);
+            let (waker, interest) = (Waker::noop(), Events::READABLE);
+            // Before the turn is suspended, and after.
+            assert!(state.deliver(key, event, interest).is_none());
+            assert_eq!(state.suspend(key, waker, true, interest), expected);
+            assert_eq!(state.deliver(key, event, interest).is_some(), expected);
+            // A wait for a slot is no turn: the event is the input of the turn to come.
+            state.suspended.remove(&key);
+            assert!(!state.suspend(key, waker, false, interest));
+            assert!(state.deliver(key, event, interest).is_none());
+        }
     }
 
     #[test]

@@ -125,7 +125,7 @@
 //!   (test: `the_close_reason_of_the_higher_rank_stays`)
 //! - **C7, suspended turns.** A suspended turn misses no event of its `INTEREST`. `suspend` stores
 //!   the waker and looks at the events under one lock; a delivery looks for the waker under the
-//!   same lock. (tests: `server/push.rs`, `server/regressions.rs`)
+//!   same lock. (tests: `a_suspended_turn_misses_no_event`, `server/push.rs`)
 //! - **C8, kill.** Every connection of a killed server ends. Each path that parks a connection or
 //!   stores a waker reads `killed` afterwards, or before under the same lock. So either the kill
 //!   finds the entry or the waker, or the path finds the flag. (test: `server/shutdown.rs`)

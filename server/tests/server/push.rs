@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep};
 
 in_all_cases!(double: to_parked_connections_from_elsewhere);
 in_all_cases!(single: nobody_reads, slow_readers_are_closed, all_peers_together_have_a_limit);
-in_all_cases!(single: to_one_whose_handler_waits, what_waits_in_a_turn_counts);
+in_all_cases!(single: to_one_whose_handler_waits, just_before_the_handler_waits);
+in_all_cases!(single: what_waits_in_a_turn_counts);
 in_all_cases!(paused: a_close_outlives_the_write_deadline, a_handler_that_sends_to_nobody);
 
 async fn to_parked_connections_from_elsewhere(case: Case) {
@@ -182,6 +183,19 @@ async fn to_one_whose_handler_waits(case: Case) {
     }
     chat.gate().open();
     assert_eq!(client.line().await, "two", "{case:?}");
+}
+
+/// The event comes while the turn is polled: no waker is stored yet (C7).
+async fn just_before_the_handler_waits(case: Case) {
+    let chat = Chat::new();
+    let server = chat.serve(case.narrow_builder());
+    let mut client = case.connect(&server).await;
+    for n in 0..10 {
+        client.send(&format!("thread meanwhile {n}\n")).await;
+        assert_eq!(soon(client.line()).await, format!("meanwhile {n}"), "{case:?}");
+        chat.gate().pass(1);
+        client.ask("and on").await;
+    }
 }
 
 const LIMIT: Duration = Duration::from_secs(8);

@@ -77,6 +77,12 @@ impl Chat {
             ("panic", _) => silent_panic("as it was told"),
             ("fail", _) => return Err("as it was told".into()),
             ("wait", _) => self.gate().wait().await,
+            // Another thread sends `text` within this very poll. Then the handler waits.
+            ("thread", text) => {
+                let (peer, text) = (peer.clone(), text.to_owned());
+                std::thread::spawn(move || peer.try_send(text).unwrap()).join().unwrap();
+                self.gate().wait().await;
+            }
             ("close", _) => {
                 peer.send("bye".to_owned()).await?;
                 peer.close();
