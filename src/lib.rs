@@ -70,6 +70,7 @@
 //! | `tower` | the module `layer` |
 //! | `http-body` | `PoolLayer::hold_until_body_end` |
 //! | `hyper` | a [`Pool`] is a `hyper::rt::Executor` |
+//! | `serde` | [`PoolStatus`], [`Histogram`] and all else that a pool tells of itself implement `Serialize` |
 //!
 //! Events have the field `pool`, the pool's name. Panics are ERROR; close, resize and shutdown are
 //! INFO; overflow and refusals are DEBUG.
@@ -97,6 +98,7 @@ mod executor;
 mod group;
 #[cfg(any(doc, doctest, test))]
 pub mod guide;
+mod histogram;
 #[cfg(feature = "tower")]
 pub mod layer;
 mod panic;
@@ -106,6 +108,7 @@ mod trace;
 
 pub use crate::blocking::blocking;
 pub use crate::error::{ConfigError, JobError, JobPanic, SubmitError, SubmitErrorKind};
+pub use crate::histogram::Histogram;
 pub use crate::group::{Group, GroupBuilder, GroupError, GroupReport, JobTicket, Outcome};
 pub use crate::pool::{
     AbortHandle, AbortOnDropHandle, JobHandle, JobOptions, Pool, PoolBuilder, PoolStatus, PoolWith,
