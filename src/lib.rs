@@ -108,11 +108,11 @@ mod trace;
 
 pub use crate::blocking::blocking;
 pub use crate::error::{ConfigError, JobError, JobPanic, SubmitError, SubmitErrorKind};
-pub use crate::histogram::Histogram;
 pub use crate::group::{Group, GroupBuilder, GroupError, GroupReport, JobTicket, Outcome};
+pub use crate::histogram::Histogram;
 pub use crate::pool::{
-    AbortHandle, AbortOnDropHandle, JobHandle, JobOptions, Pool, PoolBuilder, PoolStatus, PoolWith,
-    Priority, Reserver, ShutdownReport, Slot, SlotGuard,
+    AbortHandle, AbortOnDropHandle, JobHandle, JobInfo, JobOptions, JobState, Pool, PoolBuilder,
+    PoolStatus, PoolWith, Priority, Reserver, ShutdownReport, Slot, SlotGuard, Timings,
 };
 
 /// The named futures that the verbs, groups and [`blocking`] return.
