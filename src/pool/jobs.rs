@@ -14,6 +14,8 @@ use std::time::Duration;
 use crate::pool::Pool;
 use crate::pool::job::{Activity, RawJob, SlotKind};
 use crate::pool::options::{Priority, Requirements};
+use crate::pool::timings::Moment;
+use crate::sync::failpoint;
 use crate::trace::Place;
 
 /// What a job does; see [`JobInfo`].
@@ -142,12 +144,48 @@ impl Longest {
     /// Takes a job of this age, if it is among the longest.
     pub(crate) fn offer(&mut self, age: Duration, job: impl FnOnce() -> Option<JobInfo>) {
         if self.jobs.len() == self.limit {
-            if self.jobs.peek().is_none_or(|youngest| age <= youngest.0.age) {
+            let is_short = |youngest: &ByAge| age <= youngest.0.age;
+            if self.jobs.peek().is_none_or(is_short) != failpoint("the shortest jobs are listed") {
                 return;
             }
             self.jobs.pop();
         }
         self.jobs.extend(job().map(ByAge));
+    }
+}
+
+/// The jobs that have come to a limit of their age.
+pub(crate) struct SlowJobs {
+    now: Moment,
+    limit: u64,
+    /// The nanoseconds until the next job comes to the limit.
+    next: u64,
+    pub(crate) found: Vec<JobInfo>,
+}
+
+impl SlowJobs {
+    pub(crate) fn new(now: Moment, limit: Duration) -> Self {
+        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        Self { now, limit, next: limit, found: Vec::new() }
+    }
+
+    pub(crate) fn now(&self) -> Moment {
+        self.now
+    }
+
+    /// Returns the time until the next job comes to the limit.
+    pub(crate) fn next(&self) -> Duration {
+        Duration::from_nanos(self.next)
+    }
+
+    /// Returns the age of a job that began at `since`, if it has come to the limit.
+    pub(crate) fn age(&mut self, since: Moment) -> Option<Duration> {
+        let age = self.now.nanos_since(since);
+        if age < self.limit {
+            self.next = self.next.min(self.limit - age);
+            return None;
+        }
+        Some(Duration::from_nanos(age))
     }
 }
 

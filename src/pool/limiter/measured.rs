@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::histogram::Histogram;
 use crate::pool::job::End;
-use crate::pool::jobs::{JobInfo, JobState, Longest};
+use crate::pool::jobs::{JobInfo, JobState, Longest, SlowJobs};
 use crate::pool::limiter::Limiter;
 use crate::pool::limiter::counts::Counters;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
@@ -75,6 +75,7 @@ impl Measured {
     fn measure_grant(&mut self, since: Instant) {
         let now = Instant::now();
         let weight = self.grants.take(self.clock.at(now));
+        let since = if failpoint("a wait begins at its grant") { now } else { since };
         self.waits.record_n(now.saturating_duration_since(since), u64::from(weight));
     }
 
@@ -160,6 +161,36 @@ impl Limiter {
             let new = shard.run_queue.iter().filter(|job| job.suspended_key().is_none());
             for job in new {
                 list.offer(Duration::ZERO, || Some(JobInfo::of_job(job.ptr(), Duration::ZERO)));
+            }
+        }
+    }
+
+    /// Finds jobs that are slow and were not reported: suspended ones, and those in their callers.
+    pub(crate) fn find_slow(&self, slow: &mut SlowJobs) {
+        let mut state = self.lock_state();
+        let clock = state.measured.clock;
+        for (_, entry) in &mut state.measured.in_caller {
+            if entry.is_reported {
+                continue;
+            }
+            if let Some(age) = slow.age(clock.at(entry.since)) {
+                entry.is_reported = true;
+                let (requirements, group) = (entry.requirements, entry.group.clone());
+                let state = JobState::InCaller;
+                slow.found.extend(JobInfo::of_requirements(requirements, group, state, age));
+            }
+        }
+        drop(state);
+        for shard in &self.shards {
+            let (mut shard, mut keys) = (shard.lock(), Vec::new());
+            for (key, entry) in shard.suspended.iter().filter(|(_, entry)| !entry.is_reported()) {
+                if let Some(age) = slow.age(entry.since()) {
+                    slow.found.push(JobInfo::of_job(entry.job, age));
+                    keys.push(key);
+                }
+            }
+            for key in keys.into_iter().filter(|_| !failpoint("a slow job is reported twice")) {
+                shard.suspended[key].set_reported();
             }
         }
     }

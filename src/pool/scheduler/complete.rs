@@ -197,10 +197,14 @@ fn add_suspended(
     shard_id: ShardId,
     shard: &mut ShardGuard<'_>,
     job: &Runnable,
-    Started { at, weight }: Started,
+    started: Started,
 ) {
     if job.suspended_key().is_none() {
-        let key = shard.suspended.insert(Suspended::new(job.ptr(), at, weight));
+        let mut entry = Suspended::new(job.ptr(), started.at, started.weight);
+        if started.is_reported {
+            entry.set_reported();
+        }
+        let key = shard.suspended.insert(entry);
         job.set_suspended_key(|| shared.arc(), key * shared.limiter.shards().len() + shard_id);
     }
     // `cancel_all` sets the flag before it locks this shard. It finds the job in `suspended`, or

@@ -21,6 +21,8 @@ pub(super) struct JobTimer {
     readings: u32,
     /// When the measured job that is polled began, and the weight of its measurement.
     started: Started,
+    /// Slow jobs are reported.
+    watches_slow: bool,
 }
 
 /// When the first poll of a job began, and the weight of its measurement: 0 if it is not measured.
@@ -28,12 +30,19 @@ pub(super) struct JobTimer {
 pub(super) struct Started {
     pub(super) at: Moment,
     pub(super) weight: u32,
+    /// The job was reported as slow in its first poll.
+    pub(super) is_reported: bool,
 }
 
 impl JobTimer {
-    pub(super) fn new(clock: &Clock) -> Self {
-        let started = Started { at: clock.now(), weight: 0 };
-        Self { sampler: Sampler::new(), readings: 0, started }
+    pub(super) fn new(shared: &Shared) -> Self {
+        let started = Started { at: shared.clock.now(), weight: 0, is_reported: false };
+        Self {
+            sampler: Sampler::new(),
+            readings: 0,
+            started,
+            watches_slow: shared.config.slow_job.is_some(),
+        }
     }
 
     /// Notes that the worker was polled by the runtime.
@@ -61,6 +70,9 @@ impl JobTimer {
             return false;
         }
         handle.polling.set(Some(job.ptr().place()));
+        if self.watches_slow {
+            handle.take_reported();
+        }
         let is_due = self.sampler.is_due();
         if is_due {
             self.measure(shared, handle);
@@ -71,7 +83,7 @@ impl JobTimer {
     #[cold]
     fn measure(&mut self, shared: &Shared, handle: &WorkerHandle) {
         let at = self.read_clock(shared, handle);
-        self.started = Started { at, weight: self.sampler.take(at) };
+        self.started = Started { at, weight: self.sampler.take(at), is_reported: false };
     }
 
     fn read_clock(&mut self, shared: &Shared, handle: &WorkerHandle) -> Moment {
@@ -97,12 +109,13 @@ impl JobTimer {
         job: &Runnable,
         is_measured: bool,
     ) -> Started {
+        let is_reported = self.watches_slow && handle.take_reported();
         if is_measured {
             job.set_measured();
-            return self.started;
+            return Started { is_reported, ..self.started };
         }
         self.start_turn(handle);
         let at = handle.read_at().unwrap_or_else(|| self.read_clock(shared, handle));
-        Started { at, weight: 0 }
+        Started { at, weight: 0, is_reported }
     }
 }

@@ -40,6 +40,7 @@ use crate::pool::scheduler::complete::{cancel, cancel_all, end_withdrawn};
 use crate::pool::scheduler::expiry::{self, Expiry};
 use crate::pool::scheduler::idle::IdleWorkers;
 use crate::pool::scheduler::poll_times::PollTimes;
+use crate::pool::scheduler::slow::Slow;
 use crate::pool::scheduler::wake::{spawn_up_to, wake_worker_for};
 use crate::pool::scheduler::worker_handle::WorkerHandle;
 use crate::pool::status::PoolStatus;
@@ -58,6 +59,7 @@ pub(crate) struct Config {
     pub(crate) overflow_limit: usize,
     pub(crate) propagate_span: bool,
     pub(crate) target_wait: TargetWait,
+    pub(crate) slow_job: Option<Duration>,
     pub(crate) on_panic: Option<OnPanic>,
 }
 
@@ -68,6 +70,7 @@ pub(crate) struct Shared {
     /// Notified when the pool becomes idle.
     pub(crate) idle_notify: Notify,
     pub(super) expiry: Expiry,
+    pub(super) slow: Slow,
     /// The runtime that workers are spawned on: the builder's, or that of the first job.
     binding: Binding,
     pub(super) poll_times: PollTimes,
@@ -118,6 +121,7 @@ impl Shared {
             config,
             idle_notify: Notify::new(),
             expiry: Expiry::new(),
+            slow: Slow::new(),
             binding: Binding::new(runtime),
             poll_times: PollTimes::new(),
             clock,

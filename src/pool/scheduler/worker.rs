@@ -37,6 +37,7 @@ use crate::pool::scheduler::idle::ParkOutcome;
 use crate::pool::scheduler::job_timer::JobTimer;
 use crate::pool::scheduler::poll_times::PollTimes;
 use crate::pool::scheduler::shared::Shared;
+use crate::pool::scheduler::slow;
 use crate::pool::scheduler::worker_handle::{LOCAL_QUEUE_LEN, WorkerHandle};
 use crate::sync::failpoint;
 
@@ -161,7 +162,7 @@ impl Worker {
     /// Spawns the worker of a registered handle, to serve a shard first. Called without a lock.
     pub(super) fn start(shared: Arc<Shared>, handle: Arc<WorkerHandle>, shard_id: ShardId) {
         let worker = Self {
-            job_timer: JobTimer::new(&shared.clock),
+            job_timer: JobTimer::new(&shared),
             shared,
             handle,
             shard_id,
@@ -449,6 +450,7 @@ impl Future for Worker {
         let this = self.get_mut();
         this.polled = true;
         this.job_timer.start_turn(&this.handle);
+        slow::watch(&this.shared);
         // One budget for all that the worker does before it yields, stolen jobs included.
         let mut budget = TurnBudget::new(&this.shared.poll_times);
         loop {

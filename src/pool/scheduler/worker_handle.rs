@@ -17,9 +17,9 @@ use std::task::Waker;
 use crate::pool::job::{AtomicJobSlot, AtomicPlace, Runnable};
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::timings::Moment;
-use crate::sync::Mutex;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use crate::sync::{Mutex, failpoint};
 
 /// The length of a local queue: how many jobs a worker takes under one shard lock.
 pub(super) const LOCAL_QUEUE_LEN: usize = 8;
@@ -45,6 +45,8 @@ pub(crate) struct WorkerHandle {
     /// The worker's last reading of the clock, unless it was too long ago; 0 without one. A thread that
     /// lists jobs may put its own reading here.
     read_at: AtomicU64,
+    /// The job in its first poll was reported as slow.
+    reported: AtomicBool,
     /// The worker's task was spawned, and not dropped at once by a runtime that has shut down.
     spawned: AtomicBool,
 }
@@ -60,6 +62,7 @@ impl WorkerHandle {
             stolen_releases: Mutex::new(0),
             polling: AtomicPlace::new(),
             read_at: AtomicU64::new(0),
+            reported: AtomicBool::new(false),
             spawned: AtomicBool::new(false),
         })
     }
@@ -129,6 +132,19 @@ impl WorkerHandle {
             Ok(_) => now,
             Err(at) => Moment::new(at).unwrap_or(now),
         }
+    }
+
+    /// Notes that the job in its first poll is reported as slow.
+    pub(super) fn set_reported(&self) {
+        // Relaxed without a partner, also below: in the worst case a job is reported twice or not.
+        self.reported.store(true, Relaxed);
+    }
+
+    /// Returns whether the job in its first poll was reported as slow, and forgets that.
+    pub(super) fn take_reported(&self) -> bool {
+        self.reported.load(Relaxed)
+            && self.reported.swap(false, Relaxed)
+            && !failpoint("a slow first poll is reported again")
     }
 
     pub(super) fn steps(&self) -> usize {

@@ -18,6 +18,7 @@ use crate::pool::job::{End, OutputSink};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::measured::CallerKey;
 use crate::pool::scheduler::shared::Shared;
+use crate::pool::scheduler::slow;
 use crate::trace::Place;
 
 /// Records the end of a job in its caller, once (P4). Dropping the guard records a cancellation.
@@ -89,6 +90,7 @@ where
 {
     /// Takes over a job that the limiter counts as `in_caller`. The sink has admitted the job.
     pub(crate) fn new(shared: C, job: F, sink: S, (place, key): (Place, CallerKey)) -> Self {
+        slow::watch(&shared);
         let end = CompletionGuard { shared, sink: Some(sink), place, key };
         Self { job: Some(job), end: Some(end) }
     }
