@@ -37,6 +37,7 @@
 //! | [`guide::overload`] | what to do when more comes in than the pool can finish |
 //! | [`guide::shutdown`] | drain, cancel, report |
 //! | [`guide::tuning`] | the size, the queue, a database pool and timeouts together |
+//! | [`guide::seeing`] | waits, runs, the list of jobs, slow ones |
 //! | [`guide::testing`] | pools in tests, paused time |
 //! | [`guide::migrating`] | from `Semaphore` + spawn, `JoinSet`, `TaskTracker` |
 //! | [`guide::buffered`] | from `buffer_unordered` and `buffered`: outcomes as a stream |
@@ -72,7 +73,7 @@
 //! | `hyper` | a [`Pool`] is a `hyper::rt::Executor` |
 //! | `serde` | [`PoolStatus`], [`Histogram`] and all else that a pool tells of itself implement `Serialize` |
 //!
-//! Events have the field `pool`, the pool's name. Panics are ERROR; close, resize and shutdown are
+//! Events have the field `pool`, the pool's name. Panics are ERROR; slow jobs are WARN; close, resize and shutdown are
 //! INFO; overflow and refusals are DEBUG.
 //!
 //! # Words
