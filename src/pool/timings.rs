@@ -211,7 +211,7 @@ mod tests {
 
     /// Returns the weights of so many events that are `gap` nanoseconds apart.
     fn weights(sampler: &mut Sampler, start: u64, events: u64, gap: u64) -> Vec<u32> {
-        let mut weight = |event: u64| match sampler.is_due() {
+        let weight = |event: u64| match sampler.is_due() {
             true => sampler.take(Moment::new(start + event * gap).unwrap()),
             false => 0,
         };

@@ -198,11 +198,9 @@ impl Limiter {
     pub(crate) fn timings(&self) -> Timings {
         let state = self.lock_state();
         let jobs = state.counts().jobs;
-        let mut timings = Timings::default();
-        timings.wait = state.measured.all_waits(&jobs);
-        timings.run = state.measured.runs.clone();
-        self.shards.iter().for_each(|shard| timings.run.merge(&shard.lock().runs));
-        timings
+        let mut run = state.measured.runs.clone();
+        self.shards.iter().for_each(|shard| run.merge(&shard.lock().runs));
+        Timings { wait: state.measured.all_waits(&jobs), run }
     }
 }
 
