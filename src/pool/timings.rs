@@ -81,10 +81,11 @@ impl Pool {
     ///
     /// let second = Duration::from_secs(1);
     /// let pool = millpond::Pool::new(1);
-    /// let first = pool.schedule(tokio::time::sleep(second)).await?;
-    /// let second_job = pool.schedule(tokio::time::sleep(second)).await?; // waits for a second
+    /// let first = pool.schedule(async move { tokio::time::sleep(second).await }).await?;
+    /// // Waits for a second.
+    /// let next = pool.schedule(async move { tokio::time::sleep(second).await }).await?;
     /// first.await?;
-    /// second_job.await?;
+    /// next.await?;
     /// let timings = pool.timings();
     /// assert_eq!((timings.wait.count(), timings.run.count()), (2, 2));
     /// assert!(timings.wait.max() >= second);
