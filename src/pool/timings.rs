@@ -30,14 +30,14 @@ use crate::sync::failpoint;
 pub(crate) const WINDOW: u32 = 16;
 
 /// A window that is shorter than this is fast: two readings per event would be more than one part in
-/// eighty of it.
-const FAST: Duration = Duration::from_micros(64);
+/// two hundred of it.
+const FAST: Duration = Duration::from_micros(160);
 
 /// How long jobs waited and ran so far; from [`Pool::timings`].
 ///
 /// # What is measured
 ///
-/// While jobs start slowly, all are measured. While one worker starts sixteen within 64 µs, it measures one
+/// While jobs start slowly, all are measured. While one worker starts sixteen within 160 µs, it measures one
 /// of each sixteen, drawn at random, and counts that one sixteen times. So counts, sums, means and
 /// quantiles stand for all jobs, and a [`max`](Histogram::max) is that of the measured ones. The same
 /// holds for slots that pass to waiters.
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn slow_events_are_measured_each() {
         let mut sampler = Sampler::new();
-        assert!(weights(&mut sampler, 1, 1_000, 5_000).iter().all(|&weight| weight == 1));
+        assert!(weights(&mut sampler, 1, 1_000, 20_000).iter().all(|&weight| weight == 1));
     }
 
     #[test]
