@@ -2,6 +2,7 @@
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 
+use crate::histogram::Histogram;
 use crate::pool::{Pool, PoolStatus};
 
 impl Pool {
@@ -20,9 +21,15 @@ impl Pool {
     /// | `millpond_jobs_submitted_total` | counter | `pool` |
     /// | `millpond_jobs_total` | counter | `pool`, `end`: `completed`, `panicked`, `cancelled`, `expired`, `refused`, `withdrawn` |
     /// | `millpond_oldest_wait_seconds` | gauge | `pool` |
+    /// | `millpond_wait_seconds_bucket`, `_count`; `_sum` | counter; gauge | `pool`; the buckets have `le` |
+    /// | `millpond_run_seconds_bucket`, `_count`; `_sum` | counter; gauge | `pool`; the buckets have `le` |
     ///
     /// The states and the ends add up: `millpond_jobs` of all states and `millpond_jobs_total` of all
     /// ends are `millpond_jobs_submitted_total` ([`PoolStatus`]).
+    ///
+    /// The last two are the [timings](Self::timings) as histograms in the form of Prometheus, for
+    /// `histogram_quantile`. Their buckets are cumulative, so several readers do not disturb each other. A
+    /// histogram of the facade would take each job as a value of its own.
     ///
     /// # Examples
     ///
@@ -45,7 +52,54 @@ impl Pool {
     pub fn publish_metrics(&self) {
         describe();
         publish(self.name(), &self.status());
+        let timings = self.timings();
+        publish_histogram(&WAIT, self.name(), &timings.wait);
+        publish_histogram(&RUN, self.name(), &timings.run);
     }
+}
+
+/// The names of a histogram: its buckets, its count and its sum.
+type Names = (&'static str, &'static str, &'static str);
+
+const WAIT: Names =
+    ("millpond_wait_seconds_bucket", "millpond_wait_seconds_count", "millpond_wait_seconds_sum");
+const RUN: Names =
+    ("millpond_run_seconds_bucket", "millpond_run_seconds_count", "millpond_run_seconds_sum");
+
+/// The ends of the published buckets, in seconds: text and value.
+const ENDS: [(&str, f64); 18] = [
+    ("0.0001", 0.0001),
+    ("0.00025", 0.00025),
+    ("0.0005", 0.0005),
+    ("0.001", 0.001),
+    ("0.0025", 0.0025),
+    ("0.005", 0.005),
+    ("0.01", 0.01),
+    ("0.025", 0.025),
+    ("0.05", 0.05),
+    ("0.1", 0.1),
+    ("0.25", 0.25),
+    ("0.5", 0.5),
+    ("1", 1.0),
+    ("2.5", 2.5),
+    ("5", 5.0),
+    ("10", 10.0),
+    ("60", 60.0),
+    ("+Inf", f64::INFINITY),
+];
+
+fn publish_histogram(names: &Names, pool: &str, histogram: &Histogram) {
+    let &(bucket, count, sum) = names;
+    // A bucket of the histogram counts where its middle is: 7 % is its width.
+    let counts: Vec<_> =
+        histogram.buckets().map(|(end, n)| (end.as_secs_f64() * 0.965, n)).collect();
+    for (text, end) in ENDS {
+        let below = counts.iter().filter(|(middle, _)| *middle <= end).map(|(_, n)| n).sum();
+        let labels = [("pool", pool.to_owned()), ("le", text.to_owned())];
+        counter!(bucket, &labels).absolute(below);
+    }
+    counter!(count, "pool" => pool.to_owned()).absolute(histogram.count());
+    gauge!(sum, "pool" => pool.to_owned()).set(histogram.sum());
 }
 
 fn publish(pool: &str, status: &PoolStatus) {
@@ -92,6 +146,15 @@ fn describe() {
     describe_gauge!("millpond_jobs", Unit::Count, "Jobs in the pool, by state.");
     describe_counter!("millpond_jobs_submitted_total", Unit::Count, "Jobs that were submitted.");
     describe_counter!("millpond_jobs_total", Unit::Count, "Jobs that have ended, by end.");
+    for (names, text) in [
+        (WAIT, "How long jobs waited for a slot."),
+        (RUN, "How long jobs ran, suspensions included."),
+    ] {
+        let (bucket, count, sum) = names;
+        describe_counter!(bucket, Unit::Count, text);
+        describe_counter!(count, Unit::Count, text);
+        describe_gauge!(sum, Unit::Seconds, text);
+    }
     describe_gauge!(
         "millpond_oldest_wait_seconds",
         Unit::Seconds,

@@ -24,6 +24,7 @@ mod groups_verdict;
 mod handles;
 mod held_slots;
 mod helpers;
+mod jobs;
 mod lending;
 mod lifecycle;
 mod nested;
@@ -44,5 +45,6 @@ mod slots;
 #[cfg(feature = "tracing")]
 mod spans;
 mod status;
+mod timings;
 mod within;
 mod workers;

@@ -60,6 +60,12 @@ fn prometheus_reads_the_counts_of_server_and_pool() {
     assert_eq!(after["millpond_jobs_submitted_total pool=requests"], 3.0);
     assert_eq!(after["millpond_slots pool=requests"], 8.0);
     assert_eq!(after["millpond_requests_total server=app"], 3.0);
+    assert_eq!(after["millpond_run_seconds_count pool=requests"], 3.0);
+    let ends = ["0.0001", "0.01", "1", "60", "+Inf"];
+    let buckets =
+        ends.map(|le| after[&format!("millpond_run_seconds_bucket le={le},pool=requests")]);
+    assert!(buckets.is_sorted(), "{buckets:?}");
+    assert_eq!(buckets[4], 3.0);
     let closed = |(name, count): (&String, &f64)| name.contains("closed_total").then_some(*count);
     assert_eq!(after.iter().filter_map(closed).sum::<f64>(), 3.0);
     drop(idle);
