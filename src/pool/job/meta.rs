@@ -22,7 +22,7 @@ use std::task::Context;
 use tokio::task::coop;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::pool::options::{Deadline, JobOptions, Priority, Requirements};
+use crate::pool::options::{Deadline, JobOptions, Requirements};
 use crate::sync::failpoint;
 use crate::trace::{JobSpan, Place};
 
@@ -39,7 +39,8 @@ pub(crate) struct Meta {
 
 struct Extra {
     span: JobSpan,
-    priority: Priority,
+    /// Without the deadline.
+    requirements: Requirements,
     deadline: Option<Deadline>,
     /// Both flags belong to the token's holder (S2), so each access is Relaxed.
     started: AtomicBool,
@@ -65,13 +66,13 @@ impl Meta {
         let options = options.unwrap_or(&default);
         let outer = DEADLINE.get().filter(|_| !failpoint("a deadline is not inherited"));
         let (span, deadline) = (JobSpan::current(with_span), options.resolve(outer));
-        let priority = options.wanted_priority();
-        if span.is_none() && deadline.is_none() && priority == Priority::Normal {
+        let requirements = options.requirements();
+        if span.is_none() && deadline.is_none() && requirements == Requirements::default() {
             return None;
         }
         Some(Box::new(Extra {
             span,
-            priority,
+            requirements,
             deadline,
             started: AtomicBool::new(false),
             expired: AtomicBool::new(false),
@@ -88,7 +89,7 @@ impl Meta {
     pub(crate) fn requirements(&self) -> Requirements {
         let Some(extra) = &self.extra else { return Requirements::default() };
         let deadline = extra.deadline.map(|deadline| deadline.at);
-        Requirements { priority: extra.priority, deadline, ..Requirements::default() }
+        Requirements { deadline, ..extra.requirements }
     }
 
     /// Whether the job has a place alone.

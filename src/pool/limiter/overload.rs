@@ -46,7 +46,7 @@ use crate::error::SubmitErrorKind;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::state::{State, StateGuard};
-use crate::pool::limiter::wait_list::{List, Node, Waiter, WaiterKey, WaiterState};
+use crate::pool::limiter::wait_list::{List, Waiter, WaiterKey, WaiterState};
 use crate::pool::options::Requirements;
 use crate::sync::failpoint;
 
@@ -219,8 +219,8 @@ impl StateGuard<'_> {
         let Some(target) = self.overload.target(self.size) else { return };
         let limit = target * SLACK;
         let is_late = |guard: &mut Self, key: WaiterKey| {
-            let &mut Node { since, requirements, .. } = guard.wait_list.node(key);
-            let line = guard.overload.estimate(guard.wait_list.ahead_of(requirements));
+            let since = guard.wait_list.node(key).since;
+            let line = guard.overload.estimate(guard.wait_list.line_of(key));
             guard.may_shed(key) && (now.duration_since(since) > limit || line > limit)
         };
         for class in 0..self.wait_list.heads().len() {

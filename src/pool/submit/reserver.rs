@@ -92,10 +92,7 @@ impl Pool {
 impl Reserver {
     pub(crate) fn new(pool: Pool, group: Option<Arc<dyn JobGroup>>) -> Self {
         let options = group.as_ref().and_then(|group| group.options());
-        let requirements = options.map_or(Requirements::default(), |options| Requirements {
-            priority: options.wanted_priority(),
-            ..Requirements::default()
-        });
+        let requirements = options.map_or(Requirements::default(), JobOptions::requirements);
         Self { pool, group, requirements, state: State::Nothing }
     }
 

@@ -1,8 +1,14 @@
 //! What the wait list does by itself.
 
+use std::collections::{HashSet, VecDeque};
 use std::task::Waker;
 
-use super::{CallerWaiter, List, NO_GROUP, Requirements, WaitList, Waiter, WaiterKey, WaiterState};
+use proptest::prelude::*;
+
+use super::{
+    CallerWaiter, List, NO_GROUP, PRIORITIES, Requirements, WaitList, Waiter, WaiterKey, WaiterState,
+};
+use crate::pool::options::Priority;
 
 fn caller(list: &mut WaitList, at: List, is_reserver: bool) -> WaiterKey {
     let caller = CallerWaiter {
@@ -18,6 +24,12 @@ fn caller(list: &mut WaitList, at: List, is_reserver: bool) -> WaiterKey {
         _ => unreachable!("a caller does not resume"),
     };
     list.push(at, quota, Waiter::Caller(caller), Requirements::default(), false)
+}
+
+/// Puts a caller in the main list.
+fn caller_with(list: &mut WaitList, requirements: Requirements) -> WaiterKey {
+    let caller = CallerWaiter::rejected(WaiterState::Waiting);
+    list.push(List::Main, None, caller, requirements, false)
 }
 
 #[test]
@@ -79,4 +91,111 @@ fn a_released_part_of_a_quota_goes_to_its_oldest_waiter() {
     // The last part took the quota along.
     assert_eq!(list.add_quota(2), quota);
     assert!(list.has_quota_room(quota));
+}
+
+/// What waits in a priority: the keys in the order of their turns, each with its waiters.
+type Ring = VecDeque<(Option<u64>, VecDeque<WaiterKey>)>;
+
+#[derive(Debug, Clone, Copy)]
+enum Op {
+    Push(usize, Option<u64>),
+    Serve,
+    Leave(usize),
+    EnterQueue,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    // Eight keys never share a turn.
+    let key = prop_oneof![1 => Just(None), 2 => (0..8_u64).prop_map(Some)];
+    prop_oneof![
+        4 => (prop_oneof![3 => Just(2), 1 => Just(0), 1 => Just(4)], key)
+            .prop_map(|(class, key)| Op::Push(class, key)),
+        3 => Just(Op::Serve),
+        1 => any::<usize>().prop_map(Op::Leave),
+        1 => Just(Op::EnterQueue),
+    ]
+}
+
+proptest! {
+    /// Random waiters with and without keys, in three priorities: the next one, and the newest one of the
+    /// same key, are those of a list that is written down plainly. A queue changes nothing.
+    #[test]
+    fn keys_take_turns_like_in_the_model(
+        ops in prop::collection::vec(op(), 1..400),
+        capacity in prop_oneof![Just(0_usize), Just(3), Just(100)],
+    ) {
+        let mut list = WaitList::new(capacity);
+        let mut rings: [Ring; PRIORITIES] = Default::default();
+        let (mut passed, mut queued) = ([0; PRIORITIES], HashSet::new());
+        for op in ops {
+            let waits = |class: &usize| !rings[*class].is_empty();
+            let highest = (0..PRIORITIES).rev().find(waits).unwrap_or(0);
+            let overdue = (0..PRIORITIES).filter(|class| waits(class) && passed[*class] >= 12);
+            let class = overdue.max_by_key(|&class| passed[class]).unwrap_or(highest);
+            let next = rings[class].front().map(|(_, waiters)| waiters[0]);
+            prop_assert_eq!(list.head(List::Main), next);
+            let newest = rings[class].front().and_then(|(_, waiters)| waiters.back().copied());
+            prop_assert_eq!(list.newest(), newest.filter(|newest| !queued.contains(newest)));
+            let mut left = None;
+            match (op, next) {
+                (Op::Push(class, key), _) => {
+                    let priority = [Priority::Background, Priority::Normal, Priority::Critical][class / 2];
+                    let requirements = Requirements { priority, key, ..Requirements::default() };
+                    let waiter_key = caller_with(&mut list, requirements);
+                    match rings[class].iter_mut().find(|(of, _)| *of == key) {
+                        Some((_, waiters)) => waiters.push_back(waiter_key),
+                        None => rings[class].push_back((key, [waiter_key].into())),
+                    }
+                }
+                (Op::Serve, Some(next)) => {
+                    list.note_turn(next);
+                    passed[class] = 0;
+                    for lower in 0..class {
+                        passed[lower] += u32::from(!rings[lower].is_empty());
+                    }
+                    rings[class].rotate_left(1);
+                    left = Some(next);
+                }
+                (Op::Leave(nth), Some(_)) => {
+                    let all = rings.iter().flatten().flat_map(|(_, waiters)| waiters);
+                    let all: Vec<_> = all.copied().collect();
+                    left = Some(all[nth % all.len()]);
+                }
+                (Op::EnterQueue, _) => queued.extend(list.enter_queue()),
+                _ => {}
+            }
+            if let Some(left) = left {
+                list.unlink(left);
+                list.remove_node(left);
+                queued.remove(&left);
+                for (class, ring) in rings.iter_mut().enumerate() {
+                    ring.iter_mut().for_each(|(_, waiters)| waiters.retain(|&key| key != left));
+                    ring.retain(|(_, waiters)| !waiters.is_empty());
+                    passed[class] *= u32::from(!ring.is_empty());
+                }
+            }
+            let len = rings.iter().flatten().map(|(_, waiters)| waiters.len()).sum::<usize>();
+            prop_assert_eq!(list.main_len(), len);
+        }
+    }
+}
+
+/// What comes before a caller: its own key counts whole, and of the others one for each of these.
+#[test]
+fn the_line_before_a_key_is_its_own() {
+    let mut list = WaitList::new(0);
+    let with = |key| Requirements { key, ..Requirements::default() };
+    let plain: Vec<_> = (0..10).map(|_| caller_with(&mut list, with(None))).collect();
+    assert_eq!((list.ahead_of(with(None)), list.ahead_of(with(Some(1)))), (10, 1));
+    assert_eq!(list.line_of(plain[0]), 10);
+    let flood: Vec<_> = (0..100).map(|_| caller_with(&mut list, with(Some(1)))).collect();
+    assert_eq!((list.ahead_of(with(None)), list.ahead_of(with(Some(1)))), (22, 110));
+    assert_eq!(list.ahead_of(with(Some(2))), 2);
+    assert_eq!((list.line_of(plain[0]), list.line_of(flood[0])), (20, 110));
+    let high = Requirements { priority: Priority::High, ..with(None) };
+    (0..5).for_each(|_| {
+        caller_with(&mut list, high);
+    });
+    assert_eq!((list.ahead_of(with(Some(2))), list.ahead_of(high)), (7, 5));
+    assert_eq!(list.line_of(flood[0]), 115);
 }
