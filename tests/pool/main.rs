@@ -24,6 +24,7 @@ mod groups_verdict;
 mod handles;
 mod held_slots;
 mod helpers;
+mod keys;
 mod lending;
 mod lifecycle;
 mod nested;

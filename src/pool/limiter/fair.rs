@@ -1,11 +1,16 @@
 //! The waiters of one priority by key: the keys take turns, so one key cannot hold up the others.
 //!
-//! The order is deficit round robin (Shreedhar and Varghese, 1995) with jobs of one cost, so each key has
-//! one slot in each round. The keys stand in a bounded table, as in stochastic fairness queueing (McKenney,
-//! 1990): a key that finds no bucket of its own shares one. A key has eight places where its bucket may
-//! be, as in CAKE (Høiland-Jørgensen et al., 2018), so keys hardly share while fewer of them wait than half
-//! of the table has room for. The places come from a hash with a secret seed. So no tenant can aim at
-//! the bucket of another one; the seed is renewed when the line was empty.
+//! The order is deficit round robin (Shreedhar and Varghese, 1995) with jobs of one cost, so each key that
+//! waits has one slot in each round. A key that begins to wait is *fresh*, and goes before the others (as the
+//! new flows of FQ-CoDel, RFC 8290): a tenant that asks rarely does not wait for those that always wait.
+//! A key is not fresh if its last turn was fewer turns ago than other keys wait. So asking job by job gives
+//! no more turns than a long line does.
+//!
+//! The keys stand in a bounded table, as in stochastic fairness queueing (McKenney, 1990): a key that finds
+//! no bucket of its own shares one. A key has eight places where its bucket may be, as in CAKE
+//! (Høiland-Jørgensen et al., 2018), so keys hardly share while fewer of them wait than half of the table has
+//! room for. The places come from a hash with a secret seed. So no tenant can aim at the bucket of another
+//! one; the seed is renewed when the line was empty.
 //!
 //! The wait list owns one [`FairLine`] for each priority that ever saw a key, and keeps the waiters themselves
 //! in order of arrival. A line here adds a second order, by links of its own. All waiters without a key
@@ -14,20 +19,21 @@
 //! line in use, and its waiters cost what they cost before. The state lock protects all of this.
 //!
 //! ```text
-//!   ring:       ┌─▶ bucket a ──▶ bucket b ──▶ without a key ─┐     front: has the next turn
-//!               └────────────────────────────────────────────┘
-//!   waiters:        a1 a2 a3     b1            (older ones) w1
+//!   fresh:  ┌─▶ a ──▶ b ──┐     waiters:  a1      b1 b2
+//!           └─────────────┘
+//!   old:    ┌─▶ c ──▶ without a key ─┐      c1 c2 c3     (older ones) w1
+//!           └────────────────────────┘
 //! ```
 //!
 //! # Invariants
 //!
-//! * **F1, turns.** A bucket whose waiter had its turn goes to the end of the ring, and so does a new
-//!   bucket. So a key waits for one slot of each other bucket at most, and none starves.
+//! * **F1, turns.** A bucket whose waiter had its turn goes to the end of the old ring, if it has more. Fresh
+//!   buckets pass by the old ones at most [`PASSES`] times in a row. So none starves.
 //! * **F2, order in a key.** While a key has waiters, all its new ones join the bucket of the old ones:
 //!   its own bucket, or its home as long as that has guests.
 //! * **F3, memory.** The table does not grow. A link exists while its waiter stands in the main list.
 //!
-//! Each method takes a bounded number of steps, whatever waits.
+//! Each method takes a fixed number of steps, whatever waits.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -37,13 +43,16 @@ use crate::pool::paged_slab::PagedSlab;
 use crate::sync::failpoint;
 
 /// The buckets for keys, of one priority.
-const BUCKETS: usize = 512;
+const BUCKETS: usize = 448;
 
 /// The buckets in which a key may be.
 const WAYS: usize = 8;
 
 /// The bucket of all waiters without a key.
 const KEYLESS: usize = BUCKETS;
+
+/// How often fresh keys may pass by the old ones in a row.
+const PASSES: u32 = 63;
 
 const NO_BUCKET: u16 = u16::MAX;
 
@@ -53,30 +62,45 @@ pub(super) type LinkId = u32;
 /// A waiter without a link.
 pub(super) const UNLINKED: LinkId = u32::MAX;
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ring {
+    /// Keys that have had no turn lately.
+    Fresh,
+    /// All others.
+    Old,
+}
+
 /// The waiters of one key, oldest first, or of few keys that share the bucket.
 #[derive(Clone, Copy)]
 struct Bucket {
-    /// The tag of the key that the bucket was empty for.
-    owner: u32,
     head: LinkId,
     tail: LinkId,
     len: u32,
     /// Waiters of other keys than the owner.
     guests: u32,
-    /// The neighbours in the ring, while `len` is not zero.
+    /// The number of its last turn.
+    last_turn: u32,
+    /// The tag of the key that the bucket was free for.
+    owner: u16,
+    /// The neighbours in the ring.
     next: u16,
     prev: u16,
+    /// The ring, if the bucket has waiters.
+    ring: Option<Ring>,
 }
 
 impl Bucket {
     const EMPTY: Self = Self {
-        owner: 0,
         head: UNLINKED,
         tail: UNLINKED,
         len: 0,
         guests: 0,
+        // Long before the first one.
+        last_turn: 1 << 31,
+        owner: 0,
         next: NO_BUCKET,
         prev: NO_BUCKET,
+        ring: None,
     };
 }
 
@@ -84,17 +108,23 @@ struct Link {
     waiter_key: WaiterKey,
     prev: LinkId,
     next: LinkId,
-    tag: u32,
+    tag: u16,
     bucket: u16,
 }
 
 pub(super) struct FairLine {
     seed: RandomState,
     buckets: [Bucket; BUCKETS + 1],
-    /// The bucket that has the next turn.
-    front: u16,
-    /// The length of the ring.
+    /// The first bucket of each ring.
+    fronts: [u16; 2],
+    /// The length of the fresh ring.
+    fresh: usize,
+    /// The buckets that have waiters.
     keys: usize,
+    /// The number of the last turn.
+    turn: u32,
+    /// How often fresh keys have passed by the old ones since these had a turn.
+    passed: u32,
     /// How many of the waiters without a key have no link, and the newest of these.
     unlinked: usize,
     last_unlinked: WaiterKey,
@@ -110,8 +140,11 @@ impl FairLine {
         Box::new(Self {
             seed: RandomState::new(),
             buckets: [Bucket::EMPTY; BUCKETS + 1],
-            front: NO_BUCKET,
+            fronts: [NO_BUCKET; 2],
+            fresh: 0,
             keys: 0,
+            turn: 0,
+            passed: 0,
             unlinked: 0,
             last_unlinked: 0,
             links: PagedSlab::new(),
@@ -125,10 +158,13 @@ impl FairLine {
         if !failpoint("the seed stays") {
             self.seed = RandomState::new();
         }
+        // No key had a turn lately.
+        self.turn = self.turn.wrapping_add(1 << 16);
         (self.unlinked, self.last_unlinked) = (waiters, last);
-        self.buckets[KEYLESS].len = waiters as u32;
         if waiters > 0 {
-            self.join_ring(KEYLESS);
+            self.buckets[KEYLESS].len = waiters as u32;
+            self.keys = 1;
+            self.join(Ring::Old, KEYLESS);
         }
     }
 
@@ -145,12 +181,14 @@ impl FairLine {
         let bucket = &mut self.buckets[at];
         bucket.tail = id;
         bucket.len += 1;
-        if bucket.len == 1 {
-            bucket.owner = tag;
-            self.join_ring(at);
-        } else {
+        if bucket.len > 1 {
             bucket.guests += u32::from(bucket.owner != tag);
+            return id;
         }
+        let ring = self.ring_for(at, tag);
+        self.buckets[at].owner = tag;
+        self.keys += 1;
+        self.join(ring, at);
         id
     }
 
@@ -176,49 +214,73 @@ impl FairLine {
             self.buckets[at].guests -= u32::from(self.buckets[at].owner != tag);
             at
         };
-        self.buckets[at].len -= 1;
-        if self.buckets[at].len == 0 {
-            self.leave_ring(at);
+        let bucket = &mut self.buckets[at];
+        bucket.len -= 1;
+        if bucket.len == 0 {
+            self.keys -= 1;
+            self.leave(at);
         }
     }
 
     /// Notes that a waiter is about to get a slot in its turn: the next turn is another key's (F1).
     pub(super) fn note_turn(&mut self, link: LinkId) {
         let at = self.bucket_of(link);
-        if self.front == at as u16 && !failpoint("a key keeps its turn") {
-            self.front = self.buckets[at].next;
+        if failpoint("a key keeps its turn") {
+            return;
+        }
+        self.turn = self.turn.wrapping_add(1);
+        self.buckets[at].last_turn = self.turn;
+        if self.buckets[at].ring == Some(Ring::Fresh) {
+            let is_pass = self.fronts[Ring::Old as usize] != NO_BUCKET;
+            let is_pass = is_pass && !failpoint("fresh keys always come first");
+            self.passed = if is_pass { self.passed + 1 } else { 0 };
+            self.leave(at);
+            self.join(Ring::Old, at);
+        } else {
+            self.passed = 0;
+            if self.fronts[Ring::Old as usize] == at as u16 {
+                self.fronts[Ring::Old as usize] = self.buckets[at].next;
+            }
         }
     }
 
     /// Returns the oldest waiter of the key that has the next turn. `oldest` is that of the priority.
     pub(super) fn head(&self, oldest: WaiterKey) -> WaiterKey {
-        let front = usize::from(self.front);
-        if front == KEYLESS && self.unlinked > 0 {
+        let next = self.next_bucket();
+        if next == KEYLESS && self.unlinked > 0 {
             return oldest;
         }
-        self.links[self.buckets[front].head as usize].waiter_key
+        self.links[self.buckets[next].head as usize].waiter_key
     }
 
     /// Returns the newest waiter of the key that has the next turn.
     pub(super) fn newest(&self) -> WaiterKey {
-        match self.buckets[usize::from(self.front)].tail {
+        match self.buckets[self.next_bucket()].tail {
             UNLINKED => self.last_unlinked,
             tail => self.links[tail as usize].waiter_key,
         }
     }
 
-    /// Returns how many slots at most come before that of a new waiter with this key.
+    /// Returns how many slots come before that of a new waiter with this key, about.
     pub(super) fn turns_before(&self, key: Option<u64>) -> usize {
-        self.turns(self.buckets[self.place_of(key).0].len as usize + 1)
+        let (at, tag) = self.place_of(key);
+        let Bucket { ring, len, .. } = self.buckets[at];
+        self.turns(ring.unwrap_or_else(|| self.ring_for(at, tag)), len)
     }
 
-    /// Returns how many slots at most it takes to serve a waiter, and those behind it in its key.
+    /// Returns how many slots it takes to serve all waiters of a waiter's key, about.
     pub(super) fn turns_until(&self, link: LinkId) -> usize {
-        self.turns(self.buckets[self.bucket_of(link)].len as usize)
+        let Bucket { ring, len, .. } = self.buckets[self.bucket_of(link)];
+        self.turns(ring.expect("a bucket with a waiter"), len - 1)
     }
 
-    fn turns(&self, rounds: usize) -> usize {
-        if failpoint("a key answers for all") { usize::MAX } else { rounds * self.keys }
+    /// Returns how many slots it takes until a key in this ring has had a turn, and then so many more.
+    fn turns(&self, ring: Ring, rounds: u32) -> usize {
+        if failpoint("a key answers for all") {
+            return usize::MAX;
+        }
+        let first = if ring == Ring::Fresh { self.fresh } else { self.keys };
+        first + rounds as usize * self.keys
     }
 
     fn bucket_of(&self, link: LinkId) -> usize {
@@ -226,45 +288,75 @@ impl FairLine {
     }
 
     /// Returns the bucket that a new waiter joins, and the tag of its key (F2).
-    fn place_of(&self, key: Option<u64>) -> (usize, u32) {
+    fn place_of(&self, key: Option<u64>) -> (usize, u16) {
         let Some(key) = key else { return (KEYLESS, 0) };
         let hash = self.seed.hash_one(key);
-        let (tag, set) = (hash as u32, (hash >> 32) as usize % (BUCKETS / WAYS) * WAYS);
-        let home = set + tag as usize % WAYS;
-        let mut free = None;
-        for at in set..set + WAYS {
-            match &self.buckets[at] {
-                bucket if bucket.len == 0 => free = Some(at),
-                bucket if bucket.owner == tag => return (at, tag),
-                _ => {}
-            }
+        let (tag, set) = (hash as u16, (hash >> 32) as usize % (BUCKETS / WAYS) * WAYS);
+        let home = set + (hash >> 16) as usize % WAYS;
+        let ways = || (set..set + WAYS).map(|at| (at, &self.buckets[at]));
+        let is_own = |bucket: &Bucket| bucket.owner == tag;
+        if let Some((own, _)) = ways().find(|(_, bucket)| bucket.ring.is_some() && is_own(bucket)) {
+            return (own, tag);
         }
-        let has_guests = self.buckets[home].guests > 0 && !failpoint("a guest moves out");
-        (free.filter(|_| !has_guests).unwrap_or(home), tag)
+        if self.buckets[home].guests > 0 && !failpoint("a guest moves out") {
+            return (home, tag);
+        }
+        // The bucket that the key had, or the one that was used least recently.
+        let rank = |&(_, bucket): &(usize, &Bucket)| (is_own(bucket), self.age(bucket));
+        let free = ways().filter(|(_, bucket)| bucket.ring.is_none()).max_by_key(rank);
+        (free.map_or(home, |(at, _)| at), tag)
     }
 
-    fn join_ring(&mut self, at: usize) {
+    /// Returns how many turns ago the bucket had one.
+    fn age(&self, bucket: &Bucket) -> u32 {
+        self.turn.wrapping_sub(bucket.last_turn)
+    }
+
+    /// Returns the ring that a key joins when it begins to wait in this bucket.
+    fn ring_for(&self, at: usize, tag: u16) -> Ring {
+        let bucket = &self.buckets[at];
+        let had_turn = bucket.owner == tag && (self.age(bucket) as usize) < self.keys;
+        let is_old = had_turn && !failpoint("each key is fresh");
+        if is_old || failpoint("no key is fresh") { Ring::Old } else { Ring::Fresh }
+    }
+
+    // ----- rings -----
+
+    /// Returns the bucket that has the next turn.
+    fn next_bucket(&self) -> usize {
+        let [fresh, old] = self.fronts;
+        let is_old = fresh == NO_BUCKET || (old != NO_BUCKET && self.passed >= PASSES);
+        usize::from(if is_old { old } else { fresh })
+    }
+
+    /// Puts a bucket at the end of a ring.
+    fn join(&mut self, ring: Ring, at: usize) {
         let id = at as u16;
-        self.keys += 1;
-        let (prev, next) = match self.front {
+        let front = &mut self.fronts[ring as usize];
+        let (prev, next) = match *front {
             NO_BUCKET => (id, id),
             front => (self.buckets[usize::from(front)].prev, front),
         };
+        if *front == NO_BUCKET {
+            *front = id;
+        }
+        self.fresh += usize::from(ring == Ring::Fresh);
         self.buckets[usize::from(prev)].next = id;
         self.buckets[usize::from(next)].prev = id;
-        (self.buckets[at].prev, self.buckets[at].next) = (prev, next);
-        if self.front == NO_BUCKET || failpoint("a new key goes first") {
-            self.front = id;
-        }
+        let bucket = &mut self.buckets[at];
+        (bucket.prev, bucket.next, bucket.ring) = (prev, next, Some(ring));
     }
 
-    fn leave_ring(&mut self, at: usize) {
-        let Bucket { prev, next, .. } = self.buckets[at];
-        self.keys -= 1;
+    /// Takes a bucket out of its ring.
+    fn leave(&mut self, at: usize) {
+        let Bucket { prev, next, ref mut ring, .. } = self.buckets[at];
+        let ring = ring.take().expect("the bucket stands in a ring");
+        self.fresh -= usize::from(ring == Ring::Fresh);
         self.buckets[usize::from(prev)].next = next;
         self.buckets[usize::from(next)].prev = prev;
-        if self.front == at as u16 {
-            self.front = if self.keys == 0 { NO_BUCKET } else { next };
+        let front = &mut self.fronts[ring as usize];
+        if *front == at as u16 {
+            *front = if next == at as u16 { NO_BUCKET } else { next };
         }
     }
 }
