@@ -88,6 +88,26 @@ fn a_hundred_keys_hardly_share() {
     assert!(line.keys >= 97, "{} buckets for 100 keys", line.keys);
 }
 
+/// A key that shares the bucket of another one goes on to do so while it waits, also if a bucket of its own
+/// would be free (F2).
+#[test]
+fn a_guest_stays_where_it_waits() {
+    let mut line = started();
+    let set = |line: &FairLine, key| line.place_of(Some(key)).0 / WAYS;
+    let mates: Vec<_> = (0..100_000).filter(|&key| set(&line, key) == 0).take(WAYS + 1).collect();
+    let (&guest, owners) = mates.split_last().unwrap();
+    let owners: Vec<_> = owners.iter().map(|&key| line.push(Some(key), key as usize)).collect();
+    let first = line.push(Some(guest), 1_000_000);
+    let home = line.bucket_of(first);
+    let free = owners.iter().position(|&link| line.bucket_of(link) != home).unwrap();
+    line.remove(owners[free], mates[free] as usize, 0);
+    let second = line.push(Some(guest), 1_000_001);
+    assert_eq!(line.bucket_of(second), home);
+    [first, second].into_iter().for_each(|link| line.remove(link, 1_000_000, 0));
+    let third = line.push(Some(guest), 1_000_002);
+    assert_ne!(line.bucket_of(third), home, "now it has a bucket of its own");
+}
+
 #[test]
 fn a_million_keys_have_one_table_and_none_starves() {
     let (mut line, mut links) = (started(), BTreeMap::new());
@@ -116,9 +136,8 @@ fn a_million_keys_have_one_table_and_none_starves() {
 #[test]
 fn the_places_of_keys_are_new_after_the_line_was_empty() {
     let mut line = started();
-    let places = |line: &FairLine| -> Vec<_> {
-        (0..100).map(|key| line.place_of(Some(key)).0).collect()
-    };
+    let places =
+        |line: &FairLine| -> Vec<_> { (0..100).map(|key| line.place_of(Some(key)).0).collect() };
     let before = places(&line);
     assert_eq!(places(&line), before);
     line.start(0, 0);
@@ -172,7 +191,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 1_000, ..Default::default() })]
 
     /// However many keys share: the order within a key is first come, first served, and the counts are
     /// those of the waiters (F2, F3).

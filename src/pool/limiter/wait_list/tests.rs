@@ -6,7 +6,8 @@ use std::task::Waker;
 use proptest::prelude::*;
 
 use super::{
-    CallerWaiter, List, NO_GROUP, PRIORITIES, Requirements, WaitList, Waiter, WaiterKey, WaiterState,
+    CallerWaiter, List, NO_GROUP, PRIORITIES, Requirements, WaitList, Waiter, WaiterKey,
+    WaiterState,
 };
 use crate::pool::options::Priority;
 
