@@ -1,4 +1,4 @@
-//! What a job may ask for beside a slot: a priority, a turn of its key, and a deadline.
+//! What a job may ask for beside a slot: a priority, a key, and a deadline.
 //!
 //! [`JobOptions`] is the public form. A job carries its [`Deadline`] in its cell. The limiter needs
 //! the [`Requirements`] alone.
@@ -78,14 +78,15 @@ impl JobOptions {
 
     /// Sets the key of the tenant, user or client that the job is for. Default: none.
     ///
-    /// Among waiters of a priority, the keys take turns: each key that waits has one slot in each round,
+    /// Among waiters of a priority, the keys take turns. Each key that waits has one slot in each round,
     /// however many jobs of other keys wait. Within a key the order is first come, first served. So a
     /// tenant that floods the pool makes its own jobs wait, and not those of the others. A job costs one
-    /// turn, however long it runs (deficit round robin with jobs of one cost). All jobs of the
-    /// priority without a key count as one key. While no job with a key waits, nothing changes.
+    /// turn, however long it runs (deficit round robin with jobs of one cost). A key that begins to wait goes
+    /// before those that always wait, which still have one slot in 64. All jobs of the priority
+    /// without a key count as one key. While no job with a key waits, nothing changes.
     ///
     /// The keys that wait stand in a table of a bounded size, for any number of keys. While more than
-    /// about 250 keys of a priority wait at once, some of them share a turn. Which ones is decided by a secret
+    /// about 200 keys of a priority wait at once, some of them share a turn. Which ones is decided by a secret
     /// of the pool, and anew after each time that the line was empty.
     ///
     /// Keys order the waiters for slots. Places in the [`queue`](crate::PoolBuilder::queue) stay first come,

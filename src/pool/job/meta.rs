@@ -1,4 +1,4 @@
-//! What a job carries beside its future: the place of its submit, its span, its priority and its deadline.
+//! What a job carries beside its future: the place of its submit, its span, its priority, key and deadline.
 //!
 //! Most jobs have a place alone, so the rest is in a box that they do not have.
 //!
