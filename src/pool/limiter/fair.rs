@@ -33,7 +33,8 @@
 //!   its own bucket, or its home as long as that has guests.
 //! * **F3, memory.** The table does not grow. A link exists while its waiter stands in the main list.
 //!
-//! Each method takes a fixed number of steps, whatever waits.
+//! Each method takes a fixed number of steps, whatever waits. They are cold: without keys, their callers
+//! stay short.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -193,6 +194,7 @@ impl FairLine {
     }
 
     /// Removes a waiter, wherever it stands. `prev` is its neighbour in the order of arrival.
+    #[cold]
     pub(super) fn remove(&mut self, link: LinkId, waiter_key: WaiterKey, prev: WaiterKey) {
         let at = if link == UNLINKED {
             self.unlinked -= 1;
@@ -223,6 +225,7 @@ impl FairLine {
     }
 
     /// Notes that a waiter is about to get a slot in its turn: the next turn is another key's (F1).
+    #[cold]
     pub(super) fn note_turn(&mut self, link: LinkId) {
         let at = self.bucket_of(link);
         if failpoint("a key keeps its turn") {
@@ -245,6 +248,7 @@ impl FairLine {
     }
 
     /// Returns the oldest waiter of the key that has the next turn. `oldest` is that of the priority.
+    #[cold]
     pub(super) fn head(&self, oldest: WaiterKey) -> WaiterKey {
         let next = self.next_bucket();
         if next == KEYLESS && self.unlinked > 0 {
@@ -254,6 +258,7 @@ impl FairLine {
     }
 
     /// Returns the newest waiter of the key that has the next turn.
+    #[cold]
     pub(super) fn newest(&self) -> WaiterKey {
         match self.buckets[self.next_bucket()].tail {
             UNLINKED => self.last_unlinked,

@@ -34,6 +34,7 @@ impl Turns {
 
     /// Returns the priority that gets the next slot: the highest that has a waiter, or a lower one that
     /// was passed by too often.
+    #[inline]
     pub(super) fn next_class(&self) -> usize {
         let highest = self.classes.checked_ilog2().unwrap_or(0) as usize;
         if self.classes.is_power_of_two() || failpoint("a low priority starves") {
@@ -55,6 +56,7 @@ impl Turns {
     }
 
     /// Notes that a waiter is about to get a slot in its turn.
+    #[inline]
     pub(super) fn note_turn(&mut self, class: usize, link: LinkId) {
         if let Some(keys) = self.keys_mut(class) {
             keys.note_turn(link);

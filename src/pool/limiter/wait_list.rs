@@ -664,7 +664,8 @@ impl WaitList {
         let (prev, next) = (node.prev, node.next);
         let list = node.list.take().expect("the waiter stands in a list");
         let class = node.requirements.class();
-        let link = std::mem::replace(&mut node.link, UNLINKED);
+        // No waiter joins the main list again.
+        let link = node.link;
         self.requests -= usize::from(node.requirements.is_request);
         if node.nested > 0 {
             self.nested.remove(&node.nested);
