@@ -1,4 +1,4 @@
-//! Services under more load than they can serve: how much is answered in time, and for whom.
+//! Services under more load than they can serve: how much is answered in time, by class and by tenant.
 
 mod client;
 mod picture;

@@ -38,7 +38,7 @@ pub const NAMES: [&str; 8] = [
 pub const CONNECTIONS: usize = 8;
 pub const WORK: Duration = Duration::from_millis(20);
 
-/// The headers of a request that say how important it is, and for whom.
+/// The headers of a request with its class and its tenant.
 pub const CLASS: &str = "x-class";
 pub const TENANT: &str = "x-tenant";
 
