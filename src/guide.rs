@@ -25,6 +25,7 @@ pages! {
     shutdown: "shutdown.md";
     #[cfg(feature = "tower")]
     tuning: "tuning.md";
+    seeing: "seeing.md";
     testing: "testing.md";
     migrating: "migrating.md";
     buffered: "buffered.md";

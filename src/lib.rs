@@ -37,6 +37,7 @@
 //! | [`guide::overload`] | what to do when more comes in than the pool can finish |
 //! | [`guide::shutdown`] | drain, cancel, report |
 //! | [`guide::tuning`] | the size, the queue, a database pool and timeouts together |
+//! | [`guide::seeing`] | waits, runs, the list of jobs, slow ones |
 //! | [`guide::testing`] | pools in tests, paused time |
 //! | [`guide::migrating`] | from `Semaphore` + spawn, `JoinSet`, `TaskTracker` |
 //! | [`guide::buffered`] | from `buffer_unordered` and `buffered`: outcomes as a stream |
@@ -70,8 +71,9 @@
 //! | `tower` | the module `layer` |
 //! | `http-body` | `PoolLayer::hold_until_body_end` |
 //! | `hyper` | a [`Pool`] is a `hyper::rt::Executor` |
+//! | `serde` | [`PoolStatus`], [`Histogram`] and all else that a pool tells of itself implement `Serialize` |
 //!
-//! Events have the field `pool`, the pool's name. Panics are ERROR; close, resize and shutdown are
+//! Events have the field `pool`, the pool's name. Panics are ERROR; slow jobs are WARN; close, resize and shutdown are
 //! INFO; overflow and refusals are DEBUG.
 //!
 //! # Words
@@ -97,6 +99,7 @@ mod executor;
 mod group;
 #[cfg(any(doc, doctest, test))]
 pub mod guide;
+mod histogram;
 #[cfg(feature = "tower")]
 pub mod layer;
 mod panic;
@@ -107,9 +110,10 @@ mod trace;
 pub use crate::blocking::blocking;
 pub use crate::error::{ConfigError, JobError, JobPanic, SubmitError, SubmitErrorKind};
 pub use crate::group::{Group, GroupBuilder, GroupError, GroupReport, JobTicket, Outcome};
+pub use crate::histogram::Histogram;
 pub use crate::pool::{
-    AbortHandle, AbortOnDropHandle, JobHandle, JobOptions, Pool, PoolBuilder, PoolStatus, PoolWith,
-    Priority, Reserver, ShutdownReport, Slot, SlotGuard,
+    AbortHandle, AbortOnDropHandle, JobHandle, JobInfo, JobOptions, JobState, Pool, PoolBuilder,
+    PoolStatus, PoolWith, Priority, Reserver, ShutdownReport, Slot, SlotGuard, Timings,
 };
 
 /// The named futures that the verbs, groups and [`blocking`] return.

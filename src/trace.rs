@@ -1,4 +1,7 @@
-//! Spans and events. Without the feature `tracing` both compile to nothing.
+//! Places, spans and events. Without the feature `tracing` the last two compile to nothing.
+
+use std::fmt;
+use std::panic::Location;
 
 #[cfg(feature = "tracing")]
 pub(crate) use with_tracing::*;
@@ -17,31 +20,28 @@ macro_rules! event {
 }
 pub(crate) use event;
 
+/// The place in the code where a job was submitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place(pub(crate) &'static Location<'static>);
+
+impl Place {
+    /// Returns the place of the caller.
+    #[track_caller]
+    #[inline(always)]
+    pub(crate) fn caller() -> Self {
+        Self(Location::caller())
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 #[cfg(feature = "tracing")]
 mod with_tracing {
-    use std::fmt;
-    use std::panic::Location;
-
     use tracing::Span;
-
-    /// The place in the code where a job was submitted, for the event of its panic.
-    #[derive(Clone, Copy)]
-    pub(crate) struct Place(&'static Location<'static>);
-
-    impl Place {
-        /// Returns the place of the caller.
-        #[track_caller]
-        #[inline(always)]
-        pub(crate) fn caller() -> Self {
-            Self(Location::caller())
-        }
-    }
-
-    impl fmt::Display for Place {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            self.0.fmt(f)
-        }
-    }
 
     /// The span of a job: the span that was current at the submit, if there was one.
     pub(crate) struct JobSpan(Option<Span>);
@@ -75,17 +75,6 @@ mod with_tracing {
 
 #[cfg(not(feature = "tracing"))]
 mod without {
-    /// The place of a submit in a build without events: nothing.
-    #[derive(Clone, Copy)]
-    pub(crate) struct Place;
-
-    impl Place {
-        #[inline(always)]
-        pub(crate) fn caller() -> Self {
-            Self
-        }
-    }
-
     /// The span of a job in a build without spans: nothing.
     pub(crate) struct JobSpan;
 

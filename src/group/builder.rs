@@ -31,12 +31,11 @@ pub struct GroupBuilder<T> {
     pool: Pool,
     quota: Option<usize>,
     config: GroupConfig<T>,
-    name: Option<Arc<str>>,
 }
 
 impl<T: Send + 'static> GroupBuilder<T> {
     pub(crate) fn new(pool: Pool) -> Self {
-        Self { pool, quota: None, config: GroupConfig::default(), name: None }
+        Self { pool, quota: None, config: GroupConfig::default() }
     }
 
     /// Limits how many of the group's jobs may run or be queued at once: 1 to 4,294,967,295.
@@ -117,9 +116,11 @@ impl<T: Send + 'static> GroupBuilder<T> {
         self
     }
 
-    /// Sets the group's name in `Debug`. By default it is the pool's.
+    /// Sets the group's name in `Debug` and in [`Pool::jobs`]. By default it is the pool's in `Debug`, and
+    /// none in a list of jobs. Each job of a named group keeps a reference to the name: that is one small
+    /// allocation more per job.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.name = Some(name.into());
+        self.config.name = Some(name.into());
         self
     }
 
@@ -134,7 +135,7 @@ impl<T: Send + 'static> GroupBuilder<T> {
                 return Err(ConfigError::new("quota", jobs, "a number from 1 to 4294967295"));
             }
         }
-        let name = self.name.unwrap_or_else(|| Arc::from(self.pool.name()));
+        let name = self.config.name.clone().unwrap_or_else(|| Arc::from(self.pool.name()));
         Ok(Group::new(self.pool, self.quota, self.config, name))
     }
 }
@@ -142,7 +143,7 @@ impl<T: Send + 'static> GroupBuilder<T> {
 impl<T> fmt::Debug for GroupBuilder<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GroupBuilder")
-            .field("name", &self.name)
+            .field("name", &self.config.name)
             .field("quota", &self.quota)
             .field("cancel_on_failure", &self.config.cancel_on_failure)
             .field("discard_outcomes", &self.config.discard_outcomes)

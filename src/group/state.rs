@@ -36,6 +36,8 @@ pub(crate) struct GroupConfig<T> {
     pub(super) cancel_on_failure: bool,
     pub(super) discard_outcomes: bool,
     pub(super) options: Option<JobOptions>,
+    /// The name that the group was given.
+    pub(super) name: Option<Arc<str>>,
 }
 
 impl<T> Default for GroupConfig<T> {
@@ -45,6 +47,7 @@ impl<T> Default for GroupConfig<T> {
             cancel_on_failure: false,
             discard_outcomes: false,
             options: None,
+            name: None,
         }
     }
 }
@@ -501,6 +504,10 @@ impl<T: Send + 'static> JobGroup for GroupState<T> {
 
     fn options(&self) -> Option<&JobOptions> {
         self.config.options.as_ref()
+    }
+
+    fn name(&self) -> Option<&Arc<str>> {
+        self.config.name.as_ref()
     }
 
     fn refusal(&self) -> Option<SubmitErrorKind> {

@@ -53,6 +53,7 @@ pub struct PoolBuilder {
     name: Arc<str>,
     propagate_span: bool,
     target_wait: TargetWait,
+    slow_job: Option<Duration>,
     on_panic: Option<OnPanic>,
     runtime: Option<Handle>,
 }
@@ -68,6 +69,7 @@ impl PoolBuilder {
             name: Arc::from("pool"),
             propagate_span: true,
             target_wait: TargetWait::Measured,
+            slow_job: None,
             on_panic: None,
             runtime: None,
         }
@@ -147,6 +149,19 @@ impl PoolBuilder {
         self
     }
 
+    /// Sets after which time a running job is slow: more than zero. Default: `None`, no job is.
+    ///
+    /// A slow job leaves one event of the level WARN, with the feature `tracing`: its place, its name, that
+    /// of its group, what it does and its [age](crate::JobInfo::age). The event comes while the job runs,
+    /// some milliseconds after the time is over. One task per pool looks for slow jobs while any job runs,
+    /// no more often than jobs come to the limit. A job that blocks the only thread of its runtime is
+    /// reported later, if it still runs then. A job that waits for its first slot does not run.
+    #[doc(alias = "long running")]
+    pub fn slow_job(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.slow_job = limit.into();
+        self
+    }
+
     /// Sets a hook that is called for each panic of a job.
     ///
     /// The hook runs on the thread of the panic, before the job's handle resolves. A panic of the
@@ -187,6 +202,9 @@ impl PoolBuilder {
         if self.target_wait == TargetWait::Fixed(Duration::ZERO) {
             return Err(ConfigError::new("target_wait", "0ns", "more than zero, or `None`"));
         }
+        if self.slow_job == Some(Duration::ZERO) {
+            return Err(ConfigError::new("slow_job", "0ns", "more than zero, or `None`"));
+        }
         if self.name.is_empty() {
             return Err(ConfigError::new("name", "empty", "one character or more"));
         }
@@ -204,6 +222,7 @@ impl PoolBuilder {
             overflow_limit: self.overflow_limit.unwrap_or(usize::MAX),
             propagate_span: self.propagate_span,
             target_wait: self.target_wait,
+            slow_job: self.slow_job,
             on_panic: self.on_panic,
         };
         Ok(Pool::from_shared(Shared::new(config, size, self.queue, self.runtime)))
@@ -228,6 +247,7 @@ impl fmt::Debug for PoolBuilder {
             .field("overflow_limit", &self.overflow_limit)
             .field("propagate_span", &self.propagate_span)
             .field("target_wait", &self.target_wait)
+            .field("slow_job", &self.slow_job)
             .finish_non_exhaustive()
     }
 }

@@ -9,7 +9,7 @@
 //! | `limiter` | the semaphore: slots, wait list, quotas, counters, lending, deadlock detection |
 //! | `scheduler` | workers, the idle list, the wake policy and the stall monitor |
 //!
-//! `builder`, `handle`, `options`, `with`, `status`, `pause` and `shutdown` have the other public types and verbs;
+//! `builder`, `handle`, `options`, `with`, `status`, `timings`, `jobs`, `pause` and `shutdown` have the other public types and verbs;
 //! `paged_slab` is storage of the limiter and of the shards. The group and the layer
 //! enter through `submit` too.
 //!
@@ -21,6 +21,7 @@ mod context;
 mod handle;
 #[allow(unsafe_code)]
 mod job;
+mod jobs;
 mod limiter;
 #[cfg(all(test, millpond_loom))]
 mod loom;
@@ -31,6 +32,7 @@ mod scheduler;
 mod shutdown;
 mod status;
 mod submit;
+mod timings;
 mod with;
 
 use std::fmt;
@@ -46,6 +48,7 @@ pub(crate) use crate::pool::context::{Current, current, enter_blocking, note_wai
 use crate::pool::handle::StoreOutput;
 pub use crate::pool::handle::{AbortHandle, AbortOnDropHandle, JobHandle};
 pub(crate) use crate::pool::job::{JobArc, JobGroup, OutputSink, RawJoinHandle};
+pub use crate::pool::jobs::{JobInfo, JobState};
 pub use crate::pool::options::{JobOptions, Priority};
 pub(crate) use crate::pool::scheduler::shared::Shared;
 pub use crate::pool::shutdown::ShutdownReport;
@@ -64,6 +67,7 @@ pub(crate) use crate::pool::submit::try_go::TryGoInner;
 pub use crate::pool::submit::try_go::{TryGo, TryGoOwned};
 pub use crate::pool::submit::within::ScheduleWithin;
 pub(crate) use crate::pool::submit::within::WithinInner;
+pub use crate::pool::timings::Timings;
 pub use crate::pool::with::PoolWith;
 
 /// A bounded task pool.

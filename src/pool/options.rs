@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::trace::Place;
+
 /// How important a job is beside the others that wait.
 ///
 /// A free slot goes to the highest priority that has a waiter; within a priority, the order is first
@@ -14,6 +16,7 @@ use tokio::time::Instant;
 /// receives a sixteenth of the slots at least. A running job is never stopped for another one.
 ///
 /// The five classes follow Failsafe's `Priority`.
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Priority {
     /// Work that only fills what the others leave.
@@ -62,6 +65,7 @@ pub struct JobOptions {
     deadline: Option<Instant>,
     expire_running: bool,
     own_deadline: bool,
+    name: Option<&'static str>,
 }
 
 impl JobOptions {
@@ -165,6 +169,14 @@ impl JobOptions {
         self
     }
 
+    /// Sets a name for the job in [`Pool::jobs`](crate::Pool::jobs) and in the event of
+    /// [`PoolBuilder::slow_job`](crate::PoolBuilder::slow_job). Default: none, and the place of the
+    /// submit tells the job.
+    pub fn name(mut self, name: &'static str) -> Self {
+        self.name = Some(name);
+        self
+    }
+
     /// Returns the deadline of a job with these options that a job with the deadline `outer` submits.
     pub(crate) fn resolve(&self, outer: Option<Deadline>) -> Option<Deadline> {
         let own = self.deadline.map(|at| Deadline { at, expire_running: self.expire_running });
@@ -175,10 +187,10 @@ impl JobOptions {
         }
     }
 
-    /// What the options ask of the limiter, but for a deadline.
+    /// What the limiter must know of a job with these options, but for the deadline and the place.
     pub(crate) fn requirements(&self) -> Requirements {
-        let Self { priority, key, .. } = *self;
-        Requirements { priority, key, ..Requirements::default() }
+        let Self { priority, key, name, .. } = *self;
+        Requirements { priority, key, name, ..Requirements::default() }
     }
 }
 
@@ -190,7 +202,8 @@ pub(crate) struct Deadline {
     pub(crate) expire_running: bool,
 }
 
-/// What the limiter must know of a job that waits.
+/// What the limiter must know of a job that waits, and what it tells of a job that it knows nothing else
+/// of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Requirements {
     pub(crate) priority: Priority,
@@ -198,6 +211,9 @@ pub(crate) struct Requirements {
     pub(crate) deadline: Option<Instant>,
     /// Under overload the caller may be refused, although it asked for no target.
     pub(crate) is_request: bool,
+    /// Where the job was submitted; `None` for a reserver.
+    pub(crate) place: Option<Place>,
+    pub(crate) name: Option<&'static str>,
 }
 
 impl Requirements {

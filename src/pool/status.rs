@@ -12,6 +12,7 @@ use std::time::Duration;
 /// [`used_slots`](Self::used_slots) is `running + reserved + granted + held_slots`, and at most `size`,
 /// unless the pool was made smaller and jobs beyond the new size go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct PoolStatus {
     /// How many jobs may hold a slot at once.
@@ -65,10 +66,12 @@ pub struct PoolStatus {
     /// Admitted jobs whose deadline passed; see [`JobOptions::deadline`](crate::JobOptions::deadline).
     pub expired: u64,
     /// How long the first one of `queued` and `waiting` waits. Zero if none waits.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::histogram::seconds"))]
     pub oldest_wait: Duration,
     /// How long a caller that joins the wait list now will wait, by the rate at which the pool served
     /// its waiters last. Zero where that is not measured: without a
     /// [`target_wait`](crate::PoolBuilder::target_wait), while no call of a layer waits.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::histogram::seconds"))]
     pub expected_wait: Duration,
 }
 

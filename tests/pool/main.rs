@@ -24,6 +24,7 @@ mod groups_verdict;
 mod handles;
 mod held_slots;
 mod helpers;
+mod jobs;
 mod keys;
 mod lending;
 mod lifecycle;
@@ -45,5 +46,6 @@ mod slots;
 #[cfg(feature = "tracing")]
 mod spans;
 mod status;
+mod timings;
 mod within;
 mod workers;

@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::support::*;
-use millpond::Pool;
+use millpond::{JobOptions, Pool};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Instrument, Span, info_span};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
@@ -292,5 +293,84 @@ fn a_panic_is_told_in_the_span_and_with_the_place_of_its_job() {
         handle.abort();
         assert!(handle.await.unwrap_err().is_panic());
         expect(at);
+    });
+}
+
+fn slow_pool() -> Pool {
+    Pool::builder().size(1).name("mill").slow_job(Duration::from_millis(100)).build().unwrap()
+}
+
+#[test]
+fn a_slow_job_leaves_one_event_while_it_runs() {
+    logged(|log| async move {
+        tokio::time::pause();
+        let pool = slow_pool();
+        let quick = pool.schedule(tokio::time::sleep(Duration::from_millis(90))).await.unwrap();
+        quick.await.unwrap();
+        assert!(log.take().is_empty());
+        let import = JobOptions::new().name("import");
+        let slow = async { tokio::time::sleep(Duration::from_millis(300)).await };
+        let slow = pool.with(import).schedule(slow).await.unwrap();
+        let waits = pool.anyway_go(async {}).unwrap().into_handle();
+        tokio::time::sleep(Duration::from_millis(98)).await;
+        assert!(log.take().is_empty(), "too early");
+        tokio::time::sleep(Duration::from_millis(6)).await;
+        let words =
+            ["WARN", "job is slow", "spans.rs", "name=\"import\"", "state=Suspended", "age=10"];
+        log.expect(&words);
+        slow.await.unwrap();
+        waits.await.unwrap();
+        // In its caller.
+        let stuck = pool.try_schedule(std::future::pending::<()>()).unwrap();
+        let in_caller = async { tokio::time::sleep(Duration::from_millis(250)).await };
+        pool.try_go(in_caller).await.unwrap().await.unwrap();
+        let lines = log.take();
+        assert!(
+            lines.len() == 2 && lines.iter().any(|line| line.contains("InCaller")),
+            "{lines:?}"
+        );
+        stuck.abort();
+        pool.wait_idle().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // The task has ended, and another one is spawned.
+        let again = async { tokio::time::sleep(Duration::from_millis(150)).await };
+        pool.schedule(again).await.unwrap().await.unwrap();
+        log.expect(&["job is slow"]);
+    });
+}
+
+/// A job that blocks its thread is reported while it does, and not once more when it is suspended.
+#[test]
+fn a_job_that_blocks_its_thread_is_reported_once() {
+    watched(|| {
+        let log = Log::default();
+        let subscriber = Registry::default().with(log.clone());
+        let dispatch = tracing::Dispatch::new(subscriber);
+        let here = dispatch.clone();
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let enter = move || std::mem::forget(tracing::dispatcher::set_default(&here));
+        let runtime = runtime.worker_threads(3).enable_time().on_thread_start(enter);
+        runtime.build().unwrap().block_on(async {
+            let pool = slow_pool();
+            let (release, wait) = std::sync::mpsc::channel::<()>();
+            let (release_later, mut wait_later) = tokio::sync::mpsc::channel::<()>(1);
+            let job = pool.schedule(async move {
+                let _ = wait.recv();
+                wait_later.recv().await;
+            });
+            let job = job.await.unwrap();
+            let reported = log.clone();
+            let look = move || {
+                while !reported.0.lock().unwrap().iter().any(|line| line.contains("slow")) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            };
+            tokio::task::spawn_blocking(look).await.unwrap();
+            drop(release);
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            drop(release_later);
+            job.await.unwrap();
+            log.expect(&["job is slow", "state=Polled"]);
+        });
     });
 }

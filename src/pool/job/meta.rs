@@ -1,4 +1,5 @@
-//! What a job carries beside its future: the place of its submit, its span, its priority, key and deadline.
+//! What a job carries beside its future: the place of its submit, its span, its priority, key and
+//! deadline, its name and that of its group.
 //!
 //! Most jobs have a place alone, so the rest is in a box that they do not have.
 //!
@@ -13,6 +14,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
@@ -39,8 +41,10 @@ pub(crate) struct Meta {
 
 struct Extra {
     span: JobSpan,
-    /// Without the deadline.
+    /// Without the deadline and the place.
     requirements: Requirements,
+    /// The name of the job's group, if the group was given one.
+    group: Option<Arc<str>>,
     deadline: Option<Deadline>,
     /// Both flags belong to the token's holder (S2), so each access is Relaxed.
     started: AtomicBool,
@@ -53,26 +57,39 @@ impl Meta {
     /// Makes the part of a job that is submitted here and now. `with_span` says whether the job runs
     /// inside the current span.
     #[inline(always)]
-    pub(crate) fn new(with_span: bool, place: Place, options: Option<&JobOptions>) -> Self {
-        let plain =
-            !(with_span && JobSpan::may_exist()) && options.is_none() && DEADLINE.get().is_none();
-        let extra = if plain { None } else { Self::extra(with_span, options) };
+    pub(crate) fn new(
+        with_span: bool,
+        place: Place,
+        options: Option<&JobOptions>,
+        group: Option<&Arc<str>>,
+    ) -> Self {
+        let plain = !(with_span && JobSpan::may_exist())
+            && options.is_none()
+            && group.is_none()
+            && DEADLINE.get().is_none();
+        let extra = if plain { None } else { Self::extra(with_span, options, group) };
         Self { extra, place }
     }
 
     #[cold]
-    fn extra(with_span: bool, options: Option<&JobOptions>) -> Option<Box<Extra>> {
+    fn extra(
+        with_span: bool,
+        options: Option<&JobOptions>,
+        group: Option<&Arc<str>>,
+    ) -> Option<Box<Extra>> {
         let default = JobOptions::new();
         let options = options.unwrap_or(&default);
         let outer = DEADLINE.get().filter(|_| !failpoint("a deadline is not inherited"));
         let (span, deadline) = (JobSpan::current(with_span), options.resolve(outer));
         let requirements = options.requirements();
-        if span.is_none() && deadline.is_none() && requirements == Requirements::default() {
+        let is_plain = requirements == Requirements::default() && group.is_none();
+        if span.is_none() && deadline.is_none() && is_plain {
             return None;
         }
         Some(Box::new(Extra {
             span,
             requirements,
+            group: group.cloned(),
             deadline,
             started: AtomicBool::new(false),
             expired: AtomicBool::new(false),
@@ -87,9 +104,15 @@ impl Meta {
 
     /// What the limiter must know of the job.
     pub(crate) fn requirements(&self) -> Requirements {
-        let Some(extra) = &self.extra else { return Requirements::default() };
+        let place = Some(self.place);
+        let Some(extra) = &self.extra else { return Requirements { place, ..Default::default() } };
         let deadline = extra.deadline.map(|deadline| deadline.at);
-        Requirements { deadline, ..extra.requirements }
+        Requirements { deadline, place, ..extra.requirements }
+    }
+
+    /// The name of the job's group, if the group was given one.
+    pub(super) fn group(&self) -> Option<&Arc<str>> {
+        self.extra.as_ref()?.group.as_ref()
     }
 
     /// Whether the job has a place alone.

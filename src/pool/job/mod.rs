@@ -123,6 +123,7 @@
 //! - **S8, memory.** Memory from `alloc_cache` has one owner. A free list has blocks of its own size
 //!   class alone, without an owner, and belongs to one thread.
 //!   Tests: those of `alloc_cache.rs`.
+//! - **S11, places.** An [`AtomicPlace`] is null or has the address of a `&'static Location`.
 //! - **S9, panics.** Polls, drops of futures and outputs, sinks and foreign wakers are user code and may
 //!   panic. Every call is caught in the cell, and costs that job alone. No lock is held meanwhile.
 //!   Tests: `tests/pool/panics.rs`.
@@ -135,13 +136,14 @@ mod raw;
 mod refs;
 mod state;
 
+use std::sync::Arc;
 use std::task::Waker;
 
 pub(crate) use crate::pool::job::alloc_cache::trim as trim_cache;
 pub(crate) use crate::pool::job::join::RawJoinHandle;
 pub(crate) use crate::pool::job::meta::Meta;
 pub(crate) use crate::pool::job::new::{AdmittedJob, NewJob, allocate_job, finished_job};
-pub(crate) use crate::pool::job::refs::{AtomicJobSlot, JobArc, RawJob, Runnable};
+pub(crate) use crate::pool::job::refs::{AtomicJobSlot, AtomicPlace, JobArc, RawJob, Runnable};
 pub(crate) use crate::pool::job::state::SlotHold;
 
 use crate::error::{JobError, SubmitErrorKind};
@@ -173,6 +175,9 @@ pub(crate) trait JobGroup: Send + Sync {
 
     /// The options of jobs that have none of their own.
     fn options(&self) -> Option<&JobOptions>;
+
+    /// The name that the group was given, if it was.
+    fn name(&self) -> Option<&Arc<str>>;
 
     /// Why the group takes no more jobs, or `None` if the group takes jobs.
     fn refusal(&self) -> Option<SubmitErrorKind>;
@@ -240,6 +245,19 @@ pub(crate) enum WithdrawReason {
     SubmitterDropped,
     /// The wait took longer than the submitter allows: the submitter takes the job back.
     TimedOut,
+}
+
+/// What a job does at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activity {
+    /// The job stands in the wait list.
+    Waiting,
+    /// The job is to be polled.
+    Ready,
+    /// A thread polls the job.
+    Polled,
+    /// The job waits for its waker.
+    Suspended,
 }
 
 /// The result of one poll of a job.

@@ -49,7 +49,7 @@ where
     T: Send + 'static,
     S: OutputSink<T>,
 {
-    let meta = Meta::new(false, Place::caller(), None);
+    let meta = Meta::new(false, Place::caller(), None, None);
     let new_job = allocate_job::<_, S>(std::future::pending::<T>(), meta, NO_POOL);
     // SAFETY: `new_job` has the token, and a `Pending` needs no drop.
     unsafe { new_job.cell().finish_unpolled(output) };
@@ -99,12 +99,12 @@ where
 
     /// What the limiter must know of the job.
     pub(crate) fn requirements(&self) -> Requirements {
-        self.cell().meta.requirements()
+        self.job.header().meta.requirements()
     }
 
     /// Where the job was submitted.
     pub(crate) fn place(&self) -> Place {
-        self.cell().meta.place()
+        self.job.header().meta.place()
     }
 
     /// Takes the future out of the cell and frees the cell. Called when the job is refused.

@@ -1,6 +1,6 @@
 //! The storage of a job: one allocation with everything of the job, and its table of functions.
 //!
-//! [`Cell`] owns the future or output, the sink, the [`Meta`] and the [`Header`]. The type of the
+//! [`Cell`] owns the future or output, the sink and the [`Header`] with the [`Meta`]. The type of the
 //! header does not depend on the job, so every reference is a thin pointer to a header.
 //! `new.rs` allocates cells. `refs.rs` and `join.rs` call the functions of [`VTable`], which know the
 //! job's type. No lock protects a cell: each access cites the invariant of `mod.rs` that permits it.
@@ -56,6 +56,7 @@ pub(super) struct Header {
     pub(super) waiter_key: AtomicU32,
     /// The job's key in its scheduler's slab of suspended jobs (S2).
     pub(super) suspended_key: AtomicU32,
+    pub(super) meta: Meta,
 }
 
 /// A function that is shown the panic of a job, and where the job was submitted.
@@ -85,7 +86,6 @@ pub(super) struct VTable {
 #[repr(C)]
 pub(super) struct Cell<F: Future, S> {
     pub(super) header: Header,
-    pub(super) meta: Meta,
     stage: UnsafeCell<Stage<F>>,
     sink: UnsafeCell<Option<S>>,
 }
@@ -137,8 +137,8 @@ where
                 scheduler: UnsafeCell::new(None),
                 slot_hold: UnsafeCell::new(None),
                 join_waker: UnsafeCell::new(None),
+                meta,
             });
-            (&raw mut (*raw).meta).write(meta);
             (&raw mut (*raw).stage).write(UnsafeCell::new(Stage::Future(future)));
             (&raw mut (*raw).sink).write(UnsafeCell::new(None));
         }
@@ -186,7 +186,7 @@ where
     unsafe fn poll(ptr: NonNull<Header>, cx: &mut Context<'_>) -> Step {
         // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7).
         let cell = unsafe { Self::from_header(ptr) };
-        if !cell.meta.is_plain() {
+        if !cell.header.meta.is_plain() {
             // SAFETY: the caller's contract is the same.
             return unsafe { cell.poll_timed(cx) };
         }
@@ -204,12 +204,12 @@ where
         // SAFETY: the caller holds the token, and a job that has not ended is a future.
         let expire =
             || self.stage.with_mut(|stage| unsafe { self.end(stage, Err(JobError::Expired)) });
-        if self.meta.is_late_to_start() {
+        if self.header.meta.is_late_to_start() {
             return Step::Ended(expire());
         }
         // SAFETY: the caller's contract is the same.
         let step = unsafe { self.poll_future(cx) };
-        if step != Step::Pending || !self.meta.poll_expired(cx) {
+        if step != Step::Pending || !self.header.meta.poll_expired(cx) {
             return step;
         }
         if self.header.state.load().is_abort_deferred() {
@@ -235,7 +235,7 @@ where
             let future: *mut F = future;
             let mut output = None;
             let polled = catch_unwind(AssertUnwindSafe(|| {
-                self.meta.in_scope(|| {
+                self.header.meta.in_scope(|| {
                     // SAFETY: the future stays in place until it is dropped there (S3).
                     let pinned = unsafe { Pin::new_unchecked(&mut *future) };
                     let Poll::Ready(value) = pinned.poll(cx) else { return };
@@ -270,7 +270,8 @@ where
     unsafe fn cancel(ptr: NonNull<Header>) -> End {
         // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7).
         let cell = unsafe { Self::from_header(ptr) };
-        let error = if cell.meta.is_expired() { JobError::Expired } else { JobError::Cancelled };
+        let error =
+            if cell.header.meta.is_expired() { JobError::Expired } else { JobError::Cancelled };
         // SAFETY: the caller holds the token, and a job that has not ended is a future.
         cell.stage.with_mut(|stage| unsafe { cell.end(stage, Err(error)) })
     }
@@ -282,7 +283,7 @@ where
     /// The caller holds the token, and the job has not ended.
     unsafe fn mark_expired(ptr: NonNull<Header>) {
         // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7).
-        unsafe { Self::from_header(ptr) }.meta.mark_expired();
+        unsafe { Self::from_header(ptr) }.header.meta.mark_expired();
     }
 
     /// Drops the future in place and puts the output there. A panic of that drop becomes the output.
@@ -298,7 +299,7 @@ where
         let dropped = catch_unwind(AssertUnwindSafe(|| {
             // SAFETY: the future is valid and pinned here (S3); `finish` replaces it without a
             // second drop.
-            self.meta.in_scope(|| unsafe { ptr::drop_in_place(future) })
+            self.header.meta.in_scope(|| unsafe { ptr::drop_in_place(future) })
         }));
         let output = match dropped {
             Ok(()) => output,
@@ -360,7 +361,9 @@ where
             // SAFETY: `stage` belongs to the token's holder (S2).
             if let Stage::Ended(Err(JobError::Panicked(panic))) = unsafe { &*stage } {
                 // A subscriber may panic as it enters the span (S9).
-                catch_panic(|| cell.meta.in_scope(|| visit(panic, cell.meta.place())));
+                catch_panic(|| {
+                    cell.header.meta.in_scope(|| visit(panic, cell.header.meta.place()))
+                });
             }
         });
     }

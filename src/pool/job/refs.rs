@@ -7,6 +7,7 @@
 //! caller frees the cell. A `RawJob` must never outlive the reference that it borrows from (S6).
 
 use std::mem::ManuallyDrop;
+use std::panic::Location;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
@@ -15,7 +16,8 @@ use crate::error::JobPanic;
 use crate::pool::context::{PoolId, note_wait};
 use crate::pool::job::raw::{Header, NO_KEY, REF};
 use crate::pool::job::state::SlotHold;
-use crate::pool::job::{End, JobScheduler, SlotKind, Step, WithdrawReason};
+use crate::pool::job::{Activity, End, JobScheduler, SlotKind, Step, WithdrawReason};
+use crate::pool::options::Requirements;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicPtr, fence};
 use crate::sync::failpoint;
@@ -23,6 +25,9 @@ use crate::trace::Place;
 
 /// Beside the slot kind: the job counts as waiting for its own pool.
 const BLOCKED: u32 = 1 << 31;
+
+/// Beside the slot kind: the job's run is measured, and its end must be.
+const MEASURED: u32 = 1 << 30;
 
 /// A pointer to a job that some counted reference keeps alive (S6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,14 +57,15 @@ impl RawJob {
     pub(crate) fn slot_kind(self) -> SlotKind {
         // Relaxed suffices: the field is written once, before the token leaves its submitter. The
         // callers hold the token or poll on its behalf.
-        SlotKind::unpack(self.header().slot_kind.load(Relaxed) & !BLOCKED)
+        SlotKind::unpack(self.header().slot_kind.load(Relaxed) & !(BLOCKED | MEASURED))
     }
 
     /// Fixes which slot the job holds. Called by the token's holder: when the job is admitted, and when
     /// a job that lent its slot is cancelled.
     pub(crate) fn set_slot_kind(self, slot_kind: SlotKind) {
         // Relaxed suffices: the lock of the run queue or wait list hands the token on.
-        self.header().slot_kind.store(slot_kind.pack(), Relaxed);
+        let word = &self.header().slot_kind;
+        word.store(slot_kind.pack() | word.load(Relaxed) & MEASURED, Relaxed);
     }
 
     /// Keeps the job's slot beyond the job's end, until the guard releases it. Returns `None` if the
@@ -87,6 +93,27 @@ impl RawJob {
     /// Whether the job has ended and its output is published.
     pub(crate) fn is_complete(self) -> bool {
         self.header().state.load().is_complete()
+    }
+
+    /// Where the job was submitted.
+    #[inline]
+    pub(crate) fn place(self) -> Place {
+        self.header().meta.place()
+    }
+
+    /// What the limiter must know of the job, and its name.
+    pub(crate) fn requirements(self) -> Requirements {
+        self.header().meta.requirements()
+    }
+
+    /// The name of the job's group, if the group was given one.
+    pub(crate) fn group(self) -> Option<Arc<str>> {
+        self.header().meta.group().cloned()
+    }
+
+    /// What the job does just now: a hint.
+    pub(crate) fn activity(self) -> Activity {
+        self.header().state.load().activity()
     }
 
     /// A number that no other live job has.
@@ -243,9 +270,24 @@ impl Runnable {
     }
 
     pub(crate) fn set_blocked(&self, is_blocked: bool) {
-        let slot_kind = self.0.slot_kind().pack();
         // Relaxed suffices: only the token's holder uses the field (S2).
-        self.0.header().slot_kind.store(slot_kind | if is_blocked { BLOCKED } else { 0 }, Relaxed);
+        let word = &self.0.header().slot_kind;
+        let others = word.load(Relaxed) & !BLOCKED;
+        word.store(others | if is_blocked { BLOCKED } else { 0 }, Relaxed);
+    }
+
+    /// Whether the end of the job's run is to be measured.
+    #[inline]
+    pub(crate) fn is_measured(&self) -> bool {
+        // Relaxed suffices: only the token's holder uses the field (S2).
+        self.0.header().slot_kind.load(Relaxed) & MEASURED != 0
+    }
+
+    /// Notes that the end of the job's run is to be measured. Called before its first suspension.
+    pub(crate) fn set_measured(&self) {
+        // Relaxed suffices: only the token's holder uses the field (S2).
+        let word = &self.0.header().slot_kind;
+        word.store(word.load(Relaxed) | MEASURED, Relaxed);
     }
 
     /// Whether a slot guard will keep the slot of this job.
@@ -503,6 +545,28 @@ impl AtomicJobSlot {
 impl Drop for AtomicJobSlot {
     fn drop(&mut self) {
         drop(self.take());
+    }
+}
+
+/// The place of the job that a worker polls, for other threads.
+#[derive(Debug)]
+pub(crate) struct AtomicPlace(AtomicPtr<Location<'static>>);
+
+impl AtomicPlace {
+    pub(crate) fn new() -> Self {
+        Self(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    #[inline]
+    pub(crate) fn set(&self, place: Option<Place>) {
+        let place = place.map_or(ptr::null(), |place| ptr::from_ref(place.0));
+        // Relaxed, without a partner: the answer of `get` is a hint, and a place never changes.
+        self.0.store(place.cast_mut(), Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> Option<Place> {
+        // SAFETY: the pointer is null, or comes from a reference that lives forever (S11).
+        unsafe { self.0.load(Relaxed).as_ref() }.map(Place)
     }
 }
 

@@ -18,6 +18,7 @@
 //! Read-modify-writes continue the release sequence of the stores before them. So a transition
 //! synchronizes with all earlier ones, not only with the latest.
 
+use crate::pool::job::Activity;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::atomic::{AtomicBool, AtomicU32};
 use crate::sync::failpoint;
@@ -312,6 +313,16 @@ impl Snapshot {
     /// Whether an abort would have to wait.
     pub(super) fn is_abort_deferred(self) -> bool {
         self.has(ABORT_DEFERRED_MASK)
+    }
+
+    /// What the job does, as far as this word tells.
+    pub(super) fn activity(self) -> Activity {
+        match self {
+            now if now.has(RUNNING) => Activity::Polled,
+            now if now.has(WAITING) => Activity::Waiting,
+            now if now.has(SCHEDULED) => Activity::Ready,
+            _ => Activity::Suspended,
+        }
     }
 
     /// Whether any of these bits is set.

@@ -188,7 +188,7 @@ impl Limiter {
         for shard in &self.shards {
             let mut shard = shard.lock();
             cancelled.admitted.extend(shard.take(true));
-            let aborted = shard.suspended.iter().filter_map(|(_, job)| job.request_abort());
+            let aborted = shard.suspended.iter().filter_map(|(_, entry)| entry.job.request_abort());
             cancelled
                 .admitted
                 .extend(aborted.filter(|_| !failpoint("suspended jobs are forgotten")));

@@ -48,6 +48,8 @@ pub(crate) struct Counters {
     pub(crate) reserved: u64,
     /// Reserved slots that a job used, or that were released without a job.
     pub(crate) reservations_ended: u64,
+    /// Those that were released without a job.
+    pub(crate) reservations_unused: u64,
     /// Slots that stayed taken when their job ended.
     pub(crate) held_slots: u64,
     /// Held slots that were released.
@@ -89,6 +91,7 @@ impl Counters {
         self.withdrawn += other.withdrawn;
         self.reserved += other.reserved;
         self.reservations_ended += other.reservations_ended;
+        self.reservations_unused += other.reservations_unused;
         self.held_slots += other.held_slots;
         self.held_released += other.held_released;
     }
@@ -104,6 +107,7 @@ impl Counters {
             }
         }
         self.reservations_ended += 1;
+        self.reservations_unused += 1;
     }
 
     /// Counts a waiter that left the wait list.

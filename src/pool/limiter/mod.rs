@@ -29,6 +29,7 @@
 //! | `expiry` | waiters whose deadline has passed |
 //! | `overload` | when the pool is overloaded, and which callers are refused then |
 //! | `lending` | waits inside the pool's own jobs: lent slots, and waits that could never end |
+//! | `measured` | how long waiters waited; the jobs in their callers |
 //! | `pause` | no slots for a while |
 //! | `closing` | the end: what is refused, and what is taken out |
 //! | `counts` | the counters, and the accounting law |
@@ -143,6 +144,7 @@ mod expiry;
 mod fair;
 mod flags;
 mod lending;
+pub(crate) mod measured;
 pub(crate) mod overload;
 mod pause;
 pub(crate) mod shard;
@@ -161,11 +163,13 @@ use crate::pool::job::{End, JobGroup, Runnable, SlotKind};
 use crate::pool::limiter::counts::{Counts, ReleaseReason};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::flags::{CLOSED, Flags, IDLE_WAITERS, NO_SLOTS};
+use crate::pool::limiter::measured::CallerKey;
 use crate::pool::limiter::overload::TargetWait;
 use crate::pool::limiter::shard::{Shard, ShardGuard, ShardId};
 use crate::pool::limiter::state::{State, StateGuard};
 use crate::pool::limiter::wait_list::{List, WaiterKey};
 use crate::pool::options::Requirements;
+use crate::pool::timings::Clock;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
 use crate::sync::{Mutex, failpoint};
@@ -227,8 +231,8 @@ pub(crate) enum AcquireOutcome {
     Waiting(WaiterKey),
     /// The job waits in the wait list under this key, and its caller waits until the job starts.
     WaitingForStart(WaiterKey),
-    /// The caller must run the job and then call [`Limiter::end_in_caller`].
-    RunInCaller,
+    /// The caller must run the job and then call [`Limiter::end_in_caller`] with this key.
+    RunInCaller(CallerKey),
     /// A slot is reserved.
     Reserved,
     /// The job, or the caller without a job, gets nothing.
@@ -261,6 +265,7 @@ impl Limiter {
         size: usize,
         queue_capacity: usize,
         target_wait: TargetWait,
+        clock: Clock,
     ) -> Self {
         let share = |shard: usize| size / shards + usize::from(shard < size % shards);
         Self {
@@ -269,7 +274,7 @@ impl Limiter {
             fast_refusals: AtomicU64::new(0),
             blocked_jobs: AtomicUsize::new(0),
             pool,
-            state: Mutex::new(State::new(size, queue_capacity, target_wait)),
+            state: Mutex::new(State::new(size, queue_capacity, target_wait, clock)),
         }
     }
 
@@ -386,8 +391,9 @@ impl Limiter {
             OnFull::Commit => state.enqueue_job(list, pending, slot_kind, current.is_some()),
             OnFull::RunInCaller if !state.paused => match pending.admit_in_caller() {
                 Ok(()) => {
-                    state.in_caller += 1;
-                    AcquireOutcome::RunInCaller
+                    let group = pending.group().and_then(JobGroup::name).cloned();
+                    let key = state.measured.start_in_caller(pending.requirements(), group);
+                    AcquireOutcome::RunInCaller(key)
                 }
                 Err(kind) => state.refuse(AcquireOutcome::Refused(kind)),
             },
@@ -577,14 +583,6 @@ impl Limiter {
     /// (L4), a hint otherwise.
     pub(crate) fn needs_slow_release(&self) -> bool {
         self.flags.is_set_in_lock(NO_SLOTS | IDLE_WAITERS)
-    }
-
-    /// Counts the end of a job that ran in its caller.
-    pub(crate) fn end_in_caller(&self, end: End, deferred: &mut DeferredWakes) {
-        let mut state = self.lock_state();
-        state.in_caller -= 1;
-        state.counters.end(end);
-        state.check_idle(deferred);
     }
 
     // ----- settings and shutdown -----

@@ -9,7 +9,7 @@
 //! * `free_slots`, `counters`: the limiter, and the scheduler when a job ends.
 //! * `run_queue`, `dequeues`: submitters push, workers pop and steal.
 //! * `has_worker`: a push sets it, and a worker clears it when it leaves an empty queue.
-//! * `suspended`: the scheduler adds a job at its first suspension and removes it at its end.
+//! * `suspended`, `runs`: the scheduler adds a job at its first suspension and removes it at its end.
 //!
 //! Slots and jobs move between shards, so only sums over all shards mean anything. A thread that
 //! holds a shard lock must not take the state lock or another shard lock (L1).
@@ -19,9 +19,11 @@
 
 use std::collections::VecDeque;
 
+use crate::histogram::Histogram;
 use crate::pool::job::{AtomicJobSlot, RawJob, Runnable};
 use crate::pool::limiter::counts::Counters;
 use crate::pool::paged_slab::PagedSlab;
+use crate::pool::timings::{Moment, WINDOW};
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Mutex, MutexGuard, failpoint};
@@ -49,12 +51,65 @@ pub(crate) struct ShardState {
     /// Jobs that are ready to be polled. Each holds a slot or runs as overflow.
     pub(crate) run_queue: VecDeque<Runnable>,
     /// Jobs that were first suspended in this shard and have not ended, wherever they are now.
-    pub(crate) suspended: PagedSlab<RawJob>,
+    pub(crate) suspended: PagedSlab<Suspended>,
+    /// How long measured jobs ran that ended in this shard, or were suspended here first.
+    pub(crate) runs: Histogram,
     /// A worker will look at `run_queue` before it goes idle.
     pub(crate) has_worker: bool,
     /// How often a worker took jobs. The stall monitor compares two readings.
     pub(crate) dequeues: u64,
     pub(crate) counters: Counters,
+}
+
+/// A job that was suspended, and when its first poll began.
+#[derive(Debug)]
+pub(crate) struct Suspended {
+    pub(crate) job: RawJob,
+    /// The moment, and below it `REPORTED` and the code of the weight.
+    since: u64,
+}
+
+/// The low bits of `Suspended::since`.
+const SINCE_SHIFT: u32 = 3;
+/// The job was reported as slow.
+const REPORTED: u64 = 1 << 2;
+const WEIGHTS: [u32; 3] = [0, 1, WINDOW];
+
+impl Suspended {
+    /// Makes the entry of a job whose first poll began at `since`. With a weight of 0 the run is not
+    /// measured, and `since` is as exact as the worker's last reading.
+    pub(crate) fn new(job: RawJob, since: Moment, weight: u32) -> Self {
+        let code = WEIGHTS.iter().position(|&known| known == weight).unwrap_or(0);
+        Self { job, since: since.get() << SINCE_SHIFT | code as u64 }
+    }
+
+    pub(crate) fn since(&self) -> Moment {
+        Moment::new(self.since >> SINCE_SHIFT).expect("an entry has a moment")
+    }
+
+    fn weight(&self) -> u32 {
+        WEIGHTS[(self.since & (REPORTED - 1)) as usize]
+    }
+
+    pub(crate) fn is_reported(&self) -> bool {
+        self.since & REPORTED != 0
+    }
+
+    pub(crate) fn set_reported(&mut self) {
+        self.since |= REPORTED;
+    }
+}
+
+impl ShardState {
+    /// Forgets a suspended job that has ended at `ended`, or somewhen: then its run is not measured.
+    #[inline]
+    pub(crate) fn remove_suspended(&mut self, key: usize, ended: Option<Moment>) {
+        let entry = self.suspended.remove(key);
+        if let Some(ended) = ended.filter(|_| !failpoint("a suspended run is not measured")) {
+            let run = ended.nanos_since(entry.since());
+            self.runs.record_nanos(run, u64::from(entry.weight()));
+        }
+    }
 }
 
 impl Shard {
@@ -63,6 +118,7 @@ impl Shard {
             free_slots,
             run_queue: VecDeque::new(),
             suspended: PagedSlab::new(),
+            runs: Histogram::new(),
             has_worker: false,
             dequeues: 0,
             counters: Counters::default(),

@@ -22,6 +22,7 @@ use crate::pool::limiter::counts::{Counters, Counts};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::flags::{CLOSED, FULL, IDLE_WAITERS, NO_SLOTS};
 use crate::pool::limiter::lending::{Holders, waiting_job, would_deadlock};
+use crate::pool::limiter::measured::Measured;
 use crate::pool::limiter::overload::{Overload, TargetWait};
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::wait_list::{
@@ -29,6 +30,7 @@ use crate::pool::limiter::wait_list::{
 };
 use crate::pool::limiter::{AcquireOutcome, Limiter, PendingJob};
 use crate::pool::options::Requirements;
+use crate::pool::timings::Clock;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{MutexGuard, failpoint};
 
@@ -45,8 +47,6 @@ pub(super) struct State {
     pub(super) slots_granted: usize,
     /// Jobs that run beyond the size.
     pub(super) overflow: usize,
-    /// Jobs that run in their callers.
-    pub(super) in_caller: usize,
     /// Jobs that left the wait list and are being cancelled.
     pub(super) cancelling: usize,
     /// The jobs that hold a slot and wait for this pool.
@@ -57,12 +57,19 @@ pub(super) struct State {
     pub(super) lent_jobs: usize,
     /// Whether the limiter is overloaded.
     pub(super) overload: Overload,
+    /// How long waiters waited, and the jobs that run in their callers.
+    pub(super) measured: Measured,
     /// Totals of what does not happen in a shard.
     pub(super) counters: Counters,
 }
 
 impl State {
-    pub(super) fn new(size: usize, queue_capacity: usize, target_wait: TargetWait) -> Self {
+    pub(super) fn new(
+        size: usize,
+        queue_capacity: usize,
+        target_wait: TargetWait,
+        clock: Clock,
+    ) -> Self {
         Self {
             wait_list: WaitList::new(queue_capacity),
             size,
@@ -71,12 +78,12 @@ impl State {
             paused_slots: 0,
             slots_granted: 0,
             overflow: 0,
-            in_caller: 0,
             cancelling: 0,
             holders: Holders::default(),
             lent: HashMap::new(),
             lent_jobs: 0,
             overload: Overload::new(target_wait),
+            measured: Measured::new(clock),
             counters: Counters::default(),
         }
     }
@@ -157,8 +164,9 @@ impl State {
             return self.refuse(AcquireOutcome::Refused(kind));
         }
         let outcome = enqueue(self);
-        if let AcquireOutcome::Waiting(waiter_key) = outcome {
-            self.wait_list.caller(waiter_key).group = group.map_or(NO_GROUP, JobGroup::tag);
+        if let (AcquireOutcome::Waiting(waiter_key), Some(group)) = (outcome, group) {
+            let caller = self.wait_list.caller(waiter_key);
+            (caller.group, caller.group_name) = (group.tag(), group.name().cloned());
         }
         outcome
     }
@@ -186,6 +194,7 @@ impl State {
             waiting_job,
             state: WaiterState::Waiting,
             group: NO_GROUP,
+            group_name: None,
             is_reserver,
         };
         let waiter = Waiter::Caller(caller);
@@ -210,7 +219,11 @@ impl State {
 
     /// Gives a slot to a waiter that has just left its list: a job starts, a caller is notified.
     pub(super) fn grant(&mut self, waiter_key: WaiterKey, deferred: &mut DeferredWakes) {
-        if let Waiter::Caller(_) = self.wait_list.node(waiter_key).waiter {
+        let node = self.wait_list.node(waiter_key);
+        if !node.resumes {
+            self.measured.note_grant(node.since);
+        }
+        if let Waiter::Caller(_) = node.waiter {
             self.slots_granted += 1;
             self.notify_waiter(waiter_key, WaiterState::SlotGranted, deferred);
             return;
@@ -221,6 +234,7 @@ impl State {
                 self.lent_jobs -= 1;
             } else {
                 self.counters.started += 1;
+                self.measured.note_waited();
             }
             deferred.start(job);
             deferred.wake(waker.filter(|_| !failpoint("a start wakes nothing")));
@@ -512,7 +526,7 @@ impl StateGuard<'_> {
             running: (jobs.started - jobs.ended) as usize - self.lent_jobs,
             lent: self.lent_jobs,
             overflow: (jobs.overflow_started - jobs.overflow_ended) as usize,
-            in_caller: self.in_caller + self.cancelling,
+            in_caller: self.in_caller() + self.cancelling,
             reserved: (jobs.reserved - jobs.reservations_ended) as usize,
             held_slots: (jobs.held_slots - jobs.held_released) as usize,
             paused: self.paused,

@@ -62,6 +62,7 @@
 //! A caller may be dropped in any state: `Limiter::cancel_waiter` then passes on what it owns.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::task::Waker;
 
 use slab::Slab;
@@ -104,6 +105,8 @@ pub(super) struct CallerWaiter {
     pub(super) state: WaiterState,
     /// The tag of the caller's group, or `NO_GROUP`.
     pub(super) group: usize,
+    /// The name of the caller's group, if the group was given one.
+    pub(super) group_name: Option<Arc<str>>,
     /// The caller waits for a slot alone and has no job yet.
     pub(super) is_reserver: bool,
 }
@@ -116,6 +119,7 @@ impl CallerWaiter {
             waiting_job: None,
             state,
             group: NO_GROUP,
+            group_name: None,
             is_reserver: false,
         })
     }

@@ -80,6 +80,7 @@ impl Limiter {
                 match pending.admit(slot_kind) {
                     Ok(job) => {
                         state.counters.started += 1;
+                        state.measured.note_waited();
                         start(&mut shard, job)
                     }
                     Err(kind) => {
@@ -130,6 +131,7 @@ impl Limiter {
                 state.wait_list.remove_node(waiter_key);
                 state.slots_granted -= 1;
                 state.counters.reserved += 1;
+                state.measured.note_waited();
                 AcquireOutcome::Reserved
             }
             WaiterState::Closed | WaiterState::Deadlock | WaiterState::Rejected(_) => {

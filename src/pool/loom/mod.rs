@@ -23,6 +23,7 @@ fn pool(shards: usize, size: usize, queue: usize) -> Pool {
         overflow_limit: usize::MAX,
         propagate_span: false,
         target_wait: TargetWait::Never,
+        slow_job: None,
         on_panic: None,
     };
     let size = NonZeroUsize::new(size).expect("a model's pool has a slot");

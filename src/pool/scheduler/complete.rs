@@ -20,18 +20,22 @@
 use crate::pool::job::{End, Runnable, SlotKind, WithdrawReason};
 use crate::pool::limiter::counts::LeaveReason;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
-use crate::pool::limiter::shard::{ShardGuard, ShardId};
+use crate::pool::limiter::shard::{ShardGuard, ShardId, Suspended};
+use crate::pool::scheduler::job_timer::Started;
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::scheduler::worker_handle::{LOCAL_QUEUE_LEN, WorkerHandle};
+use crate::pool::timings::{Clock, Moment};
 use crate::sync::failpoint;
 
 /// What one poll left to be recorded under the next shard lock.
 enum PollRecord {
     /// The job returned `Pending` for the first time.
-    Suspended(Runnable),
+    Suspended(Runnable, Started),
     Ended {
         job: Runnable,
         end: End,
+        /// When the job ended, if its run is measured.
+        ended: Option<Moment>,
         /// The end must go through the limiter's state lock. Known after the first half.
         release_slow: bool,
     },
@@ -46,7 +50,9 @@ pub(super) struct Completions {
     detached: usize,
     /// Those of the detached jobs that were suspended before: they are to leave `suspended` of their
     /// shards.
-    suspended: Vec<Runnable>,
+    suspended: Vec<(Runnable, Option<Moment>)>,
+    /// The measured runs of jobs that ended in their first polls: nanoseconds and weights.
+    runs: Vec<(u64, u32)>,
     /// How many slots of `detached` are to be released: the stall monitor may have released some.
     unreleased: usize,
 }
@@ -54,16 +60,23 @@ pub(super) struct Completions {
 impl Completions {
     pub(super) fn new() -> Self {
         let suspended = Vec::with_capacity(LOCAL_QUEUE_LEN);
-        Self { record: None, detached: 0, suspended, unreleased: 0 }
+        Self { record: None, detached: 0, suspended, runs: Vec::new(), unreleased: 0 }
     }
 
     /// Takes a job that completed. Returns whether the worker may go on with its batch: nothing
     /// observes the job's end, and the job holds a plain slot.
     #[inline]
-    pub(super) fn end(&mut self, handle: &WorkerHandle, job: Runnable, end: End) -> bool {
+    pub(super) fn end(
+        &mut self,
+        handle: &WorkerHandle,
+        job: Runnable,
+        end: End,
+        clock: &Clock,
+    ) -> bool {
         if end == End::Completed && job.slot_kind() == SlotKind::Plain && job.is_detached() {
             if job.suspended_key().is_some() {
-                self.suspended.push(job);
+                let ended = end_of(&job, clock);
+                self.suspended.push((job, ended));
             } else {
                 drop(job);
             }
@@ -71,14 +84,31 @@ impl Completions {
             handle.set_deferred_releases(self.detached);
             return true;
         }
-        self.record = Some(PollRecord::Ended { job, end, release_slow: false });
+        let ended = end_of(&job, clock);
+        self.record = Some(PollRecord::Ended { job, end, ended, release_slow: false });
         false
     }
 
     /// Takes a job that returned `Pending` for the first time.
     #[inline]
-    pub(super) fn suspend(&mut self, job: Runnable) {
-        self.record = Some(PollRecord::Suspended(job));
+    pub(super) fn suspend(&mut self, job: Runnable, started: Started) {
+        self.record = Some(PollRecord::Suspended(job, started));
+    }
+
+    /// Takes the measured run of a job that ended in its first poll: nanoseconds and weight.
+    #[cold]
+    pub(super) fn note_run(&mut self, run: (u64, u32), end: End) {
+        // A job that was cancelled or late before its first poll has not run.
+        if matches!(end, End::Completed | End::Panicked) {
+            self.runs.push(run);
+        }
+    }
+
+    #[cold]
+    fn record_runs(&mut self, shard: &mut ShardGuard<'_>) {
+        for (nanos, weight) in self.runs.drain(..) {
+            shard.runs.record_nanos(nanos, u64::from(weight));
+        }
     }
 
     /// Takes the deferred releases back from the handle. Called before the shard is locked.
@@ -96,17 +126,21 @@ impl Completions {
         shard_id: ShardId,
         shard: &mut ShardGuard<'_>,
     ) {
-        let suspended = self.suspended.iter().filter_map(|job| suspended_at(shared, job));
-        for (_, key) in suspended.filter(|(home_shard, _)| *home_shard == shard_id) {
-            shard.suspended.remove(key);
+        for (job, ended) in &self.suspended {
+            remove_suspended_here(shared, shard_id, shard, job, *ended);
+        }
+        if !self.runs.is_empty() {
+            self.record_runs(shard);
         }
         if release_plain(shared, shard, self.unreleased) {
             self.unreleased = 0;
         }
         match &mut self.record {
-            Some(PollRecord::Suspended(job)) => add_suspended(shared, shard_id, shard, job),
-            Some(PollRecord::Ended { job, end, release_slow }) => {
-                *release_slow = release_in_shard(shared, shard_id, shard, job, *end);
+            Some(PollRecord::Suspended(job, started)) => {
+                add_suspended(shared, shard_id, shard, job, *started);
+            }
+            Some(PollRecord::Ended { job, end, ended, release_slow }) => {
+                *release_slow = release_in_shard(shared, shard_id, shard, job, *end, *ended);
             }
             None => {}
         }
@@ -125,18 +159,18 @@ impl Completions {
     // Inlined: as a call it costs a tiny job some 5 % more instructions.
     #[inline(always)]
     pub(super) fn finish(&mut self, shared: &Shared, shard_id: ShardId) -> bool {
-        for job in self.suspended.drain(..) {
-            remove_suspended_elsewhere(shared, shard_id, &job);
+        for (job, ended) in self.suspended.drain(..) {
+            remove_suspended_elsewhere(shared, shard_id, &job, ended);
         }
         let unreleased = std::mem::take(&mut self.unreleased);
         let started = unreleased > 0
             && !failpoint("slots of detached jobs are lost")
             && release_to_waiters(shared, shard_id, unreleased);
         let pushed = match self.record.take() {
-            Some(PollRecord::Ended { job, end, release_slow }) => {
-                finish(shared, shard_id, job, end, release_slow)
+            Some(PollRecord::Ended { job, end, ended, release_slow }) => {
+                finish(shared, shard_id, job, (end, ended), release_slow)
             }
-            Some(PollRecord::Suspended(job)) => {
+            Some(PollRecord::Suspended(job, _)) => {
                 let woken = job.suspend().and_then(|job| shared.unblock(job));
                 woken.is_some_and(|job| {
                     // The result of the push does not matter: this worker comes back to the shard.
@@ -150,11 +184,27 @@ impl Completions {
     }
 }
 
+/// Reads the clock at the end of a job whose run is measured and that was suspended.
+#[inline]
+fn end_of(job: &Runnable, clock: &Clock) -> Option<Moment> {
+    job.is_measured().then(|| clock.now())
+}
+
 /// Gives a job that returned `Pending` for the first time a suspended key in this shard (W9).
 #[inline]
-fn add_suspended(shared: &Shared, shard_id: ShardId, shard: &mut ShardGuard<'_>, job: &Runnable) {
+fn add_suspended(
+    shared: &Shared,
+    shard_id: ShardId,
+    shard: &mut ShardGuard<'_>,
+    job: &Runnable,
+    started: Started,
+) {
     if job.suspended_key().is_none() {
-        let key = shard.suspended.insert(job.ptr());
+        let mut entry = Suspended::new(job.ptr(), started.at, started.weight);
+        if started.is_reported {
+            entry.set_reported();
+        }
+        let key = shard.suspended.insert(entry);
         job.set_suspended_key(|| shared.arc(), key * shared.limiter.shards().len() + shard_id);
     }
     // `cancel_all` sets the flag before it locks this shard. It finds the job in `suspended`, or
@@ -172,11 +222,31 @@ fn suspended_at(shared: &Shared, job: &Runnable) -> Option<(ShardId, usize)> {
 }
 
 #[inline]
-fn remove_suspended_elsewhere(shared: &Shared, shard_id: ShardId, job: &Runnable) {
+fn remove_suspended_here(
+    shared: &Shared,
+    shard_id: ShardId,
+    shard: &mut ShardGuard<'_>,
+    job: &Runnable,
+    ended: Option<Moment>,
+) {
+    if let Some((_, key)) =
+        suspended_at(shared, job).filter(|(home_shard, _)| *home_shard == shard_id)
+    {
+        shard.remove_suspended(key, ended);
+    }
+}
+
+#[inline]
+fn remove_suspended_elsewhere(
+    shared: &Shared,
+    shard_id: ShardId,
+    job: &Runnable,
+    ended: Option<Moment>,
+) {
     if let Some((home_shard, key)) =
         suspended_at(shared, job).filter(|(home_shard, _)| *home_shard != shard_id)
     {
-        shared.limiter.shard(home_shard).lock().suspended.remove(key);
+        shared.limiter.shard(home_shard).lock().remove_suspended(key, ended);
     }
 }
 
@@ -189,12 +259,9 @@ fn release_in_shard(
     shard: &mut ShardGuard<'_>,
     job: &Runnable,
     end: End,
+    ended: Option<Moment>,
 ) -> bool {
-    if let Some((_, key)) =
-        suspended_at(shared, job).filter(|(home_shard, _)| *home_shard == shard_id)
-    {
-        shard.suspended.remove(key);
-    }
+    remove_suspended_here(shared, shard_id, shard, job, ended);
     if job.keeps_slot() {
         shard.counters.end(end);
         shard.counters.ended += 1;
@@ -242,8 +309,14 @@ pub(super) fn release_deferred_of(shared: &Shared, handle: &WorkerHandle) {
 
 /// Completes the end of a job that [`release_in_shard`] has seen: the second half. Returns whether a
 /// waiter has started.
-fn finish(shared: &Shared, shard_id: ShardId, job: Runnable, end: End, release_slow: bool) -> bool {
-    remove_suspended_elsewhere(shared, shard_id, &job);
+fn finish(
+    shared: &Shared,
+    shard_id: ShardId,
+    job: Runnable,
+    (end, ended): (End, Option<Moment>),
+    release_slow: bool,
+) -> bool {
+    remove_suspended_elsewhere(shared, shard_id, &job, ended);
     let (mut idle, mut started) = (false, false);
     if release_slow {
         let mut deferred = DeferredWakes::default();
@@ -274,10 +347,11 @@ pub(super) fn cancel(shared: &Shared, shard_id: ShardId, job: Runnable) {
         shared.limiter.unblock_to_cancel(&job);
     }
     let end = job.cancel();
+    let ended = end_of(&job, &shared.clock);
     let mut shard = shared.limiter.shard(shard_id).lock();
-    let release_slow = release_in_shard(shared, shard_id, &mut shard, &job, end);
+    let release_slow = release_in_shard(shared, shard_id, &mut shard, &job, end, ended);
     drop(shard);
-    finish(shared, shard_id, job, end, release_slow);
+    finish(shared, shard_id, job, (end, ended), release_slow);
 }
 
 /// Ends a job that was taken out of the wait list.

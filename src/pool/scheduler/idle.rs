@@ -364,9 +364,10 @@ impl IdleWorkers {
 mod tests {
     use super::*;
     use crate::pool::limiter::overload::TargetWait;
+    use crate::pool::timings::Clock;
 
     fn limiter() -> Limiter {
-        Limiter::new(0, 2, 2, 0, TargetWait::Never)
+        Limiter::new(0, 2, 2, 0, TargetWait::Never, Clock::new())
     }
 
     fn spawned(action: WakeAction) -> Arc<WorkerHandle> {

@@ -19,7 +19,10 @@
 //! | `worker_handle` | what other threads may do with a worker: wake it, take its jobs |
 //! | `worker` | the task that polls jobs in turns |
 //! | `complete` | what follows a poll: suspension, or the end of a job |
+//! | `expiry` | the task that ends waiters at their deadlines |
+//! | `slow` | the task that reports slow jobs |
 //! | `poll_times` | an estimate of how long polls take |
+//! | `job_timer` | which jobs a worker measures, and which one it polls |
 //!
 //! A job passes `shared`, the limiter's `shard`, `wake`, `worker`, `complete`. The end of a job may
 //! start a waiter, and so wake another worker. This circle (`worker`, `complete`, `shared`, `wake`,
@@ -187,8 +190,10 @@ pub(super) mod binding;
 pub(in crate::pool) mod complete;
 mod expiry;
 mod idle;
+mod job_timer;
 mod poll_times;
 pub(crate) mod shared;
+pub(in crate::pool) mod slow;
 mod wake;
 mod worker;
 mod worker_handle;

@@ -27,6 +27,7 @@ use crate::error::{JobPanic, SubmitErrorKind};
 use crate::panic::catch_panic;
 use crate::pool::context::{self, PoolId};
 use crate::pool::job::{JobGroup, JobScheduler, RawJob, Runnable, SlotKind, Step, WithdrawReason};
+use crate::pool::jobs::{JobInfo, Longest};
 use crate::pool::limiter::counts::{LeaveReason, ReleaseReason};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::overload::TargetWait;
@@ -39,9 +40,11 @@ use crate::pool::scheduler::complete::{cancel, cancel_all, end_withdrawn};
 use crate::pool::scheduler::expiry::{self, Expiry};
 use crate::pool::scheduler::idle::IdleWorkers;
 use crate::pool::scheduler::poll_times::PollTimes;
+use crate::pool::scheduler::slow::Slow;
 use crate::pool::scheduler::wake::{spawn_up_to, wake_worker_for};
 use crate::pool::scheduler::worker_handle::WorkerHandle;
 use crate::pool::status::PoolStatus;
+use crate::pool::timings::Clock;
 use crate::sync::failpoint;
 use crate::trace::{Place, event};
 
@@ -56,6 +59,7 @@ pub(crate) struct Config {
     pub(crate) overflow_limit: usize,
     pub(crate) propagate_span: bool,
     pub(crate) target_wait: TargetWait,
+    pub(crate) slow_job: Option<Duration>,
     pub(crate) on_panic: Option<OnPanic>,
 }
 
@@ -66,9 +70,11 @@ pub(crate) struct Shared {
     /// Notified when the pool becomes idle.
     pub(crate) idle_notify: Notify,
     pub(super) expiry: Expiry,
+    pub(super) slow: Slow,
     /// The runtime that workers are spawned on: the builder's, or that of the first job.
     binding: Binding,
     pub(super) poll_times: PollTimes,
+    pub(crate) clock: Clock,
     id: PoolId,
     weak_self: Weak<Self>,
 }
@@ -107,15 +113,18 @@ impl Shared {
     ) -> Arc<Self> {
         // Relaxed, without a partner: the numbers need only differ.
         let id = NEXT_ID.fetch_add(1, Relaxed);
+        let clock = Clock::new();
         Arc::new_cyclic(|weak_self| Self {
             id,
-            limiter: Limiter::new(id, shards, size.get(), queue, config.target_wait),
+            limiter: Limiter::new(id, shards, size.get(), queue, config.target_wait, clock),
             workers: IdleWorkers::new(threads, size.get()),
             config,
             idle_notify: Notify::new(),
             expiry: Expiry::new(),
+            slow: Slow::new(),
             binding: Binding::new(runtime),
             poll_times: PollTimes::new(),
+            clock,
             weak_self: weak_self.clone(),
         })
     }
@@ -381,7 +390,7 @@ impl Shared {
                 }
             }
             AcquireOutcome::Started { .. }
-            | AcquireOutcome::RunInCaller
+            | AcquireOutcome::RunInCaller(_)
             | AcquireOutcome::Reserved => {}
         }
     }
@@ -608,6 +617,18 @@ impl Shared {
             expired: counts.jobs.expired,
             oldest_wait: counts.oldest_since.map_or(Duration::ZERO, |since| since.elapsed()),
             expected_wait: counts.expected_wait,
+        }
+    }
+
+    /// Offers all jobs of the pool to a list.
+    pub(crate) fn list_jobs(&self, list: &mut Longest) {
+        self.limiter.list_jobs(list);
+        let now = self.clock.now();
+        for handle in self.workers.handles() {
+            if let Some(place) = handle.polling.get() {
+                let age = Duration::from_nanos(now.nanos_since(handle.read_at_or(now)));
+                list.offer(age, || Some(JobInfo::of_place(place, age)));
+            }
         }
     }
 

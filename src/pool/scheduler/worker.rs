@@ -34,8 +34,10 @@ use crate::pool::job::{Runnable, Step, trim_cache};
 use crate::pool::limiter::shard::{ShardGuard, ShardId};
 use crate::pool::scheduler::complete::{Completions, cancel};
 use crate::pool::scheduler::idle::ParkOutcome;
+use crate::pool::scheduler::job_timer::JobTimer;
 use crate::pool::scheduler::poll_times::PollTimes;
 use crate::pool::scheduler::shared::Shared;
+use crate::pool::scheduler::slow;
 use crate::pool::scheduler::worker_handle::{LOCAL_QUEUE_LEN, WorkerHandle};
 use crate::sync::failpoint;
 
@@ -77,6 +79,7 @@ pub(super) struct Worker {
     completions: Completions,
     /// A job that was woken while it was polled.
     reschedule: Option<Runnable>,
+    job_timer: JobTimer,
 }
 
 /// How a turn ended.
@@ -159,6 +162,7 @@ impl Worker {
     /// Spawns the worker of a registered handle, to serve a shard first. Called without a lock.
     pub(super) fn start(shared: Arc<Shared>, handle: Arc<WorkerHandle>, shard_id: ShardId) {
         let worker = Self {
+            job_timer: JobTimer::new(&shared),
             shared,
             handle,
             shard_id,
@@ -191,6 +195,7 @@ impl Worker {
     fn turn(&mut self, budget: &mut TurnBudget) -> TurnEnd {
         loop {
             let over = self.poll_local_queue(budget);
+            self.handle.polling.set(None);
             self.handle.step();
             self.completions.take_releases(&self.handle);
             let shared = &*self.shared;
@@ -260,11 +265,16 @@ impl Worker {
         for index in self.local_range.by_ref() {
             // The stall monitor may have taken the job for another worker (W4).
             let Some(job) = self.handle.local_queue[index].take() else { continue };
+            let is_measured = self.job_timer.start(&self.shared, &self.handle, &job);
             let (step, waits) = self.shared.poll(&job);
             budget.tick(&self.shared.poll_times);
             match step {
                 Step::Ended(end) => {
-                    if !self.completions.end(&self.handle, job, end) {
+                    let clock = &self.shared.clock;
+                    if is_measured {
+                        self.completions.note_run(self.job_timer.end(clock), end);
+                    }
+                    if !self.completions.end(&self.handle, job, end, clock) {
                         return budget.is_over();
                     }
                 }
@@ -277,7 +287,9 @@ impl Worker {
                         !coop::has_budget_remaining() && !failpoint("tokio's budget ignored");
                     if job.suspended_key().is_none() {
                         // A waker may find the job only after the job has its key (W9).
-                        self.completions.suspend(job);
+                        let (shared, handle) = (&self.shared, &self.handle);
+                        let started = self.job_timer.suspend(shared, handle, &job, is_measured);
+                        self.completions.suspend(job, started);
                         return spent || budget.is_over();
                     }
                     self.reschedule = job.suspend().and_then(|job| self.shared.unblock(job));
@@ -405,6 +417,7 @@ impl Worker {
             }
             ParkOutcome::Parked { expires } => {
                 self.idle = true;
+                self.job_timer.forget(&self.handle);
                 // Models have no time.
                 self.expires_at = (expires && !cfg!(millpond_loom))
                     .then(|| tokio::time::Instant::now() + config.idle_timeout);
@@ -436,6 +449,8 @@ impl Future for Worker {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         this.polled = true;
+        this.job_timer.start_turn(&this.handle);
+        slow::watch(&this.shared);
         // One budget for all that the worker does before it yields, stolen jobs included.
         let mut budget = TurnBudget::new(&this.shared.poll_times);
         loop {

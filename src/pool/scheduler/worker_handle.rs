@@ -14,11 +14,12 @@
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
-use crate::pool::job::{AtomicJobSlot, Runnable};
+use crate::pool::job::{AtomicJobSlot, AtomicPlace, Runnable};
 use crate::pool::limiter::shard::ShardId;
-use crate::sync::Mutex;
+use crate::pool::timings::Moment;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use crate::sync::atomic::{AtomicBool, AtomicUsize};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use crate::sync::{Mutex, failpoint};
 
 /// The length of a local queue: how many jobs a worker takes under one shard lock.
 pub(super) const LOCAL_QUEUE_LEN: usize = 8;
@@ -38,6 +39,14 @@ pub(crate) struct WorkerHandle {
     deferred_releases: AtomicUsize,
     /// How many of `deferred_releases` the stall monitor has released.
     stolen_releases: Mutex<usize>,
+    /// The place of the job that the worker polls for the first time. Jobs that were suspended before
+    /// are known to their shards.
+    pub(super) polling: AtomicPlace,
+    /// The worker's last reading of the clock, unless it was too long ago; 0 without one. A thread that
+    /// lists jobs may put its own reading here.
+    read_at: AtomicU64,
+    /// The job in its first poll was reported as slow.
+    reported: AtomicBool,
     /// The worker's task was spawned, and not dropped at once by a runtime that has shut down.
     spawned: AtomicBool,
 }
@@ -51,6 +60,9 @@ impl WorkerHandle {
             steps: AtomicUsize::new(0),
             deferred_releases: AtomicUsize::new(0),
             stolen_releases: Mutex::new(0),
+            polling: AtomicPlace::new(),
+            read_at: AtomicU64::new(0),
+            reported: AtomicBool::new(false),
             spawned: AtomicBool::new(false),
         })
     }
@@ -99,6 +111,40 @@ impl WorkerHandle {
         // Relaxed without a partner, also in `steps`: the counter says only that the worker moves.
         // An old value makes the stall monitor take jobs that the worker would have polled.
         self.steps.store(self.steps.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
+    /// Notes the worker's reading of the clock, or that there is none.
+    #[inline]
+    pub(super) fn set_read_at(&self, now: Option<Moment>) {
+        // Relaxed without a partner, also below: the moment is a hint for a list of jobs.
+        self.read_at.store(now.map_or(0, Moment::get), Relaxed);
+    }
+
+    /// Returns the last reading.
+    #[inline]
+    pub(super) fn read_at(&self) -> Option<Moment> {
+        Moment::new(self.read_at.load(Relaxed))
+    }
+
+    /// Returns the last reading. Without one, notes `now` instead.
+    pub(super) fn read_at_or(&self, now: Moment) -> Moment {
+        match self.read_at.compare_exchange(0, now.get(), Relaxed, Relaxed) {
+            Ok(_) => now,
+            Err(at) => Moment::new(at).unwrap_or(now),
+        }
+    }
+
+    /// Notes that the job in its first poll is reported as slow.
+    pub(super) fn set_reported(&self) {
+        // Relaxed without a partner, also below: in the worst case a job is reported twice or not.
+        self.reported.store(true, Relaxed);
+    }
+
+    /// Returns whether the job in its first poll was reported as slow, and forgets that.
+    pub(super) fn take_reported(&self) -> bool {
+        self.reported.load(Relaxed)
+            && self.reported.swap(false, Relaxed)
+            && !failpoint("a slow first poll is reported again")
     }
 
     pub(super) fn steps(&self) -> usize {

@@ -16,7 +16,9 @@ use crate::panic::catch_panic;
 use crate::pool::context::enter_in_caller;
 use crate::pool::job::{End, OutputSink};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
+use crate::pool::limiter::measured::CallerKey;
 use crate::pool::scheduler::shared::Shared;
+use crate::pool::scheduler::slow;
 use crate::trace::Place;
 
 /// Records the end of a job in its caller, once (P4). Dropping the guard records a cancellation.
@@ -24,6 +26,7 @@ struct CompletionGuard<C: Deref<Target = Shared>, S> {
     shared: C,
     sink: Option<S>,
     place: Place,
+    key: CallerKey,
 }
 
 impl<C: Deref<Target = Shared>, S> CompletionGuard<C, S> {
@@ -55,7 +58,7 @@ impl<C: Deref<Target = Shared>, S> CompletionGuard<C, S> {
 
     fn record_end(&self, end: End) {
         let mut deferred = DeferredWakes::default();
-        self.shared.limiter.end_in_caller(end, &mut deferred);
+        self.shared.limiter.end_in_caller(self.key, end, &mut deferred);
         self.shared.run_deferred(self.shared.current_shard(), deferred);
     }
 }
@@ -86,8 +89,10 @@ where
     S: OutputSink<F::Output>,
 {
     /// Takes over a job that the limiter counts as `in_caller`. The sink has admitted the job.
-    pub(crate) fn new(shared: C, job: F, sink: S, place: Place) -> Self {
-        Self { job: Some(job), end: Some(CompletionGuard { shared, sink: Some(sink), place }) }
+    pub(crate) fn new(shared: C, job: F, sink: S, (place, key): (Place, CallerKey)) -> Self {
+        slow::watch(&shared);
+        let end = CompletionGuard { shared, sink: Some(sink), place, key };
+        Self { job: Some(job), end: Some(end) }
     }
 }
 

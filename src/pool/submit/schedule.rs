@@ -182,7 +182,7 @@ where
                 self.poll_started(waiter_key, cx)
             }
             AcquireOutcome::Refused(kind) => Poll::Ready(Err(self.submission.take_refused(kind))),
-            AcquireOutcome::RunInCaller
+            AcquireOutcome::RunInCaller(_)
             | AcquireOutcome::Overflow { .. }
             | AcquireOutcome::Reserved => {
                 unreachable!("`OnFull::Wait` has none of these outcomes")

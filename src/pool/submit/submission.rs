@@ -18,6 +18,7 @@ use crate::pool::Pool;
 use crate::pool::context::may_run_in_caller;
 use crate::pool::job::{self, AdmittedJob, JobGroup, Meta, NewJob, OutputSink, Runnable, SlotKind};
 use crate::pool::limiter::counts::ReleaseReason;
+use crate::pool::limiter::measured::CallerKey;
 use crate::pool::limiter::wait_list::WaiterKey;
 use crate::pool::limiter::{AcquireOutcome, OnFull, PendingJob};
 use crate::pool::options::{JobOptions, Requirements};
@@ -96,7 +97,8 @@ where
     ) -> Self {
         shared.ensure_runtime();
         let options = options.or_else(|| sink.group().and_then(JobGroup::options));
-        let meta = Meta::new(shared.config.propagate_span, place, options);
+        let group = sink.group().and_then(JobGroup::name);
+        let meta = Meta::new(shared.config.propagate_span, place, options, group);
         let new_job = job::allocate_job(job, meta, shared.id());
         Self { new_job: Some(new_job), admitted: None, index: 0, sink: Some(sink), shared }
     }
@@ -143,7 +145,9 @@ where
     ) -> Result<Submitted<D, F, S>, SubmitError<F>> {
         let on_full = if may_run_in_caller() { OnFull::RunInCaller } else { OnFull::Commit };
         match self.admit(on_full) {
-            AcquireOutcome::RunInCaller => Ok(Submitted::Caller(self.take_in_caller(shared))),
+            AcquireOutcome::RunInCaller(key) => {
+                Ok(Submitted::Caller(self.take_in_caller(shared, key)))
+            }
             AcquireOutcome::Refused(kind) => Err(self.take_refused(kind)),
             _ => Ok(Submitted::Pool(self.take_handle())),
         }
@@ -239,10 +243,11 @@ where
     pub(super) fn take_in_caller<D: Deref<Target = Shared>>(
         &mut self,
         shared: D,
+        key: CallerKey,
     ) -> CallerRunsJob<D, F, S> {
         let place = self.place();
         let sink = self.sink.take().expect("a job without admission keeps its sink");
-        CallerRunsJob::new(shared, self.take_job(), sink, place)
+        CallerRunsJob::new(shared, self.take_job(), sink, (place, key))
     }
 }
 
