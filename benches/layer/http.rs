@@ -2,12 +2,11 @@
 
 use std::process::Command;
 
+use crate::Args;
+use crate::process::Server;
 use crate::progress::Progress;
-use crate::servers::{self, NAMES, Server};
-use crate::{Args, median, table};
-
-/// The arms that do not refuse below saturation.
-const ARMS: &[&str] = servers::ARMS.split_at(4).0;
+use crate::report::{median, table};
+use crate::servers::{ARMS, NAMES};
 
 /// A path, a number of connections, and a label.
 const LOADS: [(&str, usize, &str); 2] = [

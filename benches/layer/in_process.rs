@@ -12,7 +12,8 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
 use crate::arms::{ARMS, BARE, BUFFER, EXECUTOR, LIMIT, Next, Visit, with_arm};
 use crate::progress::Progress;
-use crate::{Args, allocations, median, table};
+use crate::report::{median, table};
+use crate::{Args, allocations};
 
 /// Runs callers at once, each with a clone of the service. Returns ns and allocations per call.
 #[derive(Clone, Copy)]

@@ -1,25 +1,24 @@
-//! The layer beside tower's own: in process, behind axum, and under overload.
+//! The layer beside tower's own: in process, and behind axum.
 
 mod allocations;
 mod arms;
 mod http;
 mod in_process;
-mod overload;
-mod picture;
+mod process;
 #[path = "../pool/progress.rs"]
 mod progress;
+mod report;
 mod servers;
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 const USAGE: &str = "\
 cargo bench --features http-body --bench layer -- [OPTIONS]
 
   --quick          a hundredth of it, 1 round: shows that it works, not how fast it is
-  --only PART      only in-process, http or overload
+  --only PART      only in-process or http
   --rounds N       how often each service is measured (default: 5)
-  --write DIR      also write layer.md and overload.svg there
+  --write DIR      also write layer.md there
   --help           this text";
 
 struct Args {
@@ -31,11 +30,9 @@ struct Args {
 
 fn main() {
     let mut given: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
-    match given.first().map(String::as_str) {
-        // Servers and clients run this program in other processes.
-        Some("--serve") => return servers::serve(&given[1]),
-        Some("--drive") => return overload::drive(&given[1..]),
-        _ => {}
+    if given.first().is_some_and(|first| first == "--serve") {
+        // Servers run this program in other processes.
+        return servers::serve(&given[1]);
     }
     given.reverse();
     let mut args = Args { quick: false, only: None, rounds: 5, write: None };
@@ -60,24 +57,15 @@ fn main() {
     let mut text = String::from(
         "# The layer, measured\n\nMade by `cargo bench --features http-body --bench layer -- --write benches` on two shared\ncores; medians of interleaved rounds.\n",
     );
-    let mut drawing = None;
     if wants("in-process") {
         text += &in_process::run(&args);
     }
     if wants("http") {
         text += &http::run(&args);
     }
-    if wants("overload") {
-        let (table, svg) = overload::run(&args);
-        text += &table;
-        drawing = Some(svg);
-    }
     print!("{text}");
     if let Some(dir) = &args.write {
         write(dir.join("layer.md"), &text);
-        if let Some(svg) = drawing {
-            write(dir.join("overload.svg"), &svg);
-        }
     }
 }
 
@@ -90,19 +78,4 @@ fn write(path: PathBuf, text: &str) {
 fn fail(problem: &str) -> ! {
     eprintln!("{problem}\n\n{USAGE}");
     std::process::exit(2);
-}
-
-/// A table with a head, in Markdown. The first column is text, the others are numbers.
-fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let mut text =
-        format!("| {} |\n| --- |{}\n", head.join(" | "), " ---: |".repeat(head.len() - 1));
-    for row in rows {
-        let _ = writeln!(text, "| {} |", row.join(" | "));
-    }
-    text
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -107,7 +107,7 @@ impl<T: Send + 'static> GroupBuilder<T> {
         self
     }
 
-    /// Sets the options of the group's jobs: a priority, a deadline. By default a job has none.
+    /// Sets the options of the group's jobs: a priority, a key, a deadline. By default a job has none.
     ///
     /// Calls of a tower layer in this group have them, too, unless the layer sets
     /// [options](crate::layer::PoolLayer::options) by request.

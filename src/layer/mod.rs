@@ -321,11 +321,11 @@ impl<B> PoolLayer<ReturnError, B> {
 }
 
 impl<A, B> PoolLayer<A, B> {
-    /// Gives each call options by its request: a priority, a deadline. Comes after
+    /// Gives each call options by its request: a priority, a key, a deadline. Comes after
     /// [`on_error`](Self::on_error). Without it, calls have the options of the layer's group.
     ///
     /// With the verb `schedule` a call waits in `poll_ready`, before its request is known. Its priority
-    /// changes nothing then, and its deadline counts from the slot on. The other verbs use both.
+    /// and key change nothing then, and its deadline counts from the slot on. The other verbs use all.
     ///
     /// # Examples
     ///

@@ -1,4 +1,4 @@
-//! What a job may ask for beside a slot: a priority, and a deadline.
+//! What a job may ask for beside a slot: a priority, a key, and a deadline.
 //!
 //! [`JobOptions`] is the public form. A job carries its [`Deadline`] in its cell. The limiter needs
 //! the [`Requirements`] alone.
@@ -12,8 +12,8 @@ use crate::trace::Place;
 /// How important a job is beside the others that wait.
 ///
 /// A free slot goes to the highest priority that has a waiter; within a priority, the order is first
-/// come, first served. No priority starves: while a lower one waits, it receives a sixteenth of the slots
-/// at least. A running job is never stopped for another one.
+/// come, first served; [keys](JobOptions::key) take turns. No priority starves: while a lower one waits, it
+/// receives a sixteenth of the slots at least. A running job is never stopped for another one.
 ///
 /// The five classes follow Failsafe's `Priority`.
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
@@ -61,6 +61,7 @@ pub(crate) const PRIORITIES: usize = Priority::Critical as usize + 1;
 #[must_use = "options do nothing until they are given to a pool or a group"]
 pub struct JobOptions {
     priority: Priority,
+    key: Option<u64>,
     deadline: Option<Instant>,
     expire_running: bool,
     own_deadline: bool,
@@ -76,6 +77,57 @@ impl JobOptions {
     /// Sets the priority. Default [`Priority::Normal`].
     pub fn priority(mut self, priority: Priority) -> Self {
         self.priority = priority;
+        self
+    }
+
+    /// Sets the key of the tenant, user or client that the job is for. Default: none.
+    ///
+    /// Among waiters of a priority, the keys take turns. Each key that waits has one slot in each round,
+    /// however many jobs of other keys wait. Within a key the order is first come, first served. So a
+    /// tenant that floods the pool makes its own jobs wait, and not those of the others. A job costs one
+    /// turn, however long it runs (deficit round robin with jobs of one cost). A key that begins to wait goes
+    /// before those that always wait, which still have one slot in 64. All jobs of the priority
+    /// without a key count as one key. While no job with a key waits, nothing changes.
+    ///
+    /// The keys that wait stand in a table of a bounded size, for any number of keys. While more than
+    /// about 200 keys of a priority wait at once, some of them share a turn. Which ones is decided by a secret
+    /// of the pool, and anew after each time that the line was empty.
+    ///
+    /// Keys order the waiters for slots. Places in the [`queue`](crate::PoolBuilder::queue) stay first come,
+    /// first served, so use a short queue, or none. So do the waiters of a group whose
+    /// [`quota`](crate::GroupBuilder::quota) is used up.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::sync::{Arc, Mutex};
+    ///
+    /// use millpond::{JobOptions, Pool};
+    ///
+    /// let pool = Pool::new(1);
+    /// let held = pool.reserve().await?;
+    /// let order = Arc::new(Mutex::new(Vec::new()));
+    /// let mut handles = Vec::new();
+    /// for tenant in [1, 1, 1, 2] {
+    ///     let order = order.clone();
+    ///     let view = pool.with(JobOptions::new().key(tenant));
+    ///     let job = async move { order.lock().unwrap().push(tenant) };
+    ///     handles.push(view.anyway_go(job)?.into_handle());
+    /// }
+    /// drop(held);
+    /// for handle in handles {
+    ///     handle.await?;
+    /// }
+    /// assert_eq!(*order.lock().unwrap(), [1, 2, 1, 1]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "tenant")]
+    #[doc(alias = "fair")]
+    pub fn key(mut self, key: u64) -> Self {
+        self.key = Some(key);
         self
     }
 
@@ -125,10 +177,6 @@ impl JobOptions {
         self
     }
 
-    pub(crate) fn wanted_name(&self) -> Option<&'static str> {
-        self.name
-    }
-
     /// Returns the deadline of a job with these options that a job with the deadline `outer` submits.
     pub(crate) fn resolve(&self, outer: Option<Deadline>) -> Option<Deadline> {
         let own = self.deadline.map(|at| Deadline { at, expire_running: self.expire_running });
@@ -139,8 +187,10 @@ impl JobOptions {
         }
     }
 
-    pub(crate) fn wanted_priority(&self) -> Priority {
-        self.priority
+    /// What the limiter must know of a job with these options, but for the deadline and the place.
+    pub(crate) fn requirements(&self) -> Requirements {
+        let Self { priority, key, name, .. } = *self;
+        Requirements { priority, key, name, ..Requirements::default() }
     }
 }
 
@@ -157,6 +207,7 @@ pub(crate) struct Deadline {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Requirements {
     pub(crate) priority: Priority,
+    pub(crate) key: Option<u64>,
     pub(crate) deadline: Option<Instant>,
     /// Under overload the caller may be refused, although it asked for no target.
     pub(crate) is_request: bool,

@@ -26,7 +26,7 @@ pub struct PoolWith<'a> {
 }
 
 impl Pool {
-    /// Returns a view of this pool whose verbs submit jobs with options: a priority, a deadline.
+    /// Returns a view of this pool whose verbs submit jobs with options: a priority, a key, a deadline.
     ///
     /// # Examples
     ///

@@ -25,6 +25,7 @@ mod handles;
 mod held_slots;
 mod helpers;
 mod jobs;
+mod keys;
 mod lending;
 mod lifecycle;
 mod nested;

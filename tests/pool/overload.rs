@@ -204,6 +204,51 @@ fn a_spike_of_the_low_class_costs_the_high_one_nothing() {
     });
 }
 
+/// Five classes, together nearly the capacity; then the low one sends twelve times as much for a second.
+#[test]
+fn a_spike_of_the_low_class_leaves_it_the_rest() {
+    use Priority::{Background, Critical, High, Low, Normal};
+    for target in [20 * MS, 50 * MS] {
+        paused(async move {
+            let pool = builder().target_wait(target).build().unwrap();
+            let steady = |priority, load| {
+                let pool = pool.clone();
+                async move { offer(&pool, load, 3_000 * MS, priority).await }
+            };
+            let low = async {
+                let before = offer(&pool, 0.2, 1_000 * MS, Low).await;
+                let spike = offer(&pool, 12.0 * 0.2, 1_000 * MS, Low).await;
+                (before, spike, offer(&pool, 0.2, 900 * MS, Low).await)
+            };
+            let steady = async {
+                tokio::join!(
+                    steady(Critical, 0.1),
+                    steady(High, 0.3),
+                    steady(Normal, 0.3),
+                    steady(Background, 0.05)
+                )
+            };
+            let ((critical, high, normal, background), (before, spike, after)) =
+                tokio::join!(steady, low);
+            for class in [&critical, &high, &normal] {
+                let answered = class.within(200 * MS) as f64 / class.offered as f64;
+                assert!(answered >= 0.994, "{answered} of {}", class.offered);
+            }
+            let good = |seen: &Seen| seen.within(200 * MS) as f64;
+            assert!(good(&before) >= 0.99 * before.offered as f64);
+            let all = [&critical, &high, &normal, &background, &before, &spike, &after];
+            // Before and after the spike, less is offered than the pool can serve.
+            let possible = 400.0 * (0.95 + 1.0 + 0.95);
+            let all = all.into_iter().map(good).sum::<f64>();
+            assert!(all >= 0.95 * possible, "{all} of {possible}");
+            // The spike has what the higher classes leave of a second, 0.3 of 400 jobs. A few are the lowest
+            // class's, and a few callers are served after the spike.
+            assert!((95.0..=130.0).contains(&good(&spike)), "{}", good(&spike));
+            whole(&pool).await;
+        });
+    }
+}
+
 #[test]
 fn the_status_tells_the_oldest_wait_and_what_to_expect() {
     paused(async {

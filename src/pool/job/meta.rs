@@ -1,5 +1,5 @@
-//! What a job carries beside its future: the place of its submit, its span, its priority, its deadline,
-//! its name and that of its group.
+//! What a job carries beside its future: the place of its submit, its span, its priority, key and
+//! deadline, its name and that of its group.
 //!
 //! Most jobs have a place alone, so the rest is in a box that they do not have.
 //!
@@ -24,7 +24,7 @@ use std::task::Context;
 use tokio::task::coop;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::pool::options::{Deadline, JobOptions, Priority, Requirements};
+use crate::pool::options::{Deadline, JobOptions, Requirements};
 use crate::sync::failpoint;
 use crate::trace::{JobSpan, Place};
 
@@ -41,8 +41,8 @@ pub(crate) struct Meta {
 
 struct Extra {
     span: JobSpan,
-    priority: Priority,
-    name: Option<&'static str>,
+    /// Without the deadline and the place.
+    requirements: Requirements,
     /// The name of the job's group, if the group was given one.
     group: Option<Arc<str>>,
     deadline: Option<Deadline>,
@@ -81,16 +81,14 @@ impl Meta {
         let options = options.unwrap_or(&default);
         let outer = DEADLINE.get().filter(|_| !failpoint("a deadline is not inherited"));
         let (span, deadline) = (JobSpan::current(with_span), options.resolve(outer));
-        let priority = options.wanted_priority();
-        let name = options.wanted_name();
-        let is_named = name.is_some() || group.is_some();
-        if span.is_none() && deadline.is_none() && priority == Priority::Normal && !is_named {
+        let requirements = options.requirements();
+        let is_plain = requirements == Requirements::default() && group.is_none();
+        if span.is_none() && deadline.is_none() && is_plain {
             return None;
         }
         Some(Box::new(Extra {
             span,
-            priority,
-            name,
+            requirements,
             group: group.cloned(),
             deadline,
             started: AtomicBool::new(false),
@@ -109,8 +107,7 @@ impl Meta {
         let place = Some(self.place);
         let Some(extra) = &self.extra else { return Requirements { place, ..Default::default() } };
         let deadline = extra.deadline.map(|deadline| deadline.at);
-        let (priority, name) = (extra.priority, extra.name);
-        Requirements { priority, deadline, place, name, ..Default::default() }
+        Requirements { deadline, place, ..extra.requirements }
     }
 
     /// The name of the job's group, if the group was given one.

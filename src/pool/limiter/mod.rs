@@ -22,7 +22,9 @@
 //! | `flags` | the flag word, with its memory orderings |
 //! | `shard` | [`Shard`]: free slots, run queue and suspended jobs of one thread |
 //! | `state` | the state lock, and the steps under it |
-//! | `wait_list` | lists, queue and quotas; priorities; the states of a waiter |
+//! | `wait_list` | lists, queue and quotas; the states of a waiter |
+//! | `turns` | whose turn it is: priorities, and keys within a priority |
+//! | `fair` | the turns of the keys of one priority |
 //! | `waiters` | what a waiter does after it joined: looks, hands in its job, leaves |
 //! | `expiry` | waiters whose deadline has passed |
 //! | `overload` | when the pool is overloaded, and which callers are refused then |
@@ -59,8 +61,8 @@
 //!
 //! A released slot goes to the first resuming job, else to the head of the main list. A job resumes
 //! after it lent its slot (`lending`). The main list is first come, first served within a priority: the
-//! jobs in the queue come first, then callers and committed jobs in one order. No later submitter
-//! overtakes a waiter, because no shard has a free slot while a waiter stands in the main list (L4,
+//! jobs in the queue come first, then callers and committed jobs in one order. Where waiters have keys, the
+//! keys take turns, and this order holds within each. No later submitter overtakes a waiter, because no shard has a free slot while a waiter stands in the main list (L4,
 //! L5). A caller that is granted a slot and then dropped releases the slot like an ended job, so the
 //! grant passes on to the next waiter.
 //!
@@ -106,7 +108,7 @@
 //! * **L5, no overtaking.** While a waiter stands in the main list, or a job waits to resume,
 //!   `NO_SLOTS` is set.
 //! * **L6, order.** Slots go to resuming jobs, oldest first, then to the head of the main list: the oldest
-//!   of the priority whose turn it is (`wait_list`). A lent slot may pass by the head, and so may the
+//!   of the priority and the key whose turn it is (`turns`). A lent slot may pass by the head, and so may the
 //!   newest caller under overload (`overload`). The first waiters of each priority, and no others, stand in
 //!   the queue. New waiters join at the end of a list.
 //! * **L7, waiters.** A caller's state changes under the state lock, along the arrows in
@@ -126,7 +128,7 @@
 //! |---|---|
 //! | L1, L2 | `dropped_mid_wait::a_waker_may_call_back_when_it_is_dropped`, `panics_in_callbacks` |
 //! | L3, L4, L5 | assertions at each snapshot in debug builds, so each test that reads a status; `resize`; loom: `a_returned_slot_is_found`, `a_reserved_slot_passes_on`, `a_held_slot_is_freed_once` |
-//! | L6 | `full::the_queue_is_first_come_first_served`, `full::a_waiter_is_not_overtaken`, `priority`; the tests in `wait_list` |
+//! | L6 | `full::the_queue_is_first_come_first_served`, `full::a_waiter_is_not_overtaken`, `priority`, `keys`; the tests in `wait_list` and `fair` |
 //! | L7 | `dropped_mid_wait`, `closed`; the tests in `wait_list`; loom: `a_dropped_grant_passes_on`, `close_notifies_waiting_callers` |
 //! | L8 | `quota` |
 //! | L9 | `accounting_model`, `status` |
@@ -139,6 +141,7 @@ mod closing;
 pub(crate) mod counts;
 pub(crate) mod deferred_wakes;
 mod expiry;
+mod fair;
 mod flags;
 mod lending;
 pub(crate) mod measured;
@@ -146,6 +149,7 @@ pub(crate) mod overload;
 mod pause;
 pub(crate) mod shard;
 mod state;
+mod turns;
 pub(crate) mod wait_list;
 mod waiters;
 

@@ -18,6 +18,10 @@
 //! 3. **The newest goes first** (adaptive LIFO, as in HHVM): a caller that came just now still has its
 //!    patience, the oldest has lost it.
 //!
+//! Where callers have keys (`fair`), each of these looks at the caller's own key. The waiters before it are
+//! those whose turn comes before that of its key. So a key with a long line is refused, and one with a short line
+//! is not. The newest caller of the key whose turn it is goes first.
+//!
 //! Callers alone are refused. A job that was handed over keeps its promise: a queued job, and a committed
 //! one, always get their slot. [`TargetWait`] decides which callers: those of a layer's
 //! `schedule_within`, all, or none.
@@ -36,7 +40,9 @@
 //!   free for the next arrival. No new caller is refused while a slot is free. Tests:
 //!   `overload_keeps_the_pool_busy`.
 //! * **O3, priorities.** A caller is refused for the waiters of its own priority and above alone. Test:
-//!   `a_spike_of_the_low_class_costs_the_high_one_nothing`.
+//!   `a_spike_of_the_low_class_costs_the_high_one_nothing`, `a_spike_of_the_low_class_leaves_it_the_rest`.
+//! * **O4, keys.** A caller is not refused for the waiters of other keys beyond its turn. Test:
+//!   `a_flood_is_refused_and_the_others_are_not`.
 
 use std::time::Duration;
 
@@ -46,7 +52,7 @@ use crate::error::SubmitErrorKind;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::state::{State, StateGuard};
-use crate::pool::limiter::wait_list::{List, Node, Waiter, WaiterKey, WaiterState};
+use crate::pool::limiter::wait_list::{List, Waiter, WaiterKey, WaiterState};
 use crate::pool::options::Requirements;
 use crate::sync::failpoint;
 
@@ -219,8 +225,8 @@ impl StateGuard<'_> {
         let Some(target) = self.overload.target(self.size) else { return };
         let limit = target * SLACK;
         let is_late = |guard: &mut Self, key: WaiterKey| {
-            let &mut Node { since, requirements, .. } = guard.wait_list.node(key);
-            let line = guard.overload.estimate(guard.wait_list.ahead_of(requirements));
+            let since = guard.wait_list.node(key).since;
+            let line = guard.overload.estimate(guard.wait_list.line_of(key));
             guard.may_shed(key) && (now.duration_since(since) > limit || line > limit)
         };
         for class in 0..self.wait_list.heads().len() {

@@ -14,8 +14,7 @@
 //! * **Resuming jobs** have started before and lent their slots. They have a list for the pool and one
 //!   for each quota, and come before all other waiters (`lending`).
 //!
-//! The next slot goes to the highest priority that has a waiter. A lower one that was passed by
-//! [`PASSES`] times comes first, so each of them receives a sixteenth of the slots at least.
+//! `turns` says which priority, and which key within it, gets the next slot.
 //!
 //! ```text
 //!                 in the queue
@@ -71,7 +70,9 @@ use tokio::time::Instant;
 
 use crate::error::SubmitErrorKind;
 use crate::pool::job::{RawJob, Runnable};
+use crate::pool::limiter::fair::{FairLine, LinkId, UNLINKED};
 use crate::pool::limiter::lending::WaitingJob;
+use crate::pool::limiter::turns::Turns;
 use crate::pool::options::{PRIORITIES, Requirements};
 use crate::pool::paged_slab::PagedSlab;
 use crate::sync::failpoint;
@@ -80,10 +81,6 @@ use crate::sync::failpoint;
 pub(crate) type WaiterKey = usize;
 
 const NONE: WaiterKey = usize::MAX;
-
-/// How often higher priorities may pass a waiter by before its priority has a turn. With four lower
-/// priorities, each has one slot in sixteen.
-const PASSES: u32 = 12;
 
 /// The tag of a caller without a group.
 pub(super) const NO_GROUP: usize = 0;
@@ -178,7 +175,9 @@ pub(super) struct Node {
     /// The tag of the group, or `NO_GROUP`, of a job whose submitter waits for the start. A close gives
     /// such a job back.
     pub(super) submitter: Option<usize>,
-    /// Priority and deadline. A resuming job has started, and its deadline does not count here.
+    /// The link among the waiters of its key, if it has one.
+    link: LinkId,
+    /// Priority, key and deadline. A resuming job has started, and its deadline does not count here.
     pub(super) requirements: Requirements,
     /// When the waiter joined the wait list.
     pub(super) since: Instant,
@@ -252,10 +251,8 @@ pub(super) struct WaitList {
     main: [ListEnds; PRIORITIES],
     /// The length of the main list.
     main_len: usize,
-    /// A bit for each priority that has a waiter in the main list.
-    classes: u8,
-    /// How often each priority was passed by since its last turn, while it had a waiter.
-    passed: [u32; PRIORITIES],
+    /// Whose turn it is in the main list.
+    turns: Turns,
     resuming: ListEnds,
     quotas: Slab<Quota>,
     queue_capacity: usize,
@@ -284,8 +281,7 @@ impl WaitList {
             nodes: PagedSlab::new(),
             main: [ListEnds::EMPTY; PRIORITIES],
             main_len: 0,
-            classes: 0,
-            passed: [0; PRIORITIES],
+            turns: Turns::new(),
             resuming: ListEnds::EMPTY,
             quotas: Slab::new(),
             queue_capacity,
@@ -310,9 +306,29 @@ impl WaitList {
         self.main_len
     }
 
-    /// Returns how many waiters of the main list have at least the priority of `requirements`.
+    /// Returns how many waiters of the main list come before a new one with these requirements: those of
+    /// a higher priority, and of its own those whose turn comes before.
     pub(super) fn ahead_of(&self, requirements: Requirements) -> usize {
-        self.main[requirements.class()..].iter().map(|ends| ends.len).sum()
+        let (class, key) = (requirements.class(), requirements.key);
+        let own = match self.turns.keys(class) {
+            Some(keys) => keys.turns_before(key),
+            None if key.is_some() => 1,
+            None => usize::MAX,
+        };
+        own.min(self.main[class].len) + self.above(class)
+    }
+
+    /// Returns how many waiters of the main list come before a new one behind this one, in its key.
+    pub(super) fn line_of(&self, waiter_key: WaiterKey) -> usize {
+        let Node { requirements, link, .. } = self.nodes[waiter_key];
+        let class = requirements.class();
+        let own = self.turns.keys(class).map_or(usize::MAX, |keys| keys.turns_until(link));
+        own.min(self.main[class].len) + self.above(class)
+    }
+
+    /// Returns how many waiters of the main list have a higher priority.
+    fn above(&self, class: usize) -> usize {
+        self.main[class + 1..].iter().map(|ends| ends.len).sum()
     }
 
     /// Returns whether a new waiter would get a place in the queue at once.
@@ -513,29 +529,24 @@ impl WaitList {
 
     /// Returns the first waiter of a list: in the main list, the one that gets the next slot.
     pub(super) fn head(&self, list: List) -> Option<WaiterKey> {
-        let ends = match list {
-            List::Main => &self.main[self.next_class()],
-            list => self.ends(list, 0),
+        let (ends, keys) = match list {
+            List::Main => {
+                let class = self.turns.next_class();
+                (&self.main[class], self.turns.keys(class))
+            }
+            list => (self.ends(list, 0), None),
         };
         let head = if failpoint("the newest waiter comes first") { ends.tail } else { ends.head };
+        let head = keys.map_or(head, |keys| keys.head(head));
         (head != NONE).then_some(head)
     }
 
-    /// Returns the newest waiter of the priority that gets the next slot, if it stands behind the queue.
+    /// Returns the newest waiter of the priority and the key that get the next slot, if it stands behind
+    /// the queue.
     pub(super) fn newest(&self) -> Option<WaiterKey> {
-        let tail = self.main[self.next_class()].tail;
+        let class = self.turns.next_class();
+        let tail = self.turns.keys(class).map_or(self.main[class].tail, FairLine::newest);
         (tail != NONE && !self.nodes[tail].in_queue).then_some(tail)
-    }
-
-    /// Returns the priority that gets the next slot: the highest that has a waiter, or a lower one that
-    /// was passed by too often.
-    fn next_class(&self) -> usize {
-        let highest = self.classes.checked_ilog2().unwrap_or(0) as usize;
-        if self.classes.is_power_of_two() || failpoint("a low priority starves") {
-            return highest;
-        }
-        let overdue = (0..=highest).filter(|&class| self.passed[class] >= PASSES);
-        overdue.max_by_key(|&class| self.passed[class]).unwrap_or(highest)
     }
 
     /// Notes that the waiter is about to get a slot in its turn.
@@ -544,14 +555,7 @@ impl WaitList {
         if node.resumes {
             return;
         }
-        let class = node.requirements.class();
-        self.passed[class] = 0;
-        if self.classes.is_power_of_two() {
-            return;
-        }
-        for lower in 0..class {
-            self.passed[lower] += u32::from(self.main[lower].len > 0);
-        }
+        self.turns.note_turn(node.requirements.class(), node.link);
     }
 
     /// Returns the key that the next `push` will use.
@@ -580,6 +584,7 @@ impl WaitList {
             resumes: list.is_resuming(),
             quota,
             submitter: None,
+            link: UNLINKED,
             requirements,
             since: Instant::now(),
             waiter,
@@ -617,15 +622,21 @@ impl WaitList {
             ends.head = waiter_key;
         }
         ends.tail = waiter_key;
+        let ahead = ends.len;
         ends.len += 1;
         self.resuming_jobs += usize::from(list.is_resuming());
         self.main_len += usize::from(list == List::Main);
-        self.classes |= u8::from(list == List::Main) << class;
         if list == List::Main && self.first_unqueued[class] == NONE {
             self.first_unqueued[class] = waiter_key;
         }
         if list == List::Main && nested > 0 {
             self.nested.insert(nested, waiter_key);
+        }
+        if list == List::Main {
+            let link = self.turns.join(requirements, waiter_key, ahead, prev);
+            if link != UNLINKED {
+                self.nodes[waiter_key].link = link;
+            }
         }
     }
 
@@ -657,6 +668,8 @@ impl WaitList {
         let (prev, next) = (node.prev, node.next);
         let list = node.list.take().expect("the waiter stands in a list");
         let class = node.requirements.class();
+        // No waiter joins the main list again.
+        let link = node.link;
         self.requests -= usize::from(node.requirements.is_request);
         if node.nested > 0 {
             self.nested.remove(&node.nested);
@@ -683,12 +696,9 @@ impl WaitList {
         let ends = self.ends_mut(list, class);
         ends.len -= 1;
         if list == List::Main {
-            let is_empty = ends.len == 0;
+            let stay = ends.len;
             self.main_len -= 1;
-            if is_empty {
-                self.classes &= !(1 << class);
-                self.passed[class] = 0;
-            }
+            self.turns.leave(class, link, waiter_key, prev, stay);
         }
         self.resuming_jobs -= usize::from(list.is_resuming());
         list
@@ -752,5 +762,5 @@ impl WaitList {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(millpond_loom)))]
 mod tests;

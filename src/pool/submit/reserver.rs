@@ -92,10 +92,9 @@ impl Pool {
 impl Reserver {
     pub(crate) fn new(pool: Pool, group: Option<Arc<dyn JobGroup>>) -> Self {
         let options = group.as_ref().and_then(|group| group.options());
-        let requirements = options.map_or(Requirements::default(), |options| Requirements {
-            priority: options.wanted_priority(),
-            ..Requirements::default()
-        });
+        let requirements = options.map(JobOptions::requirements).unwrap_or_default();
+        // A reserver is no job, so it has no job's name.
+        let requirements = Requirements { name: None, ..requirements };
         Self { pool, group, requirements, state: State::Nothing }
     }
 

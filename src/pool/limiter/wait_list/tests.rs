@@ -1,8 +1,15 @@
 //! What the wait list does by itself.
 
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::task::Waker;
 
-use super::{CallerWaiter, List, NO_GROUP, Requirements, WaitList, Waiter, WaiterKey, WaiterState};
+use proptest::prelude::*;
+
+use super::{
+    CallerWaiter, List, NO_GROUP, PRIORITIES, Requirements, WaitList, Waiter, WaiterKey,
+    WaiterState,
+};
+use crate::pool::options::Priority;
 
 fn caller(list: &mut WaitList, at: List, is_reserver: bool) -> WaiterKey {
     let caller = CallerWaiter {
@@ -19,6 +26,12 @@ fn caller(list: &mut WaitList, at: List, is_reserver: bool) -> WaiterKey {
         _ => unreachable!("a caller does not resume"),
     };
     list.push(at, quota, Waiter::Caller(caller), Requirements::default(), false)
+}
+
+/// Puts a caller in the main list.
+fn caller_with(list: &mut WaitList, requirements: Requirements) -> WaiterKey {
+    let caller = CallerWaiter::rejected(WaiterState::Waiting);
+    list.push(List::Main, None, caller, requirements, false)
 }
 
 #[test]
@@ -80,4 +93,184 @@ fn a_released_part_of_a_quota_goes_to_its_oldest_waiter() {
     // The last part took the quota along.
     assert_eq!(list.add_quota(2), quota);
     assert!(list.has_quota_room(quota));
+}
+
+type Keys = VecDeque<(Option<u64>, VecDeque<WaiterKey>)>;
+
+/// What waits in a priority, as the head of `fair` tells it.
+#[derive(Default)]
+struct Model {
+    /// The waiters, before the first key came.
+    plain: VecDeque<WaiterKey>,
+    has_keys: bool,
+    fresh: Keys,
+    old: Keys,
+    passed: u32,
+    turn: usize,
+    last_turns: HashMap<Option<u64>, usize>,
+}
+
+impl Model {
+    fn waiters(&self) -> impl Iterator<Item = WaiterKey> {
+        let keyed = self.fresh.iter().chain(&self.old).flat_map(|(_, waiters)| waiters);
+        self.plain.iter().chain(keyed).copied()
+    }
+
+    fn push(&mut self, key: Option<u64>, waiter_key: WaiterKey) {
+        if key.is_some() && !std::mem::replace(&mut self.has_keys, true) && !self.plain.is_empty() {
+            self.old.push_back((None, std::mem::take(&mut self.plain)));
+        }
+        if !self.has_keys {
+            return self.plain.push_back(waiter_key);
+        }
+        match self.fresh.iter_mut().chain(&mut self.old).find(|(of, _)| *of == key) {
+            Some((_, waiters)) => waiters.push_back(waiter_key),
+            None => {
+                let others = self.fresh.len() + self.old.len();
+                let last = self.last_turns.get(&key);
+                let is_old = last.is_some_and(|last| self.turn - last < others);
+                let ring = if is_old { &mut self.old } else { &mut self.fresh };
+                ring.push_back((key, [waiter_key].into()));
+            }
+        }
+    }
+
+    fn is_old_turn(&self) -> bool {
+        self.fresh.is_empty() || (!self.old.is_empty() && self.passed >= 63)
+    }
+
+    /// The waiters of the key that has the next turn.
+    fn next(&self) -> Option<&VecDeque<WaiterKey>> {
+        if !self.has_keys {
+            return Some(&self.plain).filter(|plain| !plain.is_empty());
+        }
+        let ring = if self.is_old_turn() { &self.old } else { &self.fresh };
+        ring.front().map(|(_, waiters)| waiters)
+    }
+
+    fn note_turn(&mut self) {
+        if !self.has_keys {
+            return;
+        }
+        self.turn += 1;
+        let served = if self.is_old_turn() {
+            self.passed = 0;
+            self.old.pop_front()
+        } else {
+            self.passed = if self.old.is_empty() { 0 } else { self.passed + 1 };
+            self.fresh.pop_front()
+        };
+        let served = served.expect("a key waits");
+        self.last_turns.insert(served.0, self.turn);
+        self.old.push_back(served);
+    }
+
+    fn leave(&mut self, waiter_key: WaiterKey) {
+        let lists = self.fresh.iter_mut().chain(&mut self.old).map(|(_, waiters)| waiters);
+        lists.chain([&mut self.plain]).for_each(|list| list.retain(|&key| key != waiter_key));
+        self.fresh.retain(|(_, waiters)| !waiters.is_empty());
+        self.old.retain(|(_, waiters)| !waiters.is_empty());
+        if self.waiters().next().is_none() {
+            self.has_keys = false;
+            self.last_turns.clear();
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Op {
+    Push(usize, Option<u64>),
+    Serve,
+    Leave(usize),
+    EnterQueue,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    // Eight keys never share a turn.
+    let key = prop_oneof![1 => Just(None), 2 => (0..8_u64).prop_map(Some)];
+    prop_oneof![
+        4 => (prop_oneof![3 => Just(2), 1 => Just(0), 1 => Just(4)], key)
+            .prop_map(|(class, key)| Op::Push(class, key)),
+        3 => Just(Op::Serve),
+        1 => any::<usize>().prop_map(Op::Leave),
+        1 => Just(Op::EnterQueue),
+    ]
+}
+
+proptest! {
+    /// Random waiters with and without keys, in three priorities: the next one, and the newest one of the
+    /// same key, are those of a list that is written down plainly. A queue changes nothing.
+    #[test]
+    fn keys_take_turns_like_in_the_model(
+        ops in prop::collection::vec(op(), 1..400),
+        capacity in prop_oneof![Just(0_usize), Just(3), Just(100)],
+    ) {
+        let mut list = WaitList::new(capacity);
+        let mut models: [Model; PRIORITIES] = Default::default();
+        let (mut passed, mut queued) = ([0; PRIORITIES], HashSet::new());
+        for op in ops {
+            let waits = |class: &usize| models[*class].next().is_some();
+            let highest = (0..PRIORITIES).rev().find(waits).unwrap_or(0);
+            let overdue = (0..PRIORITIES).filter(|class| waits(class) && passed[*class] >= 12);
+            let class = overdue.max_by_key(|&class| passed[class]).unwrap_or(highest);
+            let next = models[class].next().map(|waiters| waiters[0]);
+            prop_assert_eq!(list.head(List::Main), next);
+            let newest = models[class].next().and_then(|waiters| waiters.back().copied());
+            prop_assert_eq!(list.newest(), newest.filter(|newest| !queued.contains(newest)));
+            let mut left = None;
+            match (op, next) {
+                (Op::Push(class, key), _) => {
+                    let priority = [Priority::Background, Priority::Normal, Priority::Critical][class / 2];
+                    let requirements = Requirements { priority, key, ..Requirements::default() };
+                    let waiter_key = caller_with(&mut list, requirements);
+                    models[class].push(key, waiter_key);
+                }
+                (Op::Serve, Some(next)) => {
+                    list.note_turn(next);
+                    passed[class] = 0;
+                    for lower in 0..class {
+                        passed[lower] += u32::from(models[lower].next().is_some());
+                    }
+                    models[class].note_turn();
+                    left = Some(next);
+                }
+                (Op::Leave(nth), Some(_)) => {
+                    let all: Vec<_> = models.iter().flat_map(Model::waiters).collect();
+                    left = Some(all[nth % all.len()]);
+                }
+                (Op::EnterQueue, _) => queued.extend(list.enter_queue()),
+                _ => {}
+            }
+            if let Some(left) = left {
+                list.unlink(left);
+                list.remove_node(left);
+                queued.remove(&left);
+                for (class, model) in models.iter_mut().enumerate() {
+                    model.leave(left);
+                    passed[class] *= u32::from(model.next().is_some());
+                }
+            }
+            prop_assert_eq!(list.main_len(), models.iter().flat_map(Model::waiters).count());
+        }
+    }
+}
+
+/// What comes before a caller: its own key counts whole, and of the others one for each of these.
+#[test]
+fn the_line_before_a_key_is_its_own() {
+    let mut list = WaitList::new(0);
+    let with = |key| Requirements { key, ..Requirements::default() };
+    let plain: Vec<_> = (0..10).map(|_| caller_with(&mut list, with(None))).collect();
+    assert_eq!((list.ahead_of(with(None)), list.ahead_of(with(Some(1)))), (10, 1));
+    assert_eq!(list.line_of(plain[0]), 10);
+    let flood: Vec<_> = (0..100).map(|_| caller_with(&mut list, with(Some(1)))).collect();
+    assert_eq!((list.ahead_of(with(None)), list.ahead_of(with(Some(1)))), (22, 110));
+    assert_eq!(list.ahead_of(with(Some(2))), 1, "the other fresh key");
+    assert_eq!((list.line_of(plain[0]), list.line_of(flood[0])), (20, 110));
+    let high = Requirements { priority: Priority::High, ..with(None) };
+    (0..5).for_each(|_| {
+        caller_with(&mut list, high);
+    });
+    assert_eq!((list.ahead_of(with(Some(2))), list.ahead_of(high)), (6, 5));
+    assert_eq!(list.line_of(flood[0]), 115);
 }

@@ -1,0 +1,206 @@
+//! Services under more load than they can serve: how much is answered in time, by class and by tenant.
+
+mod client;
+mod picture;
+#[path = "../layer/process.rs"]
+mod process;
+#[path = "../pool/progress.rs"]
+mod progress;
+#[path = "../layer/report.rs"]
+mod report;
+mod scenes;
+mod servers;
+
+use std::path::{Path, PathBuf};
+
+use picture::Series;
+use progress::Progress;
+use report::{median, table};
+use scenes::{LOADS, SCENES, Scene, capacity, patience};
+use servers::{ARMS, CONNECTIONS, NAMES, WORK};
+
+const USAGE: &str = "\
+cargo bench --bench overload -- [OPTIONS]
+
+  --quick          a fraction of it, 1 round: shows that it works, not how it does
+  --only SCENE     only steps, step, slow, spike or tenants
+  --rounds N       how often each service is measured (default: 3)
+  --write DIR      also write overload.md and overload.svg there
+  --help           this text";
+
+/// Those in the picture.
+const DRAWN: [usize; 4] = [0, 1, 2, 6];
+
+const ALL: [usize; ARMS.len()] = [0, 1, 2, 3, 4, 5, 6, 7];
+
+/// Those that a quick run tries in all scenes; the steps try all.
+const QUICK: [usize; 2] = [2, 7];
+
+struct Args {
+    quick: bool,
+    only: Option<String>,
+    rounds: usize,
+    write: Option<PathBuf>,
+}
+
+impl Args {
+    fn parse(mut given: Vec<String>) -> Option<Self> {
+        given.reverse();
+        let mut args = Self { quick: false, only: None, rounds: 3, write: None };
+        while let Some(option) = given.pop() {
+            let mut value =
+                || given.pop().unwrap_or_else(|| fail(&format!("{option} needs a value")));
+            match &*option {
+                "--quick" => args.quick = true,
+                "--only" => args.only = Some(value()),
+                "--rounds" => match value().parse() {
+                    Ok(rounds @ 1..=100) => args.rounds = rounds,
+                    _ => fail("--rounds takes a number from 1 to 100"),
+                },
+                "--write" => args.write = Some(value().into()),
+                "--help" => return None,
+                _ => fail(&format!("there is no option {option}")),
+            }
+        }
+        if args.quick {
+            args.rounds = 1;
+        }
+        let known =
+            |only: &String| only == "steps" || SCENES.iter().any(|scene| scene.name == only);
+        if args.only.as_ref().is_some_and(|only| !known(only)) {
+            fail("--only takes steps, step, slow, spike or tenants");
+        }
+        Some(args)
+    }
+
+    fn wants(&self, scene: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == scene)
+    }
+
+    /// The seconds of a phase.
+    fn seconds(&self) -> f64 {
+        if self.quick { 0.1 } else { 4.0 }
+    }
+
+    /// The arms of a scene.
+    fn arms(&self) -> &'static [usize] {
+        if self.quick { &QUICK } else { &ALL }
+    }
+
+    /// Measures arms by turns. Returns the median of each value.
+    fn measure(
+        &self,
+        what: &str,
+        arms: &[usize],
+        run: impl Fn(usize) -> Vec<f64>,
+    ) -> Vec<Vec<f64>> {
+        let mut progress = Progress::new(self.rounds * arms.len());
+        let mut all = vec![Vec::new(); arms.len()];
+        for round in 0..self.rounds {
+            for turn in 0..arms.len() {
+                let at = (turn + round) % arms.len();
+                progress.step(format!("{what}: {}", NAMES[arms[at]]));
+                all[at].push(run(arms[at]));
+            }
+        }
+        let middle = |runs: Vec<Vec<f64>>| -> Vec<f64> {
+            let values = 0..runs[0].len();
+            values.map(|at| median(runs.iter().map(|run| run[at]).collect())).collect()
+        };
+        all.into_iter().map(middle).collect()
+    }
+}
+
+fn main() {
+    let given: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    match given.first().map(String::as_str) {
+        // Servers and clients run this program in other processes.
+        Some("--serve") => return servers::serve(&given[1]),
+        Some("--drive") => return client::drive(&given[1..]),
+        _ => {}
+    }
+    let Some(args) = Args::parse(given) else { return println!("{USAGE}") };
+    let mut text = format!(
+        "# Overload, measured\n\nMade by `cargo bench --bench overload -- --write benches` on two shared cores; medians of \
+         interleaved rounds.\n\nA handler that needs one of {CONNECTIONS} connections for {} ms: {} requests/s are all it \
+         can serve. An open load\nat random moments over loopback, from another process; a client goes away after \
+         {} ms. All layers answer\n503 to what they refuse. Millpond: `schedule_within` on a pool of {CONNECTIONS} slots, \
+         without any setting,\nand with `target_wait({0} ms)`. The adaptive limiters do not know the number of \
+         connections. p99: of what\nwas served, in ms.\n",
+        WORK.as_millis(),
+        capacity(),
+        patience(),
+    );
+    if args.wants("steps") {
+        let (tables, svg) = steps(&args);
+        text += &tables;
+        if let Some(dir) = &args.write {
+            write(&dir.join("overload.svg"), &svg);
+        }
+    }
+    for Scene { name, text: about, columns, run } in &SCENES {
+        if args.wants(name) {
+            let all = args.measure(name, args.arms(), |arm| run(arm, args.seconds()));
+            let head: Vec<&str> = std::iter::once("").chain(columns.iter().copied()).collect();
+            text +=
+                &format!("\n## {name}\n\n{about}\n\n{}", table(&head, &rows(args.arms(), &all)));
+        }
+    }
+    print!("{text}");
+    if let Some(dir) = &args.write {
+        write(&dir.join("overload.md"), &text);
+    }
+}
+
+fn rows(arms: &[usize], all: &[Vec<f64>]) -> Vec<Vec<String>> {
+    let cell = |&value: &f64| match value {
+        value if value.is_nan() => "–".into(),
+        value if value < 10.0 => format!("{value:.2}"),
+        value if value < 100.0 => format!("{value:.1}"),
+        value => format!("{value:.0}"),
+    };
+    let row = |(&arm, values): (&usize, &Vec<f64>)| {
+        std::iter::once(NAMES[arm].to_owned()).chain(values.iter().map(cell)).collect()
+    };
+    arms.iter().zip(all).map(row).collect()
+}
+
+/// The steady loads: three tables and the picture.
+fn steps(args: &Args) -> (String, String) {
+    // The first and the last load show that all works.
+    let loads = if args.quick { vec![LOADS[0], LOADS[5]] } else { LOADS.to_vec() };
+    let mut tables = [(); 3].map(|()| vec![Vec::new(); ARMS.len()]);
+    for &load in &loads {
+        let all = args.measure(&format!("steps, {load} times"), &ALL, |arm| {
+            scenes::steady(arm, load, args.seconds()).to_vec()
+        });
+        for (arm, values) in all.into_iter().enumerate() {
+            tables.iter_mut().zip(values).for_each(|(table, value)| table[arm].push(value));
+        }
+    }
+    let head: Vec<String> = loads.iter().map(|load| format!("{load} x")).collect();
+    let head: Vec<&str> = std::iter::once("").chain(head.iter().map(String::as_str)).collect();
+    let titles =
+        ["Requests served per second", "Their p99 in ms", "Peak memory of the server in MB"];
+    let mut text = String::from("\n## steps\n");
+    for (title, all) in titles.iter().zip(&tables) {
+        text += &format!("\n{title}, by the offered load:\n\n{}", table(&head, &rows(&ALL, all)));
+    }
+    let series = |all: &[Vec<f64>]| -> Vec<Series> {
+        let drawn = DRAWN.map(|arm| Series { name: NAMES[arm].into(), values: all[arm].clone() });
+        drawn.into()
+    };
+    let [goodput, p99, _] = &tables;
+    (text, picture::draw(&loads, &series(goodput), &series(p99), capacity(), patience()))
+}
+
+fn write(path: &Path, text: &str) {
+    if let Err(error) = std::fs::write(path, text) {
+        fail(&format!("{}: {error}", path.display()));
+    }
+}
+
+fn fail(problem: &str) -> ! {
+    eprintln!("{problem}\n\n{USAGE}");
+    std::process::exit(2);
+}
