@@ -147,7 +147,8 @@ async fn an_upload_takes_many_turns(case: Case) {
     let reply = client.exchange(post("/digest", BODY) + &"x".repeat(BODY)).await;
     assert!(reply.starts_with(&format!("200 {BODY} bytes")), "{reply}");
     let turns = server.status().turns - before;
-    assert!(turns >= (BODY / READ) as u64, "{case:?}: {turns} turns");
+    // The turn of the head may read a part of the body, too.
+    assert!(turns + 1 >= (BODY / READ) as u64, "{case:?}: {turns} turns");
 }
 
 /// A handler that is ready again after each poll does not keep the thread.
