@@ -123,10 +123,10 @@
 //! - **S8, memory.** Memory from `alloc_cache` has one owner. A free list has blocks of its own size
 //!   class alone, without an owner, and belongs to one thread.
 //!   Tests: those of `alloc_cache.rs`.
-//! - **S11, places.** An [`AtomicPlace`] is null or has the address of a `&'static Location`.
 //! - **S9, panics.** Polls, drops of futures and outputs, sinks and foreign wakers are user code and may
 //!   panic. Every call is caught in the cell, and costs that job alone. No lock is held meanwhile.
 //!   Tests: `tests/pool/panics.rs`.
+//! - **S11, places.** An [`AtomicPlace`] is null or has the address of a `&'static Location`.
 
 mod alloc_cache;
 mod join;
