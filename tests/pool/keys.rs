@@ -419,7 +419,7 @@ fn a_flood_is_refused_and_the_others_are_not() {
             day.refused.iter().filter(|(tenant, _)| is_other(**tenant)).map(|(_, n)| n).sum();
         assert!(others as f64 <= 0.005 * day.offered(is_other), "{others} of the others");
         let p99 = day.p99(is_other);
-        assert!(p99 <= 20 * MS, "{p99:?}");
+        assert!(p99 <= 40 * MS, "{p99:?}");
         let busy = day.served(|_| true) / (TIME.as_secs_f64() * 400.0);
         assert!(busy >= 0.95, "{busy}");
         // The newest caller of the flood comes first, so the waits of those that are served are short.
