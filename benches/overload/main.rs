@@ -130,6 +130,7 @@ fn main() {
         WORK.as_millis(),
         capacity(),
         patience(),
+        rounds = args.rounds,
     );
     if args.wants("steps") {
         let (tables, svg) = steps(&args);
