@@ -69,6 +69,7 @@ pub use crate::pool::submit::within::ScheduleWithin;
 pub(crate) use crate::pool::submit::within::WithinInner;
 pub use crate::pool::timings::Timings;
 pub use crate::pool::with::PoolWith;
+use crate::trace::Place;
 
 /// A bounded task pool.
 ///
@@ -319,7 +320,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        Submission::try_schedule(&**self.shared(), job, StoreOutput, None)
+        Submission::try_schedule(&**self.shared(), job, StoreOutput, Place::caller(), None)
     }
 
     /// Runs a job in the pool, or beyond the pool's size if the pool is full.
