@@ -316,7 +316,7 @@ impl Limiter {
                         return AcquireOutcome::Refused(kind);
                     }
                 };
-                shard.take_slot();
+                shard.use_slot();
                 shard.counters.started += 1;
                 return start(&mut shard, job);
             }
@@ -444,7 +444,7 @@ impl Limiter {
             }
             let mut shard = self.shards[shard_id].lock();
             if shard.free_slots > 0 && !self.flags.is_set_in_lock(CLOSED) {
-                shard.take_slot();
+                shard.use_slot();
                 shard.counters.submitted += 1;
                 shard.counters.reserved += 1;
                 return AcquireOutcome::Reserved;

@@ -25,7 +25,7 @@ pub(super) type Marks = Slab<Peaks>;
 impl ShardState {
     /// Takes a free slot for a job.
     #[inline]
-    pub(super) fn take_slot(&mut self) {
+    pub(super) fn use_slot(&mut self) {
         self.free_slots -= usize::from(!failpoint("a job starts without its slot"));
         if !failpoint("a start is no peak") {
             self.unused_slots = self.unused_slots.min(self.free_slots as isize);
