@@ -122,7 +122,7 @@ fn main() {
     let Some(args) = Args::parse(given) else { return println!("{USAGE}") };
     let mut text = format!(
         "# Overload, measured\n\nMade by `cargo bench --bench overload -- --write benches` on two shared cores; medians of \
-         interleaved rounds.\n\nA handler that needs one of {CONNECTIONS} connections for {} ms: {} requests/s are all it \
+         interleaved rounds ({rounds}).\n\nA handler that needs one of {CONNECTIONS} connections for {} ms: {} requests/s are all it \
          can serve. An open load\nat random moments over loopback, from another process; a client goes away after \
          {} ms. All layers answer\n503 to what they refuse. Millpond: `schedule_within` on a pool of {CONNECTIONS} slots, \
          without any setting,\nand with `target_wait({0} ms)`. The adaptive limiters do not know the number of \

@@ -125,6 +125,31 @@ fn a_running_job_is_cancelled_at_its_deadline_if_asked() {
     });
 }
 
+/// The timer has the job's waker, and the job has the timer.
+#[test]
+fn a_job_that_ended_before_its_deadline_is_not_kept() {
+    paused(async {
+        let kept = Arc::new(());
+        let also = kept.clone();
+        let pool = Pool::builder().size(1).on_panic(move |_| drop(also.clone())).build().unwrap();
+        let far = || within(LIMIT * 1_000).expire_running(true);
+        let ends = pool.with(far()).schedule(sleep(LIMIT)).await.unwrap();
+        ends.await.unwrap();
+        let panics = pool.with(far()).schedule(async {
+            sleep(LIMIT).await;
+            silent_panic("late");
+        });
+        panics.await.unwrap().await.unwrap_err();
+        let aborted = pool.with(far()).schedule(sleep(LIMIT * 2_000)).await.unwrap();
+        sleep(LIMIT).await;
+        aborted.abort();
+        aborted.await.unwrap_err();
+        drop(pool);
+        sleep(LIMIT).await;
+        assert_eq!(Arc::strong_count(&kept), 1);
+    });
+}
+
 struct OnDrop(Arc<AtomicUsize>);
 
 impl Drop for OnDrop {

@@ -158,6 +158,15 @@ impl Meta {
         expired
     }
 
+    /// Drops the timer of a job that ends. The timer has the job's waker, so it would keep the job.
+    pub(super) fn drop_timer(&self) {
+        let Some(extra) = &self.extra else { return };
+        let timer = extra.timer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if failpoint("the timer of a job stays") {
+            std::mem::forget(timer);
+        }
+    }
+
     /// Notes that the job is about to be cancelled because its deadline has passed.
     pub(super) fn mark_expired(&self) {
         if let Some(extra) = &self.extra {

@@ -209,8 +209,12 @@ where
         }
         // SAFETY: the caller's contract is the same.
         let step = unsafe { self.poll_future(cx) };
-        if step != Step::Pending || !self.header.meta.poll_expired(cx) {
+        if step != Step::Pending {
+            self.header.meta.drop_timer();
             return step;
+        }
+        if !self.header.meta.poll_expired(cx) {
+            return Step::Pending;
         }
         if self.header.state.load().is_abort_deferred() {
             // The end of the last deferral schedules the job, which is then cancelled as expired.
@@ -296,6 +300,7 @@ where
         // SAFETY: `stage` belongs to the token's holder (S2).
         let Stage::Future(future) = (unsafe { &mut *stage }) else { unreachable!("ended twice") };
         let future: *mut F = future;
+        self.header.meta.drop_timer();
         let dropped = catch_unwind(AssertUnwindSafe(|| {
             // SAFETY: the future is valid and pinned here (S3); `finish` replaces it without a
             // second drop.
