@@ -22,8 +22,8 @@ pub(crate) const MAX_READERS: usize = 16;
 #[non_exhaustive]
 pub struct Peaks {
     /// Slots in use at once, as [`PoolStatus::used_slots`](crate::PoolStatus::used_slots) counts them:
-    /// running jobs, reserved and held slots. An upper bound: exact while all jobs start on one thread of the
-    /// runtime. Otherwise the peaks of several threads may add up that did not come at once.
+    /// running jobs, reserved and held slots. An upper bound: exact while all jobs start and end on one thread
+    /// of the runtime. Otherwise a slot that another thread gave back may count twice, up to the size.
     pub used_slots: usize,
     /// Jobs and callers that waited at once, in the queue and in the wait list. Exact.
     pub waiting: usize,
