@@ -115,8 +115,9 @@ pub use crate::error::{ConfigError, JobError, JobPanic, SubmitError, SubmitError
 pub use crate::group::{Group, GroupBuilder, GroupError, GroupReport, JobTicket, Outcome};
 pub use crate::histogram::Histogram;
 pub use crate::pool::{
-    AbortHandle, AbortOnDropHandle, JobHandle, JobInfo, JobOptions, JobState, Pool, PoolBuilder,
-    PoolStatus, PoolWith, Priority, Reserver, ShutdownReport, Slot, SlotGuard, Timings,
+    AbortHandle, AbortOnDropHandle, JobHandle, JobInfo, JobOptions, JobState, PeakReader, Peaks,
+    Pool, PoolBuilder, PoolStatus, PoolWith, Priority, Reserver, ShutdownReport, Slot, SlotGuard,
+    Timings,
 };
 
 /// The named futures that the verbs, groups and [`blocking`] return.

@@ -92,6 +92,7 @@ pub use crate::group::submit::{
 pub use crate::group::ticket::JobTicket;
 pub use crate::group::wait::{Next, TryJoin, Wait};
 use crate::pool::{Pool, Shared, Submission};
+use crate::trace::Place;
 
 /// Jobs of one pool that belong together: submitted through `&self`, waited for as one, each with
 /// its result.
@@ -245,7 +246,8 @@ impl<T: Send + 'static> Group<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        Submission::try_schedule(&*self.state.shared, job, MemberSink::new(&self.state), None)
+        let sink = MemberSink::new(&self.state);
+        Submission::try_schedule(&*self.state.shared, job, sink, Place::caller(), None)
     }
 
     /// Runs a job of the group, beyond the size if the pool is full. The quota does not apply. See

@@ -126,6 +126,7 @@ pub use crate::layer::on_error::{OnError, ReturnError, WithOptions};
 pub use crate::layer::service::PoolService;
 use crate::layer::setup::{LayerShared, Setup, Verb};
 use crate::pool::{JobOptions, Pool};
+use crate::trace::Place;
 
 /// Runs each call of a service as a job on a pool.
 ///
@@ -144,8 +145,10 @@ pub struct PoolLayer<A = ReturnError, B = ()> {
 }
 
 impl PoolLayer {
+    #[track_caller]
     fn new(pool: &Pool, verb: Verb) -> Self {
-        let shared = Arc::new(LayerShared { pool: pool.clone(), group: None, name: None });
+        let (pool, place) = (pool.clone(), Place::caller());
+        let shared = Arc::new(LayerShared { pool, group: None, name: None, place });
         let setup = Setup { verb, detach: false, shared };
         Self { setup, on_error: ReturnError::default(), body: () }
     }
@@ -168,6 +171,7 @@ impl PoolLayer {
     /// On a closed pool `poll_ready` fails with [`CallError::Closed`]. With
     /// [`on_error`](Self::on_error) the call gets a response instead.
     #[doc(alias = "backpressure")]
+    #[track_caller]
     pub fn schedule(pool: &Pool) -> Self {
         Self::new(pool, Verb::Schedule)
     }
@@ -184,6 +188,7 @@ impl PoolLayer {
     ///
     /// A limit of zero refuses a call that cannot start at the first poll. The runtime needs its
     /// timers.
+    #[track_caller]
     pub fn schedule_within(pool: &Pool, limit: Duration) -> Self {
         Self::new(pool, Verb::ScheduleWithin(limit))
     }
@@ -191,12 +196,14 @@ impl PoolLayer {
     /// Refuses with [`CallError::Overloaded`] if the pool and its queue are full, or if a waiter
     /// stands in the wait list.
     #[doc(alias = "load_shed")]
+    #[track_caller]
     pub fn try_schedule(pool: &Pool) -> Self {
         Self::new(pool, Verb::TrySchedule)
     }
 
     /// Runs beyond the size if the pool is full. Refuses only at the pool's
     /// [`overflow_limit`](crate::PoolBuilder::overflow_limit).
+    #[track_caller]
     pub fn schedule_always(pool: &Pool) -> Self {
         Self::new(pool, Verb::ScheduleAlways)
     }
@@ -205,12 +212,14 @@ impl PoolLayer {
     ///
     /// Dropping the response future cancels a call in the caller, even with
     /// [`detach_on_drop`](Self::detach_on_drop).
+    #[track_caller]
     pub fn try_go(pool: &Pool) -> Self {
         Self::new(pool, Verb::TryGo)
     }
 
     /// Puts the call in the wait list if the pool is full. Never refuses, so **the wait list has no
     /// bound**.
+    #[track_caller]
     pub fn anyway_go(pool: &Pool) -> Self {
         Self::new(pool, Verb::AnywayGo)
     }

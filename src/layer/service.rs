@@ -169,7 +169,7 @@ where
             Verb::Schedule => {
                 let reserver = self.reserver.as_mut().expect("`schedule` has a reserver");
                 assert!(reserver.is_reserved(), "`poll_ready` must return `Ready` before `call`");
-                reserver.submit(call, shared.member(), options)
+                reserver.submit(call, shared.member(), shared.place, options)
             }
             Verb::TrySchedule => shared.try_schedule(call, options),
             Verb::ScheduleAlways => shared.submission(call, options).schedule_always(),

@@ -34,6 +34,8 @@ pub(super) struct LayerShared {
     pub(super) pool: Pool,
     pub(super) group: Option<GroupHandle>,
     pub(super) name: Option<Arc<str>>,
+    /// Where the layer was made: the place of its jobs.
+    pub(super) place: Place,
 }
 
 /// The pool of a call that waits for a slot.
@@ -59,8 +61,8 @@ impl LayerShared {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let (shared, place) = (&**self.pool.shared(), Place::caller());
-        Submission::with(shared, call, self.member(), place, options)
+        let shared = &**self.pool.shared();
+        Submission::with(shared, call, self.member(), self.place, options)
     }
 
     /// Runs a call in the pool, or gives it back at once.
@@ -73,7 +75,8 @@ impl LayerShared {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        Submission::try_schedule(&**self.pool.shared(), call, self.member(), options)
+        let shared = &**self.pool.shared();
+        Submission::try_schedule(shared, call, self.member(), self.place, options)
     }
 
     /// Returns the sink for one call.

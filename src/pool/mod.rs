@@ -28,6 +28,7 @@ mod loom;
 mod options;
 mod paged_slab;
 mod pause;
+mod peaks;
 mod scheduler;
 mod shutdown;
 mod status;
@@ -50,6 +51,7 @@ pub use crate::pool::handle::{AbortHandle, AbortOnDropHandle, JobHandle};
 pub(crate) use crate::pool::job::{JobArc, JobGroup, OutputSink, RawJoinHandle};
 pub use crate::pool::jobs::{JobInfo, JobState};
 pub use crate::pool::options::{JobOptions, Priority};
+pub use crate::pool::peaks::{PeakReader, Peaks};
 pub(crate) use crate::pool::scheduler::shared::Shared;
 pub use crate::pool::shutdown::ShutdownReport;
 pub use crate::pool::status::PoolStatus;
@@ -69,6 +71,7 @@ pub use crate::pool::submit::within::ScheduleWithin;
 pub(crate) use crate::pool::submit::within::WithinInner;
 pub use crate::pool::timings::Timings;
 pub use crate::pool::with::PoolWith;
+use crate::trace::Place;
 
 /// A bounded task pool.
 ///
@@ -319,7 +322,7 @@ impl Pool {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        Submission::try_schedule(&**self.shared(), job, StoreOutput, None)
+        Submission::try_schedule(&**self.shared(), job, StoreOutput, Place::caller(), None)
     }
 
     /// Runs a job in the pool, or beyond the pool's size if the pool is full.

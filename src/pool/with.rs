@@ -104,7 +104,7 @@ impl<'a> PoolWith<'a> {
         F::Output: Send + 'static,
     {
         let (shared, options) = (&**self.pool.shared(), Some(&self.options));
-        Submission::try_schedule(shared, job, StoreOutput, options)
+        Submission::try_schedule(shared, job, StoreOutput, Place::caller(), options)
     }
 
     /// [`Pool::schedule_always`] with options.

@@ -12,8 +12,8 @@ use millpond::future::{
 };
 use millpond::{
     AbortHandle, AbortOnDropHandle, ConfigError, Group, GroupBuilder, JobError, JobHandle,
-    JobPanic, Outcome, Pool, PoolBuilder, PoolStatus, Reserver, ShutdownReport, Slot, SlotGuard,
-    SubmitError, SubmitErrorKind,
+    JobPanic, Outcome, PeakReader, Peaks, Pool, PoolBuilder, PoolStatus, Reserver, ShutdownReport,
+    Slot, SlotGuard, SubmitError, SubmitErrorKind,
 };
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 
@@ -69,6 +69,8 @@ assert_impl_all!(SubmitErrorKind: Error, Send, Sync, Copy, std::hash::Hash);
 assert_impl_all!(Outcome<Local>: Send, Unpin);
 
 assert_impl_all!(PoolStatus: Send, Sync, Copy, PartialEq, UnwindSafe, RefUnwindSafe);
+assert_impl_all!(PeakReader: Send, Sync, std::fmt::Debug);
+assert_impl_all!(Peaks: Send, Sync, Copy, PartialEq);
 assert_impl_all!(ShutdownReport: Send, Sync, Copy, PartialEq);
 
 #[test]

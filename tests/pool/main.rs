@@ -35,6 +35,7 @@ mod owned;
 mod panics;
 mod panics_in_callbacks;
 mod pause;
+mod peaks;
 mod pool_dropped;
 mod priority;
 mod quota;

@@ -1,20 +1,19 @@
 //! The app: any axum app. Nothing in this file depends on the mode of the server.
 
 use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::RETRY_AFTER;
-use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use futures_util::{StreamExt, stream};
-use millpond::Pool;
 use millpond::layer::{CallError, PoolLayer};
+use millpond::{JobOptions, Pool};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::time::{sleep, timeout};
@@ -31,15 +30,18 @@ const MESSAGE: usize = 1024 * 1024;
 const CLOSE: Duration = Duration::from_secs(1);
 
 pub fn app(pool: &Pool, pond: Pond) -> Router {
-    let now = PoolLayer::try_schedule(pool).on_error(respond);
+    // The name of the route tells the page what a job is.
+    let now = |name| {
+        let options = move |_: &Request| JobOptions::new().name(name);
+        PoolLayer::try_schedule(pool).on_error(respond).options(options)
+    };
     // The request keeps its slot until the body has streamed.
-    let stream = now.clone().hold_until_body_end();
+    let stream = now("stream").hold_until_body_end();
     let pooled = Router::new()
-        .route("/hello/{name}", get(hello).layer(now.clone()))
-        .route("/work/{ms}", get(work).layer(now.clone()))
-        .route("/upload", post(upload).layer(now))
-        .route("/stream/{chunks}", get(chunks).layer(stream))
-        .layer(middleware::from_fn_with_state(pond.clone(), measure));
+        .route("/hello/{name}", get(hello).layer(now("hello")))
+        .route("/work/{ms}", get(work).layer(now("work")))
+        .route("/upload", post(upload).layer(now("upload")))
+        .route("/stream/{chunks}", get(chunks).layer(stream));
     // These routes bypass the pool: they may last for hours, and answer while the pool is full.
     let others = Router::new()
         .route("/", get(|| async { Redirect::to("/pond") }))
@@ -126,13 +128,4 @@ fn respond(error: CallError<Infallible>, _: Option<Request>) -> Response {
             .into_response(),
         false => (StatusCode::INTERNAL_SERVER_ERROR, "something broke\n").into_response(),
     }
-}
-
-async fn measure(State(pond): State<Pond>, request: Request, next: Next) -> Response {
-    let start = Instant::now();
-    let response = next.run(request).await;
-    if response.status() != StatusCode::SERVICE_UNAVAILABLE {
-        pond.latencies().record(start.elapsed());
-    }
-    response
 }

@@ -14,7 +14,6 @@
 mod app;
 mod args;
 mod fill;
-mod latencies;
 mod memory;
 mod pond;
 

@@ -1,13 +1,14 @@
 //! The figures of the page: connections, their cost, and the pool.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::response::sse::{Event, Sse};
 use futures_util::Stream;
 use futures_util::stream::unfold;
-use millpond::Pool;
+use millpond::{Histogram, Pool, Timings};
 use millpond_server::http::Server;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
@@ -16,11 +17,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::args::Serve;
-use crate::latencies::Latencies;
 use crate::memory;
 
 /// The period of the page's updates.
 const TICK: Duration = Duration::from_millis(500);
+/// The ticks of which waits and runs are shown: five seconds.
+const TICKS: usize = 10;
+/// The jobs that are shown.
+const JOBS: usize = 20;
 
 /// The state of the page. Clones share it.
 #[derive(Clone)]
@@ -31,7 +35,8 @@ struct Inner {
     server: Arc<OnceLock<Server>>,
     pool: Pool,
     settings: Value,
-    latencies: Latencies,
+    /// What the pool had timed at each of the last ticks.
+    looks: Mutex<VecDeque<Timings>>,
     start: Instant,
     /// Heap and resident bytes before the first connection.
     before: OnceLock<[Option<usize>; 2]>,
@@ -53,17 +58,13 @@ impl Pond {
             server,
             pool,
             settings: json!({ "mode": mode, "max_connections": max_connections }),
-            latencies: Latencies::default(),
+            looks: Mutex::default(),
             start: Instant::now(),
             before: OnceLock::new(),
             updates: watch::Sender::default(),
             ending: CancellationToken::new(),
             sockets: TaskTracker::new(),
         }))
-    }
-
-    pub fn latencies(&self) -> &Latencies {
-        &self.0.latencies
     }
 
     /// Cancelled when the app stops.
@@ -77,17 +78,31 @@ impl Pond {
         let pond = self.clone();
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(TICK);
-            for tick in 0_u64.. {
+            loop {
                 ticks.tick().await;
-                if tick % 2 == 0 {
-                    pond.latencies().next_second();
-                }
+                pond.look();
                 // Without a page, nothing is to be computed.
                 if pond.0.updates.receiver_count() > 0 {
                     pond.0.updates.send_replace(pond.status().to_string());
                 }
             }
         });
+    }
+
+    /// Keeps what the pool has timed so far, for as long as the page needs it.
+    fn look(&self) {
+        let mut looks = self.0.looks.lock().expect("nothing panics in there");
+        looks.truncate(TICKS - 1);
+        looks.push_front(self.0.pool.timings());
+    }
+
+    /// Returns what the pool timed in the last seconds.
+    fn lately(&self) -> Timings {
+        let now = self.0.pool.timings();
+        match self.0.looks.lock().expect("nothing panics in there").back() {
+            Some(earlier) => now.since(earlier),
+            None => now,
+        }
     }
 
     pub fn sockets(&self) -> &TaskTracker {
@@ -107,21 +122,16 @@ impl Pond {
         let now = [Some(memory::heap()), memory::resident()];
         let [heap, resident] = [0, 1].map(|of| Some(now[of]?.saturating_sub(before[of]?)));
         let pool = inner.pool.status();
-        let [p50, p99] = inner.latencies.summary().map_or([None; 2], |both| both.map(Some));
+        let lately = self.lately();
         json!({
             "settings": inner.settings,
             "connections": inner.server.get().map(connections),
             "tasks": Handle::current().metrics().num_alive_tasks(),
             "growth": { "heap": heap, "resident": resident },
-            "pool": {
-                "size": pool.size,
-                "running": pool.running,
-                "queued": pool.queued,
-                "held": pool.held_slots,
-                "refused": pool.refused,
-                "completed": pool.completed,
-            },
-            "latency_us": { "p50": p50, "p99": p99 },
+            "pool": pool,
+            "wait": times(&lately.wait),
+            "run": times(&lately.run),
+            "jobs": inner.pool.jobs(JOBS),
             // The sum so far: two readings give the share of a core.
             "cpu_us": memory::cpu() / 1_000,
             "uptime_us": inner.start.elapsed().as_micros() as u64,
@@ -145,6 +155,13 @@ impl Pond {
     }
 }
 
+/// Seconds, or nothing if there were no jobs.
+fn times(histogram: &Histogram) -> Option<Value> {
+    let [p50, p99, max] =
+        [histogram.p50(), histogram.p99(), histogram.max()].map(|t| t.as_secs_f64());
+    (!histogram.is_empty()).then(|| json!({ "p50": p50, "p99": p99, "max": max }))
+}
+
 fn connections(server: &Server) -> Value {
     let status = server.status();
     json!({
@@ -153,5 +170,6 @@ fn connections(server: &Server) -> Value {
         "http_states": status.http_states,
         "accepted": status.accepted,
         "turns": status.turns,
+        "closed": status.reasons().map(|(why, count)| (why.to_string(), count)).collect::<BTreeMap<_, _>>(),
     })
 }

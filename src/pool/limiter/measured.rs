@@ -17,6 +17,7 @@ use crate::pool::jobs::{JobInfo, JobState, Longest, SlowJobs};
 use crate::pool::limiter::Limiter;
 use crate::pool::limiter::counts::Counters;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
+use crate::pool::limiter::peaks::Marks;
 use crate::pool::limiter::state::State;
 use crate::pool::limiter::wait_list::{Node, Waiter};
 use crate::pool::options::Requirements;
@@ -48,6 +49,8 @@ pub(super) struct Measured {
     /// Jobs that their callers ran or run.
     ran_in_caller: u64,
     pub(super) in_caller: Slab<InCaller>,
+    /// The marks of the readers of peaks.
+    pub(super) peaks: Marks,
 }
 
 impl Measured {
@@ -61,6 +64,7 @@ impl Measured {
             waited: 0,
             ran_in_caller: 0,
             in_caller: Slab::new(),
+            peaks: Marks::new(),
         }
     }
 
@@ -76,7 +80,11 @@ impl Measured {
         let now = Instant::now();
         let weight = self.grants.take(self.clock.at(now));
         let since = if failpoint("a wait begins at its grant") { now } else { since };
-        self.waits.record_n(now.saturating_duration_since(since), u64::from(weight));
+        let wait = now.saturating_duration_since(since);
+        self.waits.record_n(wait, u64::from(weight));
+        for (_, marks) in &mut self.peaks {
+            marks.longest_wait = marks.longest_wait.max(wait);
+        }
     }
 
     /// Notes that a waiter uses the slot that it was granted.

@@ -31,6 +31,7 @@
 //! | `lending` | waits inside the pool's own jobs: lent slots, and waits that could never end |
 //! | `measured` | how long waiters waited; the jobs in their callers |
 //! | `pause` | no slots for a while |
+//! | `peaks` | the greatest numbers since the last look of each reader |
 //! | `closing` | the end: what is refused, and what is taken out |
 //! | `counts` | the counters, and the accounting law |
 //! | `deferred_wakes` | wakers and jobs that are run after the locks |
@@ -147,6 +148,7 @@ mod lending;
 pub(crate) mod measured;
 pub(crate) mod overload;
 mod pause;
+mod peaks;
 pub(crate) mod shard;
 mod state;
 mod turns;
@@ -314,7 +316,7 @@ impl Limiter {
                         return AcquireOutcome::Refused(kind);
                     }
                 };
-                shard.free_slots -= usize::from(!failpoint("a job starts without its slot"));
+                shard.use_slot();
                 shard.counters.started += 1;
                 return start(&mut shard, job);
             }
@@ -393,6 +395,7 @@ impl Limiter {
                 Ok(()) => {
                     let group = pending.group().and_then(JobGroup::name).cloned();
                     let key = state.measured.start_in_caller(pending.requirements(), group);
+                    state.note_peaks();
                     AcquireOutcome::RunInCaller(key)
                 }
                 Err(kind) => state.refuse(AcquireOutcome::Refused(kind)),
@@ -411,6 +414,7 @@ impl Limiter {
                 };
                 state.overflow += 1;
                 state.counters.overflow_started += 1;
+                state.note_peaks();
                 let needs_wake = shard.push(job);
                 AcquireOutcome::Overflow { needs_wake, depth: shard.run_queue.len() }
             }
@@ -440,7 +444,7 @@ impl Limiter {
             }
             let mut shard = self.shards[shard_id].lock();
             if shard.free_slots > 0 && !self.flags.is_set_in_lock(CLOSED) {
-                shard.free_slots -= 1;
+                shard.use_slot();
                 shard.counters.submitted += 1;
                 shard.counters.reserved += 1;
                 return AcquireOutcome::Reserved;

@@ -32,7 +32,10 @@ pub(super) fn pause(state: &mut StateGuard<'_>) -> bool {
     state.set(NO_SLOTS);
     let limiter = state.limiter;
     for shard in &limiter.shards {
-        state.paused_slots += std::mem::take(&mut shard.lock().free_slots);
+        let mut shard = shard.lock();
+        let free = shard.free_slots;
+        shard.forget_slots(free, 0);
+        state.paused_slots += free;
     }
     true
 }

@@ -7,6 +7,7 @@
 //! Access to the fields, all under the shard lock:
 //!
 //! * `free_slots`, `counters`: the limiter, and the scheduler when a job ends.
+//! * `unused_slots`: the limiter (`peaks`).
 //! * `run_queue`, `dequeues`: submitters push, workers pop and steal.
 //! * `has_worker`: a push sets it, and a worker clears it when it leaves an empty queue.
 //! * `suspended`, `runs`: the scheduler adds a job at its first suspension and removes it at its end.
@@ -48,6 +49,8 @@ const MIGRATIONS_BEFORE_YIELD: usize = 4;
 
 pub(crate) struct ShardState {
     pub(crate) free_slots: usize,
+    /// At most `free_slots`: those that no job has needed since the last look at the peaks.
+    pub(crate) unused_slots: isize,
     /// Jobs that are ready to be polled. Each holds a slot or runs as overflow.
     pub(crate) run_queue: VecDeque<Runnable>,
     /// Jobs that were first suspended in this shard and have not ended, wherever they are now.
@@ -116,6 +119,7 @@ impl Shard {
     pub(crate) fn new(free_slots: usize) -> Self {
         let state = ShardState {
             free_slots,
+            unused_slots: free_slots as isize,
             run_queue: VecDeque::new(),
             suspended: PagedSlab::new(),
             runs: Histogram::new(),

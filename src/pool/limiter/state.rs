@@ -24,7 +24,7 @@ use crate::pool::limiter::flags::{CLOSED, FULL, IDLE_WAITERS, NO_SLOTS};
 use crate::pool::limiter::lending::{Holders, waiting_job, would_deadlock};
 use crate::pool::limiter::measured::Measured;
 use crate::pool::limiter::overload::{Overload, TargetWait};
-use crate::pool::limiter::shard::ShardId;
+use crate::pool::limiter::shard::{ShardGuard, ShardId};
 use crate::pool::limiter::wait_list::{
     CallerWaiter, List, NO_GROUP, RemovedJob, WaitList, Waiter, WaiterKey, WaiterState,
 };
@@ -127,6 +127,7 @@ impl State {
             requirements,
             is_nested,
         );
+        self.note_peaks();
         // Waiters before this one have their places already, so the step can only admit the job.
         let _ = self.wait_list.enter_queue();
         AcquireOutcome::Enqueued
@@ -199,6 +200,7 @@ impl State {
         };
         let waiter = Waiter::Caller(caller);
         let waiter_key = self.wait_list.push(list, quota, waiter, requirements, current.is_some());
+        self.note_peaks();
         if is_reserver {
             // A reserver has nothing to leave in the queue, but keeps later waiters behind it.
             let _ = self.wait_list.enter_queue();
@@ -311,10 +313,10 @@ impl StateGuard<'_> {
             let taken = victim.free_slots.div_ceil(2);
             let visible = offset == 0 || !failpoint("slots of other shards are not seen");
             if taken > 0 && visible {
-                victim.free_slots -= taken;
+                let unused = victim.move_out(taken);
                 drop(victim);
                 self.clear(NO_SLOTS);
-                shards[shard_id].lock().free_slots += taken - 1;
+                shards[shard_id].lock().move_in(taken - 1, unused);
                 return true;
             }
         }
@@ -324,6 +326,7 @@ impl StateGuard<'_> {
     pub(super) fn add_free_slots(&mut self, shard_id: ShardId, slots: usize) {
         if self.paused {
             self.paused_slots += slots;
+            self.limiter.shards[shard_id].lock().forget_slots(0, slots);
             return;
         }
         self.limiter.shards[shard_id].lock().free_slots += slots;
@@ -346,6 +349,7 @@ impl StateGuard<'_> {
     fn release_to_next(&mut self, shard_id: ShardId, deferred: &mut DeferredWakes) {
         if self.slots_to_remove > 0 {
             self.slots_to_remove -= 1;
+            self.limiter.shards[shard_id].lock().forget_slots(0, 1);
             self.lend_if_stuck(shard_id, deferred);
         } else if let Some(waiter_key) = self.next_to_serve(shard_id, deferred) {
             self.wait_list.note_turn(waiter_key);
@@ -406,6 +410,8 @@ impl StateGuard<'_> {
         }
         if added > 0 {
             self.add_free_slots(shard_id, added);
+            // No job has needed them.
+            self.limiter.shards[shard_id].lock().move_in(0, added as isize);
         }
     }
 
@@ -417,7 +423,7 @@ impl StateGuard<'_> {
         for shard in &self.limiter.shards {
             let mut shard = shard.lock();
             let removed = shard.free_slots.min(excess);
-            shard.free_slots -= removed;
+            shard.forget_slots(removed, 0);
             excess -= removed;
             free += shard.free_slots;
         }
@@ -536,6 +542,8 @@ impl StateGuard<'_> {
         };
         if cfg!(debug_assertions) {
             let free: usize = shards.iter().map(|shard| shard.free_slots).sum();
+            let is_bound = |shard: &ShardGuard<'_>| shard.unused_slots <= shard.free_slots as isize;
+            assert!(shards.iter().all(is_bound), "more unused slots than free ones");
             self.assert_slots(free, &counts);
         }
         counts

@@ -261,15 +261,15 @@ impl Reserver {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.submit(job, StoreOutput, None)
+        self.submit(job, StoreOutput, Place::caller(), None)
     }
 
     /// Spends the slot on a job with any sink. The sink must have the reserver's quota.
-    #[track_caller]
     pub(crate) fn submit<F, S>(
         &mut self,
         job: F,
         sink: S,
+        place: Place,
         options: Option<&JobOptions>,
     ) -> Result<S::Handle, SubmitError<F>>
     where
@@ -279,7 +279,7 @@ impl Reserver {
     {
         assert!(self.is_reserved(), "a slot must be reserved before its job is submitted");
         debug_assert!(sink.group().and_then(JobGroup::quota) == self.quota());
-        let (shared, place) = (&**self.pool.shared(), Place::caller());
+        let shared = &**self.pool.shared();
         let submitted = Submission::with(shared, job, sink, place, options).submit_reserved();
         self.state = State::Nothing;
         submitted

@@ -104,12 +104,12 @@ where
     }
 
     /// Admits the job, or gives the job back at once. A full pool refuses without an allocation.
-    #[track_caller]
     #[inline]
     pub(crate) fn try_schedule(
         shared: C,
         job: F,
         sink: S,
+        place: Place,
         options: Option<&JobOptions>,
     ) -> Result<S::Handle, SubmitError<F>> {
         let decides_alone =
@@ -119,7 +119,7 @@ where
             shared.log_refused(SubmitErrorKind::Full);
             return Err(SubmitError::new(SubmitErrorKind::Full, job));
         }
-        Self::with(shared, job, sink, Place::caller(), options).submit(OnFull::Refuse)
+        Self::with(shared, job, sink, place, options).submit(OnFull::Refuse)
     }
 
     /// Admits the job beyond the size if the pool is full, up to the pool's overflow limit.
