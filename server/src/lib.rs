@@ -93,6 +93,8 @@ mod accept;
 mod builder;
 mod close_reason;
 #[cfg(feature = "serde")]
+// The file has all keys in every build: then some values only tell that they need a feature.
+#[cfg_attr(not(all(feature = "http", feature = "rustls")), allow(dead_code))]
 mod config;
 mod conn;
 mod descriptors;
