@@ -112,7 +112,9 @@ mod trace;
 
 pub use crate::blocking::blocking;
 pub use crate::error::{ConfigError, JobError, JobPanic, SubmitError, SubmitErrorKind};
-pub use crate::group::{Group, GroupBuilder, GroupError, GroupReport, JobTicket, Outcome};
+pub use crate::group::{
+    Group, GroupBuilder, GroupCounts, GroupError, GroupReport, JobTicket, Outcome,
+};
 pub use crate::histogram::Histogram;
 pub use crate::pool::{
     AbortHandle, AbortOnDropHandle, JobHandle, JobInfo, JobOptions, JobState, PeakReader, Peaks,

@@ -61,6 +61,7 @@
 //!   `only_what_ran_already_goes_on_after_a_failure`.
 
 mod builder;
+mod counts;
 mod map;
 #[cfg(feature = "tower")]
 mod member;
@@ -79,6 +80,7 @@ use std::time::Duration;
 
 use crate::error::SubmitError;
 pub use crate::group::builder::GroupBuilder;
+pub use crate::group::counts::GroupCounts;
 pub use crate::group::map::{Iter, Map};
 #[cfg(feature = "tower")]
 pub(crate) use crate::group::member::{GroupHandle, MemberGuard};

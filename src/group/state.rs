@@ -18,10 +18,12 @@ use std::task::Waker;
 use slab::Slab;
 
 use crate::error::{JobError, SubmitErrorKind};
+use crate::group::counts;
 use crate::group::outcome::Outcome;
 use crate::group::report::{GroupError, GroupReport};
 use crate::group::ticket::JobTicket;
 use crate::panic::catch_panic;
+use crate::pool::Counters;
 use crate::pool::{
     AbortHandle, JobArc, JobGroup, JobOptions, OutputSink, RawJoinHandle, Shared, note_wait,
 };
@@ -56,6 +58,8 @@ pub(crate) struct GroupState<T> {
     pub(crate) shared: Arc<Shared>,
     pub(crate) quota: Option<usize>,
     config: GroupConfig<T>,
+    /// Those of the group's name.
+    counters: Option<Arc<Counters>>,
     state: Mutex<State<T>>,
 }
 
@@ -193,7 +197,8 @@ impl<T> GroupState<T> {
             detached: false,
             waiters: Slab::new(),
         };
-        Self { shared, quota, config, state: Mutex::new(state) }
+        let counters = config.name.as_ref().map(|name| shared.names.counters(name));
+        Self { shared, quota, config, counters, state: Mutex::new(state) }
     }
 
     /// Returns a number that tells this group from all other living groups.
@@ -478,6 +483,9 @@ impl<T> GroupState<T> {
         let mut unwanted = outcome;
         if let Some(outcome) = &unwanted {
             state.report.count(outcome);
+            if let Some(counters) = &self.counters {
+                counts::count(counters, outcome);
+            }
         }
         if state.handles + state.streams > 0 || failpoint("outcomes are kept for no handle") {
             if !self.config.discard_outcomes {

@@ -25,6 +25,7 @@ mod jobs;
 mod limiter;
 #[cfg(all(test, millpond_loom))]
 mod loom;
+mod name_table;
 mod options;
 mod paged_slab;
 mod pause;
@@ -50,6 +51,7 @@ use crate::pool::handle::StoreOutput;
 pub use crate::pool::handle::{AbortHandle, AbortOnDropHandle, JobHandle};
 pub(crate) use crate::pool::job::{JobArc, JobGroup, OutputSink, RawJoinHandle};
 pub use crate::pool::jobs::{JobInfo, JobState};
+pub(crate) use crate::pool::name_table::Counters;
 pub use crate::pool::options::{JobOptions, Priority};
 pub use crate::pool::peaks::{PeakReader, Peaks};
 pub(crate) use crate::pool::scheduler::shared::Shared;

@@ -269,3 +269,43 @@ fn a_closed_group_lets_nothing_in_and_leaves_the_pool_open() {
         assert!(soon(group.next()).await.is_none());
     });
 }
+
+#[test]
+fn named_ones_count_their_ends_by_name() {
+    multi(2, async {
+        let pool = Pool::new(2);
+        let kept =
+            pool.group_builder::<bool>().name("kept").failure_when(|ok| !ok).build().unwrap();
+        for ok in [true, false, true] {
+            kept.schedule(async move { ok }).await.unwrap();
+        }
+        kept.schedule(async { silent_panic("counted") }).await.unwrap();
+        kept.wait().await;
+        pool.group::<()>().schedule(async {}).await.unwrap();
+        // Groups that are gone count, and jobs that end after their group.
+        for _ in 0..3 {
+            let gone = pool.group_builder().name("gone").build().unwrap();
+            gone.schedule(std::future::pending::<()>()).await.unwrap();
+        }
+        whole(&pool).await;
+        let [kept, gone] = &pool.group_counts()[..] else { panic!("{:?}", pool.group_counts()) };
+        assert_eq!((&*kept.name, kept.succeeded, kept.failed, kept.panicked), ("kept", 2, 2, 1));
+        assert_eq!((&*gone.name, gone.succeeded, gone.failed, gone.cancelled), ("gone", 0, 3, 3));
+    });
+}
+
+#[test]
+fn named_ones_beyond_64_names_share_their_counts() {
+    multi(2, async {
+        let pool = Pool::new(2);
+        for n in 0..200 {
+            let group = pool.group_builder().name(n.to_string()).build().unwrap();
+            group.schedule(async {}).await.unwrap();
+            group.wait().await;
+        }
+        let counts = pool.group_counts();
+        assert_eq!(counts.len(), 65);
+        assert_eq!((&*counts[64].name, counts[64].succeeded), ("other", 200 - 64));
+        assert!(counts[..64].iter().all(|one| one.succeeded == 1));
+    });
+}

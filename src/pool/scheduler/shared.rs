@@ -34,6 +34,7 @@ use crate::pool::limiter::overload::TargetWait;
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::wait_list::WaiterKey;
 use crate::pool::limiter::{AcquireOutcome, Limiter, OnFull, PendingJob};
+use crate::pool::name_table::NameTable;
 use crate::pool::options::Requirements;
 use crate::pool::scheduler::binding::{Binding, BindingState, is_alive};
 use crate::pool::scheduler::complete::{cancel, cancel_all, end_withdrawn};
@@ -75,6 +76,8 @@ pub(crate) struct Shared {
     binding: Binding,
     pub(super) poll_times: PollTimes,
     pub(crate) clock: Clock,
+    /// How the jobs of named groups ended.
+    pub(crate) names: NameTable,
     id: PoolId,
     weak_self: Weak<Self>,
 }
@@ -125,6 +128,7 @@ impl Shared {
             binding: Binding::new(runtime),
             poll_times: PollTimes::new(),
             clock,
+            names: NameTable::default(),
             weak_self: weak_self.clone(),
         })
     }

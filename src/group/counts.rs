@@ -1,0 +1,82 @@
+//! How the jobs of named groups ended, summed up by name: [`Pool::group_counts`].
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::group::outcome::Outcome;
+use crate::group::report::GroupReport;
+use crate::pool::{Counters, Pool};
+use crate::sync::failpoint;
+
+/// How the jobs of all groups of one name have ended so far; from [`Pool::group_counts`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct GroupCounts {
+    /// The name by [`GroupBuilder::name`](crate::GroupBuilder::name).
+    #[cfg_attr(feature = "serde", serde(serialize_with = "as_str"))]
+    pub name: Arc<str>,
+    /// Jobs that returned a value that is no failure.
+    pub succeeded: u64,
+    /// Jobs that failed: panics, cancellations, expired ones, and values that are failures by
+    /// [`GroupBuilder::failure_when`](crate::GroupBuilder::failure_when).
+    pub failed: u64,
+    /// How many of `failed` panicked.
+    pub panicked: u64,
+    /// How many of `failed` were cancelled.
+    pub cancelled: u64,
+    /// How many of `failed` had a deadline that passed.
+    pub expired: u64,
+}
+
+#[cfg(feature = "serde")]
+fn as_str<S: serde::Serializer>(name: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(name)
+}
+
+/// Counts the end of a job for the name of its group.
+pub(super) fn count<T>(counters: &Counters, outcome: &Outcome<T>) {
+    let mut one = GroupReport::default();
+    one.count(outcome);
+    let counts = [one.succeeded, one.failed, one.panicked, one.cancelled, one.expired];
+    for (counter, count) in counters.iter().zip(counts) {
+        if count > 0 && !failpoint("a named group counts nothing") {
+            // Relaxed, without a partner: each counter is a number of its own.
+            counter.fetch_add(count, Relaxed);
+        }
+    }
+}
+
+impl Pool {
+    /// Returns how the jobs of named groups have ended, for each name, in the order in which the names
+    /// came. Groups that are gone count as well.
+    ///
+    /// Names should be few, such as those of kinds of work, and not those of requests: the first 64 have
+    /// counts of their own, and all later ones share `other`. Groups without a name cost nothing and count
+    /// nowhere. The numbers of a name do not belong to one moment. Calls of a tower layer end outside of
+    /// their group, so they do not count here.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = millpond::Pool::new(2);
+    /// for page in 0..3 {
+    ///     let group = pool.group_builder().name("thumbnails").build()?;
+    ///     group.schedule(async move { page }).await?;
+    ///     group.wait().await;
+    /// }
+    /// let counts = &pool.group_counts()[0];
+    /// assert_eq!((&*counts.name, counts.succeeded, counts.failed), ("thumbnails", 3, 0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn group_counts(&self) -> Vec<GroupCounts> {
+        let named = |(name, counts): (_, [u64; 5])| {
+            let [succeeded, failed, panicked, cancelled, expired] = counts;
+            GroupCounts { name, succeeded, failed, panicked, cancelled, expired }
+        };
+        self.shared().names.counts().into_iter().map(named).collect()
+    }
+}
