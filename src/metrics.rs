@@ -2,6 +2,7 @@
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 
+use crate::group::GroupCounts;
 use crate::histogram::Histogram;
 use crate::pool::{Pool, PoolStatus};
 
@@ -20,6 +21,7 @@ impl Pool {
     /// | `millpond_held_slots` | gauge | `pool` |
     /// | `millpond_jobs_submitted_total` | counter | `pool` |
     /// | `millpond_jobs_total` | counter | `pool`, `end`: `completed`, `panicked`, `cancelled`, `expired`, `refused`, `withdrawn` |
+    /// | `millpond_group_jobs_total` | counter | `pool`, `group`, `end`: `succeeded`, `failed`, `panicked`, `cancelled`, `expired`; groups with a [name](crate::GroupBuilder::name) |
     /// | `millpond_oldest_wait_seconds` | gauge | `pool` |
     /// | `millpond_wait_seconds_bucket`, `_count`; `_sum` | counter; gauge | `pool`; the buckets have `le` |
     /// | `millpond_run_seconds_bucket`, `_count`; `_sum` | counter; gauge | `pool`; the buckets have `le` |
@@ -40,11 +42,14 @@ impl Pool {
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let prometheus = PrometheusBuilder::new().install_recorder()?;
     /// let pool = millpond::Pool::builder().size(4).name("thumbnails").build()?;
-    /// pool.schedule(async {}).await?.await?;
+    /// let group = pool.group_builder().name("batch").build()?;
+    /// group.schedule(async {}).await?;
+    /// group.wait().await;
     ///
     /// pool.publish_metrics();
     /// let page = prometheus.render();
     /// assert!(page.contains(r#"millpond_jobs_total{pool="thumbnails",end="completed"} 1"#));
+    /// assert!(page.contains(r#"{pool="thumbnails",group="batch",end="succeeded"} 1"#));
     /// # Ok(())
     /// # }
     /// ```
@@ -52,9 +57,29 @@ impl Pool {
     pub fn publish_metrics(&self) {
         describe();
         publish(self.name(), &self.status());
+        publish_groups(self.name(), self.group_counts());
         let timings = self.timings();
         publish_histogram(&WAIT, self.name(), &timings.wait);
         publish_histogram(&RUN, self.name(), &timings.run);
+    }
+}
+
+fn publish_groups(pool: &str, groups: Vec<GroupCounts>) {
+    for group in groups {
+        let GroupCounts { name, succeeded, failed, panicked, cancelled, expired } = group;
+        // Each job has one end here.
+        let failed = failed.saturating_sub(panicked + cancelled + expired);
+        for (end, jobs) in [
+            ("succeeded", succeeded),
+            ("failed", failed),
+            ("panicked", panicked),
+            ("cancelled", cancelled),
+            ("expired", expired),
+        ] {
+            let (pool, group) = (pool.to_owned(), name.to_string());
+            let labels = [("pool", pool), ("group", group), ("end", end.to_owned())];
+            counter!("millpond_group_jobs_total", &labels).absolute(jobs);
+        }
     }
 }
 
@@ -145,6 +170,7 @@ fn describe() {
     describe_gauge!("millpond_workers", Unit::Count, "Tasks that run jobs.");
     describe_gauge!("millpond_jobs", Unit::Count, "Jobs in the pool, by state.");
     describe_counter!("millpond_jobs_submitted_total", Unit::Count, "Jobs that were submitted.");
+    describe_counter!("millpond_group_jobs_total", Unit::Count, "Ended jobs of named groups.");
     describe_counter!("millpond_jobs_total", Unit::Count, "Jobs that have ended, by end.");
     for (names, text) in [
         (WAIT, "How long jobs waited for a slot."),
