@@ -74,8 +74,8 @@
 //! | `metrics` | `Pool::publish_metrics`: counts for Prometheus, StatsD and others |
 //! | `serde` | [`PoolStatus`], [`Histogram`] and all else that a pool tells of itself implement `Serialize` |
 //!
-//! Events have the field `pool`, the pool's name. Panics are ERROR; slow jobs are WARN; close, resize and shutdown are
-//! INFO; overflow and refusals are DEBUG.
+//! Events have the field `pool`, the pool's name. Panics are ERROR; slow jobs are WARN; close, resize and
+//! shutdown are INFO; overflow and refusals are DEBUG.
 //!
 //! # Words
 //!

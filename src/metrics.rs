@@ -120,8 +120,7 @@ fn publish_histogram(names: &Names, pool: &str, histogram: &Histogram) {
         histogram.buckets().map(|(end, n)| (end.as_secs_f64() * 0.965, n)).collect();
     for (text, end) in ENDS {
         let below = counts.iter().filter(|(middle, _)| *middle <= end).map(|(_, n)| n).sum();
-        let labels = [("pool", pool.to_owned()), ("le", text.to_owned())];
-        counter!(bucket, &labels).absolute(below);
+        counter!(bucket, &labels(pool, "le", text)).absolute(below);
     }
     counter!(count, "pool" => pool.to_owned()).absolute(histogram.count());
     gauge!(sum, "pool" => pool.to_owned()).set(histogram.sum());
@@ -133,8 +132,7 @@ fn publish(pool: &str, status: &PoolStatus) {
     set("millpond_held_slots", status.held_slots);
     let busy = status.workers.saturating_sub(status.idle);
     for (state, workers) in [("busy", busy), ("idle", status.idle)] {
-        let labels = [("pool", pool.to_owned()), ("state", state.to_owned())];
-        gauge!("millpond_workers", &labels).set(workers as f64);
+        gauge!("millpond_workers", &labels(pool, "state", state)).set(workers as f64);
     }
     for (state, jobs) in [
         ("running", status.running),
@@ -146,8 +144,7 @@ fn publish(pool: &str, status: &PoolStatus) {
         ("overflow", status.overflow),
         ("in_caller", status.in_caller),
     ] {
-        let labels = [("pool", pool.to_owned()), ("state", state.to_owned())];
-        gauge!("millpond_jobs", &labels).set(jobs as f64);
+        gauge!("millpond_jobs", &labels(pool, "state", state)).set(jobs as f64);
     }
     for (end, jobs) in [
         ("completed", status.completed),
@@ -157,11 +154,15 @@ fn publish(pool: &str, status: &PoolStatus) {
         ("refused", status.refused),
         ("withdrawn", status.withdrawn),
     ] {
-        let labels = [("pool", pool.to_owned()), ("end", end.to_owned())];
-        counter!("millpond_jobs_total", &labels).absolute(jobs);
+        counter!("millpond_jobs_total", &labels(pool, "end", end)).absolute(jobs);
     }
     counter!("millpond_jobs_submitted_total", "pool" => pool.to_owned()).absolute(status.submitted);
     gauge!("millpond_oldest_wait_seconds", "pool" => pool.to_owned()).set(status.oldest_wait);
+}
+
+/// The labels of a metric of a pool that has a second label.
+fn labels(pool: &str, key: &'static str, value: &str) -> [(&'static str, String); 2] {
+    [("pool", pool.to_owned()), (key, value.to_owned())]
 }
 
 fn describe() {

@@ -1,6 +1,7 @@
 //! The layer beside tower's own: in process, and behind axum.
 
 mod allocations;
+mod args;
 mod arms;
 mod http;
 mod in_process;
@@ -10,7 +11,7 @@ mod progress;
 mod report;
 mod servers;
 
-use std::path::PathBuf;
+use args::Args;
 
 const USAGE: &str = "\
 cargo bench --features http-body --bench layer -- [OPTIONS]
@@ -21,61 +22,22 @@ cargo bench --features http-body --bench layer -- [OPTIONS]
   --write DIR      also write layer.md there
   --help           this text";
 
-struct Args {
-    quick: bool,
-    only: Option<String>,
-    rounds: usize,
-    write: Option<PathBuf>,
-}
-
 fn main() {
-    let mut given: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let given: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     if given.first().is_some_and(|first| first == "--serve") {
         // Servers run this program in other processes.
         return servers::serve(&given[1]);
     }
-    given.reverse();
-    let mut args = Args { quick: false, only: None, rounds: 5, write: None };
-    while let Some(option) = given.pop() {
-        let mut value = || given.pop().unwrap_or_else(|| fail(&format!("{option} needs a value")));
-        match &*option {
-            "--quick" => args.quick = true,
-            "--only" => args.only = Some(value()),
-            "--rounds" => match value().parse() {
-                Ok(rounds @ 1..=100) => args.rounds = rounds,
-                _ => fail("--rounds takes a number from 1 to 100"),
-            },
-            "--write" => args.write = Some(value().into()),
-            "--help" => return println!("{USAGE}"),
-            _ => fail(&format!("there is no option {option}")),
-        }
-    }
-    if args.quick {
-        args.rounds = 1;
-    }
-    let wants = |part: &str| args.only.as_deref().is_none_or(|only| only == part);
+    let Some(args) = Args::parse(given, 5, USAGE) else { return println!("{USAGE}") };
     let mut text = String::from(
         "# The layer, measured\n\nMade by `cargo bench --features http-body --bench layer -- --write benches` on two shared\ncores; medians of interleaved rounds.\n",
     );
-    if wants("in-process") {
+    if args.wants("in-process") {
         text += &in_process::run(&args);
     }
-    if wants("http") {
+    if args.wants("http") {
         text += &http::run(&args);
     }
     print!("{text}");
-    if let Some(dir) = &args.write {
-        write(dir.join("layer.md"), &text);
-    }
-}
-
-fn write(path: PathBuf, text: &str) {
-    if let Err(error) = std::fs::write(&path, text) {
-        fail(&format!("{}: {error}", path.display()));
-    }
-}
-
-fn fail(problem: &str) -> ! {
-    eprintln!("{problem}\n\n{USAGE}");
-    std::process::exit(2);
+    args.write("layer.md", &text);
 }

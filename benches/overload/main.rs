@@ -1,5 +1,7 @@
 //! Services under more load than they can serve: how much is answered in time, by class and by tenant.
 
+#[path = "../layer/args.rs"]
+mod args;
 mod client;
 mod picture;
 #[path = "../layer/process.rs"]
@@ -11,8 +13,7 @@ mod report;
 mod scenes;
 mod servers;
 
-use std::path::{Path, PathBuf};
-
+use args::Args;
 use picture::Series;
 use progress::Progress;
 use report::{median, table};
@@ -36,47 +37,7 @@ const ALL: [usize; ARMS.len()] = [0, 1, 2, 3, 4, 5, 6, 7];
 /// Those that a quick run tries in all scenes; the steps try all.
 const QUICK: [usize; 2] = [2, 7];
 
-struct Args {
-    quick: bool,
-    only: Option<String>,
-    rounds: usize,
-    write: Option<PathBuf>,
-}
-
 impl Args {
-    fn parse(mut given: Vec<String>) -> Option<Self> {
-        given.reverse();
-        let mut args = Self { quick: false, only: None, rounds: 3, write: None };
-        while let Some(option) = given.pop() {
-            let mut value =
-                || given.pop().unwrap_or_else(|| fail(&format!("{option} needs a value")));
-            match &*option {
-                "--quick" => args.quick = true,
-                "--only" => args.only = Some(value()),
-                "--rounds" => match value().parse() {
-                    Ok(rounds @ 1..=100) => args.rounds = rounds,
-                    _ => fail("--rounds takes a number from 1 to 100"),
-                },
-                "--write" => args.write = Some(value().into()),
-                "--help" => return None,
-                _ => fail(&format!("there is no option {option}")),
-            }
-        }
-        if args.quick {
-            args.rounds = 1;
-        }
-        let known =
-            |only: &String| only == "steps" || SCENES.iter().any(|scene| scene.name == only);
-        if args.only.as_ref().is_some_and(|only| !known(only)) {
-            fail("--only takes steps, step, slow, spike or tenants");
-        }
-        Some(args)
-    }
-
-    fn wants(&self, scene: &str) -> bool {
-        self.only.as_deref().is_none_or(|only| only == scene)
-    }
-
     /// The seconds of a phase.
     fn seconds(&self) -> f64 {
         if self.quick { 0.1 } else { 4.0 }
@@ -119,7 +80,11 @@ fn main() {
         Some("--drive") => return client::drive(&given[1..]),
         _ => {}
     }
-    let Some(args) = Args::parse(given) else { return println!("{USAGE}") };
+    let Some(args) = Args::parse(given, 3, USAGE) else { return println!("{USAGE}") };
+    let known = |only: &String| only == "steps" || SCENES.iter().any(|scene| scene.name == only);
+    if args.only.as_ref().is_some_and(|only| !known(only)) {
+        args.fail("--only takes steps, step, slow, spike or tenants");
+    }
     let mut text = format!(
         "# Overload, measured\n\nMade by `cargo bench --bench overload -- --write benches` on two shared cores; medians of \
          interleaved rounds ({rounds}).\n\nA handler that needs one of {CONNECTIONS} connections for {} ms: {} requests/s are all it \
@@ -135,9 +100,7 @@ fn main() {
     if args.wants("steps") {
         let (tables, svg) = steps(&args);
         text += &tables;
-        if let Some(dir) = &args.write {
-            write(&dir.join("overload.svg"), &svg);
-        }
+        args.write("overload.svg", &svg);
     }
     for Scene { name, text: about, columns, run } in &SCENES {
         if args.wants(name) {
@@ -148,9 +111,7 @@ fn main() {
         }
     }
     print!("{text}");
-    if let Some(dir) = &args.write {
-        write(&dir.join("overload.md"), &text);
-    }
+    args.write("overload.md", &text);
 }
 
 fn rows(arms: &[usize], all: &[Vec<f64>]) -> Vec<Vec<String>> {
@@ -193,15 +154,4 @@ fn steps(args: &Args) -> (String, String) {
     };
     let [goodput, p99, _] = &tables;
     (text, picture::draw(&loads, &series(goodput), &series(p99), capacity(), patience()))
-}
-
-fn write(path: &Path, text: &str) {
-    if let Err(error) = std::fs::write(path, text) {
-        fail(&format!("{}: {error}", path.display()));
-    }
-}
-
-fn fail(problem: &str) -> ! {
-    eprintln!("{problem}\n\n{USAGE}");
-    std::process::exit(2);
 }

@@ -52,19 +52,18 @@ impl ServerStatus {
         describe();
         let active = self.open.saturating_sub(self.parked);
         for (state, connections) in [("active", active), ("parked", self.parked)] {
-            let labels = [("server", server.to_owned()), ("state", state.to_owned())];
-            gauge!("millpond_connections", &labels).set(connections as f64);
+            gauge!("millpond_connections", &labels(server, "state", state)).set(connections as f64);
         }
         for (limit, connections) in [
             ("max_connections", self.refused_full),
             ("max_connections_per_ip", self.refused_per_ip),
         ] {
-            let labels = [("server", server.to_owned()), ("limit", limit.to_owned())];
-            counter!("millpond_refused_total", &labels).absolute(connections);
+            counter!("millpond_refused_total", &labels(server, "limit", limit))
+                .absolute(connections);
         }
         for (reason, connections) in self.reasons() {
-            let labels = [("server", server.to_owned()), ("reason", label(reason).to_owned())];
-            counter!("millpond_closed_total", &labels).absolute(connections);
+            counter!("millpond_closed_total", &labels(server, "reason", name_of(reason)))
+                .absolute(connections);
         }
         for (name, count) in [
             ("millpond_accepted_total", self.accepted),
@@ -81,8 +80,13 @@ impl ServerStatus {
     }
 }
 
+/// The labels of a metric of a server that has a second label.
+fn labels(server: &str, key: &'static str, value: &str) -> [(&'static str, String); 2] {
+    [("server", server.to_owned()), (key, value.to_owned())]
+}
+
 /// The variant's name in snake case, with that of its deadline.
-fn label(reason: CloseReason) -> &'static str {
+fn name_of(reason: CloseReason) -> &'static str {
     match reason {
         CloseReason::Peer => "peer",
         CloseReason::ClosedByServer => "closed_by_server",

@@ -116,9 +116,9 @@ impl<T: Send + 'static> GroupBuilder<T> {
         self
     }
 
-    /// Sets the group's name in `Debug`, in [`Pool::jobs`] and in [`Pool::group_counts`]. By default it is the pool's in `Debug`, and
-    /// none in a list of jobs. Each job of a named group keeps a reference to the name: that is one small
-    /// allocation more per job.
+    /// Sets the group's name in `Debug`, in [`Pool::jobs`] and in [`Pool::group_counts`]. By default it is
+    /// the pool's in `Debug`, and none elsewhere. Each job of a named group keeps a reference to the name:
+    /// that is one small allocation more per job.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.config.name = Some(name.into());
         self

@@ -8,6 +8,7 @@
 //! | file | content |
 //! |---|---|
 //! | `builder`, `outcome`, `report`, `ticket` | settings; the end of one job, of all jobs; a submit's result |
+//! | `counts` | the ends of the jobs of named groups, by name |
 //! | `state` | what jobs and handles share, under one mutex |
 //! | `submit` | the futures of `schedule` and `try_go` |
 //! | `wait` | the futures of `wait`, `try_join` and `next` |

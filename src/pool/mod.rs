@@ -9,9 +9,9 @@
 //! | `limiter` | the semaphore: slots, wait list, quotas, counters, lending, deadlock detection |
 //! | `scheduler` | workers, the idle list, the wake policy and the stall monitor |
 //!
-//! `builder`, `handle`, `options`, `with`, `status`, `timings`, `jobs`, `pause` and `shutdown` have the other public types and verbs;
-//! `paged_slab` is storage of the limiter and of the shards. The group and the layer
-//! enter through `submit` too.
+//! `builder`, `handle`, `options`, `with`, `status`, `timings`, `peaks`, `jobs`, `pause` and `shutdown`
+//! have the other public types and verbs; `paged_slab` is storage of the limiter and of the shards, and
+//! `name_table` counts by the names of groups. The group and the layer enter through `submit` too.
 //!
 //! A [`Pool`] is a counted reference to `Shared`, which workers and jobs hold as well. The last
 //! `Pool` closes the pool when it is dropped ([`CloseOnDrop`]); jobs that were admitted still run.

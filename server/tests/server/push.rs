@@ -185,7 +185,7 @@ async fn to_one_whose_handler_waits(case: Case) {
     assert_eq!(client.line().await, "two", "{case:?}");
 }
 
-/// The event comes while the turn is polled: no waker is stored yet (C7).
+/// The frame is sent while the handler is polled: the turn has to write the frame before it waits.
 async fn just_before_the_handler_waits(case: Case) {
     let chat = Chat::new();
     let server = chat.serve(case.narrow_builder());
