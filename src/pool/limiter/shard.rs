@@ -104,7 +104,7 @@ impl Suspended {
 }
 
 impl ShardState {
-    /// Forgets a suspended job that has ended at `ended`, or somewhen: then its run is not measured.
+    /// Forgets a suspended job that has ended at `ended`. Without that moment its run is not measured.
     #[inline]
     pub(crate) fn remove_suspended(&mut self, key: usize, ended: Option<Moment>) {
         let entry = self.suspended.remove(key);
