@@ -55,15 +55,22 @@ pub struct Limits {
 pub struct Played {
     pub output: Vec<u8>,
     pub reason: CloseReason,
+    /// Whether the peer got the whole alert that ends the session, before the connection was closed.
+    pub ended: bool,
     /// The server's count of bytes that wait for peers. 0 after the end, if no permit was lost.
     pub send_buffered: usize,
 }
+
+/// The size of the alert that ends the session. It needs room like output.
+const ALERT: usize = 24;
 
 struct Script {
     events: VecDeque<Event>,
     /// How many bytes the peer takes until the next `Takes`.
     room: usize,
     output: Vec<u8>,
+    /// How many bytes of the alert are still to be written.
+    alert: usize,
 }
 
 impl AsyncRead for Script {
@@ -108,8 +115,11 @@ impl AsyncWrite for Script {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let count = self.alert.min(self.room);
+        self.room -= count;
+        self.alert -= count;
+        if self.alert == 0 { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 }
 
@@ -188,7 +198,8 @@ where
     let key = crate::conn::table::ConnKey { index: 0, generation: 0 };
     let notifier = ConnNotifier::new(std::sync::Arc::new(Nowhere(server.clone())), key);
     let mut idle = protocol.on_accept(Address::Unix, notifier);
-    let mut io = MaybeTls::Plain(Script { events: events.into(), room: 0, output: Vec::new() });
+    let script = Script { events: events.into(), room: 0, output: Vec::new(), alert: ALERT };
+    let mut io = MaybeTls::Plain(script);
     let (events, park_reason) = (Events::READABLE, ParkReason::FirstByte);
     let mut input =
         TurnInput { events, park_reason, expired: None, close_requested: None, is_busy: false };
@@ -226,7 +237,8 @@ where
     };
     let MaybeTls::Plain(script) = io else { unreachable!("the script is not TLS") };
     drop(idle);
-    Played { output: script.output, reason, send_buffered: server.send_buffered() }
+    let (output, ended) = (script.output, script.alert == 0);
+    Played { output, reason, ended, send_buffered: server.send_buffered() }
 }
 
 impl Script {
@@ -319,6 +331,7 @@ mod tests {
             let played = play(LinesCodec::new(), twice, limits, split(input.as_bytes(), &cuts));
             prop_assert_eq!(String::from_utf8(played.output).unwrap(), expected);
             prop_assert_eq!((played.reason, played.send_buffered), (CloseReason::Peer, 0));
+            prop_assert!(played.ended);
         }
 
         #[test]
@@ -344,6 +357,7 @@ mod tests {
             let allowed = expected == CloseReason::Peer;
             prop_assert_eq!(played.output, if allowed { input } else { Vec::new() });
             prop_assert_eq!((played.reason, played.send_buffered), (expected, 0));
+            prop_assert!(played.ended);
         }
     }
 }

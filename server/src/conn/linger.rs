@@ -5,20 +5,26 @@
 //! That ends when the peer closes or the linger deadline passes. nginx calls this
 //! `lingering_close`.
 //!
+//! A TLS session ends its side with an alert, for which a full socket may have no room. A peer that
+//! gets no alert must take the stream for cut off. So the alert waits as output does, with
+//! `ParkReason::Write` and its deadline.
+//!
 //! Turns of `framed` and `http` linger by parking with `ParkReason::Linger`, so a lingering
 //! connection costs no task. The overload response lingers in a task of its own.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::close_reason::CloseReason;
 use crate::conn::buffers::poll_fill;
 use crate::conn::events::ParkReason;
 use crate::conn::protocol::Outcome;
 use crate::conn::table::TurnInput;
+use crate::sync::failpoint;
 
 /// The most bytes that a task discards before it yields.
 const DISCARD_BUDGET: usize = 64 * 1024;
@@ -31,6 +37,19 @@ pub(crate) fn is_due(reason: CloseReason, sent: bool) -> bool {
     matches!(reason, Codec | FrameTooLarge) || matches!(reason, ClosedByServer | Service) && sent
 }
 
+/// Ends the server's side of a connection. Returns whether the connection must be parked until the
+/// socket takes the TLS alert. A peer that was given up, or an error, is not waited for.
+pub(crate) fn end_output<W: AsyncWrite + Unpin>(
+    io: &mut W,
+    cx: &mut Context<'_>,
+    reason: CloseReason,
+    expired: bool,
+) -> bool {
+    let pending = Pin::new(io).poll_shutdown(cx).is_pending();
+    let given_up = matches!(reason, CloseReason::Io | CloseReason::Tls | CloseReason::SlowReader);
+    pending && !given_up && !expired && !failpoint("an alert that does not fit is dropped")
+}
+
 /// What a round of discarding has found.
 pub(crate) enum Lingering {
     /// The peer has closed, or the connection broke.
@@ -41,14 +60,18 @@ pub(crate) enum Lingering {
     Turn,
 }
 
-/// Serves a turn of a lingering connection. `reason` is why the server closes the connection.
-pub(crate) fn proceed<R: AsyncRead + Unpin>(
+/// Serves a turn of a closing connection. `reason` is why the server closes the connection.
+pub(crate) fn proceed<R: AsyncRead + AsyncWrite + Unpin>(
     io: &mut R,
     cx: &mut Context<'_>,
     discard_buf: &mut BytesMut,
     most: usize,
     (input, reason): (TurnInput, CloseReason),
 ) -> Outcome {
+    let waits_to_write = input.park_reason == ParkReason::Write;
+    if waits_to_write && end_output(io, cx, reason, input.expired.is_some()) {
+        return Outcome::Park { park_reason: ParkReason::Write, moved: false };
+    }
     let park_reason = match discard(io, cx, discard_buf, most) {
         // A deadline, or a later request to close for a different reason, ends the linger. The
         // request that began the linger stays in the entry (C6), so that reason ends nothing.

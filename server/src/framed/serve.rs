@@ -399,17 +399,20 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         Ok(())
     }
 
-    /// Closes the connection: writes the rest of the output, the TLS alert and the end of the
-    /// stream, as far as the socket takes them now. Then lingers, if unread bytes would reset the
-    /// connection.
+    /// Closes the connection: writes the rest of the output as far as the socket takes it now, then the
+    /// TLS alert and the end of the stream. Then lingers, if unread bytes would reset the connection.
     fn close(&mut self, reason: CloseReason) -> Outcome {
         let mut cx = Context::from_waker(Waker::noop());
         if !matches!(reason, CloseReason::Io | CloseReason::Tls) {
             let _ = self.write(&mut cx);
         }
-        let _ = Pin::new(&mut *self.io).poll_shutdown(&mut cx);
+        let expired = self.turn_input.expired.is_some();
+        let alert_waits = linger::end_output(self.io, &mut cx, reason, expired);
         if let Some(payload) = self.panic.take() {
             return Outcome::Panicked(payload);
+        }
+        if alert_waits {
+            return self.park_closing(reason, ParkReason::Write);
         }
         let unserved = !self.buffers.input.is_empty();
         let before = self.read;
@@ -425,9 +428,13 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         if self.end || !linger::is_due(reason, unserved || self.read > before) {
             return Outcome::Close(reason);
         }
+        self.park_closing(reason, ParkReason::Linger)
+    }
+
+    fn park_closing(&mut self, reason: CloseReason, park_reason: ParkReason) -> Outcome {
         self.protocol.close_output(self.idle);
         self.save_lingering(reason);
-        Outcome::Park { park_reason: ParkReason::Linger, moved: true }
+        Outcome::Park { park_reason, moved: true }
     }
 
     /// Discards what the peer of a closed connection has sent meanwhile.

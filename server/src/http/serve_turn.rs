@@ -524,8 +524,8 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             transport.force_io(true);
         }
         // The peer learns of the end now, and not only when the server has waited for the peer's.
-        if !failpoint("the end comes late") {
-            let _ = Pin::new(&mut *self.turn.io).poll_shutdown(&mut cx);
+        if !failpoint("the end comes late") && self.alert_waits(&mut cx, reason) {
+            return self.park_closing(reason, ParkReason::Write);
         }
         match linger::discard(self.turn.io, &mut cx, &mut discard_buf, most) {
             Lingering::Gone if reason == CloseReason::ClosedByServer => {
@@ -538,11 +538,18 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             {
                 Outcome::Close(reason)
             }
-            _ => {
-                *self.turn.idle = Idle::Busy(Box::new(Busy::Lingers(reason)));
-                Outcome::Park { park_reason: ParkReason::Linger, moved: true }
-            }
+            _ => self.park_closing(reason, ParkReason::Linger),
         }
+    }
+
+    /// Ends the server's side of the socket. Returns whether the TLS alert must wait for room.
+    fn alert_waits(&mut self, cx: &mut Context<'_>, reason: CloseReason) -> bool {
+        linger::end_output(self.turn.io, cx, reason, self.turn.input.expired.is_some())
+    }
+
+    fn park_closing(&mut self, reason: CloseReason, park_reason: ParkReason) -> Outcome {
+        *self.turn.idle = Idle::Busy(Box::new(Busy::Lingers(reason)));
+        Outcome::Park { park_reason, moved: true }
     }
 
     /// Goes on with a connection that lingers.
@@ -568,9 +575,10 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
 
     /// Ends the server's side of the socket and closes the connection.
     fn close(&mut self, reason: CloseReason) -> Outcome {
-        let mut cx = Context::from_waker(Waker::noop());
-        let _ = Pin::new(&mut *self.turn.io).poll_shutdown(&mut cx);
-        Outcome::Close(reason)
+        match self.alert_waits(&mut Context::from_waker(Waker::noop()), reason) {
+            true => self.park_closing(reason, ParkReason::Write),
+            false => Outcome::Close(reason),
+        }
     }
 }
 

@@ -55,3 +55,45 @@ async fn an_upgrade_that_is_not_taken(case: Case) {
         nothing_left(&server).await;
     }
 }
+
+/// The alert that ends a session follows the last response, however little room that leaves in the
+/// kernel's buffer. Without the alert, reading fails.
+#[cfg(feature = "rustls")]
+mod full {
+    use axum::body::Bytes;
+    use axum::extract::Path;
+
+    use super::*;
+    use crate::support::server::{DEDICATED_TLS, EVENT_DRIVEN_TLS};
+    use crate::support::{settle, single};
+
+    #[test]
+    fn a_full_socket_gets_the_alert() {
+        single(async {
+            let many = |Path(size): Path<usize>| async move { Bytes::from(vec![b'x'; size]) };
+            let app = Router::new().route("/{size}", axum::routing::get(many));
+            for case in [DEDICATED_TLS, EVENT_DRIVEN_TLS] {
+                let server = case.smallest_http().serve(app.clone()).unwrap();
+                // The buffer is full after 2,000 bytes, and every 4,000 from there on.
+                for (size, last) in
+                    (1..20_000).step_by(200).flat_map(|size| [(size, true), (size, false)])
+                {
+                    let head = format!("GET /{size} HTTP/1.1\r\nhost: a\r\n");
+                    let mut client = case.narrow(&server).await;
+                    match last {
+                        true => client.send(format!("{head}connection: close\r\n\r\n")).await,
+                        false => {
+                            client.send(format!("{head}\r\n")).await;
+                            settle().await;
+                            client.finish().await;
+                        }
+                    }
+                    settle().await;
+                    let rest = client.rest_text().await;
+                    assert!(rest.ends_with('x') && rest.len() > size, "{case:?}: {size}, {last}");
+                }
+                nothing_left(&server).await;
+            }
+        });
+    }
+}

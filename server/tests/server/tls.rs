@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::support;
+use crate::support::chat::Chat;
 use crate::support::server::{Case, DEDICATED_TLS, EVENT_DRIVEN_TLS, echo, emptied, parked, tls};
 use crate::support::*;
 use millpond_server::{CloseReason, Deadline, Server, ServerBuilder};
@@ -199,6 +200,28 @@ fn no_overload_response() {
             drop(inside);
             let status = emptied(&server).await;
             assert_eq!((status.refused_full, status.closed), (1, 1), "{case:?}: {status:?}");
+        }
+    });
+}
+
+/// The alert that ends a session follows the last frame, however little room that leaves in the kernel's
+/// buffer. Without the alert, reading fails, since an attacker may have cut the stream.
+#[test]
+fn a_full_socket_gets_the_alert() {
+    single(async {
+        for case in CASES {
+            let chat = Chat::new();
+            let server = chat.serve(case.smallest_builder());
+            // The buffer is full after 2,000 bytes, and every 4,000 from there on.
+            for (opened, size) in (0..20_000).step_by(200).enumerate() {
+                let mut client = case.connect_narrow(&server).await;
+                let peer = chat.came(opened + 1).await.pop().unwrap();
+                peer.try_send("x".repeat(size)).unwrap();
+                peer.close();
+                settle().await;
+                assert_eq!(client.rest().await.len(), size + 1, "{case:?}: {size}");
+            }
+            emptied(&server).await;
         }
     });
 }

@@ -120,6 +120,11 @@ impl Case {
         self.listening(narrow_listener())
     }
 
+    /// Returns the builder of a server whose connections have the smallest send buffers that there are.
+    pub fn smallest_builder(self) -> ServerBuilder {
+        self.listening(buffered_listener(1))
+    }
+
     fn listening(self, listen: impl millpond_server::IntoListen) -> ServerBuilder {
         let builder = Server::builder().listen(listen).mode(self.mode);
         #[cfg(feature = "rustls")]
@@ -183,9 +188,14 @@ impl Case {
 
 /// A port whose connections have a small send buffer in the kernel, which does not grow.
 pub fn narrow_listener() -> std::net::TcpListener {
+    buffered_listener(128 * 1024)
+}
+
+/// A port whose connections have a send buffer of about this size in the kernel.
+pub fn buffered_listener(bytes: usize) -> std::net::TcpListener {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     // An accepted socket has the sizes of its listener.
-    socket2::SockRef::from(&listener).set_send_buffer_size(128 * 1024).unwrap();
+    socket2::SockRef::from(&listener).set_send_buffer_size(bytes).unwrap();
     listener.set_nonblocking(true).unwrap();
     listener
 }

@@ -8,7 +8,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::app::App;
 use super::reply::{Parsed, Reading, Reply, parse};
-use crate::support::server::{Case, Client, narrow_listener, no_time};
+use crate::support::server::{Case, Client, buffered_listener, narrow_listener, no_time};
 
 pub const HELLO: &str = "GET /hello HTTP/1.1\r\nhost: a\r\n\r\n";
 
@@ -29,6 +29,11 @@ impl Case {
     /// Like [`narrow_builder`](Self::narrow_builder).
     pub fn narrow_http(self) -> ServerBuilder {
         self.http_on(narrow_listener())
+    }
+
+    /// Like [`smallest_builder`](Self::smallest_builder).
+    pub fn smallest_http(self) -> ServerBuilder {
+        self.http_on(buffered_listener(1))
     }
 
     fn http_on(self, listen: impl millpond_server::IntoListen) -> ServerBuilder {

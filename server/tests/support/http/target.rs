@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use millpond_server::Mode;
 use tokio::net::TcpStream;
@@ -223,8 +223,8 @@ macro_rules! against_all {
 #[allow(unused_imports)]
 pub(crate) use against_all;
 
-/// The longest wait for a server to come to rest; some never do.
-const MOMENT: Duration = Duration::from_millis(40);
+/// The longest wait for a server to come to rest, in milliseconds; some never do.
+const MOMENT: u32 = 40;
 
 /// A server and the app it serves.
 pub struct Up {
@@ -261,11 +261,14 @@ impl Up {
         self.server.is_at_rest(sent)
     }
 
-    /// Waits until the server has nothing to do, or for a moment.
+    /// Waits until the server has nothing to do, or for a moment. Time in which this thread waits for its
+    /// turn does not count: each sleep lets the server's tasks go on.
     pub async fn settle(&self, sent: &[Sent]) {
-        let start = Instant::now();
-        while !self.server.is_at_rest(sent) && start.elapsed() < MOMENT {
-            tokio::time::sleep(Duration::from_micros(200)).await;
+        for _ in 0..MOMENT {
+            if self.server.is_at_rest(sent) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 }
