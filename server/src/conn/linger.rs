@@ -38,16 +38,16 @@ pub(crate) fn is_due(reason: CloseReason, sent: bool) -> bool {
 }
 
 /// Ends the server's side of a connection. Returns whether the connection must be parked until the
-/// socket takes the TLS alert. A peer that was given up, or an error, is not waited for.
+/// socket takes the TLS alert. After an error or a deadline, the server waits for the peer no more.
 pub(crate) fn end_output<W: AsyncWrite + Unpin>(
     io: &mut W,
     cx: &mut Context<'_>,
     reason: CloseReason,
-    expired: bool,
 ) -> bool {
+    use CloseReason::{Deadline, Io, SlowReader, Tls};
     let pending = Pin::new(io).poll_shutdown(cx).is_pending();
-    let given_up = matches!(reason, CloseReason::Io | CloseReason::Tls | CloseReason::SlowReader);
-    pending && !given_up && !expired && !failpoint("an alert that does not fit is dropped")
+    let waits = !matches!(reason, Deadline(_) | Io | SlowReader | Tls);
+    pending && waits && !failpoint("an alert that does not fit is dropped")
 }
 
 /// What a round of discarding has found.
@@ -68,8 +68,8 @@ pub(crate) fn proceed<R: AsyncRead + AsyncWrite + Unpin>(
     most: usize,
     (input, reason): (TurnInput, CloseReason),
 ) -> Outcome {
-    let waits_to_write = input.park_reason == ParkReason::Write;
-    if waits_to_write && end_output(io, cx, reason, input.expired.is_some()) {
+    let waits_to_write = input.park_reason == ParkReason::Write && input.expired.is_none();
+    if waits_to_write && end_output(io, cx, reason) {
         return Outcome::Park { park_reason: ParkReason::Write, moved: false };
     }
     let park_reason = match discard(io, cx, discard_buf, most) {

@@ -406,8 +406,7 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         if !matches!(reason, CloseReason::Io | CloseReason::Tls) {
             let _ = self.write(&mut cx);
         }
-        let expired = self.turn_input.expired.is_some();
-        let alert_waits = linger::end_output(self.io, &mut cx, reason, expired);
+        let alert_waits = linger::end_output(self.io, &mut cx, reason);
         if let Some(payload) = self.panic.take() {
             return Outcome::Panicked(payload);
         }

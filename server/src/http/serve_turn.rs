@@ -524,7 +524,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             transport.force_io(true);
         }
         // The peer learns of the end now, and not only when the server has waited for the peer's.
-        if !failpoint("the end comes late") && self.alert_waits(&mut cx, reason) {
+        if !failpoint("the end comes late") && linger::end_output(self.turn.io, &mut cx, reason) {
             return self.park_closing(reason, ParkReason::Write);
         }
         match linger::discard(self.turn.io, &mut cx, &mut discard_buf, most) {
@@ -540,11 +540,6 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             }
             _ => self.park_closing(reason, ParkReason::Linger),
         }
-    }
-
-    /// Ends the server's side of the socket. Returns whether the TLS alert must wait for room.
-    fn alert_waits(&mut self, cx: &mut Context<'_>, reason: CloseReason) -> bool {
-        linger::end_output(self.turn.io, cx, reason, self.turn.input.expired.is_some())
     }
 
     fn park_closing(&mut self, reason: CloseReason, park_reason: ParkReason) -> Outcome {
@@ -575,7 +570,8 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
 
     /// Ends the server's side of the socket and closes the connection.
     fn close(&mut self, reason: CloseReason) -> Outcome {
-        match self.alert_waits(&mut Context::from_waker(Waker::noop()), reason) {
+        let mut cx = Context::from_waker(Waker::noop());
+        match linger::end_output(self.turn.io, &mut cx, reason) {
             true => self.park_closing(reason, ParkReason::Write),
             false => Outcome::Close(reason),
         }
