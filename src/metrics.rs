@@ -22,6 +22,7 @@ impl Pool {
     /// | `millpond_jobs_submitted_total` | counter | `pool` |
     /// | `millpond_jobs_total` | counter | `pool`, `end`: `completed`, `panicked`, `cancelled`, `expired`, `refused`, `withdrawn` |
     /// | `millpond_group_jobs_total` | counter | `pool`, `group`, `end`: `succeeded`, `failed`, `panicked`, `cancelled`, `expired`; groups with a [name](crate::GroupBuilder::name) |
+    /// | `millpond_layer_calls_total` | counter | `pool`, `layer`, `end`: as of groups, and `refused`; layers with a [name](crate::layer::PoolLayer::name) |
     /// | `millpond_oldest_wait_seconds` | gauge | `pool` |
     /// | `millpond_wait_seconds_bucket`, `_count`; `_sum` | counter; gauge | `pool`; the buckets have `le` |
     /// | `millpond_run_seconds_bucket`, `_count`; `_sum` | counter; gauge | `pool`; the buckets have `le` |
@@ -58,6 +59,8 @@ impl Pool {
         describe();
         publish(self.name(), &self.status());
         publish_groups(self.name(), self.group_counts());
+        #[cfg(feature = "tower")]
+        publish_layers(self.name(), self.layer_counts());
         let timings = self.timings();
         publish_histogram(&WAIT, self.name(), &timings.wait);
         publish_histogram(&RUN, self.name(), &timings.run);
@@ -67,20 +70,39 @@ impl Pool {
 fn publish_groups(pool: &str, groups: Vec<GroupCounts>) {
     for group in groups {
         let GroupCounts { name, succeeded, failed, panicked, cancelled, expired } = group;
-        // Each job has one end here.
-        let failed = failed.saturating_sub(panicked + cancelled + expired);
-        for (end, jobs) in [
-            ("succeeded", succeeded),
-            ("failed", failed),
-            ("panicked", panicked),
-            ("cancelled", cancelled),
-            ("expired", expired),
-        ] {
-            let (pool, group) = (pool.to_owned(), name.to_string());
-            let labels = [("pool", pool), ("group", group), ("end", end.to_owned())];
-            counter!("millpond_group_jobs_total", &labels).absolute(jobs);
-        }
+        let counts = [succeeded, failed, panicked, cancelled, expired];
+        publish_ends("millpond_group_jobs_total", pool, ("group", &name), counts);
     }
+}
+
+#[cfg(feature = "tower")]
+fn publish_layers(pool: &str, layers: Vec<crate::layer::LayerCounts>) {
+    for layer in layers {
+        let crate::layer::LayerCounts { name, succeeded, failed, panicked, .. } = layer;
+        let counts = [succeeded, failed, panicked, layer.cancelled, layer.expired];
+        publish_ends("millpond_layer_calls_total", pool, ("layer", &name), counts);
+        let labels = ends(pool, ("layer", &name), "refused");
+        counter!("millpond_layer_calls_total", &labels).absolute(layer.refused);
+    }
+}
+
+/// Publishes how the jobs of a name ended. Each job has one end here: `failed` is without the others.
+fn publish_ends(metric: &'static str, pool: &str, name: (&'static str, &str), counts: [u64; 5]) {
+    let [succeeded, failed, panicked, cancelled, expired] = counts;
+    let failed = failed.saturating_sub(panicked + cancelled + expired);
+    for (end, jobs) in [
+        ("succeeded", succeeded),
+        ("failed", failed),
+        ("panicked", panicked),
+        ("cancelled", cancelled),
+        ("expired", expired),
+    ] {
+        counter!(metric, &ends(pool, name, end)).absolute(jobs);
+    }
+}
+
+fn ends(pool: &str, (kind, name): (&'static str, &str), end: &str) -> [(&'static str, String); 3] {
+    [("pool", pool.to_owned()), (kind, name.to_owned()), ("end", end.to_owned())]
 }
 
 /// The names of a histogram: its buckets, its count and its sum.
@@ -172,6 +194,8 @@ fn describe() {
     describe_gauge!("millpond_jobs", Unit::Count, "Jobs in the pool, by state.");
     describe_counter!("millpond_jobs_submitted_total", Unit::Count, "Jobs that were submitted.");
     describe_counter!("millpond_group_jobs_total", Unit::Count, "Ended jobs of named groups.");
+    #[cfg(feature = "tower")]
+    describe_counter!("millpond_layer_calls_total", Unit::Count, "Ended calls of named layers.");
     describe_counter!("millpond_jobs_total", Unit::Count, "Jobs that have ended, by end.");
     for (names, text) in [
         (WAIT, "How long jobs waited for a slot."),

@@ -14,7 +14,7 @@ use crate::sync::failpoint;
 #[non_exhaustive]
 pub struct GroupCounts {
     /// The name by [`GroupBuilder::name`](crate::GroupBuilder::name).
-    #[cfg_attr(feature = "serde", serde(serialize_with = "as_str"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::pool::serialize_name"))]
     pub name: Arc<str>,
     /// Jobs that returned a value that is no failure.
     pub succeeded: u64,
@@ -29,10 +29,8 @@ pub struct GroupCounts {
     pub expired: u64,
 }
 
-#[cfg(feature = "serde")]
-fn as_str<S: serde::Serializer>(name: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(name)
-}
+/// What the pool's table of names calls groups.
+pub(super) const KIND: &str = "group";
 
 /// Counts the end of a job for the name of its group.
 pub(super) fn count<T>(counters: &Counters, outcome: &Outcome<T>) {
@@ -53,8 +51,9 @@ impl Pool {
     ///
     /// Names should be few, such as those of kinds of work, and not those of requests: the first 64 have
     /// counts of their own, and all later ones share `other`. Groups without a name cost nothing and count
-    /// nowhere. The numbers of a name do not belong to one moment. Calls of a tower layer end outside of
-    /// their group, so they do not count here.
+    /// nowhere. The numbers of a name do not belong to one moment. Calls of a tower layer leave no outcomes
+    /// in their group, so they do not count here;
+    /// `layer_counts` has those of named layers.
     ///
     /// # Examples
     ///
@@ -73,10 +72,10 @@ impl Pool {
     /// # }
     /// ```
     pub fn group_counts(&self) -> Vec<GroupCounts> {
-        let named = |(name, counts): (_, [u64; 5])| {
-            let [succeeded, failed, panicked, cancelled, expired] = counts;
+        let named = |(name, counts)| {
+            let [succeeded, failed, panicked, cancelled, expired, _] = counts;
             GroupCounts { name, succeeded, failed, panicked, cancelled, expired }
         };
-        self.shared().names.counts().into_iter().map(named).collect()
+        self.shared().names.counts(KIND).into_iter().map(named).collect()
     }
 }

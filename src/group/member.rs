@@ -8,10 +8,10 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use crate::error::{JobError, SubmitErrorKind};
+use crate::error::SubmitErrorKind;
 use crate::group::Group;
 use crate::group::state::GroupState;
-use crate::pool::{JobArc, JobGroup, JobHandle, OutputSink, RawJoinHandle};
+use crate::pool::{JobArc, JobGroup};
 use crate::sync::failpoint;
 
 /// A handle of a group with outcomes of any type.
@@ -65,53 +65,26 @@ impl<T: Send + 'static> AnyGroup for GroupState<T> {
     }
 }
 
-/// The sink of a member, or of a job without a group. Its `Drop` counts the member out (G2).
+/// A member, or a job without a group. Its `Drop` counts the member out (G2).
 pub(crate) struct MemberGuard {
     group: Option<Arc<dyn AnyGroup>>,
     index: Option<usize>,
-    is_request: bool,
 }
 
 impl MemberGuard {
     pub(crate) fn new(group: Option<&GroupHandle>) -> Self {
-        Self { group: group.map(|group| group.state.clone()), index: None, is_request: false }
+        Self { group: group.map(|group| group.state.clone()), index: None }
     }
 
-    /// Says whether the call may be refused under overload by default.
-    pub(crate) fn with_request(mut self, is_request: bool) -> Self {
-        self.is_request = is_request;
-        self
-    }
-}
-
-impl<R: Send + 'static> OutputSink<R> for MemberGuard {
-    const PUSHES: bool = false;
-    const DROPPED_AT_END: bool = true;
-
-    type Handle = JobHandle<R>;
-
-    fn group(&self) -> Option<&dyn JobGroup> {
+    pub(crate) fn group(&self) -> Option<&dyn JobGroup> {
         self.group.as_ref().map(|group| group.job_group())
     }
 
-    fn is_request(&self) -> bool {
-        self.is_request
-    }
-
-    fn on_admit(&mut self, job: Option<&JobArc>) -> Result<usize, SubmitErrorKind> {
+    /// Counts the member in. Returns its index, or why the group takes no more members.
+    pub(crate) fn join(&mut self, job: Option<&JobArc>) -> Result<usize, SubmitErrorKind> {
         self.index = self.group.as_ref().map(|group| group.join(job)).transpose()?;
         Ok(self.index.unwrap_or(0))
     }
-
-    fn handle(join: RawJoinHandle<R>, _: usize) -> JobHandle<R> {
-        JobHandle::pooled(join)
-    }
-
-    fn finished_handle(self, outcome: Result<R, JobError>) -> JobHandle<R> {
-        JobHandle::finished(outcome)
-    }
-
-    fn push_output(self, _: Result<R, JobError>) {}
 }
 
 impl Drop for MemberGuard {

@@ -197,7 +197,7 @@ impl<T> GroupState<T> {
             detached: false,
             waiters: Slab::new(),
         };
-        let counters = config.name.as_ref().map(|name| shared.names.counters(name));
+        let counters = config.name.as_ref().map(|name| shared.names.counters(counts::KIND, name));
         Self { shared, quota, config, counters, state: Mutex::new(state) }
     }
 

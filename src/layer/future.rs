@@ -24,15 +24,15 @@ use tokio::task::coop;
 use tower_service::Service;
 
 use crate::error::{SubmitError, SubmitErrorKind};
-use crate::group::MemberGuard;
 use crate::layer::call::Call;
+use crate::layer::counts::CallSink;
 use crate::layer::on_error::HandleError;
 use crate::layer::setup::{LayerPool, LayerShared};
 use crate::pool::{CallerRunsJob, JobHandle, JobOptions, Shared, Submitted, WithinInner};
 use crate::sync::failpoint;
 
 type Output<S, Q> = Result<<S as Service<Q>>::Response, <S as Service<Q>>::Error>;
-type CallInCaller<S, Q> = CallerRunsJob<Arc<Shared>, Call<S, Q>, MemberGuard>;
+type CallInCaller<S, Q> = CallerRunsJob<Arc<Shared>, Call<S, Q>, CallSink>;
 
 pin_project! {
     /// Resolves to the response of a call; made by [`PoolService`](crate::layer::PoolService).
@@ -65,7 +65,7 @@ pin_project! {
     #[project = StateProj]
     enum State<S: Service<Q>, Q, E> {
         Running { handle: JobHandle<Output<S, Q>> },
-        Waiting { wait: WithinInner<LayerPool, Call<S, Q>, MemberGuard> },
+        Waiting { wait: WithinInner<LayerPool, Call<S, Q>, CallSink> },
         InCaller { #[pin] job: CallInCaller<S, Q> },
         Done { result: Option<Result<S::Response, E>> },
     }
@@ -107,8 +107,8 @@ where
         detach: bool,
     ) -> Self {
         // A caller without a limit has all the patience.
-        let member = shared.member().with_request(limit < Duration::MAX);
-        let wait = WithinInner::with(LayerPool(shared), limit, call, member, options);
+        let sink = shared.sink().with_request(limit < Duration::MAX);
+        let wait = WithinInner::with(LayerPool(shared), limit, call, sink, options);
         let state = State::Waiting { wait };
         Self { state, on_error, detach }
     }
@@ -193,7 +193,7 @@ where
         SubmitErrorKind::TimedOut => (shared.full_kind(), call),
         kind => (kind, call),
     };
-    shared.log_refused(kind);
+    shared.note_refused(kind);
     Err((kind, call))
 }
 

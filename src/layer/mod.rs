@@ -75,6 +75,7 @@
 
 // The way of a call: `service` decides by the verb, `setup` makes the submission, `call` is the
 // job, `future` waits for its output, `on_error` and `error` turn a missing output into a result.
+// `counts` counts the ends of calls by the layer's name.
 // With `http-body`, `body` keeps the slot for the response's body.
 //
 // Invariants:
@@ -96,6 +97,7 @@
 #[cfg(feature = "http-body")]
 mod body;
 mod call;
+mod counts;
 mod error;
 mod future;
 #[cfg(feature = "http-body")]
@@ -117,6 +119,8 @@ pub use crate::layer::body::HeldBody;
 #[cfg(feature = "http-body")]
 #[doc(hidden)]
 pub use crate::layer::body::{Hold, Holding};
+pub use crate::layer::counts::LayerCounts;
+use crate::layer::counts::LayerName;
 pub use crate::layer::error::CallError;
 pub use crate::layer::future::ResponseFuture;
 #[cfg(feature = "http-body")]
@@ -233,10 +237,12 @@ impl<A, B> PoolLayer<A, B> {
         self
     }
 
-    /// Sets a name for `Debug` and for the field `layer` of events about refused calls.
+    /// Sets a name: in `Debug`, in [`Pool::layer_counts`], in the field `layer` of events about refused
+    /// calls, and as the [group](crate::JobInfo::group) of its calls in [`Pool::jobs`]. Default: none, and
+    /// the calls have the name of the layer's group there.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         let shared = Arc::make_mut(&mut self.setup.shared);
-        shared.name = Some(name.into());
+        shared.name = Some(Arc::new(LayerName::new(shared.pool.shared(), name.into())));
         self
     }
 

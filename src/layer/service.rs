@@ -89,7 +89,7 @@ impl<S, A> PoolService<S, A> {
         S: Service<Q>,
         A: HandleError<Q, S::Response, S::Error>,
     {
-        self.setup.shared.log_refused(refusal);
+        self.setup.shared.note_refused(refusal);
         let result = self.on_error.failed(refusal.into(), Some(request));
         ResponseFuture::done(result, self.on_error.clone())
     }
@@ -169,7 +169,7 @@ where
             Verb::Schedule => {
                 let reserver = self.reserver.as_mut().expect("`schedule` has a reserver");
                 assert!(reserver.is_reserved(), "`poll_ready` must return `Ready` before `call`");
-                reserver.submit(call, shared.member(), shared.place, options)
+                reserver.submit(call, shared.sink(), shared.place, options)
             }
             Verb::TrySchedule => shared.try_schedule(call, options),
             Verb::ScheduleAlways => shared.submission(call, options).schedule_always(),

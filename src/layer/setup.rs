@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::error::{SubmitError, SubmitErrorKind};
 use crate::group::{GroupHandle, MemberGuard};
+use crate::layer::counts::{CallSink, LayerName};
 use crate::pool::{JobHandle, JobOptions, Pool, Reserver, Shared, Submission};
 use crate::trace::{Place, event};
 
@@ -33,7 +34,7 @@ pub(super) enum Verb {
 pub(super) struct LayerShared {
     pub(super) pool: Pool,
     pub(super) group: Option<GroupHandle>,
-    pub(super) name: Option<Arc<str>>,
+    pub(super) name: Option<Arc<LayerName>>,
     /// Where the layer was made: the place of its jobs.
     pub(super) place: Place,
 }
@@ -52,36 +53,38 @@ impl Deref for LayerPool {
 
 impl LayerShared {
     /// Offers a call to the pool, as a member of the layer's group.
-    pub(super) fn submission<F>(
+    pub(super) fn submission<F, R, E>(
         &self,
         call: F,
         options: Option<&JobOptions>,
-    ) -> Submission<&Shared, F, MemberGuard>
+    ) -> Submission<&Shared, F, CallSink>
     where
-        F: Future + Send + 'static,
-        F::Output: Send + 'static,
+        F: Future<Output = Result<R, E>> + Send + 'static,
+        R: Send + 'static,
+        E: Send + 'static,
     {
         let shared = &**self.pool.shared();
-        Submission::with(shared, call, self.member(), self.place, options)
+        Submission::with(shared, call, self.sink(), self.place, options)
     }
 
     /// Runs a call in the pool, or gives it back at once.
-    pub(super) fn try_schedule<F>(
+    pub(super) fn try_schedule<F, R, E>(
         &self,
         call: F,
         options: Option<&JobOptions>,
     ) -> Result<JobHandle<F::Output>, SubmitError<F>>
     where
-        F: Future + Send + 'static,
-        F::Output: Send + 'static,
+        F: Future<Output = Result<R, E>> + Send + 'static,
+        R: Send + 'static,
+        E: Send + 'static,
     {
         let shared = &**self.pool.shared();
-        Submission::try_schedule(shared, call, self.member(), self.place, options)
+        Submission::try_schedule(shared, call, self.sink(), self.place, options)
     }
 
     /// Returns the sink for one call.
-    pub(super) fn member(&self) -> MemberGuard {
-        MemberGuard::new(self.group.as_ref())
+    pub(super) fn sink(&self) -> CallSink {
+        CallSink::new(MemberGuard::new(self.group.as_ref()), self.name.as_ref())
     }
 
     /// Returns a reserver under the quota of the layer's group.
@@ -116,21 +119,29 @@ impl LayerShared {
         self.pool.shared().clone()
     }
 
-    pub(super) fn log_refused(&self, _reason: SubmitErrorKind) {
+    /// Counts and logs a call that has not started.
+    pub(super) fn note_refused(&self, reason: SubmitErrorKind) {
+        if let Some(name) = &self.name {
+            name.count_refused(reason);
+        }
         event!(
             DEBUG,
             pool = self.pool.name(),
-            layer = self.name.as_deref(),
-            reason = ?_reason,
+            layer = self.name().map(|name| &**name),
+            ?reason,
             "call refused"
         );
+    }
+
+    pub(super) fn name(&self) -> Option<&Arc<str>> {
+        self.name.as_ref().map(|layer| &layer.name)
     }
 }
 
 impl fmt::Debug for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Setup")
-            .field("name", &self.shared.name)
+            .field("name", &self.shared.name())
             .field("verb", &self.verb)
             .field("detach_on_drop", &self.detach)
             .field("pool", &self.shared.pool)

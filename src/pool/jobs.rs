@@ -45,7 +45,8 @@ pub struct JobInfo {
     pub place: &'static Location<'static>,
     /// The name by [`JobOptions::name`](crate::JobOptions::name). `None` during a job's first poll.
     pub name: Option<&'static str>,
-    /// The name of the job's group, if the group was given one. `None` during a job's first poll.
+    /// The name of the job's group, if the group was given one; for a call of a layer with a name, the
+    /// layer's name. `None` during a job's first poll.
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_str"))]
     pub group: Option<Arc<str>>,
     /// The priority. `Normal` during a job's first poll.

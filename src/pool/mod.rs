@@ -11,7 +11,7 @@
 //!
 //! `builder`, `handle`, `options`, `with`, `status`, `timings`, `peaks`, `jobs`, `pause` and `shutdown`
 //! have the other public types and verbs; `paged_slab` is storage of the limiter and of the shards, and
-//! `name_table` counts by the names of groups. The group and the layer enter through `submit` too.
+//! `name_table` counts by names. The group and the layer enter through `submit` too.
 //!
 //! A [`Pool`] is a counted reference to `Shared`, which workers and jobs hold as well. The last
 //! `Pool` closes the pool when it is dropped ([`CloseOnDrop`]); jobs that were admitted still run.
@@ -52,6 +52,8 @@ pub use crate::pool::handle::{AbortHandle, AbortOnDropHandle, JobHandle};
 pub(crate) use crate::pool::job::{JobArc, JobGroup, OutputSink, RawJoinHandle};
 pub use crate::pool::jobs::{JobInfo, JobState};
 pub(crate) use crate::pool::name_table::Counters;
+#[cfg(feature = "serde")]
+pub(crate) use crate::pool::name_table::serialize_name;
 pub use crate::pool::options::{JobOptions, Priority};
 pub use crate::pool::peaks::{PeakReader, Peaks};
 pub(crate) use crate::pool::scheduler::shared::Shared;

@@ -1,4 +1,4 @@
-//! Counters by name: a bounded table, whatever names come.
+//! Counters by kind and name: a bounded table, whatever names come.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -6,38 +6,55 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::sync::failpoint;
 
-/// How many names have counters of their own.
+/// How many names of a kind have counters of their own.
 const NAMES: usize = 64;
 
 /// The name of all later ones.
 const OTHER: &str = "other";
 
 /// The counters of a name. Their owner knows what they count.
-pub(crate) type Counters = [AtomicU64; 5];
+pub(crate) type Counters = [AtomicU64; 6];
+
+struct Entry {
+    kind: &'static str,
+    name: Arc<str>,
+    counters: Arc<Counters>,
+}
 
 #[derive(Default)]
-pub(crate) struct NameTable(Mutex<Vec<(Arc<str>, Arc<Counters>)>>);
+pub(crate) struct NameTable(Mutex<Vec<Entry>>);
 
 impl NameTable {
-    /// Returns the counters of a name. All that have the name share them.
-    pub(crate) fn counters(&self, name: &Arc<str>) -> Arc<Counters> {
+    /// Returns the counters of a name. All of the kind that have the name share them.
+    pub(crate) fn counters(&self, kind: &'static str, name: &Arc<str>) -> Arc<Counters> {
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_full = table.len() >= NAMES && !failpoint("the table of names grows");
-        let find = |name: &str| table.iter().find(|(other, _)| **other == *name);
+        let of_kind = |entry: &&Entry| entry.kind == kind;
+        let is_full = table.iter().filter(of_kind).count() >= NAMES;
+        let is_full = is_full && !failpoint("the table of names grows");
+        let find = |name: &str| table.iter().filter(of_kind).find(|entry| *entry.name == *name);
         let found = find(name).or_else(|| if is_full { find(OTHER) } else { None });
-        if let Some((_, counters)) = found {
-            return counters.clone();
+        if let Some(entry) = found {
+            return entry.counters.clone();
         }
         let (name, counters) = (if is_full { OTHER.into() } else { name.clone() }, Arc::default());
-        table.push((name, Arc::clone(&counters)));
+        table.push(Entry { kind, name, counters: Arc::clone(&counters) });
         counters
     }
 
-    /// Returns the names in the order in which they came, with their counts.
-    pub(crate) fn counts(&self) -> Vec<(Arc<str>, [u64; 5])> {
+    /// Returns the names of a kind in the order in which they came, with their counts.
+    pub(crate) fn counts(&self, kind: &'static str) -> Vec<(Arc<str>, [u64; 6])> {
         let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Relaxed, without a partner: each counter is a number of its own.
         let counts = |counters: &Counters| counters.each_ref().map(|counter| counter.load(Relaxed));
-        table.iter().map(|(name, counters)| (name.clone(), counts(counters))).collect()
+        let of_kind = table.iter().filter(|entry| entry.kind == kind);
+        of_kind.map(|entry| (entry.name.clone(), counts(&entry.counters))).collect()
     }
+}
+
+#[cfg(feature = "serde")]
+pub(crate) fn serialize_name<S>(name: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error>
+where
+    S: serde::Serializer,
+{
+    serializer.serialize_str(name)
 }

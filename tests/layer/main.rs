@@ -13,5 +13,7 @@ mod bodies;
 mod calls;
 #[cfg(feature = "tower")]
 mod contract;
+#[cfg(feature = "tower")]
+mod counts;
 #[cfg(feature = "hyper")]
 mod hyper_executor;

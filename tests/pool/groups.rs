@@ -1,5 +1,8 @@
 //! A group waits for its own jobs, and gives their outcomes in either order.
 
+use std::sync::{Arc, Mutex};
+use std::task::Wake;
+
 use crate::support::*;
 use millpond::{Group, Pool, SubmitError, SubmitErrorKind};
 use tokio_test::{assert_pending, assert_ready, task};
@@ -291,6 +294,34 @@ fn named_ones_count_their_ends_by_name() {
         let [kept, gone] = &pool.group_counts()[..] else { panic!("{:?}", pool.group_counts()) };
         assert_eq!((&*kept.name, kept.succeeded, kept.failed, kept.panicked), ("kept", 2, 2, 1));
         assert_eq!((&*gone.name, gone.succeeded, gone.failed, gone.cancelled), ("gone", 0, 3, 3));
+    });
+}
+
+/// Looks at a ticket when it is woken.
+struct Looks(millpond::JobTicket, Mutex<Option<bool>>);
+
+impl Wake for Looks {
+    fn wake(self: Arc<Self>) {
+        *self.1.lock().unwrap() = Some(self.0.is_finished());
+    }
+}
+
+#[test]
+fn each_ticket_is_finished_when_the_wait_is_over() {
+    multi(2, async {
+        let pool = Pool::new(2);
+        let group = pool.group();
+        let gate = Gate::new();
+        let inside = gate.wait();
+        let ticket = group.schedule(async move { inside.await }).await.unwrap();
+        let looks = Arc::new(Looks(ticket, Mutex::new(None)));
+        let mut wait = Box::pin(group.wait());
+        assert!(poll_for(&mut wait, &looks.clone().into()).is_pending());
+        gate.open();
+        eventually(|| looks.1.lock().unwrap().is_some()).await;
+        assert_eq!(*looks.1.lock().unwrap(), Some(true));
+        wait.await;
+        whole(&pool).await;
     });
 }
 

@@ -56,6 +56,7 @@ impl Log {
 /// Runs the body with its own subscriber, on one thread.
 fn logged<F: Future<Output = ()> + Send>(body: impl FnOnce(Log) -> F + Send + 'static) {
     watched(move || {
+        keep_events_on();
         let log = Log::default();
         let subscriber = Registry::default().with(log.clone());
         let _default = tracing::subscriber::set_default(subscriber);

@@ -56,6 +56,14 @@ fn watched_box(limit: Duration, body: Box<dyn FnOnce() + Send>) {
     }
 }
 
+/// Keeps two subscribers to the end of the process. While fewer than two live, tracing asks a thread that
+/// meets an event first for its own subscriber alone: a thread without one turns the event off for all.
+#[cfg(feature = "tracing")]
+pub fn keep_events_on() {
+    static KEPT: std::sync::OnceLock<[tracing::Dispatch; 2]> = std::sync::OnceLock::new();
+    KEPT.get_or_init(|| [(); 2].map(|()| tracing::Dispatch::new(tracing_subscriber::registry())));
+}
+
 /// On a current-thread runtime.
 #[track_caller]
 pub fn single(body: impl Future<Output = ()> + Send + 'static) {

@@ -155,6 +155,7 @@ async fn refusals_leave_an_event(case: Case) {
 
     let refusals = Refusals::default();
     let subscriber = tracing_subscriber::Registry::default().with(refusals.clone());
+    keep_events_on();
     let _on = tracing::subscriber::set_default(subscriber);
     let server = echo(case.builder().max_connections(3).max_connections_per_ip(2));
     let _inside = [case.connect(&server).await, case.connect(&server).await];

@@ -192,6 +192,9 @@ pub(crate) trait OutputSink<T>: Send + 'static {
     /// Whether the output goes to [`push_output`](Self::push_output) instead of waiting for a handle.
     const PUSHES: bool;
 
+    /// Whether the output is shown to [`inspect`](Self::inspect).
+    const INSPECTS: bool = Self::PUSHES;
+
     /// Whether the sink stays with the job, and is dropped when the job has ended.
     const DROPPED_AT_END: bool = Self::PUSHES;
 
@@ -201,6 +204,11 @@ pub(crate) trait OutputSink<T>: Send + 'static {
     /// The group of the job.
     fn group(&self) -> Option<&dyn JobGroup> {
         None
+    }
+
+    /// The name that stands with the job in [`Pool::jobs`](crate::Pool::jobs).
+    fn label(&self) -> Option<&Arc<str>> {
+        self.group().and_then(JobGroup::name)
     }
 
     /// Whether the job serves a request of limited patience: its caller may be refused under overload,
@@ -218,7 +226,7 @@ pub(crate) trait OutputSink<T>: Send + 'static {
     fn handle(join: RawJoinHandle<T>, index: usize) -> Self::Handle;
 
     /// Sees the output of a job that ended in the pool, before the job's slot is released. Called
-    /// only if the sink [`PUSHES`](Self::PUSHES), without a lock.
+    /// only if the sink [`INSPECTS`](Self::INSPECTS), without a lock.
     fn inspect(&mut self, _output: &Result<T, JobError>) {}
 
     /// Makes the handle of a job that ran in its caller.

@@ -23,6 +23,7 @@ use crate::pool::job::{End, JobScheduler, OutputSink, Step, alloc_cache};
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Acquire;
+use crate::sync::failpoint;
 use crate::trace::Place;
 
 /// The suspended key or waiter key of a job that has none.
@@ -334,7 +335,7 @@ where
     /// The caller holds the token, `stage` is this cell's, and its future was dropped in place.
     #[inline]
     unsafe fn finish(&self, stage: *mut Stage<F>, output: Result<F::Output, JobError>) -> End {
-        if S::PUSHES {
+        if S::INSPECTS {
             self.sink.with_mut(|sink| {
                 // SAFETY: `sink` belongs to the token's holder (S2).
                 if let Some(sink) = unsafe { (*sink).as_mut() } {
@@ -415,12 +416,22 @@ where
                 // SAFETY: `stage` belongs to the token's holder (S2).
                 let stage =
                     cell.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
+                // First: a waiter of the group must find each ticket finished.
+                let is_late = failpoint("a ticket ends after its group");
+                if !is_late {
+                    // SAFETY: the caller has the right to `stage`, and gives it up.
+                    unsafe { cell.complete() };
+                }
                 if let (Some(sink), Stage::Ended(output)) = (sink, stage) {
                     catch_panic(|| sink.push_output(output));
                 }
-            } else {
-                catch_panic(|| drop(sink));
+                if is_late {
+                    // SAFETY: as above.
+                    unsafe { cell.complete() };
+                }
+                return;
             }
+            catch_panic(|| drop(sink));
         }
         // The acquire pairs with the release of `RawJob::drop_ref`.
         let refs = cell.header.refs.load(Acquire);
@@ -428,7 +439,7 @@ where
         if !S::DROPPED_AT_END && refs == REF {
             return;
         }
-        if !S::PUSHES && refs & JOIN == 0 {
+        if refs & JOIN == 0 {
             // No reader of the output is left, but an abort handle or a waker keeps the cell (S10).
             // SAFETY: `stage` belongs to the token's holder (S2).
             unsafe { cell.drop_output() };

@@ -146,7 +146,7 @@ impl Limiter {
             list.offer(age, || {
                 let group = match waiter {
                     Waiter::Job(job, _) => job.ptr().group(),
-                    Waiter::Caller(caller) => caller.group_name.clone(),
+                    Waiter::Caller(caller) => caller.label.clone(),
                 };
                 JobInfo::of_requirements(*requirements, group, JobState::Waiting, age)
             });

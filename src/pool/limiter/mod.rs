@@ -156,6 +156,7 @@ mod turns;
 pub(crate) mod wait_list;
 mod waiters;
 
+use std::sync::Arc;
 use std::task::Waker;
 
 use crossbeam_utils::CachePadded;
@@ -197,6 +198,9 @@ pub(crate) enum OnFull<'a> {
 pub(crate) trait PendingJob {
     /// The group that the job belongs to.
     fn group(&self) -> Option<&dyn JobGroup>;
+
+    /// The name that stands with the job in [`Pool::jobs`](crate::Pool::jobs).
+    fn label(&self) -> Option<&Arc<str>>;
 
     /// What the job asks for. Called before the job is handed over.
     fn requirements(&self) -> Requirements;
@@ -387,15 +391,15 @@ impl Limiter {
                 if let Some(kind) = state.shed_new(requirements) {
                     return state.refuse(AcquireOutcome::Refused(kind));
                 }
-                state.enter_line(pending.group(), |state| {
+                state.enter_line((pending.group(), pending.label()), |state| {
                     state.enqueue_caller(list, quota, &mut waker, current, (requirements, false))
                 })
             }
             OnFull::Commit => state.enqueue_job(list, pending, slot_kind, current.is_some()),
             OnFull::RunInCaller if !state.paused => match pending.admit_in_caller() {
                 Ok(()) => {
-                    let group = pending.group().and_then(JobGroup::name).cloned();
-                    let key = state.measured.start_in_caller(pending.requirements(), group);
+                    let label = pending.label().cloned();
+                    let key = state.measured.start_in_caller(pending.requirements(), label);
                     state.note_peaks();
                     AcquireOutcome::RunInCaller(key)
                 }
@@ -479,7 +483,7 @@ impl Limiter {
         match waker {
             Some(_) => match state.shed_new(requirements) {
                 Some(kind) => state.refuse(AcquireOutcome::Refused(kind)),
-                None => state.enter_line(group, |state| {
+                None => state.enter_line((group, group.and_then(JobGroup::name)), |state| {
                     let current = current_of(self.pool);
                     state.enqueue_caller(list, quota, &mut waker, current, (requirements, true))
                 }),

@@ -13,6 +13,7 @@
 //! * The guard derives `FULL` when it is dropped, so that no step has to care for that flag.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::task::Waker;
 
 use crate::error::SubmitErrorKind;
@@ -158,16 +159,19 @@ impl State {
     /// Puts a caller of `group` in the wait list by `enqueue`, unless the group takes no more jobs.
     pub(super) fn enter_line(
         &mut self,
-        group: Option<&dyn JobGroup>,
+        (group, label): (Option<&dyn JobGroup>, Option<&Arc<str>>),
         enqueue: impl FnOnce(&mut Self) -> AcquireOutcome,
     ) -> AcquireOutcome {
         if let Some(kind) = group.and_then(JobGroup::enter_line) {
             return self.refuse(AcquireOutcome::Refused(kind));
         }
         let outcome = enqueue(self);
-        if let (AcquireOutcome::Waiting(waiter_key), Some(group)) = (outcome, group) {
-            let caller = self.wait_list.caller(waiter_key);
-            (caller.group, caller.group_name) = (group.tag(), group.name().cloned());
+        if let AcquireOutcome::Waiting(waiter_key) = outcome {
+            if group.is_some() || label.is_some() {
+                let caller = self.wait_list.caller(waiter_key);
+                caller.group = group.map_or(NO_GROUP, JobGroup::tag);
+                caller.label = label.cloned();
+            }
         }
         outcome
     }
@@ -195,7 +199,7 @@ impl State {
             waiting_job,
             state: WaiterState::Waiting,
             group: NO_GROUP,
-            group_name: None,
+            label: None,
             is_reserver,
         };
         let waiter = Waiter::Caller(caller);

@@ -106,7 +106,7 @@ pub(super) struct CallerWaiter {
     /// The tag of the caller's group, or `NO_GROUP`.
     pub(super) group: usize,
     /// The name of the caller's group, if the group was given one.
-    pub(super) group_name: Option<Arc<str>>,
+    pub(super) label: Option<Arc<str>>,
     /// The caller waits for a slot alone and has no job yet.
     pub(super) is_reserver: bool,
 }
@@ -119,7 +119,7 @@ impl CallerWaiter {
             waiting_job: None,
             state,
             group: NO_GROUP,
-            group_name: None,
+            label: None,
             is_reserver: false,
         })
     }

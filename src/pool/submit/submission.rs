@@ -11,6 +11,7 @@
 
 use std::future::Future;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::error::{SubmitError, SubmitErrorKind};
@@ -97,8 +98,7 @@ where
     ) -> Self {
         shared.ensure_runtime();
         let options = options.or_else(|| sink.group().and_then(JobGroup::options));
-        let group = sink.group().and_then(JobGroup::name);
-        let meta = Meta::new(shared.config.propagate_span, place, options, group);
+        let meta = Meta::new(shared.config.propagate_span, place, options, sink.label());
         let new_job = job::allocate_job(job, meta, shared.id());
         Self { new_job: Some(new_job), admitted: None, index: 0, sink: Some(sink), shared }
     }
@@ -270,6 +270,10 @@ where
 {
     fn group(&self) -> Option<&dyn JobGroup> {
         self.sink.as_ref().and_then(S::group)
+    }
+
+    fn label(&self) -> Option<&Arc<str>> {
+        self.sink.as_ref().and_then(S::label)
     }
 
     fn requirements(&self) -> Requirements {

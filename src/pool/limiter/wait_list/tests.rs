@@ -17,7 +17,7 @@ fn caller(list: &mut WaitList, at: List, is_reserver: bool) -> WaiterKey {
         waiting_job: None,
         state: WaiterState::Waiting,
         group: NO_GROUP,
-        group_name: None,
+        label: None,
         is_reserver,
     };
     let quota = match at {
