@@ -10,6 +10,8 @@ use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::failpoint::failpoint;
+
 /// The rule that gives a message its key, as a hash. Keys with one hash wait for each other, too.
 pub(crate) struct ByKey<M> {
     hash: Box<dyn Fn(&M) -> u64 + Send + Sync>,
@@ -42,7 +44,10 @@ impl<T> Keys<T> {
     pub(crate) fn enter(&self, key: u64, item: T) -> Option<T> {
         match self.lock().entry(key) {
             Entry::Occupied(mut waiting) => {
-                waiting.get_mut().push_back(item);
+                match failpoint("a key overtakes") {
+                    true => waiting.get_mut().push_front(item),
+                    false => waiting.get_mut().push_back(item),
+                }
                 None
             }
             Entry::Vacant(entry) => {
@@ -64,6 +69,9 @@ impl<T> Keys<T> {
 
     /// Takes out all items that wait.
     pub(crate) fn take_waiting(&self) -> Vec<T> {
+        if failpoint("a drain waits for each key") {
+            return Vec::new();
+        }
         self.lock().values_mut().flat_map(std::mem::take).collect()
     }
 

@@ -48,6 +48,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::failpoint::failpoint;
 use crate::receipt::{DeadReason, Extend, Receipt, ReceiptError};
 use crate::report::{Counters, End};
 use crate::trace::event;
@@ -134,7 +135,9 @@ impl<R: Receipt> Claims<R> {
         for (key, held) in &self.table().held {
             match now.duration_since(held.asked_at) {
                 age if age >= ack_wait => over.push(*key),
-                age if age >= ack_wait / 3 => due.push((*key, held.receipt.extend())),
+                age if age >= ack_wait / 3 && !failpoint("claims are not kept alive") => {
+                    due.push((*key, held.receipt.extend()))
+                }
                 _ => {}
             }
         }
@@ -152,7 +155,9 @@ impl<R: Receipt> Claims<R> {
         // A temporary of a `let` does not live as long as one of an `if let`: the lock is short.
         let removed = self.table().held.remove(&key);
         if let Some(held) = removed {
-            held.lost.cancel();
+            if !failpoint("a lost claim tells nobody") {
+                held.lost.cancel();
+            }
             event!(WARN, messaging.message.id = held.receipt.id(), "claim lost");
             held.receipt.abandon();
         }
@@ -161,7 +166,7 @@ impl<R: Receipt> Claims<R> {
     /// Returns the receipt, unless the claim is lost.
     fn take(&self, key: u64) -> Option<R> {
         let held = self.table().held.remove(&key)?;
-        if self.is_over(held.asked_at) {
+        if self.is_over(held.asked_at) && !failpoint("a late success is an ack") {
             held.receipt.abandon();
             return None;
         }
@@ -237,6 +242,8 @@ impl<R: Receipt> Drop for Claim<R> {
             Some(_receipt) => End::Unsettled,
             None => End::Lost,
         });
-        self.claims.counters.ended(end);
+        if !failpoint("an end is not counted") {
+            self.claims.counters.ended(end);
+        }
     }
 }

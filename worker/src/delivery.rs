@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Jobs;
 use crate::backoff::Backoff;
 use crate::claims::Claim;
+use crate::failpoint::failpoint;
 use crate::failure::Failure;
 use crate::receipt::{DeadReason, Receipt};
 use crate::report::{Counters, End};
@@ -70,7 +71,11 @@ impl<F> Processor<F> {
                 Attempt::Lost => return End::Lost,
                 Attempt::Failed(failure) => failure,
             };
-            if failure.is_dead() || self.retry.is_last(delivery) {
+            if failpoint("a failure is acknowledged") {
+                return claim.ack().await;
+            }
+            let is_last = self.retry.is_last(delivery) && !failpoint("no attempt is the last");
+            if failure.is_dead() && !failpoint("what is dead is tried again") || is_last {
                 event!(ERROR, %failure, delivery, "message goes to the dead letters");
                 let (reason, place) = (failure.to_string(), failure.place());
                 return claim.dead(&DeadReason { reason, deliveries: delivery, place }).await;
@@ -99,7 +104,7 @@ impl<F> Processor<F> {
         Fut: Future<Output = Result<(), Failure>>,
         R: Receipt,
     {
-        if claim.is_lost() {
+        if claim.is_lost() && !failpoint("a late message is started") {
             return Attempt::Lost;
         }
         let jobs: Jobs = self
@@ -119,12 +124,15 @@ impl<F> Processor<F> {
                 Err(_) if self.pool.is_closed() => Attempt::Stopped,
                 Err(failure) => Attempt::Failed(failure),
             },
-            () = claim.lost() => Attempt::Lost,
+            () = claim.lost(), if !failpoint("the loser goes on") => Attempt::Lost,
             () = self.cut.cancelled() => Attempt::Stopped,
         };
         if matches!(ended, Attempt::Lost | Attempt::Stopped) {
             jobs.close();
             jobs.cancel();
+            if failpoint("given back before its jobs ended") {
+                return ended;
+            }
             tokio::select! {
                 _ = jobs.wait() => {}
                 () = async { self.cut.cancelled().await; sleep(GRACE).await } => {}
@@ -152,7 +160,9 @@ impl<F> Processor<F> {
         match result {
             // Most likely the code stopped because a job had failed. That failure tells more.
             Err(failure) if !jobs.is_failed() => {
-                jobs.cancel();
+                if !failpoint("a failed code leaves its jobs") {
+                    jobs.cancel();
+                }
                 jobs.wait().await;
                 Err(failure)
             }

@@ -66,7 +66,7 @@
 //! | `redis` | the module `redis`: Redis Streams |
 //!
 //! The span of a delivery is called `process`. It has the message's id, the number of the delivery and
-//! the header `traceparent`. Jobs run inside it.
+//! the header `traceparent`. Jobs run inside it. [`Worker::on_span`] continues the trace of the publisher.
 //!
 //! # Words
 //!
@@ -82,6 +82,7 @@ mod by_key;
 mod claims;
 mod delivery;
 mod error;
+mod failpoint;
 mod failure;
 #[cfg(any(doc, doctest))]
 pub mod guide;
@@ -89,6 +90,7 @@ pub mod memory;
 #[cfg(feature = "nats")]
 #[cfg_attr(docsrs, doc(cfg(feature = "nats")))]
 pub mod nats;
+mod rate_limit;
 mod receipt;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]

@@ -22,10 +22,22 @@ use crate::source::Source;
 #[cfg(not(feature = "tracing"))]
 pub(crate) struct Span;
 
+/// What [`Worker::on_span`](crate::Worker::on_span) was given.
+#[cfg(feature = "tracing")]
+pub(crate) type OnSpan<M> = Option<Box<dyn Fn(&Span, &M) + Send + Sync>>;
+
+#[cfg(not(feature = "tracing"))]
+pub(crate) type OnSpan<M> = std::marker::PhantomData<fn(&M)>;
+
 /// Makes the span of a delivery. Its jobs run inside it.
 #[cfg(feature = "tracing")]
-pub(crate) fn message_span<S: Source>(source: &S, receipt: &S::Receipt) -> Span {
-    tracing::info_span!(
+pub(crate) fn message_span<S: Source>(
+    source: &S,
+    message: &S::Message,
+    receipt: &S::Receipt,
+    on_span: &OnSpan<S::Message>,
+) -> Span {
+    let span = tracing::info_span!(
         target: "millpond",
         "process",
         otel.kind = "consumer",
@@ -36,11 +48,20 @@ pub(crate) fn message_span<S: Source>(source: &S, receipt: &S::Receipt) -> Span 
         messaging.message.id = receipt.id(),
         messaging.message.delivery_attempt = receipt.deliveries(),
         traceparent = receipt.trace_context(),
-    )
+    );
+    if let Some(on_span) = on_span {
+        on_span(&span, message);
+    }
+    span
 }
 
 #[cfg(not(feature = "tracing"))]
-pub(crate) fn message_span<S: Source>(_source: &S, _receipt: &S::Receipt) -> Span {
+pub(crate) fn message_span<S: Source>(
+    _source: &S,
+    _message: &S::Message,
+    _receipt: &S::Receipt,
+    _on_span: &OnSpan<S::Message>,
+) -> Span {
     Span
 }
 

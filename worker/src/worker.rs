@@ -26,10 +26,11 @@ use crate::claims::{Claim, Claims};
 use crate::delivery::Processor;
 use crate::error::WorkerError;
 use crate::failure::Failure;
+use crate::rate_limit::{RateLimit, Tokens};
 use crate::receipt::Receipt;
 use crate::report::Report;
 use crate::source::{Batch, Source, SourceError};
-use crate::trace::{Span, event, in_span, message_span};
+use crate::trace::{OnSpan, Span, event, in_span, message_span};
 
 /// The shortest ack wait: claims are looked after six times in an ack wait.
 const MIN_ACK_WAIT: Duration = Duration::from_millis(60);
@@ -49,6 +50,8 @@ pub struct Worker<S: Source> {
     in_flight: usize,
     retry: Backoff,
     by_key: Option<ByKey<S::Message>>,
+    rate_limit: Option<RateLimit>,
+    on_span: OnSpan<S::Message>,
     drain_timeout: Duration,
 }
 
@@ -62,6 +65,8 @@ impl<S: Source> Worker<S> {
             in_flight: 64,
             retry: Backoff::default(),
             by_key: None,
+            rate_limit: None,
+            on_span: OnSpan::default(),
             drain_timeout: Duration::from_secs(25),
         }
     }
@@ -90,6 +95,46 @@ impl<S: Source> Worker<S> {
         S::Message: Clone,
     {
         self.by_key = Some(ByKey::new(key));
+        self
+    }
+
+    /// Sets how many messages are taken from the source in each period, at most: 1 or more, in 1 ms to a
+    /// day. Default: no limit. At the start, and after a pause, that many come at once.
+    ///
+    /// A message that comes again counts again, but for one that [`by_key`](Self::by_key) tries in place.
+    /// Each worker has a limit of its own.
+    pub fn rate_limit(mut self, messages: u32, period: Duration) -> Self {
+        self.rate_limit = Some(RateLimit { messages, period });
+        self
+    }
+
+    /// Calls `f` with the span of each delivery before it is entered, and with the message. There a span
+    /// gets what only its user knows: further fields, or the publisher's trace as its parent.
+    ///
+    /// For OpenTelemetry, let the propagator extract the context of the message's headers, and call
+    /// `set_parent` of `tracing-opentelemetry` on the span. `f` must not block. Its panic ends the worker.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use millpond_worker::{Worker, memory::Queue};
+    ///
+    /// let queue = Queue::<u64>::new(Duration::from_secs(30));
+    /// let publisher = tracing::info_span!("publish");
+    /// let worker = Worker::new(queue.source(), &millpond::Pool::new(4))
+    ///     .on_span(move |span, _message| {
+    ///         span.follows_from(&publisher);
+    ///     });
+    /// # let _ = worker;
+    /// ```
+    #[cfg(feature = "tracing")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tracing")))]
+    #[doc(alias = "opentelemetry")]
+    #[doc(alias = "traceparent")]
+    pub fn on_span(mut self, f: impl Fn(&Span, &S::Message) + Send + Sync + 'static) -> Self {
+        self.on_span = Some(Box::new(f));
         self
     }
 
@@ -131,14 +176,15 @@ impl<S: Source> Worker<S> {
             cut: CancellationToken::new(),
         };
         let shared = Arc::new(Shared { claims, processor, by_key: self.by_key, keys: Keys::new() });
-        let run = Run { shared, tasks: TaskTracker::new() };
+        let run = Run { shared, tasks: TaskTracker::new(), on_span: self.on_span };
         // If this future is dropped, the messages stop by themselves.
         let _stop = [&run.shared.processor.drain, &run.shared.processor.cut]
             .map(|token| token.clone().drop_guard());
         let _keeper = AbortOnDropHandle::new(tokio::spawn(run.shared.claims.clone().keep()));
 
         let mut source = self.source;
-        let error = run.fetch(&mut source, self.in_flight, &token).await;
+        let limits = (self.in_flight, self.rate_limit.map(Tokens::new));
+        let error = run.fetch(&mut source, limits, &token).await;
         run.drain(&mut source, self.drain_timeout).await;
         let report = run.shared.claims.counters.report();
         event!(INFO, ?report, "worker ended");
@@ -156,6 +202,14 @@ impl<S: Source> Worker<S> {
                 "a number from 1 to 1000000",
             ));
         }
+        if let Some(RateLimit { messages, period }) = self.rate_limit {
+            let periods = Duration::from_millis(1)..=Duration::from_secs(24 * 60 * 60);
+            if messages == 0 || !periods.contains(&period) {
+                let accepted = "1 message or more, in 1 ms to 24 hours";
+                let value = format!("{messages} in {period:?}");
+                return Err(ConfigError::new("rate_limit", value, accepted));
+            }
+        }
         if let Some(ack_wait) = self.source.ack_wait().filter(|wait| *wait < MIN_ACK_WAIT) {
             let accepted = "a duration of 60 ms or more";
             return Err(ConfigError::new("ack_wait", format!("{ack_wait:?}"), accepted));
@@ -170,6 +224,7 @@ impl<S: Source> fmt::Debug for Worker<S> {
             .field("in_flight", &self.in_flight)
             .field("retry", &self.retry)
             .field("by_key", &self.by_key.is_some())
+            .field("rate_limit", &self.rate_limit)
             .field("drain_timeout", &self.drain_timeout)
             .finish_non_exhaustive()
     }
@@ -204,6 +259,7 @@ impl<M, R: Receipt, F> Shared<M, R, F> {
 struct Run<M, R: Receipt, F> {
     shared: Arc<Shared<M, R, F>>,
     tasks: TaskTracker,
+    on_span: OnSpan<M>,
 }
 
 impl<M, R, F, Fut> Run<M, R, F>
@@ -217,7 +273,7 @@ where
     async fn fetch<S>(
         &self,
         source: &mut S,
-        in_flight: usize,
+        (in_flight, mut tokens): (usize, Option<Tokens>),
         token: &CancellationToken,
     ) -> Option<SourceError>
     where
@@ -240,7 +296,14 @@ where
                 let quarter = places.acquire_many((in_flight / 4) as u32);
                 let _ = timeout(GATHER, quarter).await;
             }
-            let room = NonZeroUsize::MIN.saturating_add(places.available_permits());
+            let mut room = NonZeroUsize::MIN.saturating_add(places.available_permits());
+            if let Some(tokens) = &mut tokens {
+                room = tokio::select! {
+                    biased;
+                    () = token.cancelled() => return None,
+                    room = tokens.room(room) => room,
+                };
+            }
             let fetched = tokio::select! {
                 biased;
                 () = token.cancelled() => return None,
@@ -248,6 +311,9 @@ where
             };
             match fetched {
                 Ok((batch, asked_at)) => {
+                    if let Some(tokens) = &mut tokens {
+                        tokens.take(batch.len());
+                    }
                     if pause > FIRST_PAUSE {
                         event!(INFO, messaging.system = source.system(), "broker is back");
                         pause = FIRST_PAUSE;
@@ -284,7 +350,7 @@ where
                 // There is one, unless the source returned more than it was asked for.
                 None => places.clone().acquire_owned().await.expect("it is never closed"),
             };
-            let span = message_span(source, &receipt);
+            let span = message_span(source, &message, &receipt, &self.on_span);
             let claim = self.shared.claims.insert(receipt, asked_at, place);
             self.start(Item { message, claim, span });
         }

@@ -3,8 +3,12 @@
 mod accounting;
 mod claims;
 mod drain;
+mod memory;
 mod order;
 mod outcome;
+mod rate_limit;
+#[cfg(feature = "tracing")]
+mod spans;
 
 use std::future::Future;
 use std::sync::Arc;
