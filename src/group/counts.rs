@@ -52,8 +52,7 @@ impl Pool {
     /// Names should be few, such as those of kinds of work, and not those of requests: the first 64 have
     /// counts of their own, and all later ones share `other`. Groups without a name cost nothing and count
     /// nowhere. The numbers of a name do not belong to one moment. Calls of a tower layer leave no outcomes
-    /// in their group, so they do not count here;
-    /// `layer_counts` has those of named layers.
+    /// in their group, so they do not count here; `layer_counts` has those of layers with a name.
     ///
     /// # Examples
     ///

@@ -335,9 +335,21 @@ impl<B> PoolLayer<ReturnError, B> {
     }
 }
 
+impl<O, B> PoolLayer<WithOptions<ReturnError, O>, B> {
+    /// Responds to calls that gave no result, as [`on_error`](PoolLayer::on_error) before `options` does.
+    pub fn on_error<F, Q, R>(self, respond: F) -> PoolLayer<WithOptions<OnError<F>, O>, B>
+    where
+        F: Fn(CallError<Infallible>, Option<Q>) -> R + Clone,
+    {
+        let WithOptions { options, .. } = self.on_error;
+        let on_error = WithOptions { on_error: OnError(respond), options };
+        PoolLayer { setup: self.setup, on_error, body: self.body }
+    }
+}
+
 impl<A, B> PoolLayer<A, B> {
-    /// Gives each call options by its request: a priority, a key, a deadline. Comes after
-    /// [`on_error`](Self::on_error). Without it, calls have the options of the layer's group.
+    /// Gives each call options by its request: a priority, a key, a deadline. Without it, calls have the
+    /// options of the layer's group.
     ///
     /// With the verb `schedule` a call waits in `poll_ready`, before its request is known. Its priority
     /// and key change nothing then, and its deadline counts from the slot on. The other verbs use all.

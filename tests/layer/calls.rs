@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::probe::{Ask, Fault, Probe, every_verb};
 use crate::support::*;
-use millpond::Pool;
 use millpond::layer::{CallError, PoolLayer};
+use millpond::{JobOptions, Pool};
 use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 
 #[test]
@@ -153,6 +153,30 @@ fn answers_take_the_place_of_errors() {
             });
             assert_eq!(layer.layer(Probe::open()).oneshot(Ask::Echo(1)).await, Ok(503));
         }
+    });
+}
+
+#[test]
+fn options_and_answers_come_in_either_order() {
+    paused(async {
+        let pool = Pool::new(1);
+        let held = hold(&pool);
+        let layer = || PoolLayer::schedule_within(&pool, Duration::from_secs(1));
+        let options = |n: &u64| JobOptions::new().timeout(Duration::from_millis(*n));
+        let answer = |error: CallError<Infallible>, _: Option<u64>| error.to_string();
+        let echo = || service_fn(|n: u64| async move { Ok::<_, Infallible>(n.to_string()) });
+        let first = layer().options(options).on_error(answer).layer(echo());
+        let last = layer().on_error(answer).options(options).layer(echo());
+        for n in [10, 2_000] {
+            let start = tokio::time::Instant::now();
+            let answers = tokio::join!(first.clone().oneshot(n), last.clone().oneshot(n));
+            let wanted =
+                if n == 10 { "the deadline of the call passed" } else { "the pool is full" };
+            assert_eq!(answers, (Ok(wanted.to_owned()), Ok(wanted.to_owned())));
+            assert!(start.elapsed() < Duration::from_millis(n.min(1_000) + 5));
+        }
+        held.release().await;
+        assert_eq!(first.oneshot(3).await.unwrap(), "3");
     });
 }
 

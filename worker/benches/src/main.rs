@@ -3,13 +3,14 @@
 //! ```text
 //! cargo run --release -- throughput [MESSAGES] [ROUNDS]
 //! cargo run --release -- latency
-//! cargo run --release -- processes [MESSAGES]
+//! cargo run --release -- processes [MESSAGES] [ROUNDS]
 //! ```
 //!
 //! Each measurement is a process of its own with two threads, on a broker and a stream of its own.
 //! Messages are no-ops. Arms take turns in each round.
 
 mod arms;
+mod picture;
 #[path = "../../tests/support/mod.rs"]
 #[allow(dead_code)]
 mod support;
@@ -28,13 +29,15 @@ fn main() {
     match arguments.first().map(String::as_str) {
         Some("throughput") => throughput(number(1, 500_000), number(2, 3)),
         Some("latency") => latency(),
-        Some("processes") => processes(number(1, 200_000)),
+        Some("processes") => processes(number(1, 200_000), number(2, 3).max(1) as usize),
         // A measurement: ARM URL MESSAGES
         Some("arm") => arms::measure(&arguments[1], &arguments[2], number(3, 0)),
         Some("fill") => arms::fill_only(&arguments[1], &arguments[2], number(3, 0)),
         Some("latency-arm") => arms::latency(&arguments[1], &arguments[2], number(3, 0)),
         _ => {
-            eprintln!("accepted is: throughput [MESSAGES] [ROUNDS], latency, processes [MESSAGES]")
+            eprintln!(
+                "accepted is: throughput [MESSAGES] [ROUNDS], latency, processes [MESSAGES] [ROUNDS]"
+            )
         }
     }
 }
@@ -110,30 +113,45 @@ fn latency() {
     }
 }
 
-/// One, two and four processes on one stream.
-fn processes(messages: u32) {
-    println!("| broker | processes | messages/s |");
+/// One, two and four processes on one stream: a table, and a picture in `processes.svg`.
+fn processes(messages: u32, rounds: usize) {
+    println!("| broker | processes | messages/s: median (lowest to highest) |");
     println!("|---|---:|---:|");
-    for arm in [Arm::MillpondRedis, Arm::MillpondNats] {
+    let mut lines = Vec::new();
+    for (broker, arm) in [("Redis", Arm::MillpondRedis), ("NATS", Arm::MillpondNats)] {
+        let mut points = Vec::new();
         for count in [1, 2, 4] {
-            let broker = Broker::start(arm.kind()).expect("the broker is installed");
-            let (url, name) = (broker.url(), arm.name());
-            run(&["fill", name, &url, &messages.to_string()]);
-            // 0 messages: the stream is filled already, and the process ends when it is idle.
-            let children: Vec<_> = (0..count).map(|_| child(&["arm", name, &url, "0"])).collect();
-            let mut longest = 0f64;
-            let mut done = 0f64;
-            for child in children {
-                let output = child.wait_with_output().unwrap();
-                let text = String::from_utf8(output.stdout).unwrap();
-                let numbers: Vec<f64> =
-                    text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
-                longest = longest.max(numbers[1]);
-                done += numbers[0];
-            }
-            println!("| {:?} | {count} | {:.0} |", arm.kind(), done / longest);
+            let mut rates: Vec<_> = (0..rounds).map(|_| rate_of(arm, count, messages)).collect();
+            rates.sort_by(f64::total_cmp);
+            let (low, median, high) = (rates[0], rates[rounds / 2], rates[rounds - 1]);
+            println!("| {broker} | {count} | {median:.0} ({low:.0} to {high:.0}) |");
+            points.push((count, [low, median, high]));
         }
+        lines.push((broker, points));
     }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/processes.svg");
+    std::fs::write(path, picture::draw(&lines, rounds))
+        .expect("the folder of the sources is there");
+}
+
+/// Returns the messages a second of `count` processes that share a filled stream.
+fn rate_of(arm: Arm, count: u32, messages: u32) -> f64 {
+    let broker = Broker::start(arm.kind()).expect("the broker is installed");
+    let (url, name) = (broker.url(), arm.name());
+    run(&["fill", name, &url, &messages.to_string()]);
+    // 0 messages: the stream is filled already, and the process ends when it is idle.
+    let children: Vec<_> = (0..count).map(|_| child(&["arm", name, &url, "0"])).collect();
+    let (mut longest, mut done) = (0f64, 0f64);
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let numbers: Vec<f64> =
+            text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        longest = longest.max(numbers[1]);
+        done += numbers[0];
+    }
+    eprintln!("{name}, {count} processes: {:.0}", done / longest);
+    done / longest
 }
 
 const IDLE: Duration = Duration::from_secs(2);
