@@ -312,8 +312,7 @@ fn each_ticket_is_finished_when_the_wait_is_over() {
         let pool = Pool::new(2);
         let group = pool.group();
         let gate = Gate::new();
-        let inside = gate.wait();
-        let ticket = group.schedule(async move { inside.await }).await.unwrap();
+        let ticket = group.schedule(gate.wait()).await.unwrap();
         let looks = Arc::new(Looks(ticket, Mutex::new(None)));
         let mut wait = Box::pin(group.wait());
         assert!(poll_for(&mut wait, &looks.clone().into()).is_pending());
