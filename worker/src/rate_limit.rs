@@ -29,6 +29,12 @@ impl Tokens {
         Self { limit, tokens: f64::from(limit.messages), since: Instant::now() }
     }
 
+    /// Whether there is no whole token: [`room`](Self::room) would wait.
+    pub(crate) fn is_spent(&mut self) -> bool {
+        self.refill();
+        self.tokens < 1.0
+    }
+
     /// Waits for a token. Returns how many whole ones there are, at most `room`.
     ///
     /// Cancel safety: a dropped wait takes no token.

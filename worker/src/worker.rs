@@ -25,6 +25,7 @@ use crate::by_key::{ByKey, Keys};
 use crate::claims::{Claim, Claims};
 use crate::delivery::Processor;
 use crate::error::WorkerError;
+use crate::failpoint::failpoint;
 use crate::failure::Failure;
 use crate::rate_limit::{RateLimit, Tokens};
 use crate::receipt::Receipt;
@@ -282,7 +283,8 @@ where
         let places = Arc::new(Semaphore::new(in_flight));
         let (mut pause, mut watch) = (FIRST_PAUSE, Watch::new(source.ack_wait()));
         while !self.shared.processor.pool.is_closed() {
-            if places.available_permits() == 0 {
+            let is_limited = tokens.as_mut().is_some_and(Tokens::is_spent);
+            if places.available_permits() == 0 || is_limited && !failpoint("a limit ages claims") {
                 // Nothing is asked of the broker meanwhile.
                 watch.asked_at = None;
             }

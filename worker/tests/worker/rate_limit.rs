@@ -32,6 +32,16 @@ async fn each_period_has_its_messages_and_no_more() {
     }
 }
 
+/// A message that comes after a wait for a token was not claimed before that wait.
+#[tokio::test(start_paused = true)]
+async fn a_wait_beyond_the_ack_wait_costs_no_claim() {
+    let queue = Queue::new(secs(2));
+    publish(&queue, 5);
+    let worker = worker(&queue).rate_limit(1, secs(60));
+    let report = run_until_empty(&queue, worker, |_, _| async { Ok(()) }).await;
+    assert_eq!((report.fetched, report.acked, report.lost), (5, 5, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_limit_holds_up_no_end() {
     let queue = Queue::new(secs(30));
