@@ -1,12 +1,10 @@
 //! How the jobs of named groups ended, summed up by name: [`Pool::group_counts`].
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use crate::group::outcome::Outcome;
 use crate::group::report::GroupReport;
-use crate::pool::{Counters, Pool};
-use crate::sync::failpoint;
+use crate::pool::{Counters, Pool, add_counts};
 
 /// How the jobs of all groups of one name have ended so far; from [`Pool::group_counts`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,13 +34,7 @@ pub(super) const KIND: &str = "group";
 pub(super) fn count<T>(counters: &Counters, outcome: &Outcome<T>) {
     let mut one = GroupReport::default();
     one.count(outcome);
-    let counts = [one.succeeded, one.failed, one.panicked, one.cancelled, one.expired];
-    for (counter, count) in counters.iter().zip(counts) {
-        if count > 0 && !failpoint("a named group counts nothing") {
-            // Relaxed, without a partner: each counter is a number of its own.
-            counter.fetch_add(count, Relaxed);
-        }
-    }
+    add_counts(counters, [one.succeeded, one.failed, one.panicked, one.cancelled, one.expired, 0]);
 }
 
 impl Pool {

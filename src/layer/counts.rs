@@ -6,11 +6,12 @@
 
 use std::mem::take;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use crate::error::{JobError, SubmitErrorKind};
 use crate::group::MemberGuard;
-use crate::pool::{Counters, JobArc, JobGroup, JobHandle, OutputSink, Pool, RawJoinHandle, Shared};
+use crate::pool::{
+    Counters, JobArc, JobGroup, JobHandle, OutputSink, Pool, RawJoinHandle, Shared, add_counts,
+};
 use crate::sync::failpoint;
 
 /// How the calls of all layers of one name have ended so far; from [`Pool::layer_counts`].
@@ -54,28 +55,22 @@ impl LayerName {
     /// Counts a call that has not started.
     pub(super) fn count_refused(&self, kind: SubmitErrorKind) {
         match kind {
-            SubmitErrorKind::Expired => self.add([0, 1, 0, 0, 1, 0]),
-            _ => self.add([0, 0, 0, 0, 0, 1]),
+            SubmitErrorKind::Expired => add_counts(&self.counters, [0, 1, 0, 0, 1, 0]),
+            _ => add_counts(&self.counters, [0, 0, 0, 0, 0, 1]),
         }
     }
 
     fn count<R, E>(&self, output: &Result<Result<R, E>, JobError>) {
-        self.add(match output {
-            Ok(Ok(_)) => [1, 0, 0, 0, 0, 0],
-            Ok(Err(_)) => [0, 1, 0, 0, 0, 0],
-            Err(JobError::Panicked(_)) => [0, 1, 1, 0, 0, 0],
-            Err(JobError::Cancelled) => [0, 1, 0, 1, 0, 0],
-            Err(JobError::Expired) => [0, 1, 0, 0, 1, 0],
-        });
-    }
-
-    fn add(&self, counts: [u64; 6]) {
-        for (counter, count) in self.counters.iter().zip(counts) {
-            if count > 0 && !failpoint("a named layer counts nothing") {
-                // Relaxed, without a partner: each counter is a number of its own.
-                counter.fetch_add(count, Relaxed);
-            }
-        }
+        add_counts(
+            &self.counters,
+            match output {
+                Ok(Ok(_)) => [1, 0, 0, 0, 0, 0],
+                Ok(Err(_)) => [0, 1, 0, 0, 0, 0],
+                Err(JobError::Panicked(_)) => [0, 1, 1, 0, 0, 0],
+                Err(JobError::Cancelled) => [0, 1, 0, 1, 0, 0],
+                Err(JobError::Expired) => [0, 1, 0, 0, 1, 0],
+            },
+        );
     }
 }
 

@@ -51,9 +51,9 @@ use crate::pool::handle::StoreOutput;
 pub use crate::pool::handle::{AbortHandle, AbortOnDropHandle, JobHandle};
 pub(crate) use crate::pool::job::{JobArc, JobGroup, OutputSink, RawJoinHandle};
 pub use crate::pool::jobs::{JobInfo, JobState};
-pub(crate) use crate::pool::name_table::Counters;
 #[cfg(feature = "serde")]
 pub(crate) use crate::pool::name_table::serialize_name;
+pub(crate) use crate::pool::name_table::{Counters, add as add_counts};
 pub use crate::pool::options::{JobOptions, Priority};
 pub use crate::pool::peaks::{PeakReader, Peaks};
 pub(crate) use crate::pool::scheduler::shared::Shared;

@@ -15,6 +15,16 @@ const OTHER: &str = "other";
 /// The counters of a name. Their owner knows what they count.
 pub(crate) type Counters = [AtomicU64; 6];
 
+/// Counts ends of a name.
+pub(crate) fn add(counters: &Counters, counts: [u64; 6]) {
+    for (counter, count) in counters.iter().zip(counts) {
+        if count > 0 && !failpoint("a name counts nothing") {
+            // Relaxed, without a partner: each counter is a number of its own.
+            counter.fetch_add(count, Relaxed);
+        }
+    }
+}
+
 struct Entry {
     kind: &'static str,
     name: Arc<str>,

@@ -73,13 +73,13 @@
 //!
 //! # The way of the output
 //!
-//! 1. The worker polls the future, or cancels it. A sink that pushes inspects the output, still
-//!    before the slot is released. [`Step::Ended`] says that the future is dropped and
+//! 1. The worker polls the future, or cancels it. A sink that inspects sees the output,
+//!    still before the slot is released. [`Step::Ended`] says that the future is dropped and
 //!    that the output is in its place. No other thread sees this yet.
 //! 2. The scheduler releases the slot, removes the job from its slab and reports a panic.
-//! 3. [`Runnable::publish`] passes the output on. An [`OutputSink`] that pushes receives the output
-//!    now; otherwise the output stays in the cell. The sink is dropped. `COMPLETE` is set, and the
-//!    join waker is woken.
+//! 3. [`Runnable::publish`] passes the output on. The output stays in the cell, the sink is
+//!    dropped, `COMPLETE` is set, and the join waker is woken. An [`OutputSink`] that pushes receives the
+//!    output instead, after `COMPLETE`: a waiter of its group must find each ticket finished.
 //! 4. The join handle takes the output. Without a join handle the output is dropped at once (S10).
 //!
 //! The order matters to users: a resolved handle means that the destructor ran and the slot is free.

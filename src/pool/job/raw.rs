@@ -401,7 +401,7 @@ where
         unsafe { Self::from_header(ptr).complete() }
     }
 
-    /// Passes the output on: to the sink if that wants it, otherwise to the join handle.
+    /// Passes the output on: to the sink if that pushes, otherwise to the join handle.
     ///
     /// # Safety
     ///
@@ -416,7 +416,7 @@ where
                 // SAFETY: `stage` belongs to the token's holder (S2).
                 let stage =
                     cell.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
-                // First: a waiter of the group must find each ticket finished.
+                // `COMPLETE` comes first: a waiter of the group must find each ticket finished.
                 let is_late = failpoint("a ticket ends after its group");
                 if !is_late {
                     // SAFETY: the caller has the right to `stage`, and gives it up.

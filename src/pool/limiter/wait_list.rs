@@ -105,7 +105,7 @@ pub(super) struct CallerWaiter {
     pub(super) state: WaiterState,
     /// The tag of the caller's group, or `NO_GROUP`.
     pub(super) group: usize,
-    /// The name of the caller's group, if the group was given one.
+    /// The name that stands with the caller's job in the list of jobs.
     pub(super) label: Option<Arc<str>>,
     /// The caller waits for a slot alone and has no job yet.
     pub(super) is_reserver: bool,
