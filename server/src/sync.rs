@@ -18,6 +18,7 @@ pub(crate) use std::sync::MutexGuard;
 ///
 /// A panic of user code cannot leave the data half changed: under the locks of this crate user code
 /// runs only where the change of the data does not depend on its end.
+#[derive(Default)]
 pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
 
 impl<T> Mutex<T> {

@@ -71,7 +71,7 @@
 //     6. Tests: `spares::beginnings_are_not_passed_on`, `head::tests::hyper_finds_the_same_end`, `rounds`.
 // H2  A connection with a dropped request body never gives up its socket, and its hyper state is never
 //     reused. The count of dropped bodies never falls, and a body counts before its bit is cleared.
-//     Tests: `race_tests`, `spares::unread_bodies_hold_it`.
+//     Tests: `race_tests`, `soak_tests`, `spares::unread_bodies_hold_it`.
 // H3  State of one peer is never another's. A hyper state is reused only after plain HTTP/1.1 requests
 //     (no upgrade, a declared length) at a clean point, with nothing under way and no dropped body.
 //     Tests: `spares::old_requests_leave_no_trace`, `spares::large_ones_are_not_kept`.
@@ -107,6 +107,8 @@ mod recent_peers;
 mod serve;
 mod serve_turn;
 mod server;
+#[cfg(test)]
+mod soak_tests;
 
 use std::any::Any;
 use std::sync::Arc;

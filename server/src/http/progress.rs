@@ -487,6 +487,8 @@ impl Drop for ProgressGuard {
         if self.set_at_end & REQUEST_BODY_DROPPED != 0 && !failpoint("dropped bodies do not count")
         {
             self.progress.note_dropped_body();
+            #[cfg(test)]
+            crate::http::race_tests::reached(crate::http::race_tests::SyncPoint::Counted);
         }
         let before = self.progress.change(|state| self.ended(state) - GUARD);
         let was_last = before % BODY_GUARD / GUARD == 1;

@@ -1,7 +1,8 @@
 //! Tests of a request body that another thread drops between hyper's poll and the turn's decision.
 //!
-//! `serve_turn.rs` calls [`reached`] at two points of each poll. A test's hook drops the body of a
-//! request there, on another thread. The hook belongs to the thread of its test.
+//! `serve_turn.rs` and `progress.rs` call [`reached`] at the points between which a drop by another thread
+//! must not matter. A test's hook drops the body of a request there, on another thread. The hook belongs to
+//! a thread. `soak_tests.rs` has hooks too.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -20,13 +21,19 @@ use crate::Mode;
 use crate::http::{RequestBody, Server};
 use crate::sync::Mutex;
 
-/// A point of a round in `serve_turn.rs`.
+/// A point of a round in `serve_turn.rs`, or of the drop of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SyncPoint {
+    /// The counts before hyper's poll are read.
+    Lent,
     /// Hyper's poll was pending. The progress bits are not read yet.
     Polled,
     /// The progress bits are read.
     BitsRead,
+    /// The socket is about to leave hyper.
+    Leaves,
+    /// A body that was dropped counts, and its bit is still set.
+    Counted,
 }
 
 type Hook = Box<dyn FnMut(SyncPoint)>;
@@ -35,7 +42,12 @@ thread_local! {
     static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
 }
 
-/// Runs the hook of this thread's test.
+/// Sets the hook of this thread.
+pub(super) fn set_hook(hook: impl FnMut(SyncPoint) + 'static) {
+    HOOK.set(Some(Box::new(hook)));
+}
+
+/// Runs the hook of this thread.
 pub(super) fn reached(point: SyncPoint) {
     HOOK.with_borrow_mut(|hook| hook.iter_mut().for_each(|hook| hook(point)));
 }
@@ -91,7 +103,7 @@ impl Keeper {
                 std::thread::spawn(move || drop(body)).join().unwrap();
             }
         };
-        HOOK.set(Some(Box::new(hook)));
+        set_hook(hook);
     }
 }
 

@@ -281,6 +281,8 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         conn.shared.lent().budget = self.turn.server.settings.read_budget_bytes;
         loop {
             let before = self.lend(&conn, replace(&mut io, MaybeTls::Taken));
+            #[cfg(test)]
+            reached(SyncPoint::Lent);
             conn.shared.progress.poll_begins();
             // A panic of the service must not pass through the worker before the connection is closed.
             let polled = catch_unwind(AssertUnwindSafe(|| conn.poll()));
@@ -471,6 +473,8 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
     /// begin the next request.
     fn go_idle(&mut self, conn: Box<Http1Conn<W, A>>) -> Poll<Outcome> {
         let reusable = conn.is_reusable();
+        #[cfg(test)]
+        reached(SyncPoint::Leaves);
         if let Some(io) = reusable.then(|| conn.shared.take_io_if_clean()).flatten() {
             *self.turn.io = io;
             let outcome = self.wait_for_head(BytesMut::new(), 0);
@@ -594,7 +598,7 @@ fn in_time(polled_at: &mut Option<Instant>) -> bool {
 ///
 /// Other tasks drop bodies at any time, so the order matters: first the bits, then the count. Bits without
 /// `REQUEST_BODY` imply that the count is complete; see `ConnProgress::dropped_bodies`. `race_tests.rs`
-/// drops a body at both points.
+/// drops a body at both points, `soak_tests.rs` at these and others.
 fn observe<W: Transport, A: HttpService>(conn: &Http1Conn<W, A>, before: &Before) -> (u8, bool) {
     let progress = &conn.shared.progress;
     #[cfg(test)]

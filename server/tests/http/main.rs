@@ -17,7 +17,6 @@ mod rounds;
 mod server;
 mod shutdown;
 mod slow_readers;
-mod soak;
 mod spares;
 mod upgrades;
 mod version2;
