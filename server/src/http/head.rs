@@ -28,22 +28,39 @@ pub(super) enum Head {
 }
 
 /// Judges the bytes that have arrived since the last request. Only a new connection may speak HTTP/2.
-pub(super) fn look(bytes: &[u8], is_new: bool) -> Head {
+///
+/// The first `parsed` of the bytes were found to be partial before. As hyper does, [`look`] does not parse
+/// a partial head again before its end: a malformed head that comes in parts is answered at its end.
+pub(super) fn look(bytes: &[u8], is_new: bool, parsed: usize) -> Head {
     if is_new && bytes.starts_with(PREFACE) {
         return Head::Http2;
     }
-    if is_new && PREFACE.starts_with(bytes) || bytes.is_empty() {
+    if may_be_preface(bytes, is_new) || bytes.is_empty() {
         return Head::Partial;
     }
     let end = end(bytes);
     if bytes.len() >= HELD || end.is_some() {
         return Head::Whole(end);
     }
+    if parsed > 0 && !has_empty_line(&bytes[parsed.saturating_sub(3)..]) {
+        return Head::Partial;
+    }
     // Hyper answers at once if the bytes cannot become a head.
     match Request::new(&mut [EMPTY_HEADER; HEADERS]).parse(bytes) {
         Ok(status) if status.is_partial() => Head::Partial,
         _ => Head::Whole(None),
     }
+}
+
+/// Whether the bytes begin like the preface of HTTP/2. Hyper parses no such bytes.
+pub(super) fn may_be_preface(bytes: &[u8], is_new: bool) -> bool {
+    is_new && PREFACE.starts_with(bytes)
+}
+
+/// Whether there is an empty line anywhere. Hyper parses a partial head again if so.
+fn has_empty_line(bytes: &[u8]) -> bool {
+    let has = |end: &[u8]| bytes.windows(end.len()).any(|bytes| bytes == end);
+    has(b"\n\n") || has(b"\n\r\n")
 }
 
 /// Returns the length of the first head if it is whole: up to the first empty line after a line that is not
@@ -119,15 +136,29 @@ mod tests {
     fn only_what_may_become_a_head_is_held() {
         let partial = [&b""[..], b"P", b"PRI * HTTP/2.0\r\n\r\nSM", b"GET", b"\r\nGET / HT"];
         for bytes in partial {
-            assert_eq!(look(bytes, true), Head::Partial, "{bytes:?}");
+            assert_eq!(look(bytes, true, 0), Head::Partial, "{bytes:?}");
         }
         for bytes in [&b"GET\0"[..], b"\x16\x03\x01\x02", b"\rGET"] {
-            assert_eq!(look(bytes, true), Head::Whole(None), "{bytes:?}");
+            assert_eq!(look(bytes, true, 0), Head::Whole(None), "{bytes:?}");
         }
-        assert_eq!(look(b"GET / HTTP/1.1\r\n\r\nbody\r\n\r\n", true), Head::Whole(Some(18)));
-        assert_eq!(look(&[PREFACE, b"more"].concat(), true), Head::Http2);
-        assert_eq!(look(PREFACE, false), Head::Whole(Some(18)));
-        assert_eq!(look(b"PRI * HTTP/2.0\r\n\r\nGET", true), Head::Whole(Some(18)));
-        assert_eq!(look(&[b'a'; HELD], true), Head::Whole(None));
+        assert_eq!(look(b"GET / HTTP/1.1\r\n\r\nbody\r\n\r\n", true, 0), Head::Whole(Some(18)));
+        assert_eq!(look(&[PREFACE, b"more"].concat(), true, 0), Head::Http2);
+        assert_eq!(look(PREFACE, false, 0), Head::Whole(Some(18)));
+        assert_eq!(look(b"PRI * HTTP/2.0\r\n\r\nGET", true, 0), Head::Whole(Some(18)));
+        assert_eq!(look(&[b'a'; HELD], true, 0), Head::Whole(None));
+    }
+
+    #[test]
+    fn a_head_in_parts_is_parsed_at_its_end() {
+        let malformed = b"GET / HTTP/1.1\r\nx\r\n";
+        assert_eq!(look(malformed, true, 0), Head::Whole(None));
+        for parsed in 1..malformed.len() {
+            assert_eq!(look(malformed, true, parsed), Head::Partial, "{parsed}");
+        }
+        let whole = [&malformed[..], b"\r\n"].concat();
+        assert_eq!(look(&whole, true, malformed.len()), Head::Whole(Some(whole.len())));
+        // Hyper parses again behind empty lines before a head.
+        assert_eq!(look(b"\r\n\r\n\0", true, 4), Head::Whole(None));
+        assert_eq!(look(b"\r\n\r\nGET\0", true, 7), Head::Partial);
     }
 }

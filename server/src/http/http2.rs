@@ -36,7 +36,7 @@ use crate::conn::notifier::ConnNotifier;
 use crate::conn::protocol::Outcome;
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::http::hyper_service::{HttpService, HyperService};
-use crate::http::lent_io::{LentIo, Shared};
+use crate::http::lent_io::{FirstBytes, LentIo, Shared};
 use crate::http::progress::{ConnProgress, ProgressGuard, SocketWaiter};
 use crate::http::{GaugeGuard, HttpProtocol};
 
@@ -101,7 +101,8 @@ pub(super) fn serve<W: Transport, A: HttpService>(
 ) -> Outcome {
     let write_timeout = notifier.server().settings.ticks.write_timeout();
     let shared = Shared::new();
-    shared.bind((notifier, peer), io, (first, None));
+    let first = FirstBytes { bytes: first, head: None, in_parts: false };
+    shared.bind((notifier, peer), io, first);
     let progress = shared.progress.clone();
     let spawn = Spawn(progress.clone());
     let service = protocol.hyper_service(progress);

@@ -53,6 +53,8 @@ pub(super) struct LentState<W> {
     pub(super) io: MaybeTls<W>,
     /// Bytes that a turn has read before hyper had the socket. Hyper reads them first.
     first: Bytes,
+    /// Hyper reads the first byte alone.
+    in_parts: bool,
     /// Bytes that hyper has read from the socket.
     pub(super) read: u64,
     /// Bytes that hyper has written.
@@ -74,8 +76,15 @@ pub(super) struct LentState<W> {
     reported: (u64, u64, u64),
 }
 
-/// Bytes that were read before hyper had the socket, and the length of the head they begin with.
-pub(super) type FirstBytes = (Bytes, Option<usize>);
+/// Bytes that were read before hyper had the socket.
+pub(super) struct FirstBytes {
+    pub(super) bytes: Bytes,
+    /// The length of the head that the bytes begin with.
+    pub(super) head: Option<usize>,
+    /// The bytes have come in parts. Without a whole head hyper reads them in parts too, since hyper judges
+    /// a head that comes in parts at its end.
+    pub(super) in_parts: bool,
+}
 
 /// What went through hyper since the last clean point: a moment when hyper held no unused byte.
 #[derive(Default)]
@@ -106,6 +115,7 @@ impl<W: Transport> Shared<W> {
         let lent = LentState {
             io: MaybeTls::Taken,
             first: Bytes::new(),
+            in_parts: false,
             read: 0,
             wrote: 0,
             moves: 0,
@@ -125,13 +135,14 @@ impl<W: Transport> Shared<W> {
         &self,
         (notifier, peer): (ConnNotifier, Option<Address>),
         io: MaybeTls<W>,
-        (first, head): FirstBytes,
+        first: FirstBytes,
     ) {
         self.progress.bind(notifier, peer);
         let mut lent = self.lent.lock();
-        let (since, head) = (first.len() as u64, head.map(|head| head as u64));
+        let (since, head) = (first.bytes.len() as u64, first.head.map(|head| head as u64));
         lent.seen = BytesSeen { since, head, wrote: 0 };
-        (lent.io, lent.first, lent.requests, lent.is_ended) = (io, first, 0, false);
+        lent.in_parts = first.in_parts && head.is_none();
+        (lent.io, lent.first, lent.requests, lent.is_ended) = (io, first.bytes, 0, false);
     }
 
     pub(super) fn lent(&self) -> MutexGuard<'_, LentState<W>> {
@@ -287,7 +298,8 @@ impl<W: Transport> Read for LentIo<W> {
         let mut lent = self.0.lent();
         let lent = &mut *lent;
         if !lent.first.is_empty() {
-            let count = lent.first.len().min(buffer.remaining());
+            let most = if replace(&mut lent.in_parts, false) { 1 } else { lent.first.len() };
+            let count = most.min(buffer.remaining());
             buffer.put_slice(&lent.first[..count]);
             lent.first.advance(count);
             return Poll::Ready(Ok(()));

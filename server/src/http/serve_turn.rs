@@ -48,6 +48,7 @@ use crate::conn::transport::{MaybeTls, Transport};
 use crate::http::conn::Http1Conn;
 use crate::http::head::{self, Head};
 use crate::http::hyper_service::HttpService;
+use crate::http::lent_io::FirstBytes;
 use crate::http::progress::{
     REQUEST_BODY, REQUEST_BODY_DROPPED, SERVICE, Waiting, is_under_way, waiting,
 };
@@ -189,13 +190,18 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         let mut cx = Context::from_waker(Waker::noop());
         let mut bytes = BytesMut::from(first);
         let before = bytes.len();
-        let mut end = false;
+        let parsed = |bytes: &[u8]| match head::may_be_preface(bytes, self.is_new) {
+            true => 0,
+            false => bytes.len(),
+        };
+        let (mut known, mut end) = (parsed(&bytes), false);
         let found = loop {
-            match head::look(&bytes, self.is_new) {
+            match head::look(&bytes, self.is_new, known) {
                 // After the peer's end hyper judges what there is.
                 Head::Partial if !end => {}
                 found => break found,
             }
+            known = parsed(&bytes);
             end = match poll_fill(self.turn.io, &mut cx, &mut bytes) {
                 Poll::Pending => return Poll::Ready(self.wait_for_head(bytes, before)),
                 Poll::Ready(Ok(count)) => count == 0,
@@ -225,7 +231,8 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             Head::Partial => None,
         };
         let is_last = self.turn.input.close_requested.is_some();
-        let conn = Http1Conn::new(self.protocol, is_last, target, io, (bytes, head));
+        let first = FirstBytes { bytes, head, in_parts: known > 0 };
+        let conn = Http1Conn::new(self.protocol, is_last, target, io, first);
         self.drive(conn, MaybeTls::Taken)
     }
 

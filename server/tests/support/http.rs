@@ -9,6 +9,7 @@ pub mod malformed;
 pub mod more_cases;
 pub mod oracle;
 pub mod ours;
+pub mod pieces;
 pub mod play;
 pub mod reply;
 pub mod script;
