@@ -410,7 +410,7 @@ impl Drop for Over {
 
 fn run(name: &'static str, mode: Mode, warm: usize, threads: usize) {
     let text = env::var("MILLPOND_SOAK");
-    let posts = text.map_or(2_000, |text| text.parse().expect("MILLPOND_SOAK is a number"));
+    let posts: u64 = text.map_or(2_000, |text| text.parse().expect("MILLPOND_SOAK is a number"));
     let soak = Arc::new(Soak::default());
     let over = Over(soak.clone());
     let droppers: Vec<_> = (1..=DROPPERS)
@@ -427,7 +427,7 @@ fn run(name: &'static str, mode: Mode, warm: usize, threads: usize) {
         let clients: Vec<_> = (1..=CONNECTIONS)
             .map(|seed| {
                 let (soak, server) = (soak.clone(), server.clone());
-                let count = (posts + CONNECTIONS - 1) / CONNECTIONS;
+                let count = posts.div_ceil(CONNECTIONS);
                 tokio::spawn(async move { soak.posts(&server, seed, count).await })
             })
             .collect();
