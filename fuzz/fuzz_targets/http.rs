@@ -34,7 +34,7 @@ const ANOTHER: &[u8] = b"GET /another HTTP/1.1\r\nhost: a\r\n\r\n";
 const MALFORMED_OLD: &str = r"HTTP/1.0 400 Bad Request\r\ncontent-length: 0\r\n";
 const MALFORMED: &str =
     r"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n";
-/// Beyond this a body that nobody reads may or may not be at hand when the answer is there.
+/// Beyond this the rest of an unread body may or may not be at hand when the answer is there.
 const AT_HAND: usize = 4096;
 /// The most turns of the runtime in which a server reads a piece.
 const TURNS: usize = 20;

@@ -93,7 +93,8 @@ fn h2o(folder: &Path, port: u16, kind: &str) -> String {
     let folder = folder.display();
     let ssl = match kind {
         "tls" => format!(
-            "\n  ssl:\n    certificate-file: {folder}/cert.pem\n    key-file: {folder}/key.pem"
+            "\n  ssl:\n    certificate-file: {folder}/cert.pem\n    key-file: {folder}/key.pem
+    ocsp-update-interval: 0"
         ),
         _ => String::new(),
     };

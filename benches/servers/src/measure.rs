@@ -41,7 +41,8 @@ pub fn idle() -> Result<(), String> {
             thread::sleep(SETTLE / 4);
             let before = pss(&run.ids)?;
             let order = format!("idle {kind} {} {count}", run.port);
-            run.client.ask(&order, Duration::from_secs(30))?;
+            // actix-web's TLS waits for delayed acknowledgements.
+            run.client.ask(&order, Duration::from_secs(100))?;
             thread::sleep(SETTLE);
             let each = (pss(&run.ids)? - before) / count as f64;
             tell(kind, each);

@@ -73,11 +73,9 @@ fn report(values: &Values) -> String {
     let mut text = format!(
         "# HTTP servers beside each other\n\n\
         Machine: {}.\n\n\
-        Medians of {} rounds of idle connections and {} of busy ones, behind each the spread of its rounds:\n\
-        (highest - lowest) / median. Made by:\n\n\
-        ```sh\ncd benches/servers\n\
-        for round in 1 2 3; do cargo run --release -- idle; done\n\
-        for round in 1 2 3 4 5; do cargo run --release -- busy; done\n\
+        Rounds of idle connections: {}; of busy ones: {}. A cell is the median of its rounds, and behind it\n\
+        the spread, (highest - lowest) / median. Made by these, the first two once for each round:\n\n\
+        ```sh\ncd benches/servers\ncargo run --release -- idle\ncargo run --release -- busy\n\
         cargo run --release -- report\n```\n\n",
         machine(),
         rounds("plain"),
