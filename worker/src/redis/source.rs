@@ -1,9 +1,13 @@
 //! The source: reads from the stream, and looks after delays and orphans.
 //!
-//! [`Source`] has a connection for reads that block. At most one request is in Redis: a read, or the
-//! script that takes delayed messages and orphans. The request stays in `reading` when the future of
-//! `next` is dropped, so no reply is lost: the following `next` or `close` takes it up. There is only
-//! one, so never more than `room` messages are claimed at once.
+//! [`Source`] has a connection for its requests: a read, or the script that takes delayed messages and
+//! orphans. While reads come back full, a second read follows the first at once, so Redis works on it
+//! while the messages of the first are started. The requests stay in `reading` when the future of
+//! `next` is dropped, so no reply is lost: the following `next` or `close` takes it up. Together they
+//! ask for no more than `room`, so never more messages are claimed at once.
+//!
+//! The first read blocks in Redis until there is a message. The second does not: it must not keep the
+//! connection from the next look after orphans.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,7 +17,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesOrdered;
 use redis::aio::MultiplexedConnection;
 use redis::{Client, ErrorKind, RedisError, RedisResult};
 use tokio::time::Instant;
@@ -28,7 +34,7 @@ use crate::source::SourceError;
 /// How often a worker looks for delays that are over and for orphans.
 const SWEEP: Duration = Duration::from_millis(500);
 
-type Reading = Pin<Box<dyn Future<Output = RedisResult<Swept>> + Send>>;
+type Reading = Pin<Box<dyn Future<Output = (usize, RedisResult<Swept>)> + Send>>;
 
 /// A consumer of a group of a Redis stream. See the [module](crate::redis).
 pub struct Source {
@@ -37,8 +43,12 @@ pub struct Source {
     link: Link,
     /// `None` after an error.
     reader: Option<MultiplexedConnection>,
-    /// The request that is in Redis.
-    reading: Option<Reading>,
+    /// The requests that are in Redis, at most two.
+    reading: FuturesOrdered<Reading>,
+    /// How many messages they may bring.
+    outstanding: usize,
+    /// Whether the last read brought all that it asked for, so that there are more.
+    is_full: bool,
     /// Messages that Redis handed out and `next` has not returned.
     ready: VecDeque<(Message, Claimed)>,
     sweep_at: Instant,
@@ -67,7 +77,9 @@ impl Source {
             names,
             link,
             reader: Some(reader),
-            reading: None,
+            reading: FuturesOrdered::new(),
+            outstanding: 0,
+            is_full: false,
             ready: VecDeque::new(),
             sweep_at: Instant::now(),
         })
@@ -78,19 +90,26 @@ impl Source {
         &self.names.consumer
     }
 
-    /// Fills `ready` from Redis, once: by the request that is there, or by a new one.
+    /// Fills `ready` from Redis, once: by a request that is there, or by a new one.
     async fn fill(&mut self, room: usize) -> RedisResult<()> {
-        if self.reading.is_none() {
-            let reader = match &self.reader {
-                Some(reader) => reader.clone(),
-                None => self.reader.insert(connect::open(&self.client, SWEEP).await?).clone(),
-            };
-            self.reading = Some(self.request(reader, room));
+        let missing = room.saturating_sub(self.outstanding);
+        if self.reading.is_empty() {
+            let count = if self.is_full { missing.div_ceil(2) } else { missing };
+            self.ask(count, true).await?;
         }
-        let Some(reading) = &mut self.reading else { return Ok(()) };
-        let reply = reading.await;
-        self.reading = None;
+        let missing = room.saturating_sub(self.outstanding);
+        let is_worth_it = missing >= (room / 4).max(1);
+        if self.is_full && is_worth_it && self.reading.len() == 1 {
+            self.ask(missing, false).await?;
+        }
+        self.take_reply().await
+    }
+
+    async fn take_reply(&mut self) -> RedisResult<()> {
+        let Some((count, reply)) = self.reading.next().await else { return Ok(()) };
+        self.outstanding -= count;
         let (next, found) = reply?;
+        self.is_full = found.len() >= count;
         if let Ok(next) = u64::try_from(next) {
             self.sweep_at = self.sweep_at.min(Instant::now() + Duration::from_millis(next));
         }
@@ -101,28 +120,48 @@ impl Source {
         Ok(())
     }
 
-    /// Makes a sweep if it is time for one, or else a read that blocks until the next.
-    fn request(&mut self, mut reader: MultiplexedConnection, room: usize) -> Reading {
+    /// Makes a sweep if it is time for one, or else a read. One that `blocks` waits for a message
+    /// until the next sweep.
+    async fn ask(&mut self, count: usize, blocks: bool) -> RedisResult<()> {
+        let mut reader = match &self.reader {
+            Some(reader) => reader.clone(),
+            None => self.reader.insert(connect::open(&self.client, SWEEP).await?).clone(),
+        };
+        self.outstanding += count;
         let now = Instant::now();
         if now >= self.sweep_at {
             self.sweep_at = now + SWEEP.min(self.names.ack_wait / 4);
-            let sweep = scripts::sweep(&self.names, room);
-            return Box::pin(async move {
-                let reply = sweep.query_async(&mut reader).await?;
-                message::from_sweep(reply).ok_or_else(|| unexpected("a sweep"))
-            });
+            let sweep = scripts::sweep(&self.names, count);
+            self.reading.push_back(Box::pin(async move {
+                let reply = sweep.query_async(&mut reader).await;
+                let swept = |reply| message::from_sweep(reply).ok_or_else(|| unexpected("a sweep"));
+                (count, reply.and_then(swept))
+            }));
+            return Ok(());
         }
         let mut read = redis::cmd("XREADGROUP");
         read.arg("GROUP").arg(&self.names.group).arg(&self.names.consumer);
-        // Rounded up, as 0 means for ever.
-        let block = (self.sweep_at - now).as_millis() as u64 + 1;
-        read.arg("COUNT").arg(room).arg("BLOCK").arg(block);
+        read.arg("COUNT").arg(count);
+        if blocks {
+            // Rounded up, as 0 means for ever.
+            read.arg("BLOCK").arg((self.sweep_at - now).as_millis() as u64 + 1);
+        }
         read.arg("STREAMS").arg(&self.names.stream).arg(">");
-        Box::pin(async move {
-            let reply = read.query_async(&mut reader).await?;
-            let messages = message::from_read(reply).ok_or_else(|| unexpected("XREADGROUP"))?;
-            Ok((-1, messages.into_iter().map(|message| (message, 1)).collect()))
-        })
+        self.reading.push_back(Box::pin(async move {
+            let reply = read.query_async(&mut reader).await.and_then(|reply| {
+                let messages = message::from_read(reply).ok_or_else(|| unexpected("XREADGROUP"))?;
+                Ok((-1, messages.into_iter().map(|message| (message, 1)).collect()))
+            });
+            (count, reply)
+        }));
+        Ok(())
+    }
+
+    /// Forgets a connection that failed, and what was asked on it.
+    fn disconnect(&mut self) {
+        self.reader = None;
+        self.reading = FuturesOrdered::new();
+        (self.outstanding, self.is_full) = (0, false);
     }
 }
 
@@ -137,7 +176,7 @@ impl crate::Source for Source {
     async fn next(&mut self, room: NonZeroUsize) -> Result<Vec<(Message, Claimed)>, SourceError> {
         while self.ready.is_empty() {
             if let Err(error) = self.fill(room.get()).await {
-                self.reader = None;
+                self.disconnect();
                 return Err(match connect::is_final(&error) {
                     true => SourceError::Closed(error.into()),
                     false => SourceError::Disconnected(error.into()),
@@ -153,9 +192,9 @@ impl crate::Source for Source {
     }
 
     async fn close(&mut self) {
-        if self.reading.is_some() {
-            // At most until the next sweep.
-            let _ = self.fill(1).await;
+        // At most until the next sweep.
+        while !self.reading.is_empty() {
+            let _ = self.take_reply().await;
         }
         join_all(self.ready.drain(..).map(|(_, claim)| claim.nack(Duration::ZERO))).await;
     }
