@@ -166,6 +166,13 @@ impl Link {
         self.settlements.tell(command, until);
     }
 
+    /// Ends the command in which another connection blocks.
+    pub(crate) fn unblock(&self, id: u64) {
+        let mut command = redis::cmd("CLIENT");
+        command.arg("UNBLOCK").arg(id);
+        self.tell(What::Other(command));
+    }
+
     async fn ask(&self, what: What) -> Result<(), ReceiptError> {
         let (command, until) = self.command(what);
         self.settlements.ask(command, until).await

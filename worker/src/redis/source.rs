@@ -1,13 +1,9 @@
 //! The source: reads from the stream, and looks after delays and orphans.
 //!
-//! [`Source`] has a connection for its requests: a read, or the script that takes delayed messages and
-//! orphans. While reads come back full, a second read follows the first at once, so Redis works on it
-//! while the messages of the first are started. The requests stay in `reading` when the future of
-//! `next` is dropped, so no reply is lost: the following `next` or `close` takes it up. Together they
-//! ask for no more than `room`, so never more messages are claimed at once.
-//!
-//! The first read blocks in Redis until there is a message. The second does not: it must not keep the
-//! connection from the next look after orphans.
+//! [`Source`] has a connection for reads that block. At most one request is in Redis: a read, or the
+//! script that takes delayed messages and orphans. The request stays in `reading` when the future of
+//! `next` is dropped, so no reply is lost: the following `next` or `close` takes it up. There is only
+//! one, so never more than `room` messages are claimed at once.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,9 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::join_all;
-use futures_util::stream::FuturesOrdered;
 use redis::aio::MultiplexedConnection;
 use redis::{Client, ErrorKind, RedisError, RedisResult};
 use tokio::time::Instant;
@@ -34,7 +28,21 @@ use crate::source::SourceError;
 /// How often a worker looks for delays that are over and for orphans.
 const SWEEP: Duration = Duration::from_millis(500);
 
-type Reading = Pin<Box<dyn Future<Output = (usize, RedisResult<Swept>)> + Send>>;
+type Reading = Pin<Box<dyn Future<Output = RedisResult<Swept>> + Send>>;
+
+/// The connection for reads, and its number in Redis if that may be asked for.
+struct Reader {
+    connection: MultiplexedConnection,
+    id: Option<u64>,
+}
+
+impl Reader {
+    async fn open(client: &Client) -> RedisResult<Self> {
+        let mut connection = connect::open(client, SWEEP).await?;
+        let id = redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await.ok();
+        Ok(Self { connection, id })
+    }
+}
 
 /// A consumer of a group of a Redis stream. See the [module](crate::redis).
 pub struct Source {
@@ -42,13 +50,9 @@ pub struct Source {
     names: Arc<Names>,
     link: Link,
     /// `None` after an error.
-    reader: Option<MultiplexedConnection>,
-    /// The requests that are in Redis, at most two.
-    reading: FuturesOrdered<Reading>,
-    /// How many messages they may bring.
-    outstanding: usize,
-    /// Whether the last read brought all that it asked for, so that there are more.
-    is_full: bool,
+    reader: Option<Reader>,
+    /// The request that is in Redis.
+    reading: Option<Reading>,
     /// Messages that Redis handed out and `next` has not returned.
     ready: VecDeque<(Message, Claimed)>,
     sweep_at: Instant,
@@ -69,7 +73,7 @@ impl Source {
         let client = Client::open(url).map_err(unreachable)?;
         let names = Arc::new(Names::new(&options));
         let mut connection = connect::open(&client, Duration::ZERO).await.map_err(unreachable)?;
-        let reader = connect::open(&client, SWEEP).await.map_err(unreachable)?;
+        let reader = Reader::open(&client).await.map_err(unreachable)?;
         connect::prepare(&mut connection, &options, &names).await?;
         let link = Settler::spawn(client.clone(), names.clone(), connection);
         Ok(Self {
@@ -77,9 +81,7 @@ impl Source {
             names,
             link,
             reader: Some(reader),
-            reading: FuturesOrdered::new(),
-            outstanding: 0,
-            is_full: false,
+            reading: None,
             ready: VecDeque::new(),
             sweep_at: Instant::now(),
         })
@@ -90,26 +92,20 @@ impl Source {
         &self.names.consumer
     }
 
-    /// Fills `ready` from Redis, once: by a request that is there, or by a new one.
+    /// Fills `ready` from Redis, once: by the request that is there, or by a new one.
     async fn fill(&mut self, room: usize) -> RedisResult<()> {
-        let missing = room.saturating_sub(self.outstanding);
-        if self.reading.is_empty() {
-            let count = if self.is_full { missing.div_ceil(2) } else { missing };
-            self.ask(count, true).await?;
+        if self.reading.is_none() {
+            let reader = match &self.reader {
+                Some(reader) => reader,
+                None => self.reader.insert(Reader::open(&self.client).await?),
+            };
+            let connection = reader.connection.clone();
+            self.reading = Some(self.request(connection, room));
         }
-        let missing = room.saturating_sub(self.outstanding);
-        let is_worth_it = missing >= (room / 4).max(1);
-        if self.is_full && is_worth_it && self.reading.len() == 1 {
-            self.ask(missing, false).await?;
-        }
-        self.take_reply().await
-    }
-
-    async fn take_reply(&mut self) -> RedisResult<()> {
-        let Some((count, reply)) = self.reading.next().await else { return Ok(()) };
-        self.outstanding -= count;
+        let Some(reading) = &mut self.reading else { return Ok(()) };
+        let reply = reading.await;
+        self.reading = None;
         let (next, found) = reply?;
-        self.is_full = found.len() >= count;
         if let Ok(next) = u64::try_from(next) {
             self.sweep_at = self.sweep_at.min(Instant::now() + Duration::from_millis(next));
         }
@@ -120,48 +116,28 @@ impl Source {
         Ok(())
     }
 
-    /// Makes a sweep if it is time for one, or else a read. One that `blocks` waits for a message
-    /// until the next sweep.
-    async fn ask(&mut self, count: usize, blocks: bool) -> RedisResult<()> {
-        let mut reader = match &self.reader {
-            Some(reader) => reader.clone(),
-            None => self.reader.insert(connect::open(&self.client, SWEEP).await?).clone(),
-        };
-        self.outstanding += count;
+    /// Makes a sweep if it is time for one, or else a read that blocks until the next.
+    fn request(&mut self, mut reader: MultiplexedConnection, room: usize) -> Reading {
         let now = Instant::now();
         if now >= self.sweep_at {
             self.sweep_at = now + SWEEP.min(self.names.ack_wait / 4);
-            let sweep = scripts::sweep(&self.names, count);
-            self.reading.push_back(Box::pin(async move {
-                let reply = sweep.query_async(&mut reader).await;
-                let swept = |reply| message::from_sweep(reply).ok_or_else(|| unexpected("a sweep"));
-                (count, reply.and_then(swept))
-            }));
-            return Ok(());
+            let sweep = scripts::sweep(&self.names, room);
+            return Box::pin(async move {
+                let reply = sweep.query_async(&mut reader).await?;
+                message::from_sweep(reply).ok_or_else(|| unexpected("a sweep"))
+            });
         }
         let mut read = redis::cmd("XREADGROUP");
         read.arg("GROUP").arg(&self.names.group).arg(&self.names.consumer);
-        read.arg("COUNT").arg(count);
-        if blocks {
-            // Rounded up, as 0 means for ever.
-            read.arg("BLOCK").arg((self.sweep_at - now).as_millis() as u64 + 1);
-        }
+        // Rounded up, as 0 means for ever.
+        let block = (self.sweep_at - now).as_millis() as u64 + 1;
+        read.arg("COUNT").arg(room).arg("BLOCK").arg(block);
         read.arg("STREAMS").arg(&self.names.stream).arg(">");
-        self.reading.push_back(Box::pin(async move {
-            let reply = read.query_async(&mut reader).await.and_then(|reply| {
-                let messages = message::from_read(reply).ok_or_else(|| unexpected("XREADGROUP"))?;
-                Ok((-1, messages.into_iter().map(|message| (message, 1)).collect()))
-            });
-            (count, reply)
-        }));
-        Ok(())
-    }
-
-    /// Forgets a connection that failed, and what was asked on it.
-    fn disconnect(&mut self) {
-        self.reader = None;
-        self.reading = FuturesOrdered::new();
-        (self.outstanding, self.is_full) = (0, false);
+        Box::pin(async move {
+            let reply = read.query_async(&mut reader).await?;
+            let messages = message::from_read(reply).ok_or_else(|| unexpected("XREADGROUP"))?;
+            Ok((-1, messages.into_iter().map(|message| (message, 1)).collect()))
+        })
     }
 }
 
@@ -176,7 +152,7 @@ impl crate::Source for Source {
     async fn next(&mut self, room: NonZeroUsize) -> Result<Vec<(Message, Claimed)>, SourceError> {
         while self.ready.is_empty() {
             if let Err(error) = self.fill(room.get()).await {
-                self.disconnect();
+                self.reader = None;
                 return Err(match connect::is_final(&error) {
                     true => SourceError::Closed(error.into()),
                     false => SourceError::Disconnected(error.into()),
@@ -192,9 +168,12 @@ impl crate::Source for Source {
     }
 
     async fn close(&mut self) {
-        // At most until the next sweep.
-        while !self.reading.is_empty() {
-            let _ = self.take_reply().await;
+        if self.reading.is_some() {
+            // The read ends at once; where that is not permitted, with the next sweep.
+            if let Some(Reader { id: Some(id), .. }) = &self.reader {
+                self.link.unblock(*id);
+            }
+            let _ = self.fill(1).await;
         }
         join_all(self.ready.drain(..).map(|(_, claim)| claim.nack(Duration::ZERO))).await;
     }
