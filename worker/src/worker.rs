@@ -159,6 +159,10 @@ impl<S: Source> Worker<S> {
     /// [`WorkerError::Config`] before anything is fetched. [`WorkerError::Source`] if the source is
     /// closed, after a drain.
     ///
+    /// # Panics
+    ///
+    /// Panics if called outside of a runtime, or if its runtime shuts down meanwhile.
+    ///
     /// # Cancel safety
     ///
     /// Dropping the future cancels all jobs and gives all messages back, in the background.

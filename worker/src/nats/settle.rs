@@ -72,10 +72,9 @@ impl Settler {
         let mut bundle = Vec::new();
         while self.requests.recv_many(&mut bundle, BUNDLE).await > 0 {
             let connects = connects(&self.client);
-            let (together, alone): (Vec<_>, Vec<_>) =
-                bundle.drain(..).partition(|settlement| {
-                    settlement.what.connects == connects || failpoint("old claims go along")
-                });
+            let (together, alone): (Vec<_>, Vec<_>) = bundle.drain(..).partition(|settlement| {
+                settlement.what.connects == connects || failpoint("old claims go along")
+            });
             alone.into_iter().for_each(|settlement| self.confirm(settlement));
             let confirmed = self.send(&together).await
                 && (self::connects(&self.client) == connects

@@ -52,7 +52,9 @@ async fn serve(behavior: Behavior) -> (async_nats::Client, Settled) {
 async fn connection(stream: TcpStream, does: Behavior, set: &Settled) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     stream
-        .write_all(b"INFO {\"server_id\":\"test\",\"version\":\"2.10.0\",\"max_payload\":1048576}\r\n")
+        .write_all(
+            b"INFO {\"server_id\":\"test\",\"version\":\"2.10.0\",\"max_payload\":1048576}\r\n",
+        )
         .await?;
     let (mut forgotten, mut subscription) = (0, String::new());
     loop {
