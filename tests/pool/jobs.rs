@@ -172,10 +172,7 @@ fn a_running_job_shows_its_wait_and_its_polls() {
         sleep(SECOND).await;
         let queued = pool.schedule(forever()).await.unwrap();
         sleep(SECOND).await;
-        let caller = tokio::spawn({
-            let pool = pool.clone();
-            async move { pool.schedule(forever()).await.unwrap() }
-        });
+        let caller = tokio::spawn(pool.schedule_owned(forever()));
         sleep(SECOND).await;
         let jobs = pool.jobs(9);
         assert_eq!(states(&jobs), [JobState::Suspended, JobState::Waiting, JobState::Waiting]);
@@ -194,7 +191,7 @@ fn a_running_job_shows_its_wait_and_its_polls() {
         let jobs = pool.jobs(9);
         assert_history(&jobs[0], 5 * SECOND, 1);
         assert!(jobs[0].age >= SECOND && jobs[0].age < 2 * SECOND, "{:?}", jobs[0]);
-        caller.await.unwrap().abort();
+        caller.await.unwrap().unwrap().abort();
         whole(&pool).await;
     });
 }
@@ -205,20 +202,14 @@ fn a_caller_that_waited_shows_its_wait() {
     paused(async {
         let pool = Pool::new(1);
         let held = pool.reserve().await.unwrap();
-        let ticks = tokio::spawn({
-            let pool = pool.clone();
-            async move {
-                let job = pool.schedule(async {
-                    for _ in 0..5 {
-                        sleep(SECOND).await;
-                    }
-                    tokio::task::yield_now().await;
-                    tokio::task::yield_now().await;
-                    forever().await;
-                });
-                job.await.unwrap()
+        let ticks = tokio::spawn(pool.schedule_owned(async {
+            for _ in 0..5 {
+                sleep(SECOND).await;
             }
-        });
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+            forever().await;
+        }));
         sleep(7 * SECOND).await;
         drop(held);
         sleep(SECOND / 2).await;
@@ -227,7 +218,7 @@ fn a_caller_that_waited_shows_its_wait() {
         assert_history(&pool.jobs(9)[0], 7 * SECOND, 3);
         sleep(5 * SECOND).await;
         assert_history(&pool.jobs(9)[0], 7 * SECOND, 8);
-        ticks.await.unwrap().abort();
+        ticks.await.unwrap().unwrap().abort();
         whole(&pool).await;
     });
 }
@@ -238,17 +229,14 @@ fn a_job_that_lent_its_slot_keeps_its_history() {
     paused(async {
         let pool = Pool::new(1);
         let held = pool.reserve().await.unwrap();
-        let (inner, outer) = (pool.clone(), pool.clone());
-        let outer = tokio::spawn(async move {
-            let job = outer.schedule(async move {
-                sleep(SECOND).await;
-                // Takes the slot of this job, and keeps it for longer than this job waits.
-                let nested = inner.schedule(sleep(3 * SECOND)).await.unwrap();
-                let _ = timeout(SECOND, nested).await;
-                forever().await;
-            });
-            job.await.unwrap()
-        });
+        let inner = pool.clone();
+        let outer = tokio::spawn(pool.schedule_owned(async move {
+            sleep(SECOND).await;
+            // Takes the slot of this job, and keeps it for longer than this job waits.
+            let nested = inner.schedule(sleep(3 * SECOND)).await.unwrap();
+            let _ = timeout(SECOND, nested).await;
+            forever().await;
+        }));
         sleep(4 * SECOND).await;
         drop(held);
         sleep(5 * SECOND / 2).await;
@@ -261,7 +249,7 @@ fn a_job_that_lent_its_slot_keeps_its_history() {
         let polls = jobs[0].polls.unwrap();
         assert!(polls >= 3, "{jobs:?}");
         assert_history(&jobs[0], 4 * SECOND, polls);
-        outer.await.unwrap().abort();
+        outer.await.unwrap().unwrap().abort();
         whole(&pool).await;
     });
 }
