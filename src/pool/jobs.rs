@@ -2,8 +2,8 @@
 //!
 //! Nothing is kept for this list but the place and the history of each job, and what the pool needs anyway:
 //! the wait list, the run queues, the suspended jobs of each shard, the jobs in their callers, and the place
-//! of the job that a worker polls for the first time. The list is made under one lock after another. No job is polled,
-//! dropped or moved for it. [`Longest`] bounds what is copied.
+//! of the job that a worker polls for the first time. The list is made under one lock after another. No job
+//! is polled, dropped or moved for it. [`Longest`] bounds what is copied.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
