@@ -262,6 +262,15 @@ pub(crate) fn seconds<S: serde::Serializer>(
     serializer.serialize_f64(duration.as_secs_f64())
 }
 
+/// Serializes a duration as seconds, if there is one.
+#[cfg(feature = "serde")]
+pub(crate) fn some_seconds<S: serde::Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serde::Serialize::serialize(&duration.map(|duration| duration.as_secs_f64()), serializer)
+}
+
 #[cfg(all(test, not(millpond_loom)))]
 mod tests {
     use proptest::prelude::*;

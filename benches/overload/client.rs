@@ -84,7 +84,7 @@ enum Act {
 
 /// The client's process.
 pub fn drive(args: &[String]) {
-    let mut random = Random(0x9E37_79B9_7F4A_7C15);
+    let mut random = Random::new();
     let mut acts: Vec<(f64, Act)> = Vec::new();
     for arg in &args[1..] {
         let fields: Vec<&str> = arg.split(':').collect();
@@ -161,11 +161,15 @@ async fn play(address: &str, acts: Vec<(f64, Act)>) -> Vec<Seen> {
 }
 
 /// Pseudo-random numbers, repeatable.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
+    pub fn new() -> Self {
+        Self(0x9E37_79B9_7F4A_7C15)
+    }
+
     /// Returns a number from 0 up to 1.
-    fn part(&mut self) -> f64 {
+    pub fn part(&mut self) -> f64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

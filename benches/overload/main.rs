@@ -12,6 +12,7 @@ mod progress;
 mod report;
 mod scenes;
 mod servers;
+mod stable;
 
 use args::Args;
 use picture::Series;

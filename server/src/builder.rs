@@ -230,8 +230,8 @@ macro_rules! shared_setters {
         /// How old a connection may become. Then the server closes it as a graceful shutdown would: work
         /// that is under way finishes first. Default `None`: any age.
         ///
-        /// Clients that connect again spread over the servers behind a balancer. Upgraded connections
-        /// belong to their users' code and may become older.
+        /// Clients that connect again spread over the servers behind a balancer. Connections that user
+        /// code has upgraded belong to that code and may become older.
         pub fn max_connection_age(mut self, age: impl Into<Option<Duration>>) -> Self {
             self.config.max_age = age.into();
             self
@@ -476,7 +476,8 @@ impl<C: Decoder + Clone + Send + Sync + 'static> ServerBuilder<C> {
         C: Decoder<Item = H::In, Error: Into<BoxError>>,
         C: Encoder<H::Out, Error: Into<BoxError>>,
     {
-        self.config.start(HandlerProtocol { codec: self.codec, handler: Arc::new(handler) })
+        let Self { codec, config } = self;
+        config.start(HandlerProtocol::<_, _>::new(handler, move || codec.clone()))
     }
 }
 
@@ -553,6 +554,7 @@ impl Config {
             (frame_timeout, deadlines.frame),
             (idle_timeout, deadlines.idle),
             ("body_timeout", deadlines.body),
+            ("websocket_ping_interval", deadlines.message),
             ("write_timeout", deadlines.write),
             ("drain_timeout", Some(self.drain)),
             ("linger_timeout", Some(deadlines.linger)),

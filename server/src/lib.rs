@@ -69,6 +69,7 @@
 //! | `tracing` (default) | events of the target `millpond`, and a span for each connection |
 //! | `http` | the module `http` |
 //! | `axum` | requests carry axum's `ConnectInfo` |
+//! | `ws` | the module `ws`: WebSockets beside an axum app, parked; with `axum` |
 //! | `serde` | `ServerConfig`: servers from a configuration file |
 //! | `rustls` | TLS; the cryptography provider is your choice |
 //! | `metrics` | `ServerStatus::publish_metrics`: counts for Prometheus, StatsD and others |
@@ -121,6 +122,8 @@ mod status;
 mod sync;
 mod task;
 mod trace;
+#[cfg(feature = "ws")]
+pub mod ws;
 
 pub use crate::accept::address::Address;
 pub use crate::accept::listen::{IntoListen, Listen};

@@ -109,6 +109,8 @@ pub(crate) struct Deadlines {
     pub(crate) frame: Option<Duration>,
     pub(crate) idle: Option<Duration>,
     pub(crate) body: Option<Duration>,
+    /// The time between the messages of a WebSocket, after which the server sends a ping.
+    pub(crate) message: Option<Duration>,
     pub(crate) write: Option<Duration>,
     pub(crate) linger: Duration,
 }
@@ -121,6 +123,7 @@ impl Default for Deadlines {
             frame: Some(Duration::from_secs(10)),
             idle: Some(Duration::from_secs(300)),
             body: None,
+            message: None,
             write: Some(Duration::from_secs(30)),
             linger: LINGER,
         }
@@ -176,6 +179,7 @@ pub(crate) struct Ticks {
     frame: u32,
     idle: u32,
     body: u32,
+    message: u32,
     write: u32,
     linger: u32,
     /// There is no deadline for the first byte, so the idle deadline runs from the accept.
@@ -188,7 +192,8 @@ impl Ticks {
     pub(crate) fn new(of: &Deadlines) -> Self {
         // The default of the linger is shorter than other deadlines, and needs no precision.
         let linger = (of.linger < LINGER).then_some(of.linger);
-        let all = [of.first_byte, of.handshake, of.frame, of.idle, of.body, of.write, linger];
+        let Deadlines { first_byte, handshake, frame, idle, body, message, write, .. } = *of;
+        let all = [first_byte, handshake, frame, idle, body, message, write, linger];
         let shortest = all.into_iter().flatten().min().unwrap_or(Duration::from_secs(60));
         let tick = (shortest / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
         // The tick that runs has begun already, so it does not count.
@@ -208,6 +213,7 @@ impl Ticks {
             frame: ticks(of.frame),
             idle: ticks(of.idle),
             body: ticks(of.body),
+            message: ticks(of.message),
             write: ticks(of.write),
         }
     }
@@ -225,6 +231,13 @@ impl Ticks {
         (self.write != NEVER).then(|| self.tick * (self.write - 1))
     }
 
+    /// Returns how long a wait may last, for a task with a timer of its own.
+    #[cfg(feature = "ws")]
+    pub(crate) fn duration(&self, park_reason: ParkReason) -> Option<Duration> {
+        let ticks = self.end(park_reason, 0);
+        (ticks != NEVER).then(|| self.tick * (ticks - 1))
+    }
+
     /// Returns the tick at which the deadline of a wait that begins `now` passes.
     pub(crate) fn end(&self, park_reason: ParkReason, now: u32) -> u32 {
         let ticks = match park_reason {
@@ -234,6 +247,7 @@ impl Ticks {
             ParkReason::Write | ParkReason::Stall => self.write,
             ParkReason::Body => self.body,
             ParkReason::Idle => self.idle,
+            ParkReason::Message => self.message,
             ParkReason::Linger => self.linger,
             ParkReason::Turn | ParkReason::Stream | ParkReason::LastRequest => NEVER,
         };

@@ -32,6 +32,7 @@ use crate::group::outcome::Outcome;
 /// # }
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct GroupReport {
     /// Jobs that have not ended. 0 in the report of a wait.

@@ -21,6 +21,7 @@ use crate::group::Group;
 use crate::group::state::{GroupState, MemberSink};
 use crate::group::ticket::JobTicket;
 use crate::pool::{ScheduleInner, Shared, TryGoInner, WithinInner};
+use crate::trace::Place;
 
 /// The handle of the owning futures. It keeps the group's jobs from being cancelled.
 struct OwnedGroup<T: Send + 'static>(Group<T>);
@@ -88,7 +89,8 @@ where
 {
     #[track_caller]
     pub(super) fn new(group: &'a Arc<GroupState<F::Output>>, limit: Duration, job: F) -> Self {
-        Self(WithinInner::with(&*group.shared, limit, job, MemberSink::new(group), None))
+        let (sink, place) = (MemberSink::new(group), Place::caller());
+        Self(WithinInner::with(&*group.shared, limit, job, sink, place, None))
     }
 }
 

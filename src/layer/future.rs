@@ -107,8 +107,8 @@ where
         detach: bool,
     ) -> Self {
         // A caller without a limit has all the patience.
-        let sink = shared.sink().with_request(limit < Duration::MAX);
-        let wait = WithinInner::with(LayerPool(shared), limit, call, sink, options);
+        let (sink, place) = (shared.sink().with_request(limit < Duration::MAX), shared.place);
+        let wait = WithinInner::with(LayerPool(shared), limit, call, sink, place, options);
         let state = State::Waiting { wait };
         Self { state, on_error, detach }
     }

@@ -152,10 +152,10 @@ impl PoolBuilder {
     /// Sets after which time a running job is slow: more than zero. Default: `None`, no job is.
     ///
     /// A slow job leaves one event of the level WARN, with the feature `tracing`: its place, its name, that
-    /// of its group, what it does and its [age](crate::JobInfo::age). The event comes while the job runs,
-    /// some milliseconds after the time is over. One task per pool looks for slow jobs while any job runs,
-    /// no more often than jobs come to the limit. A job that blocks the only thread of its runtime is
-    /// reported later, if it still runs then. A job that waits for its first slot does not run.
+    /// of its group, what it does, its [age](crate::JobInfo::age), its wait and its polls. The event comes
+    /// while the job runs, some milliseconds after the time is over. One task per pool looks for slow jobs
+    /// while any job runs, no more often than jobs come to the limit. A job that blocks the only thread of
+    /// its runtime is reported later, if it still runs then. A job that waits for its first slot does not run.
     #[doc(alias = "long running")]
     pub fn slow_job(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.slow_job = limit.into();

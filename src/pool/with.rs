@@ -163,6 +163,49 @@ impl<'a> PoolWith<'a> {
         self.submission(job).anyway_go().map(AnywayGo::new)
     }
 
+    /// [`Pool::blocking_schedule`] with options.
+    ///
+    /// # Errors
+    ///
+    /// Those of `Pool::blocking_schedule`, and [`Expired`](crate::SubmitErrorKind::Expired).
+    ///
+    /// # Panics
+    ///
+    /// Panics where `Pool::blocking_schedule` panics.
+    #[track_caller]
+    pub fn blocking_schedule<F>(&self, job: F) -> Result<JobHandle<F::Output>, SubmitError<F>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.pool.shared().block_on("blocking_schedule", self.schedule(job))
+    }
+
+    /// [`Pool::blocking_anyway_go`] with options.
+    ///
+    /// # Errors
+    ///
+    /// Those of `Pool::blocking_anyway_go`.
+    ///
+    /// # Panics
+    ///
+    /// Panics where `Pool::blocking_schedule` panics.
+    #[track_caller]
+    pub fn blocking_anyway_go<F>(&self, job: F) -> Result<JobHandle<F::Output>, SubmitError<F>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let shared = self.pool.shared();
+        shared.assert_may_block("blocking_anyway_go");
+        let committed = self.anyway_go(job)?;
+        Ok(shared.block_on("blocking_anyway_go", committed))
+    }
+
+    pub(crate) fn parts(&self) -> (&Pool, &JobOptions) {
+        (self.pool, &self.options)
+    }
+
     #[track_caller]
     fn submission<F>(&self, job: F) -> Submission<&'a Shared, F, StoreOutput>
     where

@@ -102,7 +102,8 @@ fn a_call_is_listed_under_the_name_of_its_layer() {
         assert_eq!(jobs.len(), layers.len());
         for (_, name, state) in layers {
             let named = |job: &&millpond::JobInfo| job.group.as_deref() == Some(name);
-            assert_eq!(jobs.iter().find(named).unwrap().state, state, "{name}: {jobs:?}");
+            let job = jobs.iter().find(named).unwrap();
+            assert_eq!((job.state, job.place.file()), (state, file!()), "{name}: {jobs:?}");
         }
         drop(calls);
         whole(&pool).await;

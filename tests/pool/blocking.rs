@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::task::Poll;
 
 use crate::support::*;
-use millpond::{JobHandle, Pool, SubmitErrorKind};
+use millpond::{JobHandle, JobOptions, Pool, SubmitErrorKind};
 use tokio::sync::oneshot;
 
 /// A closure that runs until its sender is gone.
@@ -213,10 +213,12 @@ fn blocking_verbs_from_threads_outside() {
             let waiter = |commits: bool| {
                 let pool = pool.clone();
                 std::thread::spawn(move || {
-                    let handle = if commits {
-                        pool.blocking_anyway_go(async { 1 }).unwrap()
-                    } else {
-                        pool.blocking_schedule(async { 2 }).unwrap()
+                    let view = pool.with(JobOptions::new());
+                    let handle = match (commits, threads) {
+                        (true, 0) => view.blocking_anyway_go(async { 1 }).unwrap(),
+                        (true, _) => pool.blocking_anyway_go(async { 1 }).unwrap(),
+                        (false, 0) => view.blocking_schedule(async { 2 }).unwrap(),
+                        (false, _) => pool.blocking_schedule(async { 2 }).unwrap(),
                     };
                     futures(handle)
                 })

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::*;
-use millpond::{JobError, JobOptions, Pool, SubmitErrorKind};
+use millpond::{JobError, JobOptions, Pool, Priority, SubmitErrorKind};
 use tokio::time::{Instant, sleep};
 
 const LIMIT: Duration = Duration::from_millis(250);
@@ -317,5 +317,36 @@ fn each_job_runs_or_expires_once_under_load() {
         );
         assert_eq!(done + expired + refused, 2_000);
         assert!(runs.load(Ordering::Relaxed) >= done);
+    });
+}
+
+/// A reserver waits until the deadline of its options, and its jobs have it, too.
+#[test]
+fn a_reserver_has_options() {
+    paused(async {
+        let pool = Pool::new(1);
+        let held = pool.reserve().await.unwrap();
+        let view = pool.with(within(LIMIT).expire_running(true).priority(Priority::High));
+        let start = Instant::now();
+        let refused = view.reserve().await.unwrap_err();
+        assert_eq!(refused.kind(), SubmitErrorKind::Expired);
+        assert!((LIMIT..LIMIT * 2).contains(&start.elapsed()));
+
+        let view = pool.with(within(LIMIT).expire_running(true).priority(Priority::High));
+        let (mut late, mut soon) = (pool.reserver(), view.reserver());
+        let mut waits = [Box::pin(late.reserve()), Box::pin(soon.reserve())];
+        assert!(waits.iter_mut().all(|wait| poll(wait).is_pending()));
+        drop(held);
+        settle().await;
+        let ready = waits.each_mut().map(|wait| poll(wait).is_ready());
+        assert_eq!(ready, [false, true], "the higher priority goes first");
+        drop(waits);
+        let job = soon.clone();
+        assert!(!job.is_reserved());
+        let job = soon.schedule(std::future::pending::<()>()).unwrap();
+        assert!(matches!(job.await, Err(JobError::Expired)));
+        late.reserve().await.unwrap();
+        late.schedule(async {}).unwrap().await.unwrap();
+        whole(&pool).await;
     });
 }

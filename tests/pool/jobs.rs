@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::*;
 use millpond::{JobInfo, JobOptions, JobState, Pool, Priority};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -150,6 +150,129 @@ fn a_list_becomes_text() {
         assert_eq!((&status["running"], &status["oldest_wait"]), (&1.into(), &0.0.into()));
         assert_eq!(serde_json::to_value(pool.timings()).unwrap()["wait"]["count"], 1);
         job.abort();
+        whole(&pool).await;
+    });
+}
+
+/// Asserts that a job shows this wait, up to what is lost when it is kept, and these polls.
+#[track_caller]
+fn assert_history(job: &JobInfo, waited: Duration, polls: u32) {
+    let shown = job.waited.expect("the wait is known");
+    // The clock of tokio's paused time goes on by a millisecond where a timer was set in between.
+    assert!((waited.mul_f64(0.99)..=waited + SECOND / 50).contains(&shown), "{job:?}");
+    assert_eq!(job.polls, Some(polls), "{job:?}");
+}
+
+/// A job that waited in the queue, one that waited as a caller, and one that did not wait.
+#[test]
+fn a_running_job_shows_its_wait_and_its_polls() {
+    paused(async {
+        let pool = Pool::builder().size(1).queue(1).build().unwrap();
+        let first = pool.schedule(forever()).await.unwrap();
+        sleep(SECOND).await;
+        let queued = pool.schedule(forever()).await.unwrap();
+        sleep(SECOND).await;
+        let caller = tokio::spawn(pool.schedule_owned(forever()));
+        sleep(SECOND).await;
+        let jobs = pool.jobs(9);
+        assert_eq!(states(&jobs), [JobState::Suspended, JobState::Waiting, JobState::Waiting]);
+        assert_history(&jobs[0], Duration::ZERO, 1);
+        assert_history(&jobs[1], 2 * SECOND, 0);
+        assert_history(&jobs[2], SECOND, 0);
+        first.abort();
+        sleep(SECOND).await;
+        // The caller has handed its job in when the first one ended.
+        let jobs = pool.jobs(9);
+        assert_eq!(states(&jobs), [JobState::Waiting, JobState::Suspended]);
+        assert_history(&jobs[1], 2 * SECOND, 1);
+        sleep(3 * SECOND).await;
+        queued.abort();
+        sleep(SECOND).await;
+        let jobs = pool.jobs(9);
+        assert_history(&jobs[0], 5 * SECOND, 1);
+        assert!(jobs[0].age >= SECOND && jobs[0].age < 2 * SECOND, "{:?}", jobs[0]);
+        caller.await.unwrap().unwrap().abort();
+        whole(&pool).await;
+    });
+}
+
+/// A caller without a queue, and polls by wakers of each kind.
+#[test]
+fn a_caller_that_waited_shows_its_wait() {
+    paused(async {
+        let pool = Pool::new(1);
+        let held = pool.reserve().await.unwrap();
+        let ticks = tokio::spawn(pool.schedule_owned(async {
+            for _ in 0..5 {
+                sleep(SECOND).await;
+            }
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+            forever().await;
+        }));
+        sleep(7 * SECOND).await;
+        drop(held);
+        sleep(SECOND / 2).await;
+        assert_history(&pool.jobs(9)[0], 7 * SECOND, 1);
+        sleep(2 * SECOND).await;
+        assert_history(&pool.jobs(9)[0], 7 * SECOND, 3);
+        sleep(5 * SECOND).await;
+        assert_history(&pool.jobs(9)[0], 7 * SECOND, 8);
+        ticks.await.unwrap().unwrap().abort();
+        whole(&pool).await;
+    });
+}
+
+/// A job that lends its slot and waits for one again keeps its history.
+#[test]
+fn a_job_that_lent_its_slot_keeps_its_history() {
+    paused(async {
+        let pool = Pool::new(1);
+        let held = pool.reserve().await.unwrap();
+        let inner = pool.clone();
+        let outer = tokio::spawn(pool.schedule_owned(async move {
+            sleep(SECOND).await;
+            // Takes the slot of this job, and keeps it for longer than this job waits.
+            let nested = inner.schedule(sleep(3 * SECOND)).await.unwrap();
+            let _ = timeout(SECOND, nested).await;
+            forever().await;
+        }));
+        sleep(4 * SECOND).await;
+        drop(held);
+        sleep(5 * SECOND / 2).await;
+        let jobs = pool.jobs(9);
+        assert_eq!(states(&jobs), [JobState::Waiting, JobState::Suspended]);
+        assert_eq!((jobs[0].waited, jobs[0].polls), (None, None));
+        sleep(3 * SECOND).await;
+        let jobs = pool.jobs(9);
+        assert_eq!(states(&jobs), [JobState::Suspended]);
+        let polls = jobs[0].polls.unwrap();
+        assert!(polls >= 3, "{jobs:?}");
+        assert_history(&jobs[0], 4 * SECOND, polls);
+        outer.await.unwrap().unwrap().abort();
+        whole(&pool).await;
+    });
+}
+
+/// What is not known is not told.
+#[test]
+fn a_first_poll_and_a_job_in_its_caller_have_no_history() {
+    paused(async {
+        let pool = Pool::new(1);
+        let held = pool.reserve().await.unwrap();
+        let in_caller = tokio::spawn({
+            let pool = pool.clone();
+            async move { drop(pool.try_go(forever()).await) }
+        });
+        sleep(SECOND).await;
+        let jobs = pool.jobs(9);
+        assert_eq!((jobs[0].waited, jobs[0].polls), (Some(Duration::ZERO), None));
+        in_caller.abort();
+        drop(held);
+        let seen = pool.clone();
+        let look = async move { seen.jobs(9) };
+        let jobs = pool.schedule(look).await.unwrap().await.unwrap();
+        assert_eq!((jobs[0].waited, jobs[0].polls), (None, Some(1)));
         whole(&pool).await;
     });
 }

@@ -96,6 +96,8 @@ mod receipt;
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub mod redis;
 mod report;
+#[cfg(any(feature = "nats", feature = "redis"))]
+mod settlement;
 mod source;
 pub mod testing;
 mod trace;

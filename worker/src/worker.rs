@@ -1,7 +1,7 @@
 //! [`Worker`]: settings, the loop that fetches, and the end.
 //!
-//! A run has three kinds of tasks: the caller's, which fetches; one for each message or each key,
-//! which delivers; and one that keeps the claims. A place of `in_flight` is a permit of a semaphore.
+//! A run has three kinds of tasks: one that fetches; one for each message or each key, which delivers;
+//! and one that keeps the claims. A place of `in_flight` is a permit of a semaphore.
 //! Only the fetching task takes permits, so `1 + available` is the room at a fetch.
 //! The tasks end with the run: a dropped run cancels `cut`, as the drain deadline does, and each message
 //! is given back.
@@ -159,6 +159,10 @@ impl<S: Source> Worker<S> {
     /// [`WorkerError::Config`] before anything is fetched. [`WorkerError::Source`] if the source is
     /// closed, after a drain.
     ///
+    /// # Panics
+    ///
+    /// Panics if called outside of a runtime, or if its runtime shuts down meanwhile.
+    ///
     /// # Cancel safety
     ///
     /// Dropping the future cancels all jobs and gives all messages back, in the background.
@@ -178,16 +182,26 @@ impl<S: Source> Worker<S> {
         };
         let shared = Arc::new(Shared { claims, processor, by_key: self.by_key, keys: Keys::new() });
         let run = Run { shared, tasks: TaskTracker::new(), on_span: self.on_span };
-        // If this future is dropped, the messages stop by themselves.
-        let _stop = [&run.shared.processor.drain, &run.shared.processor.cut]
-            .map(|token| token.clone().drop_guard());
-        let _keeper = AbortOnDropHandle::new(tokio::spawn(run.shared.claims.clone().keep()));
-
-        let mut source = self.source;
+        let (mut source, drain_timeout) = (self.source, self.drain_timeout);
         let limits = (self.in_flight, self.rate_limit.map(Tokens::new));
-        let error = run.fetch(&mut source, limits, &token).await;
-        run.drain(&mut source, self.drain_timeout).await;
-        let report = run.shared.claims.counters.report();
+        // A task, as the caller may be outside of the runtime's threads: from there each message's task
+        // would wake a thread. It ends with this future.
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            // However this task ends, the messages stop by themselves.
+            let _stop = [&run.shared.processor.drain, &run.shared.processor.cut]
+                .map(|token| token.clone().drop_guard());
+            let _keeper = AbortOnDropHandle::new(tokio::spawn(run.shared.claims.clone().keep()));
+            let error = run.fetch(&mut source, limits, &token).await;
+            run.drain(&mut source, drain_timeout).await;
+            (error, run.shared.claims.counters.report())
+        }));
+        let (error, report) = match task.await {
+            Ok(ended) => ended,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_cancelled) => panic!("the runtime has shut down"),
+            },
+        };
         event!(INFO, ?report, "worker ended");
         match error {
             None => Ok(report),
@@ -294,9 +308,9 @@ where
                 place = places.clone().acquire_owned() => place.expect("it is never closed"),
             };
             // A request for a few messages costs as much as one for many.
-            if places.available_permits() < in_flight / 4 {
-                let quarter = places.acquire_many((in_flight / 4) as u32);
-                let _ = timeout(GATHER, quarter).await;
+            if places.available_permits() < in_flight / 2 {
+                let half = places.acquire_many((in_flight / 2) as u32);
+                let _ = timeout(GATHER, half).await;
             }
             let mut room = NonZeroUsize::MIN.saturating_add(places.available_permits());
             if let Some(tokens) = &mut tokens {
@@ -336,7 +350,7 @@ where
 
     async fn start_all<S>(
         &self,
-        source: &S,
+        source: &mut S,
         batch: Batch<S>,
         asked_at: Instant,
         place: OwnedSemaphorePermit,

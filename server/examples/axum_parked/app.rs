@@ -12,8 +12,8 @@ use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use futures_util::{StreamExt, stream};
+use millpond::Pool;
 use millpond::layer::{CallError, PoolLayer};
-use millpond::{JobOptions, Pool};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::time::{sleep, timeout};
@@ -30,11 +30,8 @@ const MESSAGE: usize = 1024 * 1024;
 const CLOSE: Duration = Duration::from_secs(1);
 
 pub fn app(pool: &Pool, pond: Pond) -> Router {
-    // The name of the route tells the page what a job is.
-    let now = |name| {
-        let options = move |_: &Request| JobOptions::new().name(name);
-        PoolLayer::try_schedule(pool).on_error(respond).options(options)
-    };
+    // The name of the layer tells the page what a job is, and how the calls of a route end.
+    let now = |name: &str| PoolLayer::try_schedule(pool).name(name).on_error(respond);
     // The request keeps its slot until the body has streamed.
     let stream = now("stream").hold_until_body_end();
     let pooled = Router::new()

@@ -134,6 +134,8 @@ impl Pond {
             "wait": times(&lately.wait),
             "run": times(&lately.run),
             "jobs": inner.pool.jobs(JOBS),
+            "layers": inner.pool.layer_counts(),
+            "groups": inner.pool.group_counts(),
             // The sum so far: two readings give the share of a core.
             "cpu_us": memory::cpu() / 1_000,
             "uptime_us": inner.start.elapsed().as_micros() as u64,

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::future::pending;
 use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use millpond_server::{Mode, Server};
+use millpond_server::{Mode, Server, ServerStatus, ShutdownReport};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -77,12 +78,41 @@ impl Args {
     }
 }
 
+/// A server of frames, or of HTTP.
+pub trait Serving {
+    fn address(&self) -> Option<SocketAddr>;
+    fn status(&self) -> ServerStatus;
+    fn shutdown(&self, deadline: Duration) -> impl Future<Output = ShutdownReport>;
+}
+
+macro_rules! serving {
+    ($server:ty) => {
+        impl Serving for $server {
+            fn address(&self) -> Option<SocketAddr> {
+                self.local_addrs().first().copied()
+            }
+
+            fn status(&self) -> ServerStatus {
+                self.status()
+            }
+
+            fn shutdown(&self, deadline: Duration) -> impl Future<Output = ShutdownReport> {
+                self.shutdown(deadline)
+            }
+        }
+    };
+}
+
+serving!(Server);
+#[cfg(feature = "http")]
+serving!(millpond_server::http::Server);
+
 /// Prints the server's address, and shows what the server does until ctrl-c or SIGTERM.
-pub async fn serve(server: &Server, args: &Args) -> Result<(), Error> {
+pub async fn serve(server: &impl Serving, args: &Args) -> Result<(), Error> {
     // Registered before the address is printed, so that no signal is missed.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let address = server.local_addrs().first().map_or(args.listen.clone(), ToString::to_string);
+    let address = server.address().map_or(args.listen.clone(), |address| address.to_string());
     println!("listening on {address}, {:?}, process {}", args.mode, std::process::id());
     tokio::select! {
         _ = interrupt.recv() => {}
@@ -94,7 +124,7 @@ pub async fn serve(server: &Server, args: &Args) -> Result<(), Error> {
 }
 
 /// Prints a line each second. A terminal shows it in place.
-async fn show(server: &Server) {
+async fn show(server: &impl Serving) {
     let (start, end) = if std::io::stdout().is_terminal() { ("\r\x1b[2K", "") } else { ("", "\n") };
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
     let mut before = server.status();
@@ -118,7 +148,7 @@ async fn show(server: &Server) {
 }
 
 /// Stops the server gracefully, and prints the report.
-pub async fn stop(server: &Server) {
+pub async fn stop(server: &impl Serving) {
     let report = server.shutdown(DRAIN).await;
     let status = server.status();
     println!(

@@ -62,16 +62,18 @@ struct HttpKeys {
     warm_connections: Option<Count>,
     http2: Option<Http2Keys>,
     connect_info: Option<Flag>,
+    websocket_ping_interval: Option<Deadline>,
 }
 
 /// The settings of `http::ServerBuilder` that the table `http` has.
-const HTTP_FIELDS: [&str; 6] = [
+const HTTP_FIELDS: [&str; 7] = [
     "max_requests_per_connection",
     "header_read_timeout",
     "body_timeout",
     "keep_alive_timeout",
     "max_header_size",
     "shutdown_grace",
+    "websocket_ping_interval",
 ];
 
 fn is_of_http(field: &str) -> bool {
@@ -218,6 +220,10 @@ impl ServerEntry {
         }
         apply!(header_read_timeout body_timeout keep_alive_timeout max_header_size);
         apply!(shutdown_grace half_close connect_info max_requests_per_connection warm_connections);
+        #[cfg(feature = "ws")]
+        {
+            apply!(websocket_ping_interval);
+        }
         if let Some(keys) = keys.http2 {
             builder = builder.http2(keys.settings());
         }
@@ -299,6 +305,11 @@ impl ServerEntry {
         }
         if cfg!(not(feature = "http")) && self.keys.http.is_some() {
             return Err(E::custom(format_args!("`{HERE}http` takes the feature `http`")));
+        }
+        let is_of_ws = |keys: &HttpKeys| keys.websocket_ping_interval.is_some();
+        if cfg!(not(feature = "ws")) && self.keys.http.as_ref().is_some_and(is_of_ws) {
+            let key = "http.websocket_ping_interval";
+            return Err(E::custom(format_args!("`{HERE}{key}` takes the feature `ws`")));
         }
         self.keys.mode = agreed(self.keys.mode, &self.keys.use_netpoll_mode)?;
         let checked = self.without_files(Server::builder()).config.check_all();

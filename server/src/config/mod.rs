@@ -119,6 +119,7 @@ use millpond::Pool;
 /// | `warm_connections` | a number; 0 for none |
 /// | `http2` | a table, see below |
 /// | `connect_info` | `true` or `false` |
+/// | `websocket_ping_interval` | a duration, or `"never"`. Takes the feature `ws` |
 ///
 /// Of the table `http2` in `http`; see `http::Http2` for the defaults.
 ///

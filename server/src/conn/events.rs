@@ -102,6 +102,9 @@ pub(crate) enum ParkReason {
     /// The peer takes bytes or sends some: with either, the turn may go on.
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
     Stall,
+    /// The next message of a WebSocket.
+    #[cfg_attr(not(feature = "ws"), allow(dead_code))]
+    Message,
     /// The rest of a request body.
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
     Body,
@@ -121,9 +124,12 @@ impl ParkReason {
             // These may go on in either direction: a TLS handshake writes, too.
             Self::Handshake | Self::Stall | Self::Body | Self::Stream => !events.is_empty(),
             // A socket is nearly always writable, so `WRITABLE` alone wakes none of the others.
-            Self::FirstByte | Self::Idle | Self::LastRequest | Self::Frame | Self::Linger => {
-                events.any(Events::COMMON)
-            }
+            Self::FirstByte
+            | Self::Idle
+            | Self::LastRequest
+            | Self::Message
+            | Self::Frame
+            | Self::Linger => events.any(Events::COMMON),
         }
     }
 
@@ -132,9 +138,12 @@ impl ParkReason {
         match self {
             Self::FirstByte => Deadline::FirstByte,
             Self::Handshake => Deadline::Handshake,
-            Self::Idle | Self::LastRequest | Self::Turn | Self::Linger | Self::Stream => {
-                Deadline::Idle
-            }
+            Self::Idle
+            | Self::LastRequest
+            | Self::Message
+            | Self::Turn
+            | Self::Linger
+            | Self::Stream => Deadline::Idle,
             Self::Frame => Deadline::Frame,
             Self::Write | Self::Stall => Deadline::Write,
             Self::Body => Deadline::Body,

@@ -6,11 +6,12 @@
 //! and no waker is woken; the codec is the only user code that runs under it (F2, F3).
 //!
 //! The bytes of a frame that is sent are in one of three places, and each place counts them:
-//! 1. in `Inner::output`: counted by `Inner::permit`, against `send_buffer_total`;
-//! 2. in the output of the running turn: counted by `Inner::unwritten`, against `send_buffer`;
-//! 3. in the connection's `SavedBytes`: counted by `Inner::unwritten` and by a permit of their own.
+//! 1. in `Outgoing::output`: counted by `Outgoing::permit`, against `send_buffer_total`;
+//! 2. in the output of the running turn: counted by `Outgoing::unwritten`, against `send_buffer`;
+//! 3. in the connection's `SavedBytes`: counted by `Outgoing::unwritten` and by a permit of their own.
 
 use std::future::Future;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -20,7 +21,7 @@ use tokio_util::codec::{Decoder, Encoder};
 use crate::accept::address::Address;
 use crate::close_reason::CloseReason;
 use crate::conn::notifier::ConnNotifier;
-use crate::conn::server_state::BytesPermit;
+use crate::conn::server_state::{BytesPermit, ServerState};
 use crate::framed::connection::{Capacity, Connection, DynConnection, TrySendError};
 use crate::framed::protocol::{FrameProtocol, SavedBytes};
 use crate::framed::service::{BoxError, decode, decode_failed, failed};
@@ -160,10 +161,38 @@ impl<H: Handler> Handler for Arc<H> {
     }
 }
 
-/// A codec and a handler. Each connection has a clone of the codec.
-pub(crate) struct HandlerProtocol<C, H> {
-    pub(crate) codec: C,
-    pub(crate) handler: Arc<H>,
+/// How a codec ends a connection.
+pub(crate) trait LastFrame<C>: Send + Sync + 'static {
+    /// Whether the codec itself bounds its frames. Otherwise `max_frame_size` does.
+    const CODEC_LIMITS_FRAMES: bool = false;
+
+    /// Whether a connection closes although a part of a frame has come. The peer learns of the end
+    /// by the last frame then.
+    const CLOSES_WITHIN_FRAMES: bool = false;
+
+    /// Appends the last frame of a connection that closes for `reason`. Returns whether the peer
+    /// answers that frame, so that the close waits for the peer.
+    fn encode(_codec: &mut C, _reason: CloseReason, _output: &mut BytesMut) -> bool {
+        false
+    }
+}
+
+/// Of a codec that knows no last frame.
+pub(crate) struct NoLastFrame;
+
+impl<C> LastFrame<C> for NoLastFrame {}
+
+/// A handler, and what makes the codec of each connection.
+pub(crate) struct HandlerProtocol<H, N, F = NoLastFrame> {
+    handler: H,
+    new_codec: N,
+    last_frame: PhantomData<F>,
+}
+
+impl<H, N, F> HandlerProtocol<H, N, F> {
+    pub(crate) fn new(handler: H, new_codec: N) -> Self {
+        Self { handler, new_codec, last_frame: PhantomData }
+    }
 }
 
 /// A connection's state besides its socket, shared by its turns and its [`Connection`]s.
@@ -180,12 +209,8 @@ struct Inner<C> {
     /// One codec decodes and encodes, since either may depend on the other. A codec that uses a
     /// `Connection` of its own connection deadlocks.
     codec: C,
-    /// Frames that were sent and that no turn has collected.
-    output: BytesMut,
-    /// Counts `output`.
-    permit: BytesPermit,
-    /// Bytes that a turn has collected and not written.
-    unwritten: usize,
+    /// Present while something was sent and is not written. An idle connection keeps none.
+    outgoing: Option<Box<Outgoing>>,
     /// `on_open` was called.
     opened: bool,
     /// [`Connection::close`] was called: the output still goes out.
@@ -194,10 +219,66 @@ struct Inner<C> {
     closed: bool,
 }
 
+/// The bytes of a connection that were sent and not written.
+struct Outgoing {
+    /// Frames that no turn has collected.
+    output: BytesMut,
+    /// Counts `output`.
+    permit: BytesPermit,
+    /// Bytes that a turn has collected and not written.
+    unwritten: usize,
+}
+
+impl Outgoing {
+    fn new(server: &ServerState) -> Box<Self> {
+        let (output, permit) = (BytesMut::new(), server.empty_permit());
+        Box::new(Self { output, permit, unwritten: 0 })
+    }
+
+    fn len(&self) -> usize {
+        self.output.len() + self.unwritten
+    }
+}
+
 /// What is kept of a connection between two turns.
 pub(crate) struct IdleConn<C, S> {
     shared: Arc<ConnShared<C, S>>,
     saved: Option<Box<SavedBytes>>,
+}
+
+#[cfg(feature = "ws")]
+impl<C, S> IdleConn<C, S> {
+    /// Calls a function with the codec, under the lock.
+    pub(crate) fn with_codec<R>(&self, call: impl FnOnce(&mut C) -> R) -> R {
+        call(&mut self.shared.inner.lock().codec)
+    }
+
+    /// Sends a frame as [`Connection::try_send`] does.
+    pub(crate) fn try_send<Out>(&self, frame: Out) -> Result<(), TrySendError<Out>>
+    where
+        C: Encoder<Out, Error: Into<BoxError>> + Send,
+        S: Send + Sync,
+    {
+        DynConnection::try_send(&*self.shared, frame)
+    }
+
+    /// Closes as [`Connection::close`] does.
+    pub(crate) fn close(&self) {
+        self.shared.inner.lock().is_closing = true;
+        self.shared.notifier.close(CloseReason::ClosedByServer);
+    }
+
+    /// Whether the connection is closed, and waits for the peer's end alone.
+    pub(crate) fn lingers(&self) -> bool {
+        self.saved.as_ref().is_some_and(|saved| saved.lingers.is_some())
+    }
+
+    /// Gives the first turn bytes that were read before it.
+    pub(crate) fn save_input(&mut self, input: Box<[u8]>) {
+        if !input.is_empty() {
+            self.saved = Some(Box::new(SavedBytes { input, ..SavedBytes::default() }));
+        }
+    }
 }
 
 /// Calls the handler for one turn. The turn borrows the idle state at the same time, so this has
@@ -207,10 +288,12 @@ pub(crate) struct HandlerCall<C, H: Handler> {
     connection: Connection<H::Out, H::State>,
 }
 
-impl<C, H> FrameProtocol for HandlerProtocol<C, H>
+impl<C, H, N, F> FrameProtocol for HandlerProtocol<H, N, F>
 where
     H: Handler,
-    C: Decoder<Item = H::In, Error: Into<BoxError>> + Clone + Send + Sync + 'static,
+    N: Fn() -> C + Send + Sync + 'static,
+    F: LastFrame<C>,
+    C: Decoder<Item = H::In, Error: Into<BoxError>> + Send + Sync + 'static,
     C: Encoder<H::Out, Error: Into<BoxError>>,
 {
     type Idle = IdleConn<C, H::State>;
@@ -220,12 +303,14 @@ where
 
     const SERVER_FIRST: bool = true;
 
+    const CODEC_LIMITS_FRAMES: bool = F::CODEC_LIMITS_FRAMES;
+
+    const CLOSES_WITHIN_FRAMES: bool = F::CLOSES_WITHIN_FRAMES;
+
     fn on_accept(&self, address: Address, notifier: ConnNotifier) -> Self::Idle {
         let inner = Inner {
-            codec: self.codec.clone(),
-            output: BytesMut::new(),
-            permit: notifier.server().empty_permit(),
-            unwritten: 0,
+            codec: (self.new_codec)(),
+            outgoing: None,
             opened: false,
             is_closing: false,
             closed: false,
@@ -280,18 +365,19 @@ where
         permit: &mut Option<BytesPermit>,
     ) {
         let mut inner = idle.shared.inner.lock();
-        if !inner.output.is_empty() {
-            output.unsplit(std::mem::take(&mut inner.output));
-            inner.unwritten = output.len();
-            let none = idle.shared.notifier.server().empty_permit();
-            let collected = std::mem::replace(&mut inner.permit, none);
-            drop(inner);
-            // The bytes count until they are written: a turn may wait long before that.
-            match permit {
-                _ if failpoint("collected bytes do not count") => {}
-                Some(permit) => permit.absorb(collected),
-                None => *permit = Some(collected),
-            }
+        let Some(outgoing) = inner.outgoing.as_mut().filter(|sent| !sent.output.is_empty()) else {
+            return;
+        };
+        output.unsplit(std::mem::take(&mut outgoing.output));
+        outgoing.unwritten = output.len();
+        let none = idle.shared.notifier.server().empty_permit();
+        let collected = std::mem::replace(&mut outgoing.permit, none);
+        drop(inner);
+        // The bytes count until they are written: a turn may wait long before that.
+        match permit {
+            _ if failpoint("collected bytes do not count") => {}
+            Some(permit) => permit.absorb(collected),
+            None => *permit = Some(collected),
         }
     }
 
@@ -302,10 +388,14 @@ where
     fn unwritten(&self, idle: &mut Self::Idle, bytes: usize) {
         let limit = idle.shared.notifier.server().settings.send_buffer;
         let mut inner = idle.shared.inner.lock();
-        inner.unwritten = bytes;
-        let has_room = inner.output.len() + bytes < limit;
+        let sent = inner.outgoing.as_mut().map_or(0, |outgoing| {
+            outgoing.unwritten = bytes;
+            outgoing.len()
+        });
+        let written = if sent == 0 { inner.outgoing.take() } else { None };
         drop(inner);
-        if has_room {
+        drop(written);
+        if sent < limit {
             idle.shared.capacity.notify_waiters();
         }
     }
@@ -314,14 +404,21 @@ where
         &mut idle.saved
     }
 
+    fn last_frame(
+        &self,
+        idle: &mut Self::Idle,
+        reason: CloseReason,
+        output: &mut BytesMut,
+    ) -> bool {
+        F::encode(&mut idle.shared.inner.lock().codec, reason, output)
+    }
+
     fn close_output(&self, idle: &mut Self::Idle) {
-        let none = idle.shared.notifier.server().empty_permit();
         let mut inner = idle.shared.inner.lock();
         inner.closed = true;
-        inner.output = BytesMut::new();
-        let permit = std::mem::replace(&mut inner.permit, none);
+        let outgoing = inner.outgoing.take();
         drop(inner);
-        drop(permit);
+        drop(outgoing);
         idle.shared.capacity.notify_waiters();
     }
 
@@ -356,7 +453,7 @@ where
         if inner.closed || inner.is_closing {
             return Err(TrySendError::Closed(frame));
         }
-        let waiting = inner.output.len() + inner.unwritten;
+        let waiting = inner.outgoing.as_ref().map_or(0, |outgoing| outgoing.len());
         if waiting >= server.settings.send_buffer || server.is_over_limit() {
             drop(inner);
             // A connection with nothing to send is not the one that fills the server's total.
@@ -366,7 +463,9 @@ where
             }
             return Err(TrySendError::Full(frame));
         }
-        let Inner { codec, output, permit, .. } = &mut *inner;
+        let Inner { codec, outgoing, .. } = &mut *inner;
+        let outgoing = outgoing.get_or_insert_with(|| Outgoing::new(server));
+        let Outgoing { output, permit, .. } = &mut **outgoing;
         let before = output.len();
         // A sender may serve many connections: this codec's panic must not unwind into it, and must
         // leave no half a frame behind.

@@ -26,6 +26,13 @@ pub(crate) trait FrameProtocol: Send + Sync + 'static {
     /// `true` for a handler.
     const SERVER_FIRST: bool;
 
+    /// Whether the codec itself bounds its frames. Otherwise `max_frame_size` does.
+    const CODEC_LIMITS_FRAMES: bool = false;
+
+    /// Whether a connection closes although a part of a frame has come. Otherwise a shutdown waits for
+    /// the rest.
+    const CLOSES_WITHIN_FRAMES: bool = false;
+
     /// Makes the state of a new connection.
     fn on_accept(&self, address: Address, notifier: ConnNotifier) -> Self::Idle;
 
@@ -77,6 +84,17 @@ pub(crate) trait FrameProtocol: Send + Sync + 'static {
 
     /// The place where a turn leaves bytes for the next turn.
     fn saved<'a>(&self, idle: &'a mut Self::Idle) -> &'a mut Option<Box<SavedBytes>>;
+
+    /// Appends the last frame of a connection that closes for `reason`, if the protocol has one.
+    /// Returns whether the peer answers that frame, so that the close waits for the peer.
+    fn last_frame(
+        &self,
+        _idle: &mut Self::Idle,
+        _reason: CloseReason,
+        _output: &mut BytesMut,
+    ) -> bool {
+        false
+    }
 
     /// Discards unsent frames, and refuses sends from now on. Called before a connection lingers.
     fn close_output(&self, idle: &mut Self::Idle);

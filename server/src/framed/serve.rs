@@ -190,7 +190,9 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
             let left = self.buffers.input.len();
             self.consumed += before.saturating_sub(left);
             let size = self.consumed + if decoded.is_some() { 0 } else { left };
-            if size > self.server.settings.max_frame_size && !failpoint("frames have no size limit")
+            if size > self.server.settings.max_frame_size
+                && !P::CODEC_LIMITS_FRAMES
+                && !failpoint("frames have no size limit")
             {
                 return Err(CloseReason::FrameTooLarge);
             }
@@ -347,7 +349,8 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
                 return Err(CloseReason::Deadline(deadline));
             }
         }
-        if let Some(reason) = self.turn_input.close_requested.filter(|_| !self.partial_frame) {
+        let may_close = !self.partial_frame || P::CLOSES_WITHIN_FRAMES;
+        if let Some(reason) = self.turn_input.close_requested.filter(|_| may_close) {
             return Err(reason);
         }
         if self.partial_frame {
@@ -403,7 +406,11 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
     /// TLS alert and the end of the stream. Then lingers, if unread bytes would reset the connection.
     fn close(&mut self, reason: CloseReason) -> Outcome {
         let mut cx = Context::from_waker(Waker::noop());
+        let mut is_answered = false;
         if !matches!(reason, CloseReason::Io | CloseReason::Tls) {
+            let output = &mut self.buffers.output;
+            self.protocol.collect(self.idle, output, &mut self.permit);
+            is_answered = self.protocol.last_frame(self.idle, reason, output);
             let _ = self.write(&mut cx);
         }
         let alert_waits = linger::end_output(self.io, &mut cx, reason);
@@ -424,7 +431,7 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
             }
         }
         self.force_io(false);
-        if self.end || !linger::is_due(reason, unserved || self.read > before) {
+        if self.end || !(is_answered || linger::is_due(reason, unserved || self.read > before)) {
             return Outcome::Close(reason);
         }
         self.park_closing(reason, ParkReason::Linger)

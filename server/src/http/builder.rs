@@ -55,6 +55,10 @@ impl ServerBuilder {
         config.max_frame_size = 408 * 1024;
         config.deadlines.idle = Some(Duration::from_secs(75));
         config.deadlines.body = Some(Duration::from_secs(30));
+        #[cfg(feature = "ws")]
+        {
+            config.deadlines.message = Some(Duration::from_secs(30));
+        }
         #[cfg(feature = "rustls")]
         {
             config.tls.alpn = &[b"h2", b"http/1.1"];
@@ -98,6 +102,18 @@ impl ServerBuilder {
     #[doc(alias = "idle_timeout")]
     pub fn keep_alive_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.deadlines.idle = timeout.into();
+        self
+    }
+
+    /// How long a parked WebSocket may be silent before the server sends a ping. If the peer sends nothing
+    /// within the same time again, not even the pong, its connection is closed, with
+    /// [`Deadline::Idle`](crate::Deadline::Idle). Default 30 s. `None`: no pings, and no bound.
+    ///
+    /// Proxies close connections that are silent for about a minute; pings keep them open.
+    #[cfg(feature = "ws")]
+    #[doc(alias = "keep-alive")]
+    pub fn websocket_ping_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
+        self.config.deadlines.message = interval.into();
         self
     }
 

@@ -173,6 +173,8 @@ enum Limit {
 impl<W: Transport, A: HttpService> Task<W, A> {
     fn say_goodbye(&mut self) {
         self.is_last = true;
+        #[cfg(feature = "ws")]
+        self.shared.progress.say_goodbye();
         if let Some(hyper) = &mut self.hyper {
             hyper.as_mut().graceful_shutdown();
         }

@@ -31,6 +31,10 @@ use crate::http::body::{RequestBody, TrackedBody};
 use crate::http::progress::{
     ConnProgress, ProgressGuard, REQUEST_BODY_PENDING, SERVICE, SERVICE_PENDING,
 };
+#[cfg(feature = "ws")]
+use crate::http::websocket;
+#[cfg(feature = "ws")]
+use crate::ws::upgrade::{Accepted, Parks};
 
 /// The bounds of the user's service under one name.
 pub(crate) trait HttpService:
@@ -70,11 +74,15 @@ pub(super) struct HyperService<A> {
 }
 
 impl<A: HttpService> HyperService<A> {
-    /// Wraps the body and adds the peer's address.
+    /// Wraps the body, and adds the peer's address and what a WebSocket needs.
     fn wrap(&self, request: Request<Incoming>) -> Request<RequestBody> {
         let timeout = self.body_timeout.filter(|_| request.version() == Version::HTTP_2);
         let mut request =
             request.map(|incoming| RequestBody::new(incoming, &self.progress, timeout));
+        #[cfg(feature = "ws")]
+        if request.extensions().get::<OnUpgrade>().is_some() {
+            request.extensions_mut().insert(Parks);
+        }
         if let Some(peer) = self.connect_info.then(|| self.progress.peer()).flatten() {
             request.extensions_mut().insert(peer);
             #[cfg(feature = "axum")]
@@ -196,6 +204,10 @@ impl<A: HttpService> Future for ServiceFuture<A> {
             SayClose::If(is_stopping) => is_stopping.load(SeqCst),
         };
         Poll::Ready(result.map(|mut response| {
+            #[cfg(feature = "ws")]
+            if let Some(accepted) = response.extensions_mut().remove::<Accepted>() {
+                websocket::accept(&guard.progress, response.status(), &accepted);
+            }
             // Hyper closes the connection after a response with this header.
             if closes && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

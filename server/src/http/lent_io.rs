@@ -224,6 +224,12 @@ impl<W: Transport> LentState<W> {
         replace(&mut self.io, MaybeTls::Taken)
     }
 
+    /// Takes the bytes that were read before hyper had the socket, and that hyper has not read.
+    #[cfg(feature = "ws")]
+    pub(super) fn take_first(&mut self) -> Bytes {
+        std::mem::take(&mut self.first)
+    }
+
     /// Notes a call in which bytes may have moved. The transport knows whether the kernel took some: a TLS
     /// session also writes bytes of earlier calls.
     fn note_moves(&mut self, read: bool) {

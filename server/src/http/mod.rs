@@ -65,6 +65,9 @@
 // HTTP/2 (`http2.rs`) and upgrades leave this cycle. The turn ends as `Outcome::Detached`, and the owner of
 // the socket (a task, or the code that asked for the upgrade) owns the entry and the permit too.
 //
+// A WebSocket of the room `ws` keeps its entry (`websocket.rs`): hyper's upgraded connection gives the
+// socket back, with the bytes that hyper has read, and framed turns serve the entry from then on.
+//
 // # Invariants
 //
 // H1  No byte of one request is ever part of another. The socket leaves hyper only by the proofs of 5 and
@@ -109,6 +112,8 @@ mod serve_turn;
 mod server;
 #[cfg(test)]
 mod soak_tests;
+#[cfg(feature = "ws")]
+mod websocket;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -136,6 +141,8 @@ use crate::http::conn_pool::ConnPool;
 use crate::http::hyper_service::{HttpService, HyperService};
 use crate::http::progress::ConnProgress;
 use crate::http::serve_turn::HttpTurn;
+#[cfg(feature = "ws")]
+use crate::ws::conn::{StartWs, WsConn};
 
 /// What all connections of a server share: the service, the pool of hyper's states, and settings.
 pub(crate) struct HttpProtocol<A> {
@@ -236,8 +243,21 @@ pub(crate) enum Busy {
     Head { bytes: Box<[u8]>, is_new: bool },
     /// An `Http1Conn` of this connection's transport, with the socket in it.
     Http1(Box<dyn Any + Send>),
+    /// A WebSocket whose handshake is done. Its next turn is the first of the WebSocket.
+    #[cfg(feature = "ws")]
+    Upgraded(Box<Upgraded>),
+    #[cfg(feature = "ws")]
+    WebSocket(Box<dyn WsConn>),
     /// Closed for this reason. The connection waits only for the peer's end.
     Lingers(CloseReason),
+}
+
+/// A WebSocket before its first turn.
+#[cfg(feature = "ws")]
+pub(crate) struct Upgraded {
+    start: Box<dyn StartWs>,
+    /// The bytes that came behind the handshake.
+    input: Box<[u8]>,
 }
 
 impl<A: HttpService> Protocol for HttpProtocol<A> {
@@ -254,10 +274,18 @@ impl<A: HttpService> Protocol for HttpProtocol<A> {
     }
 
     async fn serve_turn<W: Transport>(&self, turn: Turn<'_, W, Idle>) -> Outcome {
+        #[cfg(feature = "ws")]
+        if websocket::is_open(turn.idle) {
+            return websocket::serve_turn(turn).await;
+        }
         HttpTurn::new(self, turn).await
     }
 
-    fn on_close(&self, _idle: Idle, _reason: CloseReason) {}
+    #[cfg_attr(not(feature = "ws"), allow(unused_variables))]
+    fn on_close(&self, idle: Idle, reason: CloseReason) {
+        #[cfg(feature = "ws")]
+        websocket::on_close(idle, reason);
+    }
 
     fn on_shutdown(&self) {
         self.is_stopping.store(true, SeqCst);

@@ -57,6 +57,10 @@ use crate::accept::address::Address;
 use crate::close_reason::CloseReason;
 use crate::conn::notifier::ConnNotifier;
 use crate::sync::{Mutex, failpoint};
+#[cfg(feature = "ws")]
+use crate::ws::{stream, upgrade::Upgrade};
+#[cfg(feature = "ws")]
+use tokio_util::sync::CancellationToken;
 
 /// The service's future exists.
 pub(super) const SERVICE: u8 = 1;
@@ -181,6 +185,12 @@ pub(super) struct ConnProgress {
     detached: AtomicBool,
     /// The wakers of a detached socket, by [`SocketWaiter`].
     waiters: Mutex<[Option<Waker>; 3]>,
+    /// The WebSocket that the last response accepts.
+    #[cfg(feature = "ws")]
+    upgrade: Mutex<Option<Upgrade>>,
+    /// Cancelled when an HTTP/2 connection is to end. Made for the first WebSocket.
+    #[cfg(feature = "ws")]
+    goodbye: Mutex<Option<CancellationToken>>,
 }
 
 /// The connection that the progress is bound to; empty while hyper's state is in the pool.
@@ -206,6 +216,10 @@ impl ConnProgress {
             polls: AtomicU8::new(0),
             detached: AtomicBool::new(false),
             waiters: Mutex::new([const { None }; 3]),
+            #[cfg(feature = "ws")]
+            upgrade: Mutex::new(None),
+            #[cfg(feature = "ws")]
+            goodbye: Mutex::new(None),
         }
     }
 
@@ -401,6 +415,34 @@ impl ConnProgress {
             Some(known) => known.clone_from(waker),
             none => *none = Some(waker.clone()),
         }
+    }
+
+    /// Keeps the WebSocket that a 101 accepts, until hyper has sent the response.
+    #[cfg(feature = "ws")]
+    pub(super) fn accept(&self, upgrade: Option<Upgrade>) {
+        let before = std::mem::replace(&mut *self.upgrade.lock(), upgrade);
+        drop(before);
+    }
+
+    /// Returns what a stream of HTTP/2 must know of its connection.
+    #[cfg(feature = "ws")]
+    pub(super) fn stream_of(&self) -> Option<stream::Of> {
+        let (notifier, address) = (self.notifier()?, self.peer()?);
+        let goodbye = self.goodbye.lock().get_or_insert_default().clone();
+        Some(stream::Of { address, notifier, goodbye })
+    }
+
+    /// Tells the WebSockets of an HTTP/2 connection that the connection is to end.
+    #[cfg(feature = "ws")]
+    pub(super) fn say_goodbye(&self) {
+        let goodbye = self.goodbye.lock().get_or_insert_default().clone();
+        goodbye.cancel();
+    }
+
+    /// Takes the WebSocket that the last response has accepted.
+    #[cfg(feature = "ws")]
+    pub(super) fn take_upgrade(&self) -> Option<Upgrade> {
+        self.upgrade.lock().take()
     }
 
     /// Directs events to the registered wakers from now on.

@@ -54,6 +54,8 @@ use crate::http::progress::{
 };
 #[cfg(test)]
 use crate::http::race_tests::{SyncPoint, reached};
+#[cfg(feature = "ws")]
+use crate::http::websocket;
 use crate::http::{Busy, HttpProtocol, Idle, http2, recent_peers};
 use crate::sync::failpoint;
 
@@ -181,6 +183,10 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 self.drive(conn, io)
             }
             Busy::Lingers(reason) => Poll::Ready(self.linger(reason)),
+            #[cfg(feature = "ws")]
+            Busy::Upgraded(_) | Busy::WebSocket(_) => {
+                unreachable!("`mod.rs` serves the turns of a WebSocket")
+            }
         }
     }
 
@@ -219,7 +225,9 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             return Poll::Ready(Outcome::Warm);
         }
         let notifier = (self.turn.notifier)();
-        let Ok(peer) = self.peer(&notifier) else {
+        // A WebSocket over HTTP/2 has the address of its connection.
+        let is_wanted = self.protocol.connect_info || cfg!(feature = "ws") && found == Head::Http2;
+        let Ok(peer) = self.peer(&notifier, is_wanted) else {
             return Poll::Ready(Outcome::Close(CloseReason::Io));
         };
         self.is_new = false;
@@ -236,9 +244,13 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         self.drive(conn, MaybeTls::Taken)
     }
 
-    /// Returns the peer's address, if requests carry it.
-    fn peer(&mut self, notifier: &ConnNotifier) -> std::io::Result<Option<Address>> {
-        match self.turn.io.transport().filter(|_| self.protocol.connect_info) {
+    /// Returns the peer's address, if it is wanted.
+    fn peer(
+        &mut self,
+        notifier: &ConnNotifier,
+        is_wanted: bool,
+    ) -> std::io::Result<Option<Address>> {
+        match self.turn.io.transport().filter(|_| is_wanted) {
             Some(transport) => {
                 recent_peers::peer(notifier.id(), || transport.peer_addr()).map(Some)
             }
@@ -507,6 +519,13 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         let shared = conn.shared.clone();
         let in_part = shared.progress.bits() & (REQUEST_BODY | REQUEST_BODY_DROPPED) != 0;
         if conn.ends_upgraded() {
+            #[cfg(feature = "ws")]
+            if let Some(upgrade) = shared.progress.take_upgrade()
+                && let Some((io, outcome)) = websocket::take_over(&shared, upgrade, self.turn.idle)
+            {
+                *self.turn.io = io;
+                return outcome;
+            }
             return Outcome::Detached(Box::new(move |entry_guard| shared.detach(entry_guard)));
         }
         *self.turn.io = shared.lent().take_io();

@@ -39,8 +39,8 @@ impl Server {
     ///
     /// `frames` counts requests. Those of HTTP/2, and their bytes, are added when no request is under way
     /// on their connection; the bytes of an upgraded connection when it ends. `http_states` counts connections with hyper's state, without
-    /// upgraded ones. Connections that were upgraded, or that speak HTTP/2, count as open and never as
-    /// parked.
+    /// upgraded ones. Connections that user code has upgraded, or that speak HTTP/2, count as open and
+    /// never as parked. The messages of WebSockets of the feature `ws` count as `frames` too.
     pub fn status(&self) -> ServerStatus {
         let mut status = self.running.status();
         status.http_states = self.http_states.get();
@@ -83,8 +83,9 @@ impl Server {
     /// [`shutdown_grace`](ServerBuilder::shutdown_grace), in which requests that are on their way are
     /// answered. Other connections close when their requests are answered; that includes requests of which
     /// only a part has come. HTTP/2 peers are told
-    /// to go away (GOAWAY), and their open streams finish. Upgraded connections belong to their users'
-    /// code, and the server waits for it. After `deadline` the server closes what is left.
+    /// to go away (GOAWAY), and their open streams finish. WebSockets of the feature `ws` are closed with
+    /// the code 1001. Other upgraded connections belong to their users' code, and the server waits for
+    /// it. After `deadline` the server closes what is left.
     ///
     /// # Cancel safety
     ///

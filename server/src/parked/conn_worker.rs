@@ -116,6 +116,8 @@ impl<P: Protocol> ConnWorker<P> {
                 let conn = self.warm_up(conn, (park_reason, moved), is_busy)?;
                 Some((into_parked(conn)?, (park_reason, moved)))
             }
+            #[cfg(feature = "ws")]
+            Outcome::Settle => Some((into_parked(conn)?, (ParkReason::Turn, true))),
             #[cfg(feature = "http")]
             Outcome::Warm => {
                 if let Some(warm) = &self.warm {

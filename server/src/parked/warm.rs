@@ -10,6 +10,9 @@
 //! table of parked connections    ◀─take_back── idle for a tick: COOL
 //! ```
 //!
+//! A connection that has become a WebSocket goes back at once and never becomes warm again
+//! (`Outcome::Settle`): the handles of its user name its entry.
+//!
 //! A connection moves only between turns, when its stream is plain and no other part of the server
 //! has the stream. The kernel reports readiness anew with each registration, so no byte is missed.
 //!
@@ -77,7 +80,11 @@ pub(crate) struct Cold<P: Protocol> {
 }
 
 impl<P: Protocol> Home<P> for Cold<P> {
-    fn take_back(&self, conn: TaskConn<P>) -> Result<(), TaskConn<P>> {
+    fn take_back(
+        &self,
+        conn: TaskConn<P>,
+        park_reason: (ParkReason, bool),
+    ) -> Result<(), TaskConn<P>> {
         if !is_plain(&conn) {
             return Err(conn);
         }
@@ -86,7 +93,7 @@ impl<P: Protocol> Home<P> for Cold<P> {
             Ok(EdgeSocket::new(socket, is_unix))
         };
         if let Some(conn) = convert(conn, &self.conns, make) {
-            watch(conn, &self.registry, (ParkReason::Idle, false));
+            watch(conn, &self.registry, park_reason);
         }
         Ok(())
     }

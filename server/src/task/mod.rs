@@ -56,6 +56,8 @@ use crate::conn::server_state::ServerState;
 use crate::conn::table::{Delivery, TurnInput};
 use crate::conn::transport::{TlsAccept, Transport};
 use crate::conn::wake_on_events::schedule;
+#[cfg(feature = "ws")]
+use crate::sync::failpoint;
 use crate::task::tokio_socket::TokioSocket;
 use crate::trace::ConnSpan;
 use millpond::Pool;
@@ -88,8 +90,12 @@ pub(crate) struct Dedicated<P: Protocol> {
 /// The place of idle connections, which have no task.
 #[cfg(feature = "http")]
 pub(crate) trait Home<P: Protocol>: Send + Sync {
-    /// Takes an idle connection. Gives it back if it is not plain.
-    fn take_back(&self, conn: TaskConn<P>) -> Result<(), TaskConn<P>>;
+    /// Takes a connection between two turns, and parks it. Gives it back if it is not plain.
+    fn take_back(
+        &self,
+        conn: TaskConn<P>,
+        park_reason: (ParkReason, bool),
+    ) -> Result<(), TaskConn<P>>;
 }
 
 impl<P: Protocol> Dedicated<P> {
@@ -202,7 +208,7 @@ impl<P: Protocol> Future for ConnTask<P> {
                     if let Some(home) = &this.mode.home
                         && input.is_cool()
                     {
-                        match home.take_back(conn) {
+                        match home.take_back(conn, (ParkReason::Idle, false)) {
                             Ok(()) => return Poll::Ready(()),
                             Err(kept) => conn = kept,
                         }
@@ -235,6 +241,20 @@ impl<P: Protocol> Future for ConnTask<P> {
                         Some((conn, Outcome::Panicked(payload))) => conn.panic(payload),
                         #[cfg(feature = "http")]
                         Some((conn, Outcome::Detached(detach))) => conn.detach(detach),
+                        #[cfg(feature = "ws")]
+                        Some((conn, Outcome::Settle)) => {
+                            let park_reason = (ParkReason::Turn, true);
+                            let stays = match &this.mode.home {
+                                Some(home) if !failpoint("a WebSocket stays warm") => {
+                                    home.take_back(conn, park_reason).err()
+                                }
+                                _ => Some(conn),
+                            };
+                            if let Some(conn) = stays {
+                                let stage = ParkStage::Awake;
+                                this.phase = Phase::Idle { conn, park_reason, stage };
+                            }
+                        }
                         #[cfg(feature = "http")]
                         Some((_, Outcome::Warm)) => unreachable!("the connection has a task"),
                         None => {}

@@ -246,6 +246,9 @@ fn more_than_the_pool_takes_is_refused_and_counted() {
     assert!(seconds("/run/p99") > 0.25, "{status}");
     // One slot: the last of the queue waited for four others.
     assert!(seconds("/wait/max") > 0.8, "{status}");
+    let layers = status["layers"].as_array().unwrap();
+    let work = layers.iter().find(|layer| layer["name"] == "work").unwrap();
+    assert_eq!((&work["succeeded"], &work["refused"]), (&5.into(), &7.into()), "{status}");
     stop(serving);
 }
 
@@ -262,7 +265,8 @@ fn a_slow_request_is_a_job_with_a_name_and_a_place() {
             }
             assert!(Instant::now() < deadline, "{job}");
         };
-        assert_eq!((&job["name"], &job["state"]), (&"work".into(), &"suspended".into()), "{job}");
+        assert_eq!((&job["group"], &job["state"]), (&"work".into(), &"suspended".into()), "{job}");
+        assert_eq!((&job["waited"], &job["polls"]), (&0.0.into(), &1.into()), "{job}");
         assert!(job["place"].as_str().unwrap().contains("axum_parked/app.rs:"), "{job}");
         assert!(answer.join().unwrap()[0].starts_with("HTTP/1.1 200"));
     });

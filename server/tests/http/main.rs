@@ -21,3 +21,7 @@ mod spares;
 mod upgrades;
 mod version2;
 mod warm;
+#[cfg(feature = "ws")]
+mod websocket;
+#[cfg(feature = "ws")]
+mod websocket_memory;

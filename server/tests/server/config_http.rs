@@ -26,6 +26,13 @@ fn each_key_is_what_the_builder_is_told() {
         ("http.max_header_size = '1KiB'", listening().max_header_size(1024)),
         ("http.shutdown_grace = '1s'", listening().shutdown_grace(second)),
         ("http.shutdown_grace = 'never'", listening().shutdown_grace(None)),
+        #[cfg(feature = "ws")]
+        (
+            "http.websocket_ping_interval = '1s'",
+            listening().websocket_ping_interval(Duration::from_secs(1)),
+        ),
+        #[cfg(feature = "ws")]
+        ("http.websocket_ping_interval = 'never'", listening().websocket_ping_interval(None)),
         ("http.warm_connections = 9", listening().warm_connections(9)),
         ("http.half_close = true", listening().half_close(true)),
         ("http.max_requests_per_connection = 9", listening().max_requests_per_connection(9)),
@@ -72,6 +79,13 @@ fn each_key_is_what_the_builder_is_told() {
 fn what_cannot_be_is_told_by_its_path() {
     let cases = [
         ("http.body_timeout = '0s'", "`http.body_timeout` cannot be"),
+        #[cfg(feature = "ws")]
+        ("http.websocket_ping_interval = '0s'", "`http.websocket_ping_interval` cannot be"),
+        #[cfg(not(feature = "ws"))]
+        (
+            "http.websocket_ping_interval = '1s'",
+            "`http.websocket_ping_interval` takes the feature `ws`",
+        ),
         ("http.body_timeout = 5", "`http.body_timeout` cannot be 5"),
         ("http.connect_info = 1", "`http.connect_info` cannot be 1"),
         ("http.header_read_timeout = '0s'", "`http.header_read_timeout` cannot be"),

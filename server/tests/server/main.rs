@@ -32,5 +32,6 @@ mod shutdown;
 mod slow;
 #[cfg(feature = "rustls")]
 mod tls;
+#[cfg(feature = "ws")]
 mod websocket;
 mod workers;

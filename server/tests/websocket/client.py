@@ -42,7 +42,7 @@ class Client:
         self.buffer = b""
         key = base64.b64encode(os.urandom(16)).decode()
         request = (
-            f"GET /any HTTP/1.1\r\nHost: {HOST}\r\nUpgrade: WebSocket\r\n"
+            f"GET /ws HTTP/1.1\r\nHost: {HOST}\r\nUpgrade: WebSocket\r\n"
             f"Connection: keep-alive, Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
             f"Sec-WebSocket-Version: 13\r\n\r\n"
         ).encode()
@@ -226,11 +226,12 @@ def errors():
 
 def requests():
     for request, status in [
-        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 200),
-        (b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n", 404),
-        (b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-        (b"\x16\x03\x01 hello", 400),
-        (b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 200),
+        (b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
+        (b"POST /ws HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 405),
+        (b"\x16\x03\x01 hello\r\n\r\n", 400),
+        (b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 426),
+        (b"GET /ws HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade, close\r\n\r\n", 400),
         (b"GET /" + b"x" * 9000, 431),
     ]:
         with socket.create_connection((HOST, int(PORT))) as client:

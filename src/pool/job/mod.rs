@@ -13,6 +13,7 @@
 //! | `join` | the join handle |
 //! | `new` | a job before its admission |
 //! | `meta` | what a job carries beside its future: place, span, priority, deadline |
+//! | `history` | how long a job waited, and how often it was polled |
 //! | `alloc_cache` | the memory of cells |
 //!
 //! # References
@@ -93,8 +94,9 @@
 //!   transition that took an idle job, and the one swap that empties a slot.
 //!   Tests: `a_wake_while_polled_is_kept` (loom), `the_first_wake_of_an_idle_job_takes_the_token`.
 //! - **S2, the token's fields.** Before `COMPLETE`, the token's holder alone uses `stage`, `sink`,
-//!   `slot_hold`, `slot_kind` and `suspended_key`. The thread that polls acts for the holder. After
-//!   `COMPLETE`, `stage` belongs to the join handle (S10), and the others are no longer used.
+//!   `slot_hold`, `slot_kind`, `suspended_key` and, outside of the wait list, `waiter_key`. The thread that
+//!   polls acts for the holder. A list of jobs only reads the two keys. After `COMPLETE`, `stage` belongs to
+//!   the join handle (S10), and the others are no longer used.
 //!   Tests: `a_handle_is_woken` (loom), `aborts_race_with_completion_both_ways`.
 //! - **S3, pinned.** The future stays at its address from the first poll to its drop in place.
 //!   Test: `in_the_destructor_of_the_future`.
@@ -129,6 +131,7 @@
 //! - **S11, places.** An [`AtomicPlace`] is null or has the address of a `&'static Location`.
 
 mod alloc_cache;
+mod history;
 mod join;
 mod meta;
 mod new;
@@ -140,6 +143,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 pub(crate) use crate::pool::job::alloc_cache::trim as trim_cache;
+pub(crate) use crate::pool::job::history::History;
 pub(crate) use crate::pool::job::join::RawJoinHandle;
 pub(crate) use crate::pool::job::meta::Meta;
 pub(crate) use crate::pool::job::new::{AdmittedJob, NewJob, allocate_job, finished_job};

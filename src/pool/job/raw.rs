@@ -16,6 +16,7 @@ use std::task::{Context, Poll, Waker};
 use crate::error::{JobError, JobPanic};
 use crate::panic::catch_panic;
 use crate::pool::context::PoolId;
+use crate::pool::job::history::NO_KEY;
 use crate::pool::job::meta::Meta;
 use crate::pool::job::refs::RawJob;
 use crate::pool::job::state::{SlotHold, State};
@@ -25,9 +26,6 @@ use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Acquire;
 use crate::sync::failpoint;
 use crate::trace::Place;
-
-/// The suspended key or waiter key of a job that has none.
-pub(super) const NO_KEY: u32 = u32::MAX;
 
 /// The bit of `Header::refs` for the join handle, which keeps the cell alive like a reference. No
 /// other reference can take the output.
@@ -53,9 +51,11 @@ pub(super) struct Header {
     pub(super) slot_hold: UnsafeCell<Option<Arc<SlotHold>>>,
     /// The waker of the join handle (S4).
     pub(super) join_waker: UnsafeCell<Option<Waker>>,
-    /// The job's key in the wait list: a hint for `JobScheduler::withdraw`, which checks it.
+    /// The job's key in the wait list: a hint for `JobScheduler::withdraw`, which checks it. Without a key,
+    /// a part of the job's history.
     pub(super) waiter_key: AtomicU32,
-    /// The job's key in its scheduler's slab of suspended jobs (S2).
+    /// The job's key in its scheduler's slab of suspended jobs (S2). Without a key, a part of the job's
+    /// history.
     pub(super) suspended_key: AtomicU32,
     pub(super) meta: Meta,
 }

@@ -14,10 +14,12 @@ use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
 use crate::error::JobPanic;
 use crate::pool::context::{PoolId, note_wait};
-use crate::pool::job::raw::{Header, NO_KEY, REF};
+use crate::pool::job::history::{History, NO_KEY};
+use crate::pool::job::raw::{Header, REF};
 use crate::pool::job::state::SlotHold;
 use crate::pool::job::{Activity, End, JobScheduler, SlotKind, Step, WithdrawReason};
 use crate::pool::options::Requirements;
+use crate::pool::timings::Moment;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicPtr, fence};
 use crate::sync::failpoint;
@@ -357,29 +359,35 @@ impl Runnable {
     pub(crate) fn suspended_key(&self) -> Option<usize> {
         // Relaxed suffices: only the token's holder uses the field (S2).
         let suspended_key = self.0.header().suspended_key.load(Relaxed);
-        (suspended_key != NO_KEY).then_some(suspended_key as usize)
+        (suspended_key & NO_KEY == 0).then_some(suspended_key as usize)
     }
 
-    /// Gives the job a suspended key. Called before the job is suspended for the first time.
+    /// Gives the job a suspended key. Called before the job is suspended for the first time, after a poll
+    /// that began at `began`.
     pub(crate) fn set_suspended_key(
         &self,
         scheduler: impl FnOnce() -> Arc<dyn JobScheduler>,
         suspended_key: usize,
+        began: Moment,
     ) {
-        // Four billion suspended jobs exceed the memory, and no smaller key is left to give.
-        let Ok(suspended_key) = u32::try_from(suspended_key) else { std::process::abort() };
+        self.end_wait(began);
+        // Two billion suspended jobs exceed the memory, and no smaller key is left to give.
+        if suspended_key >= NO_KEY as usize {
+            std::process::abort();
+        }
         // Relaxed suffices: only the token's holder uses the field (S2).
-        self.0.header().suspended_key.store(suspended_key, Relaxed);
+        self.0.header().suspended_key.store(suspended_key as u32, Relaxed);
         self.0.set_scheduler(scheduler);
     }
 
     /// Makes a scheduled job that lent its slot a waiting job. Called before the job is put into the
-    /// wait list, under the limiter's lock.
-    pub(crate) fn wait_again(&self, waiter_key: usize) {
-        let header = self.0.header();
+    /// wait list, under the limiter's lock. Returns what the wait list keeps for the job meanwhile.
+    pub(crate) fn wait_again(&self, waiter_key: usize) -> History {
+        let (header, history) = (self.0.header(), self.history_word());
         // Relaxed suffices: the release of `State::enter_wait_list` publishes the key.
         header.waiter_key.store(waiter_key as u32, Relaxed);
         header.state.enter_wait_list();
+        history
     }
 
     /// Makes a waiting job a scheduled job. Called between the wait list and the run queue, when the

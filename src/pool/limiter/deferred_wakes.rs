@@ -120,4 +120,14 @@ impl DeferredWakes {
             catch_panic(|| drop(waker));
         }
     }
+
+    /// Forgets a value that is empty. Its drop would look at each list again, which is 3 % of the
+    /// instructions of a tiny job in a full pool.
+    #[inline]
+    pub(crate) fn forget_empty(self) {
+        debug_assert!(self.wakes.is_empty() && self.started.is_empty());
+        debug_assert!(self.drops.is_empty() && self.given_back.is_empty());
+        // An empty list has no memory: each list is taken whole.
+        std::mem::forget(self);
+    }
 }

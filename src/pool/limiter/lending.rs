@@ -331,8 +331,10 @@ impl StateGuard<'_> {
                 List::Resuming
             }
         };
-        job.wait_again(self.wait_list.next_key());
-        self.wait_list.push(list, quota, Waiter::Job(job, None), Requirements::default(), false);
+        let history = job.wait_again(self.wait_list.next_key());
+        let (waiter, requirements) = (Waiter::Job(job, None), Requirements::default());
+        let waiter_key = self.wait_list.push(list, quota, waiter, requirements, false);
+        self.wait_list.node(waiter_key).resumes = Some(history);
         None
     }
 

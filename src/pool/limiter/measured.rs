@@ -12,7 +12,7 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use crate::histogram::Histogram;
-use crate::pool::job::End;
+use crate::pool::job::{End, Runnable};
 use crate::pool::jobs::{JobInfo, JobState, Longest, SlowJobs};
 use crate::pool::limiter::Limiter;
 use crate::pool::limiter::counts::Counters;
@@ -92,6 +92,13 @@ impl Measured {
         self.waited += 1;
     }
 
+    /// Notes that a job that joined the wait list at `since` has its slot.
+    #[inline]
+    pub(super) fn note_start(&mut self, job: &Runnable, since: Instant) {
+        self.note_waited();
+        job.note_wait(self.clock.at(since));
+    }
+
     /// Notes that a caller is about to run a job.
     pub(super) fn start_in_caller(
         &mut self,
@@ -163,12 +170,12 @@ impl Limiter {
             let shard = shard.lock();
             for (_, entry) in shard.suspended.iter() {
                 let age = Duration::from_nanos(moment.nanos_since(entry.since()));
-                list.offer(age, || Some(JobInfo::of_job(entry.job, age)));
+                list.offer(age, || Some(JobInfo::of_suspended(entry.job, age)));
             }
             // The others stand among the suspended ones.
             let new = shard.run_queue.iter().filter(|job| job.suspended_key().is_none());
             for job in new {
-                list.offer(Duration::ZERO, || Some(JobInfo::of_job(job.ptr(), Duration::ZERO)));
+                list.offer(Duration::ZERO, || Some(JobInfo::of_unpolled(job.ptr(), moment)));
             }
         }
     }
@@ -193,7 +200,7 @@ impl Limiter {
             let (mut shard, mut keys) = (shard.lock(), Vec::new());
             for (key, entry) in shard.suspended.iter().filter(|(_, entry)| !entry.is_reported()) {
                 if let Some(age) = slow.age(entry.since()) {
-                    slow.found.push(JobInfo::of_job(entry.job, age));
+                    slow.found.push(JobInfo::of_suspended(entry.job, age));
                     keys.push(key);
                 }
             }

@@ -226,7 +226,7 @@ impl State {
     /// Gives a slot to a waiter that has just left its list: a job starts, a caller is notified.
     pub(super) fn grant(&mut self, waiter_key: WaiterKey, deferred: &mut DeferredWakes) {
         let node = self.wait_list.node(waiter_key);
-        if !node.resumes {
+        if node.resumes.is_none() {
             self.measured.note_grant(node.since);
         }
         if let Waiter::Caller(_) = node.waiter {
@@ -236,11 +236,12 @@ impl State {
         }
         let node = self.wait_list.remove_node(waiter_key);
         if let Waiter::Job(job, waker) = node.waiter {
-            if node.resumes {
+            if node.resumes.is_some() {
                 self.lent_jobs -= 1;
+                job.set_history(node.resumes);
             } else {
                 self.counters.started += 1;
-                self.measured.note_waited();
+                self.measured.note_start(&job, node.since);
             }
             deferred.start(job);
             deferred.wake(waker.filter(|_| !failpoint("a start wakes nothing")));
@@ -386,7 +387,7 @@ impl StateGuard<'_> {
         let Some(waiter_key) = self.wait_list.release_quota(key) else { return };
         if self.acquire_from_any_shard(shard_id) {
             self.grant(waiter_key, deferred);
-        } else if self.wait_list.node(waiter_key).resumes {
+        } else if self.wait_list.node(waiter_key).resumes.is_some() {
             self.wait_list.link(List::Resuming, waiter_key);
         } else {
             self.wait_list.link(List::Main, waiter_key);

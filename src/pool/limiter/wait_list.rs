@@ -69,7 +69,7 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use crate::error::SubmitErrorKind;
-use crate::pool::job::{RawJob, Runnable};
+use crate::pool::job::{History, RawJob, Runnable};
 use crate::pool::limiter::fair::{FairLine, LinkId, UNLINKED};
 use crate::pool::limiter::lending::WaitingJob;
 use crate::pool::limiter::turns::Turns;
@@ -169,8 +169,8 @@ pub(super) struct Node {
     in_queue: bool,
     /// The number of a waiter that a job of the pool submitted, by age. 0 for all others.
     nested: u64,
-    /// The job has started before, and lent its slot.
-    pub(super) resumes: bool,
+    /// The job has started before, and lent its slot; its history meanwhile.
+    pub(super) resumes: Option<History>,
     pub(super) quota: Option<usize>,
     /// The tag of the group, or `NO_GROUP`, of a job whose submitter waits for the start. A close gives
     /// such a job back.
@@ -499,7 +499,7 @@ impl WaitList {
     ) -> Option<&mut Option<Waker>> {
         let node = self.nodes.get_mut(waiter_key)?;
         match &mut node.waiter {
-            Waiter::Job(own, waker) if own.ptr() == job && !node.resumes => Some(waker),
+            Waiter::Job(own, waker) if own.ptr() == job && node.resumes.is_none() => Some(waker),
             _ => None,
         }
     }
@@ -513,7 +513,10 @@ impl WaitList {
         let list = self.unlink(waiter_key);
         let node = self.remove_node(waiter_key);
         match node.waiter {
-            Waiter::Job(job, waker) => Some(RemovedJob { job, waker, quota: node.quota, list }),
+            Waiter::Job(job, waker) => {
+                job.set_history(node.resumes);
+                Some(RemovedJob { job, waker, quota: node.quota, list })
+            }
             Waiter::Caller(_) => None,
         }
     }
@@ -552,7 +555,7 @@ impl WaitList {
     /// Notes that the waiter is about to get a slot in its turn.
     pub(super) fn note_turn(&mut self, waiter_key: WaiterKey) {
         let node = &self.nodes[waiter_key];
-        if node.resumes {
+        if node.resumes.is_some() {
             return;
         }
         self.turns.note_turn(node.requirements.class(), node.link);
@@ -581,7 +584,7 @@ impl WaitList {
             list: Some(list),
             in_queue: false,
             nested: if is_nested { self.last_nested } else { 0 },
-            resumes: list.is_resuming(),
+            resumes: None,
             quota,
             submitter: None,
             link: UNLINKED,

@@ -67,6 +67,7 @@ impl Limiter {
         let slot_kind = SlotKind::for_quota(quota);
         match pause::visible_state(&mut state, waiter_key) {
             WaiterState::SlotGranted => {
+                let since = state.wait_list.node(waiter_key).since;
                 state.wait_list.remove_node(waiter_key);
                 state.slots_granted -= 1;
                 if state.is_set(CANCELLING) {
@@ -80,7 +81,7 @@ impl Limiter {
                 match pending.admit(slot_kind) {
                     Ok(job) => {
                         state.counters.started += 1;
-                        state.measured.note_waited();
+                        state.measured.note_start(&job, since);
                         start(&mut shard, job)
                     }
                     Err(kind) => {

@@ -205,7 +205,8 @@ fn add_suspended(
             entry.set_reported();
         }
         let key = shard.suspended.insert(entry);
-        job.set_suspended_key(|| shared.arc(), key * shared.limiter.shards().len() + shard_id);
+        let suspended_key = key * shared.limiter.shards().len() + shard_id;
+        job.set_suspended_key(|| shared.arc(), suspended_key, started.at);
     }
     // `cancel_all` sets the flag before it locks this shard. It finds the job in `suspended`, or
     // this check finds the flag.

@@ -61,12 +61,13 @@ impl JobTimer {
         handle.set_read_at(None);
     }
 
-    /// Tells other threads of a first poll that is about to begin. Returns whether the job is measured:
-    /// then the clock was read.
+    /// Tells other threads of a first poll that is about to begin, and counts any other one. Returns whether
+    /// the job is measured: then the clock was read.
     #[inline]
     pub(super) fn start(&mut self, shared: &Shared, handle: &WorkerHandle, job: &Runnable) -> bool {
         if job.suspended_key().is_some() {
             handle.polling.set(None);
+            job.count_poll();
             return false;
         }
         handle.polling.set(Some(job.ptr().place()));

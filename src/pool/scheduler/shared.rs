@@ -408,7 +408,11 @@ impl Shared {
     /// to do. Returns whether a job has started. Called without a lock.
     #[inline]
     pub(crate) fn run_deferred(&self, shard_id: ShardId, deferred: DeferredWakes) -> bool {
-        !deferred.is_empty() && self.run_some_deferred(shard_id, deferred)
+        if deferred.is_empty() {
+            deferred.forget_empty();
+            return false;
+        }
+        self.run_some_deferred(shard_id, deferred)
     }
 
     fn run_some_deferred(&self, shard_id: ShardId, mut deferred: DeferredWakes) -> bool {
@@ -418,6 +422,7 @@ impl Shared {
         });
         deferred.wake_all();
         self.notify_idle(deferred.idle);
+        deferred.forget_empty();
         started
     }
 

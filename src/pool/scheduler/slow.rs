@@ -137,6 +137,8 @@ fn report(shared: &Shared, job: &JobInfo) {
         group = job.group.as_deref(),
         state = ?job.state,
         age = ?job.age,
+        waited = ?job.waited,
+        polls = job.polls,
         "job is slow"
     );
 }

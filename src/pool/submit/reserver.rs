@@ -26,6 +26,7 @@ use crate::pool::limiter::counts::{LeaveReason, ReleaseReason};
 use crate::pool::limiter::wait_list::{WaiterKey, WaiterState};
 use crate::pool::options::{JobOptions, Requirements};
 use crate::pool::submit::submission::Submission;
+use crate::pool::with::PoolWith;
 use crate::trace::Place;
 
 /// Reserves a slot first and takes the job later; from [`Pool::reserver`].
@@ -69,6 +70,8 @@ use crate::trace::Place;
 pub struct Reserver {
     pool: Pool,
     group: Option<Arc<dyn JobGroup>>,
+    /// The options of its jobs, unless they are those of the group.
+    options: Option<JobOptions>,
     /// What the reserver asks for.
     requirements: Requirements,
     state: State,
@@ -89,13 +92,42 @@ impl Pool {
     }
 }
 
+impl PoolWith<'_> {
+    /// Makes a [`Reserver`] that waits with these options and gives them to its jobs.
+    ///
+    /// Its wait ends at the [deadline](JobOptions::deadline) with
+    /// [`Expired`](SubmitErrorKind::Expired). The reserver inherits no deadline.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use millpond::{JobOptions, Pool, Priority};
+    ///
+    /// let pool = Pool::new(4);
+    /// let mut reserver = pool.with(JobOptions::new().priority(Priority::High)).reserver();
+    /// reserver.reserve().await?;
+    /// assert_eq!(reserver.schedule(async { 7 })?.await?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn reserver(&self) -> Reserver {
+        let (pool, options) = self.parts();
+        let deadline = options.resolve(None).map(|deadline| deadline.at);
+        let requirements = Requirements { deadline, name: None, ..options.requirements() };
+        let options = Some(options.clone());
+        Reserver { pool: pool.clone(), group: None, options, requirements, state: State::Nothing }
+    }
+}
+
 impl Reserver {
     pub(crate) fn new(pool: Pool, group: Option<Arc<dyn JobGroup>>) -> Self {
         let options = group.as_ref().and_then(|group| group.options());
         let requirements = options.map(JobOptions::requirements).unwrap_or_default();
         // A reserver is no job, so it has no job's name.
         let requirements = Requirements { name: None, ..requirements };
-        Self { pool, group, requirements, state: State::Nothing }
+        Self { pool, group, options: None, requirements, state: State::Nothing }
     }
 
     fn quota(&self) -> Option<usize> {
@@ -261,7 +293,8 @@ impl Reserver {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.submit(job, StoreOutput, Place::caller(), None)
+        let options = self.options.clone();
+        self.submit(job, StoreOutput, Place::caller(), options.as_ref())
     }
 
     /// Spends the slot on a job with any sink. The sink must have the reserver's quota.
@@ -320,9 +353,8 @@ impl Drop for Wait<'_> {
 impl Clone for Reserver {
     /// Makes another reserver of the same pool, without a slot.
     fn clone(&self) -> Self {
-        let (pool, group, requirements) =
-            (self.pool.clone(), self.group.clone(), self.requirements);
-        Self { pool, group, requirements, state: State::Nothing }
+        let (pool, group, options) = (self.pool.clone(), self.group.clone(), self.options.clone());
+        Self { pool, group, options, requirements: self.requirements, state: State::Nothing }
     }
 }
 

@@ -76,13 +76,18 @@ where
     #[track_caller]
     #[inline(always)]
     pub(crate) fn new(shared: C, job: F, sink: S) -> Self {
-        Self::with(shared, job, sink, None)
+        Self::with(shared, job, sink, Place::caller(), None)
     }
 
-    #[track_caller]
     #[inline(always)]
-    pub(crate) fn with(shared: C, job: F, sink: S, options: Option<&JobOptions>) -> Self {
-        let submission = Submission::with(shared, job, sink, Place::caller(), options);
+    pub(crate) fn with(
+        shared: C,
+        job: F,
+        sink: S,
+        place: Place,
+        options: Option<&JobOptions>,
+    ) -> Self {
+        let submission = Submission::with(shared, job, sink, place, options);
         Self { submission, progress: Progress::New }
     }
 
@@ -270,7 +275,7 @@ where
 
     #[track_caller]
     pub(crate) fn with(shared: &'a Shared, job: F, options: &JobOptions) -> Self {
-        Self(ScheduleInner::with(shared, job, StoreOutput, Some(options)))
+        Self(ScheduleInner::with(shared, job, StoreOutput, Place::caller(), Some(options)))
     }
 }
 
@@ -307,7 +312,8 @@ where
 
     #[track_caller]
     pub(crate) fn with(pool: Pool, job: F, options: &JobOptions) -> Self {
-        Self(ScheduleInner::with(OwnedPool(pool), job, StoreOutput, Some(options)))
+        let pool = OwnedPool(pool);
+        Self(ScheduleInner::with(pool, job, StoreOutput, Place::caller(), Some(options)))
     }
 }
 

@@ -7,6 +7,7 @@ use crate::error::SubmitError;
 use crate::pool::Pool;
 use crate::pool::handle::JobHandle;
 use crate::pool::submit::reserver::Reserver;
+use crate::pool::with::PoolWith;
 
 /// A slot without a job yet; from [`Pool::reserve`] and [`Pool::try_reserve`].
 ///
@@ -105,6 +106,23 @@ impl Pool {
     pub fn try_reserve(&self) -> Result<Slot, SubmitError> {
         let mut reserver = self.reserver();
         reserver.try_reserve()?;
+        Ok(Slot(reserver))
+    }
+}
+
+impl PoolWith<'_> {
+    /// [`Pool::reserve`] with options, which the job of the slot has, too.
+    ///
+    /// # Errors
+    ///
+    /// Those of `Pool::reserve`, and [`Expired`](crate::SubmitErrorKind::Expired).
+    ///
+    /// # Cancel safety
+    ///
+    /// As `Pool::reserve`.
+    pub async fn reserve(&self) -> Result<Slot, SubmitError> {
+        let mut reserver = self.reserver();
+        reserver.reserve().await?;
         Ok(Slot(reserver))
     }
 }

@@ -21,6 +21,7 @@ use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::schedule::ScheduleInner;
 use crate::pool::submit::submission::PoolRef;
 use crate::sync::failpoint;
+use crate::trace::Place;
 
 /// `schedule_within` for any sink.
 pub(crate) struct WithinInner<C: PoolRef, F: Future, S> {
@@ -39,17 +40,17 @@ where
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
-    #[track_caller]
     #[inline(always)]
     pub(crate) fn with(
         shared: C,
         limit: Duration,
         job: F,
         sink: S,
+        place: Place,
         options: Option<&JobOptions>,
     ) -> Self {
         let deadline = Instant::now().checked_add(limit);
-        let inner = ScheduleInner::with(shared, job, sink, options);
+        let inner = ScheduleInner::with(shared, job, sink, place, options);
         Self { inner, deadline, at_once: limit.is_zero(), timer: None }
     }
 
@@ -101,12 +102,13 @@ where
     #[track_caller]
     #[inline(always)]
     pub(crate) fn new(shared: &'a Shared, limit: Duration, job: F) -> Self {
-        Self(WithinInner::with(shared, limit, job, StoreOutput, None))
+        Self(WithinInner::with(shared, limit, job, StoreOutput, Place::caller(), None))
     }
 
     #[track_caller]
     pub(crate) fn with(shared: &'a Shared, limit: Duration, job: F, options: &JobOptions) -> Self {
-        Self(WithinInner::with(shared, limit, job, StoreOutput, Some(options)))
+        let place = Place::caller();
+        Self(WithinInner::with(shared, limit, job, StoreOutput, place, Some(options)))
     }
 }
 

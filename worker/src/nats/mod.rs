@@ -5,8 +5,8 @@
 //! | what | how |
 //! |---|---|
 //! | waiting | a pull request that the server keeps for 30 s; it asks for as much as there is room for |
-//! | ack | `+ACK` with a reply, so it is confirmed; replies share one subscription |
-//! | nack with a delay | `-NAK` with a delay, confirmed |
+//! | ack | `+ACK`, confirmed: what came in during the last bundle goes together, with one reply |
+//! | nack with a delay | `-NAK` with a delay, confirmed likewise |
 //! | dead letter | published to a stream and confirmed, then `+TERM`, confirmed |
 //! | extension | `+WPI`, confirmed. The server does not tell whose claim it is: the worker's clock does |
 //! | orphans | the server delivers again after the ack wait |
@@ -40,6 +40,7 @@
 
 mod connect;
 mod receipt;
+mod settle;
 mod source;
 
 use std::time::Duration;

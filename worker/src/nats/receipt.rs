@@ -1,32 +1,20 @@
 //! Receipts: settlements that the server confirms.
-//!
-//! Each is a request to the reply subject of its message. The client has one subscription for all
-//! replies and writes requests that are ready together as one. A request without an answer is sent
-//! again: a settlement that was carried out twice does no harm. A server that was killed may have
-//! forgotten that it had delivered a message. Then it never answers, and the message comes again.
 
 use std::fmt;
 use std::future::IntoFuture;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::connection::State;
 use async_nats::jetstream::Context;
-use async_nats::{Client, HeaderMap, Request, Subject};
+use async_nats::{Client, Subject};
 use bytes::Bytes;
 use futures_util::TryFutureExt;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::Message;
-use crate::failure::BoxError;
+use super::settle::{Signal, again};
 use crate::receipt::{DeadReason, Extend, Receipt, ReceiptError};
-
-/// How long an answer may take.
-const ANSWER: Duration = Duration::from_millis(400);
-/// How long a request is sent again to a server that is there.
-const PATIENCE: Duration = Duration::from_millis(1200);
-/// JetStream of a server that has just started does not answer yet.
-const PAUSE: Duration = Duration::from_millis(100);
+use crate::settlement::Settlements;
 
 /// What all receipts of a source share.
 pub(crate) struct Link {
@@ -36,50 +24,7 @@ pub(crate) struct Link {
     pub(crate) consumer: String,
     pub(crate) dead_letters: String,
     pub(crate) ack_wait: Duration,
-}
-
-impl Link {
-    /// Sends until the server confirms.
-    async fn confirm(&self, subject: &Subject, payload: Bytes) -> Result<(), ReceiptError> {
-        self.again(|| {
-            let request = Request::new().payload(payload.clone()).timeout(Some(ANSWER));
-            self.client.send_request(subject.clone(), request)
-        })
-        .await
-    }
-
-    /// Publishes a dead letter until its stream confirms.
-    async fn bury(&self, headers: HeaderMap, payload: Bytes) -> Result<(), ReceiptError> {
-        self.again(|| {
-            let (subject, headers) = (self.dead_letters.clone(), headers.clone());
-            let publish = self.context.publish_with_headers(subject, headers, payload.clone());
-            publish.and_then(IntoFuture::into_future)
-        })
-        .await
-    }
-
-    /// Calls until the result is `Ok`, at most for the ack wait, and at most for [`PATIENCE`] while the
-    /// server is there.
-    async fn again<T, E, F>(&self, call: impl Fn() -> F) -> Result<(), ReceiptError>
-    where
-        E: Into<BoxError>,
-        F: Future<Output = Result<T, E>>,
-    {
-        let until = Instant::now() + self.ack_wait;
-        let mut connected_since = None;
-        loop {
-            let Err(error) = call().await else { return Ok(()) };
-            let now = Instant::now();
-            connected_since = match self.client.connection_state() {
-                State::Connected => connected_since.or(Some(now - ANSWER)),
-                _ => None,
-            };
-            if now >= until || connected_since.is_some_and(|since| now >= since + PATIENCE) {
-                return Err(ReceiptError::Unconfirmed(error.into()));
-            }
-            sleep(PAUSE).await;
-        }
-    }
+    pub(crate) settlements: Settlements<Signal>,
 }
 
 /// The claim on a message of a JetStream consumer.
@@ -88,17 +33,31 @@ pub struct Claimed {
     reply: Subject,
     message: Message,
     deliveries: u32,
+    connects: u64,
     settled: bool,
 }
 
 impl Claimed {
-    pub(crate) fn new(link: &Arc<Link>, reply: Subject, message: Message, deliveries: u32) -> Self {
-        Self { link: link.clone(), reply, message, deliveries, settled: false }
+    /// `connects` tells which connection of the client brought the message.
+    pub(crate) fn new(
+        link: &Arc<Link>,
+        reply: Subject,
+        message: Message,
+        deliveries: u32,
+        connects: u64,
+    ) -> Self {
+        Self { link: link.clone(), reply, message, deliveries, connects, settled: false }
+    }
+
+    fn signal(&self, payload: impl Into<Bytes>) -> Signal {
+        let (reply, payload) = (self.reply.clone(), payload.into());
+        Signal { reply, payload, sequence: self.message.sequence, connects: self.connects }
     }
 
     async fn settle(&mut self, payload: impl Into<Bytes>) -> Result<(), ReceiptError> {
         self.settled = true;
-        self.link.confirm(&self.reply, payload.into()).await
+        let until = Instant::now() + self.link.ack_wait;
+        self.link.settlements.ask(self.signal(payload), until).await
     }
 }
 
@@ -113,7 +72,7 @@ impl Receipt for Claimed {
 
     async fn dead(mut self, why: &DeadReason) -> Result<(), ReceiptError> {
         self.settled = true;
-        let Link { stream, consumer, .. } = &*self.link;
+        let Link { client, context, stream, consumer, dead_letters, .. } = &*self.link;
         let Message { subject, payload, sequence, .. } = &self.message;
         let mut headers = self.message.headers.clone();
         // The server drops a second copy of a letter whose confirmation was lost.
@@ -123,7 +82,12 @@ impl Receipt for Claimed {
         headers.insert("Millpond-Reason", one_line(&why.reason));
         headers.insert("Millpond-Deliveries", why.deliveries.to_string());
         headers.insert("Millpond-Place", why.place());
-        self.link.bury(headers, payload.clone()).await?;
+        let publish = || {
+            let (subject, headers) = (dead_letters.clone(), headers.clone());
+            let publish = context.publish_with_headers(subject, headers, payload.clone());
+            publish.and_then(IntoFuture::into_future)
+        };
+        again(client, Instant::now() + self.link.ack_wait, publish).await?;
         self.settle(format!("+TERM {}", one_line(&why.reason))).await
     }
 
@@ -132,14 +96,9 @@ impl Receipt for Claimed {
     }
 
     fn extend(&self) -> Extend {
-        let (client, reply) = (self.link.client.clone(), self.reply.clone());
-        Box::pin(async move {
-            let request = Request::new().payload(Bytes::from_static(b"+WPI"));
-            match client.send_request(reply, request).await {
-                Ok(_) => Ok(()),
-                Err(error) => Err(ReceiptError::Unconfirmed(error.into())),
-            }
-        })
+        let (settlements, signal) = (self.link.settlements.clone(), self.signal("+WPI"));
+        // Without another attempt: the worker makes one in its next round.
+        Box::pin(async move { settlements.ask(signal, Instant::now()).await })
     }
 
     fn deliveries(&self) -> u32 {
@@ -169,12 +128,10 @@ fn one_line(text: &str) -> String {
 
 impl Drop for Claimed {
     fn drop(&mut self) {
-        // Without a runtime the process ends, and the ack wait gives the message back.
-        let (false, Ok(runtime)) = (self.settled, tokio::runtime::Handle::try_current()) else {
-            return;
-        };
-        let (client, reply) = (self.link.client.clone(), self.reply.clone());
-        runtime.spawn(async move { client.publish(reply, nak(Duration::ZERO).into()).await });
+        if !self.settled {
+            let until = Instant::now() + self.link.ack_wait;
+            self.link.settlements.tell(self.signal(nak(Duration::ZERO)), until);
+        }
     }
 }
 

@@ -10,7 +10,6 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -22,6 +21,7 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::receipt::{Claimed, Link};
+use super::settle::{Settler, connects};
 use super::{Message, Options, connect};
 use crate::error::ConnectError;
 use crate::receipt::Receipt;
@@ -50,7 +50,7 @@ pub struct Source {
     max_batch: usize,
     /// When the server was heard last.
     heard_at: Instant,
-    /// How often the client was connected when `outstanding` was valid.
+    /// How often the client was connected, as far as the source knows.
     connects: u64,
     /// Messages that the server handed out and `next` has not returned.
     ready: VecDeque<Ready>,
@@ -90,9 +90,11 @@ impl Source {
             let value = inbox_name.clone();
             ConnectError::Refused { field: "inbox", value, error: error.into() }
         })?;
-        let connects = client.statistics().connects.load(Ordering::Relaxed);
+        let connects = connects(&client);
+        let settlements = Settler::spawn(client.clone());
         let Options { stream, consumer: name, .. } = options;
-        let link = Link { client, context, stream, consumer: name, dead_letters, ack_wait };
+        let link =
+            Link { client, context, stream, consumer: name, dead_letters, ack_wait, settlements };
         Ok(Self {
             link: Arc::new(link),
             consumer,
@@ -138,7 +140,7 @@ impl Source {
         self.heard_at = Instant::now();
         let Some(status) = message.status else {
             self.outstanding = self.outstanding.saturating_sub(1);
-            self.ready.extend(ready(&self.link, message));
+            self.ready.extend(ready(&self.link, message, self.connects));
             return Ok(());
         };
         // A request has ended: 404, 408, and most of 409 say how much it would still have brought.
@@ -192,8 +194,12 @@ impl Source {
 
     /// Looks whether the client has lost or renewed its connection.
     fn look(&mut self) -> Result<(), SourceError> {
-        let connects = self.link.client.statistics().connects.load(Ordering::Relaxed);
+        let connects = connects(&self.link.client);
         if connects != self.connects {
+            // What is here already came by the old connection.
+            while let Some(Some(message)) = self.inbox.next().now_or_never() {
+                let _ = self.take(message);
+            }
             (self.connects, self.outstanding) = (connects, 0);
         }
         match self.link.client.connection_state() {
@@ -220,7 +226,7 @@ enum Status {
 }
 
 /// Makes a message and its claim. A message without a JetStream reply is none of the stream.
-fn ready(link: &Arc<Link>, message: async_nats::Message) -> Option<Ready> {
+fn ready(link: &Arc<Link>, message: async_nats::Message, connects: u64) -> Option<Ready> {
     let message = jetstream::Message { message, context: link.context.clone() };
     let info = message.info().ok()?;
     let (sequence, deliveries) = (info.stream_sequence, info.delivered);
@@ -228,7 +234,7 @@ fn ready(link: &Arc<Link>, message: async_nats::Message) -> Option<Ready> {
     let headers = headers.unwrap_or_default();
     let message = Message { subject: subject.to_string(), headers, payload, sequence };
     let deliveries = u32::try_from(deliveries).unwrap_or(u32::MAX);
-    let claim = Claimed::new(link, reply?, message.clone(), deliveries);
+    let claim = Claimed::new(link, reply?, message.clone(), deliveries, connects);
     Some((message, claim))
 }
 

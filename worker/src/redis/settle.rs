@@ -1,34 +1,28 @@
 //! Receipts, and the task that sends settlements in bundles.
 //!
-//! A [`Claimed`] sends its settlement to the task of [`Settler::run`] and waits for the answer. The
-//! task sends one pipeline at a time. What comes in meanwhile goes with the next pipeline, all acks as one
-//! command. So acks are bundled under load and never wait for a timer. After a lost connection the same pipeline is sent
-//! again, until the ack wait is over: a settlement that was carried out twice does no harm.
-//! The task ends when the source and all receipts are gone.
+//! The task sends one pipeline at a time, all acks of the bundle as one command. After a lost
+//! connection the same pipeline is sent again, until the ack wait is over: a settlement that was
+//! carried out twice does no harm.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Client, Cmd, Pipeline, RedisError, RedisResult, Value};
-use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
 use super::{Names, connect, scripts};
 use crate::receipt::{DeadReason, Extend, Receipt, ReceiptError};
+use crate::settlement::{BUNDLE, Requests, Settlement, Settlements};
 use crate::trace::event;
 
-/// The most commands of a pipeline.
-const BUNDLE: usize = 1024;
+type Request = Settlement<Command>;
 
-/// What to do with one message, with the way back for its answer.
-pub(crate) struct Request {
+/// A settlement of a message.
+pub(crate) struct Command {
     what: What,
-    /// After this time the answer is of no use.
-    until: Instant,
-    /// Whether the command was sent on a connection that failed.
+    /// Whether it was sent on a connection that failed.
     again: bool,
-    answer: Option<oneshot::Sender<Result<(), ReceiptError>>>,
 }
 
 enum What {
@@ -42,14 +36,14 @@ pub(crate) struct Settler {
     client: Client,
     names: Arc<Names>,
     connection: Option<MultiplexedConnection>,
-    requests: mpsc::UnboundedReceiver<Request>,
+    requests: Requests<Command>,
 }
 
-/// The receipts' side of the task. The channel is bounded by the claims that there are.
+/// The receipts' side of the task.
 #[derive(Clone)]
 pub(crate) struct Link {
     pub(crate) names: Arc<Names>,
-    requests: mpsc::UnboundedSender<Request>,
+    settlements: Settlements<Command>,
 }
 
 impl Settler {
@@ -58,8 +52,8 @@ impl Settler {
         names: Arc<Names>,
         connection: MultiplexedConnection,
     ) -> Link {
-        let (sender, requests) = mpsc::unbounded_channel();
-        let link = Link { names: names.clone(), requests: sender };
+        let (settlements, requests) = Settlements::channel();
+        let link = Link { names: names.clone(), settlements };
         tokio::spawn(Self { client, names, connection: Some(connection), requests }.run());
         link
     }
@@ -72,9 +66,9 @@ impl Settler {
                 let now = Instant::now();
                 let (again, over): (Vec<_>, Vec<_>) =
                     bundle.drain(..).partition(|request| request.until > now);
-                over.into_iter().for_each(|request| request.fail(&error));
+                over.into_iter().for_each(|request| request.resolve(Err(unconfirmed(&error))));
                 bundle = again;
-                bundle.iter_mut().for_each(|request| request.again = true);
+                bundle.iter_mut().for_each(|request| request.what.again = true);
                 if bundle.is_empty() {
                     break;
                 }
@@ -93,7 +87,7 @@ impl Settler {
         let mut pipeline = Pipeline::new();
         let mut ids = Vec::new();
         for request in &*bundle {
-            match &request.what {
+            match &request.what.what {
                 What::Ack(id) => ids.push(&**id),
                 What::Other(command) => drop(pipeline.add_command(command.clone())),
             }
@@ -112,7 +106,7 @@ impl Settler {
         let acked = acked.unwrap_or(Ok(Value::Nil));
         let mut acked = acked.map(|answer| each_ack(answer, acks).into_iter());
         for request in bundle.drain(..) {
-            let answer = match (&request.what, &mut acked) {
+            let answer = match (&request.what.what, &mut acked) {
                 (What::Ack(_), Ok(acked)) => Ok(acked.next()),
                 (What::Ack(_), Err(error)) => Err(error.clone()),
                 (What::Other(_), _) => answers.next().transpose().map(|answer| match answer {
@@ -120,7 +114,7 @@ impl Settler {
                     _ => None,
                 }),
             };
-            request.answer(answer);
+            resolve(request, answer);
         }
         Ok(())
     }
@@ -144,45 +138,44 @@ fn each_ack(answer: Value, acks: usize) -> Vec<i64> {
     }
 }
 
-impl Request {
-    fn answer(self, answer: RedisResult<Option<i64>>) {
-        let answer = match answer {
-            Ok(Some(0)) if self.again => {
-                let error = "the first attempt had no answer, and may have succeeded";
-                Err(ReceiptError::Unconfirmed(error.into()))
-            }
-            Ok(Some(0)) => Err(ReceiptError::Lost),
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => {
-                Err(ReceiptError::Unconfirmed("some acks of the bundle were too late".into()))
-            }
-            Err(error) => return self.fail(&error),
-        };
-        if let Some(sender) = self.answer {
-            // The receiver may be gone.
-            let _ = sender.send(answer);
+fn resolve(request: Request, answer: RedisResult<Option<i64>>) {
+    let again = request.what.again;
+    request.resolve(match answer {
+        Ok(Some(0)) if again => {
+            let error = "the first attempt had no answer, and may have succeeded";
+            Err(ReceiptError::Unconfirmed(error.into()))
         }
-    }
+        Ok(Some(0)) => Err(ReceiptError::Lost),
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(ReceiptError::Unconfirmed("some acks of the bundle were too late".into())),
+        Err(error) => Err(unconfirmed(&error)),
+    });
+}
 
-    fn fail(self, error: &RedisError) {
-        if let Some(sender) = self.answer {
-            let _ = sender.send(Err(ReceiptError::Unconfirmed(error.clone().into())));
-        }
-    }
+fn unconfirmed(error: &RedisError) -> ReceiptError {
+    ReceiptError::Unconfirmed(error.clone().into())
 }
 
 impl Link {
-    fn request(&self, what: What, answer: Option<oneshot::Sender<Result<(), ReceiptError>>>) {
-        let until = Instant::now() + self.names.ack_wait;
-        // The task lives as long as its senders; it is gone only with its runtime.
-        let _ = self.requests.send(Request { what, until, again: false, answer });
+    fn command(&self, what: What) -> (Command, Instant) {
+        (Command { what, again: false }, Instant::now() + self.names.ack_wait)
+    }
+
+    fn tell(&self, what: What) {
+        let (command, until) = self.command(what);
+        self.settlements.tell(command, until);
+    }
+
+    /// Ends the command in which another connection blocks.
+    pub(crate) fn unblock(&self, id: u64) {
+        let mut command = redis::cmd("CLIENT");
+        command.arg("UNBLOCK").arg(id);
+        self.tell(What::Other(command));
     }
 
     async fn ask(&self, what: What) -> Result<(), ReceiptError> {
-        let (sender, answer) = oneshot::channel();
-        self.request(what, Some(sender));
-        let gone = |_| Err(ReceiptError::Unconfirmed("the runtime has shut down".into()));
-        answer.await.unwrap_or_else(gone)
+        let (command, until) = self.command(what);
+        self.settlements.ask(command, until).await
     }
 }
 
@@ -248,7 +241,7 @@ impl Drop for Claimed {
         if !self.settled {
             let names = &self.link.names;
             let command = scripts::nack(names, &self.id, self.deliveries, Duration::ZERO);
-            self.link.request(What::Other(command), None);
+            self.link.tell(What::Other(command));
         }
     }
 }

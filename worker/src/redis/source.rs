@@ -30,13 +30,27 @@ const SWEEP: Duration = Duration::from_millis(500);
 
 type Reading = Pin<Box<dyn Future<Output = RedisResult<Swept>> + Send>>;
 
+/// The connection for reads, and its number in Redis if that may be asked for.
+struct Reader {
+    connection: MultiplexedConnection,
+    id: Option<u64>,
+}
+
+impl Reader {
+    async fn open(client: &Client) -> RedisResult<Self> {
+        let mut connection = connect::open(client, SWEEP).await?;
+        let id = redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await.ok();
+        Ok(Self { connection, id })
+    }
+}
+
 /// A consumer of a group of a Redis stream. See the [module](crate::redis).
 pub struct Source {
     client: Client,
     names: Arc<Names>,
     link: Link,
     /// `None` after an error.
-    reader: Option<MultiplexedConnection>,
+    reader: Option<Reader>,
     /// The request that is in Redis.
     reading: Option<Reading>,
     /// Messages that Redis handed out and `next` has not returned.
@@ -59,7 +73,7 @@ impl Source {
         let client = Client::open(url).map_err(unreachable)?;
         let names = Arc::new(Names::new(&options));
         let mut connection = connect::open(&client, Duration::ZERO).await.map_err(unreachable)?;
-        let reader = connect::open(&client, SWEEP).await.map_err(unreachable)?;
+        let reader = Reader::open(&client).await.map_err(unreachable)?;
         connect::prepare(&mut connection, &options, &names).await?;
         let link = Settler::spawn(client.clone(), names.clone(), connection);
         Ok(Self {
@@ -82,10 +96,11 @@ impl Source {
     async fn fill(&mut self, room: usize) -> RedisResult<()> {
         if self.reading.is_none() {
             let reader = match &self.reader {
-                Some(reader) => reader.clone(),
-                None => self.reader.insert(connect::open(&self.client, SWEEP).await?).clone(),
+                Some(reader) => reader,
+                None => self.reader.insert(Reader::open(&self.client).await?),
             };
-            self.reading = Some(self.request(reader, room));
+            let connection = reader.connection.clone();
+            self.reading = Some(self.request(connection, room));
         }
         let Some(reading) = &mut self.reading else { return Ok(()) };
         let reply = reading.await;
@@ -154,7 +169,10 @@ impl crate::Source for Source {
 
     async fn close(&mut self) {
         if self.reading.is_some() {
-            // At most until the next sweep.
+            // The read ends at once; where that is not permitted, with the next sweep.
+            if let Some(Reader { id: Some(id), .. }) = &self.reader {
+                self.link.unblock(*id);
+            }
             let _ = self.fill(1).await;
         }
         join_all(self.ready.drain(..).map(|(_, claim)| claim.nack(Duration::ZERO))).await;

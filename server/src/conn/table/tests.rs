@@ -19,6 +19,7 @@ fn ticks(seconds: [u64; 5]) -> Ticks {
         frame: some(seconds[2]),
         idle: some(seconds[3]),
         body: None,
+        message: None,
         write: some(seconds[4]),
     })
 }

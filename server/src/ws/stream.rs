@@ -1,0 +1,240 @@
+//! WebSockets over HTTP/2: each is a stream of a connection that has a task, so it has a task too.
+//!
+//! `http/hyper_service.rs` spawns [`serve`] for an accepted extended CONNECT. The turns are those of
+//! a parked WebSocket. [`Link`] takes the place of the connection table: it wakes the task for pushes
+//! and close requests, and the task's own timer keeps the deadlines. One mutex guards the request to
+//! close; no user code runs under it.
+//!
+//! What must never happen: the task outlives its stream. A kill drops hyper's connection, and then
+//! reads and writes of the stream fail.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use hyper::rt::{Read, Write};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::accept::address::Address;
+use crate::close_reason::CloseReason;
+use crate::conn::events::{Events, ParkReason};
+use crate::conn::notifier::{self, ConnNotifier};
+use crate::conn::protocol::{Outcome, WakeEvents};
+use crate::conn::server_state::{Counters, ServerState};
+use crate::conn::table::{ConnKey, TurnInput};
+use crate::conn::transport::{MaybeTls, Transport};
+use crate::sync::Mutex;
+use crate::ws::conn::{AnyIo, StartWs, WsConn, WsTurn};
+
+/// A stream is in no table.
+const NO_KEY: ConnKey = ConnKey { index: 0, generation: 0 };
+
+/// What a stream has of its connection.
+pub(crate) struct Of {
+    pub(crate) address: Address,
+    pub(crate) notifier: ConnNotifier,
+    /// Cancelled when the connection says goodbye.
+    pub(crate) goodbye: CancellationToken,
+}
+
+/// Serves a WebSocket until it ends.
+pub(crate) async fn serve(on: OnUpgrade, start: Box<dyn StartWs>, of: Of) {
+    let Ok(upgraded) = on.await else { return };
+    let mut io = MaybeTls::Plain(Stream { upgraded, made_progress: false });
+    let link = Arc::new(Link {
+        connection: of.notifier.clone(),
+        close_requested: Mutex::new(None),
+        changed: Notify::new(),
+    });
+    let notifier = ConnNotifier::new(link.clone(), NO_KEY);
+    let mut conn = Ending(Some(start.start(of.address, notifier, Box::default())), None);
+    let (mut park_reason, mut deadline, mut goodbye_said) = (ParkReason::Turn, None, false);
+    let mut expired = None;
+    loop {
+        let Some(open) = &mut conn.0 else { return };
+        let close_requested = *link.close_requested.lock();
+        let (events, is_busy) = (Events::NONE, false);
+        let input = TurnInput { events, park_reason, expired, close_requested, is_busy };
+        let (server, mut counters) = (of.notifier.server(), Counters::default());
+        let wake_events = &WakeEvents::default();
+        let turn = WsTurn { server, input, counters: &mut counters, wake_events };
+        let outcome = match close_requested.filter(|reason| !reason.is_gentle()) {
+            Some(reason) => Outcome::Close(reason),
+            None => open.serve(AnyIo::Stream(&mut io), turn).await,
+        };
+        server.detached.add(0, 0, counters.frames.into());
+        let (reason, moved) = match outcome {
+            Outcome::Park { park_reason, moved } => (park_reason, moved),
+            Outcome::Close(reason) => {
+                conn.1 = Some(reason);
+                return;
+            }
+            Outcome::Panicked(payload) => {
+                conn.1 = Some(CloseReason::Panicked);
+                drop(conn);
+                std::panic::resume_unwind(payload)
+            }
+            Outcome::Detached(_) | Outcome::Warm | Outcome::Settle => return,
+        };
+        expired = None;
+        if reason == ParkReason::Turn {
+            tokio::task::yield_now().await;
+            continue;
+        }
+        let is_new = reason != park_reason;
+        if moved || is_new || deadline.is_none() {
+            let timeout = server.settings.ticks.duration(reason);
+            deadline = timeout.map(|timeout| Instant::now() + timeout);
+        }
+        park_reason = reason;
+        // A turn that closes registers no waker. The next turn does.
+        if is_new && reason == ParkReason::Linger {
+            continue;
+        }
+        wait(&link, &of.goodbye, &mut goodbye_said, deadline).await;
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            (expired, deadline) = (Some(reason.deadline()), None);
+        }
+    }
+}
+
+/// Waits until the stream, the link, the goodbye or the deadline wakes the task.
+async fn wait(
+    link: &Link,
+    goodbye: &CancellationToken,
+    goodbye_said: &mut bool,
+    deadline: Option<Instant>,
+) {
+    let mut changed = pin!(link.changed.notified());
+    let mut goodbye = pin!(goodbye.cancelled());
+    let mut timer = pin!(deadline.map(sleep_until));
+    // The last turn has registered this task with the stream.
+    let mut was_polled = false;
+    poll_fn(|cx| {
+        let is_woken = std::mem::replace(&mut was_polled, true);
+        if !*goodbye_said && goodbye.as_mut().poll(cx).is_ready() {
+            *goodbye_said = true;
+            notifier::Notify::request_close(link, NO_KEY, CloseReason::Shutdown);
+            return Poll::Ready(());
+        }
+        let is_late = timer.as_mut().as_pin_mut().is_some_and(|timer| timer.poll(cx).is_ready());
+        match changed.as_mut().poll(cx).is_ready() || is_late || is_woken {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+}
+
+/// Tells the handler of the end, also if the task is dropped.
+struct Ending(Option<Box<dyn WsConn>>, Option<CloseReason>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if let Some(conn) = self.0.take() {
+            conn.on_close(self.1.unwrap_or(CloseReason::Aborted));
+        }
+    }
+}
+
+/// What reaches the task of a stream from outside.
+struct Link {
+    connection: ConnNotifier,
+    close_requested: Mutex<Option<CloseReason>>,
+    changed: Notify,
+}
+
+impl notifier::Notify for Link {
+    fn deliver(&self, _key: ConnKey, _events: Events) {
+        self.changed.notify_one();
+    }
+
+    fn request_close(&self, _key: ConnKey, reason: CloseReason) {
+        let mut requested = self.close_requested.lock();
+        if requested.is_none_or(|before| before.rank() < reason.rank()) {
+            *requested = Some(reason);
+        }
+        drop(requested);
+        self.changed.notify_one();
+    }
+
+    fn server(&self) -> &ServerState {
+        self.connection.server()
+    }
+
+    fn id(&self) -> u64 {
+        self.connection.id().0
+    }
+
+    fn register(&self, _key: ConnKey, _waker: &Waker) {}
+
+    fn count_request(&self, _key: ConnKey) -> u32 {
+        0
+    }
+
+    fn close_requested(&self, _key: ConnKey) -> Option<CloseReason> {
+        *self.close_requested.lock()
+    }
+}
+
+/// A stream of HTTP/2 as a socket.
+pub(crate) struct Stream {
+    upgraded: Upgraded,
+    made_progress: bool,
+}
+
+impl Transport for Stream {
+    fn made_progress(&mut self) -> bool {
+        std::mem::take(&mut self.made_progress)
+    }
+
+    const REGISTERS_WAKER: bool = true;
+
+    fn peer_addr(&self) -> io::Result<Address> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut unfilled = hyper::rt::ReadBuf::new(buffer.initialize_unfilled());
+        ready!(Pin::new(&mut self.upgraded).poll_read(cx, unfilled.unfilled()))?;
+        let count = unfilled.filled().len();
+        buffer.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.upgraded).poll_write(cx, bytes);
+        self.made_progress |= matches!(polled, Poll::Ready(Ok(1..)));
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.upgraded).poll_flush(cx)
+    }
+
+    /// Hyper's task sends what was written, and the end of the stream. Nothing has to wait for that.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.upgraded).poll_shutdown(cx) {
+            Poll::Pending => Poll::Ready(Ok(())),
+            ended => ended,
+        }
+    }
+}

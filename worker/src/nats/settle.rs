@@ -1,0 +1,151 @@
+//! The task that sends settlements in bundles, of which the server confirms the last.
+//!
+//! All settlements of a consumer go to one queue of the server. The server takes them out of it in the
+//! order in which a connection brought them, and answers a request when it has carried it out. So one
+//! answer confirms all that the same connection sent before. A bundle is publishes, and then a request.
+//!
+//! # Invariants
+//!
+//! - **N1, one connection.** A bundle counts as confirmed only if the client has had one connection
+//!   from before its first publish until the answer. Otherwise publishes may be lost with a connection,
+//!   and the request come with another. The client counts its connections.
+//! - **N2, the newest is asked.** The server ignores, without an answer, a settlement of a message
+//!   that it does not know to have delivered: a server does that which has lost its last moments in a
+//!   crash. What it knows ends with a number. So the request is for the highest number of the bundle.
+//! - **N3, old claims alone.** A claim from an earlier connection is confirmed by a request of its own,
+//!   since the server may have forgotten it.
+//!
+//! What a bundle does not confirm is sent again, each settlement by a request of its own: a settlement
+//! that was carried out twice does no harm.
+
+use std::future::Future;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::{Client, Request, Subject};
+use bytes::Bytes;
+use tokio::time::{Instant, sleep};
+
+use crate::failpoint::failpoint;
+use crate::failure::BoxError;
+use crate::receipt::ReceiptError;
+use crate::settlement::{BUNDLE, Requests, Settlement, Settlements};
+
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_millis(400);
+/// How long a request is sent again to a server that is there.
+const PATIENCE: Duration = Duration::from_millis(1200);
+/// JetStream of a server that has just started does not answer yet.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A settlement of a message.
+pub(crate) struct Signal {
+    /// Where the server takes settlements of the message.
+    pub(crate) reply: Subject,
+    pub(crate) payload: Bytes,
+    /// The number of the message in its stream.
+    pub(crate) sequence: u64,
+    /// Which connection of the client brought the message.
+    pub(crate) connects: u64,
+}
+
+/// Returns how often the client was connected.
+pub(crate) fn connects(client: &Client) -> u64 {
+    client.statistics().connects.load(Ordering::Relaxed)
+}
+
+/// The task that settles.
+pub(crate) struct Settler {
+    client: Client,
+    requests: Requests<Signal>,
+}
+
+impl Settler {
+    pub(crate) fn spawn(client: Client) -> Settlements<Signal> {
+        let (settlements, requests) = Settlements::channel();
+        tokio::spawn(Self { client, requests }.run());
+        settlements
+    }
+
+    async fn run(mut self) {
+        let mut bundle = Vec::new();
+        while self.requests.recv_many(&mut bundle, BUNDLE).await > 0 {
+            let connects = connects(&self.client);
+            let (together, alone): (Vec<_>, Vec<_>) = bundle.drain(..).partition(|settlement| {
+                settlement.what.connects == connects || failpoint("old claims go along")
+            });
+            alone.into_iter().for_each(|settlement| self.confirm(settlement));
+            let confirmed = self.send(&together).await
+                && (self::connects(&self.client) == connects
+                    || failpoint("a bundle outlives its connection"));
+            for settlement in together {
+                match confirmed {
+                    true => settlement.resolve(Ok(())),
+                    false => self.confirm(settlement),
+                }
+            }
+        }
+    }
+
+    /// Sends a bundle. Returns whether its last settlement, that of the newest message, was confirmed.
+    async fn send(&self, bundle: &[Settlement<Signal>]) -> bool {
+        let newest = bundle.iter().enumerate().max_by_key(|(_, entry)| match entry.what.sequence {
+            sequence if failpoint("the oldest is asked") => u64::MAX - sequence,
+            sequence => sequence,
+        });
+        let Some((newest, last)) = newest else { return true };
+        for (index, Settlement { what, .. }) in bundle.iter().enumerate() {
+            let published = self.client.publish(what.reply.clone(), what.payload.clone());
+            if index != newest && published.await.is_err() {
+                return false;
+            }
+        }
+        request(&self.client, &last.what).await.is_ok()
+    }
+
+    /// Sends a settlement in a request of its own until the server confirms.
+    fn confirm(&self, settlement: Settlement<Signal>) {
+        let client = self.client.clone();
+        tokio::spawn(async move {
+            let Settlement { what, until, .. } = &settlement;
+            let result = again(&client, *until, || request(&client, what)).await;
+            settlement.resolve(result);
+        });
+    }
+}
+
+async fn request(client: &Client, signal: &Signal) -> Result<(), async_nats::RequestError> {
+    let request = Request::new().payload(signal.payload.clone()).timeout(Some(ANSWER));
+    client.send_request(signal.reply.clone(), request).await.map(drop)
+}
+
+/// Calls once, and then again until the result is `Ok` or the time is over; at most for [`PATIENCE`]
+/// while the server is there.
+pub(crate) async fn again<T, E, F>(
+    client: &Client,
+    until: Instant,
+    call: impl Fn() -> F,
+) -> Result<(), ReceiptError>
+where
+    E: Into<BoxError>,
+    F: Future<Output = Result<T, E>>,
+{
+    let mut connected_since = None;
+    loop {
+        let Err(error) = call().await else { return Ok(()) };
+        let now = Instant::now();
+        connected_since = match client.connection_state() {
+            State::Connected => connected_since.or(Some(now - ANSWER)),
+            _ => None,
+        };
+        if now >= until || connected_since.is_some_and(|since| now >= since + PATIENCE) {
+            return Err(ReceiptError::Unconfirmed(error.into()));
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+#[path = "settle_tests.rs"]
+mod tests;
