@@ -43,6 +43,14 @@ impl fmt::Display for Place {
 mod with_tracing {
     use tracing::Span;
 
+    /// Whether a subscriber may want events of the level `DEBUG`: one load and no call.
+    #[cfg(feature = "tower")]
+    #[inline(always)]
+    pub(crate) fn is_debug_enabled() -> bool {
+        use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
+        LevelFilter::DEBUG <= STATIC_MAX_LEVEL && LevelFilter::DEBUG <= LevelFilter::current()
+    }
+
     /// The span of a job: the span that was current at the submit, if there was one.
     pub(crate) struct JobSpan(Option<Span>);
 
@@ -75,6 +83,12 @@ mod with_tracing {
 
 #[cfg(not(feature = "tracing"))]
 mod without {
+    #[cfg(feature = "tower")]
+    #[inline(always)]
+    pub(crate) fn is_debug_enabled() -> bool {
+        false
+    }
+
     /// The span of a job in a build without spans: nothing.
     pub(crate) struct JobSpan;
 

@@ -28,7 +28,9 @@ use crate::layer::call::Call;
 use crate::layer::counts::CallSink;
 use crate::layer::on_error::HandleError;
 use crate::layer::setup::{LayerPool, LayerShared};
-use crate::pool::{CallerRunsJob, JobHandle, JobOptions, Shared, Submitted, WithinInner};
+use crate::pool::{
+    CallerRunsJob, JobHandle, JobOptions, Shared, Submitted, WithinInner, is_budget_due,
+};
 use crate::sync::failpoint;
 
 type Output<S, Q> = Result<<S as Service<Q>>::Response, <S as Service<Q>>::Error>;
@@ -142,7 +144,9 @@ where
                 StateProj::InCaller { job } => State::Running { handle: ready!(job.poll(cx)) },
                 StateProj::Done { result } => {
                     // A loop of refused calls must yield to the other tasks of its thread.
-                    ready!(coop::poll_proceed(cx)).made_progress();
+                    if is_budget_due() {
+                        ready!(coop::poll_proceed(cx)).made_progress();
+                    }
                     let result = result.take().expect("`ResponseFuture` polled after completion");
                     return Poll::Ready(result);
                 }

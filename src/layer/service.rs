@@ -83,7 +83,8 @@ impl<S, A> PoolService<S, A> {
         self.inner
     }
 
-    #[cold]
+    // Inlined: a full pool refuses for a reason that is known where this is called.
+    #[inline(always)]
     fn refuse<Q>(&self, refusal: SubmitErrorKind, request: Q) -> ResponseFuture<S, Q, A>
     where
         S: Service<Q>,
@@ -92,6 +93,15 @@ impl<S, A> PoolService<S, A> {
         self.setup.shared.note_refused(refusal);
         let result = self.on_error.failed(refusal.into(), Some(request));
         ResponseFuture::done(result, self.on_error.clone())
+    }
+
+    #[cold]
+    fn refuse_for<Q>(&self, refusal: SubmitErrorKind, request: Q) -> ResponseFuture<S, Q, A>
+    where
+        S: Service<Q>,
+        A: HandleError<Q, S::Response, S::Error>,
+    {
+        self.refuse(refusal, request)
     }
 }
 
@@ -149,7 +159,7 @@ where
             None => self.setup.verb,
             // The caller is a job of this pool: run the call in it, or in the pool without a wait.
             Some(SubmitErrorKind::WouldDeadlock) => Verb::TryGo,
-            Some(refusal) => return self.refuse(refusal, request),
+            Some(refusal) => return self.refuse_for(refusal, request),
         };
         let shared = &self.setup.shared;
         if verb == Verb::TrySchedule && shared.refuse_if_full() {
@@ -190,7 +200,7 @@ where
             Ok(handle) => ResponseFuture::running(handle, on_error, detach),
             Err(refused) => {
                 let (kind, call) = refused.into_parts();
-                self.refuse(kind, call.into_request())
+                self.refuse_for(kind, call.into_request())
             }
         }
     }

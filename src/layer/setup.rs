@@ -10,7 +10,7 @@ use crate::error::{SubmitError, SubmitErrorKind};
 use crate::group::{GroupHandle, MemberGuard};
 use crate::layer::counts::{CallSink, LayerName};
 use crate::pool::{JobHandle, JobOptions, Pool, Reserver, Shared, Submission};
-use crate::trace::{Place, event};
+use crate::trace::{Place, event, is_debug_enabled};
 
 #[derive(Clone)]
 pub(super) struct Setup {
@@ -120,15 +120,23 @@ impl LayerShared {
     }
 
     /// Counts and logs a call that has not started.
+    #[inline]
     pub(super) fn note_refused(&self, reason: SubmitErrorKind) {
         if let Some(name) = &self.name {
             name.count_refused(reason);
         }
+        if is_debug_enabled() {
+            self.log_refused(reason);
+        }
+    }
+
+    #[cold]
+    fn log_refused(&self, _reason: SubmitErrorKind) {
         event!(
             DEBUG,
             pool = self.pool.name(),
             layer = self.name().map(|name| &**name),
-            ?reason,
+            reason = ?_reason,
             "call refused"
         );
     }

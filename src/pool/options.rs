@@ -218,7 +218,8 @@ pub(crate) struct Requirements {
 
 impl Requirements {
     /// The index of the priority.
-    pub(crate) fn class(self) -> usize {
+    #[inline]
+    pub(crate) fn class(&self) -> usize {
         self.priority as usize
     }
 }

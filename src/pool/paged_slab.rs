@@ -74,7 +74,7 @@ impl<T> PagedSlab<T> {
     /// # Panics
     ///
     /// Panics if there is none.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn remove(&mut self, key: usize) -> T {
         let (number, page) = (key / PAGE, &mut self.pages[key / PAGE]);
         let entry = page.entries.remove(key % PAGE);

@@ -5,11 +5,11 @@
 //! own one each; the limiter has two under its state lock.
 //!
 //! * While events come slowly, each one is measured, with weight 1.
-//! * While sixteen come within [`FAST`], one in sixteen is measured, with weight 16. Which one of each
-//!   sixteen it is, is drawn at random.
+//! * While sixteen come within 160 µs, one in sixteen is measured, with weight 16. While they come within
+//!   80 µs, it is one in 64, with weight 64. Which one of each such window it is, is drawn at random.
 //!
 //! The pace of past events chooses between the two, never the event itself. So sums over weights estimate
-//! sums over all events without a bias. Test: `a_sample_stands_for_sixteen`.
+//! sums over all events without a bias. Test: `a_sample_stands_for_its_window`.
 //!
 //! A measured job that is suspended has its start in the entry of its shard's `suspended`, and the bit
 //! `MEASURED` in its header. The worker that sees the end reads the clock again, and the histogram of
@@ -26,21 +26,24 @@ use crate::histogram::Histogram;
 use crate::pool::Pool;
 use crate::sync::failpoint;
 
-/// The events of a window, and the weight of a sample.
-pub(crate) const WINDOW: u32 = 16;
+/// How many events one measurement may stand for: the sizes of windows, and the weights of samples.
+pub(crate) const WINDOWS: [u32; 3] = [1, 16, 64];
 
-/// A window that is shorter than this is fast: two readings per event would be more than one part in
-/// two hundred of it.
-const FAST: Duration = Duration::from_micros(160);
+/// The events after which the pace is looked at.
+const PACE_OF: u32 = 16;
+
+/// The times of so many events below which the second and the third of [`WINDOWS`] are used: two readings
+/// per event would be more than one part in two hundred of the first.
+const FAST: [Duration; 2] = [Duration::from_micros(160), Duration::from_micros(80)];
 
 /// How long jobs waited and ran so far; from [`Pool::timings`].
 ///
 /// # What is measured
 ///
 /// While jobs start slowly, all are measured. While one worker starts sixteen within 160 µs, it measures one
-/// of each sixteen, drawn at random, and counts that one sixteen times. So counts, sums, means and
-/// quantiles stand for all jobs, and a [`max`](Histogram::max) is that of the measured ones. The same
-/// holds for slots that pass to waiters.
+/// of each sixteen, drawn at random, and counts that one sixteen times. Within 80 µs, it is one of each 64. So
+/// counts, sums, means and quantiles stand for all jobs, and a [`max`](Histogram::max) is that of the measured
+/// ones. The same holds for slots that pass to waiters.
 ///
 /// Times follow tokio's clock, also where it is paused.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -156,8 +159,8 @@ pub(crate) struct Sampler {
     until: u32,
     /// Events of this window behind that one.
     rest: u32,
-    /// Each event of this window is measured.
-    all: bool,
+    /// The size of this window: one of [`WINDOWS`].
+    window: u32,
     /// Events since `began`.
     events: u32,
     /// The reading from which the pace is measured.
@@ -167,7 +170,7 @@ pub(crate) struct Sampler {
 
 impl Sampler {
     pub(crate) fn new() -> Self {
-        Self { until: 1, rest: 0, all: true, events: 0, began: None, random: 0x9E37_79B9 }
+        Self { until: 1, rest: 0, window: 1, events: 0, began: None, random: 0x9E37_79B9 }
     }
 
     /// Counts an event. Returns whether it is measured: then [`take`](Self::take) follows.
@@ -180,17 +183,18 @@ impl Sampler {
     /// Takes the reading at an event that is measured. Returns its weight.
     #[cold]
     pub(crate) fn take(&mut self, now: Moment) -> u32 {
-        let weight = if self.all { 1 } else { WINDOW };
+        let weight = self.window;
         self.events += weight;
         let began = *self.began.get_or_insert(now);
-        if self.events >= WINDOW {
-            let limit = FAST.as_nanos() as u64 * u64::from(self.events / WINDOW);
-            self.all = now.nanos_since(began) >= limit || failpoint("each job is measured");
+        if self.events >= PACE_OF {
+            let took = now.nanos_since(began) / u64::from(self.events / PACE_OF);
+            let fast = FAST.iter().filter(|limit| took < limit.as_nanos() as u64).count();
+            self.window = if failpoint("each job is measured") { 1 } else { WINDOWS[fast] };
             (self.began, self.events) = (Some(now), 0);
         }
         // The events that are left of this window are represented already.
         let before = std::mem::take(&mut self.rest);
-        self.until = before + if self.all { 1 } else { self.draw() };
+        self.until = before + if self.window == 1 { 1 } else { self.draw() };
         weight
     }
 
@@ -200,8 +204,8 @@ impl Sampler {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 17;
         self.random ^= self.random << 5;
-        let place = self.random % WINDOW + 1;
-        self.rest = WINDOW - place;
+        let place = self.random % self.window + 1;
+        self.rest = self.window - place;
         place
     }
 }
@@ -226,26 +230,36 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_stands_for_sixteen() {
+    fn a_sample_stands_for_its_window() {
         let mut sampler = Sampler::new();
-        let weights = weights(&mut sampler, 1, 100_000, 300);
+        let weights = weights(&mut sampler, 1, 400_000, 300);
         let measured = weights.iter().filter(|&&weight| weight > 0).count();
-        assert!(measured < 100_000 / 16 + 100, "{measured}");
+        assert!(measured < 400_000 / 64 + 100, "{measured}");
         let sum: u32 = weights.iter().sum();
-        assert!(sum.abs_diff(100_000) <= 16, "{sum}");
-        // Each place of a window is drawn: a load that repeats itself every sixteen jobs is seen whole.
-        let mut places = [0; 16];
-        let fast = weights.iter().enumerate().filter(|(_, weight)| **weight == 16);
-        fast.for_each(|(event, _)| places[event % 16] += 1);
-        assert!(places.iter().all(|&count| (250..550).contains(&count)), "{places:?}");
+        assert!(sum.abs_diff(400_000) <= 64, "{sum}");
+        // Each place of a window is drawn: a load that repeats itself is seen whole.
+        let mut places = [0; 64];
+        let fast = weights.iter().enumerate().filter(|(_, weight)| **weight == 64);
+        fast.for_each(|(event, _)| places[event % 64] += 1);
+        assert!(places.iter().all(|&count| (40..200).contains(&count)), "{places:?}");
+    }
+
+    #[test]
+    fn samples_of_several_weights_stand_for_all_events() {
+        for gap in [4_000, 7_000, 11_000] {
+            let mut sampler = Sampler::new();
+            let weights = weights(&mut sampler, 1, 100_000, gap);
+            let sum: u32 = weights.iter().sum();
+            assert!(sum.abs_diff(100_000) <= 64, "{gap}: {sum}");
+        }
     }
 
     #[test]
     fn the_pace_decides_anew() {
         let mut sampler = Sampler::new();
         weights(&mut sampler, 1, 1_000, 300);
-        let slow = weights(&mut sampler, 1_000_000, 100, 50_000);
+        let slow = weights(&mut sampler, 1_000_000, 300, 50_000);
         assert!(slow[..15].iter().any(|&weight| weight != 1), "a window ends as it began");
-        assert!(slow[48..].iter().all(|&weight| weight == 1), "{slow:?}");
+        assert!(slow[192..].iter().all(|&weight| weight == 1), "{slow:?}");
     }
 }

@@ -99,10 +99,10 @@ async fn many_tiny_jobs() {
     }
     pool.wait_idle().await;
     let timings = pool.timings();
-    // A window of sixteen may be open for each worker.
-    assert!(timings.run.count().abs_diff(20_000) <= 16 * 16, "{timings:?}");
+    // A window of 64 may be open for each worker.
+    assert!(timings.run.count().abs_diff(20_000) <= 16 * 64, "{timings:?}");
     // The same for grants.
-    assert!(timings.wait.count().abs_diff(20_000) <= 16, "{timings:?}");
+    assert!(timings.wait.count().abs_diff(20_000) <= 64, "{timings:?}");
     assert!(timings.run.max() > Duration::ZERO);
     whole(&pool).await;
 }

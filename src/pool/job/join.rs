@@ -109,32 +109,37 @@ impl<T> RawJoinHandle<T> {
     }
 
     /// Drops an output that will never be taken, or leaves it to the completing thread (S10).
-    #[inline]
-    fn give_up_output(&mut self) {
-        let header = self.job.0.header();
-        // The order of the two loads matters. The token lives until the job is complete. So if the
-        // job is not complete after the first load, the one other reference was the token, and no
-        // abort handle exists. Only a join handle or an abort handle can make one.
-        let refs = header.refs.load(Acquire);
-        let complete = header.state.load().is_complete();
-        if !complete && refs == REF | JOIN {
-            return;
-        }
-        if complete || header.state.drop_join() {
+    #[inline(never)]
+    fn give_up_output(&mut self, is_complete: bool) {
+        if is_complete || self.job.0.header().state.drop_join() {
             let output = self.take();
             catch_panic(|| drop(output));
         }
+    }
+
+    /// Drops a handle that is counted as a plain reference.
+    #[inline(never)]
+    fn drop_plain(&mut self) {
+        // SAFETY: the handle is dropped, so `job` is not used again.
+        drop(unsafe { ManuallyDrop::take(&mut self.job) });
     }
 }
 
 impl<T> Drop for RawJoinHandle<T> {
     #[inline]
     fn drop(&mut self) {
-        if !self.is_join() {
-            // SAFETY: the handle is dropped, so `job` is not used again.
-            return drop(unsafe { ManuallyDrop::take(&mut self.job) });
+        let header = self.job.0.header();
+        // The order of the two loads matters. The token lives until the job is complete. So if the
+        // job is not complete after the first load, the one other reference was the token, and no
+        // abort handle exists. Only a join handle or an abort handle can make one.
+        let refs = header.refs.load(Acquire);
+        if refs & JOIN == 0 {
+            return self.drop_plain();
         }
-        self.give_up_output();
+        let is_complete = header.state.load().is_complete();
+        if is_complete || refs != REF | JOIN {
+            self.give_up_output(is_complete);
+        }
         self.job.0.drop_refs(JOIN);
     }
 }

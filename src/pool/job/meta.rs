@@ -185,6 +185,21 @@ impl Meta {
     }
 }
 
+impl Drop for Meta {
+    // Inlined, so that a job with a place alone costs one test.
+    #[inline(always)]
+    fn drop(&mut self) {
+        if let Some(extra) = self.extra.take() {
+            drop_extra(extra);
+        }
+    }
+}
+
+#[cold]
+fn drop_extra(extra: Box<Extra>) {
+    drop(extra);
+}
+
 impl Extra {
     fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
         struct Restore(Option<Deadline>);

@@ -234,6 +234,13 @@ impl Runnable {
         self.0.slot_kind()
     }
 
+    /// Whether the job holds a plain slot, and its end is neither measured nor a matter of the limiter.
+    #[inline]
+    pub(crate) fn has_simple_end(&self) -> bool {
+        // Relaxed suffices: only the token's holder uses the field (S2). `Plain` is packed as 0.
+        self.0.header().slot_kind.load(Relaxed) == 0
+    }
+
     /// Polls the job once, or cancels it if that was asked for.
     pub(crate) fn poll(&self) -> Step {
         let header = self.0.header();

@@ -10,114 +10,121 @@ use crate::panic::catch_panic;
 use crate::pool::job::Runnable;
 use crate::sync::failpoint;
 
+/// Most steps wake or start at most one, and an end in a small pool wakes two. These need no
+/// allocation. All others stand in `rest`.
 #[derive(Default)]
 pub(crate) struct DeferredWakes {
-    wakes: Few<Waker>,
-    drops: Vec<Waker>,
-    started: Few<Runnable>,
-    given_back: Vec<Runnable>,
+    /// The first wakers to wake, oldest first.
+    wakes: [Option<Waker>; 2],
+    /// The first job to start.
+    started: Option<Runnable>,
+    /// What came later, and what is rare, in the order in which it came.
+    rest: Vec<Deferred>,
     /// The pool has become idle, and a caller waits for that.
     pub(crate) idle: bool,
 }
 
-/// A list that allocates from its second entry on: most steps wake or start at most one.
-struct Few<T> {
-    first: Option<T>,
-    rest: Vec<T>,
-}
-
-impl<T> Default for Few<T> {
-    #[inline]
-    fn default() -> Self {
-        Self { first: None, rest: Vec::new() }
-    }
-}
-
-impl<T> Few<T> {
-    #[inline]
-    fn push(&mut self, entry: T) {
-        if self.is_empty() {
-            self.first = Some(entry);
-        } else {
-            self.rest.push(entry);
-        }
-    }
-
-    /// Takes all entries, oldest first.
-    #[inline]
-    fn take_all(&mut self, mut take: impl FnMut(T)) {
-        if let Some(first) = self.first.take() {
-            take(first);
-        }
-        if !self.rest.is_empty() {
-            std::mem::take(&mut self.rest).into_iter().for_each(take);
-        }
-    }
-
-    #[inline]
-    fn is_empty(&self) -> bool {
-        self.first.is_none() && self.rest.is_empty()
-    }
+enum Deferred {
+    Wake(Waker),
+    Drop(Waker),
+    Start(Runnable),
+    GiveBack(Runnable),
 }
 
 impl DeferredWakes {
     /// Collects a waker to wake.
     #[inline]
     pub(super) fn wake(&mut self, waker: Option<Waker>) {
-        if let Some(waker) = waker {
-            self.wakes.push(waker);
+        let Some(waker) = waker else { return };
+        match self.wakes.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = Some(waker),
+            None => self.rest.push(Deferred::Wake(waker)),
         }
     }
 
     /// Collects a waker to drop without a wake.
     pub(super) fn discard(&mut self, waker: Option<Waker>) {
-        self.drops.extend(waker);
+        self.rest.extend(waker.map(Deferred::Drop));
     }
 
     /// Collects a job that left the wait list with a slot, for the first time or after it lent one.
     pub(super) fn start(&mut self, job: Runnable) {
         if failpoint("started jobs change their order") {
-            return self.started.rest.insert(0, job);
+            return self.rest.insert(0, Deferred::Start(job));
         }
-        self.started.push(job);
+        match self.started {
+            None => self.started = Some(job),
+            Some(_) => self.rest.push(Deferred::Start(job)),
+        }
     }
 
     /// Takes the jobs out, in the order of `start`. Returns whether there was one.
     #[inline]
-    pub(crate) fn take_started(&mut self, take: impl FnMut(Runnable)) -> bool {
-        let any = !self.started.is_empty();
-        self.started.take_all(take);
+    pub(crate) fn take_started(&mut self, mut take: impl FnMut(Runnable)) -> bool {
+        let first = self.started.take();
+        let mut any = first.is_some();
+        first.into_iter().for_each(&mut take);
+        if !self.rest.is_empty() {
+            let (jobs, rest) = split(&mut self.rest, |entry| matches!(entry, Deferred::Start(_)));
+            self.rest = rest;
+            for entry in jobs {
+                if let Deferred::Start(job) = entry {
+                    any = true;
+                    take(job);
+                }
+            }
+        }
         any
     }
 
     /// Whether nothing was collected.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.wakes.is_empty()
-            && self.started.is_empty()
-            && self.drops.is_empty()
-            && self.given_back.is_empty()
-            && !self.idle
+        self.wakes[0].is_none() && self.started.is_none() && self.rest.is_empty() && !self.idle
     }
 
     /// Collects a job that left the wait list because it is refused, and the waker of its submitter.
     pub(super) fn give_back(&mut self, job: Runnable, waker: Option<Waker>) {
-        self.given_back.push(job);
+        self.rest.push(Deferred::GiveBack(job));
         self.wake(waker);
     }
 
     /// Gives back the refused jobs, then wakes and drops all collected wakers. A waker that panics does
     /// not stop the others.
     pub(crate) fn wake_all(&mut self) {
-        std::mem::take(&mut self.given_back).into_iter().for_each(Runnable::give_back);
+        if !self.rest.is_empty() {
+            self.give_all_back();
+        }
         let mut first = true;
-        self.wakes.take_all(|waker| {
+        let mut wake = |waker: Waker| {
             if std::mem::take(&mut first) || !failpoint("only the first waker is called") {
                 catch_panic(|| waker.wake());
             }
-        });
-        for waker in std::mem::take(&mut self.drops) {
-            catch_panic(|| drop(waker));
+        };
+        self.wakes.iter_mut().filter_map(Option::take).for_each(&mut wake);
+        if !self.rest.is_empty() {
+            let (wakes, drops) = split(&mut self.rest, |entry| matches!(entry, Deferred::Wake(_)));
+            for entry in wakes {
+                if let Deferred::Wake(waker) = entry {
+                    wake(waker);
+                }
+            }
+            for entry in drops {
+                if let Deferred::Drop(waker) = entry {
+                    catch_panic(|| drop(waker));
+                }
+            }
+        }
+    }
+
+    #[cold]
+    fn give_all_back(&mut self) {
+        let (jobs, rest) = split(&mut self.rest, |entry| matches!(entry, Deferred::GiveBack(_)));
+        self.rest = rest;
+        for entry in jobs {
+            if let Deferred::GiveBack(job) = entry {
+                job.give_back();
+            }
         }
     }
 
@@ -125,9 +132,18 @@ impl DeferredWakes {
     /// instructions of a tiny job in a full pool.
     #[inline]
     pub(crate) fn forget_empty(self) {
-        debug_assert!(self.wakes.is_empty() && self.started.is_empty());
-        debug_assert!(self.drops.is_empty() && self.given_back.is_empty());
+        debug_assert!(self.wakes[0].is_none() && self.started.is_none());
+        debug_assert!(self.rest.is_empty());
         // An empty list has no memory: each list is taken whole.
         std::mem::forget(self);
     }
+}
+
+/// Takes the entries that `is_first` selects, and the others.
+#[cold]
+fn split(
+    entries: &mut Vec<Deferred>,
+    is_first: impl Fn(&Deferred) -> bool,
+) -> (Vec<Deferred>, Vec<Deferred>) {
+    std::mem::take(entries).into_iter().partition(is_first)
 }

@@ -10,10 +10,19 @@ use crate::error::SubmitErrorKind;
 use crate::pool::job::Runnable;
 use crate::pool::limiter::Limiter;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
+use crate::pool::limiter::flags::DEADLINES;
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::wait_list::{Waiter, WaiterState};
+use crate::sync::failpoint;
 
 impl Limiter {
+    /// Returns whether a waiter has a deadline. Exact for a caller that has just joined: its own store
+    /// or a later one is what it reads.
+    #[inline]
+    pub(crate) fn has_deadlines(&self) -> bool {
+        self.flags.is_set(DEADLINES) && !failpoint("a deadline sets no flag")
+    }
+
     /// Returns the first deadline of a waiter.
     pub(crate) fn first_deadline(&self) -> Option<Instant> {
         self.state.lock().wait_list.first_deadline()

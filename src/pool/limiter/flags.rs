@@ -35,9 +35,10 @@ pub(super) const CANCELLING: usize = 1 << 3;
 pub(super) const RUNTIME_GONE: usize = 1 << 4;
 /// `NO_SLOTS`, and the queue has no room either. The state guard derives this flag on unlock.
 pub(super) const FULL: usize = 1 << 5;
-
 /// The pool was closed by its owner, and not only by the end of its runtime.
 pub(super) const CLOSED_BY_OWNER: usize = 1 << 6;
+/// A waiter has a deadline. The state guard derives this flag on unlock.
+pub(super) const DEADLINES: usize = 1 << 7;
 
 pub(super) struct Flags(AtomicUsize);
 
@@ -63,6 +64,16 @@ impl Flags {
     #[inline]
     pub(super) fn is_full(&self) -> bool {
         self.0.load(Acquire) & (FULL | CLOSED) == FULL
+    }
+
+    /// Makes the `derived` flags those in `flags`, and leaves the others. The caller holds the state
+    /// lock, so no other store comes in between.
+    #[inline]
+    pub(super) fn derive(&self, derived: usize, flags: usize) {
+        let before = self.0.load(Relaxed);
+        if before & derived != flags {
+            self.0.store(before & !derived | flags, Release);
+        }
     }
 
     /// Sets `flags`. The caller holds the state lock, so no other store comes in between.

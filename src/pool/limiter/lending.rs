@@ -333,7 +333,7 @@ impl StateGuard<'_> {
         };
         let history = job.wait_again(self.wait_list.next_key());
         let (waiter, requirements) = (Waiter::Job(job, None), Requirements::default());
-        let waiter_key = self.wait_list.push(list, quota, waiter, requirements, false);
+        let waiter_key = self.wait_list.push(list, quota, waiter, &requirements, false);
         self.wait_list.node(waiter_key).resumes = Some(history);
         None
     }

@@ -388,11 +388,11 @@ impl Limiter {
             OnFull::Wait(_) if waits_itself => state.enqueue_nested_job(list, pending, slot_kind),
             OnFull::Wait(_) => {
                 let requirements = pending.requirements();
-                if let Some(kind) = state.shed_new(requirements) {
+                if let Some(kind) = state.shed_new(&requirements) {
                     return state.refuse(AcquireOutcome::Refused(kind));
                 }
                 state.enter_line((pending.group(), pending.label()), |state| {
-                    state.enqueue_caller(list, quota, &mut waker, current, (requirements, false))
+                    state.enqueue_caller(list, quota, &mut waker, current, (&requirements, false))
                 })
             }
             OnFull::Commit => state.enqueue_job(list, pending, slot_kind, current.is_some()),
@@ -481,11 +481,11 @@ impl Limiter {
             return AcquireOutcome::Reserved;
         }
         match waker {
-            Some(_) => match state.shed_new(requirements) {
+            Some(_) => match state.shed_new(&requirements) {
                 Some(kind) => state.refuse(AcquireOutcome::Refused(kind)),
                 None => state.enter_line((group, group.and_then(JobGroup::name)), |state| {
                     let current = current_of(self.pool);
-                    state.enqueue_caller(list, quota, &mut waker, current, (requirements, true))
+                    state.enqueue_caller(list, quota, &mut waker, current, (&requirements, true))
                 }),
             },
             None => state.refuse(AcquireOutcome::Refused(list.full_kind())),

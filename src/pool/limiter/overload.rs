@@ -121,7 +121,7 @@ impl Overload {
     }
 
     /// Whether a caller with these requirements may be refused.
-    fn may_shed(&self, requirements: Requirements) -> bool {
+    fn may_shed(&self, requirements: &Requirements) -> bool {
         match self.target {
             TargetWait::Measured => requirements.is_request,
             TargetWait::Fixed(_) => true,
@@ -164,9 +164,15 @@ impl Overload {
 impl State {
     /// Returns why a caller with these requirements is not let into the line, if it is not: the limiter is
     /// overloaded, and the line before the caller is too long.
-    pub(super) fn shed_new(&mut self, requirements: Requirements) -> Option<SubmitErrorKind> {
+    #[inline]
+    pub(super) fn shed_new(&mut self, requirements: &Requirements) -> Option<SubmitErrorKind> {
+        if self.overload.is_overloaded { self.shed_if_long(requirements) } else { None }
+    }
+
+    #[cold]
+    fn shed_if_long(&mut self, requirements: &Requirements) -> Option<SubmitErrorKind> {
         let overload = &self.overload;
-        if !overload.is_overloaded || !overload.may_shed(requirements) {
+        if !overload.may_shed(requirements) {
             return None;
         }
         let limit = overload.target(self.size)? * SLACK;
@@ -184,7 +190,7 @@ impl State {
 
     /// Returns how long a caller that joins the line now will wait.
     pub(super) fn expected_wait(&self) -> Duration {
-        self.overload.estimate(self.wait_list.ahead_of(Requirements::default()))
+        self.overload.estimate(self.wait_list.ahead_of(&Requirements::default()))
     }
 }
 
@@ -243,9 +249,8 @@ impl StateGuard<'_> {
     /// Whether a waiter is a caller that may be refused (O1).
     fn may_shed(&mut self, waiter_key: WaiterKey) -> bool {
         let node = self.wait_list.node(waiter_key);
-        let (requirements, is_caller) =
-            (node.requirements, matches!(node.waiter, Waiter::Caller(_)));
-        is_caller && self.overload.may_shed(requirements)
+        let requirements = node.requirements;
+        matches!(node.waiter, Waiter::Caller(_)) && self.overload.may_shed(&requirements)
     }
 }
 

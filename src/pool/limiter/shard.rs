@@ -24,7 +24,7 @@ use crate::histogram::Histogram;
 use crate::pool::job::{AtomicJobSlot, RawJob, Runnable};
 use crate::pool::limiter::counts::Counters;
 use crate::pool::paged_slab::PagedSlab;
-use crate::pool::timings::{Moment, WINDOW};
+use crate::pool::timings::{Moment, WINDOWS};
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Mutex, MutexGuard, failpoint};
@@ -68,38 +68,61 @@ pub(crate) struct ShardState {
 #[derive(Debug)]
 pub(crate) struct Suspended {
     pub(crate) job: RawJob,
-    /// The moment, and below it `REPORTED` and the code of the weight.
-    since: u64,
+    since: Since,
 }
 
-/// The low bits of `Suspended::since`.
+/// When the first poll of a job began, the weight of its measurement, and whether the job was reported as
+/// slow: the moment, and below it `REPORTED` and the code of the weight.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Since(u64);
+
+/// The low bits of `Since`.
 const SINCE_SHIFT: u32 = 3;
 /// The job was reported as slow.
 const REPORTED: u64 = 1 << 2;
-const WEIGHTS: [u32; 3] = [0, 1, WINDOW];
+const WEIGHTS: [u32; 4] = [0, WINDOWS[0], WINDOWS[1], WINDOWS[2]];
 
-impl Suspended {
-    /// Makes the entry of a job whose first poll began at `since`. With a weight of 0 the run is not
-    /// measured, and `since` is as exact as the worker's last reading.
-    pub(crate) fn new(job: RawJob, since: Moment, weight: u32) -> Self {
+impl Since {
+    /// The run is not measured, and the moment is as exact as the worker's last reading.
+    #[inline]
+    pub(crate) fn unmeasured(at: Moment) -> Self {
+        Self(at.get() << SINCE_SHIFT)
+    }
+
+    pub(crate) fn measured(at: Moment, weight: u32) -> Self {
         let code = WEIGHTS.iter().position(|&known| known == weight).unwrap_or(0);
-        Self { job, since: since.get() << SINCE_SHIFT | code as u64 }
+        Self(at.get() << SINCE_SHIFT | code as u64)
     }
 
-    pub(crate) fn since(&self) -> Moment {
-        Moment::new(self.since >> SINCE_SHIFT).expect("an entry has a moment")
+    pub(crate) fn at(self) -> Moment {
+        Moment::new(self.0 >> SINCE_SHIFT).expect("an entry has a moment")
     }
 
-    fn weight(&self) -> u32 {
-        WEIGHTS[(self.since & (REPORTED - 1)) as usize]
-    }
-
-    pub(crate) fn is_reported(&self) -> bool {
-        self.since & REPORTED != 0
+    pub(crate) fn weight(self) -> u32 {
+        WEIGHTS[(self.0 & (REPORTED - 1)) as usize]
     }
 
     pub(crate) fn set_reported(&mut self) {
-        self.since |= REPORTED;
+        self.0 |= REPORTED;
+    }
+}
+
+impl Suspended {
+    #[inline]
+    pub(crate) fn new(job: RawJob, since: Since) -> Self {
+        Self { job, since }
+    }
+
+    pub(crate) fn since(&self) -> Moment {
+        self.since.at()
+    }
+
+    pub(crate) fn is_reported(&self) -> bool {
+        self.since.0 & REPORTED != 0
+    }
+
+    pub(crate) fn set_reported(&mut self) {
+        self.since.set_reported();
     }
 }
 
@@ -107,10 +130,16 @@ impl ShardState {
     /// Forgets a suspended job that has ended at `ended`. Without that moment its run is not measured.
     #[inline]
     pub(crate) fn remove_suspended(&mut self, key: usize, ended: Option<Moment>) {
-        let entry = self.suspended.remove(key);
-        if let Some(ended) = ended.filter(|_| !failpoint("a suspended run is not measured")) {
-            let run = ended.nanos_since(entry.since());
-            self.runs.record_nanos(run, u64::from(entry.weight()));
+        let Suspended { since, .. } = self.suspended.remove(key);
+        if let Some(ended) = ended {
+            self.record_run(since, ended);
+        }
+    }
+
+    #[cold]
+    fn record_run(&mut self, since: Since, ended: Moment) {
+        if !failpoint("a suspended run is not measured") {
+            self.runs.record_nanos(ended.nanos_since(since.at()), u64::from(since.weight()));
         }
     }
 }

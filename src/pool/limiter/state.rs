@@ -10,7 +10,7 @@
 //!   public step restores them before it returns.
 //! * A step never wakes or drops a waker and never runs a job. It hands them to [`DeferredWakes`],
 //!   or returns them (L2).
-//! * The guard derives `FULL` when it is dropped, so that no step has to care for that flag.
+//! * The guard derives `FULL` and `DEADLINES` when it is dropped, so that no step has to care for them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::pool::context::Current;
 use crate::pool::job::{JobGroup, SlotKind};
 use crate::pool::limiter::counts::{Counters, Counts};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
-use crate::pool::limiter::flags::{CLOSED, FULL, IDLE_WAITERS, NO_SLOTS};
+use crate::pool::limiter::flags::{CLOSED, DEADLINES, FULL, IDLE_WAITERS, NO_SLOTS};
 use crate::pool::limiter::lending::{Holders, waiting_job, would_deadlock};
 use crate::pool::limiter::measured::Measured;
 use crate::pool::limiter::overload::{Overload, TargetWait};
@@ -125,7 +125,7 @@ impl State {
             list,
             slot_kind.quota(),
             Waiter::Job(job, None),
-            requirements,
+            &requirements,
             is_nested,
         );
         self.note_peaks();
@@ -184,7 +184,7 @@ impl State {
         quota: Option<usize>,
         waker: &mut Option<Waker>,
         current: Option<Current>,
-        (requirements, is_reserver): (Requirements, bool),
+        (requirements, is_reserver): (&Requirements, bool),
     ) -> AcquireOutcome {
         let waiting_job = current.and_then(waiting_job);
         if waiting_job.is_some_and(|job| would_deadlock(self, list, job)) {
@@ -229,9 +229,9 @@ impl State {
         if node.resumes.is_none() {
             self.measured.note_grant(node.since);
         }
-        if let Waiter::Caller(_) = node.waiter {
+        if let Waiter::Caller(caller) = &mut node.waiter {
             self.slots_granted += 1;
-            self.notify_waiter(waiter_key, WaiterState::SlotGranted, deferred);
+            notify_caller(&mut self.holders, caller, WaiterState::SlotGranted, deferred);
             return;
         }
         let node = self.wait_list.remove_node(waiter_key);
@@ -256,10 +256,7 @@ impl State {
         deferred: &mut DeferredWakes,
     ) {
         let caller = self.wait_list.caller(waiter_key);
-        if caller.state == WaiterState::Waiting {
-            self.holders.remove_caller(caller.waiting_job);
-        }
-        deferred.wake(caller.advance(next));
+        notify_caller(&mut self.holders, caller, next, deferred);
     }
 
     /// Forgets a caller that was rejected, and returns why; `closed` is why the limiter is closed. The
@@ -274,9 +271,22 @@ impl State {
             WaiterState::Rejected(kind) => AcquireOutcome::Refused(kind),
             _ => AcquireOutcome::Refused(SubmitErrorKind::WouldDeadlock),
         };
-        self.wait_list.remove_node(waiter_key);
+        self.wait_list.forget_caller(waiter_key);
         self.refuse(outcome)
     }
+}
+
+#[inline]
+fn notify_caller(
+    holders: &mut Holders,
+    caller: &mut CallerWaiter,
+    next: WaiterState,
+    deferred: &mut DeferredWakes,
+) {
+    if caller.state == WaiterState::Waiting {
+        holders.remove_caller(caller.waiting_job);
+    }
+    deferred.wake(caller.advance(next));
 }
 
 /// The locked state, with the parts of the limiter that its steps need.
@@ -566,9 +576,9 @@ impl StateGuard<'_> {
 impl Drop for StateGuard<'_> {
     fn drop(&mut self) {
         let full = self.is_set(NO_SLOTS) && !self.wait_list.has_queue_room();
-        if full != self.is_set(FULL) {
-            if full { self.set(FULL) } else { self.clear(FULL) }
-        }
+        let full = if full { FULL } else { 0 };
+        let deadlines = if self.wait_list.has_deadlines() { DEADLINES } else { 0 };
+        self.limiter.flags.derive(FULL | DEADLINES, full | deadlines);
     }
 }
 

@@ -9,7 +9,7 @@
 
 use crate::pool::limiter::fair::{FairLine, LinkId, UNLINKED};
 use crate::pool::limiter::wait_list::WaiterKey;
-use crate::pool::options::{PRIORITIES, Requirements};
+use crate::pool::options::PRIORITIES;
 use crate::sync::failpoint;
 
 /// How often higher priorities may pass a waiter by before its priority has a turn. With four lower
@@ -70,22 +70,22 @@ impl Turns {
         }
     }
 
-    /// Notes that a waiter joined the main list, behind so many of its priority. `prev` is the last of
+    /// Notes that a waiter of this key joined the main list, behind so many of its priority. `prev` is the last of
     /// these. Returns the link of the waiter.
     #[inline]
     pub(super) fn join(
         &mut self,
-        requirements: Requirements,
+        class: usize,
+        key: Option<u64>,
         waiter_key: WaiterKey,
         ahead: usize,
         prev: WaiterKey,
     ) -> LinkId {
-        let class = requirements.class();
         self.classes |= 1 << class;
-        if requirements.key.is_none() && self.keyed & 1 << class == 0 {
+        if key.is_none() && self.keyed & 1 << class == 0 {
             return UNLINKED;
         }
-        self.join_key(class, requirements.key, waiter_key, ahead, prev)
+        self.join_key(class, key, waiter_key, ahead, prev)
     }
 
     #[cold]

@@ -175,6 +175,8 @@ pub(super) struct Node {
     /// The tag of the group, or `NO_GROUP`, of a job whose submitter waits for the start. A close gives
     /// such a job back.
     pub(super) submitter: Option<usize>,
+    /// The waiter has a deadline, serves a request, or was submitted by a job of the pool.
+    is_rare: bool,
     /// The link among the waiters of its key, if it has one.
     link: LinkId,
     /// Priority, key and deadline. A resuming job has started, and its deadline does not count here.
@@ -308,7 +310,7 @@ impl WaitList {
 
     /// Returns how many waiters of the main list come before a new one with these requirements: those of
     /// a higher priority, and of its own those whose turn comes before.
-    pub(super) fn ahead_of(&self, requirements: Requirements) -> usize {
+    pub(super) fn ahead_of(&self, requirements: &Requirements) -> usize {
         let (class, key) = (requirements.class(), requirements.key);
         let own = match self.turns.keys(class) {
             Some(keys) => keys.turns_before(key),
@@ -355,6 +357,11 @@ impl WaitList {
     }
 
     // ----- deadlines -----
+
+    #[inline]
+    pub(super) fn has_deadlines(&self) -> bool {
+        !self.deadlines.is_empty()
+    }
 
     /// Returns the first deadline of a waiter in a list.
     pub(super) fn first_deadline(&self) -> Option<Instant> {
@@ -490,6 +497,16 @@ impl WaitList {
         node
     }
 
+    /// Removes a caller that stands in no list and has no waker left.
+    #[inline]
+    pub(super) fn forget_caller(&mut self, waiter_key: WaiterKey) {
+        let node = &self.nodes[waiter_key];
+        debug_assert!(node.list.is_none());
+        self.reservers -= usize::from(node.waiter.is_reserver());
+        // The node is not moved.
+        drop(self.nodes.remove(waiter_key));
+    }
+
     /// Returns the place for the waker of a future that awaits the job's start. Returns `None` if
     /// the key has passed to another waiter.
     pub(super) fn start_waker(
@@ -573,13 +590,15 @@ impl WaitList {
         list: List,
         quota: Option<usize>,
         waiter: Waiter,
-        requirements: Requirements,
+        requirements: &Requirements,
         is_nested: bool,
     ) -> WaiterKey {
         self.reservers += usize::from(waiter.is_reserver());
         self.last_nested += u64::from(is_nested);
+        let prev = self.ends(list, requirements.class()).tail;
+        let is_rare = is_nested || requirements.deadline.is_some() || requirements.is_request;
         let node = Node {
-            prev: self.ends(list, requirements.class()).tail,
+            prev,
             next: NONE,
             list: Some(list),
             in_queue: false,
@@ -587,14 +606,17 @@ impl WaitList {
             resumes: None,
             quota,
             submitter: None,
+            is_rare,
             link: UNLINKED,
-            requirements,
+            requirements: *requirements,
             since: Instant::now(),
             waiter,
         };
-        let prev = node.prev;
         let waiter_key = self.nodes.insert(node);
-        self.linked(list, waiter_key, prev);
+        if is_rare {
+            self.note_rare(list, waiter_key);
+        }
+        self.linked((list, requirements.class(), requirements.key), waiter_key, prev);
         waiter_key
     }
 
@@ -605,21 +627,25 @@ impl WaitList {
         let node = &mut self.nodes[waiter_key];
         debug_assert!(node.list.is_none());
         (node.prev, node.next, node.list) = (prev, NONE, Some(list));
-        self.linked(list, waiter_key, prev);
+        let (class, key, is_rare) =
+            (node.requirements.class(), node.requirements.key, node.is_rare);
+        if is_rare {
+            self.note_rare(list, waiter_key);
+        }
+        self.linked((list, class, key), waiter_key, prev);
     }
 
     /// Completes the link of a node that knows its neighbours already.
     #[inline]
-    fn linked(&mut self, list: List, waiter_key: WaiterKey, prev: WaiterKey) {
+    fn linked(
+        &mut self,
+        (list, class, key): (List, usize, Option<u64>),
+        waiter_key: WaiterKey,
+        prev: WaiterKey,
+    ) {
         if prev != NONE {
             self.nodes[prev].next = waiter_key;
         }
-        let Node { nested, requirements, .. } = self.nodes[waiter_key];
-        let class = requirements.class();
-        if let Some(at) = requirements.deadline {
-            self.deadlines.insert((at, waiter_key));
-        }
-        self.requests += usize::from(requirements.is_request);
         let ends = self.ends_mut(list, class);
         if prev == NONE {
             ends.head = waiter_key;
@@ -628,15 +654,12 @@ impl WaitList {
         let ahead = ends.len;
         ends.len += 1;
         self.resuming_jobs += usize::from(list.is_resuming());
-        self.main_len += usize::from(list == List::Main);
-        if list == List::Main && self.first_unqueued[class] == NONE {
-            self.first_unqueued[class] = waiter_key;
-        }
-        if list == List::Main && nested > 0 {
-            self.nested.insert(nested, waiter_key);
-        }
         if list == List::Main {
-            let link = self.turns.join(requirements, waiter_key, ahead, prev);
+            self.main_len += 1;
+            if self.first_unqueued[class] == NONE {
+                self.first_unqueued[class] = waiter_key;
+            }
+            let link = self.turns.join(class, key, waiter_key, ahead, prev);
             if link != UNLINKED {
                 self.nodes[waiter_key].link = link;
             }
@@ -672,14 +695,7 @@ impl WaitList {
         let list = node.list.take().expect("the waiter stands in a list");
         let class = node.requirements.class();
         // No waiter joins the main list again.
-        let link = node.link;
-        self.requests -= usize::from(node.requirements.is_request);
-        if node.nested > 0 {
-            self.nested.remove(&node.nested);
-        }
-        if let Some(at) = node.requirements.deadline {
-            self.deadlines.remove(&(at, waiter_key));
-        }
+        let (link, is_rare) = (node.link, node.is_rare);
         if std::mem::take(&mut node.in_queue) {
             self.queue_len -= 1;
             self.queued_jobs -= usize::from(matches!(node.waiter, Waiter::Job(..)));
@@ -688,15 +704,22 @@ impl WaitList {
         {
             self.first_unqueued[class] = next;
         }
-        match prev {
-            NONE => self.ends_mut(list, class).head = next,
-            prev => self.nodes[prev].next = next,
+        if is_rare {
+            self.forget_rare(waiter_key);
         }
-        match next {
-            NONE => self.ends_mut(list, class).tail = prev,
-            next => self.nodes[next].prev = prev,
+        if prev != NONE {
+            self.nodes[prev].next = next;
+        }
+        if next != NONE {
+            self.nodes[next].prev = prev;
         }
         let ends = self.ends_mut(list, class);
+        if prev == NONE {
+            ends.head = next;
+        }
+        if next == NONE {
+            ends.tail = prev;
+        }
         ends.len -= 1;
         if list == List::Main {
             let stay = ends.len;
@@ -764,6 +787,8 @@ impl WaitList {
         }
     }
 }
+
+mod rare;
 
 #[cfg(all(test, not(millpond_loom)))]
 mod tests;

@@ -68,7 +68,7 @@ impl Limiter {
         match pause::visible_state(&mut state, waiter_key) {
             WaiterState::SlotGranted => {
                 let since = state.wait_list.node(waiter_key).since;
-                state.wait_list.remove_node(waiter_key);
+                state.wait_list.forget_caller(waiter_key);
                 state.slots_granted -= 1;
                 if state.is_set(CANCELLING) {
                     // `cancel_all` has emptied the shards already, so no job may start.
@@ -129,7 +129,7 @@ impl Limiter {
                 return AcquireOutcome::Waiting(waiter_key);
             }
             WaiterState::SlotGranted => {
-                state.wait_list.remove_node(waiter_key);
+                state.wait_list.forget_caller(waiter_key);
                 state.slots_granted -= 1;
                 state.counters.reserved += 1;
                 state.measured.note_waited();

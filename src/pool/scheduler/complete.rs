@@ -17,11 +17,12 @@
 //! What must never happen: a job is dropped, an output is published or a waker is called under a
 //! lock, or a slot is released before the job's destructor has run.
 
+use std::sync::Arc;
+
 use crate::pool::job::{End, Runnable, SlotKind, WithdrawReason};
 use crate::pool::limiter::counts::LeaveReason;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
-use crate::pool::limiter::shard::{ShardGuard, ShardId, Suspended};
-use crate::pool::scheduler::job_timer::Started;
+use crate::pool::limiter::shard::{ShardGuard, ShardId, Since, Suspended};
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::scheduler::worker_handle::{LOCAL_QUEUE_LEN, WorkerHandle};
 use crate::pool::timings::{Clock, Moment};
@@ -30,12 +31,10 @@ use crate::sync::failpoint;
 /// What one poll left to be recorded under the next shard lock.
 enum PollRecord {
     /// The job returned `Pending` for the first time.
-    Suspended(Runnable, Started),
+    Suspended(Runnable, Since),
     Ended {
         job: Runnable,
         end: End,
-        /// When the job ended, if its run is measured.
-        ended: Option<Moment>,
         /// The end must go through the limiter's state lock. Known after the first half.
         release_slow: bool,
     },
@@ -45,12 +44,14 @@ enum PollRecord {
 pub(super) struct Completions {
     /// What the last poll left.
     record: Option<PollRecord>,
+    /// When the job in `record` ended, if it was suspended before and its run is measured.
+    ended: Option<Moment>,
     /// How many jobs of the batch completed detached. Nothing observes their ends, so all of them
     /// wait for the batch's one shard lock.
     detached: usize,
     /// Those of the detached jobs that were suspended before: they are to leave `suspended` of their
     /// shards.
-    suspended: Vec<(Runnable, Option<Moment>)>,
+    suspended: Vec<Runnable>,
     /// The measured runs of jobs that ended in their first polls: nanoseconds and weights.
     runs: Vec<(u64, u32)>,
     /// How many slots of `detached` are to be released: the stall monitor may have released some.
@@ -60,11 +61,12 @@ pub(super) struct Completions {
 impl Completions {
     pub(super) fn new() -> Self {
         let suspended = Vec::with_capacity(LOCAL_QUEUE_LEN);
-        Self { record: None, detached: 0, suspended, runs: Vec::new(), unreleased: 0 }
+        let runs = Vec::new();
+        Self { record: None, ended: None, detached: 0, suspended, runs, unreleased: 0 }
     }
 
     /// Takes a job that completed. Returns whether the worker may go on with its batch: nothing
-    /// observes the job's end, and the job holds a plain slot.
+    /// observes the job's end, the job holds a plain slot, and the end is not measured.
     #[inline]
     pub(super) fn end(
         &mut self,
@@ -73,10 +75,9 @@ impl Completions {
         end: End,
         clock: &Clock,
     ) -> bool {
-        if end == End::Completed && job.slot_kind() == SlotKind::Plain && job.is_detached() {
+        if end == End::Completed && job.has_simple_end() && job.is_detached() {
             if job.suspended_key().is_some() {
-                let ended = end_of(&job, clock);
-                self.suspended.push((job, ended));
+                self.suspended.push(job);
             } else {
                 drop(job);
             }
@@ -84,15 +85,17 @@ impl Completions {
             handle.set_deferred_releases(self.detached);
             return true;
         }
-        let ended = end_of(&job, clock);
-        self.record = Some(PollRecord::Ended { job, end, ended, release_slow: false });
+        if job.is_measured() {
+            self.ended = end_of(&job, clock);
+        }
+        self.record = Some(PollRecord::Ended { job, end, release_slow: false });
         false
     }
 
     /// Takes a job that returned `Pending` for the first time.
     #[inline]
-    pub(super) fn suspend(&mut self, job: Runnable, started: Started) {
-        self.record = Some(PollRecord::Suspended(job, started));
+    pub(super) fn suspend(&mut self, job: Runnable, since: Since) {
+        self.record = Some(PollRecord::Suspended(job, since));
     }
 
     /// Takes the measured run of a job that ended in its first poll: nanoseconds and weight.
@@ -122,27 +125,37 @@ impl Completions {
     #[inline(always)]
     pub(super) fn record(
         &mut self,
-        shared: &Shared,
+        shared: &Arc<Shared>,
         shard_id: ShardId,
         shard: &mut ShardGuard<'_>,
     ) {
-        for (job, ended) in &self.suspended {
-            remove_suspended_here(shared, shard_id, shard, job, *ended);
+        if !self.suspended.is_empty() {
+            for job in &self.suspended {
+                remove_suspended_here(shared, shard_id, shard, job, None);
+            }
         }
         if !self.runs.is_empty() {
             self.record_runs(shard);
         }
-        if release_plain(shared, shard, self.unreleased) {
+        if self.unreleased > 0 && release_plain(shared, shard, self.unreleased) {
             self.unreleased = 0;
         }
         match &mut self.record {
-            Some(PollRecord::Suspended(job, started)) => {
-                add_suspended(shared, shard_id, shard, job, *started);
+            Some(PollRecord::Suspended(job, since)) => {
+                add_suspended(shared, shard_id, shard, job, *since);
             }
-            Some(PollRecord::Ended { job, end, ended, release_slow }) => {
-                *release_slow = release_in_shard(shared, shard_id, shard, job, *end, *ended);
+            Some(PollRecord::Ended { job, end, release_slow }) => {
+                *release_slow = release_in_shard(shared, shard_id, shard, job, *end, self.ended);
             }
             None => {}
+        }
+    }
+
+    /// Drops the detached jobs that were suspended, after they have left `suspended` of all shards.
+    #[inline(always)]
+    fn drop_suspended(&mut self, shared: &Shared, shard_id: ShardId) {
+        for job in self.suspended.drain(..) {
+            remove_suspended_elsewhere(shared, shard_id, &job, None);
         }
     }
 
@@ -159,15 +172,17 @@ impl Completions {
     // Inlined: as a call it costs a tiny job some 5 % more instructions.
     #[inline(always)]
     pub(super) fn finish(&mut self, shared: &Shared, shard_id: ShardId) -> bool {
-        for (job, ended) in self.suspended.drain(..) {
-            remove_suspended_elsewhere(shared, shard_id, &job, ended);
+        if !self.suspended.is_empty() {
+            self.drop_suspended(shared, shard_id);
         }
-        let unreleased = std::mem::take(&mut self.unreleased);
-        let started = unreleased > 0
-            && !failpoint("slots of detached jobs are lost")
-            && release_to_waiters(shared, shard_id, unreleased);
+        let started = self.unreleased > 0 && {
+            let unreleased = std::mem::take(&mut self.unreleased);
+            !failpoint("slots of detached jobs are lost")
+                && release_to_waiters(shared, shard_id, unreleased)
+        };
         let pushed = match self.record.take() {
-            Some(PollRecord::Ended { job, end, ended, release_slow }) => {
+            Some(PollRecord::Ended { job, end, release_slow }) => {
+                let ended = self.ended.take();
                 finish(shared, shard_id, job, (end, ended), release_slow)
             }
             Some(PollRecord::Suspended(job, _)) => {
@@ -193,21 +208,16 @@ fn end_of(job: &Runnable, clock: &Clock) -> Option<Moment> {
 /// Gives a job that returned `Pending` for the first time a suspended key in this shard (W9).
 #[inline]
 fn add_suspended(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     shard_id: ShardId,
     shard: &mut ShardGuard<'_>,
     job: &Runnable,
-    started: Started,
+    since: Since,
 ) {
-    if job.suspended_key().is_none() {
-        let mut entry = Suspended::new(job.ptr(), started.at, started.weight);
-        if started.is_reported {
-            entry.set_reported();
-        }
-        let key = shard.suspended.insert(entry);
-        let suspended_key = key * shared.limiter.shards().len() + shard_id;
-        job.set_suspended_key(|| shared.arc(), suspended_key, started.at);
-    }
+    debug_assert!(job.suspended_key().is_none());
+    let key = shard.suspended.insert(Suspended::new(job.ptr(), since));
+    let suspended_key = key * shared.limiter.shards().len() + shard_id;
+    job.set_suspended_key(|| shared.clone(), suspended_key, since.at());
     // `cancel_all` sets the flag before it locks this shard. It finds the job in `suspended`, or
     // this check finds the flag.
     if shared.limiter.is_cancelling() {
@@ -237,7 +247,7 @@ fn remove_suspended_here(
     }
 }
 
-#[inline]
+#[inline(always)]
 fn remove_suspended_elsewhere(
     shared: &Shared,
     shard_id: ShardId,
@@ -310,6 +320,8 @@ pub(super) fn release_deferred_of(shared: &Shared, handle: &WorkerHandle) {
 
 /// Completes the end of a job that [`release_in_shard`] has seen: the second half. Returns whether a
 /// waiter has started.
+// Inlined, with its steps: as calls they cost a job with a handle some 5 % more instructions.
+#[inline(always)]
 fn finish(
     shared: &Shared,
     shard_id: ShardId,
@@ -320,24 +332,38 @@ fn finish(
     remove_suspended_elsewhere(shared, shard_id, &job, ended);
     let (mut idle, mut started) = (false, false);
     if release_slow {
-        let mut deferred = DeferredWakes::default();
-        shared.limiter.release_slow(shard_id, job.slot_kind(), end, &mut deferred);
-        idle = std::mem::take(&mut deferred.idle);
-        started = shared.run_deferred(shard_id, deferred);
+        (idle, started) = release_slowly(shared, shard_id, &job, end);
     }
     publish(shared, job, end, idle);
     started
 }
 
+/// Brings an end to the limiter's state lock. Returns whether the pool is idle, and whether a waiter has
+/// started.
+fn release_slowly(shared: &Shared, shard_id: ShardId, job: &Runnable, end: End) -> (bool, bool) {
+    let mut deferred = DeferredWakes::default();
+    shared.limiter.release_slow(shard_id, job.slot_kind(), end, &mut deferred);
+    let idle = std::mem::take(&mut deferred.idle);
+    (idle, shared.run_deferred(shard_id, deferred))
+}
+
 /// Reports a panic, publishes the output, and then notifies idle waiters: they must not see a job
 /// that is still ending.
+#[inline(always)]
 fn publish(shared: &Shared, job: Runnable, end: End, idle: bool) {
-    if end == End::Panicked && !failpoint("a panic is not reported") {
-        job.with_panic(|panic, place| shared.report_panic(panic, place));
+    if end == End::Panicked {
+        report_panic(shared, &job);
     }
     job.publish();
     if !failpoint("the last end is not announced") {
         shared.notify_idle(idle);
+    }
+}
+
+#[cold]
+fn report_panic(shared: &Shared, job: &Runnable) {
+    if !failpoint("a panic is not reported") {
+        job.with_panic(|panic, place| shared.report_panic(panic, place));
     }
 }
 

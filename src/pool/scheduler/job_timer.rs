@@ -1,11 +1,12 @@
 //! What a worker measures of a job, and what it tells other threads of the one that it polls.
 //!
-//! A worker calls [`JobTimer::start`] before each poll and [`Started::suspend`] after a first poll that
+//! A worker calls [`JobTimer::start`] before each poll and [`JobTimer::suspend`] after a first poll that
 //! leaves the job suspended. The head of `pool/timings.rs` says which jobs are measured. The place of a job
 //! that is polled for the first time stands in the worker's handle; all other jobs are known to their
 //! shards. Both are stores to lines that the worker owns.
 
 use crate::pool::job::Runnable;
+use crate::pool::limiter::shard::Since;
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::scheduler::worker_handle::WorkerHandle;
 use crate::pool::timings::{Clock, Moment, Sampler};
@@ -20,27 +21,17 @@ pub(super) struct JobTimer {
     /// Turns and suspensions since the last reading.
     readings: u32,
     /// When the measured job that is polled began, and the weight of its measurement.
-    started: Started,
+    started: (Moment, u32),
     /// Slow jobs are reported.
     watches_slow: bool,
 }
 
-/// When the first poll of a job began, and the weight of its measurement: 0 if it is not measured.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Started {
-    pub(super) at: Moment,
-    pub(super) weight: u32,
-    /// The job was reported as slow in its first poll.
-    pub(super) is_reported: bool,
-}
-
 impl JobTimer {
     pub(super) fn new(shared: &Shared) -> Self {
-        let started = Started { at: shared.clock.now(), weight: 0, is_reported: false };
         Self {
             sampler: Sampler::new(),
             readings: 0,
-            started,
+            started: (shared.clock.now(), 0),
             watches_slow: shared.config.slow_job.is_some(),
         }
     }
@@ -84,9 +75,10 @@ impl JobTimer {
     #[cold]
     fn measure(&mut self, shared: &Shared, handle: &WorkerHandle) {
         let at = self.read_clock(shared, handle);
-        self.started = Started { at, weight: self.sampler.take(at), is_reported: false };
+        self.started = (at, self.sampler.take(at));
     }
 
+    #[cold]
     fn read_clock(&mut self, shared: &Shared, handle: &WorkerHandle) -> Moment {
         let now = shared.clock.now();
         self.readings = 0;
@@ -97,7 +89,7 @@ impl JobTimer {
     /// Returns the nanoseconds and the weight of a measured job that has ended in its first poll.
     #[cold]
     pub(super) fn end(&self, clock: &Clock) -> (u64, u32) {
-        (clock.now().nanos_since(self.started.at), self.started.weight)
+        (clock.now().nanos_since(self.started.0), self.started.1)
     }
 
     /// Returns what the shard must know of a job that is to be suspended. If the job is not measured, its
@@ -109,14 +101,21 @@ impl JobTimer {
         handle: &WorkerHandle,
         job: &Runnable,
         is_measured: bool,
-    ) -> Started {
-        let is_reported = self.watches_slow && handle.take_reported();
-        if is_measured {
-            job.set_measured();
-            return Started { is_reported, ..self.started };
+    ) -> Since {
+        let mut since = match is_measured {
+            true => {
+                job.set_measured();
+                Since::measured(self.started.0, self.started.1)
+            }
+            false => {
+                self.start_turn(handle);
+                let at = handle.read_at();
+                Since::unmeasured(at.unwrap_or_else(|| self.read_clock(shared, handle)))
+            }
+        };
+        if self.watches_slow && handle.take_reported() {
+            since.set_reported();
         }
-        self.start_turn(handle);
-        let at = handle.read_at().unwrap_or_else(|| self.read_clock(shared, handle));
-        Started { at, weight: 0, is_reported }
+        since
     }
 }

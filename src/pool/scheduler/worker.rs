@@ -198,7 +198,7 @@ impl Worker {
             self.handle.polling.set(None);
             self.handle.step();
             self.completions.take_releases(&self.handle);
-            let shared = &*self.shared;
+            let shared = &self.shared;
             let mut shard = shared.limiter.shard(self.shard_id).lock();
             self.completions.record(shared, self.shard_id, &mut shard);
             if let Some(job) = self.reschedule.take() {
@@ -288,8 +288,8 @@ impl Worker {
                     if job.suspended_key().is_none() {
                         // A waker may find the job only after the job has its key (W9).
                         let (shared, handle) = (&self.shared, &self.handle);
-                        let started = self.job_timer.suspend(shared, handle, &job, is_measured);
-                        self.completions.suspend(job, started);
+                        let since = self.job_timer.suspend(shared, handle, &job, is_measured);
+                        self.completions.suspend(job, since);
                         return spent || budget.is_over();
                     }
                     self.reschedule = job.suspend().and_then(|job| self.shared.unblock(job));
@@ -434,7 +434,7 @@ impl Worker {
     /// Records what the last polls left, and cancels the jobs that the worker still has. Called when
     /// the runtime drops the worker.
     fn abandon(&mut self) {
-        let (shared, shard_id) = (&*self.shared, self.shard_id);
+        let (shared, shard_id) = (&self.shared, self.shard_id);
         self.completions.take_releases(&self.handle);
         self.completions.record(shared, shard_id, &mut shared.limiter.shard(shard_id).lock());
         self.completions.finish(shared, shard_id);

@@ -56,7 +56,7 @@ const SUBMITS_PER_UNIT: u32 = 8;
 
 /// Counts a submit on this thread. Returns whether it takes a unit of tokio's budget.
 #[inline]
-fn is_budget_due() -> bool {
+pub(crate) fn is_budget_due() -> bool {
     thread_local! {
         static SUBMITS: Cell<u32> = const { Cell::new(0) };
     }
@@ -163,7 +163,7 @@ where
         budget.made_progress();
         self.progress = Progress::Done;
         shared.run_deferred(shard_id, deferred);
-        let outcome = shared.after_submit(shard_id, None, outcome);
+        shared.after_submit(shard_id, None, &outcome);
         self.conclude(outcome, cx)
     }
 

@@ -25,13 +25,13 @@ fn caller(list: &mut WaitList, at: List, is_reserver: bool) -> WaiterKey {
         List::Quota(key) => Some(key),
         _ => unreachable!("a caller does not resume"),
     };
-    list.push(at, quota, Waiter::Caller(caller), Requirements::default(), false)
+    list.push(at, quota, Waiter::Caller(caller), &Requirements::default(), false)
 }
 
 /// Puts a caller in the main list.
 fn caller_with(list: &mut WaitList, requirements: Requirements) -> WaiterKey {
     let caller = CallerWaiter::rejected(WaiterState::Waiting);
-    list.push(List::Main, None, caller, requirements, false)
+    list.push(List::Main, None, caller, &requirements, false)
 }
 
 #[test]
@@ -261,16 +261,16 @@ fn the_line_before_a_key_is_its_own() {
     let mut list = WaitList::new(0);
     let with = |key| Requirements { key, ..Requirements::default() };
     let plain: Vec<_> = (0..10).map(|_| caller_with(&mut list, with(None))).collect();
-    assert_eq!((list.ahead_of(with(None)), list.ahead_of(with(Some(1)))), (10, 1));
+    assert_eq!((list.ahead_of(&with(None)), list.ahead_of(&with(Some(1)))), (10, 1));
     assert_eq!(list.line_of(plain[0]), 10);
     let flood: Vec<_> = (0..100).map(|_| caller_with(&mut list, with(Some(1)))).collect();
-    assert_eq!((list.ahead_of(with(None)), list.ahead_of(with(Some(1)))), (22, 110));
-    assert_eq!(list.ahead_of(with(Some(2))), 1, "the other fresh key");
+    assert_eq!((list.ahead_of(&with(None)), list.ahead_of(&with(Some(1)))), (22, 110));
+    assert_eq!(list.ahead_of(&with(Some(2))), 1, "the other fresh key");
     assert_eq!((list.line_of(plain[0]), list.line_of(flood[0])), (20, 110));
     let high = Requirements { priority: Priority::High, ..with(None) };
     (0..5).for_each(|_| {
         caller_with(&mut list, high);
     });
-    assert_eq!((list.ahead_of(with(Some(2))), list.ahead_of(high)), (6, 5));
+    assert_eq!((list.ahead_of(&with(Some(2))), list.ahead_of(&high)), (6, 5));
     assert_eq!(list.line_of(flood[0]), 115);
 }
