@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::support::Dice;
 use crate::support::http::cases::GET;
-use crate::support::http::compare::{same_at_once, same_in_parts};
+use crate::support::http::compare::{same_at_once, same_or_again};
 use crate::support::http::malformed::{Malformed, malformed, malformed_and_large};
 use crate::support::http::patient;
 use crate::support::http::pieces::requests;
@@ -24,12 +24,21 @@ async fn judged(
     all: Vec<Malformed>,
     script_of: impl Fn(&Malformed) -> Vec<Script>,
 ) {
+    for (right, scripts) in by_reference(target, all, script_of) {
+        same_at_once(target, right, &scripts).await;
+    }
+}
+
+/// Returns the scripts of both references.
+fn by_reference(
+    target: Target,
+    all: Vec<Malformed>,
+    script_of: impl Fn(&Malformed) -> Vec<Script>,
+) -> [(Target, Vec<Script>); 2] {
     let (prefaces, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|case| case.preface);
-    let scripts: Vec<_> = others.iter().flat_map(&script_of).collect();
-    same_at_once(target, plain(target.tls), &scripts).await;
-    let right = if target.sniffs { oracle(target.tls) } else { plain(target.tls) };
-    let scripts: Vec<_> = prefaces.iter().flat_map(&script_of).collect();
-    same_at_once(target, right, &scripts).await;
+    let sniffing = if target.sniffs { oracle(target.tls) } else { plain(target.tls) };
+    let scripts = |cases: Vec<Malformed>| cases.iter().flat_map(&script_of).collect();
+    [(plain(target.tls), scripts(others)), (sniffing, scripts(prefaces))]
 }
 
 async fn whole(target: Target) {
@@ -104,7 +113,9 @@ async fn half_closed(target: Target) {
         let whole = script(name).send(bytes);
         [whole, behind, cut].map(|script| script.settle().fin().tail()).into()
     };
-    judged(target, malformed(), ended).await;
+    for (right, scripts) in by_reference(target, malformed(), ended) {
+        same_or_again(target, right, &scripts).await;
+    }
 }
 
 /// Requests of random fragments: whole, behind another, byte by byte, and with the peer's end.
@@ -138,5 +149,5 @@ async fn random(target: Target) {
             }
         })
         .collect();
-    same_in_parts(target, plain(target.tls), &scripts).await;
+    same_or_again(target, plain(target.tls), &scripts).await;
 }
