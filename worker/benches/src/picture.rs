@@ -32,8 +32,8 @@ pub fn draw(lines: &[(&str, Vec<Point>)], rounds: usize) -> String {
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
          font-family=\"sans-serif\" font-size=\"12\" fill=\"{GRAY}\">\n\
-         <text x=\"{LEFT}\" y=\"22\" font-size=\"14\">messages a second, by processes on one stream: \
-         medians of {rounds}, lowest to highest</text>\n"
+         <text x=\"{LEFT}\" y=\"22\" font-size=\"14\">messages/s on one stream: \
+         median of {rounds}, lowest to highest</text>\n"
     );
     let mut rate = 0.0;
     while rate <= top {
