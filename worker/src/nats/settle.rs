@@ -35,7 +35,7 @@ use crate::settlement::{BUNDLE, Requests, Settlement, Settlements};
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_millis(400);
 /// How long a request is sent again to a server that is there.
-const PATIENCE: Duration = Duration::from_millis(1200);
+const PATIENCE: Duration = Duration::from_millis(900);
 /// JetStream of a server that has just started does not answer yet.
 const PAUSE: Duration = Duration::from_millis(100);
 
