@@ -75,3 +75,14 @@ pub(crate) fn in_span<F: Future>(span: Span, future: F) -> tracing::instrument::
 pub(crate) fn in_span<F: Future>(_span: Span, future: F) -> F {
     future
 }
+
+/// Polls a future inside the span that is current now.
+#[cfg(feature = "tracing")]
+pub(crate) fn in_current_span<F: Future>(future: F) -> tracing::instrument::Instrumented<F> {
+    in_span(Span::current(), future)
+}
+
+#[cfg(not(feature = "tracing"))]
+pub(crate) fn in_current_span<F: Future>(future: F) -> F {
+    future
+}

@@ -31,7 +31,7 @@ use crate::rate_limit::{RateLimit, Tokens};
 use crate::receipt::Receipt;
 use crate::report::Report;
 use crate::source::{Batch, Source, SourceError};
-use crate::trace::{OnSpan, Span, event, in_span, message_span};
+use crate::trace::{OnSpan, Span, event, in_current_span, in_span, message_span};
 
 /// The shortest ack wait: claims are looked after six times in an ack wait.
 const MIN_ACK_WAIT: Duration = Duration::from_millis(60);
@@ -186,7 +186,7 @@ impl<S: Source> Worker<S> {
         let limits = (self.in_flight, self.rate_limit.map(Tokens::new));
         // A task, as the caller may be outside of the runtime's threads: from there each message's task
         // would wake a thread. It ends with this future.
-        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+        let fetch = async move {
             // However this task ends, the messages stop by themselves.
             let _stop = [&run.shared.processor.drain, &run.shared.processor.cut]
                 .map(|token| token.clone().drop_guard());
@@ -194,7 +194,8 @@ impl<S: Source> Worker<S> {
             let error = run.fetch(&mut source, limits, &token).await;
             run.drain(&mut source, drain_timeout).await;
             (error, run.shared.claims.counters.report())
-        }));
+        };
+        let task = AbortOnDropHandle::new(tokio::spawn(in_current_span(fetch)));
         let (error, report) = match task.await {
             Ok(ended) => ended,
             Err(error) => match error.try_into_panic() {

@@ -96,8 +96,11 @@ impl Settler {
         });
         let Some((newest, last)) = newest else { return true };
         for (index, Settlement { what, .. }) in bundle.iter().enumerate() {
+            if index == newest {
+                continue;
+            }
             let published = self.client.publish(what.reply.clone(), what.payload.clone());
-            if index != newest && published.await.is_err() {
+            if published.await.is_err() {
                 return false;
             }
         }
