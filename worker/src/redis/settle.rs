@@ -20,12 +20,12 @@ type Request = Settlement<Command>;
 
 /// A settlement of a message.
 pub(crate) struct Command {
-    what: What,
+    action: Action,
     /// Whether it was sent on a connection that failed.
     again: bool,
 }
 
-enum What {
+enum Action {
     /// All acks of a bundle are one command.
     Ack(Arc<str>),
     Other(Cmd),
@@ -87,9 +87,9 @@ impl Settler {
         let mut pipeline = Pipeline::new();
         let mut ids = Vec::new();
         for request in &*bundle {
-            match &request.what.what {
-                What::Ack(id) => ids.push(&**id),
-                What::Other(command) => drop(pipeline.add_command(command.clone())),
+            match &request.what.action {
+                Action::Ack(id) => ids.push(&**id),
+                Action::Other(command) => drop(pipeline.add_command(command.clone())),
             }
         }
         if !ids.is_empty() {
@@ -106,10 +106,10 @@ impl Settler {
         let acked = acked.unwrap_or(Ok(Value::Nil));
         let mut acked = acked.map(|answer| each_ack(answer, acks).into_iter());
         for request in bundle.drain(..) {
-            let answer = match (&request.what.what, &mut acked) {
-                (What::Ack(_), Ok(acked)) => Ok(acked.next()),
-                (What::Ack(_), Err(error)) => Err(error.clone()),
-                (What::Other(_), _) => answers.next().transpose().map(|answer| match answer {
+            let answer = match (&request.what.action, &mut acked) {
+                (Action::Ack(_), Ok(acked)) => Ok(acked.next()),
+                (Action::Ack(_), Err(error)) => Err(error.clone()),
+                (Action::Other(_), _) => answers.next().transpose().map(|answer| match answer {
                     Some(Value::Int(number)) => Some(number),
                     _ => None,
                 }),
@@ -157,12 +157,12 @@ fn unconfirmed(error: &RedisError) -> ReceiptError {
 }
 
 impl Link {
-    fn command(&self, what: What) -> (Command, Instant) {
-        (Command { what, again: false }, Instant::now() + self.names.ack_wait)
+    fn command(&self, action: Action) -> (Command, Instant) {
+        (Command { action, again: false }, Instant::now() + self.names.ack_wait)
     }
 
-    fn tell(&self, what: What) {
-        let (command, until) = self.command(what);
+    fn tell(&self, action: Action) {
+        let (command, until) = self.command(action);
         self.settlements.tell(command, until);
     }
 
@@ -170,11 +170,11 @@ impl Link {
     pub(crate) fn unblock(&self, id: u64) {
         let mut command = redis::cmd("CLIENT");
         command.arg("UNBLOCK").arg(id);
-        self.tell(What::Other(command));
+        self.tell(Action::Other(command));
     }
 
-    async fn ask(&self, what: What) -> Result<(), ReceiptError> {
-        let (command, until) = self.command(what);
+    async fn ask(&self, action: Action) -> Result<(), ReceiptError> {
+        let (command, until) = self.command(action);
         self.settlements.ask(command, until).await
     }
 }
@@ -200,18 +200,18 @@ impl Claimed {
 impl Receipt for Claimed {
     async fn ack(mut self) -> Result<(), ReceiptError> {
         self.settled = true;
-        self.link.ask(What::Ack(self.id.clone())).await
+        self.link.ask(Action::Ack(self.id.clone())).await
     }
 
     async fn nack(mut self, after: Duration) -> Result<(), ReceiptError> {
         self.settled = true;
         let command = scripts::nack(&self.link.names, &self.id, self.deliveries, after);
-        self.link.ask(What::Other(command)).await
+        self.link.ask(Action::Other(command)).await
     }
 
     async fn dead(mut self, why: &DeadReason) -> Result<(), ReceiptError> {
         self.settled = true;
-        self.link.ask(What::Other(scripts::dead(&self.link.names, &self.id, why))).await
+        self.link.ask(Action::Other(scripts::dead(&self.link.names, &self.id, why))).await
     }
 
     fn abandon(mut self) {
@@ -220,7 +220,7 @@ impl Receipt for Claimed {
 
     fn extend(&self) -> Extend {
         let (link, id) = (self.link.clone(), self.id.clone());
-        Box::pin(async move { link.ask(What::Other(scripts::extend(&link.names, &id))).await })
+        Box::pin(async move { link.ask(Action::Other(scripts::extend(&link.names, &id))).await })
     }
 
     fn deliveries(&self) -> u32 {
@@ -241,7 +241,7 @@ impl Drop for Claimed {
         if !self.settled {
             let names = &self.link.names;
             let command = scripts::nack(names, &self.id, self.deliveries, Duration::ZERO);
-            self.link.tell(What::Other(command));
+            self.link.tell(Action::Other(command));
         }
     }
 }
