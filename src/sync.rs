@@ -79,6 +79,16 @@ pub(crate) fn failpoint(_name: &str) -> bool {
     false
 }
 
+/// Whether this build leaves out the mechanism `name`, so that its price can be counted: `scripts/ablations`
+/// makes such a build for each mechanism.
+#[inline(always)]
+pub(crate) fn without(_name: &str) -> bool {
+    #[cfg(millpond_ablation)]
+    return _name == env!("MILLPOND_WITHOUT");
+    #[cfg(not(millpond_ablation))]
+    false
+}
+
 #[cfg(millpond_loom)]
 loom::thread_local! {
     static CURRENT_SHARD: std::cell::Cell<usize> = std::cell::Cell::new(0);

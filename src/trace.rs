@@ -6,7 +6,9 @@ use std::panic::Location;
 #[cfg(feature = "tracing")]
 pub(crate) use with_tracing::*;
 #[cfg(not(feature = "tracing"))]
-pub(crate) use without::*;
+pub(crate) use without_tracing::*;
+
+use crate::sync::without;
 
 /// Sends an event with the target `millpond`. Compiles to nothing without the feature `tracing`.
 macro_rules! event {
@@ -29,6 +31,11 @@ impl Place {
     #[track_caller]
     #[inline(always)]
     pub(crate) fn caller() -> Self {
+        if without("place of submission") { Self::nowhere() } else { Self(Location::caller()) }
+    }
+
+    /// The same place for all jobs.
+    fn nowhere() -> Self {
         Self(Location::caller())
     }
 }
@@ -82,7 +89,7 @@ mod with_tracing {
 }
 
 #[cfg(not(feature = "tracing"))]
-mod without {
+mod without_tracing {
     #[cfg(feature = "tower")]
     #[inline(always)]
     pub(crate) fn is_debug_enabled() -> bool {

@@ -95,13 +95,15 @@ func work(name string) func() {
 		return runtime.Gosched
 	case "sleep":
 		return func() { time.Sleep(time.Millisecond) }
+	case "sleep10":
+		return func() { time.Sleep(10 * time.Millisecond) }
 	case "spin":
 		return func() {
 			for start := time.Now(); time.Since(start) < 5*time.Microsecond; {
 			}
 		}
 	}
-	panic("the works are tiny, yield, sleep and spin")
+	panic("the works are tiny, yield, sleep, sleep10 and spin")
 }
 
 func produce(submit submitter, job func(), shape string, jobs int) {

@@ -5,6 +5,7 @@ use hdrhistogram::Histogram;
 use crate::args::Args;
 use crate::arms::{self, Entry};
 use crate::progress::Progress;
+use crate::rss::Flood;
 use crate::runtime::Flavour;
 use crate::workloads::{self, Workload};
 use crate::{head_of_line, neighbour, rss};
@@ -71,7 +72,7 @@ impl Plan {
     pub fn new(args: &Args) -> Result<Self, String> {
         let plan = Self {
             throughput: throughput(args),
-            memory: side(args, rss::NAME, memory),
+            memory: Flood::ALL.into_iter().flat_map(|flood| memory(args, flood)).collect(),
             neighbour: side(args, neighbour::NAME, disturbed),
             head_of_line: [
                 side(args, head_of_line::NAME, stuck),
@@ -85,8 +86,8 @@ impl Plan {
             return Ok(plan);
         }
         let names = workloads::ALL.iter().map(|workload| workload.name);
-        let names = names.chain([rss::NAME, neighbour::NAME, head_of_line::NAME]);
-        let names = names.chain([head_of_line::BLOCKING_NAME]);
+        let names = names.chain(Flood::ALL.map(Flood::name)).chain([neighbour::NAME]);
+        let names = names.chain([head_of_line::NAME, head_of_line::BLOCKING_NAME]);
         let names = names.map(|name| format!("\n  {name}")).collect::<String>();
         Err(format!("these options leave nothing to measure; the workloads are:{names}"))
     }
@@ -145,15 +146,17 @@ fn side<T>(
     sections.filter(|section| !section.arms.is_empty()).collect()
 }
 
-fn memory(args: &Args, flavour: Flavour) -> Option<Section<Option<f64>>> {
+fn memory(args: &Args, flood: Flood) -> Vec<Section<Option<f64>>> {
     let jobs = args.memory_jobs;
-    let measure = |&arm: &&'static Entry| {
-        let peak = move || rss::measure(arm, flavour, jobs);
-        (arm.label, Box::new(peak) as Measure<Option<f64>>)
-    };
-    let arms = args.arms.iter().filter(|arm| rss::fits(arm)).map(measure).collect();
-    // A peak hardly varies, and this is the longest measurement by far.
-    Some(Section { name: rss::NAME, flavour, rounds: 1, arms })
+    side(args, flood.name(), |args, flavour| {
+        let measure = |&arm: &&'static Entry| {
+            let peak = move || rss::measure(flood, arm, flavour, jobs);
+            (arm.label, Box::new(peak) as Measure<Option<f64>>)
+        };
+        let arms = args.arms.iter().filter(|arm| flood.fits(arm)).map(measure).collect();
+        // A peak hardly varies, and this is the longest measurement by far.
+        Some(Section { name: flood.name(), flavour, rounds: 1, arms })
+    })
 }
 
 fn disturbed(args: &Args, flavour: Flavour) -> Option<Section<Histogram<u64>>> {

@@ -39,13 +39,17 @@ fn throughput(arms: &[&Entry], outcomes: &[Outcome<f64>]) -> Option<String> {
 
 fn memory(args: &Args, outcomes: &[Outcome<Option<f64>>]) -> Option<String> {
     let jobs = grouped(args.memory_jobs as f64);
-    let title = format!("Peak memory in MB after {jobs} tiny jobs, size 100");
+    let title = format!("Peak memory in MB after {jobs} jobs");
     let rows = outcomes.iter().map(|outcome| {
         let peak = |arm: &&Entry| find(outcome, arm.label)?.first().copied().flatten();
         let cell = |arm: &&Entry| peak(arm).map(|kb| format!("{:.1}", kb / 1024.0));
-        row([outcome.flavour.label()], &args.arms, cell)
+        row(
+            [outcome.name.trim_start_matches("peak memory, "), outcome.flavour.label()],
+            &args.arms,
+            cell,
+        )
     });
-    table(&title, &["runtime"], &args.arms, rows)
+    table(&title, &["workload", "runtime"], &args.arms, rows)
 }
 
 fn latency(title: &str, outcomes: &[Outcome<Histogram<u64>>]) -> Option<String> {

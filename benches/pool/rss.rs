@@ -7,32 +7,54 @@ use crate::arms::{self, Entry};
 use crate::runtime::Flavour;
 use crate::workloads::{Shape, Work, Workload};
 
-pub const NAME: &str = "peak memory";
 pub const JOBS: u64 = 10_000_000;
-const SIZE: usize = 100;
 
-/// Set for a child only; holds rival, runtime and count.
+/// What the jobs of a flood do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Flood {
+    Tiny,
+    Sleeping,
+}
+
+impl Flood {
+    pub const ALL: [Self; 2] = [Self::Tiny, Self::Sleeping];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tiny => "peak memory, tiny jobs, size 100",
+            Self::Sleeping => "peak memory, jobs of 10 ms, size 50,000",
+        }
+    }
+
+    fn workload(self, jobs: u64) -> Workload {
+        let (work, size) = match self {
+            Self::Tiny => (Work::Tiny, 100),
+            Self::Sleeping => (Work::Sleep(10), 50_000),
+        };
+        Workload { name: self.name(), work, shape: Shape::Feed, producers: 1, size, jobs }
+    }
+
+    /// Without a limit, all sleeping jobs are in memory at once.
+    pub fn fits(self, arm: &Entry) -> bool {
+        let is_bounded = self == Self::Tiny || !arm.label.contains("unbounded");
+        is_bounded && (arm.fits)(Shape::Feed, 1)
+    }
+}
+
+/// Set for a child only; holds rival, runtime, count and flood.
 const CHILD: &str = "MILLPOND_BENCH_CHILD";
 
-fn flood(jobs: u64) -> Workload {
-    Workload { name: NAME, work: Work::Tiny, shape: Shape::Feed, producers: 1, size: SIZE, jobs }
-}
-
-pub fn fits(arm: &Entry) -> bool {
-    (arm.fits)(Shape::Feed, 1)
-}
-
 /// The peak in kB; none where the system does not tell.
-pub fn measure(arm: &Entry, flavour: Flavour, jobs: u64) -> Option<f64> {
-    if let Some(peak) = arms::go::peak(arm.key, &flood(jobs), flavour) {
+pub fn measure(flood: Flood, arm: &Entry, flavour: Flavour, jobs: u64) -> Option<f64> {
+    if let Some(peak) = arms::go::peak(arm.key, &flood.workload(jobs), flavour) {
         return Some(peak);
     }
     let child = Command::new(env::current_exe().expect("this program has a path"))
-        .env(CHILD, format!("{} {} {jobs}", arm.key, flavour.key()))
+        .env(CHILD, format!("{} {} {jobs} {}", arm.key, flavour.key(), flood as usize))
         .output()
         .expect("the child starts");
     let complaint = String::from_utf8_lossy(&child.stderr);
-    assert!(child.status.success(), "{NAME}, {}: {complaint}", arm.label);
+    assert!(child.status.success(), "{}, {}: {complaint}", flood.name(), arm.label);
     String::from_utf8_lossy(&child.stdout).trim().parse().ok()
 }
 
@@ -40,11 +62,13 @@ pub fn measure(arm: &Entry, flavour: Flavour, jobs: u64) -> Option<f64> {
 pub fn run_as_child() -> bool {
     let Ok(order) = env::var(CHILD) else { return false };
     let mut words = order.split(' ');
-    let mut word = || words.next().expect("the parent gives three words");
-    let (key, runtime, jobs) = (word(), word(), word());
+    let mut word = || words.next().expect("the parent gives four words");
+    let (key, runtime, jobs, flood) = (word(), word(), word(), word());
+    let flood = Flood::ALL.into_iter().find(|f| (*f as usize).to_string() == flood);
+    let flood = flood.expect("a flood");
     let arm = arms::ALL.iter().find(|arm| arm.key == key).expect("a rival");
     let flavour = Flavour::ALL.into_iter().find(|f| f.key() == runtime).expect("a runtime");
-    (arm.measure)(&flood(jobs.parse().expect("a count")), flavour);
+    (arm.measure)(&flood.workload(jobs.parse().expect("a count")), flavour);
     if let Some(peak) = peak() {
         println!("{peak}");
     }

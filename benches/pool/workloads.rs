@@ -11,7 +11,8 @@ use crate::tally::{Part, Tally};
 pub enum Work {
     Tiny,
     Yield,
-    Sleep,
+    /// For so many milliseconds.
+    Sleep(u64),
     Spin,
 }
 
@@ -56,7 +57,7 @@ pub static ALL: [Workload; 14] = [
     workload("tiny, 4 producers, size 100", Work::Tiny, Shape::Feed, 4, 100, 500_000),
     workload("tiny, 4 producers, size 1,000", Work::Tiny, Shape::Feed, 4, 1_000, 500_000),
     workload("yield once, size 100", Work::Yield, Shape::Feed, 1, 100, 300_000),
-    workload("sleep 1 ms, size 10,000", Work::Sleep, Shape::Feed, 1, 10_000, 200_000),
+    workload("sleep 1 ms, size 10,000", Work::Sleep(1), Shape::Feed, 1, 10_000, 200_000),
     workload("handles kept, size 1,000", Work::Tiny, Shape::Gather, 1, 1_000, 100_000),
     workload("ping-pong, size 100", Work::Tiny, Shape::Call, 1, 100, 100_000),
     workload("ping-pong, size 2", Work::Tiny, Shape::Call, 1, 2, 100_000),
@@ -92,9 +93,9 @@ async fn pass<A: Arm>(arm: &mut A, workload: Workload) -> Duration {
             };
             drive(arm, workload, job).await
         }
-        Work::Sleep => {
-            let job = |tally: Part| async move {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+        Work::Sleep(millis) => {
+            let job = move |tally: Part| async move {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
                 tally.hit();
             };
             drive(arm, workload, job).await

@@ -24,6 +24,8 @@ const PRODUCERS: u64 = 4;
 #[derive(Clone)]
 enum Arm {
     Millpond(Pool),
+    /// Jobs are committed before their callers wait, as those of a channel are.
+    Committed(Pool),
     Semaphore(Arc<Semaphore>),
     Kanal(kanal::AsyncSender<Boxed>),
     Spawn,
@@ -54,6 +56,11 @@ impl Arm {
     fn new(name: &str, size: usize) -> Self {
         match name {
             "millpond" => Self::Millpond(Pool::new(size)),
+            "millpond-queue" => {
+                let pool = Pool::builder().size(size).queue(size).build();
+                Self::Millpond(pool.expect("the size is valid"))
+            }
+            "millpond-anyway" => Self::Committed(Pool::new(size)),
             "semaphore" => Self::Semaphore(Arc::new(Semaphore::new(size))),
             "spawn" => Self::Spawn,
             "kanal" => {
@@ -68,7 +75,9 @@ impl Arm {
                 }
                 Self::Kanal(sender)
             }
-            _ => panic!("the arms are millpond, semaphore, kanal and spawn, and not `{name}`"),
+            _ => panic!(
+                "the arms are millpond, millpond-queue, millpond-anyway, semaphore, kanal and spawn, not `{name}`"
+            ),
         }
     }
 
@@ -76,6 +85,9 @@ impl Arm {
     async fn feed(&self, job: impl Future<Output = ()> + Send + 'static) {
         match self {
             Self::Millpond(pool) => drop(pool.schedule(job).await.expect("the pool is open")),
+            Self::Committed(pool) => {
+                drop(pool.anyway_go(job).expect("the pool is open").await);
+            }
             Self::Kanal(sender) => sender.send(Box::pin(job)).await.expect("the channel is open"),
             _ => drop(self.submit(job).await),
         }
@@ -85,6 +97,9 @@ impl Arm {
         match self {
             Self::Millpond(pool) => {
                 Handle::Job(pool.schedule(job).await.expect("the pool is open"))
+            }
+            Self::Committed(pool) => {
+                Handle::Job(pool.anyway_go(job).expect("the pool is open").await)
             }
             Self::Semaphore(semaphore) => {
                 let permit = semaphore.clone().acquire_owned().await.expect("it is open");
@@ -113,7 +128,7 @@ impl Arm {
         jobs: impl Iterator<Item = J>,
     ) {
         match self {
-            Self::Millpond(pool) => {
+            Self::Millpond(pool) | Self::Committed(pool) => {
                 let group: Group<()> = pool.group();
                 for job in jobs {
                     group.schedule(job).await.expect("the pool is open");

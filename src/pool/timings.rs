@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use crate::histogram::Histogram;
 use crate::pool::Pool;
-use crate::sync::failpoint;
+use crate::sync::{failpoint, without};
 
 /// How many events one measurement may stand for: the sizes of windows, and the weights of samples.
 pub(crate) const WINDOWS: [u32; 3] = [1, 16, 64];
@@ -142,7 +142,8 @@ impl Clock {
     /// Reads the clock. Models have no time.
     #[inline(never)]
     pub(crate) fn now(&self) -> Moment {
-        if cfg!(millpond_loom) { Moment(NonZeroU64::MIN) } else { self.at(Instant::now()) }
+        let has_none = cfg!(millpond_loom) || without("clock stamp");
+        if has_none { Moment(NonZeroU64::MIN) } else { self.at(Instant::now()) }
     }
 
     pub(crate) fn at(&self, instant: Instant) -> Moment {
@@ -176,6 +177,9 @@ impl Sampler {
     /// Counts an event. Returns whether it is measured: then [`take`](Self::take) follows.
     #[inline]
     pub(crate) fn is_due(&mut self) -> bool {
+        if without("clock stamp") {
+            return false;
+        }
         self.until -= 1;
         self.until == 0
     }

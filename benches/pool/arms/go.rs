@@ -51,7 +51,8 @@ fn run(arm: &str, workload: &Workload, flavour: Flavour) -> (Duration, f64) {
     let work = match workload.work {
         Work::Tiny => "tiny",
         Work::Yield => "yield",
-        Work::Sleep => "sleep",
+        Work::Sleep(1) => "sleep",
+        Work::Sleep(_) => "sleep10",
         Work::Spin => "spin",
     };
     let shape = match workload.shape {

@@ -11,6 +11,8 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::Cell;
 use std::ptr::{self, NonNull};
 
+use crate::sync::without;
+
 /// The bytes of a block, by size class. A cell without its future and output has about 80 bytes.
 /// Larger cells are not cached.
 const SIZES: [usize; 4] = [128, 256, 512, 1_024];
@@ -39,11 +41,11 @@ struct FreeBlock {
 pub(crate) fn allocate<C>() -> NonNull<C> {
     let layout = layout::<C>();
     let block = match size_class(layout) {
-        Some(size_class) => {
+        Some(size_class) if !without("allocation cache") => {
             // A thread that ends has no lists any more.
             FREE_LISTS.try_with(|lists| lists[size_class].pop()).unwrap_or(ptr::null_mut())
         }
-        None => ptr::null_mut(),
+        _ => ptr::null_mut(),
     };
     NonNull::new(block.cast()).unwrap_or_else(|| {
         // SAFETY: the size is not zero, because every cell has a header.
@@ -61,10 +63,11 @@ pub(crate) fn allocate<C>() -> NonNull<C> {
 pub(crate) unsafe fn release<C>(memory: NonNull<C>) {
     let layout = layout::<C>();
     let block = memory.as_ptr().cast::<FreeBlock>();
-    let cached = size_class(layout).is_some_and(|size_class| {
-        // SAFETY: the caller gave the memory up, and it has this size class by its type (S8).
-        FREE_LISTS.try_with(|lists| unsafe { lists[size_class].push(block) }) == Ok(true)
-    });
+    let cached = !without("allocation cache")
+        && size_class(layout).is_some_and(|size_class| {
+            // SAFETY: the caller gave the memory up, and it has this size class by its type (S8).
+            FREE_LISTS.try_with(|lists| unsafe { lists[size_class].push(block) }) == Ok(true)
+        });
     if !cached {
         // SAFETY: `allocate::<C>` used this layout, and no list has the block (S8).
         unsafe { dealloc(block.cast(), layout) };

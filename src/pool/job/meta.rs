@@ -25,7 +25,7 @@ use tokio::task::coop;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::pool::options::{Deadline, JobOptions, Requirements};
-use crate::sync::failpoint;
+use crate::sync::{failpoint, without};
 use crate::trace::{JobSpan, Place};
 
 thread_local! {
@@ -63,6 +63,7 @@ impl Meta {
         options: Option<&JobOptions>,
         group: Option<&Arc<str>>,
     ) -> Self {
+        let with_span = with_span && !without("span capture");
         let plain = !(with_span && JobSpan::may_exist())
             && options.is_none()
             && group.is_none()

@@ -10,14 +10,13 @@ use crate::panic::catch_panic;
 use crate::pool::job::Runnable;
 use crate::sync::failpoint;
 
-/// Most steps wake or start at most one, and an end in a small pool wakes two. These need no
-/// allocation. All others stand in `rest`.
+/// Most steps wake or start at most one, and an end in a small pool two. These need no allocation. All others stand in `rest`.
 #[derive(Default)]
 pub(crate) struct DeferredWakes {
     /// The first wakers to wake, oldest first.
     wakes: [Option<Waker>; 2],
-    /// The first job to start.
-    started: Option<Runnable>,
+    /// The first jobs to start, in their order.
+    started: [Option<Runnable>; 2],
     /// What came later, and what is rare, in the order in which it came.
     rest: Vec<Deferred>,
     /// The pool has become idle, and a caller waits for that.
@@ -52,18 +51,17 @@ impl DeferredWakes {
         if failpoint("started jobs change their order") {
             return self.rest.insert(0, Deferred::Start(job));
         }
-        match self.started {
-            None => self.started = Some(job),
-            Some(_) => self.rest.push(Deferred::Start(job)),
+        match self.started.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = Some(job),
+            None => self.rest.push(Deferred::Start(job)),
         }
     }
 
     /// Takes the jobs out, in the order of `start`. Returns whether there was one.
     #[inline]
     pub(crate) fn take_started(&mut self, mut take: impl FnMut(Runnable)) -> bool {
-        let first = self.started.take();
-        let mut any = first.is_some();
-        first.into_iter().for_each(&mut take);
+        let mut any = self.started[0].is_some();
+        self.started.iter_mut().filter_map(Option::take).for_each(&mut take);
         if !self.rest.is_empty() {
             let (jobs, rest) = split(&mut self.rest, |entry| matches!(entry, Deferred::Start(_)));
             self.rest = rest;
@@ -80,7 +78,7 @@ impl DeferredWakes {
     /// Whether nothing was collected.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.wakes[0].is_none() && self.started.is_none() && self.rest.is_empty() && !self.idle
+        self.wakes[0].is_none() && self.started[0].is_none() && self.rest.is_empty() && !self.idle
     }
 
     /// Collects a job that left the wait list because it is refused, and the waker of its submitter.
@@ -132,7 +130,7 @@ impl DeferredWakes {
     /// instructions of a tiny job in a full pool.
     #[inline]
     pub(crate) fn forget_empty(self) {
-        debug_assert!(self.wakes[0].is_none() && self.started.is_none());
+        debug_assert!(self.wakes[0].is_none() && self.started[0].is_none());
         debug_assert!(self.rest.is_empty());
         // An empty list has no memory: each list is taken whole.
         std::mem::forget(self);

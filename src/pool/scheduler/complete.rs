@@ -26,7 +26,7 @@ use crate::pool::limiter::shard::{ShardGuard, ShardId, Since, Suspended};
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::scheduler::worker_handle::{LOCAL_QUEUE_LEN, WorkerHandle};
 use crate::pool::timings::{Clock, Moment};
-use crate::sync::failpoint;
+use crate::sync::{failpoint, without};
 
 /// What one poll left to be recorded under the next shard lock.
 enum PollRecord {
@@ -75,7 +75,8 @@ impl Completions {
         end: End,
         clock: &Clock,
     ) -> bool {
-        if end == End::Completed && job.has_simple_end() && job.is_detached() {
+        let is_simple = end == End::Completed && job.has_simple_end() && job.is_detached();
+        if is_simple && !without("deferred releases") {
             if job.suspended_key().is_some() {
                 self.suspended.push(job);
             } else {
@@ -171,19 +172,19 @@ impl Completions {
     /// the shard's run queue: one that was woken before it was suspended, or waiters that started.
     // Inlined: as a call it costs a tiny job some 5 % more instructions.
     #[inline(always)]
-    pub(super) fn finish(&mut self, shared: &Shared, shard_id: ShardId) -> bool {
+    pub(super) fn finish(&mut self, shared: &Shared, shard_id: ShardId, comes_back: bool) -> bool {
         if !self.suspended.is_empty() {
             self.drop_suspended(shared, shard_id);
         }
         let started = self.unreleased > 0 && {
             let unreleased = std::mem::take(&mut self.unreleased);
             !failpoint("slots of detached jobs are lost")
-                && release_to_waiters(shared, shard_id, unreleased)
+                && release_to_waiters(shared, shard_id, unreleased, comes_back)
         };
         let pushed = match self.record.take() {
             Some(PollRecord::Ended { job, end, release_slow }) => {
                 let ended = self.ended.take();
-                finish(shared, shard_id, job, (end, ended), release_slow)
+                finish(shared, shard_id, job, (end, ended), release_slow, comes_back)
             }
             Some(PollRecord::Suspended(job, _)) => {
                 let woken = job.suspend().and_then(|job| shared.unblock(job));
@@ -302,10 +303,10 @@ fn release_plain(shared: &Shared, shard: &mut ShardGuard<'_>, slots: usize) -> b
 }
 
 /// Brings the slots of jobs that completed to the first waiters. Returns whether one has started.
-fn release_to_waiters(shared: &Shared, shard_id: ShardId, slots: usize) -> bool {
+fn release_to_waiters(shared: &Shared, shard_id: ShardId, slots: usize, comes_back: bool) -> bool {
     let mut deferred = DeferredWakes::default();
     shared.limiter.release_completed(shard_id, slots, &mut deferred);
-    shared.run_deferred(shard_id, deferred)
+    shared.run_deferred_for(shard_id, deferred, comes_back)
 }
 
 /// Releases the deferred slots of a stalled worker (W5). Called by the stall monitor.
@@ -314,7 +315,7 @@ pub(super) fn release_deferred_of(shared: &Shared, handle: &WorkerHandle) {
     let slots = handle.steal_deferred_releases();
     let released = release_plain(shared, &mut shared.limiter.shard(shard_id).lock(), slots);
     if !released && slots > 0 {
-        release_to_waiters(shared, shard_id, slots);
+        release_to_waiters(shared, shard_id, slots, false);
     }
 }
 
@@ -328,11 +329,12 @@ fn finish(
     job: Runnable,
     (end, ended): (End, Option<Moment>),
     release_slow: bool,
+    comes_back: bool,
 ) -> bool {
     remove_suspended_elsewhere(shared, shard_id, &job, ended);
     let (mut idle, mut started) = (false, false);
     if release_slow {
-        (idle, started) = release_slowly(shared, shard_id, &job, end);
+        (idle, started) = release_slowly(shared, shard_id, &job, end, comes_back);
     }
     publish(shared, job, end, idle);
     started
@@ -340,11 +342,17 @@ fn finish(
 
 /// Brings an end to the limiter's state lock. Returns whether the pool is idle, and whether a waiter has
 /// started.
-fn release_slowly(shared: &Shared, shard_id: ShardId, job: &Runnable, end: End) -> (bool, bool) {
+fn release_slowly(
+    shared: &Shared,
+    shard_id: ShardId,
+    job: &Runnable,
+    end: End,
+    comes_back: bool,
+) -> (bool, bool) {
     let mut deferred = DeferredWakes::default();
     shared.limiter.release_slow(shard_id, job.slot_kind(), end, &mut deferred);
     let idle = std::mem::take(&mut deferred.idle);
-    (idle, shared.run_deferred(shard_id, deferred))
+    (idle, shared.run_deferred_for(shard_id, deferred, comes_back))
 }
 
 /// Reports a panic, publishes the output, and then notifies idle waiters: they must not see a job
@@ -378,7 +386,7 @@ pub(super) fn cancel(shared: &Shared, shard_id: ShardId, job: Runnable) {
     let mut shard = shared.limiter.shard(shard_id).lock();
     let release_slow = release_in_shard(shared, shard_id, &mut shard, &job, end, ended);
     drop(shard);
-    finish(shared, shard_id, job, (end, ended), release_slow);
+    finish(shared, shard_id, job, (end, ended), release_slow, false);
 }
 
 /// Ends a job that was taken out of the wait list.

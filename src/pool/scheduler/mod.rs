@@ -92,6 +92,8 @@
 //!    leave the shard in `pending_wakeups`.
 //! 2. The shard had a worker, or every worker is busy, or a job pushed: request the stall monitor.
 //!    If the ready jobs would take long, wake or spawn a second worker, which steals.
+//! 3. A worker pushed a waiter's job that it started with a slot it had to pass on: as in 2, since that
+//!    worker comes back to the shard.
 //!
 //! # The local queue, and slots that are released later
 //!

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::without;
 
 /// Two estimates, written by all workers of a pool and read by the wake policy.
 ///
@@ -30,6 +31,9 @@ impl PollTimes {
 
     /// Adds a measurement: `polls` polls took `took` together.
     pub(super) fn observe(&self, took: Duration, polls: u32) {
+        if without("poll-time estimate") {
+            return;
+        }
         let nanos = took.as_nanos().min(u128::from(u32::MAX)) as u32;
         let poll = self.poll.load(Relaxed);
         self.poll.store(poll - poll / 4 + nanos / polls / 4, Relaxed);

@@ -46,7 +46,7 @@ use crate::pool::scheduler::wake::{spawn_up_to, wake_worker_for};
 use crate::pool::scheduler::worker_handle::WorkerHandle;
 use crate::pool::status::PoolStatus;
 use crate::pool::timings::Clock;
-use crate::sync::failpoint;
+use crate::sync::{failpoint, without};
 use crate::trace::{Place, event};
 
 /// The hook of [`PoolBuilder::on_panic`](crate::PoolBuilder::on_panic).
@@ -102,6 +102,7 @@ impl Shared {
             None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
         };
         let shards = threads.min(size.get() / MIN_SLOTS_PER_SHARD).max(1);
+        let shards = if without("shards") { 1 } else { shards };
         Self::with_shards(shards, threads, config, size, queue, runtime)
     }
 
@@ -413,17 +414,34 @@ impl Shared {
     /// to do. Returns whether a job has started. Called without a lock.
     #[inline]
     pub(crate) fn run_deferred(&self, shard_id: ShardId, deferred: DeferredWakes) -> bool {
+        self.run_deferred_for(shard_id, deferred, false)
+    }
+
+    /// As [`run_deferred`](Self::run_deferred). If a worker `comes_back` to the shard, the jobs need no other
+    /// one.
+    #[inline]
+    pub(super) fn run_deferred_for(
+        &self,
+        shard_id: ShardId,
+        deferred: DeferredWakes,
+        comes_back: bool,
+    ) -> bool {
         if deferred.is_empty() {
             deferred.forget_empty();
             return false;
         }
-        self.run_some_deferred(shard_id, deferred)
+        self.run_some_deferred(shard_id, deferred, comes_back)
     }
 
-    fn run_some_deferred(&self, shard_id: ShardId, mut deferred: DeferredWakes) -> bool {
+    fn run_some_deferred(
+        &self,
+        shard_id: ShardId,
+        mut deferred: DeferredWakes,
+        comes_back: bool,
+    ) -> bool {
         let started = deferred.take_started(|job| {
             job.leave_wait_list();
-            self.push_runnable(shard_id, job);
+            self.push_for(shard_id, job, comes_back);
         });
         deferred.wake_all();
         self.notify_idle(deferred.idle);
@@ -451,6 +469,10 @@ impl Shared {
     /// Puts an admitted job into a run queue. Called for jobs that leave the wait list, were woken or
     /// aborted while suspended, or were taken from a stalled worker.
     pub(super) fn push_runnable(&self, shard_id: ShardId, job: Runnable) {
+        self.push_for(shard_id, job, false);
+    }
+
+    fn push_for(&self, shard_id: ShardId, job: Runnable, comes_back: bool) {
         let mut shard = self.limiter.shard(shard_id).lock();
         // `cancel_all` sets the flag before it empties this shard. It finds the job, or this check
         // finds the flag.
@@ -458,7 +480,7 @@ impl Shared {
             drop(shard);
             return cancel(self, shard_id, job);
         }
-        let needs_wake = shard.push(job);
+        let needs_wake = shard.push(job) && !comes_back;
         let depth = shard.run_queue.len();
         drop(shard);
         wake_worker_for(self, shard_id, needs_wake, depth);

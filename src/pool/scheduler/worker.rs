@@ -39,7 +39,7 @@ use crate::pool::scheduler::poll_times::PollTimes;
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::scheduler::slow;
 use crate::pool::scheduler::worker_handle::{LOCAL_QUEUE_LEN, WorkerHandle};
-use crate::sync::failpoint;
+use crate::sync::{failpoint, without};
 
 /// The polls after which a turn ends.
 const TURN_JOBS: u32 = 2_048;
@@ -109,6 +109,7 @@ impl TurnBudget {
     fn new(poll_times: &PollTimes) -> Self {
         let batch = poll_times.batch(BATCH_NANOS);
         let slow = batch < 2;
+        let batch = if without("local queue") { 1 } else { batch };
         Self {
             batch: batch.clamp(1, LOCAL_QUEUE_LEN as u32) as usize,
             slow,
@@ -211,15 +212,17 @@ impl Worker {
             // Waiters that receive a slot now will submit at once. So the worker looks again after
             // them, instead of a park and a wake-up for every few jobs. With several threads, a task
             // that yields wakes another thread, which costs more.
-            let hands_over =
-                empty && shared.workers.has_one_thread() && self.completions.passes_slots_on();
+            let hands_over = empty
+                && shared.workers.has_one_thread()
+                && self.completions.passes_slots_on()
+                && !without("hand-over");
             // From here on a push must wake a worker (W2).
             shard.has_worker = !empty || hands_over;
             if empty || over {
                 shard.shrink();
             }
             drop(shard);
-            let refilled = self.completions.finish(shared, self.shard_id);
+            let refilled = self.completions.finish(shared, self.shard_id, true);
             if empty && !refilled && !hands_over {
                 return TurnEnd::Empty;
             }
@@ -437,7 +440,7 @@ impl Worker {
         let (shared, shard_id) = (&self.shared, self.shard_id);
         self.completions.take_releases(&self.handle);
         self.completions.record(shared, shard_id, &mut shared.limiter.shard(shard_id).lock());
-        self.completions.finish(shared, shard_id);
+        self.completions.finish(shared, shard_id, false);
         let unpolled = self.reschedule.take().into_iter().chain(self.handle.steal_local_queue());
         unpolled.for_each(|job| cancel(shared, shard_id, job));
     }
