@@ -249,6 +249,110 @@ fn a_spike_of_the_low_class_leaves_it_the_rest() {
     }
 }
 
+/// The load steps far beyond the capacity. Callers that could not be served any more are refused before the
+/// overload is certain, and not when it is.
+#[test]
+fn a_great_step_is_refused_at_once() {
+    paused(async {
+        let pool = builder().target_wait(50 * MS).build().unwrap();
+        offer(&pool, 0.9, 200 * MS, Priority::Normal).await;
+        let seen = offer(&pool, 10.0, 150 * MS, Priority::Normal).await;
+        let late = seen.early.iter().filter(|refusal| !refusal.waited.is_zero()).count();
+        // Three targets of waiting, less what is served until the overload is certain. Without the early refusal: 499.
+        assert!(late <= 120, "{late} of {} late", seen.early.len());
+        assert!(seen.latencies.len() >= 60, "{}", seen.latencies.len());
+    });
+}
+
+/// A pool whose jobs were slow does not know yet that they are quick now.
+#[test]
+fn a_line_of_quick_jobs_after_slow_ones_is_let_in() {
+    paused(async {
+        let pool = builder().target_wait(20 * MS).build().unwrap();
+        let slow = || async { sleep(1_000 * MS).await };
+        let slow = (0..4 * SIZE).map(|_| pool.anyway_go(slow()).unwrap().into_handle());
+        for handle in slow.collect::<Vec<_>>() {
+            handle.await.unwrap();
+        }
+        for _ in 0..20 {
+            let quick = (0..5 * SIZE).map(|_| pool.schedule(async { sleep(MS).await }));
+            let handles = futures_util::future::join_all(quick).await;
+            assert!(handles.iter().all(Result::is_ok));
+            for handle in handles {
+                handle.unwrap().await.unwrap();
+            }
+        }
+    });
+}
+
+/// The classes are let in from the top down until what comes in equals what goes out.
+#[test]
+fn what_is_served_is_above_a_quantile() {
+    use Priority::{Background, Critical, High, Low, Normal};
+    paused(async {
+        let pool = builder().target_wait(50 * MS).build().unwrap();
+        let offer = |priority, load| offer(&pool, load, 4_000 * MS, priority);
+        let [critical, high, normal, low, background] = futures_util::future::join_all([
+            offer(Critical, 0.2),
+            offer(High, 0.3),
+            offer(Normal, 0.3),
+            offer(Low, 1.0),
+            offer(Background, 3.0),
+        ])
+        .await
+        .try_into()
+        .unwrap();
+        for class in [&critical, &high, &normal] {
+            assert_eq!(class.within(200 * MS), class.offered);
+        }
+        // Four seconds of 400 jobs, of which 0.8 are above.
+        let share = |seen: &Seen| seen.within(200 * MS) as f64 / 1_600.0;
+        assert!(share(&low) + share(&background) >= 0.19);
+        // The threshold is in the low class. The one below has the part that no class is denied.
+        assert!((0.05..0.09).contains(&share(&background)), "{}", share(&background));
+        // Without regard to what the higher ones take, 0.24 wait in vain.
+        let late = background.refusals.iter().filter(|refusal| !refusal.waited.is_zero());
+        let late = late.count() as f64 / background.offered as f64;
+        assert!(late < 0.2, "{late}");
+    });
+}
+
+#[test]
+fn no_class_starves_under_overload() {
+    for target in [5 * MS, 20 * MS, 50 * MS] {
+        paused(async move {
+            let pool = builder().target_wait(target).build().unwrap();
+            let (high, low) = tokio::join!(
+                offer(&pool, 5.0, 2_000 * MS, Priority::High),
+                offer(&pool, 2.0, 2_000 * MS, Priority::Low),
+            );
+            let all = high.within(200 * MS) + low.within(200 * MS);
+            assert!(all >= 760, "{target:?}: {all} of 800");
+            // A sixteenth of 800.
+            assert!(low.latencies.len() >= 45, "{target:?}: {}", low.latencies.len());
+        });
+    }
+}
+
+/// Where the high class stops, the low one has all slots at once.
+#[test]
+fn what_the_high_class_leaves_the_low_one_has_at_once() {
+    for target in [20 * MS, 50 * MS] {
+        paused(async move {
+            let pool = builder().target_wait(target).build().unwrap();
+            let high = async {
+                offer(&pool, 2.0, 1_000 * MS, Priority::High).await;
+                // All high ones have ended.
+                let before = pool.timings().run.count();
+                sleep(200 * MS).await;
+                pool.timings().run.count() - before
+            };
+            let (ended, _) = tokio::join!(high, offer(&pool, 2.0, 1_500 * MS, Priority::Low));
+            assert!(ended >= 76, "{target:?}: {ended} of 80");
+        });
+    }
+}
+
 #[test]
 fn the_status_tells_the_oldest_wait_and_what_to_expect() {
     paused(async {

@@ -9,14 +9,26 @@
 //!
 //! While it is:
 //!
-//! 1. **New callers are refused at once.** A caller that would have more waiters of its priority or above before
-//!    it than the pool serves within [`SLACK`] targets is not let in. The refusal says when the line will be
-//!    gone.
+//! 1. **New callers are refused at once.** A caller whose expected wait is [`SLACK`] targets is not let in. The
+//!    refusal says when the line will be gone.
 //! 2. **What waits too long is refused**: the oldest callers of each priority, once they waited for
 //!    `SLACK` targets or the line is longer than that. So the line has the length at once at which new
 //!    callers are let in again, and does not run empty in between (O2).
 //! 3. **The newest goes first** (adaptive LIFO, as in HHVM): a caller that came just now still has its
 //!    patience, the oldest has lost it.
+//!
+//! The refusal of new callers does not wait for that. A caller that would still wait when the line makes the limiter overloaded,
+//! a target and an interval from now, is refused before. So a great step of the load does not fill the line with
+//! callers that are refused late. Callers that are served in that time are let in. A line of which
+//! no waiter has waited for a part of the target ([`STANDS`]) proves nothing: the gap may be that of slower jobs.
+//!
+//! The expected wait of a caller is that of its priority. The higher ones take a share of the turns, and their
+//! callers that come later go before it as well. So the waiters before it are served by the rest of the turns
+//! (Cobham, 1954), or those of its own priority by the turns that each priority has at least (`turns`), if that
+//! is sooner. Where the higher priorities take all, a lower one is refused at once but for that part. This is the
+//! quantile of the recent arrivals that DAGOR and Breakwater look for, from the turns instead of the
+//! arrivals: the classes are let in from the top down until the turns are used up. Where the higher
+//! ones leave turns, the lower one has them at once.
 //!
 //! Where callers have keys (`fair`), each of these looks at the caller's own key. The waiters before it are
 //! those whose turn comes before that of its key. So a key with a long line is refused, and one with a short line
@@ -39,8 +51,10 @@
 //! * **O2, work-conserving.** A turn refuses a waiter only if another one gets the slot, or the slot lies
 //!   free for the next arrival. No new caller is refused while a slot is free. Tests:
 //!   `overload_keeps_the_pool_busy`.
-//! * **O3, priorities.** A caller is refused for the waiters of its own priority and above alone. Test:
-//!   `a_spike_of_the_low_class_costs_the_high_one_nothing`, `a_spike_of_the_low_class_leaves_it_the_rest`.
+//! * **O3, priorities.** A caller is refused for the waiters of its own priority and above alone, and the
+//!   first one of each priority is let in. Tests: `a_spike_of_the_low_class_costs_the_high_one_nothing`,
+//!   `a_spike_of_the_low_class_leaves_it_the_rest`, `what_is_served_is_above_a_quantile`,
+//!   `no_class_starves_under_overload`.
 //! * **O4, keys.** A caller is not refused for the waiters of other keys beyond its turn. Test:
 //!   `a_flood_is_refused_and_the_others_are_not`.
 
@@ -52,8 +66,9 @@ use crate::error::SubmitErrorKind;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::state::{State, StateGuard};
-use crate::pool::limiter::wait_list::{List, Waiter, WaiterKey, WaiterState};
-use crate::pool::options::Requirements;
+use crate::pool::limiter::turns::PASSES;
+use crate::pool::limiter::wait_list::{Ahead, List, Waiter, WaiterKey, WaiterState};
+use crate::pool::options::{PRIORITIES, Requirements};
 use crate::sync::failpoint;
 
 /// Which callers may be refused under overload, and after which wait.
@@ -76,7 +91,10 @@ const SLACK: u32 = 2;
 /// The length of an interval, in targets.
 const INTERVAL: u32 = 2;
 
-/// The mean gap is that of so many turns.
+/// A line stands when its oldest waiter has waited for this part of a target.
+const STANDS: u32 = 4;
+
+/// The mean gap is that of so many turns, and so is the share of the higher priorities.
 const MEAN_OF: u32 = 64;
 
 /// What the turns of a limiter say about its load.
@@ -93,6 +111,8 @@ pub(super) struct Overload {
     gap: f64,
     /// How many measurements are in `gap`, at most `MEAN_OF`.
     gaps: u32,
+    /// The share of the turns that went to higher priorities, for each priority: a moving average.
+    higher: [f64; PRIORITIES],
 }
 
 impl Overload {
@@ -105,6 +125,7 @@ impl Overload {
             last_turn: None,
             gap: 0.0,
             gaps: 0,
+            higher: [0.0; PRIORITIES],
         }
     }
 
@@ -155,30 +176,61 @@ impl Overload {
         }
     }
 
+    /// Notes the priority of the waiter that has a turn.
+    fn note_class(&mut self, class: usize) {
+        for (lower, share) in self.higher.iter_mut().enumerate() {
+            *share += (f64::from(u8::from(class > lower)) - *share) / f64::from(MEAN_OF);
+        }
+    }
+
     /// Returns how long a line of so many waiters takes.
     fn estimate(&self, waiters: usize) -> Duration {
-        Duration::try_from_secs_f64(self.gap * waiters as f64).unwrap_or(Duration::MAX)
+        self.gaps(waiters as f64)
+    }
+
+    /// Returns how long a waiter behind these waits.
+    fn estimate_behind(&self, ahead: Ahead) -> Duration {
+        let Ahead { class, own, higher } = ahead;
+        let ignores_higher = failpoint("higher classes take no turns");
+        let rest = if ignores_higher { 1.0 } else { 1.0 - self.higher[class] };
+        let in_turn = (own + higher) as f64 / rest.max(f64::EPSILON);
+        let by_share = own as f64 * f64::from(PASSES + 1);
+        let by_share = if failpoint("a class has no share") { f64::MAX } else { by_share };
+        self.gaps(in_turn.min(by_share))
+    }
+
+    fn gaps(&self, turns: f64) -> Duration {
+        Duration::try_from_secs_f64(self.gap * turns).unwrap_or(Duration::MAX)
     }
 }
 
 impl State {
-    /// Returns why a caller with these requirements is not let into the line, if it is not: the limiter is
-    /// overloaded, and the line before the caller is too long.
+    /// Returns why a caller with these requirements is not let into the line, if it is not: the caller would
+    /// wait too long.
     #[inline]
     pub(super) fn shed_new(&mut self, requirements: &Requirements) -> Option<SubmitErrorKind> {
-        if self.overload.is_overloaded { self.shed_if_long(requirements) } else { None }
+        if self.overload.may_shed(requirements) { self.shed_if_long(requirements) } else { None }
     }
 
-    #[cold]
+    #[inline(never)]
     fn shed_if_long(&mut self, requirements: &Requirements) -> Option<SubmitErrorKind> {
-        let overload = &self.overload;
-        if !overload.may_shed(requirements) {
+        let (overload, target) = (&self.overload, self.overload.target(self.size)?);
+        let limit = target * if overload.is_overloaded { SLACK } else { 1 + INTERVAL };
+        let wait = overload.estimate_behind(self.wait_list.ahead_of(requirements));
+        if wait < limit || failpoint("new callers are let in") {
             return None;
         }
-        let limit = overload.target(self.size)? * SLACK;
-        let ahead = self.wait_list.ahead_of(requirements);
-        let is_long = ahead > 0 && overload.estimate(ahead) >= limit;
-        (is_long && !failpoint("new callers are let in")).then(|| self.shed(Instant::now(), limit))
+        let now = Instant::now();
+        let stands = |since| now.duration_since(since) >= target / STANDS;
+        let is_known = if overload.is_overloaded {
+            true
+        } else if failpoint("new callers wait for the verdict") {
+            false
+        } else {
+            failpoint("a line is long at once")
+                || self.wait_list.oldest_in_main().is_some_and(stands)
+        };
+        is_known.then(|| self.shed(now, target * SLACK))
     }
 
     /// Returns the refusal for now. The line is not served for longer than `limit`.
@@ -190,7 +242,7 @@ impl State {
 
     /// Returns how long a caller that joins the line now will wait.
     pub(super) fn expected_wait(&self) -> Duration {
-        self.overload.estimate(self.wait_list.ahead_of(&Requirements::default()))
+        self.overload.estimate_behind(self.wait_list.ahead_of(&Requirements::default()))
     }
 }
 
@@ -217,12 +269,18 @@ impl StateGuard<'_> {
         };
         let (now, size) = (Instant::now(), self.size);
         self.overload.note_turn(now, now.duration_since(oldest), size);
-        if !self.overload.is_overloaded {
-            return self.first_to_serve();
+        let next = if self.overload.is_overloaded {
+            self.shed_late_ones(shard_id, now, deferred);
+            let newest = self.wait_list.newest().filter(|&key| self.may_shed(key));
+            newest.or_else(|| self.first_to_serve())
+        } else {
+            self.first_to_serve()
+        };
+        if let Some(key) = next {
+            let class = self.wait_list.node(key).requirements.class();
+            self.overload.note_class(class);
         }
-        self.shed_late_ones(shard_id, now, deferred);
-        let newest = self.wait_list.newest().filter(|&key| self.may_shed(key));
-        newest.or_else(|| self.first_to_serve())
+        next
     }
 
     /// Refuses the callers that waited too long, and those that stand in too long a line: from the lowest
@@ -232,8 +290,9 @@ impl StateGuard<'_> {
         let limit = target * SLACK;
         let is_late = |guard: &mut Self, key: WaiterKey| {
             let since = guard.wait_list.node(key).since;
-            let line = guard.overload.estimate(guard.wait_list.line_of(key));
-            guard.may_shed(key) && (now.duration_since(since) > limit || line > limit)
+            let line = guard.wait_list.line_of(key);
+            let is_long = line.own > 1 && guard.overload.estimate_behind(line) > limit;
+            guard.may_shed(key) && (is_long || now.duration_since(since) > limit)
         };
         for class in 0..self.wait_list.heads().len() {
             while let Some(key) = self.wait_list.heads()[class].filter(|&key| is_late(self, key)) {

@@ -14,7 +14,7 @@ use crate::sync::failpoint;
 
 /// How often higher priorities may pass a waiter by before its priority has a turn. With four lower
 /// priorities, each has one slot in sixteen.
-const PASSES: u32 = 12;
+pub(super) const PASSES: u32 = 12;
 
 pub(super) struct Turns {
     /// A bit for each priority that has a waiter in the main list.
@@ -40,7 +40,8 @@ impl Turns {
         if self.classes.is_power_of_two() || failpoint("a low priority starves") {
             return highest;
         }
-        let overdue = (0..=highest).filter(|&class| self.passed[class] >= PASSES);
+        let waits = |class: usize| self.classes >> class & 1 == 1;
+        let overdue = (0..=highest).filter(|&class| waits(class) && self.passed[class] >= PASSES);
         overdue.max_by_key(|&class| self.passed[class]).unwrap_or(highest)
     }
 
@@ -122,7 +123,10 @@ impl Turns {
         if stay == 0 {
             self.classes &= !(1 << class);
             self.keyed &= !(1 << class);
-            self.passed[class] = 0;
+            // Its waiters may have lost their patience, so `passed` stays.
+            if failpoint("a priority is passed anew") {
+                self.passed[class] = 0;
+            }
         }
     }
 }

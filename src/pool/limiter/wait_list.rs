@@ -73,6 +73,7 @@ use crate::pool::job::{History, RawJob, Runnable};
 use crate::pool::limiter::fair::{FairLine, LinkId, UNLINKED};
 use crate::pool::limiter::lending::WaitingJob;
 use crate::pool::limiter::turns::Turns;
+pub(super) use crate::pool::limiter::wait_list::ahead::Ahead;
 use crate::pool::options::{PRIORITIES, Requirements};
 use crate::pool::paged_slab::PagedSlab;
 use crate::sync::{failpoint, without};
@@ -309,31 +310,6 @@ impl WaitList {
 
     pub(super) fn main_len(&self) -> usize {
         self.main_len
-    }
-
-    /// Returns how many waiters of the main list come before a new one with these requirements: those of
-    /// a higher priority, and of its own those whose turn comes before.
-    pub(super) fn ahead_of(&self, requirements: &Requirements) -> usize {
-        let (class, key) = (requirements.class(), requirements.key);
-        let own = match self.turns.keys(class) {
-            Some(keys) => keys.turns_before(key),
-            None if key.is_some() => 1,
-            None => usize::MAX,
-        };
-        own.min(self.main[class].len) + self.above(class)
-    }
-
-    /// Returns how many waiters of the main list come before a new one behind this one, in its key.
-    pub(super) fn line_of(&self, waiter_key: WaiterKey) -> usize {
-        let Node { requirements, link, .. } = self.nodes[waiter_key];
-        let class = requirements.class();
-        let own = self.turns.keys(class).map_or(usize::MAX, |keys| keys.turns_until(link));
-        own.min(self.main[class].len) + self.above(class)
-    }
-
-    /// Returns how many waiters of the main list have a higher priority.
-    fn above(&self, class: usize) -> usize {
-        self.main[class + 1..].iter().map(|ends| ends.len).sum()
     }
 
     /// Returns whether a new waiter would get a place in the queue at once.
@@ -795,6 +771,7 @@ impl WaitList {
     }
 }
 
+mod ahead;
 mod rare;
 
 #[cfg(all(test, not(millpond_loom)))]
