@@ -19,7 +19,7 @@ use crate::error::JobError;
 use crate::group::Group;
 use crate::group::outcome::Outcome;
 use crate::group::stream::Outcomes;
-use crate::pool::Pool;
+use crate::pool::{Pool, PoolWith};
 
 impl Pool {
     /// Runs a job for each input, at most `limit` at a time, and returns their outcomes as a stream:
@@ -103,12 +103,64 @@ impl Pool {
         Fut: Future + Send + 'static,
         Fut::Output: Send + 'static,
     {
-        assert!(limit > 0, "`limit` must be 1 or more: a map without jobs would never end");
-        let group = self.group();
-        let outcomes = group.outcomes();
-        let (submitted, given_out) = (0, 0);
-        let (ended, in_order, ahead) = (false, false, VecDeque::new());
-        Map { inputs, f, limit, group, outcomes, submitted, given_out, ended, in_order, ahead }
+        Map::new(self.group(), inputs, limit, f)
+    }
+}
+
+impl PoolWith<'_> {
+    /// [`Pool::map`] with options, which each job has. A [`timeout`](crate::JobOptions::timeout) counts from
+    /// the moment at which the options were made.
+    ///
+    /// # Panics
+    ///
+    /// If `limit` is 0.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use millpond::{JobOptions, Pool, Priority};
+    ///
+    /// let pool = Pool::new(4);
+    /// let idle = pool.with(JobOptions::new().priority(Priority::Background));
+    /// let mut squares = idle.map(0..10u64, 2, |n| async move { n * n }).in_order();
+    /// assert_eq!(squares.next().await.unwrap().into_result()?, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn map<I, F, Fut>(
+        &self,
+        inputs: I,
+        limit: usize,
+        f: F,
+    ) -> Map<Iter<I::IntoIter>, F, Fut::Output>
+    where
+        I: IntoIterator,
+        F: FnMut(I::Item) -> Fut,
+        Fut: Future + Send + 'static,
+        Fut::Output: Send + 'static,
+    {
+        self.map_stream(Iter(inputs.into_iter()), limit, f)
+    }
+
+    /// [`Pool::map_stream`] with options, which each job has.
+    ///
+    /// # Panics
+    ///
+    /// If `limit` is 0.
+    #[track_caller]
+    pub fn map_stream<S, F, Fut>(&self, inputs: S, limit: usize, f: F) -> Map<S, F, Fut::Output>
+    where
+        S: Stream,
+        F: FnMut(S::Item) -> Fut,
+        Fut: Future + Send + 'static,
+        Fut::Output: Send + 'static,
+    {
+        let (pool, options) = self.parts();
+        let group = pool.group_builder().options(options.clone()).build();
+        Map::new(group.expect("a group without a quota"), inputs, limit, f)
     }
 }
 
@@ -156,6 +208,17 @@ pin_project! {
         in_order: bool,
         // With `in_order`: the outcomes from `given_out` on, as far as they are there.
         ahead: VecDeque<Option<Outcome<T>>>,
+    }
+}
+
+impl<S, F, T: Send + 'static> Map<S, F, T> {
+    #[track_caller]
+    fn new(group: Group<T>, inputs: S, limit: usize, f: F) -> Self {
+        assert!(limit > 0, "`limit` must be 1 or more: a map without jobs would never end");
+        let outcomes = group.outcomes();
+        let (submitted, given_out) = (0, 0);
+        let (ended, in_order, ahead) = (false, false, VecDeque::new());
+        Self { inputs, f, limit, group, outcomes, submitted, given_out, ended, in_order, ahead }
     }
 }
 

@@ -350,3 +350,30 @@ fn a_reserver_has_options() {
         whole(&pool).await;
     });
 }
+
+/// The other verbs of a view: each gives its jobs the options.
+#[test]
+fn a_map_and_a_slot_of_a_view_have_its_options() {
+    paused(async {
+        let pool = Pool::new(1);
+        let held = pool.reserve().await.unwrap();
+        let hasty = pool.with(JobOptions::new().timeout(Duration::from_millis(10)));
+        let mut map = hasty.map(0..2, 2, |n| async move { n });
+        for _ in 0..2 {
+            let outcome = map.next().await.unwrap();
+            assert!(matches!(outcome.result, Err(JobError::Expired)), "{outcome:?}");
+        }
+        assert!(map.next().await.is_none());
+        let hasty = pool.with(JobOptions::new().timeout(Duration::from_millis(10)));
+        let error = hasty.reserve_owned().await.unwrap_err();
+        assert_eq!(error.kind(), SubmitErrorKind::Expired);
+        assert_eq!(hasty.try_reserve().unwrap_err().kind(), SubmitErrorKind::Full);
+        drop(held);
+        let ends =
+            pool.with(JobOptions::new().timeout(Duration::from_millis(10)).expire_running(true));
+        let slot = ends.try_reserve().unwrap();
+        let handle = slot.schedule(std::future::pending::<()>()).unwrap();
+        assert!(matches!(handle.await, Err(JobError::Expired)));
+        whole(&pool).await;
+    });
+}

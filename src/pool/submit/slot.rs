@@ -121,8 +121,32 @@ impl PoolWith<'_> {
     ///
     /// As `Pool::reserve`.
     pub async fn reserve(&self) -> Result<Slot, SubmitError> {
+        self.reserve_owned().await
+    }
+
+    /// [`Pool::reserve_owned`] with options, which the job of the slot has, too.
+    ///
+    /// # Errors
+    ///
+    /// Those of `Pool::reserve`, and [`Expired`](crate::SubmitErrorKind::Expired).
+    pub fn reserve_owned(
+        &self,
+    ) -> impl Future<Output = Result<Slot, SubmitError>> + Send + 'static + use<> {
         let mut reserver = self.reserver();
-        reserver.reserve().await?;
+        async move {
+            reserver.reserve().await?;
+            Ok(Slot(reserver))
+        }
+    }
+
+    /// [`Pool::try_reserve`] with options, which the job of the slot has.
+    ///
+    /// # Errors
+    ///
+    /// Those of `Pool::try_reserve`.
+    pub fn try_reserve(&self) -> Result<Slot, SubmitError> {
+        let mut reserver = self.reserver();
+        reserver.try_reserve()?;
         Ok(Slot(reserver))
     }
 }
