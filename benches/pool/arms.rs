@@ -9,7 +9,7 @@ mod workers;
 use std::fmt::Debug;
 use std::time::Duration;
 
-pub use self::millpond::Millpond;
+pub use self::millpond::{Committed, Millpond};
 pub use self::spawned::{Gated, Spawn, Tracked};
 pub use self::streams::{Buffered, CappedSet};
 pub use self::workers::{AsyncChannel, Flume, Kanal, Workers};
@@ -110,7 +110,7 @@ const fn entry<A: Arm>(key: &'static str, label: &'static str) -> Entry {
 /// Throughput ratios are relative to this one: what most code does today.
 pub const REFERENCE: &str = "semaphore";
 
-pub static ALL: [Entry; 10] = [
+pub static ALL: [Entry; 11] = [
     entry::<Spawn>("spawn", "tokio::spawn (unbounded)"),
     entry::<Gated>(REFERENCE, "Semaphore + spawn"),
     entry::<CappedSet>("joinset", "JoinSet, capped"),
@@ -121,6 +121,7 @@ pub static ALL: [Entry; 10] = [
     entry::<Buffered>("buffered", "buffer_unordered"),
     entry::<Millpond<false>>("millpond", "millpond"),
     entry::<Millpond<true>>("queue", "millpond, queue of that size"),
+    entry::<Committed>("anyway", "millpond, `anyway_go`"),
 ];
 
 /// All rivals that can run here.

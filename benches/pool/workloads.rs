@@ -48,16 +48,22 @@ const fn workload(
 }
 
 /// Job counts are chosen for measurements of 50 to 300 ms.
-pub static ALL: [Workload; 14] = [
+pub static ALL: [Workload; 20] = [
+    workload("tiny, 1 producer, size 1", Work::Tiny, Shape::Feed, 1, 1, 200_000),
     workload("tiny, 1 producer, size 2", Work::Tiny, Shape::Feed, 1, 2, 200_000),
     workload("tiny, 1 producer, size 8", Work::Tiny, Shape::Feed, 1, 8, 300_000),
+    workload("tiny, 1 producer, size 16", Work::Tiny, Shape::Feed, 1, 16, 300_000),
     workload("tiny, 1 producer, size 100", Work::Tiny, Shape::Feed, 1, 100, 500_000),
     workload("tiny, 1 producer, size 1,000", Work::Tiny, Shape::Feed, 1, 1_000, 500_000),
     workload("tiny, 4 producers, size 2", Work::Tiny, Shape::Feed, 4, 2, 200_000),
+    workload("tiny, 4 producers, size 16", Work::Tiny, Shape::Feed, 4, 16, 300_000),
     workload("tiny, 4 producers, size 100", Work::Tiny, Shape::Feed, 4, 100, 500_000),
     workload("tiny, 4 producers, size 1,000", Work::Tiny, Shape::Feed, 4, 1_000, 500_000),
+    workload("yield once, size 2", Work::Yield, Shape::Feed, 1, 2, 100_000),
     workload("yield once, size 100", Work::Yield, Shape::Feed, 1, 100, 300_000),
+    workload("sleep 1 ms, size 16", Work::Sleep(1), Shape::Feed, 1, 16, 2_000),
     workload("sleep 1 ms, size 10,000", Work::Sleep(1), Shape::Feed, 1, 10_000, 200_000),
+    workload("handles kept, size 2", Work::Tiny, Shape::Gather, 1, 2, 50_000),
     workload("handles kept, size 1,000", Work::Tiny, Shape::Gather, 1, 1_000, 100_000),
     workload("ping-pong, size 100", Work::Tiny, Shape::Call, 1, 100, 100_000),
     workload("ping-pong, size 2", Work::Tiny, Shape::Call, 1, 2, 100_000),

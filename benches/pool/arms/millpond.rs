@@ -28,3 +28,27 @@ impl<const QUEUE: bool> Submit for Millpond<QUEUE> {
         handle
     }
 }
+
+/// A pool whose callers commit their jobs before they wait for the start, as senders of a channel do.
+#[derive(Clone)]
+pub struct Committed(Pool);
+
+impl Submit for Committed {
+    type Lost = JobError;
+    type Handle = JobHandle<()>;
+
+    fn new(size: usize) -> Self {
+        Self(Pool::new(size))
+    }
+
+    async fn feed<J: Job>(&self, jobs: impl Iterator<Item = J> + Send) {
+        for job in jobs {
+            drop(self.submit(job).await);
+        }
+    }
+
+    async fn submit(&self, job: impl Job) -> Self::Handle {
+        let Ok(committed) = self.0.anyway_go(job) else { panic!("the pool was closed") };
+        committed.await
+    }
+}
