@@ -34,7 +34,7 @@ impl Turns {
             }
             async move { Ok::<_, Infallible>(Some(line)) }
         };
-        builder.codec(LinesCodec::new()).serve(tower::service_fn(service)).unwrap()
+        builder.codec(LinesCodec::new()).serve(support::server::service_fn(service)).unwrap()
     }
 }
 

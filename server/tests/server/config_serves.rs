@@ -42,9 +42,11 @@ const JSON: &str = r#"{
 }"#;
 
 fn start(config: &ServerConfig) -> Vec<Server> {
-    let echo = tower::service_fn(|line: String| async move { Ok::<_, Infallible>(Some(line)) });
+    let echo = server::service_fn(|line: String| async move { Ok::<_, Infallible>(Some(line)) });
     let builders = config.builders().unwrap().into_iter();
-    builders.map(|(_, builder)| builder.codec(LinesCodec::new()).serve(echo).unwrap()).collect()
+    builders
+        .map(|(_, builder)| builder.codec(LinesCodec::new()).serve(echo.clone()).unwrap())
+        .collect()
 }
 
 fn tasks() -> usize {

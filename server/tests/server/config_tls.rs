@@ -45,7 +45,7 @@ fn connections_are_secured_in_both_modes() {
         for (name, mode) in [("dedicated", Mode::Dedicated), ("event-driven", Mode::EventDriven)] {
             let entry = entry(&certificate, &key, name);
             assert_eq!(entry.mode(), mode);
-            let echo = tower::service_fn(|line: String| async { Ok::<_, Infallible>(Some(line)) });
+            let echo = server::service_fn(|line: String| async { Ok::<_, Infallible>(Some(line)) });
             let builder = entry.builder().unwrap();
             let server = builder.codec(LinesCodec::new()).serve(echo).unwrap();
             let stream = tokio::net::TcpStream::connect(server.local_addrs()[0]).await.unwrap();

@@ -141,7 +141,7 @@ async fn the_header_of_a_frame_counts(case: Case) {
         .no_deadlines()
         .frame_timeout(LIMIT)
         .codec(codec)
-        .serve(tower::service_fn(none))
+        .serve(server::service_fn(none))
         .unwrap();
     let mut client = case.connect(&server).await;
     client.send(b"\0\0\0\x04four").await;

@@ -53,7 +53,7 @@ async fn lengths_in_random_splits(case: Case) {
         let server = case
             .builder()
             .codec(LengthDelimitedCodec::new())
-            .serve(tower::service_fn(echo))
+            .serve(server::service_fn(echo))
             .unwrap();
         let mut client = case.connect(&server).await;
         let (mut bytes, mut frames) = (BytesMut::new(), 0);
@@ -82,7 +82,7 @@ async fn count_down(line: String) -> Result<Vec<String>, Infallible> {
 
 async fn many_answers_and_none(case: Case) {
     let server =
-        case.builder().codec(LinesCodec::new()).serve(tower::service_fn(count_down)).unwrap();
+        case.builder().codec(LinesCodec::new()).serve(server::service_fn(count_down)).unwrap();
     let mut client = case.connect(&server).await;
     client.send("0\n3\n0\n0\n2000\n1\n0\n").await;
     for count in [3, 2000, 1] {
@@ -94,7 +94,7 @@ async fn many_answers_and_none(case: Case) {
     assert!(client.is_silent().await, "{case:?}: an answer that nobody gave");
 
     let none = |_: String| async { Ok::<_, Infallible>(None::<String>) };
-    let server = case.builder().codec(LinesCodec::new()).serve(tower::service_fn(none)).unwrap();
+    let server = case.builder().codec(LinesCodec::new()).serve(server::service_fn(none)).unwrap();
     let mut client = case.connect(&server).await;
     client.send("one\ntwo\n").await;
     eventually(|| server.status().frames == 2).await;
@@ -170,7 +170,7 @@ async fn the_last_line_has_no_end(case: Case) {
     // A codec that knows no such thing takes it as an error, and answers what was whole.
     let echo = |frame: BytesMut| async move { Ok::<Option<Bytes>, Infallible>(Some(frame.into())) };
     let server =
-        case.builder().codec(LengthDelimitedCodec::new()).serve(tower::service_fn(echo)).unwrap();
+        case.builder().codec(LengthDelimitedCodec::new()).serve(server::service_fn(echo)).unwrap();
     let mut client = case.connect(&server).await;
     client.send(b"\0\0\0\x01x\0\0\0\x05half").await;
     assert_eq!(client.read_exact(5).await, b"\0\0\0\x01x");

@@ -54,7 +54,7 @@ async fn a_frame_that_is_too_large(case: Case) {
 async fn a_frame_that_is_too_large_for_its_codec(case: Case) {
     let service = |line: String| async move { Ok::<_, Infallible>(Some(line)) };
     let codec = LinesCodec::new_with_max_length(64);
-    let server = case.builder().codec(codec).serve(tower::service_fn(service)).unwrap();
+    let server = case.builder().codec(codec).serve(server::service_fn(service)).unwrap();
     let (large, whole) = ([b'x'; 65], [&[b'x'; 65][..], b"\n"].concat());
     wrongs(case, &server, &[&large, &whole], CloseReason::Codec).await;
 }
@@ -93,7 +93,7 @@ impl Encoder<String> for Greedy {
 async fn a_frame_that_its_codec_takes_in_parts(case: Case) {
     let service = |line: String| async move { Ok::<_, Infallible>(Some(line)) };
     let builder = case.builder().max_frame_size(65).codec(Greedy::default());
-    let server = builder.serve(tower::service_fn(service)).unwrap();
+    let server = builder.serve(server::service_fn(service)).unwrap();
     let mut client = case.connect(&server).await;
     for line in 0..3u64 {
         for part in 1..=2 {
@@ -122,7 +122,7 @@ async fn an_answer_that_no_codec_writes(case: Case) {
         Ok::<_, Infallible>(Some(Bytes::from([&frame[..], &frame].concat())))
     };
     let codec = LengthDelimitedCodec::builder().max_frame_length(8).new_codec();
-    let server = case.builder().codec(codec).serve(tower::service_fn(double)).unwrap();
+    let server = case.builder().codec(codec).serve(server::service_fn(double)).unwrap();
     let mut client = case.connect(&server).await;
     client.send(b"\0\0\0\x04four").await;
     assert_eq!(client.read_exact(12).await, b"\0\0\0\x08fourfour");
@@ -151,7 +151,7 @@ fn moody(builder: ServerBuilder) -> Server {
             }
         }
     };
-    builder.codec(LinesCodec::new()).serve(tower::service_fn(service)).unwrap()
+    builder.codec(LinesCodec::new()).serve(server::service_fn(service)).unwrap()
 }
 
 async fn a_service_that_panics_or_fails(case: Case) {
@@ -243,7 +243,7 @@ impl Encoder<String> for Explosive {
 async fn codecs_that_panic(case: Case) {
     let service = |line: String| async move { Ok::<_, Infallible>(Some(line)) };
     let codec = Explosive(LinesCodec::new());
-    let server = case.builder().codec(codec).serve(tower::service_fn(service)).unwrap();
+    let server = case.builder().codec(codec).serve(server::service_fn(service)).unwrap();
     wrongs(case, &server, &[b"decode\n", b"encode\n"], CloseReason::Panicked).await;
 }
 
@@ -251,7 +251,7 @@ async fn a_service_that_waits(case: Case) {
     let (gate, gauge) = (Gate::new(), Gauge::default());
     let service = {
         let (gate, gauge) = (gate.clone(), gauge.clone());
-        tower::service_fn(move |line: String| {
+        server::service_fn(move |line: String| {
             let (gate, gauge) = (gate.clone(), gauge.clone());
             async move {
                 if line.starts_with("wait") {

@@ -44,7 +44,7 @@ async fn asks(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite, line: &
 
 fn serve(builder: ServerBuilder) -> Result<Server, StartError> {
     let echo = |line: String| async move { Ok::<_, Infallible>(Some(line)) };
-    builder.codec(LinesCodec::new()).serve(tower::service_fn(echo))
+    builder.codec(LinesCodec::new()).serve(server::service_fn(echo))
 }
 
 async fn unix_sockets(case: Case) {

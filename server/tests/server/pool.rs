@@ -97,7 +97,7 @@ async fn one_slot_serves_many(case: Case) {
     let gauge = Gauge::default();
     let service = {
         let gauge = gauge.clone();
-        tower::service_fn(move |line: String| {
+        server::service_fn(move |line: String| {
             let inside = gauge.enter();
             async move {
                 tokio::task::yield_now().await;
@@ -131,7 +131,7 @@ async fn a_service_that_waits_holds_its_slot(case: Case) {
     let gate = Gate::new();
     let service = {
         let gate = gate.clone();
-        tower::service_fn(move |line: String| {
+        server::service_fn(move |line: String| {
             let gate = gate.clone();
             async move {
                 gate.wait().await;

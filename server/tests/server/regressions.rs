@@ -53,7 +53,7 @@ impl Encoder<String> for Batches {
 async fn frames_inside_of_a_codec(case: Case) {
     let echo = |line: String| async move { Ok::<_, Infallible>(Some(line)) };
     let builder = case.builder().read_budget_frames(10).codec(Batches::default());
-    let server = builder.serve(tower::service_fn(echo)).unwrap();
+    let server = builder.serve(support::server::service_fn(echo)).unwrap();
     let mut client = case.connect(&server).await;
     client.send([&[b'x'; 1000][..], b"\n"].concat()).await;
     for _ in 0..1000 {
@@ -68,7 +68,11 @@ async fn answers_before_a_panic(case: Case) {
         }
         Ok::<_, Infallible>(Some(line))
     };
-    let server = case.builder().codec(LinesCodec::new()).serve(tower::service_fn(service)).unwrap();
+    let server = case
+        .builder()
+        .codec(LinesCodec::new())
+        .serve(support::server::service_fn(service))
+        .unwrap();
     let mut client = case.connect(&server).await;
     client.send("a\nb\npanic\nc\n").await;
     assert_eq!((client.line().await, client.line().await), ("a".into(), "b".into()), "{case:?}");
@@ -118,7 +122,7 @@ async fn floods_do_not_shut_out_others(case: Case) {
         Ok::<_, Infallible>((line == "question").then(|| "answer".to_owned()))
     };
     let builder = case.builder().pool(&pool).read_budget_frames(8).codec(LinesCodec::new());
-    let server = builder.serve(tower::service_fn(answer)).unwrap();
+    let server = builder.serve(support::server::service_fn(answer)).unwrap();
     let mut floods = JoinSet::new();
     for _ in 0..32 {
         let mut client = case.connect(&server).await;
@@ -227,7 +231,7 @@ fn a_file_is_not_taken_for_a_socket() {
         let echo = |line: String| async move { Ok::<_, Infallible>(Some(line)) };
         let listen = format!("unix:{}", path.display());
         let server = Server::builder().listen(listen).codec(LinesCodec::new());
-        let started = server.serve(tower::service_fn(echo));
+        let started = server.serve(support::server::service_fn(echo));
         let kept = std::fs::read_to_string(&path);
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(started, Err(StartError::Listen { .. })), "{started:?}");

@@ -44,7 +44,7 @@ async fn in_the_middle_of_a_response(case: Case) {
         .narrow_builder()
         .send_buffer_total(1 << 30)
         .codec(LinesCodec::new())
-        .serve(tower::service_fn(large))
+        .serve(server::service_fn(large))
         .unwrap();
     for taken in [0, 1, 4096, 1024 * 1024, LARGE / 2] {
         let mut client = case.connect_narrow(&server).await;
@@ -62,7 +62,7 @@ async fn while_being_served(case: Case) {
     let (gate, gauge) = (Gate::new(), Gauge::default());
     let service = {
         let (gate, gauge) = (gate.clone(), gauge.clone());
-        tower::service_fn(move |line: String| {
+        server::service_fn(move |line: String| {
             let (gate, inside) = (gate.clone(), gauge.enter());
             async move {
                 gate.wait().await;

@@ -23,7 +23,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Answers by itself, but for a line that says to wait.
 fn patient(builder: ServerBuilder, gate: &Gate, gauge: &Gauge) -> Server {
     let (gate, gauge) = (gate.clone(), gauge.clone());
-    let service = tower::service_fn(move |line: String| {
+    let service = server::service_fn(move |line: String| {
         let (gate, gauge) = (gate.clone(), gauge.clone());
         async move {
             if line == "wait" {
@@ -125,7 +125,7 @@ async fn a_header_has_time(case: Case) {
     let echo = |frame: bytes::BytesMut| async { Ok::<_, Infallible>(Some(frame.freeze())) };
     let codec = LengthDelimitedCodec::new();
     let server = case.builder().frame_timeout(None).codec(codec);
-    let server = Arc::new(server.serve(tower::service_fn(echo)).unwrap());
+    let server = Arc::new(server.serve(server::service_fn(echo)).unwrap());
     let mut client = case.connect(&server).await;
     client.send(b"\0\0\0\x04").await;
     eventually(|| server.status().bytes_in == 4).await;
@@ -143,7 +143,7 @@ async fn answers_that_wait_have_time(case: Case) {
     const LARGE: usize = 8 * 1024 * 1024;
     let large = |_: String| async { Ok::<_, Infallible>(Some("x".repeat(LARGE))) };
     let server =
-        case.narrow_builder().codec(LinesCodec::new()).serve(tower::service_fn(large)).unwrap();
+        case.narrow_builder().codec(LinesCodec::new()).serve(server::service_fn(large)).unwrap();
     let server = Arc::new(server);
     let mut client = case.connect_narrow(&server).await;
     client.send("more\nmore\n").await;

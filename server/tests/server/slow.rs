@@ -32,12 +32,12 @@ const HUGE: usize = 8 * 1024 * 1024;
 /// Answers each line with more than a peer that does not read has room for.
 fn huge(builder: ServerBuilder) -> Server {
     let service = |_: String| async { Ok::<_, Infallible>(Some("x".repeat(HUGE))) };
-    builder.codec(LinesCodec::new()).serve(tower::service_fn(service)).unwrap()
+    builder.codec(LinesCodec::new()).serve(server::service_fn(service)).unwrap()
 }
 
 fn verbose(builder: ServerBuilder) -> Server {
     let service = |line: String| async move { Ok::<_, Infallible>(Some(answer(&line))) };
-    builder.codec(LinesCodec::new()).serve(tower::service_fn(service)).unwrap()
+    builder.codec(LinesCodec::new()).serve(server::service_fn(service)).unwrap()
 }
 
 /// Sends all requests of a connection and reads nothing.

@@ -52,7 +52,7 @@ where
     let runtime = runtime(2);
     let entered = runtime.enter();
     let builder = case.builder().pool(&Pool::new(8)).codec(LinesCodec::new());
-    let server = builder.serve(tower::service_fn(service)).unwrap();
+    let server = builder.serve(server::service_fn(service)).unwrap();
     drop(entered);
     (server, runtime)
 }
@@ -143,7 +143,7 @@ fn a_busy_runtime_learns_who_is_ready() {
         };
         let entered = runtime.enter();
         let builder = EVENT_DRIVEN.builder().read_budget_frames(1).codec(LinesCodec::new());
-        let server = builder.serve(tower::service_fn(service)).unwrap();
+        let server = builder.serve(server::service_fn(service)).unwrap();
         drop(entered);
         let mut clients = several(EVENT_DRIVEN, &server, 2).await;
         // It has many turns, as all of it is there.
@@ -171,7 +171,7 @@ async fn a_service_waits(case: Case) {
     };
     let pool = Pool::new(2);
     let server = case.builder().pool(&pool).codec(LinesCodec::new());
-    let server = server.serve(tower::service_fn(service)).unwrap();
+    let server = server.serve(server::service_fn(service)).unwrap();
     let mut slow = case.connect(&server).await;
     let mut others = several(case, &server, 5).await;
     slow.send("wait\n").await;
@@ -201,7 +201,7 @@ async fn a_service_waits(case: Case) {
     };
     let pool = Pool::new(8);
     let server = case.builder().pool(&pool).codec(LinesCodec::new());
-    let server = server.serve(tower::service_fn(service)).unwrap();
+    let server = server.serve(server::service_fn(service)).unwrap();
     let mut clients = Vec::new();
     for _ in 0..8 {
         clients.push(case.connect(&server).await);
@@ -225,7 +225,7 @@ async fn a_service_panics(case: Case) {
     };
     let pool = Pool::new(1);
     let server = case.builder().pool(&pool).codec(LinesCodec::new());
-    let server = server.serve(tower::service_fn(service)).unwrap();
+    let server = server.serve(server::service_fn(service)).unwrap();
     let mut others = several(case, &server, 10).await;
     for round in 1..=5 {
         let mut closing = several(case, &server, 10).await;
@@ -249,7 +249,7 @@ async fn others_have_their_turn(case: Case) {
     let pool = Pool::new(1);
     let silent = |_: String| async move { Ok::<_, Infallible>(None::<String>) };
     let builder = case.builder().pool(&pool).read_budget_frames(2).codec(LinesCodec::new());
-    let server = builder.serve(tower::service_fn(silent)).unwrap();
+    let server = builder.serve(server::service_fn(silent)).unwrap();
     let mut floods = JoinSet::new();
     for _ in 0..8 {
         let mut client = case.connect(&server).await;

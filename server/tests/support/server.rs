@@ -18,6 +18,7 @@ use tokio::io::{
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::codec::LinesCodec;
+use tower::util::BoxCloneSyncService;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -202,7 +203,21 @@ pub fn buffered_listener(bytes: usize) -> std::net::TcpListener {
 
 pub fn echo(builder: ServerBuilder) -> Server {
     let echo = |line: String| async move { Ok::<_, Infallible>(Some(line)) };
-    builder.codec(LinesCodec::new()).serve(tower::service_fn(echo)).unwrap()
+    builder.codec(LinesCodec::new()).serve(service_fn(echo)).unwrap()
+}
+
+/// Makes a service whose type does not depend on the function. Each type of service costs a test program
+/// the code of a whole server.
+pub fn service_fn<Q, R, E, F>(
+    call: impl Fn(Q) -> F + Clone + Send + Sync + 'static,
+) -> BoxCloneSyncService<Q, R, E>
+where
+    Q: 'static,
+    R: 'static,
+    E: 'static,
+    F: Future<Output = Result<R, E>> + Send + 'static,
+{
+    BoxCloneSyncService::new(tower::service_fn(call))
 }
 
 /// A client's end of a connection.
