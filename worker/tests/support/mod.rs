@@ -112,13 +112,23 @@ impl Broker {
         let address = SocketAddr::from(([127, 0, 0, 1], self.port));
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        let mut answer = [0; 5];
-        match self.kind {
-            Kind::Redis => stream.write_all(b"PING\r\n")?,
-            Kind::Nats => {}
+        let (request, answer): (&[u8], &[u8]) = match self.kind {
+            Kind::Redis => (b"PING\r\n", b"+PONG"),
+            // JetStream comes up after the port: a server that says `INFO` may not answer for it yet.
+            Kind::Nats => (
+                b"CONNECT {\"verbose\":false}\r\nSUB ready 1\r\nPUB $JS.API.INFO ready 0\r\n\r\n",
+                b"MSG ready",
+            ),
+        };
+        stream.write_all(request)?;
+        let (mut seen, mut some) = (Vec::new(), [0; 4096]);
+        while !seen.windows(answer.len()).any(|bytes| bytes == answer) {
+            match stream.read(&mut some)? {
+                0 => return Ok(false),
+                count => seen.extend_from_slice(&some[..count]),
+            }
         }
-        stream.read_exact(&mut answer)?;
-        Ok(&answer == b"+PONG" || &answer == b"INFO ")
+        Ok(true)
     }
 }
 
