@@ -26,6 +26,8 @@ use crate::pool::{JobOptions, Pool};
 /// # Ok(())
 /// # }
 /// ```
+///
+/// A clone has the same settings: a template for groups that are made often.
 #[must_use = "a builder does nothing until `build`"]
 pub struct GroupBuilder<T> {
     pool: Pool,
@@ -135,8 +137,15 @@ impl<T: Send + 'static> GroupBuilder<T> {
                 return Err(ConfigError::new("quota", jobs, "a number from 1 to 4294967295"));
             }
         }
-        let name = self.config.name.clone().unwrap_or_else(|| Arc::from(self.pool.name()));
+        let name =
+            self.config.name.clone().unwrap_or_else(|| self.pool.shared().config.name.clone());
         Ok(Group::new(self.pool, self.quota, self.config, name))
+    }
+}
+
+impl<T> Clone for GroupBuilder<T> {
+    fn clone(&self) -> Self {
+        Self { pool: self.pool.clone(), quota: self.quota, config: self.config.clone() }
     }
 }
 

@@ -158,7 +158,8 @@ impl Pool {
     /// Makes a group for jobs of this pool that return a `T`.
     #[doc(alias = "JoinSet")]
     pub fn group<T: Send + 'static>(&self) -> Group<T> {
-        Group::new(self.clone(), None, GroupConfig::default(), Arc::from(self.name()))
+        let name = self.shared().config.name.clone();
+        Group::new(self.clone(), None, GroupConfig::default(), name)
     }
 
     /// Starts a group with settings: a quota, a name, what counts as a failure, what a failure does.

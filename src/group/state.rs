@@ -42,6 +42,18 @@ pub(crate) struct GroupConfig<T> {
     pub(super) name: Option<Arc<str>>,
 }
 
+impl<T> Clone for GroupConfig<T> {
+    fn clone(&self) -> Self {
+        Self {
+            failure_when: self.failure_when.clone(),
+            cancel_on_failure: self.cancel_on_failure,
+            discard_outcomes: self.discard_outcomes,
+            options: self.options.clone(),
+            name: self.name.clone(),
+        }
+    }
+}
+
 impl<T> Default for GroupConfig<T> {
     fn default() -> Self {
         Self {
@@ -143,9 +155,17 @@ impl<T> State<T> {
         takes_no_jobs && self.running.is_empty() && self.ended.is_empty()
     }
 
+    /// Whether there is neither a job nor an outcome.
+    fn is_empty(&self) -> bool {
+        self.running.is_empty() && self.ended.is_empty() && self.kept_failure.is_none()
+    }
+
     /// Takes the wakers of the waiters whose event has happened (G4). The caller wakes them without
     /// the lock.
     fn take_wakers(&mut self) -> Vec<Waker> {
+        if self.waiters.is_empty() {
+            return Vec::new();
+        }
         let mut waiters = std::mem::take(&mut self.waiters);
         let happened = waiters.iter_mut().filter(|(_, waiter)| self.has_happened(waiter.event));
         let wakers = happened.filter_map(|(_, waiter)| waiter.waker.take()).collect();
@@ -253,7 +273,7 @@ impl<T> GroupState<T> {
             return;
         }
         let wakers = state.take_wakers();
-        let is_last = state.streams == 0;
+        let is_last = state.streams == 0 && !state.is_empty();
         drop(state);
         wake_all(wakers);
         if is_last {

@@ -1,9 +1,10 @@
 //! Claims: the owner of a receipt, how its deadline is moved on, and how it ends.
 //!
-//! [`Claims`] is a table of receipts under one mutex. A [`Claim`] is the message's side: it knows a
-//! key of the table and holds a place of `in_flight`. The worker makes both when a message comes in,
+//! [`Claims`] is a table of receipts under one mutex. A [`Claim`] is the message's side: it owns an
+//! entry of the table and holds a place of `in_flight`. The worker makes both when a message comes in,
 //! the message's task settles, and the task of [`Claims::keep`] extends. The mutex is held for a few
 //! instructions; of a receipt's code only `extend` is called under it, which makes a future.
+//! No waker runs or is dropped under it.
 //!
 //! # The states of a delivery
 //!
@@ -38,20 +39,20 @@
 //! - **W6, room.** A place is taken before a message is fetched and given back after its end is
 //!   counted. So at most `in_flight` messages are claimed. Test: `never_more_than_in_flight`.
 
-use std::collections::HashMap;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use slab::Slab;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
 use crate::failpoint::failpoint;
 use crate::receipt::{DeadReason, Extend, Receipt, ReceiptError};
 use crate::report::{Counters, End};
-use crate::trace::event;
+use crate::trace::{Span, enter, event};
 
 /// The table of receipts whose messages are being worked on.
 pub(crate) struct Claims<R> {
@@ -61,20 +62,40 @@ pub(crate) struct Claims<R> {
 }
 
 struct Table<R> {
-    next_key: u64,
-    held: HashMap<u64, Held<R>>,
+    next_number: u64,
+    entries: Slab<Entry<R>>,
+}
+
+/// The entry of a claim. The claim removes it.
+struct Entry<R> {
+    /// Tells the claim from an earlier one in the same place of the table.
+    number: u64,
+    /// `None` once the claim is lost.
+    held: Option<Held<R>>,
+    /// The message's task, while it waits for the loss of the claim.
+    waker: Option<Waker>,
 }
 
 struct Held<R> {
     receipt: R,
     /// When the worker asked for the message, or for the extension that was confirmed last.
     asked_at: Instant,
-    lost: CancellationToken,
+}
+
+/// Where an entry is, and the number of its claim.
+type Key = (usize, u64);
+
+impl<R> Table<R> {
+    /// Returns the receipt under a key, unless its claim has ended or is lost.
+    fn held(&mut self, (index, number): Key) -> Option<&mut Option<Held<R>>> {
+        let entry = self.entries.get_mut(index).filter(|entry| entry.number == number)?;
+        entry.held.is_some().then_some(&mut entry.held)
+    }
 }
 
 impl<R: Receipt> Claims<R> {
     pub(crate) fn new(ack_wait: Option<Duration>) -> Arc<Self> {
-        let table = Mutex::new(Table { next_key: 0, held: HashMap::new() });
+        let table = Mutex::new(Table { next_number: 0, entries: Slab::new() });
         Arc::new(Self { ack_wait, table, counters: Counters::default() })
     }
 
@@ -83,25 +104,26 @@ impl<R: Receipt> Claims<R> {
     pub(crate) fn insert(
         self: &Arc<Self>,
         receipt: R,
-        asked_at: Instant,
+        (asked_at, now): (Instant, Instant),
         place: OwnedSemaphorePermit,
+        span: Span,
     ) -> Claim<R> {
         let deliveries = receipt.deliveries();
-        let lost = CancellationToken::new();
-        let held = Held { receipt, asked_at, lost: lost.clone() };
         let mut table = self.table();
-        let key = table.next_key;
-        table.next_key += 1;
-        table.held.insert(key, held);
+        let number = table.next_number;
+        table.next_number += 1;
+        let held = Some(Held { receipt, asked_at });
+        let key = (table.entries.insert(Entry { number, held, waker: None }), number);
         drop(table);
-        if self.is_over(asked_at) {
+        if self.is_over(asked_at, now) {
             self.lose(key);
         }
-        Claim { claims: self.clone(), key, lost, deliveries, end: None, _place: place }
+        let claims = self.clone();
+        Claim { claims, key: Some(key), deliveries, span, end: End::Lost, _place: place }
     }
 
-    fn is_over(&self, asked_at: Instant) -> bool {
-        self.ack_wait.is_some_and(|ack_wait| asked_at.elapsed() >= ack_wait)
+    fn is_over(&self, asked_at: Instant, now: Instant) -> bool {
+        self.ack_wait.is_some_and(|ack_wait| now - asked_at >= ack_wait)
     }
 
     /// Extends the claims that are a third of the ack wait old, and ends those that are lost. Runs as
@@ -129,14 +151,15 @@ impl<R: Receipt> Claims<R> {
         }
     }
 
-    /// Removes the claims whose deadline is over. Returns the extensions of those that are due.
-    fn due(&self, now: Instant, ack_wait: Duration) -> Vec<(u64, Extend)> {
+    /// Ends the claims whose deadline is over. Returns the extensions of those that are due.
+    fn due(&self, now: Instant, ack_wait: Duration) -> Vec<(Key, Extend)> {
         let (mut due, mut over) = (Vec::new(), Vec::new());
-        for (key, held) in &self.table().held {
+        for (index, Entry { number, held, .. }) in &self.table().entries {
+            let Some(held) = held else { continue };
             match now.duration_since(held.asked_at) {
-                age if age >= ack_wait => over.push(*key),
+                age if age >= ack_wait => over.push((index, *number)),
                 age if age >= ack_wait / 3 && !failpoint("claims are not kept alive") => {
-                    due.push((*key, held.receipt.extend()))
+                    due.push(((index, *number), held.receipt.extend()))
                 }
                 _ => {}
             }
@@ -145,32 +168,77 @@ impl<R: Receipt> Claims<R> {
         due
     }
 
-    fn extended(&self, key: u64, asked_at: Instant) {
-        if let Some(held) = self.table().held.get_mut(&key) {
+    fn extended(&self, key: Key, asked_at: Instant) {
+        if let Some(Some(held)) = self.table().held(key) {
             held.asked_at = asked_at;
         }
     }
 
-    fn lose(&self, key: u64) {
-        // A temporary of a `let` does not live as long as one of an `if let`: the lock is short.
-        let removed = self.table().held.remove(&key);
-        if let Some(held) = removed {
-            if !failpoint("a lost claim tells nobody") {
-                held.lost.cancel();
-            }
-            event!(WARN, messaging.message.id = held.receipt.id(), "claim lost");
-            held.receipt.abandon();
+    fn lose(&self, key: Key) {
+        let mut table = self.table();
+        let Some(held) = table.held(key).and_then(Option::take) else { return };
+        let waker = table.entries[key.0].waker.take();
+        drop(table);
+        if let Some(waker) = waker.filter(|_| !failpoint("a lost claim tells nobody")) {
+            waker.wake();
         }
+        event!(WARN, messaging.message.id = held.receipt.id(), "claim lost");
+        held.receipt.abandon();
     }
 
-    /// Returns the receipt, unless the claim is lost.
-    fn take(&self, key: u64) -> Option<R> {
-        let held = self.table().held.remove(&key)?;
-        if self.is_over(held.asked_at) && !failpoint("a late success is an ack") {
-            held.receipt.abandon();
-            return None;
+    /// Returns whether the claim is lost, or lets its loss wake the task of `cx`.
+    fn poll_lost(&self, (index, _): Key, cx: &Context<'_>) -> Poll<()> {
+        let mut table = self.table();
+        let entry = &mut table.entries[index];
+        if entry.held.is_none() {
+            return Poll::Ready(());
         }
-        Some(held.receipt)
+        let old = match &mut entry.waker {
+            Some(waker) if waker.will_wake(cx.waker()) => None,
+            waker => waker.replace(cx.waker().clone()),
+        };
+        drop(table);
+        drop(old);
+        Poll::Pending
+    }
+
+    /// Removes entries. Returns their receipts, but for those whose claim is lost.
+    fn take(&self, keys: impl IntoIterator<Item = Option<Key>>) -> Vec<Option<R>> {
+        let (mut late, mut wakers) = (Vec::new(), Vec::new());
+        let mut table = self.table();
+        let now = Instant::now();
+        let take = |key: Option<Key>| {
+            let Entry { held, waker, .. } = table.entries.remove(key?.0);
+            wakers.extend(waker);
+            let held = held?;
+            if self.is_over(held.asked_at, now) && !failpoint("a late success is an ack") {
+                late.push(held.receipt);
+                return None;
+            }
+            Some(held.receipt)
+        };
+        let receipts = keys.into_iter().map(take).collect();
+        drop(table);
+        late.into_iter().for_each(Receipt::abandon);
+        receipts
+    }
+
+    /// Acknowledges the messages of claims, all at once.
+    pub(crate) async fn ack_all(&self, mut claims: Vec<Claim<R>>) {
+        let receipts = self.take(claims.iter_mut().map(|claim| claim.key.take()));
+        let (mut asked, mut taken) = (Vec::new(), Vec::new());
+        for (mut claim, receipt) in claims.into_iter().zip(receipts) {
+            let Some(receipt) = receipt else { continue };
+            claim.end = End::Unsettled;
+            asked.push(Some(claim));
+            taken.push(receipt);
+        }
+        let answered = |index: usize, answer| {
+            if let Some(claim) = asked.get_mut(index).and_then(Option::take) {
+                claim.answered(End::Acked, answer);
+            }
+        };
+        R::ack_all(taken, answered).await;
     }
 
     fn table(&self) -> MutexGuard<'_, Table<R>> {
@@ -181,69 +249,78 @@ impl<R: Receipt> Claims<R> {
 /// The message's side of a claim. Dropped, it gives its message back.
 pub(crate) struct Claim<R: Receipt> {
     claims: Arc<Claims<R>>,
-    key: u64,
-    lost: CancellationToken,
+    /// `None` once the entry is removed from the table.
+    key: Option<Key>,
     /// How often the broker has delivered the message, from 1.
     pub(crate) deliveries: u32,
-    /// What a drop counts as. `None` while the receipt is in the table.
-    end: Option<End>,
+    /// The span of the delivery.
+    pub(crate) span: Span,
+    /// What the delivery counts as, once the entry is removed.
+    end: End,
     _place: OwnedSemaphorePermit,
 }
 
 impl<R: Receipt> Claim<R> {
     pub(crate) fn is_lost(&self) -> bool {
-        self.lost.is_cancelled()
+        self.key.is_none_or(|key| self.claims.table().held(key).is_none())
     }
 
     /// Resolves when the claim is lost.
     pub(crate) fn lost(&self) -> impl Future<Output = ()> + '_ {
-        self.lost.cancelled()
+        poll_fn(|cx| self.key.map_or(Poll::Ready(()), |key| self.claims.poll_lost(key, cx)))
     }
 
-    pub(crate) async fn ack(self) -> End {
+    pub(crate) async fn ack(self) {
         self.settle(End::Acked, |receipt| receipt.ack()).await
     }
 
-    pub(crate) async fn nack(self, after: Duration) -> End {
+    pub(crate) async fn nack(self, after: Duration) {
         self.settle(End::Nacked, |receipt| receipt.nack(after)).await
     }
 
-    pub(crate) async fn dead(self, why: &DeadReason) -> End {
+    pub(crate) async fn dead(self, why: &DeadReason) {
         self.settle(End::Dead, |receipt| receipt.dead(why)).await
     }
 
-    async fn settle<F>(mut self, end: End, settlement: impl FnOnce(R) -> F) -> End
+    /// Removes the entry. Returns the receipt, unless the claim is lost.
+    fn take(&mut self) -> Option<R> {
+        let receipt = self.claims.take([self.key.take()]).pop()?;
+        self.end = if receipt.is_some() { End::Unsettled } else { End::Lost };
+        receipt
+    }
+
+    async fn settle<F>(mut self, end: End, settlement: impl FnOnce(R) -> F)
     where
         F: Future<Output = Result<(), ReceiptError>>,
     {
-        let end = match self.claims.take(self.key) {
-            None => End::Lost,
-            Some(receipt) => {
-                self.end = Some(End::Unsettled);
-                match settlement(receipt).await {
-                    Ok(()) => end,
-                    Err(ReceiptError::Lost) => End::Lost,
-                    Err(ReceiptError::Unconfirmed(_error)) => {
-                        event!(WARN, error = %_error, "settlement not confirmed");
-                        End::Unsettled
-                    }
-                }
+        if let Some(receipt) = self.take() {
+            let answer = settlement(receipt).await;
+            self.answered(end, answer);
+        }
+    }
+
+    /// Ends the claim by the broker's answer to a settlement.
+    fn answered(mut self, end: End, answer: Result<(), ReceiptError>) {
+        self.end = match answer {
+            Ok(()) => end,
+            Err(ReceiptError::Lost) => End::Lost,
+            Err(ReceiptError::Unconfirmed(_error)) => {
+                let warn = || event!(WARN, error = %_error, "settlement not confirmed");
+                enter(&self.span, warn);
+                End::Unsettled
             }
         };
-        self.end = Some(end);
-        end
     }
 }
 
 impl<R: Receipt> Drop for Claim<R> {
     fn drop(&mut self) {
-        let end = self.end.unwrap_or_else(|| match self.claims.take(self.key) {
-            // Its Drop gives the message back.
-            Some(_receipt) => End::Unsettled,
-            None => End::Lost,
-        });
+        if self.key.is_some() {
+            // The Drop of a receipt gives the message back.
+            self.take();
+        }
         if !failpoint("an end is not counted") {
-            self.claims.counters.ended(end);
+            self.claims.counters.ended(self.end);
         }
     }
 }

@@ -1,15 +1,15 @@
 //! One delivery: run the message's code with a group, wait for its jobs, decide, settle.
 //!
-//! [`Processor`] is what all messages of a worker share. The worker starts a task for each message,
-//! or for each key, which calls [`Processor::deliver`]. The task holds no slot of the pool and no
-//! lock. A settlement must never start while jobs of the message run (W5 of `claims`).
+//! [`Processor`] is what all messages of a worker share. The worker polls [`Processor::deliver`] for each
+//! message, or for each key, in a starter or in a task of its own. No slot of the pool and no lock is held
+//! meanwhile. A settlement must never start while jobs of the message run (W5 of `claims`).
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use millpond::{GroupError, JobError, Pool};
+use millpond::{GroupBuilder, GroupError, JobError, Pool};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +19,7 @@ use crate::claims::Claim;
 use crate::failpoint::failpoint;
 use crate::failure::Failure;
 use crate::receipt::{DeadReason, Receipt};
-use crate::report::{Counters, End};
+use crate::report::Counters;
 use crate::trace::event;
 
 /// How long jobs have to end after the drain deadline has cancelled them.
@@ -28,6 +28,8 @@ pub(crate) const GRACE: Duration = Duration::from_millis(50);
 /// What all deliveries of a worker share.
 pub(crate) struct Processor<F> {
     pub(crate) pool: Pool,
+    /// The settings of each message's group.
+    pub(crate) group: GroupBuilder<Result<(), Failure>>,
     pub(crate) code: F,
     pub(crate) retry: Backoff,
     /// No message is started, and none is tried again in place.
@@ -47,15 +49,16 @@ enum Attempt {
 }
 
 impl<F> Processor<F> {
-    /// Works on a message and settles it. With `again`, a message that fails is tried again in
-    /// place, and keeps its claim meanwhile.
+    /// Works on a message and settles it, but for an acknowledgement: the caller gets the
+    /// claim for it. With `again`, a message that fails is tried again in place, and keeps its claim
+    /// meanwhile.
     pub(crate) async fn deliver<M, Fut, R>(
         &self,
         counters: &Counters,
         message: M,
         claim: Claim<R>,
         again: Option<fn(&M) -> M>,
-    ) -> End
+    ) -> Option<Claim<R>>
     where
         F: Fn(M, Jobs) -> Fut,
         Fut: Future<Output = Result<(), Failure>>,
@@ -66,29 +69,37 @@ impl<F> Processor<F> {
         loop {
             let kept = again.map(|clone| clone(&next));
             let failure = match self.attempt(counters, next, &claim).await {
-                Attempt::Succeeded => return claim.ack().await,
-                Attempt::Stopped => return claim.nack(Duration::ZERO).await,
-                Attempt::Lost => return End::Lost,
+                Attempt::Succeeded => return Some(claim),
+                Attempt::Stopped => {
+                    claim.nack(Duration::ZERO).await;
+                    return None;
+                }
+                Attempt::Lost => return None,
                 Attempt::Failed(failure) => failure,
             };
             if failpoint("a failure is acknowledged") {
-                return claim.ack().await;
+                return Some(claim);
             }
             let is_last = self.retry.is_last(delivery) && !failpoint("no attempt is the last");
             if failure.is_dead() && !failpoint("what is dead is tried again") || is_last {
                 event!(ERROR, %failure, delivery, "message goes to the dead letters");
                 let (reason, place) = (failure.to_string(), failure.place());
-                return claim.dead(&DeadReason { reason, deliveries: delivery, place }).await;
+                claim.dead(&DeadReason { reason, deliveries: delivery, place }).await;
+                return None;
             }
             let pause = self.retry.pause(delivery);
             event!(WARN, %failure, delivery, ?pause, "message failed");
-            let Some(message) = kept else { return claim.nack(pause).await };
+            let Some(message) = kept else {
+                claim.nack(pause).await;
+                return None;
+            };
             let end_of_pause = Instant::now() + pause;
             tokio::select! {
-                () = claim.lost() => return End::Lost,
+                () = claim.lost() => return None,
                 drained = timeout_at(end_of_pause, self.drain.cancelled()) => {
                     if drained.is_ok() {
-                        return claim.nack(end_of_pause - Instant::now()).await;
+                        claim.nack(end_of_pause - Instant::now()).await;
+                        return None;
                     }
                 }
             }
@@ -107,14 +118,8 @@ impl<F> Processor<F> {
         if claim.is_lost() && !failpoint("a late message is started") {
             return Attempt::Lost;
         }
-        let jobs: Jobs = self
-            .pool
-            .group_builder()
-            .failure_when(|result: &Result<(), Failure>| result.is_err())
-            .cancel_on_failure()
-            .discard_outcomes()
-            .build()
-            .expect("a group without a quota has no invalid setting");
+        let jobs: Jobs =
+            self.group.clone().build().expect("a group without a quota has no invalid setting");
         let ended = tokio::select! {
             biased;
             // First, as most messages end without a look at the others.

@@ -99,6 +99,7 @@ mod report;
 #[cfg(any(feature = "nats", feature = "redis"))]
 mod settlement;
 mod source;
+mod starter;
 pub mod testing;
 mod trace;
 mod worker;

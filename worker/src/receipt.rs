@@ -6,6 +6,9 @@ use std::pin::Pin;
 use std::time::Duration;
 use std::{error, fmt};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
 use crate::failure::BoxError;
 
 /// The future of [`Receipt::extend`]. It borrows nothing, so one task extends many claims.
@@ -23,6 +26,29 @@ pub trait Receipt: Send + 'static {
     /// [`ReceiptError::Lost`] if the broker knows that the claim is another's;
     /// [`ReceiptError::Unconfirmed`] if no confirmation came.
     fn ack(self) -> impl Future<Output = Result<(), ReceiptError>> + Send;
+
+    /// Acknowledges several messages of one source. Calls `answered` for each of them, once, with its
+    /// place in `receipts` and with what `ack` would return. Resolves after the last answer.
+    ///
+    /// The worker acknowledges messages that succeed at about the same time by one call. By default that
+    /// is one `ack` for each, all at once. A broker that acknowledges many messages by one command has a
+    /// method of its own here.
+    fn ack_all(
+        receipts: Vec<Self>,
+        mut answered: impl FnMut(usize, Result<(), ReceiptError>) + Send,
+    ) -> impl Future<Output = ()> + Send
+    where
+        Self: Sized,
+    {
+        async move {
+            let acks = receipts.into_iter().enumerate();
+            let mut acks: FuturesUnordered<_> =
+                acks.map(|(index, receipt)| async move { (index, receipt.ack().await) }).collect();
+            while let Some((index, answer)) = acks.next().await {
+                answered(index, answer);
+            }
+        }
+    }
 
     /// Gives the message back, to be delivered again after a time.
     ///

@@ -11,31 +11,31 @@ use crate::receipt::ReceiptError;
 /// The most settlements of a bundle.
 pub(crate) const BUNDLE: usize = 1024;
 
-/// What to do with one message, with the way back for its answer.
-pub(crate) struct Settlement<W> {
+/// What to do with a message, or with several, and the way back for the answer `A`.
+pub(crate) struct Settlement<W, A> {
     pub(crate) what: W,
     /// After this time the answer is of no use.
     pub(crate) until: Instant,
-    answer: Option<oneshot::Sender<Result<(), ReceiptError>>>,
+    answer: Option<oneshot::Sender<A>>,
 }
 
-impl<W> Settlement<W> {
-    pub(crate) fn resolve(self, result: Result<(), ReceiptError>) {
-        if let Some(answer) = self.answer {
+impl<W, A> Settlement<W, A> {
+    pub(crate) fn resolve(self, answer: A) {
+        if let Some(sender) = self.answer {
             // The receiver may be gone.
-            let _ = answer.send(result);
+            let _ = sender.send(answer);
         }
     }
 }
 
 /// The receipts' side. The channel is bounded by the claims that there are.
-pub(crate) struct Settlements<W>(mpsc::UnboundedSender<Settlement<W>>);
+pub(crate) struct Settlements<W, A>(mpsc::UnboundedSender<Settlement<W, A>>);
 
 /// The task's side.
-pub(crate) type Requests<W> = mpsc::UnboundedReceiver<Settlement<W>>;
+pub(crate) type Requests<W, A> = mpsc::UnboundedReceiver<Settlement<W, A>>;
 
-impl<W> Settlements<W> {
-    pub(crate) fn channel() -> (Self, Requests<W>) {
+impl<W, A> Settlements<W, A> {
+    pub(crate) fn channel() -> (Self, Requests<W, A>) {
         let (sender, requests) = mpsc::unbounded_channel();
         (Self(sender), requests)
     }
@@ -45,22 +45,26 @@ impl<W> Settlements<W> {
         self.send(Settlement { what, until, answer: None });
     }
 
-    /// Sends and waits for the answer.
-    pub(crate) async fn ask(&self, what: W, until: Instant) -> Result<(), ReceiptError> {
+    /// Sends and waits for the answer. Returns `None` if the runtime has shut down.
+    pub(crate) async fn ask(&self, what: W, until: Instant) -> Option<A> {
         let (sender, answer) = oneshot::channel();
         self.send(Settlement { what, until, answer: Some(sender) });
-        let gone = |_| Err(ReceiptError::Unconfirmed("the runtime has shut down".into()));
-        answer.await.unwrap_or_else(gone)
+        answer.await.ok()
     }
 
-    fn send(&self, settlement: Settlement<W>) {
+    fn send(&self, settlement: Settlement<W, A>) {
         // The task lives as long as its senders; it is gone only with its runtime.
         let _ = self.0.send(settlement);
     }
 }
 
-impl<W> Clone for Settlements<W> {
+impl<W, A> Clone for Settlements<W, A> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
+}
+
+/// The error of a settlement without a task that sends it.
+pub(crate) fn shut_down() -> ReceiptError {
+    ReceiptError::Unconfirmed("the runtime has shut down".into())
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::receipt::{DeadReason, Receipt};
+use crate::receipt::{DeadReason, Receipt, ReceiptError};
 use crate::source::{Batch, Source};
 
 /// An empty queue of a broker, made for one check of [`conformance`].
@@ -76,6 +76,7 @@ pub trait Broker: Send {
 pub async fn conformance<B: Broker>(mut broker: impl AsyncFnMut() -> B) {
     room(&mut broker().await).await;
     an_ack_is_final(&mut broker().await).await;
+    acks_go_together(&mut broker().await).await;
     a_nack_comes_again(&mut broker().await).await;
     a_nack_waits(&mut broker().await).await;
     a_drop_is_a_nack(&mut broker().await).await;
@@ -143,6 +144,26 @@ async fn an_ack_is_final<B: Broker>(broker: &mut B) {
     receipt.ack().await.expect("an ack is final");
     let wait = ack_wait(&source) * 2;
     expect_none(&mut source, wait, "an ack is final").await;
+}
+
+/// `ack_all` answers for each receipt, once.
+async fn acks_go_together<B: Broker>(broker: &mut B) {
+    let mut source = broker.source().await;
+    for number in 0..5 {
+        broker.publish(number).await;
+    }
+    let taken = take(&mut source, 5, SOON).await;
+    assert_eq!(taken.len(), 5, "acks go together: a message is missing");
+    let receipts = taken.into_iter().map(|(_, receipt)| receipt).collect();
+    let mut answers = [0; 5];
+    let answered = |index: usize, answer: Result<(), ReceiptError>| {
+        answer.expect("acks go together");
+        answers[index] += 1;
+    };
+    <B::Source as Source>::Receipt::ack_all(receipts, answered).await;
+    assert_eq!(answers, [1; 5], "acks go together: an answer for each receipt");
+    let wait = ack_wait(&source) * 2;
+    expect_none(&mut source, wait, "acks go together").await;
 }
 
 async fn a_nack_comes_again<B: Broker>(broker: &mut B) {

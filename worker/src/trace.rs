@@ -20,6 +20,7 @@ use crate::source::Source;
 
 /// A span in a build without spans: nothing.
 #[cfg(not(feature = "tracing"))]
+#[derive(Clone)]
 pub(crate) struct Span;
 
 /// What [`Worker::on_span`](crate::Worker::on_span) was given.
@@ -85,4 +86,15 @@ pub(crate) fn in_current_span<F: Future>(future: F) -> tracing::instrument::Inst
 #[cfg(not(feature = "tracing"))]
 pub(crate) fn in_current_span<F: Future>(future: F) -> F {
     future
+}
+
+/// Calls `f` inside a span.
+#[cfg(feature = "tracing")]
+pub(crate) fn enter<T>(span: &Span, f: impl FnOnce() -> T) -> T {
+    span.in_scope(f)
+}
+
+#[cfg(not(feature = "tracing"))]
+pub(crate) fn enter<T>(_span: &Span, f: impl FnOnce() -> T) -> T {
+    f()
 }

@@ -1,20 +1,26 @@
 //! [`Worker`]: settings, the loop that fetches, and the end.
 //!
-//! A run has three kinds of tasks: one that fetches; one for each message or each key, which delivers;
-//! and one that keeps the claims. A place of `in_flight` is a permit of a semaphore.
+//! A run has these tasks: one that fetches; starters, which poll each message once (`starter`); one for
+//! each message that did not end in its first poll, or for each key; and one that keeps the claims.
+//! A place of `in_flight` is a permit of a semaphore.
 //! Only the fetching task takes permits, so `1 + available` is the room at a fetch.
 //! The tasks end with the run: a dropped run cancels `cut`, as the drain deadline does, and each message
 //! is given back.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::hash::Hash;
 use std::num::NonZeroUsize;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use millpond::{ConfigError, Pool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::consume_budget;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -31,6 +37,7 @@ use crate::rate_limit::{RateLimit, Tokens};
 use crate::receipt::Receipt;
 use crate::report::Report;
 use crate::source::{Batch, Source, SourceError};
+use crate::starter::{Line, Step};
 use crate::trace::{OnSpan, Span, event, in_current_span, in_span, message_span};
 
 /// The shortest ack wait: claims are looked after six times in an ack wait.
@@ -174,14 +181,27 @@ impl<S: Source> Worker<S> {
         self.check()?;
         let claims = Claims::new(self.source.ack_wait());
         let processor = Processor {
+            group: self
+                .pool
+                .group_builder()
+                .failure_when(Result::is_err)
+                .cancel_on_failure()
+                .discard_outcomes(),
             pool: self.pool,
             code,
             retry: self.retry,
             drain: CancellationToken::new(),
             cut: CancellationToken::new(),
         };
-        let shared = Arc::new(Shared { claims, processor, by_key: self.by_key, keys: Keys::new() });
-        let run = Run { shared, tasks: TaskTracker::new(), on_span: self.on_span };
+        let shared = Arc::new(Shared {
+            claims,
+            processor,
+            by_key: self.by_key,
+            keys: Keys::new(),
+            line: Line::new(),
+            tasks: TaskTracker::new(),
+        });
+        let run = Run { shared, on_span: self.on_span };
         let (mut source, drain_timeout) = (self.source, self.drain_timeout);
         let limits = (self.in_flight, self.rate_limit.map(Tokens::new));
         // A task, as the caller may be outside of the runtime's threads: from there each message's task
@@ -252,29 +272,96 @@ struct Shared<M, R: Receipt, F> {
     processor: Processor<F>,
     by_key: Option<ByKey<M>>,
     keys: Keys<Item<M, R>>,
+    line: Line<Item<M, R>, R>,
+    tasks: TaskTracker,
 }
 
 struct Item<M, R: Receipt> {
     message: M,
     claim: Claim<R>,
-    span: Span,
 }
 
-impl<M, R: Receipt, F> Shared<M, R, F> {
-    async fn deliver<Fut>(&self, item: Item<M, R>, again: Option<fn(&M) -> M>)
-    where
-        F: Fn(M, Jobs) -> Fut,
-        Fut: Future<Output = Result<(), Failure>>,
-    {
-        let counters = &self.claims.counters;
-        in_span(item.span, self.processor.deliver(counters, item.message, item.claim, again)).await;
+impl<M, R, F, Fut> Shared<M, R, F>
+where
+    M: Send + 'static,
+    R: Receipt,
+    F: Fn(M, Jobs) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), Failure>> + Send + 'static,
+{
+    /// Works on a message. Returns its claim if it is to be acknowledged.
+    async fn deliver(&self, item: Item<M, R>, again: Option<fn(&M) -> M>) -> Option<Claim<R>> {
+        let (counters, span) = (&self.claims.counters, item.claim.span.clone());
+        in_span(span, self.processor.deliver(counters, item.message, item.claim, again)).await
+    }
+
+    /// Works on a message and acknowledges it.
+    async fn settle(&self, item: Item<M, R>, again: Option<fn(&M) -> M>) {
+        if let Some(claim) = self.deliver(item, again).await {
+            claim.ack().await;
+        }
+    }
+
+    fn push(self: &Arc<Self>, items: &mut Vec<Item<M, R>>) {
+        if !items.is_empty() && self.line.push(items) {
+            self.spawn_starters();
+        }
+    }
+
+    /// Spawns a standby, and a second starter: tokio keeps the task that was spawned last for this
+    /// thread, and all others for any thread.
+    fn spawn_starters(self: &Arc<Self>) {
+        let shared = self.clone();
+        self.tasks.spawn(async move {
+            shared.line.standby_came();
+            shared.start().await;
+        });
+        let shared = self.clone();
+        self.tasks.spawn(async move { shared.start().await });
+    }
+
+    /// A starter: polls each message of the line once, and acknowledges those that succeed.
+    async fn start(self: Arc<Self>) {
+        let (mut done, mut spare) = (None, None);
+        loop {
+            let (step, spawn) = self.line.next(done.take());
+            if spawn {
+                self.spawn_starters();
+            }
+            let item = match step {
+                Step::Poll(item) => item,
+                Step::Ack(claims) if claims.is_empty() => return,
+                Step::Ack(claims) => {
+                    self.claims.ack_all(claims).await;
+                    continue;
+                }
+            };
+            let shared = self.clone();
+            let delivery = async move { shared.deliver(item, None).await };
+            // A panic outside of the message's code: it costs this message alone.
+            let delivery = AssertUnwindSafe(delivery).catch_unwind();
+            let mut delivery = match spare.take() {
+                None => Box::pin(delivery),
+                Some(mut spare) => {
+                    Pin::set(&mut spare, delivery);
+                    spare
+                }
+            };
+            match poll_fn(|cx| Poll::Ready(delivery.as_mut().poll(cx))).await {
+                Poll::Ready(claim) => (done, spare) = (claim.ok().flatten(), Some(delivery)),
+                Poll::Pending => drop(self.tasks.spawn(async move {
+                    if let Ok(Some(claim)) = delivery.await {
+                        claim.ack().await;
+                    }
+                })),
+            }
+            consume_budget().await;
+        }
     }
 }
 
 /// The fetching task's side of a run.
 struct Run<M, R: Receipt, F> {
     shared: Arc<Shared<M, R, F>>,
-    tasks: TaskTracker,
     on_span: OnSpan<M>,
 }
 
@@ -361,31 +448,41 @@ where
     {
         self.shared.claims.counters.fetched(batch.len());
         let mut place = Some(place);
+        let mut others = places.clone().try_acquire_many_owned(batch.len() as u32 - 1).ok();
+        let mut line = Vec::with_capacity(batch.len());
+        let mut now = Instant::now();
         for (message, receipt) in batch {
-            let place = match place.take() {
+            let next = place.take().or_else(|| others.as_mut()?.split(1));
+            let place = match next {
                 Some(place) => place,
-                // There is one, unless the source returned more than it was asked for.
-                None => places.clone().acquire_owned().await.expect("it is never closed"),
+                // The source returned more than it was asked for.
+                None => {
+                    self.shared.push(&mut line);
+                    let place = places.clone().acquire_owned().await.expect("it is never closed");
+                    now = Instant::now();
+                    place
+                }
             };
             let span = message_span(source, &message, &receipt, &self.on_span);
-            let claim = self.shared.claims.insert(receipt, asked_at, place);
-            self.start(Item { message, claim, span });
+            let claim = self.shared.claims.insert(receipt, (asked_at, now), place, span);
+            let item = Item { message, claim };
+            match &self.shared.by_key {
+                None => line.push(item),
+                Some(by_key) => self.start_in_order(by_key, item),
+            }
         }
+        self.shared.push(&mut line);
     }
 
     /// Starts a task for a message, or lets it wait for an earlier message of its key.
-    fn start(&self, item: Item<M, R>) {
-        let shared = self.shared.clone();
-        let Some(by_key) = &self.shared.by_key else {
-            self.tasks.spawn(async move { shared.deliver(item, None).await });
-            return;
-        };
+    fn start_in_order(&self, by_key: &ByKey<M>, item: Item<M, R>) {
         let (key, again) = (by_key.key(&item.message), Some(by_key.clone));
         let Some(item) = self.shared.keys.enter(key, item) else { return };
-        self.tasks.spawn(async move {
-            shared.deliver(item, again).await;
+        let shared = self.shared.clone();
+        self.shared.tasks.spawn(async move {
+            shared.settle(item, again).await;
             while let Some(item) = shared.keys.next(key) {
-                shared.deliver(item, again).await;
+                shared.settle(item, again).await;
             }
         });
     }
@@ -395,13 +492,11 @@ where
         let processor = &self.shared.processor;
         processor.drain.cancel();
         for item in self.shared.keys.take_waiting() {
-            self.tasks.spawn(async move {
-                item.claim.nack(Duration::ZERO).await;
-            });
+            self.shared.tasks.spawn(item.claim.nack(Duration::ZERO));
         }
-        self.tasks.close();
+        self.shared.tasks.close();
         let ended = async {
-            let _ = tokio::join!(timeout(SETTLE_TIME, source.close()), self.tasks.wait());
+            let _ = tokio::join!(timeout(SETTLE_TIME, source.close()), self.shared.tasks.wait());
         };
         tokio::pin!(ended);
         if timeout(deadline, &mut ended).await.is_err() {

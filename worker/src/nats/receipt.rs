@@ -12,9 +12,9 @@ use futures_util::TryFutureExt;
 use tokio::time::Instant;
 
 use super::Message;
-use super::settle::{Signal, again};
+use super::settle::{Answer, Signal, again};
 use crate::receipt::{DeadReason, Extend, Receipt, ReceiptError};
-use crate::settlement::Settlements;
+use crate::settlement::{Settlements, shut_down};
 
 /// What all receipts of a source share.
 pub(crate) struct Link {
@@ -24,7 +24,7 @@ pub(crate) struct Link {
     pub(crate) consumer: String,
     pub(crate) dead_letters: String,
     pub(crate) ack_wait: Duration,
-    pub(crate) settlements: Settlements<Signal>,
+    pub(crate) settlements: Settlements<Signal, Answer>,
 }
 
 /// The claim on a message of a JetStream consumer.
@@ -57,7 +57,8 @@ impl Claimed {
     async fn settle(&mut self, payload: impl Into<Bytes>) -> Result<(), ReceiptError> {
         self.settled = true;
         let until = Instant::now() + self.link.ack_wait;
-        self.link.settlements.ask(self.signal(payload), until).await
+        let answer = self.link.settlements.ask(self.signal(payload), until).await;
+        answer.unwrap_or_else(|| Err(shut_down()))
     }
 }
 
@@ -98,7 +99,10 @@ impl Receipt for Claimed {
     fn extend(&self) -> Extend {
         let (settlements, signal) = (self.link.settlements.clone(), self.signal("+WPI"));
         // Without another attempt: the worker makes one in its next round.
-        Box::pin(async move { settlements.ask(signal, Instant::now()).await })
+        Box::pin(async move {
+            let answer = settlements.ask(signal, Instant::now()).await;
+            answer.unwrap_or_else(|| Err(shut_down()))
+        })
     }
 
     fn deliveries(&self) -> u32 {

@@ -50,6 +50,8 @@ pub(crate) struct Signal {
     pub(crate) connects: u64,
 }
 
+pub(crate) type Answer = Result<(), ReceiptError>;
+
 /// Returns how often the client was connected.
 pub(crate) fn connects(client: &Client) -> u64 {
     client.statistics().connects.load(Ordering::Relaxed)
@@ -58,11 +60,11 @@ pub(crate) fn connects(client: &Client) -> u64 {
 /// The task that settles.
 pub(crate) struct Settler {
     client: Client,
-    requests: Requests<Signal>,
+    requests: Requests<Signal, Answer>,
 }
 
 impl Settler {
-    pub(crate) fn spawn(client: Client) -> Settlements<Signal> {
+    pub(crate) fn spawn(client: Client) -> Settlements<Signal, Answer> {
         let (settlements, requests) = Settlements::channel();
         tokio::spawn(Self { client, requests }.run());
         settlements
@@ -89,7 +91,7 @@ impl Settler {
     }
 
     /// Sends a bundle. Returns whether its last settlement, that of the newest message, was confirmed.
-    async fn send(&self, bundle: &[Settlement<Signal>]) -> bool {
+    async fn send(&self, bundle: &[Settlement<Signal, Answer>]) -> bool {
         let newest = bundle.iter().enumerate().max_by_key(|(_, entry)| match entry.what.sequence {
             sequence if failpoint("the oldest is asked") => u64::MAX - sequence,
             sequence => sequence,
@@ -108,7 +110,7 @@ impl Settler {
     }
 
     /// Sends a settlement in a request of its own until the server confirms.
-    fn confirm(&self, settlement: Settlement<Signal>) {
+    fn confirm(&self, settlement: Settlement<Signal, Answer>) {
         let client = self.client.clone();
         tokio::spawn(async move {
             let Settlement { what, until, .. } = &settlement;

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
-use super::{Settler, Signal, connects};
+use super::{Answer, Settler, Signal, connects};
 use crate::receipt::ReceiptError;
 use crate::settlement::Settlements;
 
@@ -99,11 +99,12 @@ fn signal(sequence: u64, connects: u64) -> Signal {
 
 /// Sends signals as one bundle.
 async fn settle(
-    settlements: &Settlements<Signal>,
+    settlements: &Settlements<Signal, Answer>,
     signals: Vec<Signal>,
 ) -> Vec<Result<(), ReceiptError>> {
     let until = Instant::now() + LIMIT;
-    let asked = signals.into_iter().map(|signal| settlements.ask(signal, until));
+    let asked =
+        signals.into_iter().map(async |signal| settlements.ask(signal, until).await.unwrap());
     timeout(LIMIT, join_all(asked)).await.expect("each settlement has an answer")
 }
 

@@ -13,12 +13,15 @@ use tokio::time::{Instant, sleep};
 
 use super::{Names, connect, scripts};
 use crate::receipt::{DeadReason, Extend, Receipt, ReceiptError};
-use crate::settlement::{BUNDLE, Requests, Settlement, Settlements};
+use crate::settlement::{BUNDLE, Requests, Settlement, Settlements, shut_down};
 use crate::trace::event;
 
-type Request = Settlement<Command>;
+type Request = Settlement<Command, Answers>;
 
-/// A settlement of a message.
+/// The answer for each message of a command.
+type Answers = Vec<Result<(), ReceiptError>>;
+
+/// A settlement of a message, or of several.
 pub(crate) struct Command {
     action: Action,
     /// Whether it was sent on a connection that failed.
@@ -27,7 +30,7 @@ pub(crate) struct Command {
 
 enum Action {
     /// All acks of a bundle are one command.
-    Ack(Arc<str>),
+    Acks(Vec<Arc<str>>),
     Other(Cmd),
 }
 
@@ -36,14 +39,13 @@ pub(crate) struct Settler {
     client: Client,
     names: Arc<Names>,
     connection: Option<MultiplexedConnection>,
-    requests: Requests<Command>,
+    requests: Requests<Command, Answers>,
 }
 
 /// The receipts' side of the task.
-#[derive(Clone)]
 pub(crate) struct Link {
     pub(crate) names: Arc<Names>,
-    settlements: Settlements<Command>,
+    settlements: Settlements<Command, Answers>,
 }
 
 impl Settler {
@@ -51,9 +53,9 @@ impl Settler {
         client: Client,
         names: Arc<Names>,
         connection: MultiplexedConnection,
-    ) -> Link {
+    ) -> Arc<Link> {
         let (settlements, requests) = Settlements::channel();
-        let link = Link { names: names.clone(), settlements };
+        let link = Arc::new(Link { names: names.clone(), settlements });
         tokio::spawn(Self { client, names, connection: Some(connection), requests }.run());
         link
     }
@@ -66,7 +68,11 @@ impl Settler {
                 let now = Instant::now();
                 let (again, over): (Vec<_>, Vec<_>) =
                     bundle.drain(..).partition(|request| request.until > now);
-                over.into_iter().for_each(|request| request.resolve(Err(unconfirmed(&error))));
+                over.into_iter().for_each(|request| {
+                    let answers = (0..request.what.messages()).map(|_| Err(unconfirmed(&error)));
+                    let answers = answers.collect();
+                    request.resolve(answers);
+                });
                 bundle = again;
                 bundle.iter_mut().for_each(|request| request.what.again = true);
                 if bundle.is_empty() {
@@ -88,35 +94,41 @@ impl Settler {
         let mut ids = Vec::new();
         for request in &*bundle {
             match &request.what.action {
-                Action::Ack(id) => ids.push(&**id),
+                Action::Acks(some) => ids.extend(some.iter().map(|id| &**id)),
                 Action::Other(command) => drop(pipeline.add_command(command.clone())),
             }
         }
-        if !ids.is_empty() {
-            pipeline.add_command(scripts::ack(&self.names, &ids));
+        let others = pipeline.len();
+        for some in ids.chunks(BUNDLE) {
+            pipeline.add_command(scripts::ack(&self.names, some));
         }
-        let acks = ids.len();
-        let answers: Vec<RedisResult<Value>> =
+        let mut answers: Vec<RedisResult<Value>> =
             pipeline.ignore_errors().query_async(connection).await?;
         if let Some(Err(error)) = answers.iter().find(|answer| is_passing(answer)) {
             return Err(error.clone());
         }
+        let acked = answers.split_off(others.min(answers.len())).into_iter();
+        let mut acked =
+            acked.zip(ids.chunks(BUNDLE)).flat_map(each_ack).collect::<Vec<_>>().into_iter();
         let mut answers = answers.into_iter();
-        let acked = if acks > 0 { answers.next_back() } else { None };
-        let acked = acked.unwrap_or(Ok(Value::Nil));
-        let mut acked = acked.map(|answer| each_ack(answer, acks).into_iter());
         for request in bundle.drain(..) {
-            let answer = match (&request.what.action, &mut acked) {
-                (Action::Ack(_), Ok(acked)) => Ok(acked.next()),
-                (Action::Ack(_), Err(error)) => Err(error.clone()),
-                (Action::Other(_), _) => answers.next().transpose().map(|answer| match answer {
-                    Some(Value::Int(number)) => Some(number),
-                    _ => None,
-                }),
+            let again = request.what.again;
+            let answers = match &request.what.action {
+                Action::Acks(ids) => ids.iter().map(|_| result(acked.next(), again)).collect(),
+                Action::Other(_) => vec![result(answers.next(), again)],
             };
-            resolve(request, answer);
+            request.resolve(answers);
         }
         Ok(())
+    }
+}
+
+impl Command {
+    fn messages(&self) -> usize {
+        match &self.action {
+            Action::Acks(ids) => ids.len(),
+            Action::Other(_) => 1,
+        }
     }
 }
 
@@ -126,30 +138,30 @@ fn is_passing(answer: &RedisResult<Value>) -> bool {
     answer.as_ref().is_err_and(|error| error.code().is_some_and(|code| codes.contains(&code)))
 }
 
-/// Returns the answer for each ack of a bundle. `XACK` only tells how many there were: if some came
+/// Returns the answer for each of some acks. `XACK` only tells how many there were: if some came
 /// too late, nothing is known of any of them.
-fn each_ack(answer: Value, acks: usize) -> Vec<i64> {
-    let number = |value| if let Value::Int(number) = value { Some(number) } else { None };
+fn each_ack((answer, ids): (RedisResult<Value>, &[&str])) -> Vec<RedisResult<Value>> {
     match answer {
-        Value::Int(acked) if acked == acks as i64 => vec![1; acks],
-        Value::Int(_) if acks == 1 => vec![0],
-        Value::Array(answers) => answers.into_iter().filter_map(number).collect(),
-        _ => Vec::new(),
+        Ok(Value::Int(acked)) if acked == ids.len() as i64 => vec![Ok(Value::Int(1)); ids.len()],
+        Ok(Value::Int(_)) if ids.len() == 1 => vec![Ok(Value::Int(0))],
+        Ok(Value::Array(answers)) => answers.into_iter().map(Ok).collect(),
+        Ok(_) => vec![Ok(Value::Nil); ids.len()],
+        Err(error) => vec![Err(error); ids.len()],
     }
 }
 
-fn resolve(request: Request, answer: RedisResult<Option<i64>>) {
-    let again = request.what.again;
-    request.resolve(match answer {
-        Ok(Some(0)) if again => {
+/// What the answer to a command says of its message. 0: another worker has it.
+fn result(answer: Option<RedisResult<Value>>, again: bool) -> Result<(), ReceiptError> {
+    match answer {
+        Some(Ok(Value::Int(0))) if again => {
             let error = "the first attempt had no answer, and may have succeeded";
             Err(ReceiptError::Unconfirmed(error.into()))
         }
-        Ok(Some(0)) => Err(ReceiptError::Lost),
-        Ok(Some(_)) => Ok(()),
-        Ok(None) => Err(ReceiptError::Unconfirmed("some acks of the bundle were too late".into())),
-        Err(error) => Err(unconfirmed(&error)),
-    });
+        Some(Ok(Value::Int(0))) => Err(ReceiptError::Lost),
+        Some(Ok(Value::Int(_))) => Ok(()),
+        Some(Err(error)) => Err(unconfirmed(&error)),
+        _ => Err(ReceiptError::Unconfirmed("some acks of the bundle were too late".into())),
+    }
 }
 
 fn unconfirmed(error: &RedisError) -> ReceiptError {
@@ -173,15 +185,23 @@ impl Link {
         self.tell(Action::Other(command));
     }
 
-    async fn ask(&self, action: Action) -> Result<(), ReceiptError> {
+    async fn ask_all(&self, action: Action) -> Answers {
         let (command, until) = self.command(action);
-        self.settlements.ask(command, until).await
+        let messages = command.messages();
+        let answers = self.settlements.ask(command, until).await;
+        answers.unwrap_or_else(|| (0..messages).map(|_| Err(shut_down())).collect())
+    }
+
+    /// Sends a command for one message.
+    async fn ask(&self, action: Action) -> Result<(), ReceiptError> {
+        let answer = self.ask_all(action).await.pop();
+        answer.expect("a command has an answer for each of its messages")
     }
 }
 
 /// The claim on a message of a stream.
 pub struct Claimed {
-    link: Link,
+    link: Arc<Link>,
     id: Arc<str>,
     deliveries: u32,
     traceparent: Option<String>,
@@ -189,7 +209,7 @@ pub struct Claimed {
 }
 
 impl Claimed {
-    pub(crate) fn new(link: &Link, message: &super::Message, deliveries: u32) -> Self {
+    pub(crate) fn new(link: &Arc<Link>, message: &super::Message, deliveries: u32) -> Self {
         let traceparent = message.get("traceparent");
         let traceparent = traceparent.map(|value| String::from_utf8_lossy(value).into_owned());
         let (link, id) = (link.clone(), Arc::from(&*message.id));
@@ -200,7 +220,19 @@ impl Claimed {
 impl Receipt for Claimed {
     async fn ack(mut self) -> Result<(), ReceiptError> {
         self.settled = true;
-        self.link.ask(Action::Ack(self.id.clone())).await
+        self.link.ask(Action::Acks(vec![self.id.clone()])).await
+    }
+
+    async fn ack_all(
+        mut receipts: Vec<Self>,
+        mut answered: impl FnMut(usize, Result<(), ReceiptError>) + Send,
+    ) {
+        let Some(link) = receipts.first().map(|receipt| receipt.link.clone()) else { return };
+        receipts.iter_mut().for_each(|receipt| receipt.settled = true);
+        let ids = receipts.into_iter().map(|receipt| receipt.id.clone()).collect();
+        for (index, answer) in link.ask_all(Action::Acks(ids)).await.into_iter().enumerate() {
+            answered(index, answer);
+        }
     }
 
     async fn nack(mut self, after: Duration) -> Result<(), ReceiptError> {

@@ -48,7 +48,7 @@ impl Reader {
 pub struct Source {
     client: Client,
     names: Arc<Names>,
-    link: Link,
+    link: Arc<Link>,
     /// `None` after an error.
     reader: Option<Reader>,
     /// The request that is in Redis.

@@ -261,3 +261,22 @@ async fn a_closed_source_ends_the_worker_after_a_drain() {
     assert_eq!(error.to_string(), "the source is closed: no such stream");
     assert_eq!((report.fetched, report.acked), (1, 1));
 }
+
+/// Code that blocks its thread holds up no message that came with it, while another thread is free.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn code_that_blocks_holds_up_nothing() {
+    let queue = Queue::new(secs(600));
+    publish(&queue, 3);
+    let started = Arc::new(AtomicUsize::new(0));
+    let report = run_until_empty(&queue, worker(&queue), move |_, _| {
+        started.fetch_add(1, Ordering::SeqCst);
+        let start = std::time::Instant::now();
+        while started.load(Ordering::SeqCst) < 3 && start.elapsed() < secs(20) {
+            std::thread::sleep(millis(1));
+        }
+        let all = started.load(Ordering::SeqCst) == 3;
+        async move { if all { Ok(()) } else { Err(Failure::dead("the others have not started")) } }
+    })
+    .await;
+    assert_eq!((report.fetched, report.acked), (3, 3), "{report:?}");
+}

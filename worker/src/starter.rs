@@ -1,0 +1,85 @@
+//! [`Line`]: messages on their way to their first poll, and claims on their way to their
+//! acknowledgement.
+//!
+//! The fetching task puts messages in. *Starters*, tasks of the worker, take them out and poll each
+//! once. A message that ends in its first poll costs no task of its own, and its claim is acknowledged
+//! together with others. A message that waits for something moves into a task of its own.
+//! One mutex protects the line. No code of a message and no drop of a claim runs under it.
+//!
+//! # Invariants
+//!
+//! - **L1, nothing waits for a poll.** The code of a message may block its thread. So a starter polls it
+//!   only if nothing else is in the line, or if another starter is on its way (`standby`). That one
+//!   stands in a queue of the runtime from which any thread takes it. Test:
+//!   `code_that_blocks_holds_up_nothing`.
+//! - **L2, nothing stays.** A starter ends when the line is empty. Each message that comes later finds a
+//!   standby, or starts one. Tests: all of them.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::claims::Claim;
+use crate::failpoint::failpoint;
+use crate::receipt::Receipt;
+
+/// The most messages that are acknowledged together.
+const BUNDLE: usize = 1024;
+
+/// The line, with the starters' one flag.
+pub(crate) struct Line<T, R: Receipt>(Mutex<State<T, R>>);
+
+struct State<T, R: Receipt> {
+    waiting: VecDeque<T>,
+    /// Claims of messages that have succeeded.
+    done: Vec<Claim<R>>,
+    /// A starter is on its way that has not come to the line yet.
+    standby: bool,
+}
+
+/// What a starter does next.
+pub(crate) enum Step<T, R: Receipt> {
+    /// Polls a message.
+    Poll(T),
+    /// Acknowledges these, and goes on. Ends if there is none.
+    Ack(Vec<Claim<R>>),
+}
+
+impl<T, R: Receipt> Line<T, R> {
+    pub(crate) fn new() -> Self {
+        let state = State { waiting: VecDeque::new(), done: Vec::new(), standby: false };
+        Self(Mutex::new(state))
+    }
+
+    /// Appends messages. Returns whether the caller has to spawn starters.
+    pub(crate) fn push(&self, messages: &mut Vec<T>) -> bool {
+        let mut state = self.lock();
+        state.waiting.extend(messages.drain(..));
+        !mem::replace(&mut state.standby, true)
+    }
+
+    /// Notes that the standby has come.
+    pub(crate) fn standby_came(&self) {
+        self.lock().standby = false;
+    }
+
+    /// Takes in the claim of a message that has succeeded. Returns the next step, and whether the
+    /// starter has to spawn others before.
+    pub(crate) fn next(&self, done: Option<Claim<R>>) -> (Step<T, R>, bool) {
+        let mut state = self.lock();
+        state.done.extend(done);
+        let is_full = state.done.len() >= BUNDLE;
+        let step = match if is_full { None } else { state.waiting.pop_front() } {
+            Some(message) => Step::Poll(message),
+            None => Step::Ack(mem::take(&mut state.done)),
+        };
+        let is_left = !state.waiting.is_empty() || !state.done.is_empty();
+        let spawn = is_left && !state.standby && !failpoint("no starter stands by");
+        state.standby |= spawn;
+        (step, spawn)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T, R>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
