@@ -22,6 +22,7 @@ use super::message::Swept;
 use super::settle::{Claimed, Link, Settler};
 use super::{Message, Names, Options, connect, message, scripts};
 use crate::error::ConnectError;
+use crate::failpoint::failpoint;
 use crate::receipt::Receipt;
 use crate::source::SourceError;
 
@@ -171,7 +172,9 @@ impl crate::Source for Source {
         if self.reading.is_some() {
             // The read ends at once; where that is not permitted, with the next sweep.
             if let Some(Reader { id: Some(id), .. }) = &self.reader {
-                self.link.unblock(*id);
+                if !failpoint("a drain waits for its read") {
+                    self.link.unblock(*id);
+                }
             }
             let _ = self.fill(1).await;
         }
@@ -192,3 +195,7 @@ impl fmt::Debug for Source {
         f.debug_struct("Source").field("names", &self.names).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;
