@@ -3,15 +3,21 @@
 //! `scripts/profile` runs this program twice under callgrind, with different numbers of jobs. The
 //! difference is the cost of the jobs alone. So nothing is measured here, and nothing is printed.
 
+use std::convert::Infallible;
+use std::future::{Ready, poll_fn, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use millpond::layer::PoolLayer;
 use millpond::{Group, JobHandle, Pool};
 use tokio::runtime::Builder;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::{JoinHandle, JoinSet, yield_now};
+use tower_layer::Layer;
+use tower_service::Service;
 
 type Boxed = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -24,8 +30,6 @@ const PRODUCERS: u64 = 4;
 #[derive(Clone)]
 enum Arm {
     Millpond(Pool),
-    /// Jobs are committed before their callers wait, as those of a channel are.
-    Committed(Pool),
     Semaphore(Arc<Semaphore>),
     Kanal(kanal::AsyncSender<Boxed>),
     Spawn,
@@ -35,6 +39,24 @@ enum Handle {
     Job(JobHandle<()>),
     Task(JoinHandle<()>),
     Channel(oneshot::Receiver<()>),
+}
+
+/// A service that answers at once.
+#[derive(Clone)]
+struct Answer;
+
+impl Service<()> for Answer {
+    type Response = ();
+    type Error = Infallible;
+    type Future = Ready<Result<(), Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, (): ()) -> Self::Future {
+        ready(Ok(()))
+    }
 }
 
 /// Counts the jobs that ended.
@@ -60,7 +82,6 @@ impl Arm {
                 let pool = Pool::builder().size(size).queue(size).build();
                 Self::Millpond(pool.expect("the size is valid"))
             }
-            "millpond-anyway" => Self::Committed(Pool::new(size)),
             "semaphore" => Self::Semaphore(Arc::new(Semaphore::new(size))),
             "spawn" => Self::Spawn,
             "kanal" => {
@@ -76,7 +97,7 @@ impl Arm {
                 Self::Kanal(sender)
             }
             _ => panic!(
-                "the arms are millpond, millpond-queue, millpond-anyway, semaphore, kanal and spawn, not `{name}`"
+                "the arms are millpond, millpond-queue, semaphore, kanal and spawn, not `{name}`"
             ),
         }
     }
@@ -85,9 +106,6 @@ impl Arm {
     async fn feed(&self, job: impl Future<Output = ()> + Send + 'static) {
         match self {
             Self::Millpond(pool) => drop(pool.schedule(job).await.expect("the pool is open")),
-            Self::Committed(pool) => {
-                drop(pool.anyway_go(job).expect("the pool is open").await);
-            }
             Self::Kanal(sender) => sender.send(Box::pin(job)).await.expect("the channel is open"),
             _ => drop(self.submit(job).await),
         }
@@ -97,9 +115,6 @@ impl Arm {
         match self {
             Self::Millpond(pool) => {
                 Handle::Job(pool.schedule(job).await.expect("the pool is open"))
-            }
-            Self::Committed(pool) => {
-                Handle::Job(pool.anyway_go(job).expect("the pool is open").await)
             }
             Self::Semaphore(semaphore) => {
                 let permit = semaphore.clone().acquire_owned().await.expect("it is open");
@@ -128,7 +143,7 @@ impl Arm {
         jobs: impl Iterator<Item = J>,
     ) {
         match self {
-            Self::Millpond(pool) | Self::Committed(pool) => {
+            Self::Millpond(pool) => {
                 let group: Group<()> = pool.group();
                 for job in jobs {
                     group.schedule(job).await.expect("the pool is open");
@@ -167,6 +182,18 @@ impl Handle {
             Self::Task(handle) => handle.await.expect("the job ended"),
             Self::Channel(receiver) => receiver.await.expect("the job ended"),
         }
+    }
+}
+
+/// Calls a layer whose pool is full. Not a part of [`run`], whose future it would make larger.
+async fn refuse(size: usize, calls: u64) {
+    let pool = Pool::new(size);
+    let job = || pool.try_schedule(std::future::pending::<()>()).ok();
+    let _held: Vec<_> = std::iter::from_fn(job).collect();
+    let mut service = PoolLayer::try_schedule(&pool).layer(Answer);
+    for _ in 0..calls {
+        poll_fn(|cx| service.poll_ready(cx)).await.expect("the layer is ready");
+        assert!(service.call(()).await.is_err(), "a full pool refuses");
     }
 }
 
@@ -256,6 +283,10 @@ fn main() {
     };
     let runtime = builder.enable_all().build().expect("tokio starts");
     let (arm, shape) = (arm.clone(), shape.clone());
+    if shape == "refusal" {
+        let calls = runtime.spawn(refuse(size, jobs));
+        return runtime.block_on(calls).expect("the calls end");
+    }
     runtime.block_on(async {
         let main = async move { run(Arm::new(&arm, size), &shape, jobs).await };
         tokio::spawn(main).await.expect("the jobs end");
