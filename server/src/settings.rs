@@ -246,7 +246,7 @@ impl Ticks {
             ParkReason::Frame => self.frame,
             ParkReason::Write | ParkReason::Stall => self.write,
             ParkReason::Body => self.body,
-            ParkReason::Idle => self.idle,
+            ParkReason::Idle | ParkReason::Warm => self.idle,
             ParkReason::Message => self.message,
             ParkReason::Linger => self.linger,
             ParkReason::Turn | ParkReason::Stream | ParkReason::LastRequest => NEVER,

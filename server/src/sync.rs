@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `conn::ListenerConns::state` | the connection table of a listener, its timer wheel, its totals and its wakers |
 //! | `conn::ServerState::conns` | counts of a server: connections per address, refusals, close reasons |
-//! | `conn::BufferPool`, `http::ConnPool` | free buffers; spare hyper connections |
+//! | `conn::BufferPool` | free buffers |
 //! | `framed::ConnShared::inner` | a handler's connection: the codec, and the frames to be sent |
 //! | `conn::TlsAccept::acceptor` | the TLS configuration of new connections |
 //! | `http::lent_io`, `http::progress` | the socket that hyper borrows; wakers of the turn and of hyper |

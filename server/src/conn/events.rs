@@ -90,6 +90,9 @@ pub(crate) enum ParkReason {
     Handshake,
     /// The next message.
     Idle,
+    /// The same, with a task or a protocol state that the connection gives up when it is idle for longer.
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
+    Warm,
     /// A request that may be on its way; see `conn/last_request.rs`. The connection was asked to close.
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
     LastRequest,
@@ -126,11 +129,17 @@ impl ParkReason {
             // A socket is nearly always writable, so `WRITABLE` alone wakes none of the others.
             Self::FirstByte
             | Self::Idle
+            | Self::Warm
             | Self::LastRequest
             | Self::Message
             | Self::Frame
             | Self::Linger => events.any(Events::COMMON),
         }
+    }
+
+    /// Returns the reason as turns and deadlines know it: a warm connection waits as an idle one does.
+    pub(crate) fn wait(self) -> Self {
+        if self == Self::Warm { Self::Idle } else { self }
     }
 
     /// Returns the deadline that a turn is told when the wait has expired.
@@ -139,6 +148,7 @@ impl ParkReason {
             Self::FirstByte => Deadline::FirstByte,
             Self::Handshake => Deadline::Handshake,
             Self::Idle
+            | Self::Warm
             | Self::LastRequest
             | Self::Message
             | Self::Turn

@@ -89,9 +89,6 @@ pub(crate) struct ListenerConns<P, T> {
     age_moved_in: Notify,
     #[cfg(feature = "http")]
     id: u64,
-    /// Whether connections leave this table after some idle time.
-    #[cfg(feature = "http")]
-    pub(crate) cools: bool,
 }
 
 /// The data under the lock of a listener.
@@ -231,8 +228,6 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
             // Relaxed: the number only has to differ from the others.
             #[cfg(feature = "http")]
             id: TABLES.fetch_add(1, Relaxed),
-            #[cfg(feature = "http")]
-            cools: false,
         }
     }
 
@@ -380,10 +375,9 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
                 sleep_until(next).await;
                 self.each(|table, ready| table.tick(|key| ready.push(key)));
                 #[cfg(feature = "http")]
-                if self.cools {
+                if P::WARMS {
                     self.each(|table, ready| table.cool(|key| ready.push(key)));
                 }
-                self.protocol.tick();
                 // A stall of the runtime counts as a single tick. A wait that began during the
                 // stall counts from the tick before. Further ticks at once would end that wait
                 // early.

@@ -48,9 +48,6 @@ pub(crate) trait Protocol: Send + Sync + 'static {
 
     /// Called when a shutdown begins, before any connection is asked to close.
     fn on_shutdown(&self) {}
-
-    /// Called about once per tick while the listener has connections.
-    fn tick(&self) {}
 }
 
 /// What a protocol may use for one turn.

@@ -107,12 +107,6 @@ impl TurnInput {
     pub(crate) fn forces_io(&self) -> bool {
         self.close_requested.is_some() || self.expired.is_some()
     }
-
-    /// Returns whether the connection has no reason for a turn but its idle time.
-    #[cfg(feature = "http")]
-    pub(crate) fn is_cool(&self) -> bool {
-        self.events == Events::COOL && !self.forces_io()
-    }
 }
 
 /// The effect of a change on an entry.
@@ -206,8 +200,12 @@ impl<T> ConnTable<T> {
         debug_assert_eq!(entry.phase, Phase::Active);
         entry.parked_state = Some(parked_state);
         let moved = moved && !failpoint("traffic extends no deadline");
-        if moved || entry.park_reason != park_reason && park_reason != ParkReason::Turn {
+        let is_new =
+            entry.park_reason.wait() != park_reason.wait() && park_reason != ParkReason::Turn;
+        if moved || is_new {
             entry.timer.deadline = ticks.end(park_reason, now);
+        }
+        if moved || park_reason != ParkReason::Turn {
             entry.park_reason = park_reason;
         }
         entry.phase = Phase::Parked;
@@ -376,14 +374,14 @@ impl<T> ConnTable<T> {
         key
     }
 
-    /// Has the connections give up their tasks that have been idle for long enough. Calls `each` with
-    /// those that became ready.
+    /// Tells the warm connections that have been idle for long enough. Calls `each` with those that
+    /// became ready.
     #[cfg(feature = "http")]
     pub(crate) fn cool(&mut self, mut each: impl FnMut(ConnKey)) {
         let now = self.wheel.now as u8;
         for index in 0..(self.chunks.len() * CHUNK) as u32 {
             let entry = self.entry(index);
-            let is_idle = entry.phase == Phase::Parked && entry.park_reason == ParkReason::Idle;
+            let is_idle = entry.phase == Phase::Parked && entry.park_reason == ParkReason::Warm;
             let is_cool = now.wrapping_sub(entry.parked_at) >= COOL_TICKS;
             if is_idle && is_cool && !failpoint("idle connections keep their tasks") {
                 let key = ConnKey { index, generation: entry.generation };
@@ -455,7 +453,7 @@ impl<T> ConnTable<T> {
         let entry = self.entry(index);
         entry.phase = Phase::Active;
         let events = std::mem::replace(&mut entry.events, Events::NONE);
-        let (park_reason, close_requested) = (entry.park_reason, entry.close_requested);
+        let (park_reason, close_requested) = (entry.park_reason.wait(), entry.close_requested);
         // The timer marks parked entries only. A connection that is ready or active at each look,
         // as with `ParkReason::Turn`, learns of its deadline here.
         let expired = events.any(Events::EXPIRED) || entry.timer.ticks_left(now) == Some(0);

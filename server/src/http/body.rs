@@ -4,7 +4,7 @@
 //! task and at any time; hyper polls and drops a [`TrackedBody`] inside of its own poll. Each has a
 //! [`ProgressGuard`], whose drop ends its part. Nothing here is locked.
 //!
-//! What must never happen: a request body is dropped before its end and is not counted (`H2`).
+//! What must never happen: a request body counts as read to its end, and hyper has not read it so far (`H1`).
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -21,8 +21,8 @@ use tokio::time::{Sleep, sleep};
 
 use crate::framed::service::BoxError;
 use crate::http::progress::{
-    ConnProgress, ProgressGuard, REQUEST_BODY, REQUEST_BODY_DROPPED, REQUEST_BODY_PENDING,
-    RESPONSE_BODY, RESPONSE_BODY_PENDING, UNFLUSHED, UnsentGuard,
+    ConnProgress, ProgressGuard, REQUEST_BODY, REQUEST_BODY_PENDING, RESPONSE_BODY,
+    RESPONSE_BODY_PENDING, UNFLUSHED, UnsentGuard,
 };
 
 /// The body of a request, as it arrives.
@@ -36,8 +36,9 @@ use crate::http::progress::{
 /// # Dropping
 ///
 /// A body may be dropped before its end, by any task. If all of the rest has arrived, hyper skips the rest,
-/// and the connection goes on; that connection keeps its HTTP state in memory until it closes. Otherwise the
-/// connection closes after the response, as under plain hyper.
+/// and the connection goes on; after a body of unknown length the connection keeps its HTTP state in memory
+/// until it has served another request. Otherwise the connection closes after the response, as under plain
+/// hyper.
 ///
 /// # Errors
 ///
@@ -47,6 +48,8 @@ use crate::http::progress::{
 #[derive(Debug)]
 pub struct RequestBody {
     incoming: Incoming,
+    /// The number of the request on its connection.
+    request: u64,
     /// None after the end.
     guard: Option<ProgressGuard>,
     /// None over HTTP/1, and without a body timeout.
@@ -78,9 +81,15 @@ impl RequestBody {
     ) -> Self {
         let timeout = timeout.filter(|_| !incoming.is_end_stream());
         let stall = timeout.map(|timeout| Box::new(Stall { timeout, timer: None }));
-        let bits = REQUEST_BODY | REQUEST_BODY_PENDING;
-        let begin = || ProgressGuard::new(progress.clone(), bits, REQUEST_BODY_DROPPED);
-        Self { guard: (!incoming.is_end_stream()).then(begin), incoming, stall }
+        let (request, bits) = (progress.requests(), REQUEST_BODY | REQUEST_BODY_PENDING);
+        let guard = match incoming.is_end_stream() {
+            true => {
+                progress.note_whole(request);
+                None
+            }
+            false => Some(ProgressGuard::new(progress.clone(), bits, 0)),
+        };
+        Self { incoming, request, guard, stall }
     }
 }
 
@@ -113,9 +122,12 @@ impl Body for RequestBody {
                 Poll::Ready(Some(Ok(_))) if !this.incoming.is_end_stream() => {
                     guard.progress.clear(REQUEST_BODY_PENDING);
                 }
+                // Hyper has seen an error itself, and ends the connection after the response.
+                Poll::Ready(Some(Err(_))) => this.guard = None,
+                // Hyper drops its end of the body, or has passed on all of a length: behind its last byte.
                 Poll::Ready(_) => {
-                    // Hyper has seen an error itself, and ends the connection after the response.
-                    this.guard.take().into_iter().for_each(ProgressGuard::complete);
+                    guard.progress.note_whole(this.request);
+                    this.guard = None;
                 }
             }
         }

@@ -1,11 +1,11 @@
-//! An HTTP/1 connection of hyper, which serves one connection of the server after another.
+//! An HTTP/1 connection of hyper, and the proof that its socket may leave it.
 //!
-//! `serve_turn.rs` creates, polls and takes apart an [`Http1Conn`]; between connections it lies in the
-//! pool (`conn_pool.rs`). One owner has it at a time, so nothing here is locked (`H4`): a turn, the entry of
-//! a parked connection, or the pool.
+//! `serve_turn.rs` makes, polls and takes apart an [`Http1Conn`]. Each serves one connection of the server,
+//! so no state of a peer is ever another's (`H3`). One owner has it at a time, so nothing here is locked
+//! (`H4`): a turn, or the idle state of a connection.
 //!
-//! What must never happen: a connection with a dropped body gives up its socket or reuses its state (`H2`).
-//! [`Http1Conn::into_io`] and [`Http1Conn::is_reusable`] check the count of dropped bodies.
+//! What must never happen: a connection gives up its socket while a byte of its last request is still to
+//! come (`H1`). [`Http1Conn::into_io`] is the only way out for a socket that serves another request.
 
 use std::mem::replace;
 use std::pin::Pin;
@@ -21,21 +21,22 @@ use crate::conn::transport::{MaybeTls, Transport};
 use crate::http::hyper_service::{HttpService, HyperService};
 use crate::http::lent_io::{FirstBytes, LentIo, Shared};
 use crate::http::{GaugeGuard, HttpProtocol};
+use crate::sync::failpoint;
 
 pub(super) struct Http1Conn<W: Transport, A: HttpService> {
     hyper: UpgradeableConnection<LentIo<W>, HyperService<A>>,
     pub(super) shared: Arc<Shared<W>>,
     /// Hyper ends the connection after the request that is under way.
     is_last: bool,
-    /// None in the pool.
-    gauge: Option<GaugeGuard>,
+    /// None while the connection is warm.
+    pub(super) gauge: Option<GaugeGuard>,
 }
 
 impl<W: Transport, A: HttpService> Http1Conn<W, A> {
-    /// Gives the socket to a pooled hyper connection, or to a new one. `first` was read already.
+    /// Gives the socket to a new hyper connection. `first` was read already.
     ///
-    /// With `is_last` the first request is the last. A new hyper connection serves it then: a graceful
-    /// shutdown before the first read would close the connection at once.
+    /// With `is_last` the first request is the last. A graceful shutdown before the first read would close
+    /// the connection at once.
     pub(super) fn new(
         protocol: &HttpProtocol<A>,
         is_last: bool,
@@ -43,32 +44,12 @@ impl<W: Transport, A: HttpService> Http1Conn<W, A> {
         io: MaybeTls<W>,
         first: FirstBytes,
     ) -> Box<Self> {
-        let pooled = if is_last { None } else { protocol.conn_pool.take() };
-        let mut conn = pooled.unwrap_or_else(|| Self::build(protocol, is_last));
-        conn.gauge = Some(protocol.http_states.acquire());
-        conn.shared.bind(target, io, first);
-        conn
-    }
-
-    fn build(protocol: &HttpProtocol<A>, is_last: bool) -> Box<Self> {
-        let shared = Shared::new();
+        let shared = Shared::new(target, io, first);
         let service = protocol.hyper_service(shared.progress.clone());
         let builder = if is_last { &protocol.http1_last } else { &protocol.http1 };
         let hyper = builder.serve_connection(LentIo(shared.clone()), service).with_upgrades();
-        Box::new(Self { hyper, shared, is_last, gauge: None })
-    }
-
-    /// Whether another connection may have hyper's state after the socket was taken at a clean point (`H3`).
-    pub(super) fn is_reusable(&self) -> bool {
-        let progress = &self.shared.progress;
-        !self.is_last && progress.is_at_rest() && progress.dropped_bodies() == 0
-    }
-
-    /// Puts hyper's state into the pool. The socket is gone already.
-    pub(super) fn recycle(mut self: Box<Self>, protocol: &HttpProtocol<A>) {
-        self.gauge = None;
-        self.shared.progress.unbind();
-        protocol.conn_pool.put(self);
+        let gauge = Some(protocol.http_states.acquire());
+        Box::new(Self { hyper, shared, is_last, gauge })
     }
 
     pub(super) fn is_last(&self) -> bool {
@@ -88,17 +69,23 @@ impl<W: Transport, A: HttpService> Http1Conn<W, A> {
         }
     }
 
+    /// Whether hyper needs its socket no more: the last request is whole. Called when it is answered and
+    /// flushed. A connection in its graceful shutdown ends by itself.
+    pub(super) fn may_end(&self) -> bool {
+        !self.is_last && (self.shared.progress.is_whole() || failpoint("a cut body is forgotten"))
+    }
+
     /// Takes hyper apart. Returns the socket and the bytes that hyper has read and not used: the beginning
-    /// of the next request. Called when all requests are answered and flushed.
-    ///
-    /// Gives the connection back if hyper must keep the socket. After a dropped body hyper alone knows which
-    /// bytes belong to that body (`H2`). A connection in its graceful shutdown ends by itself.
+    /// of the next request (`H1`). Gives the connection back unless it [`may_end`](Self::may_end).
     pub(super) fn into_io(mut self: Box<Self>) -> Result<(MaybeTls<W>, Bytes), Box<Self>> {
-        if self.is_last || self.shared.progress.dropped_bodies() != 0 {
+        if !self.may_end() {
             return Err(self);
         }
         let io = self.take_io();
         let rest = self.hyper.into_parts().map(|parts| parts.read_buf).unwrap_or_default();
+        if failpoint("a socket leaves its bytes") {
+            return Ok((io, Bytes::new()));
+        }
         Ok((io, rest))
     }
 

@@ -100,9 +100,8 @@ pub(super) fn serve<W: Transport, A: HttpService>(
     first: Bytes,
 ) -> Outcome {
     let write_timeout = notifier.server().settings.ticks.write_timeout();
-    let shared = Shared::new();
     let first = FirstBytes { bytes: first, head: None, in_parts: false };
-    shared.bind((notifier, peer), io, first);
+    let shared = Shared::new((notifier, peer), io, first);
     let progress = shared.progress.clone();
     let spawn = Spawn(progress.clone());
     let service = protocol.hyper_service(progress);

@@ -19,6 +19,7 @@ use http::header::{CONNECTION, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+#[cfg(feature = "ws")]
 use hyper::upgrade::OnUpgrade;
 use pin_project_lite::pin_project;
 use tower_service::Service;
@@ -100,12 +101,7 @@ impl<A: HttpService> hyper::service::Service<Request<Incoming>> for HyperService
     type Future = ServiceFuture<A>;
 
     fn call(&self, request: Request<Incoming>) -> ServiceFuture<A> {
-        // After an HTTP/1.1 request without an upgrade hyper's state is as before it. After any other
-        // request that is not so: an unknown length keeps the state from being reused (`H3`).
-        let upgrade = request.extensions().get::<OnUpgrade>().is_some();
-        let is_plain = request.version() == Version::HTTP_11 && !upgrade;
-        let body = request.body().size_hint().exact().filter(|_| is_plain);
-        self.progress.begin(body);
+        self.progress.begin(request.body().size_hint().exact());
         let is_http2 = request.version() == Version::HTTP_2;
         let max = self.max_requests.unwrap_or(u32::MAX);
         let is_last = max != u32::MAX && self.progress.count_request() >= max;

@@ -8,8 +8,7 @@
 //! The mutex `lent` is held for one read, write or flush of the socket. No code of the user runs under it.
 //! For HTTP/1 only the owner of hyper's state takes the lock (`H4`), so there is no contention.
 //!
-//! What must never happen: the socket leaves hyper while hyper holds bytes of a request that has not ended
-//! (`H1`). [`Shared::take_io_if_clean`] proves from [`BytesSeen`] that hyper holds none.
+//! What must never happen: the socket leaves hyper before the end of a request (`H1`). `conn.rs` sees to that.
 
 use std::any::Any;
 use std::io;
@@ -30,11 +29,6 @@ use crate::conn::transport::{MaybeTls, Transport};
 use crate::http::head;
 use crate::http::progress::{ConnProgress, SocketWaiter, UNFLUSHED};
 use crate::sync::{Mutex, MutexGuard, failpoint};
-
-/// How much may be read and written since the last clean point for hyper's state to be reused. Beyond
-/// that, hyper's buffers have grown, and they would keep their size.
-const SMALL_READ: u64 = 16 * 1024;
-const SMALL_WRITE: u64 = 64 * 1024;
 
 /// What hyper's handle of the socket and the connection's owner share.
 pub(super) struct Shared<W> {
@@ -93,8 +87,6 @@ struct BytesSeen {
     since: u64,
     /// The length of the head that these bytes begin with, if the first read had all of that head.
     head: Option<u64>,
-    /// Bytes that hyper has written.
-    wrote: u64,
 }
 
 impl BytesSeen {
@@ -108,14 +100,19 @@ impl BytesSeen {
 }
 
 impl<W: Transport> Shared<W> {
-    /// Creates the state of no connection yet.
-    pub(super) fn new() -> Arc<Self> {
-        let progress = Arc::new(ConnProgress::new());
+    /// Lends the socket of a connection. `first` was read from the socket already.
+    pub(super) fn new(
+        (notifier, peer): (ConnNotifier, Option<Address>),
+        io: MaybeTls<W>,
+        first: FirstBytes,
+    ) -> Arc<Self> {
+        let progress = Arc::new(ConnProgress::new(notifier, peer));
         let waker = Waker::from(progress.clone());
+        let (since, head) = (first.bytes.len() as u64, first.head.map(|head| head as u64));
         let lent = LentState {
-            io: MaybeTls::Taken,
-            first: Bytes::new(),
-            in_parts: false,
+            io,
+            in_parts: first.in_parts && head.is_none(),
+            first: first.bytes,
             read: 0,
             wrote: 0,
             moves: 0,
@@ -123,54 +120,34 @@ impl<W: Transport> Shared<W> {
             budget: 0,
             is_spent: false,
             is_blocked: false,
-            seen: BytesSeen::default(),
+            seen: BytesSeen { since, head },
             requests: 0,
             reported: (0, 0, 0),
         };
         Arc::new(Self { progress, waker, lent: Mutex::new(lent), entry_guard: Mutex::new(None) })
     }
 
-    /// Binds the state to a connection and lends the socket. `first` was read from the socket already.
-    pub(super) fn bind(
-        &self,
-        (notifier, peer): (ConnNotifier, Option<Address>),
-        io: MaybeTls<W>,
-        first: FirstBytes,
-    ) {
-        self.progress.bind(notifier, peer);
-        let mut lent = self.lent.lock();
-        let (since, head) = (first.bytes.len() as u64, first.head.map(|head| head as u64));
-        lent.seen = BytesSeen { since, head, wrote: 0 };
-        lent.in_parts = first.in_parts && head.is_none();
-        (lent.io, lent.first, lent.requests, lent.is_ended) = (io, first.bytes, 0, false);
-    }
-
     pub(super) fn lent(&self) -> MutexGuard<'_, LentState<W>> {
         self.lent.lock()
     }
 
-    /// Takes the socket if this is a clean point: hyper is idle and holds no unused byte for sure (`H1`).
-    /// Returns none otherwise; `Http1Conn::into_io` is the slower way then.
+    /// Returns whether hyper holds no unused byte for sure: all that hyper was given since the last such
+    /// point is one whole request, a head and a body of the declared length. Called at rest.
     ///
-    /// All that hyper was given since the last clean point must be one whole request: its head, and a body
-    /// of the declared length. The request must be a small one, so that hyper's buffers have not grown.
-    pub(super) fn take_io_if_clean(&self) -> Option<MaybeTls<W>> {
+    /// A wrong answer would delay a deadline. No socket leaves hyper for this answer.
+    pub(super) fn is_clean(&self) -> bool {
         let mut lent = self.lent.lock();
-        let (head, body) = (lent.seen.head, self.progress.last_body());
-        let whole = head.zip(body).and_then(|(head, body)| head.checked_add(body));
-        let is_small = lent.seen.since <= SMALL_READ && lent.seen.wrote <= SMALL_WRITE;
-        let clean = match self.progress.requests() - lent.requests {
+        let whole = lent.seen.head.zip(self.progress.last_body());
+        let whole = whole.and_then(|(head, body)| head.checked_add(body));
+        let is_clean = match self.progress.requests() - lent.requests {
             0 => lent.seen.since == 0,
-            requests => {
-                requests == 1
-                    && (whole == Some(lent.seen.since) || failpoint("a socket leaves its bytes"))
-            }
+            1 => whole == Some(lent.seen.since),
+            _ => false,
         };
-        let is_small = is_small || failpoint("large states are kept");
-        (clean && is_small).then(|| {
+        if is_clean {
             (lent.seen, lent.requests) = (BytesSeen::default(), self.progress.requests());
-            lent.take_io()
-        })
+        }
+        is_clean
     }
 
     /// Makes the owner of the lent socket the owner of the connection: after an upgrade, and for HTTP/2.
@@ -344,7 +321,6 @@ impl<W: Transport> Write for LentIo<W> {
         let polled = lent.note_write(polled);
         if let Poll::Ready(Ok(count)) = &polled {
             lent.wrote += *count as u64;
-            lent.seen.wrote += *count as u64;
         }
         polled
     }

@@ -2,9 +2,8 @@
 //! service of `http` requests, answers unchanged.
 //!
 //! An idle connection under hyper keeps a task and buffers of 16 KiB or more. This server takes both back
-//! between requests: an idle keep-alive connection is a record of 64 bytes and its socket. When bytes
-//! arrive, the connection takes a hyper state that another connection has left, or a new one. No byte is
-//! lost, and no answer differs.
+//! from idle connections: an idle keep-alive connection is a record of 64 bytes and its socket. When bytes
+//! arrive, the connection gets a new hyper state. No byte is lost, and no answer differs.
 //!
 //! ```
 //! use axum::Router;
@@ -29,38 +28,42 @@
 //! pool: bound them by a layer.
 //!
 //! [`guide::http`](crate::guide::http) has the settings with their defaults, what the pool's size bounds,
-//! how connections share hyper's state, and figures.
+//! when connections have hyper's state, and figures.
 
 // # The protocol
 //
-// hyper wants to own its socket for the whole life of a connection. The server wants the socket back
-// between two requests, so that an idle connection needs no hyper state. The files of this folder lend the
-// socket and prove each time that it may come back.
+// hyper wants to own its socket for the whole life of a connection. The server wants the socket back when a
+// connection is idle, so that the connection needs no hyper state then. The files of this folder lend the
+// socket to a hyper connection of its own, and prove each time that it may come back.
 //
 // ```text
 //                 first bytes             whole head              pending poll
 //  accept -> Parked ---------> Busy::Head ---------> in hyper (turn) ---------> Busy::Http1 (parked)
 //              ^                                       |   |    ^                   |
-//              |            go_idle: H1 holds          |   |    +---- next event ---+
+//              |       rest: H1 holds, not warm        |   |    +---- next event ---+
 //              +---------------------------------------+   |
 //                                                          +-> suspended (service), lingers, detached
 // ```
 //
 // 1. At rest a connection is `Idle::Parked`: an entry of the table and a socket.
 // 2. A turn reads. A partial head stays as its bytes in `Busy::Head`; hyper sees none of it (`head.rs`).
-// 3. With a whole head the turn takes a hyper connection: a pooled one, or a new one (`conn.rs`,
-//    `conn_pool.rs`). It puts the socket into `LentState` and gives hyper the bytes first (`lent_io.rs`).
+// 3. With a whole head the turn makes a hyper connection (`conn.rs`). It puts the socket into `LentState`
+//    and gives hyper the bytes first (`lent_io.rs`).
 // 4. Hyper is polled until it waits. `progress.rs` computes for what: the service, the peer, or nothing.
 //    - For the service: the turn is suspended, and keeps its slot.
 //    - For the peer, or for the next part of a response body: the entry is parked with hyper and the
 //      socket in it (`Busy::Http1`), and holds no slot.
-//    - For nothing: the turn takes the socket back, by one of two proofs.
-// 5. The fast proof, `Shared::take_io_if_clean`: since the last clean point hyper was given exactly one head
-//    and its declared body. Hyper then holds no byte, and hyper's state goes to the pool.
-// 6. The slow proof, `Http1Conn::into_io`: hyper is at rest and all bodies were read to their ends. Hyper is
-//    taken apart. The bytes that hyper has read and not used are the beginning of the next request.
-// 7. Without a proof hyper keeps the socket. That is so for the rest of the connection's life once a request
-//    body was dropped before its end: only hyper knows how much of that body is still to come.
+//    - For nothing: the connection rests.
+// 5. A connection at rest is warm or cold.
+//    - Warm: it has a task, or a TLS session that is busy. It stays in hyper, so the next request builds
+//      nothing. After some idle ticks the table tells it (`Events::COOL`), and it goes cold.
+//    - Cold: `Http1Conn::into_io` takes hyper apart. The bytes that hyper has read and not used are the
+//      beginning of the next request.
+// 6. The proof: all requests are answered and flushed, and hyper has read the body of the last one to its
+//    end (`ConnProgress::is_whole`). That is so if user code has read the body to its end, which hyper tells
+//    only behind the last byte. For a body that was dropped before, the bytes that hyper was given must be
+//    one head and one body of the declared length, and hyper must have been polled since the drop.
+// 7. Without the proof hyper keeps the socket, until a later request gives the proof or hyper closes.
 //
 // HTTP/2 (`http2.rs`) and upgrades leave this cycle. The turn ends as `Outcome::Detached`, and the owner of
 // the socket (a task, or the code that asked for the upgrade) owns the entry and the permit too.
@@ -68,18 +71,21 @@
 // A WebSocket of the room `ws` keeps its entry (`websocket.rs`): hyper's upgraded connection gives the
 // socket back, with the bytes that hyper has read, and framed turns serve the entry from then on.
 //
+// # Which part may touch what
+//
+// Hyper alone begins the parts of a request, inside of its poll, and its owner alone polls it. Other threads
+// read and drop request bodies: they end parts, and never begin one. So what the owner finds ended after a
+// poll stays ended until the next poll. `ConnProgress::is_whole` turns true once for each request.
+//
 // # Invariants
 //
-// H1  No byte of one request is ever part of another. The socket leaves hyper only by the proofs of 5 and
-//     6. Tests: `spares::beginnings_are_not_passed_on`, `head::tests::hyper_finds_the_same_end`, `rounds`.
-// H2  A connection with a dropped request body never gives up its socket, and its hyper state is never
-//     reused. The count of dropped bodies never falls, and a body counts before its bit is cleared.
-//     Tests: `race_tests`, `soak_tests`, `spares::unread_bodies_hold_it`.
-// H3  State of one peer is never another's. A hyper state is reused only after plain HTTP/1.1 requests
-//     (no upgrade, a declared length) at a clean point, with nothing under way and no dropped body.
-//     Tests: `spares::old_requests_leave_no_trace`, `spares::large_ones_are_not_kept`.
-// H4  A hyper connection has one owner at a time: a turn, an entry, the pool, or a task. The owner alone
-//     polls it and calls `begin`, `bind` and `requests`. Rust's ownership of the box holds this.
+// H1  No byte of one request is ever part of another. A socket that serves another request leaves hyper only
+//     by the proof of 6. Tests: `states::beginnings_are_not_passed_on`, `race_tests`, `soak_tests`,
+//     `progress::tests::the_last_body_alone_tells_whether_all_is_whole`, `rounds`.
+// H2  An idle connection has no hyper state. Tests: `states::an_idle_connection_has_none`, `warm`.
+// H3  State of one peer is never another's: each connection has hyper connections of its own.
+// H4  A hyper connection has one owner at a time: a turn, an entry, or a task. The owner alone polls it and
+//     reads `requests`. Rust's ownership of the box holds this.
 // H5  No wake-up gets lost. Within a poll it has hyper polled again; at other times it wakes the suspended
 //     turn or makes the entry ready. Tests: `progress::tests::a_wake_up_within_a_poll_...`, `rounds`.
 // H6  A turn is suspended, and holds its slot, only while user code of a request works and does not wait
@@ -89,14 +95,13 @@
 // H8  A detached connection's entry and permit are free only after its socket is closed. Tests: `upgrades`,
 //     `version2`.
 // H9  User code (services, bodies, wakers) neither runs nor drops under a lock of this folder, and its panic
-//     ends its connection alone. Tests: `pool::panics`, `spares::the_service_ends_with_its_server`.
+//     ends its connection alone. Tests: `pool::panics`, `states::the_service_ends_with_its_server`.
 //
 // Test names without a file are modules of `tests/http/`.
 
 mod body;
 mod builder;
 mod conn;
-mod conn_pool;
 mod head;
 mod http2;
 mod http2_settings;
@@ -137,17 +142,15 @@ use crate::conn::events::Events;
 use crate::conn::notifier::ConnNotifier;
 use crate::conn::protocol::{Outcome, Protocol, Turn};
 use crate::conn::transport::Transport;
-use crate::http::conn_pool::ConnPool;
 use crate::http::hyper_service::{HttpService, HyperService};
 use crate::http::progress::ConnProgress;
 use crate::http::serve_turn::HttpTurn;
 #[cfg(feature = "ws")]
 use crate::ws::conn::{StartWs, WsConn};
 
-/// What all connections of a server share: the service, the pool of hyper's states, and settings.
+/// What all connections of a server share: the service, and settings.
 pub(crate) struct HttpProtocol<A> {
     service: A,
-    conn_pool: ConnPool,
     http1: http1::Builder,
     /// For connections whose first request is the last, since their close was requested already.
     http1_last: http1::Builder,
@@ -176,10 +179,8 @@ impl<A: HttpService> HttpProtocol<A> {
         http1_last.keep_alive(false);
         let http_states = Gauge::default();
         let (keep_alive, connect_info) = (config.deadlines.idle, config.connect_info);
-        let (conn_pool, is_stopping) = (ConnPool::new(), Arc::default());
         Self {
             service,
-            conn_pool,
             http1,
             http1_last,
             http2: config.http2.clone(),
@@ -187,7 +188,7 @@ impl<A: HttpService> HttpProtocol<A> {
             body_timeout: config.deadlines.body,
             max_requests: config.max_requests,
             connect_info,
-            is_stopping,
+            is_stopping: Arc::default(),
             http_states,
         }
     }
@@ -289,10 +290,6 @@ impl<A: HttpService> Protocol for HttpProtocol<A> {
 
     fn on_shutdown(&self) {
         self.is_stopping.store(true, SeqCst);
-    }
-
-    fn tick(&self) {
-        self.conn_pool.tick();
     }
 }
 

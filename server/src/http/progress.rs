@@ -3,14 +3,14 @@
 //! Owns the bits, the counts and [`Waiting`], the verdict that a turn acts on. Writers are the service's
 //! future (`hyper_service.rs`), the bodies (`body.rs`) and the lent socket (`lent_io.rs`), each on the
 //! thread that polls or drops it. Readers are the turn (`serve_turn.rs`) and the task of an HTTP/2
-//! connection (`http2.rs`). `conn.rs` and `lent_io.rs` bind the progress to a connection.
+//! connection (`http2.rs`). `conn.rs` and `http2.rs` make the progress, one for each hyper connection.
 //!
-//! No lock covers the bits: each is one atomic word. The two mutexes here guard the target of wake-ups and
+//! No lock covers the bits: each is one atomic word. The mutexes here guard the waker of a suspended turn and
 //! the wakers of a detached socket; both are released before a waker is woken.
 //!
 //! What must never happen:
 //!
-//! - a request body is dropped before its end and [`ConnProgress::dropped_bodies`] does not count it (`H2`);
+//! - [`ConnProgress::is_whole`] is true while a part of the last request's body is still to come (`H1`);
 //! - a wake-up gets lost between two polls (`H5`).
 //!
 //! `H1`, `H2` and the other invariants stand at the head of `http/mod.rs`.
@@ -37,15 +37,13 @@
 //! | [`REQUEST_BODY`] | the request head is there, if a body follows | the last request body ends or is dropped |
 //! | [`REQUEST_BODY_PENDING`] | a poll of the request body is pending | the body brings data; before a poll of the service's future or of the response body; with `REQUEST_BODY` |
 //! | [`UNFLUSHED`] | before each write to the socket; when a response body ends | a flush completes |
-//! | [`REQUEST_BODY_DROPPED`] | a request body is dropped before its end | the next request begins; hyper has skipped the rest |
 //!
 //! `REQUEST_BODY_PENDING` is cleared before user code is polled because that poll may read the body again.
 //! If the bit is set afterwards, that code waits for the peer.
 //!
 //! # Memory orderings
 //!
-//! Accesses are SeqCst, but for those whose accessor names the partner and the reason. The pair that
-//! matters most is in [`ConnProgress::dropped_bodies`].
+//! Accesses are SeqCst, but for those whose accessor names the partner and the reason.
 
 use std::fmt;
 use std::sync::Arc;
@@ -76,8 +74,6 @@ pub(super) const REQUEST_BODY: u8 = 16;
 pub(super) const REQUEST_BODY_PENDING: u8 = 32;
 /// Bytes were written after the last flush.
 pub(super) const UNFLUSHED: u8 = 64;
-/// The body of the last request was dropped before its end. Hyper may still have to skip its rest.
-pub(super) const REQUEST_BODY_DROPPED: u8 = 128;
 
 /// One guard.
 const GUARD: u64 = 1 << 8;
@@ -168,15 +164,19 @@ pub(super) enum SocketWaiter {
 
 /// How far a connection is with its requests. Also the waker that turns poll hyper with.
 pub(super) struct ConnProgress {
-    target: Mutex<Target>,
+    notifier: ConnNotifier,
+    /// The peer's address, for the extensions of requests.
+    peer: Option<Address>,
+    /// The waker of a suspended turn.
+    turn: Mutex<Option<Waker>>,
     /// Bits and counts; see the module's head.
     state: AtomicU64,
     /// See [`requests`](Self::requests).
     requests: AtomicU64,
     /// See [`last_body`](Self::last_body). `u64::MAX`: unknown.
     body: AtomicU64,
-    /// See [`dropped_bodies`](Self::dropped_bodies).
-    dropped_bodies: AtomicU64,
+    /// The number of the last request whose body hyper has read to its end. Never falls.
+    whole: AtomicU64,
     /// How many parts of responses hyper has taken and not written yet. HTTP/2 alone counts them.
     unsent: AtomicUsize,
     /// `POLLED` and `WOKEN`.
@@ -193,25 +193,17 @@ pub(super) struct ConnProgress {
     goodbye: Mutex<Option<CancellationToken>>,
 }
 
-/// The connection that the progress is bound to; empty while hyper's state is in the pool.
-#[derive(Default)]
-struct Target {
-    notifier: Option<ConnNotifier>,
-    /// The waker of a suspended turn.
-    turn: Option<Waker>,
-    /// The peer's address, for the extensions of requests.
-    peer: Option<Address>,
-}
-
 impl ConnProgress {
-    /// Creates the progress of no connection yet.
-    pub(super) fn new() -> Self {
+    /// Creates the progress of a connection that hyper gets.
+    pub(super) fn new(notifier: ConnNotifier, peer: Option<Address>) -> Self {
         Self {
-            target: Mutex::new(Target::default()),
+            notifier,
+            peer,
+            turn: Mutex::new(None),
             state: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             body: AtomicU64::new(0),
-            dropped_bodies: AtomicU64::new(0),
+            whole: AtomicU64::new(0),
             unsent: AtomicUsize::new(0),
             polls: AtomicU8::new(0),
             detached: AtomicBool::new(false),
@@ -248,71 +240,38 @@ impl ConnProgress {
         changed.unwrap_or_else(|state| state)
     }
 
-    /// Returns how many requests have begun since [`bind`](Self::bind).
+    /// Returns how many requests hyper has begun. The count is the number of the last request.
     ///
-    /// Relaxed: [`begin`](Self::begin) and `bind` are the only writers. The owner of hyper's state makes
-    /// both calls and reads the count (`H4`), and a hand-over of the state between threads goes through a
-    /// lock.
+    /// Relaxed: [`begin`](Self::begin) is the only writer. The owner of hyper's connection makes that call
+    /// and reads the count (`H4`), and a hand-over of the connection between threads goes through a lock.
     pub(super) fn requests(&self) -> u64 {
         self.requests.load(Relaxed)
     }
 
-    /// Returns the length of the last request's body in bytes; none if the length is unknown or the
-    /// request leaves traces in hyper's state.
+    /// Returns the length of the last request's body in bytes; none if the head does not tell.
     ///
     /// Relaxed, for the reason that [`requests`](Self::requests) gives.
     pub(super) fn last_body(&self) -> Option<u64> {
         Some(self.body.load(Relaxed)).filter(|bytes| *bytes != u64::MAX)
     }
 
-    /// Returns how many request bodies were dropped before their end, over all requests. The count never
-    /// falls (`H2`).
+    /// Whether hyper has read the body of the last request to its end.
     ///
-    /// The drop of a body adds to this count first and clears `REQUEST_BODY` second. A reader loads the
-    /// bits first and this count second. So bits without `REQUEST_BODY` imply that the count is complete.
-    pub(super) fn dropped_bodies(&self) -> u64 {
-        self.dropped_bodies.load(SeqCst)
+    /// Other threads read bodies, so an answer may come late. It is never too early, and `true` stays true
+    /// until the owner of hyper's connection has hyper begin another request (`H1`). Hyper begins one only
+    /// behind the end of the body before it, so the last request is the only one in doubt.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole.load(SeqCst) == self.requests()
     }
 
-    /// Counts a request body that has ended before its end.
-    pub(super) fn note_dropped_body(&self) {
-        self.dropped_bodies.fetch_add(1, SeqCst);
-    }
-
-    /// Binds the progress to a connection. Called when a connection takes hyper's state.
-    pub(super) fn bind(&self, notifier: ConnNotifier, peer: Option<Address>) {
-        debug_assert_eq!(
-            self.dropped_bodies(),
-            0,
-            "H2: a hyper state with a dropped body is reused"
-        );
-        // Relaxed: see `requests`.
-        self.requests.store(0, Relaxed);
-        *self.target.lock() = Target { notifier: Some(notifier), turn: None, peer };
-    }
-
-    /// Unbinds the progress. Called when hyper's state goes to the pool.
-    ///
-    /// A waker left over from an earlier request does nothing until the next `bind`. After that it can
-    /// cause one spurious turn of the next connection.
-    pub(super) fn unbind(&self) {
-        let before = std::mem::take(&mut *self.target.lock());
-        // After unlocking: the drop may release the last reference to the listener's state.
-        drop(before);
-    }
-
-    fn notifier(&self) -> Option<ConnNotifier> {
-        self.target.lock().notifier.clone()
+    /// Notes that hyper has read the body of a request to its end.
+    pub(super) fn note_whole(&self, request: u64) {
+        self.whole.fetch_max(request, SeqCst);
     }
 
     /// Returns the peer's address, if requests carry it.
     pub(super) fn peer(&self) -> Option<Address> {
-        self.target.lock().peer
-    }
-
-    /// Whether no request is under way, all bytes are flushed, and no body waits to be skipped.
-    pub(super) fn is_at_rest(&self) -> bool {
-        self.state.load(SeqCst) == 0
+        self.peer
     }
 
     /// Notes that a request begins, with a body of `body` bytes; see [`last_body`](Self::last_body).
@@ -321,7 +280,6 @@ impl ConnProgress {
         // Relaxed: see `requests`. No other thread writes meanwhile.
         self.requests.store(self.requests() + 1, Relaxed);
         self.body.store(body.unwrap_or(u64::MAX), Relaxed);
-        self.clear(REQUEST_BODY_DROPPED);
     }
 
     /// Notes that hyper's poll begins. A wake-up during the poll sets `WOKEN`, and the turn polls again. A
@@ -341,25 +299,22 @@ impl ConnProgress {
     /// Registers the waker of a turn that is suspended. A wake-up between the last poll and this call has
     /// gone to the notifier, which wakes the turn as well.
     pub(super) fn suspend(&self, turn: &Waker) {
-        self.target.lock().turn = Some(turn.clone());
+        *self.turn.lock() = Some(turn.clone());
     }
 
     /// Removes the waker of the turn. Called when that turn goes on.
     pub(super) fn resume(&self) {
-        let turn = self.target.lock().turn.take();
+        let turn = self.turn.lock().take();
         drop(turn);
     }
 
     /// Wakes the suspended turn. Without one, delivers an event to the connection, which becomes ready.
     fn wake_turn(&self) {
-        let target = self.target.lock();
-        let (turn, notifier) = match &target.turn {
-            Some(turn) => (Some(turn.clone()), None),
-            None => (None, target.notifier.clone()),
-        };
-        drop(target);
-        turn.into_iter().for_each(Waker::wake);
-        notifier.iter().for_each(ConnNotifier::push);
+        let turn = self.turn.lock().clone();
+        match turn {
+            Some(turn) => turn.wake(),
+            None => self.notifier.push(),
+        }
     }
 
     /// Whether a guard exists: user code is under way.
@@ -381,31 +336,27 @@ impl ConnProgress {
 
     /// Sets the reason that the connection's end is counted under, unless a stronger one is set.
     pub(super) fn close(&self, reason: CloseReason) {
-        if let Some(notifier) = self.notifier() {
-            notifier.close(reason);
-        }
+        self.notifier.close(reason);
     }
 
     /// Whether the server was dropped, or its shutdown's deadline has passed.
     pub(super) fn is_killed(&self) -> bool {
-        self.notifier().is_some_and(|notifier| notifier.server().killed.load(SeqCst))
+        self.notifier.server().killed.load(SeqCst)
     }
 
     /// Returns the reason of a requested close, if there is one.
     pub(super) fn close_requested(&self) -> Option<CloseReason> {
-        self.notifier()?.close_requested()
+        self.notifier.close_requested()
     }
 
     /// Adds what a detached connection has done to the counts of the server.
     pub(super) fn count_traffic(&self, read: u64, wrote: u64, requests: u64) {
-        if let Some(notifier) = self.notifier() {
-            notifier.server().detached.add(read, wrote, requests);
-        }
+        self.notifier.server().detached.add(read, wrote, requests);
     }
 
     /// Counts a request of the connection. Returns the count, over all of the connection's life.
     pub(super) fn count_request(&self) -> u32 {
-        self.notifier().map_or(0, |notifier| notifier.count_request())
+        self.notifier.count_request()
     }
 
     /// Registers a waker for events of a detached connection.
@@ -427,9 +378,8 @@ impl ConnProgress {
     /// Returns what a stream of HTTP/2 must know of its connection.
     #[cfg(feature = "ws")]
     pub(super) fn stream_of(&self) -> Option<stream::Of> {
-        let (notifier, address) = (self.notifier()?, self.peer()?);
         let goodbye = self.goodbye.lock().get_or_insert_default().clone();
-        Some(stream::Of { address, notifier, goodbye })
+        Some(stream::Of { address: self.peer?, notifier: self.notifier.clone(), goodbye })
     }
 
     /// Tells the WebSockets of an HTTP/2 connection that the connection is to end.
@@ -449,9 +399,7 @@ impl ConnProgress {
     pub(super) fn detach(self: &Arc<Self>) {
         self.detached.store(true, SeqCst);
         let waker = Waker::from(self.clone());
-        if let Some(notifier) = self.notifier() {
-            notifier.register(&waker);
-        }
+        self.notifier.register(&waker);
         // An event before `register` reached none of the waiters. All of them look again.
         waker.wake();
     }
@@ -498,11 +446,6 @@ impl ProgressGuard {
         self
     }
 
-    /// Ends the part as planned: sets no bits at its end.
-    pub(super) fn complete(mut self) {
-        self.set_at_end = 0;
-    }
-
     /// Computes the word after this part's end, with the guard itself still counted.
     fn ended(&self, state: u64) -> u64 {
         let state = (state | u64::from(self.set_at_end)) - body_guards(self.bits);
@@ -525,13 +468,6 @@ fn body_guards(bits: u8) -> u64 {
 
 impl Drop for ProgressGuard {
     fn drop(&mut self) {
-        // Before the bits change: `ConnProgress::dropped_bodies` relies on the order.
-        if self.set_at_end & REQUEST_BODY_DROPPED != 0 && !failpoint("dropped bodies do not count")
-        {
-            self.progress.note_dropped_body();
-            #[cfg(test)]
-            crate::http::race_tests::reached(crate::http::race_tests::SyncPoint::Counted);
-        }
         let before = self.progress.change(|state| self.ended(state) - GUARD);
         let was_last = before % BODY_GUARD / GUARD == 1;
         // Another task may drop the part. The connection then needs a wake-up to see the end.
@@ -570,8 +506,22 @@ impl Drop for UnsentGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conn::listener_conns::ListenerConns;
+    use crate::conn::server_state::ServerState;
+    use crate::conn::table::ConnKey;
+    use crate::framed::service::{Lines, lines};
+    use crate::settings::Settings;
+    use crate::task::TaskWaker;
 
     const BODY: u8 = REQUEST_BODY | REQUEST_BODY_PENDING;
+
+    /// The progress of a connection that has ended.
+    fn progress() -> Arc<ConnProgress> {
+        let server = Arc::new(ServerState::new(Settings::least(), 1, None));
+        let conns: ListenerConns<Lines, TaskWaker> = ListenerConns::new(server, lines().into());
+        let notifier = Arc::new(conns).notifier(ConnKey { index: 0, generation: 0 });
+        Arc::new(ConnProgress::new(notifier, None))
+    }
 
     #[test]
     fn the_first_part_under_way_decides() {
@@ -590,7 +540,6 @@ mod tests {
             // The service was polled. Whether it reads the body decides.
             (CALL, Service, Service),
             (CALL | UNFLUSHED, Service, Service),
-            (CALL | REQUEST_BODY_DROPPED, Service, Service),
             (CALL | REQUEST_BODY_PENDING, Service, Service),
             (CALL | REQUEST_BODY, Service, Service),
             (CALL | BODY, NO_RESPONSE, NO_RESPONSE),
@@ -604,7 +553,6 @@ mod tests {
             (STREAM | REQUEST_BODY, ResponseBody, Flush),
             (STREAM | REQUEST_BODY_PENDING, ResponseBody, Flush),
             (STREAM | BODY, RESPONSE, Flush),
-            (STREAM | REQUEST_BODY_DROPPED, ResponseBody, Flush),
             // The response is complete, and the request body is still there.
             (REQUEST_BODY, BodyReader, BodyReader),
             (REQUEST_BODY | UNFLUSHED, BodyReader, BodyReader),
@@ -612,8 +560,6 @@ mod tests {
             (BODY | UNFLUSHED, RESPONSE, RESPONSE),
             // No part is left.
             (UNFLUSHED, Flush, Flush),
-            (UNFLUSHED | REQUEST_BODY_DROPPED, Flush, Flush),
-            (REQUEST_BODY_DROPPED, Nothing, Flush),
             (0, Nothing, Flush),
         ];
         for (bits, free, blocked) in table {
@@ -628,7 +574,7 @@ mod tests {
     /// Over all combinations, also those that no request makes.
     #[test]
     fn a_connection_rests_only_without_any_part() {
-        for bits in 0..=u8::MAX {
+        for bits in 0..2 * UNFLUSHED {
             for (is_blocked, has_requests) in
                 [(false, false), (false, true), (true, false), (true, true)]
             {
@@ -640,32 +586,43 @@ mod tests {
                 let holds_slot = matches!(verdict, Waiting::Service | Waiting::BodyReader);
                 let peer_waits = bits & BODY == BODY;
                 assert!(!holds_slot || is_under_way(bits) && !peer_waits, "{bits:#010b}");
-                // A dropped body changes nothing: only the count of dropped bodies decides about it.
-                let other = waiting(bits ^ REQUEST_BODY_DROPPED, is_blocked, has_requests);
-                assert_eq!(verdict, other, "{bits:#010b}");
             }
         }
     }
 
-    #[test]
-    fn a_body_that_ends_late_leaves_the_next_one_its_bits() {
-        let progress = Arc::new(ConnProgress::new());
-        let body = || ProgressGuard::new(progress.clone(), BODY, REQUEST_BODY_DROPPED);
+    #[tokio::test]
+    async fn a_body_that_ends_late_leaves_the_next_one_its_bits() {
+        let progress = progress();
+        let body = || ProgressGuard::new(progress.clone(), BODY, 0);
         let (first, second) = (body(), body());
         progress.set(REQUEST_BODY_PENDING);
-        first.complete();
-        assert_eq!((progress.bits(), progress.dropped_bodies()), (BODY, 0));
+        drop(first);
+        assert_eq!(progress.bits(), BODY);
         drop(second);
-        assert_eq!((progress.bits(), progress.dropped_bodies()), (REQUEST_BODY_DROPPED, 1));
+        assert_eq!(progress.bits(), 0);
         assert!(!progress.is_busy());
-        progress.begin(None);
-        assert_eq!((progress.bits(), progress.dropped_bodies()), (0, 1));
-        assert!(progress.is_at_rest());
     }
 
-    #[test]
-    fn a_response_body_takes_over_the_guard_of_its_service() {
-        let progress = Arc::new(ConnProgress::new());
+    #[tokio::test]
+    async fn the_last_body_alone_tells_whether_all_is_whole() {
+        let progress = progress();
+        assert!(progress.is_whole());
+        progress.begin(None);
+        progress.begin(Some(1));
+        assert_eq!((progress.requests(), progress.last_body()), (2, Some(1)));
+        // The end of the first body is noticed late.
+        progress.note_whole(1);
+        assert!(!progress.is_whole());
+        progress.note_whole(2);
+        progress.note_whole(1);
+        assert!(progress.is_whole());
+        progress.begin(None);
+        assert!(!progress.is_whole());
+    }
+
+    #[tokio::test]
+    async fn a_response_body_takes_over_the_guard_of_its_service() {
+        let progress = progress();
         let service = ProgressGuard::new(progress.clone(), SERVICE | SERVICE_PENDING, 0);
         progress.set(SERVICE_PENDING);
         let response = service.continue_as(RESPONSE_BODY | RESPONSE_BODY_PENDING, UNFLUSHED);
@@ -674,9 +631,9 @@ mod tests {
         assert_eq!((progress.bits(), progress.is_busy()), (UNFLUSHED, false));
     }
 
-    #[test]
-    fn a_wake_up_within_a_poll_has_the_turn_poll_again() {
-        let progress = Arc::new(ConnProgress::new());
+    #[tokio::test]
+    async fn a_wake_up_within_a_poll_has_the_turn_poll_again() {
+        let progress = progress();
         let waker = Waker::from(progress.clone());
         waker.wake_by_ref();
         progress.poll_begins();

@@ -10,7 +10,7 @@
 //! 2. `read_head`: without hyper state, reads until there is a whole head, then takes a hyper connection.
 //! 3. `drive`: has hyper work, in rounds. A round is `lend`, the poll, `account`, `observe`.
 //! 4. `decide`: maps what the connection waits for ([`Waiting`]) to the end of the turn.
-//! 5. `go_idle` or `stay_in_hyper`: after the last response, takes the socket out of hyper, or leaves it.
+//! 5. `rest`: after the last response, takes the socket out of hyper, or leaves it.
 //!
 //! # The end of a turn
 //!
@@ -21,10 +21,10 @@
 //! | the response body | parked as `Stream`, with hyper | free |
 //! | a flush | parked as `Stall`, with hyper | free |
 //! | the first head | parked as `Frame` | free |
-//! | nothing | parked as `Idle`, without hyper, but after a dropped body | free |
+//! | nothing | parked as `Idle`, or as `Warm` if it has a task; see `rest` | free |
 //!
-//! What must never happen: a turn takes the socket back while a part of a request is there (`H1`), or after
-//! a dropped body (`H2`); a turn is suspended while the peer is what it waits for (`H6`).
+//! What must never happen: a turn takes the socket back while a part of a request is still to come (`H1`); a
+//! turn is suspended while the peer is what it waits for (`H6`).
 
 use std::future::Future;
 use std::mem::replace;
@@ -49,9 +49,7 @@ use crate::http::conn::Http1Conn;
 use crate::http::head::{self, Head};
 use crate::http::hyper_service::HttpService;
 use crate::http::lent_io::FirstBytes;
-use crate::http::progress::{
-    REQUEST_BODY, REQUEST_BODY_DROPPED, SERVICE, Waiting, is_under_way, waiting,
-};
+use crate::http::progress::{REQUEST_BODY, SERVICE, Waiting, is_under_way, waiting};
 #[cfg(test)]
 use crate::http::race_tests::{SyncPoint, reached};
 #[cfg(feature = "ws")]
@@ -83,12 +81,15 @@ pub(super) struct HttpTurn<'a, W: Transport, A: HttpService> {
     events: Events,
     /// The connection, while the turn is suspended.
     suspended: Option<Box<Http1Conn<W, A>>>,
+    /// The box that hyper's connection was parked in, so that a warm connection allocates none for a turn.
+    parking: Option<Box<Busy>>,
 }
 
 /// The counters of a connection before a poll of hyper.
 struct Before {
     requests: u64,
-    dropped_bodies: u64,
+    /// No request body was left.
+    without_body: bool,
     read: u64,
     wrote: u64,
     moves: u64,
@@ -114,7 +115,7 @@ impl<W: Transport, A: HttpService> Future for HttpTurn<'_, W, A> {
                     *this.turn.io = conn.take_io();
                     return Poll::Ready(Outcome::Close(reason));
                 }
-                this.drive(conn, MaybeTls::Taken)
+                this.drive(conn)
             }
             None => this.begin(),
         };
@@ -135,6 +136,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             is_new: false,
             events: Events::NONE,
             suspended: None,
+            parking: None,
         }
     }
 
@@ -162,15 +164,15 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         if let Some(transport) = self.turn.io.transport() {
             transport.force_io(input.forces_io());
         }
-        let busy = match replace(self.turn.idle, Idle::Parked) {
+        let mut busy = match replace(self.turn.idle, Idle::Parked) {
             Idle::Parked => {
                 self.is_new =
                     matches!(input.park_reason, ParkReason::FirstByte | ParkReason::Handshake);
                 return self.read_head(Bytes::new());
             }
-            Idle::Busy(busy) => *busy,
+            Idle::Busy(busy) => busy,
         };
-        match busy {
+        match replace(&mut *busy, Busy::Lingers(CloseReason::Aborted)) {
             Busy::Head { bytes, is_new } => {
                 self.is_new = is_new;
                 self.read_head(bytes.into())
@@ -178,9 +180,13 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             Busy::Http1(conn) => {
                 let conn: Box<Http1Conn<W, A>> =
                     conn.downcast().expect("a connection keeps its transport");
-                let io = replace(self.turn.io, MaybeTls::Taken);
+                self.parking = Some(busy);
+                // The next answer is to say that the connection closes.
+                if conn.gauge.is_none() && input.close_requested.is_some() {
+                    return self.leave(conn);
+                }
                 self.events = input.events;
-                self.drive(conn, io)
+                self.drive(conn)
             }
             Busy::Lingers(reason) => Poll::Ready(self.linger(reason)),
             #[cfg(feature = "ws")]
@@ -240,8 +246,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         };
         let is_last = self.turn.input.close_requested.is_some();
         let first = FirstBytes { bytes, head, in_parts: known > 0 };
-        let conn = Http1Conn::new(self.protocol, is_last, target, io, first);
-        self.drive(conn, MaybeTls::Taken)
+        self.drive(Http1Conn::new(self.protocol, is_last, target, io, first))
     }
 
     /// Returns the peer's address, if it is wanted.
@@ -290,16 +295,27 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         {
             return Outcome::Park { park_reason: ParkReason::FirstByte, moved: false };
         }
-        Outcome::Park { park_reason: ParkReason::Idle, moved: self.served }
+        let park_reason =
+            if self.is_warm(self.turn.io.is_tls()) { ParkReason::Warm } else { ParkReason::Idle };
+        Outcome::Park { park_reason, moved: self.served }
     }
 
-    /// Has hyper work until it waits, round by round. `io` is the socket, unless hyper has it already.
-    fn drive(&mut self, mut conn: Box<Http1Conn<W, A>>, mut io: MaybeTls<W>) -> Poll<Outcome> {
+    /// Whether the connection keeps its task, and hyper's connection, while it is idle for a moment. A TLS
+    /// session that is busy keeps hyper's connection.
+    fn is_warm(&self, is_tls: bool) -> bool {
+        let input = &self.turn.input;
+        let may_be = W::REGISTERS_WAKER || input.is_busy && is_tls;
+        may_be && (self.served || !input.events.any(Events::COOL))
+    }
+
+    /// Has hyper work until it waits, round by round.
+    fn drive(&mut self, mut conn: Box<Http1Conn<W, A>>) -> Poll<Outcome> {
         let (mut polled_at, mut begun) = (None, 0);
         let most = self.turn.server.settings.read_budget_frames.min(MAX_REQUESTS);
         conn.shared.lent().budget = self.turn.server.settings.read_budget_bytes;
+        conn.gauge.get_or_insert_with(|| self.protocol.http_states.acquire());
         loop {
-            let before = self.lend(&conn, replace(&mut io, MaybeTls::Taken));
+            let before = self.lend(&conn);
             #[cfg(test)]
             reached(SyncPoint::Lent);
             conn.shared.progress.poll_begins();
@@ -313,53 +329,54 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 Ok(Poll::Ready(ended)) => return Poll::Ready(self.ended(*conn, ended)),
                 Ok(Poll::Pending) => {}
             }
-            let (bits, dropped_since) = observe(&conn, &before);
-            // Hyper may close the connection in its next poll. Only a hyper that waits tells how far it is.
-            let poll_again = woken || dropped_since;
+            #[cfg(test)]
+            reached(SyncPoint::Polled);
+            // Other threads read and drop bodies at any time. Hyper alone begins a part of a request, so a
+            // part that is gone here stays gone.
+            let bits = conn.shared.progress.bits();
+            #[cfg(test)]
+            reached(SyncPoint::BitsRead);
             let may_poll = begun < most && in_time(&mut polled_at);
             let may_poll = may_poll || failpoint("a turn polls without end");
-            if poll_again && may_poll && !is_spent {
+            if woken && may_poll && !is_spent {
                 continue;
             }
             let progress = &conn.shared.progress;
             let waiting = waiting(bits, is_blocked, progress.requests() > 0);
-            // Hyper has seen the drop of these bodies. Drops since then have hyper polled again.
-            let has_dropped = before.dropped_bodies != 0;
-            let rests = matches!(waiting, Waiting::Head | Waiting::Nothing);
-            if rests && has_dropped && !poll_again {
-                // Hyper has skipped the rest of each body. Otherwise hyper would have ended the connection.
-                progress.clear(REQUEST_BODY_DROPPED);
+            // Hyper has seen that the body was dropped, and waits: it has skipped the rest. The bytes say the
+            // same.
+            let unread = waiting == Waiting::Nothing && !progress.is_whole();
+            let skipped = before.without_body && before.requests == progress.requests();
+            let skipped = skipped && conn.shared.is_clean();
+            if unread && (skipped || failpoint("any dropped body was skipped")) {
+                progress.note_whole(before.requests);
             }
-            // At rest, too, a connection with a dropped body closes through hyper, which has the socket.
-            if self.hyper_closes(bits, has_dropped) && !conn.is_last() {
+            // At rest, too, a connection that may not leave hyper closes through hyper.
+            if self.hyper_closes(bits, conn.may_end()) && !conn.is_last() {
                 conn.graceful_shutdown();
                 continue;
             }
-            if is_spent || poll_again {
+            if is_spent || woken {
                 return Poll::Ready(self.park(conn, ParkReason::Turn, true));
             }
-            return self.decide(conn, waiting, has_dropped);
+            return self.decide(conn, waiting);
         }
     }
 
     /// Whether hyper is to end the connection after the request that is under way, or at once without one.
-    fn hyper_closes(&self, bits: u8, has_dropped: bool) -> bool {
+    fn hyper_closes(&self, bits: u8, may_end: bool) -> bool {
         let (server, input) = (self.turn.server, &self.turn.input);
         if is_under_way(bits) {
             return last_request::ends_now(server, input, bits & SERVICE == 0);
         }
         let at_rest = last_request::at_rest(server, input, self.served);
-        has_dropped && !self.has_partial_head() && matches!(at_rest, Some(AtRest::Close(_)))
+        !may_end && !self.has_partial_head() && matches!(at_rest, Some(AtRest::Close(_)))
     }
 
-    /// Lends the socket to hyper, and passes on the events that are known. Returns the counters before the
-    /// poll.
-    fn lend(&mut self, conn: &Http1Conn<W, A>, io: MaybeTls<W>) -> Before {
+    /// Passes on to the lent socket the events that are known. Returns the counters before the poll.
+    fn lend(&mut self, conn: &Http1Conn<W, A>) -> Before {
         let input = self.turn.input;
         let mut lent = conn.shared.lent();
-        if !matches!(io, MaybeTls::Taken) {
-            lent.io = io;
-        }
         lent.is_spent = false;
         if let Some(transport) = lent.io.transport() {
             // Events that are told again would undo what a short read has learned since.
@@ -370,7 +387,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         let progress = &conn.shared.progress;
         Before {
             requests: progress.requests(),
-            dropped_bodies: progress.dropped_bodies(),
+            without_body: progress.bits() & REQUEST_BODY == 0,
             read: lent.read,
             wrote: lent.wrote,
             moves: lent.moves,
@@ -393,21 +410,13 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
     }
 
     /// Ends the turn for what the connection waits for.
-    fn decide(
-        &mut self,
-        mut conn: Box<Http1Conn<W, A>>,
-        waiting: Waiting,
-        has_dropped: bool,
-    ) -> Poll<Outcome> {
+    fn decide(&mut self, mut conn: Box<Http1Conn<W, A>>, waiting: Waiting) -> Poll<Outcome> {
         let park_reason = match waiting {
             Waiting::Service | Waiting::BodyReader => {
                 self.suspended = Some(conn);
                 return Poll::Pending;
             }
-            Waiting::Nothing if has_dropped && !failpoint("a cut body is forgotten") => {
-                return Poll::Ready(self.stay_in_hyper(conn));
-            }
-            Waiting::Nothing => return self.go_idle(conn),
+            Waiting::Nothing => return self.rest(conn),
             Waiting::RequestBody { .. } => ParkReason::Body,
             Waiting::ResponseBody => ParkReason::Stream,
             Waiting::Flush => ParkReason::Stall,
@@ -448,12 +457,19 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         park_reason: ParkReason,
         moved: bool,
     ) -> Outcome {
-        *self.turn.idle = Idle::Busy(Box::new(Busy::Http1(conn)));
+        let parked = Busy::Http1(conn);
+        *self.turn.idle = Idle::Busy(match self.parking.take() {
+            Some(mut parking) => {
+                *parking = parked;
+                parking
+            }
+            None => Box::new(parked),
+        });
         Outcome::Park { park_reason, moved }
     }
 
-    /// Whether a part of a head has come on a connection with a dropped body. Hyper has read that part, so
-    /// the moved bytes are the only sign.
+    /// Whether a part of a head has come on a connection that may not leave hyper. Hyper has read that part,
+    /// so the moved bytes are the only sign.
     fn has_partial_head(&self) -> bool {
         let park_reason = self.turn.input.park_reason;
         !self.served
@@ -461,8 +477,8 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 || matches!(park_reason, ParkReason::Idle | ParkReason::LastRequest) && self.moved)
     }
 
-    /// Parks a connection with a dropped body after its last response (`H2`). The deadlines of a head and
-    /// of keep-alive hold as for other connections.
+    /// Parks a connection whose last request may not be whole, after its response. The deadlines of a head
+    /// and of keep-alive hold as for other connections.
     fn stay_in_hyper(&mut self, mut conn: Box<Http1Conn<W, A>>) -> Outcome {
         let input = self.turn.input;
         if self.has_partial_head() {
@@ -485,39 +501,41 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         self.park(conn, ParkReason::Idle, self.served)
     }
 
-    /// Takes the socket out of hyper after the last response, and parks the connection without hyper. Each
-    /// request body was read to its end.
-    ///
-    /// At a clean point hyper's state goes to the pool. Otherwise hyper is taken apart, and its unused bytes
-    /// begin the next request.
-    fn go_idle(&mut self, conn: Box<Http1Conn<W, A>>) -> Poll<Outcome> {
-        let reusable = conn.is_reusable();
+    /// Parks a connection after its last response. A warm one stays in hyper if hyper holds no byte of a
+    /// next head. Any other leaves hyper, unless its last request may not be whole (`H1`).
+    fn rest(&mut self, mut conn: Box<Http1Conn<W, A>>) -> Poll<Outcome> {
+        if !conn.may_end() {
+            return Poll::Ready(self.stay_in_hyper(conn));
+        }
+        let input = self.turn.input;
+        let is_tls = conn.shared.lent().io.is_tls();
+        if conn.shared.is_clean() && self.is_warm(is_tls) && !input.forces_io() {
+            conn.gauge = None;
+            return Poll::Ready(self.park(conn, ParkReason::Warm, self.served));
+        }
+        self.leave(conn)
+    }
+
+    /// Takes the socket out of hyper. The bytes that hyper has read and not used begin the next request.
+    fn leave(&mut self, conn: Box<Http1Conn<W, A>>) -> Poll<Outcome> {
         #[cfg(test)]
         reached(SyncPoint::Leaves);
-        if let Some(io) = reusable.then(|| conn.shared.take_io_if_clean()).flatten() {
-            *self.turn.io = io;
-            let outcome = self.wait_for_head(BytesMut::new(), 0);
-            *self.turn.idle = Idle::Parked;
-            conn.recycle(self.protocol);
-            return Poll::Ready(outcome);
-        }
         match conn.into_io() {
             Ok((io, rest)) => {
                 *self.turn.io = io;
-                *self.turn.idle = Idle::Parked;
                 match rest.is_empty() {
                     true => Poll::Ready(self.wait_for_head(BytesMut::new(), 0)),
                     false => self.read_head(rest),
                 }
             }
-            Err(refused) => Poll::Ready(self.park(refused, ParkReason::Idle, self.served)),
+            Err(kept) => Poll::Ready(self.stay_in_hyper(kept)),
         }
     }
 
     /// Ends the turn after hyper's future has completed: by an upgrade, a close or an error.
     fn ended(&mut self, conn: Http1Conn<W, A>, ended: hyper::Result<()>) -> Outcome {
         let shared = conn.shared.clone();
-        let in_part = shared.progress.bits() & (REQUEST_BODY | REQUEST_BODY_DROPPED) != 0;
+        let in_part = !shared.progress.is_whole();
         if conn.ends_upgraded() {
             #[cfg(feature = "ws")]
             if let Some(upgrade) = shared.progress.take_upgrade()
@@ -617,21 +635,4 @@ fn in_time(polled_at: &mut Option<Instant>) -> bool {
         }
         Some(polled_at) => polled_at.elapsed() < MAX_TIME,
     }
-}
-
-/// Reads the progress after a poll of hyper. Returns the bits, and whether a request body was dropped that
-/// hyper has not seen.
-///
-/// Other tasks drop bodies at any time, so the order matters: first the bits, then the count. Bits without
-/// `REQUEST_BODY` imply that the count is complete; see `ConnProgress::dropped_bodies`. `race_tests.rs`
-/// drops a body at both points, `soak_tests.rs` at these and others.
-fn observe<W: Transport, A: HttpService>(conn: &Http1Conn<W, A>, before: &Before) -> (u8, bool) {
-    let progress = &conn.shared.progress;
-    #[cfg(test)]
-    reached(SyncPoint::Polled);
-    let bits = progress.bits();
-    let dropped_since = progress.dropped_bodies() != before.dropped_bodies;
-    #[cfg(test)]
-    reached(SyncPoint::BitsRead);
-    (bits, dropped_since)
 }

@@ -2,8 +2,7 @@
 //! `race_tests.rs` names: the server serves nothing that was not sent as a request.
 //!
 //! A service gives bodies to threads that drop them. The hook of the server's threads holds windows open
-//! until a body is dropped, and the hook of the dropping threads stops in the middle of a drop. Each body
-//! is made of requests. `MILLPOND_SOAK` is the number of posts of each test; the long form is
+//! until a body is dropped. Each body is made of requests. `MILLPOND_SOAK` is the number of posts of each test; the long form is
 //!
 //! ```text
 //! MILLPOND_SOAK=100000 cargo test -p millpond-server --all-features --lib soak -- --nocapture
@@ -134,7 +133,7 @@ impl Soak {
 
     /// The hook of the server's threads: holds one window in four open until a body is dropped.
     fn hold(&self, point: SyncPoint, dice: &mut Dice) {
-        if point == SyncPoint::Counted || dice.below(4) != 0 {
+        if dice.below(4) != 0 {
             return;
         }
         let before = self.drops.load(SeqCst);
@@ -152,12 +151,6 @@ impl Soak {
     /// Drops bodies, most of them while a window is open.
     fn drop_bodies(self: &Arc<Self>, seed: u64) {
         let mut dice = Dice::new(seed);
-        let soak = self.clone();
-        let mut moment = Dice::new(seed + 100);
-        set_hook(move |_| {
-            soak.drops.fetch_add(1, SeqCst);
-            (0..moment.below(8)).for_each(|_| thread::yield_now());
-        });
         while !self.is_over.load(SeqCst) {
             let Some(body) = self.given.lock().pop() else {
                 thread::yield_now();
@@ -170,6 +163,7 @@ impl Soak {
                 thread::yield_now();
             }
             drop(body);
+            self.drops.fetch_add(1, SeqCst);
         }
     }
 

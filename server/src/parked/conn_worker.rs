@@ -173,7 +173,7 @@ impl<P: Protocol> ConnWorker<P> {
     ) -> Option<EventConn<P>> {
         match &self.warm {
             Some(warm) if is_busy && park_reason.0 == ParkReason::Idle && warm.has_room(&conn) => {
-                warm.adopt(conn, park_reason);
+                warm.adopt(conn, (ParkReason::Warm, park_reason.1));
                 None
             }
             _ => Some(conn),

@@ -44,6 +44,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use socket2::Socket;
 use tokio::task::yield_now;
+use tokio_util::sync::ReusableBoxFuture;
 
 use crate::accept::address::Address;
 use crate::accept::per_ip::PerIpPermit;
@@ -122,16 +123,15 @@ impl<P: Protocol> Dedicated<P> {
         pool: Option<Pool>,
         home: Box<dyn Home<P>>,
     ) -> Self {
-        let mut conns = ListenerConns::new(server, protocol);
-        conns.cools = true;
-        Self { conns: Arc::new(conns), tls: TlsAccept::default(), pool, home: Some(home) }
+        let conns = Arc::new(ListenerConns::new(server, protocol));
+        Self { conns, tls: TlsAccept::default(), pool, home: Some(home) }
     }
 
     /// Spawns the task of a connection that has come from another table.
     #[cfg(feature = "http")]
     pub(crate) fn adopt(self: &Arc<Self>, conn: TaskConn<P>, park_reason: (ParkReason, bool)) {
         let phase = Phase::Idle { conn, park_reason, stage: ParkStage::Awake };
-        tokio::spawn(ConnTask { phase, mode: self.clone() });
+        tokio::spawn(ConnTask { phase, mode: self.clone(), turn: None });
     }
 
     /// Registers a new connection's socket with tokio, and spawns its task. If the protocol is to
@@ -154,17 +154,19 @@ impl<P: Protocol> Dedicated<P> {
             park_reason: (ParkReason::FirstByte, true),
             stage: ParkStage::Awake,
         };
-        tokio::spawn(ConnTask { phase, mode: self.clone() });
+        tokio::spawn(ConnTask { phase, mode: self.clone(), turn: None });
     }
 }
 
 /// A turn. Returns `None` if its connection ended inside of a job, by a kill or by the pool's end.
-type TurnFuture<P> = dyn Future<Output = Option<(TaskConn<P>, Outcome)>> + Send;
+type TurnFuture<P> = ReusableBoxFuture<'static, Option<(TaskConn<P>, Outcome)>>;
 
 /// The future of a connection's task.
 struct ConnTask<P: Protocol> {
     phase: Phase<P>,
     mode: Arc<Dedicated<P>>,
+    /// The turn, and its memory while the connection is warm: the next turn allocates nothing.
+    turn: Option<TurnFuture<P>>,
 }
 
 enum Phase<P: Protocol> {
@@ -174,7 +176,7 @@ enum Phase<P: Protocol> {
         park_reason: (ParkReason, bool),
         stage: ParkStage,
     },
-    Serving(Pin<Box<TurnFuture<P>>>),
+    Serving,
     Ended,
 }
 
@@ -204,29 +206,40 @@ impl<P: Protocol> Future for ConnTask<P> {
                         return Poll::Ready(());
                     };
                     let Some(input) = input else { return Poll::Ready(()) };
-                    #[cfg(feature = "http")]
-                    if let Some(home) = &this.mode.home
-                        && input.is_cool()
-                    {
-                        match home.take_back(conn, (ParkReason::Idle, false)) {
-                            Ok(()) => return Poll::Ready(()),
-                            Err(kept) => conn = kept,
-                        }
-                    }
                     if let Some(socket) = conn.body.as_mut().and_then(|(io, _)| io.transport()) {
                         socket.force_io(input.forces_io());
                     }
-                    this.phase = Phase::Serving(match &this.mode.pool {
-                        None => Box::pin(serve_turn(conn, input)),
-                        Some(pool) => Box::pin(serve_turn_on_pool(pool.clone(), conn, input)),
-                    });
+                    this.phase = Phase::Serving;
+                    match &this.mode.pool {
+                        None => set(&mut this.turn, serve_turn(conn, input)),
+                        Some(pool) => {
+                            set(&mut this.turn, serve_turn_on_pool(pool.clone(), conn, input));
+                        }
+                    }
                 }
-                Phase::Serving(turn) => {
-                    let ended = ready!(turn.as_mut().poll(cx));
+                Phase::Serving => {
+                    let Some(turn) = &mut this.turn else { return Poll::Ready(()) };
+                    let ended = ready!(turn.poll(cx));
                     this.phase = Phase::Ended;
+                    if !matches!(
+                        ended,
+                        Some((_, Outcome::Park { park_reason: ParkReason::Warm, .. }))
+                    ) {
+                        this.turn = None;
+                    }
                     match ended {
-                        Some((conn, Outcome::Park { park_reason, moved })) => {
+                        #[cfg_attr(not(feature = "http"), allow(unused_mut))]
+                        Some((mut conn, Outcome::Park { park_reason, moved })) => {
                             let park_reason = (park_reason, moved);
+                            #[cfg(feature = "http")]
+                            if let Some(home) = &this.mode.home
+                                && park_reason.0 == ParkReason::Idle
+                            {
+                                match home.take_back(conn, park_reason) {
+                                    Ok(()) => return Poll::Ready(()),
+                                    Err(kept) => conn = kept,
+                                }
+                            }
                             this.phase = Phase::Idle { conn, park_reason, stage: ParkStage::Awake };
                             // T4
                             if park_reason.0 == ParkReason::Turn {
@@ -263,6 +276,17 @@ impl<P: Protocol> Future for ConnTask<P> {
                 Phase::Ended => return Poll::Ready(()),
             }
         }
+    }
+}
+
+/// Puts a turn into the memory of the last one, if there is some.
+fn set<T>(
+    turn: &mut Option<ReusableBoxFuture<'static, T>>,
+    next: impl Future<Output = T> + Send + 'static,
+) {
+    match turn {
+        Some(turn) => turn.set(next),
+        None => *turn = Some(ReusableBoxFuture::new(next)),
     }
 }
 

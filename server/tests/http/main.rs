@@ -17,7 +17,7 @@ mod rounds;
 mod server;
 mod shutdown;
 mod slow_readers;
-mod spares;
+mod states;
 mod upgrades;
 mod version2;
 mod warm;

@@ -76,6 +76,11 @@ impl App {
             "digest" => digest(request.into_body()).await.into_response(),
             "echo" => Body::new(request.into_body()).into_response(),
             "early" => "before the body".into_response(),
+            // Reads a part of the body, and drops the rest.
+            "taste" => {
+                let _ = request.into_body().frame().await;
+                "some of the body".into_response()
+            }
             "keep" => self.keep(request),
             "held" => {
                 let _inside = self.0.inside.enter();

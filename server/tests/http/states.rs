@@ -1,11 +1,11 @@
-//! The reuse of hyper's state: one connection's state serves the next, and nothing else passes on.
+//! Hyper's state: each connection has its own, gives it up when it is idle, and loses no byte with it.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use crate::support;
 use crate::support::http::server::{HELLO, at_rest, get, post};
@@ -14,37 +14,24 @@ use axum::body::Body;
 use axum::http::{Request, Response};
 use http_body_util::BodyExt;
 use millpond_server::http::{RequestBody, Server};
+use tokio::time::sleep;
 use tower::Service;
 
-// States that stay unused for some ticks are dropped. The clock stands still, so none is.
-in_all_cases!(paused: one_serves_all, old_requests_leave_no_trace, large_ones_are_not_kept);
+in_all_cases!(paused: an_idle_connection_has_none, old_requests_leave_no_trace);
 in_all_cases!(paused: beginnings_are_not_passed_on);
 in_all_cases!(paused: the_service_ends_with_its_server);
-in_all_cases!(paused: unread_bodies_hold_it, old_wakers_disturb_nobody);
+in_all_cases!(paused: unread_bodies_hold_nothing, old_wakers_disturb_nobody);
 in_all_cases!(paused: a_body_is_dropped_elsewhere);
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 type Handle = fn(Request<RequestBody>, Arc<Mutex<Vec<Waker>>>) -> Answer;
 
-/// A service that counts its clones: one for each request, and one for each hyper state.
+/// A service whose clones can be counted: one for the server, and one for each hyper state.
+#[derive(Clone)]
 struct Counted {
-    clones: Arc<AtomicUsize>,
+    alive: Arc<()>,
     wakers: Arc<Mutex<Vec<Waker>>>,
     handle: Handle,
-}
-
-impl Counted {
-    fn new(handle: Handle) -> Self {
-        Self { clones: Arc::default(), wakers: Arc::default(), handle }
-    }
-}
-
-impl Clone for Counted {
-    fn clone(&self) -> Self {
-        self.clones.fetch_add(1, Ordering::Relaxed);
-        let (clones, wakers) = (self.clones.clone(), self.wakers.clone());
-        Self { clones, wakers, handle: self.handle }
-    }
 }
 
 impl Service<Request<RequestBody>> for Counted {
@@ -81,95 +68,77 @@ fn answer(request: Request<RequestBody>, _: Arc<Mutex<Vec<Waker>>>) -> Answer {
 struct Rig {
     case: Case,
     server: Server,
-    clones: Arc<AtomicUsize>,
-    built: usize,
+    alive: Arc<()>,
+    wakers: Arc<Mutex<Vec<Waker>>>,
 }
 
 impl Rig {
-    fn new(case: Case, handle: Handle) -> (Self, Arc<Mutex<Vec<Waker>>>) {
-        let service = Counted::new(handle);
-        let (clones, wakers) = (service.clones.clone(), service.wakers.clone());
-        // A warm connection has a state of another type.
-        let server = case.http().warm_connections(0).serve(service).unwrap();
-        let built = clones.load(Ordering::Relaxed);
-        (Self { case, server, clones, built }, wakers)
+    fn new(case: Case, handle: Handle) -> Self {
+        let service = Counted { alive: Arc::default(), wakers: Arc::default(), handle };
+        let (alive, wakers) = (service.alive.clone(), service.wakers.clone());
+        Self { case, server: case.timeless().serve(service).unwrap(), alive, wakers }
     }
 
     async fn client(&self) -> support::server::Client {
         self.case.client(&self.server).await
     }
 
-    /// Returns how many hyper states were built since the last call, given the number of requests.
-    async fn built(&mut self, requests: usize) -> usize {
+    /// Returns how many hyper states there are, when all connections are at rest.
+    async fn states(&self) -> usize {
         let open = self.server.status().open;
         at_rest(&self.server, open, 0).await;
-        let clones = self.clones.load(Ordering::Relaxed);
-        let built = clones - self.built - requests;
-        self.built = clones;
-        built
+        support::settle().await;
+        Arc::strong_count(&self.alive) - 2
     }
 }
 
-async fn one_serves_all(case: Case) {
-    let (mut rig, _) = Rig::new(case, answer);
+async fn an_idle_connection_has_none(case: Case) {
+    let rig = Rig::new(case, answer);
     let mut clients = Vec::new();
     for _ in 0..8 {
         clients.push(rig.client().await);
     }
-    for _ in 0..4 {
+    for round in 0..4 {
         for client in &mut clients {
-            assert_eq!(client.exchange(HELLO).await, "200 xx");
-            let is_first = rig.server.status().frames == 1;
-            assert_eq!(rig.built(1).await, usize::from(is_first));
+            // Large ones and small ones, once and often.
+            for path in [get("/1000000"), post("/", 5) + "abcde", HELLO.into()]
+                .iter()
+                .cycle()
+                .take(1 + 4 * round)
+            {
+                assert!(client.exchange(path).await.starts_with("200 x"));
+            }
         }
+        assert!(rig.states().await <= 8);
+        sleep(Duration::from_secs(4)).await;
+        assert_eq!(rig.states().await, 0, "{round}");
     }
 }
 
 async fn the_service_ends_with_its_server(case: Case) {
-    let (rig, _) = Rig::new(case, answer);
+    let rig = Rig::new(case, answer);
     let mut client = rig.client().await;
     assert_eq!(client.exchange(HELLO).await, "200 xx");
-    let Rig { server, clones, .. } = rig;
+    let Rig { server, alive, .. } = rig;
     at_rest(&server, 1, 0).await;
     drop(server);
-    support::eventually(|| Arc::strong_count(&clones) == 1).await;
+    support::eventually(|| Arc::strong_count(&alive) == 1).await;
 }
 
 async fn old_requests_leave_no_trace(case: Case) {
-    let (mut rig, _) = Rig::new(case, answer);
+    let rig = Rig::new(case, answer);
     let mut old = rig.client().await;
     let request = "GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n";
     assert_eq!(old.exchange(request).await, "200 xx");
-    assert_eq!(rig.built(1).await, 1);
     let mut bad = rig.client().await;
     bad.send("GET / HTTP/1.1\r\nbad header\r\n\r\n").await;
     let reply = bad.rest_text().await;
     assert!(reply.starts_with("HTTP/1.1 400"), "{reply}");
 }
 
-async fn large_ones_are_not_kept(case: Case) {
-    let (mut rig, _) = Rig::new(case, answer);
-    let mut client = rig.client().await;
-    assert_eq!(client.exchange(HELLO).await, "200 xx");
-    assert_eq!(rig.built(1).await, 1);
-    assert_eq!(client.exchange(get("/1000000")).await.len(), 1_000_004);
-    assert_eq!(rig.built(1).await, 0);
-    assert_eq!(client.exchange(HELLO).await, "200 xx");
-    assert_eq!(rig.built(1).await, 1);
-    let (mut rig, _) = Rig::new(case, tell);
-    let mut client = rig.client().await;
-    for length in [10, 10_000, 20_000] {
-        let request = format!("{}{}", post("/", length), "x".repeat(length));
-        assert_eq!(client.exchange(request).await, format!("200 /  {length}"));
-    }
-    assert_eq!(rig.built(3).await, 1);
-    assert_eq!(client.exchange(HELLO).await, "200 /hello  0");
-    assert_eq!(rig.built(1).await, 1);
-}
-
 /// Bytes that follow a request stay with their connection.
 async fn beginnings_are_not_passed_on(case: Case) {
-    let (mut rig, _) = Rig::new(case, tell);
+    let rig = Rig::new(case, tell);
     let (mut one, mut other) = (rig.client().await, rig.client().await);
     for _ in 0..2 {
         assert_eq!(one.exchange(HELLO).await, "200 /hello  0");
@@ -188,31 +157,22 @@ async fn beginnings_are_not_passed_on(case: Case) {
     // Hyper still holds the empty line.
     assert_eq!(one.exchange(format!("{HELLO}\r\n")).await, "200 /hello  0");
     support::eventually(|| rig.server.status().parked == 2).await;
-    assert_eq!(rig.built(8).await, 2);
     assert_eq!(other.exchange(HELLO).await, "200 /hello  0");
-    assert_eq!(rig.built(1).await, 1);
 }
 
-/// The body is dropped unread after all of it has arrived. The connection keeps hyper's state to its end,
-/// and no other connection gets it.
-async fn unread_bodies_hold_it(case: Case) {
-    let (mut rig, _) = Rig::new(case, answer);
+/// The body is dropped unread after all of it has arrived.
+async fn unread_bodies_hold_nothing(case: Case) {
+    let rig = Rig::new(case, answer);
     let mut client = rig.client().await;
     let request = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nabcde";
     for _ in 0..3 {
-        assert_eq!(client.exchange(request).await, "200 xx");
-        at_rest(&rig.server, 1, 1).await;
-        assert_eq!(client.exchange(HELLO).await, "200 xx");
-        at_rest(&rig.server, 1, 1).await;
+        for request in [request, request, HELLO] {
+            assert_eq!(client.exchange(request).await, "200 xx");
+            rig.states().await;
+        }
+        sleep(Duration::from_secs(4)).await;
+        assert_eq!(rig.states().await, 0);
     }
-    let mut other = rig.client().await;
-    assert_eq!(other.exchange(HELLO).await, "200 xx");
-    at_rest(&rig.server, 2, 1).await;
-    drop(client);
-    support::eventually(|| rig.server.status().open == 1).await;
-    assert_eq!(rig.built(7).await, 2);
-    assert_eq!(other.exchange(HELLO).await, "200 xx");
-    assert_eq!(rig.built(1).await, 0);
 }
 
 /// Hyper has passed on all of the body and waits for nothing more of it. So only the drop itself can
@@ -242,7 +202,7 @@ async fn a_body_is_dropped_elsewhere(case: Case) {
         std::thread::spawn(move || drop(body)).join().unwrap();
         at_rest(&server, 1, 1).await;
         assert_eq!(client.exchange(HELLO).await, "200 xx");
-        at_rest(&server, 1, 1).await;
+        at_rest(&server, 1, 0).await;
     }
 }
 
@@ -262,29 +222,22 @@ fn keep(request: Request<RequestBody>, wakers: Arc<Mutex<Vec<Waker>>>) -> Answer
 }
 
 async fn old_wakers_disturb_nobody(case: Case) {
-    let (mut rig, wakers) = Rig::new(case, keep);
-    let (mut first, mut second) = (rig.client().await, rig.client().await);
-    assert_eq!(first.exchange(get("/keep")).await, "200 1");
-    assert_eq!(rig.built(1).await, 1);
-    let old = wakers.lock().unwrap().pop().unwrap();
-    // The state is in the pool.
-    let turns = rig.server.status().turns;
-    for _ in 0..3 {
-        old.wake_by_ref();
-        rig.built(0).await;
-    }
-    assert_eq!(rig.server.status().turns, turns);
-    assert_eq!(second.exchange(get("/keep")).await, "200 1");
-    assert_eq!(rig.built(1).await, 0);
-    wakers.lock().unwrap().clear();
-    second.send(get("/wait")).await;
+    let rig = Rig::new(case, keep);
+    let mut client = rig.client().await;
+    assert_eq!(client.exchange(get("/keep")).await, "200 1");
+    rig.states().await;
+    let old = rig.wakers.lock().unwrap().pop().unwrap();
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(rig.states().await, 0);
+    rig.wakers.lock().unwrap().clear();
+    client.send(get("/wait")).await;
     for _ in 0..2 {
-        support::eventually(|| !wakers.lock().unwrap().is_empty()).await;
-        let new = std::mem::take(&mut *wakers.lock().unwrap()).pop().unwrap();
+        old.wake_by_ref();
+        support::eventually(|| !rig.wakers.lock().unwrap().is_empty()).await;
+        let new = std::mem::take(&mut *rig.wakers.lock().unwrap()).pop().unwrap();
         new.wake();
     }
-    assert_eq!(second.reply().await.text(), "200 3");
+    assert_eq!(client.reply().await.text(), "200 3");
     old.wake();
-    assert_eq!(first.exchange(get("/keep")).await, "200 1");
-    assert_eq!(rig.built(2).await, 0);
+    assert_eq!(client.exchange(get("/keep")).await, "200 1");
 }
