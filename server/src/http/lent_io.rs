@@ -2,7 +2,7 @@
 //!
 //! Hyper owns its I/O object for as long as its connection lives. So hyper gets [`LentIo`], a handle; the
 //! socket itself stands in [`LentState`], behind a mutex in [`Shared`]. A turn puts the socket there before
-//! it polls hyper, and takes the socket out between requests. `conn.rs` and `http2.rs` create and bind the
+//! it polls hyper, and takes the socket out between requests. `conn.rs` and `http2.rs` make the
 //! `Shared`, `serve_turn.rs` lends and accounts, hyper reads and writes.
 //!
 //! The mutex `lent` is held for one read, write or flush of the socket. No code of the user runs under it.
@@ -134,7 +134,7 @@ impl<W: Transport> Shared<W> {
     /// Returns whether hyper holds no unused byte for sure: all that hyper was given since the last such
     /// point is one whole request, a head and a body of the declared length. Called at rest.
     ///
-    /// A wrong answer would delay a deadline. No socket leaves hyper for this answer.
+    /// No socket leaves hyper for this answer alone: see `serve_turn.rs`, `has_skipped`.
     pub(super) fn is_clean(&self) -> bool {
         let mut lent = self.lent.lock();
         let whole = lent.seen.head.zip(self.progress.last_body());

@@ -1,7 +1,7 @@
 //! Tests of a request body that another thread drops between hyper's poll and the turn's decision.
 //!
-//! `serve_turn.rs` calls [`reached`] at the points between which a drop by another thread
-//! must not matter. A test's hook drops the body of a request there, on another thread. The hook belongs to
+//! `serve_turn.rs` calls [`reached`] at the points between which a drop by another thread must not matter. A
+//! test's hook drops the body of a request there, on another thread. The hook belongs to
 //! a thread. `soak_tests.rs` has hooks too.
 
 use std::cell::RefCell;
@@ -138,7 +138,7 @@ async fn the_rest_is_not_served(mode: Mode, first: fn() -> String) {
         let keeper = Keeper::new();
         let server = keeper.start(mode);
         let mut client = TcpStream::connect(server.local_addrs()[0]).await.unwrap();
-        // The second request takes a pooled hyper state.
+        // The second request may find the connection warm.
         client.write_all(NEXT.as_bytes()).await.unwrap();
         replied(&mut client).await;
         keeper.drops_at(point);

@@ -7,8 +7,8 @@
 //! # The steps
 //!
 //! 1. `begin`: handles a close, goes on with the TLS handshake, and looks at what the last turn left.
-//! 2. `read_head`: without hyper state, reads until there is a whole head, then takes a hyper connection.
-//! 3. `drive`: has hyper work, in rounds. A round is `lend`, the poll, `account`, `observe`.
+//! 2. `read_head`: without hyper state, reads until there is a whole head, then makes a hyper connection.
+//! 3. `drive`: has hyper work, in rounds. A round is `lend`, the poll, `account`, and a look at the progress.
 //! 4. `decide`: maps what the connection waits for ([`Waiting`]) to the end of the turn.
 //! 5. `rest`: after the last response, takes the socket out of hyper, or leaves it.
 //!
@@ -88,7 +88,7 @@ pub(super) struct HttpTurn<'a, W: Transport, A: HttpService> {
 /// The counters of a connection before a poll of hyper.
 struct Before {
     requests: u64,
-    /// No request body was left.
+    /// No request body was left: each was read to its end or dropped.
     without_body: bool,
     read: u64,
     wrote: u64,
@@ -181,9 +181,9 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 let conn: Box<Http1Conn<W, A>> =
                     conn.downcast().expect("a connection keeps its transport");
                 self.parking = Some(busy);
-                // The next answer is to say that the connection closes.
+                // The answer to a request that has come already is to say that the connection closes.
                 if conn.gauge.is_none() && input.close_requested.is_some() {
-                    return self.leave(conn);
+                    return self.leave(conn, true);
                 }
                 self.events = input.events;
                 self.drive(conn)
@@ -343,13 +343,8 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             }
             let progress = &conn.shared.progress;
             let waiting = waiting(bits, is_blocked, progress.requests() > 0);
-            // Hyper has seen that the body was dropped, and waits: it has skipped the rest. The bytes say the
-            // same.
-            let unread = waiting == Waiting::Nothing && !progress.is_whole();
-            let skipped = before.without_body && before.requests == progress.requests();
-            let skipped = skipped && conn.shared.is_clean();
-            if unread && (skipped || failpoint("any dropped body was skipped")) {
-                progress.note_whole(before.requests);
+            if waiting == Waiting::Nothing && !progress.is_whole() && has_skipped(&conn, &before) {
+                progress.note_whole(progress.requests());
             }
             // At rest, too, a connection that may not leave hyper closes through hyper.
             if self.hyper_closes(bits, conn.may_end()) && !conn.is_last() {
@@ -513,19 +508,24 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             conn.gauge = None;
             return Poll::Ready(self.park(conn, ParkReason::Warm, self.served));
         }
-        self.leave(conn)
+        self.leave(conn, false)
     }
 
     /// Takes the socket out of hyper. The bytes that hyper has read and not used begin the next request.
-    fn leave(&mut self, conn: Box<Http1Conn<W, A>>) -> Poll<Outcome> {
+    /// `reads`: hyper has not looked for more of them in this turn.
+    fn leave(&mut self, conn: Box<Http1Conn<W, A>>, reads: bool) -> Poll<Outcome> {
         #[cfg(test)]
         reached(SyncPoint::Leaves);
         match conn.into_io() {
             Ok((io, rest)) => {
                 *self.turn.io = io;
-                match rest.is_empty() {
-                    true => Poll::Ready(self.wait_for_head(BytesMut::new(), 0)),
-                    false => self.read_head(rest),
+                let reads = reads && !failpoint("a warm connection looks for no request");
+                if let Some(transport) = self.turn.io.transport().filter(|_| reads) {
+                    transport.force_io(true);
+                }
+                match reads || !rest.is_empty() {
+                    true => self.read_head(rest),
+                    false => Poll::Ready(self.wait_for_head(BytesMut::new(), 0)),
                 }
             }
             Err(kept) => Poll::Ready(self.stay_in_hyper(kept)),
@@ -624,6 +624,15 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             false => Outcome::Close(reason),
         }
     }
+}
+
+/// Whether hyper has skipped the rest of a body that was dropped. Called when hyper waits for nothing.
+///
+/// Hyper was polled since the drop, so it would have closed the connection if the rest had not been there.
+/// The bytes say the same: they are a head and all of its body.
+fn has_skipped<W: Transport, A: HttpService>(conn: &Http1Conn<W, A>, before: &Before) -> bool {
+    let is_polled = before.without_body && before.requests == conn.shared.progress.requests();
+    is_polled && conn.shared.is_clean() || failpoint("any dropped body was skipped")
 }
 
 /// Whether a turn may poll hyper again. The first call of a turn reads the clock.

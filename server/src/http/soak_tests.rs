@@ -2,7 +2,8 @@
 //! `race_tests.rs` names: the server serves nothing that was not sent as a request.
 //!
 //! A service gives bodies to threads that drop them. The hook of the server's threads holds windows open
-//! until a body is dropped. Each body is made of requests. `MILLPOND_SOAK` is the number of posts of each test; the long form is
+//! until a body is dropped. Each body is made of requests. `MILLPOND_SOAK` is the number of posts of each
+//! test; the long form is
 //!
 //! ```text
 //! MILLPOND_SOAK=100000 cargo test -p millpond-server --all-features --lib soak -- --nocapture

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::http::app::{App, digest_of};
 use crate::support::http::reply::{Parsed, Reading, parse};
-use crate::support::http::server::{HELLO, get, nothing_left, post, serve};
+use crate::support::http::server::{HELLO, at_rest, get, nothing_left, post, serve};
 use crate::support::server::{Case, Client, in_all_cases, no_time};
 use crate::support::*;
 use axum::Router;
@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 in_all_cases!(paused: idle_ones_are_closed_at_once, what_is_under_way_finishes);
+in_all_cases!(paused: what_has_come_is_answered);
 in_all_cases!(paused: upgraded_ones_are_cut_off, what_does_not_end_is_cut_off);
 in_all_cases!(single: dropped_it_closes_all);
 in_all_cases!(double: begun_replies_are_whole);
@@ -67,6 +68,20 @@ async fn idle_ones_are_closed_at_once(case: Case) {
         assert_eq!(client.rest_text().await, "");
     }
     assert_eq!(nothing_left(&server).await.closed_for(CloseReason::Shutdown), 6);
+}
+
+/// The request is in the socket of a busy connection when the shutdown begins.
+async fn what_has_come_is_answered(case: Case) {
+    let server = serve(case.http().shutdown_grace(None), &App::default());
+    let mut client = case.client(&server).await;
+    for _ in 0..8 {
+        assert_eq!(client.exchange(HELLO).await, "200 hello");
+    }
+    at_rest(&server, 1, 0).await;
+    client.send(HELLO).await;
+    let (report, reply) = tokio::join!(server.shutdown(600 * SECOND), client.reply());
+    assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
+    is(report, 1, 0, 0);
 }
 
 async fn what_is_under_way_finishes(case: Case) {
