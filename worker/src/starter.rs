@@ -12,12 +12,15 @@
 //!   only if nothing else is in the line, or if another starter is on its way (`standby`). That one
 //!   stands in a queue of the runtime from which any thread takes it. Test:
 //!   `code_that_blocks_holds_up_nothing`.
-//! - **L2, nothing stays.** A starter ends when the line is empty. Each message that comes later finds a
+//! - **L2, no ack waits for many polls.** A bundle goes off before the next poll once its first claim is as old as
+//!   [`BUNDLE_AGE`]. Test: `an_ack_waits_for_no_long_line`.
+//! - **L3, nothing stays.** A starter ends when the line is empty. Each message that comes later finds a
 //!   standby, or starts one. Tests: all of them.
 
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::claims::Claim;
 use crate::failpoint::failpoint;
@@ -26,6 +29,10 @@ use crate::receipt::Receipt;
 /// The most messages that are acknowledged together.
 const BUNDLE: usize = 1024;
 
+/// The age of a claim that has succeeded at which it is acknowledged, although messages still wait for
+/// their polls.
+const BUNDLE_AGE: Duration = Duration::from_millis(1);
+
 /// The line, with the starters' one flag.
 pub(crate) struct Line<T, R: Receipt>(Mutex<State<T, R>>);
 
@@ -33,6 +40,8 @@ struct State<T, R: Receipt> {
     waiting: VecDeque<T>,
     /// Claims of messages that have succeeded.
     done: Vec<Claim<R>>,
+    /// When the first of these came.
+    since: Option<Instant>,
     /// A starter is on its way that has not come to the line yet.
     standby: bool,
 }
@@ -45,10 +54,23 @@ pub(crate) enum Step<T, R: Receipt> {
     Ack(Vec<Claim<R>>),
 }
 
+impl<T, R: Receipt> State<T, R> {
+    /// Whether the claims that have succeeded are to be acknowledged before the next poll.
+    fn is_due(&mut self) -> bool {
+        if self.done.is_empty() {
+            return false;
+        }
+        // The time of polls, which a paused clock does not see.
+        let now = Instant::now();
+        let age = now.duration_since(*self.since.get_or_insert(now));
+        self.done.len() >= BUNDLE || age >= BUNDLE_AGE && !failpoint("acks wait for the whole line")
+    }
+}
+
 impl<T, R: Receipt> Line<T, R> {
     pub(crate) fn new() -> Self {
-        let state = State { waiting: VecDeque::new(), done: Vec::new(), standby: false };
-        Self(Mutex::new(state))
+        let (waiting, done) = (VecDeque::new(), Vec::new());
+        Self(Mutex::new(State { waiting, done, since: None, standby: false }))
     }
 
     /// Appends messages. Returns whether the caller has to spawn starters.
@@ -68,10 +90,12 @@ impl<T, R: Receipt> Line<T, R> {
     pub(crate) fn next(&self, done: Option<Claim<R>>) -> (Step<T, R>, bool) {
         let mut state = self.lock();
         state.done.extend(done);
-        let is_full = state.done.len() >= BUNDLE;
-        let step = match if is_full { None } else { state.waiting.pop_front() } {
+        let step = match if state.is_due() { None } else { state.waiting.pop_front() } {
             Some(message) => Step::Poll(message),
-            None => Step::Ack(mem::take(&mut state.done)),
+            None => {
+                state.since = None;
+                Step::Ack(mem::take(&mut state.done))
+            }
         };
         let is_left = !state.waiting.is_empty() || !state.done.is_empty();
         let spawn = is_left && !state.standby && !failpoint("no starter stands by");

@@ -159,7 +159,8 @@ impl<S: Source> Worker<S> {
     /// `code` is called for each delivery, with the message and a group for its jobs. A message
     /// succeeded if the code returned `Ok` and all jobs of the group returned `Ok`. The first failure
     /// or panic cancels the other jobs. A lost claim drops the code and cancels the jobs. The code
-    /// runs in a task of its own: it holds no slot of the pool.
+    /// holds no slot of the pool. Code that waits moves to a task of its own after its first poll, so
+    /// [`tokio::task::id`] may differ between the two.
     ///
     /// # Errors
     ///

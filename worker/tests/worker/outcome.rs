@@ -280,3 +280,23 @@ async fn code_that_blocks_holds_up_nothing() {
     .await;
     assert_eq!((report.fetched, report.acked), (3, 3), "{report:?}");
 }
+
+/// On one thread, so that no other starter helps.
+#[tokio::test]
+async fn an_ack_waits_for_no_long_line() {
+    const MESSAGES: u32 = 20;
+    let queue = Arc::new(Queue::new(secs(600)));
+    publish(&queue, MESSAGES);
+    let left = Arc::new(AtomicUsize::new(usize::MAX));
+    let (seen, unacked) = (left.clone(), Arc::clone(&queue));
+    let report = run_until_empty(&queue, worker(&queue), move |message, _| {
+        if message.value == MESSAGES - 1 {
+            seen.store(unacked.len(), Ordering::SeqCst);
+        }
+        std::thread::sleep(millis(2));
+        async { Ok(()) }
+    })
+    .await;
+    assert_eq!(report.acked, u64::from(MESSAGES), "{report:?}");
+    assert!(left.load(Ordering::SeqCst) <= 3, "{left:?} messages were not acknowledged");
+}
