@@ -18,6 +18,7 @@
 //! A [`Moment`] is a number, so that an entry of `suspended` takes two words.
 
 use std::num::NonZeroU64;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -101,6 +102,14 @@ impl Pool {
     pub fn timings(&self) -> Timings {
         self.shared().limiter.timings()
     }
+}
+
+/// Reads tokio's clock, for a waiter that joins the wait list. A build for the ablations that reads no clock
+/// has one moment for all.
+#[inline]
+pub(crate) fn now() -> Instant {
+    static ONLY: OnceLock<Instant> = OnceLock::new();
+    if without("clock stamp") { *ONLY.get_or_init(Instant::now) } else { Instant::now() }
 }
 
 /// A moment on the clock of a pool.

@@ -10,7 +10,8 @@ use crate::panic::catch_panic;
 use crate::pool::job::Runnable;
 use crate::sync::failpoint;
 
-/// Most steps wake or start at most one, and an end in a small pool two. These need no allocation. All others stand in `rest`.
+/// Most steps wake or start at most one, and an end in a small pool two. These need no allocation. All
+/// others stand in `rest`.
 #[derive(Default)]
 pub(crate) struct DeferredWakes {
     /// The first wakers to wake, oldest first.

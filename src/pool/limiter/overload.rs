@@ -17,10 +17,11 @@
 //! 3. **The newest goes first** (adaptive LIFO, as in HHVM): a caller that came just now still has its
 //!    patience, the oldest has lost it.
 //!
-//! The refusal of new callers does not wait for that. A caller that would still wait when the line makes the limiter overloaded,
-//! a target and an interval from now, is refused before. So a great step of the load does not fill the line with
-//! callers that are refused late. Callers that are served in that time are let in. A line of which
-//! no waiter has waited for a part of the target ([`STANDS`]) proves nothing: the gap may be that of slower jobs.
+//! New callers are refused before the limiter is overloaded, too. A caller that would still wait when the line
+//! makes it so, a target and an interval from now, is refused at once. So a great step of the load does not fill
+//! the line with callers that are refused late. Callers that are served in that time are let in. A line of
+//! which no waiter has waited for a part of the target ([`STANDS`]) proves nothing: the gap may be that of
+//! slower jobs.
 //!
 //! The expected wait of a caller is that of its priority. The higher ones take a share of the turns, and their
 //! callers that come later go before it as well. So the waiters before it are served by the rest of the turns

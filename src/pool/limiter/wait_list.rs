@@ -62,7 +62,7 @@
 //! A caller may be dropped in any state: `Limiter::cancel_waiter` then passes on what it owns.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::Waker;
 
 use slab::Slab;
@@ -76,15 +76,13 @@ use crate::pool::limiter::turns::Turns;
 pub(super) use crate::pool::limiter::wait_list::ahead::Ahead;
 use crate::pool::options::{PRIORITIES, Requirements};
 use crate::pool::paged_slab::PagedSlab;
-use crate::sync::{failpoint, without};
+use crate::pool::timings::now;
+use crate::sync::failpoint;
 
 /// The key of a waiter in the wait list. A key is reused once its waiter is gone.
 pub(crate) type WaiterKey = usize;
 
 const NONE: WaiterKey = usize::MAX;
-
-/// When all waits begin, in a build for the ablations that reads no clock.
-static FIRST_WAIT: OnceLock<Instant> = OnceLock::new();
 
 /// The tag of a caller without a group.
 pub(super) const NO_GROUP: usize = 0;
@@ -588,11 +586,7 @@ impl WaitList {
             is_rare,
             link: UNLINKED,
             requirements: *requirements,
-            since: if without("clock stamp") {
-                *FIRST_WAIT.get_or_init(Instant::now)
-            } else {
-                Instant::now()
-            },
+            since: now(),
             waiter,
         };
         let waiter_key = self.nodes.insert(node);

@@ -76,11 +76,7 @@ impl Pool {
     pub fn reserve_owned(
         &self,
     ) -> impl Future<Output = Result<Slot, SubmitError>> + Send + 'static + use<> {
-        let mut reserver = self.reserver();
-        async move {
-            reserver.reserve().await?;
-            Ok(Slot(reserver))
-        }
+        Slot::reserve(self.reserver())
     }
 
     /// Reserves a slot for a job to come, if a slot is free and the wait list is empty.
@@ -104,9 +100,7 @@ impl Pool {
     /// ```
     #[doc(alias = "try_acquire_owned")]
     pub fn try_reserve(&self) -> Result<Slot, SubmitError> {
-        let mut reserver = self.reserver();
-        reserver.try_reserve()?;
-        Ok(Slot(reserver))
+        Slot::try_reserve(self.reserver())
     }
 }
 
@@ -132,11 +126,7 @@ impl PoolWith<'_> {
     pub fn reserve_owned(
         &self,
     ) -> impl Future<Output = Result<Slot, SubmitError>> + Send + 'static + use<> {
-        let mut reserver = self.reserver();
-        async move {
-            reserver.reserve().await?;
-            Ok(Slot(reserver))
-        }
+        Slot::reserve(self.reserver())
     }
 
     /// [`Pool::try_reserve`] with options, which the job of the slot has.
@@ -145,13 +135,23 @@ impl PoolWith<'_> {
     ///
     /// Those of `Pool::try_reserve`.
     pub fn try_reserve(&self) -> Result<Slot, SubmitError> {
-        let mut reserver = self.reserver();
-        reserver.try_reserve()?;
-        Ok(Slot(reserver))
+        Slot::try_reserve(self.reserver())
     }
 }
 
 impl Slot {
+    /// Waits until the reserver has a slot.
+    async fn reserve(mut reserver: Reserver) -> Result<Self, SubmitError> {
+        reserver.reserve().await?;
+        Ok(Self(reserver))
+    }
+
+    /// Takes a free slot by the reserver.
+    fn try_reserve(mut reserver: Reserver) -> Result<Self, SubmitError> {
+        reserver.try_reserve()?;
+        Ok(Self(reserver))
+    }
+
     /// Runs a job in this slot, at once.
     ///
     /// # Errors
