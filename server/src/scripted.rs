@@ -220,8 +220,6 @@ where
             Outcome::Detached(_) | Outcome::Warm => {
                 unreachable!("a framed connection keeps its place")
             }
-            #[cfg(feature = "ws")]
-            Outcome::Settle => unreachable!("a framed connection keeps its place"),
             Outcome::Panicked(payload) => std::panic::resume_unwind(payload),
             Outcome::Park { park_reason: ParkReason::Turn, .. } => {
                 input.park_reason = ParkReason::Turn

@@ -36,16 +36,17 @@ use crate::accept::listen::async_fd;
 use crate::accept::{Acceptor, ConnHandler};
 use crate::builder::{Config, ServerBuilder};
 use crate::close_reason::CloseReason;
-use crate::conn::listener_conns::{KILL_WAIT, ListenerConns, ParkedState};
+use crate::conn::listener_conns::{KILL_WAIT, ListenerConns};
+use crate::conn::park;
 use crate::conn::protocol::Protocol;
 use crate::conn::server_state::{ServerState, Totals};
 #[cfg(feature = "rustls")]
 use crate::conn::transport::TlsAccept;
 use crate::error::StartError;
-use crate::parked::{self, EventDriven, event_loop};
+use crate::parked::{EventDriven, event_loop};
 use crate::settings::{Mode, Settings};
 use crate::status::{ServerStatus, ShutdownReport};
-use crate::task::{self, Dedicated};
+use crate::task::Dedicated;
 use crate::trace::event;
 
 /// A running server, from [`Server::builder`]. Its tasks run in the tokio runtime of the start.
@@ -96,31 +97,25 @@ pub struct Server {
     tasks: Vec<AbortHandle>,
 }
 
-/// The connections of a listener, with protocol and mode hidden.
+/// The connections of a listener, with the protocol hidden.
 trait AnyListenerConns: Send + Sync {
     fn totals(&self) -> (Totals, usize);
     fn request_close_all(&self, reason: CloseReason);
-    fn kill(&self);
+    fn kill(self: Arc<Self>);
 }
 
-/// The connections of a listener, and how its mode closes them all.
-struct WithKill<P: Protocol, T> {
-    conns: Arc<ListenerConns<P, T>>,
-    kill: fn(&Arc<ListenerConns<P, T>>),
-}
-
-impl<P: Protocol, T: ParkedState> AnyListenerConns for WithKill<P, T> {
+impl<P: Protocol> AnyListenerConns for ListenerConns<P> {
     fn totals(&self) -> (Totals, usize) {
-        self.conns.totals()
+        ListenerConns::totals(self)
     }
 
     fn request_close_all(&self, reason: CloseReason) {
-        self.conns.protocol.on_shutdown();
-        self.conns.request_close_all(reason);
+        self.protocol.on_shutdown();
+        ListenerConns::request_close_all(self, reason);
     }
 
-    fn kill(&self) {
-        (self.kill)(&self.conns);
+    fn kill(self: Arc<Self>) {
+        park::kill(&self);
     }
 }
 
@@ -184,9 +179,9 @@ impl Server {
         protocol: &Arc<P>,
     ) -> ConnHandler<P> {
         let (state, tls, pool) = (self.state.clone(), config.tls.clone(), config.pool.clone());
-        let dedicated = Arc::new(Dedicated::new(state, protocol.clone(), tls, pool));
-        self.add_conns(&dedicated.conns, |conns| task::kill(conns));
-        ConnHandler::Dedicated(dedicated)
+        let conns = Arc::new(ListenerConns::new(state, protocol.clone()));
+        self.add_conns(&conns);
+        ConnHandler::Dedicated(Dedicated::new(conns, tls, pool))
     }
 
     fn start_event_driven<P: Protocol>(
@@ -197,20 +192,16 @@ impl Server {
         let (state, tls) = (self.state.clone(), config.tls.clone());
         let (event, inner) =
             EventDriven::new(state, protocol.clone(), tls).map_err(StartError::Reactor)?;
-        self.add_conns(&event.conns, parked::kill);
+        self.add_conns(&event.conns);
         let (conns, pool) = (event.conns.clone(), config.pool.clone());
         #[cfg(feature = "http")]
-        let warm = match P::WARMS {
-            true => Some(event.warm(pool.clone(), config.warm).map_err(StartError::Reactor)?),
+        let tasks = match P::WARMS {
+            true => Some(event.tasks(pool.clone(), config.warm).map_err(StartError::Reactor)?),
             false => None,
         };
-        #[cfg(feature = "http")]
-        if let Some(warm) = &warm {
-            self.add_conns(&warm.mode.conns, |conns| task::kill(conns));
-        }
         self.spawn(async move {
             #[cfg(feature = "http")]
-            let serving = event_loop(conns.clone(), inner, pool, warm);
+            let serving = event_loop(conns.clone(), inner, pool, tasks);
             #[cfg(not(feature = "http"))]
             let serving = event_loop(conns.clone(), inner, pool);
             if let Err(error) = serving.await {
@@ -218,23 +209,19 @@ impl Server {
                 drop(error);
                 // Without events no connection would ever be served or closed again.
                 conns.server.killed.store(true, SeqCst);
-                parked::kill(&conns);
+                park::kill(&conns);
             }
         });
         Ok(ConnHandler::EventDriven(event))
     }
 
     /// Keeps the connections of a listener, and starts the timer of their deadlines.
-    fn add_conns<P: Protocol, T: ParkedState>(
-        &mut self,
-        conns: &Arc<ListenerConns<P, T>>,
-        kill: fn(&Arc<ListenerConns<P, T>>),
-    ) {
+    fn add_conns<P: Protocol>(&mut self, conns: &Arc<ListenerConns<P>>) {
         self.spawn(conns.clone().run_timer());
         if self.state.settings.max_age.is_some() {
             self.spawn(conns.clone().run_ages());
         }
-        self.listener_conns.push(Arc::new(WithKill { conns: conns.clone(), kill }));
+        self.listener_conns.push(conns.clone());
     }
 
     fn start_accepting<P: Protocol>(
@@ -423,7 +410,7 @@ impl Server {
     fn kill(&self) {
         self.state.killed.store(true, SeqCst);
         for conns in &self.listener_conns {
-            conns.kill();
+            conns.clone().kill();
         }
     }
 }

@@ -93,7 +93,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_
 
 /// The mode that takes a listener's connections.
 pub(crate) enum ConnHandler<P: Protocol> {
-    Dedicated(Arc<Dedicated<P>>),
+    Dedicated(Dedicated<P>),
     EventDriven(EventDriven<P>),
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::close_reason::{CloseReason, Deadline};
-use crate::conn::table::{ConnKey, ConnTable};
+use crate::conn::table::{ConnKey, ConnTable, ParkedState};
 
 /// The list is not looked through for ended connections below this length.
 const MIN_SCAN: usize = 1024;
@@ -32,27 +32,14 @@ pub(crate) struct Ages {
 /// A connection that was asked to close.
 struct Old {
     key: ConnKey,
-    age: OldAge,
-}
-
-pub(crate) struct OldAge {
     ask_again: Instant,
     /// When the connection is cut off.
     end: Option<Instant>,
 }
 
-/// The age of a connection that moves to another table.
-#[cfg(feature = "http")]
-pub(crate) enum Age {
-    /// The connection reaches the maximal age then.
-    Young(Instant),
-    /// The connection was asked to close.
-    Old(OldAge),
-}
-
 impl Ages {
     /// Adds a new connection, which reaches the maximal age `at` that time.
-    pub(crate) fn insert<T>(&mut self, key: ConnKey, at: Instant, table: &mut ConnTable<T>) {
+    pub(crate) fn insert<T: ParkedState>(&mut self, key: ConnKey, at: Instant, table: &mut ConnTable<T>) {
         self.young.push_back((key, at));
         if self.young.len() >= self.scan_at.max(MIN_SCAN) {
             self.young.retain(|(key, _)| table.contains(*key));
@@ -70,12 +57,12 @@ impl Ages {
     ) -> Vec<(ConnKey, CloseReason)> {
         let mut due = Vec::new();
         self.old.retain_mut(|old| {
-            if old.age.end.is_some_and(|end| end <= now) {
+            if old.end.is_some_and(|end| end <= now) {
                 due.push((old.key, CloseReason::Deadline(Deadline::MaxAge)));
                 return false;
             }
-            if old.age.ask_again <= now {
-                old.age.ask_again = now + again;
+            if old.ask_again <= now {
+                old.ask_again = now + again;
                 due.push((old.key, CloseReason::MaxAge));
             }
             true
@@ -84,42 +71,20 @@ impl Ages {
             let Some((key, _)) = self.young.pop_front() else { break };
             due.push((key, CloseReason::MaxAge));
             let end = grace.map(|grace| now + grace);
-            self.old.push(Old { key, age: OldAge { ask_again: now + again, end } });
+            self.old.push(Old { key, ask_again: now + again, end });
         }
         due
     }
 
     /// Forgets connections that have ended since they were asked.
-    pub(crate) fn forget_ended<T>(&mut self, table: &mut ConnTable<T>) {
+    pub(crate) fn forget_ended<T: ParkedState>(&mut self, table: &mut ConnTable<T>) {
         self.old.retain(|old| table.contains(old.key));
-    }
-
-    /// Removes a connection that moves to another table. Looks through all ages.
-    #[cfg(feature = "http")]
-    pub(crate) fn take(&mut self, key: ConnKey) -> Option<Age> {
-        if let Some(at) = self.young.iter().position(|(young, _)| *young == key) {
-            return self.young.remove(at).map(|(_, at)| Age::Young(at));
-        }
-        let at = self.old.iter().position(|old| old.key == key)?;
-        Some(Age::Old(self.old.swap_remove(at).age))
-    }
-
-    /// Adds a connection that has moved.
-    #[cfg(feature = "http")]
-    pub(crate) fn put(&mut self, key: ConnKey, age: Age) {
-        match age {
-            Age::Young(at) => {
-                let place = self.young.partition_point(|(_, other)| *other <= at);
-                self.young.insert(place, (key, at));
-            }
-            Age::Old(age) => self.old.push(Old { key, age }),
-        }
     }
 
     /// Returns when a connection is next due; none without connections.
     pub(crate) fn next(&self) -> Option<Instant> {
-        let next = |age: &OldAge| age.end.map_or(age.ask_again, |end| end.min(age.ask_again));
-        let old = self.old.iter().map(|old| next(&old.age));
+        let next = |old: &Old| old.end.map_or(old.ask_again, |end| end.min(old.ask_again));
+        let old = self.old.iter().map(next);
         old.chain(self.young.front().map(|(_, at)| *at)).min()
     }
 }

@@ -8,6 +8,8 @@
 use std::ops::BitOr;
 
 use crate::close_reason::Deadline;
+#[cfg(feature = "http")]
+use crate::sync::failpoint;
 
 /// A set of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +142,12 @@ impl ParkReason {
     /// Returns the reason as turns and deadlines know it: a warm connection waits as an idle one does.
     pub(crate) fn wait(self) -> Self {
         if self == Self::Warm { Self::Idle } else { self }
+    }
+
+    /// Whether a connection waits for its next message, and gives up a task that it has while busy.
+    #[cfg(feature = "http")]
+    pub(crate) fn is_idle(self) -> bool {
+        matches!(self, Self::Idle | Self::Message) && !failpoint("a WebSocket stays warm")
     }
 
     /// Returns the deadline that a turn is told when the wait has expired.

@@ -5,18 +5,18 @@
 //! other end of a guard is a drop, and the drop ends the connection (C9).
 
 use std::any::Any;
+#[cfg(feature = "http")]
+use std::io;
 use std::panic::resume_unwind;
 use std::pin::pin;
 use std::sync::Arc;
 
 use crate::close_reason::CloseReason;
-use crate::conn::listener_conns::{ListenerConns, ParkedState};
+use crate::conn::listener_conns::ListenerConns;
 #[cfg(feature = "http")]
 use crate::conn::protocol::Detach;
 use crate::conn::protocol::{Outcome, Protocol, Turn, WakeEvents};
 use crate::conn::server_state::Counters;
-#[cfg(feature = "http")]
-use crate::conn::table::MovedEntry;
 use crate::conn::table::{ConnKey, TurnInput};
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::conn::wake_on_events::WakeOnEvents;
@@ -25,8 +25,8 @@ use crate::trace::{ConnSpan, event};
 
 /// Owns an active connection. A drop at any point closes the socket and calls the protocol's
 /// `on_close`. Then the drop releases the entry and the permit (C9).
-pub(crate) struct ConnGuard<P: Protocol, T: ParkedState, W: Transport> {
-    pub(crate) conns: Arc<ListenerConns<P, T>>,
+pub(crate) struct ConnGuard<P: Protocol, W: Transport> {
+    pub(crate) conns: Arc<ListenerConns<P>>,
     pub(crate) key: ConnKey,
     pub(crate) span: ConnSpan,
     /// The stream and the idle state. `None` once the connection is parked: then a drop has no
@@ -37,10 +37,10 @@ pub(crate) struct ConnGuard<P: Protocol, T: ParkedState, W: Transport> {
     pub(crate) reason: CloseReason,
 }
 
-impl<P: Protocol, T: ParkedState, W: Transport> ConnGuard<P, T, W> {
+impl<P: Protocol, W: Transport> ConnGuard<P, W> {
     /// Makes the guard of a new connection, or of one that was taken from the table.
     pub(crate) fn new(
-        conns: Arc<ListenerConns<P, T>>,
+        conns: Arc<ListenerConns<P>>,
         (key, span): (ConnKey, ConnSpan),
         body: (MaybeTls<W>, P::Idle),
     ) -> Self {
@@ -59,12 +59,34 @@ impl<P: Protocol, T: ParkedState, W: Transport> ConnGuard<P, T, W> {
         resume_unwind(payload)
     }
 
-    /// Takes the connection apart, to move it to another table.
+    /// Whether the stream is a socket without TLS, and no other part of the server has it.
     #[cfg(feature = "http")]
-    pub(crate) fn move_out(mut self) -> Option<Moved<P, W>> {
-        let entry = self.conns.move_out(self.key, &self.counters)?;
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self.body, Some((MaybeTls::Plain(_), _)))
+    }
+
+    /// Makes a socket of another kind of the connection's socket. Closes the connection if that fails,
+    /// or if the stream is not plain.
+    #[cfg(feature = "http")]
+    pub(crate) fn with_socket<X: Transport>(
+        mut self,
+        make: impl FnOnce(W) -> io::Result<X>,
+    ) -> Option<ConnGuard<P, X>> {
         let (io, idle) = self.body.take()?;
-        Some(Moved { entry, io, idle, span: std::mem::take(&mut self.span) })
+        let made = match io {
+            MaybeTls::Plain(socket) => make(socket).ok(),
+            _ => None,
+        };
+        let is_made = made.is_some();
+        let io = made.map_or(MaybeTls::Taken, MaybeTls::Plain);
+        let (key, span) = (self.key, std::mem::take(&mut self.span));
+        let mut conn = ConnGuard::new(self.conns.clone(), (key, span), (io, idle));
+        conn.counters = self.counters;
+        if !is_made {
+            conn.end(CloseReason::Io);
+            return None;
+        }
+        Some(conn)
     }
 
     /// Gives the guard to the new owner of the stream. The connection ends when that owner drops
@@ -98,21 +120,12 @@ impl<P: Protocol, T: ParkedState, W: Transport> ConnGuard<P, T, W> {
     }
 }
 
-/// A connection on its way from one table to another. A drop would lose its permit.
-#[cfg(feature = "http")]
-pub(crate) struct Moved<P: Protocol, W> {
-    pub(crate) entry: MovedEntry,
-    pub(crate) io: MaybeTls<W>,
-    pub(crate) idle: P::Idle,
-    pub(crate) span: ConnSpan,
-}
-
 /// The guard of a detached connection. It determines the close reason when it is dropped.
 #[cfg(feature = "http")]
-struct DetachedConn<P: Protocol, T: ParkedState, W: Transport>(ConnGuard<P, T, W>);
+struct DetachedConn<P: Protocol, W: Transport>(ConnGuard<P, W>);
 
 #[cfg(feature = "http")]
-impl<P: Protocol, T: ParkedState, W: Transport> Drop for DetachedConn<P, T, W> {
+impl<P: Protocol, W: Transport> Drop for DetachedConn<P, W> {
     fn drop(&mut self) {
         let ConnGuard { conns, key, reason, .. } = &mut self.0;
         *reason = match conns.is_killed() {
@@ -124,7 +137,7 @@ impl<P: Protocol, T: ParkedState, W: Transport> Drop for DetachedConn<P, T, W> {
     }
 }
 
-impl<P: Protocol, T: ParkedState, W: Transport> Drop for ConnGuard<P, T, W> {
+impl<P: Protocol, W: Transport> Drop for ConnGuard<P, W> {
     fn drop(&mut self) {
         let Some((io, idle)) = self.body.take() else { return };
         let reason = match std::thread::panicking() {

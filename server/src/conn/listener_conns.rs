@@ -23,7 +23,7 @@ use std::task::Waker;
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::time::{Duration, Instant, sleep_until, timeout_at};
+use tokio::time::{Duration, Instant, sleep_until};
 
 use crate::accept::address::Address;
 use crate::accept::per_ip::PerIpPermit;
@@ -33,9 +33,8 @@ use crate::conn::events::{Events, ParkReason};
 use crate::conn::notifier::{self, ConnNotifier};
 use crate::conn::protocol::Protocol;
 use crate::conn::server_state::{Counters, ServerState, Totals};
-#[cfg(feature = "http")]
-use crate::conn::table::MovedEntry;
-use crate::conn::table::{ConnKey, ConnTable, Delivery, TurnInput};
+use crate::conn::rest::Rest;
+use crate::conn::table::{ConnKey, ConnTable, Delivery, ParkedState, TurnInput};
 use crate::panic::catch;
 use crate::sync::{Mutex, MutexGuard, failpoint};
 
@@ -69,29 +68,18 @@ impl Hasher for KeyHasher {
     }
 }
 
-/// The state that a mode stores in a parked entry.
-pub(crate) trait ParkedState: Send + 'static {
-    /// Whether workers take ready connections from the ready queue.
-    const USES_READY_QUEUE: bool;
-
-    /// Returns the waker of the connection's task, in the mode without a ready queue.
-    fn waker(&self) -> Option<Waker>;
-}
-
-/// The connections of one listener. `P` is the protocol, `T` the mode's parked state.
-pub(crate) struct ListenerConns<P, T> {
+/// The connections of one listener, in either mode.
+pub(crate) struct ListenerConns<P: Protocol> {
     pub(crate) server: Arc<ServerState>,
     pub(crate) protocol: Arc<P>,
-    state: Mutex<State<T>>,
+    state: Mutex<State<Rest<P::Idle>>>,
     /// Notified by the first connection, for the timer.
     not_empty: Notify,
-    /// Notified when a connection with an age has moved in.
-    age_moved_in: Notify,
     #[cfg(feature = "http")]
     id: u64,
 }
 
-/// The data under the lock of a listener.
+/// The data under the lock of a listener. `T` is what an entry holds of a connection that waits.
 pub(crate) struct State<T> {
     pub(crate) table: ConnTable<T>,
     pub(crate) totals: Totals,
@@ -135,7 +123,7 @@ impl WorkerCounts {
     }
 }
 
-impl<T> State<T> {
+impl<T: ParkedState> State<T> {
     fn new(table: ConnTable<T>, workers: WorkerCounts) -> Self {
         Self {
             table,
@@ -182,35 +170,37 @@ impl<T> State<T> {
         came && !failpoint("events before a suspension are lost")
     }
 
-    /// Delivers events of the poller. A connection that becomes ready needs no waker, because the
-    /// event loop itself delivers and then looks for ready connections. Returns the waker of a
-    /// suspended turn that the events interest; the caller wakes it after the unlock.
+    /// Delivers events of the poller. A ready connection without a task needs no waker, because the
+    /// event loop itself delivers and then looks for ready connections. Returns the waker of the
+    /// connection's task, or of a suspended turn that the events interest; the caller wakes it after
+    /// the unlock.
     pub(crate) fn deliver(
         &mut self,
         key: ConnKey,
         events: Events,
         interest: Events,
     ) -> Option<Waker> {
-        let noted = self.table.deliver(key, events) == Delivery::Noted && events.any(interest);
-        let noted = noted && !failpoint("events wake no suspended turn");
-        if noted { self.suspended.get(&key).cloned() } else { None }
-    }
-}
-
-impl<T: ParkedState> State<T> {
-    /// Returns the waker that a connection needs when it becomes ready.
-    fn waker_for(&mut self, key: ConnKey) -> Option<Waker> {
-        if T::USES_READY_QUEUE {
-            self.event_loop_to_wake()
-        } else {
-            self.table.parked_state(key)?.waker()
+        match self.table.deliver(key, events) {
+            Delivery::Gone => None,
+            // The socket had no task when the poller saw the events.
+            Delivery::Ready => self.table.waker(key).cloned(),
+            Delivery::Noted => {
+                let wakes = events.any(interest) && !failpoint("events wake no suspended turn");
+                if wakes { self.suspended.get(&key).cloned() } else { None }
+            }
         }
     }
+
+    /// Returns what is to be woken for a connection that has become ready: its task, or the event loop.
+    fn waker_for(&mut self, key: ConnKey) -> Option<Waker> {
+        let task = self.table.waker(key).cloned();
+        task.or_else(|| self.event_loop_to_wake())
+    }
 }
 
-impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
+impl<P: Protocol> ListenerConns<P> {
     pub(crate) fn new(server: Arc<ServerState>, protocol: Arc<P>) -> Self {
-        let table = ConnTable::new(server.settings.ticks.horizon, T::USES_READY_QUEUE);
+        let table = ConnTable::new(server.settings.ticks.horizon);
         let max = Handle::current().metrics().num_workers() + 1;
         let workers = WorkerCounts {
             searching: 0,
@@ -224,14 +214,13 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
             protocol,
             state: Mutex::new(State::new(table, workers)),
             not_empty: Notify::new(),
-            age_moved_in: Notify::new(),
             // Relaxed: the number only has to differ from the others.
             #[cfg(feature = "http")]
             id: TABLES.fetch_add(1, Relaxed),
         }
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State<T>> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State<Rest<P::Idle>>> {
         self.state.lock()
     }
 
@@ -269,20 +258,20 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         ConnNotifier::new(self.clone(), key)
     }
 
-    /// Parks an active connection. The owner has given up everything of the connection before.
+    /// Parks an active connection. What is not in `rest` stays with the connection's task.
     pub(crate) fn park(
         &self,
         key: ConnKey,
-        parked_state: T,
+        rest: Rest<P::Idle>,
         park_reason: (ParkReason, bool),
         counters: &Counters,
     ) -> Delivery {
         let mut state = self.lock();
         state.totals.add(counters);
-        let delivery =
-            state.table.park(key, parked_state, park_reason, &self.server.settings.ticks);
-        // Without a ready queue the caller is the connection's task, which needs no wake-up of itself.
-        if T::USES_READY_QUEUE {
+        let has_task = matches!(rest, Rest::Task(_));
+        let delivery = state.table.park(key, rest, park_reason, &self.server.settings.ticks);
+        // A task that parks its connection needs no wake-up of itself.
+        if !has_task {
             self.wake_for(state, key, &delivery);
         }
         delivery
@@ -290,7 +279,7 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
 
     /// Unlocks, and then wakes what a change concerns: the part that serves a ready connection, or
     /// the suspended turn of an active one. A turn without interest in the event wakes in vain.
-    fn wake_for(&self, mut state: MutexGuard<'_, State<T>>, key: ConnKey, delivery: &Delivery) {
+    fn wake_for(&self, mut state: MutexGuard<'_, State<Rest<P::Idle>>>, key: ConnKey, delivery: &Delivery) {
         let state_ref = &mut *state;
         let waker = match delivery {
             Delivery::Gone => None,
@@ -335,7 +324,7 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
     }
 
     /// Applies a change to the whole table, and wakes for each connection that became ready.
-    fn each(&self, act: impl FnOnce(&mut ConnTable<T>, &mut Vec<ConnKey>)) {
+    fn each(&self, act: impl FnOnce(&mut ConnTable<Rest<P::Idle>>, &mut Vec<ConnKey>)) {
         let mut state = self.lock();
         let state = &mut *state;
         let mut ready = Vec::new();
@@ -350,7 +339,7 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
 
     /// Takes all parked connections, and wakes the suspended turns, the waits for a slot and the
     /// event loop. All of these find the flag `killed`, which the caller has set, and end (C8).
-    pub(crate) fn drain_parked(&self) -> Vec<(ConnKey, T)> {
+    pub(crate) fn drain_parked(&self) -> Vec<(ConnKey, Rest<P::Idle>)> {
         let mut state = self.lock();
         let drained = state.table.drain_parked();
         let State { suspended, waiting, event_loop, .. } = &mut *state;
@@ -405,7 +394,7 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
             for (key, reason) in due {
                 notifier::Notify::request_close(&*self, key, reason);
             }
-            let _ = timeout_at(next, self.age_moved_in.notified()).await;
+            sleep_until(next).await;
         }
     }
 
@@ -451,50 +440,13 @@ impl<P: Protocol, T: ParkedState> ListenerConns<P, T> {
         }
     }
 
-    /// Removes an active connection that moves to another table of the server.
-    #[cfg(feature = "http")]
-    pub(crate) fn move_out(&self, key: ConnKey, counters: &Counters) -> Option<MovedEntry> {
-        let mut state = self.lock();
-        state.totals.add(counters);
-        let requests = state.requests.remove(&key);
-        let mut moved = state.table.move_out(key)?;
-        moved.requests = requests;
-        moved.age = self.server.settings.max_age.and_then(|_| state.ages.take(key));
-        Some(moved)
-    }
-
-    /// Inserts a connection that another table of the server has given up.
-    #[cfg(feature = "http")]
-    pub(crate) fn move_in(&self, mut moved: MovedEntry) -> ConnKey {
-        let mut state = self.lock();
-        let (requests, age) = (moved.requests, moved.age.take());
-        let key = state.table.move_in(moved);
-        if let Some(requests) = requests {
-            state.requests.insert(key, requests);
-        }
-        if let Some(age) = age.filter(|_| !failpoint("an age stays behind")) {
-            state.ages.put(key, age);
-            // It may be due before those that are in the table already.
-            self.age_moved_in.notify_one();
-        }
-        if state.table.open() == 1 {
-            self.not_empty.notify_one();
-        }
-        // Read after the insert: a shutdown sets the flag first and asks all connections then. The
-        // connection may have been in neither table when each was asked.
-        if self.server.close_rounds() > 0 && !failpoint("a move misses a shutdown") {
-            state.table.request_close(key, CloseReason::Shutdown);
-        }
-        key
-    }
-
     /// Returns whether all connections must end at once (C8).
     pub(crate) fn is_killed(&self) -> bool {
         self.server.killed.load(SeqCst)
     }
 }
 
-impl<P: Protocol, T: ParkedState> notifier::Notify for ListenerConns<P, T> {
+impl<P: Protocol> notifier::Notify for ListenerConns<P> {
     fn deliver(&self, key: ConnKey, events: Events) {
         ListenerConns::deliver(self, key, events);
     }
@@ -546,13 +498,13 @@ mod tests {
     fn state(
         ready: usize,
         (searching, serving, last_turn_waited): (usize, usize, bool),
-    ) -> State<()> {
+    ) -> State<u32> {
         let ticks = Ticks::new(&Deadlines::default());
-        let mut table = ConnTable::new(ticks.horizon, true);
+        let mut table = ConnTable::new(ticks.horizon);
         for _ in 0..ready {
             let key = table.insert(PerIpPermit::UNCOUNTED);
             table.deliver(key, Events::READABLE);
-            table.park(key, (), (ParkReason::Idle, true), &ticks);
+            table.park(key, 0, (ParkReason::Idle, true), &ticks);
         }
         let workers =
             WorkerCounts { searching, serving, max: 3, last_turn_waited, is_behind: false };

@@ -142,6 +142,7 @@
 
 mod age;
 pub(crate) mod buffers;
+pub(crate) mod edge_socket;
 pub(crate) mod events;
 pub(crate) mod guard;
 #[cfg(feature = "http")]
@@ -149,9 +150,12 @@ pub(crate) mod last_request;
 pub(crate) mod linger;
 pub(crate) mod listener_conns;
 pub(crate) mod notifier;
+pub(crate) mod park;
 pub(crate) mod protocol;
+pub(crate) mod rest;
 pub(crate) mod server_state;
 pub(crate) mod table;
 mod timer_wheel;
+pub(crate) mod tokio_socket;
 pub(crate) mod transport;
 pub(crate) mod wake_on_events;

@@ -76,10 +76,6 @@ pub(crate) enum Outcome {
     /// plain connection of the event-driven mode.
     #[cfg(feature = "http")]
     Warm,
-    /// The next turn is to begin at once, in the table where the connection stays: a warm connection
-    /// goes back to the parked ones first. From that turn on the table never changes.
-    #[cfg(feature = "ws")]
-    Settle,
     /// The connection is to be closed; then the panic continues.
     Panicked(Box<dyn Any + Send>),
     /// The socket has a new owner, which takes the connection's entry and permit, too.

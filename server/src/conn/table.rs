@@ -12,11 +12,10 @@
 //! entry of a later connection. Indices of entries never move, so lists of indices need no update.
 
 use std::collections::VecDeque;
+use std::task::Waker;
 
 use crate::accept::per_ip::PerIpPermit;
 use crate::close_reason::{CloseReason, Deadline};
-#[cfg(feature = "http")]
-use crate::conn::age::Age;
 use crate::conn::events::{Events, ParkReason};
 use crate::conn::timer_wheel::{NIL, Timer, TimerWheel};
 use crate::settings::{NEVER, Ticks};
@@ -82,19 +81,6 @@ pub(crate) struct TurnInput {
     pub(crate) is_busy: bool,
 }
 
-/// What an entry leaves to the entry in another table that its connection moves to.
-#[cfg(feature = "http")]
-pub(crate) struct MovedEntry {
-    permit: PerIpPermit,
-    park_reason: ParkReason,
-    ticks_left: Option<u32>,
-    close_requested: Option<CloseReason>,
-    /// How many requests the connection has had, if there is a limit.
-    pub(super) requests: Option<u32>,
-    /// The connection's age, if there is a maximal one.
-    pub(super) age: Option<Age>,
-}
-
 /// The turns in a row after which a connection is busy.
 const BUSY_STREAK: u8 = 4;
 /// The ticks after which an idle connection gives up its task. The first has run in part.
@@ -123,25 +109,28 @@ pub(crate) enum Delivery {
 pub(crate) struct ConnTable<T> {
     chunks: Vec<Box<[ConnEntry<T>]>>,
     free: Vec<u32>,
-    /// The ready entries, in the order in which they became ready. Empty without
-    /// `uses_ready_queue`.
+    /// The ready entries without a task, in the order in which they became ready.
     ready: VecDeque<u32>,
-    uses_ready_queue: bool,
     wheel: TimerWheel,
     open: usize,
     parked: usize,
 }
 
-impl<T> ConnTable<T> {
-    /// `horizon`: the shortest of all deadlines, in ticks. `uses_ready_queue`: workers take ready
-    /// connections with [`next_ready`](Self::next_ready). Otherwise each connection's task takes
-    /// its own with [`take`](Self::take).
-    pub(crate) fn new(horizon: u32, uses_ready_queue: bool) -> Self {
+/// The state that a connection stores in its entry while it waits.
+pub(crate) trait ParkedState: Send + 'static {
+    /// Returns the waker of the connection's task. That task takes the connection with
+    /// [`ConnTable::take`] when it is ready. Without a task the entry goes to the ready queue, and a
+    /// worker takes it with [`ConnTable::next_ready`].
+    fn waker(&self) -> Option<&Waker>;
+}
+
+impl<T: ParkedState> ConnTable<T> {
+    /// `horizon`: the shortest of all deadlines, in ticks.
+    pub(crate) fn new(horizon: u32) -> Self {
         Self {
             chunks: Vec::new(),
             free: Vec::new(),
             ready: VecDeque::new(),
-            uses_ready_queue,
             wheel: TimerWheel::new(horizon),
             open: 0,
             parked: 0,
@@ -280,7 +269,7 @@ impl<T> ConnTable<T> {
         match self.find(key)?.phase {
             Phase::Parked => Some(self.activate(key.index)),
             Phase::Ready => {
-                if self.uses_ready_queue {
+                if self.entry(key.index).waker().is_none() {
                     self.ready.retain(|index| *index != key.index);
                 }
                 Some(self.activate(key.index))
@@ -289,9 +278,9 @@ impl<T> ConnTable<T> {
         }
     }
 
-    /// Returns the state of a parked connection. In the dedicated mode that is a waker.
-    pub(crate) fn parked_state(&mut self, key: ConnKey) -> Option<&mut T> {
-        self.find(key)?.parked_state.as_mut()
+    /// Returns the waker of the task of a connection that is parked or ready.
+    pub(crate) fn waker(&mut self, key: ConnKey) -> Option<&Waker> {
+        self.find(key)?.waker()
     }
 
     /// Returns whether the entry has one of `events`.
@@ -338,40 +327,6 @@ impl<T> ConnTable<T> {
         }
         self.open -= 1;
         Some((permit, parked_state))
-    }
-
-    /// Removes an active connection that moves to another table.
-    #[cfg(feature = "http")]
-    pub(crate) fn move_out(&mut self, key: ConnKey) -> Option<MovedEntry> {
-        let now = self.wheel.now;
-        let ConnEntry { park_reason, timer, close_requested, .. } = self.find(key)?;
-        let (park_reason, close_requested) = (*park_reason, *close_requested);
-        let ticks_left = timer.ticks_left(now);
-        let (permit, _) = self.remove(key)?;
-        Some(MovedEntry {
-            permit,
-            park_reason,
-            ticks_left,
-            close_requested,
-            requests: None,
-            age: None,
-        })
-    }
-
-    /// Inserts a connection of another table, in phase `Active`. Its deadline goes on, and a request
-    /// to close stays.
-    #[cfg(feature = "http")]
-    pub(crate) fn move_in(&mut self, moved: MovedEntry) -> ConnKey {
-        let key = self.insert(moved.permit);
-        let now = self.wheel.now;
-        let entry = self.entry(key.index);
-        entry.park_reason = moved.park_reason;
-        let left = moved.ticks_left.filter(|_| !failpoint("a deadline stays behind"));
-        entry.timer.deadline = left.map_or(NEVER, |left| Ticks::after(left, now));
-        if let Some(reason) = moved.close_requested {
-            self.request_close(key, reason);
-        }
-        key
     }
 
     /// Tells the warm connections that have been idle for long enough. Calls `each` with those that
@@ -439,8 +394,9 @@ impl<T> ConnTable<T> {
 
     /// Changes a parked entry to `Ready`.
     fn make_ready(&mut self, index: u32) {
-        self.entry(index).phase = Phase::Ready;
-        if self.uses_ready_queue {
+        let entry = self.entry(index);
+        entry.phase = Phase::Ready;
+        if entry.waker().is_none() {
             self.ready.push_back(index);
         }
     }
@@ -492,6 +448,12 @@ impl<T> ConnEntry<T> {
             streak: 0,
             parked_state: None,
         }
+    }
+}
+
+impl<T: ParkedState> ConnEntry<T> {
+    fn waker(&self) -> Option<&Waker> {
+        self.parked_state.as_ref()?.waker()
     }
 }
 

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use crate::conn::listener_conns::{ListenerConns, ParkedState};
+use crate::conn::listener_conns::ListenerConns;
 use crate::conn::protocol::{Protocol, WakeEvents};
 use crate::conn::table::ConnKey;
 use crate::trace::ConnSpan;
@@ -17,8 +17,8 @@ use millpond::{JobHandle, Pool, SubmitError};
 
 /// Schedules a turn as a job of the pool, and waits for its slot. Returns `None` if the server was
 /// killed meanwhile.
-pub(crate) async fn schedule<P: Protocol, T: ParkedState, F>(
-    conns: &ListenerConns<P, T>,
+pub(crate) async fn schedule<P: Protocol, F>(
+    conns: &ListenerConns<P>,
     key: ConnKey,
     pool: &Pool,
     job: F,
@@ -31,8 +31,8 @@ where
 }
 
 /// A turn, or a wait for a slot. Resolves to `None` if the server was killed meanwhile.
-pub(crate) struct WakeOnEvents<'a, P: Protocol, T: ParkedState, F> {
-    pub(crate) conns: &'a ListenerConns<P, T>,
+pub(crate) struct WakeOnEvents<'a, P: Protocol, F> {
+    pub(crate) conns: &'a ListenerConns<P>,
     pub(crate) key: ConnKey,
     pub(crate) span: &'a ConnSpan,
     pub(crate) future: Pin<&'a mut F>,
@@ -42,7 +42,7 @@ pub(crate) struct WakeOnEvents<'a, P: Protocol, T: ParkedState, F> {
     pub(crate) suspended: bool,
 }
 
-impl<P: Protocol, T: ParkedState, F: Future> Future for WakeOnEvents<'_, P, T, F> {
+impl<P: Protocol, F: Future> Future for WakeOnEvents<'_, P, F> {
     type Output = Option<F::Output>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -65,7 +65,7 @@ impl<P: Protocol, T: ParkedState, F: Future> Future for WakeOnEvents<'_, P, T, F
     }
 }
 
-impl<P: Protocol, T: ParkedState, F> Drop for WakeOnEvents<'_, P, T, F> {
+impl<P: Protocol, F> Drop for WakeOnEvents<'_, P, F> {
     fn drop(&mut self) {
         if self.suspended {
             self.conns.resume(self.key, self.wake_events.is_some());

@@ -297,11 +297,11 @@ impl<A: HttpService> Protocol for HttpProtocol<A> {
 mod tests {
     use super::Idle;
     use crate::conn::table;
-    use crate::parked::Parked;
+    use crate::conn::rest::Rest;
 
     #[test]
     fn a_parked_connection_is_small() {
-        let size = table::entry_size::<Parked<Idle>>();
+        let size = table::entry_size::<Rest<Idle>>();
         assert!(size <= 64, "{size}");
     }
 }

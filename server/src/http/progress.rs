@@ -511,14 +511,13 @@ mod tests {
     use crate::conn::table::ConnKey;
     use crate::framed::service::{Lines, lines};
     use crate::settings::Settings;
-    use crate::task::TaskWaker;
 
     const BODY: u8 = REQUEST_BODY | REQUEST_BODY_PENDING;
 
     /// The progress of a connection that has ended.
     fn progress() -> Arc<ConnProgress> {
         let server = Arc::new(ServerState::new(Settings::least(), 1, None));
-        let conns: ListenerConns<Lines, TaskWaker> = ListenerConns::new(server, lines().into());
+        let conns: ListenerConns<Lines> = ListenerConns::new(server, lines().into());
         let notifier = Arc::new(conns).notifier(ConnKey { index: 0, generation: 0 });
         Arc::new(ConnProgress::new(notifier, None))
     }

@@ -17,12 +17,13 @@ use std::task::{Context, Poll, Waker};
 use http::StatusCode;
 
 use crate::close_reason::CloseReason;
+use crate::conn::events::ParkReason;
 use crate::conn::protocol::{Outcome, Turn};
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::http::lent_io::{LentIo, Shared};
 use crate::http::progress::ConnProgress;
 use crate::http::{Busy, Idle, Upgraded};
-use crate::parked::edge_socket::EdgeSocket;
+use crate::conn::edge_socket::EdgeSocket;
 use crate::sync::failpoint;
 use crate::ws::conn::{AnyIo, WsTurn};
 use crate::ws::stream;
@@ -69,7 +70,7 @@ pub(super) fn take_over<W: Transport>(
     let read = if failpoint("first frames are lost") { &[][..] } else { &parts.read_buf };
     let upgraded = Upgraded { start, input: [read, &rest].concat().into() };
     *idle = Idle::Busy(Box::new(Busy::Upgraded(Box::new(upgraded))));
-    Some((io, Outcome::Settle))
+    Some((io, Outcome::Park { park_reason: ParkReason::Turn, moved: true }))
 }
 
 /// Whether the connection is a WebSocket.

@@ -19,13 +19,14 @@ use std::time::{Duration, Instant};
 
 use crate::conn::events::ParkReason;
 use crate::conn::guard::ConnGuard;
-use crate::conn::listener_conns::State;
+use crate::conn::listener_conns::{ListenerConns, State};
+use crate::conn::park::{EventConn, into_rest, kill};
 use crate::conn::protocol::{Outcome, Protocol};
-use crate::conn::table::TurnInput;
-#[cfg(feature = "http")]
-use crate::parked::warm::Warm;
-use crate::parked::{EventConn, EventConns, Parked, into_parked, kill};
+use crate::conn::rest::{Parked, Rest};
+use crate::conn::table::{ParkedState, TurnInput};
 use crate::sync::failpoint;
+#[cfg(feature = "http")]
+use crate::task::Tasks;
 
 /// A worker ends after this many turns, or after this time. The time is the one that the workers of
 /// a pool give to a turn; jobs that wait for the slot are delayed no longer. A busy tokio looks at
@@ -35,9 +36,9 @@ const MAX_TIME: Duration = Duration::from_micros(100);
 
 /// A worker; counted in the listener's `WorkerCounts` until it is detached or dropped.
 pub(crate) struct ConnWorker<P: Protocol> {
-    conns: Arc<EventConns<P>>,
+    conns: Arc<ListenerConns<P>>,
     #[cfg(feature = "http")]
-    warm: Option<Arc<Warm<P>>>,
+    tasks: Option<Arc<Tasks<P>>>,
     phase: Phase,
     turns: u8,
 }
@@ -54,21 +55,21 @@ enum Phase {
 
 impl<P: Protocol> ConnWorker<P> {
     /// Counts a worker that is going to be started.
-    pub(crate) fn new(conns: &Arc<EventConns<P>>) -> Self {
+    pub(crate) fn new(conns: &Arc<ListenerConns<P>>) -> Self {
         conns.lock().workers.searching += 1;
         Self {
             conns: conns.clone(),
             #[cfg(feature = "http")]
-            warm: None,
+            tasks: None,
             phase: Phase::Searching,
             turns: 0,
         }
     }
 
-    /// Moves busy connections there.
+    /// Gives busy connections tasks of their own.
     #[cfg(feature = "http")]
-    pub(crate) fn warm(mut self, warm: &Option<Arc<Warm<P>>>) -> Self {
-        self.warm.clone_from(warm);
+    pub(crate) fn tasks(mut self, tasks: &Option<Arc<Tasks<P>>>) -> Self {
+        self.tasks.clone_from(tasks);
         self
     }
 
@@ -111,17 +112,15 @@ impl<P: Protocol> ConnWorker<P> {
         served: Option<(EventConn<P>, Outcome, bool)>,
         over: bool,
     ) -> Option<(EventConn<P>, TurnInput)> {
-        let parked = served.and_then(|(conn, outcome, is_busy)| match outcome {
+        let rest = served.and_then(|(conn, outcome, is_busy)| match outcome {
             Outcome::Park { park_reason, moved } => {
                 let conn = self.warm_up(conn, (park_reason, moved), is_busy)?;
-                Some((into_parked(conn)?, (park_reason, moved)))
+                Some((into_rest(conn)?, (park_reason, moved)))
             }
-            #[cfg(feature = "ws")]
-            Outcome::Settle => Some((into_parked(conn)?, (ParkReason::Turn, true))),
             #[cfg(feature = "http")]
             Outcome::Warm => {
-                if let Some(warm) = &self.warm {
-                    warm.adopt(conn, (ParkReason::Turn, true));
+                if let Some(tasks) = &self.tasks {
+                    tasks.spawn(conn, (ParkReason::Turn, true), None);
                 }
                 None
             }
@@ -137,9 +136,9 @@ impl<P: Protocol> ConnWorker<P> {
             }
         });
         let mut state = self.conns.lock();
-        if let Some(((key, parked, counters), park_reason)) = parked {
+        if let Some(((key, rest, counters), park_reason)) = rest {
             state.totals.add(&counters);
-            state.table.park(key, parked, park_reason, &self.conns.server.settings.ticks);
+            state.table.park(key, rest, park_reason, &self.conns.server.settings.ticks);
         }
         set_phase(&mut self.phase, Phase::Searching, &mut state);
         let next =
@@ -156,7 +155,8 @@ impl<P: Protocol> ConnWorker<P> {
         if self.conns.is_killed() {
             kill(&self.conns);
         }
-        let (key, Parked { mut io, idle, span }, input) = next?;
+        let (key, rest, input) = next?;
+        let Rest::Parked(Parked { mut io, idle, span }) = rest else { return None };
         if let Some(transport) = io.transport() {
             transport.on_ready(input.events);
         }
@@ -171,13 +171,11 @@ impl<P: Protocol> ConnWorker<P> {
         park_reason: (ParkReason, bool),
         is_busy: bool,
     ) -> Option<EventConn<P>> {
-        match &self.warm {
-            Some(warm) if is_busy && park_reason.0 == ParkReason::Idle && warm.has_room(&conn) => {
-                warm.adopt(conn, (ParkReason::Warm, park_reason.1));
-                None
-            }
-            _ => Some(conn),
-        }
+        let is_busy = is_busy && park_reason.0 == ParkReason::Idle && conn.is_plain();
+        let Some(tasks) = self.tasks.as_ref().filter(|_| is_busy) else { return Some(conn) };
+        let Some(place) = tasks.place() else { return Some(conn) };
+        tasks.spawn(conn, (ParkReason::Warm, park_reason.1), Some(place));
+        None
     }
 
     #[cfg(not(feature = "http"))]
@@ -208,7 +206,7 @@ impl<P: Protocol> Drop for ConnWorker<P> {
 }
 
 /// Changes the phase of a worker, and the counts with it. `Detached` is final.
-fn set_phase<T>(phase: &mut Phase, next: Phase, state: &mut State<T>) {
+fn set_phase<T: ParkedState>(phase: &mut Phase, next: Phase, state: &mut State<T>) {
     if *phase == Phase::Detached {
         return;
     }
@@ -225,7 +223,6 @@ fn set_phase<T>(phase: &mut Phase, next: Phase, state: &mut State<T>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conn::listener_conns::ListenerConns;
     use crate::conn::server_state::ServerState;
     use crate::framed::service::lines;
     use crate::settings::Settings;

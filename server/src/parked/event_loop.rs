@@ -28,28 +28,29 @@ use tokio::task::yield_now;
 use crate::close_reason::CloseReason;
 use crate::conn::events::Events;
 use crate::conn::guard::ConnGuard;
-use crate::conn::listener_conns::State;
+use crate::conn::listener_conns::{ListenerConns, State};
+use crate::conn::park::{EventConn, key};
 use crate::conn::protocol::Protocol;
+use crate::conn::rest::{Parked, Rest};
 use crate::parked::conn_worker::ConnWorker;
 use crate::parked::poller::{InnerPoll, Poller};
-#[cfg(feature = "http")]
-use crate::parked::warm::Warm;
-use crate::parked::{EventConn, EventConns, Parked, key};
 use crate::sync::MutexGuard;
+#[cfg(feature = "http")]
+use crate::task::Tasks;
 use millpond::Pool;
 
 /// Delivers events and starts workers, until the server is killed.
 pub(crate) async fn event_loop<P: Protocol>(
-    conns: Arc<EventConns<P>>,
+    conns: Arc<ListenerConns<P>>,
     inner: InnerPoll,
     pool: Option<Pool>,
-    #[cfg(feature = "http")] warm: Option<Arc<Warm<P>>>,
+    #[cfg(feature = "http")] tasks: Option<Arc<Tasks<P>>>,
 ) -> io::Result<()> {
     let mut poller = Poller::new(inner)?;
     while poll_fn(|cx| poll_worker_wanted(&conns, &mut poller, cx)).await? {
         let worker = ConnWorker::new(&conns);
         #[cfg(feature = "http")]
-        let worker = worker.warm(&warm);
+        let worker = worker.tasks(&tasks);
         let worker = worker.run();
         let Some(pool) = &pool else {
             tokio::spawn(worker);
@@ -70,7 +71,7 @@ pub(crate) async fn event_loop<P: Protocol>(
 
 /// Delivers events until a worker is wanted. Returns `false` if the server was killed.
 fn poll_worker_wanted<P: Protocol>(
-    conns: &EventConns<P>,
+    conns: &ListenerConns<P>,
     poller: &mut Poller,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<bool>> {
@@ -111,7 +112,7 @@ fn poll_worker_wanted<P: Protocol>(
 
 /// Delivers events while the loop waits for a slot. Ready when the server is killed.
 fn poll_deliver_until_killed<P: Protocol>(
-    conns: &EventConns<P>,
+    conns: &ListenerConns<P>,
     poller: &mut Poller,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<()>> {
@@ -126,9 +127,9 @@ fn poll_deliver_until_killed<P: Protocol>(
 /// Delivers a batch of events under one lock, and wakes the suspended turns that they interest.
 /// Returns the lock.
 fn deliver_events<'a, P: Protocol>(
-    conns: &'a EventConns<P>,
+    conns: &'a ListenerConns<P>,
     events: &mio::Events,
-) -> MutexGuard<'a, State<Parked<P::Idle>>> {
+) -> MutexGuard<'a, State<Rest<P::Idle>>> {
     let mut state = conns.lock();
     let deliver = |event| state.deliver(key(Event::token(event)), events_of(event), P::INTEREST);
     let wakers: Vec<_> = events.iter().filter_map(deliver).collect();
@@ -142,10 +143,10 @@ fn deliver_events<'a, P: Protocol>(
 
 /// Closes the ready connections of a pool that is closed: no worker will serve them. Connections
 /// that become ready later are closed by a later call.
-fn close_ready<P: Protocol>(conns: &Arc<EventConns<P>>) {
+fn close_ready<P: Protocol>(conns: &Arc<ListenerConns<P>>) {
     loop {
         let next = conns.lock().table.next_ready();
-        let Some((key, Parked { io, idle, span }, _)) = next else { return };
+        let Some((key, Rest::Parked(Parked { io, idle, span }), _)) = next else { return };
         let mut conn: EventConn<P> = ConnGuard::new(conns.clone(), (key, span), (io, idle));
         conn.reason = CloseReason::PoolClosed;
         // `on_close` is user code, which must not delay the loop.

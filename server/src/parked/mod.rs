@@ -1,7 +1,7 @@
 //! The event-driven mode: an idle connection is one entry of the connection table, and no task.
 //!
-//! A *parked* connection is a socket, perhaps a TLS session, and the protocol's idle state. It has
-//! no task, no timer and no buffer; `benches/modes.md` has the bytes. The `accept` loop parks each
+//! A *parked* connection is a socket, perhaps a TLS session, and the protocol's idle state
+//! (`conn/rest.rs`). It has no task, no timer and no buffer; `benches/modes.md` has the bytes. The `accept` loop parks each
 //! new connection with [`EventDriven::accept`]; from then on three parts pass it around:
 //!
 //! ```text
@@ -17,8 +17,6 @@
 //! | `poller` | the inner epoll, itself registered with tokio: a batch of events at a time |
 //! | `event_loop` | one task for each listener: delivers the events, starts workers |
 //! | `conn_worker` | a task, or a job of the user's pool: serves ready connections, one after another |
-//! | `edge_socket` | the socket: non-blocking calls, no wakers |
-//! | `warm` | busy connections, which have a task for some time |
 //!
 //! Why an epoll of its own: a registration of each socket with tokio costs 256 heap bytes, an inner
 //! `mio::Poll` costs none. The inner epoll is readable when it has events, so tokio's I/O driver
@@ -44,66 +42,36 @@
 //!   the connection, or the path finds the flag. (test: `server/shutdown.rs`)
 
 pub(crate) mod conn_worker;
-pub(crate) mod edge_socket;
 mod event_loop;
 mod poller;
-#[cfg(feature = "http")]
-pub(crate) mod warm;
 
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::task::Waker;
 
-use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
+use mio::Registry;
 use socket2::Socket;
 
 use crate::accept::address::Address;
 use crate::accept::per_ip::PerIpPermit;
-use crate::close_reason::CloseReason;
+use crate::conn::edge_socket::EdgeSocket;
 use crate::conn::events::{Events, ParkReason};
 use crate::conn::guard::ConnGuard;
-use crate::conn::listener_conns::{ListenerConns, ParkedState};
+use crate::conn::listener_conns::ListenerConns;
+use crate::conn::park::watch;
 use crate::conn::protocol::Protocol;
-use crate::conn::server_state::{Counters, ServerState};
-use crate::conn::table::ConnKey;
-use crate::conn::transport::{MaybeTls, TlsAccept};
-use crate::parked::edge_socket::EdgeSocket;
+use crate::conn::server_state::ServerState;
+use crate::conn::transport::TlsAccept;
 pub(crate) use crate::parked::event_loop::event_loop;
 use crate::parked::poller::InnerPoll;
 #[cfg(feature = "http")]
-use crate::parked::warm::{Cold, Warm};
-#[cfg(feature = "http")]
-use crate::task::Dedicated;
+use crate::task::Tasks;
 use crate::trace::ConnSpan;
 #[cfg(feature = "http")]
 use millpond::Pool;
 
-/// A parked connection: what the table's entry holds.
-pub(crate) struct Parked<I> {
-    io: MaybeTls<EdgeSocket>,
-    idle: I,
-    span: ConnSpan,
-}
-
-impl<I: Send + 'static> ParkedState for Parked<I> {
-    const USES_READY_QUEUE: bool = true;
-
-    /// Workers take ready connections from the queue; a parked connection has no task to wake.
-    fn waker(&self) -> Option<Waker> {
-        None
-    }
-}
-
-/// The connections of a listener in this mode.
-type EventConns<P> = ListenerConns<P, Parked<<P as Protocol>::Idle>>;
-/// A connection that is being served.
-type EventConn<P> = ConnGuard<P, Parked<<P as Protocol>::Idle>, EdgeSocket>;
-
 /// The event-driven mode of one listener.
 pub(crate) struct EventDriven<P: Protocol> {
-    pub(crate) conns: Arc<EventConns<P>>,
+    pub(crate) conns: Arc<ListenerConns<P>>,
     registry: Registry,
     tls: TlsAccept,
 }
@@ -138,86 +106,17 @@ impl<P: Protocol> EventDriven<P> {
         }
     }
 
-    /// Makes the tasks of busy connections, `most` at a time.
+    /// Returns what makes the tasks of busy connections, `most_warm` at a time.
     #[cfg(feature = "http")]
-    pub(crate) fn warm(&self, pool: Option<Pool>, most: usize) -> io::Result<Arc<Warm<P>>> {
-        let registry = || self.registry.try_clone();
-        let (server, protocol) = (self.conns.server.clone(), self.conns.protocol.clone());
-        let home = Box::new(Cold { conns: self.conns.clone(), registry: registry()? });
-        let mode = Arc::new(Dedicated::with_home(server, protocol, pool, home));
-        Ok(Arc::new(Warm { mode, registry: registry()?, most }))
-    }
-}
-
-/// Registers the socket of a connection with the inner epoll, and parks the connection.
-fn watch<P: Protocol>(
-    mut conn: EventConn<P>,
-    registry: &Registry,
-    park_reason: (ParkReason, bool),
-) {
-    let transport = conn.body.as_mut().and_then(|(io, _)| io.transport());
-    let fd = transport.map(|socket| socket.as_raw_fd());
-    // E1: this registration lasts until the socket is closed, or the connection gets a task.
-    let both = Interest::READABLE | Interest::WRITABLE;
-    match fd.map(|fd| registry.register(&mut SourceFd(&fd), token(conn.key), both)) {
-        Some(Ok(())) => park(conn, park_reason),
-        _ => conn.end(CloseReason::Io),
-    }
-}
-
-fn token(key: ConnKey) -> Token {
-    Token((u64::from(key.generation) << 32 | u64::from(key.index)) as usize)
-}
-
-fn key(token: Token) -> ConnKey {
-    ConnKey { index: token.0 as u32, generation: (token.0 as u64 >> 32) as u32 }
-}
-
-/// Parks a new connection.
-fn park<P: Protocol>(conn: EventConn<P>, park_reason: (ParkReason, bool)) {
-    let conns = conn.conns.clone();
-    if let Some((key, parked, counters)) = into_parked(conn) {
-        conns.park(key, parked, park_reason, &counters);
-    }
-    // A kill that ran before the park has not found this connection (E5).
-    if conns.is_killed() {
-        kill(&conns);
-    }
-}
-
-/// Takes apart a connection that is to be parked. Returns `None` if the server was killed: then the
-/// connection is dropped, which closes it.
-fn into_parked<P: Protocol>(
-    mut conn: EventConn<P>,
-) -> Option<(ConnKey, Parked<P::Idle>, Counters)> {
-    if conn.conns.is_killed() {
-        return None;
-    }
-    let (io, idle) = conn.body.take()?;
-    let span = std::mem::take(&mut conn.span);
-    Some((conn.key, Parked { io, idle, span }, conn.counters))
-}
-
-/// Closes all parked connections, and wakes the suspended turns, which end then (E5).
-pub(crate) fn kill<P: Protocol>(conns: &Arc<EventConns<P>>) {
-    for (key, Parked { io, idle, span }) in conns.drain_parked() {
-        drop(EventConn::<P>::new(conns.clone(), (key, span), (io, idle)));
+    pub(crate) fn tasks(&self, pool: Option<Pool>, most_warm: usize) -> io::Result<Arc<Tasks<P>>> {
+        let registry = self.registry.try_clone()?;
+        Ok(Arc::new(Tasks::of_busy(self.conns.clone(), pool, registry, most_warm)))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::conn::table;
-    use crate::framed::service::IdleConn;
     use crate::parked::conn_worker::ConnWorker;
-
-    #[test]
-    fn a_parked_connection_is_small() {
-        type Plain = Parked<IdleConn<()>>;
-        let size = table::entry_size::<Plain>();
-        assert!(size <= 56, "{size}");
-    }
 
     #[test]
     fn a_worker_is_small() {
@@ -228,15 +127,5 @@ mod tests {
             size_of::<F>()
         }
         assert!(size(ConnWorker::<Lines>::run) <= 672, "{}", size(ConnWorker::<Lines>::run));
-    }
-
-    #[test]
-    fn a_token_is_its_key() {
-        let all = ConnKey { index: u32::MAX - 1, generation: u32::MAX };
-        for expected in
-            [all, ConnKey { index: 3, generation: 0 }, ConnKey { index: 0, generation: 7 }]
-        {
-            assert_eq!(key(token(expected)), expected);
-        }
     }
 }

@@ -35,13 +35,13 @@
 //!   timers; a task that wakes itself is polled 61 times before. (tests: `server/regressions.rs`,
 //!   `http/fairness.rs`)
 
-pub(crate) mod tokio_socket;
-
 use std::mem::{replace, take};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
+#[cfg(feature = "http")]
+use mio::Registry;
 use socket2::Socket;
 use tokio::task::yield_now;
 use tokio_util::sync::ReusableBoxFuture;
@@ -51,110 +51,116 @@ use crate::accept::per_ip::PerIpPermit;
 use crate::close_reason::CloseReason;
 use crate::conn::events::{Events, ParkReason};
 use crate::conn::guard::ConnGuard;
-use crate::conn::listener_conns::{ListenerConns, ParkedState};
+use crate::conn::listener_conns::ListenerConns;
+use crate::conn::park::TaskConn;
+#[cfg(feature = "http")]
+use crate::conn::park::{EventConn, to_parked, to_task};
 use crate::conn::protocol::{Outcome, Protocol};
-use crate::conn::server_state::ServerState;
+use crate::conn::rest::Rest;
 use crate::conn::table::{Delivery, TurnInput};
+use crate::conn::tokio_socket::TokioSocket;
 use crate::conn::transport::{TlsAccept, Transport};
 use crate::conn::wake_on_events::schedule;
-#[cfg(feature = "ws")]
+#[cfg(feature = "http")]
 use crate::sync::failpoint;
-use crate::task::tokio_socket::TokioSocket;
 use crate::trace::ConnSpan;
 use millpond::Pool;
 
-/// The waker of a parked connection's task: what the table's entry holds.
-pub(crate) struct TaskWaker(Waker);
-
-impl ParkedState for TaskWaker {
-    const USES_READY_QUEUE: bool = false;
-
-    fn waker(&self) -> Option<Waker> {
-        Some(self.0.clone())
-    }
+/// What the tasks of a listener's connections share.
+pub(crate) struct Tasks<P: Protocol> {
+    conns: Arc<ListenerConns<P>>,
+    /// Runs the turns as jobs, if there is one.
+    pool: Option<Pool>,
+    /// The event-driven mode: only busy connections have tasks.
+    #[cfg(feature = "http")]
+    of_busy: Option<OfBusy>,
 }
 
-/// A connection, owned by its task or by the job of a turn.
-pub(crate) type TaskConn<P> = ConnGuard<P, TaskWaker, TokioSocket>;
+/// Where idle connections go that give up their tasks, and how many others have one.
+#[cfg(feature = "http")]
+struct OfBusy {
+    registry: Registry,
+    most: usize,
+    /// Each task of a busy connection has a clone. The count bounds memory and guards none.
+    places: Arc<()>,
+}
+
+/// The right of a connection to a task while it is busy.
+#[cfg(feature = "http")]
+pub(crate) struct Place(#[expect(dead_code, reason = "counted by its references")] Arc<()>);
 
 /// The dedicated mode of one listener.
 pub(crate) struct Dedicated<P: Protocol> {
-    pub(crate) conns: Arc<ListenerConns<P, TaskWaker>>,
+    tasks: Arc<Tasks<P>>,
     tls: TlsAccept,
-    /// Runs the turns as jobs, if there is one.
-    pool: Option<Pool>,
-    /// Where connections go that are idle. `None`: they keep their tasks.
-    #[cfg(feature = "http")]
-    home: Option<Box<dyn Home<P>>>,
-}
-
-/// The place of idle connections, which have no task.
-#[cfg(feature = "http")]
-pub(crate) trait Home<P: Protocol>: Send + Sync {
-    /// Takes a connection between two turns, and parks it. Gives it back if it is not plain.
-    fn take_back(
-        &self,
-        conn: TaskConn<P>,
-        park_reason: (ParkReason, bool),
-    ) -> Result<(), TaskConn<P>>;
 }
 
 impl<P: Protocol> Dedicated<P> {
-    pub(crate) fn new(
-        server: Arc<ServerState>,
-        protocol: Arc<P>,
-        tls: TlsAccept,
-        pool: Option<Pool>,
-    ) -> Self {
-        Self {
-            conns: Arc::new(ListenerConns::new(server, protocol)),
-            tls,
+    pub(crate) fn new(conns: Arc<ListenerConns<P>>, tls: TlsAccept, pool: Option<Pool>) -> Self {
+        let tasks = Tasks {
+            conns,
             pool,
             #[cfg(feature = "http")]
-            home: None,
-        }
-    }
-
-    /// Makes the tasks of busy connections of the event-driven mode.
-    #[cfg(feature = "http")]
-    pub(crate) fn with_home(
-        server: Arc<ServerState>,
-        protocol: Arc<P>,
-        pool: Option<Pool>,
-        home: Box<dyn Home<P>>,
-    ) -> Self {
-        let conns = Arc::new(ListenerConns::new(server, protocol));
-        Self { conns, tls: TlsAccept::default(), pool, home: Some(home) }
-    }
-
-    /// Spawns the task of a connection that has come from another table.
-    #[cfg(feature = "http")]
-    pub(crate) fn adopt(self: &Arc<Self>, conn: TaskConn<P>, park_reason: (ParkReason, bool)) {
-        let phase = Phase::Idle { conn, park_reason, stage: ParkStage::Awake };
-        tokio::spawn(ConnTask { phase, mode: self.clone(), turn: None });
+            of_busy: None,
+        };
+        Self { tasks: Arc::new(tasks), tls }
     }
 
     /// Registers a new connection's socket with tokio, and spawns its task. If the protocol is to
     /// send first, the first turn runs at once.
-    pub(crate) fn accept(self: &Arc<Self>, socket: Socket, address: Address, permit: PerIpPermit) {
+    pub(crate) fn accept(&self, socket: Socket, address: Address, permit: PerIpPermit) {
+        let conns = &self.tasks.conns;
         let socket = match TokioSocket::new(socket, address == Address::Unix) {
             Ok(socket) => socket,
-            Err(_) => return self.conns.server.on_close(permit, CloseReason::Io),
+            Err(_) => return conns.server.on_close(permit, CloseReason::Io),
         };
-        let key = self.conns.insert(permit);
-        let Some(idle) = self.conns.on_accept(key, address) else { return };
+        let key = conns.insert(permit);
+        let Some(idle) = conns.on_accept(key, address) else { return };
         let io = self.tls.wrap(socket);
         let span = ConnSpan::connection(&address);
-        let conn: TaskConn<P> = ConnGuard::new(self.conns.clone(), (key, span), (io, idle));
+        let conn: TaskConn<P> = ConnGuard::new(conns.clone(), (key, span), (io, idle));
         if P::SERVER_FIRST && self.tls.is_plain() {
-            self.conns.deliver(key, Events::PUSHED);
+            conns.deliver(key, Events::PUSHED);
         }
-        let phase = Phase::Idle {
-            conn,
-            park_reason: (ParkReason::FirstByte, true),
-            stage: ParkStage::Awake,
-        };
-        tokio::spawn(ConnTask { phase, mode: self.clone(), turn: None });
+        tokio::spawn(ConnTask::new(&self.tasks, conn, (ParkReason::FirstByte, true)));
+    }
+}
+
+#[cfg(feature = "http")]
+impl<P: Protocol> Tasks<P> {
+    /// Makes what the tasks of busy connections of the event-driven mode share, `most` at a time.
+    pub(crate) fn of_busy(
+        conns: Arc<ListenerConns<P>>,
+        pool: Option<Pool>,
+        registry: Registry,
+        most: usize,
+    ) -> Self {
+        let of_busy = OfBusy { registry, most, places: Arc::default() };
+        Self { conns, pool, of_busy: Some(of_busy) }
+    }
+
+    /// Returns the right to a task, if one more connection may have it.
+    ///
+    /// Two callers at once may both get the last one: the bound is on memory, and need not be exact.
+    pub(crate) fn place(&self) -> Option<Place> {
+        let OfBusy { most, places, .. } = self.of_busy.as_ref()?;
+        let has_room = Arc::strong_count(places) <= *most || failpoint("any number is warm");
+        has_room.then(|| Place(places.clone()))
+    }
+
+    /// Spawns the task of a plain connection that was parked until now.
+    pub(crate) fn spawn(
+        self: &Arc<Self>,
+        conn: EventConn<P>,
+        park_reason: (ParkReason, bool),
+        place: Option<Place>,
+    ) {
+        let Some(OfBusy { registry, .. }) = &self.of_busy else { return };
+        if let Some(conn) = to_task(conn, registry) {
+            let mut task = ConnTask::new(self, conn, park_reason);
+            task.place = place;
+            tokio::spawn(task);
+        }
     }
 }
 
@@ -164,7 +170,9 @@ type TurnFuture<P> = ReusableBoxFuture<'static, Option<(TaskConn<P>, Outcome)>>;
 /// The future of a connection's task.
 struct ConnTask<P: Protocol> {
     phase: Phase<P>,
-    mode: Arc<Dedicated<P>>,
+    tasks: Arc<Tasks<P>>,
+    #[cfg(feature = "http")]
+    place: Option<Place>,
     /// The turn, and its memory while the connection is warm: the next turn allocates nothing.
     turn: Option<TurnFuture<P>>,
 }
@@ -190,6 +198,18 @@ enum ParkStage {
     ParkedBlocked,
 }
 
+impl<P: Protocol> ConnTask<P> {
+    fn new(tasks: &Arc<Tasks<P>>, conn: TaskConn<P>, park_reason: (ParkReason, bool)) -> Self {
+        Self {
+            phase: Phase::Idle { conn, park_reason, stage: ParkStage::Awake },
+            tasks: tasks.clone(),
+            #[cfg(feature = "http")]
+            place: None,
+            turn: None,
+        }
+    }
+}
+
 impl<P: Protocol> Unpin for ConnTask<P> {}
 
 impl<P: Protocol> Future for ConnTask<P> {
@@ -210,7 +230,7 @@ impl<P: Protocol> Future for ConnTask<P> {
                         socket.force_io(input.forces_io());
                     }
                     this.phase = Phase::Serving;
-                    match &this.mode.pool {
+                    match &this.tasks.pool {
                         None => set(&mut this.turn, serve_turn(conn, input)),
                         Some(pool) => {
                             set(&mut this.turn, serve_turn_on_pool(pool.clone(), conn, input));
@@ -232,10 +252,10 @@ impl<P: Protocol> Future for ConnTask<P> {
                         Some((mut conn, Outcome::Park { park_reason, moved })) => {
                             let park_reason = (park_reason, moved);
                             #[cfg(feature = "http")]
-                            if let Some(home) = &this.mode.home
-                                && park_reason.0 == ParkReason::Idle
+                            if let Some(OfBusy { registry, .. }) = &this.tasks.of_busy
+                                && park_reason.0.is_idle()
                             {
-                                match home.take_back(conn, park_reason) {
+                                match to_parked(conn, registry, park_reason) {
                                     Ok(()) => return Poll::Ready(()),
                                     Err(kept) => conn = kept,
                                 }
@@ -254,20 +274,6 @@ impl<P: Protocol> Future for ConnTask<P> {
                         Some((conn, Outcome::Panicked(payload))) => conn.panic(payload),
                         #[cfg(feature = "http")]
                         Some((conn, Outcome::Detached(detach))) => conn.detach(detach),
-                        #[cfg(feature = "ws")]
-                        Some((conn, Outcome::Settle)) => {
-                            let park_reason = (ParkReason::Turn, true);
-                            let stays = match &this.mode.home {
-                                Some(home) if !failpoint("a WebSocket stays warm") => {
-                                    home.take_back(conn, park_reason).err()
-                                }
-                                _ => Some(conn),
-                            };
-                            if let Some(conn) = stays {
-                                let stage = ParkStage::Awake;
-                                this.phase = Phase::Idle { conn, park_reason, stage };
-                            }
-                        }
                         #[cfg(feature = "http")]
                         Some((_, Outcome::Warm)) => unreachable!("the connection has a task"),
                         None => {}
@@ -334,8 +340,8 @@ fn poll_turn_input<P: Protocol>(
     }
     let mut check_ready = true;
     if *stage == ParkStage::Awake {
-        let waker = TaskWaker(cx.waker().clone());
-        if conns.park(key, waker, park_reason, &take(counters)) != Delivery::Noted {
+        let rest = Rest::Task(cx.waker().clone());
+        if conns.park(key, rest, park_reason, &take(counters)) != Delivery::Noted {
             return Poll::Ready(conns.take(key, true));
         }
         // A kill before the park has found no waker in the entry (T3).
@@ -362,13 +368,6 @@ fn poll_turn_input<P: Protocol>(
     match check_ready.then(|| conns.take(key, false)).flatten() {
         Some(input) => Poll::Ready(Some(input)),
         None => Poll::Pending,
-    }
-}
-
-/// Wakes all parked tasks and suspended turns, which find the flag and end (T3).
-pub(crate) fn kill<P: Protocol>(conns: &ListenerConns<P, TaskWaker>) {
-    for (_, TaskWaker(waker)) in conns.drain_parked() {
-        waker.wake();
     }
 }
 

@@ -80,7 +80,7 @@ pub(crate) async fn serve(on: OnUpgrade, start: Box<dyn StartWs>, of: Of) {
                 drop(conn);
                 std::panic::resume_unwind(payload)
             }
-            Outcome::Detached(_) | Outcome::Warm | Outcome::Settle => return,
+            Outcome::Detached(_) | Outcome::Warm => return,
         };
         expired = None;
         if reason == ParkReason::Turn {

@@ -336,7 +336,8 @@ async fn the_app_decides(case: Case) {
         "{}",
         reply.text()
     );
-    assert_eq!(server.status().frames, 5);
+    // The turn of the last handshake may end behind its answer.
+    eventually(|| server.status().frames == 5).await;
 }
 
 async fn violations(case: Case) {

@@ -8,7 +8,15 @@ use crate::close_reason::{CloseReason, Deadline};
 use crate::conn::events::{Events, ParkReason};
 use crate::conn::table::*;
 use crate::settings::{Deadlines, Ticks};
+use std::task::Waker;
 use std::time::Duration;
+
+/// The state of connections without tasks.
+impl ParkedState for u32 {
+    fn waker(&self) -> Option<&Waker> {
+        None
+    }
+}
 
 fn ticks(seconds: [u64; 5]) -> Ticks {
     let some = |seconds| (seconds > 0).then(|| Duration::from_secs(seconds));
@@ -25,7 +33,7 @@ fn ticks(seconds: [u64; 5]) -> Ticks {
 }
 
 fn table(ticks: &Ticks) -> ConnTable<u32> {
-    ConnTable::new(ticks.horizon, true)
+    ConnTable::new(ticks.horizon)
 }
 
 const IDLE: (ParkReason, bool) = (ParkReason::Idle, true);

@@ -1,0 +1,56 @@
+//! The two places where a connection waits: an entry of the table, or a task of its own.
+//!
+//! | place | what the entry holds | the socket is registered with |
+//! |---|---|---|
+//! | parked | the stream and the idle state: [`Parked`] | the inner epoll of its listener |
+//! | a task | the waker of that task, which keeps the rest | tokio |
+//!
+//! In the event-driven mode a connection begins as a parked one. `parked/conn_worker` gives a busy one
+//! a task ([`TokioSocket`]), and that task parks it when it is idle ([`watch`]). In the dedicated mode
+//! each connection has a task from its begin to its end.
+//!
+//! A connection changes its place between turns only, when its stream is plain. Its entry stays, and
+//! with the entry its key, permit, deadline, age and requests to close. The kernel reports readiness
+//! anew with each registration, so no byte is missed.
+
+use std::task::Waker;
+
+use crate::conn::edge_socket::EdgeSocket;
+use crate::conn::table::ParkedState;
+use crate::conn::transport::MaybeTls;
+use crate::trace::ConnSpan;
+
+/// What the entry of a connection holds while the connection waits.
+pub(crate) enum Rest<I> {
+    Parked(Parked<I>),
+    Task(Waker),
+}
+
+/// A connection without a task.
+pub(crate) struct Parked<I> {
+    pub(crate) io: MaybeTls<EdgeSocket>,
+    pub(crate) idle: I,
+    pub(crate) span: ConnSpan,
+}
+
+impl<I: Send + 'static> ParkedState for Rest<I> {
+    fn waker(&self) -> Option<&Waker> {
+        match self {
+            Self::Parked(_) => None,
+            Self::Task(waker) => Some(waker),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conn::table;
+    use crate::framed::service::IdleConn;
+
+    #[test]
+    fn a_parked_connection_is_small() {
+        let size = table::entry_size::<Rest<IdleConn<()>>>();
+        assert!(size <= 56, "{size}");
+    }
+}
