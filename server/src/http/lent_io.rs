@@ -12,7 +12,7 @@
 
 use std::any::Any;
 use std::io;
-use std::mem::replace;
+use std::mem::{replace, take};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -61,6 +61,8 @@ pub(super) struct LentState<W> {
     pub(super) budget: usize,
     /// The budget was used up, and hyper wanted more.
     pub(super) is_spent: bool,
+    /// The waker of the connection's task. The socket wakes that task itself, not through the progress.
+    pub(super) task: Option<Waker>,
     /// The socket refused bytes in the last write, flush or shutdown.
     pub(super) is_blocked: bool,
     seen: BytesSeen,
@@ -119,6 +121,7 @@ impl<W: Transport> Shared<W> {
             is_ended: false,
             budget: 0,
             is_spent: false,
+            task: None,
             is_blocked: false,
             seen: BytesSeen { since, head },
             requests: 0,
@@ -204,7 +207,21 @@ impl<W: Transport> LentState<W> {
     /// Takes the bytes that were read before hyper had the socket, and that hyper has not read.
     #[cfg(feature = "ws")]
     pub(super) fn take_first(&mut self) -> Bytes {
-        std::mem::take(&mut self.first)
+        take(&mut self.first)
+    }
+
+    /// Calls the socket. In a turn of a connection with a task, the socket is to wake that task.
+    fn with_io<T>(
+        &mut self,
+        of_turn: bool,
+        cx: &mut Context<'_>,
+        call: impl FnOnce(Pin<&mut MaybeTls<W>>, &mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let Self { io, task, .. } = self;
+        match task.as_ref().filter(|_| of_turn) {
+            Some(task) => call(Pin::new(io), &mut Context::from_waker(task)),
+            None => call(Pin::new(io), cx),
+        }
     }
 
     /// Notes a call in which bytes may have moved. The transport knows whether the kernel took some: a TLS
@@ -248,16 +265,16 @@ impl<W: Transport> LentIo<W> {
     /// HTTP/2 task. Such a caller has no budget, and learns here that the server has ended.
     ///
     /// A turn polls with `Shared::waker`. The table knows which events wake a turn, so a turn registers
-    /// nothing.
+    /// nothing. Returns whether the caller is a turn.
     fn register(
         &self,
         lent: &mut LentState<W>,
         waiter: SocketWaiter,
         waker: &Waker,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let Shared { progress, waker: own, .. } = &*self.0;
         if waker.will_wake(own) {
-            return Ok(());
+            return Ok(true);
         }
         // Also if the transport registers wakers itself: the transport does not know of the server's end.
         progress.register(waiter, waker);
@@ -268,7 +285,7 @@ impl<W: Transport> LentIo<W> {
             transport.force_io(!W::REGISTERS_WAKER);
         }
         lent.budget = usize::MAX;
-        Ok(())
+        Ok(false)
     }
 }
 
@@ -287,16 +304,20 @@ impl<W: Transport> Read for LentIo<W> {
             lent.first.advance(count);
             return Poll::Ready(Ok(()));
         }
-        self.register(lent, SocketWaiter::Reader, cx.waker())?;
+        let of_turn = self.register(lent, SocketWaiter::Reader, cx.waker())?;
         if lent.budget == 0 {
             lent.is_spent = true;
             return Poll::Pending;
         }
         let room = buffer.remaining();
-        let polled = poll_read_with(&mut lent.io, cx, room, |bytes| {
-            buffer.put_slice(bytes);
-            lent.seen.note(bytes);
+        let mut seen = take(&mut lent.seen);
+        let polled = lent.with_io(of_turn, cx, |io, cx| {
+            poll_read_with(io.get_mut(), cx, room, |bytes| {
+                buffer.put_slice(bytes);
+                seen.note(bytes);
+            })
         });
+        lent.seen = seen;
         lent.note_moves(matches!(polled, Poll::Ready(Ok(1..))));
         lent.is_ended |= matches!(polled, Poll::Ready(Ok(0) | Err(_))) && room > 0;
         let count = ready!(polled)?;
@@ -314,10 +335,10 @@ impl<W: Transport> Write for LentIo<W> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let mut lent = self.0.lent();
-        self.register(&mut lent, SocketWaiter::Writer, cx.waker())?;
+        let of_turn = self.register(&mut lent, SocketWaiter::Writer, cx.waker())?;
         // Also if the socket refuses the bytes: hyper holds them and has to flush.
         self.0.progress.set(UNFLUSHED);
-        let polled = Pin::new(&mut lent.io).poll_write(cx, bytes);
+        let polled = lent.with_io(of_turn, cx, |io, cx| io.poll_write(cx, bytes));
         let polled = lent.note_write(polled);
         if let Poll::Ready(Ok(count)) = &polled {
             lent.wrote += *count as u64;
@@ -327,8 +348,8 @@ impl<W: Transport> Write for LentIo<W> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut lent = self.0.lent();
-        self.register(&mut lent, SocketWaiter::Writer, cx.waker())?;
-        let polled = Pin::new(&mut lent.io).poll_flush(cx);
+        let of_turn = self.register(&mut lent, SocketWaiter::Writer, cx.waker())?;
+        let polled = lent.with_io(of_turn, cx, |io, cx| io.poll_flush(cx));
         let polled = lent.note_write(polled);
         if polled.is_ready() {
             self.0.progress.clear(UNFLUSHED);
@@ -338,8 +359,8 @@ impl<W: Transport> Write for LentIo<W> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut lent = self.0.lent();
-        self.register(&mut lent, SocketWaiter::Writer, cx.waker())?;
-        let polled = Pin::new(&mut lent.io).poll_shutdown(cx);
+        let of_turn = self.register(&mut lent, SocketWaiter::Writer, cx.waker())?;
+        let polled = lent.with_io(of_turn, cx, |io, cx| io.poll_shutdown(cx));
         lent.note_write(polled)
     }
 }

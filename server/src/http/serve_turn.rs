@@ -27,7 +27,7 @@
 //! turn is suspended while the peer is what it waits for (`H6`).
 
 use std::future::Future;
-use std::mem::replace;
+use std::mem::{replace, take};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -43,7 +43,8 @@ use crate::conn::events::{Events, ParkReason};
 use crate::conn::last_request::{self, AtRest};
 use crate::conn::linger::{self, Lingering};
 use crate::conn::notifier::ConnNotifier;
-use crate::conn::protocol::{Outcome, Turn};
+use crate::conn::protocol::{Outcome, Pause, Turn};
+use crate::conn::table::TurnInput;
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::http::conn::Http1Conn;
 use crate::http::head::{self, Head};
@@ -79,8 +80,12 @@ pub(super) struct HttpTurn<'a, W: Transport, A: HttpService> {
     is_new: bool,
     /// The events of the turn's begin, if hyper's connection has the socket that is to know of them.
     events: Events,
-    /// The connection, while the turn is suspended.
+    /// The connection, while the turn is suspended or makes a pause.
     suspended: Option<Box<Http1Conn<W, A>>>,
+    /// The turn makes a pause: its entry is parked.
+    pauses: bool,
+    /// The waker of the connection's task, if the turn may make pauses.
+    task: Option<Waker>,
     /// The box that hyper's connection was parked in, so that a warm connection allocates none for a turn.
     parking: Option<Box<Busy>>,
 }
@@ -100,8 +105,14 @@ impl<W: Transport, A: HttpService> Future for HttpTurn<'_, W, A> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         let this = self.get_mut();
-        let polled = match this.suspended.take() {
-            Some(mut conn) => {
+        if this.turn.pause.is_some() && this.task.is_none() {
+            // The waker of a task never changes.
+            this.task = Some(cx.waker().clone());
+        }
+        let next = this.turn.pause.and_then(Pause::take_input);
+        let polled = match (this.suspended.take(), next) {
+            (Some(conn), Some(input)) => this.go_on(conn, input),
+            (Some(mut conn), None) => {
                 let progress = &conn.shared.progress;
                 progress.resume();
                 // A deadline that had expired before the wait for the service may not be due now.
@@ -117,9 +128,9 @@ impl<W: Transport, A: HttpService> Future for HttpTurn<'_, W, A> {
                 }
                 this.drive(conn)
             }
-            None => this.begin(),
+            (None, _) => this.begin(),
         };
-        if let Some(conn) = &this.suspended {
+        if let Some(conn) = this.suspended.as_ref().filter(|_| !this.pauses) {
             conn.shared.progress.suspend(cx.waker());
         }
         polled
@@ -136,6 +147,8 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             is_new: false,
             events: Events::NONE,
             suspended: None,
+            pauses: false,
+            task: None,
             parking: None,
         }
     }
@@ -181,12 +194,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 let conn: Box<Http1Conn<W, A>> =
                     conn.downcast().expect("a connection keeps its transport");
                 self.parking = Some(busy);
-                // The answer to a request that has come already is to say that the connection closes.
-                if conn.gauge.is_none() && input.close_requested.is_some() {
-                    return self.leave(conn, true);
-                }
-                self.events = input.events;
-                self.drive(conn)
+                self.resume(conn)
             }
             Busy::Lingers(reason) => Poll::Ready(self.linger(reason)),
             #[cfg(feature = "ws")]
@@ -194,6 +202,28 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 unreachable!("`mod.rs` serves the turns of a WebSocket")
             }
         }
+    }
+
+    /// Goes on after a pause, as a new turn would.
+    fn go_on(&mut self, mut conn: Box<Http1Conn<W, A>>, input: TurnInput) -> Poll<Outcome> {
+        (self.turn.input, self.turn.counters.turns) = (input, 1);
+        (self.moved, self.served, self.pauses) = (false, false, false);
+        if let Some(reason) = input.close_requested.filter(|reason| !reason.is_gentle()) {
+            *self.turn.io = conn.take_io();
+            return Poll::Ready(Outcome::Close(reason));
+        }
+        self.resume(conn)
+    }
+
+    /// Has hyper go on with a connection that was parked, or that made a pause.
+    fn resume(&mut self, conn: Box<Http1Conn<W, A>>) -> Poll<Outcome> {
+        let input = self.turn.input;
+        // The answer to a request that has come already is to say that the connection closes.
+        if conn.gauge.is_none() && input.close_requested.is_some() {
+            return self.leave(conn, true);
+        }
+        self.events = input.events;
+        self.drive(conn)
     }
 
     /// Reads until there is a whole head or no more bytes, and has hyper serve a whole head. `first` was
@@ -352,7 +382,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 continue;
             }
             if is_spent || woken {
-                return Poll::Ready(self.park(conn, ParkReason::Turn, true));
+                return self.park(conn, ParkReason::Turn, true);
             }
             return self.decide(conn, waiting);
         }
@@ -373,6 +403,9 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         let input = self.turn.input;
         let mut lent = conn.shared.lent();
         lent.is_spent = false;
+        if lent.task.is_none() {
+            lent.task.clone_from(&self.task);
+        }
         if let Some(transport) = lent.io.transport() {
             // Events that are told again would undo what a short read has learned since.
             let events = replace(&mut self.events, Events::NONE);
@@ -431,7 +464,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             ParkReason::Frame => self.turn.input.park_reason != ParkReason::Frame,
             _ => self.moved,
         };
-        Poll::Ready(self.park(conn, park_reason, moved))
+        self.park(conn, park_reason, moved)
     }
 
     /// Returns the deadline that has expired, if it is one of this wait and no byte has moved (`H7`).
@@ -445,13 +478,19 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         })
     }
 
-    /// Parks the connection with hyper and the socket.
+    /// Parks the connection with hyper and the socket. In a task the turn makes a pause instead, and
+    /// nothing moves.
     fn park(
         &mut self,
         conn: Box<Http1Conn<W, A>>,
         park_reason: ParkReason,
         moved: bool,
-    ) -> Outcome {
+    ) -> Poll<Outcome> {
+        if let Some(pause) = self.turn.pause.filter(|_| park_reason != ParkReason::Turn) {
+            pause.begin((park_reason, moved), take(self.turn.counters));
+            (self.suspended, self.pauses) = (Some(conn), true);
+            return Poll::Pending;
+        }
         let parked = Busy::Http1(conn);
         *self.turn.idle = Idle::Busy(match self.parking.take() {
             Some(mut parking) => {
@@ -460,7 +499,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             }
             None => Box::new(parked),
         });
-        Outcome::Park { park_reason, moved }
+        Poll::Ready(Outcome::Park { park_reason, moved })
     }
 
     /// Whether a part of a head has come on a connection that may not leave hyper. Hyper has read that part,
@@ -474,12 +513,12 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
 
     /// Parks a connection whose last request may not be whole, after its response. The deadlines of a head
     /// and of keep-alive hold as for other connections.
-    fn stay_in_hyper(&mut self, mut conn: Box<Http1Conn<W, A>>) -> Outcome {
+    fn stay_in_hyper(&mut self, mut conn: Box<Http1Conn<W, A>>) -> Poll<Outcome> {
         let input = self.turn.input;
         if self.has_partial_head() {
             if input.expired == Some(Deadline::Frame) {
                 *self.turn.io = conn.take_io();
-                return self.time_out(Deadline::Frame);
+                return Poll::Ready(self.time_out(Deadline::Frame));
             }
             return self.park(conn, ParkReason::Frame, input.park_reason != ParkReason::Frame);
         }
@@ -491,7 +530,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         let is_idle = input.park_reason == ParkReason::Idle && !self.served;
         if input.expired == Some(Deadline::Idle) && is_idle {
             *self.turn.io = conn.take_io();
-            return self.close(CloseReason::Deadline(Deadline::Idle));
+            return Poll::Ready(self.close(CloseReason::Deadline(Deadline::Idle)));
         }
         self.park(conn, ParkReason::Idle, self.served)
     }
@@ -500,13 +539,13 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
     /// next head. Any other leaves hyper, unless its last request may not be whole (`H1`).
     fn rest(&mut self, mut conn: Box<Http1Conn<W, A>>) -> Poll<Outcome> {
         if !conn.may_end() {
-            return Poll::Ready(self.stay_in_hyper(conn));
+            return self.stay_in_hyper(conn);
         }
         let input = self.turn.input;
         let is_tls = conn.shared.lent().io.is_tls();
         if conn.shared.is_clean() && self.is_warm(is_tls) && !input.forces_io() {
             conn.gauge = None;
-            return Poll::Ready(self.park(conn, ParkReason::Warm, self.served));
+            return self.park(conn, ParkReason::Warm, self.served);
         }
         self.leave(conn, false)
     }
@@ -528,7 +567,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                     false => Poll::Ready(self.wait_for_head(BytesMut::new(), 0)),
                 }
             }
-            Err(kept) => Poll::Ready(self.stay_in_hyper(kept)),
+            Err(kept) => self.stay_in_hyper(kept),
         }
     }
 

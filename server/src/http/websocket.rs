@@ -80,7 +80,7 @@ pub(super) fn is_open(idle: &Idle) -> bool {
 
 /// Serves a turn of a WebSocket. The first one makes its state.
 pub(super) async fn serve_turn<W: Transport>(turn: Turn<'_, W, Idle>) -> Outcome {
-    let Turn { server, io, idle, input, counters, wake_events, notifier } = turn;
+    let Turn { server, io, idle, input, counters, wake_events, notifier, .. } = turn;
     if let Some(reason) = input.close_requested.filter(|reason| !reason.is_gentle()) {
         return Outcome::Close(reason);
     }

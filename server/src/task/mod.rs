@@ -231,7 +231,7 @@ impl<P: Protocol> Future for ConnTask<P> {
                     }
                     this.phase = Phase::Serving;
                     match &this.tasks.pool {
-                        None => set(&mut this.turn, serve_turn(conn, input)),
+                        None => set(&mut this.turn, serve_turn(conn, input, true)),
                         Some(pool) => {
                             set(&mut this.turn, serve_turn_on_pool(pool.clone(), conn, input));
                         }
@@ -299,8 +299,9 @@ fn set<T>(
 async fn serve_turn<P: Protocol>(
     mut conn: TaskConn<P>,
     input: TurnInput,
+    in_task: bool,
 ) -> Option<(TaskConn<P>, Outcome)> {
-    let outcome = conn.serve_turn(input).await;
+    let outcome = conn.serve_turn(input, in_task).await;
     Some((conn, outcome))
 }
 
@@ -314,7 +315,7 @@ async fn serve_turn_on_pool<P: Protocol>(
     let (conns, key) = (conn.conns.clone(), conn.key);
     let job = async move {
         conn.reason = CloseReason::Aborted;
-        match serve_turn(conn, input).await {
+        match serve_turn(conn, input, false).await {
             // The panic continues inside of the job, so the pool counts the job as panicked.
             Some((conn, Outcome::Panicked(payload))) => conn.panic(payload),
             ended => ended,
