@@ -279,7 +279,7 @@ impl Server {
             ..ServerStatus::default()
         };
         let of_listeners = self.listener_conns.iter().map(|conns| conns.totals());
-        for (totals, parked) in of_listeners.chain([(self.state.detached.totals(), 0)]) {
+        for (totals, parked) in of_listeners.chain([self.state.traffic.totals()]) {
             status.parked += parked;
             status.bytes_in += totals.read;
             status.bytes_out += totals.wrote;

@@ -65,7 +65,6 @@ impl Events {
         self.0
     }
 
-    #[cfg(feature = "http")]
     pub(crate) fn from_bits(bits: u8) -> Self {
         Self(bits)
     }
@@ -121,6 +120,23 @@ pub(crate) enum ParkReason {
 }
 
 impl ParkReason {
+    /// All reasons, in the order of their numbers.
+    pub(crate) const ALL: [Self; 13] = [
+        Self::FirstByte,
+        Self::Handshake,
+        Self::Idle,
+        Self::Warm,
+        Self::LastRequest,
+        Self::Frame,
+        Self::Write,
+        Self::Linger,
+        Self::Stall,
+        Self::Message,
+        Self::Body,
+        Self::Stream,
+        Self::Turn,
+    ];
+
     /// Returns whether a connection that is parked for this reason is ready after `events`.
     pub(crate) fn wakes_on(self, events: Events) -> bool {
         match self {

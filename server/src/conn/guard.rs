@@ -15,9 +15,10 @@ use crate::close_reason::CloseReason;
 use crate::conn::listener_conns::ListenerConns;
 #[cfg(feature = "http")]
 use crate::conn::protocol::Detach;
-use crate::conn::protocol::{Outcome, Pause, Protocol, Turn, WakeEvents};
+use crate::conn::protocol::{Outcome, Protocol, Turn, WakeEvents};
 use crate::conn::server_state::Counters;
 use crate::conn::table::{ConnKey, TurnInput};
+use crate::conn::task_entry::TaskEntry;
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::conn::wake_on_events::WakeOnEvents;
 use crate::panic::catch;
@@ -99,15 +100,16 @@ impl<P: Protocol, W: Transport> ConnGuard<P, W> {
     /// Serves a turn. While the turn is suspended in user code, events of the connection wake the
     /// turn (C7). A kill ends the turn (C8).
     ///
-    /// `in_task`: the connection's task polls this future, until the turn ends. Then the turn may wait
-    /// for the peer without an end ([`Pause`]).
-    pub(crate) async fn serve_turn(&mut self, input: TurnInput, in_task: bool) -> Outcome {
+    /// `task`: the connection's task polls this future until the turn ends.
+    pub(crate) async fn serve_turn(
+        &mut self,
+        input: TurnInput,
+        task: Option<&TaskEntry>,
+    ) -> Outcome {
         let Some((io, idle)) = &mut self.body else { return Outcome::Close(self.reason) };
         self.counters.turns += 1;
         let (conns, key, wake_events) = (&self.conns, self.key, WakeEvents::default());
         let notifier = || conns.notifier(key);
-        let pause = in_task.then(Pause::default);
-        let pause = pause.as_ref();
         let (server, counters) = (&*conns.server, &mut self.counters);
         let turn = Turn {
             server,
@@ -117,11 +119,11 @@ impl<P: Protocol, W: Transport> ConnGuard<P, W> {
             counters,
             wake_events: &wake_events,
             notifier: &notifier,
-            pause,
+            task,
         };
         let future = pin!(conns.protocol.serve_turn(turn));
         let (conns, span, wake_events) = (&**conns, &self.span, Some(&wake_events));
-        let ended = WakeOnEvents { conns, key, span, future, wake_events, pause, suspended: false }.await;
+        let ended = WakeOnEvents { conns, key, span, future, wake_events, task, suspended: false }.await;
         ended.unwrap_or(Outcome::Close(CloseReason::Aborted))
     }
 }

@@ -35,6 +35,7 @@ use crate::conn::protocol::Protocol;
 use crate::conn::server_state::{Counters, ServerState, Totals};
 use crate::conn::rest::Rest;
 use crate::conn::table::{ConnKey, ConnTable, Delivery, ParkedState, TurnInput};
+use crate::conn::task_entry::TaskEntry;
 use crate::panic::catch;
 use crate::sync::{Mutex, MutexGuard, failpoint};
 
@@ -182,8 +183,9 @@ impl<T: ParkedState> State<T> {
     ) -> Option<Waker> {
         match self.table.deliver(key, events) {
             Delivery::Gone => None,
+            Delivery::Ready => None,
             // The socket had no task when the poller saw the events.
-            Delivery::Ready => self.table.waker(key).cloned(),
+            Delivery::Task => self.table.waker(key).cloned(),
             Delivery::Noted => {
                 let wakes = events.any(interest) && !failpoint("events wake no suspended turn");
                 if wakes { self.suspended.get(&key).cloned() } else { None }
@@ -265,32 +267,40 @@ impl<P: Protocol> ListenerConns<P> {
         rest: Rest<P::Idle>,
         park_reason: (ParkReason, bool),
         counters: &Counters,
-    ) -> Delivery {
+    ) {
         let mut state = self.lock();
         state.totals.add(counters);
-        let has_task = matches!(rest, Rest::Task(_));
         let delivery = state.table.park(key, rest, park_reason, &self.server.settings.ticks);
-        // A task that parks its connection needs no wake-up of itself.
-        if !has_task {
-            self.wake_for(state, key, &delivery);
-        }
-        delivery
+        self.wake_for(state, key, &delivery);
+    }
+
+    /// Gives an active connection to its task, at the task's first poll. Returns `None` if the
+    /// connection has ended.
+    pub(crate) fn begin_task(&self, key: ConnKey, waker: &Waker) -> Option<Arc<TaskEntry>> {
+        self.lock().table.begin_task(key, waker.clone(), Rest::Task)
+    }
+
+    /// Ends the wait of a connection's task.
+    pub(crate) fn resume_task(&self, key: ConnKey, task: &TaskEntry) -> TurnInput {
+        self.server.traffic.add_paused(-1);
+        task.resume(|| self.lock().table.close_requested(key))
     }
 
     /// Unlocks, and then wakes what a change concerns: the part that serves a ready connection, or
     /// the suspended turn of an active one. A turn without interest in the event wakes in vain.
     fn wake_for(&self, mut state: MutexGuard<'_, State<Rest<P::Idle>>>, key: ConnKey, delivery: &Delivery) {
         let state_ref = &mut *state;
-        let waker = match delivery {
-            Delivery::Gone => None,
-            Delivery::Noted if P::INTEREST.is_empty() || state_ref.suspended.is_empty() => None,
-            Delivery::Noted => state_ref.suspended.get(&key).cloned(),
-            Delivery::Ready => state_ref.waker_for(key),
+        let suspends = !P::INTEREST.is_empty() && !state_ref.suspended.is_empty();
+        let suspended = |state: &State<_>| state.suspended.get(&key).filter(|_| suspends).cloned();
+        let (waker, of_turn) = match delivery {
+            Delivery::Gone => (None, None),
+            Delivery::Noted => (None, suspended(state_ref)),
+            Delivery::Ready => (state_ref.event_loop_to_wake(), None),
+            // The turn may run as a job of the pool, or the connection is detached.
+            Delivery::Task => (state_ref.table.waker(key).cloned(), suspended(state_ref)),
         };
         drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        waker.into_iter().chain(of_turn).for_each(Waker::wake);
     }
 
     /// Delivers events to a connection, and wakes what they concern.
@@ -298,16 +308,6 @@ impl<P: Protocol> ListenerConns<P> {
         let mut state = self.lock();
         let delivery = state.table.deliver(key, events);
         self.wake_for(state, key, &delivery);
-    }
-
-    /// Takes a parked connection for its task. `even_if_not_ready`: the task knows of readiness
-    /// that the table does not.
-    pub(crate) fn take(&self, key: ConnKey, even_if_not_ready: bool) -> Option<TurnInput> {
-        let mut state = self.lock();
-        if !even_if_not_ready && !state.table.is_ready(key) {
-            return None;
-        }
-        state.table.take(key).map(|(_, input)| input)
     }
 
     /// Requests the close of every connection. With a gentle reason, a connection finishes what is
@@ -341,13 +341,13 @@ impl<P: Protocol> ListenerConns<P> {
     /// event loop. All of these find the flag `killed`, which the caller has set, and end (C8).
     pub(crate) fn drain_parked(&self) -> Vec<(ConnKey, Rest<P::Idle>)> {
         let mut state = self.lock();
-        let drained = state.table.drain_parked();
+        let (drained, tasks) = state.table.drain_parked();
         let State { suspended, waiting, event_loop, .. } = &mut *state;
         let wakers = suspended.drain().chain(waiting.drain()).map(|(_, waker)| waker);
         let wakers: Vec<_> = wakers.collect();
         let event_loop = event_loop.take();
         drop(state);
-        wakers.into_iter().chain(event_loop).for_each(Waker::wake);
+        wakers.into_iter().chain(tasks).chain(event_loop).for_each(Waker::wake);
         drained
     }
 
@@ -424,6 +424,10 @@ impl<P: Protocol> ListenerConns<P> {
         state.requests.remove(&key);
         drop(state);
         if let Some((permit, parked_state)) = released {
+            // N3
+            if parked_state.as_ref().and_then(Rest::task).is_some_and(|task| task.is_paused()) {
+                self.server.traffic.add_paused(-1);
+            }
             drop((parked_state, waker));
             self.server.on_close(permit, reason);
         }

@@ -67,6 +67,7 @@ pub(crate) fn to_parked<P: Protocol>(
     if !conn.is_plain() {
         return Err(conn);
     }
+    conn.conns.lock().table.end_task(conn.key);
     let moved = conn.with_socket(|socket| {
         let (socket, is_unix) = socket.into_socket()?;
         Ok::<_, io::Error>(EdgeSocket::new(socket, is_unix))
@@ -112,15 +113,12 @@ pub(crate) fn into_rest<P: Protocol>(
     Some((conn.key, Rest::Parked(Parked { io, idle, span }), conn.counters))
 }
 
-/// Closes all parked connections, and wakes the tasks and the suspended turns of the others, which end
-/// then (C8).
+/// Closes all connections without tasks, and wakes the tasks and the suspended turns of the others, which
+/// end then (C8).
 pub(crate) fn kill<P: Protocol>(conns: &Arc<ListenerConns<P>>) {
     for (key, rest) in conns.drain_parked() {
-        match rest {
-            Rest::Parked(Parked { io, idle, span }) => {
-                drop(EventConn::new(conns.clone(), (key, span), (io, idle)));
-            }
-            Rest::Task(waker) => waker.wake(),
+        if let Rest::Parked(Parked { io, idle, span }) = rest {
+            drop(EventConn::new(conns.clone(), (key, span), (io, idle)));
         }
     }
 }

@@ -6,8 +6,6 @@
 
 use std::any::Any;
 use std::future::Future;
-#[cfg(feature = "http")]
-use std::mem::take;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -17,8 +15,9 @@ use crate::conn::events::{Events, ParkReason};
 use crate::conn::notifier::ConnNotifier;
 use crate::conn::server_state::{Counters, ServerState};
 use crate::conn::table::TurnInput;
+use crate::conn::task_entry::TaskEntry;
 use crate::conn::transport::{MaybeTls, Transport};
-use crate::sync::Mutex;
+
 
 /// Serves connections, a turn at a time. The same code runs in both modes.
 pub(crate) trait Protocol: Send + Sync + 'static {
@@ -64,9 +63,10 @@ pub(crate) struct Turn<'a, W, I> {
     pub(crate) wake_events: &'a WakeEvents,
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
     pub(crate) notifier: &'a (dyn Fn() -> ConnNotifier + Sync),
-    /// A task of the connection polls the turn: the turn may wait within. See [`Pause`].
+    /// Present if the connection's task polls the turn. Such a turn may wait for the peer without an
+    /// end: its future is pending, and [`TaskEntry::park`] says what it waits for.
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
-    pub(crate) pause: Option<&'a Pause>,
+    pub(crate) task: Option<&'a TaskEntry>,
 }
 
 /// How a turn ended.
@@ -93,64 +93,6 @@ pub(crate) enum Outcome {
 /// drop of that value releases both.
 #[cfg(feature = "http")]
 pub(crate) type Detach = Box<dyn FnOnce(Box<dyn Any + Send>) + Send>;
-
-/// The pause of a turn that waits for the peer, in the task of its connection.
-///
-/// Such a turn need not end: it keeps what it has, and its future is pending. Meanwhile its entry is
-/// parked. `WakeOnEvents` parks the entry, and takes it at the next poll.
-///
-/// The lock is for `Sync` alone: each access runs within a poll of the turn's future.
-#[derive(Default)]
-pub(crate) struct Pause(Mutex<Paused>);
-
-#[derive(Default)]
-enum Paused {
-    /// The turn runs.
-    #[default]
-    No,
-    /// The turn waits from the end of this poll on: the reason, and whether its deadline begins anew.
-    #[cfg(feature = "http")]
-    Begins((ParkReason, bool), Counters),
-    /// The entry is parked.
-    #[cfg(feature = "http")]
-    Parked,
-    /// The entry is taken: the turn goes on with this input.
-    #[cfg(feature = "http")]
-    Ends(TurnInput),
-}
-
-#[cfg(feature = "http")]
-impl Pause {
-    /// Has the entry parked when the poll of the turn has returned `Pending`.
-    pub(crate) fn begin(&self, park_reason: (ParkReason, bool), counters: Counters) {
-        *self.0.lock() = Paused::Begins(park_reason, counters);
-    }
-
-    /// Returns what the entry is to be parked with, if a pause begins.
-    pub(crate) fn begins(&self) -> Option<((ParkReason, bool), Counters)> {
-        let paused = &mut *self.0.lock();
-        let Paused::Begins(park_reason, counters) = *paused else { return None };
-        *paused = Paused::Parked;
-        Some((park_reason, counters))
-    }
-
-    pub(crate) fn is_parked(&self) -> bool {
-        matches!(*self.0.lock(), Paused::Parked)
-    }
-
-    /// Gives the turn its next input.
-    pub(crate) fn end(&self, input: TurnInput) {
-        *self.0.lock() = Paused::Ends(input);
-    }
-
-    /// Returns the input, if a pause has ended.
-    pub(crate) fn take_input(&self) -> Option<TurnInput> {
-        match take(&mut *self.0.lock()) {
-            Paused::Ends(input) => Some(input),
-            _ => None,
-        }
-    }
-}
 
 /// The events that have woken a suspended turn, until the turn takes them.
 ///

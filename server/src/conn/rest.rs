@@ -3,7 +3,7 @@
 //! | place | what the entry holds | the socket is registered with |
 //! |---|---|---|
 //! | parked | the stream and the idle state: [`Parked`] | the inner epoll of its listener |
-//! | a task | the waker of that task, which keeps the rest | tokio |
+//! | a task | what task and table share: [`TaskEntry`]; the task keeps the rest | tokio |
 //!
 //! In the event-driven mode a connection begins as a parked one. `parked/conn_worker` gives a busy one
 //! a task ([`TokioSocket`]), and that task parks it when it is idle ([`watch`]). In the dedicated mode
@@ -13,17 +13,18 @@
 //! with the entry its key, permit, deadline, age and requests to close. The kernel reports readiness
 //! anew with each registration, so no byte is missed.
 
-use std::task::Waker;
+use std::sync::Arc;
 
 use crate::conn::edge_socket::EdgeSocket;
 use crate::conn::table::ParkedState;
+use crate::conn::task_entry::TaskEntry;
 use crate::conn::transport::MaybeTls;
 use crate::trace::ConnSpan;
 
 /// What the entry of a connection holds while the connection waits.
 pub(crate) enum Rest<I> {
     Parked(Parked<I>),
-    Task(Waker),
+    Task(Arc<TaskEntry>),
 }
 
 /// A connection without a task.
@@ -34,10 +35,10 @@ pub(crate) struct Parked<I> {
 }
 
 impl<I: Send + 'static> ParkedState for Rest<I> {
-    fn waker(&self) -> Option<&Waker> {
+    fn task(&self) -> Option<&Arc<TaskEntry>> {
         match self {
             Self::Parked(_) => None,
-            Self::Task(waker) => Some(waker),
+            Self::Task(task) => Some(task),
         }
     }
 }

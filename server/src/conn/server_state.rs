@@ -16,7 +16,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -41,8 +41,9 @@ pub(crate) struct ServerState {
     /// How many times a shutdown has asked all connections to close.
     close_rounds: AtomicU32,
     accept_errors: AtomicU64,
-    /// What detached connections have done. Turns add to the totals of their listener.
-    pub(crate) detached: Traffic,
+    /// What connections with tasks have done, and detached ones. Other turns add to the totals of their
+    /// listener.
+    pub(crate) traffic: Traffic,
     /// Notified when no connection is open any more, and when an accept loop ends.
     changed: Notify,
     acceptors: AtomicUsize,
@@ -82,33 +83,77 @@ pub(crate) struct Counters {
     pub(crate) wrote: u32,
 }
 
-/// The traffic of connections that no turn serves.
+/// What tasks of connections have counted, and detached connections. Threads add to parts of their own.
 ///
 /// Relaxed: the numbers are a statistic, and no reader concludes anything about other memory from them.
+pub(crate) struct Traffic([TrafficPart; PARTS]);
+
+/// The number of parts. More threads share them.
+const PARTS: usize = 8;
+
+/// Aligned, so that no two parts share a cache line.
 #[derive(Default)]
-pub(crate) struct Traffic {
+#[repr(align(128))]
+struct TrafficPart {
+    turns: AtomicU64,
+    frames: AtomicU64,
     read: AtomicU64,
     wrote: AtomicU64,
-    frames: AtomicU64,
+    /// Tasks that wait. One part may fall below zero; the sum does not.
+    paused: AtomicI64,
+}
+
+static NEXT_PART: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// The part of this thread.
+    static PART: usize = NEXT_PART.fetch_add(1, Relaxed) % PARTS;
 }
 
 impl Traffic {
-    #[cfg(feature = "http")]
-    pub(crate) fn add(&self, read: u64, wrote: u64, frames: u64) {
-        self.read.fetch_add(read, Relaxed);
-        self.wrote.fetch_add(wrote, Relaxed);
-        self.frames.fetch_add(frames, Relaxed);
+    fn new() -> Self {
+        Self(std::array::from_fn(|_| TrafficPart::default()))
     }
 
-    /// Returns the sums, without turns.
-    pub(crate) fn totals(&self) -> Totals {
-        let get = |sum: &AtomicU64| sum.load(Relaxed);
-        Totals {
-            turns: 0,
-            frames: get(&self.frames),
-            read: get(&self.read),
-            wrote: get(&self.wrote),
+    fn part(&self) -> &TrafficPart {
+        // The end of a thread may drop connections after the thread's locals.
+        &self.0[PART.try_with(|part| *part).unwrap_or(0)]
+    }
+
+    /// Adds the traffic of a connection that no turn serves.
+    #[cfg(feature = "http")]
+    pub(crate) fn add(&self, read: u64, wrote: u64, frames: u64) {
+        let part = self.part();
+        part.read.fetch_add(read, Relaxed);
+        part.wrote.fetch_add(wrote, Relaxed);
+        part.frames.fetch_add(frames, Relaxed);
+    }
+
+    /// Adds the turns of a task that begins to wait.
+    pub(crate) fn pause(&self, counters: &Counters) {
+        let part = self.part();
+        part.turns.fetch_add(counters.turns.into(), Relaxed);
+        part.frames.fetch_add(counters.frames.into(), Relaxed);
+        part.read.fetch_add(counters.read.into(), Relaxed);
+        part.wrote.fetch_add(counters.wrote.into(), Relaxed);
+        part.paused.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn add_paused(&self, tasks: i64) {
+        self.part().paused.fetch_add(tasks, Relaxed);
+    }
+
+    /// Returns the sums, and the number of tasks that wait.
+    pub(crate) fn totals(&self) -> (Totals, usize) {
+        let (mut totals, mut paused) = (Totals::default(), 0);
+        for part in &self.0 {
+            totals.turns += part.turns.load(Relaxed);
+            totals.frames += part.frames.load(Relaxed);
+            totals.read += part.read.load(Relaxed);
+            totals.wrote += part.wrote.load(Relaxed);
+            paused += part.paused.load(Relaxed);
         }
+        (totals, paused.max(0) as usize)
     }
 }
 
@@ -144,7 +189,7 @@ impl ServerState {
             killed: AtomicBool::new(false),
             close_rounds: AtomicU32::new(0),
             accept_errors: AtomicU64::new(0),
-            detached: Traffic::default(),
+            traffic: Traffic::new(),
             changed: Notify::new(),
             acceptors: AtomicUsize::new(0),
         }

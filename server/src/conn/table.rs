@@ -12,11 +12,15 @@
 //! entry of a later connection. Indices of entries never move, so lists of indices need no update.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::SeqCst;
 use std::task::Waker;
 
 use crate::accept::per_ip::PerIpPermit;
 use crate::close_reason::{CloseReason, Deadline};
 use crate::conn::events::{Events, ParkReason};
+use crate::conn::task_entry::{TaskEntry, Wait};
 use crate::conn::timer_wheel::{NIL, Timer, TimerWheel};
 use crate::settings::{NEVER, Ticks};
 use crate::sync::failpoint;
@@ -45,6 +49,8 @@ enum Phase {
     Parked,
     /// The connection waits to be served.
     Ready,
+    /// The connection has a task, which has the rest of the entry's state.
+    Task,
 }
 
 struct ConnEntry<T> {
@@ -65,7 +71,7 @@ struct ConnEntry<T> {
     parked_at: u8,
     /// How many turns in a row began in the tick in which the connection was parked before.
     streak: u8,
-    /// Present exactly in `Parked` and `Ready`.
+    /// Present exactly in `Parked`, `Ready` and `Task`.
     parked_state: Option<T>,
 }
 
@@ -104,6 +110,15 @@ pub(crate) enum Delivery {
     Noted,
     /// The entry has become ready. The caller wakes the part that serves the connection.
     Ready,
+    /// The connection has a task, which is to be woken.
+    Task,
+}
+
+impl Delivery {
+    /// Whether the change has made a connection ready, or has told a task.
+    pub(crate) fn wakes(&self) -> bool {
+        matches!(self, Self::Ready | Self::Task)
+    }
 }
 
 pub(crate) struct ConnTable<T> {
@@ -112,16 +127,16 @@ pub(crate) struct ConnTable<T> {
     /// The ready entries without a task, in the order in which they became ready.
     ready: VecDeque<u32>,
     wheel: TimerWheel,
+    /// The current tick, for the tasks.
+    clock: Arc<AtomicU32>,
     open: usize,
     parked: usize,
 }
 
 /// The state that a connection stores in its entry while it waits.
 pub(crate) trait ParkedState: Send + 'static {
-    /// Returns the waker of the connection's task. That task takes the connection with
-    /// [`ConnTable::take`] when it is ready. Without a task the entry goes to the ready queue, and a
-    /// worker takes it with [`ConnTable::next_ready`].
-    fn waker(&self) -> Option<&Waker>;
+    /// Returns the state of the connection's task, if there is one.
+    fn task(&self) -> Option<&Arc<TaskEntry>>;
 }
 
 impl<T: ParkedState> ConnTable<T> {
@@ -132,6 +147,7 @@ impl<T: ParkedState> ConnTable<T> {
             free: Vec::new(),
             ready: VecDeque::new(),
             wheel: TimerWheel::new(horizon),
+            clock: Arc::default(),
             open: 0,
             parked: 0,
         }
@@ -172,35 +188,24 @@ impl<T: ParkedState> ConnTable<T> {
     }
 
     /// Parks an active connection. With `ParkReason::Turn`, or if an event that the connection
-    /// waits for has come already, the connection is ready at once.
-    ///
-    /// The deadline begins anew if the turn has `moved` it, or if the reason is a new one.
-    /// Otherwise the deadline of the wait before goes on. `ParkReason::Turn` is not a new reason;
-    /// with `moved` it ends the deadline.
+    /// waits for has come already, the connection is ready at once. [`Wait::next`] has the rule for
+    /// the deadline.
     pub(crate) fn park(
         &mut self,
         key: ConnKey,
         parked_state: T,
-        (park_reason, moved): (ParkReason, bool),
+        park_reason: (ParkReason, bool),
         ticks: &Ticks,
     ) -> Delivery {
         let now = self.wheel.now;
         let Some(entry) = self.find(key) else { return Delivery::Gone };
         debug_assert_eq!(entry.phase, Phase::Active);
         entry.parked_state = Some(parked_state);
-        let moved = moved && !failpoint("traffic extends no deadline");
-        let is_new =
-            entry.park_reason.wait() != park_reason.wait() && park_reason != ParkReason::Turn;
-        if moved || is_new {
-            entry.timer.deadline = ticks.end(park_reason, now);
-        }
-        if moved || park_reason != ParkReason::Turn {
-            entry.park_reason = park_reason;
-        }
+        entry.set_wait(entry.wait().next(park_reason, ticks, now));
         entry.phase = Phase::Parked;
         entry.parked_at = now as u8;
         let ready =
-            park_reason.wakes_on(entry.events) && !failpoint("events before a park are lost");
+            park_reason.0.wakes_on(entry.events) && !failpoint("events before a park are lost");
         self.parked += 1;
         if ready {
             self.make_ready(key.index);
@@ -213,6 +218,10 @@ impl<T: ParkedState> ConnTable<T> {
     /// for one of its events.
     pub(crate) fn deliver(&mut self, key: ConnKey, events: Events) -> Delivery {
         let Some(entry) = self.find(key) else { return Delivery::Gone };
+        if let Some(task) = entry.task() {
+            task.deliver(events);
+            return Delivery::Task;
+        }
         entry.events = entry.events | events;
         if entry.phase == Phase::Parked && entry.park_reason.wakes_on(entry.events) {
             self.make_ready(key.index);
@@ -230,6 +239,9 @@ impl<T: ParkedState> ConnTable<T> {
                     && !failpoint("a weaker reason to close wins") => {}
             _ => entry.close_requested = Some(reason),
         }
+        if let Some(task) = entry.task() {
+            task.ask_to_close();
+        }
         self.deliver(key, Events::CLOSE_REQUESTED)
     }
 
@@ -241,7 +253,7 @@ impl<T: ParkedState> ConnTable<T> {
                 continue;
             }
             let key = ConnKey { index, generation: entry.generation };
-            if self.request_close(key, reason) == Delivery::Ready {
+            if self.request_close(key, reason).wakes() {
                 each(key);
             }
         }
@@ -263,35 +275,64 @@ impl<T: ParkedState> ConnTable<T> {
         self.ready.len()
     }
 
-    /// Takes a connection that is parked or ready. Returns `None` if it is active or has ended.
-    /// Called by the connection's task, and before an entry is removed.
-    pub(crate) fn take(&mut self, key: ConnKey) -> Option<(Option<T>, TurnInput)> {
+    /// Takes the state of a connection, before its entry is removed.
+    fn take(&mut self, key: ConnKey) -> Option<T> {
         match self.find(key)?.phase {
-            Phase::Parked => Some(self.activate(key.index)),
-            Phase::Ready => {
-                if self.entry(key.index).waker().is_none() {
-                    self.ready.retain(|index| *index != key.index);
-                }
-                Some(self.activate(key.index))
-            }
-            _ => None,
+            Phase::Ready => self.ready.retain(|index| *index != key.index),
+            Phase::Parked => {}
+            _ => return self.find(key)?.parked_state.take(),
         }
+        self.activate(key.index).0
     }
 
-    /// Returns the waker of the task of a connection that is parked or ready.
+    /// Gives an active connection to its task: from now on the entry has the events and the deadline of
+    /// [`TaskEntry`]. Returns `None` if the connection has ended.
+    pub(crate) fn begin_task(
+        &mut self,
+        key: ConnKey,
+        waker: Waker,
+        state: impl FnOnce(Arc<TaskEntry>) -> T,
+    ) -> Option<Arc<TaskEntry>> {
+        let clock = self.clock.clone();
+        let entry = self.find(key)?;
+        let task = Arc::new(TaskEntry::new(waker, clock));
+        task.begin(entry.wait(), entry.events, entry.close_requested.is_some());
+        entry.phase = Phase::Task;
+        entry.parked_state = Some(state(task.clone()));
+        Some(task)
+    }
+
+    /// Takes a connection from its task, which runs no turn: the entry is active again.
+    #[cfg(feature = "http")]
+    pub(crate) fn end_task(&mut self, key: ConnKey) {
+        let Some(entry) = self.find(key) else { return };
+        let Some((wait, events)) = entry.task().map(|task| task.end()) else { return };
+        entry.set_wait(wait);
+        entry.events = events;
+        entry.phase = Phase::Active;
+        entry.parked_state = None;
+    }
+
+    /// Returns the waker of the connection's task.
     pub(crate) fn waker(&mut self, key: ConnKey) -> Option<&Waker> {
-        self.find(key)?.waker()
+        self.find(key)?.task().map(|task| &task.waker)
     }
 
     /// Returns whether the entry has one of `events`.
     pub(crate) fn has(&mut self, key: ConnKey, events: Events) -> bool {
-        self.find(key).is_some_and(|entry| entry.events.any(events))
+        self.find(key).is_some_and(|entry| match entry.task() {
+            Some(task) => task.has(events),
+            None => entry.events.any(events),
+        })
     }
 
     /// Removes those of `events` that the entry has, and returns them. Also returns
     /// `CLOSE_REQUESTED`, but leaves that for the next turn. Called for a suspended turn (C7).
     pub(crate) fn take_events(&mut self, key: ConnKey, events: Events) -> Events {
         let Some(entry) = self.find(key) else { return Events::NONE };
+        if let Some(task) = entry.task() {
+            return task.take_events(events);
+        }
         let taken = entry.events.of(events | Events::CLOSE_REQUESTED);
         entry.events = entry.events.without(events);
         taken
@@ -303,20 +344,14 @@ impl<T: ParkedState> ConnTable<T> {
     }
 
     /// Returns the reason of the requested close, if there is such a request.
-    #[cfg(feature = "http")]
     pub(crate) fn close_requested(&mut self, key: ConnKey) -> Option<CloseReason> {
         self.find(key)?.close_requested
     }
 
-    /// Returns whether a connection is ready.
-    pub(crate) fn is_ready(&mut self, key: ConnKey) -> bool {
-        self.find(key).is_some_and(|entry| entry.phase == Phase::Ready)
-    }
-
     /// Removes a connection. Its key finds nothing from now on. Returns the permit, and the state
-    /// if the connection was parked. The caller drops the state after the unlock (C10).
+    /// if the connection was parked or has a task. The caller drops the state after the unlock (C10).
     pub(crate) fn remove(&mut self, key: ConnKey) -> Option<(PerIpPermit, Option<T>)> {
-        let parked_state = self.take(key).and_then(|(parked_state, _)| parked_state);
+        let parked_state = self.take(key);
         let entry = self.find(key)?;
         entry.phase = Phase::Free;
         entry.generation =
@@ -336,22 +371,28 @@ impl<T: ParkedState> ConnTable<T> {
         let now = self.wheel.now as u8;
         for index in 0..(self.chunks.len() * CHUNK) as u32 {
             let entry = self.entry(index);
-            let is_idle = entry.phase == Phase::Parked && entry.park_reason == ParkReason::Warm;
-            let is_cool = now.wrapping_sub(entry.parked_at) >= COOL_TICKS;
-            if is_idle && is_cool && !failpoint("idle connections keep their tasks") {
+            let is_warm = entry.phase == Phase::Parked && entry.park_reason == ParkReason::Warm;
+            let idle = match entry.task() {
+                Some(task) => task.idle_ticks(now),
+                None => is_warm.then(|| now.wrapping_sub(entry.parked_at)),
+            };
+            let is_cool = idle.is_some_and(|idle| idle >= COOL_TICKS);
+            if is_cool && !failpoint("idle connections keep their tasks") {
                 let key = ConnKey { index, generation: entry.generation };
-                if self.deliver(key, Events::COOL) == Delivery::Ready {
+                if self.deliver(key, Events::COOL).wakes() {
                     each(key);
                 }
             }
         }
     }
 
-    /// Takes all connections that are parked or ready. Called by a kill (C8).
-    pub(crate) fn drain_parked(&mut self) -> Vec<(ConnKey, T)> {
+    /// Takes all connections that are parked or ready, and the wakers of all tasks. Called by a kill
+    /// (C8).
+    pub(crate) fn drain_parked(&mut self) -> (Vec<(ConnKey, T)>, Vec<Waker>) {
         self.ready.clear();
-        let mut drained = Vec::new();
+        let (mut drained, mut wakers) = (Vec::new(), Vec::new());
         for index in 0..(self.chunks.len() * CHUNK) as u32 {
+            wakers.extend(self.entry(index).task().map(|task| task.waker.clone()));
             if matches!(self.entry(index).phase, Phase::Parked | Phase::Ready) {
                 let generation = self.entry(index).generation;
                 if let (Some(parked_state), _) = self.activate(index) {
@@ -359,23 +400,29 @@ impl<T: ParkedState> ConnTable<T> {
                 }
             }
         }
-        drained
+        (drained, wakers)
     }
 
     /// Advances the time by a tick, and looks at the entries of that tick (C5). A parked connection
     /// whose deadline has come gets `EXPIRED`. Calls `each` with those that became ready.
     pub(crate) fn tick(&mut self, mut each: impl FnMut(ConnKey)) {
         let mut index = self.wheel.advance();
+        // Before an event tells of it: a task that takes the event reads the clock (N2).
+        self.clock.store(self.wheel.now, SeqCst);
         let (now, horizon) = (self.wheel.now, self.wheel.horizon());
         while index != NIL {
             let entry = self.entry(index);
             let next = entry.timer.unlink();
             if entry.phase != Phase::Free {
-                let left = entry.timer.ticks_left(now).unwrap_or(horizon);
-                if left == 0 && entry.phase == Phase::Parked {
+                let (left, waits) = match entry.task() {
+                    Some(task) => task.ticks_left(now),
+                    None => (entry.timer.ticks_left(now), entry.phase == Phase::Parked),
+                };
+                let left = left.unwrap_or(horizon);
+                if left == 0 && waits {
                     let key = ConnKey { index, generation: entry.generation };
                     let events = Events::CLOSE_REQUESTED | Events::EXPIRED;
-                    if self.deliver(key, events) == Delivery::Ready {
+                    if self.deliver(key, events).wakes() {
                         each(key);
                     }
                 }
@@ -394,11 +441,8 @@ impl<T: ParkedState> ConnTable<T> {
 
     /// Changes a parked entry to `Ready`.
     fn make_ready(&mut self, index: u32) {
-        let entry = self.entry(index);
-        entry.phase = Phase::Ready;
-        if entry.waker().is_none() {
-            self.ready.push_back(index);
-        }
+        self.entry(index).phase = Phase::Ready;
+        self.ready.push_back(index);
     }
 
     /// Changes an entry that is parked or ready to `Active`. The caller keeps it out of the ready
@@ -452,8 +496,17 @@ impl<T> ConnEntry<T> {
 }
 
 impl<T: ParkedState> ConnEntry<T> {
-    fn waker(&self) -> Option<&Waker> {
-        self.parked_state.as_ref()?.waker()
+    /// Returns the state of the connection's task.
+    fn task(&self) -> Option<&Arc<TaskEntry>> {
+        if self.phase == Phase::Task { self.parked_state.as_ref()?.task() } else { None }
+    }
+
+    fn wait(&self) -> Wait {
+        Wait { park_reason: self.park_reason, deadline: self.timer.deadline }
+    }
+
+    fn set_wait(&mut self, wait: Wait) {
+        (self.park_reason, self.timer.deadline) = (wait.park_reason, wait.deadline);
     }
 }
 

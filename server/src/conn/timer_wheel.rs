@@ -37,12 +37,17 @@ impl Timer {
         std::mem::replace(&mut self.next, NOT_LINKED)
     }
 
-    /// Returns the number of ticks until the deadline, or `None` without a deadline. Ticks wrap. No
-    /// deadline is half of the range away, so a larger distance means that the deadline has passed.
+    /// Returns the number of ticks until the deadline.
     pub(crate) fn ticks_left(&self, now: u32) -> Option<u32> {
-        let left = self.deadline.wrapping_sub(now);
-        (self.deadline != NEVER).then_some(if left > NEVER / 2 { 0 } else { left })
+        ticks_left(self.deadline, now)
     }
+}
+
+/// Returns the number of ticks until a deadline, or `None` without a deadline. Ticks wrap. No deadline is
+/// half of the range away, so a larger distance means that the deadline has passed.
+pub(crate) fn ticks_left(deadline: u32, now: u32) -> Option<u32> {
+    let left = deadline.wrapping_sub(now);
+    (deadline != NEVER).then_some(if left > NEVER / 2 { 0 } else { left })
 }
 
 pub(crate) struct TimerWheel {

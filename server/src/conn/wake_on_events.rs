@@ -10,12 +10,9 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use crate::conn::listener_conns::ListenerConns;
-use crate::conn::protocol::{Pause, Protocol, WakeEvents};
-#[cfg(feature = "http")]
-use crate::conn::rest::Rest;
-#[cfg(feature = "http")]
-use crate::conn::table::Delivery;
+use crate::conn::protocol::{Protocol, WakeEvents};
 use crate::conn::table::ConnKey;
+use crate::conn::task_entry::TaskEntry;
 use crate::trace::ConnSpan;
 use millpond::{JobHandle, Pool, SubmitError};
 
@@ -31,8 +28,8 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     let (span, future): (&ConnSpan, _) = (&Default::default(), pin!(pool.schedule(job)));
-    let (wake_events, pause) = (None, None);
-    WakeOnEvents { conns, key, span, future, wake_events, pause, suspended: false }.await
+    let (wake_events, task) = (None, None);
+    WakeOnEvents { conns, key, span, future, wake_events, task, suspended: false }.await
 }
 
 /// A turn, or a wait for a slot. Resolves to `None` if the server was killed meanwhile.
@@ -43,8 +40,8 @@ pub(crate) struct WakeOnEvents<'a, P: Protocol, F> {
     pub(crate) future: Pin<&'a mut F>,
     /// The turn's set of events that woke it, or `None` for a wait for a slot.
     pub(crate) wake_events: Option<&'a WakeEvents>,
-    #[cfg_attr(not(feature = "http"), allow(dead_code))]
-    pub(crate) pause: Option<&'a Pause>,
+    /// The connection's task, if that polls this future: the events wake it in any case.
+    pub(crate) task: Option<&'a TaskEntry>,
     /// Whether the waker of this future is stored.
     pub(crate) suspended: bool,
 }
@@ -58,27 +55,16 @@ impl<P: Protocol, F: Future> Future for WakeOnEvents<'_, P, F> {
             let events = this.conns.resume(this.key, this.wake_events.is_some());
             this.wake_events.iter().for_each(|wake_events| wake_events.add(events));
         }
-        #[cfg(feature = "http")]
-        if let Some(pause) = this.pause.filter(|pause| pause.is_parked()) {
-            // Whatever has woken the task: the turn finds out. A kill alone has taken the entry before.
-            let Some(input) = this.conns.take(this.key, true) else { return Poll::Ready(None) };
-            pause.end(input);
+        if let Some((task, wake_events)) = this.task.zip(this.wake_events) {
+            wake_events.add(task.take_events(P::INTEREST));
         }
         if let Poll::Ready(output) = this.span.in_scope(|| this.future.as_mut().poll(cx)) {
             return Poll::Ready(Some(output));
         }
-        #[cfg(feature = "http")]
-        if let Some((park_reason, counters)) = this.pause.and_then(Pause::begins) {
-            let rest = Rest::Task(cx.waker().clone());
-            let delivery = this.conns.park(this.key, rest, park_reason, &counters);
-            if delivery == Delivery::Ready {
-                cx.waker().wake_by_ref();
-            }
-            // Read after the park, for the reason below.
-            return if this.conns.is_killed() { Poll::Ready(None) } else { Poll::Pending };
+        if this.task.is_none() {
+            this.suspended = true;
+            this.conns.suspend(this.key, cx.waker(), this.wake_events.is_some());
         }
-        this.suspended = true;
-        this.conns.suspend(this.key, cx.waker(), this.wake_events.is_some());
         // Read after the waker is stored: a kill sets the flag first and takes the wakers then
         // (C8).
         match this.conns.is_killed() {

@@ -351,7 +351,7 @@ impl ConnProgress {
 
     /// Adds what a detached connection has done to the counts of the server.
     pub(super) fn count_traffic(&self, read: u64, wrote: u64, requests: u64) {
-        self.notifier.server().detached.add(read, wrote, requests);
+        self.notifier.server().traffic.add(read, wrote, requests);
     }
 
     /// Counts a request of the connection. Returns the count, over all of the connection's life.

@@ -43,8 +43,7 @@ use crate::conn::events::{Events, ParkReason};
 use crate::conn::last_request::{self, AtRest};
 use crate::conn::linger::{self, Lingering};
 use crate::conn::notifier::ConnNotifier;
-use crate::conn::protocol::{Outcome, Pause, Turn};
-use crate::conn::table::TurnInput;
+use crate::conn::protocol::{Outcome, Turn};
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::http::conn::Http1Conn;
 use crate::http::head::{self, Head};
@@ -82,10 +81,8 @@ pub(super) struct HttpTurn<'a, W: Transport, A: HttpService> {
     events: Events,
     /// The connection, while the turn is suspended or makes a pause.
     suspended: Option<Box<Http1Conn<W, A>>>,
-    /// The turn makes a pause: its entry is parked.
+    /// The turn makes a pause: it waits for the peer.
     pauses: bool,
-    /// The waker of the connection's task, if the turn may make pauses.
-    task: Option<Waker>,
     /// The box that hyper's connection was parked in, so that a warm connection allocates none for a turn.
     parking: Option<Box<Busy>>,
 }
@@ -105,14 +102,9 @@ impl<W: Transport, A: HttpService> Future for HttpTurn<'_, W, A> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         let this = self.get_mut();
-        if this.turn.pause.is_some() && this.task.is_none() {
-            // The waker of a task never changes.
-            this.task = Some(cx.waker().clone());
-        }
-        let next = this.turn.pause.and_then(Pause::take_input);
-        let polled = match (this.suspended.take(), next) {
-            (Some(conn), Some(input)) => this.go_on(conn, input),
-            (Some(mut conn), None) => {
+        let polled = match this.suspended.take() {
+            Some(conn) if this.pauses => this.go_on(conn),
+            Some(mut conn) => {
                 let progress = &conn.shared.progress;
                 progress.resume();
                 // A deadline that had expired before the wait for the service may not be due now.
@@ -128,7 +120,7 @@ impl<W: Transport, A: HttpService> Future for HttpTurn<'_, W, A> {
                 }
                 this.drive(conn)
             }
-            (None, _) => this.begin(),
+            None => this.begin(),
         };
         if let Some(conn) = this.suspended.as_ref().filter(|_| !this.pauses) {
             conn.shared.progress.suspend(cx.waker());
@@ -148,7 +140,6 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             events: Events::NONE,
             suspended: None,
             pauses: false,
-            task: None,
             parking: None,
         }
     }
@@ -205,7 +196,10 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
     }
 
     /// Goes on after a pause, as a new turn would.
-    fn go_on(&mut self, mut conn: Box<Http1Conn<W, A>>, input: TurnInput) -> Poll<Outcome> {
+    fn go_on(&mut self, mut conn: Box<Http1Conn<W, A>>) -> Poll<Outcome> {
+        let Some(task) = self.turn.task else { return Poll::Pending };
+        self.turn.server.traffic.add_paused(-1);
+        let input = task.resume(|| conn.shared.progress.close_requested());
         (self.turn.input, self.turn.counters.turns) = (input, 1);
         (self.moved, self.served, self.pauses) = (false, false, false);
         if let Some(reason) = input.close_requested.filter(|reason| !reason.is_gentle()) {
@@ -404,7 +398,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         let mut lent = conn.shared.lent();
         lent.is_spent = false;
         if lent.task.is_none() {
-            lent.task.clone_from(&self.task);
+            lent.task = self.turn.task.map(|task| task.waker.clone());
         }
         if let Some(transport) = lent.io.transport() {
             // Events that are told again would undo what a short read has learned since.
@@ -486,8 +480,10 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         park_reason: ParkReason,
         moved: bool,
     ) -> Poll<Outcome> {
-        if let Some(pause) = self.turn.pause.filter(|_| park_reason != ParkReason::Turn) {
-            pause.begin((park_reason, moved), take(self.turn.counters));
+        if let Some(task) = self.turn.task.filter(|_| park_reason != ParkReason::Turn) {
+            let Turn { server, counters, .. } = &mut self.turn;
+            server.traffic.pause(&take(*counters));
+            task.park((park_reason, moved), &server.settings.ticks);
             (self.suspended, self.pauses) = (Some(conn), true);
             return Poll::Pending;
         }

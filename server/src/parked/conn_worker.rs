@@ -83,7 +83,7 @@ impl<P: Protocol> ConnWorker<P> {
             let Some((mut conn, mut input)) = self.next(None, false) else { return };
             loop {
                 let outcome = {
-                    let mut turn = pin!(conn.serve_turn(input, false));
+                    let mut turn = pin!(conn.serve_turn(input, None));
                     poll_fn(|cx| {
                         let polled = turn.as_mut().poll(cx);
                         if polled.is_pending() {

@@ -126,6 +126,6 @@ mod tests {
         fn size<A, F>(_: impl Fn(A) -> F) -> usize {
             size_of::<F>()
         }
-        assert!(size(ConnWorker::<Lines>::run) <= 672, "{}", size(ConnWorker::<Lines>::run));
+        assert!(size(ConnWorker::<Lines>::run) <= 688, "{}", size(ConnWorker::<Lines>::run));
     }
 }

@@ -56,8 +56,8 @@ use crate::conn::park::TaskConn;
 #[cfg(feature = "http")]
 use crate::conn::park::{EventConn, to_parked, to_task};
 use crate::conn::protocol::{Outcome, Protocol};
-use crate::conn::rest::Rest;
-use crate::conn::table::{Delivery, TurnInput};
+use crate::conn::table::TurnInput;
+use crate::conn::task_entry::TaskEntry;
 use crate::conn::tokio_socket::TokioSocket;
 use crate::conn::transport::{TlsAccept, Transport};
 use crate::conn::wake_on_events::schedule;
@@ -171,6 +171,8 @@ type TurnFuture<P> = ReusableBoxFuture<'static, Option<(TaskConn<P>, Outcome)>>;
 struct ConnTask<P: Protocol> {
     phase: Phase<P>,
     tasks: Arc<Tasks<P>>,
+    /// What the task shares with the table. `None` before the first poll.
+    entry: Option<Arc<TaskEntry>>,
     #[cfg(feature = "http")]
     place: Option<Place>,
     /// The turn, and its memory while the connection is warm: the next turn allocates nothing.
@@ -191,7 +193,7 @@ enum Phase<P: Protocol> {
 /// How far the park of an idle connection has got.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ParkStage {
-    /// The entry is active: parking it is next.
+    /// A turn has ended: parking the entry is next.
     Awake,
     Parked,
     /// Parked, and also waits for the socket to take bytes.
@@ -203,6 +205,7 @@ impl<P: Protocol> ConnTask<P> {
         Self {
             phase: Phase::Idle { conn, park_reason, stage: ParkStage::Awake },
             tasks: tasks.clone(),
+            entry: None,
             #[cfg(feature = "http")]
             place: None,
             turn: None,
@@ -220,7 +223,15 @@ impl<P: Protocol> Future for ConnTask<P> {
         loop {
             match &mut this.phase {
                 Phase::Idle { conn, park_reason, stage } => {
-                    let input = ready!(poll_turn_input(conn, *park_reason, stage, cx));
+                    let entry = match &this.entry {
+                        Some(entry) => entry,
+                        None => match conn.conns.begin_task(conn.key, cx.waker()) {
+                            Some(entry) => this.entry.insert(entry),
+                            None => return Poll::Ready(()),
+                        },
+                    };
+                    let input = ready!(poll_turn_input(conn, entry, *park_reason, stage, cx));
+                    let entry = entry.clone();
                     let Phase::Idle { mut conn, .. } = replace(&mut this.phase, Phase::Ended)
                     else {
                         return Poll::Ready(());
@@ -231,7 +242,7 @@ impl<P: Protocol> Future for ConnTask<P> {
                     }
                     this.phase = Phase::Serving;
                     match &this.tasks.pool {
-                        None => set(&mut this.turn, serve_turn(conn, input, true)),
+                        None => set(&mut this.turn, serve_turn(conn, input, Some(entry))),
                         Some(pool) => {
                             set(&mut this.turn, serve_turn_on_pool(pool.clone(), conn, input));
                         }
@@ -299,9 +310,9 @@ fn set<T>(
 async fn serve_turn<P: Protocol>(
     mut conn: TaskConn<P>,
     input: TurnInput,
-    in_task: bool,
+    task: Option<Arc<TaskEntry>>,
 ) -> Option<(TaskConn<P>, Outcome)> {
-    let outcome = conn.serve_turn(input, in_task).await;
+    let outcome = conn.serve_turn(input, task.as_deref()).await;
     Some((conn, outcome))
 }
 
@@ -315,7 +326,7 @@ async fn serve_turn_on_pool<P: Protocol>(
     let (conns, key) = (conn.conns.clone(), conn.key);
     let job = async move {
         conn.reason = CloseReason::Aborted;
-        match serve_turn(conn, input, false).await {
+        match serve_turn(conn, input, None).await {
             // The panic continues inside of the job, so the pool counts the job as panicked.
             Some((conn, Outcome::Panicked(payload))) => conn.panic(payload),
             ended => ended,
@@ -327,6 +338,7 @@ async fn serve_turn_on_pool<P: Protocol>(
 /// Parks the connection, and waits for a reason to serve. Returns `None` if the server was killed.
 fn poll_turn_input<P: Protocol>(
     conn: &mut TaskConn<P>,
+    entry: &TaskEntry,
     park_reason: (ParkReason, bool),
     stage: &mut ParkStage,
     cx: &mut Context<'_>,
@@ -339,16 +351,9 @@ fn poll_turn_input<P: Protocol>(
     if conns.is_killed() {
         return Poll::Ready(None);
     }
-    let mut check_ready = true;
     if *stage == ParkStage::Awake {
-        let rest = Rest::Task(cx.waker().clone());
-        if conns.park(key, rest, park_reason, &take(counters)) != Delivery::Noted {
-            return Poll::Ready(conns.take(key, true));
-        }
-        // A kill before the park has found no waker in the entry (T3).
-        if conns.is_killed() {
-            return Poll::Ready(None);
-        }
+        conns.server.traffic.pause(&take(counters));
+        entry.park(park_reason, &conns.server.settings.ticks);
         // A handshake may wait to read or to write. It waits to write if a write would block now.
         let blocked = match (park_reason.0, &mut socket) {
             (ParkReason::Write, _) => true,
@@ -356,19 +361,14 @@ fn poll_turn_input<P: Protocol>(
             _ => false,
         };
         *stage = if blocked { ParkStage::ParkedBlocked } else { ParkStage::Parked };
-        // `park` has just found the entry not ready; a later event wakes the task.
-        check_ready = false;
     }
     let is_ready = socket.is_some_and(|socket| {
         park_reason.0 != ParkReason::Write && socket.poll_read_ready(cx).is_ready()
             || *stage == ParkStage::ParkedBlocked && socket.poll_write_ready(cx).is_ready()
     });
-    if is_ready {
-        return Poll::Ready(conns.take(key, true));
-    }
-    match check_ready.then(|| conns.take(key, false)).flatten() {
-        Some(input) => Poll::Ready(Some(input)),
-        None => Poll::Pending,
+    match is_ready || entry.is_ready() {
+        true => Poll::Ready(Some(conns.resume_task(key, entry))),
+        false => Poll::Pending,
     }
 }
 

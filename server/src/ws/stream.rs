@@ -68,7 +68,7 @@ pub(crate) async fn serve(on: OnUpgrade, start: Box<dyn StartWs>, of: Of) {
             Some(reason) => Outcome::Close(reason),
             None => open.serve(AnyIo::Stream(&mut io), turn).await,
         };
-        server.detached.add(0, 0, counters.frames.into());
+        server.traffic.add(0, 0, counters.frames.into());
         let (reason, moved) = match outcome {
             Outcome::Park { park_reason, moved } => (park_reason, moved),
             Outcome::Close(reason) => {

@@ -7,13 +7,15 @@ use proptest::prelude::*;
 use crate::close_reason::{CloseReason, Deadline};
 use crate::conn::events::{Events, ParkReason};
 use crate::conn::table::*;
+use crate::conn::task_entry::TaskEntry;
 use crate::settings::{Deadlines, Ticks};
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
 /// The state of connections without tasks.
 impl ParkedState for u32 {
-    fn waker(&self) -> Option<&Waker> {
+    fn task(&self) -> Option<&Arc<TaskEntry>> {
         None
     }
 }
@@ -264,6 +266,10 @@ enum Step {
     RequestClose(usize),
     Next,
     Take(usize),
+    /// Gives an active connection a task, or takes it from a task that does not wait.
+    Task(usize),
+    /// Ends a task's wait, or begins one.
+    TaskWaits(usize, u8, bool),
     Remove(usize),
     Tick(u8),
     DrainParked,
@@ -278,20 +284,65 @@ fn step() -> impl Strategy<Value = Step> {
         1 => which.clone().prop_map(Step::RequestClose),
         4 => Just(Step::Next),
         1 => which.clone().prop_map(Step::Take),
+        2 => which.clone().prop_map(Step::Task),
+        6 => (which.clone(), 0..6u8, any::<bool>()).prop_map(|(n, w, m)| Step::TaskWaits(n, w, m)),
         1 => which.prop_map(Step::Remove),
         3 => (1..90u8).prop_map(Step::Tick),
         1 => Just(Step::DrainParked),
     ]
 }
 
+const REASONS: [ParkReason; 6] = [
+    ParkReason::FirstByte,
+    ParkReason::Handshake,
+    ParkReason::Idle,
+    ParkReason::Frame,
+    ParkReason::Write,
+    ParkReason::Turn,
+];
+
+enum Held {
+    Number(u32),
+    Task(Arc<TaskEntry>),
+}
+
+impl ParkedState for Held {
+    fn task(&self) -> Option<&Arc<TaskEntry>> {
+        match self {
+            Self::Number(_) => None,
+            Self::Task(task) => Some(task),
+        }
+    }
+}
+
+fn number(held: Held) -> u32 {
+    match held {
+        Held::Number(number) => number,
+        Held::Task(_) => panic!("a connection with a task is in no queue"),
+    }
+}
+
 /// A connection in the model.
 struct Known {
     key: ConnKey,
-    /// `None` while it is active.
+    /// `None` while it is active, or has a task.
     parked: Option<(u32, ParkReason)>,
+    /// The task, and whether it waits.
+    task: Option<(Arc<TaskEntry>, bool)>,
     events: Events,
     due: Option<u32>,
     park_reason: ParkReason,
+}
+
+impl Known {
+    /// Notes a wait: a deadline begins anew if the turn has `moved` it, or with a new reason.
+    fn waits(&mut self, (park_reason, moved): (ParkReason, bool), ticks: &Ticks, now: u32) {
+        if moved || park_reason != self.park_reason && park_reason != ParkReason::Turn {
+            let end = ticks.end(park_reason, now);
+            self.due = (end != NEVER).then_some(end);
+            self.park_reason = park_reason;
+        }
+    }
 }
 
 proptest! {
@@ -303,7 +354,7 @@ proptest! {
     #[test]
     fn the_table_agrees_with_the_model(steps in prop::collection::vec(step(), 1..120)) {
         let ticks = ticks([8, 10, 9, 40, 12]);
-        let mut table = table(&ticks);
+        let mut table = ConnTable::<Held>::new(ticks.horizon);
         let mut known: Vec<Known> = Vec::new();
         let mut ready: VecDeque<ConnKey> = VecDeque::new();
         let mut parked_state = 0;
@@ -314,20 +365,15 @@ proptest! {
                     let key = table.insert(PerIpPermit::UNCOUNTED);
                     prop_assert!(known.iter().all(|other| other.key != key));
                     let park_reason = ParkReason::FirstByte;
-                    known.push(Known { key, parked: None, events: Events::NONE, due: None, park_reason });
+                    known.push(Known { key, parked: None, task: None, events: Events::NONE, due: None, park_reason });
                 }
                 Step::Park(n, park_reason, moved) => {
-                    let Some(one) = known.get_mut(n).filter(|one| one.parked.is_none()) else { continue };
-                    let park_reason = [ParkReason::FirstByte, ParkReason::Handshake, ParkReason::Idle, ParkReason::Frame, ParkReason::Write, ParkReason::Turn]
-                        [park_reason as usize];
+                    let Some(one) = known.get_mut(n).filter(|one| one.parked.is_none() && one.task.is_none()) else { continue };
+                    let park_reason = REASONS[park_reason as usize];
                     parked_state += 1;
-                    if moved || park_reason != one.park_reason && park_reason != ParkReason::Turn {
-                        let end = ticks.end(park_reason, now);
-                        one.due = (end != NEVER).then_some(end);
-                        one.park_reason = park_reason;
-                    }
+                    one.waits((park_reason, moved), &ticks, now);
                     one.parked = Some((parked_state, park_reason));
-                    let delivery = table.park(one.key, parked_state, (park_reason, moved), &ticks);
+                    let delivery = table.park(one.key, Held::Number(parked_state), (park_reason, moved), &ticks);
                     let expected = park_reason.wakes_on(one.events);
                     prop_assert_eq!(delivery == Delivery::Ready, expected);
                     if expected {
@@ -356,24 +402,55 @@ proptest! {
                     prop_assert_eq!(next.as_ref().map(|next| next.0), ready.pop_front());
                     let Some((key, parked_state, input)) = next else { continue };
                     let one = known.iter_mut().find(|one| one.key == key).unwrap();
-                    prop_assert_eq!(one.parked.take().map(|(parked_state, _)| parked_state), Some(parked_state));
+                    prop_assert_eq!(one.parked.take().map(|(parked_state, _)| parked_state), Some(number(parked_state)));
                     prop_assert_eq!(input.events, one.events);
                     one.events = Events::NONE;
                 }
                 Step::Take(n) => {
                     let Some(one) = known.get_mut(n) else { continue };
-                    let taken = table.take(one.key).map(|(parked_state, _)| parked_state.unwrap());
+                    if one.task.is_some() { continue }
+                    let taken = table.take(one.key).map(number);
                     prop_assert_eq!(taken, one.parked.take().map(|(parked_state, _)| parked_state));
                     if taken.is_some() {
                         one.events = Events::NONE;
                         ready.retain(|key| *key != one.key);
                     }
                 }
+                Step::Task(n) => {
+                    let Some(one) = known.get_mut(n).filter(|one| one.parked.is_none()) else { continue };
+                    match one.task.take() {
+                        None => {
+                            let task = table.begin_task(one.key, Waker::noop().clone(), Held::Task).unwrap();
+                            one.task = Some((task, false));
+                        }
+                        Some((_, false)) => table.end_task(one.key),
+                        waits => one.task = waits,
+                    }
+                }
+                Step::TaskWaits(n, park_reason, moved) => {
+                    let Some(one) = known.get_mut(n) else { continue };
+                    let Some((task, waits)) = one.task.clone() else { continue };
+                    one.task = Some((task.clone(), !waits));
+                    let park_reason = REASONS[park_reason as usize];
+                    if !waits {
+                        task.park((park_reason, moved), &ticks);
+                        one.waits((park_reason, moved), &ticks, now);
+                        prop_assert_eq!(task.is_ready(), park_reason.wakes_on(one.events) || one.park_reason.wakes_on(one.events));
+                        continue;
+                    }
+                    let close_requested = table.close_requested(one.key);
+                    let input = task.resume(|| close_requested);
+                    prop_assert_eq!(input.close_requested, close_requested);
+                    prop_assert_eq!(input.events, std::mem::replace(&mut one.events, Events::NONE));
+                    prop_assert_eq!(input.expired.is_some(), one.due.is_some_and(|due| due <= now));
+                }
                 Step::Remove(n) => {
                     if n >= known.len() { continue }
                     let one = known.swap_remove(n);
                     ready.retain(|key| *key != one.key);
                     let released = table.remove(one.key).unwrap().1;
+                    prop_assert_eq!(one.task.is_some(), matches!(released, Some(Held::Task(_))));
+                    let released = released.filter(|_| one.task.is_none()).map(number);
                     prop_assert_eq!(released, one.parked.map(|(parked_state, _)| parked_state));
                 }
                 Step::Tick(count) => {
@@ -382,18 +459,23 @@ proptest! {
                         let mut due = Vec::new();
                         table.tick(|key| due.push(key));
                         for one in &mut known {
-                            let parked = one.parked.is_some() && !ready.contains(&one.key);
+                            let waits = one.task.as_ref().is_some_and(|(_, waits)| *waits);
+                            let parked = waits || one.parked.is_some() && !ready.contains(&one.key);
                             let is_due = parked && one.due.is_some_and(|due| due <= now);
                             prop_assert_eq!(due.contains(&one.key), is_due, "at {} due {:?}", now, one.due);
                             if is_due {
                                 one.events = one.events | Events::CLOSE_REQUESTED;
                             }
                         }
+                        let has_task = |key: &ConnKey| known.iter().any(|one| one.key == *key && one.task.is_some());
+                        due.retain(|key| !has_task(key));
                         ready.extend(due);
                     }
                 }
                 Step::DrainParked => {
-                    let mut drained = table.drain_parked();
+                    let (drained, wakers) = table.drain_parked();
+                    let mut drained: Vec<_> = drained.into_iter().map(|(key, held)| (key, number(held))).collect();
+                    prop_assert_eq!(wakers.len(), known.iter().filter(|one| one.task.is_some()).count());
                     drained.sort_by_key(|(key, _)| key.index);
                     let mut expected: Vec<_> = known
                         .iter_mut()
