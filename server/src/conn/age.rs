@@ -39,7 +39,12 @@ struct Old {
 
 impl Ages {
     /// Adds a new connection, which reaches the maximal age `at` that time.
-    pub(crate) fn insert<T: ParkedState>(&mut self, key: ConnKey, at: Instant, table: &mut ConnTable<T>) {
+    pub(crate) fn insert<T: ParkedState>(
+        &mut self,
+        key: ConnKey,
+        at: Instant,
+        table: &mut ConnTable<T>,
+    ) {
         self.young.push_back((key, at));
         if self.young.len() >= self.scan_at.max(MIN_SCAN) {
             self.young.retain(|(key, _)| table.contains(*key));

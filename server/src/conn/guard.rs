@@ -17,9 +17,10 @@ use crate::conn::listener_conns::ListenerConns;
 use crate::conn::protocol::Detach;
 use crate::conn::protocol::{Outcome, Protocol, Turn, WakeEvents};
 use crate::conn::server_state::Counters;
-use crate::conn::table::{ConnKey, TurnInput};
+use crate::conn::table::ConnKey;
 use crate::conn::task_entry::TaskEntry;
 use crate::conn::transport::{MaybeTls, Transport};
+use crate::conn::wait::TurnInput;
 use crate::conn::wake_on_events::WakeOnEvents;
 use crate::panic::catch;
 use crate::trace::{ConnSpan, event};
@@ -123,7 +124,8 @@ impl<P: Protocol, W: Transport> ConnGuard<P, W> {
         };
         let future = pin!(conns.protocol.serve_turn(turn));
         let (conns, span, wake_events) = (&**conns, &self.span, Some(&wake_events));
-        let ended = WakeOnEvents { conns, key, span, future, wake_events, task, suspended: false }.await;
+        let ended =
+            WakeOnEvents { conns, key, span, future, wake_events, task, suspended: false }.await;
         ended.unwrap_or(Outcome::Close(CloseReason::Aborted))
     }
 }

@@ -23,7 +23,7 @@
 use crate::close_reason::CloseReason;
 use crate::conn::events::{Events, ParkReason};
 use crate::conn::server_state::ServerState;
-use crate::conn::table::TurnInput;
+use crate::conn::wait::TurnInput;
 
 /// What becomes of a connection at rest that was asked to close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

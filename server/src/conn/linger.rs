@@ -23,7 +23,7 @@ use crate::close_reason::CloseReason;
 use crate::conn::buffers::poll_fill;
 use crate::conn::events::ParkReason;
 use crate::conn::protocol::Outcome;
-use crate::conn::table::TurnInput;
+use crate::conn::wait::TurnInput;
 use crate::sync::failpoint;
 
 /// The most bytes that a task discards before it yields.

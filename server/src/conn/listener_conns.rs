@@ -32,10 +32,11 @@ use crate::conn::age::Ages;
 use crate::conn::events::{Events, ParkReason};
 use crate::conn::notifier::{self, ConnNotifier};
 use crate::conn::protocol::Protocol;
-use crate::conn::server_state::{Counters, ServerState, Totals};
 use crate::conn::rest::Rest;
-use crate::conn::table::{ConnKey, ConnTable, Delivery, ParkedState, TurnInput};
+use crate::conn::server_state::{Counters, ServerState, Totals};
+use crate::conn::table::{ConnKey, ConnTable, Delivery, ParkedState};
 use crate::conn::task_entry::TaskEntry;
+use crate::conn::wait::TurnInput;
 use crate::panic::catch;
 use crate::sync::{Mutex, MutexGuard, failpoint};
 
@@ -288,7 +289,12 @@ impl<P: Protocol> ListenerConns<P> {
 
     /// Unlocks, and then wakes what a change concerns: the part that serves a ready connection, or
     /// the suspended turn of an active one. A turn without interest in the event wakes in vain.
-    fn wake_for(&self, mut state: MutexGuard<'_, State<Rest<P::Idle>>>, key: ConnKey, delivery: &Delivery) {
+    fn wake_for(
+        &self,
+        mut state: MutexGuard<'_, State<Rest<P::Idle>>>,
+        key: ConnKey,
+        delivery: &Delivery,
+    ) {
         let state_ref = &mut *state;
         let suspends = !P::INTEREST.is_empty() && !state_ref.suspended.is_empty();
         let suspended = |state: &State<_>| state.suspended.get(&key).filter(|_| suspends).cloned();

@@ -9,6 +9,10 @@
 //! |---|---|
 //! | `server_state` | the state of a server: settings, limits, counts, bytes to be sent |
 //! | `table` | the connection table: entries and their phases |
+//! | `wait` | what a connection waits for, and what its next turn is told |
+//! | `task_entry` | the part of an entry that a connection's task uses without the lock |
+//! | `rest`, `park` | the two places where a connection waits; the ways there |
+//! | `edge_socket`, `tokio_socket` | the socket of a connection without a task, and with one |
 //! | `age` | the ages of connections, if there is a maximal age |
 //! | `timer_wheel` | the deadlines of the entries |
 //! | `events` | what can happen to a connection, and what a parked connection waits for |
@@ -23,35 +27,40 @@
 //! | `last_request` | the moment in which an idle connection may still send a request |
 //!
 //! Each file imports only files that stand earlier in this order: `events`, `timer_wheel`,
-//! `table`, `age`, `buffers`, `server_state`, `notifier`, `transport`, `protocol`, `linger`,
-//! `last_request`, `listener_conns`, `wake_on_events`, `guard`.
+//! `wait`, `task_entry`, `table`, `age`, `buffers`, `server_state`, `notifier`, `transport`, `edge_socket`,
+//! `tokio_socket`, `rest`, `protocol`, `linger`, `last_request`, `listener_conns`, `wake_on_events`,
+//! `guard`, `park`.
 //!
 //! # The phases of an entry
 //!
 //! ```text
 //!            insert                 park: no event that it waits for
 //!   ┌──────┐ ───────▶ ┌────────┐ ──────────────────────────────────▶ ┌────────┐
-//!   │ Free │          │ Active │ ◀───────────────────── take, drain ─ │ Parked │
+//!   │ Free │          │ Active │ ◀───────────────────── ───── drain ─ │ Parked │
 //!   └──────┘ ◀─────── └────────┘                                      └────────┘
 //!            remove     ▲    │                                            │
 //!                       │    │ park: such an event has come               │ deliver,
 //!        next_ready,    │    ▼                                            │ request_close,
-//!        take, drain  ┌───────┐                                           │ tick
+//!        drain        ┌───────┐                                           │ tick
 //!                     │ Ready │ ◀─────────────────────────────────────────┘
 //!                     └───────┘
 //! ```
 //!
-//! `remove` of an entry that is parked or ready takes the entry first. `Ready` has two forms. In
-//! the event-driven mode the entry stands in the ready queue, and workers take the front. In the
-//! dedicated mode the connection's task is woken, and takes its own entry.
+//! `remove` of an entry that is parked or ready takes the entry first. A ready entry stands in the ready
+//! queue, and workers take the front.
 //!
-//! An `Active` entry is in one of four situations, which the table does not distinguish:
+//! A connection with a task has one phase more: `begin_task` changes `Active` to `Task`, and `end_task`
+//! changes it back. Meanwhile the task itself says when it waits and for what (`task_entry`), and
+//! events wake the task.
+//!
+//! An `Active` entry, or one with a task, is in one of four situations, which the table does not
+//! distinguish:
 //!
 //! | situation | the owner |
 //! |---|---|
 //! | new | the mode's `accept`, until the first park |
 //! | served | the turn, on a worker or in the connection's task |
-//! | suspended | the turn, whose waker is in `State::suspended` or `State::waiting` |
+//! | suspended | the turn. Without a task, or as a job, its waker is in `State::suspended` or `State::waiting` |
 //! | detached | the value that `Outcome::Detached` gave to the new owner of the socket |
 //!
 //! # Which part may touch what
@@ -64,23 +73,21 @@
 //! | `close_requested` | `ConnNotifier::close`, a shutdown |
 //! | `park_reason`, deadline | `park`, called by the owner |
 //! | links of the wheel | `insert`, the timer |
-//! | `parked_state` | `park` stores it; the next owner moves it out |
+//! | `parked_state` | `park` and `begin_task` store it; the next owner moves it out |
 //!
 //! These fields are read and written under the listener's lock. The stream, the idle state and the
 //! counters of an active connection are in its `ConnGuard`; its owner needs no lock for them (C1).
 //!
-//! In the event-driven mode `parked_state` holds the stream and the idle state. In the dedicated
-//! mode the task keeps both, and `parked_state` holds the task's waker. So a task that waits owns
-//! the stream of a parked entry; no other part takes such an entry, but for a kill, which wakes the
-//! task.
+//! Without a task `parked_state` holds the stream and the idle state. A task keeps both, and
+//! `parked_state` holds what it shares with the table: its waker, its events and its deadline.
 //!
 //! # A round
 //!
 //! 1. An event comes: [`Events`](events::Events) from the poller, a `ConnNotifier` or the timer.
 //!    The table adds the event to the entry. If the entry becomes ready, the worker or task is
 //!    woken.
-//! 2. The next owner takes the entry: it becomes active, its events go into the
-//!    [`TurnInput`](table::TurnInput), and a [`ConnGuard`](guard::ConnGuard) holds the connection.
+//! 2. The next owner takes the entry, or the task ends its wait: its events go into the
+//!    [`TurnInput`](wait::TurnInput), and a [`ConnGuard`](guard::ConnGuard) holds the connection.
 //! 3. The turn runs without the lock. Events that come meanwhile stay in the entry. If the turn
 //!    waits for user code, those in `Protocol::INTEREST` wake it.
 //! 4. The turn ends with an [`Outcome`](protocol::Outcome). `Park` goes back to step 1. `Close`
@@ -95,7 +102,7 @@
 //!
 //! A *kill* is the end of the server: the drop of `Server`, the deadline of a shutdown, or an error
 //! of the inner epoll. First `ServerState::killed` is set. Then `drain_parked` takes all parked
-//! entries and all wakers of each listener.
+//! entries and all wakers of each listener, those of tasks too.
 //!
 //! # Locks
 //!
@@ -106,8 +113,8 @@
 //! # Invariants
 //!
 //! - **C1, one owner.** An active entry has exactly one owner, and only the owner parks or removes
-//!   it. `next_ready`, `take` and `drain_parked` return no active entry. So no connection is served
-//!   twice at once. (test: `the_table_agrees_with_the_model`)
+//!   it. `next_ready` and `drain_parked` return neither an active entry nor one with a task. So no
+//!   connection is served twice at once. (test: `the_table_agrees_with_the_model`)
 //! - **C2, keys.** `remove` changes the generation. So a key or a socket event that outlives its
 //!   connection reaches no later one. (test: `a_key_does_not_outlive_its_connection`)
 //! - **C3, events.** An event stays in the entry until a turn takes the event: as input, or while
@@ -159,4 +166,5 @@ pub(crate) mod task_entry;
 mod timer_wheel;
 pub(crate) mod tokio_socket;
 pub(crate) mod transport;
+pub(crate) mod wait;
 pub(crate) mod wake_on_events;

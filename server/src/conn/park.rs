@@ -44,10 +44,7 @@ pub(crate) fn watch<P: Protocol>(
 /// Moves the socket of a plain connection from the inner epoll to tokio. Closes the connection if that
 /// fails.
 #[cfg(feature = "http")]
-pub(crate) fn to_task<P: Protocol>(
-    conn: EventConn<P>,
-    registry: &Registry,
-) -> Option<TaskConn<P>> {
+pub(crate) fn to_task<P: Protocol>(conn: EventConn<P>, registry: &Registry) -> Option<TaskConn<P>> {
     conn.with_socket(|socket| {
         // An error would leave a registration that ends with the socket.
         let _ = registry.deregister(&mut SourceFd(&socket.as_raw_fd()));

@@ -14,10 +14,9 @@ use crate::close_reason::CloseReason;
 use crate::conn::events::{Events, ParkReason};
 use crate::conn::notifier::ConnNotifier;
 use crate::conn::server_state::{Counters, ServerState};
-use crate::conn::table::TurnInput;
 use crate::conn::task_entry::TaskEntry;
 use crate::conn::transport::{MaybeTls, Transport};
-
+use crate::conn::wait::TurnInput;
 
 /// Serves connections, a turn at a time. The same code runs in both modes.
 pub(crate) trait Protocol: Send + Sync + 'static {

@@ -18,10 +18,11 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::task::Waker;
 
 use crate::accept::per_ip::PerIpPermit;
-use crate::close_reason::{CloseReason, Deadline};
+use crate::close_reason::CloseReason;
 use crate::conn::events::{Events, ParkReason};
-use crate::conn::task_entry::{TaskEntry, Wait};
+use crate::conn::task_entry::TaskEntry;
 use crate::conn::timer_wheel::{NIL, Timer, TimerWheel};
+use crate::conn::wait::{TurnInput, Wait};
 use crate::settings::{NEVER, Ticks};
 use crate::sync::failpoint;
 
@@ -75,31 +76,11 @@ struct ConnEntry<T> {
     parked_state: Option<T>,
 }
 
-/// What the table tells a turn that takes a connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct TurnInput {
-    pub(crate) events: Events,
-    pub(crate) park_reason: ParkReason,
-    /// The deadline that has passed. The turn decides, because bytes may have come meanwhile (C5).
-    pub(crate) expired: Option<Deadline>,
-    pub(crate) close_requested: Option<CloseReason>,
-    /// The connection had many turns in a short time.
-    pub(crate) is_busy: bool,
-}
-
 /// The turns in a row after which a connection is busy.
 const BUSY_STREAK: u8 = 4;
 /// The ticks after which an idle connection gives up its task. The first has run in part.
 #[cfg(feature = "http")]
 const COOL_TICKS: u8 = 2;
-
-impl TurnInput {
-    /// Returns whether the turn may close the connection. Then the turn asks the socket itself
-    /// first, because the known readiness may be out of date.
-    pub(crate) fn forces_io(&self) -> bool {
-        self.close_requested.is_some() || self.expired.is_some()
-    }
-}
 
 /// The effect of a change on an entry.
 #[derive(Debug, PartialEq, Eq)]
@@ -131,6 +112,8 @@ pub(crate) struct ConnTable<T> {
     clock: Arc<AtomicU32>,
     open: usize,
     parked: usize,
+    /// Whether a connection may be warm. Without one nothing has to cool.
+    has_warm: bool,
 }
 
 /// The state that a connection stores in its entry while it waits.
@@ -150,6 +133,7 @@ impl<T: ParkedState> ConnTable<T> {
             clock: Arc::default(),
             open: 0,
             parked: 0,
+            has_warm: false,
         }
     }
 
@@ -207,6 +191,7 @@ impl<T: ParkedState> ConnTable<T> {
         let ready =
             park_reason.0.wakes_on(entry.events) && !failpoint("events before a park are lost");
         self.parked += 1;
+        self.has_warm |= park_reason.0 == ParkReason::Warm;
         if ready {
             self.make_ready(key.index);
             return Delivery::Ready;
@@ -299,6 +284,7 @@ impl<T: ParkedState> ConnTable<T> {
         task.begin(entry.wait(), entry.events, entry.close_requested.is_some());
         entry.phase = Phase::Task;
         entry.parked_state = Some(state(task.clone()));
+        self.has_warm = true;
         Some(task)
     }
 
@@ -369,6 +355,9 @@ impl<T: ParkedState> ConnTable<T> {
     #[cfg(feature = "http")]
     pub(crate) fn cool(&mut self, mut each: impl FnMut(ConnKey)) {
         let now = self.wheel.now as u8;
+        if !std::mem::take(&mut self.has_warm) {
+            return;
+        }
         for index in 0..(self.chunks.len() * CHUNK) as u32 {
             let entry = self.entry(index);
             let is_warm = entry.phase == Phase::Parked && entry.park_reason == ParkReason::Warm;
@@ -376,6 +365,7 @@ impl<T: ParkedState> ConnTable<T> {
                 Some(task) => task.idle_ticks(now),
                 None => is_warm.then(|| now.wrapping_sub(entry.parked_at)),
             };
+            let has_warm = idle.is_some() || entry.phase == Phase::Task;
             let is_cool = idle.is_some_and(|idle| idle >= COOL_TICKS);
             if is_cool && !failpoint("idle connections keep their tasks") {
                 let key = ConnKey { index, generation: entry.generation };
@@ -383,6 +373,7 @@ impl<T: ParkedState> ConnTable<T> {
                     each(key);
                 }
             }
+            self.has_warm |= has_warm;
         }
     }
 

@@ -27,43 +27,13 @@ use std::task::Waker;
 
 use crate::close_reason::CloseReason;
 use crate::conn::events::{Events, ParkReason};
-use crate::conn::table::TurnInput;
 use crate::conn::timer_wheel::ticks_left;
+use crate::conn::wait::{TurnInput, Wait};
 use crate::settings::Ticks;
 use crate::sync::failpoint;
 
 /// The bit in `events` that says that the close of the connection was requested. It stays.
 const ASKED: u8 = 128;
-
-/// What a connection waits for, or has waited for last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Wait {
-    pub(crate) park_reason: ParkReason,
-    /// The tick at which the wait ends, or `NEVER`.
-    pub(crate) deadline: u32,
-}
-
-impl Wait {
-    /// Returns the wait that begins `now`, after this one.
-    ///
-    /// The deadline begins anew if the turn has `moved` it, or if the reason is a new one.
-    /// Otherwise the deadline of the wait before goes on. `ParkReason::Turn` is not a new reason;
-    /// with `moved` it ends the deadline.
-    pub(crate) fn next(
-        self,
-        (park_reason, moved): (ParkReason, bool),
-        ticks: &Ticks,
-        now: u32,
-    ) -> Self {
-        let moved = moved && !failpoint("traffic extends no deadline");
-        let is_turn = park_reason == ParkReason::Turn;
-        let is_new = self.park_reason.wait() != park_reason.wait() && !is_turn;
-        Self {
-            park_reason: if moved || !is_turn { park_reason } else { self.park_reason },
-            deadline: if moved || is_new { ticks.end(park_reason, now) } else { self.deadline },
-        }
-    }
-}
 
 /// A [`Wait`] of a task in one word, with what the timer must know besides.
 #[derive(Clone, Copy)]
@@ -260,7 +230,10 @@ mod tests {
         // The reason stays, the event does not.
         entry.park((ParkReason::Idle, true), &ticks);
         assert!(!entry.is_ready());
-        assert_eq!(entry.resume(|| Some(CloseReason::Shutdown)).close_requested, Some(CloseReason::Shutdown));
+        assert_eq!(
+            entry.resume(|| Some(CloseReason::Shutdown)).close_requested,
+            Some(CloseReason::Shutdown)
+        );
     }
 
     #[test]

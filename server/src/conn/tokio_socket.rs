@@ -11,8 +11,8 @@ use tokio::net::{TcpStream, UnixStream};
 
 #[cfg(feature = "http")]
 use crate::accept::address::Address;
-use crate::conn::transport::Transport;
 use crate::conn::edge_socket;
+use crate::conn::transport::Transport;
 
 /// A socket registered with tokio: reads and writes that would block register the task's waker.
 pub(crate) struct TokioSocket {

@@ -1,6 +1,6 @@
 //! The byte stream of a connection: a socket, or a TLS session over a socket.
 //!
-//! Each mode implements [`Transport`] for its socket: `parked/edge_socket` and `task/tokio_socket`.
+//! [`Transport`] has two kinds of sockets: `edge_socket` without a task, `tokio_socket` with one.
 //! [`MaybeTls`] is what turns read and write. The owner of an active connection has it (C1), and
 //! no lock is needed. A parked connection of the event-driven mode has it in the entry.
 //!

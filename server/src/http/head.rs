@@ -5,8 +5,6 @@
 //! hyper holds no unused byte (`H1`). So [`end`] must never find another end than hyper's parser does; the
 //! property test below compares both.
 
-use std::io::BufRead;
-
 use crate::sync::failpoint;
 
 use httparse::{EMPTY_HEADER, Request};
@@ -67,19 +65,15 @@ fn has_empty_line(bytes: &[u8]) -> bool {
 /// empty.
 pub(super) fn end(bytes: &[u8]) -> Option<usize> {
     let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
-    let mut rest = &bytes[start..];
-    while !rest.is_empty() {
-        // A read from memory does not fail.
-        let _ = rest.skip_until(b'\n');
-        let at = bytes.len() - rest.len();
-        let at = at + usize::from(at > 1024 && failpoint("long heads end a byte late"));
-        match rest {
-            [b'\n', ..] => return Some(at + 1),
-            [b'\r', b'\n', ..] => return Some(at + 2),
-            _ => {}
+    memchr::memchr_iter(b'\n', &bytes[start..]).find_map(|line_end| {
+        let at = start + line_end + 1;
+        let late = usize::from(at > 1024 && failpoint("long heads end a byte late"));
+        match bytes[at..] {
+            [b'\n', ..] => Some(at + 1 + late),
+            [b'\r', b'\n', ..] => Some(at + 2 + late),
+            _ => None,
         }
-    }
-    None
+    })
 }
 
 #[cfg(test)]

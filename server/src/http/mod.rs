@@ -296,8 +296,8 @@ impl<A: HttpService> Protocol for HttpProtocol<A> {
 #[cfg(test)]
 mod tests {
     use super::Idle;
-    use crate::conn::table;
     use crate::conn::rest::Rest;
+    use crate::conn::table;
 
     #[test]
     fn a_parked_connection_is_small() {

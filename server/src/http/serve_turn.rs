@@ -23,6 +23,9 @@
 //! | the first head | parked as `Frame` | free |
 //! | nothing | parked as `Idle`, or as `Warm` if it has a task; see `rest` | free |
 //!
+//! In the task of a connection "parked with hyper" means that the turn goes on: its future is pending, and
+//! nothing moves (`Turn::task`).
+//!
 //! What must never happen: a turn takes the socket back while a part of a request is still to come (`H1`); a
 //! turn is suspended while the peer is what it waits for (`H6`).
 

@@ -17,13 +17,13 @@ use std::task::{Context, Poll, Waker};
 use http::StatusCode;
 
 use crate::close_reason::CloseReason;
+use crate::conn::edge_socket::EdgeSocket;
 use crate::conn::events::ParkReason;
 use crate::conn::protocol::{Outcome, Turn};
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::http::lent_io::{LentIo, Shared};
 use crate::http::progress::ConnProgress;
 use crate::http::{Busy, Idle, Upgraded};
-use crate::conn::edge_socket::EdgeSocket;
 use crate::sync::failpoint;
 use crate::ws::conn::{AnyIo, WsTurn};
 use crate::ws::stream;

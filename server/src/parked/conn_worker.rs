@@ -23,7 +23,8 @@ use crate::conn::listener_conns::{ListenerConns, State};
 use crate::conn::park::{EventConn, into_rest, kill};
 use crate::conn::protocol::{Outcome, Protocol};
 use crate::conn::rest::{Parked, Rest};
-use crate::conn::table::{ParkedState, TurnInput};
+use crate::conn::table::ParkedState;
+use crate::conn::wait::TurnInput;
 use crate::sync::failpoint;
 #[cfg(feature = "http")]
 use crate::task::Tasks;

@@ -1,39 +1,47 @@
-//! The dedicated mode: a tokio task for each connection, which holds no buffer while it waits.
+//! Tasks of connections: of each one in the dedicated mode, of busy HTTP ones in the event-driven mode.
 //!
-//! The `accept` loop spawns a `ConnTask` for each new connection with [`Dedicated::accept`]. The
-//! task owns the connection (`ConnGuard`: socket, idle state, entry of the table) until the end.
-//! Its future is written by hand, so that a waiting task is no larger than what it must remember;
-//! the future of a turn is boxed while that turn runs.
+//! In the dedicated mode the `accept` loop spawns a `ConnTask` for each new connection with
+//! [`Dedicated::accept`]. In the event-driven mode a worker spawns one for a connection that was served
+//! some times within one tick (`Tasks::spawn`): under load a parked connection costs a second epoll and
+//! the start of a worker for each turn. Such a *warm* connection gives its task up when it has been idle
+//! for some ticks (`Events::COOL`).
+//!
+//! The task owns the connection (`ConnGuard`: socket, idle state, entry of the table). Its future is
+//! written by hand, so that a waiting task is no larger than what it must remember; the future of a turn
+//! is boxed while that turn runs. A turn of HTTP also runs while it waits for the peer: it keeps hyper's
+//! connection, and the next request moves and allocates nothing (`Turn::task`).
 //!
 //! # Phases
 //!
 //! ```text
 //!   Idle, Awake --park the entry--> Idle, Parked or ParkedBlocked
 //!        ^                                     |
-//!        |                     socket ready, or entry ready: take the entry
+//!        |                     socket ready, or entry ready: the turn begins
 //!        |                                     v
 //!        +------------ turn parks ---------- Serving -- turn closes or detaches --> Ended
+//!                                              |
+//!                       an idle turn of a busy connection, without TLS --> Ended: parked in the table
 //! ```
 //!
-//! A parked task waits for two sources. tokio reports the readiness of the socket. The connection
-//! table reports the rest: pushes, close requests and deadlines; the entry holds the task's waker
-//! for that. With a pool, each turn is a job: the connection moves into the job, and comes back
-//! with the job's output. So a connection uses a slot for its turns only.
+//! A task that waits has two sources. tokio reports the readiness of the socket. The connection table
+//! reports the rest: pushes, close requests and deadlines, by the [`TaskEntry`]. With a pool, each turn is
+//! a job: the connection moves into the job, and comes back with the job's output. So a connection uses a
+//! slot for its turns only.
 //!
 //! # Invariants
 //!
-//! - **T1** In `Parked` and `ParkedBlocked` the entry is parked or ready, in the other phases it is
-//!   active. So `take` in this task succeeds, unless the server was killed.
-//! - **T2** No readiness is lost: each poll of a parked task asks tokio again, and that registers
-//!   the waker. The waker of a spawned task never changes, so the entry stores it once for each
-//!   park.
-//! - **T3** A kill ends every task. `kill` runs after the flag `killed` is set; the task reads the
-//!   flag after it has parked. So either the kill finds the waker, or the task finds the flag.
+//! - **T1** The task alone begins and ends waits of its entry: in `Parked` and `ParkedBlocked`, and in
+//!   `Serving` within a turn that waits for the peer.
+//! - **T2** No readiness is lost: each poll of a task that waits asks tokio again, and that registers
+//!   the waker. The waker of a spawned task never changes, so the entry stores it once.
+//! - **T3** A kill ends every task. `kill` runs after the flag `killed` is set; the task reads the flag
+//!   after the entry has its waker. So either the kill finds the waker, or the task finds the flag.
 //!   (test: `server/shutdown.rs`)
 //! - **T4** A turn that ends with `ParkReason::Turn` yields to tokio before the next turn. For
 //!   HTTP, tokio's `yield_now` wakes the task after the runtime has looked at its I/O driver and its
 //!   timers; a task that wakes itself is polled 61 times before. (tests: `server/regressions.rs`,
 //!   `http/fairness.rs`)
+//! - **T5** A change of place loses no byte and no deadline (`conn/rest.rs`). (tests: `http/warm.rs`)
 
 use std::mem::{replace, take};
 use std::pin::{Pin, pin};
@@ -56,10 +64,10 @@ use crate::conn::park::TaskConn;
 #[cfg(feature = "http")]
 use crate::conn::park::{EventConn, to_parked, to_task};
 use crate::conn::protocol::{Outcome, Protocol};
-use crate::conn::table::TurnInput;
 use crate::conn::task_entry::TaskEntry;
 use crate::conn::tokio_socket::TokioSocket;
 use crate::conn::transport::{TlsAccept, Transport};
+use crate::conn::wait::TurnInput;
 use crate::conn::wake_on_events::schedule;
 #[cfg(feature = "http")]
 use crate::sync::failpoint;
@@ -139,9 +147,8 @@ impl<P: Protocol> Tasks<P> {
         Self { conns, pool, of_busy: Some(of_busy) }
     }
 
-    /// Returns the right to a task, if one more connection may have it.
-    ///
-    /// Two callers at once may both get the last one: the bound is on memory, and need not be exact.
+    /// Returns the right to a task, if one more connection may have it. Two callers at once may both get
+    /// the last one: the bound is on memory, and need not be exact.
     pub(crate) fn place(&self) -> Option<Place> {
         let OfBusy { most, places, .. } = self.of_busy.as_ref()?;
         let has_room = Arc::strong_count(places) <= *most || failpoint("any number is warm");

@@ -12,9 +12,7 @@
 //!
 //! What must never happen:
 //!
-//! - bytes that come while the handler waits start no turn;
-//! - the connection moves to another table: the notifier of its `Connection`s would reach nothing.
-//!   `Outcome::Settle` moves a warm one before the first turn.
+//! - bytes that come while the handler waits start no turn.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,20 +21,20 @@ use bytes::Bytes;
 
 use crate::accept::address::Address;
 use crate::close_reason::{CloseReason, Deadline};
+use crate::conn::edge_socket::EdgeSocket;
 use crate::conn::events::{Events, ParkReason};
 use crate::conn::notifier::ConnNotifier;
 use crate::conn::protocol::{Outcome, WakeEvents};
 use crate::conn::server_state::{Counters, ServerState};
-use crate::conn::table::TurnInput;
+use crate::conn::tokio_socket::TokioSocket;
 use crate::conn::transport::{MaybeTls, Transport};
+use crate::conn::wait::TurnInput;
 use crate::framed::FrameProtocol;
 use crate::framed::connection::Connection;
 use crate::framed::handler::{Handler, HandlerProtocol, IdleConn};
 use crate::framed::serve::serve_turn;
 use crate::framed::service::BoxError;
-use crate::conn::edge_socket::EdgeSocket;
 use crate::sync::failpoint;
-use crate::conn::tokio_socket::TokioSocket;
 use crate::ws::codec::{CloseFirst, Limits, WsCodec};
 use crate::ws::message::Message;
 use crate::ws::stream::Stream;

@@ -19,9 +19,9 @@
 // 1. The extractor checks the request and takes hyper's `OnUpgrade`. The response has the handler.
 // 2. `http/hyper_service.rs` moves the handler from a 101 into the progress of the connection.
 // 3. Hyper flushes the 101 and ends. `http/serve_turn.rs` takes the socket back, with the bytes that
-//    hyper has read: they are the first frames. The turn ends as `Outcome::Settle`.
-// 4. A warm connection goes back to the table of parked ones. Then `conn.rs` makes the state of the
-//    connection, and framed turns serve it where it is.
+//    hyper has read: they are the first frames. The next turn begins at once.
+// 4. `conn.rs` makes the state of the connection, and framed turns serve it. A connection that has a task
+//    since it was busy gives it up when it waits for the next message.
 
 mod codec;
 pub(crate) mod conn;

@@ -27,8 +27,9 @@ use crate::conn::events::{Events, ParkReason};
 use crate::conn::notifier::{self, ConnNotifier};
 use crate::conn::protocol::{Outcome, WakeEvents};
 use crate::conn::server_state::{Counters, ServerState};
-use crate::conn::table::{ConnKey, TurnInput};
+use crate::conn::table::ConnKey;
 use crate::conn::transport::{MaybeTls, Transport};
+use crate::conn::wait::TurnInput;
 use crate::sync::Mutex;
 use crate::ws::conn::{AnyIo, StartWs, WsConn, WsTurn};
 
