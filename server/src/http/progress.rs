@@ -45,10 +45,13 @@
 //!
 //! Accesses are SeqCst, but for those whose accessor names the partner and the reason.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
+#[cfg(feature = "ws")]
+use std::sync::{OnceLock, Weak};
 use std::task::{Wake, Waker};
 
 use crate::accept::address::Address;
@@ -57,8 +60,6 @@ use crate::conn::notifier::ConnNotifier;
 use crate::sync::{Mutex, failpoint};
 #[cfg(feature = "ws")]
 use crate::ws::{stream, upgrade::Upgrade};
-#[cfg(feature = "ws")]
-use tokio_util::sync::CancellationToken;
 
 /// The service's future exists.
 pub(super) const SERVICE: u8 = 1;
@@ -188,10 +189,16 @@ pub(super) struct ConnProgress {
     /// The WebSocket that the last response accepts.
     #[cfg(feature = "ws")]
     upgrade: Mutex<Option<Upgrade>>,
-    /// Cancelled when an HTTP/2 connection is to end. Made for the first WebSocket.
+    /// What the WebSockets of an HTTP/2 connection listen to. Made for the first of them.
     #[cfg(feature = "ws")]
-    goodbye: Mutex<Option<CancellationToken>>,
+    signals: OnceLock<stream::Signals>,
+    /// See [`Entry`].
+    #[cfg(feature = "ws")]
+    entry: OnceLock<Weak<Entry>>,
 }
+
+/// The entry and the permit of a detached connection. The last owner frees them.
+pub(crate) type Entry = Mutex<Box<dyn Any + Send>>;
 
 impl ConnProgress {
     /// Creates the progress of a connection that hyper gets.
@@ -211,7 +218,9 @@ impl ConnProgress {
             #[cfg(feature = "ws")]
             upgrade: Mutex::new(None),
             #[cfg(feature = "ws")]
-            goodbye: Mutex::new(None),
+            signals: OnceLock::new(),
+            #[cfg(feature = "ws")]
+            entry: OnceLock::new(),
         }
     }
 
@@ -375,18 +384,35 @@ impl ConnProgress {
         drop(before);
     }
 
-    /// Returns what a stream of HTTP/2 must know of its connection.
+    /// Returns what a stream of HTTP/2 must know of its connection. Returns `None` after its end.
     #[cfg(feature = "ws")]
     pub(super) fn stream_of(&self) -> Option<stream::Of> {
-        let goodbye = self.goodbye.lock().get_or_insert_default().clone();
-        Some(stream::Of { address: self.peer?, notifier: self.notifier.clone(), goodbye })
+        let entry = self.entry.get()?.upgrade()?;
+        let signals = self.signals.get_or_init(stream::Signals::default).clone();
+        // The request may have come before the first signal was made, and the kill as well.
+        self.tell_streams();
+        let notifier = self.notifier.clone();
+        Some(stream::Of { address: self.peer?, notifier, signals, _entry: entry })
     }
 
     /// Tells the WebSockets of an HTTP/2 connection that the connection is to end.
     #[cfg(feature = "ws")]
     pub(super) fn say_goodbye(&self) {
-        let goodbye = self.goodbye.lock().get_or_insert_default().clone();
-        goodbye.cancel();
+        self.signals.get_or_init(stream::Signals::default).goodbye.cancel();
+    }
+
+    /// Tells the WebSockets of an HTTP/2 connection if the connection is cut off. Called after each event
+    /// of the connection. A peer that has left ends no handler.
+    #[cfg(feature = "ws")]
+    fn tell_streams(&self) {
+        if let Some(signals) = self.signals.get()
+            && !signals.killed.is_cancelled()
+            && (self.is_killed()
+                || matches!(self.close_requested(), Some(CloseReason::Deadline(_))))
+            && !failpoint("a handler of HTTP/2 survives its server")
+        {
+            signals.killed.cancel();
+        }
     }
 
     /// Takes the WebSocket that the last response has accepted.
@@ -396,7 +422,11 @@ impl ConnProgress {
     }
 
     /// Directs events to the registered wakers from now on.
-    pub(super) fn detach(self: &Arc<Self>) {
+    pub(super) fn detach(self: &Arc<Self>, entry: &Arc<Entry>) {
+        #[cfg(feature = "ws")]
+        let _ = self.entry.set(Arc::downgrade(entry));
+        #[cfg(not(feature = "ws"))]
+        let _ = entry;
         self.detached.store(true, SeqCst);
         let waker = Waker::from(self.clone());
         self.notifier.register(&waker);
@@ -418,6 +448,8 @@ impl Wake for ConnProgress {
             }
             return;
         }
+        #[cfg(feature = "ws")]
+        self.tell_streams();
         let wakers = self.waiters.lock().clone();
         wakers.into_iter().flatten().for_each(Waker::wake);
     }

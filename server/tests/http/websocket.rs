@@ -10,6 +10,7 @@ use axum::routing::any;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http2::SendRequest;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use millpond_server::http::{Server, ServerBuilder};
 use millpond_server::ws::{CloseFrame, Message, UpgradeRejection, WebSocketUpgrade};
@@ -28,7 +29,7 @@ in_all_cases!(single: messages, fragments, byte_by_byte, handshakes, the_app_dec
 in_all_cases!(single: closes, half_open, sends_from_anywhere, busy_before, errors_and_panics);
 in_all_cases!(double: messages_while_the_handler_waits);
 in_all_cases!(paused: silent_peers, a_part_of_a_message, shutdown);
-in_all_cases!(single: over_http2);
+in_all_cases!(single: over_http2, a_stuck_handler_over_http2);
 
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
@@ -152,6 +153,10 @@ impl Handler for Probe {
                 "gate" => {
                     self.gate.notified().await;
                     to.send(Message::Text(text)).await?;
+                }
+                "stuck" => {
+                    self.tell("stuck".to_owned());
+                    std::future::pending::<()>().await;
                 }
                 late if late.starts_with("late") => {
                     sleep(Duration::from_millis(3)).await;
@@ -631,6 +636,16 @@ async fn http2(case: Case, server: &Server) -> SendRequest<Full<Bytes>> {
     client
 }
 
+/// Opens a WebSocket over HTTP/2.
+async fn open_stream(client: &mut SendRequest<Full<Bytes>>) -> TokioIo<Upgraded> {
+    let request = hyper::Request::connect("http://a/ws").header("sec-websocket-version", "13");
+    let request = request.extension(hyper::ext::Protocol::from_static("websocket"));
+    let request = request.body(Full::default()).unwrap();
+    let response = no_time(client.send_request(request)).await.unwrap();
+    assert_eq!(response.status(), 200);
+    TokioIo::new(hyper::upgrade::on(response).await.unwrap())
+}
+
 async fn over_http2(case: Case) {
     let probe = Probe::default();
     let builder = case.http().websocket_ping_interval(Duration::from_secs(2));
@@ -638,12 +653,7 @@ async fn over_http2(case: Case) {
     let mut client = http2(case, &server).await;
     let mut streams = Vec::new();
     for _ in 0..3 {
-        let request = hyper::Request::connect("http://a/ws").header("sec-websocket-version", "13");
-        let request = request.extension(hyper::ext::Protocol::from_static("websocket"));
-        let request = request.body(Full::default()).unwrap();
-        let response = no_time(client.send_request(request)).await.unwrap();
-        assert_eq!(response.status(), 200);
-        streams.push(TokioIo::new(hyper::upgrade::on(response).await.unwrap()));
+        streams.push(open_stream(&mut client).await);
     }
     for (number, stream) in streams.iter_mut().enumerate() {
         let text = format!("stream {number}");
@@ -686,6 +696,30 @@ async fn over_http2(case: Case) {
     let (report, ()) = tokio::join!(stop, clients);
     assert_eq!((report.closed, report.aborted, report.still_open), (1, 0, 0), "{report:?}");
     assert_eq!(probe.told(), ["Shutdown"; 2]);
+}
+
+/// A handler that waits for ever ends at the deadline of the shutdown, and the report comes after that.
+async fn a_stuck_handler_over_http2(case: Case) {
+    let probe = Probe::default();
+    let server = serve(case.http(), &probe);
+    let mut client = http2(case, &server).await;
+    let mut stuck = open_stream(&mut client).await;
+    let mut left = open_stream(&mut http2(case, &server).await).await;
+    for stream in [&mut stuck, &mut left] {
+        stream.write_all(&frame(TEXT, "stuck")).await.unwrap();
+    }
+    eventually(|| probe.told.lock().unwrap().len() == 2).await;
+    // A peer that has left ends no handler. Its connection is open until then.
+    drop(left);
+    settle().await;
+    assert_eq!((server.status().open, probe.told()), (2, vec!["stuck".to_owned(); 2]));
+    let report = no_time(server.shutdown(Duration::from_millis(300))).await;
+    assert_eq!((report.aborted, report.still_open), (2, 0), "{report:?}");
+    assert_eq!(probe.told(), ["Aborted"; 2]);
+    // The connection ends, and with it the stream.
+    let mut rest = Vec::new();
+    let _ = soon(stuck.read_to_end(&mut rest)).await;
+    nothing_left(&server).await;
 }
 
 async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> (u8, Vec<u8>) {
