@@ -117,6 +117,7 @@ mod serve_turn;
 mod server;
 #[cfg(test)]
 mod soak_tests;
+mod stalls;
 #[cfg(feature = "ws")]
 mod websocket;
 

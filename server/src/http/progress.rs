@@ -180,6 +180,8 @@ pub(super) struct ConnProgress {
     whole: AtomicU64,
     /// How many parts of responses hyper has taken and not written yet. HTTP/2 alone counts them.
     unsent: AtomicUsize,
+    /// How many tasks hyper has for streams of HTTP/2.
+    streams: AtomicUsize,
     /// `POLLED` and `WOKEN`.
     polls: AtomicU8,
     /// See [`is_detached`](Self::is_detached). Never cleared.
@@ -212,6 +214,7 @@ impl ConnProgress {
             body: AtomicU64::new(0),
             whole: AtomicU64::new(0),
             unsent: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
             polls: AtomicU8::new(0),
             detached: AtomicBool::new(false),
             waiters: Mutex::new([const { None }; 3]),
@@ -335,6 +338,22 @@ impl ConnProgress {
     /// code is under way for them.
     pub(super) fn has_unsent(&self) -> bool {
         self.unsent.load(SeqCst) > 0
+    }
+
+    /// Returns how many streams of HTTP/2 have a task: those whose response hyper has not taken whole, and
+    /// tunnels.
+    ///
+    /// Relaxed, as the changes: the count decides between deadlines, and guards no other data.
+    pub(super) fn streams(&self) -> usize {
+        self.streams.load(Relaxed)
+    }
+
+    pub(super) fn stream_begins(&self) {
+        self.streams.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn stream_ends(&self) {
+        self.streams.fetch_sub(1, Relaxed);
     }
 
     /// Whether the socket's owner owns the connection: after an upgrade, and with HTTP/2 before the first

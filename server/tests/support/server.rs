@@ -100,6 +100,12 @@ pub fn double(body: impl Future<Output = ()> + Send + 'static) {
     super::multi(2, body);
 }
 
+/// The same, for what takes long on a machine with other work.
+#[track_caller]
+pub fn double_for_long(body: impl Future<Output = ()> + Send + 'static) {
+    super::multi_for(Duration::from_secs(180), 2, body);
+}
+
 impl Case {
     /// Makes the stream of an HTTP/2 client.
     pub async fn http2_stream(self, tcp: TcpStream) -> Stream {
