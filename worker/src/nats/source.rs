@@ -194,6 +194,7 @@ impl Source {
 
     /// Looks whether the client has lost or renewed its connection.
     fn look(&mut self) -> Result<(), SourceError> {
+        self.link.settlements.check()?;
         let connects = connects(&self.link.client);
         if connects != self.connects {
             // What is here already came by the old connection.

@@ -110,3 +110,18 @@ async fn bad_input_is_named() {
     let error = Source::connect(&url, options("orders")).await.unwrap_err().to_string();
     assert!(error.starts_with(&format!("cannot reach the broker {url}")), "{error}");
 }
+
+/// The tasks of a source end with the runtime that connected it. Without them no ack would be confirmed.
+#[test]
+fn a_source_ends_with_its_runtime() {
+    use testing::Broker as _;
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let Some(broker) = Broker::start(Kind::Redis) else { return };
+    let first = runtime();
+    let source = first.block_on(async { Stream::new(&broker.url(), 0).await.source().await });
+    drop(first);
+    let run = millpond_worker::Worker::new(source, &millpond::Pool::new(1))
+        .run(|_, _| async { Ok(()) }, tokio_util::sync::CancellationToken::new());
+    let error = runtime().block_on(watchdog(Duration::from_secs(30), run)).unwrap_err();
+    assert!(error.to_string().contains("has shut down"), "{error}");
+}
