@@ -38,7 +38,7 @@ use crate::receipt::Receipt;
 use crate::report::Report;
 use crate::source::{Batch, Source, SourceError};
 use crate::starter::{Line, Step};
-use crate::trace::{OnSpan, Span, event, in_current_span, in_span, message_span};
+use crate::trace::{OnSpan, event, in_current_span, in_span, message_span};
 
 /// The shortest ack wait: claims are looked after six times in an ack wait.
 const MIN_ACK_WAIT: Duration = Duration::from_millis(60);
@@ -141,7 +141,10 @@ impl<S: Source> Worker<S> {
     #[cfg_attr(docsrs, doc(cfg(feature = "tracing")))]
     #[doc(alias = "opentelemetry")]
     #[doc(alias = "traceparent")]
-    pub fn on_span(mut self, f: impl Fn(&Span, &S::Message) + Send + Sync + 'static) -> Self {
+    pub fn on_span(
+        mut self,
+        f: impl Fn(&tracing::Span, &S::Message) + Send + Sync + 'static,
+    ) -> Self {
         self.on_span = Some(Box::new(f));
         self
     }
