@@ -195,8 +195,8 @@ where
         }
     }
 
-    #[cfg(feature = "tower")]
-    pub(super) fn pool(&self) -> &C {
+    /// The pool of the job.
+    pub(crate) fn pool(&self) -> &C {
         &self.submission.shared
     }
 
