@@ -145,7 +145,7 @@ use std::task::Waker;
 pub(crate) use crate::pool::job::alloc_cache::trim as trim_cache;
 pub(crate) use crate::pool::job::history::History;
 pub(crate) use crate::pool::job::join::RawJoinHandle;
-pub(crate) use crate::pool::job::meta::Meta;
+pub(crate) use crate::pool::job::meta::{Meta, with_deadline};
 pub(crate) use crate::pool::job::new::{AdmittedJob, NewJob, allocate_job, finished_job};
 pub(crate) use crate::pool::job::refs::{AtomicJobSlot, AtomicPlace, JobArc, RawJob, Runnable};
 pub(crate) use crate::pool::job::state::SlotHold;

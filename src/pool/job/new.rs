@@ -13,7 +13,7 @@ use crate::pool::job::meta::Meta;
 use crate::pool::job::raw::Cell;
 use crate::pool::job::refs::{JobArc, RawJob, Runnable};
 use crate::pool::job::{JobScheduler, OutputSink, SlotKind};
-use crate::pool::options::Requirements;
+use crate::pool::options::{Deadline, Requirements};
 use crate::sync::failpoint;
 use crate::trace::Place;
 
@@ -100,6 +100,11 @@ where
     /// What the limiter must know of the job.
     pub(crate) fn requirements(&self) -> Requirements {
         self.job.header().meta.requirements()
+    }
+
+    /// The job's deadline.
+    pub(crate) fn deadline(&self) -> Option<Deadline> {
+        self.job.header().meta.own_deadline()
     }
 
     /// Where the job was submitted.
