@@ -41,7 +41,7 @@ const ECHO: &str = "\
 
 const HTTP: &str = "\
 - HTTP/1.1, a GET of 67 bytes whose path comes back in a small JSON object; the client checks
-  status, length and body of each answer. The same axum router in all arms, and none tells it who the peer is. Client and server are
+  status, length and body of each answer. The same axum router in all arms, and none tells it the address of the peer. Client and server are
   processes on the same cores, so what the one uses is missing to the other.
 ";
 

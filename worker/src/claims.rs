@@ -183,7 +183,7 @@ impl<R: Receipt> Claims<R> {
         let Some(held) = table.held(key).and_then(Option::take) else { return };
         let waker = table.entries[key.0].waker.take();
         drop(table);
-        if let Some(waker) = waker.filter(|_| !failpoint("a lost claim tells nobody")) {
+        if let Some(waker) = waker.filter(|_| !failpoint("a lost claim tells no task")) {
             waker.wake();
         }
         event!(WARN, messaging.message.id = held.receipt.id(), "claim lost");

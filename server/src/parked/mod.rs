@@ -143,8 +143,8 @@ impl<P: Protocol> EventDriven<P> {
     pub(crate) fn warm(&self, pool: Option<Pool>, most: usize) -> io::Result<Arc<Warm<P>>> {
         let registry = || self.registry.try_clone();
         let (server, protocol) = (self.conns.server.clone(), self.conns.protocol.clone());
-        let home = Box::new(Cold { conns: self.conns.clone(), registry: registry()? });
-        let mode = Arc::new(Dedicated::with_home(server, protocol, pool, home));
+        let idle_table = Box::new(Cold { conns: self.conns.clone(), registry: registry()? });
+        let mode = Arc::new(Dedicated::with_idle_table(server, protocol, pool, idle_table));
         Ok(Arc::new(Warm { mode, registry: registry()?, most }))
     }
 }

@@ -41,7 +41,7 @@ use crate::parked::edge_socket::EdgeSocket;
 use crate::parked::{EventConn, EventConns, watch};
 use crate::sync::failpoint;
 use crate::task::tokio_socket::TokioSocket;
-use crate::task::{Dedicated, Home, TaskConn};
+use crate::task::{Dedicated, IdleTable, TaskConn};
 use crate::trace::ConnSpan;
 
 /// The busy connections of a listener.
@@ -73,13 +73,13 @@ impl<P: Protocol> Warm<P> {
     }
 }
 
-/// The table of parked connections, as the home of warm ones.
+/// The table of parked connections, to which warm ones come back when they are idle.
 pub(crate) struct Cold<P: Protocol> {
     pub(crate) conns: Arc<EventConns<P>>,
     pub(crate) registry: Registry,
 }
 
-impl<P: Protocol> Home<P> for Cold<P> {
+impl<P: Protocol> IdleTable<P> for Cold<P> {
     fn take_back(
         &self,
         conn: TaskConn<P>,

@@ -85,12 +85,12 @@ pub(crate) struct Dedicated<P: Protocol> {
     pool: Option<Pool>,
     /// Where connections go that are idle. `None`: they keep their tasks.
     #[cfg(feature = "http")]
-    home: Option<Box<dyn Home<P>>>,
+    idle_table: Option<Box<dyn IdleTable<P>>>,
 }
 
 /// The place of idle connections, which have no task.
 #[cfg(feature = "http")]
-pub(crate) trait Home<P: Protocol>: Send + Sync {
+pub(crate) trait IdleTable<P: Protocol>: Send + Sync {
     /// Takes a connection between two turns, and parks it. Gives it back if it is not plain.
     fn take_back(
         &self,
@@ -111,20 +111,20 @@ impl<P: Protocol> Dedicated<P> {
             tls,
             pool,
             #[cfg(feature = "http")]
-            home: None,
+            idle_table: None,
         }
     }
 
     /// Makes the tasks of busy connections of the event-driven mode.
     #[cfg(feature = "http")]
-    pub(crate) fn with_home(
+    pub(crate) fn with_idle_table(
         server: Arc<ServerState>,
         protocol: Arc<P>,
         pool: Option<Pool>,
-        home: Box<dyn Home<P>>,
+        idle_table: Box<dyn IdleTable<P>>,
     ) -> Self {
         let conns = Arc::new(ListenerConns::new(server, protocol));
-        Self { conns, tls: TlsAccept::default(), pool, home: Some(home) }
+        Self { conns, tls: TlsAccept::default(), pool, idle_table: Some(idle_table) }
     }
 
     /// Spawns the task of a connection that has come from another table.
@@ -232,10 +232,10 @@ impl<P: Protocol> Future for ConnTask<P> {
                         Some((mut conn, Outcome::Park { park_reason, moved })) => {
                             let park_reason = (park_reason, moved);
                             #[cfg(feature = "http")]
-                            if let Some(home) = &this.mode.home
+                            if let Some(idle_table) = &this.mode.idle_table
                                 && park_reason.0 == ParkReason::Idle
                             {
-                                match home.take_back(conn, park_reason) {
+                                match idle_table.take_back(conn, park_reason) {
                                     Ok(()) => return Poll::Ready(()),
                                     Err(kept) => conn = kept,
                                 }
@@ -257,9 +257,9 @@ impl<P: Protocol> Future for ConnTask<P> {
                         #[cfg(feature = "ws")]
                         Some((conn, Outcome::Settle)) => {
                             let park_reason = (ParkReason::Turn, true);
-                            let stays = match &this.mode.home {
-                                Some(home) if !failpoint("a WebSocket stays warm") => {
-                                    home.take_back(conn, park_reason).err()
+                            let stays = match &this.mode.idle_table {
+                                Some(idle_table) if !failpoint("a WebSocket stays warm") => {
+                                    idle_table.take_back(conn, park_reason).err()
                                 }
                                 _ => Some(conn),
                             };
