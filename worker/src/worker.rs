@@ -317,13 +317,13 @@ where
     /// Spawns a standby, and a second starter: tokio keeps the task that was spawned last for this
     /// thread, and all others for any thread.
     fn spawn_starters(self: &Arc<Self>) {
+        // In boxes, as tokio moves a task's future several times before it runs.
         let shared = self.clone();
-        self.tasks.spawn(async move {
+        self.tasks.spawn(Box::pin(async move {
             shared.line.standby_came();
             shared.start().await;
-        });
-        let shared = self.clone();
-        self.tasks.spawn(async move { shared.start().await });
+        }));
+        self.tasks.spawn(Box::pin(self.clone().start()));
     }
 
     /// A starter: polls each message of the line once, and acknowledges those that succeed. A starter
