@@ -69,10 +69,7 @@ impl Source {
     /// [`ConnectError`], which names the setting. Nothing was fetched then.
     pub async fn connect(url: &str, options: Options) -> Result<Self, ConnectError> {
         options.check()?;
-        let unreachable = |error: RedisError| ConnectError::Unreachable {
-            url: url.to_owned(),
-            error: error.into(),
-        };
+        let unreachable = |error: RedisError| ConnectError::unreachable(url, error);
         let client = Client::open(url).map_err(unreachable)?;
         let names = Arc::new(Names::new(&options));
         let mut connection = connect::open(&client, Duration::ZERO).await.map_err(unreachable)?;

@@ -90,6 +90,16 @@ async fn bad_input_is_named() {
         (options("few"), "`max_deliver` cannot be 3: accepted is -1"),
         (options("slow"), "`backoff` cannot be [1s]: accepted is empty"),
         (options("fine").ack_wait(Duration::from_secs(7)), "`ack_wait` cannot be 7s"),
+        (options("new").ack_wait(Duration::MAX), "`ack_wait` cannot be 18446744073709551615"),
+        (
+            options("new").ack_wait(Duration::ZERO),
+            "`ack_wait` cannot be 0ns: accepted is a duration",
+        ),
+        (options("fine").dead_letters("a..b"), "`dead_letters` cannot be \"a..b\": accepted is"),
+        (
+            options("fine").dead_letters("orders0.dead"),
+            "`dead_letters` cannot be orders0.dead: accepted",
+        ),
         (options("fine").filter_subject("orders0.x"), "`filter_subjects` cannot be"),
     ];
     for (options, text) in cases {

@@ -99,6 +99,21 @@ async fn bad_input_is_named() {
         (&url, options("text"), "the broker refuses `stream` = text: \"WRONGTYPE\""),
         (&url, options(""), "`stream` cannot be empty: accepted is a name"),
         (&url, options("orders").ack_wait(Duration::from_millis(1)), "`ack_wait` cannot be 1ms"),
+        (
+            &url,
+            options("orders").ack_wait(Duration::MAX),
+            "`ack_wait` cannot be 18446744073709551615",
+        ),
+        (
+            &url,
+            options("orders").dead_letters(""),
+            "`dead_letters` cannot be empty: accepted is a name",
+        ),
+        (
+            &url,
+            options("orders").dead_letters("orders"),
+            "`dead_letters` cannot be orders: accepted",
+        ),
         (&url, options("orders").dead_letters("text"), "the broker refuses `dead_letters` = text"),
         (&limited, options("orders"), "the broker refuses `group` = group: NoPerm"),
     ];
@@ -107,6 +122,8 @@ async fn bad_input_is_named() {
         assert!(error.starts_with(text), "{error}");
     }
     drop(broker);
+    let error = Source::connect(&limited, options("orders")).await.unwrap_err().to_string();
+    assert!(error.contains("//reader:...@") && !error.contains("secret"), "{error}");
     let error = Source::connect(&url, options("orders")).await.unwrap_err().to_string();
     assert!(error.starts_with(&format!("cannot reach the broker {url}")), "{error}");
 }
