@@ -29,7 +29,7 @@ in_all_cases!(single: messages, fragments, byte_by_byte, handshakes, the_app_dec
 in_all_cases!(single: closes, half_open, sends_from_anywhere, busy_before, errors_and_panics);
 in_all_cases!(double: messages_while_the_handler_waits);
 in_all_cases!(paused: silent_peers, a_part_of_a_message, shutdown);
-in_all_cases!(single: over_http2, a_stuck_handler_over_http2);
+in_all_cases!(single: autobahn, over_http2, a_stuck_handler_over_http2);
 
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
@@ -381,6 +381,58 @@ async fn violations(case: Case) {
     let mut client = open(case, &server, &[]).await;
     client.send(frame(CLOSE, close(1005, ""))).await;
     assert_eq!(client.close_code().await, 1002);
+}
+
+/// The essence of Autobahn's cases 3 to 7: each reserved bit and opcode, each kind of close code, and texts
+/// that are cut within their characters.
+async fn autobahn(case: Case) {
+    let server = serve(case.http(), &Probe::default());
+    let violate = async |bytes: Vec<u8>, code: u16| {
+        let mut client = open(case, &server, &[]).await;
+        client.send(&bytes).await;
+        assert_eq!(client.close_code().await, code, "{bytes:?}");
+    };
+    for bits in 1..8 {
+        violate(raw(FIN | bits << 4 | TEXT, true, b"bits"), 1002).await;
+    }
+    for opcode in [3, 4, 5, 6, 7, 11, 12, 13, 14, 15] {
+        violate(frame(opcode, "reserved"), 1002).await;
+    }
+    for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535] {
+        violate(frame(CLOSE, close(code, "")), 1002).await;
+    }
+    let valid = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999];
+    for code in valid {
+        let mut client = open(case, &server, &[]).await;
+        client.send(frame(CLOSE, close(code, &"r".repeat(123)))).await;
+        assert_eq!(client.close_code().await, code);
+    }
+    // A frame for each byte, and one without any.
+    let in_bytes = |text: &[u8]| {
+        let parts = text.iter().map(|byte| raw(0, true, &[*byte])).collect::<Vec<_>>().concat();
+        [raw(TEXT, true, b""), parts].concat()
+    };
+    let mut client = open(case, &server, &[]).await;
+    for text in ["", "κόσμε", "\u{7f}\u{80}\u{7ff}\u{800}\u{d7ff}\u{e000}\u{ffff}\u{10ffff}"] {
+        client.send([in_bytes(text.as_bytes()), raw(FIN, true, b"")].concat()).await;
+        assert_eq!(client.frame().await, (TEXT, text.into()));
+    }
+    // A lone continuation, overlong forms, a surrogate, too large, five bytes, a start without its rest.
+    let wrong: [&[u8]; 8] = [
+        b"\x80",
+        b"ab\xc0\xaf",
+        b"\xe0\x80\xaf",
+        b"\xce\xba\xed\xa0\x80edited",
+        b"\xf4\x90\x80\x80",
+        b"\xf8\x88\x80\x80\x80",
+        b"\xffab",
+        b"\xe1\xbd\xce",
+    ];
+    for text in wrong {
+        violate(frame(TEXT, text), 1007).await;
+        // Without waiting for the end of the message.
+        violate(in_bytes(text), 1007).await;
+    }
 }
 
 async fn closes(case: Case) {

@@ -542,9 +542,14 @@ pub mod tls {
         Ok(stream)
     }
 
+    /// A client's side of a session, without a socket.
+    pub fn client_session() -> rustls::ClientConnection {
+        rustls::ClientConnection::new(configs().client.clone(), name()).unwrap()
+    }
+
     /// The first bytes of a client: the ClientHello.
     pub fn hello() -> Vec<u8> {
-        let mut session = rustls::ClientConnection::new(configs().client.clone(), name()).unwrap();
+        let mut session = client_session();
         let mut bytes = Vec::new();
         session.write_tls(&mut bytes).unwrap();
         bytes
