@@ -39,7 +39,7 @@ const LISTINGS: usize = 4;
 const ITEMS: usize = 1_024;
 /// Files that wait in the pool, so that its slots need not wait for the next submit.
 const QUEUE: usize = 64;
-const NOBODY_CLOSES: &str = "nobody closes the pool";
+const STAYS_OPEN: &str = "the pool stays open";
 
 type Hash = io::Result<Output<Sha256>>;
 
@@ -103,7 +103,7 @@ async fn walk(root: PathBuf, pool: &Pool, listings: Sender<(PathBuf, Listing)>) 
     let mut ahead = vec![root];
     while let Some(directory) = ahead.pop() {
         let path = directory.clone();
-        let job = pool.schedule(blocking(move || list(&path))).await.expect(NOBODY_CLOSES);
+        let job = pool.schedule(blocking(move || list(&path))).await.expect(STAYS_OPEN);
         let mut listing = value(job.await).unwrap_or_else(|error| Listing {
             failed: vec![(directory.clone(), error)],
             ..Listing::default()
@@ -150,7 +150,7 @@ async fn submit(
             let path = directory.join(name);
             let file = path.clone();
             // Waits while the pool is full. One submitter alone, so `index` is the group's, too.
-            group.schedule(blocking(move || hash(&file))).await.expect(NOBODY_CLOSES);
+            group.schedule(blocking(move || hash(&file))).await.expect(STAYS_OPEN);
             // Waits while the printer is behind: this is what bounds the results in memory.
             if items.send(Item::File(path, group.clone(), index)).await.is_err() {
                 return Ok(());

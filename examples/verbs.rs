@@ -161,11 +161,11 @@ struct Events(Arc<Mutex<Vec<&'static str>>>);
 
 impl Events {
     fn add(&self, event: &'static str) {
-        self.0.lock().expect("nobody panics with it").push(event);
+        self.0.lock().expect("no thread panics with it").push(event);
     }
 
     fn take(&self) -> Vec<&'static str> {
-        std::mem::take(&mut *self.0.lock().expect("nobody panics with it"))
+        std::mem::take(&mut *self.0.lock().expect("no thread panics with it"))
     }
 }
 

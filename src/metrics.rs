@@ -21,8 +21,8 @@ impl Pool {
     /// | `millpond_held_slots` | gauge | `pool` |
     /// | `millpond_jobs_submitted_total` | counter | `pool` |
     /// | `millpond_jobs_total` | counter | `pool`, `end`: `completed`, `panicked`, `cancelled`, `expired`, `refused`, `withdrawn` |
-    /// | `millpond_group_jobs_total` | counter | `pool`, `group`, `end`: `succeeded`, `failed`, `panicked`, `cancelled`, `expired`; groups with a [name](crate::GroupBuilder::name) |
-    /// | `millpond_layer_calls_total` | counter | `pool`, `layer`, `end`: as of groups, and `refused`; layers with a [name](crate::layer::PoolLayer::name) |
+    /// | `millpond_group_jobs_total` | counter | `pool`, `group`, `end`: `succeeded`, `failed`, `panicked`, `cancelled`, `expired`, `refused`; groups with a [name](crate::GroupBuilder::name) |
+    /// | `millpond_layer_calls_total` | counter | `pool`, `layer`, `end`: as of groups; layers with a [name](crate::layer::PoolLayer::name) |
     /// | `millpond_oldest_wait_seconds` | gauge | `pool` |
     /// | `millpond_wait_seconds_bucket`, `_count`; `_sum` | counter; gauge | `pool`; the buckets have `le` |
     /// | `millpond_run_seconds_bucket`, `_count`; `_sum` | counter; gauge | `pool`; the buckets have `le` |
@@ -69,8 +69,8 @@ impl Pool {
 
 fn publish_groups(pool: &str, groups: Vec<GroupCounts>) {
     for group in groups {
-        let GroupCounts { name, succeeded, failed, panicked, cancelled, expired } = group;
-        let counts = [succeeded, failed, panicked, cancelled, expired];
+        let GroupCounts { name, succeeded, failed, panicked, cancelled, expired, refused } = group;
+        let counts = [succeeded, failed, panicked, cancelled, expired, refused];
         publish_ends("millpond_group_jobs_total", pool, ("group", &name), counts);
     }
 }
@@ -79,16 +79,19 @@ fn publish_groups(pool: &str, groups: Vec<GroupCounts>) {
 fn publish_layers(pool: &str, layers: Vec<crate::layer::LayerCounts>) {
     for layer in layers {
         let crate::layer::LayerCounts { name, succeeded, failed, panicked, .. } = layer;
-        let counts = [succeeded, failed, panicked, layer.cancelled, layer.expired];
+        let counts = [succeeded, failed, panicked, layer.cancelled, layer.expired, layer.refused];
         publish_ends("millpond_layer_calls_total", pool, ("layer", &name), counts);
-        let labels = ends(pool, ("layer", &name), "refused");
-        counter!("millpond_layer_calls_total", &labels).absolute(layer.refused);
     }
 }
 
 /// Publishes how the jobs of a name ended. Each job has one end here: `failed` is without the others.
-fn publish_ends(metric: &'static str, pool: &str, name: (&'static str, &str), counts: [u64; 5]) {
-    let [succeeded, failed, panicked, cancelled, expired] = counts;
+fn publish_ends(
+    metric: &'static str,
+    pool: &str,
+    (kind, name): (&'static str, &str),
+    counts: [u64; 6],
+) {
+    let [succeeded, failed, panicked, cancelled, expired, refused] = counts;
     let failed = failed.saturating_sub(panicked + cancelled + expired);
     for (end, jobs) in [
         ("succeeded", succeeded),
@@ -96,13 +99,11 @@ fn publish_ends(metric: &'static str, pool: &str, name: (&'static str, &str), co
         ("panicked", panicked),
         ("cancelled", cancelled),
         ("expired", expired),
+        ("refused", refused),
     ] {
-        counter!(metric, &ends(pool, name, end)).absolute(jobs);
+        let labels = [("pool", pool.to_owned()), (kind, name.to_owned()), ("end", end.to_owned())];
+        counter!(metric, &labels).absolute(jobs);
     }
-}
-
-fn ends(pool: &str, (kind, name): (&'static str, &str), end: &str) -> [(&'static str, String); 3] {
-    [("pool", pool.to_owned()), (kind, name.to_owned()), ("end", end.to_owned())]
 }
 
 /// The names of a histogram: its buckets, its count and its sum.
@@ -193,9 +194,9 @@ fn describe() {
     describe_gauge!("millpond_workers", Unit::Count, "Tasks that run jobs.");
     describe_gauge!("millpond_jobs", Unit::Count, "Jobs in the pool, by state.");
     describe_counter!("millpond_jobs_submitted_total", Unit::Count, "Jobs that were submitted.");
-    describe_counter!("millpond_group_jobs_total", Unit::Count, "Ended jobs of named groups.");
+    describe_counter!("millpond_group_jobs_total", Unit::Count, "Jobs of named groups, by end.");
     #[cfg(feature = "tower")]
-    describe_counter!("millpond_layer_calls_total", Unit::Count, "Ended calls of named layers.");
+    describe_counter!("millpond_layer_calls_total", Unit::Count, "Calls of named layers, by end.");
     describe_counter!("millpond_jobs_total", Unit::Count, "Jobs that have ended, by end.");
     for (names, text) in [
         (WAIT, "How long jobs waited for a slot."),

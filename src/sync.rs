@@ -12,28 +12,24 @@ pub(crate) use loom::sync::atomic;
 ///
 /// No user code runs under millpond's locks. So no panic of user code can leave the data half
 /// changed.
-pub(crate) struct Mutex<T>(Inner<T>);
-
 #[cfg(not(millpond_loom))]
-type Inner<T> = std::sync::Mutex<T>;
-#[cfg(not(millpond_loom))]
-pub(crate) type MutexGuard<'a, T> = std::sync::MutexGuard<'a, T>;
+pub(crate) use parking_lot::{Mutex, MutexGuard};
 
 #[cfg(millpond_loom)]
-type Inner<T> = loom::sync::Mutex<T>;
-#[cfg(millpond_loom)]
-pub(crate) type MutexGuard<'a, T> = loom::sync::MutexGuard<'a, T>;
+pub(crate) use loom::sync::MutexGuard;
 
+/// loom's mutex, with the interface of `parking_lot`'s.
+#[cfg(millpond_loom)]
+pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+#[cfg(millpond_loom)]
 impl<T> Mutex<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self(Inner::new(value))
+        Self(loom::sync::Mutex::new(value))
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        match self.0.lock() {
-            Ok(guard) => guard,
-            Err(poisoned) => poisoned.into_inner(),
-        }
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

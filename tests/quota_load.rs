@@ -14,20 +14,20 @@ fn tenant<T: Send + 'static>(pool: &Pool, quota: usize) -> Group<T> {
 fn never_exceeded_and_always_used() {
     multi(2, async {
         let pool = Pool::builder().size(4).queue(2).build().unwrap();
-        let everybody = Gauge::default();
+        let total = Gauge::default();
         let tenants: Vec<_> =
             [1, 2, 3].map(|quota| (tenant(&pool, quota), Gauge::default())).into();
         let load: Vec<_> = (0..9)
             .map(|n| {
                 let (group, gauge) = tenants[n % 3].clone();
-                let everybody = everybody.clone();
+                let total = total.clone();
                 tokio::spawn(async move {
                     let mut dice = Dice::new(n as u64 + 1);
                     let mut runs = 0;
                     for _ in 0..1_000 {
-                        let (gauge, everybody) = (gauge.clone(), everybody.clone());
+                        let (gauge, total) = (gauge.clone(), total.clone());
                         let job = async move {
-                            let _inside = (gauge.enter(), everybody.enter());
+                            let _inside = (gauge.enter(), total.enter());
                             tokio::task::yield_now().await;
                         };
                         match dice.below(4) {
@@ -61,8 +61,8 @@ fn never_exceeded_and_always_used() {
             soon(group.wait()).await;
             assert_eq!(gauge.peak(), n + 1, "the quota, no more and no less");
         }
-        assert!(everybody.peak() <= 4);
-        assert_eq!(everybody.total(), runs);
+        assert!(total.peak() <= 4);
+        assert_eq!(total.total(), runs);
         drop(tenants);
         whole(&pool).await;
     });

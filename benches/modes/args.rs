@@ -9,13 +9,14 @@ Compares ways to hold many connections that are idle most of the time.
 cargo bench --bench modes -- [OPTIONS]
 
   --http             HTTP/1.1 instead of frames that are echoed
+  --ws               WebSockets instead
   --quick            200 connections and short steps: shows that it works
   --connections N    connections held (default: 8000, or what the limit of open files leaves)
   --rounds N         how often each arm is measured, interleaved (default: 1, with --write 5)
   --arms A,B,...     only these: see below
   --threads N        worker threads of each server's runtime (default: 2)
-  --write            writes benches/modes.md and benches/modes.svg, modes_http for --http; else
-                     the picture goes to the target directory
+  --write            longer steps; writes benches/modes.md and benches/modes.svg, modes_http for
+                     --http, modes_ws for --ws; else both go to the target directory
   --help             this text
 
 What it starts itself with, for the processes it measures:
@@ -24,7 +25,7 @@ What it starts itself with, for the processes it measures:
   --arm A            which server; listens on a free port, takes orders on its input
   --handler-ms N     how long the server's handler sleeps (default: 0)";
 
-const ACCEPTED: &str = "--http, --quick, --connections N, --rounds N, --arms A,B, --threads N, \
+const ACCEPTED: &str = "--http, --ws, --quick, --connections N, --rounds N, --arms A,B, --threads N, \
                         --write, --help; for --role server also --arm A and --handler-ms N";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -66,6 +67,7 @@ impl Args {
             match &*option {
                 "--bench" => {}
                 "--http" => args.protocol = Protocol::Http,
+                "--ws" => args.protocol = Protocol::Ws,
                 "--quick" => args.quick = true,
                 "--connections" => args.connections = Some(count(&option, &value()?)?),
                 "--rounds" => args.rounds = Some(count(&option, &value()?)?),
@@ -89,11 +91,8 @@ impl Args {
             args.arms = arms::offered(args.protocol).collect();
         }
         if let Some(arm) = args.arms.iter().find(|arm| arm.protocol != args.protocol) {
-            return Err(format!(
-                "the arm {} goes {} --http",
-                arm.key,
-                arm.protocol.with_or_without()
-            ));
+            let option = arm.protocol.option().unwrap_or("neither --http nor --ws");
+            return Err(format!("the arm {} goes with {option}", arm.key));
         }
         Ok(Some(args))
     }

@@ -5,6 +5,7 @@ mod framed;
 mod http;
 mod leanest;
 mod two_tasks;
+mod ws;
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use crate::frames::FRAME;
 use crate::ours;
 use crate::protocol::Protocol;
 
-pub use self::http::{AUTO, AXUM};
+pub use self::http::HTTP1;
 
 /// The keys of the arms without HTTP that others speak of.
 pub const DEDICATED: &str = "dedicated";
@@ -31,11 +32,24 @@ pub struct Arm {
     pub protocol: Protocol,
 }
 
+impl Arm {
+    /// The label for a column of that width.
+    pub fn short(&self, width: usize) -> String {
+        let short = match self.label {
+            "millpond, dedicated" => "dedicated",
+            "millpond, event-driven" => "parked",
+            label => label,
+        };
+        short.chars().take(width).collect()
+    }
+}
+
 /// What the others are compared with.
 pub fn reference(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Echo => LEANEST,
-        Protocol::Http => AUTO,
+        Protocol::Http => HTTP1,
+        Protocol::Ws => ws::AXUM,
     }
 }
 
@@ -82,11 +96,11 @@ const ECHO: [Arm; 6] = [
 ];
 
 pub fn offered(protocol: Protocol) -> impl Iterator<Item = &'static Arm> {
-    ECHO.iter().chain(&http::ARMS).filter(move |arm| arm.protocol == protocol)
+    ECHO.iter().chain(&http::ARMS).chain(&ws::ARMS).filter(move |arm| arm.protocol == protocol)
 }
 
 pub fn find(key: &str) -> Result<&'static Arm, String> {
-    let all = || ECHO.iter().chain(&http::ARMS);
+    let all = || ECHO.iter().chain(&http::ARMS).chain(&ws::ARMS);
     let known = || all().map(|arm| arm.key).collect::<Vec<_>>().join(", ");
     let found = all().find(|arm| arm.key == key);
     found.ok_or_else(|| format!("there is no arm {key:?}; there are {}", known()))
@@ -131,8 +145,10 @@ impl Handler {
 /// Inside the runtime. The server runs until the process ends.
 pub async fn start(arm: &Arm, setup: Setup) -> io::Result<SocketAddr> {
     let handler = setup.handler;
-    if arm.protocol == Protocol::Http {
-        return http::start(arm.key, setup).await;
+    match arm.protocol {
+        Protocol::Echo => {}
+        Protocol::Http => return http::start(arm.key, setup).await,
+        Protocol::Ws => return ws::start(arm.key, setup).await,
     }
     match arm.key {
         "two-tasks" => accept(move |stream| two_tasks::serve(stream, handler)),

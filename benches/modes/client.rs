@@ -13,11 +13,12 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use self::connections::Connections;
-use crate::memory;
 use crate::protocol::Protocol;
+use crate::{machine, memory};
 
 /// Follows the orders on its input until the controller closes that input. Each order ends by itself.
 pub fn run(protocol: Protocol) -> Result<(), String> {
+    machine::pin(false);
     // Else each wait for the moment a request is due ends some 50 µs late.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     let mut connections = None;

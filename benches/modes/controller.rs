@@ -53,13 +53,14 @@ pub fn run(args: Args) -> Result<(), String> {
     let failed = (!failures.is_empty()).then(|| failures.join("\n"));
     let report = Report { plan, arms: args.arms, figures, failures, rounds, quick: args.quick };
     let text = report.text();
-    print!("{text}");
+    print!("{}", report.terminal());
     let drawn = picture::draw(&report);
     if args.write {
-        let benches = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
+        let benches = Path::new(env!("CARGO_MANIFEST_DIR"));
         write(&benches.join(format!("{name}.md")), &text)?;
         write(&benches.join(format!("{name}.svg")), &drawn)?;
     } else {
+        write(&target().join(format!("{name}.md")), &text)?;
         write(&target().join(format!("{name}.svg")), &drawn)?;
     }
     failed.map_or(Ok(()), Err)

@@ -2,15 +2,16 @@
 
 use std::fmt::Write;
 
-use crate::arms::{self, AUTO, AXUM, DEDICATED, EVENT_DRIVEN};
+use crate::arms::{self, DEDICATED, EVENT_DRIVEN};
+use crate::measure::{Plan, RATES};
 use crate::ours;
 use crate::protocol::Protocol;
 use crate::report::{Report, grouped};
 
 struct Goal {
-    what: &'static str,
+    what: String,
     arm: &'static str,
-    key: &'static str,
+    key: String,
     /// The arm whose multiple it is; else the figure itself.
     of: Option<&'static str>,
     target: Target,
@@ -24,63 +25,49 @@ enum Target {
 
 use Target::{AtLeast, AtMost};
 
-const fn goal(
-    what: &'static str,
-    arm: &'static str,
-    key: &'static str,
-    of: Option<&'static str>,
-    target: Target,
-) -> Goal {
-    Goal { what, arm, key, of, target }
+/// The goals of a protocol, for both modes.
+fn goals(plan: &Plan) -> Vec<Goal> {
+    let of = Some(arms::reference(plan.protocol));
+    // Throughput, CPU and p99 of active connections; CPU at rates; requests/s with a slow handler.
+    let (modes, rate, cpu, paced, slow) = match plan.protocol {
+        Protocol::Echo => ([EVENT_DRIVEN, DEDICATED], 1.0, 1.0, 1.0, 1.0),
+        Protocol::Http => ([ours::EVENT_DRIVEN, ours::DEDICATED], 0.98, 1.05, 0.95, 0.98),
+        Protocol::Ws => ([ours::WS_EVENT_DRIVEN, ours::WS_DEDICATED], 1.0, 1.0, 1.0, 1.0),
+    };
+    let mut goals = Vec::new();
+    for (at, arm) in modes.into_iter().enumerate() {
+        let mut goal = |what: &str, key: String, of, target| {
+            goals.push(Goal { what: what.into(), arm, key, of, target });
+        };
+        if at == 0 {
+            goal("tasks", "tasks".into(), None, AtMost(10.0));
+            let heap = if plan.protocol == Protocol::Ws { 256.0 } else { 64.0 };
+            goal("heap bytes per idle connection", "heap".into(), None, AtMost(heap));
+        }
+        for active in &plan.active {
+            let what = |what: &str| format!("{what}, {active} active");
+            goal(&what("requests/s"), format!("rate active{active}"), of, AtLeast(rate));
+            goal(&what("CPU per request"), format!("cpu active{active}"), of, AtMost(cpu));
+            goal(&what("p99"), format!("p99 active{active}"), of, AtMost(1.0));
+        }
+        for rate in RATES {
+            let what = format!("CPU per request at {}/s", grouped(rate as f64, 0));
+            goal(&what, format!("cpu {rate}"), of, AtMost(paced));
+        }
+        goal("new connections/s", "accept".into(), of, AtLeast(1.0));
+        goal("requests/s, handler sleeps", "rate slow".into(), of, AtLeast(slow));
+        if plan.protocol == Protocol::Echo {
+            goal("p99 beside a flood", "p99 flood".into(), of, AtMost(1.0));
+        }
+    }
+    goals
 }
-
-const LEANEST: Option<&str> = Some(arms::LEANEST);
-
-const ECHO: [Goal; 19] = [
-    goal("tasks", EVENT_DRIVEN, "tasks", None, AtMost(10.0)),
-    goal("heap bytes per idle connection", EVENT_DRIVEN, "heap", None, AtMost(64.0)),
-    goal("RSS bytes per idle connection", EVENT_DRIVEN, "rss", None, AtMost(128.0)),
-    goal("requests/s, few active", EVENT_DRIVEN, "rate active0", LEANEST, AtLeast(1.1)),
-    goal("requests/s, many active", EVENT_DRIVEN, "rate active1", LEANEST, AtLeast(1.0)),
-    goal("p99, many active", EVENT_DRIVEN, "p99 active1", LEANEST, AtMost(0.3)),
-    goal("CPU per request at 300/s", EVENT_DRIVEN, "cpu 300", LEANEST, AtMost(1.0)),
-    goal("CPU per request at 3,000/s", EVENT_DRIVEN, "cpu 3000", LEANEST, AtMost(1.0)),
-    goal("CPU per request at 10,000/s", EVENT_DRIVEN, "cpu 10000", LEANEST, AtMost(1.0)),
-    goal("new connections/s", EVENT_DRIVEN, "accept", LEANEST, AtLeast(1.0)),
-    goal("p99 beside a flood", EVENT_DRIVEN, "p99 flood", LEANEST, AtMost(1.0)),
-    goal("requests/s, handler sleeps", EVENT_DRIVEN, "rate slow", LEANEST, AtLeast(0.98)),
-    goal("heap bytes per idle connection", DEDICATED, "heap", LEANEST, AtMost(1.0)),
-    goal("requests/s, few active", DEDICATED, "rate active0", LEANEST, AtLeast(1.0)),
-    goal("requests/s, many active", DEDICATED, "rate active1", LEANEST, AtLeast(1.0)),
-    goal("p99, many active", DEDICATED, "p99 active1", LEANEST, AtMost(1.0)),
-    goal("CPU per request at 10,000/s", DEDICATED, "cpu 10000", LEANEST, AtMost(1.0)),
-    goal("new connections/s", DEDICATED, "accept", LEANEST, AtLeast(1.0)),
-    goal("requests/s, handler sleeps", DEDICATED, "rate slow", LEANEST, AtLeast(1.0)),
-];
-
-const HTTP: [Goal; 11] = [
-    goal("heap bytes per idle connection", ours::EVENT_DRIVEN, "heap", None, AtMost(64.0)),
-    goal("RSS bytes per idle connection", ours::EVENT_DRIVEN, "rss", None, AtMost(600.0)),
-    goal("heap bytes, partial heads", ours::EVENT_DRIVEN, "heap partial", None, AtMost(450.0)),
-    goal("requests/s, few active", ours::EVENT_DRIVEN, "rate active0", Some(AUTO), AtLeast(0.98)),
-    goal("p99, few active", ours::EVENT_DRIVEN, "p99 active0", Some(AUTO), AtMost(1.05)),
-    goal("requests/s, many active", ours::EVENT_DRIVEN, "rate active1", Some(AUTO), AtLeast(1.0)),
-    goal("p99, many active", ours::EVENT_DRIVEN, "p99 active1", Some(AUTO), AtMost(0.8)),
-    goal("CPU per request at 3,000/s", ours::EVENT_DRIVEN, "cpu 3000", Some(AUTO), AtMost(1.0)),
-    goal("CPU per request at 10,000/s", ours::EVENT_DRIVEN, "cpu 10000", Some(AUTO), AtMost(1.0)),
-    goal("CPU per request at 3,000/s", ours::EVENT_DRIVEN, "cpu 3000", Some(AXUM), AtMost(0.85)),
-    goal("CPU per request at 10,000/s", ours::EVENT_DRIVEN, "cpu 10000", Some(AXUM), AtMost(0.85)),
-];
 
 /// Goals whose arms were left out are left out as well.
 pub fn table(report: &Report) -> String {
     let mut text = String::new();
-    let goals: &[_] = match report.plan.protocol {
-        Protocol::Echo => &ECHO,
-        Protocol::Http => &HTTP,
-    };
-    for goal in goals {
-        let _ = line(&mut text, goal, report);
+    for goal in goals(&report.plan) {
+        let _ = line(&mut text, &goal, report);
     }
     if text.is_empty() {
         return text;
@@ -91,10 +78,10 @@ pub fn table(report: &Report) -> String {
 fn line(text: &mut String, goal: &Goal, report: &Report) -> Option<()> {
     let arm = report.arm(goal.arm)?;
     let (value, digits, unit) = match goal.of {
-        None => (report.value(arm, goal.key), 0, String::new()),
+        None => (report.value(arm, &goal.key), 0, String::new()),
         Some(of) => {
             let other = report.arm(of)?;
-            (report.ratio(arm, other, goal.key), 2, format!(" of {}", report.label(other)))
+            (report.ratio(arm, other, &goal.key), 2, format!(" of {}", report.label(other)))
         }
     };
     let (sign, target, met) = match goal.target {
@@ -102,7 +89,7 @@ fn line(text: &mut String, goal: &Goal, report: &Report) -> Option<()> {
         AtMost(target) => ("≤", target, value <= target),
     };
     let [target, value] = [target, value].map(|number| grouped(number, digits));
-    let (what, label) = (goal.what, report.label(arm));
+    let (what, label) = (&goal.what, report.label(arm));
     let met = if met { "met" } else { "**missed**" };
     writeln!(text, "| {what} | {label} | {sign} {target}{unit} | {value} | {met} |").ok()
 }

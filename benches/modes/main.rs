@@ -2,17 +2,18 @@
 //!
 //! ```text
 //! cargo bench --bench modes -- --quick    # half a minute: shows that it works
-//! cargo bench --bench modes               # two or three minutes
+//! cargo bench --bench modes               # a minute
 //! cargo bench --bench modes -- --write    # some ten minutes: makes benches/modes.md
 //! cargo bench --bench modes -- --http     # HTTP/1.1, on hyper in all arms
+//! cargo bench --bench modes -- --ws       # WebSockets
 //! ```
 //!
 //! Each way is a server of its own process, driven over loopback by the same client, a process as
 //! well: 64 bytes go to the server and come back. What is told: the memory and the tasks that idle
 //! connections cost, the CPU at steady rates spread over all of them, throughput and latency of
 //! some among them, a spike on all, polite ones beside a flood, and a handler that takes its time.
-//! With `--http` small GETs on kept connections instead, and heads that never become whole instead
-//! of the flood.
+//! With `--http` small GETs on kept connections instead, with `--ws` messages of WebSockets; and requests
+//! of which a part has come instead of the flood.
 
 #![deny(unsafe_code)]
 
@@ -56,13 +57,15 @@ fn main() -> std::process::ExitCode {
     use std::process::ExitCode;
 
     use args::{Args, Role};
-    use protocol::Protocol::{Echo, Http};
+    use protocol::Protocol::{Echo, Http, Ws};
 
     let args = match Args::parse(std::env::args().skip(1)) {
         Ok(Some(args)) => args,
         Ok(None) => {
             println!("{}", args::USAGE);
-            for (title, protocol) in [("Arms:", Echo), ("Arms of --http:", Http)] {
+            for (title, protocol) in
+                [("Arms:", Echo), ("Arms of --http:", Http), ("Arms of --ws:", Ws)]
+            {
                 println!("\n{title}");
                 for arm in arms::offered(protocol) {
                     println!("  {:<16} {}", arm.key, arm.what);

@@ -16,9 +16,10 @@ pub const RATES: [u64; 3] = [300, 3_000, 10_000];
 const FLOWS: usize = 4;
 pub const POLITE: usize = 1_000;
 pub const POLITE_RATE: u64 = 1_000;
-/// Of the slow handler, and how many connections use it at once.
+/// How many connections are active at once, in one step after another.
+const ACTIVE: [usize; 5] = [1, 8, 32, 100, 1_000];
+/// Of the slow handler.
 pub const DELAY_MS: u64 = 5;
-pub const SLOW: usize = 1_000;
 
 /// Connections that come and go before anything is measured: code is paged in, and threads have
 /// what they keep.
@@ -29,7 +30,9 @@ const WARM_UP: usize = 64;
 pub struct Plan {
     pub protocol: Protocol,
     pub connections: usize,
-    pub active: [usize; 2],
+    pub active: Vec<usize>,
+    /// How many connections use the slow handler at once.
+    pub slow: usize,
     pub threads: usize,
     /// Until a connection counts as idle: what a server keeps for a while after a request is to be
     /// gone.
@@ -43,17 +46,23 @@ pub struct Plan {
 
 impl Plan {
     pub fn new(args: &Args, connections: usize) -> Self {
-        let active = [100.min(connections), 1_000.min(connections)];
+        let active = ACTIVE.into_iter().filter(|active| *active <= connections).collect();
+        let slow = if args.protocol == Protocol::Http { 256 } else { 1_000 }.min(connections);
         let settle = Duration::from_millis(if args.quick { 200 } else { 1_000 });
         let settle_again = match args.protocol {
-            Protocol::Http if !args.quick => Duration::from_secs(4),
+            Protocol::Http | Protocol::Ws if args.write => Duration::from_secs(4),
             _ => settle,
         };
-        let (paced, closed, spikes) = if args.quick { (0.1, 0.1, 1) } else { (1.5, 1.2, 3) };
+        let (paced, closed, spikes) = match (args.quick, args.write) {
+            (true, _) => (0.1, 0.1, 1),
+            (false, true) => (1.5, 1.2, 3),
+            (false, false) => (0.5, 0.4, 1),
+        };
         Self {
             protocol: args.protocol,
             connections,
             active,
+            slow,
             threads: args.threads,
             settle,
             settle_again,
@@ -64,7 +73,7 @@ impl Plan {
     }
 
     /// Of one arm in one round, as the progress counts them.
-    pub const STEPS: usize = 4 + RATES.len() + 2;
+    pub const STEPS: usize = 4 + RATES.len() + ACTIVE.len();
 }
 
 /// By name. Missing where it could not be measured.
@@ -100,13 +109,13 @@ pub fn measure(arm: &Arm, plan: &Plan, progress: &mut Progress) -> Result<Figure
         figures.insert(format!("kept {rate}"), achieved / rate as f64);
         latencies(&mut figures, &answer, &rate.to_string())?;
     }
-    for (at, active) in plan.active.into_iter().enumerate() {
+    for active in &plan.active {
         step(&format!("{active} active"));
         let order = format!("closed {active} {}", plan.closed);
         let (answer, cpu) = run.load(&order, Duration::from_secs_f64(plan.closed))?;
-        figures.insert(format!("rate active{at}"), answer.number("rate")?);
-        figures.insert(format!("cpu active{at}"), cpu);
-        latencies(&mut figures, &answer, &format!("active{at}"))?;
+        figures.insert(format!("rate active{active}"), answer.number("rate")?);
+        figures.insert(format!("cpu active{active}"), cpu);
+        latencies(&mut figures, &answer, &format!("active{active}"))?;
     }
 
     step("spikes");
@@ -133,8 +142,8 @@ pub fn measure(arm: &Arm, plan: &Plan, progress: &mut Progress) -> Result<Figure
             figures.insert("flood".into(), answer.number("flood")?);
             run.wrong += answer.number("missing")?;
         }
-        Protocol::Http => {
-            step("partial heads");
+        Protocol::Http | Protocol::Ws => {
+            step("partial requests");
             run.load("begin", Duration::ZERO)?;
             thread::sleep(plan.settle);
             let begun = run.memory()?;
@@ -155,7 +164,7 @@ pub fn measure(arm: &Arm, plan: &Plan, progress: &mut Progress) -> Result<Figure
     drop(run);
     let mut run = Run::start(arm, DELAY_MS, plan)?;
     (run.lost, run.wrong) = wrong;
-    let slow = SLOW.min(count);
+    let slow = plan.slow;
     run.load(&format!("connect {} {slow}", run.port), Duration::ZERO)?;
     let order = format!("closed {slow} {}", plan.closed);
     let (answer, cpu) = run.load(&order, Duration::from_secs_f64(plan.closed))?;
@@ -209,10 +218,8 @@ impl Run {
         let mut args = vec!["--role", "server", "--arm", arm.key, "--handler-ms", &handler_ms];
         args.extend(["--threads", &threads, "--connections", &connections]);
         let mut client = vec!["--role", "client"];
-        if plan.protocol == Protocol::Http {
-            args.push("--http");
-            client.push("--http");
-        }
+        args.extend(plan.protocol.option());
+        client.extend(plan.protocol.option());
         let (start, busy) = (Instant::now(), machine::busy());
         let server = Process::start(&format!("the server ({})", arm.label), &args)?;
         let client = Process::start("the client", &client)?;

@@ -23,6 +23,7 @@ pub fn title(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Echo => "Idle connections, measured",
         Protocol::Http => "Idle HTTP connections, measured",
+        Protocol::Ws => "Idle WebSockets, measured",
     }
 }
 
@@ -30,29 +31,35 @@ pub fn notes(protocol: Protocol) -> String {
     let [first, last] = match protocol {
         Protocol::Echo => [ECHO, ""],
         Protocol::Http => [HTTP, HEADS],
+        Protocol::Ws => [WS, HEADS],
     };
     format!("{first}{BOTH}{last}")
 }
 
 const ECHO: &str = "\
-- Frames of 64 bytes, echoed; the client checks that each answer is the one to its request. Client
-  and server are processes on the same cores, so what the one uses is missing to the other.
+- Frames of 64 bytes, echoed; the client checks that each answer is the one to its request.
+";
+
+const WS: &str = "\
+- WebSockets over HTTP/1.1: binary messages of 64 bytes, echoed; the client checks that each answer is
+  the one to its request. A connection is new with its handshake and one message.
 ";
 
 const HTTP: &str = "\
 - HTTP/1.1, a GET of 67 bytes whose path comes back in a small JSON object; the client checks
-  status, length and body of each answer. The same axum router in all arms, and none tells it who the peer is. Client and server are
-  processes on the same cores, so what the one uses is missing to the other.
+  status, length and body of each answer. The same axum router in all arms, and none tells it the
+  address of the peer.
 ";
 
 const HEADS: &str = "\
-- Partial heads: 30 bytes of the next request have come on every connection, and no more for a
+- Partial requests: 30 bytes of the next request have come on every connection, and no more for a
   moment. What is told is all that a connection costs then. The requests were completed afterwards,
   and answered.
 - Idle again after the spikes: 4 seconds after, in quick runs less.
 ";
 
 const BOTH: &str = "\
+- The server is a process on the first half of the cores, the client one on the second half.
 - The kernel keeps about 5 KiB for each end of a connection in every mode: what is told here is what
   the server's process adds to that.
 - Idle: each connection has made one request and was left alone for a moment. Heap is what was asked
@@ -60,7 +67,7 @@ const BOTH: &str = "\
 - CPU is that of the server's process, the kernel's work for it included.
 - Steady rates are spread evenly over time and all connections, and wait for no answer. Active
   connections have one request on its way each; the others stay open. Latencies are what the client
-  sees, and it shares the cores.
+  sees.
 - A spike is one request on every connection at once, until the last is answered.
 - Ratios are between arms of the same round. Where other processes took much of the machine, an arm
   was measured again, up to three times a round; quick runs are not repeated.

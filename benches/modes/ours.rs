@@ -16,6 +16,10 @@ use crate::frames::Fixed64;
 pub const DEDICATED: &str = "http-dedicated";
 pub const EVENT_DRIVEN: &str = "http-event-driven";
 
+/// The keys of the arms with WebSockets.
+pub const WS_DEDICATED: &str = "ws-dedicated";
+pub const WS_EVENT_DRIVEN: &str = "ws-event-driven";
+
 /// Inside the runtime. `mode` is the key of an arm: dedicated or event-driven.
 pub async fn start(mode: &str, setup: Setup) -> io::Result<SocketAddr> {
     let mode = match mode {
@@ -43,7 +47,7 @@ pub async fn start(mode: &str, setup: Setup) -> io::Result<SocketAddr> {
 /// The same with HTTP.
 pub async fn start_http(key: &str, setup: Setup, router: Router) -> io::Result<SocketAddr> {
     let mode = match key {
-        DEDICATED => Mode::Dedicated,
+        DEDICATED | WS_DEDICATED => Mode::Dedicated,
         _ => Mode::EventDriven,
     };
     let server = http::Server::builder()

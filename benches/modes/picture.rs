@@ -13,7 +13,10 @@ const BAR: f64 = 11.0;
 const GAP: f64 = 9.0;
 const TITLE: f64 = 46.0;
 const BOTTOM: f64 = 24.0;
-const COLOURS: [&str; 3] = ["#0969da", "#9a6700", "#1a7f37"];
+/// Of millpond, and of the others.
+const COLOURS: [&str; 2] = ["#0969da", "#6e7781"];
+/// Of the bars of one arm, from the first.
+const SHADES: [f64; 3] = [1.0, 0.7, 0.45];
 
 struct Panel {
     title: String,
@@ -25,9 +28,13 @@ struct Panel {
 }
 
 pub fn draw(report: &Report) -> String {
-    let active = grouped(report.plan.active[1] as f64, 0);
+    let number = |active: &usize| grouped(*active as f64, 0);
+    let most = report.plan.active.last().copied().unwrap_or(1);
     let bar = |name: &str, key: &str| (name.to_owned(), key.to_owned());
     let rates = RATES.map(|rate| (format!("{}/s", grouped(rate as f64, 0)), format!("cpu {rate}")));
+    let busy = report.plan.active.iter().filter(|active| [1, 32, most].contains(active));
+    let busy =
+        busy.map(|active| (format!("{} active", number(active)), format!("cpu active{active}")));
     let panels = [
         Panel {
             title: "bytes per idle connection, logarithmic".into(),
@@ -42,14 +49,14 @@ pub fn draw(report: &Report) -> String {
             from: None,
         },
         Panel {
-            title: format!("requests/s, {active} active"),
-            bars: vec![bar("", "rate active1")],
-            digits: 0,
+            title: "µs of the server's CPU per request, busy".into(),
+            bars: busy.collect(),
+            digits: 1,
             from: None,
         },
         Panel {
-            title: format!("p99 in ms, {active} active"),
-            bars: vec![bar("", "p99 active1")],
+            title: format!("p99 in ms, {} active", number(&most)),
+            bars: vec![bar("", &format!("p99 active{most}"))],
             digits: 1,
             from: None,
         },
@@ -59,12 +66,21 @@ pub fn draw(report: &Report) -> String {
         TITLE + arm * report.arms.len() as f64 + BOTTOM
     };
     let second = panels[..2].iter().map(height).fold(0.0, f64::max);
-    let (all_wide, all_high) = (2.0 * PANEL, second + height(&panels[2]));
+    let last = panels[2..].iter().map(height).fold(0.0, f64::max);
+    let (all_wide, all_high) = (2.0 * PANEL, second + last + 10.0);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {all_wide} {all_high}\" \
          font-family=\"sans-serif\" font-size=\"12\" role=\"img\">\n\
          <title>Idle connections: memory, CPU, throughput and latency by server</title>\n\
-         <rect width=\"{all_wide}\" height=\"{all_high}\" fill=\"#ffffff\"/>\n"
+         <rect width=\"{all_wide}\" height=\"{all_high}\" fill=\"#ffffff\"/>\n\
+         <text x=\"10\" y=\"{}\" font-size=\"11\">{} connections, {} worker threads; medians of {} \
+         rounds, which lie {:.0} % apart at {} active</text>\n",
+        all_high - 8.0,
+        grouped(report.plan.connections as f64, 0),
+        report.plan.threads,
+        report.rounds,
+        report.spread_of(&format!("cpu active{most}")),
+        number(&most),
     );
     for (at, panel) in panels.iter().enumerate() {
         let (left, top) = (at as f64 % 2.0 * PANEL, if at < 2 { 0.0 } else { second });
@@ -86,9 +102,10 @@ impl Panel {
             let (x, y) = (zero + 90.0 * at as f64, top + 28.0);
             let _ = writeln!(
                 svg,
-                "<rect x=\"{x}\" y=\"{y}\" width=\"10\" height=\"10\" fill=\"{}\"/>\
+                "<rect x=\"{x}\" y=\"{y}\" width=\"10\" height=\"10\" fill=\"{}\" opacity=\"{}\"/>\
                  <text x=\"{}\" y=\"{}\">{name}</text>",
-                COLOURS[at],
+                COLOURS[0],
+                SHADES[at],
                 x + 15.0,
                 y + 9.5
             );
@@ -98,7 +115,19 @@ impl Panel {
         let high =
             arms.clone().flat_map(values).filter(|value| value.is_finite()).fold(1.0, f64::max);
         let mut y = top + TITLE;
+        let bottom = y + (self.bars.len() as f64 * BAR + GAP) * report.arms.len() as f64;
+        for decade in self.decades(high) {
+            let x = zero + WIDTH * self.part(decade, high);
+            let _ = writeln!(
+                svg,
+                "<path d=\"M{x:.1} {y:.1}V{bottom:.1}\" stroke=\"#d0d7de\"/><text x=\"{x:.1}\" \
+                 y=\"{:.1}\" font-size=\"9\" text-anchor=\"middle\">{}</text>",
+                bottom + 10.0,
+                grouped(decade, 0)
+            );
+        }
         for arm in arms {
+            let colour = COLOURS[usize::from(!report.label(arm).starts_with("millpond"))];
             let middle = y + self.bars.len() as f64 * BAR / 2.0 + 4.0;
             let _ = writeln!(
                 svg,
@@ -111,9 +140,9 @@ impl Panel {
                 let _ = writeln!(
                     svg,
                     "<rect x=\"{zero}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{}\" \
-                     fill=\"{}\"/><text x=\"{:.1}\" y=\"{:.1}\" font-size=\"10\">{}</text>",
+                     fill=\"{colour}\" opacity=\"{}\"/><text x=\"{:.1}\" y=\"{:.1}\" font-size=\"10\">{}</text>",
                     BAR - 1.0,
-                    COLOURS[at],
+                    SHADES[at],
                     zero + width + 5.0,
                     y + BAR - 2.0,
                     grouped(value, self.digits)
@@ -122,6 +151,13 @@ impl Panel {
             }
             y += GAP;
         }
+    }
+
+    /// The labels of a logarithmic scale.
+    fn decades(&self, high: f64) -> impl Iterator<Item = f64> {
+        let first = self.from.unwrap_or(f64::INFINITY);
+        std::iter::successors(Some(first), |decade| Some(decade * 10.0))
+            .take_while(move |decade| *decade <= high)
     }
 
     /// Of the full width.

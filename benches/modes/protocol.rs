@@ -15,7 +15,16 @@ pub enum Protocol {
     Echo,
     /// HTTP/1.1: a GET whose path comes back in a small JSON object.
     Http,
+    /// WebSockets: the frames of `Echo` as binary messages.
+    Ws,
 }
+
+/// The handshake of a WebSocket. `client/connections.rs` makes it before the first request.
+pub const HANDSHAKE: &[u8] =
+    b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+    sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+/// Of a client's message.
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// What the bytes that have come begin with.
 pub struct Answer {
@@ -32,13 +41,16 @@ impl Protocol {
         match self {
             Self::Echo => "modes",
             Self::Http => "modes_http",
+            Self::Ws => "modes_ws",
         }
     }
 
-    pub fn with_or_without(self) -> &'static str {
+    /// The option of the command line.
+    pub fn option(self) -> Option<&'static str> {
         match self {
-            Self::Echo => "without",
-            Self::Http => "with",
+            Self::Echo => None,
+            Self::Http => Some("--http"),
+            Self::Ws => Some("--ws"),
         }
     }
 
@@ -57,6 +69,16 @@ impl Protocol {
                     .expect("there is room");
                 request.length = LONGEST - free.len();
             }
+            Self::Ws => {
+                // One binary message: its length, its mask, the masked frame.
+                let frame = frames::request(number, stamp, connection);
+                request.bytes[..2].copy_from_slice(&[0x82, 0x80 | FRAME as u8]);
+                request.bytes[2..6].copy_from_slice(&MASK);
+                for (at, byte) in frame.into_iter().enumerate() {
+                    request.bytes[6 + at] = byte ^ MASK[at % 4];
+                }
+                request.length = 6 + FRAME;
+            }
         }
         request
     }
@@ -70,6 +92,13 @@ impl Protocol {
                 Some(Answer { length: FRAME, stamp, number: frames::number_of(frame) })
             }
             Self::Http => response(bytes, number, connection),
+            Self::Ws => {
+                let message = bytes.get(..2 + FRAME)?;
+                let frame = message.strip_prefix(&[0x82, FRAME as u8]);
+                let stamp = frame.and_then(|frame| frames::stamp_of(frame, number, connection));
+                let number = frame.and_then(frames::number_of);
+                Some(Answer { length: 2 + FRAME, stamp, number })
+            }
         }
     }
 }

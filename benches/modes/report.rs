@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::arms::{self, Arm};
 use crate::goals;
 use crate::machine;
-use crate::measure::{DELAY_MS, Figures, POLITE, POLITE_RATE, Plan, RATES, SLOW, median};
+use crate::measure::{DELAY_MS, Figures, POLITE, POLITE_RATE, Plan, RATES, median};
 use crate::notes::{MOSN, notes, title};
 use crate::protocol::Protocol;
 
@@ -19,6 +19,9 @@ pub struct Report {
     pub rounds: usize,
     pub quick: bool,
 }
+
+/// Fewer rounds judge no goal.
+const SERIOUS: usize = 5;
 
 /// The share of other processes, in %, from which on a run is not to be relied on.
 pub const DISTURBED: f64 = 5.0;
@@ -54,12 +57,12 @@ fn rows(plan: &Plan) -> Vec<Row> {
         let label = format!("p50 / p99 at {}/s, ms", group(rate));
         row(label, &three(&rate.to_string())[..2], 3);
     }
-    for (at, active) in plan.active.into_iter().enumerate() {
-        let active = group(active as u64);
-        row(format!("requests/s, {active} active"), &[format!("rate active{at}")], 0);
+    for number in &plan.active {
+        let active = group(*number as u64);
+        row(format!("requests/s, {active} active"), &[format!("rate active{number}")], 0);
         let label = format!("p50 / p99 / p99.9, {active} active, ms");
-        row(label, &three(&format!("active{at}")), 2);
-        row(format!("CPU per request, {active} active, µs"), &[format!("cpu active{at}")], 1);
+        row(label, &three(&format!("active{number}")), 2);
+        row(format!("CPU per request, {active} active, µs"), &[format!("cpu active{number}")], 1);
     }
     row("spike on all, ms".into(), &one("spike"), 1);
     row("CPU per request of a spike, µs".into(), &one("spike cpu"), 1);
@@ -73,13 +76,13 @@ fn rows(plan: &Plan) -> Vec<Row> {
             row(label, &three("flood")[..2], 2);
             row("that flood, MB/s each way".into(), &one("flood"), 0);
         }
-        Protocol::Http => {
-            row("tasks, a partial head on each".into(), &one("tasks partial"), 0);
+        Protocol::Http | Protocol::Ws => {
+            row("tasks, a partial request on each".into(), &one("tasks partial"), 0);
             row("heap bytes per connection, the same".into(), &one("heap partial"), 0);
             row("RSS bytes per connection, the same".into(), &one("rss partial"), 0);
         }
     }
-    let slow = group(SLOW.min(plan.connections) as u64);
+    let slow = group(plan.slow as u64);
     let label = format!("requests/s, {slow} active, handler sleeps {DELAY_MS} ms");
     row(label, &one("rate slow"), 0);
     row("p50 / p99 / p99.9 of these, ms".into(), &three("slow"), 2);
@@ -121,7 +124,9 @@ impl Report {
         text += &self.table(|arm, key, digits| grouped(self.value(arm, key), digits));
         text += &self.others();
         text += &self.spread();
-        text += &goals::table(self);
+        if self.rounds >= SERIOUS {
+            text += &goals::table(self);
+        }
         if self.plan.protocol == Protocol::Echo {
             text += MOSN;
         }
@@ -130,11 +135,70 @@ impl Report {
             return text + &format!("\nNo ratios: `{key}` was left out.\n");
         };
         let _ = write!(text, "\n## As multiples of `{key}`\n\n");
+        text += "Medians of the rounds' ratios, and the lowest and the highest of them.\n\n";
         text += &self.table(|arm, key, _| {
-            let ratio = self.ratio(arm, reference, key);
-            if ratio.is_finite() { format!("{ratio:.2}") } else { "–".into() }
+            let ratios = self.ratios(arm, reference, key);
+            let ratio = median(ratios.iter().copied());
+            match (ratio.is_finite(), ratios.len()) {
+                (false, _) => "–".into(),
+                (true, 1) => format!("{ratio:.2}"),
+                _ => {
+                    let low = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+                    let high = ratios.iter().copied().fold(0.0, f64::max);
+                    format!("{ratio:.2} ({low:.2}–{high:.2})")
+                }
+            }
         });
         text
+    }
+
+    /// The table for a terminal, and what it says in five lines.
+    pub fn terminal(&self) -> String {
+        const LABEL: usize = 38;
+        let room = (100 - LABEL) / self.arms.len().max(1);
+        let mut text = format!("{:LABEL$}", "");
+        for arm in &self.arms {
+            let _ = write!(text, "{:>room$}", arm.short(room - 1));
+        }
+        text.push('\n');
+        for row in rows(&self.plan) {
+            // Of three latencies the second one tells most.
+            let key = &row.keys[row.keys.len().min(2) - 1];
+            let label = match row.keys.len() {
+                1 => row.label,
+                _ => row.label.replace("p50 / p99 / p99.9", "p99").replace("p50 / p99", "p99"),
+            };
+            let label: String = label.chars().take(LABEL - 1).collect();
+            let _ = write!(text, "{label:LABEL$}");
+            for arm in 0..self.arms.len() {
+                let _ = write!(text, "{:>room$}", grouped(self.value(arm, key), row.digits));
+            }
+            text.push('\n');
+        }
+        text.push('\n');
+        self.lines().into_iter().for_each(|line| {
+            let _ = writeln!(text, "{line}");
+        });
+        text
+    }
+
+    /// Ours beside the reference, in words.
+    fn lines(&self) -> Vec<String> {
+        let reference = self.arm(arms::reference(self.plan.protocol));
+        let ours = self.arms.iter().position(|arm| arm.label == "millpond, event-driven");
+        let (Some(ours), Some(reference)) = (ours, reference) else { return Vec::new() };
+        let most = self.plan.active.last().copied().unwrap_or(1);
+        let line = |what: String, key: &str, digits: usize, unit: &str| {
+            let [ours, other] = [ours, reference].map(|arm| grouped(self.value(arm, key), digits));
+            format!("{what}: {ours}{unit}; {}: {other}{unit}.", self.label(reference))
+        };
+        vec![
+            line("An idle connection".into(), "heap", 0, " bytes of heap"),
+            line("A request on the only busy connection".into(), "cpu active1", 1, " µs of CPU"),
+            line(format!("A request, {most} busy"), &format!("cpu active{most}"), 1, " µs of CPU"),
+            line(format!("Requests/s, {most} busy"), &format!("rate active{most}"), 0, ""),
+            line(format!("p99, {most} busy"), &format!("p99 active{most}"), 1, " ms"),
+        ]
     }
 
     pub fn arm(&self, key: &str) -> Option<usize> {
@@ -142,9 +206,23 @@ impl Report {
     }
 
     /// Between arms of the same round.
-    pub fn ratio(&self, arm: usize, other: usize, key: &str) -> f64 {
+    fn ratios(&self, arm: usize, other: usize, key: &str) -> Vec<f64> {
         let pairs = self.figures[arm].iter().zip(&self.figures[other]);
-        median(pairs.filter_map(|(one, other)| Some(one.get(key)? / other.get(key)?)))
+        pairs.filter_map(|(one, other)| Some(one.get(key)? / other.get(key)?)).collect()
+    }
+
+    pub fn ratio(&self, arm: usize, other: usize, key: &str) -> f64 {
+        median(self.ratios(arm, other, key).into_iter())
+    }
+
+    /// How far the rounds of a figure lie apart, in %, in the median arm.
+    pub fn spread_of(&self, key: &str) -> f64 {
+        let of_arm = |figures: &Vec<Figures>| {
+            let values = || figures.iter().filter_map(|figures| figures.get(key).copied());
+            let low = values().fold(f64::INFINITY, f64::min);
+            (values().fold(0.0, f64::max) - low) / median(values()) * 100.0
+        };
+        median(self.figures.iter().map(of_arm))
     }
 
     fn table(&self, cell: impl Fn(usize, &str, usize) -> String) -> String {
@@ -215,21 +293,15 @@ impl Report {
         if self.rounds < 2 {
             return String::new();
         }
-        let spread = |name: &str, key: &str| {
-            let of_arm = |figures: &Vec<Figures>| {
-                let values = || figures.iter().filter_map(|figures| figures.get(key).copied());
-                let low = values().fold(f64::INFINITY, f64::min);
-                (values().fold(0.0, f64::max) - low) / median(values()) * 100.0
-            };
-            format!("{name} {:.0} %", median(self.figures.iter().map(of_arm)))
-        };
+        let spread = |name: &str, key: &str| format!("{name} {:.0} %", self.spread_of(key));
+        let most = self.plan.active.last().copied().unwrap_or(1);
         let mut parts = vec![
             spread("RSS", "rss"),
             spread("CPU at 300/s", "cpu 300"),
             spread("at 3,000/s", "cpu 3000"),
             spread("at 10,000/s", "cpu 10000"),
-            spread("throughput of many", "rate active1"),
-            spread("its p99", "p99 active1"),
+            spread("throughput of many", &format!("rate active{most}")),
+            spread("its p99", &format!("p99 active{most}")),
             spread("a spike", "spike"),
         ];
         if self.plan.protocol == Protocol::Echo {

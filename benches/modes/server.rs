@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use crate::args::Args;
 use crate::arms::{self, Handler, Setup};
-use crate::memory;
+use crate::{machine, memory};
 
 /// Serves until the controller closes the input of this process.
 pub fn run(args: &Args) -> Result<(), String> {
     let [arm] = args.arms[..] else { return Err("a server needs --arm".into()) };
+    machine::pin(true);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(args.threads)
         .enable_all()

@@ -19,7 +19,7 @@ use picture::Series;
 use progress::Progress;
 use report::{median, table};
 use scenes::{LOADS, SCENES, Scene, capacity, patience};
-use servers::{ARMS, CONNECTIONS, NAMES, WORK};
+use servers::{ARMS, CONNECTIONS, NAMES, TARGETS, WORK};
 
 const USAGE: &str = "\
 cargo bench --bench overload -- [OPTIONS]
@@ -33,15 +33,15 @@ cargo bench --bench overload -- [OPTIONS]
 /// Those in the picture.
 const DRAWN: [usize; 4] = [0, 1, 2, 6];
 
-const ALL: [usize; ARMS.len()] = [0, 1, 2, 3, 4, 5, 6, 7];
+const ALL: [usize; ARMS.len()] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
 
 /// Those that a quick run tries in all scenes; the steps try all.
 const QUICK: [usize; 2] = [2, 7];
 
 impl Args {
-    /// The seconds of a phase.
-    fn seconds(&self) -> f64 {
-        if self.quick { 0.1 } else { 4.0 }
+    /// By what the times of the scenes are multiplied.
+    fn scale(&self) -> f64 {
+        if self.quick { 0.025 } else { 1.0 }
     }
 
     /// The arms of a scene.
@@ -86,16 +86,22 @@ fn main() {
     if args.only.as_ref().is_some_and(|only| !known(only)) {
         args.fail("--only takes steps, step, slow, spike or tenants");
     }
+    // The default is clamped to 50 ms.
+    let aims = [50, TARGETS[0], TARGETS[1]].map(|target| WORK.as_millis() as u64 + 2 * target);
     let mut text = format!(
         "# Overload, measured\n\nMade by `cargo bench --bench overload -- --write benches` on two shared cores; medians of \
          interleaved rounds ({rounds}).\n\nA handler that needs one of {CONNECTIONS} connections for {} ms: {} requests/s are all it \
          can serve. An open load\nat random moments over loopback, from another process; a client goes away after \
          {} ms. All layers answer\n503 to what they refuse. Millpond: `schedule_within` on a pool of {CONNECTIONS} slots, \
-         without any setting,\nand with `target_wait({0} ms)`. The adaptive limiters do not know the number of \
-         connections. p99: of what\nwas served, in ms.\n",
+         without any setting,\nand with two values of `target_wait`. The adaptive limiters do not know the number of \
+         connections. p99: of what\nwas served, in ms. The pool aims at a service time and two targets at \
+         most: {} ms by default, {} and {} ms with a\ntarget.\n",
         WORK.as_millis(),
         capacity(),
         patience(),
+        aims[0],
+        aims[1],
+        aims[2],
         rounds = args.rounds,
     );
     if args.wants("steps") {
@@ -105,7 +111,7 @@ fn main() {
     }
     for Scene { name, text: about, columns, run } in &SCENES {
         if args.wants(name) {
-            let all = args.measure(name, args.arms(), |arm| run(arm, args.seconds()));
+            let all = args.measure(name, args.arms(), |arm| run(arm, args.scale()));
             let head: Vec<&str> = std::iter::once("").chain(columns.iter().copied()).collect();
             text +=
                 &format!("\n## {name}\n\n{about}\n\n{}", table(&head, &rows(args.arms(), &all)));
@@ -135,7 +141,7 @@ fn steps(args: &Args) -> (String, String) {
     let mut tables = [(); 3].map(|()| vec![Vec::new(); ARMS.len()]);
     for &load in &loads {
         let all = args.measure(&format!("steps, {load} times"), &ALL, |arm| {
-            scenes::steady(arm, load, args.seconds()).to_vec()
+            scenes::steady(arm, load, args.scale()).to_vec()
         });
         for (arm, values) in all.into_iter().enumerate() {
             tables.iter_mut().zip(values).for_each(|(table, value)| table[arm].push(value));

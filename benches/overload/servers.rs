@@ -21,9 +21,18 @@ use tokio::sync::Semaphore;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::{BoxError, ServiceBuilder};
 
-pub const ARMS: [&str; 8] =
-    ["none", "limit", "shed", "little", "acc", "adaptive", "millpond", "millpond-target"];
-pub const NAMES: [&str; 8] = [
+pub const ARMS: [&str; 9] = [
+    "none",
+    "limit",
+    "shed",
+    "little",
+    "acc",
+    "adaptive",
+    "millpond",
+    "millpond-target",
+    "millpond-half",
+];
+pub const NAMES: [&str; 9] = [
     "none",
     "ConcurrencyLimit",
     "LoadShed over ConcurrencyLimit",
@@ -31,8 +40,12 @@ pub const NAMES: [&str; 8] = [
     "tower-acc",
     "tower-resilience-adaptive",
     "millpond, by default",
-    "millpond, with a target",
+    "millpond, a target of 20 ms",
+    "millpond, a target of 10 ms",
 ];
+
+/// The targets of the last two arms in ms: the time of a job, and half of that.
+pub const TARGETS: [u64; 2] = [20, 10];
 
 /// The handler needs one of this many connections, for `WORK`.
 pub const CONNECTIONS: usize = 8;
@@ -98,7 +111,8 @@ pub fn serve(arm: &str) {
             _ => {
                 let builder = Pool::builder().size(CONNECTIONS);
                 let builder = match arm {
-                    "millpond-target" => builder.target_wait(WORK),
+                    "millpond-target" => builder.target_wait(Duration::from_millis(TARGETS[0])),
+                    "millpond-half" => builder.target_wait(Duration::from_millis(TARGETS[1])),
                     _ => builder,
                 };
                 let pool = builder.build().expect("valid");

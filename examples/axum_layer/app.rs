@@ -76,7 +76,9 @@ fn respond(error: CallError<Infallible>, _request: Option<Request>) -> Response 
         return (StatusCode::INTERNAL_SERVER_ERROR, "something broke\n").into_response();
     }
     let mut response = (StatusCode::SERVICE_UNAVAILABLE, "all slots are taken\n").into_response();
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    // An overloaded pool knows how long its line is. The header takes whole seconds.
+    let seconds = error.retry_after().map_or(1, |wait| wait.as_secs() + 1);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     response
 }
 

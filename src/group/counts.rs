@@ -1,4 +1,6 @@
 //! How the jobs of named groups ended, summed up by name: [`Pool::group_counts`].
+//!
+//! The state of the group counts the ends. The verbs count the jobs that they give back.
 
 use std::sync::Arc;
 
@@ -25,6 +27,9 @@ pub struct GroupCounts {
     pub cancelled: u64,
     /// How many of `failed` had a deadline that passed.
     pub expired: u64,
+    /// Jobs that a verb of the group gave back, for whatever reason. They are in none of the other counts, and
+    /// in no [`GroupReport`].
+    pub refused: u64,
 }
 
 /// What the pool's table of names calls groups.
@@ -35,6 +40,11 @@ pub(super) fn count<T>(counters: &Counters, outcome: &Outcome<T>) {
     let mut one = GroupReport::default();
     one.count(outcome);
     add_counts(counters, [one.succeeded, one.failed, one.panicked, one.cancelled, one.expired, 0]);
+}
+
+/// Counts a job that was given back.
+pub(super) fn count_refused(counters: &Counters) {
+    add_counts(counters, [0, 0, 0, 0, 0, 1]);
 }
 
 impl Pool {
@@ -64,8 +74,8 @@ impl Pool {
     /// ```
     pub fn group_counts(&self) -> Vec<GroupCounts> {
         let named = |(name, counts)| {
-            let [succeeded, failed, panicked, cancelled, expired, _] = counts;
-            GroupCounts { name, succeeded, failed, panicked, cancelled, expired }
+            let [succeeded, failed, panicked, cancelled, expired, refused] = counts;
+            GroupCounts { name, succeeded, failed, panicked, cancelled, expired, refused }
         };
         self.shared().names.counts(KIND).into_iter().map(named).collect()
     }

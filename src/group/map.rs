@@ -158,9 +158,7 @@ impl PoolWith<'_> {
         Fut: Future + Send + 'static,
         Fut::Output: Send + 'static,
     {
-        let (pool, options) = self.parts();
-        let group = pool.group_builder().options(options.clone()).build();
-        Map::new(group.expect("a group without a quota"), inputs, limit, f)
+        Map::new(self.group(), inputs, limit, f)
     }
 }
 

@@ -94,7 +94,7 @@ pub use crate::group::submit::{
 };
 pub use crate::group::ticket::JobTicket;
 pub use crate::group::wait::{Next, TryJoin, Wait};
-use crate::pool::{Pool, Shared, Submission};
+use crate::pool::{Pool, PoolWith, Shared, Submission};
 use crate::trace::Place;
 
 /// Jobs of one pool that belong together: submitted through `&self`, waited for as one, each with
@@ -165,6 +165,36 @@ impl Pool {
     /// Starts a group with settings: a quota, a name, what counts as a failure, what a failure does.
     pub fn group_builder<T: Send + 'static>(&self) -> GroupBuilder<T> {
         GroupBuilder::new(self.clone())
+    }
+}
+
+impl PoolWith<'_> {
+    /// [`Pool::group`], with these options for all jobs of the group.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use millpond::{JobOptions, Pool, Priority};
+    ///
+    /// let pool = Pool::new(4);
+    /// let reports = pool.with(JobOptions::new().priority(Priority::Background)).group();
+    /// for month in 1..=12u32 {
+    ///     reports.schedule(async move { month }).await?;
+    /// }
+    /// assert_eq!(reports.try_join().await?.len(), 12);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn group<T: Send + 'static>(&self) -> Group<T> {
+        self.group_builder().build().expect("a group without a quota")
+    }
+
+    /// [`Pool::group_builder`], with these options for all jobs of the group.
+    pub fn group_builder<T: Send + 'static>(&self) -> GroupBuilder<T> {
+        let (pool, options) = self.parts();
+        pool.group_builder().options(options.clone())
     }
 }
 
@@ -250,8 +280,10 @@ impl<T: Send + 'static> Group<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let sink = MemberSink::new(&self.state);
-        Submission::try_schedule(&*self.state.shared, job, sink, Place::caller(), None)
+        let (shared, sink) = (&*self.state.shared, MemberSink::new(&self.state));
+        let submitted = Submission::try_schedule(shared, job, sink, Place::caller(), None);
+        self.state.count_refusal(&submitted);
+        submitted
     }
 
     /// Runs a job of the group, beyond the size if the pool is full. The quota does not apply. See
@@ -267,7 +299,9 @@ impl<T: Send + 'static> Group<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        self.submission(job).schedule_always()
+        let submitted = self.submission(job).schedule_always();
+        self.state.count_refusal(&submitted);
+        submitted
     }
 
     /// Runs a job of the group, in the caller if the pool or the quota is full. See
@@ -308,7 +342,9 @@ impl<T: Send + 'static> Group<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        self.submission(job).anyway_go()
+        let submitted = self.submission(job).anyway_go();
+        self.state.count_refusal(&submitted);
+        submitted
     }
 
     /// Whether this is a group of `pool`.

@@ -436,6 +436,14 @@ impl<T> GroupState<T> {
 
     // ----- jobs -----
 
+    /// Counts a job that a verb gave back, for the group's name.
+    #[inline]
+    pub(super) fn count_refusal<H, E>(&self, submitted: &Result<H, E>) {
+        if let (Err(_), Some(counters)) = (submitted, &self.counters) {
+            counts::count_refused(counters);
+        }
+    }
+
     /// Counts a job in and returns its index, or refuses the job.
     ///
     /// The pool calls this while it admits the job, before a worker can run the job (G1). So

@@ -23,6 +23,24 @@ use crate::group::ticket::JobTicket;
 use crate::pool::{ScheduleInner, Shared, TryGoInner, WithinInner};
 use crate::trace::Place;
 
+/// The group of the borrowing futures.
+struct GroupRef<'a, T>(&'a GroupState<T>);
+
+impl<T> Clone for GroupRef<'_, T> {
+    fn clone(&self) -> Self {
+        Self(self.0)
+    }
+}
+
+impl<T> Deref for GroupRef<'_, T> {
+    type Target = Shared;
+
+    #[inline]
+    fn deref(&self) -> &Shared {
+        &self.0.shared
+    }
+}
+
 /// The handle of the owning futures. It keeps the group's jobs from being cancelled.
 struct OwnedGroup<T: Send + 'static>(Group<T>);
 
@@ -44,7 +62,7 @@ impl<T: Send + 'static> Deref for OwnedGroup<T> {
 ///
 /// Dropped before it resolves, it takes its job along and passes its place to the next waiter.
 #[must_use = "futures do nothing unless polled"]
-pub struct GroupSchedule<'a, F>(ScheduleInner<&'a Shared, F, MemberSink<F::Output>>)
+pub struct GroupSchedule<'a, F>(ScheduleInner<GroupRef<'a, F::Output>, F, MemberSink<F::Output>>)
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static;
@@ -56,7 +74,7 @@ where
 {
     #[track_caller]
     pub(super) fn new(group: &'a Arc<GroupState<F::Output>>, job: F) -> Self {
-        Self(ScheduleInner::new(&*group.shared, job, MemberSink::new(group)))
+        Self(ScheduleInner::new(GroupRef(group), job, MemberSink::new(group)))
     }
 }
 
@@ -68,7 +86,11 @@ where
     type Output = Result<JobTicket, SubmitError<F>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.poll(cx)
+        let polled = self.0.poll(cx);
+        if let Poll::Ready(result) = &polled {
+            self.0.pool().0.count_refusal(result);
+        }
+        polled
     }
 }
 
@@ -77,7 +99,9 @@ where
 ///
 /// Dropped before it resolves, it takes its job along and passes its place to the next waiter.
 #[must_use = "futures do nothing unless polled"]
-pub struct GroupScheduleWithin<'a, F>(WithinInner<&'a Shared, F, MemberSink<F::Output>>)
+pub struct GroupScheduleWithin<'a, F>(
+    WithinInner<GroupRef<'a, F::Output>, F, MemberSink<F::Output>>,
+)
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static;
@@ -90,7 +114,7 @@ where
     #[track_caller]
     pub(super) fn new(group: &'a Arc<GroupState<F::Output>>, limit: Duration, job: F) -> Self {
         let (sink, place) = (MemberSink::new(group), Place::caller());
-        Self(WithinInner::with(&*group.shared, limit, job, sink, place, None))
+        Self(WithinInner::with(GroupRef(group), limit, job, sink, place, None))
     }
 }
 
@@ -102,7 +126,11 @@ where
     type Output = Result<JobTicket, SubmitError<F>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.poll(cx)
+        let polled = self.0.poll(cx);
+        if let Poll::Ready(result) = &polled {
+            self.0.pool().0.count_refusal(result);
+        }
+        polled
     }
 }
 
@@ -144,7 +172,11 @@ where
     type Output = Result<JobTicket, SubmitError<F>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.poll(cx)
+        let polled = self.0.poll(cx);
+        if let Poll::Ready(result) = &polled {
+            self.0.pool().0.state.count_refusal(result);
+        }
+        polled
     }
 }
 
@@ -185,7 +217,12 @@ where
     type Output = Result<JobTicket, SubmitError<F>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().inner.poll(cx)
+        let mut inner = self.project().inner;
+        let polled = inner.as_mut().poll(cx);
+        if let Poll::Ready(result) = &polled {
+            inner.pool().0.state.count_refusal(result);
+        }
+        polled
     }
 }
 
@@ -205,7 +242,7 @@ pin_project! {
         F::Output: 'static,
     {
         #[pin]
-        inner: TryGoInner<&'a Shared, F, MemberSink<F::Output>>,
+        inner: TryGoInner<GroupRef<'a, F::Output>, F, MemberSink<F::Output>>,
     }
 }
 
@@ -216,7 +253,7 @@ where
 {
     #[track_caller]
     pub(super) fn new(group: &'a Arc<GroupState<F::Output>>, job: F) -> Self {
-        Self { inner: TryGoInner::new(&*group.shared, job, MemberSink::new(group)) }
+        Self { inner: TryGoInner::new(GroupRef(group), job, MemberSink::new(group)) }
     }
 }
 
@@ -228,7 +265,12 @@ where
     type Output = Result<JobTicket, SubmitError<F>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().inner.poll(cx)
+        let mut inner = self.project().inner;
+        let polled = inner.as_mut().poll(cx);
+        if let Poll::Ready(result) = &polled {
+            inner.pool().0.count_refusal(result);
+        }
+        polled
     }
 }
 

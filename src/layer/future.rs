@@ -29,7 +29,8 @@ use crate::layer::counts::CallSink;
 use crate::layer::on_error::HandleError;
 use crate::layer::setup::{LayerPool, LayerShared};
 use crate::pool::{
-    CallerRunsJob, JobHandle, JobOptions, Shared, Submitted, WithinInner, is_budget_due,
+    CallerRunsJob, JobHandle, JobOptions, REFUSALS_PER_UNIT, Shared, Submitted, WithinInner,
+    is_budget_due,
 };
 use crate::sync::failpoint;
 
@@ -129,6 +130,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        // Ahead of the others, since a refusal has to be quick.
+        if let StateProj::Done { result } = this.state.as_mut().project() {
+            return poll_done(result, cx);
+        }
         loop {
             let next = match this.state.as_mut().project() {
                 StateProj::Running { handle } => {
@@ -142,14 +147,7 @@ where
                     return Poll::Ready(result);
                 }
                 StateProj::InCaller { job } => State::Running { handle: ready!(job.poll(cx)) },
-                StateProj::Done { result } => {
-                    // A loop of refused calls must yield to the other tasks of its thread.
-                    if is_budget_due() {
-                        ready!(coop::poll_proceed(cx)).made_progress();
-                    }
-                    let result = result.take().expect("`ResponseFuture` polled after completion");
-                    return Poll::Ready(result);
-                }
+                StateProj::Done { result } => return poll_done(result, cx),
                 StateProj::Waiting { wait } => match ready!(wait.poll(cx)) {
                     Ok(handle) => State::Running { handle },
                     Err(refused) => match refuse(&wait.pool().0, refused, this.on_error) {
@@ -165,6 +163,16 @@ where
             this.state.set(next);
         }
     }
+}
+
+/// Takes the result of a call that the pool did not take.
+#[inline]
+fn poll_done<R>(result: &mut Option<R>, cx: &mut Context<'_>) -> Poll<R> {
+    // A loop of refused calls must yield to the other tasks of its thread.
+    if is_budget_due(REFUSALS_PER_UNIT) {
+        ready!(coop::poll_proceed(cx)).made_progress();
+    }
+    Poll::Ready(result.take().expect("`ResponseFuture` polled after completion"))
 }
 
 /// Decides on a call that `schedule_within` did not take. Returns how the call goes on, or why it is

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 
 use tower_service::Service;
 
-use crate::error::SubmitErrorKind;
+use crate::error::SubmitErrorKind::{self, WouldDeadlock};
 use crate::layer::call::Call;
 use crate::layer::future::ResponseFuture;
 use crate::layer::on_error::HandleError;
@@ -57,15 +57,12 @@ pub struct PoolService<S, A> {
     reserver: Option<Reserver>,
     /// Why the next call gets no slot. `poll_ready` found this out and left it to `call`.
     refusal: Option<SubmitErrorKind>,
-    /// The last `poll_ready` reserved nothing, because an outer layer of the same pool made it. The
-    /// call waits for no slot either (T5).
-    is_inner: bool,
 }
 
 impl<S, A> PoolService<S, A> {
     pub(super) fn new(inner: S, setup: Setup, on_error: A) -> Self {
         let reserver = (setup.verb == Verb::Schedule).then(|| setup.shared.reserver());
-        Self { inner, setup, on_error, reserver, refusal: None, is_inner: false }
+        Self { inner, setup, on_error, reserver, refusal: None }
     }
 
     /// Returns the wrapped service.
@@ -120,20 +117,22 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), A::Error>> {
         let pool = self.setup.shared.pool.shared().id();
-        self.is_inner = OUTER_POOL.get() == pool;
-        if let Some(reserver) = self.reserver.as_mut().filter(|_| self.refusal.is_none()) {
-            self.refusal = self.setup.shared.refusal();
-            if self.refusal.is_some() || self.is_inner {
-                reserver.release();
-            } else {
-                self.refusal =
-                    ready!(reserver.poll_reserve_now(cx)).err().map(|error| error.kind());
+        if self.refusal.is_none() {
+            if let Some(reserver) = &mut self.reserver {
+                // An outer layer of the pool polls this one ready: a wait for a slot would not end (T5).
+                let nested = || Some(WouldDeadlock).filter(|_| OUTER_POOL.get() == pool);
+                self.refusal = self.setup.shared.refusal().or_else(nested);
+                if self.refusal.is_some() {
+                    reserver.release();
+                } else {
+                    self.refusal =
+                        ready!(reserver.poll_reserve_now(cx)).err().map(|error| error.kind());
+                }
             }
         }
         match self.refusal {
-            None => {}
-            // The call will run in its caller, so the wrapped service must be ready.
-            Some(SubmitErrorKind::WouldDeadlock) => {}
+            // The call will run without a wait, perhaps in its caller: the wrapped service must be ready.
+            None | Some(WouldDeadlock) => {}
             Some(refusal) if refusal.is_closed() => {
                 return Poll::Ready(A::closed(refusal).map_or(Ok(()), Err));
             }
@@ -155,10 +154,9 @@ where
 
     fn call(&mut self, request: Q) -> Self::Future {
         let verb = match self.refusal.take() {
-            None if self.is_inner && self.setup.verb == Verb::Schedule => Verb::TryGo,
             None => self.setup.verb,
-            // The caller is a job of this pool: run the call in it, or in the pool without a wait.
-            Some(SubmitErrorKind::WouldDeadlock) => Verb::TryGo,
+            // Run the call in its caller, or in the pool without a wait.
+            Some(WouldDeadlock) => Verb::TryGo,
             Some(refusal) => return self.refuse_for(refusal, request),
         };
         let shared = &self.setup.shared;

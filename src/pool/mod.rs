@@ -63,9 +63,9 @@ pub use crate::pool::status::PoolStatus;
 pub(crate) use crate::pool::submit::caller_runs::CallerRunsJob;
 pub use crate::pool::submit::reserver::Reserver;
 pub(crate) use crate::pool::submit::schedule::ScheduleInner;
-#[cfg(feature = "tower")]
-pub(crate) use crate::pool::submit::schedule::is_budget_due;
 pub use crate::pool::submit::schedule::{AnywayGo, Schedule, ScheduleOwned};
+#[cfg(feature = "tower")]
+pub(crate) use crate::pool::submit::schedule::{REFUSALS_PER_UNIT, is_budget_due};
 pub use crate::pool::submit::slot::Slot;
 pub use crate::pool::submit::slot_guard::SlotGuard;
 pub(crate) use crate::pool::submit::submission::Submission;

@@ -220,6 +220,33 @@ fn what_a_job_submits_has_its_deadline() {
     });
 }
 
+#[test]
+fn a_job_in_its_caller_has_its_deadline() {
+    paused(async {
+        let pool = Pool::new(1);
+        let held = pool.reserve().await.unwrap();
+        let late = pool.with(JobOptions::new().deadline(Instant::now()));
+        let group = late.group();
+        let end = late.try_go(async { unreachable!() }).await.unwrap().await;
+        assert!(end.unwrap_err().is_expired());
+        let _ = group.try_go(async { unreachable!() }).await.unwrap();
+        assert_eq!(group.wait().await.expired, 1);
+        // What it submits inherits the deadline, and what is submitted beside it does not.
+        let inner = pool.clone();
+        let job = async move { inner.schedule(async {}).await.unwrap_err().kind() };
+        let view = pool.with(within(LIMIT));
+        let (fan_out, beside) = tokio::join!(view.try_go(job), async {
+            tokio::task::yield_now().await;
+            pool.schedule_within(LIMIT * 2, async {}).await.unwrap_err().kind()
+        });
+        assert_eq!(fan_out.unwrap().await.unwrap(), SubmitErrorKind::Expired);
+        assert_eq!(beside, SubmitErrorKind::TimedOut);
+        assert_eq!(pool.status().expired, 2);
+        drop(held);
+        whole(&pool).await;
+    });
+}
+
 /// Inside a job of the pool, the submitted job stands in line itself. It comes back all the same.
 #[test]
 fn a_nested_submit_comes_back_at_its_deadline() {

@@ -135,7 +135,7 @@ fn try_go_runs_in_the_caller() {
             assert_pending!(going.poll());
             assert_eq!(law(&pool).in_caller, 1);
             settle().await;
-            assert!(!going.is_woken(), "nobody but the caller drives it");
+            assert!(!going.is_woken(), "the caller alone drives it");
             gate.open();
             assert!(going.is_woken());
             let handle = assert_ready!(going.poll()).unwrap();

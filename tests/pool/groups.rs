@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 use std::task::Wake;
+use std::time::Duration;
 
 use crate::support::*;
 use millpond::{Group, Pool, SubmitError, SubmitErrorKind};
@@ -294,6 +295,50 @@ fn named_ones_count_their_ends_by_name() {
         let [kept, gone] = &pool.group_counts()[..] else { panic!("{:?}", pool.group_counts()) };
         assert_eq!((&*kept.name, kept.succeeded, kept.failed, kept.panicked), ("kept", 2, 2, 1));
         assert_eq!((&*gone.name, gone.succeeded, gone.failed, gone.cancelled), ("gone", 0, 3, 3));
+    });
+}
+
+#[test]
+fn what_a_named_one_gives_back_is_counted_once() {
+    single(async {
+        let pool = Pool::builder().size(2).overflow_limit(0).build().unwrap();
+        let group = pool.group_builder::<()>().name("full").build().unwrap();
+        let refused = || pool.group_counts()[0].refused;
+        let held = fill(&pool);
+        assert!(group.try_schedule(async {}).is_err());
+        assert!(group.schedule_always(async {}).is_err());
+        assert!(group.schedule_within(Duration::ZERO, async {}).await.is_err());
+        assert_eq!(refused(), 3);
+        // A caller that goes away was not refused.
+        let mut leaves = Box::pin(group.schedule(async {}));
+        assert!(poll(&mut leaves).is_pending());
+        drop(leaves);
+        let mut in_line = Box::pin(group.schedule(async {}));
+        let mut owned = Box::pin(group.schedule_owned(async {}));
+        let mut within = Box::pin(group.schedule_within(Duration::MAX, async {}));
+        assert!(poll(&mut in_line).is_pending() && poll(&mut owned).is_pending());
+        assert!(poll(&mut within).is_pending());
+        group.close();
+        assert!(in_line.await.is_err() && owned.await.is_err() && within.await.is_err());
+        assert_eq!(refused(), 6);
+        assert!(group.anyway_go(async {}).is_err());
+        assert!(group.try_go(async {}).await.is_err());
+        assert!(group.try_go_owned(async {}).await.is_err());
+        assert_eq!(refused(), 9);
+        release(held).await;
+        // Inside of a job of the pool, the submitted job itself waits, and is given back.
+        let nested = pool.group_builder().name("nested").build().unwrap();
+        let inner = nested.clone();
+        let outer = pool.schedule(async move { inner.schedule(async {}).await.is_err() });
+        let (outer, held) = (outer.await.unwrap(), hold(&pool));
+        settle().await;
+        assert_eq!(pool.status().waiting, 1);
+        nested.close();
+        assert!(soon(outer).await.unwrap());
+        let counts = &pool.group_counts()[1];
+        assert_eq!((counts.refused, counts.succeeded, counts.failed), (1, 0, 0));
+        held.release().await;
+        whole(&pool).await;
     });
 }
 

@@ -60,7 +60,7 @@ fn detached_the_jobs_go_on() {
         gate.pass(1);
         settle().await;
         assert_eq!(law(&pool).completed, 1);
-        assert_eq!(lives.now(), 2, "an outcome is kept that nobody can take");
+        assert_eq!(lives.now(), 2, "an outcome is kept that no caller can take");
         gate.open();
         soon(pool.wait_idle()).await;
         assert_eq!((law(&pool).completed, lives.now()), (3, 0));

@@ -104,7 +104,7 @@ fn wait_idle_sees_a_caller_take_its_refusal() {
             assert_eq!(law(&pool).waiting, 1);
             assert_eq!(assert_ready!(waiter.poll()).unwrap_err().kind(), SubmitErrorKind::Closed);
             quiet(&pool);
-            assert!(idle.is_woken(), "nothing is left, and nobody says so");
+            assert!(idle.is_woken(), "nothing is left, and no waiter hears of it");
             assert_ready!(idle.poll());
         }
     });

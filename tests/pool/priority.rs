@@ -142,12 +142,17 @@ fn a_group_has_a_priority_for_all_its_jobs() {
         let order = Order::default();
         commit(&pool, &order, Priority::Normal, 0);
         let options = JobOptions::new().priority(Priority::High);
-        let group = pool.group_builder().options(options).build().unwrap();
-        let note = order.clone();
-        let _ = group.anyway_go(async move { note.lock().unwrap().push((Priority::High, 0)) });
+        let group = pool.group_builder().options(options.clone()).build().unwrap();
+        let by_view = pool.with(options).group();
+        for (number, group) in [group, by_view].into_iter().enumerate() {
+            let note = order.clone();
+            let job = async move { note.lock().unwrap().push((Priority::High, number)) };
+            let _ = group.anyway_go(job);
+            group.detach();
+        }
         drop(held);
-        assert!(soon(group.wait()).await.is_success());
         whole(&pool).await;
-        assert_eq!(*order.lock().unwrap(), [(Priority::High, 0), (Priority::Normal, 0)]);
+        let high = |number| (Priority::High, number);
+        assert_eq!(*order.lock().unwrap(), [high(0), high(1), (Priority::Normal, 0)]);
     });
 }

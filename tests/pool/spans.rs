@@ -112,7 +112,7 @@ fn a_job_runs_in_the_span_of_its_submitter() {
 #[test]
 fn a_blocking_closure_runs_in_the_span_too() {
     watched(|| {
-        // The closure runs on another thread, so the subscriber is everybody's.
+        // The closure runs on another thread, so the subscriber is that of all threads.
         let log = Log::default();
         let dispatch = tracing::Dispatch::new(Registry::default().with(log));
         let on_start = dispatch.clone();

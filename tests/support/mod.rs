@@ -164,7 +164,7 @@ impl Gate {
         Self(Arc::new(Semaphore::new(0)))
     }
 
-    /// Lets everybody pass from now on.
+    /// Lets all tasks pass from now on.
     pub fn open(&self) {
         self.0.close();
     }

@@ -4,7 +4,8 @@
 //! entry of the table and holds a place of `in_flight`. The worker makes both when a message comes in,
 //! the message's task settles, and the task of [`Claims::keep`] extends. The mutex is held for a few
 //! instructions; of a receipt's code only `extend` is called under it, which makes a future.
-//! No waker runs or is dropped under it.
+//! No waker runs, is cloned or is dropped under it. A panic of a receipt costs what it was asked for, and
+//! neither the table nor the keeper.
 //!
 //! # The states of a delivery
 //!
@@ -24,8 +25,9 @@
 //! # Invariants
 //!
 //! - **W1, one owner.** A receipt is in the table, or its remover owns it. Removal happens once, under
-//!   the mutex. So no message is settled twice, and a claim that was lost cannot be settled. Test:
-//!   `a_late_success_is_no_ack`.
+//!   the mutex. So no message is settled twice, and a claim that was lost cannot be settled. A key has the
+//!   number of its claim, so the answer to an extension finds that claim, and no later one in its place
+//!   of the table. Tests: `a_late_success_is_no_ack`, `an_answer_is_for_the_claim_that_asked`.
 //! - **W2, no settlement after the deadline.** [`Claims::take`] reads the clock itself. So a process
 //!   that was stopped does not settle what another has by now, even if its task runs before the
 //!   keeper. A message that comes with its deadline over is not started. Tests:
@@ -39,7 +41,8 @@
 //! - **W6, room.** A place is taken before a message is fetched and given back after its end is
 //!   counted. So at most `in_flight` messages are claimed. Test: `never_more_than_in_flight`.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, poll_fn, ready};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -50,7 +53,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::failpoint::failpoint;
-use crate::receipt::{DeadReason, Extend, Receipt, ReceiptError};
+use crate::receipt::{DeadReason, Extend, Receipt, ReceiptError, or_panicked, panicked};
 use crate::report::{Counters, End};
 use crate::trace::{Span, enter, event};
 
@@ -111,7 +114,7 @@ impl<R: Receipt> Claims<R> {
         let deliveries = receipt.deliveries();
         let mut table = self.table();
         let number = table.next_number;
-        table.next_number += 1;
+        table.next_number += u64::from(!failpoint("claims in one place are taken for one"));
         let held = Some(Held { receipt, asked_at });
         let key = (table.entries.insert(Entry { number, held, waker: None }), number);
         drop(table);
@@ -135,10 +138,9 @@ impl<R: Receipt> Claims<R> {
             sleep(tick).await;
             let asked_at = Instant::now();
             // All at once, so that a source can send them as one request.
-            let asked = self
-                .due(asked_at, ack_wait)
-                .into_iter()
-                .map(|(key, extend)| async move { (key, timeout(tick, extend).await) });
+            let asked = self.due(asked_at, ack_wait).into_iter().map(|(key, extend)| async move {
+                (key, timeout(tick, or_panicked(extend)).await)
+            });
             for (key, answer) in join_all(asked).await {
                 match answer {
                     Ok(Ok(())) => self.extended(key, asked_at),
@@ -159,7 +161,9 @@ impl<R: Receipt> Claims<R> {
             match now.duration_since(held.asked_at) {
                 age if age >= ack_wait => over.push((index, *number)),
                 age if age >= ack_wait / 3 && !failpoint("claims are not kept alive") => {
-                    due.push(((index, *number), held.receipt.extend()))
+                    let extend = catch_unwind(AssertUnwindSafe(|| held.receipt.extend()));
+                    let extend = extend.unwrap_or_else(|_| Box::pin(ready(Err(panicked()))));
+                    due.push(((index, *number), extend))
                 }
                 _ => {}
             }
@@ -179,7 +183,7 @@ impl<R: Receipt> Claims<R> {
         let Some(held) = table.held(key).and_then(Option::take) else { return };
         let waker = table.entries[key.0].waker.take();
         drop(table);
-        if let Some(waker) = waker.filter(|_| !failpoint("a lost claim tells nobody")) {
+        if let Some(waker) = waker.filter(|_| !failpoint("a lost claim tells no task")) {
             waker.wake();
         }
         event!(WARN, messaging.message.id = held.receipt.id(), "claim lost");
@@ -188,15 +192,14 @@ impl<R: Receipt> Claims<R> {
 
     /// Returns whether the claim is lost, or lets its loss wake the task of `cx`.
     fn poll_lost(&self, (index, _): Key, cx: &Context<'_>) -> Poll<()> {
+        let new = cx.waker().clone();
         let mut table = self.table();
         let entry = &mut table.entries[index];
         if entry.held.is_none() {
+            drop(table);
             return Poll::Ready(());
         }
-        let old = match &mut entry.waker {
-            Some(waker) if waker.will_wake(cx.waker()) => None,
-            waker => waker.replace(cx.waker().clone()),
-        };
+        let old = entry.waker.replace(new);
         drop(table);
         drop(old);
         Poll::Pending
@@ -223,7 +226,8 @@ impl<R: Receipt> Claims<R> {
         receipts
     }
 
-    /// Acknowledges the messages of claims, all at once.
+    /// Acknowledges the messages of claims, all at once. If the receipts panic, the claims without an
+    /// answer are dropped, and the starter with them: the line goes on without it.
     pub(crate) async fn ack_all(&self, mut claims: Vec<Claim<R>>) {
         let receipts = self.take(claims.iter_mut().map(|claim| claim.key.take()));
         let (mut asked, mut taken) = (Vec::new(), Vec::new());
@@ -294,7 +298,7 @@ impl<R: Receipt> Claim<R> {
         F: Future<Output = Result<(), ReceiptError>>,
     {
         if let Some(receipt) = self.take() {
-            let answer = settlement(receipt).await;
+            let answer = or_panicked(async { settlement(receipt).await }).await;
             self.answered(end, answer);
         }
     }

@@ -6,10 +6,11 @@
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use millpond::{GroupBuilder, GroupError, JobError, Pool};
+use millpond::{GroupBuilder, GroupError, JobError, Pool, SubmitErrorKind};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +39,9 @@ pub(crate) struct Processor<F> {
     pub(crate) cut: CancellationToken,
 }
 
+/// The message once more, for another attempt in place, and how it is cloned.
+type Again<M> = Option<(M, fn(&M) -> M)>;
+
 /// How an attempt ended.
 enum Attempt {
     Succeeded,
@@ -49,6 +53,15 @@ enum Attempt {
 }
 
 impl<F> Processor<F> {
+    /// Whether the pool was closed. One that the end of another runtime has closed opens again with the
+    /// next job.
+    pub(crate) fn is_closed(&self) -> bool {
+        let refused = || self.pool.try_schedule(async {}).map_err(|error| error.kind());
+        self.pool.is_closed()
+            && (failpoint("a pool never opens again")
+                || matches!(refused(), Err(SubmitErrorKind::Closed)))
+    }
+
     /// Works on a message and settles it, but for an acknowledgement: the caller gets the
     /// claim for it. With `again`, a message that fails is tried again in place, and keeps its claim
     /// meanwhile.
@@ -64,11 +77,30 @@ impl<F> Processor<F> {
         Fut: Future<Output = Result<(), Failure>>,
         R: Receipt,
     {
+        let kept = again.map(|clone| clone(&message));
+        match self.attempt(counters, message, &claim).await {
+            Attempt::Succeeded => Some(claim),
+            // In a box, as most messages do without, and each is as large as its longest way.
+            ended => Box::pin(self.settle(counters, ended, claim, kept.zip(again))).await,
+        }
+    }
+
+    /// Settles a message that did not succeed, or tries it again, with `again`, until it does.
+    async fn settle<M, Fut, R>(
+        &self,
+        counters: &Counters,
+        mut ended: Attempt,
+        claim: Claim<R>,
+        mut again: Again<M>,
+    ) -> Option<Claim<R>>
+    where
+        F: Fn(M, Jobs) -> Fut,
+        Fut: Future<Output = Result<(), Failure>>,
+        R: Receipt,
+    {
         let mut delivery = claim.deliveries;
-        let mut next = message;
         loop {
-            let kept = again.map(|clone| clone(&next));
-            let failure = match self.attempt(counters, next, &claim).await {
+            let failure = match ended {
                 Attempt::Succeeded => return Some(claim),
                 Attempt::Stopped => {
                     claim.nack(Duration::ZERO).await;
@@ -89,7 +121,7 @@ impl<F> Processor<F> {
             }
             let pause = self.retry.pause(delivery);
             event!(WARN, %failure, delivery, ?pause, "message failed");
-            let Some(message) = kept else {
+            let Some((message, clone)) = again else {
                 claim.nack(pause).await;
                 return None;
             };
@@ -103,7 +135,9 @@ impl<F> Processor<F> {
                     }
                 }
             }
-            (next, delivery) = (message, delivery + 1);
+            delivery += 1;
+            again = Some((clone(&message), clone));
+            ended = self.attempt(counters, message, &claim).await;
         }
     }
 
@@ -120,31 +154,40 @@ impl<F> Processor<F> {
         }
         let jobs: Jobs =
             self.group.clone().build().expect("a group without a quota has no invalid setting");
-        let ended = tokio::select! {
-            biased;
-            // First, as most messages end without a look at the others.
-            result = self.process(message, &jobs) => match result {
-                Ok(()) => Attempt::Succeeded,
-                // The jobs were refused or cancelled with their pool.
-                Err(_) if self.pool.is_closed() => Attempt::Stopped,
-                Err(failure) => Attempt::Failed(failure),
-            },
-            () = claim.lost(), if !failpoint("the loser goes on") => Attempt::Lost,
-            () = self.cut.cancelled() => Attempt::Stopped,
+        let ended = {
+            // Pinned here, as a move costs more than what most messages do.
+            let mut process = pin!(self.process(message, &jobs));
+            tokio::select! {
+                biased;
+                // First, as most messages end without a look at the others.
+                result = process.as_mut() => match result {
+                    Ok(()) => Attempt::Succeeded,
+                    // The jobs were refused or cancelled with their pool.
+                    Err(_) if self.pool.is_closed() => Attempt::Stopped,
+                    Err(failure) => Attempt::Failed(failure),
+                },
+                () = claim.lost(), if !failpoint("the loser goes on") => Attempt::Lost,
+                () = self.cut.cancelled() => Attempt::Stopped,
+            }
         };
         if matches!(ended, Attempt::Lost | Attempt::Stopped) {
-            jobs.close();
-            jobs.cancel();
-            if failpoint("given back before its jobs ended") {
-                return ended;
-            }
-            tokio::select! {
-                _ = jobs.wait() => {}
-                () = async { self.cut.cancelled().await; sleep(GRACE).await } => {}
-            }
+            Box::pin(self.stop(&jobs)).await;
         }
         counters.jobs(&jobs.report());
         ended
+    }
+
+    /// Cancels jobs and waits for their ends; at the drain deadline for [`GRACE`] at most.
+    async fn stop(&self, jobs: &Jobs) {
+        jobs.close();
+        jobs.cancel();
+        if failpoint("given back before its jobs ended") {
+            return;
+        }
+        tokio::select! {
+            _ = jobs.wait() => {}
+            () = async { self.cut.cancelled().await; sleep(GRACE).await } => {}
+        }
     }
 
     /// Calls the code, then waits for its jobs. Returns the first failure in time.
@@ -154,7 +197,7 @@ impl<F> Processor<F> {
         Fut: Future<Output = Result<(), Failure>>,
     {
         // The call itself may panic, too.
-        let code = async { (self.code)(message, jobs.clone()).await };
+        let code = pin!(async { (self.code)(message, jobs.clone()).await });
         let result = AssertUnwindSafe(code).catch_unwind().await.unwrap_or_else(|payload| {
             let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
             let text = text.or_else(|| payload.downcast_ref::<String>().cloned());

@@ -2,6 +2,8 @@
 
 use std::error::Error;
 use std::fmt;
+#[cfg(any(feature = "nats", feature = "redis"))]
+use std::time::Duration;
 
 use millpond::ConfigError;
 
@@ -36,7 +38,8 @@ impl fmt::Display for WorkerError {
 impl Error for WorkerError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Config(error) => Some(error),
+            // The text is that of the error itself.
+            Self::Config(error) => error.source(),
             Self::Source { error, .. } => Some(error),
         }
     }
@@ -48,6 +51,16 @@ impl From<ConfigError> for WorkerError {
     }
 }
 
+/// Checks the ack wait of a source on a broker.
+#[cfg(any(feature = "nats", feature = "redis"))]
+pub(crate) fn check_ack_wait(ack_wait: Duration) -> Result<(), ConfigError> {
+    if (Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60)).contains(&ack_wait) {
+        return Ok(());
+    }
+    let accepted = "a duration of 100 ms to 24 hours";
+    Err(ConfigError::new("ack_wait", format!("{ack_wait:?}"), accepted))
+}
+
 /// Why a source could not be made. Nothing was fetched.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -56,7 +69,7 @@ pub enum ConnectError {
     Config(ConfigError),
     /// The broker cannot be reached.
     Unreachable {
-        /// The address, as it was given.
+        /// The address, without its password.
         url: String,
         /// The error of the client.
         error: BoxError,
@@ -70,6 +83,21 @@ pub enum ConnectError {
         /// The answer of the broker.
         error: BoxError,
     },
+}
+
+impl ConnectError {
+    /// Makes the error of a broker that cannot be reached. Logs must not tell the password of the address.
+    #[cfg(any(feature = "nats", feature = "redis"))]
+    pub(crate) fn unreachable(url: &str, error: impl Into<BoxError>) -> Self {
+        let hidden = || {
+            let (scheme, rest) = url.split_once("://")?;
+            let (user, host) = rest.rsplit_once('@')?;
+            let user = user.split(':').next().unwrap_or_default();
+            Some(format!("{scheme}://{user}:...@{host}"))
+        };
+        let url = hidden().unwrap_or_else(|| url.to_owned());
+        Self::Unreachable { url, error: error.into() }
+    }
 }
 
 impl fmt::Display for ConnectError {
@@ -87,7 +115,8 @@ impl fmt::Display for ConnectError {
 impl Error for ConnectError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Config(error) => Some(error),
+            // The text is that of the error itself.
+            Self::Config(error) => error.source(),
             Self::Unreachable { error, .. } | Self::Refused { error, .. } => Some(&**error),
         }
     }

@@ -9,7 +9,8 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Why a message, or one of its jobs, failed; with the line of the code where it arose.
 ///
-/// Every error turns into a failure by `?`. A failure is tried again, unless it was made by
+/// Every error turns into a failure by `?`; an `anyhow::Error`, which is none, by
+/// `.map_err(Failure::new)?`. A failure is tried again, unless it was made by
 /// [`dead`](Self::dead).
 ///
 /// # Examples

@@ -1,14 +1,15 @@
 //! [`Receipt`]: the claim on one message, which is settled once.
 
 use std::future::Future;
-use std::panic::Location;
+use std::panic::{AssertUnwindSafe, Location};
 use std::pin::Pin;
 use std::time::Duration;
 use std::{error, fmt};
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 
+use crate::failpoint::failpoint;
 use crate::failure::BoxError;
 
 /// The future of [`Receipt::extend`]. It borrows nothing, so one task extends many claims.
@@ -42,8 +43,11 @@ pub trait Receipt: Send + 'static {
     {
         async move {
             let acks = receipts.into_iter().enumerate();
-            let mut acks: FuturesUnordered<_> =
-                acks.map(|(index, receipt)| async move { (index, receipt.ack().await) }).collect();
+            let mut acks: FuturesUnordered<_> = acks
+                .map(|(index, receipt)| async move {
+                    (index, or_panicked(async { receipt.ack().await }).await)
+                })
+                .collect();
             while let Some((index, answer)) = acks.next().await {
                 answered(index, answer);
             }
@@ -83,6 +87,22 @@ pub trait Receipt: Send + 'static {
     fn trace_context(&self) -> Option<&str> {
         None
     }
+}
+
+/// The error of a receipt that panicked.
+pub(crate) fn panicked() -> ReceiptError {
+    ReceiptError::Unconfirmed("the receipt panicked".into())
+}
+
+/// Makes an error of the panic of a settlement or an extension.
+pub(crate) async fn or_panicked(
+    settlement: impl Future<Output = Result<(), ReceiptError>>,
+) -> Result<(), ReceiptError> {
+    if failpoint("a panic of a receipt goes on") {
+        return settlement.await;
+    }
+    let caught = AssertUnwindSafe(settlement).catch_unwind().await;
+    caught.unwrap_or_else(|_| Err(panicked()))
 }
 
 /// Why a message goes to the dead letters.

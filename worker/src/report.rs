@@ -89,6 +89,9 @@ pub struct JobCounts {
 }
 
 /// The counters behind a [`Report`].
+///
+/// All accesses are Relaxed: each counter is a total, and no reader concludes anything about other memory
+/// from it. The last report is made after the worker has joined its deliveries, which orders it.
 #[derive(Default)]
 pub(crate) struct Counters {
     fetched: AtomicU64,

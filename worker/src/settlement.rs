@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::receipt::ReceiptError;
+use crate::source::SourceError;
 
 /// The most settlements of a bundle.
 pub(crate) const BUNDLE: usize = 1024;
@@ -50,6 +51,14 @@ impl<W, A> Settlements<W, A> {
         let (sender, answer) = oneshot::channel();
         self.send(Settlement { what, until, answer: Some(sender) });
         answer.await.ok()
+    }
+
+    /// Fails if there is no task that settles, so that what is fetched could never be acknowledged.
+    pub(crate) fn check(&self) -> Result<(), SourceError> {
+        match self.0.is_closed() {
+            true => Err(SourceError::Closed("the runtime that connected it has shut down".into())),
+            false => Ok(()),
+        }
     }
 
     fn send(&self, settlement: Settlement<W, A>) {

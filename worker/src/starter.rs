@@ -3,19 +3,19 @@
 //!
 //! The fetching task puts messages in. *Starters*, tasks of the worker, take them out and poll each
 //! once. A message that ends in its first poll costs no task of its own, and its claim is acknowledged
-//! together with others. A message that waits for something moves into a task of its own.
+//! together with others. A message that waits for something keeps its starter as its task.
 //! One mutex protects the line. No code of a message and no drop of a claim runs under it.
 //!
 //! # Invariants
 //!
-//! - **L1, nothing waits for a poll.** The code of a message may block its thread. So a starter polls it
-//!   only if nothing else is in the line, or if another starter is on its way (`standby`). That one
-//!   stands in a queue of the runtime from which any thread takes it. Test:
+//! - **L1, nothing waits for a poll.** The code of a message may block its thread, or wait. So a starter
+//!   polls it only if nothing else is in the line, or if another starter is on its way (`standby`). That
+//!   one stands in a queue of the runtime from which any thread takes it. Test:
 //!   `code_that_blocks_holds_up_nothing`.
-//! - **L2, no ack waits for many polls.** A bundle goes off before the next poll once its first claim is as old as
-//!   [`BUNDLE_AGE`]. Test: `an_ack_waits_for_no_long_line`.
+//! - **L2, no ack waits for many polls.** A bundle goes off before the next poll once its first claim is
+//!   as old as [`BUNDLE_AGE`]. Test: `an_ack_waits_for_no_long_line`.
 //! - **L3, nothing stays.** A starter ends when the line is empty. Each message that comes later finds a
-//!   standby, or starts one. Tests: all of them.
+//!   standby, or starts one. Tests: `messages_come_one_by_one`, and all others.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -82,7 +82,7 @@ impl<T, R: Receipt> Line<T, R> {
 
     /// Notes that the standby has come.
     pub(crate) fn standby_came(&self) {
-        self.lock().standby = false;
+        self.lock().standby = failpoint("a standby never comes");
     }
 
     /// Takes in the claim of a message that has succeeded. Returns the next step, and whether the

@@ -1,7 +1,7 @@
 //! [`Worker`]: settings, the loop that fetches, and the end.
 //!
-//! A run has these tasks: one that fetches; starters, which poll each message once (`starter`); one for
-//! each message that did not end in its first poll, or for each key; and one that keeps the claims.
+//! A run has these tasks: one that fetches; starters, which poll each message once (`starter`), of which
+//! one becomes the task of each message that has to wait; one for each key; and one that keeps the claims.
 //! A place of `in_flight` is a permit of a semaphore.
 //! Only the fetching task takes permits, so `1 + available` is the room at a fetch.
 //! The tasks end with the run: a dropped run cancels `cut`, as the drain deadline does, and each message
@@ -12,7 +12,7 @@ use std::future::{Future, poll_fn};
 use std::hash::Hash;
 use std::num::NonZeroUsize;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -38,7 +38,7 @@ use crate::receipt::Receipt;
 use crate::report::Report;
 use crate::source::{Batch, Source, SourceError};
 use crate::starter::{Line, Step};
-use crate::trace::{OnSpan, Span, event, in_current_span, in_span, message_span};
+use crate::trace::{OnSpan, event, in_current_span, in_span, message_span};
 
 /// The shortest ack wait: claims are looked after six times in an ack wait.
 const MIN_ACK_WAIT: Duration = Duration::from_millis(60);
@@ -97,7 +97,7 @@ impl<S: Source> Worker<S> {
     ///
     /// A message that fails is tried again in place. Meanwhile it keeps its claim, and later messages
     /// of its key wait, each in a place of `in_flight`. The order holds within this worker. Over
-    /// several workers it takes a stream or a subject for each of them.
+    /// several workers it takes a stream or a subject for each of them. A panic of `key` ends the worker.
     pub fn by_key<K: Hash>(mut self, key: impl Fn(&S::Message) -> K + Send + Sync + 'static) -> Self
     where
         S::Message: Clone,
@@ -141,7 +141,10 @@ impl<S: Source> Worker<S> {
     #[cfg_attr(docsrs, doc(cfg(feature = "tracing")))]
     #[doc(alias = "opentelemetry")]
     #[doc(alias = "traceparent")]
-    pub fn on_span(mut self, f: impl Fn(&Span, &S::Message) + Send + Sync + 'static) -> Self {
+    pub fn on_span(
+        mut self,
+        f: impl Fn(&tracing::Span, &S::Message) + Send + Sync + 'static,
+    ) -> Self {
         self.on_span = Some(Box::new(f));
         self
     }
@@ -159,8 +162,8 @@ impl<S: Source> Worker<S> {
     /// `code` is called for each delivery, with the message and a group for its jobs. A message
     /// succeeded if the code returned `Ok` and all jobs of the group returned `Ok`. The first failure
     /// or panic cancels the other jobs. A lost claim drops the code and cancels the jobs. The code
-    /// holds no slot of the pool. Code that waits moves to a task of its own after its first poll, so
-    /// [`tokio::task::id`] may differ between the two.
+    /// holds no slot of the pool. It stays in one task, which may have run other messages before. When it
+    /// returns, its group takes no more jobs: code whose jobs submit others waits for the group itself.
     ///
     /// # Errors
     ///
@@ -292,12 +295,15 @@ where
     /// Works on a message. Returns its claim if it is to be acknowledged.
     async fn deliver(&self, item: Item<M, R>, again: Option<fn(&M) -> M>) -> Option<Claim<R>> {
         let (counters, span) = (&self.claims.counters, item.claim.span.clone());
-        in_span(span, self.processor.deliver(counters, item.message, item.claim, again)).await
+        let delivery = pin!(self.processor.deliver(counters, item.message, item.claim, again));
+        in_span(span, delivery).await
     }
 
-    /// Works on a message and acknowledges it.
+    /// Works on a message and acknowledges it. A panic outside of the message's code, such as one of a
+    /// destructor, costs this message alone.
     async fn settle(&self, item: Item<M, R>, again: Option<fn(&M) -> M>) {
-        if let Some(claim) = self.deliver(item, again).await {
+        let delivery = pin!(self.deliver(item, again));
+        if let Ok(Some(claim)) = AssertUnwindSafe(delivery).catch_unwind().await {
             claim.ack().await;
         }
     }
@@ -311,18 +317,19 @@ where
     /// Spawns a standby, and a second starter: tokio keeps the task that was spawned last for this
     /// thread, and all others for any thread.
     fn spawn_starters(self: &Arc<Self>) {
+        // In boxes, as tokio moves a task's future several times before it runs.
         let shared = self.clone();
-        self.tasks.spawn(async move {
+        self.tasks.spawn(Box::pin(async move {
             shared.line.standby_came();
             shared.start().await;
-        });
-        let shared = self.clone();
-        self.tasks.spawn(async move { shared.start().await });
+        }));
+        self.tasks.spawn(Box::pin(self.clone().start()));
     }
 
-    /// A starter: polls each message of the line once, and acknowledges those that succeed.
+    /// A starter: polls each message of the line once, and acknowledges those that succeed. A starter
+    /// whose message has to wait becomes the task of that message; the line goes on without it (L1).
     async fn start(self: Arc<Self>) {
-        let (mut done, mut spare) = (None, None);
+        let mut done = None;
         loop {
             let (step, spawn) = self.line.next(done.take());
             if spawn {
@@ -336,24 +343,17 @@ where
                     continue;
                 }
             };
-            let shared = self.clone();
-            let delivery = async move { shared.deliver(item, None).await };
+            let delivery = pin!(self.deliver(item, None));
             // A panic outside of the message's code: it costs this message alone.
-            let delivery = AssertUnwindSafe(delivery).catch_unwind();
-            let mut delivery = match spare.take() {
-                None => Box::pin(delivery),
-                Some(mut spare) => {
-                    Pin::set(&mut spare, delivery);
-                    spare
-                }
-            };
-            match poll_fn(|cx| Poll::Ready(delivery.as_mut().poll(cx))).await {
-                Poll::Ready(claim) => (done, spare) = (claim.ok().flatten(), Some(delivery)),
-                Poll::Pending => drop(self.tasks.spawn(async move {
+            let mut delivery = AssertUnwindSafe(delivery).catch_unwind();
+            match poll_fn(|cx| Poll::Ready(delivery.poll_unpin(cx))).await {
+                Poll::Ready(claim) => done = claim.ok().flatten(),
+                Poll::Pending => {
                     if let Ok(Some(claim)) = delivery.await {
                         claim.ack().await;
                     }
-                })),
+                    return;
+                }
             }
             consume_budget().await;
         }
@@ -385,7 +385,7 @@ where
     {
         let places = Arc::new(Semaphore::new(in_flight));
         let (mut pause, mut watch) = (FIRST_PAUSE, Watch::new(source.ack_wait()));
-        while !self.shared.processor.pool.is_closed() {
+        while !self.shared.processor.is_closed() {
             let is_limited = tokens.as_mut().is_some_and(Tokens::is_spent);
             if places.available_permits() == 0 || is_limited && !failpoint("a limit ages claims") {
                 // Nothing is asked of the broker meanwhile.
@@ -396,10 +396,11 @@ where
                 () = token.cancelled() => return None,
                 place = places.clone().acquire_owned() => place.expect("it is never closed"),
             };
-            // A request for a few messages costs as much as one for many.
-            if places.available_permits() < in_flight / 2 {
-                let half = places.acquire_many((in_flight / 2) as u32);
-                let _ = timeout(GATHER, half).await;
+            // A request for a few messages costs as much as one for many. With `place`, a quarter of all
+            // places is enough: so the broker reads while messages are worked on.
+            let others = (in_flight / 4).saturating_sub(1);
+            if places.available_permits() < others {
+                let _ = timeout(GATHER, places.acquire_many(others as u32)).await;
             }
             let mut room = NonZeroUsize::MIN.saturating_add(places.available_permits());
             if let Some(tokens) = &mut tokens {

@@ -17,8 +17,9 @@ use super::{Arm, Handler, Setup, accept, listener};
 use crate::ours;
 use crate::protocol::Protocol;
 
-pub const AUTO: &str = "auto";
-pub const AXUM: &str = "axum";
+const AUTO: &str = "auto";
+pub const HTTP1: &str = "http1";
+const AXUM: &str = "axum";
 
 pub const ARMS: [Arm; 5] = [
     Arm {
@@ -41,7 +42,7 @@ pub const ARMS: [Arm; 5] = [
         protocol: Protocol::Http,
     },
     Arm {
-        key: "http1",
+        key: HTTP1,
         label: "hyper, HTTP/1",
         what: "hyper's server for HTTP/1 alone, a loop that accepts and a task per connection",
         protocol: Protocol::Http,
@@ -53,7 +54,7 @@ pub async fn start(key: &str, setup: Setup) -> io::Result<SocketAddr> {
     match key {
         AXUM => axum(router),
         AUTO => accept(move |stream| auto(stream, router.clone())),
-        "http1" => accept(move |stream| http1(stream, router.clone())),
+        HTTP1 => accept(move |stream| http1(stream, router.clone())),
         mode => ours::start_http(mode, setup, router).await,
     }
 }
@@ -66,7 +67,7 @@ fn router(handler: Handler) -> Router {
     Router::new().route("/{id}", get(answer))
 }
 
-fn axum(router: Router) -> io::Result<SocketAddr> {
+pub(super) fn axum(router: Router) -> io::Result<SocketAddr> {
     let listener = listener()?;
     let address = listener.local_addr()?;
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));

@@ -9,7 +9,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::net::{AddressFamily, SocketType, bind, socket};
 
-use crate::protocol::{PART, Protocol, Request};
+use crate::protocol::{HANDSHAKE, PART, Protocol, Request};
 
 /// New connections that were not answered yet: fewer than the server's backlog holds, as what
 /// overflows there is tried again a second later.
@@ -143,7 +143,10 @@ impl Connections {
 
 impl Connection {
     fn open(protocol: Protocol, address: SocketAddr, id: u64) -> io::Result<Self> {
-        let stream = connect(address, id)?;
+        let mut stream = connect(address, id)?;
+        if protocol == Protocol::Ws {
+            shake_hands(&mut stream)?;
+        }
         let (partial, begun) = (Vec::new(), None);
         Ok(Self {
             stream,
@@ -222,6 +225,24 @@ impl Connection {
                 return;
             }
         }
+    }
+}
+
+/// Opens a WebSocket. The server sends nothing behind its answer.
+fn shake_hands(stream: &mut TcpStream) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(HANDSHAKE)?;
+    let (mut answer, mut buffer) = (Vec::new(), [0; 512]);
+    while !answer.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut buffer)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => answer.extend_from_slice(&buffer[..read]),
+        }
+    }
+    match answer.starts_with(b"HTTP/1.1 101 ") {
+        true => stream.set_nonblocking(true),
+        false => Err(io::Error::other(String::from_utf8_lossy(&answer).into_owned())),
     }
 }
 

@@ -60,7 +60,7 @@ pub struct Gated(Arc<Semaphore>);
 
 impl Gated {
     async fn permit(&self) -> OwnedSemaphorePermit {
-        self.0.clone().acquire_owned().await.expect("nobody closes the semaphore")
+        self.0.clone().acquire_owned().await.expect("the semaphore stays open")
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use greeter::{Greeter, GreeterClient, Hello};
 use hyper::http;
 use millpond::Pool;
-use millpond::layer::{CallError, PoolLayer};
+use millpond::layer::{CallError, PoolLayer, grpc_options};
 use tokio::net::TcpListener;
 use tonic::body::Body;
 use tonic::transport::server::TcpIncoming;
@@ -30,7 +30,8 @@ const CALLS: usize = 8;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let pool = Pool::builder().size(SLOTS).name("rpc").build()?;
-    let layer = PoolLayer::try_schedule(&pool).on_error(respond);
+    // A call that waits or runs ends at the deadline of its client.
+    let layer = PoolLayer::try_schedule(&pool).on_error(respond).options(grpc_options::<Body>);
 
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -68,8 +69,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn respond(error: CallError<Infallible>, _: Option<http::Request<Body>>) -> http::Response<Body> {
-    match error.is_refusal() {
-        true => Status::resource_exhausted("all slots are taken").into_http(),
-        false => Status::internal("something broke").into_http(),
+    match error {
+        CallError::Expired => Status::deadline_exceeded("out of time").into_http(),
+        error if error.is_refusal() => {
+            Status::resource_exhausted("all slots are taken").into_http()
+        }
+        _ => Status::internal("something broke").into_http(),
     }
 }

@@ -12,8 +12,8 @@ use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use futures_util::{StreamExt, stream};
-use millpond::Pool;
 use millpond::layer::{CallError, PoolLayer};
+use millpond::{JobOptions, Pool, Priority};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::time::{sleep, timeout};
@@ -39,6 +39,10 @@ pub fn app(pool: &Pool, pond: Pond) -> Router {
         .route("/work/{ms}", get(work).layer(now("work")))
         .route("/upload", post(upload).layer(now("upload")))
         .route("/stream/{chunks}", get(chunks).layer(stream));
+    // The parts of a request are jobs of a lower class, and of a group with a name.
+    let own = pool.clone();
+    let parts = get(move |Path(count)| parts(own, count)).layer(now("parts"));
+    let pooled = pooled.route("/parts/{count}", parts);
     // These routes bypass the pool: they may last for hours, and answer while the pool is full.
     let others = Router::new()
         .route("/", get(|| async { Redirect::to("/pond") }))
@@ -59,6 +63,20 @@ async fn work(Path(ms): Path<u64>) -> Json<Value> {
     let ms = ms.min(10_000);
     sleep(Duration::from_millis(ms)).await;
     Json(json!({ "worked_ms": ms }))
+}
+
+/// Does its work in parts, each a job of the pool, as many at once as there are slots.
+async fn parts(pool: Pool, count: u32) -> Result<Json<Value>, StatusCode> {
+    let low = pool.with(JobOptions::new().priority(Priority::Low));
+    let group = low.group_builder().name("part").build().expect("it has no quota");
+    for _ in 0..count.min(10_000) {
+        let part = async move { sleep(Duration::from_millis(20)).await };
+        if group.schedule(part).await.is_err() {
+            return Err(StatusCode::SERVICE_UNAVAILABLE);
+        }
+    }
+    let parts = group.try_join().await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    Ok(Json(json!({ "parts": parts.len() })))
 }
 
 async fn chunks(Path(chunks): Path<u32>) -> Body {

@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use crate::sync::Mutex;
 
 /// The most bytes that one read returns.
-const READ_SIZE: usize = 16 * 1024;
+pub(crate) const READ_SIZE: usize = 16 * 1024;
 /// The most free pairs that the pool keeps. Turns may use more.
 const MAX_FREE: usize = 64;
 /// The pool keeps no buffer that is larger, so a large frame does not occupy memory for ever.

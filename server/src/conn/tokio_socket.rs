@@ -71,6 +71,8 @@ impl TokioSocket {
 }
 
 impl Transport for TokioSocket {
+    const READINESS_IS_POLLED: bool = true;
+
     fn force_io(&mut self, forced: bool) {
         self.forced = forced;
     }

@@ -32,6 +32,10 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// TLS session accepts bytes before the socket does, and writes bytes of its own.
     fn made_progress(&mut self) -> bool;
 
+    /// Whether the owner of the socket polls its readiness between two turns. Then a read that was short
+    /// needs no second one: bytes, or the end, that come later start a turn.
+    const READINESS_IS_POLLED: bool = false;
+
     /// Whether a pending read or write registers the caller's waker. Otherwise the table delivers
     /// events.
     #[cfg(feature = "http")]

@@ -29,6 +29,9 @@ use crate::panic::catch;
 use crate::settings::SlowReader;
 use crate::sync::{Mutex, failpoint};
 
+/// The most bytes that are copied into a buffer, so that the buffer is used again.
+const COPIED: usize = 2048;
+
 /// Serves the connections of a server that sends more than responses: greetings, pushes,
 /// broadcasts.
 ///
@@ -217,6 +220,8 @@ struct Inner<C> {
     is_closing: bool,
     /// The connection has ended: nothing goes out any more.
     closed: bool,
+    /// The turn polls user code now, and collects when that poll has ended.
+    polled: bool,
 }
 
 /// The bytes of a connection that were sent and not written.
@@ -314,6 +319,7 @@ where
             opened: false,
             is_closing: false,
             closed: false,
+            polled: false,
         };
         let (state, capacity, inner) = (H::State::default(), Notify::new(), Mutex::new(inner));
         IdleConn {
@@ -358,6 +364,11 @@ where
         Ok(())
     }
 
+    fn polls_call(&self, idle: &Self::Idle, polls: bool) {
+        let polls = polls || failpoint("a turn collects for ever");
+        idle.shared.inner.lock().polled = polls;
+    }
+
     fn collect(
         &self,
         idle: &mut Self::Idle,
@@ -368,7 +379,12 @@ where
         let Some(outgoing) = inner.outgoing.as_mut().filter(|sent| !sent.output.is_empty()) else {
             return;
         };
-        output.unsplit(std::mem::take(&mut outgoing.output));
+        let sent = std::mem::take(&mut outgoing.output);
+        // The turn keeps its buffer for a copy of a few bytes: `unsplit` would discard an empty one.
+        match sent.len() <= COPIED && sent.len() <= output.capacity() - output.len() {
+            true => output.extend_from_slice(&sent),
+            false => output.unsplit(sent),
+        }
         outgoing.unwritten = output.len();
         let none = idle.shared.notifier.server().empty_permit();
         let collected = std::mem::replace(&mut outgoing.permit, none);
@@ -483,9 +499,10 @@ where
             }
         }
         permit.add(output.len() - before);
+        let collected = inner.polled;
         drop(inner);
         // If there was output before, the sender of that has pushed, and no turn has come yet (F5).
-        if before == 0 {
+        if before == 0 && !collected {
             self.notifier.push();
         }
         Ok(())

@@ -36,7 +36,8 @@
 //!   `ConnShared::output` under the lock, `collect` appends all of that to the turn's output.
 //!   (test: `server/push.rs`)
 //! - **F5** No send is forgotten. A sender that finds `ConnShared::output` empty delivers `PUSHED`.
-//!   Later senders rely on that event: the turn that it starts collects their frames, too.
+//!   Later senders rely on that event: the turn that it starts collects their frames, too. While a turn
+//!   polls user code (`Inner::polled`), no event is needed: each poll is followed by a `collect`.
 //!   (test: `server/push.rs`)
 //! - **F6** No sender waits for room that is there: it registers with both `Notify`s before it
 //!   looks for room. (test: `server/regressions.rs`)

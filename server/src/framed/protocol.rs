@@ -66,6 +66,10 @@ pub(crate) trait FrameProtocol: Send + Sync + 'static {
         output: &mut BytesMut,
     ) -> Result<(), CloseReason>;
 
+    /// Notes that user code is being polled, or was. What `Connection`s send meanwhile is collected after
+    /// the poll without a push.
+    fn polls_call(&self, _idle: &Self::Idle, _polls: bool) {}
+
     /// Moves the frames that `Connection`s have sent to the end of `output`, and their bytes to
     /// `permit`.
     fn collect(

@@ -24,7 +24,7 @@ use tokio::io::AsyncWrite;
 use tokio::time::{Sleep, sleep};
 
 use crate::close_reason::{CloseReason, Deadline};
-use crate::conn::buffers::{Buffers, PooledBuffers, poll_fill};
+use crate::conn::buffers::{Buffers, PooledBuffers, READ_SIZE, poll_fill};
 use crate::conn::events::ParkReason;
 use crate::conn::linger;
 use crate::conn::protocol::Outcome;
@@ -56,6 +56,8 @@ struct FramedTurn<'a, W, P: FrameProtocol> {
     consumed: usize,
     /// The peer has ended its side.
     end: bool,
+    /// The last read has taken all that the socket had.
+    drained: bool,
     /// Counts of this turn: frames decoded, bytes read, bytes written.
     frames: usize,
     read: usize,
@@ -95,6 +97,7 @@ pub(crate) async fn serve_turn<W: Transport, P: FrameProtocol>(
         partial_frame: false,
         consumed: 0,
         end: false,
+        drained: false,
         frames: 0,
         read: 0,
         wrote: 0,
@@ -150,6 +153,9 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
             if self.needs_read {
                 if self.end {
                     return Err(CloseReason::Peer);
+                }
+                if self.drained && !self.turn_input.forces_io() {
+                    return self.nothing_left();
                 }
                 match poll_fn(|cx| Poll::Ready(self.fill(cx))).await {
                     Poll::Pending => return self.nothing_left(),
@@ -217,7 +223,11 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         cx: &mut Context<'_>,
         call: Pin<&mut impl Future<Output = Result<R, CloseReason>>>,
     ) -> Poll<Result<R, CloseReason>> {
-        let polled = match catch_unwind(AssertUnwindSafe(|| call.poll(cx))) {
+        self.protocol.polls_call(self.idle, true);
+        let polled = catch_unwind(AssertUnwindSafe(|| call.poll(cx)));
+        // Before each write that collects.
+        self.protocol.polls_call(self.idle, false);
+        let polled = match polled {
             Ok(polled) => polled,
             Err(payload) => {
                 self.panic = Some(payload);
@@ -279,8 +289,12 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
             match Pin::new(&mut *self.io).poll_write(cx, output) {
                 Poll::Ready(Ok(0) | Err(_)) => return Err(CloseReason::Io),
                 Poll::Ready(Ok(count)) => {
-                    output.advance(count);
                     self.wrote += count;
+                    // An empty buffer that begins at its memory is used again without a copy.
+                    match count == output.len() {
+                        true => output.clear(),
+                        false => output.advance(count),
+                    }
                 }
                 Poll::Pending => blocked = true,
             }
@@ -322,7 +336,10 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
     fn fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
         match ready!(poll_fill(self.io, cx, &mut self.buffers.input)) {
             Ok(0) => self.end = true,
-            Ok(count) => self.read += count,
+            Ok(count) => {
+                self.read += count;
+                self.drained = W::READINESS_IS_POLLED && count < READ_SIZE && !self.io.is_tls();
+            }
             Err(_) => return Poll::Ready(Err(CloseReason::Io)),
         }
         self.needs_read = false;

@@ -24,6 +24,8 @@ use crate::http::progress::{
     ConnProgress, ProgressGuard, REQUEST_BODY, REQUEST_BODY_PENDING, RESPONSE_BODY,
     RESPONSE_BODY_PENDING, UNFLUSHED, UnsentGuard,
 };
+use crate::http::stalls;
+use crate::sync::failpoint;
 
 /// The body of a request, as it arrives.
 ///
@@ -143,11 +145,17 @@ impl Body for RequestBody {
     }
 }
 
+/// The largest part of a response that HTTP/2 gets at once: a frame. Hyper passes a part on when the peer
+/// has room for some of it, and h2 keeps what has no room yet.
+const PART: usize = 16 * 1024;
+
 pin_project! {
     /// The body of a response. Hyper drops it after its last frame.
-    pub(super) struct TrackedBody<B> {
+    pub(super) struct TrackedBody<B: Body> {
         #[pin]
         body: B,
+        // What is left of a frame that HTTP/2 gets in parts.
+        rest: Option<B::Data>,
         guard: ProgressGuard,
     }
 }
@@ -155,37 +163,58 @@ pin_project! {
 impl<B: Body> TrackedBody<B> {
     /// Wraps a response body. `guard` is the guard of the service's future.
     pub(super) fn new(body: B, guard: ProgressGuard) -> Self {
-        Self { body, guard: guard.continue_as(RESPONSE_BODY | RESPONSE_BODY_PENDING, UNFLUSHED) }
+        let guard = guard.continue_as(RESPONSE_BODY | RESPONSE_BODY_PENDING, UNFLUSHED);
+        Self { body, rest: None, guard }
     }
 }
 
 /// Bytes of a response. HTTP/2 may keep them until the peer has room for them, long after the body has
 /// ended. The connection is not idle meanwhile.
 pub(super) struct TrackedData<D> {
-    data: D,
+    data: Data<D>,
     /// None for HTTP/1: there `UNFLUSHED` and a blocked socket tell of unsent bytes.
     _unsent: Option<UnsentGuard>,
 }
 
+enum Data<D> {
+    Frame(D),
+    Part(Bytes),
+}
+
 impl<D: Buf> Buf for TrackedData<D> {
     fn remaining(&self) -> usize {
-        self.data.remaining()
+        match &self.data {
+            Data::Frame(data) => data.remaining(),
+            Data::Part(part) => part.remaining(),
+        }
     }
 
     fn chunk(&self) -> &[u8] {
-        self.data.chunk()
+        match &self.data {
+            Data::Frame(data) => data.chunk(),
+            Data::Part(part) => part.chunk(),
+        }
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        self.data.chunks_vectored(slices)
+        match &self.data {
+            Data::Frame(data) => data.chunks_vectored(slices),
+            Data::Part(part) => part.chunks_vectored(slices),
+        }
     }
 
     fn advance(&mut self, count: usize) {
-        self.data.advance(count);
+        match &mut self.data {
+            Data::Frame(data) => data.advance(count),
+            Data::Part(part) => part.advance(count),
+        }
     }
 
     fn copy_to_bytes(&mut self, count: usize) -> Bytes {
-        self.data.copy_to_bytes(count)
+        match &mut self.data {
+            Data::Frame(data) => data.copy_to_bytes(count),
+            Data::Part(part) => part.copy_to_bytes(count),
+        }
     }
 }
 
@@ -199,25 +228,50 @@ impl<B: Body> Body for TrackedBody<B> {
     ) -> Poll<Option<Result<Frame<Self::Data>, B::Error>>> {
         let this = self.project();
         let progress = &this.guard.progress;
+        // Only an HTTP/2 connection is detached while it has responses.
+        let is_http2 = progress.is_detached();
+        let track = |data| {
+            let _unsent = is_http2.then(|| UnsentGuard::new(progress));
+            TrackedData { data, _unsent }
+        };
         // A poll of the body sets the first bit again if the body reads the request and waits.
         progress.clear(REQUEST_BODY_PENDING | RESPONSE_BODY_PENDING);
-        let polled = this.body.poll_frame(cx);
+        let mut polled = match this.rest.take() {
+            Some(rest) => Poll::Ready(Some(Ok(Frame::data(rest)))),
+            None => this.body.poll_frame(cx),
+        };
         if polled.is_pending() {
             progress.set(RESPONSE_BODY_PENDING);
         }
-        let track = |data| {
-            // Only an HTTP/2 connection is detached while it has responses.
-            let _unsent = progress.is_detached().then(|| UnsentGuard::new(progress));
-            TrackedData { data, _unsent }
-        };
-        polled.map_ok(|frame| frame.map_data(track))
+        if is_http2 {
+            stalls::note_body(&polled);
+            if let Poll::Ready(Some(Ok(frame))) = &mut polled
+                && let Some(data) = frame.data_mut().filter(|data| data.remaining() > PART)
+                && !failpoint("HTTP/2 gets a response at once")
+            {
+                let part = data.copy_to_bytes(PART);
+                *this.rest = match polled {
+                    Poll::Ready(Some(Ok(frame))) => frame.into_data().ok(),
+                    _ => None,
+                };
+                return Poll::Ready(Some(Ok(Frame::data(track(Data::Part(part))))));
+            }
+        }
+        polled.map_ok(|frame| frame.map_data(|data| track(Data::Frame(data))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (mut hint, rest) = (self.body.size_hint(), self.rest.as_ref());
+        let rest = rest.map_or(0, Buf::remaining) as u64;
+        let upper = hint.upper().and_then(|upper| upper.checked_add(rest));
+        hint.set_lower(hint.lower().saturating_add(rest));
+        if let Some(upper) = upper {
+            hint.set_upper(upper);
+        }
+        hint
     }
 }

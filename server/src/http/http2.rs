@@ -10,8 +10,9 @@
 //! A timer runs from the last moment at which bytes moved, in either direction:
 //!
 //! 1. While response bytes wait for the peer: `write_timeout`, if there is one. It closes the connection.
-//!    While user code is under way (a service, a body, a tunnel), no other timer runs. The body of a
-//!    request has a timer of its own (`body.rs`).
+//!    Twice as long while the socket takes bytes and streams are open: a stream that waits for its window has a
+//!    timer of its own (`stalls.rs`), and ends alone. While user code is under way (a service, a body, a
+//!    tunnel), no other timer runs. The body of a request has a timer of its own (`body.rs`).
 //! 2. Else, before the goodbye: `keep_alive_timeout`. It sends the goodbye (GOAWAY).
 //! 3. Else, while the kernel may hold bytes that the peer has not taken: `write_timeout`, or
 //!    [`KERNEL_TIMEOUT`]. It closes the connection.
@@ -37,7 +38,8 @@ use crate::conn::protocol::Outcome;
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::http::hyper_service::{HttpService, HyperService};
 use crate::http::lent_io::{FirstBytes, LentIo, Shared};
-use crate::http::progress::{ConnProgress, ProgressGuard, SocketWaiter};
+use crate::http::progress::SocketWaiter;
+use crate::http::stalls::Spawn;
 use crate::http::{GaugeGuard, HttpProtocol};
 
 /// How long the peer may be silent after the goodbye, when all bytes were sent and taken.
@@ -52,20 +54,6 @@ const KERNEL_BUFFER: u64 = 64 * 1024;
 
 /// How many bytes the peer may have sent before it learned of the end: hyper's window, and some more.
 const MAX_DISCARDED: u64 = 2 * 1024 * 1024;
-
-/// Spawns hyper's streams and tunnels as tasks. Each keeps the connection busy until its end.
-#[derive(Clone)]
-pub(super) struct Spawn(Arc<ConnProgress>);
-
-impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Spawn {
-    fn execute(&self, future: F) {
-        let guard = ProgressGuard::new(self.0.clone(), 0, 0);
-        tokio::spawn(async move {
-            let _guard = guard;
-            future.await
-        });
-    }
-}
 
 type Hyper<W, A> = Connection<LentIo<W>, HyperService<A>, Spawn>;
 
@@ -103,7 +91,7 @@ pub(super) fn serve<W: Transport, A: HttpService>(
     let first = FirstBytes { bytes: first, head: None, in_parts: false };
     let shared = Shared::new((notifier, peer), io, first);
     let progress = shared.progress.clone();
-    let spawn = Spawn(progress.clone());
+    let spawn = Spawn { progress: progress.clone(), write_timeout };
     let service = protocol.hyper_service(progress);
     let mut builder = Builder::new(spawn);
     protocol.http2.apply(&mut builder);
@@ -229,8 +217,11 @@ impl<W: Transport, A: HttpService> Task<W, A> {
     fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<Limit> {
         let is_busy = self.shared.progress.is_busy();
         let wrote = self.note_moves(Instant::now(), is_busy);
-        let has_unsent = self.shared.progress.has_unsent() || self.shared.lent().is_blocked;
+        let is_blocked = self.shared.lent().is_blocked;
+        let has_unsent = self.shared.progress.has_unsent() || is_blocked;
+        let streams_first = !is_blocked && self.shared.progress.streams() > 0;
         let (limit, timeout) = match () {
+            () if has_unsent && streams_first => (Limit::Write, self.write_timeout.map(|t| 2 * t)),
             () if has_unsent => (Limit::Write, self.write_timeout),
             () if is_busy => return Poll::Pending,
             () if !self.is_last => (Limit::KeepAlive, self.keep_alive),

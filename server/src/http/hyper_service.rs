@@ -32,6 +32,7 @@ use crate::http::body::{RequestBody, TrackedBody};
 use crate::http::progress::{
     ConnProgress, ProgressGuard, REQUEST_BODY_PENDING, SERVICE, SERVICE_PENDING,
 };
+use crate::http::stalls;
 #[cfg(feature = "ws")]
 use crate::http::websocket;
 #[cfg(feature = "ws")]
@@ -191,6 +192,7 @@ impl<A: HttpService> Future for ServiceFuture<A> {
         };
         let Poll::Ready(result) = polled else {
             guard.progress.set(SERVICE_PENDING);
+            stalls::note_body(&Poll::<()>::Pending);
             return Poll::Pending;
         };
         let guard = this.guard.take().expect("polled after completion");

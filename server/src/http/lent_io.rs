@@ -27,7 +27,7 @@ use crate::conn::buffers::poll_read_with;
 use crate::conn::notifier::ConnNotifier;
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::http::head;
-use crate::http::progress::{ConnProgress, SocketWaiter, UNFLUSHED};
+use crate::http::progress::{ConnProgress, Entry, SocketWaiter, UNFLUSHED};
 use crate::sync::{Mutex, MutexGuard, failpoint};
 
 /// What hyper's handle of the socket and the connection's owner share.
@@ -38,7 +38,8 @@ pub(super) struct Shared<W> {
     lent: Mutex<LentState<W>>,
     /// The connection's entry and permit, after the connection was detached. Declared after the socket:
     /// the socket closes before the entry is free (`H8`).
-    entry_guard: Mutex<Option<Box<dyn Any + Send>>>,
+    /// The WebSockets of an HTTP/2 connection are owners as well: each has a handler to tell of the end.
+    entry: Mutex<Option<Arc<Entry>>>,
 }
 
 /// The lent socket and what went through it.
@@ -127,7 +128,7 @@ impl<W: Transport> Shared<W> {
             requests: 0,
             reported: (0, 0, 0),
         };
-        Arc::new(Self { progress, waker, lent: Mutex::new(lent), entry_guard: Mutex::new(None) })
+        Arc::new(Self { progress, waker, lent: Mutex::new(lent), entry: Mutex::new(None) })
     }
 
     pub(super) fn lent(&self) -> MutexGuard<'_, LentState<W>> {
@@ -155,12 +156,13 @@ impl<W: Transport> Shared<W> {
 
     /// Makes the owner of the lent socket the owner of the connection: after an upgrade, and for HTTP/2.
     pub(super) fn detach(&self, entry_guard: Box<dyn Any + Send>) {
-        *self.entry_guard.lock() = Some(entry_guard);
+        let entry = Arc::new(Mutex::new(entry_guard));
+        *self.entry.lock() = Some(entry.clone());
         let mut lent = self.lent();
         // The turn has counted what came before.
         lent.reported = (lent.read, lent.wrote, self.progress.requests());
         drop(lent);
-        self.progress.detach();
+        self.progress.detach(&entry);
     }
 
     /// Adds what a detached connection has done since the last call to the counts of the server.

@@ -117,6 +117,7 @@ mod serve_turn;
 mod server;
 #[cfg(test)]
 mod soak_tests;
+mod stalls;
 #[cfg(feature = "ws")]
 mod websocket;
 
@@ -144,6 +145,8 @@ use crate::conn::protocol::{Outcome, Protocol, Turn};
 use crate::conn::transport::Transport;
 use crate::http::hyper_service::{HttpService, HyperService};
 use crate::http::progress::ConnProgress;
+#[cfg(feature = "ws")]
+pub(crate) use crate::http::progress::Entry;
 use crate::http::serve_turn::HttpTurn;
 #[cfg(feature = "ws")]
 use crate::ws::conn::{StartWs, WsConn};

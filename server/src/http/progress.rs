@@ -45,10 +45,13 @@
 //!
 //! Accesses are SeqCst, but for those whose accessor names the partner and the reason.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
+#[cfg(feature = "ws")]
+use std::sync::{OnceLock, Weak};
 use std::task::{Wake, Waker};
 
 use crate::accept::address::Address;
@@ -57,8 +60,6 @@ use crate::conn::notifier::ConnNotifier;
 use crate::sync::{Mutex, failpoint};
 #[cfg(feature = "ws")]
 use crate::ws::{stream, upgrade::Upgrade};
-#[cfg(feature = "ws")]
-use tokio_util::sync::CancellationToken;
 
 /// The service's future exists.
 pub(super) const SERVICE: u8 = 1;
@@ -179,6 +180,8 @@ pub(super) struct ConnProgress {
     whole: AtomicU64,
     /// How many parts of responses hyper has taken and not written yet. HTTP/2 alone counts them.
     unsent: AtomicUsize,
+    /// How many tasks hyper has for streams of HTTP/2.
+    streams: AtomicUsize,
     /// `POLLED` and `WOKEN`.
     polls: AtomicU8,
     /// See [`is_detached`](Self::is_detached). Never cleared.
@@ -188,10 +191,16 @@ pub(super) struct ConnProgress {
     /// The WebSocket that the last response accepts.
     #[cfg(feature = "ws")]
     upgrade: Mutex<Option<Upgrade>>,
-    /// Cancelled when an HTTP/2 connection is to end. Made for the first WebSocket.
+    /// What the WebSockets of an HTTP/2 connection listen to. Made for the first of them.
     #[cfg(feature = "ws")]
-    goodbye: Mutex<Option<CancellationToken>>,
+    signals: OnceLock<stream::Signals>,
+    /// See [`Entry`].
+    #[cfg(feature = "ws")]
+    entry: OnceLock<Weak<Entry>>,
 }
+
+/// The entry and the permit of a detached connection. The last owner frees them.
+pub(crate) type Entry = Mutex<Box<dyn Any + Send>>;
 
 impl ConnProgress {
     /// Creates the progress of a connection that hyper gets.
@@ -205,13 +214,16 @@ impl ConnProgress {
             body: AtomicU64::new(0),
             whole: AtomicU64::new(0),
             unsent: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
             polls: AtomicU8::new(0),
             detached: AtomicBool::new(false),
             waiters: Mutex::new([const { None }; 3]),
             #[cfg(feature = "ws")]
             upgrade: Mutex::new(None),
             #[cfg(feature = "ws")]
-            goodbye: Mutex::new(None),
+            signals: OnceLock::new(),
+            #[cfg(feature = "ws")]
+            entry: OnceLock::new(),
         }
     }
 
@@ -328,6 +340,22 @@ impl ConnProgress {
         self.unsent.load(SeqCst) > 0
     }
 
+    /// Returns how many streams of HTTP/2 have a task: those whose response hyper has not taken whole, and
+    /// tunnels.
+    ///
+    /// Relaxed, as the changes: the count decides between deadlines, and guards no other data.
+    pub(super) fn streams(&self) -> usize {
+        self.streams.load(Relaxed)
+    }
+
+    pub(super) fn stream_begins(&self) {
+        self.streams.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn stream_ends(&self) {
+        self.streams.fetch_sub(1, Relaxed);
+    }
+
     /// Whether the socket's owner owns the connection: after an upgrade, and with HTTP/2 before the first
     /// request.
     pub(super) fn is_detached(&self) -> bool {
@@ -375,18 +403,35 @@ impl ConnProgress {
         drop(before);
     }
 
-    /// Returns what a stream of HTTP/2 must know of its connection.
+    /// Returns what a stream of HTTP/2 must know of its connection. Returns `None` after its end.
     #[cfg(feature = "ws")]
     pub(super) fn stream_of(&self) -> Option<stream::Of> {
-        let goodbye = self.goodbye.lock().get_or_insert_default().clone();
-        Some(stream::Of { address: self.peer?, notifier: self.notifier.clone(), goodbye })
+        let entry = self.entry.get()?.upgrade()?;
+        let signals = self.signals.get_or_init(stream::Signals::default).clone();
+        // The request may have come before the first signal was made, and the kill as well.
+        self.tell_streams();
+        let notifier = self.notifier.clone();
+        Some(stream::Of { address: self.peer?, notifier, signals, _entry: entry })
     }
 
     /// Tells the WebSockets of an HTTP/2 connection that the connection is to end.
     #[cfg(feature = "ws")]
     pub(super) fn say_goodbye(&self) {
-        let goodbye = self.goodbye.lock().get_or_insert_default().clone();
-        goodbye.cancel();
+        self.signals.get_or_init(stream::Signals::default).goodbye.cancel();
+    }
+
+    /// Tells the WebSockets of an HTTP/2 connection if the connection is cut off. Called after each event
+    /// of the connection. A peer that has left ends no handler.
+    #[cfg(feature = "ws")]
+    fn tell_streams(&self) {
+        if let Some(signals) = self.signals.get()
+            && !signals.killed.is_cancelled()
+            && (self.is_killed()
+                || matches!(self.close_requested(), Some(CloseReason::Deadline(_))))
+            && !failpoint("a handler of HTTP/2 survives its server")
+        {
+            signals.killed.cancel();
+        }
     }
 
     /// Takes the WebSocket that the last response has accepted.
@@ -396,7 +441,11 @@ impl ConnProgress {
     }
 
     /// Directs events to the registered wakers from now on.
-    pub(super) fn detach(self: &Arc<Self>) {
+    pub(super) fn detach(self: &Arc<Self>, entry: &Arc<Entry>) {
+        #[cfg(feature = "ws")]
+        let _ = self.entry.set(Arc::downgrade(entry));
+        #[cfg(not(feature = "ws"))]
+        let _ = entry;
         self.detached.store(true, SeqCst);
         let waker = Waker::from(self.clone());
         self.notifier.register(&waker);
@@ -418,6 +467,8 @@ impl Wake for ConnProgress {
             }
             return;
         }
+        #[cfg(feature = "ws")]
+        self.tell_streams();
         let wakers = self.waiters.lock().clone();
         wakers.into_iter().flatten().for_each(Waker::wake);
     }

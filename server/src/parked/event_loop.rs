@@ -53,7 +53,8 @@ pub(crate) async fn event_loop<P: Protocol>(
         let worker = worker.tasks(&tasks);
         let worker = worker.run();
         let Some(pool) = &pool else {
-            tokio::spawn(worker);
+            // Boxed: tokio moves a task's future five times, and aligns its memory to 128 bytes.
+            tokio::spawn(Box::pin(worker));
             continue;
         };
         let mut scheduled = pin!(pool.schedule(worker));

@@ -5,13 +5,15 @@
 //! and close requests, and the task's own timer keeps the deadlines. One mutex guards the request to
 //! close; no user code runs under it.
 //!
-//! What must never happen: the task outlives its stream. A kill drops hyper's connection, and then
-//! reads and writes of the stream fail.
+//! What must never happen: the task outlives its server. A kill drops hyper's connection, so reads and
+//! writes of the stream fail, and it cancels [`Signals::killed`], so a handler that waits is dropped. The
+//! task owns the entry of its connection with the others: a shutdown waits for the last `on_close`.
 
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll, Waker, ready};
 
 use hyper::rt::{Read, Write};
@@ -30,6 +32,7 @@ use crate::conn::server_state::{Counters, ServerState};
 use crate::conn::table::ConnKey;
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::conn::wait::TurnInput;
+use crate::http::Entry;
 use crate::sync::Mutex;
 use crate::ws::conn::{AnyIo, StartWs, WsConn, WsTurn};
 
@@ -40,8 +43,17 @@ const NO_KEY: ConnKey = ConnKey { index: 0, generation: 0 };
 pub(crate) struct Of {
     pub(crate) address: Address,
     pub(crate) notifier: ConnNotifier,
+    pub(crate) signals: Signals,
+    pub(crate) _entry: Arc<Entry>,
+}
+
+/// What a connection tells its streams.
+#[derive(Clone, Default)]
+pub(crate) struct Signals {
     /// Cancelled when the connection says goodbye.
     pub(crate) goodbye: CancellationToken,
+    /// Cancelled when the connection is cut off.
+    pub(crate) killed: CancellationToken,
 }
 
 /// Serves a WebSocket until it ends.
@@ -67,7 +79,16 @@ pub(crate) async fn serve(on: OnUpgrade, start: Box<dyn StartWs>, of: Of) {
         let turn = WsTurn { server, input, counters: &mut counters, wake_events };
         let outcome = match close_requested.filter(|reason| !reason.is_gentle()) {
             Some(reason) => Outcome::Close(reason),
-            None => open.serve(AnyIo::Stream(&mut io), turn).await,
+            None => {
+                let served = open.serve(AnyIo::Stream(&mut io), turn);
+                // Without this, only the end of the turn would be seen.
+                let served = of.signals.killed.run_until_cancelled(served).await;
+                served.unwrap_or_else(|| {
+                    let reason = of.notifier.close_requested();
+                    let reason = reason.filter(|_| !server.killed.load(SeqCst));
+                    Outcome::Close(reason.unwrap_or(CloseReason::Aborted))
+                })
+            }
         };
         server.traffic.add(0, 0, counters.frames.into());
         let (reason, moved) = match outcome {
@@ -98,7 +119,7 @@ pub(crate) async fn serve(on: OnUpgrade, start: Box<dyn StartWs>, of: Of) {
         if is_new && reason == ParkReason::Linger {
             continue;
         }
-        wait(&link, &of.goodbye, &mut goodbye_said, deadline).await;
+        wait(&link, &of.signals.goodbye, &mut goodbye_said, deadline).await;
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             (expired, deadline) = (Some(reason.deadline()), None);
         }

@@ -270,7 +270,12 @@ fn a_slow_request_is_a_job_with_a_name_and_a_place() {
         assert!(job["place"].as_str().unwrap().contains("axum_parked/app.rs:"), "{job}");
         assert!(answer.join().unwrap()[0].starts_with("HTTP/1.1 200"));
     });
+    // The parts of a request are jobs of a group, and counted by its name.
+    let [_, answer] = get(&serving, "/parts/3");
+    assert_eq!(answer, r#"{"parts":3}"#);
     let after = status(&serving);
+    let group = &after["groups"][0];
+    assert_eq!((&group["name"], &group["succeeded"]), (&"part".into(), &3.into()), "{group}");
     assert_eq!(after["jobs"].as_array().map(Vec::len), Some(0), "{after}");
     assert!(!after["connections"]["closed"].as_object().unwrap().is_empty(), "{after}");
     stop(serving);

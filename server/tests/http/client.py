@@ -158,7 +158,7 @@ def ends():
     raw = Raw()
     raw.socket.sendall(b"nonsense\r\n\r\n")
     same(raw.file.read().split(b" ")[1], b"400")
-    # Nobody there any more, at any point.
+    # The peer is gone, at any point.
     for sent in [b"", request("x")[:9], request("x"), request("x") + request("y")[:9]]:
         Raw().socket.sendall(sent)
 

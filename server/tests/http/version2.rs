@@ -2,25 +2,29 @@
 
 use std::future::ready;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use crate::support::http::app::App;
 use crate::support::http::server::{nothing_left, serve};
 use crate::support::server::{Case, in_all_cases, in_both_modes, no_time};
 use crate::support::*;
+use axum::Router;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2::SendRequest;
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use millpond_server::http::{RequestBody, Server};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 in_all_cases!(double: many_streams, idle_ones_are_closed_under_load);
 in_all_cases!(paused: idle_ones_are_closed, shutdown_lets_streams_finish, cut_off);
-in_all_cases!(single: dropped_it_closes_all, panics, panics_in_call);
+in_all_cases!(single: dropped_it_closes_all, panics, panics_in_call, resets_stay_bounded);
 #[cfg(feature = "rustls")]
 in_both_modes!(single: alpn_is_offered_by_default);
 
@@ -249,4 +253,65 @@ async fn panics(case: Case) {
     drop(client);
     connection.await.unwrap().unwrap();
     nothing_left(&server).await;
+}
+
+/// Counts the calls of a service that are under way.
+struct Running(Arc<AtomicUsize>);
+
+impl Running {
+    fn new(running: &Arc<AtomicUsize>) -> Self {
+        running.fetch_add(1, SeqCst);
+        Self(running.clone())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+/// Rapid resets: a request and its reset, again and again.
+async fn resets_stay_bounded(case: Case) {
+    let (running, calls) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (of_app, all) = (running.clone(), calls.clone());
+    let waits = move || async move {
+        all.fetch_add(1, SeqCst);
+        let _running = Running::new(&of_app);
+        std::future::pending::<()>().await;
+    };
+    let server = case.http().serve(Router::new().fallback(waits)).unwrap();
+    let id = |number: u32| (2 * number + 1).to_be_bytes();
+    let request = |number| {
+        let block = b"\x82\x86\x84\x41\x01a";
+        [&[0, 0, block.len() as u8, 1, 5][..], &id(number), block].concat()
+    };
+    let reset = |number| [&[0, 0, 4, 3, 0][..], &id(number), &8u32.to_be_bytes()].concat();
+    let open = async || {
+        let tcp = TcpStream::connect(server.local_addrs()[0]).await.unwrap();
+        let mut peer = case.http2_stream(tcp).await;
+        peer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        peer
+    };
+    // One by one: each call ends with its stream.
+    let mut peer = open().await;
+    for number in 0..300 {
+        peer.write_all(&request(number)).await.unwrap();
+        eventually(|| running.load(SeqCst) == 1).await;
+        peer.write_all(&reset(number)).await.unwrap();
+        eventually(|| running.load(SeqCst) == 0).await;
+    }
+    assert_eq!((calls.swap(0, SeqCst), server.status().open), (300, 1));
+    drop(peer);
+    nothing_left(&server).await;
+    // All at once: the connection ends after a few.
+    let mut peer = open().await;
+    let all: Vec<u8> = (0..2_000).flat_map(|n| [request(n), reset(n)].concat()).collect();
+    let _ = peer.write_all(&all).await;
+    let mut rest = Vec::new();
+    let _ = soon(peer.read_to_end(&mut rest)).await;
+    drop(peer);
+    nothing_left(&server).await;
+    assert_eq!(running.load(SeqCst), 0);
+    assert!(calls.load(SeqCst) < 300, "{calls:?}");
 }

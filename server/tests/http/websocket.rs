@@ -10,6 +10,7 @@ use axum::routing::any;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http2::SendRequest;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use millpond_server::http::{Server, ServerBuilder};
 use millpond_server::ws::{CloseFrame, Message, UpgradeRejection, WebSocketUpgrade};
@@ -28,7 +29,7 @@ in_all_cases!(single: messages, fragments, byte_by_byte, handshakes, the_app_dec
 in_all_cases!(single: closes, half_open, sends_from_anywhere, busy_before, errors_and_panics);
 in_all_cases!(double: messages_while_the_handler_waits);
 in_all_cases!(paused: silent_peers, a_part_of_a_message, shutdown);
-in_all_cases!(single: over_http2);
+in_all_cases!(single: autobahn, over_http2, a_stuck_handler_over_http2);
 
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
@@ -152,6 +153,10 @@ impl Handler for Probe {
                 "gate" => {
                     self.gate.notified().await;
                     to.send(Message::Text(text)).await?;
+                }
+                "stuck" => {
+                    self.tell("stuck".to_owned());
+                    std::future::pending::<()>().await;
                 }
                 late if late.starts_with("late") => {
                     sleep(Duration::from_millis(3)).await;
@@ -377,6 +382,58 @@ async fn violations(case: Case) {
     let mut client = open(case, &server, &[]).await;
     client.send(frame(CLOSE, close(1005, ""))).await;
     assert_eq!(client.close_code().await, 1002);
+}
+
+/// The essence of Autobahn's cases 3 to 7: each reserved bit and opcode, each kind of close code, and texts
+/// that are cut within their characters.
+async fn autobahn(case: Case) {
+    let server = serve(case.http(), &Probe::default());
+    let violate = async |bytes: Vec<u8>, code: u16| {
+        let mut client = open(case, &server, &[]).await;
+        client.send(&bytes).await;
+        assert_eq!(client.close_code().await, code, "{bytes:?}");
+    };
+    for bits in 1..8 {
+        violate(raw(FIN | bits << 4 | TEXT, true, b"bits"), 1002).await;
+    }
+    for opcode in [3, 4, 5, 6, 7, 11, 12, 13, 14, 15] {
+        violate(frame(opcode, "reserved"), 1002).await;
+    }
+    for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535] {
+        violate(frame(CLOSE, close(code, "")), 1002).await;
+    }
+    let valid = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999];
+    for code in valid {
+        let mut client = open(case, &server, &[]).await;
+        client.send(frame(CLOSE, close(code, &"r".repeat(123)))).await;
+        assert_eq!(client.close_code().await, code);
+    }
+    // A frame for each byte, and one without any.
+    let in_bytes = |text: &[u8]| {
+        let parts = text.iter().map(|byte| raw(0, true, &[*byte])).collect::<Vec<_>>().concat();
+        [raw(TEXT, true, b""), parts].concat()
+    };
+    let mut client = open(case, &server, &[]).await;
+    for text in ["", "κόσμε", "\u{7f}\u{80}\u{7ff}\u{800}\u{d7ff}\u{e000}\u{ffff}\u{10ffff}"] {
+        client.send([in_bytes(text.as_bytes()), raw(FIN, true, b"")].concat()).await;
+        assert_eq!(client.frame().await, (TEXT, text.into()));
+    }
+    // A lone continuation, overlong forms, a surrogate, too large, five bytes, a start without its rest.
+    let wrong: [&[u8]; 8] = [
+        b"\x80",
+        b"ab\xc0\xaf",
+        b"\xe0\x80\xaf",
+        b"\xce\xba\xed\xa0\x80edited",
+        b"\xf4\x90\x80\x80",
+        b"\xf8\x88\x80\x80\x80",
+        b"\xffab",
+        b"\xe1\xbd\xce",
+    ];
+    for text in wrong {
+        violate(frame(TEXT, text), 1007).await;
+        // Without waiting for the end of the message.
+        violate(in_bytes(text), 1007).await;
+    }
 }
 
 async fn closes(case: Case) {
@@ -632,6 +689,16 @@ async fn http2(case: Case, server: &Server) -> SendRequest<Full<Bytes>> {
     client
 }
 
+/// Opens a WebSocket over HTTP/2.
+async fn open_stream(client: &mut SendRequest<Full<Bytes>>) -> TokioIo<Upgraded> {
+    let request = hyper::Request::connect("http://a/ws").header("sec-websocket-version", "13");
+    let request = request.extension(hyper::ext::Protocol::from_static("websocket"));
+    let request = request.body(Full::default()).unwrap();
+    let response = no_time(client.send_request(request)).await.unwrap();
+    assert_eq!(response.status(), 200);
+    TokioIo::new(hyper::upgrade::on(response).await.unwrap())
+}
+
 async fn over_http2(case: Case) {
     let probe = Probe::default();
     let builder = case.http().websocket_ping_interval(Duration::from_secs(2));
@@ -639,12 +706,7 @@ async fn over_http2(case: Case) {
     let mut client = http2(case, &server).await;
     let mut streams = Vec::new();
     for _ in 0..3 {
-        let request = hyper::Request::connect("http://a/ws").header("sec-websocket-version", "13");
-        let request = request.extension(hyper::ext::Protocol::from_static("websocket"));
-        let request = request.body(Full::default()).unwrap();
-        let response = no_time(client.send_request(request)).await.unwrap();
-        assert_eq!(response.status(), 200);
-        streams.push(TokioIo::new(hyper::upgrade::on(response).await.unwrap()));
+        streams.push(open_stream(&mut client).await);
     }
     for (number, stream) in streams.iter_mut().enumerate() {
         let text = format!("stream {number}");
@@ -687,6 +749,30 @@ async fn over_http2(case: Case) {
     let (report, ()) = tokio::join!(stop, clients);
     assert_eq!((report.closed, report.aborted, report.still_open), (1, 0, 0), "{report:?}");
     assert_eq!(probe.told(), ["Shutdown"; 2]);
+}
+
+/// A handler that waits for ever ends at the deadline of the shutdown, and the report comes after that.
+async fn a_stuck_handler_over_http2(case: Case) {
+    let probe = Probe::default();
+    let server = serve(case.http(), &probe);
+    let mut client = http2(case, &server).await;
+    let mut stuck = open_stream(&mut client).await;
+    let mut left = open_stream(&mut http2(case, &server).await).await;
+    for stream in [&mut stuck, &mut left] {
+        stream.write_all(&frame(TEXT, "stuck")).await.unwrap();
+    }
+    eventually(|| probe.told.lock().unwrap().len() == 2).await;
+    // A peer that has left ends no handler. Its connection is open until then.
+    drop(left);
+    settle().await;
+    assert_eq!((server.status().open, probe.told()), (2, vec!["stuck".to_owned(); 2]));
+    let report = no_time(server.shutdown(Duration::from_millis(300))).await;
+    assert_eq!((report.aborted, report.still_open), (2, 0), "{report:?}");
+    assert_eq!(probe.told(), ["Aborted"; 2]);
+    // The connection ends, and with it the stream.
+    let mut rest = Vec::new();
+    let _ = soon(stuck.read_to_end(&mut rest)).await;
+    nothing_left(&server).await;
 }
 
 async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> (u8, Vec<u8>) {

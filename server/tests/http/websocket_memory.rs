@@ -1,4 +1,5 @@
-//! What an idle WebSocket costs: the heap of the server's thread, counted byte by byte.
+//! What an idle WebSocket and an idle TLS connection cost: the heap of the server's thread, counted byte by
+//! byte.
 //!
 //! The clients run on another thread, and the allocator counts per thread. So neither they nor other
 //! tests of this program are in the figure.
@@ -93,5 +94,92 @@ fn an_idle_websocket_is_small() {
         let each = (live[1] - live[0]) as usize / 320;
         println!("{each} bytes of heap for an idle WebSocket");
         assert!(each <= 256, "{each}");
+    });
+}
+
+/// HTTP/1.1 over TLS. What rustls keeps for a session is measured apart, without sockets and server.
+#[cfg(feature = "rustls")]
+#[test]
+fn an_idle_tls_connection_adds_little_to_its_session() {
+    use std::sync::Arc;
+    use tokio_rustls::rustls::server::NoServerSessionStorage;
+    use tokio_rustls::rustls::{ServerConnection, StreamOwned};
+
+    use crate::support::server::tls;
+
+    const COUNT: usize = 128;
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+    /// Returns a session that is open, and that has had a request and its answer.
+    fn session(config: &Arc<tokio_rustls::rustls::ServerConfig>) -> Box<ServerConnection> {
+        let mut server = Box::new(ServerConnection::new(config.clone()).unwrap());
+        let mut client = tls::client_session();
+        client.writer().write_all(REQUEST).unwrap();
+        let (mut bytes, mut request) = (Vec::new(), Vec::new());
+        while request.len() < REQUEST.len() {
+            client.write_tls(&mut bytes).unwrap();
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                server.read_tls(&mut rest).unwrap();
+                server.process_new_packets().unwrap();
+            }
+            let _ = server.reader().read_to_end(&mut request);
+            bytes.clear();
+            while server.wants_write() {
+                server.write_tls(&mut bytes).unwrap();
+            }
+            client.read_tls(&mut &bytes[..]).unwrap();
+            client.process_new_packets().unwrap();
+            bytes.clear();
+        }
+        server.writer().write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        while server.wants_write() {
+            server.write_tls(&mut bytes).unwrap();
+        }
+        server
+    }
+
+    fn asked(address: std::net::SocketAddr, count: usize) -> Vec<Box<dyn Read + Send>> {
+        let ask = |_| {
+            let tcp = TcpStream::connect(address).unwrap();
+            tcp.set_nodelay(true).unwrap();
+            let mut stream = StreamOwned::new(tls::client_session(), tcp);
+            stream.write_all(REQUEST).unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n\r\nhello") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                answer.push(byte[0]);
+            }
+            Box::new(stream) as Box<dyn Read + Send>
+        };
+        (0..count).map(ask).collect()
+    }
+
+    single(async {
+        let mut config = (*tls::server()).clone();
+        // The store of sessions belongs to all connections.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        let config = Arc::new(config);
+        let warm_up = session(&config);
+        let before = LIVE.get();
+        let sessions: Vec<_> = (0..COUNT).map(|_| session(&config)).collect();
+        let of_session = (LIVE.get() - before) as usize / COUNT;
+        drop((warm_up, sessions));
+
+        let app = Router::new().route("/", any(async || "hello"));
+        let server = EVENT_DRIVEN.http().tls(config).serve(app).unwrap();
+        let address = server.local_addrs()[0];
+        let (mut clients, mut live) = (Vec::new(), Vec::new());
+        for count in [32, COUNT] {
+            clients
+                .extend(tokio::task::spawn_blocking(move || asked(address, count)).await.unwrap());
+            at_rest(&server, clients.len(), 0).await;
+            settle().await;
+            live.push(LIVE.get());
+        }
+        let each = (live[1] - live[0]) as usize / COUNT;
+        println!("{each} bytes of heap for an idle TLS connection, {of_session} of them rustls's");
+        assert!(each - of_session <= 4096, "{each} - {of_session}");
     });
 }

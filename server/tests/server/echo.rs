@@ -91,7 +91,7 @@ async fn many_answers_and_none(case: Case) {
         }
     }
     parked(&server, 1).await;
-    assert!(client.is_silent().await, "{case:?}: an answer that nobody gave");
+    assert!(client.is_silent().await, "{case:?}: an answer without a handler");
 
     let none = |_: String| async { Ok::<_, Infallible>(None::<String>) };
     let server = case.builder().codec(LinesCodec::new()).serve(server::service_fn(none)).unwrap();
@@ -99,7 +99,7 @@ async fn many_answers_and_none(case: Case) {
     client.send("one\ntwo\n").await;
     eventually(|| server.status().frames == 2).await;
     parked(&server, 1).await;
-    assert!(client.is_silent().await, "{case:?}: an answer that nobody gave");
+    assert!(client.is_silent().await, "{case:?}: an answer without a handler");
 }
 
 async fn a_partial_frame_is_kept(case: Case) {

@@ -361,6 +361,6 @@ async fn shutdown_waits_for_what_is_told(case: Case) {
     }
     let report = server.shutdown(Duration::from_secs(5)).await;
     assert_eq!((report.closed, report.still_open), (4, 0), "{case:?}: {report:?}");
-    assert_eq!(told.load(SeqCst), 4, "{case:?}: ends that nobody was told of");
+    assert_eq!(told.load(SeqCst), 4, "{case:?}: ends that no handler was told of");
     accounted(&server);
 }

@@ -18,7 +18,7 @@ const ANSWERS: usize = 1000;
 async fn hears_all(case: Case, client: &mut Client, last: &str) {
     for n in 0..ANSWERS {
         if n % 10 == 0 {
-            let _ = client.try_send("nobody reads this\n").await;
+            let _ = client.try_send("no peer reads this\n").await;
         }
         let line = client.try_line().await;
         let line = line.unwrap_or_else(|error| panic!("{case:?}: {error} after {n} answers"));

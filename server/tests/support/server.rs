@@ -100,6 +100,12 @@ pub fn double(body: impl Future<Output = ()> + Send + 'static) {
     super::multi(2, body);
 }
 
+/// The same, for what takes long on a machine with other work.
+#[track_caller]
+pub fn double_for_long(body: impl Future<Output = ()> + Send + 'static) {
+    super::multi_for(Duration::from_secs(180), 2, body);
+}
+
 impl Case {
     /// Makes the stream of an HTTP/2 client.
     pub async fn http2_stream(self, tcp: TcpStream) -> Stream {
@@ -536,9 +542,14 @@ pub mod tls {
         Ok(stream)
     }
 
+    /// A client's side of a session, without a socket.
+    pub fn client_session() -> rustls::ClientConnection {
+        rustls::ClientConnection::new(configs().client.clone(), name()).unwrap()
+    }
+
     /// The first bytes of a client: the ClientHello.
     pub fn hello() -> Vec<u8> {
-        let mut session = rustls::ClientConnection::new(configs().client.clone(), name()).unwrap();
+        let mut session = client_session();
         let mut bytes = Vec::new();
         session.write_tls(&mut bytes).unwrap();
         bytes

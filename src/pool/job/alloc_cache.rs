@@ -48,7 +48,7 @@ pub(crate) fn allocate<C>() -> NonNull<C> {
         _ => ptr::null_mut(),
     };
     NonNull::new(block.cast()).unwrap_or_else(|| {
-        // SAFETY: the size is not zero, because every cell has a header.
+        // SAFETY: the size is not zero, because every cell has a header (S7).
         let fresh = unsafe { alloc(layout) };
         NonNull::new(fresh.cast()).unwrap_or_else(|| handle_alloc_error(layout))
     })
@@ -173,7 +173,7 @@ mod tests {
     fn a_thread_caches_a_limited_number_and_reuses_the_latest() {
         let blocks: Vec<_> = (0..=MAX_FREE[0]).map(|_| allocate::<[u64; 12]>()).collect();
         for &block in &blocks {
-            // SAFETY: allocated as this type above, and released once.
+            // SAFETY: allocated as this type above, and released once (S8).
             unsafe { release(block) };
         }
         let lens = || FREE_LISTS.with(|lists| lists.each_ref().map(|list| list.len.get()));
@@ -184,7 +184,7 @@ mod tests {
             blocks[MAX_FREE[0] - 1].cast::<u8>(),
             "the latest block is reused first"
         );
-        // SAFETY: allocated as this type above, and released once.
+        // SAFETY: allocated as this type above, and released once (S8).
         unsafe { release(again) };
         trim();
         assert_eq!(lens(), [0; 4]);
@@ -216,7 +216,7 @@ mod tests {
         let aligned = allocate::<Aligned>();
         assert_eq!(aligned.as_ptr() as usize % 64, 0);
         let large = allocate::<[u64; 200]>();
-        // SAFETY: each was allocated as its type, and is released once.
+        // SAFETY: each was allocated as its type, and is released once (S8).
         unsafe {
             release(aligned);
             release(large);

@@ -11,8 +11,9 @@
 //! | was suspended | its key in the slab | its [`History`] |
 //! | waits for the slot that it lent | its key in the slab | its key in the wait list |
 //!
-//! The wait list keeps the history of a job that lent its slot. The token's holder writes both words (S2).
-//! A thread that lists jobs reads them under the shard's lock. A job that lends its slot meanwhile shows a
+//! The wait list keeps the history of a job that lent its slot. The token's holder writes both words (S2),
+//! so each access of the holder is Relaxed. A thread that lists jobs reads them under the shard's lock, which
+//! is the partner of both. A job that lends its slot meanwhile shows a
 //! key of the wait list there, and no history.
 
 use std::num::NonZeroU32;

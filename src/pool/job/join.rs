@@ -41,7 +41,7 @@ impl<T> RawJoinHandle<T> {
             return job;
         }
         let mut this = ManuallyDrop::new(self);
-        // SAFETY: `this` is not dropped, so `job` is not used again.
+        // SAFETY: `this` is not dropped, so its reference moves to the caller (S6).
         unsafe { ManuallyDrop::take(&mut this.job) }
     }
 
@@ -120,7 +120,7 @@ impl<T> RawJoinHandle<T> {
     /// Drops a handle that is counted as a plain reference.
     #[inline(never)]
     fn drop_plain(&mut self) {
-        // SAFETY: the handle is dropped, so `job` is not used again.
+        // SAFETY: the handle is dropped, and gives up its reference once (S6).
         drop(unsafe { ManuallyDrop::take(&mut self.job) });
     }
 }

@@ -111,6 +111,11 @@ impl Meta {
         Requirements { deadline, place, ..extra.requirements }
     }
 
+    /// The job's own deadline, or the one that it inherited.
+    pub(super) fn own_deadline(&self) -> Option<Deadline> {
+        self.extra.as_ref()?.deadline
+    }
+
     /// The name of the job's group, if the group was given one.
     pub(super) fn group(&self) -> Option<&Arc<str>> {
         self.extra.as_ref()?.group.as_ref()
@@ -203,15 +208,20 @@ fn drop_extra(extra: Box<Extra>) {
 
 impl Extra {
     fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
-        struct Restore(Option<Deadline>);
-
-        impl Drop for Restore {
-            fn drop(&mut self) {
-                DEADLINE.set(self.0);
-            }
-        }
-
-        let _restore = Restore(DEADLINE.replace(self.deadline));
-        self.span.in_scope(f)
+        with_deadline(self.deadline, || self.span.in_scope(f))
     }
+}
+
+/// Calls `f` with the deadline of a job as the thread's.
+pub(crate) fn with_deadline<R>(deadline: Option<Deadline>, f: impl FnOnce() -> R) -> R {
+    struct Restore(Option<Deadline>);
+
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            DEADLINE.set(self.0);
+        }
+    }
+
+    let _restore = Restore(DEADLINE.replace(deadline));
+    f()
 }

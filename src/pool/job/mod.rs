@@ -115,11 +115,6 @@
 //!   scheduler's slab keeps suspended jobs: the entry goes, under the shard's lock, before the token
 //!   is given up. The wait list compares addresses and dereferences none.
 //!   Tests: all under AddressSanitizer (`scripts/asan`), `at_any_moment_under_load`.
-//! - **S10, an output without a reader.** The join handle's reference is the bit `JOIN` of `refs`. Once
-//!   the bit is unset, the token's holder drops the output before `COMPLETE`. A join handle that is
-//!   dropped beside other references sets `JOIN_DROPPED`. Of that and `COMPLETE`, the second one
-//!   drops the output. So no abort handle and no waker keeps an output alive.
-//!   Tests: `a_dropped_handle_drops_the_output` (loom), `memory::an_abort_handle_keeps_no_output`.
 //! - **S7, types.** `Cell::allocate` makes each cell, of a `Send` future, output and sink. The header
 //!   comes first, and its table is that of the cell's type.
 //! - **S8, memory.** Memory from `alloc_cache` has one owner. A free list has blocks of its own size
@@ -128,6 +123,11 @@
 //! - **S9, panics.** Polls, drops of futures and outputs, sinks and foreign wakers are user code and may
 //!   panic. Every call is caught in the cell, and costs that job alone. No lock is held meanwhile.
 //!   Tests: `tests/pool/panics.rs`.
+//! - **S10, an output without a reader.** The join handle's reference is the bit `JOIN` of `refs`. Once
+//!   the bit is unset, the token's holder drops the output before `COMPLETE`. A join handle that is
+//!   dropped beside other references sets `JOIN_DROPPED`. Of that and `COMPLETE`, the second one
+//!   drops the output. So no abort handle and no waker keeps an output alive.
+//!   Tests: `a_dropped_handle_drops_the_output` (loom), `memory::an_abort_handle_keeps_no_output`.
 //! - **S11, places.** An [`AtomicPlace`] is null or has the address of a `&'static Location`.
 
 mod alloc_cache;
@@ -145,7 +145,7 @@ use std::task::Waker;
 pub(crate) use crate::pool::job::alloc_cache::trim as trim_cache;
 pub(crate) use crate::pool::job::history::History;
 pub(crate) use crate::pool::job::join::RawJoinHandle;
-pub(crate) use crate::pool::job::meta::Meta;
+pub(crate) use crate::pool::job::meta::{Meta, with_deadline};
 pub(crate) use crate::pool::job::new::{AdmittedJob, NewJob, allocate_job, finished_job};
 pub(crate) use crate::pool::job::refs::{AtomicJobSlot, AtomicPlace, JobArc, RawJob, Runnable};
 pub(crate) use crate::pool::job::state::SlotHold;

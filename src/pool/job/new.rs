@@ -13,7 +13,7 @@ use crate::pool::job::meta::Meta;
 use crate::pool::job::raw::Cell;
 use crate::pool::job::refs::{JobArc, RawJob, Runnable};
 use crate::pool::job::{JobScheduler, OutputSink, SlotKind};
-use crate::pool::options::Requirements;
+use crate::pool::options::{Deadline, Requirements};
 use crate::sync::failpoint;
 use crate::trace::Place;
 
@@ -51,7 +51,7 @@ where
 {
     let meta = Meta::new(false, Place::caller(), None, None);
     let new_job = allocate_job::<_, S>(std::future::pending::<T>(), meta, NO_POOL);
-    // SAFETY: `new_job` has the token, and a `Pending` needs no drop.
+    // SAFETY: `new_job` has the token (S2), and a `Pending` needs no drop.
     unsafe { new_job.cell().finish_unpolled(output) };
     let (token, admitted) = new_job.admit(sink, SlotKind::Overflow);
     token.publish();
@@ -88,11 +88,11 @@ where
             self.job.set_slot_kind(slot_kind);
         }
         if S::DROPPED_AT_END {
-            // SAFETY: `self` has the token of the job, which is not complete.
+            // SAFETY: `self` has the token of the job, which is not complete (S2).
             unsafe { self.cell().set_sink(sink) };
         }
         let job = ManuallyDrop::new(self).job;
-        // SAFETY: the cell was made for this output, and this is its one join handle.
+        // SAFETY: the cell was made for this output (S7), and this is its one join handle (S10).
         let join = unsafe { RawJoinHandle::new(JobArc(job)) };
         (Runnable(job), AdmittedJob { join, types: PhantomData })
     }
@@ -102,6 +102,11 @@ where
         self.job.header().meta.requirements()
     }
 
+    /// The job's deadline.
+    pub(crate) fn deadline(&self) -> Option<Deadline> {
+        self.job.header().meta.own_deadline()
+    }
+
     /// Where the job was submitted.
     pub(crate) fn place(&self) -> Place {
         self.job.header().meta.place()
@@ -109,7 +114,7 @@ where
 
     /// Takes the future out of the cell and frees the cell. Called when the job is refused.
     pub(crate) fn take_back(self) -> F {
-        // SAFETY: `self` has the token, and a job that was not admitted was never polled.
+        // SAFETY: `self` has the token (S2), and a job that was not admitted was never polled (S3).
         unsafe { self.cell().take_future() }
     }
 

@@ -151,7 +151,7 @@ where
     /// `header` is the header of a live cell of this type (S6, S7).
     #[inline]
     pub(super) unsafe fn from_header<'a>(header: NonNull<Header>) -> &'a Self {
-        // SAFETY: the caller vouches for the type and for the life of the cell.
+        // SAFETY: the caller vouches for the type (S7) and for the life of the cell (S6).
         unsafe { header.cast::<Self>().as_ref() }
     }
 
@@ -188,10 +188,10 @@ where
         // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7).
         let cell = unsafe { Self::from_header(ptr) };
         if !cell.header.meta.is_plain() {
-            // SAFETY: the caller's contract is the same.
+            // SAFETY: the caller's contract is the same (S1, S2).
             return unsafe { cell.poll_timed(cx) };
         }
-        // SAFETY: the caller's contract is the same.
+        // SAFETY: the caller's contract is the same (S1, S2).
         unsafe { cell.poll_future(cx) }
     }
 
@@ -202,13 +202,13 @@ where
     /// That of [`poll`](Self::poll).
     #[cold]
     unsafe fn poll_timed(&self, cx: &mut Context<'_>) -> Step {
-        // SAFETY: the caller holds the token, and a job that has not ended is a future.
+        // SAFETY: the caller holds the token (S2), and a job that has not ended is a future.
         let expire =
             || self.stage.with_mut(|stage| unsafe { self.end(stage, Err(JobError::Expired)) });
         if self.header.meta.is_late_to_start() {
             return Step::Ended(expire());
         }
-        // SAFETY: the caller's contract is the same.
+        // SAFETY: the caller's contract is the same (S1, S2).
         let step = unsafe { self.poll_future(cx) };
         if step != Step::Pending {
             self.header.meta.drop_timer();
@@ -252,15 +252,15 @@ where
             }));
             match (polled, output) {
                 (Ok(()), None) => Step::Pending,
-                // SAFETY: the caller holds the token, and the future was dropped above.
+                // SAFETY: the caller holds the token (S2), and the future was dropped above.
                 (Ok(()), Some(output)) => Step::Ended(unsafe { self.finish(stage, output) }),
                 (Err(payload), None) => {
-                    // SAFETY: the caller holds the token, and `stage` is still the future.
+                    // SAFETY: the caller holds the token (S2), and `stage` is still the future.
                     Step::Ended(unsafe { self.end(stage, Err(JobError::panicked(payload))) })
                 }
                 (Err(payload), Some(output)) => {
                     catch_panic(|| drop(output));
-                    // SAFETY: as above; a drop that panicked is not repeated.
+                    // SAFETY: the caller holds the token (S2); a drop that panicked is not repeated.
                     Step::Ended(unsafe { self.finish(stage, Err(JobError::panicked(payload))) })
                 }
             }
@@ -277,7 +277,7 @@ where
         let cell = unsafe { Self::from_header(ptr) };
         let error =
             if cell.header.meta.is_expired() { JobError::Expired } else { JobError::Cancelled };
-        // SAFETY: the caller holds the token, and a job that has not ended is a future.
+        // SAFETY: the caller holds the token (S2), and a job that has not ended is a future.
         cell.stage.with_mut(|stage| unsafe { cell.end(stage, Err(error)) })
     }
 
@@ -314,7 +314,7 @@ where
                 Err(JobError::panicked(payload))
             }
         };
-        // SAFETY: the caller holds the token, and the future was dropped above.
+        // SAFETY: the caller holds the token (S2), and the future was dropped above.
         unsafe { self.finish(stage, output) }
     }
 
@@ -324,7 +324,7 @@ where
     ///
     /// The caller holds the token, and the job has not ended.
     pub(super) unsafe fn finish_unpolled(&self, output: Result<F::Output, JobError>) {
-        // SAFETY: the caller vouches for the token and for the future.
+        // SAFETY: the caller vouches for the token (S2) and for the future.
         self.stage.with_mut(|stage| unsafe { self.finish(stage, output) });
     }
 
@@ -394,7 +394,7 @@ where
     ///
     /// The caller holds the token and gives it up. The job was never polled.
     unsafe fn give_back(ptr: NonNull<Header>) {
-        // SAFETY: the caller's contract is the same.
+        // SAFETY: the caller's contract is the same (S2, S6, S7).
         unsafe { Self::discard(ptr) };
         // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7), and the
         // caller gives up `stage`.
@@ -419,14 +419,14 @@ where
                 // `COMPLETE` comes first: a waiter of the group must find each ticket finished.
                 let is_late = failpoint("a ticket ends after its group");
                 if !is_late {
-                    // SAFETY: the caller has the right to `stage`, and gives it up.
+                    // SAFETY: the caller has the right to `stage`, and gives it up (S2).
                     unsafe { cell.complete() };
                 }
                 if let (Some(sink), Stage::Ended(output)) = (sink, stage) {
                     catch_panic(|| sink.push_output(output));
                 }
                 if is_late {
-                    // SAFETY: as above.
+                    // SAFETY: the caller has the right to `stage`, and gives it up (S2).
                     unsafe { cell.complete() };
                 }
                 return;
@@ -444,7 +444,7 @@ where
             // SAFETY: `stage` belongs to the token's holder (S2).
             unsafe { cell.drop_output() };
         }
-        // SAFETY: the caller has the right to `stage`, and gives it up.
+        // SAFETY: the caller has the right to `stage`, and gives it up (S2).
         unsafe { cell.complete() }
     }
 
@@ -474,7 +474,7 @@ where
     ///
     /// `stage` belongs to the caller, and no poll has pinned the future if it is `Future`.
     unsafe fn drop_output(&self) {
-        // SAFETY: the caller vouches for the right to `stage`.
+        // SAFETY: the caller vouches for the right to `stage` (S2).
         let stage = self.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
         // The output is dropped outside of the cell: its destructor may look at the job.
         catch_panic(|| drop(stage));
@@ -492,7 +492,7 @@ where
         // SAFETY: after `COMPLETE`, `stage` belongs to the join handle (S2).
         let stage = cell.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
         match stage {
-            // SAFETY: the caller vouches for `out`.
+            // SAFETY: the caller vouches for `out`, which has this cell's type of output (S7).
             Stage::Ended(output) => unsafe {
                 *out.cast::<Option<Result<F::Output, JobError>>>() = Some(output)
             },

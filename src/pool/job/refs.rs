@@ -38,7 +38,7 @@ pub(crate) struct RawJob(pub(super) NonNull<Header>);
 // SAFETY: futures, outputs and sinks are `Send` (S7). The fields of a cell are atomic, or change
 // hands with the state word (S2, S4, S5).
 unsafe impl Send for RawJob {}
-// SAFETY: a `RawJob` is `Copy`, so sharing it permits no more than sending it.
+// SAFETY: a `RawJob` is `Copy`, so sharing it permits no more than sending it (S6).
 unsafe impl Sync for RawJob {}
 
 /// The token of a job: the one right to poll it, suspend it or end it (S1).
@@ -606,6 +606,6 @@ static WAKER: RawWakerVTable = RawWakerVTable::new(
 );
 
 fn from_waker(data: *const ()) -> RawJob {
-    // SAFETY: `raw_waker` alone makes these pointers, from one that is not null.
+    // SAFETY: `raw_waker` alone makes these pointers, from the header of a live cell (S6).
     RawJob(unsafe { NonNull::new_unchecked(data as *mut Header) })
 }

@@ -30,7 +30,7 @@
 //! * **F1, turns.** A bucket whose waiter had its turn goes to the end of the old ring, if it has more. Fresh
 //!   buckets pass by the old ones at most [`PASSES`] times in a row. So none starves.
 //! * **F2, order in a key.** While a key has waiters, all its new ones join the bucket of the old ones:
-//!   its own bucket, or its home as long as that has guests.
+//!   its own bucket, or its home bucket as long as other keys than the owner wait there.
 //! * **F3, memory.** The table does not grow. A link exists while its waiter stands in the main list.
 //!
 //! Each method takes a fixed number of steps, whatever waits. They are cold: without keys, their callers
@@ -78,7 +78,7 @@ struct Bucket {
     tail: LinkId,
     len: u32,
     /// Waiters of other keys than the owner.
-    guests: u32,
+    displaced: u32,
     /// The number of its last turn.
     last_turn: u32,
     /// The tag of the key that the bucket was free for.
@@ -95,7 +95,7 @@ impl Bucket {
         head: UNLINKED,
         tail: UNLINKED,
         len: 0,
-        guests: 0,
+        displaced: 0,
         // Long before the first one.
         last_turn: 1 << 31,
         owner: 0,
@@ -183,7 +183,7 @@ impl FairLine {
         bucket.tail = id;
         bucket.len += 1;
         if bucket.len > 1 {
-            bucket.guests += u32::from(bucket.owner != tag);
+            bucket.displaced += u32::from(bucket.owner != tag);
             return id;
         }
         let ring = self.ring_for(at, tag);
@@ -213,7 +213,7 @@ impl FairLine {
                 UNLINKED => self.buckets[at].tail = prev,
                 next => self.links[next as usize].prev = prev,
             }
-            self.buckets[at].guests -= u32::from(self.buckets[at].owner != tag);
+            self.buckets[at].displaced -= u32::from(self.buckets[at].owner != tag);
             at
         };
         let bucket = &mut self.buckets[at];
@@ -303,7 +303,7 @@ impl FairLine {
         if let Some((own, _)) = ways().find(|(_, bucket)| bucket.ring.is_some() && is_own(bucket)) {
             return (own, tag);
         }
-        if self.buckets[home].guests > 0 && !failpoint("a guest moves out") {
+        if self.buckets[home].displaced > 0 && !failpoint("a displaced key moves") {
             return (home, tag);
         }
         // The bucket that the key had, or the one that was used least recently.

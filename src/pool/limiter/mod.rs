@@ -65,8 +65,7 @@
 //! jobs in the queue come first, then callers and committed jobs in one order. Where waiters have keys,
 //! the keys take turns, and this order holds within each. No later submitter overtakes a waiter, because
 //! no shard has a free slot while a waiter stands in the main list (L4, L5). A caller that is granted a
-//! slot and then dropped releases the slot like an ended job, so the
-//! grant passes on to the next waiter.
+//! slot and then dropped releases the slot like an ended job, so the grant passes on to the next waiter.
 //!
 //! A shrink takes free slots at once. The rest are counted in `slots_to_remove`, and vanish as they
 //! come back, before any waiter is served. A grow first cancels pending removals, then serves

@@ -272,7 +272,9 @@ impl StateGuard<'_> {
         self.overload.note_turn(now, now.duration_since(oldest), size);
         let next = if self.overload.is_overloaded {
             self.shed_late_ones(shard_id, now, deferred);
-            let newest = self.wait_list.newest().filter(|&key| self.may_shed(key));
+            let newest = self.wait_list.newest().filter(|&key| {
+                self.may_shed(key) && !failpoint("the oldest goes first under overload")
+            });
             newest.or_else(|| self.first_to_serve())
         } else {
             self.first_to_serve()
@@ -309,8 +311,9 @@ impl StateGuard<'_> {
     /// Whether a waiter is a caller that may be refused (O1).
     fn may_shed(&mut self, waiter_key: WaiterKey) -> bool {
         let node = self.wait_list.node(waiter_key);
-        let requirements = node.requirements;
-        matches!(node.waiter, Waiter::Caller(_)) && self.overload.may_shed(&requirements)
+        let (is_caller, requirements) =
+            (matches!(node.waiter, Waiter::Caller(_)), node.requirements);
+        (is_caller || failpoint("a promise is refused")) && self.overload.may_shed(&requirements)
     }
 }
 

@@ -46,15 +46,13 @@ pub(super) struct Completions {
     record: Option<PollRecord>,
     /// When the job in `record` ended, if it was suspended before and its run is measured.
     ended: Option<Moment>,
-    /// How many jobs of the batch completed detached. Nothing observes their ends, so all of them
-    /// wait for the batch's one shard lock.
-    detached: usize,
-    /// Those of the detached jobs that were suspended before: they are to leave `suspended` of their
-    /// shards.
+    /// Those of the jobs with deferred releases that were suspended before: they are to leave `suspended`
+    /// of their shards.
     suspended: Vec<Runnable>,
     /// The measured runs of jobs that ended in their first polls: nanoseconds and weights.
     runs: Vec<(u64, u32)>,
-    /// How many slots of `detached` are to be released: the stall monitor may have released some.
+    /// How many slots of jobs that completed detached are to be released. Nothing observes their ends, so
+    /// all of them wait for the batch's one shard lock.
     unreleased: usize,
 }
 
@@ -62,7 +60,7 @@ impl Completions {
     pub(super) fn new() -> Self {
         let suspended = Vec::with_capacity(LOCAL_QUEUE_LEN);
         let runs = Vec::new();
-        Self { record: None, ended: None, detached: 0, suspended, runs, unreleased: 0 }
+        Self { record: None, ended: None, suspended, runs, unreleased: 0 }
     }
 
     /// Takes a job that completed. Returns whether the worker may go on with its batch: nothing
@@ -82,8 +80,7 @@ impl Completions {
             } else {
                 drop(job);
             }
-            self.detached += 1;
-            handle.set_deferred_releases(self.detached);
+            handle.defer_release();
             return true;
         }
         if job.is_measured() {
@@ -118,7 +115,7 @@ impl Completions {
     /// Takes the deferred releases back from the handle. Called before the shard is locked.
     #[inline]
     pub(super) fn take_releases(&mut self, handle: &WorkerHandle) {
-        self.unreleased = handle.take_deferred_releases(std::mem::take(&mut self.detached));
+        self.unreleased = handle.take_deferred_releases();
     }
 
     /// Records the batch as far as the shard can. The first half of [`finish`](Self::finish).

@@ -296,13 +296,15 @@ impl IdleWorkers {
         if self.monitors.load(Acquire) > 0 || !state.handles.iter().all(is_worker) {
             return false;
         }
-        // The old runtime may have had one thread, and so no monitor for any request.
+        // The old runtime may have had one thread, and so no monitor for any request. AcqRel pairs with
+        // the exchanges in `request_stall_monitor`.
         self.stall_monitor.swap(STOPPED, AcqRel);
         true
     }
 
     /// Counts a stall monitor. Called before its task is spawned.
     pub(super) fn monitor_starts(&self) {
+        // AcqRel pairs with the Acquire in `leave_runtime`; also below.
         self.monitors.fetch_add(1, AcqRel);
     }
 

@@ -102,10 +102,10 @@
 //! slots are *deferred releases*, given back under the lock that takes the next batch.
 //!
 //! Both would wait for a slow job of the same batch. Therefore both are reachable from outside: the
-//! local queue is an array of atomic slots, and the number of deferred releases is an atomic
-//! counter. When the stall monitor sees no step of the worker for a period, it takes the jobs by
-//! swaps and pushes them to its own shard. It releases the deferred slots in the worker's place and
-//! notes their number in `stolen_releases`. The worker subtracts that number when it comes back.
+//! local queue is an array of atomic slots, and the deferred releases are two atomic counts: of slots
+//! left by the worker, and of slots released. When the stall monitor sees no step of the worker for a
+//! period, it takes the jobs by swaps and pushes them to its own shard. It releases the deferred slots
+//! in the worker's place and raises the second count, by which the worker finds nothing left to release.
 //!
 //! # The end of a job
 //!
@@ -120,8 +120,7 @@
 //! # Locks
 //!
 //! The order is: idle lock, state lock of the limiter, shard lock. `park` reads the limiter's counts
-//! under the idle lock. The lock of `stolen_releases` has no other lock under it. No other lock of
-//! this folder is taken while a limiter's lock is held.
+//! under the idle lock. No lock of this folder is taken while a limiter's lock is held.
 //!
 //! # Why no wake-up is lost
 //!
@@ -159,7 +158,7 @@
 //! * **W4, one taker.** A job in a local queue is taken by one swap, of its worker or of the stall
 //!   monitor.
 //! * **W5, one release.** A deferred slot is released by its worker or by the stall monitor.
-//!   `stolen_releases` is at most `deferred_releases`.
+//!   `released` is at most `deferred`, and the exchange that raises it decides.
 //! * **W6, end order.** A job's destructor runs before its slot is released, the slot is released
 //!   before the output is published, and the output is published before an idle pool is announced.
 //! * **W7, a monitor.** A submit that leaves a job behind a busy worker leaves a stall monitor

@@ -82,8 +82,8 @@ pub(crate) struct Shared {
     weak_self: Weak<Self>,
 }
 
-/// The id of the next pool. No pool has the id 0. After four billion pools, two living ones may share an id. Then a wait for
-/// one of them counts as a wait for the other, and a slot may be lent without need.
+/// The id of the next pool. No pool has the id 0. After four billion pools, two living ones may share an id.
+/// Then a wait for one of them counts as a wait for the other, and a slot may be lent without need.
 static NEXT_ID: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
 
 /// A pool has no more shards than give each this many slots. Smaller shards would exchange slots

@@ -47,6 +47,7 @@ fn watch_for(shared: &Shared, limit: Duration) {
         return;
     }
     let is_watched = &shared.slow.is_watched;
+    // Acquire pairs with the Release stores of a watch that ends: what that watch has seen comes before.
     if !is_watched.load(Acquire) && !is_watched.swap(true, AcqRel) {
         let task = Watch { shared: shared.weak(), limit, seen: Vec::new(), ended: false };
         let runtime = shared.runtime();
@@ -119,6 +120,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         // The runtime drops the task: the next job spawns another one.
         if let Some(shared) = self.shared.upgrade().filter(|_| !self.ended) {
+            // Release pairs with the Acquire in `watch_for`.
             shared.slow.is_watched.store(false, Release);
         }
     }

@@ -7,9 +7,9 @@
 //! * **The local queue**: jobs that the worker took from its shard and has not polled yet. A swap
 //!   takes a job out, so the worker and the stall monitor never both get it (W4).
 //! * **The deferred releases**: slots of ended jobs that the worker will release under its next
-//!   shard lock. The stall monitor releases them instead when the worker is stalled (W5).
-//!
-//! No lock is taken under the lock of `stolen_releases`, so this lock may be taken anywhere (W1).
+//!   shard lock. The stall monitor releases them instead when the worker is stalled (W5). Two counts that
+//!   only grow tell them: `deferred`, and `released`, which is at most as large. The one exchange that
+//!   raises `released` releases the slots in between.
 
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
@@ -19,7 +19,7 @@ use crate::pool::limiter::shard::ShardId;
 use crate::pool::timings::Moment;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use crate::sync::{Mutex, failpoint};
+use crate::sync::failpoint;
 
 /// The length of a local queue: how many jobs a worker takes under one shard lock.
 pub(super) const LOCAL_QUEUE_LEN: usize = 8;
@@ -35,10 +35,10 @@ pub(crate) struct WorkerHandle {
     pub(super) local_queue: [AtomicJobSlot; LOCAL_QUEUE_LEN],
     /// Grows by one between two polls of the local queue. The worker alone writes it.
     steps: AtomicUsize,
-    /// Slots of ended jobs that are not released yet. The worker alone writes it.
-    deferred_releases: AtomicUsize,
-    /// How many of `deferred_releases` the stall monitor has released.
-    stolen_releases: Mutex<usize>,
+    /// How many slots of ended jobs the worker left to be released, ever. The worker alone writes it.
+    deferred: AtomicU64,
+    /// How many of `deferred` were taken, by the worker or by the stall monitor.
+    released: AtomicU64,
     /// The place of the job that the worker polls for the first time. Jobs that were suspended before
     /// are known to their shards.
     pub(super) polling: AtomicPlace,
@@ -58,8 +58,8 @@ impl WorkerHandle {
             waker: OnceLock::new(),
             local_queue: std::array::from_fn(|_| AtomicJobSlot::new()),
             steps: AtomicUsize::new(0),
-            deferred_releases: AtomicUsize::new(0),
-            stolen_releases: Mutex::new(0),
+            deferred: AtomicU64::new(0),
+            released: AtomicU64::new(0),
             polling: AtomicPlace::new(),
             read_at: AtomicU64::new(0),
             reported: AtomicBool::new(false),
@@ -151,35 +151,34 @@ impl WorkerHandle {
         self.steps.load(Relaxed)
     }
 
-    /// Publishes how many slots the worker has to release. Called by the worker after each job that
-    /// ended detached.
+    /// Leaves the slot of an ended job to be released. Called by the worker, after the job is dropped.
     #[inline]
-    pub(super) fn set_deferred_releases(&self, slots: usize) {
+    pub(super) fn defer_release(&self) {
         // Release pairs with the Acquire in `steal_deferred_releases`: the stall monitor releases
         // the slots after the destructors of their jobs (W6).
-        self.deferred_releases.store(slots, Release);
+        self.deferred.store(self.deferred.load(Relaxed) + 1, Release);
     }
 
-    /// Clears the deferred releases. Returns how many of the `deferred` slots are still to be
-    /// released by the caller. Called by the worker before each shard lock.
+    /// Returns how many deferred slots the worker must release now. Called before each shard lock.
     #[inline]
-    pub(super) fn take_deferred_releases(&self, deferred: usize) -> usize {
-        if deferred == 0 {
+    pub(super) fn take_deferred_releases(&self) -> usize {
+        let deferred = self.deferred.load(Relaxed);
+        // Relaxed suffices: `released` never passes `deferred`, so equal counts are final.
+        if self.released.load(Relaxed) == deferred {
             return 0;
         }
-        let mut stolen = self.stolen_releases.lock();
-        // Relaxed: the lock orders this store before the load in a later steal.
-        self.deferred_releases.store(0, Relaxed);
-        deferred - std::mem::take(&mut *stolen)
+        // AcqRel pairs with the exchange in `steal_deferred_releases`.
+        (deferred - self.released.swap(deferred, AcqRel)) as usize
     }
 
     /// Takes the deferred releases over from a stalled worker. Returns how many slots the caller
     /// must release.
     pub(super) fn steal_deferred_releases(&self) -> usize {
-        let mut stolen = self.stolen_releases.lock();
-        // Acquire pairs with the Release in `set_deferred_releases`.
-        let deferred = self.deferred_releases.load(Acquire);
-        deferred - std::mem::replace(&mut *stolen, deferred)
+        // Acquire pairs with the Release in `defer_release`.
+        let deferred = self.deferred.load(Acquire);
+        // AcqRel pairs with the exchange in `take_deferred_releases`. A worker that has gone on may have
+        // released more by now.
+        deferred.saturating_sub(self.released.fetch_max(deferred, AcqRel)) as usize
     }
 
     /// Takes the jobs out of the local queue of a stalled worker, or of a worker that is dropped.
@@ -191,7 +190,7 @@ impl WorkerHandle {
     pub(super) fn has_stealable(&self) -> bool {
         // Relaxed without a partner: the stall monitor looks again after a period. Its last look
         // has locked every shard before, so it sees each job that left a run queue before (W7).
-        self.deferred_releases.load(Relaxed) > 0
+        self.deferred.load(Relaxed) != self.released.load(Relaxed)
             || self.local_queue.iter().any(|slot| !slot.is_empty())
     }
 }
@@ -203,15 +202,19 @@ mod tests {
     #[test]
     fn a_deferred_release_happens_once() {
         let handle = WorkerHandle::new();
-        handle.set_deferred_releases(2);
+        let defer = |slots| (0..slots).for_each(|_| handle.defer_release());
+        defer(2);
         assert_eq!(handle.steal_deferred_releases(), 2);
-        handle.set_deferred_releases(3);
+        assert!(!handle.has_stealable());
+        defer(1);
         assert_eq!(handle.steal_deferred_releases(), 1);
         assert_eq!(handle.steal_deferred_releases(), 0);
-        handle.set_deferred_releases(5);
-        assert_eq!(handle.take_deferred_releases(5), 2);
-        handle.set_deferred_releases(1);
+        defer(2);
+        assert!(handle.has_stealable());
+        assert_eq!(handle.take_deferred_releases(), 2);
+        assert_eq!(handle.take_deferred_releases(), 0);
+        defer(1);
         assert_eq!(handle.steal_deferred_releases(), 1);
-        assert_eq!(handle.take_deferred_releases(1), 0);
+        assert_eq!(handle.take_deferred_releases(), 0);
     }
 }

@@ -54,16 +54,22 @@ enum Progress {
 /// a slot takes some 30 ns. On several threads, each yield for budget costs a wake-up across threads.
 const SUBMITS_PER_UNIT: u32 = 8;
 
-/// Counts a submit on this thread. Returns whether it takes a unit of tokio's budget.
+/// How many refusals without a lock take one unit: they are quicker than submits.
+#[cfg(feature = "tower")]
+pub(crate) const REFUSALS_PER_UNIT: u32 = 32;
+
+/// Counts a submit or a refusal on this thread. Returns whether it takes a unit of tokio's budget, which one
+/// of `per_unit` does. All share one counter and each `per_unit` is a power of two, so a loop of any mixture
+/// is due at last.
 #[inline]
-pub(crate) fn is_budget_due() -> bool {
+pub(crate) fn is_budget_due(per_unit: u32) -> bool {
     thread_local! {
-        static SUBMITS: Cell<u32> = const { Cell::new(0) };
+        static COUNTED: Cell<u32> = const { Cell::new(0) };
     }
-    let submits = SUBMITS.get() + 1;
-    SUBMITS.set(submits % SUBMITS_PER_UNIT);
+    let counted = COUNTED.get().wrapping_add(1);
+    COUNTED.set(counted);
     // A model must not depend on what ran on its thread before.
-    cfg!(millpond_loom) || submits == SUBMITS_PER_UNIT
+    cfg!(millpond_loom) || counted % per_unit == 0
 }
 
 impl<C, F, S> ScheduleInner<C, F, S>
@@ -115,7 +121,7 @@ where
             return Poll::Pending;
         }
         // A loop that submits without a wait must yield to the other tasks of its thread.
-        if is_budget_due() || !coop::has_budget_remaining() {
+        if is_budget_due(SUBMITS_PER_UNIT) || !coop::has_budget_remaining() {
             let budget = ready!(coop::poll_proceed(cx));
             budget.made_progress();
         }
@@ -195,8 +201,8 @@ where
         }
     }
 
-    #[cfg(feature = "tower")]
-    pub(super) fn pool(&self) -> &C {
+    /// The pool of the job.
+    pub(crate) fn pool(&self) -> &C {
         &self.submission.shared
     }
 

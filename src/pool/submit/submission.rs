@@ -215,11 +215,6 @@ where
         self.sink.as_ref().and_then(S::group).and_then(JobGroup::quota)
     }
 
-    /// Where a job that was not admitted yet was submitted.
-    fn place(&self) -> Place {
-        self.new_job.as_ref().expect("an admitted job has its place").place()
-    }
-
     /// Returns the refusal with the job.
     pub(super) fn take_refused(&mut self, kind: SubmitErrorKind) -> SubmitError<F> {
         SubmitError::new(kind, self.take_job())
@@ -260,9 +255,9 @@ where
         shared: D,
         key: CallerKey,
     ) -> CallerRunsJob<D, F, S> {
-        let place = self.place();
+        let new_job = self.new_job.take().expect("a job without admission is here");
         let sink = self.sink.take().expect("a job without admission keeps its sink");
-        CallerRunsJob::new(shared, self.take_job(), sink, (place, key))
+        CallerRunsJob::new(shared, new_job, sink, key)
     }
 }
 

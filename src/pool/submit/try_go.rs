@@ -59,6 +59,11 @@ where
         shared.ensure_runtime();
         Self { state: State::New { job, sink, place: Place::caller(), options }, shared }
     }
+
+    /// The pool of the job.
+    pub(crate) fn pool(&self) -> &C {
+        &self.shared
+    }
 }
 
 impl<C, F, S> Future for TryGoInner<C, F, S>

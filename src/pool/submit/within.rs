@@ -63,7 +63,6 @@ where
     }
 
     /// The pool of the job.
-    #[cfg(feature = "tower")]
     pub(crate) fn pool(&self) -> &C {
         self.inner.pool()
     }

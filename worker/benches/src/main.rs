@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Each measurement is a process of its own with two threads, on a broker and a stream of its own.
-//! Messages are no-ops. Arms take turns in each round.
+//! Messages are no-ops. Arms take turns in each round. A measurement that does not end within three
+//! minutes is stopped, and counts as failed.
 
 mod arms;
 mod picture;
@@ -15,8 +16,9 @@ mod picture;
 #[allow(dead_code)]
 mod support;
 
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use arms::Arm;
 use support::{Broker, Kind};
@@ -42,7 +44,7 @@ fn main() {
     }
 }
 
-fn child(arguments: &[&str]) -> std::process::Child {
+fn child(arguments: &[&str]) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(arguments)
         .stdout(Stdio::piped())
@@ -50,10 +52,25 @@ fn child(arguments: &[&str]) -> std::process::Child {
         .unwrap()
 }
 
-/// Runs a measurement. Returns the numbers of its line.
+/// Runs a measurement. Returns the numbers of its line; none if it was stopped.
 fn run(arguments: &[&str]) -> Vec<f64> {
-    let output = child(arguments).wait_with_output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
+    numbers_of(child(arguments), arguments)
+}
+
+/// Waits for a measurement, for [`LIMIT`] at most. Then it is stopped, and standard error says so.
+fn numbers_of(mut child: Child, arguments: &[&str]) -> Vec<f64> {
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > LIMIT {
+            eprintln!("{}: no end after {LIMIT:?}, stopped", arguments.join(" "));
+            let _ = child.kill();
+            let _ = child.wait();
+            return Vec::new();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let mut text = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
     text.split_whitespace().filter_map(|number| number.parse().ok()).collect()
 }
 
@@ -84,6 +101,7 @@ fn throughput(messages: u32, rounds: u32) {
         }
         for (arm, mut results) in arms.iter().zip(results) {
             results.retain(|numbers| numbers.len() == 3);
+            let failed = rounds as usize - results.len();
             if results.is_empty() {
                 println!("| {kind:?} | {} | failed | | |", arm.name());
                 continue;
@@ -91,7 +109,10 @@ fn throughput(messages: u32, rounds: u32) {
             results.sort_by(|a, b| a[0].total_cmp(&b[0]));
             let (low, high) = (results[0][0], results[results.len() - 1][0]);
             let median = &results[results.len() / 2];
-            let name = arm.name();
+            let mut name = arm.name().to_owned();
+            if failed > 0 {
+                name += &format!(" ({failed} of {rounds} rounds failed)");
+            }
             println!(
                 "| {kind:?} | {name} | {:.0} ({low:.0} to {high:.0}) | {:.1} | {:.0} |",
                 median[0], median[1], median[2]
@@ -143,15 +164,15 @@ fn rate_of(arm: Arm, count: u32, messages: u32) -> f64 {
     let children: Vec<_> = (0..count).map(|_| child(&["arm", name, &url, "0"])).collect();
     let (mut longest, mut done) = (0f64, 0f64);
     for child in children {
-        let output = child.wait_with_output().unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        let numbers: Vec<f64> =
-            text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
-        longest = longest.max(numbers[1]);
-        done += numbers[0];
+        let [messages, seconds] = numbers_of(child, &[name])[..] else { continue };
+        longest = longest.max(seconds);
+        done += messages;
     }
     eprintln!("{name}, {count} processes: {:.0}", done / longest);
     done / longest
 }
 
+/// How long an idle arm waits for another message.
 const IDLE: Duration = Duration::from_secs(2);
+/// The most time of a measurement. An arm that hangs must not stop the others.
+const LIMIT: Duration = Duration::from_secs(180);

@@ -8,7 +8,7 @@ use async_nats::jetstream::{Context, stream};
 use millpond::ConfigError;
 
 use super::Options;
-use crate::error::ConnectError;
+use crate::error::{ConnectError, check_ack_wait};
 use crate::failure::BoxError;
 
 /// The ack wait of a consumer that is made here.
@@ -30,6 +30,7 @@ pub(crate) async fn consumer(
             return Err(ConfigError::new(field, format!("{name:?}"), accepted).into());
         }
     }
+    options.ack_wait.map_or(Ok(()), check_ack_wait)?;
     let stream =
         context.get_stream(stream).await.map_err(|error| refused("stream", stream, error))?;
     let found = match stream.consumer_info(name).await {
@@ -89,15 +90,28 @@ fn check(
     Ok(())
 }
 
-/// Returns the subject of the dead letters, which a stream takes.
+/// Returns the subject of the dead letters, which a stream takes, and the consumer does not.
 pub(crate) async fn dead_letters(
     context: &Context,
     options: &Options,
+    consumer: &PullConsumer,
 ) -> Result<String, ConnectError> {
+    let config = &consumer.cached_info().config;
+    let takes_all = config.filter_subject.is_empty() && config.filter_subjects.is_empty();
     let Options { stream, consumer, .. } = options;
     let default = || format!("dead.{stream}.{consumer}");
     let subject = options.dead_letters.clone().unwrap_or_else(default);
-    if context.stream_by_subject(&subject).await.is_err() {
+    let is_blank = |c: char| c.is_whitespace() || "*>".contains(c);
+    if subject.split('.').any(str::is_empty) || subject.contains(is_blank) {
+        let accepted = "a subject without white space, wildcards and empty parts";
+        return Err(ConfigError::new("dead_letters", format!("{subject:?}"), accepted).into());
+    }
+    let taker = context.stream_by_subject(&subject).await;
+    if takes_all && taker.as_ref().is_ok_and(|taker| taker == stream) {
+        let accepted = "a subject that the consumer does not take";
+        return Err(ConfigError::new("dead_letters", subject, accepted).into());
+    }
+    if taker.is_err() {
         let config = stream::Config {
             name: format!("{stream}_{consumer}_DEAD"),
             subjects: vec![subject.clone()],

@@ -82,7 +82,7 @@ impl Options {
     }
 
     /// Sets after which time the server delivers a message again that was neither settled nor
-    /// extended. By default the consumer's own ack wait, and 30 seconds for a new consumer.
+    /// extended: 100 ms to a day. By default the consumer's own ack wait, and 30 seconds for a new one.
     pub fn ack_wait(mut self, ack_wait: Duration) -> Self {
         self.ack_wait = Some(ack_wait);
         self

@@ -54,6 +54,7 @@ pub(crate) type Answer = Result<(), ReceiptError>;
 
 /// Returns how often the client was connected.
 pub(crate) fn connects(client: &Client) -> u64 {
+    // Relaxed suffices: the client's own number, which says nothing about other memory.
     client.statistics().connects.load(Ordering::Relaxed)
 }
 

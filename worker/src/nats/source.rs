@@ -68,8 +68,8 @@ impl Source {
             _ => RECONNECT.min(Duration::from_millis(10) * (attempt as u32)),
         };
         let client = ConnectOptions::new().reconnect_delay_callback(pause).connect(url).await;
-        let unreachable = |error| ConnectError::Unreachable { url: url.to_owned(), error };
-        Self::with_client(client.map_err(|error| unreachable(error.into()))?, options).await
+        let client = client.map_err(|error| ConnectError::unreachable(url, error))?;
+        Self::with_client(client, options).await
     }
 
     /// [`connect`](Self::connect) with a client of yours, for credentials, TLS and several servers.
@@ -81,7 +81,7 @@ impl Source {
     pub async fn with_client(client: Client, options: Options) -> Result<Self, ConnectError> {
         let context = jetstream::new(client.clone());
         let consumer = connect::consumer(&context, &options).await?;
-        let dead_letters = connect::dead_letters(&context, &options).await?;
+        let dead_letters = connect::dead_letters(&context, &options, &consumer).await?;
         let config = &consumer.cached_info().config;
         let max_batch = usize::try_from(config.max_batch).ok().filter(|max| *max > 0);
         let ack_wait = config.ack_wait;
@@ -194,6 +194,7 @@ impl Source {
 
     /// Looks whether the client has lost or renewed its connection.
     fn look(&mut self) -> Result<(), SourceError> {
+        self.link.settlements.check()?;
         let connects = connects(&self.link.client);
         if connects != self.connects {
             // What is here already came by the old connection.

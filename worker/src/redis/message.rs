@@ -25,30 +25,26 @@ impl Message {
     }
 }
 
+/// What a request found: the milliseconds until the next delay is over (-1: none), and messages with
+/// their deliveries.
+pub(crate) type Found = (i64, Vec<(Message, u32)>);
+
 /// Reads the reply of `XREADGROUP` for one stream: `[[stream, [[id, fields], ...]]]`, or nil.
-pub(crate) fn from_read(reply: Value) -> Option<Vec<Message>> {
-    if reply == Value::Nil {
-        return Some(Vec::new());
-    }
+pub(crate) fn from_read(reply: Value) -> Option<Found> {
     let entries = match reply {
+        Value::Nil => return Some((-1, Vec::new())),
         Value::Map(mut streams) => streams.pop()?.1,
         reply => array(array(reply)?.pop()?)?.pop()?,
     };
-    array(entries)?
-        .into_iter()
-        .map(|entry| {
-            let [id, fields] = array(entry)?.try_into().ok()?;
-            message(id, fields)
-        })
-        .collect()
+    let found = array(entries)?.into_iter().map(|entry| {
+        let [id, fields] = array(entry)?.try_into().ok()?;
+        Some((message(id, fields)?, 1))
+    });
+    Some((-1, found.collect::<Option<_>>()?))
 }
 
-/// What a sweep found: the milliseconds until the next delay is over (-1: none), and messages with
-/// their deliveries.
-pub(crate) type Swept = (i64, Vec<(Message, u32)>);
-
 /// Reads the reply of the script `SWEEP`.
-pub(crate) fn from_sweep(reply: Value) -> Option<Swept> {
+pub(crate) fn from_sweep(reply: Value) -> Option<Found> {
     let [next, found] = array(reply)?.try_into().ok()?;
     let Value::Int(next) = next else { return None };
     let found = array(found)?.into_iter().map(|entry| {

@@ -52,6 +52,8 @@ use std::time::Duration;
 pub use ::redis as client;
 use millpond::ConfigError;
 
+use crate::error::check_ack_wait;
+
 pub use crate::redis::message::Message;
 pub use crate::redis::settle::Claimed;
 pub use crate::redis::source::Source;
@@ -82,7 +84,7 @@ impl Options {
     }
 
     /// Sets after which time another worker takes over a message that was neither settled nor
-    /// extended: 100 ms or more, 30 seconds by default. All workers of a group use the same.
+    /// extended: 100 ms to a day, 30 seconds by default. All workers of a group use the same.
     pub fn ack_wait(mut self, ack_wait: Duration) -> Self {
         self.ack_wait = ack_wait;
         self
@@ -107,15 +109,16 @@ impl Options {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let names = [("stream", &self.stream), ("group", &self.group)];
+        let dead = self.dead_letters.as_ref().unwrap_or(&self.stream);
+        let names = [("stream", &self.stream), ("group", &self.group), ("dead_letters", dead)];
         if let Some((field, _)) = names.iter().find(|(_, name)| name.is_empty()) {
             return Err(ConfigError::new(field, "empty", "a name"));
         }
-        if self.ack_wait < Duration::from_millis(100) {
-            let accepted = "a duration of 100 ms or more";
-            return Err(ConfigError::new("ack_wait", format!("{:?}", self.ack_wait), accepted));
+        if self.dead_letters.as_ref() == Some(&self.stream) {
+            let accepted = "another stream than that of the messages";
+            return Err(ConfigError::new("dead_letters", &self.stream, accepted));
         }
-        Ok(())
+        check_ack_wait(self.ack_wait)
     }
 }
 

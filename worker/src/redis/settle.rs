@@ -4,6 +4,7 @@
 //! connection the same pipeline is sent again, until the ack wait is over: a settlement that was
 //! carried out twice does no harm.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ pub(crate) struct Command {
 
 enum Action {
     /// All acks of a bundle are one command.
-    Acks(Vec<Arc<str>>),
+    Acks(Vec<String>),
     Other(Cmd),
 }
 
@@ -45,7 +46,7 @@ pub(crate) struct Settler {
 /// The receipts' side of the task.
 pub(crate) struct Link {
     pub(crate) names: Arc<Names>,
-    settlements: Settlements<Command, Answers>,
+    pub(crate) settlements: Settlements<Command, Answers>,
 }
 
 impl Settler {
@@ -94,7 +95,7 @@ impl Settler {
         let mut ids = Vec::new();
         for request in &*bundle {
             match &request.what.action {
-                Action::Acks(some) => ids.extend(some.iter().map(|id| &**id)),
+                Action::Acks(some) => ids.extend(some.iter().map(String::as_str)),
                 Action::Other(command) => drop(pipeline.add_command(command.clone())),
             }
         }
@@ -107,9 +108,9 @@ impl Settler {
         if let Some(Err(error)) = answers.iter().find(|answer| is_passing(answer)) {
             return Err(error.clone());
         }
+        let sizes: Vec<usize> = ids.chunks(BUNDLE).map(<[_]>::len).collect();
         let acked = answers.split_off(others.min(answers.len())).into_iter();
-        let mut acked =
-            acked.zip(ids.chunks(BUNDLE)).flat_map(each_ack).collect::<Vec<_>>().into_iter();
+        let mut acked = acked.zip(sizes).flat_map(|(answer, size)| each_ack(answer, size));
         let mut answers = answers.into_iter();
         for request in bundle.drain(..) {
             let again = request.what.again;
@@ -140,14 +141,14 @@ fn is_passing(answer: &RedisResult<Value>) -> bool {
 
 /// Returns the answer for each of some acks. `XACK` only tells how many there were: if some came
 /// too late, nothing is known of any of them.
-fn each_ack((answer, ids): (RedisResult<Value>, &[&str])) -> Vec<RedisResult<Value>> {
-    match answer {
-        Ok(Value::Int(acked)) if acked == ids.len() as i64 => vec![Ok(Value::Int(1)); ids.len()],
-        Ok(Value::Int(_)) if ids.len() == 1 => vec![Ok(Value::Int(0))],
-        Ok(Value::Array(answers)) => answers.into_iter().map(Ok).collect(),
-        Ok(_) => vec![Ok(Value::Nil); ids.len()],
-        Err(error) => vec![Err(error); ids.len()],
-    }
+fn each_ack(answer: RedisResult<Value>, acks: usize) -> impl Iterator<Item = RedisResult<Value>> {
+    (0..acks).map(move |index| match &answer {
+        Ok(Value::Int(acked)) if *acked == acks as i64 => Ok(Value::Int(1)),
+        Ok(Value::Int(_)) if acks == 1 => Ok(Value::Int(0)),
+        Ok(Value::Array(answers)) => Ok(answers.get(index).cloned().unwrap_or(Value::Nil)),
+        Ok(_) => Ok(Value::Nil),
+        Err(error) => Err(error.clone()),
+    })
 }
 
 /// What the answer to a command says of its message. 0: another worker has it.
@@ -202,7 +203,7 @@ impl Link {
 /// The claim on a message of a stream.
 pub struct Claimed {
     link: Arc<Link>,
-    id: Arc<str>,
+    id: String,
     deliveries: u32,
     traceparent: Option<String>,
     settled: bool,
@@ -212,7 +213,7 @@ impl Claimed {
     pub(crate) fn new(link: &Arc<Link>, message: &super::Message, deliveries: u32) -> Self {
         let traceparent = message.get("traceparent");
         let traceparent = traceparent.map(|value| String::from_utf8_lossy(value).into_owned());
-        let (link, id) = (link.clone(), Arc::from(&*message.id));
+        let (link, id) = (link.clone(), message.id.clone());
         Self { link, id, deliveries, traceparent, settled: false }
     }
 }
@@ -220,7 +221,8 @@ impl Claimed {
 impl Receipt for Claimed {
     async fn ack(mut self) -> Result<(), ReceiptError> {
         self.settled = true;
-        self.link.ask(Action::Acks(vec![self.id.clone()])).await
+        let id = mem::take(&mut self.id);
+        self.link.ask(Action::Acks(vec![id])).await
     }
 
     async fn ack_all(
@@ -228,8 +230,11 @@ impl Receipt for Claimed {
         mut answered: impl FnMut(usize, Result<(), ReceiptError>) + Send,
     ) {
         let Some(link) = receipts.first().map(|receipt| receipt.link.clone()) else { return };
-        receipts.iter_mut().for_each(|receipt| receipt.settled = true);
-        let ids = receipts.into_iter().map(|receipt| receipt.id.clone()).collect();
+        let ids = receipts.iter_mut().map(|receipt| {
+            receipt.settled = true;
+            mem::take(&mut receipt.id)
+        });
+        let ids = ids.collect();
         for (index, answer) in link.ask_all(Action::Acks(ids)).await.into_iter().enumerate() {
             answered(index, answer);
         }
@@ -260,7 +265,7 @@ impl Receipt for Claimed {
     }
 
     fn id(&self) -> String {
-        self.id.to_string()
+        self.id.clone()
     }
 
     fn trace_context(&self) -> Option<&str> {

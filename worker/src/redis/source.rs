@@ -14,11 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redis::aio::MultiplexedConnection;
-use redis::{Client, ErrorKind, RedisError, RedisResult};
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{Client, Cmd, ErrorKind, RedisError, RedisResult, Value};
 use tokio::time::Instant;
 
-use super::message::Swept;
+use super::message::Found;
 use super::settle::{Claimed, Link, Settler};
 use super::{Message, Names, Options, connect, message, scripts};
 use crate::error::ConnectError;
@@ -29,7 +29,7 @@ use crate::source::SourceError;
 /// How often a worker looks for delays that are over and for orphans.
 const SWEEP: Duration = Duration::from_millis(500);
 
-type Reading = Pin<Box<dyn Future<Output = RedisResult<Swept>> + Send>>;
+type Reading = Pin<Box<dyn Future<Output = RedisResult<Found>> + Send>>;
 
 /// The connection for reads, and its number in Redis if that may be asked for.
 struct Reader {
@@ -57,6 +57,8 @@ pub struct Source {
     /// Messages that Redis handed out and `next` has not returned.
     ready: VecDeque<(Message, Claimed)>,
     sweep_at: Instant,
+    /// The most room that there was.
+    most_room: usize,
 }
 
 impl Source {
@@ -67,10 +69,7 @@ impl Source {
     /// [`ConnectError`], which names the setting. Nothing was fetched then.
     pub async fn connect(url: &str, options: Options) -> Result<Self, ConnectError> {
         options.check()?;
-        let unreachable = |error: RedisError| ConnectError::Unreachable {
-            url: url.to_owned(),
-            error: error.into(),
-        };
+        let unreachable = |error: RedisError| ConnectError::unreachable(url, error);
         let client = Client::open(url).map_err(unreachable)?;
         let names = Arc::new(Names::new(&options));
         let mut connection = connect::open(&client, Duration::ZERO).await.map_err(unreachable)?;
@@ -85,6 +84,7 @@ impl Source {
             reading: None,
             ready: VecDeque::new(),
             sweep_at: Instant::now(),
+            most_room: 0,
         })
     }
 
@@ -110,10 +110,10 @@ impl Source {
         if let Ok(next) = u64::try_from(next) {
             self.sweep_at = self.sweep_at.min(Instant::now() + Duration::from_millis(next));
         }
-        for (message, deliveries) in found {
+        self.ready.extend(found.into_iter().map(|(message, deliveries)| {
             let claim = Claimed::new(&self.link, &message, deliveries);
-            self.ready.push_back((message, claim));
-        }
+            (message, claim)
+        }));
         Ok(())
     }
 
@@ -124,21 +124,31 @@ impl Source {
             self.sweep_at = now + SWEEP.min(self.names.ack_wait / 4);
             let sweep = scripts::sweep(&self.names, room);
             return Box::pin(async move {
-                let reply = sweep.query_async(&mut reader).await?;
+                let reply = ask(&mut reader, &sweep).await?;
                 message::from_sweep(reply).ok_or_else(|| unexpected("a sweep"))
             });
         }
+        // Half, so that Redis reads while the other half is worked on and acknowledged.
+        self.most_room = self.most_room.max(room);
+        let count = room.min(self.most_room.div_ceil(2));
         let mut read = redis::cmd("XREADGROUP");
         read.arg("GROUP").arg(&self.names.group).arg(&self.names.consumer);
         // Rounded up, as 0 means for ever.
         let block = (self.sweep_at - now).as_millis() as u64 + 1;
-        read.arg("COUNT").arg(room).arg("BLOCK").arg(block);
+        read.arg("COUNT").arg(count).arg("BLOCK").arg(block);
         read.arg("STREAMS").arg(&self.names.stream).arg(">");
         Box::pin(async move {
-            let reply = read.query_async(&mut reader).await?;
-            let messages = message::from_read(reply).ok_or_else(|| unexpected("XREADGROUP"))?;
-            Ok((-1, messages.into_iter().map(|message| (message, 1)).collect()))
+            let reply = ask(&mut reader, &read).await?;
+            message::from_read(reply).ok_or_else(|| unexpected("XREADGROUP"))
         })
+    }
+}
+
+/// Sends a command and returns the reply. `query_async` would look for an error in each part of it.
+async fn ask(connection: &mut MultiplexedConnection, command: &Cmd) -> RedisResult<Value> {
+    match connection.req_packed_command(command).await? {
+        Value::ServerError(error) => Err(error.into()),
+        reply => Ok(reply),
     }
 }
 
@@ -151,6 +161,7 @@ impl crate::Source for Source {
     type Receipt = Claimed;
 
     async fn next(&mut self, room: NonZeroUsize) -> Result<Vec<(Message, Claimed)>, SourceError> {
+        self.link.settlements.check()?;
         while self.ready.is_empty() {
             if let Err(error) = self.fill(room.get()).await {
                 self.reader = None;

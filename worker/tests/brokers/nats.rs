@@ -90,6 +90,16 @@ async fn bad_input_is_named() {
         (options("few"), "`max_deliver` cannot be 3: accepted is -1"),
         (options("slow"), "`backoff` cannot be [1s]: accepted is empty"),
         (options("fine").ack_wait(Duration::from_secs(7)), "`ack_wait` cannot be 7s"),
+        (options("new").ack_wait(Duration::MAX), "`ack_wait` cannot be 18446744073709551615"),
+        (
+            options("new").ack_wait(Duration::ZERO),
+            "`ack_wait` cannot be 0ns: accepted is a duration",
+        ),
+        (options("fine").dead_letters("a..b"), "`dead_letters` cannot be \"a..b\": accepted is"),
+        (
+            options("fine").dead_letters("orders0.dead"),
+            "`dead_letters` cannot be orders0.dead: accepted",
+        ),
         (options("fine").filter_subject("orders0.x"), "`filter_subjects` cannot be"),
     ];
     for (options, text) in cases {
@@ -122,4 +132,19 @@ async fn a_dead_letter_says_why() {
         ("orders0.new".into(), "1".into())
     );
     assert_eq!(letter.payload, "7");
+}
+
+/// The tasks of a source end with the runtime that connected it. Without them no ack would be confirmed.
+#[test]
+fn a_source_ends_with_its_runtime() {
+    use testing::Broker as _;
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let Some(broker) = Broker::start(Kind::Nats) else { return };
+    let first = runtime();
+    let source = first.block_on(async { Stream::new(&broker.url(), 0).await.source().await });
+    drop(first);
+    let run = millpond_worker::Worker::new(source, &millpond::Pool::new(1))
+        .run(|_, _| async { Ok(()) }, tokio_util::sync::CancellationToken::new());
+    let error = runtime().block_on(watchdog(Duration::from_secs(30), run)).unwrap_err();
+    assert!(error.to_string().contains("has shut down"), "{error}");
 }

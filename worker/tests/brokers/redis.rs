@@ -99,6 +99,21 @@ async fn bad_input_is_named() {
         (&url, options("text"), "the broker refuses `stream` = text: \"WRONGTYPE\""),
         (&url, options(""), "`stream` cannot be empty: accepted is a name"),
         (&url, options("orders").ack_wait(Duration::from_millis(1)), "`ack_wait` cannot be 1ms"),
+        (
+            &url,
+            options("orders").ack_wait(Duration::MAX),
+            "`ack_wait` cannot be 18446744073709551615",
+        ),
+        (
+            &url,
+            options("orders").dead_letters(""),
+            "`dead_letters` cannot be empty: accepted is a name",
+        ),
+        (
+            &url,
+            options("orders").dead_letters("orders"),
+            "`dead_letters` cannot be orders: accepted",
+        ),
         (&url, options("orders").dead_letters("text"), "the broker refuses `dead_letters` = text"),
         (&limited, options("orders"), "the broker refuses `group` = group: NoPerm"),
     ];
@@ -107,6 +122,23 @@ async fn bad_input_is_named() {
         assert!(error.starts_with(text), "{error}");
     }
     drop(broker);
+    let error = Source::connect(&limited, options("orders")).await.unwrap_err().to_string();
+    assert!(error.contains("//reader:...@") && !error.contains("secret"), "{error}");
     let error = Source::connect(&url, options("orders")).await.unwrap_err().to_string();
     assert!(error.starts_with(&format!("cannot reach the broker {url}")), "{error}");
+}
+
+/// The tasks of a source end with the runtime that connected it. Without them no ack would be confirmed.
+#[test]
+fn a_source_ends_with_its_runtime() {
+    use testing::Broker as _;
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let Some(broker) = Broker::start(Kind::Redis) else { return };
+    let first = runtime();
+    let source = first.block_on(async { Stream::new(&broker.url(), 0).await.source().await });
+    drop(first);
+    let run = millpond_worker::Worker::new(source, &millpond::Pool::new(1))
+        .run(|_, _| async { Ok(()) }, tokio_util::sync::CancellationToken::new());
+    let error = runtime().block_on(watchdog(Duration::from_secs(30), run)).unwrap_err();
+    assert!(error.to_string().contains("has shut down"), "{error}");
 }

@@ -39,7 +39,7 @@ async fn a_late_success_is_no_ack() {
     queue.publish(0);
     let first = AtomicBool::new(true);
     let token = CancellationToken::new();
-    let run = Worker::new(Other(queue.source()), &Pool::new(1)).run(
+    let run = Worker::new(Other(queue.source(), Duration::ZERO), &Pool::new(1)).run(
         move |_, _| {
             if first.swap(false, Ordering::SeqCst) {
                 std::thread::sleep(millis(300));
@@ -95,10 +95,10 @@ async fn a_message_that_is_too_old_is_not_started() {
     assert_eq!(started.load(Ordering::SeqCst), 1);
 }
 
-/// A broker that knows less, or more: it confirms late acks, and refuses extensions.
-struct Other(Consumer<u32>);
+/// A broker that knows less, or more: it confirms late acks, and refuses extensions after a time.
+struct Other(Consumer<u32>, Duration);
 
-struct Claim(Claimed<u32>);
+struct Claim(Claimed<u32>, Duration);
 
 impl Source for Other {
     type Message = Message<u32>;
@@ -106,7 +106,7 @@ impl Source for Other {
 
     async fn next(&mut self, room: NonZeroUsize) -> Result<Batch<Self>, SourceError> {
         let batch = self.0.next(room).await?;
-        Ok(batch.into_iter().map(|(message, claim)| (message, Claim(claim))).collect())
+        Ok(batch.into_iter().map(|(message, claim)| (message, Claim(claim, self.1))).collect())
     }
 
     fn ack_wait(&self) -> Option<Duration> {
@@ -141,7 +141,11 @@ impl Receipt for Claim {
     }
 
     fn extend(&self) -> Extend {
-        Box::pin(async { Err(ReceiptError::Lost) })
+        let wait = tokio::time::sleep(self.1);
+        Box::pin(async {
+            wait.await;
+            Err(ReceiptError::Lost)
+        })
     }
 
     fn deliveries(&self) -> u32 {
@@ -160,7 +164,7 @@ async fn a_refused_extension_cancels_the_jobs() {
     queue.publish(0);
     let (token, running) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
     let (stop, jobs) = (token.clone(), running.clone());
-    let run = Worker::new(Other(queue.source()), &Pool::new(2)).run(
+    let run = Worker::new(Other(queue.source(), Duration::ZERO), &Pool::new(2)).run(
         move |_, group| {
             let jobs = jobs.clone();
             async move {
@@ -185,6 +189,29 @@ async fn a_refused_extension_cancels_the_jobs() {
     let report = report.unwrap();
     assert_eq!((report.fetched, report.lost, report.jobs.cancelled), (1, 1, 1));
     assert!(report.adds_up());
+}
+
+/// W1: the answer comes when another claim has the place in the table.
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_for_the_claim_that_asked() {
+    let queue = Queue::new(secs(3600));
+    crate::publish(&queue, 2);
+    let token = CancellationToken::new();
+    // By an ack wait of 2 s, the first extension is asked for after 667 ms.
+    let worker = Worker::new(Other(queue.source(), millis(200)), &Pool::new(1)).in_flight(1);
+    let run = worker.run(
+        |message, _| async move {
+            tokio::time::sleep(millis(if message.value == 0 { 750 } else { 300 })).await;
+            Ok(())
+        },
+        token.clone(),
+    );
+    let stop = async {
+        tokio::time::sleep(secs(10)).await;
+        token.cancel();
+    };
+    let report = tokio::join!(run, stop).0.unwrap();
+    assert_eq!((report.fetched, report.acked, report.lost), (2, 2, 0));
 }
 
 /// The broker is away for longer than the ack wait: the claim is lost by the clock.

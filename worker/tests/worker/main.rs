@@ -2,10 +2,12 @@
 
 mod accounting;
 mod claims;
+mod compositions;
 mod drain;
 mod memory;
 mod order;
 mod outcome;
+mod panics;
 mod rate_limit;
 #[cfg(feature = "tracing")]
 mod spans;

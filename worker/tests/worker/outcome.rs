@@ -300,3 +300,35 @@ async fn an_ack_waits_for_no_long_line() {
     assert_eq!(report.acked, u64::from(MESSAGES), "{report:?}");
     assert!(left.load(Ordering::SeqCst) <= 3, "{left:?} messages were not acknowledged");
 }
+
+/// Each finds a starter, also after the line was empty. They wait, or end in their first poll.
+#[tokio::test(start_paused = true)]
+async fn messages_come_one_by_one() {
+    let queue = Queue::new(secs(30));
+    let publish = async {
+        for number in 0..20 {
+            queue.publish(number);
+            while !queue.is_empty() {
+                tokio::time::sleep(millis(20)).await;
+            }
+        }
+    };
+    let token = CancellationToken::new();
+    let run = worker(&queue).run(
+        |message, _| async move {
+            if message.value % 3 == 0 {
+                tokio::time::sleep(millis(5)).await;
+            }
+            Ok(())
+        },
+        token.clone(),
+    );
+    let both = async {
+        tokio::join!(run, async {
+            publish.await;
+            token.cancel();
+        })
+    };
+    let (report, ()) = tokio::time::timeout(secs(60), both).await.expect("a message stays");
+    assert_eq!(report.unwrap().acked, 20);
+}

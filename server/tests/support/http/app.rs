@@ -136,7 +136,7 @@ impl App {
             let digest = digest(request.into_body()).await;
             app.note(format!("{uri} kept, {digest}"));
         });
-        "somebody reads it".into_response()
+        "a reader is there".into_response()
     }
 }
 

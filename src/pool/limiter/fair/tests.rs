@@ -91,20 +91,20 @@ fn a_hundred_keys_hardly_share() {
 /// A key that shares the bucket of another one goes on to do so while it waits, also if a bucket of its own
 /// would be free (F2).
 #[test]
-fn a_guest_stays_where_it_waits() {
+fn a_displaced_key_stays_where_it_waits() {
     let mut line = started();
     let set = |line: &FairLine, key| line.place_of(Some(key)).0 / WAYS;
     let mates: Vec<_> = (0..100_000).filter(|&key| set(&line, key) == 0).take(WAYS + 1).collect();
-    let (&guest, owners) = mates.split_last().unwrap();
+    let (&displaced, owners) = mates.split_last().unwrap();
     let owners: Vec<_> = owners.iter().map(|&key| line.push(Some(key), key as usize)).collect();
-    let first = line.push(Some(guest), 1_000_000);
+    let first = line.push(Some(displaced), 1_000_000);
     let home = line.bucket_of(first);
     let free = owners.iter().position(|&link| line.bucket_of(link) != home).unwrap();
     line.remove(owners[free], mates[free] as usize, 0);
-    let second = line.push(Some(guest), 1_000_001);
+    let second = line.push(Some(displaced), 1_000_001);
     assert_eq!(line.bucket_of(second), home);
     [first, second].into_iter().for_each(|link| line.remove(link, 1_000_000, 0));
-    let third = line.push(Some(guest), 1_000_002);
+    let third = line.push(Some(displaced), 1_000_002);
     assert_ne!(line.bucket_of(third), home, "now it has a bucket of its own");
 }
 
@@ -129,7 +129,7 @@ fn a_million_keys_have_one_table_and_none_starves() {
         serve(&mut line, &mut links);
     }
     assert_eq!((line.keys, line.links.len(), line.fronts), (0, 0, [NO_BUCKET; 2]));
-    let is_free = |bucket: &Bucket| (bucket.len, bucket.guests, bucket.ring) == (0, 0, None);
+    let is_free = |bucket: &Bucket| (bucket.len, bucket.displaced, bucket.ring) == (0, 0, None);
     assert!(line.buckets.iter().all(is_free));
 }
 
