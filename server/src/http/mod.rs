@@ -52,7 +52,8 @@
 // 4. Hyper is polled until it waits. `progress.rs` computes for what: the service, the peer, or nothing.
 //    - For the service: the turn is suspended, and keeps its slot.
 //    - For the peer, or for the next part of a response body: the entry is parked with hyper and the
-//      socket in it (`Busy::Http1`), and holds no slot.
+//      socket in it (`Busy::Http1`), and holds no slot. A turn in the task of its connection keeps both
+//      instead, and goes on with the next event: nothing moves.
 //    - For nothing: the connection rests.
 // 5. A connection at rest is warm or cold.
 //    - Warm: it has a task, or a TLS session that is busy. It stays in hyper, so the next request builds
