@@ -18,7 +18,8 @@
 //! - **N2** A deadline closes nothing that has moved on. The timer reads `wait` while the task may
 //!   change it, so the timer wakes the task and no more. The task looks at its own deadline.
 //!   (test: `tests::a_late_wake_up_expires_nothing`)
-//! - **N3** A task that waits has `is_paused`, and its end clears that: status counts those tasks.
+//! - **N3** A task that waits has `is_paused`, and is counted until the wait or the connection ends.
+//!   (test: `server/limits.rs`)
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -98,7 +99,7 @@ impl TaskEntry {
 
     /// Adds events. The caller wakes the task afterwards (N1).
     pub(crate) fn deliver(&self, events: Events) {
-        if !events.is_empty() {
+        if !events.is_empty() && !failpoint("a task misses its events") {
             self.events.fetch_or(events.bits(), SeqCst);
         }
     }
