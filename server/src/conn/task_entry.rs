@@ -19,7 +19,7 @@
 //!   change it, so the timer wakes the task and no more. The task looks at its own deadline.
 //!   (test: `tests::a_late_wake_up_expires_nothing`)
 //! - **N3** A task that waits has `is_paused`, and is counted until the wait or the connection ends.
-//!   (test: `server/limits.rs`)
+//!   (test: `http/shutdown.rs`)
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
