@@ -283,8 +283,7 @@ impl<P: Protocol> ListenerConns<P> {
 
     /// Ends the wait of a connection's task.
     pub(crate) fn resume_task(&self, key: ConnKey, task: &TaskEntry) -> TurnInput {
-        self.server.traffic.add_paused(-1);
-        task.resume(|| self.lock().table.close_requested(key))
+        self.server.resume_task(task, || self.lock().table.close_requested(key))
     }
 
     /// Unlocks, and then wakes what a change concerns: the part that serves a ready connection, or

@@ -36,7 +36,7 @@
 //! ```text
 //!            insert                 park: no event that it waits for
 //!   ┌──────┐ ───────▶ ┌────────┐ ──────────────────────────────────▶ ┌────────┐
-//!   │ Free │          │ Active │ ◀───────────────────── ───── drain ─ │ Parked │
+//!   │ Free │          │ Active │ ◀─────────────────────────── drain ─ │ Parked │
 //!   └──────┘ ◀─────── └────────┘                                      └────────┘
 //!            remove     ▲    │                                            │
 //!                       │    │ park: such an event has come               │ deliver,

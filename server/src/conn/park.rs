@@ -2,7 +2,6 @@
 //!
 //! Callers are the modes, which own active connections. `rest.rs` has the two places.
 
-use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
@@ -67,7 +66,7 @@ pub(crate) fn to_parked<P: Protocol>(
     conn.conns.lock().table.end_task(conn.key);
     let moved = conn.with_socket(|socket| {
         let (socket, is_unix) = socket.into_socket()?;
-        Ok::<_, io::Error>(EdgeSocket::new(socket, is_unix))
+        Ok(EdgeSocket::new(socket, is_unix))
     });
     if let Some(conn) = moved {
         watch(conn, registry, park_reason);

@@ -26,6 +26,9 @@ use crate::accept::per_ip::{PerIpCounts, PerIpPermit};
 use crate::accept::refusals::Limit;
 use crate::close_reason::CloseReason;
 use crate::conn::buffers::BufferPool;
+use crate::conn::events::ParkReason;
+use crate::conn::task_entry::TaskEntry;
+use crate::conn::wait::TurnInput;
 use crate::settings::Settings;
 use crate::sync::{Mutex, failpoint};
 
@@ -227,6 +230,27 @@ impl ServerState {
     /// counted. The partner is [`count_accept_error`](Self::count_accept_error).
     pub(crate) fn accept_errors(&self) -> u64 {
         self.accept_errors.load(Relaxed)
+    }
+
+    /// Begins the wait of a connection's task, and counts what its turn has done (N3).
+    pub(crate) fn pause_task(
+        &self,
+        task: &TaskEntry,
+        park_reason: (ParkReason, bool),
+        counters: &Counters,
+    ) {
+        self.traffic.pause(counters);
+        task.park(park_reason, &self.settings.ticks);
+    }
+
+    /// Ends the wait of a connection's task. `close_requested` returns the reason that the table has.
+    pub(crate) fn resume_task(
+        &self,
+        task: &TaskEntry,
+        close_requested: impl FnOnce() -> Option<CloseReason>,
+    ) -> TurnInput {
+        self.traffic.add_paused(-1);
+        task.resume(close_requested)
     }
 
     /// Counts a new connection, and returns its permit. Returns the limit that the server or the

@@ -88,9 +88,13 @@ impl TaskEntry {
     }
 
     /// Returns what the entry has after its connection had a task. Called by the table.
+    #[cfg(feature = "http")]
     pub(crate) fn end(&self) -> (Wait, Events) {
-        let events = Events::from_bits(self.events.load(SeqCst) & !ASKED);
-        (self.wait().wait, events)
+        (self.wait().wait, self.events())
+    }
+
+    fn events(&self) -> Events {
+        Events::from_bits(self.events.load(SeqCst) & !ASKED)
     }
 
     fn wait(&self) -> TaskWait {
@@ -111,7 +115,7 @@ impl TaskEntry {
 
     /// Returns whether the entry has one of `events`.
     pub(crate) fn has(&self, events: Events) -> bool {
-        Events::from_bits(self.events.load(SeqCst)).any(events)
+        self.events().any(events)
     }
 
     /// Removes those of `events` that the entry has, and returns them. Also returns
@@ -139,7 +143,7 @@ impl TaskEntry {
     /// Returns whether the wait has come to its end. Called by the task.
     pub(crate) fn is_ready(&self) -> bool {
         let TaskWait { wait, is_turn, .. } = self.wait();
-        is_turn || wait.park_reason.wakes_on(Events::from_bits(self.events.load(SeqCst) & !ASKED))
+        is_turn || wait.park_reason.wakes_on(self.events())
     }
 
     /// Ends a wait, for a turn that begins. Called by the task. `close_requested` returns the reason that

@@ -201,8 +201,8 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
     /// Goes on after a pause, as a new turn would.
     fn go_on(&mut self, mut conn: Box<Http1Conn<W, A>>) -> Poll<Outcome> {
         let Some(task) = self.turn.task else { return Poll::Pending };
-        self.turn.server.traffic.add_paused(-1);
-        let input = task.resume(|| conn.shared.progress.close_requested());
+        let close_requested = || conn.shared.progress.close_requested();
+        let input = self.turn.server.resume_task(task, close_requested);
         (self.turn.input, self.turn.counters.turns) = (input, 1);
         (self.moved, self.served, self.pauses) = (false, false, false);
         if let Some(reason) = input.close_requested.filter(|reason| !reason.is_gentle()) {
@@ -485,8 +485,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
     ) -> Poll<Outcome> {
         if let Some(task) = self.turn.task.filter(|_| park_reason != ParkReason::Turn) {
             let Turn { server, counters, .. } = &mut self.turn;
-            server.traffic.pause(&take(*counters));
-            task.park((park_reason, moved), &server.settings.ticks);
+            server.pause_task(task, (park_reason, moved), &take(*counters));
             (self.suspended, self.pauses) = (Some(conn), true);
             return Poll::Pending;
         }

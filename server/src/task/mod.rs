@@ -359,8 +359,7 @@ fn poll_turn_input<P: Protocol>(
         return Poll::Ready(None);
     }
     if *stage == ParkStage::Awake {
-        conns.server.traffic.pause(&take(counters));
-        entry.park(park_reason, &conns.server.settings.ticks);
+        conns.server.pause_task(entry, park_reason, &take(counters));
         // A handshake may wait to read or to write. It waits to write if a write would block now.
         let blocked = match (park_reason.0, &mut socket) {
             (ParkReason::Write, _) => true,
