@@ -14,8 +14,8 @@
 //!    an earlier request would miss the connections that are accepted after it. With a
 //!    `shutdown_grace` a task asks again after each grace; see `conn/last_request.rs`.
 //! 3. The caller waits until no connection is open.
-//! 4. At the deadline, or when the handle is dropped, `killed` is set, and then each listener closes
-//!    its parked connections and wakes the suspended turns. The order matters: a connection that
+//! 4. At the deadline, when the handle is dropped, or when the runtime ends (`CloseAll`), `killed` is set,
+//!    and then each listener closes its parked connections and wakes the suspended turns. The order matters: a connection that
 //!    parks after that sweep sees the flag (E5 in `parked`, T3 in `task`).
 //!
 //! Tests: `server/shutdown.rs`, `http/shutdown.rs`.
@@ -27,6 +27,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -46,10 +47,13 @@ use crate::error::StartError;
 use crate::parked::{EventDriven, event_loop};
 use crate::settings::{Mode, Settings};
 use crate::status::{ServerStatus, ShutdownReport};
+use crate::sync::failpoint;
 use crate::task::Dedicated;
 use crate::trace::event;
 
-/// A running server, from [`Server::builder`]. Its tasks run in the tokio runtime of the start.
+/// A running server, from [`Server::builder`]. Its tasks run in the tokio runtime of the start, and the end of
+/// that runtime closes all connections. Turns on a [pool](ServerBuilder::pool) run in the runtime of the pool,
+/// which may be another one.
 ///
 /// The handle is for status and shutdown: [`wait`](Self::wait) and [`shutdown`](Self::shutdown) let
 /// connections finish. Dropping the handle stops the server at once: the server accepts no more and
@@ -94,6 +98,8 @@ pub struct Server {
     drain: Duration,
     #[cfg(feature = "rustls")]
     tls: TlsAccept,
+    /// The runtime of all tasks.
+    runtime: Handle,
     tasks: Vec<AbortHandle>,
 }
 
@@ -141,6 +147,7 @@ impl Server {
             drain: config.drain,
             #[cfg(feature = "rustls")]
             tls: config.tls.clone(),
+            runtime: Handle::current(),
             tasks: Vec::new(),
         };
         // After an error nothing may have been accepted, so all listeners are bound first.
@@ -207,9 +214,7 @@ impl Server {
             if let Err(error) = serving.await {
                 event!(ERROR, %error, "connections cannot be watched any more");
                 drop(error);
-                // Without events no connection would ever be served or closed again.
-                conns.server.killed.store(true, SeqCst);
-                park::kill(&conns);
+                drop(CloseAll(conns));
             }
         });
         Ok(ConnHandler::EventDriven(event))
@@ -217,7 +222,12 @@ impl Server {
 
     /// Keeps the connections of a listener, and starts the timer of their deadlines.
     fn add_conns<P: Protocol>(&mut self, conns: &Arc<ListenerConns<P>>) {
-        self.spawn(conns.clone().run_timer());
+        let (timer, close_all) = (conns.clone().run_timer(), CloseAll(conns.clone()));
+        self.spawn(async move {
+            // Dropped with the task, also if the runtime never polls it.
+            let _close_all = close_all;
+            timer.await;
+        });
         if self.state.settings.max_age.is_some() {
             self.spawn(conns.clone().run_ages());
         }
@@ -248,7 +258,7 @@ impl Server {
 
     /// Spawns a task that the drop of the handle aborts.
     fn spawn<R: Send + 'static>(&mut self, task: impl Future<Output = R> + Send + 'static) {
-        self.tasks.push(tokio::spawn(task).abort_handle());
+        self.tasks.push(self.runtime.spawn(task).abort_handle());
     }
 
     /// Returns the TCP addresses of the listeners, in the order of the calls of
@@ -388,7 +398,8 @@ impl Server {
         // Two requests to close must fit into the deadline.
         let grace = self.state.settings.shutdown_grace.min(deadline / 2);
         if !grace.is_zero() {
-            tokio::spawn(keep_asking(self.state.clone(), self.listener_conns.clone(), grace));
+            let conns = self.listener_conns.clone();
+            self.runtime.spawn(keep_asking(self.state.clone(), conns, grace));
         }
         if timeout(deadline, self.state.empty()).await.is_err() {
             self.kill();
@@ -412,6 +423,20 @@ impl Server {
         for conns in &self.listener_conns {
             conns.clone().kill();
         }
+    }
+}
+
+/// Closes the connections of a listener when it is dropped. Its owner is a task without which no connection
+/// would ever be served or closed again: the end of the runtime drops it.
+struct CloseAll<P: Protocol>(Arc<ListenerConns<P>>);
+
+impl<P: Protocol> Drop for CloseAll<P> {
+    fn drop(&mut self) {
+        if failpoint("connections outlive their runtime") {
+            return;
+        }
+        self.0.server.killed.store(true, SeqCst);
+        park::kill(&self.0);
     }
 }
 

@@ -95,6 +95,9 @@ impl<P: Protocol, W: Transport> ConnGuard<P, W> {
     /// it.
     #[cfg(feature = "http")]
     pub(crate) fn detach(self, detach: Detach) {
+        let conns = self.conns.clone();
+        // The new owner may be a task of ours.
+        let _entered = conns.runtime.enter();
         detach(Box::new(DetachedConn(self)));
     }
 

@@ -74,6 +74,9 @@ impl Hasher for KeyHasher {
 pub(crate) struct ListenerConns<P: Protocol> {
     pub(crate) server: Arc<ServerState>,
     pub(crate) protocol: Arc<P>,
+    /// The runtime of the server. A turn on a pool may run in another one, which has no socket or task of
+    /// ours.
+    pub(crate) runtime: Handle,
     state: Mutex<State<Rest<P::Idle>>>,
     /// Notified by the first connection, for the timer.
     not_empty: Notify,
@@ -204,7 +207,8 @@ impl<T: ParkedState> State<T> {
 impl<P: Protocol> ListenerConns<P> {
     pub(crate) fn new(server: Arc<ServerState>, protocol: Arc<P>) -> Self {
         let table = ConnTable::new(server.settings.ticks.horizon);
-        let max = Handle::current().metrics().num_workers() + 1;
+        let runtime = Handle::current();
+        let max = runtime.metrics().num_workers() + 1;
         let workers = WorkerCounts {
             searching: 0,
             serving: 0,
@@ -215,6 +219,7 @@ impl<P: Protocol> ListenerConns<P> {
         Self {
             server,
             protocol,
+            runtime,
             state: Mutex::new(State::new(table, workers)),
             not_empty: Notify::new(),
             // Relaxed: the number only has to differ from the others.

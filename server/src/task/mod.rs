@@ -163,6 +163,9 @@ impl<P: Protocol> Tasks<P> {
         place: Option<Place>,
     ) {
         let Some(OfBusy { registry, .. }) = &self.of_busy else { return };
+        // The worker may be a job of a pool in another runtime.
+        let is_entered = !failpoint("the runtime of a pool gets the tasks");
+        let _entered = is_entered.then(|| self.conns.runtime.enter());
         if let Some(conn) = to_task(conn, registry) {
             let mut task = ConnTask::new(self, conn, park_reason);
             task.place = place;

@@ -14,6 +14,8 @@ mod limits;
 mod malformed;
 mod pool;
 mod rounds;
+#[cfg(feature = "ws")]
+mod runtimes;
 mod server;
 mod shutdown;
 mod slow_readers;

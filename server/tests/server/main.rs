@@ -28,6 +28,7 @@ mod pool;
 mod push;
 mod regressions;
 mod reset;
+mod runtimes;
 mod shutdown;
 mod slow;
 #[cfg(feature = "rustls")]

@@ -4,6 +4,7 @@
 pub mod chat;
 #[cfg(feature = "http")]
 pub mod http;
+pub mod other_runtime;
 #[path = "../../../tests/support/mod.rs"]
 mod probes;
 pub mod server;

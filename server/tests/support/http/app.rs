@@ -11,12 +11,14 @@ use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http_body_util::{BodyExt, Channel};
+use futures_util::stream::poll_fn;
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper::header::{HeaderMap, HeaderValue};
 use hyper_util::rt::TokioIo;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
 use tungstenite::handshake::derive_accept_key;
 
 use crate::support::{Gate, Gauge, silent_panic};
@@ -170,32 +172,42 @@ pub fn digest_of(bytes: &[u8]) -> String {
     digest_line(bytes.len(), Sha256::digest(bytes).as_slice(), "{}")
 }
 
+/// Makes a body that another task sends. `http_body_util::Channel` may lose the last frame, if the sender is
+/// dropped while another thread polls the body.
+pub fn channel() -> (mpsc::Sender<Frame<Bytes>>, Body) {
+    let (sender, mut frames) = mpsc::channel(1);
+    let frames =
+        poll_fn(move |cx| frames.poll_recv(cx).map(|frame| frame.map(Ok::<_, Infallible>)));
+    (sender, Body::new(StreamBody::new(frames)))
+}
+
 /// The pieces of a body; the gate releases each.
 fn streamed(pieces: usize, gate: Option<Gate>) -> Response {
-    let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
+    let (sender, body) = channel();
     tokio::spawn(async move {
         for piece in 0..pieces {
             match &gate {
                 Some(gate) => gate.wait().await,
                 None => tokio::task::yield_now().await,
             }
-            if sender.send_data(format!("data: {piece}\n\n").into()).await.is_err() {
+            let data = Frame::data(format!("data: {piece}\n\n").into());
+            if sender.send(data).await.is_err() {
                 return;
             }
         }
     });
-    ([("content-type", "text/event-stream")], Body::new(body)).into_response()
+    ([("content-type", "text/event-stream")], body).into_response()
 }
 
 fn trailers() -> Response {
-    let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
+    let (sender, body) = channel();
     tokio::spawn(async move {
-        let _ = sender.send_data("with trailers".into()).await;
+        let _ = sender.send(Frame::data("with trailers".into())).await;
         let mut map = HeaderMap::new();
         map.insert("x-sum", HeaderValue::from_static("42"));
-        let _ = sender.send_trailers(map).await;
+        let _ = sender.send(Frame::trailers(map)).await;
     });
-    ([("trailer", "x-sum")], Body::new(body)).into_response()
+    ([("trailer", "x-sum")], body).into_response()
 }
 
 type Upgraded = TokioIo<hyper::upgrade::Upgraded>;
