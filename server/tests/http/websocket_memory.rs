@@ -8,6 +8,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::routing::any;
@@ -169,17 +170,23 @@ fn an_idle_tls_connection_adds_little_to_its_session() {
 
         let app = Router::new().route("/", any(async || "hello"));
         let server = EVENT_DRIVEN.http().tls(config).serve(app).unwrap();
-        let address = server.local_addrs()[0];
+        let (address, empty) = (server.local_addrs()[0], LIVE.get());
         let (mut clients, mut live) = (Vec::new(), Vec::new());
         for count in [32, COUNT] {
             clients
                 .extend(tokio::task::spawn_blocking(move || asked(address, count)).await.unwrap());
             at_rest(&server, clients.len(), 0).await;
             settle().await;
+            // A connection with many turns in one tick is warm, and keeps hyper's state for some ticks.
+            let most = (of_session + 512) * clients.len() + 64 * 1024;
+            let start = Instant::now();
+            while (LIVE.get() - empty) as usize > most && start.elapsed().as_secs() < 10 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
             live.push(LIVE.get());
         }
         let each = (live[1] - live[0]) as usize / COUNT;
         println!("{each} bytes of heap for an idle TLS connection, {of_session} of them rustls's");
-        assert!(each - of_session <= 4096, "{each} - {of_session}");
+        assert!(each <= of_session + 4096, "{each} - {of_session}");
     });
 }
