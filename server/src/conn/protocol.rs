@@ -103,7 +103,9 @@ pub(crate) struct WakeEvents(AtomicU8);
 
 impl WakeEvents {
     pub(crate) fn add(&self, events: Events) {
-        self.0.fetch_or(events.bits(), Relaxed);
+        if !events.is_empty() {
+            self.0.fetch_or(events.bits(), Relaxed);
+        }
     }
 
     #[cfg(feature = "http")]
@@ -113,6 +115,9 @@ impl WakeEvents {
 
     #[cfg(feature = "http")]
     pub(crate) fn take(&self) -> Events {
-        Events::from_bits(self.0.swap(0, Relaxed))
+        match self.0.load(Relaxed) {
+            0 => Events::NONE,
+            _ => Events::from_bits(self.0.swap(0, Relaxed)),
+        }
     }
 }

@@ -81,16 +81,14 @@ impl RequestBody {
         progress: &Arc<ConnProgress>,
         timeout: Option<Duration>,
     ) -> Self {
-        let timeout = timeout.filter(|_| !incoming.is_end_stream());
+        let request = progress.requests();
+        // Nothing is to come of an empty body: `ConnProgress::is_whole` knows by its length.
+        if incoming.is_end_stream() {
+            return Self { incoming, request, guard: None, stall: None };
+        }
         let stall = timeout.map(|timeout| Box::new(Stall { timeout, timer: None }));
-        let (request, bits) = (progress.requests(), REQUEST_BODY | REQUEST_BODY_PENDING);
-        let guard = match incoming.is_end_stream() {
-            true => {
-                progress.note_whole(request);
-                None
-            }
-            false => Some(ProgressGuard::new(progress.clone(), bits, 0)),
-        };
+        let bits = REQUEST_BODY | REQUEST_BODY_PENDING;
+        let guard = Some(ProgressGuard::new(progress.clone(), bits, 0));
         Self { incoming, request, guard, stall }
     }
 }

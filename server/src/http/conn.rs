@@ -28,8 +28,7 @@ pub(super) struct Http1Conn<W: Transport, A: HttpService> {
     pub(super) shared: Arc<Shared<W>>,
     /// Hyper ends the connection after the request that is under way.
     is_last: bool,
-    /// None while the connection is warm.
-    pub(super) gauge: Option<GaugeGuard>,
+    pub(super) gauge: GaugeGuard,
 }
 
 impl<W: Transport, A: HttpService> Http1Conn<W, A> {
@@ -44,11 +43,11 @@ impl<W: Transport, A: HttpService> Http1Conn<W, A> {
         io: MaybeTls<W>,
         first: FirstBytes,
     ) -> Box<Self> {
-        let shared = Shared::new(target, io, first);
+        let shared = Shared::new(protocol.progress(target), io, first);
         let service = protocol.hyper_service(shared.progress.clone());
         let builder = if is_last { &protocol.http1_last } else { &protocol.http1 };
         let hyper = builder.serve_connection(LentIo(shared.clone()), service).with_upgrades();
-        let gauge = Some(protocol.http_states.acquire());
+        let gauge = protocol.http_states.acquire();
         Box::new(Self { hyper, shared, is_last, gauge })
     }
 

@@ -83,13 +83,13 @@ struct Task<W: Transport, A: HttpService> {
 /// Detaches the connection and gives it to a task. `first` was read already.
 pub(super) fn serve<W: Transport, A: HttpService>(
     protocol: &HttpProtocol<A>,
-    (notifier, peer): (ConnNotifier, Option<Address>),
+    target: (ConnNotifier, Option<Address>),
     io: MaybeTls<W>,
     first: Bytes,
 ) -> Outcome {
-    let write_timeout = notifier.server().settings.ticks.write_timeout();
+    let write_timeout = target.0.server().settings.ticks.write_timeout();
     let first = FirstBytes { bytes: first, head: None, in_parts: false };
-    let shared = Shared::new((notifier, peer), io, first);
+    let shared = Shared::new(protocol.progress(target), io, first);
     let progress = shared.progress.clone();
     let spawn = Spawn { progress: progress.clone(), write_timeout };
     let service = protocol.hyper_service(progress);

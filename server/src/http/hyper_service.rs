@@ -10,13 +10,11 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Extensions, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 #[cfg(feature = "ws")]
@@ -72,11 +70,11 @@ pub(super) struct HyperService<A> {
     /// How long a body of HTTP/2 may stall.
     pub(super) body_timeout: Option<Duration>,
     pub(super) max_requests: Option<u32>,
-    pub(super) is_stopping: Arc<AtomicBool>,
 }
 
 impl<A: HttpService> HyperService<A> {
     /// Wraps the body, and adds the peer's address and what a WebSocket needs.
+    #[inline(always)]
     fn wrap(&self, request: Request<Incoming>) -> Request<RequestBody> {
         let timeout = self.body_timeout.filter(|_| request.version() == Version::HTTP_2);
         let mut request =
@@ -85,14 +83,20 @@ impl<A: HttpService> HyperService<A> {
         if request.extensions().get::<OnUpgrade>().is_some() {
             request.extensions_mut().insert(Parks);
         }
-        if let Some(peer) = self.connect_info.then(|| self.progress.peer()).flatten() {
-            request.extensions_mut().insert(peer);
-            #[cfg(feature = "axum")]
-            if let Address::Tcp(peer) = peer {
-                request.extensions_mut().insert(axum::extract::ConnectInfo(peer));
-            }
+        if self.connect_info {
+            self.tell_peer(request.extensions_mut());
         }
         request
+    }
+
+    /// Adds the peer's address to a request.
+    fn tell_peer(&self, extensions: &mut Extensions) {
+        let Some(peer) = self.progress.peer() else { return };
+        extensions.insert(peer);
+        #[cfg(feature = "axum")]
+        if let Address::Tcp(peer) = peer {
+            extensions.insert(axum::extract::ConnectInfo(peer));
+        }
     }
 }
 
@@ -110,26 +114,33 @@ impl<A: HttpService> hyper::service::Service<Request<Incoming>> for HyperService
         let close = match is_http2 || request.method() == Method::CONNECT {
             true => SayClose::Never,
             false if is_last => SayClose::Always,
-            false => SayClose::If(self.is_stopping.clone()),
+            false => SayClose::IfStopping,
         };
         if is_http2 && is_last {
             self.progress.close(CloseReason::MaxRequests);
         }
-        let request = self.wrap(request);
         let guard = Some(ProgressGuard::new(self.progress.clone(), SERVICE | SERVICE_PENDING, 0));
         let mut service = self.service.clone();
         // Most services are always ready. Calling such a service here saves moving the request into a
         // state of its own. HTTP/2 calls it in the stream's task: a panic then ends the stream alone.
-        let ready = match request.version() {
-            Version::HTTP_2 => Poll::Pending,
-            _ => service.poll_ready(&mut Context::from_waker(Waker::noop())),
+        let ready = match is_http2 {
+            true => Poll::Pending,
+            false => service.poll_ready(&mut Context::from_waker(Waker::noop())),
         };
-        let stage = match ready {
-            Poll::Ready(Ok(())) => Stage::Called { future: service.call(request) },
-            Poll::Ready(Err(error)) => Stage::Failed { error: Some(error.into()) },
-            Poll::Pending => Stage::NotReady { service, request: Some(request) },
-        };
-        ServiceFuture { stage, guard, close }
+        // Each arm makes the whole future: a request or a stage in a variable would be copied once more.
+        match ready {
+            Poll::Ready(Ok(())) => {
+                let future = service.call(self.wrap(request));
+                ServiceFuture { stage: Stage::Called { future }, guard, close }
+            }
+            Poll::Ready(Err(error)) => {
+                ServiceFuture { stage: Stage::Failed { error: Some(error.into()) }, guard, close }
+            }
+            Poll::Pending => {
+                let request = Some(self.wrap(request));
+                ServiceFuture { stage: Stage::NotReady { service, request }, guard, close }
+            }
+        }
     }
 }
 
@@ -138,7 +149,7 @@ pub(super) enum SayClose {
     Never,
     Always,
     /// If a shutdown has begun when the response is there.
-    If(Arc<AtomicBool>),
+    IfStopping,
 }
 
 pin_project! {
@@ -174,9 +185,9 @@ impl<A: HttpService> Future for ServiceFuture<A> {
         guard.progress.clear(REQUEST_BODY_PENDING);
         let polled = loop {
             match this.stage.as_mut().project() {
-                StageProjection::Called { future } => break future.poll(cx).map_err(Into::into),
+                StageProjection::Called { future } => break future.poll(cx),
                 StageProjection::Failed { error } => {
-                    break Poll::Ready(Err(error.take().expect("polled after completion")));
+                    return Poll::Ready(Err(error.take().expect("polled after completion")));
                 }
                 StageProjection::NotReady { service, request } => {
                     match service.poll_ready(cx).map_err(Into::into)? {
@@ -196,21 +207,23 @@ impl<A: HttpService> Future for ServiceFuture<A> {
             return Poll::Pending;
         };
         let guard = this.guard.take().expect("polled after completion");
+        let mut response = match result {
+            Ok(response) => response,
+            Err(error) => return Poll::Ready(Err(error.into())),
+        };
+        #[cfg(feature = "ws")]
+        if let Some(accepted) = response.extensions_mut().remove::<Accepted>() {
+            websocket::accept(&guard.progress, response.status(), &accepted);
+        }
         let closes = match this.close {
             SayClose::Never => false,
             SayClose::Always => true,
-            SayClose::If(is_stopping) => is_stopping.load(SeqCst),
+            SayClose::IfStopping => guard.progress.is_stopping(),
         };
-        Poll::Ready(result.map(|mut response| {
-            #[cfg(feature = "ws")]
-            if let Some(accepted) = response.extensions_mut().remove::<Accepted>() {
-                websocket::accept(&guard.progress, response.status(), &accepted);
-            }
-            // Hyper closes the connection after a response with this header.
-            if closes && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            response.map(|body| TrackedBody::new(body, guard))
-        }))
+        // Hyper closes the connection after a response with this header.
+        if closes && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(Ok(response.map(|body| TrackedBody::new(body, guard))))
     }
 }

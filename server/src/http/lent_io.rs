@@ -12,19 +12,18 @@
 
 use std::any::Any;
 use std::io;
-use std::mem::{replace, take};
+use std::mem::replace;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
-use tokio::io::AsyncWrite;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::accept::address::Address;
 use crate::close_reason::CloseReason;
-use crate::conn::buffers::poll_read_with;
-use crate::conn::notifier::ConnNotifier;
+use crate::conn::buffers::{READ_SIZE, poll_read_with};
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::http::head;
 use crate::http::progress::{ConnProgress, Entry, SocketWaiter, UNFLUSHED};
@@ -33,6 +32,7 @@ use crate::sync::{Mutex, MutexGuard, failpoint};
 /// What hyper's handle of the socket and the connection's owner share.
 pub(super) struct Shared<W> {
     pub(super) progress: Arc<ConnProgress>,
+    is_tls: bool,
     /// The waker that turns poll hyper with. It wakes `progress`.
     pub(super) waker: Waker,
     lent: Mutex<LentState<W>>,
@@ -88,33 +88,64 @@ pub(super) struct FirstBytes {
 struct BytesSeen {
     /// Bytes that hyper was given.
     since: u64,
-    /// The length of the head that these bytes begin with, if the first read had all of that head.
-    head: Option<u64>,
+    head: HeadSeen,
+}
+
+/// The head that the bytes since the last clean point begin with.
+#[derive(Default)]
+enum HeadSeen {
+    /// The first read did not have all of the head.
+    #[default]
+    Unknown,
+    /// The length of the head.
+    Ends(u64),
+    /// The first read begins with `GET ` and ends with an empty line. Most requests come so, and need no
+    /// search for the end of the head.
+    Get,
 }
 
 impl BytesSeen {
     /// Counts bytes that hyper reads. The first of them after a clean point begin with a head.
     fn note(&mut self, bytes: &[u8]) {
         if self.since == 0 {
-            self.head = head::end(bytes).map(|end| end as u64);
+            self.head = match bytes.starts_with(b"GET ") && bytes.ends_with(b"\r\n\r\n") {
+                true => HeadSeen::Get,
+                false => HeadSeen::of(head::end(bytes)),
+            };
+        } else if matches!(self.head, HeadSeen::Get) && !failpoint("a GET hides what follows") {
+            self.head = HeadSeen::Unknown;
         }
         self.since += bytes.len() as u64;
+    }
+
+    /// Returns whether the bytes are one request with a body of `body` bytes. Empty lines may follow: hyper
+    /// skips those before the next head. Called when hyper has begun that request and no other, and has
+    /// parsed what follows.
+    fn is_request(&self, body: Option<u64>) -> bool {
+        match (&self.head, body) {
+            (HeadSeen::Ends(head), Some(body)) => head.checked_add(body) == Some(self.since),
+            // Anything but empty lines in front of the last empty line would be a second request.
+            (HeadSeen::Get, Some(0)) => true,
+            _ => false,
+        }
+    }
+}
+
+impl HeadSeen {
+    fn of(end: Option<usize>) -> Self {
+        end.map_or(Self::Unknown, |end| Self::Ends(end as u64))
     }
 }
 
 impl<W: Transport> Shared<W> {
     /// Lends the socket of a connection. `first` was read from the socket already.
-    pub(super) fn new(
-        (notifier, peer): (ConnNotifier, Option<Address>),
-        io: MaybeTls<W>,
-        first: FirstBytes,
-    ) -> Arc<Self> {
-        let progress = Arc::new(ConnProgress::new(notifier, peer));
+    pub(super) fn new(progress: ConnProgress, io: MaybeTls<W>, first: FirstBytes) -> Arc<Self> {
+        let (progress, is_tls) = (Arc::new(progress), io.is_tls());
         let waker = Waker::from(progress.clone());
-        let (since, head) = (first.bytes.len() as u64, first.head.map(|head| head as u64));
+        let (since, head) = (first.bytes.len() as u64, HeadSeen::of(first.head));
         let lent = LentState {
             io,
-            in_parts: first.in_parts && head.is_none(),
+            in_parts: first.in_parts && first.head.is_none(),
             first: first.bytes,
             read: 0,
             wrote: 0,
@@ -128,30 +159,16 @@ impl<W: Transport> Shared<W> {
             requests: 0,
             reported: (0, 0, 0),
         };
-        Arc::new(Self { progress, waker, lent: Mutex::new(lent), entry: Mutex::new(None) })
+        let (lent, entry) = (Mutex::new(lent), Mutex::new(None));
+        Arc::new(Self { progress, is_tls, waker, lent, entry })
+    }
+
+    pub(super) fn is_tls(&self) -> bool {
+        self.is_tls
     }
 
     pub(super) fn lent(&self) -> MutexGuard<'_, LentState<W>> {
         self.lent.lock()
-    }
-
-    /// Returns whether hyper holds no unused byte for sure: all that hyper was given since the last such
-    /// point is one whole request, a head and a body of the declared length. Called at rest.
-    ///
-    /// No socket leaves hyper for this answer alone: see `serve_turn.rs`, `has_skipped`.
-    pub(super) fn is_clean(&self) -> bool {
-        let mut lent = self.lent.lock();
-        let whole = lent.seen.head.zip(self.progress.last_body());
-        let whole = whole.and_then(|(head, body)| head.checked_add(body));
-        let is_clean = match self.progress.requests() - lent.requests {
-            0 => lent.seen.since == 0,
-            1 => whole == Some(lent.seen.since),
-            _ => false,
-        };
-        if is_clean {
-            (lent.seen, lent.requests) = (BytesSeen::default(), self.progress.requests());
-        }
-        is_clean
     }
 
     /// Makes the owner of the lent socket the owner of the connection: after an upgrade, and for HTTP/2.
@@ -206,24 +223,39 @@ impl<W: Transport> LentState<W> {
         replace(&mut self.io, MaybeTls::Taken)
     }
 
+    /// Returns whether hyper holds no unused byte for sure: all that hyper was given since the last such
+    /// point is one whole request, a head and a body of the declared length. Empty lines behind a request
+    /// without a body do not count. Called at rest.
+    ///
+    /// No socket leaves hyper for this answer alone: see `serve_turn.rs`, `has_skipped`.
+    pub(super) fn is_clean(&mut self, progress: &ConnProgress) -> bool {
+        let requests = progress.requests();
+        let is_clean = match requests - self.requests {
+            0 => self.seen.since == 0,
+            1 => self.seen.is_request(progress.last_body()),
+            _ => false,
+        };
+        if is_clean {
+            (self.seen, self.requests) = (BytesSeen::default(), requests);
+        }
+        is_clean
+    }
+
     /// Takes the bytes that were read before hyper had the socket, and that hyper has not read.
     #[cfg(feature = "ws")]
     pub(super) fn take_first(&mut self) -> Bytes {
-        take(&mut self.first)
+        std::mem::take(&mut self.first)
     }
 
-    /// Calls the socket. In a turn of a connection with a task, the socket is to wake that task.
-    fn with_io<T>(
-        &mut self,
+    /// Returns the socket, the waker that its calls are to register, and what to note of a read. In a turn
+    /// of a connection with a task, the socket is to wake that task.
+    fn parts<'a>(
+        &'a mut self,
         of_turn: bool,
-        cx: &mut Context<'_>,
-        call: impl FnOnce(Pin<&mut MaybeTls<W>>, &mut Context<'_>) -> Poll<T>,
-    ) -> Poll<T> {
-        let Self { io, task, .. } = self;
-        match task.as_ref().filter(|_| of_turn) {
-            Some(task) => call(Pin::new(io), &mut Context::from_waker(task)),
-            None => call(Pin::new(io), cx),
-        }
+        cx: &'a Context<'_>,
+    ) -> (Pin<&'a mut MaybeTls<W>>, Context<'a>, &'a mut BytesSeen) {
+        let waker = self.task.as_ref().filter(|_| of_turn).unwrap_or(cx.waker());
+        (Pin::new(&mut self.io), Context::from_waker(waker), &mut self.seen)
     }
 
     /// Notes a call in which bytes may have moved. The transport knows whether the kernel took some: a TLS
@@ -256,6 +288,26 @@ impl<W> Drop for Shared<W> {
         if is_ended && self.progress.close_requested().is_none() {
             self.progress.close(CloseReason::Peer);
         }
+    }
+}
+
+/// Reads from a socket into hyper's own buffer, and notes the bytes.
+struct NotedRead<'a, W> {
+    io: Pin<&'a mut MaybeTls<W>>,
+    seen: &'a mut BytesSeen,
+}
+
+impl<W: Transport> AsyncRead for NotedRead<'_, W> {
+    #[inline]
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { io, seen } = self.get_mut();
+        ready!(io.as_mut().poll_read(cx, buffer))?;
+        seen.note(buffer.filled());
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -311,22 +363,27 @@ impl<W: Transport> Read for LentIo<W> {
             lent.is_spent = true;
             return Poll::Pending;
         }
-        let room = buffer.remaining();
-        let mut seen = take(&mut lent.seen);
-        let polled = lent.with_io(of_turn, cx, |io, cx| {
-            poll_read_with(io.get_mut(), cx, room, |bytes| {
+        let (room, since) = (buffer.remaining(), lent.seen.since);
+        let is_direct = W::REGISTERS_WAKER && !self.0.is_tls && room <= READ_SIZE;
+        let (io, mut cx, seen) = lent.parts(of_turn, cx);
+        let polled = match is_direct {
+            true => Pin::new(&mut TokioIo::new(NotedRead { io, seen })).poll_read(&mut cx, buffer),
+            false => poll_read_with(io.get_mut(), &mut cx, room, |bytes| {
                 buffer.put_slice(bytes);
                 seen.note(bytes);
             })
-        });
-        lent.seen = seen;
-        lent.note_moves(matches!(polled, Poll::Ready(Ok(1..))));
-        lent.is_ended |= matches!(polled, Poll::Ready(Ok(0) | Err(_))) && room > 0;
-        let count = ready!(polled)?;
-        lent.read += count as u64;
+            .map_ok(|_| ()),
+        };
+        if polled.is_pending() && !self.0.is_tls {
+            return Poll::Pending;
+        }
+        let count = lent.seen.since - since;
+        lent.note_moves(count > 0);
+        lent.is_ended |= polled.is_ready() && count == 0 && room > 0;
+        lent.read += count;
         let is_budgeted = !failpoint("hyper reads without a budget");
-        lent.budget = lent.budget.saturating_sub(if is_budgeted { count } else { 0 });
-        Poll::Ready(Ok(()))
+        lent.budget = lent.budget.saturating_sub(if is_budgeted { count as usize } else { 0 });
+        polled
     }
 }
 
@@ -340,7 +397,8 @@ impl<W: Transport> Write for LentIo<W> {
         let of_turn = self.register(&mut lent, SocketWaiter::Writer, cx.waker())?;
         // Also if the socket refuses the bytes: hyper holds them and has to flush.
         self.0.progress.set(UNFLUSHED);
-        let polled = lent.with_io(of_turn, cx, |io, cx| io.poll_write(cx, bytes));
+        let (io, mut cx, _) = lent.parts(of_turn, cx);
+        let polled = io.poll_write(&mut cx, bytes);
         let polled = lent.note_write(polled);
         if let Poll::Ready(Ok(count)) = &polled {
             lent.wrote += *count as u64;
@@ -349,9 +407,15 @@ impl<W: Transport> Write for LentIo<W> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The kernel has all that the socket took. Hyper flushes only behind its last byte.
+        if !self.0.is_tls {
+            self.0.progress.clear(UNFLUSHED);
+            return Poll::Ready(Ok(()));
+        }
         let mut lent = self.0.lent();
         let of_turn = self.register(&mut lent, SocketWaiter::Writer, cx.waker())?;
-        let polled = lent.with_io(of_turn, cx, |io, cx| io.poll_flush(cx));
+        let (io, mut cx, _) = lent.parts(of_turn, cx);
+        let polled = io.poll_flush(&mut cx);
         let polled = lent.note_write(polled);
         if polled.is_ready() {
             self.0.progress.clear(UNFLUSHED);
@@ -362,7 +426,43 @@ impl<W: Transport> Write for LentIo<W> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut lent = self.0.lent();
         let of_turn = self.register(&mut lent, SocketWaiter::Writer, cx.waker())?;
-        let polled = lent.with_io(of_turn, cx, |io, cx| io.poll_shutdown(cx));
+        let (io, mut cx, _) = lent.parts(of_turn, cx);
+        let polled = io.poll_shutdown(&mut cx);
         lent.note_write(polled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clean_point_needs_one_request_and_no_more() {
+        const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        const POST: &str = "POST / HTTP/1.1\r\nhost: a\r\n\r\n";
+        let both = |head: &str, body: &str| format!("{head}{body}");
+        let table: [(&[&str], Option<u64>, bool); 14] = [
+            (&[GET], Some(0), true),
+            (&[POST], Some(0), true),
+            // Hyper skips empty lines before a head.
+            (&[&both(GET, "\r\n")], Some(0), true),
+            (&[&both(POST, "\r\n")], Some(0), false),
+            (&[GET, "G"], Some(0), false),
+            (&[GET, "\r\n\r\n"], Some(0), false),
+            (&[&both(GET, "GET / HTTP/1.1\r\n")], Some(0), false),
+            (&["GET / HTTP/1.1\r\n", "\r\n"], Some(0), false),
+            (&[&both(POST, "ab")], Some(2), true),
+            (&[POST, "a", "b"], Some(2), true),
+            (&[POST, "abc"], Some(2), false),
+            (&[POST], None, false),
+            // A body may look like the end of a head.
+            (&[&both(GET, "\r\n\r\n")], Some(4), false),
+            (&[&both(GET, "\r\n\r\n"), "abcd"], Some(4), false),
+        ];
+        for (reads, body, is_request) in table {
+            let mut seen = BytesSeen::default();
+            reads.iter().for_each(|bytes| seen.note(bytes.as_bytes()));
+            assert_eq!(seen.is_request(body), is_request, "{reads:?} {body:?}");
+        }
     }
 }

@@ -197,6 +197,11 @@ impl<A: HttpService> HttpProtocol<A> {
         }
     }
 
+    /// Makes the progress of a connection that hyper gets.
+    fn progress(&self, (notifier, peer): (ConnNotifier, Option<Address>)) -> ConnProgress {
+        ConnProgress::new(notifier, peer, self.is_stopping.clone())
+    }
+
     /// Returns the service as a new hyper connection calls it.
     fn hyper_service(&self, progress: Arc<ConnProgress>) -> HyperService<A> {
         HyperService {
@@ -205,7 +210,6 @@ impl<A: HttpService> HttpProtocol<A> {
             connect_info: self.connect_info,
             body_timeout: self.body_timeout,
             max_requests: self.max_requests,
-            is_stopping: self.is_stopping.clone(),
         }
     }
 }
@@ -219,7 +223,7 @@ pub(crate) struct Gauge(Arc<AtomicUsize>);
 impl Gauge {
     fn acquire(&self) -> GaugeGuard {
         self.0.fetch_add(1, Relaxed);
-        GaugeGuard(self.clone())
+        GaugeGuard { gauge: self.clone(), counts: true }
     }
 
     fn get(&self) -> usize {
@@ -227,11 +231,25 @@ impl Gauge {
     }
 }
 
-struct GaugeGuard(Gauge);
+/// A connection that the gauge counts, but for the time while the connection is warm.
+struct GaugeGuard {
+    gauge: Gauge,
+    counts: bool,
+}
+
+impl GaugeGuard {
+    fn count(&mut self, counts: bool) {
+        match (std::mem::replace(&mut self.counts, counts), counts) {
+            (false, true) => self.gauge.0.fetch_add(1, Relaxed),
+            (true, false) => self.gauge.0.fetch_sub(1, Relaxed),
+            _ => return,
+        };
+    }
+}
 
 impl Drop for GaugeGuard {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Relaxed);
+        self.count(false);
     }
 }
 

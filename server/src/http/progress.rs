@@ -168,6 +168,8 @@ pub(super) struct ConnProgress {
     notifier: ConnNotifier,
     /// The peer's address, for the extensions of requests.
     peer: Option<Address>,
+    /// A shutdown of the server has begun.
+    is_stopping: Arc<AtomicBool>,
     /// The waker of a suspended turn.
     turn: Mutex<Option<Waker>>,
     /// Bits and counts; see the module's head.
@@ -204,10 +206,15 @@ pub(crate) type Entry = Mutex<Box<dyn Any + Send>>;
 
 impl ConnProgress {
     /// Creates the progress of a connection that hyper gets.
-    pub(super) fn new(notifier: ConnNotifier, peer: Option<Address>) -> Self {
+    pub(super) fn new(
+        notifier: ConnNotifier,
+        peer: Option<Address>,
+        is_stopping: Arc<AtomicBool>,
+    ) -> Self {
         Self {
             notifier,
             peer,
+            is_stopping,
             turn: Mutex::new(None),
             state: AtomicU64::new(0),
             requests: AtomicU64::new(0),
@@ -273,7 +280,7 @@ impl ConnProgress {
     /// until the owner of hyper's connection has hyper begin another request (`H1`). Hyper begins one only
     /// behind the end of the body before it, so the last request is the only one in doubt.
     pub(super) fn is_whole(&self) -> bool {
-        self.whole.load(SeqCst) == self.requests()
+        self.last_body() == Some(0) || self.whole.load(SeqCst) == self.requests()
     }
 
     /// Notes that hyper has read the body of a request to its end.
@@ -284,6 +291,11 @@ impl ConnProgress {
     /// Returns the peer's address, if requests carry it.
     pub(super) fn peer(&self) -> Option<Address> {
         self.peer
+    }
+
+    /// Whether a shutdown of the server has begun.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(SeqCst)
     }
 
     /// Notes that a request begins, with a body of `body` bytes; see [`last_body`](Self::last_body).
@@ -570,7 +582,7 @@ mod tests {
         let server = Arc::new(ServerState::new(Settings::least(), 1, None));
         let conns: ListenerConns<Lines> = ListenerConns::new(server, lines().into());
         let notifier = Arc::new(conns).notifier(ConnKey { index: 0, generation: 0 });
-        Arc::new(ConnProgress::new(notifier, None))
+        Arc::new(ConnProgress::new(notifier, None, Arc::default()))
     }
 
     #[test]
@@ -667,6 +679,11 @@ mod tests {
         progress.note_whole(1);
         assert!(progress.is_whole());
         progress.begin(None);
+        assert!(!progress.is_whole());
+        // No part of an empty body is to come.
+        progress.begin(Some(0));
+        assert!(progress.is_whole());
+        progress.begin(Some(1));
         assert!(!progress.is_whole());
     }
 

@@ -100,6 +100,17 @@ struct Before {
     moves: u64,
 }
 
+/// What a poll of hyper has done.
+struct Done {
+    /// How many requests have begun.
+    requests: usize,
+    /// The read budget is used up.
+    is_spent: bool,
+    waiting: Waiting,
+    /// The connection rests, all of its requests are whole, and hyper holds no unused byte.
+    is_clean: bool,
+}
+
 impl<W: Transport, A: HttpService> Future for HttpTurn<'_, W, A> {
     type Output = Outcome;
 
@@ -216,7 +227,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
     fn resume(&mut self, conn: Box<Http1Conn<W, A>>) -> Poll<Outcome> {
         let input = self.turn.input;
         // The answer to a request that has come already is to say that the connection closes.
-        if conn.gauge.is_none() && input.close_requested.is_some() {
+        if !conn.gauge.counts && input.close_requested.is_some() {
             return self.leave(conn, true);
         }
         self.events = input.events;
@@ -339,23 +350,16 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
     fn drive(&mut self, mut conn: Box<Http1Conn<W, A>>) -> Poll<Outcome> {
         let (mut polled_at, mut begun) = (None, 0);
         let most = self.turn.server.settings.read_budget_frames.min(MAX_REQUESTS);
-        conn.shared.lent().budget = self.turn.server.settings.read_budget_bytes;
-        conn.gauge.get_or_insert_with(|| self.protocol.http_states.acquire());
+        let mut budget = Some(self.turn.server.settings.read_budget_bytes);
+        conn.gauge.count(true);
         loop {
-            let before = self.lend(&conn);
+            let before = self.lend(&conn, budget.take());
             #[cfg(test)]
             reached(SyncPoint::Lent);
             conn.shared.progress.poll_begins();
             // A panic of the service must not pass through the worker before the connection is closed.
             let polled = catch_unwind(AssertUnwindSafe(|| conn.poll()));
             let woken = conn.shared.progress.poll_ends();
-            let (is_spent, is_blocked) = self.account(&conn, &before);
-            begun += (conn.shared.progress.requests() - before.requests) as usize;
-            match polled {
-                Err(payload) => return Poll::Ready(Outcome::Panicked(payload)),
-                Ok(Poll::Ready(ended)) => return Poll::Ready(self.ended(*conn, ended)),
-                Ok(Poll::Pending) => {}
-            }
             #[cfg(test)]
             reached(SyncPoint::Polled);
             // Other threads read and drop bodies at any time. Hyper alone begins a part of a request, so a
@@ -363,25 +367,33 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             let bits = conn.shared.progress.bits();
             #[cfg(test)]
             reached(SyncPoint::BitsRead);
-            let may_poll = begun < most && in_time(&mut polled_at);
-            let may_poll = may_poll || failpoint("a turn polls without end");
-            if woken && may_poll && !is_spent {
+            let Done { requests, is_spent, waiting, mut is_clean } =
+                self.account(&conn, (bits, woken), &before);
+            begun += requests;
+            match polled {
+                Err(payload) => return Poll::Ready(Outcome::Panicked(payload)),
+                Ok(Poll::Ready(ended)) => return Poll::Ready(self.ended(*conn, ended)),
+                Ok(Poll::Pending) => {}
+            }
+            let polls_on = failpoint("a turn polls without end");
+            if woken && !is_spent && (begun < most && in_time(&mut polled_at) || polls_on) {
                 continue;
             }
             let progress = &conn.shared.progress;
-            let waiting = waiting(bits, is_blocked, progress.requests() > 0);
             if waiting == Waiting::Nothing && !progress.is_whole() && has_skipped(&conn, &before) {
                 progress.note_whole(progress.requests());
+                is_clean = conn.shared.lent().is_clean(progress);
             }
             // At rest, too, a connection that may not leave hyper closes through hyper.
-            if self.hyper_closes(bits, conn.may_end()) && !conn.is_last() {
+            let asked = self.turn.input.close_requested.is_some();
+            if asked && self.hyper_closes(bits, conn.may_end()) && !conn.is_last() {
                 conn.graceful_shutdown();
                 continue;
             }
             if is_spent || woken {
                 return self.park(conn, ParkReason::Turn, true);
             }
-            return self.decide(conn, waiting);
+            return self.decide(conn, waiting, is_clean);
         }
     }
 
@@ -395,11 +407,13 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         !may_end && !self.has_partial_head() && matches!(at_rest, Some(AtRest::Close(_)))
     }
 
-    /// Passes on to the lent socket the events that are known. Returns the counters before the poll.
-    fn lend(&mut self, conn: &Http1Conn<W, A>) -> Before {
+    /// Passes on to the lent socket the events that are known, and the budget at the begin of a turn.
+    /// Returns the counters before the poll.
+    fn lend(&mut self, conn: &Http1Conn<W, A>, budget: Option<usize>) -> Before {
         let input = self.turn.input;
         let mut lent = conn.shared.lent();
         lent.is_spent = false;
+        lent.budget = budget.unwrap_or(lent.budget);
         if lent.task.is_none() {
             lent.task = self.turn.task.map(|task| task.waker.clone());
         }
@@ -419,29 +433,43 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         }
     }
 
-    /// Counts what a poll of hyper has done. Returns whether the read budget is used up, and whether the
-    /// socket refuses bytes.
-    fn account(&mut self, conn: &Http1Conn<W, A>, before: &Before) -> (bool, bool) {
-        let begun = conn.shared.progress.requests() - before.requests;
+    /// Counts what a poll of hyper has done. `bits`: the bits of the progress after the poll. `woken`: hyper
+    /// has more to do, and may not have parsed all that it has.
+    fn account(
+        &mut self,
+        conn: &Http1Conn<W, A>,
+        (bits, woken): (u8, bool),
+        before: &Before,
+    ) -> Done {
+        let progress = &*conn.shared.progress;
+        let begun = progress.requests() - before.requests;
         self.served |= begun > 0;
-        let lent = conn.shared.lent();
+        let mut lent = conn.shared.lent();
         let (read, wrote) = (lent.read - before.read, lent.wrote - before.wrote);
         self.moved |= read > 0 || wrote > 0 || lent.moves != before.moves;
         let counters = &mut *self.turn.counters;
         counters.frames = counters.frames.saturating_add(begun as u32);
         counters.read = counters.read.saturating_add(read as u32);
         counters.wrote = counters.wrote.saturating_add(wrote as u32);
-        (lent.is_spent, lent.is_blocked)
+        let waiting = waiting(bits, lent.is_blocked, progress.requests() > 0);
+        let rests = waiting == Waiting::Nothing && !woken && !lent.is_spent;
+        let is_clean = rests && progress.is_whole() && lent.is_clean(progress);
+        Done { requests: begun as usize, is_spent: lent.is_spent, waiting, is_clean }
     }
 
     /// Ends the turn for what the connection waits for.
-    fn decide(&mut self, mut conn: Box<Http1Conn<W, A>>, waiting: Waiting) -> Poll<Outcome> {
+    fn decide(
+        &mut self,
+        mut conn: Box<Http1Conn<W, A>>,
+        waiting: Waiting,
+        is_clean: bool,
+    ) -> Poll<Outcome> {
         let park_reason = match waiting {
             Waiting::Service | Waiting::BodyReader => {
                 self.suspended = Some(conn);
                 return Poll::Pending;
             }
-            Waiting::Nothing => return self.rest(conn),
+            Waiting::Nothing => return self.rest(conn, is_clean),
             Waiting::RequestBody { .. } => ParkReason::Body,
             Waiting::ResponseBody => ParkReason::Stream,
             Waiting::Flush => ParkReason::Stall,
@@ -535,14 +563,13 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
 
     /// Parks a connection after its last response. A warm one stays in hyper if hyper holds no byte of a
     /// next head. Any other leaves hyper, unless its last request may not be whole (`H1`).
-    fn rest(&mut self, mut conn: Box<Http1Conn<W, A>>) -> Poll<Outcome> {
+    fn rest(&mut self, mut conn: Box<Http1Conn<W, A>>, is_clean: bool) -> Poll<Outcome> {
         if !conn.may_end() {
             return self.stay_in_hyper(conn);
         }
         let input = self.turn.input;
-        let is_tls = conn.shared.lent().io.is_tls();
-        if conn.shared.is_clean() && self.is_warm(is_tls) && !input.forces_io() {
-            conn.gauge = None;
+        if is_clean && self.is_warm(conn.shared.is_tls()) && !input.forces_io() {
+            conn.gauge.count(false);
             return self.park(conn, ParkReason::Warm, self.served);
         }
         self.leave(conn, false)
@@ -669,7 +696,8 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
 /// The bytes say the same: they are a head and all of its body.
 fn has_skipped<W: Transport, A: HttpService>(conn: &Http1Conn<W, A>, before: &Before) -> bool {
     let is_polled = before.without_body && before.requests == conn.shared.progress.requests();
-    is_polled && conn.shared.is_clean() || failpoint("any dropped body was skipped")
+    is_polled && conn.shared.lent().is_clean(&conn.shared.progress)
+        || failpoint("any dropped body was skipped")
 }
 
 /// Whether a turn may poll hyper again. The first call of a turn reads the clock.
