@@ -31,6 +31,8 @@ impl Flood {
             Self::Tiny => (Work::Tiny, 100),
             Self::Sleeping => (Work::Sleep(10), 50_000),
         };
+        // A quick run has fewer jobs, and thousands of idle workers of flume take seconds to end.
+        let size = size.min(jobs as usize);
         Workload { name: self.name(), work, shape: Shape::Feed, producers: 1, size, jobs }
     }
 

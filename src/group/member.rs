@@ -6,6 +6,7 @@
 //! hides that type.
 
 use std::any::Any;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::error::SubmitErrorKind;
@@ -68,12 +69,13 @@ impl<T: Send + 'static> AnyGroup for GroupState<T> {
 /// A member, or a job without a group. Its `Drop` counts the member out (G2).
 pub(crate) struct MemberGuard {
     group: Option<Arc<dyn AnyGroup>>,
-    index: Option<usize>,
+    /// The index in the group plus one, once the member is counted in. One word, since a response moves.
+    joined: Option<NonZeroUsize>,
 }
 
 impl MemberGuard {
     pub(crate) fn new(group: Option<&GroupHandle>) -> Self {
-        Self { group: group.map(|group| group.state.clone()), index: None }
+        Self { group: group.map(|group| group.state.clone()), joined: None }
     }
 
     pub(crate) fn group(&self) -> Option<&dyn JobGroup> {
@@ -82,16 +84,18 @@ impl MemberGuard {
 
     /// Counts the member in. Returns its index, or why the group takes no more members.
     pub(crate) fn join(&mut self, job: Option<&JobArc>) -> Result<usize, SubmitErrorKind> {
-        self.index = self.group.as_ref().map(|group| group.join(job)).transpose()?;
-        Ok(self.index.unwrap_or(0))
+        let Some(group) = &self.group else { return Ok(0) };
+        let index = group.join(job)?;
+        self.joined = NonZeroUsize::new(index + 1);
+        Ok(index)
     }
 }
 
 impl Drop for MemberGuard {
     fn drop(&mut self) {
-        let index = self.index.filter(|_| !failpoint("a call never leaves its group"));
-        if let (Some(group), Some(index)) = (&self.group, index) {
-            group.leave(index);
+        let joined = self.joined.filter(|_| !failpoint("a call never leaves its group"));
+        if let (Some(group), Some(joined)) = (&self.group, joined) {
+            group.leave(joined.get() - 1);
         }
     }
 }

@@ -58,6 +58,19 @@ fn a_clone_has_no_readiness() {
     });
 }
 
+/// A future of at most two lines of the cache is moved in place. A larger one goes through `memmove`, which
+/// waits for what was just written: a refusal took half as long again.
+#[test]
+fn a_response_is_small() {
+    single(async {
+        let pool = Pool::new(1);
+        let mut service = PoolLayer::try_schedule(&pool).layer(Probe::open());
+        let response = service.ready().await.unwrap().call(Ask::Echo(1));
+        assert!(size_of_val(&response) <= 128, "{}", size_of_val(&response));
+        assert_eq!(response.await.unwrap(), 1);
+    });
+}
+
 #[test]
 fn what_was_reserved_is_given_back() {
     single(async {

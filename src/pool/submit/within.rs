@@ -26,11 +26,27 @@ use crate::trace::Place;
 /// `schedule_within` for any sink.
 pub(crate) struct WithinInner<C: PoolRef, F: Future, S> {
     inner: ScheduleInner<C, F, S>,
-    /// The end of the wait. `None` if it is beyond what the clock can tell.
-    deadline: Option<Instant>,
-    /// The limit is zero: the first poll that reaches the limiter decides.
-    at_once: bool,
+    end: End,
     timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// When the wait ends.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// The limit is zero: the first poll that reaches the limiter decides.
+    AtOnce,
+    At(Instant),
+    /// The end is beyond what the clock can tell.
+    Never,
+}
+
+impl End {
+    fn of(limit: Duration) -> Self {
+        if limit.is_zero() {
+            return Self::AtOnce;
+        }
+        Instant::now().checked_add(limit).map_or(Self::Never, Self::At)
+    }
 }
 
 impl<C, F, S> WithinInner<C, F, S>
@@ -49,9 +65,9 @@ where
         place: Place,
         options: Option<&JobOptions>,
     ) -> Self {
-        let deadline = Instant::now().checked_add(limit);
+        let end = End::of(limit);
         let inner = ScheduleInner::with(shared, job, sink, place, options);
-        Self { inner, deadline, at_once: limit.is_zero(), timer: None }
+        Self { inner, end, timer: None }
     }
 
     #[inline(always)]
@@ -74,10 +90,13 @@ where
         if !self.inner.is_waiting() {
             return Poll::Pending;
         }
-        if !self.at_once || failpoint("a zero limit waits") {
-            let Some(deadline) = self.deadline else { return Poll::Pending };
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-            ready!(timer.as_mut().poll(cx));
+        match self.end {
+            End::AtOnce if !failpoint("a zero limit waits") => {}
+            End::AtOnce | End::Never => return Poll::Pending,
+            End::At(deadline) => {
+                let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+                ready!(timer.as_mut().poll(cx));
+            }
         }
         self.inner.time_out(cx)
     }
@@ -130,6 +149,6 @@ where
     F::Output: Send + 'static,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ScheduleWithin").field("deadline", &self.0.deadline).finish_non_exhaustive()
+        f.debug_struct("ScheduleWithin").field("end", &self.0.end).finish_non_exhaustive()
     }
 }
