@@ -1,10 +1,11 @@
-//! The servers in Rust. Each has one worker thread and answers `/ID` with `{"id":"ID"}`.
+//! The servers in Rust. Each answers `/ID` with `{"id":"ID"}`, and `/sleep/ID` with the length of its sleep.
 
 use std::convert::Infallible;
 use std::fs;
 use std::io::{Write, stdin, stdout};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::Path;
@@ -12,7 +13,8 @@ use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use axum::serve::ListenerExt;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
+use hyper::service::Service;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -20,40 +22,56 @@ use hyper_util::service::TowerToHyperService;
 use millpond_server::http::Server;
 use millpond_server::{Listen, Mode};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::server::TlsStream;
 
 pub const EVENT_DRIVEN: &str = "millpond, event-driven";
 pub const DEDICATED: &str = "millpond, dedicated";
-pub const ALL: [&str; 5] = [EVENT_DRIVEN, DEDICATED, "axum", "hyper", "actix-web"];
+pub const AXUM: &str = "axum";
+pub const ALL: [&str; 5] = [EVENT_DRIVEN, DEDICATED, AXUM, "hyper", "actix-web"];
+/// Hyper's server for one version, with the router that axum and millpond serve.
+pub const SAME_ROUTER: &str = "hyper, same router";
+
+/// What a handler of `/sleep/ID` waits, and what one of `/busy/ID` computes.
+const SLEEP: Duration = Duration::from_millis(5);
+const BUSY: Duration = Duration::from_millis(1);
 
 /// Whether a server in Rust has connections of this kind.
 pub fn offers(arm: &str, kind: &str) -> bool {
     kind != "ws" || arm != "hyper"
 }
 
-/// Serves until the input of this process is closed.
-pub fn serve(arm: &str, kind: &str) -> Result<(), String> {
+/// Serves until the input of this process is closed. `workers` is a number of worker threads, or
+/// `current_thread`.
+pub fn serve(arm: &str, kind: &str, workers: &str) -> Result<(), String> {
     if arm == "actix-web" {
         return actix(kind).map_err(|error| format!("actix-web: {error}"));
     }
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let runtime = runtime.map_err(|error| error.to_string())?;
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    if workers != "current_thread" {
+        builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(workers.parse().map_err(|error| format!("{workers}: {error}"))?);
+    }
+    let runtime = builder.enable_all().build().map_err(|error| error.to_string())?;
     let tls = if kind == "tls" { Some(config()?) } else { None };
-    let address = runtime.block_on(async {
-        match arm {
-            "axum" => axum(tls),
-            "hyper" => hyper(kind, tls),
-            _ => millpond(arm, tls),
-        }
+    std::thread::spawn(|| {
+        let _ = stdin().lines().count();
+        std::process::exit(0);
     });
-    listening(address.map_err(|error| format!("{arm}: {error}"))?);
-    let _ = stdin().lines().count();
-    std::process::exit(0);
+    runtime.block_on(async {
+        let address = match arm {
+            AXUM => axum(tls),
+            "hyper" => hyper(kind, tls, hyper::service::service_fn(answer)),
+            SAME_ROUTER => hyper(kind, tls, TowerToHyperService::new(router())),
+            _ => millpond(arm, tls),
+        };
+        listening(address.map_err(|error| format!("{arm}: {error}"))?);
+        std::future::pending().await
+    })
 }
 
 fn listening(address: SocketAddr) {
@@ -77,6 +95,19 @@ fn router() -> Router {
     let answer = |Path(id): Path<String>| async move {
         ([(CONTENT_TYPE, "application/json")], format!("{{\"id\":\"{id}\"}}"))
     };
+    let sleep = |Path(_): Path<String>| async {
+        let start = Instant::now();
+        tokio::time::sleep(SLEEP).await;
+        let slept = start.elapsed().as_micros();
+        ([(CONTENT_TYPE, "application/json")], format!("{{\"id\":\"{slept}\"}}"))
+    };
+    let busy = |Path(id): Path<String>| async move {
+        let start = Instant::now();
+        while start.elapsed() < BUSY {
+            std::hint::spin_loop();
+        }
+        ([(CONTENT_TYPE, "application/json")], format!("{{\"id\":\"{id}\"}}"))
+    };
     let talk = |mut socket: WebSocket| async move {
         while let Some(Ok(message)) = socket.recv().await {
             if socket.send(message).await.is_err() {
@@ -87,7 +118,11 @@ fn router() -> Router {
     let upgrade = move |upgrade: WebSocketUpgrade| async move {
         upgrade.read_buffer_size(4096).write_buffer_size(0).on_upgrade(talk)
     };
-    Router::new().route("/{id}", get(answer)).route("/ws", get(upgrade))
+    Router::new()
+        .route("/{id}", get(answer))
+        .route("/sleep/{id}", get(sleep))
+        .route("/busy/{id}", get(busy))
+        .route("/ws", get(upgrade))
 }
 
 fn listener() -> std::io::Result<TcpListener> {
@@ -101,7 +136,6 @@ fn millpond(arm: &str, tls: Option<Arc<ServerConfig>>) -> std::io::Result<Socket
     let builder = Server::builder()
         .listen(Listen::from("127.0.0.1:0").backlog(8192))
         .mode(mode)
-        .connect_info(false)
         .keep_alive_timeout(None)
         .max_connections(18_000)
         .max_connections_per_ip(None);
@@ -117,9 +151,10 @@ fn millpond(arm: &str, tls: Option<Arc<ServerConfig>>) -> std::io::Result<Socket
 
 /// Over TLS by hyper-util's server, since axum has none.
 fn axum(tls: Option<Arc<ServerConfig>>) -> std::io::Result<SocketAddr> {
-    if tls.is_some() {
-        return accept(tls, |io| {
-            let service = TowerToHyperService::new(router());
+    if let Some(config) = tls {
+        let service = TowerToHyperService::new(router());
+        return sessions(config, move |io| {
+            let service = service.clone();
             async move {
                 let builder = auto::Builder::new(TokioExecutor::new());
                 drop(builder.serve_connection_with_upgrades(TokioIo::new(io), service).await);
@@ -133,53 +168,79 @@ fn axum(tls: Option<Arc<ServerConfig>>) -> std::io::Result<SocketAddr> {
     Ok(address)
 }
 
-/// Hyper's server for one version of HTTP, with a service that is a function.
-fn hyper(kind: &str, tls: Option<Arc<ServerConfig>>) -> std::io::Result<SocketAddr> {
-    let service = |request: Request<Incoming>| async move {
-        let id = request.uri().path().trim_start_matches('/');
-        let response = Response::builder().header("content-type", "application/json");
-        let body = format!("{{\"id\":\"{id}\"}}");
-        Ok::<_, Infallible>(response.body(body).expect("valid headers"))
-    };
-    let service = hyper::service::service_fn(service);
-    match kind {
-        "h2" => accept(None, move |io| async move {
-            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            drop(builder.serve_connection(TokioIo::new(io), service).await);
+async fn answer(request: Request<Incoming>) -> Result<Response<String>, Infallible> {
+    let id = request.uri().path().trim_start_matches('/');
+    let response = Response::builder().header("content-type", "application/json");
+    let body = format!("{{\"id\":\"{id}\"}}");
+    Ok(response.body(body).expect("valid headers"))
+}
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Hyper's server for one version of HTTP.
+fn hyper<S, B>(
+    kind: &str,
+    tls: Option<Arc<ServerConfig>>,
+    service: S,
+) -> std::io::Result<SocketAddr>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<AnyError>,
+    B: Body<Data: Send, Error: Into<AnyError>> + Send + 'static,
+{
+    match (kind, tls) {
+        ("h2", _) => accept(move |io| {
+            let service = service.clone();
+            async move {
+                let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                drop(builder.serve_connection(TokioIo::new(io), service).await);
+            }
         }),
-        _ => accept(tls, move |io| async move {
-            let builder = hyper::server::conn::http1::Builder::new();
-            drop(builder.serve_connection(TokioIo::new(io), service).await);
-        }),
+        (_, None) => accept(move |io| http1(io, service.clone())),
+        (_, Some(config)) => sessions(config, move |io| http1(io, service.clone())),
     }
 }
 
-trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+async fn http1<T, S, B>(io: T, service: S)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<AnyError>>,
+    B: Body<Error: Into<AnyError>> + 'static,
+{
+    let builder = hyper::server::conn::http1::Builder::new();
+    drop(builder.serve_connection(TokioIo::new(io), service).await);
+}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
-
-fn accept<F>(
-    tls: Option<Arc<ServerConfig>>,
-    serve: impl Fn(Box<dyn Duplex>) -> F + Copy + Send + 'static,
+fn sessions<F>(
+    config: Arc<ServerConfig>,
+    serve: impl Fn(TlsStream<TcpStream>) -> F + Clone + Send + 'static,
 ) -> std::io::Result<SocketAddr>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let acceptor = TlsAcceptor::from(config);
+    accept(move |socket| {
+        let (acceptor, serve) = (acceptor.clone(), serve.clone());
+        async move {
+            if let Ok(session) = acceptor.accept(socket).await {
+                serve(session).await;
+            }
+        }
+    })
+}
+
+fn accept<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> std::io::Result<SocketAddr>
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let listener = listener()?;
     let address = listener.local_addr()?;
-    let acceptor = tls.map(TlsAcceptor::from);
     tokio::spawn(async move {
         loop {
             let Ok((socket, _)) = listener.accept().await else { continue };
             let _ = socket.set_nodelay(true);
-            match acceptor.clone() {
-                None => drop(tokio::spawn(serve(Box::new(socket)))),
-                Some(acceptor) => drop(tokio::spawn(async move {
-                    if let Ok(session) = acceptor.accept(socket).await {
-                        serve(Box::new(session)).await;
-                    }
-                })),
-            }
+            tokio::spawn(serve(socket));
         }
     });
     Ok(address)

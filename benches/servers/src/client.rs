@@ -1,9 +1,16 @@
-//! The client's process: busy connections with the client of `modes`, idle ones with that of `idle.rs`.
+//! The client's process: busy connections with the client of `modes`, idle ones with that of `idle.rs`, and
+//! clients of their own for HTTP/2, TLS and servers with one thread.
 
 #[path = "../../modes/client/connections.rs"]
 pub mod connections;
+#[path = "client/http2.rs"]
+mod http2;
 #[path = "../../modes/client/loads.rs"]
 pub mod loads;
+#[path = "client/one_thread.rs"]
+mod one_thread;
+#[path = "client/tls.rs"]
+mod tls;
 
 use std::io::{Write, stdin, stdout};
 use std::net::SocketAddr;
@@ -18,10 +25,12 @@ use crate::protocol::Protocol;
 /// Follows the orders on its input until that closes.
 pub fn run() -> Result<(), String> {
     let (mut busy, mut idle) = (None, Vec::new());
+    let (mut streams, mut sessions) = (None, None);
     for line in stdin().lines() {
         let line = line.map_err(|error| error.to_string())?;
         let words: Vec<&str> = line.split(' ').collect();
         let number = |word: &str| word.parse::<f64>().map_err(|error| format!("{line}: {error}"));
+        let failed = |error: std::io::Error| format!("{line}: {error}");
         let address =
             |port: &str| Ok::<_, String>(SocketAddr::from(([127, 0, 0, 1], number(port)? as u16)));
         let told = match words[..] {
@@ -42,6 +51,41 @@ pub fn run() -> Result<(), String> {
                 let (lost, wrong) = connections.settle();
                 let answered = connections.answered() - before;
                 format!("{told} answered={answered} wrong={}", lost + wrong)
+            }
+            ["http2", port, count, path] => {
+                let count = number(count)? as usize;
+                let opened = http2::Http2::open(address(port)?, count, path);
+                streams = Some(opened.map_err(failed)?);
+                String::new()
+            }
+            ["streams", count, seconds] => {
+                let time = Duration::from_secs_f64(number(seconds)?);
+                let streams = streams.as_mut().ok_or("not connected")?;
+                let told = streams.closed(number(count)? as usize, time);
+                told.map_err(failed)?
+            }
+            ["tls", port, count] => {
+                let opened = tls::Tls::open(address(port)?, number(count)? as usize);
+                sessions = Some(opened.map_err(failed)?);
+                String::new()
+            }
+            ["sessions", active, seconds] => {
+                let time = Duration::from_secs_f64(number(seconds)?);
+                let sessions = sessions.as_mut().ok_or("not connected")?;
+                let told = sessions.closed(number(active)? as usize, time);
+                told.map_err(failed)?
+            }
+            ["handshakes", port, seconds] => {
+                let time = Duration::from_secs_f64(number(seconds)?);
+                let told = tls::handshakes(address(port)?, time);
+                told.map_err(failed)?
+            }
+            ["waits", port, pipelining, computing, seconds] => {
+                let [pipelining, computing] = [pipelining, computing].map(number);
+                let time = Duration::from_secs_f64(number(seconds)?);
+                let [pipelining, computing] = [pipelining? as usize, computing? as usize];
+                let told = one_thread::waits(address(port)?, pipelining, computing, time);
+                told.map_err(failed)?
             }
             ["drop"] => {
                 idle.clear();

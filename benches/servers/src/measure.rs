@@ -1,17 +1,19 @@
-//! A round of all servers: memory of idle connections, or CPU, throughput and latency of busy ones.
+//! A round of all servers: memory of idle connections, or CPU, throughput and latency of busy ones; and what
+//! all rounds have in common.
 
+use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::arms;
 use crate::external::{self, External, Program};
 use crate::idle::KINDS;
-use crate::process::Process;
+use crate::process::{Answer, Process};
 
 /// Busy connections at once, then those at saturation.
 pub const BUSY: [usize; 4] = [1, 8, 32, 100];
@@ -26,16 +28,16 @@ const SECONDS: f64 = 0.7;
 /// Of descriptors, in each process.
 const DESCRIPTORS: u64 = 20_000;
 
-/// Results: a line for each figure, with the server, the name of the figure and its value.
+/// Results: a line for each figure, with the server, the name of the figure, its value and its round.
 pub const RESULTS: &str = "results.tsv";
 
 pub fn idle() -> Result<(), String> {
-    round(|arm, folder, tell| {
+    round(RESULTS, &everything(), |arm, folder, tell| {
         for (kind, count) in KINDS {
             if !arm.offers(kind) {
                 continue;
             }
-            let mut run = Run::start(arm, folder, kind)?;
+            let mut run = Run::start(arm, folder, kind, "1")?;
             run.client.ask(&format!("idle {kind} {} {WARM_UP}", run.port), Duration::ZERO)?;
             run.client.ask("drop", Duration::ZERO)?;
             thread::sleep(SETTLE / 4);
@@ -52,43 +54,47 @@ pub fn idle() -> Result<(), String> {
 }
 
 pub fn busy() -> Result<(), String> {
-    round(|arm, folder, tell| {
-        let mut run = Run::start(arm, folder, "plain")?;
+    round(RESULTS, &everything(), |arm, folder, tell| {
+        let mut run = Run::start(arm, folder, "plain", "1")?;
         run.client.ask(&format!("connect {} {OPEN}", run.port), Duration::ZERO)?;
         thread::sleep(SETTLE / 8);
         for active in BUSY.into_iter().chain([SATURATED]) {
-            let order = format!("closed {active} {SECONDS}");
-            let before = cpu(&run.ids)?;
-            let answer = run.client.ask(&order, Duration::from_secs_f64(SECONDS))?;
-            let used = cpu(&run.ids)? - before;
-            if answer.number("wrong")? > 0.0 {
-                return Err(format!("{}: {} wrong answers", arm.name(), answer.number("wrong")?));
-            }
+            let (answer, cpu) = run.load(&format!("closed {active} {SECONDS}"), SECONDS)?;
             tell(&format!("rate {active}"), answer.number("rate")?);
             tell(&format!("p99 {active}"), answer.number("p99")?);
-            tell(&format!("cpu {active}"), used / answer.number("answered")? / 1e3);
+            tell(&format!("cpu {active}"), cpu);
         }
         Ok(())
     })
 }
 
-type Tell<'a> = &'a mut dyn FnMut(&str, f64);
+fn everything() -> Vec<Arm> {
+    let external = external::ALL.iter().map(Arm::External);
+    external.chain(arms::ALL.map(Arm::Rust)).collect()
+}
+
+pub type Tell<'a> = &'a mut dyn FnMut(&str, f64);
 
 /// Measures each server once, in another order each time. A server that fails does not stop the others.
-fn round(measure: impl Fn(Arm, &Path, Tell) -> Result<(), String>) -> Result<(), String> {
+pub fn round(
+    results: &str,
+    arms: &[Arm],
+    mut measure: impl FnMut(Arm, &Path, Tell) -> Result<(), String>,
+) -> Result<(), String> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let limit = Some(maximum.unwrap_or(DESCRIPTORS).min(DESCRIPTORS));
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit });
     let folder = crate::folder()?;
     certificate(&folder)?;
-    let results = folder.join(RESULTS);
+    let results = folder.join(results);
     let old = fs::read_to_string(&results).unwrap_or_default();
     let file = OpenOptions::new().create(true).append(true).open(&results);
     let mut file = file.map_err(|error| format!("{}: {error}", results.display()))?;
-    let mut arms: Vec<_> = external::ALL.iter().map(Arm::External).collect();
-    arms.extend(arms::ALL.map(Arm::Rust));
-    let turn = old.lines().count() % arms.len();
+    let mut arms = arms.to_vec();
+    let rounds: HashSet<&str> = old.lines().filter_map(|line| line.split('\t').nth(3)).collect();
+    let turn = rounds.len() % arms.len();
     arms.rotate_left(turn);
+    let round = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis());
     for arm in arms {
         if let Arm::External(server) = arm
             && server.version().is_none()
@@ -99,7 +105,7 @@ fn round(measure: impl Fn(Arm, &Path, Tell) -> Result<(), String>) -> Result<(),
         let mut lines = String::new();
         let mut tell = |figure: &str, value: f64| {
             println!("{}, {figure}: {value:.3}", arm.name());
-            lines += &format!("{}\t{figure}\t{value}\n", arm.name());
+            lines += &format!("{}\t{figure}\t{value}\t{round}\n", arm.name());
         };
         if let Err(problem) = measure(arm, &folder, &mut tell) {
             eprintln!("{}: {problem}", arm.name());
@@ -126,13 +132,13 @@ fn certificate(folder: &Path) -> Result<(), String> {
 }
 
 #[derive(Clone, Copy)]
-enum Arm {
+pub enum Arm {
     External(&'static External),
     Rust(&'static str),
 }
 
 impl Arm {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::External(server) => server.name,
             Self::Rust(name) => name,
@@ -154,15 +160,16 @@ enum Server {
 }
 
 /// A server and its client, gone with this value.
-struct Run {
-    client: Process,
+pub struct Run {
+    pub client: Process,
     _server: Server,
-    port: u16,
-    ids: Vec<u32>,
+    pub port: u16,
+    pub ids: Vec<u32>,
 }
 
 impl Run {
-    fn start(arm: Arm, folder: &Path, kind: &str) -> Result<Self, String> {
+    /// `workers` is for the servers in Rust; the others have one thread.
+    pub fn start(arm: Arm, folder: &Path, kind: &str, workers: &str) -> Result<Self, String> {
         let (_server, port, id) = match arm {
             Arm::External(server) => {
                 let program = server.start(folder, kind)?;
@@ -170,7 +177,7 @@ impl Run {
                 (Server::External { _program: program }, port, id)
             }
             Arm::Rust(name) => {
-                let process = Process::start(name, &["server", name, kind])?;
+                let process = Process::start(name, &["server", name, kind, workers])?;
                 let told = process.answer(Duration::from_secs(10))?;
                 let (port, id) = (told.number("port")? as u16, told.number("pid")? as u32);
                 (Server::Rust { _process: process }, port, id)
@@ -179,6 +186,19 @@ impl Run {
         let client = Process::start("the client", &["client"])?;
         thread::sleep(Duration::from_millis(200));
         Ok(Self { client, _server, port, ids: family(id) })
+    }
+
+    /// Lets the client do it. Also gives the CPU time of the server per answer, in µs.
+    pub fn load(&mut self, order: &str, seconds: f64) -> Result<(Answer, f64), String> {
+        let before = cpu(&self.ids)?;
+        let answer = self.client.ask(order, Duration::from_secs_f64(seconds))?;
+        let used = cpu(&self.ids)? - before;
+        let wrong = answer.number("wrong").unwrap_or(0.0);
+        if wrong > 0.0 {
+            return Err(format!("{order}: {wrong} wrong answers"));
+        }
+        let each = used / answer.number("answered")? / 1e3;
+        Ok((answer, each))
     }
 }
 

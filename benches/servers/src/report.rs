@@ -18,22 +18,38 @@ struct Row {
     more_is_better: bool,
 }
 
-type Values = HashMap<(String, String), Vec<f64>>;
+/// The values of a server's figure, with their rounds.
+pub type Values = HashMap<(String, String), Vec<(String, f64)>>;
+
+/// All results of a file; none if there is no such file.
+pub fn read(name: &str) -> Result<Values, String> {
+    let path = crate::folder()?.join(name);
+    let mut values = Values::new();
+    for line in fs::read_to_string(&path).unwrap_or_default().lines() {
+        let [arm, figure, value, round] = line.split('\t').collect::<Vec<_>>()[..] else {
+            return Err(format!("{}: {line:?} is no result", path.display()));
+        };
+        let value = value.parse().map_err(|error| format!("{line}: {error}"))?;
+        values.entry((arm.into(), figure.into())).or_default().push((round.into(), value));
+    }
+    Ok(values)
+}
+
+/// Writes into `benches/`, and to the terminal.
+pub fn publish(name: &str, text: &str) -> Result<(), String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(name);
+    fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    print!("{text}");
+    Ok(())
+}
 
 pub fn write() -> Result<(), String> {
-    let path = crate::folder()?.join(RESULTS);
-    let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let mut values = Values::new();
-    for line in text.lines() {
-        let [arm, figure, value] = line.split('\t').collect::<Vec<_>>()[..] else { continue };
-        let value = value.parse().map_err(|error| format!("{line}: {error}"))?;
-        values.entry((arm.into(), figure.into())).or_default().push(value);
+    let values = read(RESULTS)?;
+    if values.is_empty() {
+        println!("No rounds of idle and busy: servers.md stays as it is.");
+        return Ok(());
     }
-    let made = report(&values);
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("servers.md");
-    fs::write(&path, &made).map_err(|error| format!("{}: {error}", path.display()))?;
-    print!("{made}");
-    Ok(())
+    publish("servers.md", &report(&values))
 }
 
 fn rows() -> Vec<Row> {
@@ -113,8 +129,9 @@ const NOTES: &str = "\
 - Memory is PSS of all processes of the server, from before the connections came to four seconds after
   their one request each. What the kernel keeps for a connection is not in it.
 - Busy connections have one request on their way each; 1,000 are open. One thread drives the client.
-- axum, and both modes of millpond, serve the same axum router. Over TLS axum's router is served by
-  hyper-util. hyper is its server for one version alone, with a function as the service.
+- axum, and both modes of millpond, serve the same axum router. Millpond tells its handlers
+  `ConnectInfo`, as by default. Over TLS axum's router is served by hyper-util. hyper is its server for one
+  version alone, with a function as the service.
 - WebSockets of axum and millpond have a read buffer of 4 KiB and no write buffer. nginx, haproxy and h2o
   only pass WebSockets on.
 - HTTP/2 is without TLS, by prior knowledge. h2o answers by a handler in mruby.
@@ -150,19 +167,19 @@ fn losses(values: &Values, rows: &[Row], arms: &[&str]) -> String {
     text
 }
 
-fn median(all: &[f64]) -> f64 {
-    let mut all = all.to_vec();
+pub fn median(all: &[(String, f64)]) -> f64 {
+    let mut all: Vec<f64> = all.iter().map(|one| one.1).collect();
     all.sort_by(f64::total_cmp);
     (all[(all.len() - 1) / 2] + all[all.len() / 2]) / 2.0
 }
 
-fn spread(all: &[f64]) -> f64 {
-    let most = all.iter().copied().fold(f64::MIN, f64::max);
-    let least = all.iter().copied().fold(f64::MAX, f64::min);
+pub fn spread(all: &[(String, f64)]) -> f64 {
+    let most = all.iter().map(|one| one.1).fold(f64::MIN, f64::max);
+    let least = all.iter().map(|one| one.1).fold(f64::MAX, f64::min);
     (most - least) / median(all).abs().max(f64::MIN_POSITIVE)
 }
 
-fn thousands(value: f64, digits: usize) -> String {
+pub fn thousands(value: f64, digits: usize) -> String {
     let text = format!("{value:.digits$}");
     let (whole, part) =
         text.split_once('.').map_or((&*text, None), |(whole, part)| (whole, Some(part)));
@@ -176,7 +193,7 @@ fn thousands(value: f64, digits: usize) -> String {
     part.map_or(grouped.clone(), |part| format!("{grouped}.{part}"))
 }
 
-fn machine() -> String {
+pub fn machine() -> String {
     let count = thread::available_parallelism().map_or(0, usize::from);
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
