@@ -13,8 +13,8 @@ cargo bench --bench modes -- [OPTIONS]
   --quick            200 connections and short steps: shows that it works
   --connections N    connections held (default: 8000, or what the limit of open files leaves)
   --rounds N         how often each arm is measured, interleaved (default: 1, with --write 5)
-  --arms A,B,...     only these: see below
-  --threads N        worker threads of each server's runtime (default: 2)
+  --arms A,B,...     only these: see below (default: all, with --write those of the goals)
+  --threads N,M,...  worker threads of each server's runtime (default: 2, with --write 1,2)
   --write            longer steps; writes benches/modes.md and benches/modes.svg, modes_http for
                      --http, modes_ws for --ws; else both go to the target directory
   --help             this text
@@ -25,7 +25,7 @@ What it starts itself with, for the processes it measures:
   --arm A            which server; listens on a free port, takes orders on its input
   --handler-ms N     how long the server's handler sleeps (default: 0)";
 
-const ACCEPTED: &str = "--http, --ws, --quick, --connections N, --rounds N, --arms A,B, --threads N, \
+const ACCEPTED: &str = "--http, --ws, --quick, --connections N, --rounds N, --arms A,B, --threads N,M, \
                         --write, --help; for --role server also --arm A and --handler-ms N";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,8 @@ pub struct Args {
     pub connections: Option<usize>,
     pub rounds: Option<usize>,
     pub arms: Vec<&'static Arm>,
-    pub threads: usize,
+    /// Each is measured.
+    pub threads: Vec<usize>,
     pub write: bool,
     pub handler_ms: u64,
 }
@@ -58,7 +59,7 @@ impl Args {
             connections: None,
             rounds: None,
             arms: Vec::new(),
-            threads: 2,
+            threads: Vec::new(),
             write: false,
             handler_ms: 0,
         };
@@ -75,7 +76,11 @@ impl Args {
                     args.arms = value()?.split(',').map(arms::find).collect::<Result<_, _>>()?;
                 }
                 "--arm" => args.arms = vec![arms::find(&value()?)?],
-                "--threads" => args.threads = count(&option, &value()?)?,
+                "--threads" => {
+                    let value = value()?;
+                    let counts = value.split(',').map(|one| count(&option, one));
+                    args.threads = counts.collect::<Result<_, _>>()?;
+                }
                 "--write" => args.write = true,
                 "--handler-ms" => {
                     let value = value()?;
@@ -88,7 +93,11 @@ impl Args {
             }
         }
         if args.arms.is_empty() {
-            args.arms = arms::offered(args.protocol).collect();
+            let offered = arms::offered(args.protocol);
+            args.arms = offered.filter(|arm| !args.write || arm.is_published()).collect();
+        }
+        if args.threads.is_empty() {
+            args.threads = if args.write { vec![1, 2] } else { vec![2] };
         }
         if let Some(arm) = args.arms.iter().find(|arm| arm.protocol != args.protocol) {
             let option = arm.protocol.option().unwrap_or("neither --http nor --ws");

@@ -9,11 +9,11 @@ use crate::machine;
 use crate::measure::{Figures, Plan, measure};
 use crate::picture;
 use crate::progress::Progress;
-use crate::report::{DISTURBED, Report};
+use crate::report::{self, DISTURBED, Report};
 
-const CONNECTIONS: usize = 8_000;
+const CONNECTIONS: usize = 10_000;
 
-/// Of one arm in one round.
+/// Of one arm in one round, where the figures are to be published.
 const TRIES: usize = 3;
 
 pub fn run(args: Args) -> Result<(), String> {
@@ -29,32 +29,44 @@ pub fn run(args: Args) -> Result<(), String> {
     if connections == 0 {
         return Err("No connections to measure with.".into());
     }
-    let plan = Plan::new(&args, connections);
-    let name = args.protocol.name();
     let rounds = args.rounds.unwrap_or(if args.write { 5 } else { 1 });
-    let mut figures: Vec<Vec<Figures>> = vec![Vec::new(); args.arms.len()];
-    let mut failures = Vec::new();
-    let mut progress = Progress::new(rounds * args.arms.len() * Plan::STEPS);
+    let report = |&threads: &usize| Report {
+        plan: Plan::new(&args, connections, threads),
+        arms: args.arms.clone(),
+        figures: vec![Vec::new(); args.arms.len()],
+        failures: Vec::new(),
+        rounds,
+        quick: args.quick,
+    };
+    let mut reports: Vec<Report> = args.threads.iter().map(report).collect();
+    let all = reports.len() * args.arms.len();
+    let mut progress = Progress::new(rounds * all * Plan::STEPS);
     for round in 0..rounds {
-        for turn in 0..args.arms.len() {
+        for turn in 0..all {
             // The first arm of a round finds the machine in another state than the last arm does.
-            let at = (turn + round) % args.arms.len();
-            let tries = if args.quick { 1 } else { TRIES };
-            let measured = undisturbed(args.arms[at], &plan, tries, &mut progress);
+            let at = (turn + round) % all;
+            let report = &mut reports[at / args.arms.len()];
+            let at = at % args.arms.len();
+            let tries = if args.write { TRIES } else { 1 };
+            let measured = undisturbed(args.arms[at], &report.plan, tries, &mut progress);
             // The others' numbers are not to be lost with it. Empty, as rounds are compared.
-            figures[at].push(measured.unwrap_or_else(|problem| {
-                failures.push(format!("{}, round {}: {problem}", args.arms[at].label, round + 1));
+            let figures = measured.unwrap_or_else(|problem| {
+                let label = args.arms[at].label;
+                report.failures.push(format!("{label}, round {}: {problem}", round + 1));
                 Figures::new()
-            }));
+            });
+            report.figures[at].push(figures);
         }
     }
     drop(progress);
 
-    let failed = (!failures.is_empty()).then(|| failures.join("\n"));
-    let report = Report { plan, arms: args.arms, figures, failures, rounds, quick: args.quick };
-    let text = report.text();
-    print!("{}", report.terminal());
-    let drawn = picture::draw(&report);
+    let failures: Vec<_> = reports.iter().flat_map(|report| report.failures.clone()).collect();
+    let text = report::text(&reports);
+    reports.iter().for_each(|report| print!("{}", report.terminal()));
+    let Some(report) = reports.last() else { return Err("No worker threads.".into()) };
+    report.lines().into_iter().for_each(|line| println!("{line}"));
+    let name = args.protocol.name();
+    let drawn = picture::draw(report);
     if args.write {
         let benches = Path::new(env!("CARGO_MANIFEST_DIR"));
         write(&benches.join(format!("{name}.md")), &text)?;
@@ -63,7 +75,7 @@ pub fn run(args: Args) -> Result<(), String> {
         write(&target().join(format!("{name}.md")), &text)?;
         write(&target().join(format!("{name}.svg")), &drawn)?;
     }
-    failed.map_or(Ok(()), Err)
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
 }
 
 /// Measures again if other processes took too much of the machine, so many times in all. Gives the

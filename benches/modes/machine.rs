@@ -34,7 +34,8 @@ pub fn description() -> String {
 }
 
 pub fn command() -> String {
-    let args: Vec<String> = env::args().skip(1).collect();
+    // The last of them is cargo's.
+    let args: Vec<String> = env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let args = if args.is_empty() { String::new() } else { format!(" -- {}", args.join(" ")) };
     format!("cargo bench --bench modes{args}")
 }

@@ -45,25 +45,29 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn new(args: &Args, connections: usize) -> Self {
+    pub fn new(args: &Args, connections: usize, threads: usize) -> Self {
         let active = ACTIVE.into_iter().filter(|active| *active <= connections).collect();
         let slow = if args.protocol == Protocol::Http { 256 } else { 1_000 }.min(connections);
-        let settle = Duration::from_millis(if args.quick { 200 } else { 1_000 });
+        let settle = Duration::from_millis(match (args.quick, args.write) {
+            (true, _) => 200,
+            (false, true) => 1_000,
+            (false, false) => 600,
+        });
         let settle_again = match args.protocol {
-            Protocol::Http | Protocol::Ws if args.write => Duration::from_secs(4),
+            Protocol::Http | Protocol::Ws if args.write => Duration::from_secs(3),
             _ => settle,
         };
         let (paced, closed, spikes) = match (args.quick, args.write) {
             (true, _) => (0.1, 0.1, 1),
-            (false, true) => (1.5, 1.2, 3),
-            (false, false) => (0.5, 0.4, 1),
+            (false, true) => (0.9, 0.8, 2),
+            (false, false) => (0.4, 0.4, 1),
         };
         Self {
             protocol: args.protocol,
             connections,
             active,
             slow,
-            threads: args.threads,
+            threads,
             settle,
             settle_again,
             paced,
@@ -100,8 +104,10 @@ pub fn measure(arm: &Arm, plan: &Plan, progress: &mut Progress) -> Result<Figure
 
     for rate in RATES {
         step(&format!("{rate} requests/s"));
-        let order = format!("paced {rate} {count} {}", plan.paced);
-        let (answer, cpu) = run.load(&order, Duration::from_secs_f64(plan.paced))?;
+        // Few requests need more time for the same certainty.
+        let lasting = if rate < 1_000 { 2.0 * plan.paced } else { plan.paced };
+        let order = format!("paced {rate} {count} {lasting}");
+        let (answer, cpu) = run.load(&order, Duration::from_secs_f64(lasting))?;
         let seconds = answer.number("seconds")?;
         let achieved = answer.number("answered")? / seconds;
         figures.insert(format!("cpu {rate}"), cpu);

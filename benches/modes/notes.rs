@@ -47,15 +47,15 @@ const WS: &str = "\
 
 const HTTP: &str = "\
 - HTTP/1.1, a GET of 67 bytes whose path comes back in a small JSON object; the client checks
-  status, length and body of each answer. The same axum router in all arms, and none tells it the
-  address of the peer.
+  status, length and body of each answer. The same axum router in all arms. Millpond's tell it the
+  address of the peer, as by default; the others do not.
 ";
 
 const HEADS: &str = "\
 - Partial requests: 30 bytes of the next request have come on every connection, and no more for a
   moment. What is told is all that a connection costs then. The requests were completed afterwards,
   and answered.
-- Idle again after the spikes: 4 seconds after, in quick runs less.
+- Idle again after the spikes: 3 seconds after, in quick runs less.
 ";
 
 const BOTH: &str = "\
@@ -70,5 +70,5 @@ const BOTH: &str = "\
   sees.
 - A spike is one request on every connection at once, until the last is answered.
 - Ratios are between arms of the same round. Where other processes took much of the machine, an arm
-  was measured again, up to three times a round; quick runs are not repeated.
+  was measured again, up to three times a round, if the figures are to be published.
 ";

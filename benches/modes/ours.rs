@@ -53,7 +53,6 @@ pub async fn start_http(key: &str, setup: Setup, router: Router) -> io::Result<S
     let server = http::Server::builder()
         .listen(Listen::from("127.0.0.1:0").backlog(8192))
         .mode(mode)
-        .connect_info(false) // as those that it is compared with
         .max_connections(setup.connections + 64)
         .max_connections_per_ip(None)
         .serve(router)

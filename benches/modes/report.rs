@@ -90,7 +90,81 @@ fn rows(plan: &Plan) -> Vec<Row> {
     rows
 }
 
+/// With a section for each number of worker threads.
+pub fn text(reports: &[Report]) -> String {
+    let Some(first) = reports.first() else { return String::new() };
+    let connections = grouped(first.plan.connections as f64, 0);
+    let threads: Vec<_> = reports.iter().map(|report| report.plan.threads.to_string()).collect();
+    let threads = threads.join(" and ");
+    let rounds = match first.rounds {
+        1 => "one round".into(),
+        rounds => format!("medians of {rounds} interleaved rounds"),
+    };
+    let smoke =
+        if first.quick { " A quick run: it shows that all works, not how fast." } else { "" };
+    let mut text = format!(
+        "# {}\n\nMachine: {}.\n\n{connections} connections, servers on \
+         tokio's multi_thread runtime with {threads} workers; {rounds}.{smoke} Made by:\n\n```sh\n{}\n```\n\n{}\n",
+        title(first.plan.protocol),
+        machine::description(),
+        machine::command(),
+        notes(first.plan.protocol)
+    );
+    for arm in &first.arms {
+        let _ = writeln!(text, "- {}: {}.", arm.label, arm.what);
+    }
+    let faults: String = reports.iter().map(Report::faults).collect();
+    text +=
+        if faults.is_empty() { "\nEvery answer came and was the right one.\n" } else { &faults };
+    for report in reports {
+        if report.rounds >= SERIOUS {
+            text += &goals::table(report);
+        }
+    }
+    for report in reports {
+        let _ = write!(text, "\n## What it costs, {}\n\n", report.threads());
+        text += &report.table(|arm, key, digits| grouped(report.value(arm, key), digits));
+        text += &report.others();
+        text += &report.spread();
+    }
+    let key = arms::reference(first.plan.protocol);
+    for report in reports {
+        let Some(reference) = report.arm(key) else {
+            return text + &format!("\nNo ratios: `{key}` was left out.\n");
+        };
+        let _ = write!(text, "\n## As multiples of `{key}`, {}\n\n", report.threads());
+        text += "Medians of the rounds' ratios, and the lowest and the highest of them.\n\n";
+        text += &report.multiples(reference);
+    }
+    if first.plan.protocol == Protocol::Echo {
+        text += MOSN;
+    }
+    text
+}
+
+/// The median of ratios, and the lowest and the highest.
+pub fn range(ratios: &[f64]) -> String {
+    let middle = median(ratios.iter().copied());
+    match (middle.is_finite(), ratios.len()) {
+        (false, _) => "–".into(),
+        (true, 1) => format!("{middle:.2}"),
+        _ => {
+            let low = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+            let high = ratios.iter().copied().fold(0.0, f64::max);
+            format!("{middle:.2} ({low:.2}–{high:.2})")
+        }
+    }
+}
+
 impl Report {
+    /// With their number.
+    pub fn threads(&self) -> String {
+        match self.plan.threads {
+            1 => "1 worker thread".into(),
+            threads => format!("{threads} worker threads"),
+        }
+    }
+
     pub fn label(&self, arm: usize) -> String {
         self.arms[arm].label.into()
     }
@@ -99,64 +173,15 @@ impl Report {
         median(self.figures[arm].iter().filter_map(|figures| figures.get(key).copied()))
     }
 
-    pub fn text(&self) -> String {
-        let connections = grouped(self.plan.connections as f64, 0);
-        let threads = self.plan.threads;
-        let rounds = match self.rounds {
-            1 => "one round".into(),
-            rounds => format!("medians of {rounds} interleaved rounds"),
-        };
-        let smoke =
-            if self.quick { " A quick run: it shows that all works, not how fast." } else { "" };
-        let mut text = format!(
-            "# {}\n\nMachine: {}.\n\n{connections} connections, servers on \
-             tokio's multi_thread runtime with {threads} workers; {rounds}.{smoke} Made by:\n\n```sh\n{}\n```\n\n{}\n",
-            title(self.plan.protocol),
-            machine::description(),
-            machine::command(),
-            notes(self.plan.protocol)
-        );
-        for arm in &self.arms {
-            let _ = writeln!(text, "- {}: {}.", arm.label, arm.what);
-        }
-        text += &self.faults();
-        text += "\n## What it costs\n\n";
-        text += &self.table(|arm, key, digits| grouped(self.value(arm, key), digits));
-        text += &self.others();
-        text += &self.spread();
-        if self.rounds >= SERIOUS {
-            text += &goals::table(self);
-        }
-        if self.plan.protocol == Protocol::Echo {
-            text += MOSN;
-        }
-        let key = arms::reference(self.plan.protocol);
-        let Some(reference) = self.arm(key) else {
-            return text + &format!("\nNo ratios: `{key}` was left out.\n");
-        };
-        let _ = write!(text, "\n## As multiples of `{key}`\n\n");
-        text += "Medians of the rounds' ratios, and the lowest and the highest of them.\n\n";
-        text += &self.table(|arm, key, _| {
-            let ratios = self.ratios(arm, reference, key);
-            let ratio = median(ratios.iter().copied());
-            match (ratio.is_finite(), ratios.len()) {
-                (false, _) => "–".into(),
-                (true, 1) => format!("{ratio:.2}"),
-                _ => {
-                    let low = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-                    let high = ratios.iter().copied().fold(0.0, f64::max);
-                    format!("{ratio:.2} ({low:.2}–{high:.2})")
-                }
-            }
-        });
-        text
+    fn multiples(&self, reference: usize) -> String {
+        self.table(|arm, key, _| range(&self.ratios(arm, reference, key)))
     }
 
-    /// The table for a terminal, and what it says in five lines.
+    /// The table for a terminal.
     pub fn terminal(&self) -> String {
         const LABEL: usize = 38;
         let room = (100 - LABEL) / self.arms.len().max(1);
-        let mut text = format!("{:LABEL$}", "");
+        let mut text = format!("{:LABEL$}", self.threads());
         for arm in &self.arms {
             let _ = write!(text, "{:>room$}", arm.short(room - 1));
         }
@@ -176,14 +201,11 @@ impl Report {
             text.push('\n');
         }
         text.push('\n');
-        self.lines().into_iter().for_each(|line| {
-            let _ = writeln!(text, "{line}");
-        });
         text
     }
 
     /// Ours beside the reference, in words.
-    fn lines(&self) -> Vec<String> {
+    pub fn lines(&self) -> Vec<String> {
         let reference = self.arm(arms::reference(self.plan.protocol));
         let ours = self.arms.iter().position(|arm| arm.label == "millpond, event-driven");
         let (Some(ours), Some(reference)) = (ours, reference) else { return Vec::new() };
@@ -206,13 +228,9 @@ impl Report {
     }
 
     /// Between arms of the same round.
-    fn ratios(&self, arm: usize, other: usize, key: &str) -> Vec<f64> {
+    pub fn ratios(&self, arm: usize, other: usize, key: &str) -> Vec<f64> {
         let pairs = self.figures[arm].iter().zip(&self.figures[other]);
         pairs.filter_map(|(one, other)| Some(one.get(key)? / other.get(key)?)).collect()
-    }
-
-    pub fn ratio(&self, arm: usize, other: usize, key: &str) -> f64 {
-        median(self.ratios(arm, other, key).into_iter())
     }
 
     /// How far the rounds of a figure lie apart, in %, in the median arm.
@@ -244,12 +262,13 @@ impl Report {
     fn faults(&self) -> String {
         let mut text = String::new();
         for failure in &self.failures {
-            let _ = writeln!(text, "\n**Not measured: {failure}.**");
+            let _ = writeln!(text, "\n**Not measured, {}: {failure}.**", self.threads());
         }
         for (arm, figures) in self.figures.iter().enumerate() {
             let sum =
                 |key: &str| figures.iter().filter_map(|figures| figures.get(key)).sum::<f64>();
-            let (lost, wrong, label) = (sum("lost"), sum("wrong"), self.label(arm));
+            let (lost, wrong) = (sum("lost"), sum("wrong"));
+            let label = format!("{}, {}", self.label(arm), self.threads());
             if lost + wrong > 0.0 {
                 let _ = writeln!(text, "\n**{label}: {lost} answers lost, {wrong} wrong.**");
             }
@@ -261,7 +280,7 @@ impl Report {
                 }
             }
         }
-        if text.is_empty() { "\nEvery answer came and was the right one.\n".into() } else { text }
+        text
     }
 
     /// Whether anything else was going on.

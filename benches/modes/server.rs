@@ -9,10 +9,12 @@ use crate::{machine, memory};
 
 /// Serves until the controller closes the input of this process.
 pub fn run(args: &Args) -> Result<(), String> {
-    let [arm] = args.arms[..] else { return Err("a server needs --arm".into()) };
+    let ([arm], [threads]) = (&args.arms[..], &args.threads[..]) else {
+        return Err("a server needs --arm, and one number of --threads".into());
+    };
     machine::pin(true);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(args.threads)
+        .worker_threads(*threads)
         .enable_all()
         .build()
         .map_err(|error| format!("the runtime: {error}"))?;

@@ -17,9 +17,9 @@ use super::{Arm, Handler, Setup, accept, listener};
 use crate::ours;
 use crate::protocol::Protocol;
 
-const AUTO: &str = "auto";
+pub(super) const AUTO: &str = "auto";
 pub const HTTP1: &str = "http1";
-const AXUM: &str = "axum";
+pub const AXUM: &str = "axum";
 
 pub const ARMS: [Arm; 5] = [
     Arm {
