@@ -14,9 +14,10 @@
 //!    an earlier request would miss the connections that are accepted after it. With a
 //!    `shutdown_grace` a task asks again after each grace; see `conn/last_request.rs`.
 //! 3. The caller waits until no connection is open.
-//! 4. At the deadline, when the handle is dropped, or when the runtime ends (`CloseAll`), `killed` is set,
-//!    and then each listener closes its parked connections and wakes the suspended turns. The order matters: a connection that
-//!    parks after that sweep sees the flag (E5 in `parked`, T3 in `task`).
+//! 4. At the deadline, when the handle is dropped, or when the runtime ends (`CloseAll`), `killed` is
+//!    set, and then each listener closes its parked connections and wakes the suspended turns. The
+//!    order matters: a connection that parks after that sweep sees the flag (E5 in `parked`, T3 in
+//!    `task`).
 //!
 //! Tests: `server/shutdown.rs`, `http/shutdown.rs`.
 

@@ -20,7 +20,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinHandle;
 
 use crate::support::http::app::{App, channel, digest_of};
-use crate::support::http::server::{HELLO, at_rest, get, nothing_left, post, serve};
+use crate::support::http::server::{HELLO, at_rest, get, nothing_left, post, serve, websocket};
 use crate::support::other_runtime::OtherRuntime;
 use crate::support::server::{Case, Client, in_all_cases, in_both_modes, no_time};
 use crate::support::*;
@@ -147,14 +147,6 @@ impl Handler for Echo {
             false => Ok(()),
         }
     }
-}
-
-/// A request for a WebSocket.
-fn websocket(path: &str) -> String {
-    format!(
-        "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
-         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )
 }
 
 /// Awaits the WebSocket that was asked for, and the echo of its first message.

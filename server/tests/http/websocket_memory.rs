@@ -15,7 +15,7 @@ use axum::routing::any;
 use millpond_server::ws::{Message, WebSocketUpgrade};
 use millpond_server::{BoxError, Connection, Handler};
 
-use crate::support::http::server::at_rest;
+use crate::support::http::server::{at_rest, websocket};
 use crate::support::server::{EVENT_DRIVEN, single};
 use crate::support::settle;
 
@@ -55,14 +55,11 @@ impl Handler for Echo {
     }
 }
 
-const HANDSHAKE: &str = "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
-    sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-
 /// Opens WebSockets, each with an echo.
 fn opened(address: std::net::SocketAddr, count: usize) -> Vec<TcpStream> {
     let open = |_| {
         let mut stream = TcpStream::connect(address).unwrap();
-        stream.write_all(HANDSHAKE.as_bytes()).unwrap();
+        stream.write_all(websocket("/").as_bytes()).unwrap();
         stream.write_all(b"\x82\x85\0\0\0\0hello").unwrap();
         let mut bytes = Vec::new();
         while !bytes.ends_with(b"\r\n\r\n\x82\x05hello") {

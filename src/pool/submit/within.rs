@@ -26,13 +26,13 @@ use crate::trace::Place;
 /// `schedule_within` for any sink.
 pub(crate) struct WithinInner<C: PoolRef, F: Future, S> {
     inner: ScheduleInner<C, F, S>,
-    end: End,
+    end: WaitEnd,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// When the wait ends.
 #[derive(Debug, Clone, Copy)]
-enum End {
+enum WaitEnd {
     /// The limit is zero: the first poll that reaches the limiter decides.
     AtOnce,
     At(Instant),
@@ -40,7 +40,7 @@ enum End {
     Never,
 }
 
-impl End {
+impl WaitEnd {
     fn of(limit: Duration) -> Self {
         if limit.is_zero() {
             return Self::AtOnce;
@@ -65,7 +65,7 @@ where
         place: Place,
         options: Option<&JobOptions>,
     ) -> Self {
-        let end = End::of(limit);
+        let end = WaitEnd::of(limit);
         let inner = ScheduleInner::with(shared, job, sink, place, options);
         Self { inner, end, timer: None }
     }
@@ -91,9 +91,9 @@ where
             return Poll::Pending;
         }
         match self.end {
-            End::AtOnce if !failpoint("a zero limit waits") => {}
-            End::AtOnce | End::Never => return Poll::Pending,
-            End::At(deadline) => {
+            WaitEnd::AtOnce if !failpoint("a zero limit waits") => {}
+            WaitEnd::AtOnce | WaitEnd::Never => return Poll::Pending,
+            WaitEnd::At(deadline) => {
                 let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
                 ready!(timer.as_mut().poll(cx));
             }

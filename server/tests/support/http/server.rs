@@ -21,6 +21,14 @@ pub fn post(path: &str, length: usize) -> String {
     format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n")
 }
 
+/// A request for a WebSocket.
+pub fn websocket(path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
+
 impl Case {
     pub fn http(self) -> ServerBuilder {
         self.http_on("127.0.0.1:0")
