@@ -111,7 +111,6 @@ pub(crate) struct Config {
     pub(crate) max_requests: Option<u32>,
     #[cfg(feature = "http")]
     pub(crate) http2: crate::http::Http2,
-    #[cfg(feature = "http")]
     pub(crate) warm: usize,
 }
 
@@ -325,7 +324,6 @@ impl Config {
             max_requests: None,
             #[cfg(feature = "http")]
             http2: crate::http::Http2::default(),
-            #[cfg(feature = "http")]
             warm: 1024,
         }
     }

@@ -202,17 +202,12 @@ impl Server {
             EventDriven::new(state, protocol.clone(), tls).map_err(StartError::Reactor)?;
         self.add_conns(&event.conns);
         let (conns, pool) = (event.conns.clone(), config.pool.clone());
-        #[cfg(feature = "http")]
-        let tasks = match P::WARMS {
+        let tasks = match P::WARMS_ITSELF || pool.is_none() {
             true => Some(event.tasks(pool.clone(), config.warm).map_err(StartError::Reactor)?),
             false => None,
         };
         self.spawn(async move {
-            #[cfg(feature = "http")]
-            let serving = event_loop(conns.clone(), inner, pool, tasks);
-            #[cfg(not(feature = "http"))]
-            let serving = event_loop(conns.clone(), inner, pool);
-            if let Err(error) = serving.await {
+            if let Err(error) = event_loop(conns.clone(), inner, pool, tasks).await {
                 event!(ERROR, %error, "connections cannot be watched any more");
                 drop(error);
                 drop(CloseAll(conns));

@@ -19,7 +19,6 @@ use crate::conn::transport::Transport;
 #[derive(Debug)]
 pub(crate) struct EdgeSocket {
     socket: Socket,
-    #[cfg_attr(not(feature = "http"), allow(dead_code))]
     is_unix: bool,
     /// A read has emptied the kernel's buffer. Reads return `Pending` without a system call until
     /// the next event says that bytes have come.
@@ -37,7 +36,6 @@ impl EdgeSocket {
     }
 
     /// Returns the socket, and whether it is a Unix socket.
-    #[cfg(feature = "http")]
     pub(crate) fn into_socket(self) -> (Socket, bool) {
         (self.socket, self.is_unix)
     }

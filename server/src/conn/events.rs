@@ -8,7 +8,6 @@
 use std::ops::BitOr;
 
 use crate::close_reason::Deadline;
-#[cfg(feature = "http")]
 use crate::sync::failpoint;
 
 /// A set of events.
@@ -30,13 +29,9 @@ impl Events {
     pub(crate) const EXPIRED: Self = Self(32);
 
     /// The connection has a task of its own and has been idle for long enough to give the task up.
-    #[cfg(feature = "http")]
     pub(crate) const COOL: Self = Self(64);
     /// The events that make each parked connection ready.
-    #[cfg(feature = "http")]
     const COMMON: Self = Self(1 | 2 | 8 | 16 | 64);
-    #[cfg(not(feature = "http"))]
-    const COMMON: Self = Self(1 | 2 | 8 | 16);
 
     /// The events that wake a suspended turn of HTTP. Other events wait for the next turn.
     #[cfg(feature = "http")]
@@ -92,7 +87,6 @@ pub(crate) enum ParkReason {
     /// The next message.
     Idle,
     /// The same, with a task or a protocol state that the connection gives up when it is idle for longer.
-    #[cfg_attr(not(feature = "http"), allow(dead_code))]
     Warm,
     /// A request that may be on its way; see `conn/last_request.rs`. The connection was asked to close.
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
@@ -161,7 +155,6 @@ impl ParkReason {
     }
 
     /// Whether a connection waits for its next message, and gives up a task that it has while busy.
-    #[cfg(feature = "http")]
     pub(crate) fn is_idle(self) -> bool {
         matches!(self, Self::Idle | Self::Message) && !failpoint("a WebSocket stays warm")
     }

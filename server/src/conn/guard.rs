@@ -5,7 +5,6 @@
 //! other end of a guard is a drop, and the drop ends the connection (C9).
 
 use std::any::Any;
-#[cfg(feature = "http")]
 use std::io;
 use std::panic::resume_unwind;
 use std::pin::pin;
@@ -62,14 +61,12 @@ impl<P: Protocol, W: Transport> ConnGuard<P, W> {
     }
 
     /// Whether the stream is a socket without TLS, and no other part of the server has it.
-    #[cfg(feature = "http")]
     pub(crate) fn is_plain(&self) -> bool {
         matches!(self.body, Some((MaybeTls::Plain(_), _)))
     }
 
     /// Makes a socket of another kind of the connection's socket. Closes the connection if that fails,
     /// or if the stream is not plain.
-    #[cfg(feature = "http")]
     pub(crate) fn with_socket<X: Transport>(
         mut self,
         make: impl FnOnce(W) -> io::Result<X>,

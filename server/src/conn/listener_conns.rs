@@ -373,10 +373,7 @@ impl<P: Protocol> ListenerConns<P> {
             while self.lock().table.open() > 0 {
                 sleep_until(next).await;
                 self.each(|table, ready| table.tick(|key| ready.push(key)));
-                #[cfg(feature = "http")]
-                if P::WARMS {
-                    self.each(|table, ready| table.cool(|key| ready.push(key)));
-                }
+                self.each(|table, ready| table.cool(|key| ready.push(key)));
                 // A stall of the runtime counts as a single tick. A wait that began during the
                 // stall counts from the tick before. Further ticks at once would end that wait
                 // early.

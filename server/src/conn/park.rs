@@ -42,7 +42,6 @@ pub(crate) fn watch<P: Protocol>(
 
 /// Moves the socket of a plain connection from the inner epoll to tokio. Closes the connection if that
 /// fails.
-#[cfg(feature = "http")]
 pub(crate) fn to_task<P: Protocol>(conn: EventConn<P>, registry: &Registry) -> Option<TaskConn<P>> {
     conn.with_socket(|socket| {
         // An error would leave a registration that ends with the socket.
@@ -54,7 +53,6 @@ pub(crate) fn to_task<P: Protocol>(conn: EventConn<P>, registry: &Registry) -> O
 
 /// Moves the socket of a plain connection from tokio to the inner epoll, and parks the connection.
 /// Gives back a connection with a TLS session.
-#[cfg(feature = "http")]
 pub(crate) fn to_parked<P: Protocol>(
     conn: TaskConn<P>,
     registry: &Registry,

@@ -27,8 +27,10 @@ pub(crate) trait Protocol: Send + Sync + 'static {
     /// connection runs at once.
     const SERVER_FIRST: bool;
 
-    /// Whether busy connections of the event-driven mode get tasks of their own.
-    const WARMS: bool;
+    /// Whether the protocol itself says which idle connections are warm, and lets tokio look at its I/O
+    /// driver between two turns: HTTP. Other connections are warm while they have many turns, and on a
+    /// pool none is: there a task needs a slot for each turn, a worker one for many.
+    const WARMS_ITSELF: bool;
 
     /// The events that wake a turn while it is suspended in user code (C7).
     const INTEREST: Events;

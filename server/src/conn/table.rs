@@ -79,7 +79,6 @@ struct ConnEntry<T> {
 /// The turns in a row after which a connection is busy.
 const BUSY_STREAK: u8 = 4;
 /// The ticks after which an idle connection gives up its task. The first has run in part.
-#[cfg(feature = "http")]
 const COOL_TICKS: u8 = 2;
 
 /// The effect of a change on an entry.
@@ -289,7 +288,6 @@ impl<T: ParkedState> ConnTable<T> {
     }
 
     /// Takes a connection from its task, which runs no turn: the entry is active again.
-    #[cfg(feature = "http")]
     pub(crate) fn end_task(&mut self, key: ConnKey) {
         let Some(entry) = self.find(key) else { return };
         let Some((wait, events)) = entry.task().map(|task| task.end()) else { return };
@@ -352,7 +350,6 @@ impl<T: ParkedState> ConnTable<T> {
 
     /// Tells the warm connections that have been idle for long enough. Calls `each` with those that
     /// became ready.
-    #[cfg(feature = "http")]
     pub(crate) fn cool(&mut self, mut each: impl FnMut(ConnKey)) {
         let now = self.wheel.now as u8;
         if !std::mem::take(&mut self.has_warm) {

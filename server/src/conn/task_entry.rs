@@ -88,7 +88,6 @@ impl TaskEntry {
     }
 
     /// Returns what the entry has after its connection had a task. Called by the table.
-    #[cfg(feature = "http")]
     pub(crate) fn end(&self) -> (Wait, Events) {
         (self.wait().wait, self.events())
     }
@@ -159,15 +158,18 @@ impl TaskEntry {
         }
         self.wait.store(TaskWait { is_paused: false, is_turn: false, ..wait }.to_bits(), SeqCst);
         let Wait { park_reason, deadline } = wait.wait;
+        let now = self.clock.load(SeqCst);
+        let is_new = matches!(park_reason, ParkReason::FirstByte | ParkReason::Handshake);
+        let is_busy = park_reason == ParkReason::Warm || wait.since == now as u8 && !is_new;
         // N2
-        let expired = ticks_left(deadline, self.clock.load(SeqCst)) == Some(0)
+        let expired = ticks_left(deadline, now) == Some(0)
             || failpoint("the timer alone decides") && events & Events::EXPIRED.bits() != 0;
         TurnInput {
             events: Events::from_bits(events & !ASKED).without(Events::EXPIRED),
             park_reason: park_reason.wait(),
             expired: expired.then(|| park_reason.deadline()),
             close_requested: if events & ASKED != 0 { close_requested() } else { None },
-            is_busy: false,
+            is_busy,
         }
     }
 
@@ -182,7 +184,6 @@ impl TaskEntry {
     }
 
     /// Returns for how many ticks the task has been idle, if it is warm. Called by the timer.
-    #[cfg(feature = "http")]
     pub(crate) fn idle_ticks(&self, now: u8) -> Option<u8> {
         let TaskWait { wait, is_paused, since, .. } = self.wait();
         (is_paused && wait.park_reason == ParkReason::Warm).then(|| now.wrapping_sub(since))

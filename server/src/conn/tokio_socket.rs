@@ -40,7 +40,6 @@ impl TokioSocket {
     }
 
     /// Ends the registration with tokio. Returns the socket, and whether it is a Unix socket.
-    #[cfg(feature = "http")]
     pub(crate) fn into_socket(self) -> io::Result<(Socket, bool)> {
         Ok(match self.stream {
             Stream::Tcp(stream) => (stream.into_std()?.into(), false),

@@ -49,7 +49,6 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
 pub(crate) enum MaybeTls<W> {
     Plain(W),
     /// The protocol has moved the stream out: hyper's connection or an upgraded connection has it.
-    #[cfg(feature = "http")]
     Taken,
     #[cfg(feature = "rustls")]
     Handshake(Box<tokio_rustls::Accept<W>>),
@@ -149,7 +148,6 @@ impl<W: Transport> MaybeTls<W> {
     pub(crate) fn transport(&mut self) -> Option<&mut W> {
         match self {
             Self::Plain(transport) => Some(transport),
-            #[cfg(feature = "http")]
             Self::Taken => None,
             #[cfg(feature = "rustls")]
             Self::Handshake(accept) => accept.get_mut(),
@@ -167,7 +165,6 @@ impl<W: Transport> AsyncRead for MaybeTls<W> {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(transport) => Pin::new(transport).poll_read(cx, buffer),
-            #[cfg(feature = "http")]
             Self::Taken => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
             #[cfg(feature = "rustls")]
             Self::Handshake(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
@@ -185,7 +182,6 @@ impl<W: Transport> AsyncWrite for MaybeTls<W> {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(transport) => Pin::new(transport).poll_write(cx, bytes),
-            #[cfg(feature = "http")]
             Self::Taken => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
             #[cfg(feature = "rustls")]
             Self::Handshake(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
@@ -197,7 +193,6 @@ impl<W: Transport> AsyncWrite for MaybeTls<W> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(transport) => Pin::new(transport).poll_flush(cx),
-            #[cfg(feature = "http")]
             Self::Taken => Poll::Ready(Ok(())),
             #[cfg(feature = "rustls")]
             Self::Handshake(_) => Poll::Ready(Ok(())),
@@ -209,7 +204,6 @@ impl<W: Transport> AsyncWrite for MaybeTls<W> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(transport) => Pin::new(transport).poll_shutdown(cx),
-            #[cfg(feature = "http")]
             Self::Taken => Poll::Ready(Ok(())),
             #[cfg(feature = "rustls")]
             Self::Handshake(_) => Poll::Ready(Ok(())),

@@ -43,7 +43,7 @@ pub(crate) struct TurnInput {
     /// The deadline that has passed. The turn decides, because bytes may have come meanwhile (C5).
     pub(crate) expired: Option<Deadline>,
     pub(crate) close_requested: Option<CloseReason>,
-    /// The connection had many turns in a short time.
+    /// The connection had many turns in a short time. In a task: it did not wait for long.
     pub(crate) is_busy: bool,
 }
 

@@ -69,7 +69,7 @@ impl<F: FrameProtocol> Protocol for F {
 
     const SERVER_FIRST: bool = F::SERVER_FIRST;
 
-    const WARMS: bool = false;
+    const WARMS_ITSELF: bool = false;
 
     /// While user code waits, a turn writes what `Connection`s send, and reads nothing.
     const INTEREST: Events = match F::SERVER_FIRST {

@@ -288,7 +288,7 @@ impl<A: HttpService> Protocol for HttpProtocol<A> {
 
     const SERVER_FIRST: bool = false;
 
-    const WARMS: bool = true;
+    const WARMS_ITSELF: bool = true;
 
     const INTEREST: Events = Events::WAKING;
 

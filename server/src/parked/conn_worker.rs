@@ -26,7 +26,6 @@ use crate::conn::rest::{Parked, Rest};
 use crate::conn::table::ParkedState;
 use crate::conn::wait::TurnInput;
 use crate::sync::failpoint;
-#[cfg(feature = "http")]
 use crate::task::Tasks;
 
 /// A worker ends after this many turns, or after this time. The time is the one that the workers of
@@ -38,7 +37,6 @@ const MAX_TIME: Duration = Duration::from_micros(100);
 /// A worker; counted in the listener's `WorkerCounts` until it is detached or dropped.
 pub(crate) struct ConnWorker<P: Protocol> {
     conns: Arc<ListenerConns<P>>,
-    #[cfg(feature = "http")]
     tasks: Option<Arc<Tasks<P>>>,
     phase: Phase,
     turns: u8,
@@ -58,17 +56,10 @@ impl<P: Protocol> ConnWorker<P> {
     /// Counts a worker that is going to be started.
     pub(crate) fn new(conns: &Arc<ListenerConns<P>>) -> Self {
         conns.lock().workers.searching += 1;
-        Self {
-            conns: conns.clone(),
-            #[cfg(feature = "http")]
-            tasks: None,
-            phase: Phase::Searching,
-            turns: 0,
-        }
+        Self { conns: conns.clone(), tasks: None, phase: Phase::Searching, turns: 0 }
     }
 
     /// Gives busy connections tasks of their own.
-    #[cfg(feature = "http")]
     pub(crate) fn tasks(mut self, tasks: &Option<Arc<Tasks<P>>>) -> Self {
         self.tasks.clone_from(tasks);
         self
@@ -165,7 +156,6 @@ impl<P: Protocol> ConnWorker<P> {
     }
 
     /// Gives a busy connection that is idle now a task of its own. Gives back any other.
-    #[cfg(feature = "http")]
     fn warm_up(
         &self,
         conn: EventConn<P>,
@@ -177,11 +167,6 @@ impl<P: Protocol> ConnWorker<P> {
         let Some(place) = tasks.place() else { return Some(conn) };
         tasks.spawn(conn, (ParkReason::Warm, park_reason.1), Some(place));
         None
-    }
-
-    #[cfg(not(feature = "http"))]
-    fn warm_up(&self, conn: EventConn<P>, _: (ParkReason, bool), _: bool) -> Option<EventConn<P>> {
-        Some(conn)
     }
 
     /// Leaves the ready connections to other workers, and wakes the event loop to start one.

@@ -35,7 +35,6 @@ use crate::conn::rest::{Parked, Rest};
 use crate::parked::conn_worker::ConnWorker;
 use crate::parked::poller::{InnerPoll, Poller};
 use crate::sync::MutexGuard;
-#[cfg(feature = "http")]
 use crate::task::Tasks;
 use millpond::Pool;
 
@@ -44,14 +43,11 @@ pub(crate) async fn event_loop<P: Protocol>(
     conns: Arc<ListenerConns<P>>,
     inner: InnerPoll,
     pool: Option<Pool>,
-    #[cfg(feature = "http")] tasks: Option<Arc<Tasks<P>>>,
+    tasks: Option<Arc<Tasks<P>>>,
 ) -> io::Result<()> {
     let mut poller = Poller::new(inner)?;
     while poll_fn(|cx| poll_worker_wanted(&conns, &mut poller, cx)).await? {
-        let worker = ConnWorker::new(&conns);
-        #[cfg(feature = "http")]
-        let worker = worker.tasks(&tasks);
-        let worker = worker.run();
+        let worker = ConnWorker::new(&conns).tasks(&tasks).run();
         let Some(pool) = &pool else {
             // Boxed: tokio moves a task's future five times, and aligns its memory to 128 bytes.
             tokio::spawn(Box::pin(worker));
@@ -95,7 +91,7 @@ fn poll_worker_wanted<P: Protocol>(
             return Poll::Ready(Ok(false));
         }
         let wants_worker = state.wants_worker();
-        if wants_worker && !(P::WARMS && state.takes_break()) {
+        if wants_worker && !(P::WARMS_ITSELF && state.takes_break()) {
             return Poll::Ready(Ok(true));
         }
         if wants_worker {

@@ -63,10 +63,8 @@ use crate::conn::server_state::ServerState;
 use crate::conn::transport::TlsAccept;
 pub(crate) use crate::parked::event_loop::event_loop;
 use crate::parked::poller::InnerPoll;
-#[cfg(feature = "http")]
 use crate::task::Tasks;
 use crate::trace::ConnSpan;
-#[cfg(feature = "http")]
 use millpond::Pool;
 
 /// The event-driven mode of one listener.
@@ -101,13 +99,12 @@ impl<P: Protocol> EventDriven<P> {
             self.conns.deliver(key, Events::PUSHED);
         }
         watch(conn, &self.registry, (ParkReason::FirstByte, true));
-        if P::WARMS {
+        if P::WARMS_ITSELF {
             self.conns.look_for_events();
         }
     }
 
     /// Returns what makes the tasks of busy connections, `most_warm` at a time.
-    #[cfg(feature = "http")]
     pub(crate) fn tasks(&self, pool: Option<Pool>, most_warm: usize) -> io::Result<Arc<Tasks<P>>> {
         let registry = self.registry.try_clone()?;
         Ok(Arc::new(Tasks::of_busy(self.conns.clone(), pool, registry, most_warm)))

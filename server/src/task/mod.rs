@@ -43,12 +43,12 @@
 //!   `http/fairness.rs`)
 //! - **T5** A change of place loses no byte and no deadline (`conn/rest.rs`). (tests: `http/warm.rs`)
 
+use std::future::poll_fn;
 use std::mem::{replace, take};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-#[cfg(feature = "http")]
 use mio::Registry;
 use socket2::Socket;
 use tokio::task::yield_now;
@@ -61,7 +61,6 @@ use crate::conn::events::{Events, ParkReason};
 use crate::conn::guard::ConnGuard;
 use crate::conn::listener_conns::ListenerConns;
 use crate::conn::park::TaskConn;
-#[cfg(feature = "http")]
 use crate::conn::park::{EventConn, to_parked, to_task};
 use crate::conn::protocol::{Outcome, Protocol};
 use crate::conn::task_entry::TaskEntry;
@@ -69,7 +68,6 @@ use crate::conn::tokio_socket::TokioSocket;
 use crate::conn::transport::{TlsAccept, Transport};
 use crate::conn::wait::TurnInput;
 use crate::conn::wake_on_events::schedule;
-#[cfg(feature = "http")]
 use crate::sync::failpoint;
 use crate::trace::ConnSpan;
 use millpond::Pool;
@@ -80,12 +78,10 @@ pub(crate) struct Tasks<P: Protocol> {
     /// Runs the turns as jobs, if there is one.
     pool: Option<Pool>,
     /// The event-driven mode: only busy connections have tasks.
-    #[cfg(feature = "http")]
     of_busy: Option<OfBusy>,
 }
 
 /// Where idle connections go that give up their tasks, and how many others have one.
-#[cfg(feature = "http")]
 struct OfBusy {
     registry: Registry,
     most: usize,
@@ -94,7 +90,6 @@ struct OfBusy {
 }
 
 /// The right of a connection to a task while it is busy.
-#[cfg(feature = "http")]
 pub(crate) struct Place(#[expect(dead_code, reason = "counted by its references")] Arc<()>);
 
 /// The dedicated mode of one listener.
@@ -105,13 +100,7 @@ pub(crate) struct Dedicated<P: Protocol> {
 
 impl<P: Protocol> Dedicated<P> {
     pub(crate) fn new(conns: Arc<ListenerConns<P>>, tls: TlsAccept, pool: Option<Pool>) -> Self {
-        let tasks = Tasks {
-            conns,
-            pool,
-            #[cfg(feature = "http")]
-            of_busy: None,
-        };
-        Self { tasks: Arc::new(tasks), tls }
+        Self { tasks: Arc::new(Tasks { conns, pool, of_busy: None }), tls }
     }
 
     /// Registers a new connection's socket with tokio, and spawns its task. If the protocol is to
@@ -134,7 +123,6 @@ impl<P: Protocol> Dedicated<P> {
     }
 }
 
-#[cfg(feature = "http")]
 impl<P: Protocol> Tasks<P> {
     /// Makes what the tasks of busy connections of the event-driven mode share, `most` at a time.
     pub(crate) fn of_busy(
@@ -183,7 +171,6 @@ struct ConnTask<P: Protocol> {
     tasks: Arc<Tasks<P>>,
     /// What the task shares with the table. `None` before the first poll.
     entry: Option<Arc<TaskEntry>>,
-    #[cfg(feature = "http")]
     place: Option<Place>,
     /// The turn, and its memory while the connection is warm: the next turn allocates nothing.
     turn: Option<TurnFuture<P>>,
@@ -216,7 +203,6 @@ impl<P: Protocol> ConnTask<P> {
             phase: Phase::Idle { conn, park_reason, stage: ParkStage::Awake },
             tasks: tasks.clone(),
             entry: None,
-            #[cfg(feature = "http")]
             place: None,
             turn: None,
         }
@@ -247,9 +233,7 @@ impl<P: Protocol> Future for ConnTask<P> {
                         return Poll::Ready(());
                     };
                     let Some(input) = input else { return Poll::Ready(()) };
-                    if let Some(socket) = conn.body.as_mut().and_then(|(io, _)| io.transport()) {
-                        socket.force_io(input.forces_io());
-                    }
+                    force_io(&mut conn, input);
                     this.phase = Phase::Serving;
                     match &this.tasks.pool {
                         None => set(&mut this.turn, serve_turn(conn, input, Some(entry))),
@@ -269,10 +253,8 @@ impl<P: Protocol> Future for ConnTask<P> {
                         this.turn = None;
                     }
                     match ended {
-                        #[cfg_attr(not(feature = "http"), allow(unused_mut))]
                         Some((mut conn, Outcome::Park { park_reason, moved })) => {
                             let park_reason = (park_reason, moved);
-                            #[cfg(feature = "http")]
                             if let Some(OfBusy { registry, .. }) = &this.tasks.of_busy
                                 && park_reason.0.is_idle()
                             {
@@ -284,7 +266,7 @@ impl<P: Protocol> Future for ConnTask<P> {
                             this.phase = Phase::Idle { conn, park_reason, stage: ParkStage::Awake };
                             // T4
                             if park_reason.0 == ParkReason::Turn {
-                                match P::WARMS {
+                                match P::WARMS_ITSELF {
                                     true => drop(pin!(yield_now()).poll(cx)),
                                     false => cx.waker().wake_by_ref(),
                                 }
@@ -317,13 +299,48 @@ fn set<T>(
     }
 }
 
+/// Serves a turn. In the task of a busy connection also the turns after it, and the waits in between.
 async fn serve_turn<P: Protocol>(
     mut conn: TaskConn<P>,
-    input: TurnInput,
+    mut input: TurnInput,
     task: Option<Arc<TaskEntry>>,
 ) -> Option<(TaskConn<P>, Outcome)> {
-    let outcome = conn.serve_turn(input, task.as_deref()).await;
-    Some((conn, outcome))
+    loop {
+        let outcome = conn.serve_turn(input, task.as_deref()).await;
+        let Some((task, moved)) = task.as_deref().zip(warm::<P>(input, &outcome)) else {
+            return Some((conn, outcome));
+        };
+        let mut stage = ParkStage::Awake;
+        let park_reason = (ParkReason::Warm, moved);
+        let waited = poll_fn(|cx| match stage {
+            ParkStage::Awake => poll_turn_input(&mut conn, task, park_reason, &mut stage, cx),
+            // A wake-up begins a turn, without another look at the socket: the turn reads.
+            _ if conn.conns.is_killed() => Poll::Ready(None),
+            _ => Poll::Ready(Some(conn.conns.resume_task(conn.key, task))),
+        });
+        input = waited.await?;
+        force_io(&mut conn, input);
+    }
+}
+
+/// Returns whether the deadline moves, if a connection waits for its next message within the turn's
+/// future: its last waits were short. So a busy connection moves and allocates nothing between turns.
+fn warm<P: Protocol>(input: TurnInput, outcome: &Outcome) -> Option<bool> {
+    let is_warm = input.is_busy && !P::WARMS_ITSELF;
+    match *outcome {
+        Outcome::Park { park_reason: ParkReason::Idle, moved } if is_warm => {
+            let is_cool = input.events.any(Events::COOL) && !moved;
+            (!is_cool || failpoint("a busy framed connection never cools")).then_some(moved)
+        }
+        _ => None,
+    }
+}
+
+/// Has the socket ask the kernel itself in a turn that may close the connection.
+fn force_io<P: Protocol>(conn: &mut TaskConn<P>, input: TurnInput) {
+    if let Some(socket) = conn.body.as_mut().and_then(|(io, _)| io.transport()) {
+        socket.force_io(input.forces_io());
+    }
 }
 
 /// Serves a turn as a job of the pool. Waits for a slot first, without holding any buffer.
