@@ -143,12 +143,12 @@ impl Transport for Script {
 struct Nowhere(std::sync::Arc<ServerState>);
 
 impl crate::conn::notifier::Notify for Nowhere {
-    fn deliver(&self, _key: crate::conn::table::ConnKey, _events: Events) {}
-    fn request_close(&self, _key: crate::conn::table::ConnKey, _reason: CloseReason) {}
+    fn deliver(&self, _key: crate::conn::key::ConnKey, _events: Events) {}
+    fn request_close(&self, _key: crate::conn::key::ConnKey, _reason: CloseReason) {}
     #[cfg(feature = "http")]
-    fn register(&self, _key: crate::conn::table::ConnKey, _waker: &Waker) {}
+    fn register(&self, _key: crate::conn::key::ConnKey, _waker: &Waker) {}
     #[cfg(feature = "http")]
-    fn count_request(&self, _key: crate::conn::table::ConnKey) -> u32 {
+    fn count_request(&self, _key: crate::conn::key::ConnKey) -> u32 {
         0
     }
     #[cfg(feature = "http")]
@@ -156,7 +156,7 @@ impl crate::conn::notifier::Notify for Nowhere {
         0
     }
     #[cfg(feature = "http")]
-    fn close_requested(&self, _key: crate::conn::table::ConnKey) -> Option<CloseReason> {
+    fn close_requested(&self, _key: crate::conn::key::ConnKey) -> Option<CloseReason> {
         None
     }
     fn server(&self) -> &ServerState {
@@ -195,7 +195,7 @@ where
     };
     let server = std::sync::Arc::new(ServerState::new(settings, 1, None));
     let protocol = ServiceProtocol { codec, service };
-    let key = crate::conn::table::ConnKey { index: 0, generation: 0 };
+    let key = crate::conn::key::ConnKey { index: 0, generation: 0 };
     let notifier = ConnNotifier::new(std::sync::Arc::new(Nowhere(server.clone())), key);
     let mut idle = protocol.on_accept(Address::Unix, notifier);
     let script = Script { events: events.into(), room: 0, output: Vec::new(), alert: ALERT };

@@ -3,6 +3,7 @@
 //! | lock | data |
 //! |---|---|
 //! | `conn::ListenerConns::state` | the connection table of a listener, its timer wheel, its totals and its wakers |
+//! | `conn::WarmList` | the connections that the timer looks at because they may be warm |
 //! | `conn::ServerState::conns` | counts of a server: connections per address, refusals, close reasons |
 //! | `conn::BufferPool` | free buffers |
 //! | `framed::ConnShared::inner` | a handler's connection: the codec, and the frames to be sent |

@@ -15,7 +15,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::close_reason::{CloseReason, Deadline};
-use crate::conn::table::{ConnKey, ConnTable, ParkedState};
+use crate::conn::key::ConnKey;
+use crate::conn::table::{ConnTable, ParkedState};
 
 /// The list is not looked through for ended connections below this length.
 const MIN_SCAN: usize = 1024;

@@ -11,12 +11,12 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use crate::close_reason::CloseReason;
+use crate::conn::key::ConnKey;
 use crate::conn::listener_conns::ListenerConns;
 #[cfg(feature = "http")]
 use crate::conn::protocol::Detach;
 use crate::conn::protocol::{Outcome, Protocol, Turn, WakeEvents};
 use crate::conn::server_state::Counters;
-use crate::conn::table::ConnKey;
 use crate::conn::task_entry::TaskEntry;
 use crate::conn::transport::{MaybeTls, Transport};
 use crate::conn::wait::TurnInput;

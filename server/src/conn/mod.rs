@@ -9,8 +9,10 @@
 //! |---|---|
 //! | `server_state` | the state of a server: settings, limits, counts, bytes to be sent |
 //! | `table` | the connection table: entries and their phases |
+//! | `key` | the name of a connection in its table |
 //! | `wait` | what a connection waits for, and what its next turn is told |
 //! | `task_entry` | the part of an entry that a connection's task uses without the lock |
+//! | `warm_list` | the connections that may have to give up their tasks |
 //! | `rest`, `park` | the two places where a connection waits; the ways there |
 //! | `edge_socket`, `tokio_socket` | the socket of a connection without a task, and with one |
 //! | `age` | the ages of connections, if there is a maximal age |
@@ -27,7 +29,7 @@
 //! | `last_request` | the moment in which an idle connection may still send a request |
 //!
 //! Each file imports only files that stand earlier in this order: `events`, `timer_wheel`,
-//! `wait`, `task_entry`, `table`, `age`, `buffers`, `server_state`, `notifier`, `transport`, `edge_socket`,
+//! `wait`, `key`, `warm_list`, `task_entry`, `table`, `age`, `buffers`, `server_state`, `notifier`, `transport`, `edge_socket`,
 //! `tokio_socket`, `rest`, `protocol`, `linger`, `last_request`, `listener_conns`, `wake_on_events`,
 //! `guard`, `park`.
 //!
@@ -107,7 +109,7 @@
 //! # Locks
 //!
 //! `ListenerConns::state` and `ServerState::conns` are never held together, and no other lock of
-//! this crate is taken under either. A connection's end takes the first, releases it, and takes the
+//! this crate but that of the `warm_list` is taken under either. A connection's end takes the first, releases it, and takes the
 //! second.
 //!
 //! # Invariants
@@ -153,6 +155,7 @@ pub(crate) mod edge_socket;
 pub(crate) mod events;
 pub(crate) mod guard;
 #[cfg(feature = "http")]
+pub(crate) mod key;
 pub(crate) mod last_request;
 pub(crate) mod linger;
 pub(crate) mod listener_conns;
@@ -168,3 +171,4 @@ pub(crate) mod tokio_socket;
 pub(crate) mod transport;
 pub(crate) mod wait;
 pub(crate) mod wake_on_events;
+mod warm_list;

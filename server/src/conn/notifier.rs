@@ -6,8 +6,8 @@ use std::task::Waker;
 
 use crate::close_reason::CloseReason;
 use crate::conn::events::Events;
+use crate::conn::key::ConnKey;
 use crate::conn::server_state::ServerState;
-use crate::conn::table::ConnKey;
 
 /// The operations of `ListenerConns` that a notifier needs, without the types of mode and protocol.
 pub(crate) trait Notify: Send + Sync {

@@ -12,11 +12,11 @@ use crate::close_reason::CloseReason;
 use crate::conn::edge_socket::EdgeSocket;
 use crate::conn::events::ParkReason;
 use crate::conn::guard::ConnGuard;
+use crate::conn::key::ConnKey;
 use crate::conn::listener_conns::ListenerConns;
 use crate::conn::protocol::Protocol;
 use crate::conn::rest::{Parked, Rest};
 use crate::conn::server_state::Counters;
-use crate::conn::table::ConnKey;
 use crate::conn::tokio_socket::TokioSocket;
 
 /// A connection without a task that is being served.

@@ -13,16 +13,17 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;
 use std::task::Waker;
 
 use crate::accept::per_ip::PerIpPermit;
 use crate::close_reason::CloseReason;
 use crate::conn::events::{Events, ParkReason};
-use crate::conn::task_entry::TaskEntry;
+use crate::conn::key::ConnKey;
+use crate::conn::task_entry::{Shared, TaskEntry};
 use crate::conn::timer_wheel::{NIL, Timer, TimerWheel};
 use crate::conn::wait::{TurnInput, Wait};
+use crate::conn::warm_list::Listed;
 use crate::settings::{NEVER, Ticks};
 use crate::sync::failpoint;
 
@@ -31,14 +32,6 @@ const CHUNK: usize = 64;
 /// An empty ready queue with a larger capacity is freed, so a rush of events occupies no memory
 /// afterwards.
 const MAX_EMPTY_CAPACITY: usize = 1024;
-
-/// Names the entry of a connection. The generation tells the connection from those that use the
-/// same entry earlier or later (C2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct ConnKey {
-    pub(crate) index: u32,
-    pub(crate) generation: u32,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -72,6 +65,8 @@ struct ConnEntry<T> {
     parked_at: u8,
     /// How many turns in a row began in the tick in which the connection was parked before.
     streak: u8,
+    /// Whether the connection is in the list of the warm ones. With a task that of the task counts.
+    listed: Listed,
     /// Present exactly in `Parked`, `Ready` and `Task`.
     parked_state: Option<T>,
 }
@@ -107,12 +102,9 @@ pub(crate) struct ConnTable<T> {
     /// The ready entries without a task, in the order in which they became ready.
     ready: VecDeque<u32>,
     wheel: TimerWheel,
-    /// The current tick, for the tasks.
-    clock: Arc<AtomicU32>,
+    shared: Arc<Shared>,
     open: usize,
     parked: usize,
-    /// Whether a connection may be warm. Without one nothing has to cool.
-    has_warm: bool,
 }
 
 /// The state that a connection stores in its entry while it waits.
@@ -129,10 +121,9 @@ impl<T: ParkedState> ConnTable<T> {
             free: Vec::new(),
             ready: VecDeque::new(),
             wheel: TimerWheel::new(horizon),
-            clock: Arc::default(),
+            shared: Arc::default(),
             open: 0,
             parked: 0,
-            has_warm: false,
         }
     }
 
@@ -161,6 +152,7 @@ impl<T: ParkedState> ConnTable<T> {
         entry.timer.deadline = NEVER;
         entry.close_requested = None;
         entry.streak = 0;
+        entry.listed = Listed::default();
         entry.permit = permit;
         let key = ConnKey { index, generation: entry.generation };
         if !entry.timer.is_linked() {
@@ -189,8 +181,11 @@ impl<T: ParkedState> ConnTable<T> {
         entry.parked_at = now as u8;
         let ready =
             park_reason.0.wakes_on(entry.events) && !failpoint("events before a park are lost");
+        if entry.park_reason == ParkReason::Warm {
+            let entry = &self.chunks[key.index as usize / CHUNK][key.index as usize % CHUNK];
+            self.shared.warm.add(key, &entry.listed);
+        }
         self.parked += 1;
-        self.has_warm |= park_reason.0 == ParkReason::Warm;
         if ready {
             self.make_ready(key.index);
             return Delivery::Ready;
@@ -277,20 +272,22 @@ impl<T: ParkedState> ConnTable<T> {
         waker: Waker,
         state: impl FnOnce(Arc<TaskEntry>) -> T,
     ) -> Option<Arc<TaskEntry>> {
-        let clock = self.clock.clone();
+        let shared = self.shared.clone();
         let entry = self.find(key)?;
-        let task = Arc::new(TaskEntry::new(waker, clock));
+        let task = Arc::new(TaskEntry::new(key, waker, shared));
         task.begin(entry.wait(), entry.events, entry.close_requested.is_some());
+        entry.listed.move_to(&task.listed);
         entry.phase = Phase::Task;
         entry.parked_state = Some(state(task.clone()));
-        self.has_warm = true;
         Some(task)
     }
 
     /// Takes a connection from its task, which runs no turn: the entry is active again.
     pub(crate) fn end_task(&mut self, key: ConnKey) {
         let Some(entry) = self.find(key) else { return };
-        let Some((wait, events)) = entry.task().map(|task| task.end()) else { return };
+        let Some(task) = entry.task() else { return };
+        task.listed.move_to(&entry.listed);
+        let (wait, events) = task.end();
         entry.set_wait(wait);
         entry.events = events;
         entry.phase = Phase::Active;
@@ -349,28 +346,33 @@ impl<T: ParkedState> ConnTable<T> {
     }
 
     /// Tells the warm connections that have been idle for long enough. Calls `each` with those that
-    /// became ready.
+    /// became ready. One that is told is off the list; its turn lists it again, if need be.
     pub(crate) fn cool(&mut self, mut each: impl FnMut(ConnKey)) {
         let now = self.wheel.now as u8;
-        if !std::mem::take(&mut self.has_warm) {
-            return;
-        }
-        for index in 0..(self.chunks.len() * CHUNK) as u32 {
-            let entry = self.entry(index);
-            let is_warm = entry.phase == Phase::Parked && entry.park_reason == ParkReason::Warm;
+        let shared = self.shared.clone();
+        for key in shared.warm.take() {
+            let Some(entry) = self.find(key) else { continue };
             let idle = match entry.task() {
-                Some(task) => task.idle_ticks(now),
-                None => is_warm.then(|| now.wrapping_sub(entry.parked_at)),
-            };
-            let has_warm = idle.is_some() || entry.phase == Phase::Task;
-            let is_cool = idle.is_some_and(|idle| idle >= COOL_TICKS);
-            if is_cool && !failpoint("idle connections keep their tasks") {
-                let key = ConnKey { index, generation: entry.generation };
-                if self.deliver(key, Events::COOL).wakes() {
-                    each(key);
+                Some(task) => {
+                    task.listed.clear();
+                    task.idle_ticks(now)
                 }
+                None => {
+                    entry.listed.clear();
+                    let is_warm =
+                        entry.phase == Phase::Parked && entry.park_reason == ParkReason::Warm;
+                    is_warm.then(|| now.wrapping_sub(entry.parked_at))
+                }
+            };
+            let Some(idle) = idle else { continue };
+            if idle < COOL_TICKS {
+                let listed = entry.task().map_or(&entry.listed, |task| &task.listed);
+                shared.warm.add(key, listed);
+            } else if !failpoint("idle connections keep their tasks")
+                && self.deliver(key, Events::COOL).wakes()
+            {
+                each(key);
             }
-            self.has_warm |= has_warm;
         }
     }
 
@@ -396,7 +398,7 @@ impl<T: ParkedState> ConnTable<T> {
     pub(crate) fn tick(&mut self, mut each: impl FnMut(ConnKey)) {
         let mut index = self.wheel.advance();
         // Before an event tells of it: a task that takes the event reads the clock (N2).
-        self.clock.store(self.wheel.now, SeqCst);
+        self.shared.clock.store(self.wheel.now, SeqCst);
         let (now, horizon) = (self.wheel.now, self.wheel.horizon());
         while index != NIL {
             let entry = self.entry(index);
@@ -478,6 +480,7 @@ impl<T> ConnEntry<T> {
             close_requested: None,
             parked_at: 0,
             streak: 0,
+            listed: Listed::default(),
             parked_state: None,
         }
     }

@@ -9,7 +9,8 @@
 //! | `waker` | nothing: the waker of a task never changes | the table |
 //! | `events` | the table adds, under the lock of the listener; the task takes | the task |
 //! | `wait` | the task | the task; the timer, under the lock |
-//! | `clock` | the timer | the task |
+//! | `listed` | the task sets, the timer clears; see `warm_list` | both |
+//! | `shared`: the clock | the timer | the task |
 //!
 //! # Invariants
 //!
@@ -28,8 +29,10 @@ use std::task::Waker;
 
 use crate::close_reason::CloseReason;
 use crate::conn::events::{Events, ParkReason};
+use crate::conn::key::ConnKey;
 use crate::conn::timer_wheel::ticks_left;
 use crate::conn::wait::{TurnInput, Wait};
+use crate::conn::warm_list::{Listed, WarmList};
 use crate::settings::Ticks;
 use crate::sync::failpoint;
 
@@ -65,16 +68,27 @@ impl TaskWait {
     }
 }
 
+/// What the tasks of a table share with it.
+#[derive(Default)]
+pub(crate) struct Shared {
+    /// The current tick.
+    pub(crate) clock: AtomicU32,
+    pub(crate) warm: WarmList,
+}
+
 pub(crate) struct TaskEntry {
     pub(crate) waker: Waker,
+    pub(crate) listed: Listed,
     events: AtomicU8,
     wait: AtomicU64,
-    clock: Arc<AtomicU32>,
+    key: ConnKey,
+    shared: Arc<Shared>,
 }
 
 impl TaskEntry {
-    pub(crate) fn new(waker: Waker, clock: Arc<AtomicU32>) -> Self {
-        Self { waker, events: AtomicU8::new(0), wait: AtomicU64::new(0), clock }
+    pub(crate) fn new(key: ConnKey, waker: Waker, shared: Arc<Shared>) -> Self {
+        let (listed, events, wait) = (Listed::default(), AtomicU8::new(0), AtomicU64::new(0));
+        Self { waker, listed, events, wait, key, shared }
     }
 
     /// Takes over what the entry had before its connection had a task. Called by the table.
@@ -129,14 +143,14 @@ impl TaskEntry {
 
     /// Begins a wait. Called by the task.
     pub(crate) fn park(&self, park_reason: (ParkReason, bool), ticks: &Ticks) {
-        let now = self.clock.load(SeqCst);
-        let wait = TaskWait {
-            wait: self.wait().wait.next(park_reason, ticks, now),
-            is_turn: park_reason.0 == ParkReason::Turn,
-            is_paused: true,
-            since: now as u8,
-        };
-        self.wait.store(wait.to_bits(), SeqCst);
+        let now = self.shared.clock.load(SeqCst);
+        let wait = self.wait().wait.next(park_reason, ticks, now);
+        let is_turn = park_reason.0 == ParkReason::Turn;
+        let task_wait = TaskWait { wait, is_turn, is_paused: true, since: now as u8 };
+        self.wait.store(task_wait.to_bits(), SeqCst);
+        if wait.park_reason == ParkReason::Warm {
+            self.shared.warm.add(self.key, &self.listed);
+        }
     }
 
     /// Returns whether the wait has come to its end. Called by the task.
@@ -158,7 +172,7 @@ impl TaskEntry {
         }
         self.wait.store(TaskWait { is_paused: false, is_turn: false, ..wait }.to_bits(), SeqCst);
         let Wait { park_reason, deadline } = wait.wait;
-        let now = self.clock.load(SeqCst);
+        let now = self.shared.clock.load(SeqCst);
         let is_new = matches!(park_reason, ParkReason::FirstByte | ParkReason::Handshake);
         let is_busy = park_reason == ParkReason::Warm || wait.since == now as u8 && !is_new;
         // N2
@@ -198,13 +212,14 @@ mod tests {
     use crate::close_reason::Deadline;
     use crate::settings::Deadlines;
 
-    fn entry() -> (TaskEntry, Arc<AtomicU32>, Ticks) {
-        let clock: Arc<AtomicU32> = Arc::default();
-        let entry = TaskEntry::new(Waker::noop().clone(), clock.clone());
+    fn entry() -> (TaskEntry, Arc<Shared>, Ticks) {
+        let shared: Arc<Shared> = Arc::default();
+        let key = ConnKey { index: 0, generation: 0 };
+        let entry = TaskEntry::new(key, Waker::noop().clone(), shared.clone());
         let wait = Wait { park_reason: ParkReason::FirstByte, deadline: crate::settings::NEVER };
         entry.begin(wait, Events::NONE, false);
         let idle = Some(Duration::from_secs(8));
-        (entry, clock, Ticks::new(&Deadlines { idle, ..Deadlines::default() }))
+        (entry, shared, Ticks::new(&Deadlines { idle, ..Deadlines::default() }))
     }
 
     #[test]
@@ -244,11 +259,11 @@ mod tests {
 
     #[test]
     fn a_late_wake_up_expires_nothing() {
-        let (entry, clock, ticks) = entry();
-        let pass = |ticks: u32| clock.fetch_add(ticks, SeqCst);
+        let (entry, shared, ticks) = entry();
+        let pass = |ticks: u32| shared.clock.fetch_add(ticks, SeqCst);
         entry.park((ParkReason::Idle, true), &ticks);
         pass(ticks.end(ParkReason::Idle, 0));
-        assert_eq!(entry.ticks_left(clock.load(SeqCst)), (Some(0), true));
+        assert_eq!(entry.ticks_left(shared.clock.load(SeqCst)), (Some(0), true));
         // Between the look of the timer and its wake-up the connection is served.
         assert_eq!(entry.resume(|| None).expired, Some(Deadline::Idle));
         entry.park((ParkReason::Idle, true), &ticks);

@@ -9,9 +9,9 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
+use crate::conn::key::ConnKey;
 use crate::conn::listener_conns::ListenerConns;
 use crate::conn::protocol::{Protocol, WakeEvents};
-use crate::conn::table::ConnKey;
 use crate::conn::task_entry::TaskEntry;
 use crate::trace::ConnSpan;
 use millpond::{JobHandle, Pool, SubmitError};

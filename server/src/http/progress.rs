@@ -569,9 +569,9 @@ impl Drop for UnsentGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conn::key::ConnKey;
     use crate::conn::listener_conns::ListenerConns;
     use crate::conn::server_state::ServerState;
-    use crate::conn::table::ConnKey;
     use crate::framed::service::{Lines, lines};
     use crate::settings::Settings;
 

@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::io;
 
 use crate::accept::address::Address;
-use crate::conn::table::ConnKey;
+use crate::conn::key::ConnKey;
 
 /// How many addresses a thread remembers: 24 KiB.
 const KEPT: usize = 512;

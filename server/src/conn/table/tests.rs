@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use crate::close_reason::{CloseReason, Deadline};
 use crate::conn::events::{Events, ParkReason};
+use crate::conn::key::ConnKey;
 use crate::conn::table::*;
 use crate::conn::task_entry::TaskEntry;
 use crate::settings::{Deadlines, Ticks};
@@ -279,23 +280,24 @@ fn step() -> impl Strategy<Value = Step> {
     let which = 0..6usize;
     prop_oneof![
         3 => Just(Step::Insert),
-        6 => (which.clone(), 0..6u8, any::<bool>()).prop_map(|(n, w, m)| Step::Park(n, w, m)),
+        6 => (which.clone(), 0..7u8, any::<bool>()).prop_map(|(n, w, m)| Step::Park(n, w, m)),
         6 => (which.clone(), 0..4u8).prop_map(|(n, signal)| Step::Events(n, signal)),
         1 => which.clone().prop_map(Step::RequestClose),
         4 => Just(Step::Next),
         1 => which.clone().prop_map(Step::Take),
         2 => which.clone().prop_map(Step::Task),
-        6 => (which.clone(), 0..6u8, any::<bool>()).prop_map(|(n, w, m)| Step::TaskWaits(n, w, m)),
+        6 => (which.clone(), 0..7u8, any::<bool>()).prop_map(|(n, w, m)| Step::TaskWaits(n, w, m)),
         1 => which.prop_map(Step::Remove),
         3 => (1..90u8).prop_map(Step::Tick),
         1 => Just(Step::DrainParked),
     ]
 }
 
-const REASONS: [ParkReason; 6] = [
+const REASONS: [ParkReason; 7] = [
     ParkReason::FirstByte,
     ParkReason::Handshake,
     ParkReason::Idle,
+    ParkReason::Warm,
     ParkReason::Frame,
     ParkReason::Write,
     ParkReason::Turn,
@@ -332,16 +334,24 @@ struct Known {
     events: Events,
     due: Option<u32>,
     park_reason: ParkReason,
+    /// The tick of the last park.
+    since: u32,
+    /// Whether the timer has told it of that park already.
+    is_told: bool,
 }
 
 impl Known {
     /// Notes a wait: a deadline begins anew if the turn has `moved` it, or with a new reason.
     fn waits(&mut self, (park_reason, moved): (ParkReason, bool), ticks: &Ticks, now: u32) {
-        if moved || park_reason != self.park_reason && park_reason != ParkReason::Turn {
+        let is_turn = park_reason == ParkReason::Turn;
+        if moved || park_reason.wait() != self.park_reason.wait() && !is_turn {
             let end = ticks.end(park_reason, now);
             self.due = (end != NEVER).then_some(end);
+        }
+        if moved || !is_turn {
             self.park_reason = park_reason;
         }
+        (self.since, self.is_told) = (now, false);
     }
 }
 
@@ -365,7 +375,7 @@ proptest! {
                     let key = table.insert(PerIpPermit::UNCOUNTED);
                     prop_assert!(known.iter().all(|other| other.key != key));
                     let park_reason = ParkReason::FirstByte;
-                    known.push(Known { key, parked: None, task: None, events: Events::NONE, due: None, park_reason });
+                    known.push(Known { key, parked: None, task: None, events: Events::NONE, due: None, park_reason, since: 0, is_told: false });
                 }
                 Step::Park(n, park_reason, moved) => {
                     let Some(one) = known.get_mut(n).filter(|one| one.parked.is_none() && one.task.is_none()) else { continue };
@@ -470,6 +480,22 @@ proptest! {
                         let has_task = |key: &ConnKey| known.iter().any(|one| one.key == *key && one.task.is_some());
                         due.retain(|key| !has_task(key));
                         ready.extend(due);
+                        let mut told = Vec::new();
+                        table.cool(|key| told.push(key));
+                        for one in &mut known {
+                            let waits = one.task.as_ref().is_some_and(|(_, waits)| *waits);
+                            let parked = waits || one.parked.is_some() && !ready.contains(&one.key);
+                            let is_warm = parked && one.park_reason == ParkReason::Warm;
+                            let is_cool = is_warm && !one.is_told && now - one.since >= u32::from(COOL_TICKS);
+                            let times = told.iter().filter(|key| **key == one.key).count();
+                            prop_assert_eq!(times, usize::from(is_cool), "at {} since {}", now, one.since);
+                            if is_cool {
+                                one.is_told = true;
+                                one.events = one.events | Events::COOL;
+                            }
+                        }
+                        told.retain(|key| known.iter().any(|one| one.key == *key && one.task.is_none()));
+                        ready.extend(told);
                     }
                 }
                 Step::DrainParked => {
