@@ -338,11 +338,11 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         Outcome::Park { park_reason, moved: self.served }
     }
 
-    /// Whether the connection keeps its task, and hyper's connection, while it is idle for a moment. A TLS
-    /// session that is busy keeps hyper's connection.
+    /// Whether a busy connection keeps hyper's connection while it is idle for a moment: one with a task,
+    /// or with a TLS session.
     fn is_warm(&self, is_tls: bool) -> bool {
         let input = &self.turn.input;
-        let may_be = W::REGISTERS_WAKER || input.is_busy && is_tls;
+        let may_be = input.is_busy && (W::REGISTERS_WAKER || is_tls);
         may_be && (self.served || !input.events.any(Events::COOL))
     }
 
