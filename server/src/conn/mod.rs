@@ -154,8 +154,8 @@ pub(crate) mod buffers;
 pub(crate) mod edge_socket;
 pub(crate) mod events;
 pub(crate) mod guard;
-#[cfg(feature = "http")]
 pub(crate) mod key;
+#[cfg(feature = "http")]
 pub(crate) mod last_request;
 pub(crate) mod linger;
 pub(crate) mod listener_conns;
