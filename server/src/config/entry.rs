@@ -42,6 +42,7 @@ struct Keys {
     max_frame_size: Option<Bytes>,
     read_budget_bytes: Option<Bytes>,
     read_budget_frames: Option<Count>,
+    warm_connections: Option<Count>,
     send_buffer: Option<Bytes>,
     send_buffer_total: Option<Bytes>,
     slow_reader: Option<SlowReader>,
@@ -59,7 +60,6 @@ struct HttpKeys {
     shutdown_grace: Option<Deadline>,
     half_close: Option<Flag>,
     max_requests_per_connection: Option<Number>,
-    warm_connections: Option<Count>,
     http2: Option<Http2Keys>,
     connect_info: Option<Flag>,
     websocket_ping_interval: Option<Deadline>,
@@ -219,7 +219,7 @@ impl ServerEntry {
             };
         }
         apply!(header_read_timeout body_timeout keep_alive_timeout max_header_size);
-        apply!(shutdown_grace half_close connect_info max_requests_per_connection warm_connections);
+        apply!(shutdown_grace half_close connect_info max_requests_per_connection);
         #[cfg(feature = "ws")]
         {
             apply!(websocket_ping_interval);
@@ -275,7 +275,7 @@ impl ServerEntry {
         apply!(max_connections max_connections_per_ip overload_response);
         apply!(first_byte_timeout handshake_timeout frame_timeout idle_timeout write_timeout);
         apply!(drain_timeout linger_timeout max_connection_age max_connection_age_grace);
-        apply!(max_frame_size read_budget_bytes read_budget_frames);
+        apply!(max_frame_size read_budget_bytes read_budget_frames warm_connections);
         apply!(send_buffer send_buffer_total);
         builder
     }

@@ -97,6 +97,7 @@ use millpond::Pool;
 /// | `max_frame_size` | a size |
 /// | `read_budget_bytes` | a size |
 /// | `read_budget_frames` | a number |
+/// | `warm_connections` | a number; 0 for none |
 /// | `send_buffer` | a size |
 /// | `send_buffer_total` | a size |
 /// | `slow_reader` | `"wait"` or `"close"` |
@@ -116,7 +117,6 @@ use millpond::Pool;
 /// | `shutdown_grace` | a duration, or `"never"` for no grace |
 /// | `half_close` | `true` or `false` |
 /// | `max_requests_per_connection` | a number |
-/// | `warm_connections` | a number; 0 for none |
 /// | `http2` | a table, see below |
 /// | `connect_info` | `true` or `false` |
 /// | `websocket_ping_interval` | a duration, or `"never"`. Takes the feature `ws` |

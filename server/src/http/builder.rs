@@ -181,16 +181,6 @@ impl ServerBuilder {
         self
     }
 
-    /// How many connections of a listener in the event-driven mode may have a task of their own while
-    /// they are busy. Default 1,024; 0 for none.
-    ///
-    /// A request costs less in such a task. A connection gets a task when it has many requests within a
-    /// moment, and is parked again after some idle seconds. Connections over TLS get none.
-    pub fn warm_connections(mut self, connections: usize) -> Self {
-        self.config.warm = connections;
-        self
-    }
-
     /// Starts the server, which accepts at once. Returns its handle.
     ///
     /// Each request gets a clone of `service`; an `axum::Router` fits, and so do its make services. See

@@ -43,7 +43,7 @@ fn same(config: &ServerConfig, expected: &ServerBuilder) {
 #[test]
 fn each_key_alone_is_what_the_builder_is_told() {
     let s = Duration::from_secs;
-    let cases: [(&str, &str, ServerBuilder); 31] = [
+    let cases: [(&str, &str, ServerBuilder); 33] = [
         ("name", "\"echo\"", listening()),
         ("mode", "\"dedicated\"", listening().mode(Mode::Dedicated)),
         ("mode", "\"event-driven\"", listening().mode(Mode::EventDriven)),
@@ -68,6 +68,8 @@ fn each_key_alone_is_what_the_builder_is_told() {
         ("max_frame_size", "\"512B\"", listening().max_frame_size(512)),
         ("read_budget_bytes", "\"8 KiB\"", listening().read_budget_bytes(8192)),
         ("read_budget_frames", "9", listening().read_budget_frames(9)),
+        ("warm_connections", "9", listening().warm_connections(9)),
+        ("warm_connections", "0", listening().warm_connections(0)),
         ("send_buffer", "\"3MiB\"", listening().send_buffer(3 << 20)),
         ("send_buffer_total", "\"2GiB\"", listening().send_buffer_total(2 << 30)),
         ("slow_reader", "\"close\"", listening().slow_reader(SlowReader::Close)),

@@ -33,7 +33,7 @@ fn each_key_is_what_the_builder_is_told() {
         ),
         #[cfg(feature = "ws")]
         ("http.websocket_ping_interval = 'never'", listening().websocket_ping_interval(None)),
-        ("http.warm_connections = 9", listening().warm_connections(9)),
+        ("warm_connections = 9", listening().warm_connections(9)),
         ("http.half_close = true", listening().half_close(true)),
         ("http.max_requests_per_connection = 9", listening().max_requests_per_connection(9)),
         ("max_connection_age = '1s'", listening().max_connection_age(second)),
