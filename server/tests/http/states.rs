@@ -17,7 +17,7 @@ use millpond_server::http::{RequestBody, Server};
 use tokio::time::sleep;
 use tower::Service;
 
-in_all_cases!(paused: an_idle_connection_has_none, old_requests_leave_no_trace);
+in_all_cases!(paused: an_idle_connection_has_none, a_busy_connection_keeps_its_own, old_requests_leave_no_trace);
 in_all_cases!(paused: beginnings_are_not_passed_on);
 in_all_cases!(paused: the_service_ends_with_its_server);
 in_all_cases!(paused: unread_bodies_hold_nothing, old_wakers_disturb_nobody);
@@ -112,6 +112,21 @@ async fn an_idle_connection_has_none(case: Case) {
         assert!(rig.states().await <= 8);
         sleep(Duration::from_secs(4)).await;
         assert_eq!(rig.states().await, 0, "{round}");
+    }
+}
+
+async fn a_busy_connection_keeps_its_own(case: Case) {
+    let rig = Rig::new(case, answer);
+    let mut client = rig.client().await;
+    for round in 0..3 {
+        assert_eq!(client.exchange(HELLO).await, "200 xx");
+        assert_eq!(rig.states().await, 0, "{case:?}, {round}: it has asked once");
+        for _ in 0..8 {
+            assert_eq!(client.exchange(HELLO).await, "200 xx");
+        }
+        assert_eq!(rig.states().await, 1, "{case:?}, {round}: it asks often");
+        sleep(Duration::from_secs(4)).await;
+        assert_eq!(rig.states().await, 0, "{case:?}, {round}: it is idle");
     }
 }
 

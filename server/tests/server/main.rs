@@ -33,6 +33,7 @@ mod shutdown;
 mod slow;
 #[cfg(feature = "rustls")]
 mod tls;
+mod warm;
 #[cfg(feature = "ws")]
 mod websocket;
 mod workers;

@@ -42,7 +42,16 @@ fn verbose(builder: ServerBuilder) -> Server {
 
 /// Sends all requests of a connection and reads nothing.
 async fn deaf(case: Case, server: &Server) -> Client {
+    deaf_after(case, server, 0).await
+}
+
+/// The same, but the client asks some questions before and reads their answers.
+async fn deaf_after(case: Case, server: &Server, asked: usize) -> Client {
     let mut client = case.connect_narrow(server).await;
+    for n in 0..asked {
+        client.send(format!("{n}\n")).await;
+        assert_eq!(no_time(client.line()).await, answer(&n.to_string()));
+    }
     let requests: String = (0..REQUESTS).map(|n| format!("{n}\n")).collect();
     client.send(requests).await;
     stuck(server).await;
@@ -134,8 +143,13 @@ fn with_write_timeout(case: Case, limit: impl Into<Option<Duration>>) -> ServerB
 }
 
 async fn the_write_deadline(case: Case) {
+    meets_the_write_deadline(case, 0).await;
+}
+
+/// The client asks some questions before it reads no more.
+pub async fn meets_the_write_deadline(case: Case, asked: usize) {
     let server = verbose(with_write_timeout(case, LIMIT));
-    let client = deaf(case, &server).await;
+    let client = deaf_after(case, &server, asked).await;
     settle().await;
     let begin = Instant::now();
     let (mut start, mut sent) = (begin, server.status().bytes_out);
