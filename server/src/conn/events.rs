@@ -28,7 +28,8 @@ impl Events {
     /// The deadline has come. Only the timer sets this bit, together with `CLOSE_REQUESTED`.
     pub(crate) const EXPIRED: Self = Self(32);
 
-    /// The connection has a task of its own and has been idle for long enough to give the task up.
+    /// The connection is warm and has been idle for long enough. It gives up what it keeps between turns:
+    /// the future of its turns or the protocol's state, and in the event-driven mode its task.
     pub(crate) const COOL: Self = Self(64);
     /// The events that make each parked connection ready.
     const COMMON: Self = Self(1 | 2 | 8 | 16 | 64);
@@ -86,7 +87,8 @@ pub(crate) enum ParkReason {
     Handshake,
     /// The next message.
     Idle,
-    /// The same, with a task or a protocol state that the connection gives up when it is idle for longer.
+    /// The same, of a busy connection: with the future of its turns or with the protocol's state, which it
+    /// gives up when it is idle for longer.
     Warm,
     /// A request that may be on its way; see `conn/last_request.rs`. The connection was asked to close.
     #[cfg_attr(not(feature = "http"), allow(dead_code))]

@@ -29,9 +29,9 @@
 //! | `last_request` | the moment in which an idle connection may still send a request |
 //!
 //! Each file imports only files that stand earlier in this order: `events`, `timer_wheel`,
-//! `wait`, `key`, `warm_list`, `task_entry`, `table`, `age`, `buffers`, `server_state`, `notifier`, `transport`, `edge_socket`,
-//! `tokio_socket`, `rest`, `protocol`, `linger`, `last_request`, `listener_conns`, `wake_on_events`,
-//! `guard`, `park`.
+//! `wait`, `key`, `warm_list`, `task_entry`, `table`, `age`, `buffers`, `server_state`, `notifier`,
+//! `transport`, `edge_socket`, `tokio_socket`, `rest`, `protocol`, `linger`, `last_request`,
+//! `listener_conns`, `wake_on_events`, `guard`, `park`.
 //!
 //! # The phases of an entry
 //!
@@ -108,9 +108,9 @@
 //!
 //! # Locks
 //!
-//! `ListenerConns::state` and `ServerState::conns` are never held together, and no other lock of
-//! this crate but that of the `warm_list` is taken under either. A connection's end takes the first, releases it, and takes the
-//! second.
+//! `ListenerConns::state` and `ServerState::conns` are never held together. The lock of the `warm_list` is
+//! taken under the first; no other lock of this crate is taken under either. A connection's end takes the
+//! first, releases it, and takes the second.
 //!
 //! # Invariants
 //!

@@ -6,8 +6,9 @@
 //! | a task | what task and table share: [`TaskEntry`]; the task keeps the rest | tokio |
 //!
 //! In the event-driven mode a connection begins as a parked one. `parked/conn_worker` gives a busy one
-//! a task, and that task parks it when it is idle (`conn/park.rs`). In the dedicated mode each connection
-//! has a task from its begin to its end.
+//! a task, HTTP or framed, and that task parks it when it is idle (`conn/park.rs`). In the dedicated mode each
+//! connection has a task from its begin to its end. In both a busy connection with a task is warm: the task
+//! keeps the future of its turns and hyper's connection, until the connection is idle.
 //!
 //! A connection changes its place between turns only, when its stream is plain. Its entry stays, and
 //! with the entry its key, permit, deadline, age and requests to close. The kernel reports readiness

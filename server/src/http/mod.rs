@@ -56,8 +56,9 @@
 //      instead, and goes on with the next event: nothing moves.
 //    - For nothing: the connection rests.
 // 5. A connection at rest is warm or cold.
-//    - Warm: it has a task, or a TLS session that is busy. It stays in hyper, so the next request builds
-//      nothing. After some idle ticks the table tells it (`Events::COOL`), and it goes cold.
+//    - Warm: it is busy, and has a task or a TLS session (`HttpTurn::is_warm`). It stays in hyper, so the
+//      next request builds nothing. After some idle ticks the table tells it (`Events::COOL`), and it goes
+//      cold. In the event-driven mode it then gives up its task, too.
 //    - Cold: `Http1Conn::into_io` takes hyper apart. The bytes that hyper has read and not used are the
 //      beginning of the next request.
 // 6. The proof: all requests are answered and flushed, and hyper has read the body of the last one to its
@@ -83,7 +84,8 @@
 // H1  No byte of one request is ever part of another. A socket that serves another request leaves hyper only
 //     by the proof of 6. Tests: `states::beginnings_are_not_passed_on`, `race_tests`, `soak_tests`,
 //     `progress::tests::the_last_body_alone_tells_whether_all_is_whole`, `rounds`.
-// H2  An idle connection has no hyper state. Tests: `states::an_idle_connection_has_none`, `warm`.
+// H2  An idle connection has no hyper state, in either mode, with a task or without. Tests:
+//     `states::an_idle_connection_has_none`, `states::a_busy_connection_keeps_its_own`, `warm`.
 // H3  State of one peer is never another's: each connection has hyper connections of its own.
 // H4  A hyper connection has one owner at a time: a turn, an entry, or a task. The owner alone polls it and
 //     reads `requests`. Rust's ownership of the box holds this.

@@ -21,7 +21,7 @@
 //! | the response body | parked as `Stream`, with hyper | free |
 //! | a flush | parked as `Stall`, with hyper | free |
 //! | the first head | parked as `Frame` | free |
-//! | nothing | parked as `Idle`, or as `Warm` if it has a task; see `rest` | free |
+//! | nothing | parked as `Idle`, or as `Warm` if it is busy; see `is_warm` | free |
 //!
 //! In the task of a connection "parked with hyper" means that the turn goes on: its future is pending, and
 //! nothing moves (`Turn::task`).

@@ -1,8 +1,9 @@
 //! The event-driven mode: an idle connection is one entry of the connection table, and no task.
 //!
 //! A *parked* connection is a socket, perhaps a TLS session, and the protocol's idle state
-//! (`conn/rest.rs`). It has no task, no timer and no buffer; `benches/modes.md` has the bytes. The `accept` loop parks each
-//! new connection with [`EventDriven::accept`]; from then on three parts pass it around:
+//! (`conn/rest.rs`). It has no task, no timer and no buffer; `benches/modes.md` has the bytes. The `accept`
+//! loop parks each new connection with [`EventDriven::accept`]; from then on three parts pass it around,
+//! until it is busy:
 //!
 //! ```text
 //! kernel -> inner epoll -> poller -> event_loop -> table: parked entry becomes ready
@@ -10,7 +11,11 @@
 //!                          starts a ConnWorker, if one is wanted
 //!                                        |
 //!           ConnWorker: first ready entry -> turn -> park again, close or detach
+//!                                                     \-> busy: a task of its own (`task`), until idle
 //! ```
+//!
+//! HTTP connections and framed ones get such tasks, at most `warm_connections` at a time. Those over TLS get
+//! none, nor do framed ones beside a pool (`Protocol::WARMS_ITSELF`).
 //!
 //! | file | content |
 //! |---|---|

@@ -1,15 +1,20 @@
-//! Tasks of connections: of each one in the dedicated mode, of busy HTTP ones in the event-driven mode.
+//! Tasks of connections: of each one in the dedicated mode, of busy ones in the event-driven mode.
 //!
 //! In the dedicated mode the `accept` loop spawns a `ConnTask` for each new connection with
 //! [`Dedicated::accept`]. In the event-driven mode a worker spawns one for a connection that was served
 //! some times within one tick (`Tasks::spawn`): under load a parked connection costs a second epoll and
 //! the start of a worker for each turn. Such a *warm* connection gives its task up when it has been idle
-//! for some ticks (`Events::COOL`).
+//! for some ticks (`Events::COOL`). In the dedicated mode an idle connection keeps its task.
 //!
 //! The task owns the connection (`ConnGuard`: socket, idle state, entry of the table). Its future is
 //! written by hand, so that a waiting task is no larger than what it must remember; the future of a turn
-//! is boxed while that turn runs. A turn of HTTP also runs while it waits for the peer: it keeps hyper's
-//! connection, and the next request moves and allocates nothing (`Turn::task`).
+//! is boxed while that turn runs. In both modes that future goes on while the connection is busy, so the next
+//! message moves and allocates nothing:
+//! - a turn of HTTP also waits for the peer, and keeps hyper's connection (`Turn::task`);
+//! - the future of a framed turn waits for the next message, and then runs the next turn (`serve_turn`).
+//!
+//! An idle connection gives the future up, and hyper's connection with it. On a pool each turn is a job, and
+//! no future goes on. (tests: `server/warm.rs`, `http/states.rs`)
 //!
 //! # Phases
 //!
@@ -20,7 +25,7 @@
 //!        |                                     v
 //!        +------------ turn parks ---------- Serving -- turn closes or detaches --> Ended
 //!                                              |
-//!                       an idle turn of a busy connection, without TLS --> Ended: parked in the table
+//!             event-driven: an idle turn, without TLS --> Ended: parked in the table
 //! ```
 //!
 //! A task that waits has two sources. tokio reports the readiness of the socket. The connection table
@@ -31,7 +36,7 @@
 //! # Invariants
 //!
 //! - **T1** The task alone begins and ends waits of its entry: in `Parked` and `ParkedBlocked`, and in
-//!   `Serving` within a turn that waits for the peer.
+//!   `Serving` within a turn that waits for the peer, or between the turns of a busy framed connection.
 //! - **T2** No readiness is lost: each poll of a task that waits asks tokio again, and that registers
 //!   the waker. The waker of a spawned task never changes, so the entry stores it once.
 //! - **T3** A kill ends every task. `kill` runs after the flag `killed` is set; the task reads the flag
