@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::close_reason::{CloseReason, Deadline};
 use crate::conn::key::ConnKey;
 use crate::conn::table::{ConnTable, ParkedState};
+use crate::sync::failpoint;
 
 /// The list is not looked through for ended connections below this length.
 const MIN_SCAN: usize = 1024;
@@ -47,7 +48,8 @@ impl Ages {
         table: &mut ConnTable<T>,
     ) {
         self.young.push_back((key, at));
-        if self.young.len() >= self.scan_at.max(MIN_SCAN) {
+        let is_long = self.young.len() >= self.scan_at.max(MIN_SCAN);
+        if is_long && !failpoint("ended connections keep their age") {
             self.young.retain(|(key, _)| table.contains(*key));
             self.old.retain(|old| table.contains(old.key));
             self.scan_at = 2 * self.young.len();
@@ -63,7 +65,8 @@ impl Ages {
     ) -> Vec<(ConnKey, CloseReason)> {
         let mut due = Vec::new();
         self.old.retain_mut(|old| {
-            if old.end.is_some_and(|end| end <= now) {
+            if old.end.is_some_and(|end| end <= now) && !failpoint("the grace of an age has no end")
+            {
                 due.push((old.key, CloseReason::Deadline(Deadline::MaxAge)));
                 return false;
             }
@@ -92,5 +95,35 @@ impl Ages {
         let next = |old: &Old| old.end.map_or(old.ask_again, |end| end.min(old.ask_again));
         let old = self.old.iter().map(next);
         old.chain(self.young.front().map(|(_, at)| *at)).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accept::per_ip::PerIpPermit;
+
+    #[test]
+    fn ended_connections_are_forgotten() {
+        let (mut ages, mut table) = (Ages::default(), ConnTable::<u32>::new(8));
+        let at = Instant::now() + Duration::from_secs(60);
+        for _ in 0..100 * MIN_SCAN {
+            let key = table.insert(PerIpPermit::UNCOUNTED);
+            ages.insert(key, at, &mut table);
+            table.remove(key);
+        }
+        assert!(ages.young.len() <= 2 * MIN_SCAN, "{}", ages.young.len());
+        // The open ones stay, in their order.
+        let open: Vec<_> = (0..3 * MIN_SCAN)
+            .map(|_| {
+                let key = table.insert(PerIpPermit::UNCOUNTED);
+                ages.insert(key, at, &mut table);
+                key
+            })
+            .collect();
+        let due = ages.due(at, Duration::from_secs(1), None);
+        let due: Vec<_> = due.into_iter().map(|(key, _)| key).collect();
+        assert!(due.ends_with(&open), "{} of {}", due.len(), open.len());
+        assert!(due.len() <= open.len() + 2 * MIN_SCAN, "{}", due.len());
     }
 }

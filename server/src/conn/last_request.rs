@@ -24,6 +24,7 @@ use crate::close_reason::CloseReason;
 use crate::conn::events::{Events, ParkReason};
 use crate::conn::server_state::ServerState;
 use crate::conn::wait::TurnInput;
+use crate::sync::failpoint;
 
 /// What becomes of a connection at rest that was asked to close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,5 +66,7 @@ pub(crate) fn ends_now(server: &ServerState, input: &TurnInput, answered: bool) 
 }
 
 fn waits(server: &ServerState, reason: CloseReason) -> bool {
-    reason.lets_requests_come() && !server.settings.shutdown_grace.is_zero()
+    reason.lets_requests_come()
+        && !server.settings.shutdown_grace.is_zero()
+        && !failpoint("an idle connection has no grace")
 }

@@ -13,6 +13,8 @@ use pin_project_lite::pin_project;
 
 use millpond::ConfigError;
 
+use crate::sync::failpoint;
+
 /// The largest window of HTTP/2.
 const MAX_WINDOW: u32 = (1 << 31) - 1;
 /// The sizes of a frame that HTTP/2 allows.
@@ -181,7 +183,7 @@ impl Http2 {
         builder.enable_connect_protocol().timer(Clock);
         macro_rules! apply {
             ($($field:ident => $setter:ident),+ $(,)?) => {$(
-                if let Some(value) = self.$field {
+                if let Some(value) = self.$field && !failpoint("HTTP/2 keeps its defaults") {
                     builder.$setter(value);
                 }
             )+};
@@ -233,5 +235,46 @@ impl hyper::rt::Timer for Clock {
 
     fn now(&self) -> Instant {
         tokio::time::Instant::now().into_std()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A peer learns of some settings only. hyper's builder shows all of them.
+    #[test]
+    fn each_setting_reaches_hyper() {
+        let shown = |settings: Http2| {
+            let mut builder = Builder::new(());
+            settings.apply(&mut builder);
+            format!("{builder:?}")
+        };
+        let second = Duration::from_secs(1);
+        let cases = [
+            (Http2::new().max_concurrent_streams(3), "max_concurrent_streams: Some(3)"),
+            (Http2::new().initial_stream_window_size(7_001), "initial_stream_window_size: 7001"),
+            (Http2::new().initial_connection_window_size(7_002), "initial_conn_window_size: 7002"),
+            (Http2::new().adaptive_window(true), "adaptive_window: true"),
+            (Http2::new().max_frame_size(20_000), "max_frame_size: 20000"),
+            (Http2::new().max_header_list_size(5_000), "max_header_list_size: 5000"),
+            (Http2::new().max_send_buffer_size(7_003), "max_send_buffer_size: 7003"),
+            (
+                Http2::new().max_pending_accept_reset_streams(4),
+                "max_pending_accept_reset_streams: Some(4)",
+            ),
+            (
+                Http2::new().max_local_error_reset_streams(5),
+                "max_local_error_reset_streams: Some(5)",
+            ),
+            (Http2::new().keep_alive_interval(6 * second), "keep_alive_interval: Some(6s)"),
+            (Http2::new().keep_alive_timeout(7 * second), "keep_alive_timeout: 7s"),
+        ];
+        let default = shown(Http2::new());
+        assert!(default.contains("enable_connect_protocol: true"), "{default}");
+        for (settings, part) in cases {
+            let shown = shown(settings);
+            assert!(shown.contains(part) && !default.contains(part), "{part}: {shown}");
+        }
     }
 }

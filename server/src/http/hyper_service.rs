@@ -33,6 +33,7 @@ use crate::http::progress::{
 use crate::http::stalls;
 #[cfg(feature = "ws")]
 use crate::http::websocket;
+use crate::sync::failpoint;
 #[cfg(feature = "ws")]
 use crate::ws::upgrade::{Accepted, Parks};
 
@@ -116,7 +117,7 @@ impl<A: HttpService> hyper::service::Service<Request<Incoming>> for HyperService
             false if is_last => SayClose::Always,
             false => SayClose::IfStopping,
         };
-        if is_http2 && is_last {
+        if is_http2 && is_last && !failpoint("streams have no number") {
             self.progress.close(CloseReason::MaxRequests);
         }
         let guard = Some(ProgressGuard::new(self.progress.clone(), SERVICE | SERVICE_PENDING, 0));

@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 in_all_cases!(paused: old_ones_close, work_outlives_the_age, the_grace_of_the_age_ends);
+in_both_modes!(paused: a_peer_that_answers_no_ping_is_left);
 in_all_cases!(paused: a_stalled_body_fails, a_stalled_response_meets_its_deadline);
 in_all_cases!(single: requests_are_numbered, streams_are_numbered, traffic_is_counted);
 in_all_cases!(single: websockets_over_http2, the_peer_ends_upgraded_ones);
@@ -363,6 +364,21 @@ async fn the_settings_of_http2_reach_the_peer(case: Case) {
     for (setting, value) in expected {
         assert_eq!(told.get(&setting), Some(&value), "{setting}: {told:?}");
     }
+    // Windows of connections begin at 65,535 bytes.
+    let settings = Http2::new().initial_connection_window_size(200_000);
+    let server = serve(case.http().http2(settings), &App::default());
+    let mut peer = TcpStream::connect(server.local_addrs()[0]).await.unwrap();
+    peer.write_all(preface).await.unwrap();
+    let update = loop {
+        let mut head = [0; 9];
+        soon(peer.read_exact(&mut head)).await.unwrap();
+        let mut payload = vec![0; usize::from(head[2])];
+        peer.read_exact(&mut payload).await.unwrap();
+        if head[3] == 8 && head[5..] == [0; 4] {
+            break u32::from_be_bytes(payload[..].try_into().unwrap());
+        }
+    };
+    assert_eq!(update, 200_000 - 65_535);
     let refused = [
         ("http2.max_frame_size", Http2::new().max_frame_size(16_383)),
         ("http2.initial_stream_window_size", Http2::new().initial_stream_window_size(1 << 31)),
@@ -374,4 +390,19 @@ async fn the_settings_of_http2_reach_the_peer(case: Case) {
         let error = case.http().http2(settings).serve(App::default().router()).unwrap_err();
         assert!(error.to_string().contains(field), "{error}");
     }
+}
+
+async fn a_peer_that_answers_no_ping_is_left(case: Case) {
+    let settings = Http2::new().keep_alive_interval(10 * SECOND).keep_alive_timeout(3 * SECOND);
+    let server = serve(case.timeless().http2(settings), &App::default());
+    let start = Instant::now();
+    let mut peer = TcpStream::connect(server.local_addrs()[0]).await.unwrap();
+    peer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut sent = Vec::new();
+    let _ = peer.read_to_end(&mut sent).await;
+    let waited = start.elapsed();
+    assert!(waited >= 13 * SECOND && waited < 15 * SECOND, "{waited:?}");
+    // A frame of eight bytes: a ping, and no answer to one.
+    assert!(sent.windows(5).any(|head| head == [0, 0, 8, 6, 0]), "{sent:?}");
+    nothing_left(&server).await;
 }

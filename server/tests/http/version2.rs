@@ -66,6 +66,9 @@ async fn alpn_is_offered_by_default(case: Case) {
     server.reload_tls(tls).unwrap();
     let (client, _connection) = connect(case, &server).await;
     assert_eq!(client.ask("/echo", "body").await.unwrap(), "body");
+    // A client that offers HTTP/1.1 alone gets that.
+    let tcp = TcpStream::connect(server.local_addrs()[0]).await.unwrap();
+    crate::support::server::tls::connect_alpn(tcp, b"http/1.1").await.unwrap();
     // A client without ALPN speaks HTTP/1.
     let mut client = case.client(&server).await;
     assert_eq!(client.exchange(crate::support::http::server::HELLO).await, "200 hello");

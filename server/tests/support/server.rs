@@ -535,10 +535,15 @@ pub mod tls {
 
     /// Connects, and agrees on HTTP/2.
     pub async fn connect_http2(tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        connect_alpn(tcp, b"h2").await
+    }
+
+    /// Connects, offers one protocol, and gets it.
+    pub async fn connect_alpn(tcp: TcpStream, protocol: &[u8]) -> io::Result<TlsStream<TcpStream>> {
         let mut config = (*configs().client).clone();
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         let stream = TlsConnector::from(Arc::new(config)).connect(name(), tcp).await?;
-        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(protocol));
         Ok(stream)
     }
 
