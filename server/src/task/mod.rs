@@ -42,10 +42,9 @@
 //! - **T3** A kill ends every task. `kill` runs after the flag `killed` is set; the task reads the flag
 //!   after the entry has its waker. So either the kill finds the waker, or the task finds the flag.
 //!   (test: `server/shutdown.rs`)
-//! - **T4** A turn that ends with `ParkReason::Turn` yields to tokio before the next turn. For
-//!   HTTP, tokio's `yield_now` wakes the task after the runtime has looked at its I/O driver and its
-//!   timers; a task that wakes itself is polled 61 times before. (tests: `server/regressions.rs`,
-//!   `http/fairness.rs`)
+//! - **T4** A turn that ends with `ParkReason::Turn` yields by tokio's `yield_now` before the next turn:
+//!   that wakes the task after the runtime has looked at its I/O driver and its timers. A task that wakes
+//!   itself is polled 61 times before. (tests: `server/regressions.rs`, `http/fairness.rs`)
 //! - **T5** A change of place loses no byte and no deadline (`conn/rest.rs`). (tests: `http/warm.rs`)
 
 use std::future::poll_fn;
@@ -271,10 +270,7 @@ impl<P: Protocol> Future for ConnTask<P> {
                             this.phase = Phase::Idle { conn, park_reason, stage: ParkStage::Awake };
                             // T4
                             if park_reason.0 == ParkReason::Turn {
-                                match P::WARMS_ITSELF {
-                                    true => drop(pin!(yield_now()).poll(cx)),
-                                    false => cx.waker().wake_by_ref(),
-                                }
+                                drop(pin!(yield_now()).poll(cx));
                                 return Poll::Pending;
                             }
                         }
