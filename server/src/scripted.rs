@@ -221,8 +221,8 @@ where
                 unreachable!("a framed connection keeps its place")
             }
             Outcome::Panicked(payload) => std::panic::resume_unwind(payload),
-            Outcome::Park { park_reason: ParkReason::Turn, .. } => {
-                input.park_reason = ParkReason::Turn
+            Outcome::Park { park_reason, .. } if park_reason.is_turn() => {
+                input.park_reason = park_reason.wait()
             }
             Outcome::Park { park_reason: ParkReason::Write, .. } => {
                 input.park_reason = ParkReason::Write;

@@ -243,7 +243,7 @@ impl Ticks {
         let ticks = match park_reason {
             ParkReason::FirstByte => self.first_byte,
             ParkReason::Handshake => self.handshake,
-            ParkReason::Frame => self.frame,
+            ParkReason::Frame | ParkReason::FrameTurn => self.frame,
             ParkReason::Write | ParkReason::Stall => self.write,
             ParkReason::Body => self.body,
             ParkReason::Idle | ParkReason::Warm => self.idle,

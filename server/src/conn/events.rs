@@ -113,11 +113,13 @@ pub(crate) enum ParkReason {
     Stream,
     /// Nothing: the turn has spent its budget, and others come first.
     Turn,
+    /// The same in the midst of a frame, whose deadline runs.
+    FrameTurn,
 }
 
 impl ParkReason {
     /// All reasons, in the order of their numbers.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::FirstByte,
         Self::Handshake,
         Self::Idle,
@@ -131,12 +133,13 @@ impl ParkReason {
         Self::Body,
         Self::Stream,
         Self::Turn,
+        Self::FrameTurn,
     ];
 
     /// Returns whether a connection that is parked for this reason is ready after `events`.
     pub(crate) fn wakes_on(self, events: Events) -> bool {
         match self {
-            Self::Turn => true,
+            Self::Turn | Self::FrameTurn => true,
             Self::Write => events.any(Events::WRITABLE | Events::CLOSING | Events::CLOSE_REQUESTED),
             // These may go on in either direction: a TLS handshake writes, too.
             Self::Handshake | Self::Stall | Self::Body | Self::Stream => !events.is_empty(),
@@ -151,9 +154,19 @@ impl ParkReason {
         }
     }
 
-    /// Returns the reason as turns and deadlines know it: a warm connection waits as an idle one does.
+    /// Returns the reason as turns and deadlines know it: a warm connection waits as an idle one does, and
+    /// a frame has its deadline even if bytes of it come without a pause.
     pub(crate) fn wait(self) -> Self {
-        if self == Self::Warm { Self::Idle } else { self }
+        match self {
+            Self::Warm => Self::Idle,
+            Self::FrameTurn => Self::Frame,
+            reason => reason,
+        }
+    }
+
+    /// Whether the next turn begins at once, after others had theirs.
+    pub(crate) fn is_turn(self) -> bool {
+        matches!(self, Self::Turn | Self::FrameTurn)
     }
 
     /// Whether a connection waits for its next message, and gives up a task that it has while busy.
@@ -173,7 +186,7 @@ impl ParkReason {
             | Self::Turn
             | Self::Linger
             | Self::Stream => Deadline::Idle,
-            Self::Frame => Deadline::Frame,
+            Self::Frame | Self::FrameTurn => Deadline::Frame,
             Self::Write | Self::Stall => Deadline::Write,
             Self::Body => Deadline::Body,
         }

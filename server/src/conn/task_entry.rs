@@ -43,7 +43,7 @@ const ASKED: u8 = 128;
 #[derive(Clone, Copy)]
 struct TaskWait {
     wait: Wait,
-    /// `ParkReason::Turn`: the next turn is to begin at once.
+    /// `ParkReason::is_turn`: the next turn is to begin at once.
     is_turn: bool,
     /// The task waits, and runs no turn.
     is_paused: bool,
@@ -145,7 +145,7 @@ impl TaskEntry {
     pub(crate) fn park(&self, park_reason: (ParkReason, bool), ticks: &Ticks) {
         let now = self.shared.clock.load(SeqCst);
         let wait = self.wait().wait.next(park_reason, ticks, now);
-        let is_turn = park_reason.0 == ParkReason::Turn;
+        let is_turn = park_reason.0.is_turn();
         let task_wait = TaskWait { wait, is_turn, is_paused: true, since: now as u8 };
         self.wait.store(task_wait.to_bits(), SeqCst);
         if wait.park_reason == ParkReason::Warm {

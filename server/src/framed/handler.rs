@@ -279,8 +279,9 @@ impl<C, S> IdleConn<C, S> {
     }
 
     /// Gives the first turn bytes that were read before it.
-    pub(crate) fn save_input(&mut self, input: Box<[u8]>) {
+    pub(crate) fn save_input(&mut self, input: &[u8]) {
         if !input.is_empty() {
+            let input = BytesMut::from(input);
             self.saved = Some(Box::new(SavedBytes { input, ..SavedBytes::default() }));
         }
     }

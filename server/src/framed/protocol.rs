@@ -110,8 +110,8 @@ pub(crate) trait FrameProtocol: Send + Sync + 'static {
 /// What a connection keeps besides its socket while a frame or a write is incomplete.
 #[derive(Default)]
 pub(crate) struct SavedBytes {
-    /// The bytes of an incomplete frame, in an allocation of exactly their size.
-    pub(super) input: Box<[u8]>,
+    /// The bytes of an incomplete frame, in an allocation of at most twice their size.
+    pub(super) input: BytesMut,
     /// What the peer has not taken yet.
     pub(super) output: BytesMut,
     /// A frame has begun. `input` may be empty, since the codec may hold its bytes.

@@ -54,6 +54,8 @@ struct FramedTurn<'a, W, P: FrameProtocol> {
     /// A frame has begun; the codec has `consumed` bytes of it.
     partial_frame: bool,
     consumed: usize,
+    /// The value of `consumed` when the turn began.
+    consumed_before: usize,
     /// The peer has ended its side.
     end: bool,
     /// The last read has taken all that the socket had.
@@ -96,6 +98,7 @@ pub(crate) async fn serve_turn<W: Transport, P: FrameProtocol>(
         needs_read: true,
         partial_frame: false,
         consumed: 0,
+        consumed_before: 0,
         end: false,
         drained: false,
         frames: 0,
@@ -172,13 +175,17 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         }
     }
 
-    /// Ends a turn whose read budget is spent. An incomplete frame keeps its deadline: otherwise a
-    /// peer that sends without pause would extend that deadline with each turn.
+    /// Ends a turn whose read budget is spent. The deadline of an incomplete frame runs: a peer that sends
+    /// without a pause does not extend it.
     fn turn_over(&self) -> Ended {
-        let goes_on = self.turn_input.park_reason == ParkReason::Frame && self.frames == 0;
+        let is_partial =
+            self.partial_frame && !failpoint("a frame without a pause has no deadline");
         match self.turn_input.expired {
-            Some(Deadline::Frame) if goes_on => Err(CloseReason::Deadline(Deadline::Frame)),
-            _ => Ok((ParkReason::Turn, !goes_on)),
+            Some(Deadline::Frame) if is_partial && self.frames == 0 => {
+                Err(CloseReason::Deadline(Deadline::Frame))
+            }
+            _ if is_partial => Ok((ParkReason::FrameTurn, self.frames > 0)),
+            _ => Ok((ParkReason::Turn, true)),
         }
     }
 
@@ -384,16 +391,23 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
     /// Takes over what the last turn has saved. The codec may hold whole frames, so the turn
     /// decodes before it reads.
     fn restore(&mut self, saved: SavedBytes) {
-        self.buffers.input.extend_from_slice(&saved.input);
+        match saved.input.len() <= self.buffers.input.capacity() {
+            true => self.buffers.input.extend_from_slice(&saved.input),
+            false => self.buffers.input = saved.input,
+        }
         self.buffers.output.unsplit(saved.output);
         self.permit = saved.permit;
         self.partial_frame = saved.partial_frame;
         self.consumed = if failpoint("a frame's size starts anew") { 0 } else { saved.consumed };
+        self.consumed_before = self.consumed;
         self.needs_read = false;
     }
 
-    /// Saves what is neither decoded nor written, in allocations of about that size. An idle
+    /// Saves what is neither decoded nor written, in allocations of at most twice its size. An idle
     /// connection saves nothing.
+    ///
+    /// A turn that only adds to a large frame moves the bytes: with copies, a frame that arrives in small
+    /// pieces would cost the square of its size.
     ///
     /// Fails if the output of all connections exceeds `send_buffer_total`: a turn's responses
     /// cannot wait for room, as sends do.
@@ -409,10 +423,12 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
                 Some(reserved.ok_or(CloseReason::SlowReader)?)
             }
         };
-        // The written front of the buffer is memory, too.
+        // The front of a buffer is memory, too: what is written of the one, and decoded of the other.
         let slack = output.capacity() > 2 * output.len();
         let output = if slack { BytesMut::from(&output[..]) } else { take(output) };
-        let input = (&**input).into();
+        let is_decoded = self.frames > 0 || self.consumed > self.consumed_before;
+        let copies = is_decoded || input.capacity() > 2 * input.len();
+        let input = if copies { BytesMut::from(&input[..]) } else { take(input) };
         let (partial_frame, consumed) = (self.partial_frame, self.consumed);
         let saved = SavedBytes { input, output, partial_frame, consumed, lingers: None, permit };
         *self.protocol.saved(self.idle) = Some(Box::new(saved));

@@ -87,7 +87,8 @@ impl<P: Protocol> ConnWorker<P> {
                 };
                 self.turns += 1;
                 // A turn that was cut off has used up the time.
-                let cut = matches!(outcome, Outcome::Park { park_reason: ParkReason::Turn, .. });
+                let cut =
+                    matches!(outcome, Outcome::Park { park_reason, .. } if park_reason.is_turn());
                 let over = cut || self.turns == MAX_TURNS || began.elapsed() >= MAX_TIME;
                 match self.next(Some((conn, outcome, input.is_busy)), over) {
                     Some(next) => (conn, input) = next,

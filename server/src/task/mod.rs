@@ -42,7 +42,7 @@
 //! - **T3** A kill ends every task. `kill` runs after the flag `killed` is set; the task reads the flag
 //!   after the entry has its waker. So either the kill finds the waker, or the task finds the flag.
 //!   (test: `server/shutdown.rs`)
-//! - **T4** A turn that ends with `ParkReason::Turn` yields by tokio's `yield_now` before the next turn:
+//! - **T4** A turn that has spent its budget yields by tokio's `yield_now` before the next turn:
 //!   that wakes the task after the runtime has looked at its I/O driver and its timers. A task that wakes
 //!   itself is polled 61 times before. (tests: `server/regressions.rs`, `http/fairness.rs`)
 //! - **T5** A change of place loses no byte and no deadline (`conn/rest.rs`). (tests: `http/warm.rs`)
@@ -269,8 +269,8 @@ impl<P: Protocol> Future for ConnTask<P> {
                             }
                             this.phase = Phase::Idle { conn, park_reason, stage: ParkStage::Awake };
                             // T4
-                            if park_reason.0 == ParkReason::Turn {
-                                drop(pin!(yield_now()).poll(cx));
+                            if park_reason.0.is_turn() {
+                                let _ = pin!(yield_now()).poll(cx);
                                 return Poll::Pending;
                             }
                         }

@@ -88,7 +88,7 @@ impl<H: Handler<In = Message, Out = Message>> StartWs for Waiting<H> {
         input: Box<[u8]>,
     ) -> Box<dyn WsConn> {
         let mut open = open(*self, address, notifier);
-        open.idle.save_input(input);
+        open.idle.save_input(&input);
         Box::new(open)
     }
 }
@@ -171,6 +171,7 @@ impl<H: Handler<In = Message, Out = Message>, N: NewCodec> Open<H, N> {
                 }
                 let (park_reason, moved) = match park_reason {
                     ParkReason::Idle | ParkReason::Frame if has_more => (ParkReason::Turn, moved),
+                    ParkReason::FrameTurn => (ParkReason::Turn, true),
                     ParkReason::Idle | ParkReason::FirstByte => (ParkReason::Message, moved),
                     ParkReason::Frame => (ParkReason::Body, has_read),
                     park_reason => (park_reason, moved),

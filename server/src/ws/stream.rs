@@ -105,7 +105,7 @@ pub(crate) async fn serve(on: OnUpgrade, start: Box<dyn StartWs>, of: Of) {
             Outcome::Detached(_) | Outcome::Warm => return,
         };
         expired = None;
-        if reason == ParkReason::Turn {
+        if reason.is_turn() {
             tokio::task::yield_now().await;
             continue;
         }

@@ -19,7 +19,7 @@ use tokio_util::codec::{Decoder, Encoder, LinesCodec};
 in_all_cases!(single: frames_inside_of_a_codec, answers_before_a_panic, closed_in_on_open);
 in_all_cases!(double: floods_do_not_shut_out_others, room_is_heard_of_while_the_pool_is_full);
 in_all_cases!(paused: one_that_only_listens_stays);
-in_both_modes!(single: a_flood_outlives_no_deadline);
+in_both_modes!(single: a_flood_outlives_no_deadline, a_flood_of_frames_expires_nothing);
 
 /// Gives a line for each `x` of a message that ends by a newline.
 #[derive(Clone, Default)]
@@ -221,6 +221,30 @@ async fn a_flood_outlives_no_deadline(case: Case) {
     let deadline = CloseReason::Deadline(millpond_server::Deadline::Frame);
     closed_for(&server, deadline, 1).await;
     flood.join().unwrap();
+}
+
+/// Each line takes many turns, and has the deadline for itself.
+async fn a_flood_of_frames_expires_nothing(case: Case) {
+    let timeout = Duration::from_millis(400);
+    let builder = case.builder().frame_timeout(timeout).read_budget_bytes(1024);
+    let server = support::server::echo(builder);
+    let address = server.local_addrs()[0];
+    let flood = std::thread::spawn(move || {
+        let line = [&[b'x'; 8 * 1024][..], b"\n"].concat();
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        let mut answers = client.try_clone().unwrap();
+        let reader = std::thread::spawn(move || std::io::copy(&mut answers, &mut std::io::sink()));
+        let (mut sent, begun) = (0, std::time::Instant::now());
+        while begun.elapsed() < 3 * timeout {
+            client.write_all(&line).unwrap();
+            sent += line.len() as u64;
+        }
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        (sent, reader.join().unwrap().unwrap())
+    });
+    closed_for(&server, CloseReason::Peer, 1).await;
+    let (sent, answered) = flood.join().unwrap();
+    assert_eq!(answered, sent, "{case:?}");
 }
 
 #[test]
