@@ -164,6 +164,11 @@ impl ParkReason {
         }
     }
 
+    /// Whether a connection waits for the first message since it is there.
+    pub(crate) fn is_new(self) -> bool {
+        matches!(self, Self::FirstByte | Self::Handshake)
+    }
+
     /// Whether the next turn begins at once, after others had theirs.
     pub(crate) fn is_turn(self) -> bool {
         matches!(self, Self::Turn | Self::FrameTurn)

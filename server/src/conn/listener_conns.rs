@@ -48,6 +48,11 @@ static TABLES: AtomicU64 = AtomicU64::new(0);
 /// How long a shutdown waits for killed connections to end.
 pub(crate) const KILL_WAIT: Duration = Duration::from_secs(1);
 
+/// One more worker may start for each `CROWD` ready connections, up to `MAX_MORE`. Beside hundreds of
+/// busy tasks a few workers have too small a share of the threads.
+const CROWD: usize = 64;
+const MAX_MORE: usize = 16;
+
 /// A map by connection. Its hasher is fast and has no seed: the server chooses the keys, so no peer
 /// can make keys collide.
 type ConnMap<T> = HashMap<ConnKey, T, BuildHasherDefault<KeyHasher>>;
@@ -144,12 +149,13 @@ impl<T: ParkedState> State<T> {
         }
     }
 
-    /// Returns whether another worker must start. Up to `max` workers, each ready connection has a
-    /// worker that is not in a turn. Beyond `max`, at least one worker is not in a turn.
+    /// Returns whether another worker must start. Up to `max` workers, and some more for a crowd, each
+    /// ready connection has a worker that is not in a turn. Beyond, at least one worker is not in a turn.
     pub(crate) fn wants_worker(&self) -> bool {
         let WorkerCounts { searching, serving, max, last_turn_waited, .. } = self.workers;
-        searching - serving < self.table.ready()
-            && (searching < max || searching == serving || last_turn_waited)
+        let ready = self.table.ready();
+        let max = max + (ready / CROWD).min(MAX_MORE);
+        searching - serving < ready && (searching < max || searching == serving || last_turn_waited)
     }
 
     /// Takes the waker of the event loop, if the event loop must start a worker.
@@ -556,6 +562,12 @@ mod tests {
             (5, (3, 3, false), true),
             (5, (3, 2, true), true),
             (1, (3, 2, true), false),
+            // A crowd: one more for each `CROWD`, up to `MAX_MORE`.
+            (CROWD - 1, (3, 0, false), false),
+            (CROWD, (3, 0, false), true),
+            (CROWD, (4, 0, false), false),
+            (100 * CROWD, (3 + MAX_MORE - 1, 0, false), true),
+            (100 * CROWD, (3 + MAX_MORE, 0, false), false),
         ] {
             assert_eq!(state(ready, workers).wants_worker(), expected, "{ready} {workers:?}");
         }

@@ -72,7 +72,7 @@ struct ConnEntry<T> {
 }
 
 /// The turns in a row after which a connection is busy.
-const BUSY_STREAK: u8 = 4;
+const BUSY_STREAK: u8 = 2;
 /// The ticks after which an idle connection gives up its task. The first has run in part.
 const COOL_TICKS: u8 = 2;
 
@@ -449,7 +449,7 @@ impl<T: ParkedState> ConnTable<T> {
         let expired = events.any(Events::EXPIRED) || entry.timer.ticks_left(now) == Some(0);
         let expired = expired.then(|| park_reason.deadline());
         let events = events.without(Events::EXPIRED);
-        let in_same_tick = entry.parked_at == now as u8;
+        let in_same_tick = entry.parked_at == now as u8 && !park_reason.is_new();
         entry.streak = if in_same_tick { (entry.streak + 1).min(BUSY_STREAK) } else { 0 };
         let is_busy = entry.streak == BUSY_STREAK;
         let input = TurnInput { events, park_reason, expired, close_requested, is_busy };

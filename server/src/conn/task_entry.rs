@@ -173,8 +173,8 @@ impl TaskEntry {
         self.wait.store(TaskWait { is_paused: false, is_turn: false, ..wait }.to_bits(), SeqCst);
         let Wait { park_reason, deadline } = wait.wait;
         let now = self.shared.clock.load(SeqCst);
-        let is_new = matches!(park_reason, ParkReason::FirstByte | ParkReason::Handshake);
-        let is_busy = park_reason == ParkReason::Warm || wait.since == now as u8 && !is_new;
+        let is_busy =
+            park_reason == ParkReason::Warm || wait.since == now as u8 && !park_reason.is_new();
         // N2
         let expired = ticks_left(deadline, now) == Some(0)
             || failpoint("the timer alone decides") && events & Events::EXPIRED.bits() != 0;

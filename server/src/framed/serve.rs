@@ -54,8 +54,8 @@ struct FramedTurn<'a, W, P: FrameProtocol> {
     /// A frame has begun; the codec has `consumed` bytes of it.
     partial_frame: bool,
     consumed: usize,
-    /// The value of `consumed` when the turn began.
-    consumed_before: usize,
+    /// The codec has taken bytes of the input in this turn.
+    has_taken: bool,
     /// The peer has ended its side.
     end: bool,
     /// The last read has taken all that the socket had.
@@ -98,7 +98,7 @@ pub(crate) async fn serve_turn<W: Transport, P: FrameProtocol>(
         needs_read: true,
         partial_frame: false,
         consumed: 0,
-        consumed_before: 0,
+        has_taken: false,
         end: false,
         drained: false,
         frames: 0,
@@ -202,6 +202,7 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
             let decoded = self.protocol.decode(self.idle, &mut self.buffers.input, self.end)?;
             let left = self.buffers.input.len();
             self.consumed += before.saturating_sub(left);
+            self.has_taken |= left < before;
             let size = self.consumed + if decoded.is_some() { 0 } else { left };
             if size > self.server.settings.max_frame_size
                 && !P::CODEC_LIMITS_FRAMES
@@ -380,9 +381,7 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         if self.partial_frame {
             return Ok((ParkReason::Frame, self.frames > 0));
         }
-        if matches!(self.turn_input.park_reason, ParkReason::FirstByte | ParkReason::Handshake)
-            && !has_traffic
-        {
+        if self.turn_input.park_reason.is_new() && !has_traffic {
             return Ok((ParkReason::FirstByte, false));
         }
         Ok((ParkReason::Idle, self.frames > 0 || self.wrote > 0))
@@ -399,7 +398,6 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         self.permit = saved.permit;
         self.partial_frame = saved.partial_frame;
         self.consumed = if failpoint("a frame's size starts anew") { 0 } else { saved.consumed };
-        self.consumed_before = self.consumed;
         self.needs_read = false;
     }
 
@@ -426,8 +424,7 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         // The front of a buffer is memory, too: what is written of the one, and decoded of the other.
         let slack = output.capacity() > 2 * output.len();
         let output = if slack { BytesMut::from(&output[..]) } else { take(output) };
-        let is_decoded = self.frames > 0 || self.consumed > self.consumed_before;
-        let copies = is_decoded || input.capacity() > 2 * input.len();
+        let copies = self.has_taken || input.capacity() > 2 * input.len();
         let input = if copies { BytesMut::from(&input[..]) } else { take(input) };
         let (partial_frame, consumed) = (self.partial_frame, self.consumed);
         let saved = SavedBytes { input, output, partial_frame, consumed, lingers: None, permit };

@@ -184,8 +184,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         }
         let mut busy = match replace(self.turn.idle, Idle::Parked) {
             Idle::Parked => {
-                self.is_new =
-                    matches!(input.park_reason, ParkReason::FirstByte | ParkReason::Handshake);
+                self.is_new = input.park_reason.is_new();
                 return self.read_head(Bytes::new());
             }
             Idle::Busy(busy) => busy,
@@ -328,9 +327,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             let deadline = self.turn.server.settings.ticks.passed(deadline);
             return self.close(CloseReason::Deadline(deadline));
         }
-        if matches!(input.park_reason, ParkReason::FirstByte | ParkReason::Handshake)
-            && !self.served
-        {
+        if input.park_reason.is_new() && !self.served {
             return Outcome::Park { park_reason: ParkReason::FirstByte, moved: false };
         }
         let park_reason =
