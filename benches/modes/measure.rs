@@ -53,10 +53,8 @@ impl Plan {
             (false, true) => 1_000,
             (false, false) => 600,
         });
-        let settle_again = match args.protocol {
-            Protocol::Http | Protocol::Ws if args.write => Duration::from_secs(3),
-            _ => settle,
-        };
+        // Warm connections need that long to give up their tasks.
+        let settle_again = if args.write { Duration::from_secs(3) } else { settle };
         let (paced, closed, spikes) = match (args.quick, args.write) {
             (true, _) => (0.1, 0.1, 1),
             (false, true) => (0.9, 0.8, 2),
