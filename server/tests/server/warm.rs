@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 
 in_both_modes!(paused: the_idle_deadline_goes_on, a_push_reaches_it, a_shutdown_reaches_it);
 in_both_modes!(paused: a_kill_reaches_it, a_kill_reaches_its_handler, the_write_deadline_holds);
+in_both_modes!(paused: a_panic_ends_it_alone);
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -204,4 +205,17 @@ async fn a_kill_reaches_its_handler(case: Case) {
 
 async fn the_write_deadline_holds(case: Case) {
     slow::meets_the_write_deadline(case, MANY).await;
+}
+
+/// The place of the connection is free afterwards.
+async fn a_panic_ends_it_alone(case: Case) {
+    let chat = Chat::new();
+    let server = chat.serve(case.no_deadlines().warm_connections(1));
+    for round in 1..=3 {
+        let mut client = busy(case, &server).await;
+        client.send("panic\n").await;
+        no_time(client.gone()).await;
+        closed_for(&server, CloseReason::Panicked, round).await;
+    }
+    emptied(&server).await;
 }

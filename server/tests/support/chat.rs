@@ -20,8 +20,20 @@ pub struct Served {
 
 pub type Caller = Connection<String, Served>;
 
-#[derive(Clone, Default)]
-pub struct Chat(Arc<Log>);
+#[derive(Clone)]
+pub struct Chat {
+    log: Arc<Log>,
+    _owner: Option<Arc<Owner>>,
+}
+
+/// Forgets the connections when the test ends. They keep their server's handler, and that keeps the log.
+struct Owner(Arc<Log>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.peers.lock().unwrap().clear();
+    }
+}
 
 #[derive(Default)]
 struct Log {
@@ -33,24 +45,36 @@ struct Log {
     at_work: Gauge,
 }
 
+impl Default for Chat {
+    fn default() -> Self {
+        Self::of(Log::default())
+    }
+}
+
 impl Chat {
     pub fn new() -> Self {
-        Self(Arc::new(Log { gate: Some(Gate::new()), ..Log::default() }))
+        Self::of(Log { gate: Some(Gate::new()), ..Log::default() })
+    }
+
+    fn of(log: Log) -> Self {
+        let log = Arc::new(log);
+        Self { _owner: Some(Arc::new(Owner(log.clone()))), log }
     }
 
     /// Makes a handler that executes `line` in `on_open`.
     pub fn greeting(line: &'static str) -> Self {
         let gate = Some(Gate::new());
-        Self(Arc::new(Log { gate, greeting: Some(line), ..Log::default() }))
+        Self::of(Log { gate, greeting: Some(line), ..Log::default() })
     }
 
     pub fn serve(&self, builder: ServerBuilder) -> Server {
-        builder.codec(LinesCodec::new()).handle(self.clone()).unwrap()
+        let handler = Self { log: self.log.clone(), _owner: None };
+        builder.codec(LinesCodec::new()).handle(handler).unwrap()
     }
 
     /// The connections, in the order of `on_open`.
     pub fn peers(&self) -> Vec<Caller> {
-        self.0.peers.lock().unwrap().clone()
+        self.log.peers.lock().unwrap().clone()
     }
 
     /// Waits until `count` connections were opened.
@@ -61,15 +85,15 @@ impl Chat {
 
     /// The calls of `on_close`: connection and reason.
     pub fn ends(&self) -> Vec<(usize, CloseReason)> {
-        self.0.ends.lock().unwrap().clone()
+        self.log.ends.lock().unwrap().clone()
     }
 
     pub fn gate(&self) -> &Gate {
-        self.0.gate.as_ref().unwrap()
+        self.log.gate.as_ref().unwrap()
     }
 
     pub fn at_work(&self) -> &Gauge {
-        &self.0.at_work
+        &self.log.at_work
     }
 
     async fn act(&self, peer: &Caller, line: &str) -> Result<(), BoxError> {
@@ -136,13 +160,13 @@ impl Handler for Chat {
 
     fn on_open(&self, peer: &Caller) -> impl Future<Output = Result<(), BoxError>> + Send {
         let number = {
-            let mut peers = self.0.peers.lock().unwrap();
+            let mut peers = self.log.peers.lock().unwrap();
             peers.push(peer.clone());
             peers.len() - 1
         };
         peer.state().number.store(number, SeqCst);
         async move {
-            match self.0.greeting {
+            match self.log.greeting {
                 Some(line) => self.act(peer, line).await,
                 None => Ok(()),
             }
@@ -150,7 +174,7 @@ impl Handler for Chat {
     }
 
     async fn on_frame(&self, peer: &Caller, line: String) -> Result<(), BoxError> {
-        let _inside = self.0.at_work.enter();
+        let _inside = self.log.at_work.enter();
         peer.state().frames.fetch_add(1, SeqCst);
         self.act(peer, &line).await
     }
@@ -158,6 +182,6 @@ impl Handler for Chat {
     fn on_close(&self, peer: &Caller, reason: CloseReason) {
         assert!(peer.is_closed());
         let number = peer.state().number.load(SeqCst);
-        self.0.ends.lock().unwrap().push((number, reason));
+        self.log.ends.lock().unwrap().push((number, reason));
     }
 }
