@@ -28,7 +28,7 @@ pub(crate) trait Protocol: Send + Sync + 'static {
     const SERVER_FIRST: bool;
 
     /// Whether the protocol itself says which idle connections are warm, and lets tokio look at its I/O
-    /// driver between two turns: HTTP. Other connections are warm while they have many turns, and on a
+    /// driver between two workers: HTTP. Other connections are warm while they have many turns, and on a
     /// pool none is: there a task needs a slot for each turn, a worker one for many.
     const WARMS_ITSELF: bool;
 

@@ -352,21 +352,16 @@ impl<T: ParkedState> ConnTable<T> {
         let shared = self.shared.clone();
         for key in shared.warm.take() {
             let Some(entry) = self.find(key) else { continue };
+            let is_warm = entry.phase == Phase::Parked && entry.park_reason == ParkReason::Warm;
+            let listed = entry.task().map_or(&entry.listed, |task| &task.listed);
+            // Before the look at the wait (L1).
+            listed.clear();
             let idle = match entry.task() {
-                Some(task) => {
-                    task.listed.clear();
-                    task.idle_ticks(now)
-                }
-                None => {
-                    entry.listed.clear();
-                    let is_warm =
-                        entry.phase == Phase::Parked && entry.park_reason == ParkReason::Warm;
-                    is_warm.then(|| now.wrapping_sub(entry.parked_at))
-                }
+                Some(task) => task.idle_ticks(now),
+                None => is_warm.then(|| now.wrapping_sub(entry.parked_at)),
             };
             let Some(idle) = idle else { continue };
             if idle < COOL_TICKS {
-                let listed = entry.task().map_or(&entry.listed, |task| &task.listed);
                 shared.warm.add(key, listed);
             } else if !failpoint("idle connections keep their tasks")
                 && self.deliver(key, Events::COOL).wakes()

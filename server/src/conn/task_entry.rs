@@ -7,6 +7,7 @@
 //! | field | written by | read by |
 //! |---|---|---|
 //! | `waker` | nothing: the waker of a task never changes | the table |
+//! | `key` | nothing | the task |
 //! | `events` | the table adds, under the lock of the listener; the task takes | the task |
 //! | `wait` | the task | the task; the timer, under the lock |
 //! | `listed` | the task sets, the timer clears; see `warm_list` | both |

@@ -171,6 +171,7 @@ impl<H: Handler<In = Message, Out = Message>, N: NewCodec> Open<H, N> {
                 }
                 let (park_reason, moved) = match park_reason {
                     ParkReason::Idle | ParkReason::Frame if has_more => (ParkReason::Turn, moved),
+                    // A message has the deadline of its reads, and these have come.
                     ParkReason::FrameTurn => (ParkReason::Turn, true),
                     ParkReason::Idle | ParkReason::FirstByte => (ParkReason::Message, moved),
                     ParkReason::Frame => (ParkReason::Body, has_read),
