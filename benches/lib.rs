@@ -1,1 +1,9 @@
 //! Benchmarks of millpond and millpond-server; each is a program under `benches`.
+
+use std::path::{Path, PathBuf};
+
+/// Returns the path that a user means who stands in the root of the checkout: Cargo runs a benchmark in the
+/// folder of its package.
+pub fn from_root(path: impl AsRef<Path>) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}

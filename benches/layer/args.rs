@@ -26,7 +26,7 @@ impl Args {
                     Ok(rounds @ 1..=100) => args.rounds = rounds,
                     _ => fail(usage, "--rounds takes a number from 1 to 100"),
                 },
-                "--write" => args.write = Some(value().into()),
+                "--write" => args.write = Some(millpond_benches::from_root(value())),
                 "--help" => return None,
                 _ => fail(usage, &format!("there is no option {option}")),
             }

@@ -55,7 +55,7 @@ impl Args {
                 "--rounds" => rounds = Some(count(&option, &value()?)?),
                 "--runtime" => args.flavours = vec![flavour(&value()?)?],
                 "--memory-jobs" => memory_jobs = Some(count(&option, &value()?)?),
-                "--write" => args.write = Some(value()?.into()),
+                "--write" => args.write = Some(millpond_benches::from_root(value()?)),
                 "--help" => return Ok(None),
                 _ => return Err(format!("unknown option {option}\n\n{USAGE}")),
             }

@@ -58,7 +58,7 @@ fn rustc() -> String {
 }
 
 fn versions() -> Option<String> {
-    let lock = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock")).ok()?;
+    let lock = fs::read_to_string(millpond_benches::from_root("Cargo.lock")).ok()?;
     let version = |name: &str| {
         let (_, rest) = lock.split_once(&format!("name = \"{name}\"\nversion = \""))?;
         Some(format!("{name} {}", rest.split_once('"')?.0))

@@ -36,7 +36,7 @@ pub fn is_present() -> bool {
 
 fn program() -> Option<&'static str> {
     static PATH: OnceLock<Option<String>> = OnceLock::new();
-    PATH.get_or_init(|| std::env::var(PROGRAM).ok()).as_deref()
+    PATH.get_or_init(|| std::env::var(PROGRAM).ok().filter(|path| !path.is_empty())).as_deref()
 }
 
 /// The peak in kB of a rival in Go, or `None` if `key` is none.
