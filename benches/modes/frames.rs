@@ -2,28 +2,33 @@
 
 use std::io;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
 pub const FRAME: usize = 64;
 
-/// The codec of the servers that have one.
+/// The codec of the servers that have one. A frame of a fixed size is a value: neither it nor a part of the
+/// buffer is allocated for it.
 #[derive(Clone, Copy)]
 pub struct Fixed64;
 
 impl Decoder for Fixed64 {
-    type Item = BytesMut;
+    type Item = [u8; FRAME];
     type Error = io::Error;
 
-    fn decode(&mut self, bytes: &mut BytesMut) -> io::Result<Option<BytesMut>> {
-        Ok((bytes.len() >= FRAME).then(|| bytes.split_to(FRAME)))
+    fn decode(&mut self, bytes: &mut BytesMut) -> io::Result<Option<[u8; FRAME]>> {
+        let frame = bytes.first_chunk().copied();
+        if frame.is_some() {
+            bytes.advance(FRAME);
+        }
+        Ok(frame)
     }
 }
 
-impl Encoder<BytesMut> for Fixed64 {
+impl Encoder<[u8; FRAME]> for Fixed64 {
     type Error = io::Error;
 
-    fn encode(&mut self, frame: BytesMut, bytes: &mut BytesMut) -> io::Result<()> {
+    fn encode(&mut self, frame: [u8; FRAME], bytes: &mut BytesMut) -> io::Result<()> {
         bytes.extend_from_slice(&frame);
         Ok(())
     }

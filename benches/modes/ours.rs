@@ -5,12 +5,11 @@ use std::io;
 use std::net::SocketAddr;
 
 use axum::Router;
-use bytes::BytesMut;
 use millpond_server::http;
 use millpond_server::{Listen, Mode, Server};
 
 use crate::arms::{self, Setup};
-use crate::frames::Fixed64;
+use crate::frames::{FRAME, Fixed64};
 
 /// The keys of the arms with HTTP.
 pub const DEDICATED: &str = "http-dedicated";
@@ -27,7 +26,7 @@ pub async fn start(mode: &str, setup: Setup) -> io::Result<SocketAddr> {
         _ => Mode::EventDriven,
     };
     let handler = setup.handler;
-    let echo = move |frame: BytesMut| async move {
+    let echo = move |frame: [u8; FRAME]| async move {
         handler.work().await;
         Ok::<_, Infallible>(Some(frame))
     };

@@ -4,13 +4,12 @@ use std::future::poll_fn;
 use std::io;
 use std::task::Poll;
 
-use bytes::BytesMut;
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio_util::codec::Framed;
 
 use super::Handler;
-use crate::frames::Fixed64;
+use crate::frames::{FRAME, Fixed64};
 
 pub async fn serve(stream: TcpStream, handler: Handler) -> io::Result<()> {
     let mut framed = Framed::new(stream, Fixed64);
@@ -30,7 +29,7 @@ pub async fn serve(stream: TcpStream, handler: Handler) -> io::Result<()> {
 
 async fn answer(
     framed: &mut Framed<TcpStream, Fixed64>,
-    frame: BytesMut,
+    frame: [u8; FRAME],
     handler: Handler,
 ) -> io::Result<()> {
     handler.work().await;
@@ -40,7 +39,7 @@ async fn answer(
 /// None if it would have to wait; no system call, unless the last read filled the buffer.
 async fn already_there(
     framed: &mut Framed<TcpStream, Fixed64>,
-) -> Option<Option<io::Result<BytesMut>>> {
+) -> Option<Option<io::Result<[u8; FRAME]>>> {
     poll_fn(|cx| match framed.poll_next_unpin(cx) {
         Poll::Ready(next) => Poll::Ready(Some(next)),
         Poll::Pending => Poll::Ready(None),

@@ -3,12 +3,13 @@
 //! Owns the memory that turns read into and write from. `framed/serve` takes a pair of buffers for
 //! a turn; `linger`, `framed` and `http` read with [`poll_fill`] and [`poll_read_with`]. The pool
 //! belongs to `ServerState`. Its lock covers the list of free buffers only: nothing is allocated,
-//! read or written under the lock.
+//! read or written under the lock. Each thread keeps one pair beside the pools, so a turn that waits for
+//! nothing takes no lock.
 //!
 //! An idle connection must never hold a buffer of the pool: a turn drops its buffers when it ends.
 //! Bytes of a turn must never reach another: buffers are cleared before they return to the pool.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
@@ -31,6 +32,8 @@ const NEW_CAPACITY: usize = 4 * 1024;
 thread_local! {
     /// The target of each read. A read that would block touches no memory of its connection.
     static READ_BUF: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into_boxed_slice());
+    /// The free pair of the thread. No pool counts it.
+    static FREE: Cell<Option<Box<Buffers>>> = const { Cell::new(None) };
 }
 
 /// The buffers of one turn.
@@ -59,6 +62,9 @@ impl BufferPool {
     /// If more than `MAX_FREE` pairs are in use, new buffers are empty. So many turns at a time
     /// usually wait for their service, and need little space.
     pub(crate) fn get(&self) -> PooledBuffers<'_> {
+        if let Some(buffers) = FREE.take() {
+            return PooledBuffers { buffer_pool: self, buffers: Some(buffers), is_counted: false };
+        }
         let mut pool = self.0.lock();
         pool.in_use += 1;
         let many_in_use = pool.in_use > MAX_FREE;
@@ -69,15 +75,18 @@ impl BufferPool {
             let [input, output] = [(); 2].map(|()| BytesMut::with_capacity(capacity));
             Box::new(Buffers { input, output })
         };
-        PooledBuffers { buffer_pool: self, buffers: Some(free.unwrap_or_else(new)) }
+        let buffers = Some(free.unwrap_or_else(new));
+        PooledBuffers { buffer_pool: self, buffers, is_counted: true }
     }
 }
 
-/// A pair of buffers in use. Returns to the pool when it is dropped.
+/// A pair of buffers in use. Returns to the thread or to the pool when it is dropped.
 pub(crate) struct PooledBuffers<'a> {
     buffer_pool: &'a BufferPool,
     /// `None` only within `drop`.
     buffers: Option<Box<Buffers>>,
+    /// The pool counts the pair as in use.
+    is_counted: bool,
 }
 
 impl Deref for PooledBuffers<'_> {
@@ -104,9 +113,19 @@ impl Drop for PooledBuffers<'_> {
             bytes.try_reclaim(NEW_CAPACITY) && bytes.capacity() <= MAX_FREE_CAPACITY
         };
         let reusable = is_reusable(&mut buffers.input) && is_reusable(&mut buffers.output);
+        let mut free = reusable.then_some(buffers);
+        if free.is_some() {
+            // The end of a thread may drop turns after the thread's locals.
+            let _ = FREE.try_with(|of_thread| free = of_thread.replace(free.take()));
+        }
+        if free.is_none() && !self.is_counted {
+            return;
+        }
         let mut pool = self.buffer_pool.0.lock();
-        pool.in_use -= 1;
-        if reusable && pool.buffers.len() < MAX_FREE {
+        pool.in_use -= usize::from(self.is_counted);
+        if let Some(buffers) = free
+            && pool.buffers.len() < MAX_FREE
+        {
             pool.buffers.push(buffers);
         }
     }
@@ -152,13 +171,35 @@ mod tests {
         let buffer_pool = BufferPool::new();
         let room = |pooled: &PooledBuffers<'_>| [pooled.input.capacity(), pooled.output.capacity()];
         for _ in 0..3 {
+            FREE.take();
             let mut pooled: Vec<_> = (0..MAX_FREE + 2).map(|_| buffer_pool.get()).collect();
             assert!(pooled[..MAX_FREE].iter().all(|pooled| room(pooled) == [NEW_CAPACITY; 2]));
             assert!(pooled[MAX_FREE..].iter().all(|pooled| room(pooled) == [0, 0]));
             pooled.iter_mut().for_each(|pooled| pooled.input.extend_from_slice(b"some"));
         }
+        let of_thread = FREE.take().expect("the thread keeps a pair");
         let pool = buffer_pool.0.lock();
-        assert_eq!((pool.buffers.len(), pool.in_use), (MAX_FREE, 0));
-        assert!(pool.buffers.iter().all(|buffers| buffers.input.is_empty()));
+        assert_eq!((pool.buffers.len(), pool.in_use), (MAX_FREE - 1, 0));
+        assert!(pool.buffers.iter().chain([&of_thread]).all(|buffers| buffers.input.is_empty()));
+    }
+
+    #[test]
+    fn turns_one_by_one_use_the_pair_of_their_thread() {
+        let buffer_pool = BufferPool::new();
+        for is_counted in [true, false, false] {
+            let mut pooled = buffer_pool.get();
+            assert_eq!(pooled.is_counted, is_counted);
+            pooled.output.extend_from_slice(b"some");
+            drop(pooled);
+            let pool = buffer_pool.0.lock();
+            assert_eq!((pool.buffers.len(), pool.in_use), (0, 0));
+        }
+        // A turn that waits has the pair; the next one takes another, and one of both goes to the pool.
+        let waiting = buffer_pool.get();
+        drop(buffer_pool.get());
+        drop(waiting);
+        let pool = buffer_pool.0.lock();
+        assert_eq!((pool.buffers.len(), pool.in_use), (1, 0));
+        assert!(pool.buffers.iter().all(|buffers| buffers.output.is_empty()));
     }
 }
