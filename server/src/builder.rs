@@ -29,13 +29,13 @@ use crate::settings::{Deadlines, Mode, Settings, SlowReader, Ticks};
 use crate::trace::event;
 use millpond::{ConfigError, Pool};
 
-const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(crate) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The settings of a server, from [`Server::builder`].
 ///
 /// Every limit and every deadline has a default, the same in both modes. Sizes are in bytes. A deadline
 /// that is `None` does not run. [`serve`](Self::serve) and [`handle`](Self::handle) refuse `0` for each
-/// setting.
+/// setting but `warm_connections`.
 ///
 /// A deadline is never early. It is late by two ticks at most; a tick is an eighth of the shortest
 /// deadline, from 10 ms to a second.

@@ -5,7 +5,8 @@
 //! - [`Mode::Dedicated`]: each connection has a task, and no buffer while it waits.
 //! - [`Mode::EventDriven`]: an idle connection is *parked*. A parked connection has no task, no buffer
 //!   and no timer. It is a record of some fifty bytes, its codec, and the socket. When bytes arrive, a
-//!   *turn* serves the connection in a slot of a [`Pool`](millpond::Pool).
+//!   *turn* serves the connection: in a short task, or in a slot of the server's
+//!   [`Pool`](millpond::Pool), if it has one.
 //!
 //! A tokio-util codec makes frames. A tower service answers them ([`ServerBuilder::serve`]), or a
 //! [`Handler`] ([`ServerBuilder::handle`]), which may send at any time through a [`Connection`].

@@ -14,10 +14,10 @@
 //!    an earlier request would miss the connections that are accepted after it. With a
 //!    `shutdown_grace` a task asks again after each grace; see `conn/last_request.rs`.
 //! 3. The caller waits until no connection is open.
-//! 4. At the deadline, when the handle is dropped, or when the runtime ends (`CloseAll`), `killed` is
-//!    set, and then each listener closes its parked connections and wakes the suspended turns. The
-//!    order matters: a connection that parks after that sweep sees the flag (E5 in `parked`, T3 in
-//!    `task`).
+//! 4. At the deadline, when the handle is dropped, when an event loop fails (`failed`), or when the
+//!    runtime ends (`CloseAll`), `killed` is set, and then each listener closes its parked connections
+//!    and wakes the suspended turns. The order matters: a connection that parks after that sweep sees
+//!    the flag (E5 in `parked`, T3 in `task`).
 //!
 //! Tests: `server/shutdown.rs`, `http/shutdown.rs`.
 
@@ -94,6 +94,8 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     /// Ends the accept loops. A child of `token`.
     stop: CancellationToken,
+    /// Cancelled when the connections of a listener cannot be watched any more. Closes those of all.
+    failed: CancellationToken,
     /// The token of the user, which begins the shutdown of [`Server::wait`].
     token: CancellationToken,
     drain: Duration,
@@ -144,6 +146,7 @@ impl Server {
             listener_conns: Vec::new(),
             addresses: Vec::new(),
             stop: config.token.child_token(),
+            failed: CancellationToken::new(),
             token: config.token.clone(),
             drain: config.drain,
             #[cfg(feature = "rustls")]
@@ -206,11 +209,15 @@ impl Server {
             true => Some(event.tasks(pool.clone(), config.warm).map_err(StartError::Reactor)?),
             false => None,
         };
+        let (stop, failed) = (self.stop.clone(), self.failed.clone());
         self.spawn(async move {
-            if let Err(error) = event_loop(conns.clone(), inner, pool, tasks).await {
-                event!(ERROR, %error, "connections cannot be watched any more");
+            if let Err(error) = event_loop(conns, inner, pool, tasks).await {
+                event!(ERROR, %error, "connections cannot be watched any more: the server stops");
                 drop(error);
-                drop(CloseAll(conns));
+                if !failpoint("a lost epoll leaves the other listeners") {
+                    stop.cancel();
+                    failed.cancel();
+                }
             }
         });
         Ok(ConnHandler::EventDriven(event))
@@ -219,10 +226,11 @@ impl Server {
     /// Keeps the connections of a listener, and starts the timer of their deadlines.
     fn add_conns<P: Protocol>(&mut self, conns: &Arc<ListenerConns<P>>) {
         let (timer, close_all) = (conns.clone().run_timer(), CloseAll(conns.clone()));
+        let failed = self.failed.clone();
         self.spawn(async move {
             // Dropped with the task, also if the runtime never polls it.
             let _close_all = close_all;
-            timer.await;
+            failed.run_until_cancelled_owned(timer).await;
         });
         if self.state.settings.max_age.is_some() {
             self.spawn(conns.clone().run_ages());
@@ -318,7 +326,9 @@ impl Server {
     /// Serves until the [token](ServerBuilder::shutdown_token) is cancelled, then shuts down with the
     /// [drain timeout](ServerBuilder::drain_timeout). Returns as [`shutdown`](Self::shutdown) does.
     ///
-    /// Without a token of its own the server serves until the future is dropped.
+    /// Without a token of its own the server serves until the future is dropped. The shutdown also begins
+    /// if the system no longer tells of the connections' events: then the server accepts no more, and
+    /// closes all connections.
     ///
     /// Several servers with one token are awaited together, with `join!` for example. Each server
     /// stops accepting when the token is cancelled, but closes its connections only while its `wait`
@@ -363,7 +373,7 @@ impl Server {
     #[doc(alias = "axum::serve")]
     #[doc(alias = "with_graceful_shutdown")]
     pub async fn wait(&self) -> ShutdownReport {
-        self.token.cancelled().await;
+        self.failed.run_until_cancelled(self.token.cancelled()).await;
         self.shutdown(self.drain).await
     }
 
@@ -422,8 +432,8 @@ impl Server {
     }
 }
 
-/// Closes the connections of a listener when it is dropped. Its owner is a task without which no connection
-/// would ever be served or closed again: the end of the runtime drops it.
+/// Closes the connections of a listener when it is dropped. Its owner is a task that ends with the runtime, or
+/// when an event loop fails: no connection would ever be served or closed again.
 struct CloseAll<P: Protocol>(Arc<ListenerConns<P>>);
 
 impl<P: Protocol> Drop for CloseAll<P> {
@@ -469,5 +479,52 @@ impl Drop for Server {
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio_util::codec::LinesCodec;
+
+    use super::*;
+    use crate::Listen;
+    use crate::parked::FAILS_ONCE;
+
+    #[tokio::test]
+    async fn a_lost_epoll_ends_all_listeners() {
+        let listen = |mode| Listen::from("127.0.0.1:0").mode(mode);
+        let echo = |line: String| async { Ok::<_, Infallible>(Some(line)) };
+        let server = Server::builder()
+            .listen(listen(Mode::EventDriven))
+            .listen(listen(Mode::EventDriven))
+            .listen(listen(Mode::Dedicated))
+            .codec(LinesCodec::new())
+            .serve(tower::service_fn(echo))
+            .unwrap();
+        let mut clients = Vec::new();
+        for address in server.local_addrs() {
+            clients.push(TcpStream::connect(address).await.unwrap());
+        }
+        while server.status().parked < 3 {
+            tokio::task::yield_now().await;
+        }
+        FAILS_ONCE.set(true);
+        clients[0].write_all(b"hello\n").await.unwrap();
+        let limit = Duration::from_secs(10);
+        for client in &mut clients {
+            // The end of the stream, or a reset.
+            let read = timeout(limit, client.read(&mut [0])).await.expect("all are closed");
+            assert_eq!(read.unwrap_or(0), 0);
+        }
+        let report = timeout(limit, server.wait()).await.expect("the server has stopped");
+        assert_eq!(report.still_open, 0);
+        assert_eq!(server.status().closed_for(CloseReason::Aborted), 3, "{:?}", server.status());
+        for address in server.local_addrs() {
+            TcpStream::connect(address).await.unwrap_err();
+        }
     }
 }

@@ -188,7 +188,8 @@ pub(crate) struct Ticks {
 
 impl Ticks {
     /// Computes the ticks. A tick is an eighth of the shortest deadline, which keeps that deadline
-    /// precise. The least tick of 10 ms bounds the work of the timer.
+    /// precise. The least tick of 10 ms bounds the work of the timer. A tick is longer where the longest
+    /// deadline would have more than `NEVER / 4` of them.
     pub(crate) fn new(of: &Deadlines) -> Self {
         // The default of the linger is shorter than other deadlines, and needs no precision.
         let linger = (of.linger < LINGER).then_some(of.linger);
@@ -196,11 +197,12 @@ impl Ticks {
         let all = [first_byte, handshake, frame, idle, body, message, write, linger];
         let shortest = all.into_iter().flatten().min().unwrap_or(Duration::from_secs(60));
         let tick = (shortest / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
+        let longest = all.into_iter().flatten().max().unwrap_or_default().max(of.linger);
+        let tick = tick.max(longest / (NEVER / 4));
         // The tick that runs has begun already, so it does not count.
         let ticks = |duration: Option<Duration>| match duration {
-            Some(duration) => {
-                (duration.as_nanos().div_ceil(tick.as_nanos()) as u32).min(NEVER / 4) + 1
-            }
+            // About `NEVER / 4` at most. From `NEVER / 2` on, a deadline would count as passed.
+            Some(duration) => duration.as_nanos().div_ceil(tick.as_nanos()) as u32 + 1,
             None => NEVER,
         };
         Self {
@@ -276,6 +278,19 @@ mod tests {
             // The wait may begin at the end of its tick.
             let full = ticks.end(ParkReason::Idle, 7) - 7 - 1;
             assert!(full * ticks.tick >= idle, "{idle:?}: {full} ticks of {:?}", ticks.tick);
+        }
+    }
+
+    #[test]
+    fn the_longest_deadline_is_not_early_beside_the_shortest() {
+        let (least, year) = (Duration::from_nanos(1), Duration::from_secs(365 * 24 * 3600));
+        let of = Deadlines { frame: Some(least), idle: Some(year), ..Deadlines::default() };
+        for of in [of, Deadlines { idle: None, linger: year, ..of }] {
+            let ticks = Ticks::new(&of);
+            let end = if of.idle.is_some() { ParkReason::Idle } else { ParkReason::Linger };
+            let full = ticks.end(end, 7) - 7 - 1;
+            assert!(full * ticks.tick >= year, "{full} ticks of {:?}", ticks.tick);
+            assert!(full < NEVER / 3 && ticks.tick <= Duration::from_millis(30), "{ticks:?}");
         }
     }
 

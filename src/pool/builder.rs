@@ -20,7 +20,7 @@ use crate::pool::scheduler::shared::{Config, OnPanic, Shared};
 /// Keys of jobs and waiters have 32 bits.
 const MAX_SIZE: usize = u32::MAX as usize;
 const SIZES: &str = "a number from 1 to 4294967295";
-const MAX_IDLE_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The settings of a pool; from [`Pool::builder`].
 ///
@@ -127,8 +127,8 @@ impl PoolBuilder {
         self
     }
 
-    /// Sets how long callers may have to wait in a line that does not become shorter: more than zero.
-    /// `None` never refuses a caller for its wait.
+    /// Sets how long callers may have to wait in a line that does not become shorter: more than zero, at
+    /// most a year. `None` never refuses a caller for its wait.
     ///
     /// A spike may wait for longer. If the wait stays above the target for two targets more, the pool is
     /// overloaded until it does not. While it is, callers of [`schedule`](Pool::schedule) and
@@ -188,7 +188,7 @@ impl PoolBuilder {
         if self.queue > MAX_SIZE {
             return Err(ConfigError::new("queue", self.queue, "a number from 0 to 4294967295"));
         }
-        if self.idle_timeout.is_zero() || self.idle_timeout > MAX_IDLE_TIMEOUT {
+        if self.idle_timeout.is_zero() || self.idle_timeout > YEAR {
             let value = format!("{:?}", self.idle_timeout);
             return Err(ConfigError::new(
                 "idle_timeout",
@@ -199,8 +199,12 @@ impl PoolBuilder {
         if self.min_idle > self.size {
             return Err(ConfigError::new("min_idle", self.min_idle, "at most `size`"));
         }
-        if self.target_wait == TargetWait::Fixed(Duration::ZERO) {
-            return Err(ConfigError::new("target_wait", "0ns", "more than zero, or `None`"));
+        if let TargetWait::Fixed(target) = self.target_wait {
+            // Multiples of the target are added to an `Instant`.
+            if target.is_zero() || target > YEAR {
+                let accepted = "more than zero and at most a year, or `None`";
+                return Err(ConfigError::new("target_wait", format!("{target:?}"), accepted));
+            }
         }
         if self.slow_job == Some(Duration::ZERO) {
             return Err(ConfigError::new("slow_job", "0ns", "more than zero, or `None`"));

@@ -167,6 +167,9 @@ fn settings_out_of_range_are_refused() {
     assert_eq!(field(Pool::builder().size(2).min_idle(3)), "min_idle");
     assert_eq!(field(Pool::builder().size(2).idle_timeout(Duration::ZERO)), "idle_timeout");
     assert_eq!(field(Pool::builder().size(2).idle_timeout(Duration::MAX)), "idle_timeout");
+    assert_eq!(field(Pool::builder().size(2).target_wait(Duration::ZERO)), "target_wait");
+    assert_eq!(field(Pool::builder().size(2).target_wait(Duration::MAX)), "target_wait");
+    assert_eq!(field(Pool::builder().size(2).slow_job(Duration::ZERO)), "slow_job");
     assert_eq!(field(Pool::builder().size(2).name("")), "name");
     #[cfg(target_pointer_width = "64")]
     assert_eq!(field(Pool::builder().size(2).queue(1 << 32)), "queue");

@@ -7,25 +7,33 @@
 //!
 //! No lock is involved: a description is not shared, and a listener has one accept loop.
 //! A listener must never block, because its accept loop runs on a thread of the runtime. A bind
-//! must never remove a file but the socket file of a server that has ended.
+//! must never remove a file but the socket file of a server that has ended. Between the bind and the
+//! listen of a server, its file looks like that one. So the servers of a directory lock it meanwhile.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::accept::address::Address;
 use crate::settings::Mode;
+use crate::sync::failpoint;
 use millpond::ConfigError;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// How long a bind waits for the lock of a directory. A bind holds the lock for microseconds, so after
+/// this time another program has it.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
 
 /// The address that a server listens at, with the options of that listener.
 ///
@@ -76,8 +84,9 @@ impl Listen {
     }
 
     /// Listens at a Unix socket. The server replaces a socket file that no process listens at. Any
-    /// other file at that path is an error when the server starts. The socket file stays after the
-    /// server has ended.
+    /// other file at that path is an error when the server starts. Of several servers that start at a
+    /// path at once, one listens and the others get that error. The socket file stays after the server
+    /// has ended.
     pub fn unix(path: impl AsRef<Path>) -> Self {
         Self::new(Target::Unix(path.as_ref().to_owned()))
     }
@@ -127,7 +136,7 @@ impl Listen {
         }
         let second = Duration::from_secs(1);
         if let Some(after) = self.keepalive.filter(|after| *after < second || *after > DAY) {
-            let accepted = "from 1 s to a day, or `None` for never";
+            let accepted = "from 1 s to a day, or `None` for no probes";
             return Err(ConfigError::new("keepalive", format!("{after:?}"), accepted));
         }
         Ok(())
@@ -181,6 +190,7 @@ impl Listen {
     fn bind_unix(&self, path: &Path) -> io::Result<Socket> {
         let address = SockAddr::unix(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        let _locked = lock_directory_of(path);
         if let Err(error) = socket.bind(&address) {
             if error.kind() != io::ErrorKind::AddrInUse || !is_stale_socket(path, &address)? {
                 return Err(error);
@@ -215,8 +225,31 @@ fn is_stale_socket(path: &Path, address: &SockAddr) -> io::Result<bool> {
     if !std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
         return Ok(false);
     }
-    let connected = Socket::new(Domain::UNIX, Type::STREAM, None)?.connect(address);
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // While the queue of the listener is full, a connect that blocks would wait for an accept.
+    socket.set_nonblocking(!failpoint("a full queue delays a start"))?;
+    let connected = socket.connect(address);
     Ok(connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
+}
+
+/// Locks the directory of a socket file against the other servers that start there. Returns `None` if
+/// the directory cannot be locked, or if another program holds the lock for longer than [`LOCK_WAIT`].
+fn lock_directory_of(path: &Path) -> Option<File> {
+    if failpoint("socket files have no lock") {
+        return None;
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = File::open(parent.unwrap_or(Path::new("."))).ok()?;
+    let start = Instant::now();
+    loop {
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Some(directory),
+            Err(Errno::WOULDBLOCK | Errno::INTR) if start.elapsed() < LOCK_WAIT => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(_) => return None,
+        }
+    }
 }
 
 impl fmt::Display for Listen {
@@ -387,4 +420,42 @@ impl AsRawFd for Listener {
 #[allow(deprecated)]
 pub(crate) fn async_fd<T: AsRawFd>(inner: T) -> io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(inner, Interest::READABLE)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn of_servers_that_start_at_once_one_listens() {
+        let name = format!("millpond-{}-at-once", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("socket");
+        let (listen, barrier) = (Listen::unix(&path), Barrier::new(4));
+        let bind = || {
+            barrier.wait();
+            listen.bind().map_err(|error| error.kind())
+        };
+        for round in 0..300 {
+            // In each other round a server that has ended has left its file.
+            let left = round % 2 == 0;
+            left.then(|| drop(std::os::unix::net::UnixListener::bind(&path).unwrap()));
+            let bound: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(bind)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            let refused = bound.iter().filter(|bound| {
+                bound.as_ref().is_err_and(|kind| *kind == io::ErrorKind::AddrInUse)
+            });
+            assert_eq!(refused.count(), 3, "round {round}: {bound:?}");
+            // The file is that of the server that listens.
+            drop(std::os::unix::net::UnixStream::connect(&path).unwrap());
+            drop(bound);
+            std::fs::remove_file(&path).unwrap();
+        }
+        std::fs::remove_dir_all(directory).unwrap();
+    }
 }

@@ -11,7 +11,7 @@ use crate::config::located::{self, HERE};
 use crate::config::pools::Choice;
 use crate::config::refused;
 use crate::config::tls::Tls;
-use crate::config::values::{Bytes, Count, Deadline, Flag, Number, PerIp, Period, Text};
+use crate::config::values::{Bytes, Bytes32, Count, Deadline, Flag, Limit, Number, Period, Text};
 #[cfg(feature = "http")]
 use crate::http;
 use crate::{Mode, Server, ServerBuilder, SlowReader, StartError};
@@ -28,7 +28,7 @@ struct Keys {
     use_netpoll_mode: Option<Flag>,
     pool: Option<Choice>,
     max_connections: Option<Count>,
-    max_connections_per_ip: Option<PerIp>,
+    max_connections_per_ip: Option<Limit<usize>>,
     overload_response: Option<Text>,
     first_byte_timeout: Option<Deadline>,
     handshake_timeout: Option<Deadline>,
@@ -59,7 +59,7 @@ struct HttpKeys {
     max_header_size: Option<Bytes>,
     shutdown_grace: Option<Deadline>,
     half_close: Option<Flag>,
-    max_requests_per_connection: Option<Number>,
+    max_requests_per_connection: Option<Limit<u32>>,
     http2: Option<Http2Keys>,
     connect_info: Option<Flag>,
     websocket_ping_interval: Option<Deadline>,
@@ -84,11 +84,11 @@ fn is_of_http(field: &str) -> bool {
 #[serde(default, expecting = "a table with the settings of HTTP/2")]
 struct Http2Keys {
     max_concurrent_streams: Option<Number>,
-    initial_stream_window_size: Option<Bytes>,
-    initial_connection_window_size: Option<Bytes>,
+    initial_stream_window_size: Option<Bytes32>,
+    initial_connection_window_size: Option<Bytes32>,
     adaptive_window: Option<Flag>,
-    max_frame_size: Option<Bytes>,
-    max_header_list_size: Option<Bytes>,
+    max_frame_size: Option<Bytes32>,
+    max_header_list_size: Option<Bytes32>,
     max_send_buffer_size: Option<Bytes>,
     max_pending_accept_reset_streams: Option<Count>,
     max_local_error_reset_streams: Option<Count>,
@@ -107,19 +107,11 @@ impl Http2Keys {
                 })*
             };
         }
-        // Sizes beyond 32 bits become the largest number, which the check refuses.
-        macro_rules! apply_sizes {
-            ($($key:ident)*) => {
-                $(if let Some(Bytes(size)) = self.$key {
-                    settings = settings.$key(size.try_into().unwrap_or(u32::MAX));
-                })*
-            };
-        }
         apply!(max_concurrent_streams adaptive_window max_send_buffer_size);
         apply!(max_pending_accept_reset_streams max_local_error_reset_streams);
         apply!(keep_alive_interval keep_alive_timeout);
-        apply_sizes!(initial_stream_window_size initial_connection_window_size);
-        apply_sizes!(max_frame_size max_header_list_size);
+        apply!(initial_stream_window_size initial_connection_window_size);
+        apply!(max_frame_size max_header_list_size);
         settings
     }
 }
@@ -320,7 +312,7 @@ impl ServerEntry {
             let table = if is_of_http(error.field()) { "http." } else { "" };
             let path = format!("{HERE}{table}{}", error.field());
             let none = match error.field() {
-                "max_connections_per_ip" => "\"unlimited\"",
+                "max_connections_per_ip" | "max_requests_per_connection" => "\"unlimited\"",
                 _ => "\"never\"",
             };
             E::custom(refused(&path, error.value(), &error.accepted().replace("`None`", none)))

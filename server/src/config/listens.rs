@@ -7,7 +7,8 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use crate::config::located::{HERE, table};
-use crate::config::values::{Backlog, Deadline, Flag, Text};
+use crate::config::refused;
+use crate::config::values::{Deadline, Flag, Number, Text};
 use crate::{Listen, Mode};
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -16,7 +17,7 @@ pub(crate) struct ListenKeys {
     address: Option<Text>,
     mode: Option<Mode>,
     use_netpoll_mode: Option<Flag>,
-    backlog: Option<Backlog>,
+    backlog: Option<Number>,
     reuse_port: Option<Flag>,
     nodelay: Option<Flag>,
     keepalive: Option<Deadline>,
@@ -36,7 +37,7 @@ impl ListenKeys {
         if let Some(mode) = self.mode {
             listen = listen.mode(mode);
         }
-        if let Some(Backlog(backlog)) = self.backlog {
+        if let Some(Number(backlog)) = self.backlog {
             listen = listen.backlog(backlog);
         }
         if let Some(Flag(reuse)) = self.reuse_port {
@@ -49,6 +50,15 @@ impl ListenKeys {
             listen = listen.keepalive(keepalive);
         }
         listen
+    }
+
+    /// Checks what the builder would refuse. `address` names the key of the address, in an error.
+    fn check<E: Error>(&self, address: &str) -> Result<(), E> {
+        self.listen().check().map_err(|error| {
+            let key = if error.field() == "listen" { address } else { error.field() };
+            let accepted = error.accepted().replace("`None`", "\"never\"");
+            E::custom(refused(&format!("{HERE}{key}"), error.value(), &accepted))
+        })
     }
 }
 
@@ -93,11 +103,14 @@ impl<'de> Deserialize<'de> for One {
                     return Err(A::Error::custom(format_args!("`{HERE}address` is missing")));
                 }
                 keys.mode = agreed(keys.mode, &keys.use_netpoll_mode)?;
+                keys.check("address")?;
                 Ok(One(keys))
             }
         }
 
-        from.deserialize_any(OneVisitor)
+        let one = from.deserialize_any(OneVisitor)?;
+        one.0.check("")?;
+        Ok(one)
     }
 }
 
@@ -131,6 +144,8 @@ impl<'de> Deserialize<'de> for Listens {
             }
         }
 
-        from.deserialize_any(ListensVisitor)
+        let listens = from.deserialize_any(ListensVisitor)?;
+        listens.0.iter().try_for_each(|keys| keys.check(""))?;
+        Ok(listens)
     }
 }

@@ -116,7 +116,7 @@ use millpond::Pool;
 /// | `max_header_size` | a size |
 /// | `shutdown_grace` | a duration, or `"never"` for no grace |
 /// | `half_close` | `true` or `false` |
-/// | `max_requests_per_connection` | a number |
+/// | `max_requests_per_connection` | a number, or `"unlimited"` |
 /// | `http2` | a table, see below |
 /// | `connect_info` | `true` or `false` |
 /// | `websocket_ping_interval` | a duration, or `"never"`. Takes the feature `ws` |
@@ -168,6 +168,9 @@ use millpond::Pool;
 /// | `idle_timeout` | a duration |
 /// | `min_idle` | a number |
 /// | `overflow_limit` | a number |
+/// | `target_wait` | a duration, or `"never"` to refuse no caller for its wait |
+/// | `slow_job` | a duration, or `"never"` |
+/// | `propagate_span` | `true` or `false` |
 /// | `name` | a text; for one of `pools` its name there by default |
 ///
 /// A **duration** is a text with units: `"250ms"`, `"10s"`, `"5m 30s"`, `"1h"`. A **size** is a

@@ -8,8 +8,8 @@ use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use crate::config::located::{HERE, table};
 use crate::config::refused;
-use crate::config::values::{Count, Period, Text};
-use millpond::{ConfigError, Pool};
+use crate::config::values::{Count, Deadline, Flag, Period, Text};
+use millpond::{ConfigError, Pool, PoolBuilder};
 
 #[derive(Default, Deserialize)]
 #[serde(default, expecting = "a table of settings")]
@@ -19,11 +19,14 @@ struct Keys {
     idle_timeout: Option<Period>,
     min_idle: Option<Count>,
     overflow_limit: Option<Count>,
+    target_wait: Option<Deadline>,
+    slow_job: Option<Deadline>,
+    propagate_span: Option<Flag>,
     name: Option<Text>,
 }
 
 impl Keys {
-    fn build<E: Error>(self, name: Option<&str>) -> Result<Pool, E> {
+    fn builder<E: Error>(self, name: Option<&str>) -> Result<PoolBuilder, E> {
         let missing = || E::custom(format_args!("`{HERE}size` is missing"));
         let mut builder = Pool::builder().size(self.size.ok_or_else(missing)?.0);
         if let Some(Count(jobs)) = self.queue {
@@ -38,12 +41,26 @@ impl Keys {
         if let Some(Count(jobs)) = self.overflow_limit {
             builder = builder.overflow_limit(jobs);
         }
+        if let Some(Deadline(target)) = self.target_wait {
+            builder = builder.target_wait(target);
+        }
+        if let Some(Deadline(limit)) = self.slow_job {
+            builder = builder.slow_job(limit);
+        }
+        if let Some(Flag(propagates)) = self.propagate_span {
+            builder = builder.propagate_span(propagates);
+        }
         if let Some(name) = self.name.as_ref().map(|Text(name)| &**name).or(name) {
             builder = builder.name(name);
         }
-        builder.build().map_err(|error: ConfigError| {
+        Ok(builder)
+    }
+
+    fn build<E: Error>(self, name: Option<&str>) -> Result<Pool, E> {
+        self.builder(name)?.build().map_err(|error: ConfigError| {
             let path = format!("{HERE}{}", error.field());
-            E::custom(refused(&path, error.value(), error.accepted()))
+            let accepted = error.accepted().replace("`None`", "\"never\"");
+            E::custom(refused(&path, error.value(), &accepted))
         })
     }
 }
@@ -136,5 +153,36 @@ impl Choice {
             let accepted = format!("a table of settings, or the name of one of `pools` ({names})");
             refused(path, format!("{name:?}"), &accepted)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn each_key_is_what_the_builder_is_told() {
+        let second = Duration::from_secs(1);
+        let builder = || Pool::builder().size(1);
+        let cases = [
+            ("", builder()),
+            (r#", "queue": 2"#, builder().queue(2)),
+            (r#", "idle_timeout": "1s""#, builder().idle_timeout(second)),
+            (r#", "min_idle": 0"#, builder().min_idle(0)),
+            (r#", "overflow_limit": 2"#, builder().overflow_limit(2)),
+            (r#", "target_wait": "1s""#, builder().target_wait(second)),
+            (r#", "target_wait": "never""#, builder().target_wait(None)),
+            (r#", "slow_job": "1s""#, builder().slow_job(second)),
+            (r#", "slow_job": "never""#, builder().slow_job(None)),
+            (r#", "propagate_span": false"#, builder().propagate_span(false)),
+            (r#", "name": "a""#, builder().name("a")),
+        ];
+        for (text, expected) in cases {
+            let keys: Keys = serde_json::from_str(&format!(r#"{{"size": 1{text}}}"#)).unwrap();
+            let told = keys.builder::<serde_json::Error>(None).unwrap();
+            assert_eq!(format!("{told:?}"), format!("{expected:?}"), "{text}");
+        }
     }
 }

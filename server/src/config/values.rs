@@ -95,18 +95,28 @@ scalar! { Number(u32), "a whole number up to 4294967295",
     }
 }
 
-scalar! { Backlog(u32), "a whole number up to 4294967295",
-    fn number(number: u64) -> Option<Self> {
-        number.try_into().ok().map(Self)
-    }
-}
+/// A limit that need not be there.
+#[derive(Debug, Clone)]
+pub(crate) struct Limit<T>(pub(crate) Option<T>);
 
-scalar! { PerIp(Option<usize>), "a whole number, or \"unlimited\"",
+impl<T: TryFrom<u64>> Scalar for Limit<T> {
+    const ACCEPTED: &'static str = match size_of::<T>() {
+        4 => "a whole number up to 4294967295, or \"unlimited\"",
+        _ => "a whole number, or \"unlimited\"",
+    };
+
     fn text(text: &str) -> Option<Self> {
         (text == "unlimited").then_some(Self(None))
     }
+
     fn number(number: u64) -> Option<Self> {
         number.try_into().ok().map(|number| Self(Some(number)))
+    }
+}
+
+impl<'de, T: TryFrom<u64>> Deserialize<'de> for Limit<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(ScalarVisitor(PhantomData))
     }
 }
 
@@ -121,6 +131,15 @@ scalar! { Bytes(usize), "a number of bytes, or a text such as \"64KiB\" or \"1Mi
             _ => return None,
         };
         number.parse::<usize>().ok()?.checked_mul(unit).map(Self)
+    }
+    fn number(number: u64) -> Option<Self> {
+        number.try_into().ok().map(Self)
+    }
+}
+
+scalar! { Bytes32(u32), "a number of bytes up to 4294967295, or a text such as \"64KiB\" or \"1MiB\"",
+    fn text(text: &str) -> Option<Self> {
+        Bytes::text(text).and_then(|Bytes(bytes)| bytes.try_into().ok()).map(Self)
     }
     fn number(number: u64) -> Option<Self> {
         number.try_into().ok().map(Self)

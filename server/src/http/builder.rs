@@ -18,9 +18,10 @@ connection: close\r\ncontent-length: 0\r\n\r\n";
 /// The settings of an HTTP server, from [`http::Server::builder`](crate::http::Server::builder).
 ///
 /// Every limit and every deadline has a default, the same in both modes. Sizes are in bytes. A deadline that
-/// is `None` does not run. [`serve`](Self::serve) refuses `0` for each setting.
+/// is `None` does not run. [`serve`](Self::serve) refuses `0` for each setting but `warm_connections`.
 ///
-/// A deadline closes a connection up to an eighth of the shortest deadline late, and at most a second late.
+/// A deadline is never early. It is late by two ticks at most; a tick is an eighth of the shortest deadline,
+/// from 10 ms to a second.
 ///
 /// ```
 /// use std::time::Duration;

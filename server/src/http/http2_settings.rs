@@ -13,6 +13,7 @@ use pin_project_lite::pin_project;
 
 use millpond::ConfigError;
 
+use crate::builder::YEAR;
 use crate::sync::failpoint;
 
 /// The largest window of HTTP/2.
@@ -170,8 +171,10 @@ impl Http2 {
             ("http2.keep_alive_timeout", self.keep_alive_timeout),
         ];
         for (field, value) in durations {
-            if let Some(value) = value.filter(|value| value.is_zero()) {
-                return Err(ConfigError::new(field, format!("{value:?}"), "more than zero"));
+            // Hyper adds them to an `Instant`, which panics far beyond a year.
+            if let Some(value) = value.filter(|value| value.is_zero() || *value > YEAR) {
+                let accepted = "more than zero and at most a year";
+                return Err(ConfigError::new(field, format!("{value:?}"), accepted));
             }
         }
         Ok(())

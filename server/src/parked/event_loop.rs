@@ -2,7 +2,7 @@
 //! table, and starts workers for the connections that become ready.
 //!
 //! `Server::start` runs [`event_loop`] as a task of tokio; no user code runs in it. An error of the
-//! inner epoll ends the loop, and the server then closes all connections of the listener.
+//! inner epoll ends the loop, and the server then stops: it closes the connections of all listeners.
 //!
 //! Without a pool a worker is a task of tokio, so any number of turns may wait for their services.
 //!

@@ -67,6 +67,8 @@ use crate::conn::protocol::Protocol;
 use crate::conn::server_state::ServerState;
 use crate::conn::transport::TlsAccept;
 pub(crate) use crate::parked::event_loop::event_loop;
+#[cfg(test)]
+pub(crate) use crate::parked::poller::FAILS_ONCE;
 use crate::parked::poller::InnerPoll;
 use crate::task::Tasks;
 use crate::trace::ConnSpan;

@@ -65,7 +65,17 @@ impl Poller {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Whether the next fetch of this thread fails.
+    pub(crate) static FAILS_ONCE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
 fn fetch(inner: &mut InnerPoll, events: &mut Events) -> io::Result<usize> {
+    #[cfg(test)]
+    if FAILS_ONCE.take() {
+        return Err(io::Error::other("a lost epoll"));
+    }
     loop {
         match inner.0.poll(events, Some(Duration::ZERO)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

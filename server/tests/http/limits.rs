@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 in_all_cases!(paused: old_ones_close, work_outlives_the_age, the_grace_of_the_age_ends);
+in_all_cases!(paused: a_young_one_waits_for_no_old_one);
 in_both_modes!(paused: a_peer_that_answers_no_ping_is_left);
 in_all_cases!(paused: a_stalled_body_fails, a_stalled_response_meets_its_deadline);
 in_all_cases!(single: requests_are_numbered, streams_are_numbered, traffic_is_counted);
@@ -85,6 +86,24 @@ async fn old_ones_close(case: Case) {
     let mut young = case.client(&server).await;
     sleep(AGE - SECOND).await;
     assert_eq!(young.exchange(HELLO).await, "200 hello");
+}
+
+/// The grace of an old connection is longer than the age of the others.
+async fn a_young_one_waits_for_no_old_one(case: Case) {
+    let builder = case.timeless().shutdown_grace(10 * AGE).max_connection_age(AGE);
+    let server = serve(builder, &App::default());
+    let mut old = case.client(&server).await;
+    assert_eq!(old.exchange(HELLO).await, "200 hello");
+    sleep(AGE + SECOND).await;
+    let mut young = case.client(&server).await;
+    assert_eq!(young.exchange(HELLO).await, "200 hello");
+    sleep(AGE + SECOND).await;
+    assert_eq!(server.status().open, 2);
+    for client in [&mut old, &mut young] {
+        no_time(client.send(HELLO)).await;
+        let reply = client.reply().await;
+        assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
+    }
 }
 
 async fn work_outlives_the_age(case: Case) {

@@ -1,6 +1,8 @@
 //! What is wrong with a configuration is said by the path of the key, with what it was given and
 //! what is accepted.
 
+use std::time::Duration;
+
 use millpond_server::ServerConfig;
 
 fn toml_error(text: &str) -> String {
@@ -132,12 +134,12 @@ fn keys_are_known_and_given_once() {
         (
             "[[servers]]\nlisten = 'a:1'\npool = { slots = 1 }",
             "there is no key `servers[0].pool.slots`: accepted are size, queue, idle_timeout, \
-             min_idle, overflow_limit, name",
+             min_idle, overflow_limit, target_wait, slow_job, propagate_span, name",
         ),
         (
             "[pools.a]\nslots = 1",
             "there is no key `pools.a.slots`: accepted are size, queue, idle_timeout, \
-             min_idle, overflow_limit, name",
+             min_idle, overflow_limit, target_wait, slow_job, propagate_span, name",
         ),
     ];
     for (text, expected) in cases {
@@ -217,6 +219,48 @@ fn tables_where_tables_are_due() {
 }
 
 #[test]
+fn settings_of_a_listener_are_told_by_their_path() {
+    let keepalive = "500ms: accepted is from 1 s to a day, or \"never\" for no probes";
+    let long = format!("{:?}: {}", Duration::from_secs(90_000), &keepalive[7..]);
+    let address = "unix:: accepted is a path after `unix:`";
+    let cases = [
+        ("{ address = 'a:1', backlog = 0 }", ".backlog", "0: accepted is a number from 1"),
+        ("{ address = 'a:1', keepalive = '500ms' }", ".keepalive", keepalive),
+        ("{ address = 'a:1', keepalive = '25h' }", ".keepalive", &long),
+        ("{ address = 'unix:' }", ".address", address),
+        ("'unix:'", "", address),
+    ];
+    for (listen, key, expected) in cases {
+        let error = toml_error(&format!("[[servers]]\nlisten = {listen}"));
+        assert_eq!(error, format!("`servers[0].listen{key}` cannot be {expected}"));
+        let error = toml_error(&format!("[[servers]]\nlisten = ['a:1', {listen}]"));
+        assert_eq!(error, format!("`servers[0].listen[1]{key}` cannot be {expected}"));
+    }
+}
+
+/// No duration is too long to be refused.
+#[test]
+fn the_longest_durations_are_refused() {
+    let longest = format!("{}s", u64::MAX);
+    let keys = DEADLINES.into_iter().chain([
+        "drain_timeout",
+        "linger_timeout",
+        "max_connection_age",
+        "max_connection_age_grace",
+    ]);
+    for key in keys {
+        let error = toml_error(&format!("[[servers]]\nlisten = 'a:1'\n{key} = '{longest}'"));
+        let start = format!("`servers[0].{key}` cannot be {longest}: accepted is more than zero");
+        assert!(error.starts_with(&start), "{error}");
+    }
+    for key in ["idle_timeout", "target_wait"] {
+        let error = toml_error(&format!("[pools.a]\nsize = 1\n{key} = '{longest}'"));
+        let start = format!("`pools.a.{key}` cannot be {longest}: accepted is more than zero");
+        assert!(error.starts_with(&start), "{error}");
+    }
+}
+
+#[test]
 fn pools_that_cannot_be() {
     let cases = [
         (
@@ -235,6 +279,15 @@ fn pools_that_cannot_be() {
             "[pools.a]\nsize = 1\nidle_timeout = 5",
             "`pools.a.idle_timeout` cannot be 5: accepted is a text with units such as \"10s\" or \
              \"5m 30s\"",
+        ),
+        (
+            "[pools.a]\nsize = 1\ntarget_wait = '0s'",
+            "`pools.a.target_wait` cannot be 0ns: accepted is more than zero and at most a year, or \
+             \"never\"",
+        ),
+        (
+            "[pools.a]\nsize = 1\nslow_job = '0s'",
+            "`pools.a.slow_job` cannot be 0ns: accepted is more than zero, or \"never\"",
         ),
         (
             "[[servers]]\nlisten = 'a:1'\npool = { size = 1, name = '' }",

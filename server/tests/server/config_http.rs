@@ -36,6 +36,7 @@ fn each_key_is_what_the_builder_is_told() {
         ("warm_connections = 9", listening().warm_connections(9)),
         ("http.half_close = true", listening().half_close(true)),
         ("http.max_requests_per_connection = 9", listening().max_requests_per_connection(9)),
+        ("http.max_requests_per_connection = 'unlimited'", listening()),
         ("max_connection_age = '1s'", listening().max_connection_age(second)),
         ("max_connection_age_grace = '1s'", listening().max_connection_age_grace(second)),
         (
@@ -92,7 +93,27 @@ fn what_cannot_be_is_told_by_its_path() {
         ("http.max_header_size = 0", "`http.max_header_size` cannot be 0"),
         ("http.http2.max_frame_size = 5", "`http.http2.max_frame_size` cannot be 5"),
         ("http.http2.streams = 5", "there is no key `http.http2.streams`"),
-        ("http.max_requests_per_connection = 0", "`http.max_requests_per_connection` cannot be 0"),
+        (
+            "http.max_requests_per_connection = 0",
+            "`http.max_requests_per_connection` cannot be 0: accepted is a number from 1, or \
+             \"unlimited\" for no bound",
+        ),
+        (
+            "http.max_requests_per_connection = 4294967296",
+            "`http.max_requests_per_connection` cannot be 4294967296: accepted is a whole number up \
+             to 4294967295, or \"unlimited\"",
+        ),
+        (
+            "http.http2.max_header_list_size = '4GiB'",
+            "`http.http2.max_header_list_size` cannot be \"4GiB\": accepted is a number of bytes up to \
+             4294967295",
+        ),
+        (
+            "http.http2.keep_alive_interval = '400days'",
+            "`http.http2.keep_alive_interval` cannot be 34560000s: accepted is more than zero and at \
+             most a year",
+        ),
+        ("http.http2.keep_alive_timeout = '400days'", "`http.http2.keep_alive_timeout` cannot be"),
         ("max_connection_age = '0s'", "`max_connection_age` cannot be"),
         ("http.shutdown_grace = '0s'", "`http.shutdown_grace` cannot be"),
         ("linger_timeout = '0s'", "`linger_timeout` cannot be"),

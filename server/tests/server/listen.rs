@@ -173,6 +173,35 @@ async fn one_port_for_two(case: Case) {
     }
 }
 
+/// A process that listens and does not accept is no server that has ended, and delays no start.
+#[test]
+fn a_full_queue_delays_no_start() {
+    single(async {
+        let socket = Socket::new("full", DEDICATED);
+        let address = socket2::SockAddr::unix(&socket.0).unwrap();
+        let new = || socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
+        let listener = new().unwrap();
+        listener.bind(&address).unwrap();
+        listener.listen(0).unwrap();
+        let mut clients = Vec::new();
+        loop {
+            let client = new().unwrap();
+            client.set_nonblocking(true).unwrap();
+            if client.connect(&address).is_err() {
+                break;
+            }
+            clients.push(client);
+        }
+        match serve(Server::builder().listen(Listen::unix(&socket.0))) {
+            Err(StartError::Listen { error, .. }) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(socket.0.exists());
+    });
+}
+
 #[test]
 fn bad_settings_are_named() {
     single(async {
@@ -193,6 +222,12 @@ fn bad_settings_are_named() {
             ("frame_timeout", builder().frame_timeout(zero)),
             ("idle_timeout", builder().idle_timeout(long)),
             ("write_timeout", builder().write_timeout(long)),
+            ("drain_timeout", builder().drain_timeout(Duration::MAX)),
+            ("linger_timeout", builder().linger_timeout(Duration::MAX)),
+            ("max_connection_age", builder().max_connection_age(Duration::MAX)),
+            ("max_connection_age_grace", builder().max_connection_age_grace(Duration::MAX)),
+            ("keepalive", builder().listen(Listen::from("a:1").keepalive(Duration::MAX))),
+            ("backlog", builder().listen(Listen::from("a:1").backlog(0))),
         ];
         for (name, builder) in bad {
             match serve(builder) {
