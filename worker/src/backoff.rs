@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use millpond::ConfigError;
 
+/// The longest pause. A longer one, such as `Duration::MAX`, overflows the clocks of workers and brokers.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// How often a message is tried, and after which pauses.
 ///
 /// The pause doubles with each delivery. A pause is cut by up to a quarter, at random, so that
@@ -31,7 +34,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// A pause of `first` after the first delivery, doubled after each further one, at most `max`.
-    /// There are 8 attempts.
+    /// There are 8 attempts. No pause is longer than a year.
     pub fn exponential(first: Duration, max: Duration) -> Self {
         Self { first, max, attempts: 8, random: RandomState::new() }
     }
@@ -50,7 +53,7 @@ impl Backoff {
     /// Returns the pause after a delivery, counted from 1.
     pub fn pause(&self, delivery: u32) -> Duration {
         let doubled = self.first.saturating_mul(1 << delivery.saturating_sub(1).min(30));
-        let pause = doubled.min(self.max);
+        let pause = doubled.min(self.max).min(LONGEST);
         // The time makes two pauses of one delivery differ.
         let seed = (delivery, std::time::SystemTime::now());
         let share = (self.random.hash_one(seed) % 1024) as u32;

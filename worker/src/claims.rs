@@ -139,15 +139,14 @@ impl<R: Receipt> Claims<R> {
             let asked_at = Instant::now();
             // All at once, so that a source can send them as one request.
             let asked = self.due(asked_at, ack_wait).into_iter().map(|(key, extend)| async move {
-                (key, timeout(tick, or_panicked(extend)).await)
+                (key, or_panicked(in_time(tick, extend)).await)
             });
             for (key, answer) in join_all(asked).await {
                 match answer {
-                    Ok(Ok(())) => self.extended(key, asked_at),
-                    Ok(Err(ReceiptError::Lost)) => self.lose(key),
+                    Ok(()) => self.extended(key, asked_at),
+                    Err(ReceiptError::Lost) => self.lose(key),
                     // Another attempt follows in the next round, while the deadline is not over.
-                    Ok(Err(_error)) => event!(WARN, error = %_error, "claim not extended"),
-                    Err(_) => event!(WARN, "claim not extended: the broker does not answer"),
+                    Err(_error) => event!(WARN, error = %_error, "claim not extended"),
                 }
             }
         }
@@ -186,8 +185,7 @@ impl<R: Receipt> Claims<R> {
         if let Some(waker) = waker.filter(|_| !failpoint("a lost claim tells no task")) {
             waker.wake();
         }
-        event!(WARN, messaging.message.id = held.receipt.id(), "claim lost");
-        held.receipt.abandon();
+        abandon(held.receipt);
     }
 
     /// Returns whether the claim is lost, or lets its loss wake the task of `cx`.
@@ -222,7 +220,7 @@ impl<R: Receipt> Claims<R> {
         };
         let receipts = keys.into_iter().map(take).collect();
         drop(table);
-        late.into_iter().for_each(Receipt::abandon);
+        late.into_iter().for_each(abandon);
         receipts
     }
 
@@ -247,6 +245,24 @@ impl<R: Receipt> Claims<R> {
 
     fn table(&self) -> MutexGuard<'_, Table<R>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits for an extension, and drops it: a drop that panics does so in here.
+async fn in_time(limit: Duration, extend: Extend) -> Result<(), ReceiptError> {
+    let silent = |_| Err(ReceiptError::Unconfirmed("the broker does not answer".into()));
+    timeout(limit, extend).await.unwrap_or_else(silent)
+}
+
+/// Abandons a lost claim. A panic of its receipt ends neither the keeper nor the task that settles, and the
+/// receipts behind it are not dropped: that would give messages back which other workers have.
+fn abandon<R: Receipt>(receipt: R) {
+    let abandoned = catch_unwind(AssertUnwindSafe(|| {
+        event!(WARN, messaging.message.id = receipt.id(), "claim lost");
+        receipt.abandon();
+    }));
+    if abandoned.is_err() {
+        event!(ERROR, "the receipt of a lost claim panicked");
     }
 }
 

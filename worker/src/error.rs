@@ -92,8 +92,9 @@ impl ConnectError {
         let hidden = || {
             let (scheme, rest) = url.split_once("://")?;
             let (user, host) = rest.rsplit_once('@')?;
-            let user = user.split(':').next().unwrap_or_default();
-            Some(format!("{scheme}://{user}:...@{host}"))
+            // A name alone is a token of NATS, and as secret as a password.
+            let user = user.split_once(':').map(|(user, _)| format!("{user}:")).unwrap_or_default();
+            Some(format!("{scheme}://{user}...@{host}"))
         };
         let url = hidden().unwrap_or_else(|| url.to_owned());
         Self::Unreachable { url, error: error.into() }

@@ -494,7 +494,11 @@ where
         let processor = &self.shared.processor;
         processor.drain.cancel();
         for item in self.shared.keys.take_waiting() {
-            self.shared.tasks.spawn(item.claim.nack(Duration::ZERO));
+            self.shared.tasks.spawn(async move {
+                // Dropped in here: a drop that panics does not end the drain.
+                let Item { message: _message, claim } = item;
+                claim.nack(Duration::ZERO).await;
+            });
         }
         self.shared.tasks.close();
         let ended = async {

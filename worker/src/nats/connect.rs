@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use async_nats::jetstream::consumer::{self, AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::{ConsumerInfoError, ConsumerInfoErrorKind};
 use async_nats::jetstream::{Context, stream};
 use millpond::ConfigError;
@@ -34,14 +34,19 @@ pub(crate) async fn consumer(
     let stream =
         context.get_stream(stream).await.map_err(|error| refused("stream", stream, error))?;
     let found = match stream.consumer_info(name).await {
-        Ok(info) => Some(info.config),
+        Ok(info) => Some(info),
         Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => None,
         Err(error) => return Err(refused("consumer", name, error)),
     };
-    if let Some(config) = found {
-        check(&config, options)?;
+    if let Some(info) = found {
+        check(&info.config, options)?;
+        // Messages of subjects that the stream had before may be left.
+        if info.num_pending == 0 && info.num_ack_pending == 0 {
+            check_filters(&filters(&info.config), &stream.cached_info().config)?;
+        }
         return stream.get_consumer(name).await.map_err(|error| refused("consumer", name, error));
     }
+    check_filters(&options.filter_subjects, &stream.cached_info().config)?;
     let config = pull::Config {
         durable_name: Some(name.clone()),
         ack_policy: AckPolicy::Explicit,
@@ -56,10 +61,7 @@ pub(crate) async fn consumer(
 }
 
 /// Checks the settings of a consumer that exists.
-fn check(
-    config: &async_nats::jetstream::consumer::Config,
-    options: &Options,
-) -> Result<(), ConfigError> {
+fn check(config: &consumer::Config, options: &Options) -> Result<(), ConfigError> {
     let error = |field, value: String, accepted| Err(ConfigError::new(field, value, accepted));
     if config.deliver_subject.is_some() {
         return error("consumer", options.consumer.clone(), "a pull consumer, and this one pushes");
@@ -81,13 +83,47 @@ fn check(
         let value = format!("{:?}", options.ack_wait.unwrap_or_default());
         return error("ack_wait", value, "the ack wait that the consumer has already");
     }
-    let mut filters = config.filter_subjects.clone();
-    filters.extend(Some(config.filter_subject.clone()).filter(|subject| !subject.is_empty()));
-    if !options.filter_subjects.is_empty() && options.filter_subjects != filters {
+    if !options.filter_subjects.is_empty() && options.filter_subjects != filters(config) {
         let value = format!("{:?}", options.filter_subjects);
         return error("filter_subjects", value, "the subjects that the consumer has already");
     }
     Ok(())
+}
+
+/// Returns the subjects that a consumer is for. It is for all if there are none.
+fn filters(config: &consumer::Config) -> Vec<String> {
+    let mut filters = config.filter_subjects.clone();
+    filters.extend(Some(config.filter_subject.clone()).filter(|subject| !subject.is_empty()));
+    filters
+}
+
+/// Checks that each filter may match a message: otherwise the consumer would wait for ever.
+fn check_filters(filters: &[String], stream: &stream::Config) -> Result<(), ConfigError> {
+    // The messages of another stream, and transformed ones, have subjects that the stream's own do not tell.
+    let has_others = stream.mirror.is_some()
+        || stream.sources.as_ref().is_some_and(|sources| !sources.is_empty())
+        || stream.subject_transform.is_some();
+    let subjects = &stream.subjects;
+    let matches = |filter: &&String| subjects.iter().any(|subject| overlap(filter, subject));
+    match filters.iter().find(|filter| !has_others && !matches(filter)) {
+        None => Ok(()),
+        Some(filter) => {
+            let value = format!("{filter}, on a stream of {}", subjects.join(", "));
+            Err(ConfigError::new("filter_subjects", value, "a subject that the stream takes"))
+        }
+    }
+}
+
+/// Whether there is a subject that both match. `*` stands for a part, and `>` for one part or more at the end.
+fn overlap(one: &str, other: &str) -> bool {
+    let (mut one, mut other) = (one.split('.'), other.split('.'));
+    loop {
+        match (one.next(), other.next()) {
+            (None, None) | (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
+            (Some(a), Some(b)) if a == b || a == "*" || b == "*" => {}
+            _ => return false,
+        }
+    }
 }
 
 /// Returns the subject of the dead letters, which a stream takes, and the consumer does not.
@@ -96,8 +132,7 @@ pub(crate) async fn dead_letters(
     options: &Options,
     consumer: &PullConsumer,
 ) -> Result<String, ConnectError> {
-    let config = &consumer.cached_info().config;
-    let takes_all = config.filter_subject.is_empty() && config.filter_subjects.is_empty();
+    let filters = filters(&consumer.cached_info().config);
     let Options { stream, consumer, .. } = options;
     let default = || format!("dead.{stream}.{consumer}");
     let subject = options.dead_letters.clone().unwrap_or_else(default);
@@ -107,7 +142,8 @@ pub(crate) async fn dead_letters(
         return Err(ConfigError::new("dead_letters", format!("{subject:?}"), accepted).into());
     }
     let taker = context.stream_by_subject(&subject).await;
-    if takes_all && taker.as_ref().is_ok_and(|taker| taker == stream) {
+    let is_taken = filters.is_empty() || filters.iter().any(|filter| overlap(filter, &subject));
+    if is_taken && taker.as_ref().is_ok_and(|taker| taker == stream) {
         let accepted = "a subject that the consumer does not take";
         return Err(ConfigError::new("dead_letters", subject, accepted).into());
     }
@@ -118,12 +154,64 @@ pub(crate) async fn dead_letters(
             ..Default::default()
         };
         let made = context.get_or_create_stream(config).await;
-        made.map_err(|error| refused("dead_letters", &subject, error))?;
+        let made = made.map_err(|error| refused("dead_letters", &subject, error))?;
+        // There may have been one of that name.
+        let made = &made.cached_info().config;
+        if !made.subjects.iter().any(|taken| overlap(taken, &subject)) {
+            let error = format!("the stream {} is there, and does not take it", made.name);
+            return Err(refused("dead_letters", &subject, error));
+        }
     }
     Ok(subject)
+}
+
+/// What the consumer allows a pull request.
+pub(crate) struct Bounds {
+    /// The most messages.
+    pub(crate) batch: usize,
+    /// The longest time that the server keeps a request.
+    pub(crate) expires: Duration,
+}
+
+impl Bounds {
+    pub(crate) fn of(config: &consumer::Config) -> Self {
+        let batch = usize::try_from(config.max_batch).ok().filter(|most| *most > 0);
+        let expires = Some(config.max_expires).filter(|longest| !longest.is_zero());
+        Self { batch: batch.unwrap_or(usize::MAX), expires: expires.unwrap_or(Duration::MAX) }
+    }
 }
 
 /// Whether the server says that the stream or the consumer is gone.
 pub(crate) fn is_gone(error: &ConsumerInfoError) -> bool {
     matches!(error.kind(), ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::overlap;
+
+    #[test]
+    fn subjects_overlap() {
+        let pairs = [
+            ("a", "a", true),
+            ("a", "b", false),
+            ("a.b", "a", false),
+            ("a.*", "a.b", true),
+            ("a.*", "a.b.c", false),
+            ("a.*", "*.b", true),
+            ("a.*.c", "a.b.*", true),
+            ("a.*.c", "a.b.d", false),
+            (">", "a.b", true),
+            ("a.>", "a", false),
+            ("a.>", "a.b.c", true),
+            ("a.>", "*.*", true),
+            ("a.>", "b.>", false),
+            ("a.>", "a.*.>", true),
+            ("ab", "a", false),
+        ];
+        for (one, other, expected) in pairs {
+            assert_eq!(overlap(one, other), expected, "{one} {other}");
+            assert_eq!(overlap(other, one), expected, "{other} {one}");
+        }
+    }
 }

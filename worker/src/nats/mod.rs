@@ -6,13 +6,17 @@
 //! |---|---|
 //! | waiting | a pull request that the server keeps for 30 s; it asks for as much as there is room for |
 //! | ack | `+ACK`, confirmed: what came in during the last bundle goes together, with one reply |
-//! | nack with a delay | `-NAK` with a delay, confirmed likewise |
+//! | nack with a delay | `-NAK` with a delay, confirmed likewise, and sent once: without an answer the message comes again after the ack wait |
 //! | dead letter | published to a stream and confirmed, then `+TERM`, confirmed |
 //! | extension | `+WPI`, confirmed. The server does not tell whose claim it is: the worker's clock does |
 //! | orphans | the server delivers again after the ack wait |
 //!
 //! The consumer must have explicit acknowledgements, no limit of deliveries and no backoff of its own.
 //! Otherwise the server would drop messages by itself.
+//!
+//! A dead letter has the payload and the headers of its message, and says why it is dead in headers that
+//! begin with `Millpond-`. Headers that begin with `Nats-` are left out, as the server interprets them. So
+//! are the longest others, if all have no room in what the server takes.
 //!
 //! # Examples
 //!
@@ -39,6 +43,7 @@
 //! ```
 
 mod connect;
+mod letter;
 mod receipt;
 mod settle;
 mod source;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::IntoFuture;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::jetstream::Context;
 use async_nats::{Client, Subject};
@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures_util::TryFutureExt;
 use tokio::time::Instant;
 
-use super::Message;
 use super::settle::{Answer, Signal, again};
+use super::{Message, letter};
 use crate::receipt::{DeadReason, Extend, Receipt, ReceiptError};
 use crate::settlement::{Settlements, shut_down};
 
@@ -32,6 +32,8 @@ pub struct Claimed {
     link: Arc<Link>,
     reply: Subject,
     message: Message,
+    /// When the message was published.
+    published: SystemTime,
     deliveries: u32,
     connects: u64,
     settled: bool,
@@ -43,10 +45,10 @@ impl Claimed {
         link: &Arc<Link>,
         reply: Subject,
         message: Message,
-        deliveries: u32,
+        (published, deliveries): (SystemTime, u32),
         connects: u64,
     ) -> Self {
-        Self { link: link.clone(), reply, message, deliveries, connects, settled: false }
+        Self { link: link.clone(), reply, message, published, deliveries, connects, settled: false }
     }
 
     fn signal(&self, payload: impl Into<Bytes>) -> Signal {
@@ -54,42 +56,70 @@ impl Claimed {
         Signal { reply, payload, sequence: self.message.sequence, connects: self.connects }
     }
 
-    async fn settle(&mut self, payload: impl Into<Bytes>) -> Result<(), ReceiptError> {
-        self.settled = true;
+    /// Ends the message: it is done, or among the dead letters.
+    async fn end(&mut self, payload: impl Into<Bytes>) -> Result<(), ReceiptError> {
         let until = Instant::now() + self.link.ack_wait;
+        self.settle(payload, until).await
+    }
+
+    async fn settle(
+        &mut self,
+        payload: impl Into<Bytes>,
+        until: Instant,
+    ) -> Result<(), ReceiptError> {
+        self.settled = true;
         let answer = self.link.settlements.ask(self.signal(payload), until).await;
         answer.unwrap_or_else(|| Err(shut_down()))
+    }
+
+    /// Until when a give-back may be sent: the claim is at most half of an ack wait old now.
+    fn give_back_until(&self) -> Instant {
+        Instant::now() + self.link.ack_wait / 3
+    }
+
+    /// The name of the dead letter: the server drops a second copy of a letter whose confirmation was lost.
+    /// A stream that was made anew has the same numbers, and other times.
+    fn letter_id(&self) -> String {
+        let Link { stream, consumer, .. } = &*self.link;
+        let published = self.published.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        format!("{stream}.{consumer}.{}.{published}", self.message.sequence)
     }
 }
 
 impl Receipt for Claimed {
     async fn ack(mut self) -> Result<(), ReceiptError> {
-        self.settle("+ACK").await
+        self.end("+ACK").await
     }
 
     async fn nack(mut self, after: Duration) -> Result<(), ReceiptError> {
-        self.settle(nak(after)).await
+        let until = self.give_back_until();
+        self.settle(nak(after), until).await
     }
 
     async fn dead(mut self, why: &DeadReason) -> Result<(), ReceiptError> {
         self.settled = true;
-        let Link { client, context, stream, consumer, dead_letters, .. } = &*self.link;
+        let Link { client, context, dead_letters, .. } = &*self.link;
         let Message { subject, payload, sequence, .. } = &self.message;
-        let mut headers = self.message.headers.clone();
-        // The server drops a second copy of a letter whose confirmation was lost.
-        headers.insert("Nats-Msg-Id", format!("{stream}.{consumer}.{sequence}"));
-        headers.insert("Millpond-Subject", &**subject);
-        headers.insert("Millpond-Sequence", sequence.to_string());
-        headers.insert("Millpond-Reason", one_line(&why.reason));
-        headers.insert("Millpond-Deliveries", why.deliveries.to_string());
-        headers.insert("Millpond-Place", why.place());
+        let reason = letter::reason(&why.reason);
+        // The first are the last to be left out.
+        let own = [
+            ("Nats-Msg-Id", self.letter_id()),
+            ("Millpond-Sequence", sequence.to_string()),
+            ("Millpond-Deliveries", why.deliveries.to_string()),
+            ("Millpond-Subject", subject.clone()),
+            ("Millpond-Place", why.place()),
+            ("Millpond-Reason", reason.clone()),
+        ];
+        let room = client.max_payload().saturating_sub(payload.len());
+        let headers = letter::headers(&own, &self.message.headers, room);
         let publish = || {
             let (subject, headers) = (dead_letters.clone(), headers.clone());
             let publish = context.publish_with_headers(subject, headers, payload.clone());
             publish.and_then(IntoFuture::into_future)
         };
-        again(client, Instant::now() + self.link.ack_wait, publish).await?;
-        self.settle(format!("+TERM {}", one_line(&why.reason))).await
+        let sent = again(client, Instant::now() + self.link.ack_wait, publish).await;
+        sent.map_err(not_taken)?;
+        self.end(format!("+TERM {reason}")).await
     }
 
     fn abandon(mut self) {
@@ -125,16 +155,21 @@ fn nak(after: Duration) -> String {
     }
 }
 
-/// Headers and reasons are single lines.
-fn one_line(text: &str) -> String {
-    text.replace(['\r', '\n'], " ")
+/// Makes the error of a dead letter that no stream has confirmed.
+fn not_taken(error: ReceiptError) -> ReceiptError {
+    match error {
+        ReceiptError::Unconfirmed(error) => {
+            ReceiptError::Unconfirmed(format!("no stream took the dead letter: {error}").into())
+        }
+        ReceiptError::Lost => ReceiptError::Lost,
+    }
 }
 
 impl Drop for Claimed {
     fn drop(&mut self) {
         if !self.settled {
-            let until = Instant::now() + self.link.ack_wait;
-            self.link.settlements.tell(self.signal(nak(Duration::ZERO)), until);
+            let (signal, until) = (self.signal(nak(Duration::ZERO)), self.give_back_until());
+            self.link.settlements.tell(signal, until);
         }
     }
 }

@@ -11,12 +11,19 @@
 //!   and the request come with another. The client counts its connections.
 //! - **N2, the newest is asked.** The server ignores, without an answer, a settlement of a message
 //!   that it does not know to have delivered: a server does that which has lost its last moments in a
-//!   crash. What it knows ends with a number. So the request is for the highest number of the bundle.
+//!   crash. What it knows ends with a number. So the request is for the highest number of the bundle. The
+//!   server answers give-backs and extensions in any case: the request is one of these only if the bundle
+//!   has nothing else.
 //! - **N3, old claims alone.** A claim from an earlier connection is confirmed by a request of its own,
 //!   since the server may have forgotten it.
+//! - **N4, a give-back is sent once, and soon.** The server carries a give-back out although another worker
+//!   has the message by then: that one would lose its claim. So a give-back without an answer is not sent
+//!   again. While the client reconnects none is sent, as the client would keep it until it has a connection.
+//!   The message comes again after the ack wait. Tests: `a_give_back_is_sent_once`,
+//!   `a_give_back_does_not_wait_for_a_connection`.
 //!
-//! What a bundle does not confirm is sent again, each settlement by a request of its own: a settlement
-//! that was carried out twice does no harm.
+//! What else a bundle does not confirm is sent again, each settlement by a request of its own: an ack, a
+//! dead letter's end or an extension that was carried out twice does no harm.
 
 use std::future::Future;
 use std::sync::atomic::Ordering;
@@ -50,6 +57,17 @@ pub(crate) struct Signal {
     pub(crate) connects: u64,
 }
 
+impl Signal {
+    fn is_give_back(&self) -> bool {
+        self.payload.starts_with(b"-NAK")
+    }
+
+    /// Whether the message ends: it is done, or among the dead letters.
+    fn is_end(&self) -> bool {
+        self.payload.starts_with(b"+ACK") || self.payload.starts_with(b"+TERM")
+    }
+}
+
 pub(crate) type Answer = Result<(), ReceiptError>;
 
 /// Returns how often the client was connected.
@@ -75,50 +93,80 @@ impl Settler {
         let mut bundle = Vec::new();
         while self.requests.recv_many(&mut bundle, BUNDLE).await > 0 {
             let connects = connects(&self.client);
-            let (together, alone): (Vec<_>, Vec<_>) = bundle.drain(..).partition(|settlement| {
-                settlement.what.connects == connects || failpoint("old claims go along")
-            });
+            let (mut together, mut alone) = (Vec::new(), Vec::new());
+            for settlement in bundle.drain(..) {
+                match settlement.what.connects == connects {
+                    _ if self.is_late(&settlement, connects) => settlement.resolve(not_again()),
+                    true => together.push(settlement),
+                    false if failpoint("old claims go along") => together.push(settlement),
+                    false => alone.push(settlement),
+                }
+            }
             alone.into_iter().for_each(|settlement| self.confirm(settlement));
-            let confirmed = self.send(&together).await
+            let confirmed = self.send(&together, connects).await
                 && (self::connects(&self.client) == connects
                     || failpoint("a bundle outlives its connection"));
             for settlement in together {
+                let again =
+                    !settlement.what.is_give_back() || failpoint("a give-back is sent again");
                 match confirmed {
                     true => settlement.resolve(Ok(())),
-                    false => self.confirm(settlement),
+                    false if again => self.confirm(settlement),
+                    false => settlement.resolve(not_again()),
                 }
             }
         }
     }
 
+    /// Whether a settlement is a give-back that must not be sent any more (N4).
+    fn is_late(&self, settlement: &Settlement<Signal, Answer>, connects: u64) -> bool {
+        settlement.what.is_give_back()
+            && !failpoint("a give-back waits for a connection")
+            && (Instant::now() >= settlement.until
+                || self::connects(&self.client) != connects
+                || self.client.connection_state() != State::Connected)
+    }
+
     /// Sends a bundle. Returns whether its last settlement, that of the newest message, was confirmed.
-    async fn send(&self, bundle: &[Settlement<Signal, Answer>]) -> bool {
-        let newest = bundle.iter().enumerate().max_by_key(|(_, entry)| match entry.what.sequence {
-            sequence if failpoint("the oldest is asked") => u64::MAX - sequence,
-            sequence => sequence,
+    async fn send(&self, bundle: &[Settlement<Signal, Answer>], connects: u64) -> bool {
+        let newest = bundle.iter().enumerate().max_by_key(|(_, Settlement { what, .. })| {
+            let oldest = failpoint("the oldest is asked");
+            (what.is_end(), if oldest { u64::MAX - what.sequence } else { what.sequence })
         });
         let Some((newest, last)) = newest else { return true };
-        for (index, Settlement { what, .. }) in bundle.iter().enumerate() {
+        for (index, settlement) in bundle.iter().enumerate() {
             if index == newest {
                 continue;
             }
+            // A publish waits for room in the client, and that for a connection.
+            if self.is_late(settlement, connects) {
+                return false;
+            }
+            let what = &settlement.what;
             let published = self.client.publish(what.reply.clone(), what.payload.clone());
             if published.await.is_err() {
                 return false;
             }
         }
-        request(&self.client, &last.what).await.is_ok()
+        !self.is_late(last, connects) && request(&self.client, &last.what).await.is_ok()
     }
 
-    /// Sends a settlement in a request of its own until the server confirms.
+    /// Sends a settlement in a request of its own until the server confirms: a give-back once (N4).
     fn confirm(&self, settlement: Settlement<Signal, Answer>) {
         let client = self.client.clone();
         tokio::spawn(async move {
-            let Settlement { what, until, .. } = &settlement;
-            let result = again(&client, *until, || request(&client, what)).await;
+            let what = &settlement.what;
+            let until = if what.is_give_back() { Instant::now() } else { settlement.until };
+            let result = again(&client, until, || request(&client, what)).await;
             settlement.resolve(result);
         });
     }
+}
+
+/// The answer for a give-back that the server did not confirm.
+fn not_again() -> Answer {
+    let error = "a give-back is sent once; the message comes again after the ack wait";
+    Err(ReceiptError::Unconfirmed(error.into()))
 }
 
 async fn request(client: &Client, signal: &Signal) -> Result<(), async_nats::RequestError> {

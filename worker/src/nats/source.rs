@@ -3,11 +3,16 @@
 //! [`Source`] has one subscription, to which all its pull requests are answered. `outstanding` is how
 //! many messages they may still bring. A new request asks for the difference to the room, once the
 //! difference is half of the room: so requests are few, and never ask for more than there is room.
-//! The server forgets pull requests with the connection, and says so by its silence only. So
-//! `outstanding` is 0 again after a reconnect, and after two heartbeats that did not come.
+//! The server may forget pull requests with the connection, and says so by its silence only. So
+//! `outstanding` is 0 again after a reconnect, after two heartbeats that did not come, and when a request
+//! ends and its end does not say how much it would still have brought. The server may also have kept them:
+//! then the requests after them would bring more than there is room, and claims would age here. So these go
+//! to another inbox, and the server drops requests to an inbox that is gone. A request that the server
+//! refuses is an error, so that the worker pauses before the next.
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::mem;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,14 +21,17 @@ use async_nats::connection::State;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::BatchConfig;
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, ConnectOptions, StatusCode, Subscriber};
+use async_nats::{Client, ConnectOptions, StatusCode, SubscribeError, Subscriber};
+use futures_util::stream::SelectAll;
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::connect::Bounds;
 use super::receipt::{Claimed, Link};
 use super::settle::{Settler, connects};
 use super::{Message, Options, connect};
 use crate::error::ConnectError;
+use crate::failpoint::failpoint;
 use crate::receipt::Receipt;
 use crate::source::SourceError;
 
@@ -44,10 +52,11 @@ pub struct Source {
     consumer: PullConsumer,
     inbox: Subscriber,
     inbox_name: String,
+    /// Inboxes of earlier requests, until they have ended.
+    old: SelectAll<Subscriber>,
     /// How many messages the pull requests in the server may bring.
     outstanding: usize,
-    /// The most that a pull request may ask for.
-    max_batch: usize,
+    bounds: Bounds,
     /// When the server was heard last.
     heard_at: Instant,
     /// How often the client was connected, as far as the source knows.
@@ -83,11 +92,9 @@ impl Source {
         let consumer = connect::consumer(&context, &options).await?;
         let dead_letters = connect::dead_letters(&context, &options, &consumer).await?;
         let config = &consumer.cached_info().config;
-        let max_batch = usize::try_from(config.max_batch).ok().filter(|max| *max > 0);
-        let ack_wait = config.ack_wait;
-        let inbox_name = client.new_inbox();
-        let inbox = client.subscribe(inbox_name.clone()).await.map_err(|error| {
-            let value = inbox_name.clone();
+        let (bounds, ack_wait) = (Bounds::of(config), config.ack_wait);
+        let (inbox_name, inbox) = new_inbox(&client).await.map_err(|error| {
+            let value = "a new one".to_owned();
             ConnectError::Refused { field: "inbox", value, error: error.into() }
         })?;
         let connects = connects(&client);
@@ -100,8 +107,9 @@ impl Source {
             consumer,
             inbox,
             inbox_name,
+            old: SelectAll::new(),
             outstanding: 0,
-            max_batch: max_batch.unwrap_or(usize::MAX),
+            bounds,
             heard_at: Instant::now(),
             connects,
             ready: VecDeque::new(),
@@ -115,19 +123,25 @@ impl Source {
 
     /// Asks for what there is room for and was not asked for yet.
     async fn pull(&mut self, room: usize) -> Result<(), SourceError> {
-        let missing = room.saturating_sub(self.outstanding).min(self.max_batch);
-        if missing == 0 || missing < room.div_ceil(2) && self.outstanding > 0 {
+        let missing = room.saturating_sub(self.outstanding);
+        let is_little = missing == 0 || missing < room.div_ceil(2) && self.outstanding > 0;
+        // What old inboxes still bring takes room, too.
+        if is_little || !self.old.is_empty() {
             return Ok(());
         }
+        let missing = missing.min(self.bounds.batch);
         if self.outstanding == 0 {
             self.heard_at = Instant::now();
         }
         // Before the request: its future may be dropped when it was already sent.
         self.outstanding += missing;
+        let expires = EXPIRES.min(self.bounds.expires);
+        // The server refuses a heartbeat that is longer than half of the request.
+        let idle_heartbeat = if HEARTBEAT * 2 <= expires { HEARTBEAT } else { Duration::ZERO };
         let batch = BatchConfig {
             batch: missing,
-            expires: Some(EXPIRES),
-            idle_heartbeat: HEARTBEAT,
+            expires: Some(expires),
+            idle_heartbeat,
             ..Default::default()
         };
         let inbox = self.inbox_name.clone().into();
@@ -143,26 +157,21 @@ impl Source {
             self.ready.extend(ready(&self.link, message, self.connects));
             return Ok(());
         };
-        // A request has ended: 404, 408, and most of 409 say how much it would still have brought.
+        // A request that was accepted and has ended: most say how much it would still have brought.
         let ended = |message: &async_nats::Message| {
             let headers = message.headers.as_ref()?;
             headers.get("Nats-Pending-Messages")?.as_str().parse::<usize>().ok()
         };
         match status {
             StatusCode::IDLE_HEARTBEAT => Ok(()),
-            StatusCode::NO_RESPONDERS => {
-                self.outstanding = 0;
-                Err(Status::NoAnswer)
-            }
-            _ => {
-                let left = ended(&message).unwrap_or(self.outstanding);
-                self.outstanding = self.outstanding.saturating_sub(left);
-                let text = message.description.as_deref().unwrap_or_default();
-                match text.to_ascii_lowercase().contains("consumer deleted") {
-                    true => Err(Status::Gone),
-                    false => Ok(()),
+            StatusCode::NO_RESPONDERS => Err(Status::NoAnswer),
+            _ => match ended(&message) {
+                Some(left) => {
+                    self.outstanding = self.outstanding.saturating_sub(left);
+                    Ok(())
                 }
-            }
+                None => Err(Status::of(status, message.description.as_deref())),
+            },
         }
     }
 
@@ -171,59 +180,121 @@ impl Source {
         let silent_at = self.heard_at + HEARTBEAT * 2;
         tokio::select! {
             biased;
-            message = self.inbox.next() => {
+            message = self.message() => {
                 let gone = || SourceError::Closed("the client was closed".into());
                 let mut taken = self.take(message.ok_or_else(gone)?);
                 // What is here already comes along.
-                while let (Ok(()), Some(Some(message))) = (&taken, self.inbox.next().now_or_never()) {
+                while let (Ok(()), Some(Some(message))) = (&taken, self.message().now_or_never()) {
                     taken = self.take(message);
                 }
-                match taken {
-                    Ok(()) => Ok(()),
-                    Err(Status::Gone) => Err(SourceError::Closed("the consumer was deleted".into())),
-                    Err(Status::NoAnswer) => Err(self.why_no_answer().await),
-                }
+                let text = match taken {
+                    Ok(()) => return Ok(()),
+                    Err(Status::Gone) => {
+                        return Err(SourceError::Closed("the consumer was deleted".into()));
+                    }
+                    Err(Status::Moved) => return self.renew().await,
+                    Err(Status::NoAnswer) => "JetStream does not answer".to_owned(),
+                    Err(Status::Refused(status)) => format!("a pull request is refused: {status}"),
+                };
+                self.renew().await?;
+                Err(self.why(text).await)
             }
-            () = sleep_until(silent_at) => {
-                self.outstanding = 0;
-                Ok(())
-            }
-            () = sleep(LOOK) => self.look(),
+            // While old inboxes end, nothing is asked for.
+            () = sleep_until(silent_at), if self.outstanding > 0 => self.renew().await,
+            () = sleep(LOOK) => self.look().await,
+        }
+    }
+
+    /// The next message to an inbox. Cancel safe.
+    async fn message(&mut self) -> Option<async_nats::Message> {
+        tokio::select! {
+            biased;
+            Some(message) = self.old.next(), if !self.old.is_empty() => Some(message),
+            message = self.inbox.next() => message,
+        }
+    }
+
+    /// Begins with another inbox, as it is not known what the requests in the server would still bring.
+    async fn renew(&mut self) -> Result<(), SourceError> {
+        if self.outstanding == 0 || failpoint("old requests bring messages") {
+            self.outstanding = 0;
+            return Ok(());
+        }
+        let renewed = new_inbox(&self.link.client).await;
+        let (name, inbox) = renewed.map_err(|error| SourceError::Disconnected(error.into()))?;
+        self.old.push(mem::replace(&mut self.inbox, inbox));
+        (self.inbox_name, self.outstanding) = (name, 0);
+        self.drain_old().await;
+        Ok(())
+    }
+
+    /// Ends the old inboxes after what is here already. The server drops their requests.
+    async fn drain_old(&mut self) {
+        for old in self.old.iter_mut() {
+            // The client is closed: they have ended.
+            let _ = old.drain().await;
         }
     }
 
     /// Looks whether the client has lost or renewed its connection.
-    fn look(&mut self) -> Result<(), SourceError> {
+    async fn look(&mut self) -> Result<(), SourceError> {
         self.link.settlements.check()?;
         let connects = connects(&self.link.client);
         if connects != self.connects {
             // What is here already came by the old connection.
-            while let Some(Some(message)) = self.inbox.next().now_or_never() {
+            while let Some(Some(message)) = self.message().now_or_never() {
                 let _ = self.take(message);
             }
-            (self.connects, self.outstanding) = (connects, 0);
+            self.renew().await?;
+            self.connects = connects;
         }
+        // Once more, as a future of `renew` may have been dropped.
+        self.drain_old().await;
         match self.link.client.connection_state() {
             State::Connected => Ok(()),
             _ => Err(SourceError::Disconnected("the client reconnects".into())),
         }
     }
 
-    /// Nothing listens for pull requests: JetStream has not started yet, or the consumer is gone.
-    async fn why_no_answer(&self) -> SourceError {
+    /// Returns why there are no messages: the consumer is gone, or what `text` says. Takes up the bounds that
+    /// the consumer has by now.
+    async fn why(&mut self, text: String) -> SourceError {
         match self.consumer.get_info().await {
-            Err(error) if connect::is_gone(&error) => SourceError::Closed(error.into()),
-            _ => SourceError::Disconnected("JetStream does not answer".into()),
+            Err(error) if connect::is_gone(&error) => return SourceError::Closed(error.into()),
+            Err(_) => {}
+            Ok(info) => self.bounds = Bounds::of(&info.config),
         }
+        SourceError::Disconnected(text.into())
     }
+}
+
+async fn new_inbox(client: &Client) -> Result<(String, Subscriber), SubscribeError> {
+    let name = client.new_inbox();
+    let inbox = client.subscribe(name.clone()).await?;
+    Ok((name, inbox))
 }
 
 /// What a status of the server means for the source.
 enum Status {
     /// The consumer was deleted.
     Gone,
-    /// No consumer heard the pull request.
+    /// No consumer heard the pull request: JetStream has not started yet, or the consumer is gone.
     NoAnswer,
+    /// Another server has the consumer now. The requests are forgotten.
+    Moved,
+    /// The server does not take the pull request.
+    Refused(String),
+}
+
+impl Status {
+    fn of(status: StatusCode, text: Option<&str>) -> Self {
+        let text = text.unwrap_or_default();
+        match &*text.to_ascii_lowercase() {
+            "consumer deleted" => Self::Gone,
+            "leadership change" => Self::Moved,
+            _ => Self::Refused(format!("{status} {text}")),
+        }
+    }
 }
 
 /// Makes a message and its claim. A message without a JetStream reply is none of the stream.
@@ -231,11 +302,12 @@ fn ready(link: &Arc<Link>, message: async_nats::Message, connects: u64) -> Optio
     let message = jetstream::Message { message, context: link.context.clone() };
     let info = message.info().ok()?;
     let (sequence, deliveries) = (info.stream_sequence, info.delivered);
+    let published = info.published.into();
     let async_nats::Message { subject, reply, payload, headers, .. } = message.message;
     let headers = headers.unwrap_or_default();
     let message = Message { subject: subject.to_string(), headers, payload, sequence };
     let deliveries = u32::try_from(deliveries).unwrap_or(u32::MAX);
-    let claim = Claimed::new(link, reply?, message.clone(), deliveries, connects);
+    let claim = Claimed::new(link, reply?, message.clone(), (published, deliveries), connects);
     Some((message, claim))
 }
 
@@ -244,7 +316,7 @@ impl crate::Source for Source {
     type Receipt = Claimed;
 
     async fn next(&mut self, room: NonZeroUsize) -> Result<Vec<Ready>, SourceError> {
-        self.look()?;
+        self.look().await?;
         while self.ready.is_empty() {
             self.pull(room.get()).await?;
             self.wait().await?;
@@ -258,9 +330,10 @@ impl crate::Source for Source {
     }
 
     async fn close(&mut self) {
+        self.drain_old().await;
         // The subscription ends after what the server has sent until then.
         if self.inbox.drain().await.is_ok() {
-            while let Some(message) = self.inbox.next().await {
+            while let Some(message) = self.message().await {
                 let _ = self.take(message);
             }
         }

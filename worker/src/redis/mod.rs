@@ -12,6 +12,8 @@
 //! | extension | `XCLAIM` with `JUSTID`, if the message is still this consumer's |
 //! | orphans | what is pending for longer than the ack wait is claimed by any worker of the group |
 //!
+//! In the key of the delays, `%25` stands for `%` in the name of the group, and `%3A` for `:`.
+//!
 //! Acknowledged messages stay in the stream, as other groups may need them. Bound the stream with
 //! `MAXLEN` at `XADD`, or let [`Options::delete_acked`] delete them. Redis keeps what it has
 //! acknowledged over a crash of its process if `appendonly` is on.
@@ -143,12 +145,19 @@ impl Names {
             stream: stream.clone(),
             group: group.clone(),
             consumer: format!("millpond-{}-{:016x}", std::process::id(), random()),
-            delayed: format!("{stream}:{group}:delayed"),
+            delayed: delayed(stream, group),
             dead,
             ack_wait: options.ack_wait,
             delete_acked: options.delete_acked,
         }
     }
+}
+
+/// Returns the key of the delays. The group has no colon in it: otherwise the stream `a:b` with the group
+/// `c` had the key of the stream `a` with the group `b:c`.
+fn delayed(stream: &str, group: &str) -> String {
+    let group = group.replace('%', "%25").replace(':', "%3A");
+    format!("{stream}:{group}:delayed")
 }
 
 /// A number that no other process has. The hasher's keys come from the system.

@@ -3,18 +3,22 @@
 //! A message of the group is in one place: not delivered yet, in the pending list of a consumer, or
 //! in the sorted set of delays. Each script moves a message between two of them and never leaves it in
 //! none. The first key is the stream; the first arguments are the group and this consumer.
+//!
+//! A script for a claimed message does nothing if the pending list has the message under another consumer
+//! or with another number of deliveries. So a command that is sent again, because its answer was lost, does
+//! not touch a later claim, not even one of this consumer.
 
 use redis::Cmd;
 
 use super::Names;
 use crate::receipt::DeadReason;
 
-/// A script's line that returns a 0 if the pending list has the message under another consumer.
+/// A script's lines that return a 0 if the claim is over. ARGV: group, consumer, id, deliveries.
 macro_rules! own {
     ($rest:literal) => {
         concat!(
-            "if not redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])[1] ",
-            "then return 0 end\n",
+            "local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])[1]\n",
+            "if not held or held[4] ~= tonumber(ARGV[4]) then return 0 end\n",
             $rest
         )
     };
@@ -25,8 +29,8 @@ const EXTEND: &str = own!(
      return 1"
 );
 
-/// KEYS[2]: the delays. ARGV: ..., id, deliveries, delay in ms. A delay's member is
-/// `DELIVERIES ID`, so one number is enough to deliver the message again.
+/// KEYS[2]: the delays. ARGV: ..., delay in ms. A delay's member is `DELIVERIES ID`, so one number is
+/// enough to deliver the message again.
 const NACK: &str = own!(
     "local now = redis.call('TIME')
      local due = now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[5]
@@ -43,14 +47,14 @@ for i = 2, #ARGV do
 end
 return acked";
 
-/// KEYS[2]: the dead letters. ARGV: ..., id, delete (0 or 1), then fields and values to add.
+/// KEYS[2]: the dead letters. ARGV: ..., delete (0 or 1), then fields and values to add.
 const DEAD: &str = own!(
     "local entry = redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3])[1]
      local fields = entry and entry[2] or {}
-     for i = 5, #ARGV do fields[#fields + 1] = ARGV[i] end
+     for i = 6, #ARGV do fields[#fields + 1] = ARGV[i] end
      redis.call('XADD', KEYS[2], '*', unpack(fields))
      redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
-     if ARGV[4] == '1' then redis.call('XDEL', KEYS[1], ARGV[3]) end
+     if ARGV[5] == '1' then redis.call('XDEL', KEYS[1], ARGV[3]) end
      return 1"
 );
 
@@ -67,8 +71,8 @@ local function claim(idle, id, deliveries)
 end
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, room)) do
   local deliveries, id = string.match(member, '^(%d+) (.+)$')
-  redis.call('ZREM', KEYS[2], member)
   claim(0, id, deliveries + 1)
+  redis.call('ZREM', KEYS[2], member)
 end
 if room > #found then
   local idle = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[3], '-', '+', room - #found)
@@ -87,16 +91,24 @@ for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
 end
 return 0";
 
+/// The id of a claimed message, and the number of the delivery that the claim is for.
+pub(crate) type Claim<'a> = (&'a str, u32);
+
 fn eval(script: &str, keys: &[&str]) -> Cmd {
     let mut command = redis::cmd("EVAL");
     command.arg(script).arg(keys.len()).arg(keys);
     command
 }
 
-pub(crate) fn extend(names: &Names, id: &str) -> Cmd {
-    let mut command = eval(EXTEND, &[&names.stream]);
-    command.arg(&names.group).arg(&names.consumer).arg(id);
+/// Makes the command of a script that begins with `own`.
+fn eval_own(script: &str, keys: &[&str], names: &Names, (id, deliveries): Claim<'_>) -> Cmd {
+    let mut command = eval(script, keys);
+    command.arg(&names.group).arg(&names.consumer).arg(id).arg(deliveries);
     command
+}
+
+pub(crate) fn extend(names: &Names, claim: Claim<'_>) -> Cmd {
+    eval_own(EXTEND, &[&names.stream], names, claim)
 }
 
 /// Acknowledges many messages. The answer is their number, or a list if they are deleted as well.
@@ -112,18 +124,17 @@ pub(crate) fn ack(names: &Names, ids: &[&str]) -> Cmd {
     command
 }
 
-pub(crate) fn nack(names: &Names, id: &str, deliveries: u32, after: std::time::Duration) -> Cmd {
-    let mut command = eval(NACK, &[&names.stream, &names.delayed]);
-    command.arg(&names.group).arg(&names.consumer).arg(id).arg(deliveries);
+pub(crate) fn nack(names: &Names, claim: Claim<'_>, after: std::time::Duration) -> Cmd {
+    let mut command = eval_own(NACK, &[&names.stream, &names.delayed], names, claim);
     // Rounded up: no message comes before its time.
     command.arg(after.as_nanos().div_ceil(1_000_000) as u64);
     command
 }
 
-pub(crate) fn dead(names: &Names, id: &str, why: &DeadReason) -> Cmd {
-    let mut command = eval(DEAD, &[&names.stream, &names.dead]);
-    command.arg(&names.group).arg(&names.consumer).arg(id).arg(u8::from(names.delete_acked));
-    command.arg("millpond-id").arg(id);
+pub(crate) fn dead(names: &Names, claim: Claim<'_>, why: &DeadReason) -> Cmd {
+    let mut command = eval_own(DEAD, &[&names.stream, &names.dead], names, claim);
+    command.arg(u8::from(names.delete_acked));
+    command.arg("millpond-id").arg(claim.0);
     command.arg("millpond-reason").arg(&why.reason);
     command.arg("millpond-deliveries").arg(why.deliveries);
     command.arg("millpond-place").arg(why.place());

@@ -1,8 +1,8 @@
 //! Receipts, and the task that sends settlements in bundles.
 //!
 //! The task sends one pipeline at a time, all acks of the bundle as one command. After a lost
-//! connection the same pipeline is sent again, until the ack wait is over: a settlement that was
-//! carried out twice does no harm.
+//! connection the same pipeline is sent again, until the ack wait is over: an ack that was carried out
+//! twice does no harm, and the scripts of the other settlements do not touch a later claim.
 
 use std::mem;
 use std::sync::Arc;
@@ -216,6 +216,10 @@ impl Claimed {
         let (link, id) = (link.clone(), message.id.clone());
         Self { link, id, deliveries, traceparent, settled: false }
     }
+
+    fn claim(&self) -> scripts::Claim<'_> {
+        (&self.id, self.deliveries)
+    }
 }
 
 impl Receipt for Claimed {
@@ -242,13 +246,13 @@ impl Receipt for Claimed {
 
     async fn nack(mut self, after: Duration) -> Result<(), ReceiptError> {
         self.settled = true;
-        let command = scripts::nack(&self.link.names, &self.id, self.deliveries, after);
+        let command = scripts::nack(&self.link.names, self.claim(), after);
         self.link.ask(Action::Other(command)).await
     }
 
     async fn dead(mut self, why: &DeadReason) -> Result<(), ReceiptError> {
         self.settled = true;
-        self.link.ask(Action::Other(scripts::dead(&self.link.names, &self.id, why))).await
+        self.link.ask(Action::Other(scripts::dead(&self.link.names, self.claim(), why))).await
     }
 
     fn abandon(mut self) {
@@ -256,8 +260,11 @@ impl Receipt for Claimed {
     }
 
     fn extend(&self) -> Extend {
-        let (link, id) = (self.link.clone(), self.id.clone());
-        Box::pin(async move { link.ask(Action::Other(scripts::extend(&link.names, &id))).await })
+        let (link, id, deliveries) = (self.link.clone(), self.id.clone(), self.deliveries);
+        Box::pin(async move {
+            let command = scripts::extend(&link.names, (&id, deliveries));
+            link.ask(Action::Other(command)).await
+        })
     }
 
     fn deliveries(&self) -> u32 {
@@ -276,8 +283,7 @@ impl Receipt for Claimed {
 impl Drop for Claimed {
     fn drop(&mut self) {
         if !self.settled {
-            let names = &self.link.names;
-            let command = scripts::nack(names, &self.id, self.deliveries, Duration::ZERO);
+            let command = scripts::nack(&self.link.names, self.claim(), Duration::ZERO);
             self.link.tell(Action::Other(command));
         }
     }

@@ -1,4 +1,4 @@
-//! The source against a Redis of its own.
+//! The source and its scripts against a Redis of its own.
 
 use tokio::time::timeout;
 
@@ -25,4 +25,34 @@ async fn a_close_ends_the_read_at_once() {
     assert!(wait.is_err() && source.reading.is_some(), "a read blocks");
     watchdog(Duration::from_secs(60), source.close()).await;
     assert!(source.reading.is_none());
+}
+
+/// A give-back whose answer was lost is sent again. The message is claimed once more by then, also by this
+/// consumer: that claim stays.
+#[tokio::test]
+async fn a_settlement_does_not_touch_a_later_claim() {
+    let Some(broker) = Broker::start(Kind::Redis) else { return };
+    let options = Options::new("orders", "group").create_stream();
+    let mut source = Source::connect(&broker.url(), options).await.unwrap();
+    let mut connection = connect::open(&source.client, Duration::ZERO).await.unwrap();
+    let mut add = redis::cmd("XADD");
+    add.arg("orders").arg("*").arg("number").arg(1).exec_async(&mut connection).await.unwrap();
+    let one = NonZeroUsize::MIN;
+    let next = source.next(one);
+    let (message, first) = watchdog(SWEEP * 20, next).await.unwrap().pop().unwrap();
+    let names = source.names.clone();
+    let why = crate::DeadReason::new("a test", 1);
+    let commands = |claim| {
+        let nack = scripts::nack(&names, claim, Duration::ZERO);
+        [nack, scripts::dead(&names, claim, &why), scripts::extend(&names, claim)]
+    };
+    first.nack(Duration::ZERO).await.unwrap();
+    let next = source.next(one);
+    let (_, second) = watchdog(SWEEP * 20, next).await.unwrap().pop().unwrap();
+    assert_eq!(second.deliveries(), 2);
+    for command in commands((&message.id, 1)) {
+        assert_eq!(command.query_async::<i64>(&mut connection).await.unwrap(), 0, "{command:?}");
+    }
+    second.extend().await.unwrap();
+    second.ack().await.unwrap();
 }

@@ -142,3 +142,34 @@ fn a_source_ends_with_its_runtime() {
     let error = runtime().block_on(watchdog(Duration::from_secs(30), run)).unwrap_err();
     assert!(error.to_string().contains("has shut down"), "{error}");
 }
+
+/// Streams and groups whose names are equal once they are joined have delays of their own.
+#[tokio::test]
+async fn groups_share_no_delays() {
+    use millpond_worker::{Receipt, Source as _};
+    let Some(broker) = Broker::start(Kind::Redis) else { return };
+    let url = broker.url();
+    let one = std::num::NonZeroUsize::MIN;
+    let source = async |stream: &str, group: &str| {
+        let options = Options::new(stream, group).ack_wait(ACK_WAIT).create_stream();
+        Source::connect(&url, options).await.unwrap()
+    };
+    for names in [["a:b", "c", "a", "b:c"], ["d", "%3A", "d", ":"], ["e", "%253A", "e", "%3A"]] {
+        let [stream, group, other_stream, other_group] = names;
+        let mut first = source(stream, group).await;
+        let mut other = source(other_stream, other_group).await;
+        let client = redis::Client::open(&*url).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut add = redis::cmd("XADD");
+        add.arg(stream).arg("*").arg("number").arg(1).exec_async(&mut connection).await.unwrap();
+        let (_, receipt) = first.next(one).await.unwrap().pop().unwrap();
+        receipt.nack(Duration::ZERO).await.unwrap();
+        // The other's sweep takes what is due there.
+        let taken = tokio::time::timeout(ACK_WAIT, other.next(one)).await;
+        if stream != other_stream {
+            assert!(taken.is_err(), "{names:?}");
+        }
+        let next = watchdog(Duration::from_secs(30), first.next(one));
+        assert_eq!(next.await.unwrap()[0].1.deliveries(), 2, "{names:?}");
+    }
+}

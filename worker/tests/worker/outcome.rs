@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use millpond::Pool;
 use millpond_worker::memory::Queue;
@@ -74,6 +75,19 @@ async fn pauses_follow_the_backoff() {
     assert_eq!((report.fetched, report.nacked, report.dead), (4, 3, 1));
     // Three pauses of 10 s, each cut by up to a quarter.
     assert!((secs(22)..secs(31)).contains(&start.elapsed()), "{:?}", start.elapsed());
+}
+
+/// A pause without an end is a year: neither its share at random nor a clock overflows.
+#[test]
+fn a_pause_has_an_end() {
+    const DAY: Duration = secs(24 * 60 * 60);
+    let forever = Backoff::constant(Duration::MAX);
+    let doubled = Backoff::exponential(secs(1), Duration::MAX);
+    for delivery in 1..100 {
+        let pause = forever.pause(delivery);
+        assert!(pause > DAY * 270 && pause <= DAY * 365, "{pause:?}");
+        assert!(doubled.pause(delivery) <= DAY * 365);
+    }
 }
 
 #[tokio::test(start_paused = true)]

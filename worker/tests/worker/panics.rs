@@ -29,6 +29,10 @@ enum Fault {
     Nack,
     ExtendCall,
     Extend,
+    /// The drop of an extension without an answer.
+    ExtendDrop,
+    /// The call of `abandon`, after an extension was refused.
+    Abandon,
     /// The clone of the message, which another attempt in place needs.
     Clone,
 }
@@ -44,6 +48,15 @@ struct Claim {
     inner: Claimed<u32>,
     fault: Option<Fault>,
     all: Fault,
+}
+
+/// Panics when it is dropped.
+struct FailsInDrop(Option<Fault>);
+
+impl Drop for FailsInDrop {
+    fn drop(&mut self) {
+        fail_at(self.0, Fault::ExtendDrop);
+    }
 }
 
 fn fail_at(fault: Option<Fault>, at: Fault) {
@@ -121,6 +134,7 @@ impl Receipt for Claim {
     }
 
     fn abandon(self) {
+        fail_at(self.fault, Fault::Abandon);
         self.inner.abandon();
     }
 
@@ -129,7 +143,14 @@ impl Receipt for Claim {
         let (fault, extend) = (self.fault, self.inner.extend());
         Box::pin(async move {
             fail_at(fault, Fault::Extend);
-            extend.await
+            match fault {
+                Some(Fault::ExtendDrop) => {
+                    let _bomb = FailsInDrop(fault);
+                    std::future::pending().await
+                }
+                Some(Fault::Abandon) => Err(ReceiptError::Lost),
+                _ => extend.await,
+            }
         })
     }
 
@@ -243,14 +264,59 @@ async fn of_a_clone_of_a_message() {
 /// The claims of the others are kept alive.
 #[tokio::test(start_paused = true)]
 async fn of_an_extension() {
-    for fault in [Fault::ExtendCall, Fault::Extend] {
-        let code = |_, _| async {
-            tokio::time::sleep(secs(10)).await;
-            Ok(())
-        };
-        let report = twelve(fault, secs(2), |worker| worker, code).await;
-        assert_eq!((report.fetched, report.lost), (14, 2), "{fault:?}");
+    for fault in [Fault::ExtendCall, Fault::Extend, Fault::ExtendDrop] {
+        loses_two(fault).await;
     }
+}
+
+/// The claims of the others are kept alive, also after the panic.
+#[tokio::test(start_paused = true)]
+async fn of_an_abandon() {
+    loses_two(Fault::Abandon).await;
+}
+
+async fn loses_two(fault: Fault) {
+    let code = |_, _| async {
+        tokio::time::sleep(secs(10)).await;
+        Ok(())
+    };
+    let report = twelve(fault, secs(2), |worker| worker, code).await;
+    assert_eq!((report.fetched, report.lost), (14, 2), "{fault:?}");
+}
+
+/// A message that waits for an earlier one of its key is dropped by the drain.
+#[tokio::test(start_paused = true)]
+async fn of_a_message_that_waits() {
+    /// The clones panic when they are dropped. The queue hands out clones.
+    struct Bomb(bool);
+    impl Clone for Bomb {
+        fn clone(&self) -> Self {
+            Self(true)
+        }
+    }
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            if self.0 {
+                panic_any("on purpose");
+            }
+        }
+    }
+    let queue = Queue::new(secs(30));
+    for number in 0..6 {
+        queue.publish((number == 3).then_some(Bomb(false)));
+    }
+    let worker = Worker::new(queue.source(), &Pool::new(4)).by_key(|_| 0).drain_timeout(secs(1));
+    let token = CancellationToken::new();
+    let run = worker.run(|_, _| std::future::pending(), token.clone());
+    let stop = async {
+        tokio::time::sleep(secs(1)).await;
+        token.cancel();
+    };
+    let both = async { tokio::join!(run, stop) };
+    let report = timeout(secs(60), both).await.expect("the worker hangs").0.unwrap();
+    assert_eq!((report.nacked, queue.len()), (6, 6), "{report:?}");
+    // The queue's own are no clones.
+    drop(queue);
 }
 
 /// The code is dropped at the drain deadline, outside of its poll.
