@@ -123,10 +123,8 @@ impl Drop for PooledBuffers<'_> {
         }
         let mut pool = self.buffer_pool.0.lock();
         pool.in_use -= usize::from(self.is_counted);
-        if let Some(buffers) = free
-            && pool.buffers.len() < MAX_FREE
-        {
-            pool.buffers.push(buffers);
+        if pool.buffers.len() < MAX_FREE {
+            pool.buffers.extend(free);
         }
     }
 }

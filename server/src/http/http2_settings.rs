@@ -186,7 +186,8 @@ impl Http2 {
         builder.enable_connect_protocol().timer(Clock);
         macro_rules! apply {
             ($($field:ident => $setter:ident),+ $(,)?) => {$(
-                if let Some(value) = self.$field && !failpoint("HTTP/2 keeps its defaults") {
+                let is_kept = failpoint("HTTP/2 keeps its defaults");
+                if let Some(value) = self.$field.filter(|_| !is_kept) {
                     builder.$setter(value);
                 }
             )+};

@@ -259,9 +259,9 @@ impl<P: Protocol> Future for ConnTask<P> {
                     match ended {
                         Some((mut conn, Outcome::Park { park_reason, moved })) => {
                             let park_reason = (park_reason, moved);
-                            if let Some(OfBusy { registry, .. }) = &this.tasks.of_busy
-                                && park_reason.0.is_idle()
-                            {
+                            let of_busy = this.tasks.of_busy.as_ref();
+                            let is_idle = park_reason.0.is_idle();
+                            if let Some(OfBusy { registry, .. }) = of_busy.filter(|_| is_idle) {
                                 match to_parked(conn, registry, park_reason) {
                                     Ok(()) => return Poll::Ready(()),
                                     Err(kept) => conn = kept,
