@@ -128,7 +128,7 @@ impl PoolBuilder {
     }
 
     /// Sets how long callers may have to wait in a line that does not become shorter: more than zero.
-    /// `None` never refuses a caller for its wait.
+    /// More than a year is a year. `None` never refuses a caller for its wait.
     ///
     /// A spike may wait for longer. If the wait stays above the target for two targets more, the pool is
     /// overloaded until it does not. While it is, callers of [`schedule`](Pool::schedule) and

@@ -376,6 +376,19 @@ fn the_status_tells_the_oldest_wait_and_what_to_expect() {
     });
 }
 
+/// A target that no clock can tell is never missed.
+#[test]
+fn the_longest_target_refuses_no_caller() {
+    for target in [Duration::MAX, Duration::MAX / 2, Duration::from_secs(1 << 60)] {
+        paused(async move {
+            let pool = builder().target_wait(target).build().unwrap();
+            let seen = offer(&pool, 3.0, 300 * MS, Priority::Normal).await;
+            assert_eq!(seen.latencies.len(), seen.offered);
+            whole(&pool).await;
+        });
+    }
+}
+
 #[test]
 fn a_target_of_zero_is_refused() {
     let error = builder().target_wait(Duration::ZERO).build().unwrap_err();

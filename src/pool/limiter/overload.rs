@@ -83,6 +83,9 @@ pub(crate) enum TargetWait {
     Never,
 }
 
+/// A longer target is this one: no caller waits for a year, and a clock can tell a few of them.
+const LONGEST_TARGET: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// The bounds of a measured target.
 const TARGETS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -134,7 +137,7 @@ impl Overload {
     fn target(&self, size: usize) -> Option<Duration> {
         match self.target {
             TargetWait::Never => None,
-            TargetWait::Fixed(target) => Some(target),
+            TargetWait::Fixed(target) => Some(target.min(LONGEST_TARGET)),
             TargetWait::Measured => {
                 let job = Duration::try_from_secs_f64(self.gap * size as f64);
                 Some(job.unwrap_or(Duration::MAX).clamp(TARGETS.0, TARGETS.1))
