@@ -36,7 +36,7 @@ use crate::pool::limiter::wait_list::WaiterKey;
 use crate::pool::limiter::{AcquireOutcome, Limiter, OnFull, PendingJob};
 use crate::pool::name_table::NameTable;
 use crate::pool::options::Requirements;
-use crate::pool::scheduler::binding::{Binding, BindingState, is_alive};
+use crate::pool::scheduler::binding::{Binding, BindingGuard, BindingState, is_alive};
 use crate::pool::scheduler::complete::{cancel, cancel_all, end_withdrawn};
 use crate::pool::scheduler::expiry::{self, Expiry};
 use crate::pool::scheduler::idle::IdleWorkers;
@@ -176,16 +176,22 @@ impl Shared {
         }
     }
 
-    /// Finds out whether the runtime lives. Called while no worker would tell of its end.
-    fn look_at_runtime(&self) {
+    /// Finds out whether the runtime lives. Moves the pool if it does not and the pool may move, and closes
+    /// the pool otherwise. Called while perhaps no worker would tell of the runtime's end.
+    pub(super) fn look_at_runtime(&self) {
         let runtime = self.runtime();
-        if is_alive(&runtime) {
-            let binding = self.binding.lock();
+        let is_alive = is_alive(&runtime);
+        let mut binding = self.binding.lock();
+        // Another thread may have looked at the same time, and moved or closed the pool.
+        if is_alive {
             if binding.state() == BindingState::Unwatched {
                 binding.set(BindingState::Bound);
             }
-        } else if !self.move_to_current_runtime(None) {
-            self.lose_runtime();
+        } else if binding.is_unaware_of_end(runtime.id()) {
+            match self.bind_successor(&mut binding, None) {
+                Some(old) => self.note_move(binding, old),
+                None => self.lose(binding),
+            }
         }
     }
 
@@ -200,8 +206,14 @@ impl Shared {
     /// Closes the pool and cancels its jobs, because its runtime has shut down. Called by each worker
     /// that the runtime drops.
     pub(super) fn lose_runtime(&self) {
-        self.binding.lock().set(BindingState::Gone);
+        self.lose(self.binding.lock());
+    }
+
+    fn lose(&self, mut binding: BindingGuard<'_>) {
+        binding.begin_loss();
+        drop(binding);
         cancel_all(self, true);
+        self.binding.lock().end_loss();
     }
 
     /// Binds the pool to the runtime of this thread, because the old one is gone and no job of it is
@@ -211,15 +223,26 @@ impl Shared {
         if binding.state() == BindingState::Gone {
             return false;
         }
-        let Some(successor) = binding.successor() else { return false };
-        if !self.workers.leave_runtime(worker) {
-            return false;
-        }
-        let old = binding.bind(successor);
+        let Some(old) = self.bind_successor(&mut binding, worker) else { return false };
+        self.note_move(binding, old);
+        true
+    }
+
+    /// Binds the pool to the runtime of this thread if it may. Returns the old one, to drop without the
+    /// lock.
+    fn bind_successor(
+        &self,
+        binding: &mut BindingGuard<'_>,
+        worker: Option<&Arc<WorkerHandle>>,
+    ) -> Option<Handle> {
+        let successor = binding.successor()?;
+        if self.workers.leave_runtime(worker) { binding.bind(successor) } else { None }
+    }
+
+    fn note_move(&self, binding: BindingGuard<'_>, old: Handle) {
         drop(binding);
         drop(old);
         event!(DEBUG, pool = &*self.config.name, "pool moved to another runtime");
-        true
     }
 
     /// Opens the pool again in the runtime of this thread, if the pool was closed by the end of its
@@ -234,10 +257,9 @@ impl Shared {
         if !self.workers.leave_runtime(None) || !self.limiter.reopen() {
             return;
         }
-        let old = binding.bind(successor);
-        drop(binding);
-        drop(old);
-        event!(DEBUG, pool = &*self.config.name, "pool moved to another runtime");
+        if let Some(old) = binding.bind(successor) {
+            self.note_move(binding, old);
+        }
     }
 
     /// Returns why the pool takes no jobs, or `None` if the pool is open. Moves a pool whose runtime is
