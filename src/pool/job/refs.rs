@@ -458,7 +458,7 @@ impl JobArc {
             return;
         }
         // A waiting job that could not be withdrawn is on its way to a run queue, or is being
-        // cancelled. It never comes back to the wait list, and its first poll finds the request.
+        // cancelled. Its next poll finds the request.
         if let Some(token) = job.request_abort() {
             job.scheduler().schedule(token);
         }
@@ -495,11 +495,11 @@ impl JobArc {
         self.0.header().state.request_abort_unless_idle();
     }
 
-    /// Cancels the job if it stands in the wait list. Returns whether it did.
+    /// Cancels the job if it waits for its first slot. Returns whether it did.
     pub(crate) fn abort_waiting(&self) -> bool {
         let job = self.0;
         let is_waiting = job.header().state.load().is_waiting();
-        is_waiting && job.scheduler().withdraw(job, job.waiter_key(), WithdrawReason::Abort)
+        is_waiting && job.scheduler().withdraw(job, job.waiter_key(), WithdrawReason::AbortWaiting)
     }
 
     /// Waits until the job has left the wait list.

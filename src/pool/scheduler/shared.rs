@@ -745,11 +745,12 @@ impl JobScheduler for Shared {
     fn withdraw(&self, job: RawJob, waiter_key: WaiterKey, reason: WithdrawReason) -> bool {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
-        let withdrawn = self.limiter.withdraw(shard_id, job, waiter_key, &mut deferred);
+        let started = reason.ends_started();
+        let withdrawn = self.limiter.withdraw(shard_id, job, waiter_key, started, &mut deferred);
         self.run_deferred(shard_id, deferred);
         let Some(job) = withdrawn else { return false };
         match job.slot_kind() {
-            // The job has started before, and waited to resume.
+            // The job has started before, and waited to resume: it is aborted.
             SlotKind::Lent => cancel(self, shard_id, job),
             _ => end_withdrawn(self, shard_id, job, reason),
         }
