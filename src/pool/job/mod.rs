@@ -95,8 +95,9 @@
 //!   Tests: `a_wake_while_polled_is_kept` (loom), `the_first_wake_of_an_idle_job_takes_the_token`.
 //! - **S2, the token's fields.** Before `COMPLETE`, the token's holder alone uses `stage`, `sink`,
 //!   `slot_hold`, `slot_kind`, `suspended_key` and, outside of the wait list, `waiter_key`. The thread that
-//!   polls acts for the holder. A list of jobs only reads the two keys. After `COMPLETE`, `stage` belongs to
-//!   the join handle (S10), and the others are no longer used.
+//!   polls acts for the holder; a thread that runs a closure of the job does not. A list of jobs only reads
+//!   the two keys. After `COMPLETE`, `stage` belongs to the join handle (S10), and the others are no longer
+//!   used.
 //!   Tests: `a_handle_is_woken` (loom), `aborts_race_with_completion_both_ways`.
 //! - **S3, pinned.** The future stays at its address from the first poll to its drop in place.
 //!   Test: `in_the_destructor_of_the_future`.

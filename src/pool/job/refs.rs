@@ -73,9 +73,10 @@ impl RawJob {
     /// Keeps the job's slot beyond the job's end, until the guard releases it. Returns `None` if the
     /// job has no slot or already has a guard.
     ///
-    /// Called only from within the job's own poll.
+    /// Called only by the thread that polls or cancels the job.
     pub(crate) fn hold_slot(self) -> Option<Arc<SlotHold>> {
-        if self.slot_kind() == SlotKind::Overflow {
+        // The destructor of a job that lent its slot and is cancelled may call this, too.
+        if matches!(self.slot_kind(), SlotKind::Overflow | SlotKind::Lent) {
             return None;
         }
         self.header().slot_hold.with_mut(|place| {

@@ -581,7 +581,7 @@ impl Shared {
     #[track_caller]
     pub(crate) fn block_on<R>(&self, verb: &str, future: impl Future<Output = R>) -> R {
         self.assert_may_block(verb);
-        context::enter_blocking(context::current(), || self.runtime().block_on(future))
+        context::enter_blocking(|| self.runtime().block_on(future))
     }
 
     /// Panics if the current thread drives a runtime. Called by each blocking verb before its job is

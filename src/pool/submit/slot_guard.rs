@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::pool::Pool;
-use crate::pool::context;
+use crate::pool::context::{self, Current};
 use crate::pool::job::SlotHold;
 use crate::pool::limiter::counts::ReleaseReason;
 use crate::pool::scheduler::shared::Shared;
@@ -30,8 +30,8 @@ impl Pool {
     /// Use it for results that are still in use after the job has returned them: a response whose
     /// body is a stream, a file that is being read. Move the guard into the result.
     ///
-    /// Returns `None` outside of this pool's jobs, in a job beyond the size or in its caller, and
-    /// from the second call in the same job on.
+    /// Returns `None` outside of this pool's jobs, in a job beyond the size or in its caller, in a
+    /// closure of [`blocking`](crate::blocking), and from the second call in the same job on.
     ///
     /// # Examples
     ///
@@ -51,7 +51,7 @@ impl Pool {
     #[must_use = "dropping the guard gives the slot back when the job ends"]
     pub fn hold_slot(&self) -> Option<SlotGuard> {
         let shared = self.shared();
-        let current = context::current_of(shared.id()).filter(|current| !current.in_caller)?;
+        let current = context::current_of(shared.id()).filter(Current::is_innermost)?;
         let slot_hold = current.job.hold_slot()?;
         Some(SlotGuard {
             shared: shared.clone(),
