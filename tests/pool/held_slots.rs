@@ -296,3 +296,101 @@ fn the_destructor_of_a_job_that_lent_its_slot_has_none_to_hold() {
         whole(&pool).await;
     });
 }
+
+#[test]
+fn a_job_without_its_guard_lends_again() {
+    single(async {
+        let pool = Pool::new(1);
+        let own = pool.clone();
+        let job = pool.try_schedule(async move {
+            drop(own.hold_slot());
+            own.schedule(async { 5 }).await.unwrap().await.unwrap()
+        });
+        assert_eq!(soon(job.unwrap()).await.unwrap(), 5);
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn a_job_lends_once_another_task_drops_its_guard() {
+    let body = || async {
+        for quota in [None, Some(1)] {
+            let pool = Pool::new(if quota.is_some() { 2 } else { 1 });
+            let group = pool.group_builder::<u32>().quota(quota.unwrap_or(9)).build().unwrap();
+            let (send, receive) = oneshot::channel();
+            let (own, members) = (pool.clone(), group.clone());
+            let job = group.try_schedule(async move {
+                send.send(own.hold_slot().unwrap()).unwrap();
+                members.schedule(async { 5 }).await.unwrap();
+                6
+            });
+            job.unwrap();
+            let slot = soon(receive).await.unwrap();
+            eventually(|| pool.status().waiting == 1).await;
+            settle().await;
+            assert_eq!((law(&pool).running, pool.status().lent), (1, 0), "the slot is held");
+            drop(slot);
+            let values: Vec<_> = soon(group.try_join()).await.unwrap();
+            assert_eq!(values, [6, 5]);
+            whole(&pool).await;
+        }
+    };
+    single(body());
+    multi(2, body());
+}
+
+/// The wait of the job begins while another thread drops the guard.
+#[test]
+fn whichever_comes_second_lets_the_job_lend() {
+    multi(2, async {
+        let pool = Pool::new(1);
+        for _ in 0..2_000 {
+            let (send, receive) = oneshot::channel();
+            let own = pool.clone();
+            let job = pool.schedule(async move {
+                drop(send.send(own.hold_slot()));
+                own.schedule(async { 5 }).await.unwrap().await.unwrap()
+            });
+            let job = job.await.unwrap();
+            drop(receive.await);
+            assert_eq!(soon(job).await.unwrap(), 5);
+        }
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn a_job_that_waited_with_its_guard_keeps_its_slot_to_the_end_of_both() {
+    single(async {
+        let pool = Pool::new(2);
+        let own = pool.clone();
+        let job = pool.try_schedule(async move {
+            let slot = own.hold_slot();
+            own.schedule(async {}).await.unwrap().await.unwrap();
+            slot
+        });
+        let slot = soon(job.unwrap()).await.unwrap();
+        assert!(slot.is_some());
+        let status = law(&pool);
+        assert_eq!((status.running, status.lent, status.held_slots), (0, 0, 1));
+        drop(slot);
+        whole(&pool).await;
+
+        // Cancelled while it waits.
+        let (send, receive) = oneshot::channel();
+        let (own, gate) = (pool.clone(), Gate::new());
+        let inside = gate.wait();
+        let job = pool.try_schedule(async move {
+            drop(send.send(own.hold_slot()));
+            own.schedule(inside).await.unwrap().await.unwrap();
+        });
+        let (job, slot) = (job.unwrap(), soon(receive).await.unwrap());
+        settle().await;
+        job.abort();
+        assert!(soon(job).await.unwrap_err().is_cancelled());
+        assert_eq!((law(&pool).running, pool.status().held_slots), (1, 1));
+        gate.open();
+        drop(slot);
+        whole(&pool).await;
+    });
+}

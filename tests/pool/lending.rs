@@ -513,6 +513,37 @@ fn a_closure_that_outlives_its_job_waits_like_a_stranger() {
     });
 }
 
+/// The job has dropped the future of its closure, and has lent its slot. So the closure's wait can end.
+#[test]
+fn a_closure_whose_future_is_gone_waits_like_a_stranger() {
+    watched(|| {
+        runtime(2).block_on(async {
+            let (pool, gate) = (Pool::new(1), Gate::new());
+            let (own, nested, inside) = (pool.clone(), pool.clone(), gate.wait());
+            let (go, gone) = std::sync::mpsc::channel::<()>();
+            let (tell, told) = tokio::sync::oneshot::channel();
+            let job = pool.schedule(async move {
+                let mut closure = Box::pin(millpond::blocking(move || {
+                    let _ = gone.recv();
+                    let waited = own.blocking_schedule(async { 1 });
+                    tell.send(waited.map(drop).map_err(|error| error.kind())).unwrap();
+                }));
+                assert!(poll(&mut closure).is_pending());
+                drop(closure);
+                nested.schedule(inside).await.unwrap().await.unwrap();
+            });
+            let job = job.await.unwrap();
+            eventually(|| pool.status().lent == 1).await;
+            drop(go);
+            eventually(|| pool.status().waiting == 1 || pool.status().refused == 1).await;
+            gate.open();
+            soon(job).await.unwrap();
+            assert_eq!(soon(told).await.unwrap(), Ok(()));
+            whole(&pool).await;
+        });
+    });
+}
+
 /// Two pools whose jobs wait for each other: neither pool is stuck by its own jobs, so nothing is
 /// lent. Each direction alone ends.
 #[test]

@@ -26,7 +26,9 @@ use tokio::sync::Notify;
 use crate::error::{JobPanic, SubmitErrorKind};
 use crate::panic::catch_panic;
 use crate::pool::context::{self, PoolId};
-use crate::pool::job::{JobGroup, JobScheduler, RawJob, Runnable, SlotKind, Step, WithdrawReason};
+use crate::pool::job::{
+    JobGroup, JobScheduler, RawJob, Runnable, SlotHold, SlotKind, Step, WithdrawReason,
+};
 use crate::pool::jobs::{JobInfo, Longest};
 use crate::pool::limiter::counts::{LeaveReason, ReleaseReason};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
@@ -376,6 +378,14 @@ impl Shared {
         outcome
     }
 
+    /// Lets a job that waits lend its slot, because its slot guard was dropped.
+    pub(crate) fn end_guard(&self, job_id: usize, slot_hold: &Arc<SlotHold>) {
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        self.limiter.end_guard(shard_id, job_id, slot_hold, &mut deferred);
+        self.run_deferred(shard_id, deferred);
+    }
+
     /// Releases a slot that is reserved, or held beyond its job.
     pub(crate) fn release_slot(&self, quota: Option<usize>, reason: ReleaseReason) {
         let shard_id = self.current_shard();
@@ -701,15 +711,14 @@ impl Shared {
     /// before the job is suspended.
     #[cold]
     pub(super) fn block(&self, job: &Runnable) {
-        // A closure that runs, and a guard of the slot, both keep the slot in use.
-        if job.slot_kind() == SlotKind::Overflow || job.has_slot_guard() || job.is_abort_deferred()
-        {
+        // A closure that runs keeps the slot in use.
+        if job.slot_kind() == SlotKind::Overflow || job.is_abort_deferred() {
             return;
         }
         job.set_blocked(true);
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
-        self.limiter.block(shard_id, job.ptr(), &mut deferred);
+        self.limiter.block(shard_id, job.ptr(), job.slot_hold(), &mut deferred);
         self.run_deferred(shard_id, deferred);
     }
 

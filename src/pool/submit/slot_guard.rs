@@ -20,6 +20,8 @@ use crate::pool::scheduler::shared::Shared;
 pub struct SlotGuard {
     shared: Arc<Shared>,
     slot_hold: Arc<SlotHold>,
+    /// The job, unless it has ended and another one has the number by now.
+    job_id: usize,
     quota: Option<usize>,
 }
 
@@ -56,6 +58,7 @@ impl Pool {
         Some(SlotGuard {
             shared: shared.clone(),
             slot_hold,
+            job_id: current.job.id(),
             quota: current.job.slot_kind().quota(),
         })
     }
@@ -65,6 +68,8 @@ impl Drop for SlotGuard {
     fn drop(&mut self) {
         if self.slot_hold.release() {
             self.shared.release_slot(self.quota, ReleaseReason::Held);
+        } else {
+            self.shared.end_guard(self.job_id, &self.slot_hold);
         }
     }
 }
