@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::task::JoinHandle;
 
-use crate::pool::{Current, JobArc, current, enter_blocking};
+use crate::pool::{Current, JobArc, current, enter_closure};
 use crate::trace::JobSpan;
 
 /// Turns a closure that blocks or computes for long into a future, for use as a job.
@@ -69,9 +69,10 @@ enum State<F, T> {
 struct AbortDeferral(JobArc);
 
 impl AbortDeferral {
-    /// Defers aborts of the current job. Returns `None` outside of a pool.
+    /// Defers aborts of the current job. Returns `None` outside of a pool, and in a closure: its own future
+    /// defers them, or the job may go on without it.
     fn new() -> Option<Self> {
-        current().map(|current| {
+        current().filter(Current::is_polled_here).map(|current| {
             let job = current.job.to_arc();
             job.defer_abort();
             Self(job)
@@ -96,7 +97,7 @@ impl ClosureContext {
 
     fn run<T>(self, f: impl FnOnce() -> T) -> T {
         // The counted reference keeps the job's cell alive on this thread.
-        enter_blocking(self.0.as_ref().map(|(current, _)| *current), f)
+        enter_closure(self.0.as_ref().map(|(current, _)| *current), f)
     }
 }
 

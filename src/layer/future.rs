@@ -10,7 +10,8 @@
 //! ```
 //!
 //! A dropped future must leave no call behind, unless the layer detaches: `Waiting` and `InCaller`
-//! own the call, and `Drop` aborts the job of `Running`.
+//! own the call, and `Drop` aborts the job of `Running`. Inside a job of the pool, the call of `Waiting` may
+//! have started since the last poll, so `Drop` aborts its job as well.
 
 use std::fmt;
 use std::future::Future;
@@ -55,10 +56,13 @@ pin_project! {
     {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            if let (StateProj::Running { handle }, false) = (this.state.project(), *this.detach) {
-                if !failpoint("a dropped call goes on") {
-                    handle.abort();
-                }
+            if *this.detach || failpoint("a dropped call goes on") {
+                return;
+            }
+            match this.state.project() {
+                StateProj::Running { handle } => handle.abort(),
+                StateProj::Waiting { wait } => wait.abort(),
+                StateProj::InCaller { .. } | StateProj::Done { .. } => {}
             }
         }
     }

@@ -28,9 +28,12 @@ pub(crate) struct Current {
     pool: PoolId,
     pub(crate) job: RawJob,
     /// Another job runs inside this one, as its caller.
-    pub(crate) in_caller: bool,
+    in_caller: bool,
     /// The thread blocks, so the job cannot lend its slot while it waits.
     pub(crate) blocks: bool,
+    /// The thread runs a closure of the job and does not poll the job. So it may not use the fields of
+    /// the token's holder (S2 of `job`), and the job may end meanwhile.
+    in_closure: bool,
     /// A future inside this poll waits for the job's own pool.
     waits: bool,
 }
@@ -39,6 +42,16 @@ impl Current {
     /// Whether the job belongs to this pool.
     pub(crate) fn is_of(&self, pool: PoolId) -> bool {
         self.pool == pool
+    }
+
+    /// Whether this thread polls the job, and not a closure of it.
+    pub(crate) fn is_polled_here(&self) -> bool {
+        !self.in_closure
+    }
+
+    /// Whether this thread polls the job itself, and no other job inside of it.
+    pub(crate) fn is_innermost(&self) -> bool {
+        self.is_polled_here() && !self.in_caller
     }
 }
 
@@ -79,7 +92,8 @@ pub(crate) fn note_wait(pool: PoolId) {
 #[inline]
 pub(crate) fn enter<R>(pool: PoolId, job: RawJob, poll: impl FnOnce() -> R) -> (R, bool) {
     CURRENT.with(|cell| {
-        let current = Current { pool, job, in_caller: false, blocks: false, waits: false };
+        let (in_caller, blocks, in_closure, waits) = (false, false, false, false);
+        let current = Current { pool, job, in_caller, blocks, in_closure, waits };
         let outer = cell.replace(Some(current));
         let polled = poll();
         let waits = cell.replace(outer).is_some_and(|current| current.waits);
@@ -125,10 +139,18 @@ pub(crate) fn may_run_in_caller() -> bool {
     CALLER_DEPTH.with(Cell::get) < MAX_CALLER_DEPTH
 }
 
-/// Calls `block` on a thread that blocks, for `outer`: the job that polls this thread, or that waits
-/// for a closure on this thread.
-pub(crate) fn enter_blocking<R>(outer: Option<Current>, block: impl FnOnce() -> R) -> R {
-    let _restore = Restore(current());
+/// Calls `block`, which blocks the thread that polls the current job, or that runs a closure of it.
+pub(crate) fn enter_blocking<R>(block: impl FnOnce() -> R) -> R {
+    let outer = current();
+    let _restore = Restore(outer);
     CURRENT.with(|cell| cell.set(outer.map(|outer| Current { blocks: true, ..outer })));
     block()
+}
+
+/// Calls `run`, a closure that `job` has left to this blocking thread. The caller keeps the job's cell.
+pub(crate) fn enter_closure<R>(job: Option<Current>, run: impl FnOnce() -> R) -> R {
+    let _restore = Restore(current());
+    let in_closure = |job| Current { blocks: true, in_closure: true, ..job };
+    CURRENT.with(|cell| cell.set(job.map(in_closure)));
+    run()
 }

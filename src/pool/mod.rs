@@ -46,7 +46,7 @@ use crate::error::{ConfigError, SubmitError};
 pub use crate::pool::builder::PoolBuilder;
 #[cfg(feature = "tower")]
 pub(crate) use crate::pool::context::PoolId;
-pub(crate) use crate::pool::context::{Current, current, enter_blocking, note_wait};
+pub(crate) use crate::pool::context::{Current, current, enter_closure, note_wait};
 use crate::pool::handle::StoreOutput;
 pub use crate::pool::handle::{AbortHandle, AbortOnDropHandle, JobHandle};
 pub(crate) use crate::pool::job::{JobArc, JobGroup, OutputSink, RawJoinHandle};

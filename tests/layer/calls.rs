@@ -382,6 +382,38 @@ fn a_call_from_a_job_of_the_same_pool_does_not_deadlock() {
     });
 }
 
+/// The call has started since the last poll of its response future, which a job of the pool has.
+#[test]
+fn a_dropped_response_of_a_call_that_has_just_started_cancels_the_call() {
+    for detach in [false, true] {
+        single(async move {
+            let (pool, probe) = (Pool::new(2), Probe::gated());
+            let layer = PoolLayer::schedule_within(&pool, Duration::MAX);
+            let layer = if detach { layer.detach_on_drop() } else { layer };
+            let (gate, inside, go) = (probe.gate(), probe.inside(), Gate::new());
+            let (service, goes) = (layer.layer(probe), go.wait());
+            let held = hold(&pool);
+            let outer = pool.try_schedule(async move {
+                let mut response = Box::pin(service.oneshot(Ask::Echo(1)));
+                assert!(poll(&mut response).is_pending());
+                goes.await;
+            });
+            settle().await;
+            assert_eq!(law(&pool).waiting, 1);
+            held.release().await;
+            settle().await;
+            assert_eq!((inside.now(), law(&pool).running), (1, 2));
+            go.open();
+            soon(outer.unwrap()).await.unwrap();
+            settle().await;
+            let cancelled = u64::from(!detach);
+            assert_eq!((law(&pool).cancelled, inside.now() as u64), (cancelled, 1 - cancelled));
+            gate.open();
+            whole(&pool).await;
+        });
+    }
+}
+
 #[test]
 fn the_end_of_the_runtime_hangs_nobody() {
     watched(|| {

@@ -129,6 +129,32 @@ fn an_abort_that_waited_for_a_closure_elsewhere_is_not_forgotten() {
     multi(2, body());
 }
 
+/// While the closure runs, its job keeps the slot. Nothing but the end of the closure can change that.
+#[test]
+fn a_job_lends_its_slot_once_its_closure_elsewhere_has_returned() {
+    let body = || async {
+        let pool = Pool::new(1);
+        let lives = Gauge::default();
+        let (go, entered, closure) = closure(&lives);
+        let own = pool.clone();
+        let job = pool.try_schedule(async move {
+            let mut closure = Box::pin(millpond::blocking(closure));
+            assert!(poll(&mut closure).is_pending());
+            tokio::spawn(closure);
+            own.schedule(async { 5 }).await.unwrap().await.unwrap()
+        });
+        soon(entered).await.unwrap();
+        eventually(|| pool.status().waiting == 1).await;
+        settle().await;
+        assert_eq!((law(&pool).running, pool.status().lent), (1, 0));
+        drop(go);
+        assert_eq!(soon(job.unwrap()).await.unwrap(), 5);
+        whole(&pool).await;
+    };
+    single(body());
+    multi(2, body());
+}
+
 #[test]
 fn aborted_before_its_start_it_never_runs() {
     single(async {

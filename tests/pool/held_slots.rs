@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::support::*;
 use millpond::Pool;
+use tokio::sync::oneshot;
 
 #[test]
 fn a_held_slot_stays_taken_until_it_is_dropped() {
@@ -149,7 +150,7 @@ fn whichever_comes_second_frees_the_slot() {
     multi(2, async {
         let pool = Pool::new(2);
         for _ in 0..5_000 {
-            let (send, receive) = tokio::sync::oneshot::channel();
+            let (send, receive) = oneshot::channel();
             let inside = pool.clone();
             let job = pool.schedule(async move { drop(send.send(inside.hold_slot())) });
             let job = job.await.unwrap();
@@ -216,6 +217,179 @@ fn a_job_that_runs_in_another_has_no_slot_to_hold() {
         });
         let slot = outer.await.unwrap().await.unwrap();
         assert!(slot.is_some());
+        drop(slot);
+        whole(&pool).await;
+    });
+}
+
+/// A closure runs beside the polls of its job, and may outlive the job.
+#[test]
+fn a_closure_has_no_slot_to_hold() {
+    let body = || async {
+        let pool = Pool::new(1);
+        let (own, nested) = (pool.clone(), pool.clone());
+        let job = async move {
+            let first = millpond::blocking(move || own.hold_slot().is_none()).await;
+            let runtime = tokio::runtime::Handle::current();
+            let inner = async move { nested.hold_slot().is_none() };
+            first && millpond::blocking(move || runtime.block_on(inner)).await
+        };
+        assert!(soon(pool.schedule(job).await.unwrap()).await.unwrap());
+        whole(&pool).await;
+    };
+    single(body());
+    multi(2, body());
+}
+
+/// The closure outlives its future. Its job lends the slot meanwhile, and would hold it.
+#[test]
+fn a_closure_whose_job_lent_its_slot_has_none_to_hold() {
+    single(async {
+        let (pool, gate) = (Pool::new(1), Gate::new());
+        let (go, gone) = std::sync::mpsc::channel::<()>();
+        let (tell, told) = oneshot::channel();
+        let (own, nested, inside) = (pool.clone(), pool.clone(), gate.wait());
+        let job = pool.try_schedule(async move {
+            let mut closure = Box::pin(millpond::blocking(move || {
+                let _ = gone.recv();
+                let _ = tell.send(own.hold_slot());
+            }));
+            assert!(poll(&mut closure).is_pending());
+            drop(closure);
+            nested.schedule(inside).await.unwrap().await.unwrap();
+        });
+        let job = job.unwrap();
+        settle().await;
+        assert_eq!(law(&pool).lent, 1);
+        drop(go);
+        let slot = soon(told).await.unwrap();
+        job.abort();
+        assert!(soon(job).await.unwrap_err().is_cancelled());
+        assert_eq!((law(&pool).lent, pool.status().held_slots), (0, 0));
+        gate.open();
+        drop(slot);
+        whole(&pool).await;
+    });
+}
+
+/// The slot is another job's when the job is cancelled.
+#[test]
+fn the_destructor_of_a_job_that_lent_its_slot_has_none_to_hold() {
+    single(async {
+        let (pool, gate) = (Pool::new(1), Gate::new());
+        let (end, ended) = std::sync::mpsc::channel();
+        let (own, at_end, inside) = (pool.clone(), pool.clone(), gate.wait());
+        let job = pool.try_schedule(async move {
+            let _at_end = OnDrop(move || end.send(at_end.hold_slot()).unwrap());
+            // The start of the child does not wake this job.
+            own.anyway_go(inside).unwrap().into_handle().await.unwrap();
+        });
+        let job = job.unwrap();
+        settle().await;
+        assert_eq!(law(&pool).lent, 1);
+        job.abort();
+        assert!(soon(job).await.unwrap_err().is_cancelled());
+        let status = law(&pool);
+        assert_eq!((status.running, status.lent, status.held_slots), (1, 0, 0));
+        assert!(ended.recv().unwrap().is_none());
+        gate.open();
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn a_job_without_its_guard_lends_again() {
+    single(async {
+        let pool = Pool::new(1);
+        let own = pool.clone();
+        let job = pool.try_schedule(async move {
+            drop(own.hold_slot());
+            own.schedule(async { 5 }).await.unwrap().await.unwrap()
+        });
+        assert_eq!(soon(job.unwrap()).await.unwrap(), 5);
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn a_job_lends_once_another_task_drops_its_guard() {
+    let body = || async {
+        for quota in [None, Some(1)] {
+            let pool = Pool::new(if quota.is_some() { 2 } else { 1 });
+            let group = pool.group_builder::<u32>().quota(quota.unwrap_or(9)).build().unwrap();
+            let (send, receive) = oneshot::channel();
+            let (own, members) = (pool.clone(), group.clone());
+            let job = group.try_schedule(async move {
+                send.send(own.hold_slot().unwrap()).unwrap();
+                members.schedule(async { 5 }).await.unwrap();
+                6
+            });
+            job.unwrap();
+            let slot = soon(receive).await.unwrap();
+            eventually(|| pool.status().waiting == 1).await;
+            settle().await;
+            assert_eq!((law(&pool).running, pool.status().lent), (1, 0), "the slot is held");
+            drop(slot);
+            let values: Vec<_> = soon(group.try_join()).await.unwrap();
+            assert_eq!(values, [6, 5]);
+            whole(&pool).await;
+        }
+    };
+    single(body());
+    multi(2, body());
+}
+
+/// The wait of the job begins while another thread drops the guard.
+#[test]
+fn whichever_comes_second_lets_the_job_lend() {
+    multi(2, async {
+        let pool = Pool::new(1);
+        for _ in 0..2_000 {
+            let (send, receive) = oneshot::channel();
+            let own = pool.clone();
+            let job = pool.schedule(async move {
+                drop(send.send(own.hold_slot()));
+                own.schedule(async { 5 }).await.unwrap().await.unwrap()
+            });
+            let job = job.await.unwrap();
+            drop(receive.await);
+            assert_eq!(soon(job).await.unwrap(), 5);
+        }
+        whole(&pool).await;
+    });
+}
+
+#[test]
+fn a_job_that_waited_with_its_guard_keeps_its_slot_to_the_end_of_both() {
+    single(async {
+        let pool = Pool::new(2);
+        let own = pool.clone();
+        let job = pool.try_schedule(async move {
+            let slot = own.hold_slot();
+            own.schedule(async {}).await.unwrap().await.unwrap();
+            slot
+        });
+        let slot = soon(job.unwrap()).await.unwrap();
+        assert!(slot.is_some());
+        let status = law(&pool);
+        assert_eq!((status.running, status.lent, status.held_slots), (0, 0, 1));
+        drop(slot);
+        whole(&pool).await;
+
+        // Cancelled while it waits.
+        let (send, receive) = oneshot::channel();
+        let (own, gate) = (pool.clone(), Gate::new());
+        let inside = gate.wait();
+        let job = pool.try_schedule(async move {
+            drop(send.send(own.hold_slot()));
+            own.schedule(inside).await.unwrap().await.unwrap();
+        });
+        let (job, slot) = (job.unwrap(), soon(receive).await.unwrap());
+        settle().await;
+        job.abort();
+        assert!(soon(job).await.unwrap_err().is_cancelled());
+        assert_eq!((law(&pool).running, pool.status().held_slots), (1, 1));
+        gate.open();
         drop(slot);
         whole(&pool).await;
     });

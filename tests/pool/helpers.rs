@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::support::patience::{Patience, TICK, sleep};
 use crate::support::*;
 
 /// A future that is ready at its second poll, and wakes no task.
@@ -59,5 +60,26 @@ fn a_future_that_moves_between_tasks_is_woken() {
         settle().await;
         send.send(7).unwrap();
         assert_eq!(soon(task).await.unwrap(), Ok(7));
+    });
+}
+
+#[test]
+fn a_standstill_costs_little_patience() {
+    watched(|| {
+        let limit = Duration::from_millis(100);
+        let mut patience = Patience::new(limit);
+        std::thread::sleep(limit * 2);
+        assert!(patience.lasts());
+        let asked = (0..).take_while(|_| patience.lasts()).map(|_| std::thread::sleep(TICK));
+        assert!(asked.count() < 10, "80 ms were left, and each tick takes 10 or more");
+    });
+}
+
+#[test]
+fn a_paused_clock_costs_patience() {
+    paused(async {
+        let start = tokio::time::Instant::now();
+        sleep(Duration::from_secs(1)).await;
+        assert!(start.elapsed() >= Duration::from_secs(1));
     });
 }

@@ -513,6 +513,37 @@ fn a_closure_that_outlives_its_job_waits_like_a_stranger() {
     });
 }
 
+/// The job has dropped the future of its closure, and has lent its slot. So the closure's wait can end.
+#[test]
+fn a_closure_whose_future_is_gone_waits_like_a_stranger() {
+    watched(|| {
+        runtime(2).block_on(async {
+            let (pool, gate) = (Pool::new(1), Gate::new());
+            let (own, nested, inside) = (pool.clone(), pool.clone(), gate.wait());
+            let (go, gone) = std::sync::mpsc::channel::<()>();
+            let (tell, told) = tokio::sync::oneshot::channel();
+            let job = pool.schedule(async move {
+                let mut closure = Box::pin(millpond::blocking(move || {
+                    let _ = gone.recv();
+                    let waited = own.blocking_schedule(async { 1 });
+                    tell.send(waited.map(drop).map_err(|error| error.kind())).unwrap();
+                }));
+                assert!(poll(&mut closure).is_pending());
+                drop(closure);
+                nested.schedule(inside).await.unwrap().await.unwrap();
+            });
+            let job = job.await.unwrap();
+            eventually(|| pool.status().lent == 1).await;
+            drop(go);
+            eventually(|| pool.status().waiting == 1 || pool.status().refused == 1).await;
+            gate.open();
+            soon(job).await.unwrap();
+            assert_eq!(soon(told).await.unwrap(), Ok(()));
+            whole(&pool).await;
+        });
+    });
+}
+
 /// Two pools whose jobs wait for each other: neither pool is stuck by its own jobs, so nothing is
 /// lent. Each direction alone ends.
 #[test]
@@ -602,6 +633,78 @@ fn a_nested_wait_of_a_paused_pool_ends_after_the_pause() {
         assert_eq!(law(&pool).lent, 0, "nothing starts, so nothing is lent");
         pool.resume();
         assert_eq!(soon(job).await.unwrap(), 7);
+        whole(&pool).await;
+    });
+}
+
+/// A job that waits to resume has started: it is no waiting job.
+#[test]
+fn a_cancel_of_waiting_jobs_leaves_those_that_wait_to_resume() {
+    single(async {
+        let pool = Pool::new(1);
+        for cancel in [false, true] {
+            let (group, child, own) = (pool.group::<u32>(), Gate::new(), pool.clone());
+            let inside = child.wait();
+            let member = async move {
+                // The start of the child wakes the member, and the child has the slot.
+                own.schedule(inside).await.unwrap().await.unwrap();
+                7
+            };
+            group.try_schedule(member).unwrap();
+            settle().await;
+            let status = law(&pool);
+            assert_eq!((status.running, status.lent, status.waiting), (1, 1, 0));
+            assert_eq!((group.cancel_waiting(), pool.cancel_waiting()), (0, 0));
+            if cancel {
+                // An abort takes the job out.
+                group.cancel();
+                assert_eq!(soon(group.wait()).await.cancelled, 1);
+                assert_eq!((law(&pool).running, pool.status().lent), (1, 0));
+                child.open();
+            } else {
+                child.open();
+                assert_eq!(soon(group.try_join()).await.unwrap(), [7]);
+            }
+            whole(&pool).await;
+        }
+    });
+}
+
+/// The submit was not polled since its job started. By the drop, the job has lent its slot and waits for
+/// another.
+#[test]
+fn a_nested_submit_that_is_dropped_leaves_a_job_that_waits_to_resume() {
+    single(async {
+        let (pool, done) = (Pool::new(1), Gauge::default());
+        let (go, goes_on, woken) = (Gate::new(), Gate::new(), Gate::new());
+        let (goes, begins, wakes) = (go.wait(), goes_on.wait(), woken.wait());
+        let (own, inner, ended) = (pool.clone(), pool.clone(), done.clone());
+        let submitted = async move {
+            begins.await;
+            let child = async { inner.schedule(async {}).await.unwrap().await.unwrap() };
+            tokio::join!(child, wakes);
+            drop(ended.enter());
+        };
+        let outer = pool.try_schedule(async move {
+            let mut submit = Box::pin(own.schedule(submitted));
+            assert!(poll(&mut submit).is_pending());
+            goes.await;
+            woken.open();
+            // The child waits, and the submitted job as well: the one slot is this job's.
+            let status = own.status();
+            assert_eq!((status.running, status.lent, status.waiting), (1, 1, 1));
+            drop(submit);
+        });
+        settle().await;
+        assert_eq!((law(&pool).running, pool.status().lent), (1, 1), "the submitted job runs");
+        go.open();
+        settle().await;
+        goes_on.open();
+        soon(outer.unwrap()).await.unwrap();
+        soon(pool.wait_idle()).await;
+        let status = law(&pool);
+        assert_eq!((status.completed, status.cancelled, status.withdrawn), (3, 0, 0));
+        assert_eq!(done.total(), 1);
         whole(&pool).await;
     });
 }

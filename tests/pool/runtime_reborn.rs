@@ -1,9 +1,12 @@
 //! A pool whose runtime is gone moves to the next one, once no job of the old one is left.
 
-use std::sync::LazyLock;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use crate::support::*;
-use millpond::{Pool, PoolBuilder, SubmitErrorKind};
+use millpond::{JobHandle, JobOptions, Pool, PoolBuilder, SubmitErrorKind};
 use tokio::runtime::{Builder, Runtime};
 
 fn one_thread() -> Runtime {
@@ -79,7 +82,7 @@ fn a_pool_without_workers_moves_too() {
             use_all(&pool).await;
         });
         // All workers have retired.
-        let timeout = std::time::Duration::from_secs(1);
+        let timeout = Duration::from_secs(1);
         let pool = build(Pool::builder().idle_timeout(timeout));
         for _ in 0..3 {
             let mut runtime = Builder::new_current_thread();
@@ -220,7 +223,7 @@ fn the_stall_monitor_works_in_the_next_runtime() {
             first.block_on(async {
                 let jobs: Vec<_> = (0..4)
                     .map(|_| {
-                        let job = async { std::thread::sleep(std::time::Duration::from_millis(2)) };
+                        let job = async { std::thread::sleep(Duration::from_millis(2)) };
                         pool.try_schedule(job).unwrap()
                     })
                     .collect();
@@ -235,7 +238,7 @@ fn the_stall_monitor_works_in_the_next_runtime() {
                 let blocked = pool.try_schedule(async move {
                     let (tell, told) = std::sync::mpsc::channel();
                     let job = inside.try_schedule(async move { tell.send(7).unwrap() }).unwrap();
-                    let told = told.recv_timeout(std::time::Duration::from_secs(10));
+                    let told = told.recv_timeout(Duration::from_secs(10));
                     job.detach();
                     told
                 });
@@ -269,6 +272,99 @@ fn a_waiter_on_another_runtime_learns_why() {
             soon(reserver.reserve()).await.unwrap();
             reserver.release();
             whole(&pool).await;
+        });
+    });
+}
+
+/// A pool whose runtime has shut down, after the last worker had retired.
+fn left_alone() -> Pool {
+    let timeout = Duration::from_secs(1);
+    let pool = Pool::builder().size(2).min_idle(0).idle_timeout(timeout).build().unwrap();
+    let mut clock = Builder::new_current_thread();
+    clock.enable_all().start_paused(true).build().unwrap().block_on(async {
+        soon(pool.schedule(async {}).await.unwrap()).await.unwrap();
+        tokio::time::sleep(timeout * 2).await;
+        assert_eq!(pool.status().workers, 0);
+    });
+    pool
+}
+
+/// Both find that the old runtime is gone before one of them moves the pool.
+#[test]
+fn two_first_submits_at_once_move_the_pool_once() {
+    watched(|| {
+        let next = runtime(2);
+        // The second one comes from the next runtime, too, or from outside of any.
+        for round in 0..400 {
+            let (pool, ready) = (left_alone(), Arc::new(AtomicUsize::new(0)));
+            let submits = [true, round % 2 == 0].map(|inside| {
+                let (pool, ready, next) = (pool.clone(), ready.clone(), next.handle().clone());
+                std::thread::spawn(move || {
+                    let _entered = inside.then(|| next.enter());
+                    ready.fetch_add(1, SeqCst);
+                    while ready.load(SeqCst) < 2 {
+                        std::hint::spin_loop();
+                    }
+                    pool.try_schedule(async {})
+                })
+            });
+            let submitted = submits.map(|submit| submit.join().unwrap());
+            next.block_on(async {
+                if round % 2 == 0 {
+                    for job in submitted.map(|job| job.map_err(|refused| refused.kind())) {
+                        soon(job.unwrap()).await.unwrap();
+                    }
+                } else {
+                    submitted.into_iter().flatten().for_each(JobHandle::detach);
+                }
+                let job = soon(pool.schedule(async { 7 })).await.map_err(|refused| refused.kind());
+                assert_eq!(soon(job.unwrap()).await.unwrap(), 7);
+            });
+        }
+    });
+}
+
+/// A reserved slot needs no worker. So nothing tells of the end of its runtime.
+#[test]
+fn a_waiter_with_a_deadline_after_the_end_of_the_runtime() {
+    watched(|| {
+        for given in [false, true] {
+            let old = one_thread();
+            let builder = Pool::builder().size(1);
+            let builder = if given { builder.runtime(old.handle().clone()) } else { builder };
+            let pool = builder.build().unwrap();
+            let slot = old.block_on(pool.reserve()).unwrap();
+            drop(old);
+            one_thread().block_on(async {
+                let view = pool.with(JobOptions::new().timeout(Duration::from_millis(10)));
+                let refused = soon(view.schedule(async { unreachable!() })).await.unwrap_err();
+                let moves = SubmitErrorKind::Expired;
+                let stays = SubmitErrorKind::RuntimeGone;
+                assert_eq!(refused.kind(), if given { stays } else { moves });
+                drop(slot);
+                if !given {
+                    use_all(&pool).await;
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_runtime_that_ends_while_a_waiter_has_a_deadline() {
+    watched(|| {
+        let (old, other) = (one_thread(), one_thread());
+        let pool = Pool::new(1);
+        let slot = old.block_on(pool.reserve()).unwrap();
+        let view = pool.with(JobOptions::new().timeout(Duration::from_secs(3600)));
+        let mut waiter = Box::pin(view.schedule(async { unreachable!() }));
+        other.block_on(async { assert!(poll(&mut waiter).is_pending()) });
+        drop(old);
+        other.block_on(async {
+            let refused = soon(waiter).await.unwrap_err();
+            assert_eq!(refused.kind(), SubmitErrorKind::RuntimeGone);
+            drop(slot);
+            use_all(&pool).await;
         });
     });
 }

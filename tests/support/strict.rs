@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use super::patience;
+
 /// A future that is polled once, and then only after its waker was called.
 pub struct Woken<F> {
     future: Pin<Box<F>>,
@@ -60,10 +62,15 @@ impl<F: Future> Future for Woken<F> {
 /// Returns the future's output, or `None` when the time is up: also for a future that is ready by
 /// then, but has not woken its task.
 pub async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    before(tokio::time::sleep(limit), future).await
+}
+
+/// Returns the future's output, or `None` at the end of the limit.
+async fn before<F: Future>(limit: impl Future<Output = ()>, future: F) -> Option<F::Output> {
     let future = woken(future);
     tokio::select! {
         biased;
-        () = tokio::time::sleep(limit) => None,
+        () = limit => None,
         output = future => Some(output),
     }
 }
@@ -73,7 +80,7 @@ pub async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> 
 pub fn soon<F: Future>(future: F) -> impl Future<Output = F::Output> {
     let at = Location::caller();
     async move {
-        match within(Duration::from_secs(10), future).await {
+        match before(patience::sleep(Duration::from_secs(10)), future).await {
             Some(output) => output,
             None => panic!("hangs: {at}"),
         }

@@ -20,6 +20,8 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::codec::LinesCodec;
 use tower::util::BoxCloneSyncService;
 
+use super::patience::Patience;
+
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The mode of a test's server, and whether its connections use TLS.
@@ -400,13 +402,13 @@ impl AsyncWrite for Stream {
 /// there.
 #[track_caller]
 pub fn no_time<F: Future>(future: F) -> impl Future<Output = F::Output> {
-    let (at, start) = (Location::caller(), Instant::now());
+    let (at, mut patience) = (Location::caller(), Patience::new(Duration::from_secs(25)));
     let single = Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread;
     let mut future = super::woken(future);
     poll_fn(move |cx| {
         let polled = Pin::new(&mut future).poll(cx);
         if polled.is_pending() {
-            assert!(start.elapsed() < Duration::from_secs(25), "hangs: {at}");
+            assert!(patience.lasts(), "hangs: {at}");
             if single {
                 cx.waker().wake_by_ref();
             }
@@ -446,14 +448,14 @@ pub fn accounted(server: &Server) -> ServerStatus {
 
 /// Waits until no connection is open, then checks that nothing else is left.
 pub async fn emptied(server: &Server) -> ServerStatus {
-    let start = Instant::now();
+    let mut patience = Patience::new(Duration::from_secs(10));
     loop {
         let status = server.status();
         if (status.open, status.parked) == (0, 0) {
             break;
         }
         // The message has the status: that tells more than the location.
-        assert!(start.elapsed() < Duration::from_secs(10), "not emptied: {status:?}");
+        assert!(patience.lasts(), "not emptied: {status:?}");
         tokio::task::yield_now().await;
     }
     let status = accounted(server);

@@ -95,8 +95,9 @@
 //!   Tests: `a_wake_while_polled_is_kept` (loom), `the_first_wake_of_an_idle_job_takes_the_token`.
 //! - **S2, the token's fields.** Before `COMPLETE`, the token's holder alone uses `stage`, `sink`,
 //!   `slot_hold`, `slot_kind`, `suspended_key` and, outside of the wait list, `waiter_key`. The thread that
-//!   polls acts for the holder. A list of jobs only reads the two keys. After `COMPLETE`, `stage` belongs to
-//!   the join handle (S10), and the others are no longer used.
+//!   polls acts for the holder; a thread that runs a closure of the job does not. A list of jobs only reads
+//!   the two keys. After `COMPLETE`, `stage` belongs to the join handle (S10), and the others are no longer
+//!   used.
 //!   Tests: `a_handle_is_woken` (loom), `aborts_race_with_completion_both_ways`.
 //! - **S3, pinned.** The future stays at its address from the first poll to its drop in place.
 //!   Test: `in_the_destructor_of_the_future`.
@@ -159,7 +160,7 @@ pub(crate) trait JobScheduler: Send + Sync {
     fn schedule(&self, job: Runnable);
 
     /// Takes the job under `waiter_key` out of the wait list and ends it. Returns `false` if the job
-    /// does not stand there any more.
+    /// does not stand there any more, or has started and the reason is for waiting jobs alone.
     fn withdraw(&self, job: RawJob, waiter_key: usize, reason: WithdrawReason) -> bool;
 
     /// Leaves `waker` with the job under `waiter_key`, to be woken when the job leaves the wait list.
@@ -251,12 +252,21 @@ pub(crate) trait OutputSink<T>: Send + 'static {
 /// Why a job is taken out of the wait list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WithdrawReason {
-    /// The job was aborted: it ends as cancelled.
+    /// The job was aborted: it ends as cancelled, also if it has started and waits to resume.
     Abort,
+    /// The waiting jobs were cancelled: it ends as cancelled.
+    AbortWaiting,
     /// The future that submitted the job was dropped: the job was never submitted.
     SubmitterDropped,
     /// The wait took longer than the submitter allows: the submitter takes the job back.
     TimedOut,
+}
+
+impl WithdrawReason {
+    /// Whether a job that has started and waits to resume is taken out, too.
+    pub(crate) fn ends_started(self) -> bool {
+        self == Self::Abort
+    }
 }
 
 /// What a job does at a moment.

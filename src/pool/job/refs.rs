@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
 use crate::error::JobPanic;
-use crate::pool::context::{PoolId, note_wait};
+use crate::pool::context::{Current, PoolId, current, note_wait};
 use crate::pool::job::history::{History, NO_KEY};
 use crate::pool::job::raw::{Header, REF};
 use crate::pool::job::state::SlotHold;
@@ -73,9 +73,10 @@ impl RawJob {
     /// Keeps the job's slot beyond the job's end, until the guard releases it. Returns `None` if the
     /// job has no slot or already has a guard.
     ///
-    /// Called only from within the job's own poll.
+    /// Called only by the thread that polls or cancels the job.
     pub(crate) fn hold_slot(self) -> Option<Arc<SlotHold>> {
-        if self.slot_kind() == SlotKind::Overflow {
+        // The destructor of a job that lent its slot and is cancelled may call this, too.
+        if matches!(self.slot_kind(), SlotKind::Overflow | SlotKind::Lent) {
             return None;
         }
         self.header().slot_hold.with_mut(|place| {
@@ -95,6 +96,11 @@ impl RawJob {
     /// Whether the job has ended and its output is published.
     pub(crate) fn is_complete(self) -> bool {
         self.header().state.load().is_complete()
+    }
+
+    /// Whether an abort has to wait, since the future of a closure lives.
+    pub(crate) fn is_abort_deferred(self) -> bool {
+        self.header().state.load().is_abort_deferred()
     }
 
     /// Where the job was submitted.
@@ -299,10 +305,11 @@ impl Runnable {
         word.store(word.load(Relaxed) | MEASURED, Relaxed);
     }
 
-    /// Whether a slot guard will keep the slot of this job.
-    pub(crate) fn has_slot_guard(&self) -> bool {
+    /// The handshake with the slot guard that keeps the slot of this job, if one does.
+    pub(crate) fn slot_hold(&self) -> Option<Arc<SlotHold>> {
         // SAFETY: `slot_hold` belongs to the token's holder (S2).
-        self.0.header().slot_hold.with(|place| unsafe { (*place).is_some() })
+        let slot_hold = self.0.header().slot_hold.with(|place| unsafe { (*place).clone() });
+        slot_hold.filter(|slot_hold| slot_hold.is_kept())
     }
 
     /// Whether the next poll cancels the job.
@@ -405,7 +412,7 @@ impl Runnable {
 
     /// Whether an abort has to wait.
     pub(crate) fn is_abort_deferred(&self) -> bool {
-        self.0.header().state.load().is_abort_deferred()
+        self.0.is_abort_deferred()
     }
 
     /// Whether the token is the last counted reference: no handle, abort handle or waker is left.
@@ -440,7 +447,11 @@ impl JobArc {
 
     /// Takes one [`defer_abort`](Self::defer_abort) back. The last call lets a waiting abort proceed.
     pub(crate) fn allow_abort(&self) {
-        if self.0.header().state.allow_abort() {
+        let is_due = self.0.header().state.allow_abort();
+        // A job that waits for its own pool does not lend its slot meanwhile. After a deferral that ends
+        // elsewhere, the next poll of the job notes the wait once more.
+        let is_own = |current: Current| current.job == self.0 && current.is_polled_here();
+        if is_due || !current().is_some_and(is_own) {
             self.0.wake();
         }
     }
@@ -458,7 +469,7 @@ impl JobArc {
             return;
         }
         // A waiting job that could not be withdrawn is on its way to a run queue, or is being
-        // cancelled. It never comes back to the wait list, and its first poll finds the request.
+        // cancelled. Its next poll finds the request.
         if let Some(token) = job.request_abort() {
             job.scheduler().schedule(token);
         }
@@ -495,11 +506,11 @@ impl JobArc {
         self.0.header().state.request_abort_unless_idle();
     }
 
-    /// Cancels the job if it stands in the wait list. Returns whether it did.
+    /// Cancels the job if it waits for its first slot. Returns whether it did.
     pub(crate) fn abort_waiting(&self) -> bool {
         let job = self.0;
         let is_waiting = job.header().state.load().is_waiting();
-        is_waiting && job.scheduler().withdraw(job, job.waiter_key(), WithdrawReason::Abort)
+        is_waiting && job.scheduler().withdraw(job, job.waiter_key(), WithdrawReason::AbortWaiting)
     }
 
     /// Waits until the job has left the wait list.

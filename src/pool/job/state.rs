@@ -18,6 +18,8 @@
 //! Read-modify-writes continue the release sequence of the stores before them. So a transition
 //! synchronizes with all earlier ones, not only with the latest.
 
+use std::sync::Arc;
+
 use crate::pool::job::Activity;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::atomic::{AtomicBool, AtomicU32};
@@ -357,6 +359,17 @@ pub(crate) struct SlotHold(
 impl SlotHold {
     pub(super) fn new() -> Self {
         Self(AtomicBool::new(false))
+    }
+
+    /// Whether neither side has ended.
+    pub(crate) fn is_kept(&self) -> bool {
+        // The acquire pairs with the swap of a guard that was dropped.
+        !self.0.load(Acquire)
+    }
+
+    /// A number that no other value has while this one is referenced.
+    pub(crate) fn id(self: &Arc<Self>) -> usize {
+        Arc::as_ptr(self).addr()
     }
 
     /// Ends the job's side. Returns whether the guard still keeps the slot.

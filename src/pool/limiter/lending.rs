@@ -24,6 +24,8 @@
 //!
 //! * **blocked**: the job is in [`Holders`], with its slot. The job's `BLOCKED` bit makes the scheduler
 //!   ask [`Limiter::unblock`] when the job is woken, before it goes to a run queue.
+//!   A job whose slot guard lives keeps its slot. It is in `State::guarded`, and is blocked from the drop of
+//!   the guard on.
 //! * **lent**: the job is in `State::lent` and holds nothing.
 //! * **resuming**: the job stands in the wait list, in a list of its own before all waiters. An abort
 //!   takes it out there.
@@ -46,9 +48,10 @@
 //! refused.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use crate::pool::context::Current;
-use crate::pool::job::{RawJob, Runnable, SlotKind};
+use crate::pool::job::{RawJob, Runnable, SlotHold, SlotKind};
 use crate::pool::limiter::Limiter;
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::flags::CANCELLING;
@@ -66,11 +69,19 @@ pub(super) struct WaitingJob {
     quota: Option<usize>,
 }
 
-/// Returns the job that a thread polls, or whose closure it runs, if the job holds a slot. A closure
-/// that nothing awaits any more may outlive its job.
+/// A job that waits for its own pool, and whose slot a guard keeps.
+pub(super) struct Guarded {
+    waiting_job: WaitingJob,
+    /// The id of the handshake with the guard: a job of the same id may have another one later.
+    slot_hold: usize,
+}
+
+/// Returns the job that a thread polls, or whose closure it runs, if the job holds a slot. Behind a closure
+/// that nothing awaits any more, the job may lend its slot, and end.
 pub(super) fn waiting_job(current: Current) -> Option<WaitingJob> {
     let slot_kind = current.job.slot_kind();
-    (slot_kind != SlotKind::Overflow && !current.job.is_complete())
+    let waits = current.is_polled_here() || current.job.is_abort_deferred();
+    (waits && slot_kind != SlotKind::Overflow && !current.job.is_complete())
         .then(|| WaitingJob { id: current.job.id(), quota: slot_kind.quota() })
 }
 
@@ -179,14 +190,53 @@ pub(super) fn set_waiting_job(
 
 impl Limiter {
     /// Notes that a job waits for its own pool. Called by the job's worker, before the job is
-    /// suspended.
+    /// suspended. A job with a slot guard lends only after the guard's drop.
     #[cold]
-    pub(crate) fn block(&self, shard_id: ShardId, job: RawJob, deferred: &mut DeferredWakes) {
+    pub(crate) fn block(
+        &self,
+        shard_id: ShardId,
+        job: RawJob,
+        slot_hold: Option<Arc<SlotHold>>,
+        deferred: &mut DeferredWakes,
+    ) {
         let waiting_job = WaitingJob { id: job.id(), quota: job.slot_kind().quota() };
         let mut state = self.lock_state();
-        state.holders.entry(waiting_job).blocked = true;
-        self.set_blocked_jobs(&state);
-        state.lend(shard_id, waiting_job.quota, deferred);
+        // Under the lock: a guard that is dropped after this look finds the entry.
+        if let Some(slot_hold) = slot_hold.filter(|slot_hold| slot_hold.is_kept()) {
+            let guarded = Guarded { waiting_job, slot_hold: slot_hold.id() };
+            state.guarded.insert(waiting_job.id, guarded);
+            return;
+        }
+        self.block_in(&mut state, shard_id, waiting_job, deferred);
+    }
+
+    /// Blocks the job of a slot guard that was dropped, if the job waits for its own pool.
+    #[cold]
+    pub(crate) fn end_guard(
+        &self,
+        shard_id: ShardId,
+        job_id: usize,
+        slot_hold: &Arc<SlotHold>,
+        deferred: &mut DeferredWakes,
+    ) {
+        let mut state = self.lock_state();
+        let is_own = |guarded: &&Guarded| guarded.slot_hold == slot_hold.id();
+        let Some(guarded) = state.guarded.get(&job_id).filter(is_own) else { return };
+        let waiting_job = guarded.waiting_job;
+        state.guarded.remove(&job_id);
+        self.block_in(&mut state, shard_id, waiting_job, deferred);
+    }
+
+    fn block_in(
+        &self,
+        state: &mut StateGuard<'_>,
+        shard_id: ShardId,
+        job: WaitingJob,
+        deferred: &mut DeferredWakes,
+    ) {
+        state.holders.entry(job).blocked = true;
+        self.set_blocked_jobs(state);
+        state.lend(shard_id, job.quota, deferred);
     }
 
     /// Ends the wait of a blocked job. Returns the job if it has a slot or is to be cancelled. If its
@@ -199,7 +249,7 @@ impl Limiter {
         deferred: &mut DeferredWakes,
     ) -> Option<Runnable> {
         let mut state = self.lock_state();
-        let has_slot = state.holders.unblock(job.ptr().id()) || failpoint("a lender needs no slot");
+        let has_slot = state.unblock(job.ptr().id()) || failpoint("a lender needs no slot");
         self.set_blocked_jobs(&state);
         if has_slot {
             return Some(job);
@@ -224,7 +274,7 @@ impl Limiter {
     #[cold]
     pub(crate) fn unblock_to_cancel(&self, job: &Runnable) {
         let mut state = self.lock_state();
-        if !state.holders.unblock(job.ptr().id()) {
+        if !state.unblock(job.ptr().id()) {
             state.lent.remove(&job.ptr().id());
             job.ptr().set_slot_kind(SlotKind::Lent);
         }
@@ -253,6 +303,13 @@ impl Limiter {
         deferred: &mut DeferredWakes,
     ) {
         self.lock_state().lend(shard_id, quota, deferred);
+    }
+}
+
+impl State {
+    /// Removes the block of a job. Returns whether the job has its slot: it was blocked or guarded.
+    fn unblock(&mut self, id: usize) -> bool {
+        self.holders.unblock(id) || self.guarded.remove(&id).is_some()
     }
 }
 

@@ -22,7 +22,7 @@ use crate::pool::job::{JobGroup, SlotKind};
 use crate::pool::limiter::counts::{Counters, Counts};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
 use crate::pool::limiter::flags::{CLOSED, DEADLINES, FULL, IDLE_WAITERS, NO_SLOTS};
-use crate::pool::limiter::lending::{Holders, waiting_job, would_deadlock};
+use crate::pool::limiter::lending::{Guarded, Holders, waiting_job, would_deadlock};
 use crate::pool::limiter::measured::Measured;
 use crate::pool::limiter::overload::{Overload, TargetWait};
 use crate::pool::limiter::shard::{ShardGuard, ShardId};
@@ -52,6 +52,8 @@ pub(super) struct State {
     pub(super) cancelling: usize,
     /// The jobs that hold a slot and wait for this pool.
     pub(super) holders: Holders,
+    /// The jobs that would be blocked, but for slot guards that keep their slots.
+    pub(super) guarded: HashMap<usize, Guarded>,
     /// The jobs that lent their slot and were not woken since, with their quotas.
     pub(super) lent: HashMap<usize, Option<usize>>,
     /// All jobs that lent their slot: `lent`, the resuming ones, and those that are being cancelled.
@@ -81,6 +83,7 @@ impl State {
             overflow: 0,
             cancelling: 0,
             holders: Holders::default(),
+            guarded: HashMap::new(),
             lent: HashMap::new(),
             lent_jobs: 0,
             overload: Overload::new(target_wait),

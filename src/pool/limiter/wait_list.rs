@@ -498,6 +498,14 @@ impl WaitList {
         }
     }
 
+    /// Returns whether `job` stands under the key, has started and waits to resume.
+    pub(super) fn is_resuming(&self, waiter_key: WaiterKey, job: RawJob) -> bool {
+        self.nodes.get(waiter_key).is_some_and(|node| {
+            let is_own = matches!(&node.waiter, Waiter::Job(own, _) if own.ptr() == job);
+            is_own && node.resumes.is_some()
+        })
+    }
+
     /// Takes `job` out of the wait list. Returns `None` if the key has passed to another waiter.
     pub(super) fn remove_job(&mut self, waiter_key: WaiterKey, job: RawJob) -> Option<RemovedJob> {
         let node = self.nodes.get(waiter_key)?;

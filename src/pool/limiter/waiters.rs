@@ -188,16 +188,21 @@ impl Limiter {
         true
     }
 
-    /// Takes a job out of the wait list. Returns `None` if the job has left already. The caller must
-    /// end the job and call [`end_withdrawn`](Self::end_withdrawn).
+    /// Takes a job out of the wait list; one that has started and waits to resume, only with `started`.
+    /// Returns `None` if the job has left already. The caller must end the job. If it has not started, the
+    /// caller must also call [`end_withdrawn`](Self::end_withdrawn).
     pub(crate) fn withdraw(
         &self,
         shard_id: ShardId,
         job: RawJob,
         waiter_key: WaiterKey,
+        started: bool,
         deferred: &mut DeferredWakes,
     ) -> Option<Runnable> {
         let mut state = self.lock_state();
+        if !started && state.wait_list.is_resuming(waiter_key, job) {
+            return None;
+        }
         let mut removed = state.wait_list.remove_job(waiter_key, job)?;
         state.remove_for_cancel(shard_id, &mut removed, deferred);
         Some(removed.job)

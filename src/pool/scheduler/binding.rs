@@ -3,7 +3,8 @@
 //! A pool binds to the runtime of its builder, or to the runtime of its first job. tokio has no event
 //! for the end of a runtime: it drops the tasks. So a worker is the pool's witness. The drop of a
 //! worker that has not retired marks the binding as gone, and so does a task that is dropped at its
-//! spawn. While no worker lives, the binding is *unwatched*, and the next submit spawns such a task.
+//! spawn. The task that watches deadlines is a witness as well. While no worker lives, the binding is
+//! *unwatched*, and the next submit spawns such a task.
 //!
 //! ```text
 //!              first submit              drop of a worker
@@ -16,13 +17,14 @@
 //! `Shared` owns the binding. A submit reads the state without a lock; everything else happens under
 //! the one lock here. It comes before the idle lock, and no task is spawned under it.
 //! A pool must never bind anew while a worker or a job of the old runtime is left: its drop would
-//! cancel the jobs of the new one.
+//! cancel the jobs of the new one. Nor while a thread closes the pool because the old runtime is gone
+//! ([`BindingGuard::begin_loss`]): the close would hit the new one.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use tokio::runtime::{self, Handle};
 use tokio::task::coop;
 
 use crate::panic::catch_panic;
@@ -57,13 +59,16 @@ pub(super) struct Runtime {
     handle: Option<Handle>,
     /// The runtime comes from the builder. The pool stays with it.
     fixed: bool,
+    /// The threads that close the pool, because this runtime is gone.
+    losses: usize,
 }
 
 impl Binding {
     pub(super) fn new(handle: Option<Handle>) -> Self {
         let state = if handle.is_some() { Unwatched } else { Unbound };
         let fixed = handle.is_some();
-        Self { state: AtomicU8::new(state as u8), runtime: Mutex::new(Runtime { handle, fixed }) }
+        let runtime = Mutex::new(Runtime { handle, fixed, losses: 0 });
+        Self { state: AtomicU8::new(state as u8), runtime }
     }
 
     /// Returns whether a submit may go on without a look at the runtime.
@@ -120,9 +125,30 @@ impl BindingGuard<'_> {
         old
     }
 
+    /// Returns whether the pool is bound to this runtime, which has shut down, and no thread has noted
+    /// that.
+    pub(super) fn is_unaware_of_end(&self, ended: runtime::Id) -> bool {
+        self.state() != Gone && self.handle().is_some_and(|handle| handle.id() == ended)
+    }
+
+    /// Notes that the runtime is gone. The caller closes the pool and then calls
+    /// [`end_loss`](Self::end_loss).
+    pub(super) fn begin_loss(&mut self) {
+        self.set(Gone);
+        self.runtime.losses += 1;
+    }
+
+    /// Notes that the caller of [`begin_loss`](Self::begin_loss) has closed the pool.
+    pub(super) fn end_loss(&mut self) {
+        self.runtime.losses -= 1;
+    }
+
     /// Returns the runtime of this thread, if the pool may move there: another runtime than that of
     /// the binding, with timers.
     pub(super) fn successor(&self) -> Option<Handle> {
+        if self.runtime.losses > 0 {
+            return None;
+        }
         let current = Handle::try_current().ok()?;
         let other = self.handle().is_none_or(|bound| bound.id() != current.id());
         (other && !self.runtime.fixed && has_timers()).then_some(current)

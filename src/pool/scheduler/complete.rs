@@ -394,7 +394,7 @@ pub(super) fn end_withdrawn(
     reason: WithdrawReason,
 ) {
     let end = match reason {
-        WithdrawReason::Abort => Ok(job.cancel()),
+        WithdrawReason::Abort | WithdrawReason::AbortWaiting => Ok(job.cancel()),
         WithdrawReason::SubmitterDropped => Err(LeaveReason::Dropped),
         WithdrawReason::TimedOut => Err(LeaveReason::TimedOut),
     };

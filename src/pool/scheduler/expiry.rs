@@ -6,9 +6,13 @@
 //! [`Expiry`] says until when the task sleeps, `None` without a task. Its lock comes before the limiter's.
 //! A submit that finds an earlier deadline in the wait list wakes the task or spawns it; the task ends under
 //! the lock, after it found no deadline. So no deadline is missed.
+//!
+//! A runtime that shuts down drops the task, a dead one at its spawn. There may be no worker that tells of
+//! the end, so the task does: the pool moves to the next runtime, with a new task there, or is closed.
 
 use std::sync::{Arc, Weak};
 
+use tokio::runtime;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
@@ -38,20 +42,25 @@ pub(super) fn watch(shared: &Shared) {
     }
     let Some(first) = shared.limiter.first_deadline() else { return };
     let mut sleeps_until = shared.expiry.sleeps_until.lock();
-    match *sleeps_until {
+    let is_watched = match *sleeps_until {
         Some(at) if at <= first => return,
         Some(_) if failpoint("an earlier deadline wakes nothing") => return,
-        Some(_) => shared.expiry.earlier.notify_one(),
-        None => {
-            let task = Watch { shared: shared.weak(), ended: false };
-            drop(shared.runtime().spawn(task.run(shared.expiry.earlier.clone())));
-        }
-    }
+        before => before.is_some(),
+    };
     *sleeps_until = Some(first);
+    if is_watched {
+        return shared.expiry.earlier.notify_one();
+    }
+    // A dead runtime drops the task at once, and the drop takes the lock.
+    drop(sleeps_until);
+    let runtime = shared.runtime();
+    let task = Watch { shared: shared.weak(), runtime: runtime.id(), ended: false };
+    drop(runtime.spawn(task.run(shared.expiry.earlier.clone())));
 }
 
 struct Watch {
     shared: Weak<Shared>,
+    runtime: runtime::Id,
     ended: bool,
 }
 
@@ -83,9 +92,15 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // The runtime drops the task: the next submit spawns another one.
-        if let Some(shared) = self.shared.upgrade().filter(|_| !self.ended) {
-            *shared.expiry.sleeps_until.lock() = None;
+        let Some(shared) = self.shared.upgrade().filter(|_| !self.ended) else { return };
+        *shared.expiry.sleeps_until.lock() = None;
+        if failpoint("the watch of deadlines tells of no end") {
+            return;
+        }
+        shared.look_at_runtime();
+        // A dead runtime would drop the next task as well.
+        if shared.runtime().id() != self.runtime {
+            watch(&shared);
         }
     }
 }

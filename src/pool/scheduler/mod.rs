@@ -170,7 +170,7 @@
 //! * **W10, timers.** A parked worker above the first `min_idle` has a timer, or the pool has jobs.
 //!   No other parked worker has one.
 //! * **W11, one runtime.** A pool binds anew only while it has no job, no worker and no stall
-//!   monitor of the old runtime.
+//!   monitor of the old runtime, and while no thread closes the pool because of that runtime's end.
 //!
 //! # Tests
 //!

@@ -26,7 +26,9 @@ use tokio::sync::Notify;
 use crate::error::{JobPanic, SubmitErrorKind};
 use crate::panic::catch_panic;
 use crate::pool::context::{self, PoolId};
-use crate::pool::job::{JobGroup, JobScheduler, RawJob, Runnable, SlotKind, Step, WithdrawReason};
+use crate::pool::job::{
+    JobGroup, JobScheduler, RawJob, Runnable, SlotHold, SlotKind, Step, WithdrawReason,
+};
 use crate::pool::jobs::{JobInfo, Longest};
 use crate::pool::limiter::counts::{LeaveReason, ReleaseReason};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
@@ -36,7 +38,7 @@ use crate::pool::limiter::wait_list::WaiterKey;
 use crate::pool::limiter::{AcquireOutcome, Limiter, OnFull, PendingJob};
 use crate::pool::name_table::NameTable;
 use crate::pool::options::Requirements;
-use crate::pool::scheduler::binding::{Binding, BindingState, is_alive};
+use crate::pool::scheduler::binding::{Binding, BindingGuard, BindingState, is_alive};
 use crate::pool::scheduler::complete::{cancel, cancel_all, end_withdrawn};
 use crate::pool::scheduler::expiry::{self, Expiry};
 use crate::pool::scheduler::idle::IdleWorkers;
@@ -176,16 +178,22 @@ impl Shared {
         }
     }
 
-    /// Finds out whether the runtime lives. Called while no worker would tell of its end.
-    fn look_at_runtime(&self) {
+    /// Finds out whether the runtime lives. Moves the pool if it does not and the pool may move, and closes
+    /// the pool otherwise. Called while perhaps no worker would tell of the runtime's end.
+    pub(super) fn look_at_runtime(&self) {
         let runtime = self.runtime();
-        if is_alive(&runtime) {
-            let binding = self.binding.lock();
+        let is_alive = is_alive(&runtime);
+        let mut binding = self.binding.lock();
+        // Another thread may have looked at the same time, and moved or closed the pool.
+        if is_alive {
             if binding.state() == BindingState::Unwatched {
                 binding.set(BindingState::Bound);
             }
-        } else if !self.move_to_current_runtime(None) {
-            self.lose_runtime();
+        } else if binding.is_unaware_of_end(runtime.id()) {
+            match self.bind_successor(&mut binding, None) {
+                Some(old) => self.note_move(binding, old),
+                None => self.lose(binding),
+            }
         }
     }
 
@@ -200,8 +208,14 @@ impl Shared {
     /// Closes the pool and cancels its jobs, because its runtime has shut down. Called by each worker
     /// that the runtime drops.
     pub(super) fn lose_runtime(&self) {
-        self.binding.lock().set(BindingState::Gone);
+        self.lose(self.binding.lock());
+    }
+
+    fn lose(&self, mut binding: BindingGuard<'_>) {
+        binding.begin_loss();
+        drop(binding);
         cancel_all(self, true);
+        self.binding.lock().end_loss();
     }
 
     /// Binds the pool to the runtime of this thread, because the old one is gone and no job of it is
@@ -211,15 +225,26 @@ impl Shared {
         if binding.state() == BindingState::Gone {
             return false;
         }
-        let Some(successor) = binding.successor() else { return false };
-        if !self.workers.leave_runtime(worker) {
-            return false;
-        }
-        let old = binding.bind(successor);
+        let Some(old) = self.bind_successor(&mut binding, worker) else { return false };
+        self.note_move(binding, old);
+        true
+    }
+
+    /// Binds the pool to the runtime of this thread if it may. Returns the old one, to drop without the
+    /// lock.
+    fn bind_successor(
+        &self,
+        binding: &mut BindingGuard<'_>,
+        worker: Option<&Arc<WorkerHandle>>,
+    ) -> Option<Handle> {
+        let successor = binding.successor()?;
+        if self.workers.leave_runtime(worker) { binding.bind(successor) } else { None }
+    }
+
+    fn note_move(&self, binding: BindingGuard<'_>, old: Handle) {
         drop(binding);
         drop(old);
         event!(DEBUG, pool = &*self.config.name, "pool moved to another runtime");
-        true
     }
 
     /// Opens the pool again in the runtime of this thread, if the pool was closed by the end of its
@@ -234,10 +259,9 @@ impl Shared {
         if !self.workers.leave_runtime(None) || !self.limiter.reopen() {
             return;
         }
-        let old = binding.bind(successor);
-        drop(binding);
-        drop(old);
-        event!(DEBUG, pool = &*self.config.name, "pool moved to another runtime");
+        if let Some(old) = binding.bind(successor) {
+            self.note_move(binding, old);
+        }
     }
 
     /// Returns why the pool takes no jobs, or `None` if the pool is open. Moves a pool whose runtime is
@@ -352,6 +376,14 @@ impl Shared {
         }
         self.after_submit(shard_id, quota, &outcome);
         outcome
+    }
+
+    /// Lets a job that waits lend its slot, because its slot guard was dropped.
+    pub(crate) fn end_guard(&self, job_id: usize, slot_hold: &Arc<SlotHold>) {
+        let shard_id = self.current_shard();
+        let mut deferred = DeferredWakes::default();
+        self.limiter.end_guard(shard_id, job_id, slot_hold, &mut deferred);
+        self.run_deferred(shard_id, deferred);
     }
 
     /// Releases a slot that is reserved, or held beyond its job.
@@ -559,7 +591,7 @@ impl Shared {
     #[track_caller]
     pub(crate) fn block_on<R>(&self, verb: &str, future: impl Future<Output = R>) -> R {
         self.assert_may_block(verb);
-        context::enter_blocking(context::current(), || self.runtime().block_on(future))
+        context::enter_blocking(|| self.runtime().block_on(future))
     }
 
     /// Panics if the current thread drives a runtime. Called by each blocking verb before its job is
@@ -679,15 +711,14 @@ impl Shared {
     /// before the job is suspended.
     #[cold]
     pub(super) fn block(&self, job: &Runnable) {
-        // A closure that runs, and a guard of the slot, both keep the slot in use.
-        if job.slot_kind() == SlotKind::Overflow || job.has_slot_guard() || job.is_abort_deferred()
-        {
+        // A closure that runs keeps the slot in use.
+        if job.slot_kind() == SlotKind::Overflow || job.is_abort_deferred() {
             return;
         }
         job.set_blocked(true);
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
-        self.limiter.block(shard_id, job.ptr(), &mut deferred);
+        self.limiter.block(shard_id, job.ptr(), job.slot_hold(), &mut deferred);
         self.run_deferred(shard_id, deferred);
     }
 
@@ -723,11 +754,12 @@ impl JobScheduler for Shared {
     fn withdraw(&self, job: RawJob, waiter_key: WaiterKey, reason: WithdrawReason) -> bool {
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
-        let withdrawn = self.limiter.withdraw(shard_id, job, waiter_key, &mut deferred);
+        let started = reason.ends_started();
+        let withdrawn = self.limiter.withdraw(shard_id, job, waiter_key, started, &mut deferred);
         self.run_deferred(shard_id, deferred);
         let Some(job) = withdrawn else { return false };
         match job.slot_kind() {
-            // The job has started before, and waited to resume.
+            // The job has started before, and waited to resume: it is aborted.
             SlotKind::Lent => cancel(self, shard_id, job),
             _ => end_withdrawn(self, shard_id, job, reason),
         }

@@ -246,6 +246,15 @@ where
     }
 }
 
+impl<C: PoolRef, F: Future, S> ScheduleInner<C, F, S> {
+    /// Aborts the job if it has started. Called before the drop, which takes a waiting job along.
+    pub(super) fn abort(&mut self) {
+        if let Progress::WaitingForStart(_) = self.progress {
+            self.submission.abort_started();
+        }
+    }
+}
+
 impl<C: PoolRef, F: Future, S> Drop for ScheduleInner<C, F, S> {
     #[inline]
     fn drop(&mut self) {

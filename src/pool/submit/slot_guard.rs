@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::pool::Pool;
-use crate::pool::context;
+use crate::pool::context::{self, Current};
 use crate::pool::job::SlotHold;
 use crate::pool::limiter::counts::ReleaseReason;
 use crate::pool::scheduler::shared::Shared;
@@ -20,6 +20,8 @@ use crate::pool::scheduler::shared::Shared;
 pub struct SlotGuard {
     shared: Arc<Shared>,
     slot_hold: Arc<SlotHold>,
+    /// The job, unless it has ended and another one has the number by now.
+    job_id: usize,
     quota: Option<usize>,
 }
 
@@ -30,8 +32,8 @@ impl Pool {
     /// Use it for results that are still in use after the job has returned them: a response whose
     /// body is a stream, a file that is being read. Move the guard into the result.
     ///
-    /// Returns `None` outside of this pool's jobs, in a job beyond the size or in its caller, and
-    /// from the second call in the same job on.
+    /// Returns `None` outside of this pool's jobs, in a job beyond the size or in its caller, in a
+    /// closure of [`blocking`](crate::blocking), and from the second call in the same job on.
     ///
     /// # Examples
     ///
@@ -51,11 +53,12 @@ impl Pool {
     #[must_use = "dropping the guard gives the slot back when the job ends"]
     pub fn hold_slot(&self) -> Option<SlotGuard> {
         let shared = self.shared();
-        let current = context::current_of(shared.id()).filter(|current| !current.in_caller)?;
+        let current = context::current_of(shared.id()).filter(Current::is_innermost)?;
         let slot_hold = current.job.hold_slot()?;
         Some(SlotGuard {
             shared: shared.clone(),
             slot_hold,
+            job_id: current.job.id(),
             quota: current.job.slot_kind().quota(),
         })
     }
@@ -65,6 +68,8 @@ impl Drop for SlotGuard {
     fn drop(&mut self) {
         if self.slot_hold.release() {
             self.shared.release_slot(self.quota, ReleaseReason::Held);
+        } else {
+            self.shared.end_guard(self.job_id, &self.slot_hold);
         }
     }
 }

@@ -262,6 +262,15 @@ where
 }
 
 impl<C: PoolRef, F: Future, S> Submission<C, F, S> {
+    /// Aborts the admitted job, unless it is taken out of the wait list or given back.
+    pub(super) fn abort_started(&mut self) {
+        if !self.withdraw() {
+            if let Some(admitted) = &self.admitted {
+                admitted.join.job().abort();
+            }
+        }
+    }
+
     /// Takes the admitted job out of the wait list, because its submitter goes away. A job that has
     /// started goes on. Returns whether the job was given back before.
     pub(super) fn withdraw(&mut self) -> bool {

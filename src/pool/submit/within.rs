@@ -49,6 +49,13 @@ impl WaitEnd {
     }
 }
 
+impl<C: PoolRef, F: Future, S> WithinInner<C, F, S> {
+    /// Aborts the job if it has started. Called before the drop.
+    pub(crate) fn abort(&mut self) {
+        self.inner.abort();
+    }
+}
+
 impl<C, F, S> WithinInner<C, F, S>
 where
     C: PoolRef,

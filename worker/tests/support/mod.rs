@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each program uses its part")]
 
+#[path = "../../../tests/support/patience.rs"]
+mod patience;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -154,7 +157,11 @@ impl Drop for Broker {
     }
 }
 
-/// Fails a test that takes too long.
+/// Fails a test that takes too long, while the machine runs.
 pub async fn watchdog<T>(limit: Duration, test: impl Future<Output = T>) -> T {
-    tokio::time::timeout(limit, test).await.expect("the test takes too long")
+    tokio::select! {
+        biased;
+        output = test => output,
+        () = patience::sleep(limit) => panic!("the test takes too long"),
+    }
 }
