@@ -21,8 +21,8 @@ use tokio::time::{Sleep, sleep};
 
 use crate::framed::service::BoxError;
 use crate::http::progress::{
-    ConnProgress, ProgressGuard, REQUEST_BODY, REQUEST_BODY_PENDING, RESPONSE_BODY,
-    RESPONSE_BODY_PENDING, UNFLUSHED, UnsentGuard,
+    BODY, ConnProgress, ProgressGuard, REQUEST_BODY_PENDING, RESPONSE_BODY, RESPONSE_BODY_PENDING,
+    UNFLUSHED, UnsentGuard,
 };
 use crate::http::stalls;
 use crate::sync::failpoint;
@@ -34,6 +34,13 @@ use crate::sync::failpoint;
 ///
 /// While user code waits for more of the body, the connection holds no slot of the pool, and the
 /// [body timeout](crate::http::ServerBuilder::body_timeout) runs.
+///
+/// # Other tasks
+///
+/// A task of its own may read the body: a job of a pool, or that of a proxy. The server does not see what
+/// such a task does between two reads. A task that has begun to wait for the body is taken to wait until it
+/// reads more or drops the body. So over HTTP/1 the body timeout also closes the connection of a task that
+/// has begun to wait, and then leaves the body unread for that long while no byte moves.
 ///
 /// # Dropping
 ///
@@ -87,8 +94,7 @@ impl RequestBody {
             return Self { incoming, request, guard: None, stall: None };
         }
         let stall = timeout.map(|timeout| Box::new(Stall { timeout, timer: None }));
-        let bits = REQUEST_BODY | REQUEST_BODY_PENDING;
-        let guard = Some(ProgressGuard::new(progress.clone(), bits, 0));
+        let guard = Some(ProgressGuard::new(progress.clone(), BODY, 0));
         Self { incoming, request, guard, stall }
     }
 }
@@ -118,9 +124,9 @@ impl Body for RequestBody {
         }
         if let Some(guard) = &this.guard {
             match &polled {
-                Poll::Pending => guard.progress.set(REQUEST_BODY_PENDING),
+                Poll::Pending => guard.progress.body_waits(),
                 Poll::Ready(Some(Ok(_))) if !this.incoming.is_end_stream() => {
-                    guard.progress.clear(REQUEST_BODY_PENDING);
+                    guard.progress.body_brings(this.request);
                 }
                 // Hyper has seen an error itself, and ends the connection after the response.
                 Poll::Ready(Some(Err(_))) => this.guard = None,

@@ -92,9 +92,11 @@
 // H5  No wake-up gets lost. Within a poll it has hyper polled again; at other times it wakes the suspended
 //     turn or makes the entry ready. Tests: `progress::tests::a_wake_up_within_a_poll_...`, `rounds`.
 // H6  A turn is suspended, and holds its slot, only while user code of a request works and does not wait
-//     for the peer. Tests: `progress::tests::a_connection_rests_only_without_any_part`, `pool`.
+//     for the peer. A task that reads the request body waits for the peer until it reads more. Tests:
+//     `progress::tests::a_connection_rests_only_without_any_part`, `pool`.
 // H7  A deadline closes a connection only if no byte has moved since it began to run. No deadline runs for
-//     the service. Tests: `deadlines`, `slow_readers`.
+//     the service: behind its work, the deadline of a wait for the peer begins anew. Tests: `deadlines`,
+//     `slow_readers`.
 // H8  A detached connection's entry and permit are free only after its socket is closed. Tests: `upgrades`,
 //     `version2`.
 // H9  User code (services, bodies, wakers) neither runs nor drops under a lock of this folder, and its panic
