@@ -608,7 +608,8 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
     fn ended(&mut self, conn: Http1Conn<W, A>, ended: hyper::Result<()>) -> Outcome {
         let shared = conn.shared.clone();
         let in_part = !shared.progress.is_whole();
-        if conn.ends_upgraded() {
+        // Hyper does not shut down the socket of a refused upgrade.
+        if conn.ends_upgraded() && shared.progress.switches() {
             #[cfg(feature = "ws")]
             if let Some(upgrade) = shared.progress.take_upgrade()
                 && let Some((io, outcome)) = websocket::take_over(&shared, upgrade, self.turn.idle)
