@@ -60,7 +60,7 @@ use std::sync::{OnceLock, Weak};
 use std::task::{Wake, Waker};
 
 use crate::accept::address::Address;
-use crate::close_reason::CloseReason;
+use crate::close_reason::{CloseReason, Deadline};
 use crate::conn::notifier::ConnNotifier;
 use crate::sync::{Mutex, failpoint};
 #[cfg(feature = "ws")]
@@ -482,6 +482,24 @@ impl ConnProgress {
         self.notifier.server().killed.load(SeqCst)
     }
 
+    /// Whether the owner of a detached connection may read and write no more.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.is_killed() || self.cut_off.load(SeqCst)
+    }
+
+    /// Notes whether the grace of the connection's age has passed. Called after each event of a detached
+    /// connection.
+    fn note_age(&self) {
+        const TOO_OLD: CloseReason = CloseReason::Deadline(Deadline::MaxAge);
+        if self.notifier.server().settings.max_age_grace.is_some()
+            && !self.cut_off.load(SeqCst)
+            && self.close_requested() == Some(TOO_OLD)
+            && !failpoint("an upgraded connection outlives the grace of its age")
+        {
+            self.cut_off.store(true, SeqCst);
+        }
+    }
+
     /// Returns the reason of a requested close, if there is one.
     pub(super) fn close_requested(&self) -> Option<CloseReason> {
         self.notifier.close_requested()
@@ -577,6 +595,7 @@ impl Wake for ConnProgress {
             }
             return;
         }
+        self.note_age();
         #[cfg(feature = "ws")]
         self.tell_streams();
         let wakers = self.waiters.lock().clone();
