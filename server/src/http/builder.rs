@@ -6,10 +6,10 @@ use bytes::Bytes;
 
 use crate::builder::{Config, shared_setters};
 use crate::error::StartError;
-use crate::http::HttpProtocol;
 use crate::http::http2_settings::Http2;
 use crate::http::into_service::IntoHttpService;
 use crate::http::server::Server;
+use crate::http::{HYPER_BUFFER, HttpProtocol};
 use crate::settings::Mode;
 
 const OVERLOAD: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
@@ -52,7 +52,7 @@ impl ServerBuilder {
         config.is_http = true;
         config.mode = Mode::EventDriven;
         config.overload_response = Some(Bytes::from_static(OVERLOAD));
-        config.max_frame_size = 408 * 1024;
+        config.max_frame_size = HYPER_BUFFER;
         config.deadlines.idle = Some(Duration::from_secs(75));
         config.deadlines.body = Some(Duration::from_secs(30));
         #[cfg(feature = "ws")]

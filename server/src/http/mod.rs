@@ -156,6 +156,9 @@ use crate::http::serve_turn::HttpTurn;
 #[cfg(feature = "ws")]
 use crate::ws::conn::{StartWs, WsConn};
 
+/// The size to which hyper's buffer grows by default.
+const HYPER_BUFFER: usize = 408 * 1024;
+
 /// What all connections of a server share: the service, and settings.
 pub(crate) struct HttpProtocol<A> {
     service: A,
@@ -182,6 +185,8 @@ impl<A: HttpService> HttpProtocol<A> {
         http1
             .header_read_timeout(None)
             .max_header_size(config.max_frame_size)
+            // A head that comes in parts has to fit in the buffer, too.
+            .max_buf_size(config.max_frame_size.max(HYPER_BUFFER))
             .half_close(config.half_close);
         let mut http1_last = http1.clone();
         http1_last.keep_alive(false);

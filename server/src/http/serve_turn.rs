@@ -390,6 +390,12 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 conn.graceful_shutdown();
                 continue;
             }
+            // The first head has its deadline even if bytes of it come without a pause.
+            if is_spent && waiting == Waiting::Head && !failpoint("a spent budget ends a deadline")
+            {
+                let moved = self.begins_head();
+                return self.park(conn, ParkReason::FrameTurn, moved);
+            }
             if is_spent || woken {
                 return self.park(conn, ParkReason::Turn, true);
             }
@@ -519,7 +525,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         park_reason: ParkReason,
         moved: bool,
     ) -> Poll<Outcome> {
-        if let Some(task) = self.turn.task.filter(|_| park_reason != ParkReason::Turn) {
+        if let Some(task) = self.turn.task.filter(|_| !park_reason.is_turn()) {
             let Turn { server, counters, .. } = &mut self.turn;
             server.pause_task(task, (park_reason, moved), &take(*counters));
             (self.suspended, self.pauses) = (Some(conn), true);
