@@ -62,6 +62,7 @@ use std::task::{Wake, Waker};
 use crate::accept::address::Address;
 use crate::close_reason::{CloseReason, Deadline};
 use crate::conn::notifier::ConnNotifier;
+use crate::http::stalls::Moves;
 use crate::sync::{Mutex, failpoint};
 #[cfg(feature = "ws")]
 use crate::ws::{stream, upgrade::Upgrade};
@@ -665,20 +666,31 @@ impl fmt::Debug for ProgressGuard {
 }
 
 /// A part of a response that hyper has taken. The drop tells that hyper has written or discarded it.
-pub(super) struct UnsentGuard(Arc<ConnProgress>);
+pub(super) struct UnsentGuard {
+    progress: Arc<ConnProgress>,
+    /// None if no write timeout needs it.
+    moves: Option<Moves>,
+}
 
 impl UnsentGuard {
-    pub(super) fn new(progress: &Arc<ConnProgress>) -> Self {
+    pub(super) fn new(progress: &Arc<ConnProgress>, moves: Option<&Moves>) -> Self {
         progress.unsent.fetch_add(1, SeqCst);
-        Self(progress.clone())
+        Self { progress: progress.clone(), moves: moves.cloned() }
+    }
+
+    /// Notes that hyper writes bytes of the part.
+    pub(super) fn moved(&self) {
+        if let Some(moves) = &self.moves {
+            moves.set(self.progress.clock());
+        }
     }
 }
 
 impl Drop for UnsentGuard {
     fn drop(&mut self) {
-        if self.0.unsent.fetch_sub(1, SeqCst) == 1 {
+        if self.progress.unsent.fetch_sub(1, SeqCst) == 1 {
             // The connection's task computes anew how long the peer may be silent.
-            self.0.wake_by_ref();
+            self.progress.wake_by_ref();
         }
     }
 }
