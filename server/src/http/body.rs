@@ -8,6 +8,7 @@
 
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::mem::replace;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,10 +22,10 @@ use tokio::time::{Sleep, sleep};
 
 use crate::framed::service::BoxError;
 use crate::http::progress::{
-    ConnProgress, ProgressGuard, REQUEST_BODY, REQUEST_BODY_PENDING, RESPONSE_BODY,
-    RESPONSE_BODY_PENDING, UNFLUSHED, UnsentGuard,
+    BODY, ConnProgress, ProgressGuard, REQUEST_BODY_PENDING, RESPONSE_BODY, RESPONSE_BODY_PENDING,
+    UNFLUSHED, UnsentGuard,
 };
-use crate::http::stalls;
+use crate::http::stalls::{self, Moves};
 use crate::sync::failpoint;
 
 /// The body of a request, as it arrives.
@@ -34,6 +35,13 @@ use crate::sync::failpoint;
 ///
 /// While user code waits for more of the body, the connection holds no slot of the pool, and the
 /// [body timeout](crate::http::ServerBuilder::body_timeout) runs.
+///
+/// # Other tasks
+///
+/// A task of its own may read the body: a job of a pool, or that of a proxy. The server does not see what
+/// such a task does between two reads. A task that has begun to wait for the body is taken to wait until it
+/// reads more or drops the body. So over HTTP/1 the body timeout also closes the connection of a task that
+/// has begun to wait, and then leaves the body unread for that long while no byte moves.
 ///
 /// # Dropping
 ///
@@ -87,8 +95,7 @@ impl RequestBody {
             return Self { incoming, request, guard: None, stall: None };
         }
         let stall = timeout.map(|timeout| Box::new(Stall { timeout, timer: None }));
-        let bits = REQUEST_BODY | REQUEST_BODY_PENDING;
-        let guard = Some(ProgressGuard::new(progress.clone(), bits, 0));
+        let guard = Some(ProgressGuard::new(progress.clone(), BODY, 0));
         Self { incoming, request, guard, stall }
     }
 }
@@ -118,9 +125,9 @@ impl Body for RequestBody {
         }
         if let Some(guard) = &this.guard {
             match &polled {
-                Poll::Pending => guard.progress.set(REQUEST_BODY_PENDING),
+                Poll::Pending => guard.progress.body_waits(),
                 Poll::Ready(Some(Ok(_))) if !this.incoming.is_end_stream() => {
-                    guard.progress.clear(REQUEST_BODY_PENDING);
+                    guard.progress.body_brings(this.request);
                 }
                 // Hyper has seen an error itself, and ends the connection after the response.
                 Poll::Ready(Some(Err(_))) => this.guard = None,
@@ -154,6 +161,8 @@ pin_project! {
         body: B,
         // What is left of a frame that HTTP/2 gets in parts.
         rest: Option<B::Data>,
+        // None over HTTP/1, before the first frame, without a write timeout, and if there is one frame only.
+        moves: Option<Moves>,
         guard: ProgressGuard,
     }
 }
@@ -162,7 +171,7 @@ impl<B: Body> TrackedBody<B> {
     /// Wraps a response body. `guard` is the guard of the service's future.
     pub(super) fn new(body: B, guard: ProgressGuard) -> Self {
         let guard = guard.continue_as(RESPONSE_BODY | RESPONSE_BODY_PENDING, UNFLUSHED);
-        Self { body, rest: None, guard }
+        Self { body, rest: None, moves: None, guard }
     }
 }
 
@@ -171,7 +180,7 @@ impl<B: Body> TrackedBody<B> {
 pub(super) struct TrackedData<D> {
     data: Data<D>,
     /// None for HTTP/1: there `UNFLUSHED` and a blocked socket tell of unsent bytes.
-    _unsent: Option<UnsentGuard>,
+    unsent: Option<UnsentGuard>,
 }
 
 enum Data<D> {
@@ -202,6 +211,9 @@ impl<D: Buf> Buf for TrackedData<D> {
     }
 
     fn advance(&mut self, count: usize) {
+        if let Some(unsent) = &self.unsent {
+            unsent.moved();
+        }
         match &mut self.data {
             Data::Frame(data) => data.advance(count),
             Data::Part(part) => part.advance(count),
@@ -224,38 +236,48 @@ impl<B: Body> Body for TrackedBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, B::Error>>> {
-        let this = self.project();
+        let mut this = self.project();
         let progress = &this.guard.progress;
         // Only an HTTP/2 connection is detached while it has responses.
         let is_http2 = progress.is_detached();
-        let track = |data| {
-            let _unsent = is_http2.then(|| UnsentGuard::new(progress));
-            TrackedData { data, _unsent }
-        };
         // A poll of the body sets the first bit again if the body reads the request and waits.
         progress.clear(REQUEST_BODY_PENDING | RESPONSE_BODY_PENDING);
         let mut polled = match this.rest.take() {
             Some(rest) => Poll::Ready(Some(Ok(Frame::data(rest)))),
-            None => this.body.poll_frame(cx),
+            None => this.body.as_mut().poll_frame(cx),
         };
         if polled.is_pending() {
             progress.set(RESPONSE_BODY_PENDING);
         }
+        let mut part = None;
         if is_http2 {
             stalls::note_body(&polled);
             if let Poll::Ready(Some(Ok(frame))) = &mut polled
                 && let Some(data) = frame.data_mut().filter(|data| data.remaining() > PART)
                 && !failpoint("HTTP/2 gets a response at once")
             {
-                let part = data.copy_to_bytes(PART);
-                *this.rest = match polled {
+                part = Some(data.copy_to_bytes(PART));
+                *this.rest = match replace(&mut polled, Poll::Pending) {
                     Poll::Ready(Some(Ok(frame))) => frame.into_data().ok(),
                     _ => None,
                 };
-                return Poll::Ready(Some(Ok(Frame::data(track(Data::Part(part))))));
+            }
+            let is_frame = part.is_some() || matches!(polled, Poll::Ready(Some(Ok(_))));
+            // The task of a stream ends when hyper passes its last frame on.
+            let goes_on = || part.is_some() || !this.body.is_end_stream();
+            if is_frame && this.moves.is_none() && progress.clock() > 0 && goes_on() {
+                *this.moves = Some(stalls::begin_moves());
             }
         }
-        polled.map_ok(|frame| frame.map_data(|data| track(Data::Frame(data))))
+        let moves = this.moves.as_ref();
+        let track = |data| {
+            let unsent = is_http2.then(|| UnsentGuard::new(progress, moves));
+            TrackedData { data, unsent }
+        };
+        match part {
+            Some(part) => Poll::Ready(Some(Ok(Frame::data(track(Data::Part(part)))))),
+            None => polled.map_ok(|frame| frame.map_data(|data| track(Data::Frame(data)))),
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -6,10 +6,10 @@ use bytes::Bytes;
 
 use crate::builder::{Config, shared_setters};
 use crate::error::StartError;
-use crate::http::HttpProtocol;
 use crate::http::http2_settings::Http2;
 use crate::http::into_service::IntoHttpService;
 use crate::http::server::Server;
+use crate::http::{HYPER_BUFFER, HttpProtocol};
 use crate::settings::Mode;
 
 const OVERLOAD: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
@@ -53,7 +53,7 @@ impl ServerBuilder {
         config.is_http = true;
         config.mode = Mode::EventDriven;
         config.overload_response = Some(Bytes::from_static(OVERLOAD));
-        config.max_frame_size = 408 * 1024;
+        config.max_frame_size = HYPER_BUFFER;
         config.deadlines.idle = Some(Duration::from_secs(75));
         config.deadlines.body = Some(Duration::from_secs(30));
         #[cfg(feature = "ws")]
@@ -88,7 +88,8 @@ impl ServerBuilder {
     /// How long a peer may send nothing of a request body that user code waits for. Each byte restarts the
     /// deadline. Then the server answers 408, unless a response has begun, and closes. Default 30 s.
     ///
-    /// The deadline does not run while user code leaves the body unread. Over HTTP/2 the body fails with an
+    /// The deadline does not run while user code leaves the body unread; [`RequestBody`](crate::http::RequestBody) tells what that
+    /// means for a body that another task reads. Over HTTP/2 the body fails with an
     /// error of the kind [`TimedOut`](std::io::ErrorKind::TimedOut), and the connection goes on.
     pub fn body_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.deadlines.body = timeout.into();

@@ -58,6 +58,7 @@ impl<W: Transport, A: HttpService> Http1Conn<W, A> {
     /// Polls hyper with the waker of the progress.
     pub(super) fn poll(&mut self) -> Poll<hyper::Result<()>> {
         let mut cx = Context::from_waker(&self.shared.waker);
+        let _poll = self.shared.progress.enter_poll();
         Pin::new(&mut self.hyper).poll(&mut cx)
     }
 

@@ -9,7 +9,9 @@
 //!
 //! A timer runs from the last moment at which bytes moved, in either direction:
 //!
-//! 1. While response bytes wait for the peer: `write_timeout`, if there is one. It closes the connection.
+//! 1. While response bytes wait for the peer: `write_timeout`, if there is one. It closes the connection. The
+//!    timer begins anew when bytes begin to wait: what the peer took before, while a handler worked, may have
+//!    moved in the kernel alone.
 //!    Twice as long while the socket takes bytes and streams are open: a stream that waits for its window has a
 //!    timer of its own (`stalls.rs`), and ends alone. While user code is under way (a service, a body, a
 //!    tunnel), no other timer runs. The body of a request has a timer of its own (`body.rs`).
@@ -22,6 +24,7 @@
 //! bytes is counted as closed for a shutdown (`H7`). `tests/http/slow_readers.rs` holds both.
 
 use std::future::Future;
+use std::mem::replace;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -68,8 +71,11 @@ struct Task<W: Transport, A: HttpService> {
     is_last: bool,
     /// The last moment at which bytes moved or user code was under way, as far as polls have seen.
     moved_at: Instant,
-    /// The last moment at which bytes moved.
+    /// The begin of the clock of `ConnProgress::clock`.
+    begun: Instant,
+    /// The last moment at which bytes moved, or no response bytes waited for the peer.
     bytes_moved_at: Instant,
+    had_unsent: bool,
     /// The socket's `moves` and `wrote` at that moment.
     seen: (u64, u64),
     /// How many bytes the peer has taken for certain: those before the last long silence that ended.
@@ -91,7 +97,8 @@ pub(super) fn serve<W: Transport, A: HttpService>(
     let first = FirstBytes { bytes: first, head: None, in_parts: false };
     let shared = Shared::new(protocol.progress(target), io, first);
     let progress = shared.progress.clone();
-    let spawn = Spawn { progress: progress.clone(), write_timeout };
+    let begun = Instant::now();
+    let spawn = Spawn { progress: progress.clone(), write_timeout, begun };
     let service = protocol.hyper_service(progress);
     let mut builder = Builder::new(spawn);
     protocol.http2.apply(&mut builder);
@@ -102,8 +109,10 @@ pub(super) fn serve<W: Transport, A: HttpService>(
         keep_alive: protocol.keep_alive,
         write_timeout,
         is_last: false,
-        moved_at: Instant::now(),
-        bytes_moved_at: Instant::now(),
+        moved_at: begun,
+        begun,
+        bytes_moved_at: begun,
+        had_unsent: false,
         seen: (0, 0),
         taken: 0,
         read: 0,
@@ -122,6 +131,10 @@ impl<W: Transport, A: HttpService> Future for Task<W, A> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         this.shared.progress.register(SocketWaiter::Task, cx.waker());
+        let now = Instant::now();
+        if this.write_timeout.is_some() {
+            this.shared.progress.set_clock((now - this.begun).as_nanos() as u64);
+        }
         loop {
             match this.shared.progress.close_requested() {
                 Some(reason) if !reason.is_gentle() => return Poll::Ready(()),
@@ -135,7 +148,7 @@ impl<W: Transport, A: HttpService> Future for Task<W, A> {
             if polled.is_ready() || this.shared.progress.is_killed() {
                 return Poll::Ready(());
             }
-            match ready!(this.poll_limit(cx)) {
+            match ready!(this.poll_limit(cx, now)) {
                 Limit::KeepAlive => this.say_goodbye(),
                 Limit::Write => {
                     this.shared.progress.close(CloseReason::Deadline(Deadline::Write));
@@ -214,11 +227,14 @@ impl<W: Transport, A: HttpService> Task<W, A> {
     }
 
     /// Ready when the connection was silent for longer than its limit; see the module's head.
-    fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<Limit> {
+    fn poll_limit(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Limit> {
         let is_busy = self.shared.progress.is_busy();
-        let wrote = self.note_moves(Instant::now(), is_busy);
+        let wrote = self.note_moves(now, is_busy);
         let is_blocked = self.shared.lent().is_blocked;
         let has_unsent = self.shared.progress.has_unsent() || is_blocked;
+        if !replace(&mut self.had_unsent, has_unsent) {
+            self.bytes_moved_at = now;
+        }
         let streams_first = !is_blocked && self.shared.progress.streams() > 0;
         let (limit, timeout) = match () {
             () if has_unsent && streams_first => (Limit::Write, self.write_timeout.map(|t| 2 * t)),

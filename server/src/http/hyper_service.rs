@@ -111,11 +111,12 @@ impl<A: HttpService> hyper::service::Service<Request<Incoming>> for HyperService
         let is_http2 = request.version() == Version::HTTP_2;
         let max = self.max_requests.unwrap_or(u32::MAX);
         let is_last = max != u32::MAX && self.progress.count_request() >= max;
-        // HTTP/2 says goodbye by frames of its own. A tunnel has no later request.
-        let close = match is_http2 || request.method() == Method::CONNECT {
-            true => SayClose::Never,
-            false if is_last => SayClose::Always,
-            false => SayClose::IfStopping,
+        // HTTP/2 says goodbye by frames of its own.
+        let close = match () {
+            () if is_http2 => SayClose::Never,
+            () if request.method() == Method::CONNECT => SayClose::Tunnel,
+            () if is_last => SayClose::Always,
+            () => SayClose::IfStopping,
         };
         if is_http2 && is_last && !failpoint("streams have no number") {
             self.progress.close(CloseReason::MaxRequests);
@@ -148,6 +149,8 @@ impl<A: HttpService> hyper::service::Service<Request<Incoming>> for HyperService
 /// Whether a response says that its connection closes.
 pub(super) enum SayClose {
     Never,
+    /// To a CONNECT: never. A tunnel has no later request.
+    Tunnel,
     Always,
     /// If a shutdown has begun when the response is there.
     IfStopping,
@@ -216,13 +219,16 @@ impl<A: HttpService> Future for ServiceFuture<A> {
         if let Some(accepted) = response.extensions_mut().remove::<Accepted>() {
             websocket::accept(&guard.progress, response.status(), &accepted);
         }
-        let closes = match this.close {
-            SayClose::Never => false,
-            SayClose::Always => true,
-            SayClose::IfStopping => guard.progress.is_stopping(),
+        let (closes, is_tunnel) = match this.close {
+            SayClose::Never => (false, false),
+            SayClose::Tunnel => (false, response.status().is_success()),
+            SayClose::Always => (true, false),
+            SayClose::IfStopping => (guard.progress.is_stopping(), false),
         };
+        let switches = is_tunnel || response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        guard.progress.set_switches(switches);
         // Hyper closes the connection after a response with this header.
-        if closes && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if closes && !switches {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Poll::Ready(Ok(response.map(|body| TrackedBody::new(body, guard))))

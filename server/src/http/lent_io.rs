@@ -316,7 +316,8 @@ pub(super) struct LentIo<W>(pub(super) Arc<Shared<W>>);
 
 impl<W: Transport> LentIo<W> {
     /// Registers the waker of a caller that owns the connection: the user of an upgraded connection, or an
-    /// HTTP/2 task. Such a caller has no budget, and learns here that the server has ended.
+    /// HTTP/2 task. Such a caller has no budget, and learns here that the server has ended, or that the
+    /// connection is too old.
     ///
     /// A turn polls with `Shared::waker`. The table knows which events wake a turn, so a turn registers
     /// nothing. Returns whether the caller is a turn.
@@ -332,7 +333,7 @@ impl<W: Transport> LentIo<W> {
         }
         // Also if the transport registers wakers itself: the transport does not know of the server's end.
         progress.register(waiter, waker);
-        if progress.is_killed() {
+        if progress.is_cut_off() {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         if let Some(transport) = lent.io.transport() {

@@ -92,9 +92,11 @@
 // H5  No wake-up gets lost. Within a poll it has hyper polled again; at other times it wakes the suspended
 //     turn or makes the entry ready. Tests: `progress::tests::a_wake_up_within_a_poll_...`, `rounds`.
 // H6  A turn is suspended, and holds its slot, only while user code of a request works and does not wait
-//     for the peer. Tests: `progress::tests::a_connection_rests_only_without_any_part`, `pool`.
+//     for the peer. A task that reads the request body waits for the peer until it reads more. Tests:
+//     `progress::tests::a_connection_rests_only_without_any_part`, `pool`.
 // H7  A deadline closes a connection only if no byte has moved since it began to run. No deadline runs for
-//     the service. Tests: `deadlines`, `slow_readers`.
+//     the service: behind its work, the deadline of a wait for the peer begins anew. Tests: `deadlines`,
+//     `slow_readers`.
 // H8  A detached connection's entry and permit are free only after its socket is closed. Tests: `upgrades`,
 //     `version2`.
 // H9  User code (services, bodies, wakers) neither runs nor drops under a lock of this folder, and its panic
@@ -154,6 +156,9 @@ use crate::http::serve_turn::HttpTurn;
 #[cfg(feature = "ws")]
 use crate::ws::conn::{StartWs, WsConn};
 
+/// The size to which hyper's buffer grows by default.
+const HYPER_BUFFER: usize = 408 * 1024;
+
 /// What all connections of a server share: the service, and settings.
 pub(crate) struct HttpProtocol<A> {
     service: A,
@@ -180,6 +185,8 @@ impl<A: HttpService> HttpProtocol<A> {
         http1
             .header_read_timeout(None)
             .max_header_size(config.max_frame_size)
+            // A head that comes in parts has to fit in the buffer, too.
+            .max_buf_size(config.max_frame_size.max(HYPER_BUFFER))
             .half_close(config.half_close);
         let mut http1_last = http1.clone();
         http1_last.keep_alive(false);

@@ -35,18 +35,23 @@
 //! | [`RESPONSE_BODY`] | the response head is there | hyper drops the response body |
 //! | [`RESPONSE_BODY_PENDING`] | a poll of the response body is pending | before its next poll; with `RESPONSE_BODY` |
 //! | [`REQUEST_BODY`] | the request head is there, if a body follows | the last request body ends or is dropped |
-//! | [`REQUEST_BODY_PENDING`] | a poll of the request body is pending | the body brings data; before a poll of the service's future or of the response body; with `REQUEST_BODY` |
+//! | [`REQUEST_BODY_PENDING`] | a poll of the request body is pending, inside of hyper's poll | the body brings data; before a poll of the service's future or of the response body; with `REQUEST_BODY` |
+//! | [`READ_ELSEWHERE`] | the same, outside of hyper's poll: in a task of its own | the body brings data; with `REQUEST_BODY` |
 //! | [`UNFLUSHED`] | before each write to the socket; when a response body ends | a flush completes |
 //!
 //! `REQUEST_BODY_PENDING` is cleared before user code is polled because that poll may read the body again.
-//! If the bit is set afterwards, that code waits for the peer.
+//! If the bit is set afterwards, that code waits for the peer. A poll of user code tells nothing of a reader
+//! in another task, so that reader keeps its bit until it reads more. Hyper begins a request behind the end
+//! of the body before it, so a new request clears both.
 //!
 //! # Memory orderings
 //!
 //! Accesses are SeqCst, but for those whose accessor names the partner and the reason.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::fmt;
+use std::ptr::null;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
@@ -55,8 +60,9 @@ use std::sync::{OnceLock, Weak};
 use std::task::{Wake, Waker};
 
 use crate::accept::address::Address;
-use crate::close_reason::CloseReason;
+use crate::close_reason::{CloseReason, Deadline};
 use crate::conn::notifier::ConnNotifier;
+use crate::http::stalls::Moves;
 use crate::sync::{Mutex, failpoint};
 #[cfg(feature = "ws")]
 use crate::ws::{stream, upgrade::Upgrade};
@@ -75,6 +81,10 @@ pub(super) const REQUEST_BODY: u8 = 16;
 pub(super) const REQUEST_BODY_PENDING: u8 = 32;
 /// Bytes were written after the last flush.
 pub(super) const UNFLUSHED: u8 = 64;
+/// A task of its own reads the request body, and waits for the peer.
+pub(super) const READ_ELSEWHERE: u8 = 128;
+/// The bits that a request body's end clears.
+pub(super) const BODY: u8 = REQUEST_BODY | REQUEST_BODY_PENDING | READ_ELSEWHERE;
 
 /// One guard.
 const GUARD: u64 = 1 << 8;
@@ -114,7 +124,7 @@ pub(super) enum Waiting {
 /// the response body, then the request body, then the flush.
 pub(super) fn waiting(bits: u8, is_blocked: bool, has_requests: bool) -> Waiting {
     let has = |bit| bits & bit != 0;
-    let reader_waits = has(REQUEST_BODY) && has(REQUEST_BODY_PENDING);
+    let reader_waits = has(REQUEST_BODY) && has(REQUEST_BODY_PENDING | READ_ELSEWHERE);
     if has(SERVICE) {
         return match has(SERVICE_PENDING) {
             // Hyper has not polled the service's future yet, since hyper itself waits for the peer.
@@ -163,6 +173,23 @@ pub(super) enum SocketWaiter {
     Task,
 }
 
+thread_local! {
+    /// The progress of the connection whose hyper this thread polls. Compared only.
+    static POLLED_HERE: Cell<*const ConnProgress> = const { Cell::new(null()) };
+}
+
+/// A poll of hyper on this thread, until the drop.
+pub(super) struct HyperPoll {
+    /// The poll that this one runs in.
+    outer: *const ConnProgress,
+}
+
+impl Drop for HyperPoll {
+    fn drop(&mut self) {
+        POLLED_HERE.set(self.outer);
+    }
+}
+
 /// How far a connection is with its requests. Also the waker that turns poll hyper with.
 pub(super) struct ConnProgress {
     notifier: ConnNotifier,
@@ -184,6 +211,14 @@ pub(super) struct ConnProgress {
     unsent: AtomicUsize,
     /// How many tasks hyper has for streams of HTTP/2.
     streams: AtomicUsize,
+    /// See [`clock`](Self::clock).
+    clock: AtomicU64,
+    /// See [`take_new_wait`](Self::take_new_wait).
+    new_wait: AtomicBool,
+    /// See [`switches`](Self::switches).
+    switches: AtomicBool,
+    /// The grace of the connection's age has passed. Never cleared.
+    cut_off: AtomicBool,
     /// `POLLED` and `WOKEN`.
     polls: AtomicU8,
     /// See [`is_detached`](Self::is_detached). Never cleared.
@@ -222,6 +257,10 @@ impl ConnProgress {
             whole: AtomicU64::new(0),
             unsent: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
+            clock: AtomicU64::new(0),
+            new_wait: AtomicBool::new(false),
+            switches: AtomicBool::new(false),
+            cut_off: AtomicBool::new(false),
             polls: AtomicU8::new(0),
             detached: AtomicBool::new(false),
             waiters: Mutex::new([const { None }; 3]),
@@ -263,6 +302,7 @@ impl ConnProgress {
     ///
     /// Relaxed: [`begin`](Self::begin) is the only writer. The owner of hyper's connection makes that call
     /// and reads the count (`H4`), and a hand-over of the connection between threads goes through a lock.
+    /// [`body_brings`](Self::body_brings) may read an old count on another thread.
     pub(super) fn requests(&self) -> u64 {
         self.requests.load(Relaxed)
     }
@@ -304,6 +344,65 @@ impl ConnProgress {
         // Relaxed: see `requests`. No other thread writes meanwhile.
         self.requests.store(self.requests() + 1, Relaxed);
         self.body.store(body.unwrap_or(u64::MAX), Relaxed);
+        self.clear(REQUEST_BODY_PENDING | READ_ELSEWHERE);
+    }
+
+    /// Notes that this thread polls hyper, until the drop of the result.
+    pub(super) fn enter_poll(&self) -> HyperPoll {
+        HyperPoll { outer: POLLED_HERE.replace(self) }
+    }
+
+    /// Notes that the reader of a request body waits for the peer. The turn does not see what another task
+    /// does, so it is woken for a reader there. HTTP/2 has a deadline in each body, and no turn.
+    pub(super) fn body_waits(self: &Arc<Self>) {
+        if POLLED_HERE.get() == Arc::as_ptr(self) || self.is_detached() {
+            self.clear(READ_ELSEWHERE);
+            self.set(REQUEST_BODY_PENDING);
+        } else if self.bits() & READ_ELSEWHERE == 0
+            && !failpoint("a reader in another task has no deadline")
+        {
+            self.new_wait.store(true, SeqCst);
+            self.set(READ_ELSEWHERE);
+            self.wake_by_ref();
+        }
+    }
+
+    /// Notes that the body of a request has brought data to its reader.
+    pub(super) fn body_brings(&self, request: u64) {
+        // A reader of an earlier body does not tell of the reader of this one.
+        if request == self.requests() {
+            self.clear(REQUEST_BODY_PENDING | READ_ELSEWHERE);
+        }
+    }
+
+    /// Returns whether a reader in another task has begun to wait since the last call. The reader did not
+    /// wait before, so the deadline begins anew.
+    pub(super) fn take_new_wait(&self) -> bool {
+        self.new_wait.load(SeqCst) && self.new_wait.swap(false, SeqCst)
+    }
+
+    /// Whether the last response gives the connection away: a 101, or a success of a CONNECT. Hyper ends as
+    /// for an upgrade also if a later or a refused request is the last one.
+    ///
+    /// Relaxed, as the change: the owner of hyper's connection makes both calls (`H4`).
+    pub(super) fn switches(&self) -> bool {
+        self.switches.load(Relaxed) || failpoint("a refused upgrade ends as one that is taken")
+    }
+
+    pub(super) fn set_switches(&self, switches: bool) {
+        self.switches.store(switches, Relaxed);
+    }
+
+    /// Returns the time of the last poll of an HTTP/2 connection's task, in nanoseconds since the connection
+    /// began. 0: no write timeout needs the time.
+    ///
+    /// Relaxed, as the change: that poll itself writes to the socket and reads the time.
+    pub(super) fn clock(&self) -> u64 {
+        self.clock.load(Relaxed)
+    }
+
+    pub(super) fn set_clock(&self, nanos: u64) {
+        self.clock.store(nanos.max(1), Relaxed);
     }
 
     /// Notes that hyper's poll begins. A wake-up during the poll sets `WOKEN`, and the turn polls again. A
@@ -382,6 +481,24 @@ impl ConnProgress {
     /// Whether the server was dropped, or its shutdown's deadline has passed.
     pub(super) fn is_killed(&self) -> bool {
         self.notifier.server().killed.load(SeqCst)
+    }
+
+    /// Whether the owner of a detached connection may read and write no more.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.is_killed() || self.cut_off.load(SeqCst)
+    }
+
+    /// Notes whether the grace of the connection's age has passed. Called after each event of a detached
+    /// connection.
+    fn note_age(&self) {
+        const TOO_OLD: CloseReason = CloseReason::Deadline(Deadline::MaxAge);
+        if self.notifier.server().settings.max_age_grace.is_some()
+            && !self.cut_off.load(SeqCst)
+            && self.close_requested() == Some(TOO_OLD)
+            && !failpoint("an upgraded connection outlives the grace of its age")
+        {
+            self.cut_off.store(true, SeqCst);
+        }
     }
 
     /// Returns the reason of a requested close, if there is one.
@@ -479,6 +596,7 @@ impl Wake for ConnProgress {
             }
             return;
         }
+        self.note_age();
         #[cfg(feature = "ws")]
         self.tell_streams();
         let wakers = self.waiters.lock().clone();
@@ -514,7 +632,7 @@ impl ProgressGuard {
         let state = (state | u64::from(self.set_at_end)) - body_guards(self.bits);
         // The bits of a request body stand for all request bodies.
         let others = state >= BODY_GUARD && !failpoint("one body ends for all");
-        let others = if others { REQUEST_BODY | REQUEST_BODY_PENDING } else { 0 };
+        let others = if others { BODY } else { 0 };
         state & !u64::from(self.bits & !others)
     }
 }
@@ -548,167 +666,34 @@ impl fmt::Debug for ProgressGuard {
 }
 
 /// A part of a response that hyper has taken. The drop tells that hyper has written or discarded it.
-pub(super) struct UnsentGuard(Arc<ConnProgress>);
+pub(super) struct UnsentGuard {
+    progress: Arc<ConnProgress>,
+    /// None if no write timeout needs it.
+    moves: Option<Moves>,
+}
 
 impl UnsentGuard {
-    pub(super) fn new(progress: &Arc<ConnProgress>) -> Self {
+    pub(super) fn new(progress: &Arc<ConnProgress>, moves: Option<&Moves>) -> Self {
         progress.unsent.fetch_add(1, SeqCst);
-        Self(progress.clone())
+        Self { progress: progress.clone(), moves: moves.cloned() }
+    }
+
+    /// Notes that hyper writes bytes of the part.
+    pub(super) fn moved(&self) {
+        if let Some(moves) = &self.moves {
+            moves.set(self.progress.clock());
+        }
     }
 }
 
 impl Drop for UnsentGuard {
     fn drop(&mut self) {
-        if self.0.unsent.fetch_sub(1, SeqCst) == 1 {
+        if self.progress.unsent.fetch_sub(1, SeqCst) == 1 {
             // The connection's task computes anew how long the peer may be silent.
-            self.0.wake_by_ref();
+            self.progress.wake_by_ref();
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::conn::key::ConnKey;
-    use crate::conn::listener_conns::ListenerConns;
-    use crate::conn::server_state::ServerState;
-    use crate::framed::service::{Lines, lines};
-    use crate::settings::Settings;
-
-    const BODY: u8 = REQUEST_BODY | REQUEST_BODY_PENDING;
-
-    /// The progress of a connection that has ended.
-    fn progress() -> Arc<ConnProgress> {
-        let server = Arc::new(ServerState::new(Settings::least(), 1, None));
-        let conns: ListenerConns<Lines> = ListenerConns::new(server, lines().into());
-        let notifier = Arc::new(conns).notifier(ConnKey { index: 0, generation: 0 });
-        Arc::new(ConnProgress::new(notifier, None, Arc::default()))
-    }
-
-    #[test]
-    fn the_first_part_under_way_decides() {
-        use Waiting::*;
-        const NO_RESPONSE: Waiting = RequestBody { response_begun: false };
-        const RESPONSE: Waiting = RequestBody { response_begun: true };
-        const CALL: u8 = SERVICE | SERVICE_PENDING;
-        const STREAM: u8 = RESPONSE_BODY | RESPONSE_BODY_PENDING;
-        // The bits, then the verdict with a free socket, then with a blocked socket.
-        let table = [
-            // The service was not polled yet.
-            (SERVICE, NO_RESPONSE, Flush),
-            (SERVICE | REQUEST_BODY, NO_RESPONSE, Flush),
-            (SERVICE | BODY, NO_RESPONSE, Flush),
-            (SERVICE | UNFLUSHED, NO_RESPONSE, Flush),
-            // The service was polled. Whether it reads the body decides.
-            (CALL, Service, Service),
-            (CALL | UNFLUSHED, Service, Service),
-            (CALL | REQUEST_BODY_PENDING, Service, Service),
-            (CALL | REQUEST_BODY, Service, Service),
-            (CALL | BODY, NO_RESPONSE, NO_RESPONSE),
-            (CALL | BODY | UNFLUSHED, NO_RESPONSE, NO_RESPONSE),
-            // The response has begun.
-            (RESPONSE_BODY, RESPONSE, Flush),
-            (RESPONSE_BODY | REQUEST_BODY, RESPONSE, Flush),
-            (RESPONSE_BODY | BODY, RESPONSE, Flush),
-            (STREAM, ResponseBody, Flush),
-            (STREAM | UNFLUSHED, ResponseBody, Flush),
-            (STREAM | REQUEST_BODY, ResponseBody, Flush),
-            (STREAM | REQUEST_BODY_PENDING, ResponseBody, Flush),
-            (STREAM | BODY, RESPONSE, Flush),
-            // The response is complete, and the request body is still there.
-            (REQUEST_BODY, BodyReader, BodyReader),
-            (REQUEST_BODY | UNFLUSHED, BodyReader, BodyReader),
-            (BODY, RESPONSE, RESPONSE),
-            (BODY | UNFLUSHED, RESPONSE, RESPONSE),
-            // No part is left.
-            (UNFLUSHED, Flush, Flush),
-            (0, Nothing, Flush),
-        ];
-        for (bits, free, blocked) in table {
-            assert_eq!(waiting(bits, false, true), free, "{bits:#010b}");
-            assert_eq!(waiting(bits, true, true), blocked, "{bits:#010b}, blocked");
-        }
-        assert_eq!(waiting(0, false, false), Head);
-        assert_eq!(waiting(0, true, false), Flush);
-        assert_eq!(waiting(UNFLUSHED, false, false), Flush);
-    }
-
-    /// Over all combinations, also those that no request makes.
-    #[test]
-    fn a_connection_rests_only_without_any_part() {
-        for bits in 0..2 * UNFLUSHED {
-            for (is_blocked, has_requests) in
-                [(false, false), (false, true), (true, false), (true, true)]
-            {
-                let verdict = waiting(bits, is_blocked, has_requests);
-                let rests = !is_under_way(bits) && bits & UNFLUSHED == 0 && !is_blocked;
-                let at_rest = if has_requests { Waiting::Nothing } else { Waiting::Head };
-                assert_eq!(verdict == at_rest, rests, "{bits:#010b} {verdict:?}");
-                // A slot stays taken only while user code that holds a request works.
-                let holds_slot = matches!(verdict, Waiting::Service | Waiting::BodyReader);
-                let peer_waits = bits & BODY == BODY;
-                assert!(!holds_slot || is_under_way(bits) && !peer_waits, "{bits:#010b}");
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_body_that_ends_late_leaves_the_next_one_its_bits() {
-        let progress = progress();
-        let body = || ProgressGuard::new(progress.clone(), BODY, 0);
-        let (first, second) = (body(), body());
-        progress.set(REQUEST_BODY_PENDING);
-        drop(first);
-        assert_eq!(progress.bits(), BODY);
-        drop(second);
-        assert_eq!(progress.bits(), 0);
-        assert!(!progress.is_busy());
-    }
-
-    #[tokio::test]
-    async fn the_last_body_alone_tells_whether_all_is_whole() {
-        let progress = progress();
-        assert!(progress.is_whole());
-        progress.begin(None);
-        progress.begin(Some(1));
-        assert_eq!((progress.requests(), progress.last_body()), (2, Some(1)));
-        // The end of the first body is noticed late.
-        progress.note_whole(1);
-        assert!(!progress.is_whole());
-        progress.note_whole(2);
-        progress.note_whole(1);
-        assert!(progress.is_whole());
-        progress.begin(None);
-        assert!(!progress.is_whole());
-        // No part of an empty body is to come.
-        progress.begin(Some(0));
-        assert!(progress.is_whole());
-        progress.begin(Some(1));
-        assert!(!progress.is_whole());
-    }
-
-    #[tokio::test]
-    async fn a_response_body_takes_over_the_guard_of_its_service() {
-        let progress = progress();
-        let service = ProgressGuard::new(progress.clone(), SERVICE | SERVICE_PENDING, 0);
-        progress.set(SERVICE_PENDING);
-        let response = service.continue_as(RESPONSE_BODY | RESPONSE_BODY_PENDING, UNFLUSHED);
-        assert_eq!((progress.bits(), progress.is_busy()), (RESPONSE_BODY, true));
-        drop(response);
-        assert_eq!((progress.bits(), progress.is_busy()), (UNFLUSHED, false));
-    }
-
-    #[tokio::test]
-    async fn a_wake_up_within_a_poll_has_the_turn_poll_again() {
-        let progress = progress();
-        let waker = Waker::from(progress.clone());
-        waker.wake_by_ref();
-        progress.poll_begins();
-        assert!(!progress.poll_ends());
-        progress.poll_begins();
-        waker.wake_by_ref();
-        assert!(progress.poll_ends());
-        progress.poll_begins();
-        assert!(!progress.poll_ends());
-    }
-}
+mod tests;

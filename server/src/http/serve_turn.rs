@@ -76,6 +76,8 @@ pub(super) struct HttpTurn<'a, W: Transport, A: HttpService> {
     turn: Turn<'a, W, Idle>,
     /// Bytes have moved since the turn began or went on.
     moved: bool,
+    /// User code has worked since the turn began, and did not wait for the peer.
+    worked: bool,
     /// A request has begun in this turn.
     served: bool,
     /// The connection has had no request yet.
@@ -126,7 +128,7 @@ impl<W: Transport, A: HttpService> Future for HttpTurn<'_, W, A> {
                 if this.turn.wake_events.has(Events::CLOSE_REQUESTED) {
                     this.turn.input.close_requested = progress.close_requested();
                 }
-                this.moved = false;
+                (this.moved, this.worked) = (false, true);
                 let close_requested = this.turn.input.close_requested;
                 if let Some(reason) = close_requested.filter(|reason| !reason.is_gentle()) {
                     *this.turn.io = conn.take_io();
@@ -149,6 +151,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             protocol,
             turn,
             moved: false,
+            worked: false,
             served: false,
             is_new: false,
             events: Events::NONE,
@@ -214,7 +217,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         let close_requested = || conn.shared.progress.close_requested();
         let input = self.turn.server.resume_task(task, close_requested);
         (self.turn.input, self.turn.counters.turns) = (input, 1);
-        (self.moved, self.served, self.pauses) = (false, false, false);
+        (self.moved, self.worked, self.served, self.pauses) = (false, false, false, false);
         if let Some(reason) = input.close_requested.filter(|reason| !reason.is_gentle()) {
             *self.turn.io = conn.take_io();
             return Poll::Ready(Outcome::Close(reason));
@@ -387,6 +390,12 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 conn.graceful_shutdown();
                 continue;
             }
+            // The first head has its deadline even if bytes of it come without a pause.
+            if is_spent && waiting == Waiting::Head && !failpoint("a spent budget ends a deadline")
+            {
+                let moved = self.begins_head();
+                return self.park(conn, ParkReason::FrameTurn, moved);
+            }
             if is_spent || woken {
                 return self.park(conn, ParkReason::Turn, true);
             }
@@ -472,7 +481,13 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             Waiting::Flush => ParkReason::Stall,
             Waiting::Head => ParkReason::Frame,
         };
-        if let Some(deadline) = self.deadline_met(park_reason) {
+        let moved = match park_reason {
+            ParkReason::Frame => self.begins_head(),
+            ParkReason::Body if conn.shared.progress.take_new_wait() => true,
+            // What the peer took while user code worked may have moved in the kernel alone.
+            _ => self.moved || self.worked && !failpoint("a deadline runs for the service"),
+        };
+        if let Some(deadline) = self.deadline_met(park_reason).filter(|_| !moved) {
             *self.turn.io = conn.take_io();
             return Poll::Ready(match waiting {
                 Waiting::Head | Waiting::RequestBody { response_begun: false } => {
@@ -481,19 +496,21 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 _ => self.close(CloseReason::Deadline(deadline)),
             });
         }
-        let moved = match park_reason {
-            // The deadline of a head runs from the head's first byte.
-            ParkReason::Frame => self.turn.input.park_reason != ParkReason::Frame,
-            _ => self.moved,
-        };
         self.park(conn, park_reason, moved)
     }
 
-    /// Returns the deadline that has expired, if it is one of this wait and no byte has moved (`H7`).
+    /// Whether the deadline of a head begins. The deadline runs from the head's first byte: the head before
+    /// this one has had its own.
+    fn begins_head(&self) -> bool {
+        let is_next = self.served && !failpoint("two heads have one deadline");
+        is_next || self.turn.input.park_reason != ParkReason::Frame
+    }
+
+    /// Returns the deadline that has expired, if it is one of this wait.
     fn deadline_met(&self, park_reason: ParkReason) -> Option<Deadline> {
         self.turn.input.expired.filter(|deadline| match deadline {
             Deadline::Body | Deadline::Write => {
-                matches!(park_reason, ParkReason::Body | ParkReason::Stall) && !self.moved
+                matches!(park_reason, ParkReason::Body | ParkReason::Stall)
             }
             Deadline::Frame => park_reason == ParkReason::Frame,
             _ => false,
@@ -508,7 +525,7 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         park_reason: ParkReason,
         moved: bool,
     ) -> Poll<Outcome> {
-        if let Some(task) = self.turn.task.filter(|_| park_reason != ParkReason::Turn) {
+        if let Some(task) = self.turn.task.filter(|_| !park_reason.is_turn()) {
             let Turn { server, counters, .. } = &mut self.turn;
             server.pause_task(task, (park_reason, moved), &take(*counters));
             (self.suspended, self.pauses) = (Some(conn), true);
@@ -597,7 +614,8 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
     fn ended(&mut self, conn: Http1Conn<W, A>, ended: hyper::Result<()>) -> Outcome {
         let shared = conn.shared.clone();
         let in_part = !shared.progress.is_whole();
-        if conn.ends_upgraded() {
+        // Hyper does not shut down the socket of a refused upgrade.
+        if conn.ends_upgraded() && shared.progress.switches() {
             #[cfg(feature = "ws")]
             if let Some(upgrade) = shared.progress.take_upgrade()
                 && let Some((io, outcome)) = websocket::take_over(&shared, upgrade, self.turn.idle)

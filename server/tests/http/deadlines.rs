@@ -8,11 +8,14 @@ use crate::support::http::server::{HELLO, at_rest, get, nothing_left, post, serv
 use crate::support::server::{Case, Client, in_all_cases, no_time, unchanged};
 use crate::support::*;
 use axum::Router;
+use axum::extract::Request;
+use http_body_util::BodyExt;
 use millpond_server::http::{Server, ServerBuilder};
 use millpond_server::{CloseReason, Deadline};
 use tokio::time::{Instant, sleep};
 
 in_all_cases!(paused: first_byte, heads, heads_behind_a_cut_body, bodies, keep_alive, writes, a_handler_may_wait);
+in_all_cases!(paused: heads_behind_a_late_one, heads_with_a_small_budget, bodies_behind_work);
 #[cfg(feature = "rustls")]
 crate::support::server::in_both_modes!(paused: handshake);
 
@@ -128,6 +131,75 @@ async fn heads_behind_a_cut_body(case: Case) {
         client.send(part).await;
         ends(server, &mut client, (Deadline::Frame, TIMED_OUT), &[b'y'; 40]).await;
     });
+}
+
+/// A head that comes together with the rest of the head before it has a deadline of its own.
+async fn heads_behind_a_late_one(case: Case) {
+    let (part, rest) = HELLO.split_at(10);
+    let large = format!("GET /hello HTTP/1.1\r\nhost: a\r\nx: {}", "y".repeat(5000));
+    with_each!(
+        case,
+        |it| it.header_read_timeout(LIMIT),
+        async |server: &Server, mut client: Client| {
+            client.send(part).await;
+            for _ in 0..3 {
+                unchanged(|| server.status().turns).await;
+                sleep(LIMIT - SECOND).await;
+                client.send([rest, &large].concat()).await;
+                assert_eq!(client.reply().await.text(), "200 hello");
+                unchanged(|| server.status().turns).await;
+                sleep(LIMIT - SECOND).await;
+                // The end of the large head, and the begin of the next one.
+                client.send(["\r\n\r\n", part].concat()).await;
+                assert_eq!(client.reply().await.text(), "200 hello");
+            }
+            client.send([rest, &large].concat()).await;
+            assert_eq!(client.reply().await.text(), "200 hello");
+            ends(server, &mut client, (Deadline::Frame, TIMED_OUT), b"").await;
+        }
+    );
+}
+
+/// A head has its deadline, also if each of its bytes spends the budget of a turn.
+async fn heads_with_a_small_budget(case: Case) {
+    let large = format!("GET /hello HTTP/1.1\r\nhost: a\r\nx: {}", "y".repeat(5000));
+    let small: fn(ServerBuilder) -> ServerBuilder =
+        |it| it.header_read_timeout(LIMIT).read_budget_bytes(1);
+    with_each!(case, small, async |server: &Server, mut client: Client| {
+        client.send(&large).await;
+        ends(server, &mut client, (Deadline::Frame, TIMED_OUT), &[b'y'; 40]).await;
+    });
+}
+
+/// The deadline of a body counts from when its handler waits.
+async fn bodies_behind_work(case: Case) {
+    let gate = Gate::new();
+    let works = gate.clone();
+    let read = move |request: Request| {
+        let (mut body, gate) = (request.into_body(), works.clone());
+        async move {
+            while let Some(Ok(_)) = body.frame().await {
+                gate.wait().await;
+            }
+            "read"
+        }
+    };
+    let builder = case.timeless().body_timeout(LIMIT);
+    let server = builder.serve(Router::new().fallback(read)).unwrap();
+    let mut client = case.client(&server).await;
+    client.send(post("/", 3)).await;
+    for work in [LIMIT - SECOND, 10 * LIMIT, SECOND] {
+        unchanged(|| server.status().turns).await;
+        sleep(LIMIT - SECOND).await;
+        assert!(client.is_silent().await, "{case:?}: {work:?}");
+        client.send("x").await;
+        unchanged(|| server.status().turns).await;
+        sleep(work).await;
+        gate.pass(1);
+    }
+    assert_eq!(client.reply().await.text(), "200 read");
+    drop(client);
+    nothing_left(&server).await;
 }
 
 async fn bodies(case: Case) {

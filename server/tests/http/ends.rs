@@ -8,6 +8,7 @@ use axum::Router;
 use axum::http::StatusCode;
 
 in_all_cases!(paused: the_last_response_ends_the_stream, an_upgrade_that_is_not_taken);
+in_all_cases!(single: refused_upgrades_end_the_stream);
 
 async fn the_last_response_ends_the_stream(case: Case) {
     let bad = "GET / HTTP/1.1\r\nbad header\r\n\r\n";
@@ -51,6 +52,49 @@ async fn an_upgrade_that_is_not_taken(case: Case) {
         client.send([head, more].concat()).await;
         assert_eq!(client.reply().await.status, 101);
         assert_eq!(no_time(client.gone()).await, b"");
+        drop(client);
+        nothing_left(&server).await;
+    }
+}
+
+/// The response is whole, and neither a reset nor the lack of a closing alert tells the client that the rest is
+/// lost.
+async fn refused_upgrades_end_the_stream(case: Case) {
+    const LARGE: usize = 300_000;
+    let refuses = |closes: bool| {
+        Router::new().fallback(move || async move {
+            let header = if closes { "close" } else { "keep-alive" };
+            (StatusCode::FORBIDDEN, [("connection", header)], "x".repeat(LARGE))
+        })
+    };
+    let up = |to: &str, more: &str| {
+        format!("GET /up HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: {to}\r\n{more}\r\n")
+    };
+    let unread = format!("content-length: {}\r\n", 2 * LARGE);
+    let unread = up("h2c", &unread).replace("GET", "POST") + &"y".repeat(LARGE);
+    let last = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let rows = [
+        ("a WebSocket", up("websocket", ""), true, 1),
+        ("h2c", up("h2c", "http2-settings: AAMAAABk\r\n"), true, 1),
+        ("h2c of an upload", unread.clone(), true, 1),
+        ("h2c of an upload, kept alive", unread, false, 1),
+        ("CONNECT", "CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(), true, 1),
+        ("before the last request", up("raw", "") + last, false, 2),
+        ("before a bad head", up("raw", "") + "bad\r\n\r\n", false, 1),
+    ];
+    for (name, request, closes, replies) in rows {
+        println!("{name}");
+        let server = case.http().serve(refuses(closes)).unwrap();
+        let mut client = case.client(&server).await;
+        client.send(request).await;
+        for _ in 0..replies {
+            let reply = client.reply().await;
+            assert_eq!((reply.status, reply.body.len()), (403, LARGE), "{name}");
+        }
+        // Reading to the end fails otherwise.
+        let rest = client.rest_text().await;
+        assert_eq!(rest.is_empty(), !name.ends_with("a bad head"), "{name}: {rest}");
+        client.finish().await;
         drop(client);
         nothing_left(&server).await;
     }

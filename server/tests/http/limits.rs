@@ -136,14 +136,23 @@ async fn the_grace_of_the_age_ends(case: Case) {
     let held = tokio::spawn(async move { ask(&mut other, "/held/a").await });
     let mut waits = case.client(&server).await;
     waits.send(get("/held/b")).await;
-    eventually(|| app.notes() == 3).await;
+    let mut upgraded = case.client(&server).await;
+    upgraded
+        .send("GET /raw HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: raw\r\n\r\n")
+        .await;
+    assert_eq!(upgraded.reply().await.status, 101);
+    eventually(|| app.notes() == 4).await;
+    sleep(AGE + 9 * SECOND).await;
+    no_time(upgraded.send("echo")).await;
+    assert_eq!(no_time(upgraded.read_exact(4)).await, b"echo");
     client.gone().await;
     assert_eq!(waits.gone().await, b"");
     assert!(held.await.unwrap().is_err());
+    assert_eq!(upgraded.gone().await, b"");
     let waited = start.elapsed();
     assert!(waited >= AGE + 10 * SECOND && waited < AGE + 14 * SECOND, "{waited:?}");
     let status = nothing_left(&server).await;
-    assert_eq!(status.closed_for(CloseReason::Deadline(Deadline::MaxAge)), 3, "{status:?}");
+    assert_eq!(status.closed_for(CloseReason::Deadline(Deadline::MaxAge)), 4, "{status:?}");
 }
 
 async fn requests_are_numbered(case: Case) {

@@ -4,21 +4,26 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn, ready};
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::support::http::app::App;
 use crate::support::http::server::{HELLO, at_rest, get, nothing_left, post, serve};
-use crate::support::server::{Case, in_all_cases};
+use crate::support::server::{Case, Client, in_all_cases, no_time, unchanged};
 use crate::support::*;
+use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, Response};
+use http_body_util::BodyExt;
 use millpond::Pool;
-use millpond_server::CloseReason;
 use millpond_server::http::RequestBody;
+use millpond_server::{CloseReason, Deadline};
+use tokio::time::sleep;
 
 in_all_cases!(single: one_slot_serves_one_at_a_time, who_waits_for_its_peer_holds_none);
 in_all_cases!(single: who_waits_for_its_handler_holds_one, closed, panics);
 in_all_cases!(single: a_flood_leaves_others_their_turn, a_handler_that_never_rests);
 in_all_cases!(single: an_upload_takes_many_turns);
+in_all_cases!(paused: readers_in_other_tasks_hold_no_slot);
 
 fn pool(size: usize) -> Pool {
     Pool::builder().size(size).build().unwrap()
@@ -102,6 +107,72 @@ async fn who_waits_for_its_handler_holds_one(case: Case) {
     drop((clients, stream));
     nothing_left(&server).await;
     whole(&pool).await;
+}
+
+/// An app with a task of its own for each body. Behind each frame the task works until the gate lets it go on.
+fn read_elsewhere(gate: &Gate) -> Router {
+    async fn read(mut body: Body, gate: Gate) -> String {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.into_data().map_or(0, |data| data.len());
+            gate.wait().await;
+        }
+        format!("{bytes} bytes")
+    }
+    let gate = gate.clone();
+    let app = move |request: Request<Body>| {
+        let (body, gate) = (request.into_body(), gate.clone());
+        async move { tokio::spawn(read(body, gate)).await.unwrap() }
+    };
+    Router::new().route("/hello", axum::routing::get(|| async { "hello" })).fallback(app)
+}
+
+/// The deadline of a body that another task reads: each byte restarts it, and so does the work of the task.
+async fn readers_in_other_tasks_hold_no_slot(case: Case) {
+    const LIMIT: Duration = Duration::from_secs(8);
+    const SECOND: Duration = Duration::from_secs(1);
+    let (pool, gate) = (pool(1), Gate::new());
+    let builder = case.timeless().pool(&pool).body_timeout(LIMIT);
+    let server = builder.serve(read_elsewhere(&gate)).unwrap();
+    let waits = async |client: &mut Client| {
+        unchanged(|| (server.status().turns, pool.status().running)).await;
+        assert!(client.is_silent().await, "{case:?}");
+        assert_eq!(pool.status().running, 0, "{case:?}");
+    };
+    let (mut other, mut stalled) = (case.client(&server).await, Vec::new());
+    for _ in 0..3 {
+        let mut client = case.client(&server).await;
+        client.send(post("/", 3)).await;
+        waits(&mut client).await;
+        assert_eq!(other.exchange(HELLO).await, "200 hello");
+        stalled.push(client);
+    }
+    sleep(LIMIT - SECOND).await;
+    for client in &mut stalled {
+        assert!(client.is_silent().await, "{case:?}");
+    }
+    sleep(4 * SECOND).await;
+    for client in &mut stalled {
+        assert!(no_time(client.gone()).await.starts_with(b"HTTP/1.1 408"), "{case:?}");
+    }
+    let status = server.status();
+    assert_eq!(status.closed_for(CloseReason::Deadline(Deadline::Body)), 3, "{status:?}");
+
+    let mut client = case.client(&server).await;
+    client.send(post("/", 3)).await;
+    for work in [LIMIT - SECOND, 10 * LIMIT, SECOND] {
+        waits(&mut client).await;
+        sleep(LIMIT - SECOND).await;
+        client.send("x").await;
+        unchanged(|| server.status().turns).await;
+        sleep(work).await;
+        gate.pass(1);
+    }
+    assert_eq!(client.reply().await.text(), "200 3 bytes");
+    drop((client, other, stalled));
+    nothing_left(&server).await;
+    eventually(|| pool.status().is_idle()).await;
+    quiet(&pool);
 }
 
 /// All of the flood stands in the kernel before the server looks. Its turn ends when the budget is

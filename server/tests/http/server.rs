@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 in_both_modes!(single: too_many_are_told, too_many_of_one_peer_are_told, unix_sockets);
-in_all_cases!(single: parked_at_once, addresses);
+in_all_cases!(single: parked_at_once, addresses, heads_up_to_the_limit);
 #[cfg(feature = "axum")]
 in_all_cases!(single: make_services_of_axum);
 in_both_modes!(double: parked_under_load);
@@ -55,6 +55,26 @@ async fn too_many_are_told(case: Case) {
     assert_eq!(other.exchange(HELLO).await, "200 hello");
     drop((inside, other, refused));
     assert_eq!(nothing_left(&server).await.closed, 3);
+}
+
+/// Also beyond the buffer that hyper has by default, and behind another request.
+async fn heads_up_to_the_limit(case: Case) {
+    const LIMIT: usize = 1 << 20;
+    let server = serve(case.http().max_header_size(LIMIT), &App::default());
+    for before in ["", HELLO] {
+        for (size, status) in [(LIMIT / 2, 200), (LIMIT, 200), (LIMIT + 1, 431)] {
+            let head = "GET /hello HTTP/1.1\r\nhost: a\r\nx: ";
+            let value = "y".repeat(size - head.len() - 4);
+            let mut client = case.client(&server).await;
+            // The server may have closed its side meanwhile.
+            let _ = client.try_send([before, head, &value, "\r\n\r\n"].concat()).await;
+            if !before.is_empty() {
+                assert_eq!(client.reply().await.text(), "200 hello");
+            }
+            assert_eq!(client.reply().await.status, status, "{size} bytes, {before:?}");
+        }
+    }
+    nothing_left(&server).await;
 }
 
 async fn too_many_of_one_peer_are_told(case: Case) {

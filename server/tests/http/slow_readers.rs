@@ -1,20 +1,23 @@
 //! Slow peers: no timer and no shutdown cuts a response while its bytes move, whatever the protocol. If a
 //! peer takes nothing, a deadline closes the connection and counts as the reason.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::support::http::server::{get, nothing_left};
-use crate::support::server::{Case, Client, Stream, in_all_cases, no_time};
+use crate::support::server::{Case, Client, Stream, in_all_cases, no_time, unchanged};
 use crate::support::*;
 use axum::Router;
-use axum::extract::Request;
+use axum::body::Body;
+use axum::extract::{Path, Request};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get as on_get;
 use bytes::Bytes;
+use futures_util::stream::repeat_with;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
@@ -31,6 +34,7 @@ in_all_cases!(paused: a_shutdown_waits_for_streams, keep_alive_waits_for_streams
 in_all_cases!(paused: a_shutdown_waits_for_the_kernel, keep_alive_waits_for_the_kernel);
 in_all_cases!(paused: stalled_streams_are_aborted, stalled_streams_meet_the_write_deadline);
 in_all_cases!(paused: streams_that_peers_leave_are_not_closed, tunnels_are_not_idle);
+in_all_cases!(paused: a_small_window_is_no_stall, work_is_no_stall);
 in_all_cases!(paused: replies_outlive_all_but_the_deadline, upgraded_ones_outlive_all_but_the_deadline);
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -323,6 +327,83 @@ async fn stalled_streams_meet_the_write_deadline(case: Case) {
             is(no_time(ending).await.unwrap(), 0, 1, 0);
         }
     }
+}
+
+/// A response may find the kernel as full as the one before has left it. What the peer took meanwhile shows in
+/// no count, so the deadline begins behind the work of the handler.
+async fn work_is_no_stall(case: Case) {
+    let (gate, inside) = (Gate::new(), Gauge::default());
+    let held = {
+        let (gate, inside) = (gate.clone(), inside.clone());
+        move || {
+            let (gate, inside) = (gate.clone(), inside.clone());
+            async move {
+                let _inside = inside.enter();
+                gate.wait().await;
+                vec![b'x'; LARGE]
+            }
+        }
+    };
+    let some = |Path(size): Path<usize>| async move { vec![b'x'; size] };
+    let app = Router::new().route("/held", on_get(held)).route("/{size}", on_get(some));
+    let server = case.smallest_http().write_timeout(LIMIT).serve(app).unwrap();
+    for size in (20_000..26_000).step_by(200) {
+        let mut client = case.narrow(&server).await;
+        client.send([get(&format!("/{size}")), get("/held")].concat()).await;
+        settle().await;
+        while inside.now() == 0 {
+            no_time(client.read_some(200)).await.unwrap();
+            settle().await;
+        }
+        sleep(10 * LIMIT).await;
+        gate.pass(1);
+        settle().await;
+        sleep(LIMIT - SECOND).await;
+        assert_eq!(server.status().open, 1, "{case:?}: {size}");
+        drop(client);
+        nothing_left(&server).await;
+    }
+}
+
+/// A window lets some bytes of a part through at a time. The deadline of the stream begins with the last of
+/// them, and other streams go on.
+async fn a_small_window_is_no_stall(case: Case) {
+    const WINDOW: u32 = 1000;
+    let body = Arc::new(());
+    let kept = body.clone();
+    let endless = move || {
+        let kept = kept.clone();
+        let part = move || {
+            let _ = &kept;
+            Ok::<_, Infallible>(Bytes::from_static(&[b'x'; STEP]))
+        };
+        async move { Body::from_stream(repeat_with(part)) }
+    };
+    let app = app().route("/endless", on_get(endless));
+    let server = case.narrow_timeless().write_timeout(LIMIT).serve(app).unwrap();
+    let mut peer = connect(case, &server, WINDOW, usize::MAX).await;
+    // Its connection stays open beside the stream that is reset.
+    let request = hyper::Request::connect("a:1").body(Empty::new()).unwrap();
+    let tunnel = no_time(peer.client.send_request(request)).await.unwrap();
+    let tunnel = no_time(hyper::upgrade::on(tunnel)).await.unwrap();
+    let others = Arc::strong_count(&body);
+    let mut taken = peer.get("/endless").await;
+    for _ in 0..8 {
+        unchanged(|| ()).await;
+        sleep(PAUSE).await;
+        let taken = take(&mut taken, 1).await.unwrap_or_else(|error| panic!("cut: {error:?}"));
+        assert!(taken > 0 && taken <= WINDOW as usize, "{taken}");
+    }
+    // These frames have opened the window for the last time.
+    unchanged(|| ()).await;
+    sleep(LIMIT - SECOND).await;
+    assert_eq!(Arc::strong_count(&body), others + 1, "{case:?}");
+    sleep(2 * SECOND).await;
+    assert_eq!(Arc::strong_count(&body), others, "{case:?}");
+    assert_eq!(server.status().open, 1);
+    drop((taken, tunnel, peer.client));
+    no_time(peer.connection).await.unwrap().unwrap();
+    nothing_left(&server).await;
 }
 
 async fn streams_that_peers_leave_are_not_closed(case: Case) {
