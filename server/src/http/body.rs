@@ -252,10 +252,12 @@ impl<B: Body> Body for TrackedBody<B> {
         let mut part = None;
         if is_http2 {
             stalls::note_body(&polled);
-            if let Poll::Ready(Some(Ok(frame))) = &mut polled
-                && let Some(data) = frame.data_mut().filter(|data| data.remaining() > PART)
-                && !failpoint("HTTP/2 gets a response at once")
-            {
+            let data = match &mut polled {
+                Poll::Ready(Some(Ok(frame))) => frame.data_mut(),
+                _ => None,
+            };
+            let in_parts = !failpoint("HTTP/2 gets a response at once");
+            if let Some(data) = data.filter(|data| in_parts && data.remaining() > PART) {
                 part = Some(data.copy_to_bytes(PART));
                 *this.rest = match replace(&mut polled, Poll::Pending) {
                     Poll::Ready(Some(Ok(frame))) => frame.into_data().ok(),

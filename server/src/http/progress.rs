@@ -553,12 +553,12 @@ impl ConnProgress {
     /// of the connection. A peer that has left ends no handler.
     #[cfg(feature = "ws")]
     fn tell_streams(&self) {
-        if let Some(signals) = self.signals.get()
-            && !signals.killed.is_cancelled()
-            && (self.is_killed()
-                || matches!(self.close_requested(), Some(CloseReason::Deadline(_))))
-            && !failpoint("a handler of HTTP/2 survives its server")
-        {
+        let Some(signals) = self.signals.get() else { return };
+        let survives = failpoint("a handler of HTTP/2 survives its server");
+        if signals.killed.is_cancelled() || survives {
+            return;
+        }
+        if self.is_killed() || matches!(self.close_requested(), Some(CloseReason::Deadline(_))) {
             signals.killed.cancel();
         }
     }

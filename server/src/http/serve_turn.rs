@@ -617,8 +617,10 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
         // Hyper does not shut down the socket of a refused upgrade.
         if conn.ends_upgraded() && shared.progress.switches() {
             #[cfg(feature = "ws")]
-            if let Some(upgrade) = shared.progress.take_upgrade()
-                && let Some((io, outcome)) = websocket::take_over(&shared, upgrade, self.turn.idle)
+            if let Some((io, outcome)) = shared
+                .progress
+                .take_upgrade()
+                .and_then(|upgrade| websocket::take_over(&shared, upgrade, self.turn.idle))
             {
                 *self.turn.io = io;
                 return outcome;
