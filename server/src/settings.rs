@@ -248,7 +248,7 @@ impl Ticks {
             ParkReason::Body => self.body,
             ParkReason::Idle | ParkReason::Warm => self.idle,
             ParkReason::Message => self.message,
-            ParkReason::Linger => self.linger,
+            ParkReason::Linger | ParkReason::LingerTurn => self.linger,
             ParkReason::Turn | ParkReason::Stream | ParkReason::LastRequest => NEVER,
         };
         if ticks == NEVER { NEVER } else { Self::after(ticks, now) }

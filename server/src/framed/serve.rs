@@ -451,20 +451,24 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
             return self.park_closing(reason, ParkReason::Write);
         }
         let unserved = !self.buffers.input.is_empty();
-        let before = self.read;
+        let (before, most) = (self.read, self.server.settings.read_budget_bytes);
+        let mut is_spent = true;
         self.force_io(true);
         while !self.end && self.read - before < self.server.settings.read_budget_bytes {
             match self.fill(&mut cx) {
                 Poll::Ready(Ok(())) => self.buffers.input.clear(),
                 Poll::Ready(Err(_)) => self.end = true,
-                Poll::Pending => break,
+                Poll::Pending => {
+                    is_spent = false;
+                    break;
+                }
             }
         }
         self.force_io(false);
         if self.end || !(is_answered || linger::is_due(reason, unserved || self.read > before)) {
             return Outcome::Close(reason);
         }
-        self.park_closing(reason, ParkReason::Linger)
+        self.park_closing(reason, linger::park_reason(is_spent))
     }
 
     fn park_closing(&mut self, reason: CloseReason, park_reason: ParkReason) -> Outcome {
