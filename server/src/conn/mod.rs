@@ -166,7 +166,7 @@ pub(crate) mod rest;
 pub(crate) mod server_state;
 pub(crate) mod table;
 pub(crate) mod task_entry;
-mod timer_wheel;
+pub(crate) mod timer_wheel;
 pub(crate) mod tokio_socket;
 pub(crate) mod transport;
 pub(crate) mod wait;
