@@ -186,6 +186,11 @@ impl<T: ParkedState> State<T> {
     /// event loop itself delivers and then looks for ready connections. Returns the waker of the
     /// connection's task, or of a suspended turn that the events interest; the caller wakes it after
     /// the unlock.
+    /// Returns the requested reason to close, if that drops user code which is under way.
+    fn cut_off(&mut self, key: ConnKey) -> Option<CloseReason> {
+        self.table.close_requested(key).filter(|reason| reason.drops_calls())
+    }
+
     pub(crate) fn deliver(
         &mut self,
         key: ConnKey,
@@ -414,13 +419,21 @@ impl<P: Protocol> ListenerConns<P> {
 
     /// Stores the waker of a suspended turn, or of a wait for a slot if not `serving`.
     pub(super) fn suspend(&self, key: ConnKey, waker: &Waker, serving: bool) {
-        let came = self.lock().suspend(key, waker, serving, P::INTEREST);
-        if came {
+        let mut state = self.lock();
+        let came = state.suspend(key, waker, serving, P::INTEREST);
+        let is_cut_off = serving && state.cut_off(key).is_some();
+        drop(state);
+        if came || is_cut_off {
             waker.wake_by_ref();
         }
     }
 
     /// Removes the waker. Returns the events that have come for a turn.
+    /// Returns the reason to close a connection whose user code is to be dropped, if there is one.
+    pub(super) fn cut_off(&self, key: ConnKey) -> Option<CloseReason> {
+        self.lock().cut_off(key)
+    }
+
     pub(super) fn resume(&self, key: ConnKey, serving: bool) -> Events {
         let mut state = self.lock();
         state.wakers(serving).remove(&key);
@@ -486,9 +499,15 @@ impl<P: Protocol> notifier::Notify for ListenerConns<P> {
         self.id
     }
 
+        // A turn without interest in events is woken, too.
+        let turn = state.suspended.get(&key).filter(|_| reason.drops_calls()).cloned();
     #[cfg(feature = "http")]
+        turn.iter().for_each(Waker::wake_by_ref);
     fn register(&self, key: ConnKey, waker: &Waker) {
-        self.suspend(key, waker, true);
+        let came = self.lock().suspend(key, waker, true, P::INTEREST);
+        if came {
+            waker.wake_by_ref();
+        }
         // Read after the waker is stored: a kill sets the flag first and takes the wakers then
         // (C8).
         if self.is_killed() {

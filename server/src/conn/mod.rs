@@ -99,8 +99,9 @@
 //!
 //! A request to close is an event: `CLOSE_REQUESTED` with a reason, or with `EXPIRED`. It makes a
 //! parked connection ready, and its turn decides. Only the drop of a `ConnGuard` ends a connection.
-//! Some ends need no decision of a turn: a failed registration, a pool that is closed, a panic and
-//! a kill. The owner of a detached connection decides for itself.
+//! Some ends need no decision of a turn: a failed registration, a pool that is closed, a panic, a
+//! kill, and the grace of an age that passes while user code is under way
+//! (`CloseReason::drops_calls`). The owner of a detached connection decides for itself.
 //!
 //! A *kill* is the end of the server: the drop of `Server`, the deadline of a shutdown, or an error
 //! of the inner epoll. First `ServerState::killed` is set. Then `drain_parked` takes all parked

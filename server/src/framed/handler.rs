@@ -60,9 +60,10 @@ const COPIED: usize = 2048;
 ///
 /// # Cancel safety
 ///
-/// The server drops the future of `on_open` or `on_frame` in three cases: a write to the peer
-/// fails, the write deadline passes, or a shutdown's deadline passes. While a call is under way the
-/// server does not read, so a peer's departure alone cancels no call.
+/// The server drops the future of `on_open` or `on_frame` in four cases: a write to the peer
+/// fails, the write deadline passes, a shutdown's deadline passes, or the
+/// [`max_connection_age_grace`](crate::ServerBuilder::max_connection_age_grace) does. While a call
+/// is under way the server does not read, so a peer's departure alone cancels no call.
 ///
 /// # Examples
 ///
