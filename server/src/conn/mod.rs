@@ -128,8 +128,9 @@
 //!   has each entry in `Ready` once, and no other. Its order is the order in which they became
 //!   ready. (test: `the_table_agrees_with_the_model`)
 //! - **C5, deadlines.** A deadline of a parked connection never expires early, and at most a tick
-//!   late. A turn learns of it once, and decides with the socket's state. (tests:
-//!   `a_deadline_is_never_early_and_a_tick_late_at_most`, `a_deadline_expires_once`)
+//!   late, but for `listener_conns::TIMER_PRECISION`. A turn learns of it once, and decides with the
+//!   socket's state. (tests: `a_deadline_is_never_early_and_a_tick_late_at_most`,
+//!   `a_deadline_expires_once`)
 //! - **C6, close reasons.** A request to close stays until the entry is removed. A later request
 //!   replaces it only with a reason of higher rank.
 //!   (test: `the_close_reason_of_the_higher_rank_stays`)
