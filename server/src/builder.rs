@@ -37,8 +37,8 @@ pub(crate) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// that is `None` does not run. [`serve`](Self::serve) and [`handle`](Self::handle) refuse `0` for each
 /// setting but `warm_connections`.
 ///
-/// A deadline is never early. It is late by two ticks at most; a tick is an eighth of the shortest
-/// deadline, from 10 ms to a second.
+/// A deadline is early by 2 ms at most, the precision of the timer. It is late by two ticks at most; a
+/// tick is an eighth of the shortest deadline, from 10 ms to a second.
 ///
 /// # Examples
 ///

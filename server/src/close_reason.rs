@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::sync::failpoint;
+
 /// Why a connection was closed.
 ///
 /// [`Handler::on_close`](crate::Handler::on_close) gets the reason of its connection.
@@ -77,6 +79,12 @@ impl CloseReason {
     /// Returns whether the work under way on the connection may still finish.
     pub(crate) fn is_gentle(self) -> bool {
         self.rank() < 2
+    }
+
+    /// Returns whether a call of user code that is under way is dropped. A sender may request other closes
+    /// from within such a call, and that call goes on to its end.
+    pub(crate) fn drops_calls(self) -> bool {
+        matches!(self, Self::Deadline(_)) && !failpoint("a call outlives the grace of an age")
     }
 
     /// Returns whether a request that is on its way may still come and be answered.

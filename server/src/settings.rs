@@ -6,7 +6,8 @@
 //!
 //! Deadlines are durations up to the builder. From here on they are ticks of the timer wheel: a `u32`
 //! in each entry of the table instead of an `Instant`. A deadline must never end early, so its ticks
-//! are rounded up, plus one for the tick that runs already.
+//! are rounded up, plus one for the tick that runs already. The timer's precision is the one exception
+//! (`listener_conns::TIMER_PRECISION`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -182,6 +183,8 @@ pub(crate) struct Ticks {
     message: u32,
     write: u32,
     linger: u32,
+    /// The write deadline itself.
+    write_timeout: Option<Duration>,
     /// There is no deadline for the first byte, so the idle deadline runs from the accept.
     first_is_idle: bool,
 }
@@ -189,16 +192,20 @@ pub(crate) struct Ticks {
 impl Ticks {
     /// Computes the ticks. A tick is an eighth of the shortest deadline, which keeps that deadline
     /// precise. The least tick of 10 ms bounds the work of the timer. A tick is longer where the longest
-    /// deadline would have more than `NEVER / 4` of them.
+    /// deadline would have more than `NEVER / 4` of them. A tick is whole milliseconds, because tokio's timer
+    /// has no finer ones.
     pub(crate) fn new(of: &Deadlines) -> Self {
         // The default of the linger is shorter than other deadlines, and needs no precision.
         let linger = (of.linger < LINGER).then_some(of.linger);
         let Deadlines { first_byte, handshake, frame, idle, body, message, write, .. } = *of;
         let all = [first_byte, handshake, frame, idle, body, message, write, linger];
         let shortest = all.into_iter().flatten().min().unwrap_or(Duration::from_secs(60));
-        let tick = (shortest / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
+        let whole_millis = |duration: Duration| Duration::from_millis(duration.as_millis() as u64);
+        let eighth = whole_millis(shortest / 8);
+        let tick = eighth.clamp(Duration::from_millis(10), Duration::from_secs(1));
         let longest = all.into_iter().flatten().max().unwrap_or_default().max(of.linger);
-        let tick = tick.max(longest / (NEVER / 4));
+        let least = whole_millis(longest / (NEVER / 4)) + Duration::from_millis(1);
+        let tick = tick.max(least);
         // The tick that runs has begun already, so it does not count.
         let ticks = |duration: Option<Duration>| match duration {
             // About `NEVER / 4` at most. From `NEVER / 2` on, a deadline would count as passed.
@@ -217,6 +224,7 @@ impl Ticks {
             body: ticks(of.body),
             message: ticks(of.message),
             write: ticks(of.write),
+            write_timeout: of.write,
         }
     }
 
@@ -230,14 +238,7 @@ impl Ticks {
 
     /// Returns the write deadline as a duration, for a turn with a timer of its own.
     pub(crate) fn write_timeout(&self) -> Option<Duration> {
-        (self.write != NEVER).then(|| self.tick * (self.write - 1))
-    }
-
-    /// Returns how long a wait may last, for a task with a timer of its own.
-    #[cfg(feature = "ws")]
-    pub(crate) fn duration(&self, park_reason: ParkReason) -> Option<Duration> {
-        let ticks = self.end(park_reason, 0);
-        (ticks != NEVER).then(|| self.tick * (ticks - 1))
+        self.write_timeout
     }
 
     /// Returns the tick at which the deadline of a wait that begins `now` passes.
@@ -250,7 +251,7 @@ impl Ticks {
             ParkReason::Body => self.body,
             ParkReason::Idle | ParkReason::Warm => self.idle,
             ParkReason::Message => self.message,
-            ParkReason::Linger => self.linger,
+            ParkReason::Linger | ParkReason::LingerTurn => self.linger,
             ParkReason::Turn | ParkReason::Stream | ParkReason::LastRequest => NEVER,
         };
         if ticks == NEVER { NEVER } else { Self::after(ticks, now) }
@@ -291,6 +292,17 @@ mod tests {
             let full = ticks.end(end, 7) - 7 - 1;
             assert!(full * ticks.tick >= year, "{full} ticks of {:?}", ticks.tick);
             assert!(full < NEVER / 3 && ticks.tick <= Duration::from_millis(30), "{ticks:?}");
+        }
+    }
+
+    #[test]
+    fn a_tick_is_whole_milliseconds() {
+        for millis in [1, 81, 99, 100, 333, 7_777, 8_001] {
+            let write = Some(Duration::from_millis(millis));
+            let ticks = Ticks::new(&Deadlines { write, ..Deadlines::default() });
+            assert_eq!(ticks.tick.subsec_nanos() % 1_000_000, 0, "{:?}", ticks.tick);
+            // A timer of its own needs no ticks.
+            assert_eq!(ticks.write_timeout(), write);
         }
     }
 

@@ -115,11 +115,13 @@ pub(crate) enum ParkReason {
     Turn,
     /// The same in the midst of a frame, whose deadline runs.
     FrameTurn,
+    /// The same of a connection that is closed: the socket may have more to be discarded.
+    LingerTurn,
 }
 
 impl ParkReason {
     /// All reasons, in the order of their numbers.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::FirstByte,
         Self::Handshake,
         Self::Idle,
@@ -134,12 +136,13 @@ impl ParkReason {
         Self::Stream,
         Self::Turn,
         Self::FrameTurn,
+        Self::LingerTurn,
     ];
 
     /// Returns whether a connection that is parked for this reason is ready after `events`.
     pub(crate) fn wakes_on(self, events: Events) -> bool {
         match self {
-            Self::Turn | Self::FrameTurn => true,
+            Self::Turn | Self::FrameTurn | Self::LingerTurn => true,
             Self::Write => events.any(Events::WRITABLE | Events::CLOSING | Events::CLOSE_REQUESTED),
             // These may go on in either direction: a TLS handshake writes, too.
             Self::Handshake | Self::Stall | Self::Body | Self::Stream => !events.is_empty(),
@@ -154,12 +157,13 @@ impl ParkReason {
         }
     }
 
-    /// Returns the reason as turns and deadlines know it: a warm connection waits as an idle one does, and
-    /// a frame has its deadline even if bytes of it come without a pause.
+    /// Returns the reason as turns and deadlines know it: a warm connection waits as an idle one does. A
+    /// frame and a linger have their deadlines even if bytes come without a pause.
     pub(crate) fn wait(self) -> Self {
         match self {
             Self::Warm => Self::Idle,
             Self::FrameTurn => Self::Frame,
+            Self::LingerTurn => Self::Linger,
             reason => reason,
         }
     }
@@ -171,7 +175,7 @@ impl ParkReason {
 
     /// Whether the next turn begins at once, after others had theirs.
     pub(crate) fn is_turn(self) -> bool {
-        matches!(self, Self::Turn | Self::FrameTurn)
+        matches!(self, Self::Turn | Self::FrameTurn | Self::LingerTurn)
     }
 
     /// Whether a connection waits for its next message, and gives up a task that it has while busy.
@@ -190,6 +194,7 @@ impl ParkReason {
             | Self::Message
             | Self::Turn
             | Self::Linger
+            | Self::LingerTurn
             | Self::Stream => Deadline::Idle,
             Self::Frame | Self::FrameTurn => Deadline::Frame,
             Self::Write | Self::Stall => Deadline::Write,

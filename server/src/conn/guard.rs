@@ -99,7 +99,7 @@ impl<P: Protocol, W: Transport> ConnGuard<P, W> {
     }
 
     /// Serves a turn. While the turn is suspended in user code, events of the connection wake the
-    /// turn (C7). A kill ends the turn (C8).
+    /// turn (C7). A kill ends the turn (C8), and so does a close that drops user code.
     ///
     /// `task`: the connection's task polls this future until the turn ends.
     pub(crate) async fn serve_turn(
@@ -126,7 +126,7 @@ impl<P: Protocol, W: Transport> ConnGuard<P, W> {
         let (conns, span, wake_events) = (&**conns, &self.span, Some(&wake_events));
         let ended =
             WakeOnEvents { conns, key, span, future, wake_events, task, suspended: false }.await;
-        ended.unwrap_or(Outcome::Close(CloseReason::Aborted))
+        ended.unwrap_or_else(Outcome::Close)
     }
 }
 

@@ -10,7 +10,9 @@
 //! `ParkReason::Write` and its deadline.
 //!
 //! Turns of `framed` and `http` linger by parking with `ParkReason::Linger`, so a lingering
-//! connection costs no task. The overload response lingers in a task of its own.
+//! connection costs no task. If the budget of a turn is spent before the socket is empty, the turn parks with
+//! `ParkReason::LingerTurn`: the kernel reports nothing of bytes that were there before. The overload response
+//! lingers in a task of its own.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -60,6 +62,15 @@ pub(crate) enum Lingering {
     Turn,
 }
 
+/// Returns why a connection is parked that begins to linger. `is_spent`: the turn has spent its budget, so
+/// the socket may have more.
+pub(crate) fn park_reason(is_spent: bool) -> ParkReason {
+    match is_spent && !failpoint("bytes beyond the budget wait for an event") {
+        true => ParkReason::LingerTurn,
+        false => ParkReason::Linger,
+    }
+}
+
 /// Serves a turn of a closing connection. `reason` is why the server closes the connection.
 pub(crate) fn proceed<R: AsyncRead + AsyncWrite + Unpin>(
     io: &mut R,
@@ -82,7 +93,7 @@ pub(crate) fn proceed<R: AsyncRead + AsyncWrite + Unpin>(
         }
         Lingering::Gone => return Outcome::Close(reason),
         Lingering::Waits => ParkReason::Linger,
-        Lingering::Turn => ParkReason::Turn,
+        Lingering::Turn => ParkReason::LingerTurn,
     };
     Outcome::Park { park_reason, moved: false }
 }
@@ -119,4 +130,50 @@ pub(crate) fn discard<R: AsyncRead + Unpin>(
         discard_buf.clear();
     }
     Lingering::Turn
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conn::events::Events;
+    use crate::conn::wait::Wait;
+    use crate::settings::{Deadlines, Ticks};
+
+    /// The kernel reports nothing of bytes that have come already.
+    #[test]
+    fn a_spent_budget_waits_for_no_event() {
+        let ticks = Ticks::new(&Deadlines::default());
+        let park_reason = (park_reason(true), false);
+        assert!(park_reason.0.wakes_on(Events::NONE));
+        // The deadline is that of the linger, whatever came before, and bytes do not extend it.
+        let write = Wait { park_reason: ParkReason::Write, deadline: 7 };
+        let first = write.next(park_reason, &ticks, 5);
+        let next = first.next(park_reason, &ticks, 6).next((ParkReason::Linger, false), &ticks, 7);
+        assert_eq!(
+            (first.deadline, next.deadline),
+            (ticks.end(ParkReason::Linger, 5), first.deadline)
+        );
+    }
+
+    #[test]
+    fn bytes_beyond_the_budget_are_discarded_in_further_turns() {
+        let mut peer = std::io::Cursor::new(vec![0; 100_000]);
+        let (mut cx, mut discard_buf) =
+            (Context::from_waker(std::task::Waker::noop()), BytesMut::new());
+        let (events, park_reason) = (Events::NONE, ParkReason::Linger);
+        let (expired, close_requested, is_busy) = (None, None, false);
+        let input = TurnInput { events, park_reason, expired, close_requested, is_busy };
+        for turn in 0..100 {
+            let reason = CloseReason::Codec;
+            match proceed(&mut peer, &mut cx, &mut discard_buf, 1, (input, reason)) {
+                Outcome::Park { park_reason: ParkReason::LingerTurn, moved: false } => {}
+                Outcome::Close(CloseReason::Codec) => {
+                    assert!(turn > 1);
+                    return;
+                }
+                _ => panic!("another end of turn {turn}"),
+            }
+        }
+        panic!("no end");
+    }
 }

@@ -53,6 +53,10 @@ pub(crate) const KILL_WAIT: Duration = Duration::from_secs(1);
 const CROWD: usize = 64;
 const MAX_MORE: usize = 16;
 
+/// How late a tick may be without a shift of the ticks after it. tokio's timer and the kernel's each round up
+/// to the next millisecond; with a shift, each tick of a deadline would add that.
+const TIMER_PRECISION: Duration = Duration::from_millis(2);
+
 /// A map by connection. Its hasher is fast and has no seed: the server chooses the keys, so no peer
 /// can make keys collide.
 type ConnMap<T> = HashMap<ConnKey, T, BuildHasherDefault<KeyHasher>>;
@@ -180,6 +184,11 @@ impl<T: ParkedState> State<T> {
         self.wakers(serving).insert(key, waker.clone());
         let came = serving && self.table.has(key, interest);
         came && !failpoint("events before a suspension are lost")
+    }
+
+    /// Returns the requested reason to close, if that drops user code which is under way.
+    fn cut_off(&mut self, key: ConnKey) -> Option<CloseReason> {
+        self.table.close_requested(key).filter(|reason| reason.drops_calls())
     }
 
     /// Delivers events of the poller. A ready connection without a task needs no waker, because the
@@ -381,10 +390,7 @@ impl<P: Protocol> ListenerConns<P> {
                 sleep_until(next).await;
                 self.each(|table, ready| table.tick(|key| ready.push(key)));
                 self.each(|table, ready| table.cool(|key| ready.push(key)));
-                // A stall of the runtime counts as a single tick. A wait that began during the
-                // stall counts from the tick before. Further ticks at once would end that wait
-                // early.
-                next = Instant::now().max(next) + tick;
+                next = next_tick(next, Instant::now(), tick);
             }
         }
     }
@@ -417,10 +423,18 @@ impl<P: Protocol> ListenerConns<P> {
 
     /// Stores the waker of a suspended turn, or of a wait for a slot if not `serving`.
     pub(super) fn suspend(&self, key: ConnKey, waker: &Waker, serving: bool) {
-        let came = self.lock().suspend(key, waker, serving, P::INTEREST);
-        if came {
+        let mut state = self.lock();
+        let came = state.suspend(key, waker, serving, P::INTEREST);
+        let is_cut_off = serving && state.cut_off(key).is_some();
+        drop(state);
+        if came || is_cut_off {
             waker.wake_by_ref();
         }
+    }
+
+    /// Returns the reason to close a connection whose user code is to be dropped, if there is one.
+    pub(super) fn cut_off(&self, key: ConnKey) -> Option<CloseReason> {
+        self.lock().cut_off(key)
     }
 
     /// Removes the waker. Returns the events that have come for a turn.
@@ -469,6 +483,17 @@ impl<P: Protocol> ListenerConns<P> {
     }
 }
 
+/// Returns when the tick after one that was due at `due` and came `now` is due.
+///
+/// A stall of the runtime counts as a single tick. A wait that began during the stall counts from the tick
+/// before. Further ticks at once would end that wait early.
+fn next_tick(due: Instant, now: Instant, tick: Duration) -> Instant {
+    let is_stall = now.saturating_duration_since(due) >= TIMER_PRECISION;
+    let shifts = is_stall || failpoint("roundings of the timer add up");
+    let from = if shifts { now.max(due) } else { due };
+    from + tick
+}
+
 impl<P: Protocol> notifier::Notify for ListenerConns<P> {
     fn deliver(&self, key: ConnKey, events: Events) {
         ListenerConns::deliver(self, key, events);
@@ -477,7 +502,10 @@ impl<P: Protocol> notifier::Notify for ListenerConns<P> {
     fn request_close(&self, key: ConnKey, reason: CloseReason) {
         let mut state = self.lock();
         let delivery = state.table.request_close(key, reason);
+        // A turn without interest in events is woken, too.
+        let turn = state.suspended.get(&key).filter(|_| reason.drops_calls()).cloned();
         self.wake_for(state, key, &delivery);
+        turn.iter().for_each(Waker::wake_by_ref);
     }
 
     fn server(&self) -> &ServerState {
@@ -491,7 +519,10 @@ impl<P: Protocol> notifier::Notify for ListenerConns<P> {
 
     #[cfg(feature = "http")]
     fn register(&self, key: ConnKey, waker: &Waker) {
-        self.suspend(key, waker, true);
+        let came = self.lock().suspend(key, waker, true, P::INTEREST);
+        if came {
+            waker.wake_by_ref();
+        }
         // Read after the waker is stored: a kill sets the flag first and takes the wakers then
         // (C8).
         if self.is_killed() {
@@ -532,6 +563,22 @@ mod tests {
         let workers =
             WorkerCounts { searching, serving, max: 3, last_turn_waited, is_behind: false };
         State::new(table, workers)
+    }
+
+    #[test]
+    fn roundings_of_the_timer_do_not_add_up() {
+        let (tick, begin) = (Duration::from_millis(10), Instant::now());
+        let (mut due, mut now) = (begin + tick, begin);
+        for _ in 0..1000 {
+            // The timer fires at a whole millisecond, and its task runs a moment later.
+            let millis = (due - begin).as_micros().div_ceil(1000) as u64;
+            now = begin + Duration::from_micros(1000 * millis + 60);
+            due = next_tick(due, now, tick);
+        }
+        assert!(now >= begin + 1000 * tick, "{:?}", now - begin);
+        assert!(now < begin + 1000 * tick + TIMER_PRECISION, "{:?}", now - begin);
+        // A stall counts once.
+        assert_eq!(next_tick(due, due + 5 * tick, tick), due + 6 * tick);
     }
 
     #[test]

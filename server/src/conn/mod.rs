@@ -99,8 +99,9 @@
 //!
 //! A request to close is an event: `CLOSE_REQUESTED` with a reason, or with `EXPIRED`. It makes a
 //! parked connection ready, and its turn decides. Only the drop of a `ConnGuard` ends a connection.
-//! Some ends need no decision of a turn: a failed registration, a pool that is closed, a panic and
-//! a kill. The owner of a detached connection decides for itself.
+//! Some ends need no decision of a turn: a failed registration, a pool that is closed, a panic, a
+//! kill, and the grace of an age that passes while user code is under way
+//! (`CloseReason::drops_calls`). The owner of a detached connection decides for itself.
 //!
 //! A *kill* is the end of the server: the drop of `Server`, the deadline of a shutdown, or an error
 //! of the inner epoll. First `ServerState::killed` is set. Then `drain_parked` takes all parked
@@ -127,8 +128,9 @@
 //!   has each entry in `Ready` once, and no other. Its order is the order in which they became
 //!   ready. (test: `the_table_agrees_with_the_model`)
 //! - **C5, deadlines.** A deadline of a parked connection never expires early, and at most a tick
-//!   late. A turn learns of it once, and decides with the socket's state. (tests:
-//!   `a_deadline_is_never_early_and_a_tick_late_at_most`, `a_deadline_expires_once`)
+//!   late, but for `listener_conns::TIMER_PRECISION`. A turn learns of it once, and decides with the
+//!   socket's state. (tests: `a_deadline_is_never_early_and_a_tick_late_at_most`,
+//!   `a_deadline_expires_once`)
 //! - **C6, close reasons.** A request to close stays until the entry is removed. A later request
 //!   replaces it only with a reason of higher rank.
 //!   (test: `the_close_reason_of_the_higher_rank_stays`)
@@ -166,7 +168,7 @@ pub(crate) mod rest;
 pub(crate) mod server_state;
 pub(crate) mod table;
 pub(crate) mod task_entry;
-mod timer_wheel;
+pub(crate) mod timer_wheel;
 pub(crate) mod tokio_socket;
 pub(crate) mod transport;
 pub(crate) mod wait;

@@ -1,4 +1,5 @@
-//! The wrapper of a suspended future of a connection: events wake the future, and a kill ends it.
+//! The wrapper of a suspended future of a connection: events wake the future. A kill ends it, and a close that
+//! drops user code ends a turn.
 //!
 //! A turn may wait for user code. In the dedicated mode, a turn may also wait for a slot of the
 //! pool. Meanwhile the entry stays `Active`. [`WakeOnEvents`] stores the waker of such a future in
@@ -9,6 +10,8 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
+use crate::close_reason::CloseReason;
+use crate::conn::events::Events;
 use crate::conn::key::ConnKey;
 use crate::conn::listener_conns::ListenerConns;
 use crate::conn::protocol::{Protocol, WakeEvents};
@@ -29,10 +32,10 @@ where
 {
     let (span, future): (&ConnSpan, _) = (&Default::default(), pin!(pool.schedule(job)));
     let (wake_events, task) = (None, None);
-    WakeOnEvents { conns, key, span, future, wake_events, task, suspended: false }.await
+    WakeOnEvents { conns, key, span, future, wake_events, task, suspended: false }.await.ok()
 }
 
-/// A turn, or a wait for a slot. Resolves to `None` if the server was killed meanwhile.
+/// A turn, or a wait for a slot. Resolves to an error if the server was killed meanwhile, or the turn cut off.
 pub(crate) struct WakeOnEvents<'a, P: Protocol, F> {
     pub(crate) conns: &'a ListenerConns<P>,
     pub(crate) key: ConnKey,
@@ -47,19 +50,26 @@ pub(crate) struct WakeOnEvents<'a, P: Protocol, F> {
 }
 
 impl<P: Protocol, F: Future> Future for WakeOnEvents<'_, P, F> {
-    type Output = Option<F::Output>;
+    type Output = Result<F::Output, CloseReason>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        let mut events = Events::NONE;
         if std::mem::take(&mut this.suspended) {
-            let events = this.conns.resume(this.key, this.wake_events.is_some());
-            this.wake_events.iter().for_each(|wake_events| wake_events.add(events));
+            events = this.conns.resume(this.key, this.wake_events.is_some());
         }
-        if let Some((task, wake_events)) = this.task.zip(this.wake_events) {
-            wake_events.add(task.take_events(P::INTEREST));
+        if let Some((task, _)) = this.task.zip(this.wake_events) {
+            events = task.take_events(P::INTEREST);
         }
+        this.wake_events.iter().for_each(|wake_events| wake_events.add(events));
         if let Poll::Ready(output) = this.span.in_scope(|| this.future.as_mut().poll(cx)) {
-            return Poll::Ready(Some(output));
+            return Poll::Ready(Ok(output));
+        }
+        // After the poll: a turn that notices the request itself ends in its own way.
+        if events.any(Events::CLOSE_REQUESTED)
+            && let Some(reason) = this.conns.cut_off(this.key)
+        {
+            return Poll::Ready(Err(reason));
         }
         if this.task.is_none() {
             this.suspended = true;
@@ -68,7 +78,7 @@ impl<P: Protocol, F: Future> Future for WakeOnEvents<'_, P, F> {
         // Read after the waker is stored: a kill sets the flag first and takes the wakers then
         // (C8).
         match this.conns.is_killed() {
-            true => Poll::Ready(None),
+            true => Poll::Ready(Err(CloseReason::Aborted)),
             false => Poll::Pending,
         }
     }

@@ -60,9 +60,10 @@ const COPIED: usize = 2048;
 ///
 /// # Cancel safety
 ///
-/// The server drops the future of `on_open` or `on_frame` in three cases: a write to the peer
-/// fails, the write deadline passes, or a shutdown's deadline passes. While a call is under way the
-/// server does not read, so a peer's departure alone cancels no call.
+/// The server drops the future of `on_open` or `on_frame` in four cases: a write to the peer
+/// fails, the write deadline passes, a shutdown's deadline passes, or the
+/// [`max_connection_age_grace`](crate::ServerBuilder::max_connection_age_grace) does. While a call
+/// is under way the server does not read, so a peer's departure alone cancels no call.
 ///
 /// # Examples
 ///
@@ -258,19 +259,33 @@ impl<C, S> IdleConn<C, S> {
         call(&mut self.shared.inner.lock().codec)
     }
 
-    /// Sends a frame as [`Connection::try_send`] does.
-    pub(crate) fn try_send<Out>(&self, frame: Out) -> Result<(), TrySendError<Out>>
+    /// Sends a small frame if nothing else is to be sent, also while `send_buffer_total` is full. Returns
+    /// whether the frame was sent. Called before a turn, which collects the frame.
+    pub(crate) fn send_alone<Out>(&self, frame: Out) -> bool
     where
-        C: Encoder<Out, Error: Into<BoxError>> + Send,
-        S: Send + Sync,
+        C: Encoder<Out>,
     {
-        DynConnection::try_send(&*self.shared, frame)
+        let server = self.shared.notifier.server();
+        let mut outgoing = Outgoing::new(server);
+        if server.is_over_limit() && failpoint("a full total holds back pings") {
+            return true;
+        }
+        let mut inner = self.shared.inner.lock();
+        let has_output = inner.outgoing.as_ref().is_some_and(|outgoing| outgoing.len() > 0);
+        if inner.closed || inner.is_closing || has_output {
+            return false;
+        }
+        let is_sent = inner.codec.encode(frame, &mut outgoing.output).is_ok();
+        if is_sent {
+            outgoing.permit.add(outgoing.output.len());
+            inner.outgoing = Some(outgoing);
+        }
+        is_sent
     }
 
     /// Closes as [`Connection::close`] does.
     pub(crate) fn close(&self) {
-        self.shared.inner.lock().is_closing = true;
-        self.shared.notifier.close(CloseReason::ClosedByServer);
+        self.shared.request_close();
     }
 
     /// Whether the connection is closed, and waits for the peer's end alone.
@@ -283,6 +298,17 @@ impl<C, S> IdleConn<C, S> {
         if !input.is_empty() {
             let input = BytesMut::from(input);
             self.saved = Some(Box::new(SavedBytes { input, ..SavedBytes::default() }));
+        }
+    }
+}
+
+impl<C, S> ConnShared<C, S> {
+    /// Closes the connection after its output. Only the first call asks the table: a turn whose output the
+    /// peer does not take may call again at its end, and each request starts another turn.
+    fn request_close(&self) {
+        let asked = std::mem::replace(&mut self.inner.lock().is_closing, true);
+        if !asked || failpoint("each close starts a turn") {
+            self.notifier.close(CloseReason::ClosedByServer);
         }
     }
 }
@@ -514,7 +540,6 @@ where
     }
 
     fn close(&self) {
-        self.inner.lock().is_closing = true;
-        self.notifier.close(CloseReason::ClosedByServer);
+        self.request_close();
     }
 }

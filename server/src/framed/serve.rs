@@ -41,6 +41,16 @@ const WRITE_AT: usize = 16 * 1024;
 /// How a turn ended: the reason to park, and whether its deadline starts anew; or to close.
 type Ended = Result<(ParkReason, bool), CloseReason>;
 
+/// Whether the socket has taken bytes in a turn, be it only bytes that a TLS session had held back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    None,
+    /// Before the last look at the write timer.
+    Earlier,
+    /// Since that look.
+    New,
+}
+
 /// A turn under way.
 struct FramedTurn<'a, W, P: FrameProtocol> {
     server: &'a ServerState,
@@ -64,8 +74,7 @@ struct FramedTurn<'a, W, P: FrameProtocol> {
     frames: usize,
     read: usize,
     wrote: usize,
-    /// The socket has taken bytes, be it only bytes that a TLS session had held back.
-    made_progress: bool,
+    progress: Progress,
     /// Runs while user code is pending and the peer takes nothing.
     write_timer: Option<Pin<Box<Sleep>>>,
     /// Counts the bytes of the output that an earlier turn has left or a `Connection` has sent.
@@ -104,7 +113,7 @@ pub(crate) async fn serve_turn<W: Transport, P: FrameProtocol>(
         frames: 0,
         read: 0,
         wrote: 0,
-        made_progress: false,
+        progress: Progress::None,
         write_timer: None,
         permit: None,
         panic: None,
@@ -257,13 +266,18 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
     /// deadline closes the connection, the write is tried on the socket itself (F8).
     fn poll_write_timer(&mut self, cx: &mut Context<'_>) -> Result<(), CloseReason> {
         loop {
-            self.made_progress = false;
+            if self.progress == Progress::New {
+                self.progress = Progress::Earlier;
+            }
+            if failpoint("a call hides what the peer took") {
+                self.progress = Progress::None;
+            }
             if !self.write(cx)? {
                 self.write_timer = None;
                 return Ok(());
             }
             let Some(timeout) = self.server.settings.ticks.write_timeout() else { return Ok(()) };
-            if self.made_progress {
+            if self.progress == Progress::New {
                 self.write_timer = None;
             }
             let write_timer = self.write_timer.get_or_insert_with(|| Box::pin(sleep(timeout)));
@@ -274,7 +288,7 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
             let written = self.write(cx);
             self.force_io(false);
             written?;
-            if !self.made_progress {
+            if self.progress != Progress::New {
                 return Err(CloseReason::Deadline(Deadline::Write));
             }
             self.write_timer = None;
@@ -317,7 +331,9 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
                 Poll::Pending => blocked = true,
             }
         }
-        self.made_progress |= self.io.transport().is_some_and(Transport::made_progress);
+        if self.io.transport().is_some_and(Transport::made_progress) {
+            self.progress = Progress::New;
+        }
         if P::SERVER_FIRST && self.wrote > before {
             self.protocol.unwritten(self.idle, output.len());
         }
@@ -328,7 +344,7 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
     fn blocked(&self) -> Ended {
         let settings = &self.server.settings;
         match self.turn_input.expired {
-            Some(deadline @ Deadline::Write) if !self.made_progress => {
+            Some(deadline @ Deadline::Write) if self.progress == Progress::None => {
                 Err(CloseReason::Deadline(deadline))
             }
             _ if settings.slow_reader == SlowReader::Close
@@ -336,7 +352,7 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
             {
                 Err(CloseReason::SlowReader)
             }
-            _ => Ok((ParkReason::Write, self.made_progress)),
+            _ => Ok((ParkReason::Write, self.progress != Progress::None)),
         }
     }
 
@@ -365,8 +381,9 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
             let kept = match deadline {
                 Deadline::Frame => self.frames > 0,
                 Deadline::FirstByte | Deadline::Handshake => has_traffic,
-                Deadline::Idle | Deadline::Body | Deadline::Write | Deadline::MaxAge => {
-                    self.read > 0 || self.made_progress
+                Deadline::Body => self.read > 0,
+                Deadline::Idle | Deadline::Write | Deadline::MaxAge => {
+                    self.read > 0 || self.progress != Progress::None
                 }
             };
             if !kept {
@@ -451,20 +468,24 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
             return self.park_closing(reason, ParkReason::Write);
         }
         let unserved = !self.buffers.input.is_empty();
-        let before = self.read;
+        let (before, most) = (self.read, self.server.settings.read_budget_bytes);
+        let mut is_spent = true;
         self.force_io(true);
-        while !self.end && self.read - before < self.server.settings.read_budget_bytes {
+        while !self.end && self.read - before < most {
             match self.fill(&mut cx) {
                 Poll::Ready(Ok(())) => self.buffers.input.clear(),
                 Poll::Ready(Err(_)) => self.end = true,
-                Poll::Pending => break,
+                Poll::Pending => {
+                    is_spent = false;
+                    break;
+                }
             }
         }
         self.force_io(false);
         if self.end || !(is_answered || linger::is_due(reason, unserved || self.read > before)) {
             return Outcome::Close(reason);
         }
-        self.park_closing(reason, ParkReason::Linger)
+        self.park_closing(reason, linger::park_reason(is_spent))
     }
 
     fn park_closing(&mut self, reason: CloseReason, park_reason: ParkReason) -> Outcome {

@@ -667,7 +667,10 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
             {
                 Outcome::Close(reason)
             }
-            _ => self.park_closing(reason, ParkReason::Linger),
+            found => {
+                let is_spent = matches!(found, Lingering::Turn);
+                self.park_closing(reason, linger::park_reason(is_spent))
+            }
         }
     }
 

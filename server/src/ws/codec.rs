@@ -73,6 +73,11 @@ impl WsCodec {
         Self { limits, state: State::Open, partial: false, pinged: false, context: None }
     }
 
+    /// Whether a message has come in part, which the codec holds.
+    pub(super) fn has_part(&self) -> bool {
+        self.partial && !failpoint("a ping ends the wait for a message")
+    }
+
     /// Whether the server has sent a close, so that nothing else can go out.
     pub(super) fn has_sent_close(&self) -> bool {
         matches!(self.state, State::CloseSent | State::Closed(_))

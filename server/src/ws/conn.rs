@@ -8,7 +8,7 @@
 //! | the framed turn waits for | the connection is parked as | deadline |
 //! |---|---|---|
 //! | the next message | `Message`, so that it never becomes warm | `websocket_ping_interval` |
-//! | the rest of a message | `Body` | `body_timeout`; each byte restarts it |
+//! | the rest of a message, or of a frame | `Body` | `body_timeout`; each byte restarts it |
 //!
 //! What must never happen:
 //!
@@ -138,12 +138,13 @@ impl<H: Handler<In = Message, Out = Message>, N: NewCodec> Open<H, N> {
         let Self { protocol, idle } = self;
         if input.park_reason == ParkReason::Message
             && input.expired == Some(Deadline::Idle)
-            && !idle.with_codec(|codec| std::mem::replace(&mut codec.pinged, true))
+            && !idle.with_codec(|codec| codec.pinged)
             && !failpoint("a silent peer gets no ping")
         {
             input.expired = None;
-            // With a full buffer the write deadline runs already.
-            let _ = idle.try_send(Message::Ping(Bytes::new()));
+            // Other output begins the deadline anew when the peer takes it.
+            let is_pinged = idle.send_alone(Message::Ping(Bytes::new()));
+            idle.with_codec(|codec| codec.pinged = is_pinged);
         }
         let before = counters.read;
         let outcome = serve_turn(server, protocol, io, idle, input, counters).await;
@@ -156,9 +157,9 @@ impl<H: Handler<In = Message, Out = Message>, N: NewCodec> Open<H, N> {
             transport.on_ready(events);
         }
         let has_read = counters.read > before;
-        let (closes, peer_first) = idle.with_codec(|codec| {
+        let (closes, peer_first, has_part) = idle.with_codec(|codec| {
             codec.pinged &= !has_read;
-            (codec.has_sent_close(), codec.peer_closed_first())
+            (codec.has_sent_close(), codec.peer_closed_first(), codec.has_part())
         });
         match outcome {
             Outcome::Close(CloseReason::ClosedByServer) if peer_first => {
@@ -166,15 +167,20 @@ impl<H: Handler<In = Message, Out = Message>, N: NewCodec> Open<H, N> {
             }
             Outcome::Park { park_reason, moved } if !idle.lingers() => {
                 if closes {
-                    // The peer has the close now, and is to answer within the linger timeout.
+                    // When the peer has the close, it is to answer within the linger timeout.
                     idle.close();
                 }
                 let (park_reason, moved) = match park_reason {
                     ParkReason::Idle | ParkReason::Frame if has_more => (ParkReason::Turn, moved),
                     // A message has the deadline of its reads, and these have come.
                     ParkReason::FrameTurn => (ParkReason::Turn, true),
-                    ParkReason::Idle | ParkReason::FirstByte => (ParkReason::Message, moved),
-                    ParkReason::Frame => (ParkReason::Body, has_read),
+                    // A control frame within a message is whole, and the message is not.
+                    ParkReason::Idle | ParkReason::FirstByte if !has_part => {
+                        (ParkReason::Message, moved)
+                    }
+                    ParkReason::Idle | ParkReason::FirstByte | ParkReason::Frame => {
+                        (ParkReason::Body, has_read)
+                    }
                     park_reason => (park_reason, moved),
                 };
                 Outcome::Park { park_reason, moved }

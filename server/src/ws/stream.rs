@@ -2,8 +2,8 @@
 //!
 //! `http/hyper_service.rs` spawns [`serve`] for an accepted extended CONNECT. The turns are those of
 //! a parked WebSocket. [`Link`] takes the place of the connection table: it wakes the task for pushes
-//! and close requests, and the task's own timer keeps the deadlines. One mutex guards the request to
-//! close; no user code runs under it.
+//! and close requests. [`Timer`] keeps the deadlines by the rule of the table, [`Wait::next`]. One mutex
+//! guards the request to close; no user code runs under it.
 //!
 //! What must never happen: the task outlives its server. A kill drops hyper's connection, so reads and
 //! writes of the stream fail, and it cancels [`Signals::killed`], so a handler that waits is dropped. The
@@ -20,7 +20,7 @@ use hyper::rt::{Read, Write};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Duration, Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::address::Address;
@@ -30,10 +30,12 @@ use crate::conn::key::ConnKey;
 use crate::conn::notifier::{self, ConnNotifier};
 use crate::conn::protocol::{Outcome, WakeEvents};
 use crate::conn::server_state::{Counters, ServerState};
+use crate::conn::timer_wheel::ticks_left;
 use crate::conn::transport::{MaybeTls, Transport};
-use crate::conn::wait::TurnInput;
+use crate::conn::wait::{TurnInput, Wait};
 use crate::http::Entry;
-use crate::sync::Mutex;
+use crate::settings::{NEVER, Ticks};
+use crate::sync::{Mutex, failpoint};
 use crate::ws::conn::{AnyIo, StartWs, WsConn, WsTurn};
 
 /// A stream is in no table.
@@ -67,14 +69,18 @@ pub(crate) async fn serve(on: OnUpgrade, start: Box<dyn StartWs>, of: Of) {
     });
     let notifier = ConnNotifier::new(link.clone(), NO_KEY);
     let mut conn = Ending(Some(start.start(of.address, notifier, Box::default())), None);
-    let (mut park_reason, mut deadline, mut goodbye_said) = (ParkReason::Turn, None, false);
-    let mut expired = None;
+    let (server, goodbye) = (of.notifier.server(), &of.signals.goodbye);
+    let (mut timer, mut goodbye_said) = (Timer::new(&server.settings.ticks), false);
     loop {
         let Some(open) = &mut conn.0 else { return };
+        if goodbye.is_cancelled() && !goodbye_said {
+            goodbye_said = true;
+            let reason = of.notifier.close_requested().filter(|reason| reason.is_gentle());
+            let reason = reason.unwrap_or(CloseReason::Shutdown);
+            notifier::Notify::request_close(&*link, NO_KEY, reason);
+        }
         let close_requested = *link.close_requested.lock();
-        let (events, is_busy) = (Events::NONE, false);
-        let input = TurnInput { events, park_reason, expired, close_requested, is_busy };
-        let (server, mut counters) = (of.notifier.server(), Counters::default());
+        let (input, mut counters) = (timer.turn_input(close_requested), Counters::default());
         let wake_events = &WakeEvents::default();
         let turn = WsTurn { server, input, counters: &mut counters, wake_events };
         let outcome = match close_requested.filter(|reason| !reason.is_gentle()) {
@@ -91,7 +97,7 @@ pub(crate) async fn serve(on: OnUpgrade, start: Box<dyn StartWs>, of: Of) {
             }
         };
         server.traffic.add(0, 0, counters.frames.into());
-        let (reason, moved) = match outcome {
+        let park_reason = match outcome {
             Outcome::Park { park_reason, moved } => (park_reason, moved),
             Outcome::Close(reason) => {
                 conn.1 = Some(reason);
@@ -104,49 +110,82 @@ pub(crate) async fn serve(on: OnUpgrade, start: Box<dyn StartWs>, of: Of) {
             }
             Outcome::Detached(_) | Outcome::Warm => return,
         };
-        expired = None;
-        if reason.is_turn() {
-            tokio::task::yield_now().await;
-            continue;
-        }
-        let is_new = reason != park_reason;
-        if moved || is_new || deadline.is_none() {
-            let timeout = server.settings.ticks.duration(reason);
-            deadline = timeout.map(|timeout| Instant::now() + timeout);
-        }
-        park_reason = reason;
         // A turn that closes registers no waker. The next turn does.
-        if is_new && reason == ParkReason::Linger {
-            continue;
-        }
-        wait(&link, &of.signals.goodbye, &mut goodbye_said, deadline).await;
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            (expired, deadline) = (Some(reason.deadline()), None);
+        let is_closed = park_reason.0 == ParkReason::Linger && !timer.lingers();
+        timer.park(park_reason);
+        match park_reason.0.is_turn() || is_closed {
+            true => tokio::task::yield_now().await,
+            false => {
+                let goodbye = Some(goodbye).filter(|_| !goodbye_said);
+                wait(&link, goodbye, timer.deadline()).await;
+            }
         }
     }
 }
 
+/// What a stream waits for. Its ticks begin with the stream.
+struct Timer<'a> {
+    ticks: &'a Ticks,
+    begin: Instant,
+    wait: Wait,
+}
+
+impl<'a> Timer<'a> {
+    fn new(ticks: &'a Ticks) -> Self {
+        let wait = Wait { park_reason: ParkReason::Turn, deadline: NEVER };
+        Self { ticks, begin: Instant::now(), wait }
+    }
+
+    /// Returns the current tick. Ticks wrap, as those of a table do.
+    fn now(&self) -> u32 {
+        (self.begin.elapsed().as_nanos() / self.ticks.tick.as_nanos()) as u32
+    }
+
+    fn park(&mut self, park_reason: (ParkReason, bool)) {
+        if park_reason.0.is_turn() && failpoint("a turn of a stream moves no deadline") {
+            return;
+        }
+        self.wait = self.wait.next(park_reason, self.ticks, self.now());
+    }
+
+    fn lingers(&self) -> bool {
+        self.wait.park_reason.wait() == ParkReason::Linger
+    }
+
+    fn turn_input(&self, close_requested: Option<CloseReason>) -> TurnInput {
+        let Wait { park_reason, deadline } = self.wait;
+        let is_late = ticks_left(deadline, self.now()) == Some(0);
+        TurnInput {
+            events: Events::NONE,
+            park_reason: park_reason.wait(),
+            expired: is_late.then(|| park_reason.deadline()),
+            close_requested,
+            is_busy: false,
+        }
+    }
+
+    /// Returns when the next turn begins at the latest. If the last turn has met its deadline and did not
+    /// close, that is the next tick.
+    fn deadline(&self) -> Option<Instant> {
+        let Self { ticks, begin, wait } = self;
+        let left = ticks_left(wait.deadline, self.now())?.max(1);
+        let begun = begin.elapsed().as_nanos() % ticks.tick.as_nanos();
+        Some(Instant::now() + ticks.tick * left - Duration::from_nanos(begun as u64))
+    }
+}
+
 /// Waits until the stream, the link, the goodbye or the deadline wakes the task.
-async fn wait(
-    link: &Link,
-    goodbye: &CancellationToken,
-    goodbye_said: &mut bool,
-    deadline: Option<Instant>,
-) {
+async fn wait(link: &Link, goodbye: Option<&CancellationToken>, deadline: Option<Instant>) {
     let mut changed = pin!(link.changed.notified());
-    let mut goodbye = pin!(goodbye.cancelled());
+    let mut goodbye = pin!(goodbye.map(CancellationToken::cancelled));
     let mut timer = pin!(deadline.map(sleep_until));
     // The last turn has registered this task with the stream.
     let mut was_polled = false;
     poll_fn(|cx| {
         let is_woken = std::mem::replace(&mut was_polled, true);
-        if !*goodbye_said && goodbye.as_mut().poll(cx).is_ready() {
-            *goodbye_said = true;
-            notifier::Notify::request_close(link, NO_KEY, CloseReason::Shutdown);
-            return Poll::Ready(());
-        }
+        let is_last = goodbye.as_mut().as_pin_mut().is_some_and(|said| said.poll(cx).is_ready());
         let is_late = timer.as_mut().as_pin_mut().is_some_and(|timer| timer.poll(cx).is_ready());
-        match changed.as_mut().poll(cx).is_ready() || is_late || is_woken {
+        match changed.as_mut().poll(cx).is_ready() || is_last || is_late || is_woken {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }

@@ -1,14 +1,18 @@
 //! The end of the server's side comes with the last response, however the connection ends. The clock stands
 //! still: a server that first waits for the peer's end would wait for ever.
 
+use std::time::Duration;
+
 use crate::support::http::app::App;
 use crate::support::http::server::{HELLO, nothing_left, serve};
-use crate::support::server::{Case, in_all_cases, no_time};
+use crate::support::server::{Case, in_all_cases, in_both_modes, no_time};
 use axum::Router;
 use axum::http::StatusCode;
+use millpond_server::CloseReason;
 
 in_all_cases!(paused: the_last_response_ends_the_stream, an_upgrade_that_is_not_taken);
 in_all_cases!(single: refused_upgrades_end_the_stream);
+in_both_modes!(paused: a_peer_that_has_gone_is_not_waited_for);
 
 async fn the_last_response_ends_the_stream(case: Case) {
     let bad = "GET / HTTP/1.1\r\nbad header\r\n\r\n";
@@ -98,6 +102,18 @@ async fn refused_upgrades_end_the_stream(case: Case) {
         drop(client);
         nothing_left(&server).await;
     }
+}
+
+/// Its end stands behind more bytes than a turn reads. All have come, so the kernel reports nothing more.
+async fn a_peer_that_has_gone_is_not_waited_for(case: Case) {
+    let builder = case.timeless().read_budget_bytes(1).linger_timeout(Duration::from_secs(3600));
+    let server = serve(builder, &App::default());
+    let mut client = case.client(&server).await;
+    assert_eq!(client.exchange(HELLO).await, "200 hello");
+    client.send("GET / HTTP/1.1\r\nbad header\r\n\r\n".to_owned() + &"x".repeat(50_000)).await;
+    client.finish().await;
+    let status = nothing_left(&server).await;
+    assert_eq!(status.closed_for(CloseReason::Codec), 1, "{status:?}");
 }
 
 /// The alert that ends a session follows the last response, however little room that leaves in the

@@ -25,6 +25,8 @@ use crate::support::http::server::{HELLO, at_rest, nothing_left};
 use crate::support::server::{Case, Client, EVENT_DRIVEN, in_all_cases, no_time};
 use crate::support::{eventually, settle, silent_panic, soon};
 
+mod waits;
+
 in_all_cases!(single: messages, fragments, byte_by_byte, handshakes, the_app_decides, violations);
 in_all_cases!(single: closes, half_open, sends_from_anywhere, busy_before, errors_and_panics);
 in_all_cases!(double: messages_while_the_handler_waits);

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use crate::support::chat::{Chat, thousand};
-use crate::support::server::{Case, Client, closed_for, emptied, in_all_cases};
+use crate::support::server::{Case, Client, closed_for, emptied, in_all_cases, in_both_modes};
 use crate::support::within;
 use millpond_server::{CloseReason, Server};
 use tokio::time::{Instant, sleep};
 
 in_all_cases!(single: they_arrive, also_when_it_is_closed_from_elsewhere);
 in_all_cases!(paused: a_peer_that_stays_is_left, a_peer_that_goes_on_is_left);
+in_both_modes!(paused: a_peer_that_has_gone_is_not_waited_for);
 
 /// Far more than is on its way at once, and no more than the kernel takes.
 const ANSWERS: usize = 1000;
@@ -65,6 +66,7 @@ async fn also_when_it_is_closed_from_elsewhere(case: Case) {
 }
 
 const LINGERS: Duration = Duration::from_secs(1);
+const LONG: Duration = Duration::from_secs(3600);
 /// Ticks of up to a second, and the one that runs.
 const LAG: Duration = Duration::from_secs(2);
 
@@ -105,4 +107,15 @@ async fn a_peer_that_goes_on_is_left(case: Case) {
     assert!(start.elapsed() >= LINGERS, "{case:?}: {:?}", start.elapsed());
     assert_eq!(server.status().frames, frames, "{case:?}: it was served");
     assert_eq!(chat.ends(), [(0, CloseReason::Codec)], "{case:?}");
+}
+
+/// Its end stands behind more bytes than a turn reads. All have come, so the kernel reports nothing more.
+async fn a_peer_that_has_gone_is_not_waited_for(case: Case) {
+    let server = Chat::new().serve(case.builder().read_budget_bytes(1).linger_timeout(LONG));
+    let mut client = case.connect(&server).await;
+    client.ask("hello").await;
+    client.send([b"\xff\n", &[b'x'; 50_000][..]].concat()).await;
+    client.finish().await;
+    closed_for(&server, CloseReason::Codec, 1).await;
+    emptied(&server).await;
 }

@@ -1,11 +1,20 @@
 //! Every connection is counted, once, and those over a limit are told so.
 
-use crate::support::server::{Case, Client, accounted, echo, emptied, in_all_cases, in_both_modes};
+use std::convert::Infallible;
+use std::time::Duration;
+
+use crate::support::chat::Chat;
+use crate::support::server::{Case, Client, accounted, echo, emptied, unchanged};
+use crate::support::server::{in_all_cases, in_both_modes};
 use crate::support::*;
-use millpond_server::{CloseReason, Server};
+use millpond::Pool;
+use millpond_server::{CloseReason, Deadline, Server, ServerBuilder};
+use tokio::time::{Instant, sleep};
+use tokio_util::codec::LinesCodec;
 
 in_all_cases!(double: opens_and_closes);
 in_all_cases!(single: a_limit_of_connections, a_limit_for_each_peer);
+in_all_cases!(paused: the_grace_of_an_age_drops_calls);
 in_both_modes!(single: those_over_a_limit_are_told);
 #[cfg(feature = "tracing")]
 in_both_modes!(single: refusals_leave_an_event);
@@ -123,6 +132,46 @@ async fn those_over_a_limit_are_told(case: Case) {
     assert_eq!((status.refused_full, status.closed), (20, 1), "{case:?}: {status:?}");
     let mut client = case.connect(&server).await;
     client.ask("let me in").await;
+}
+
+/// A handler and a service that wait for ever, beside a pool and without one.
+async fn the_grace_of_an_age_drops_calls(case: Case) {
+    for size in [None, Some(2)] {
+        let pool = size.map(Pool::new);
+        let builder = || match &pool {
+            Some(pool) => aging(case).pool(pool),
+            None => aging(case),
+        };
+        let chat = Chat::new();
+        meets_the_grace(case, &chat.serve(builder())).await;
+        let reason = CloseReason::Deadline(Deadline::MaxAge);
+        assert_eq!((chat.at_work().now(), chat.ends()), (0, vec![(0, reason)]), "{case:?}");
+        let waits = |_: String| std::future::pending::<Result<Option<String>, Infallible>>();
+        let server = builder().codec(LinesCodec::new()).serve(server::service_fn(waits));
+        meets_the_grace(case, &server.unwrap()).await;
+    }
+}
+
+const AGE: Duration = Duration::from_secs(20);
+const GRACE: Duration = Duration::from_secs(40);
+
+fn aging(case: Case) -> ServerBuilder {
+    case.no_deadlines().max_connection_age(AGE).max_connection_age_grace(GRACE)
+}
+
+async fn meets_the_grace(case: Case, server: &Server) {
+    let start = Instant::now();
+    let mut client = case.connect(server).await;
+    client.send("wait\n").await;
+    unchanged(|| server.status().parked).await;
+    sleep(AGE + GRACE - Duration::from_secs(1)).await;
+    assert_eq!(server.status().open, 1, "{case:?}");
+    within(GRACE, client.gone()).await.expect("the grace ends");
+    let waited = start.elapsed();
+    let most = AGE + GRACE + Duration::from_secs(1);
+    assert!(waited >= AGE + GRACE && waited <= most, "{case:?}: {waited:?}");
+    let status = emptied(server).await;
+    assert_eq!(status.closed_for(CloseReason::Deadline(Deadline::MaxAge)), 1, "{status:?}");
 }
 
 /// The fields of the events about refusals, as text.

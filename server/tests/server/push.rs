@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::support::chat::{Chat, fill_up, thousand};
 use crate::support::server::{
-    Case, Client, closed_for, emptied, in_all_cases, no_time, parked, unchanged,
+    Case, Client, closed_for, emptied, in_all_cases, in_both_modes, no_time, parked, unchanged,
 };
 use crate::support::*;
-use millpond_server::{CloseReason, Deadline, Server, SlowReader, TrySendError};
+use millpond_server::{CloseReason, Deadline, Server, ServerBuilder, SlowReader, TrySendError};
 use tokio::time::{Instant, sleep};
 
 in_all_cases!(double: to_parked_connections_from_elsewhere);
@@ -15,6 +15,7 @@ in_all_cases!(single: nobody_reads, slow_readers_are_closed, all_peers_together_
 in_all_cases!(single: to_one_whose_handler_waits, just_before_the_handler_waits);
 in_all_cases!(single: what_waits_in_a_turn_counts);
 in_all_cases!(paused: a_close_outlives_the_write_deadline, a_handler_that_sends_to_nobody);
+in_both_modes!(paused: what_was_taken_before_a_call_counts);
 
 async fn to_parked_connections_from_elsewhere(case: Case) {
     const CONNECTIONS: usize = 50;
@@ -201,14 +202,16 @@ async fn just_before_the_handler_waits(case: Case) {
 const LIMIT: Duration = Duration::from_secs(8);
 
 fn with_write_timeout(case: Case, chat: &Chat) -> Server {
-    chat.serve(
-        case.narrow_builder()
-            .first_byte_timeout(None)
-            .idle_timeout(None)
-            .frame_timeout(None)
-            .write_timeout(LIMIT)
-            .send_buffer(4_000_000),
-    )
+    chat.serve(write_timeout(case))
+}
+
+fn write_timeout(case: Case) -> ServerBuilder {
+    case.narrow_builder()
+        .first_byte_timeout(None)
+        .idle_timeout(None)
+        .frame_timeout(None)
+        .write_timeout(LIMIT)
+        .send_buffer(4_000_000)
 }
 
 /// That the peer has taken some, so that the deadline does not hold, is no reason to forget that
@@ -285,4 +288,39 @@ async fn a_handler_that_sends_to_nobody(case: Case) {
     }
     no_time(client.read_exact(10_000_000 - 30 * 100_000)).await;
     client.ask("and then").await;
+}
+
+/// The look at the write deadline finds room for all, and the turn goes on to a handler that waits. What the
+/// peer has taken before keeps the connection open.
+async fn what_was_taken_before_a_call_counts(case: Case) {
+    let chat = Chat::new();
+    let server = chat.serve(write_timeout(case).read_budget_frames(2));
+    let mut client = case.connect_narrow(&server).await;
+    let mut sent = 0;
+    // Until the kernel does not take all. A turn ends behind two frames, and the third one is saved.
+    loop {
+        client.send("1\nmany 20\nwait\n").await;
+        sent += 20_002;
+        unchanged(|| (server.status().bytes_out, chat.at_work().now())).await;
+        if chat.at_work().now() == 0 {
+            break;
+        }
+        chat.gate().pass(1);
+        parked(&server, 1).await;
+    }
+    let start = Instant::now();
+    // So little that only the look at the deadline finds the room.
+    let (waits, taken) = (server.status().send_buffered, 30_000);
+    no_time(client.read_exact(taken)).await;
+    while chat.at_work().now() == 0 {
+        sleep(Duration::from_millis(100)).await;
+        let is_open = server.status().open == 1;
+        assert!(is_open && start.elapsed() < 2 * LIMIT, "{case:?}: {waits}");
+    }
+    assert!(start.elapsed() >= LIMIT, "{case:?}: {waits}, {:?}", start.elapsed());
+    chat.gate().open();
+    settle().await;
+    let rest = sent - taken;
+    assert_eq!(no_time(client.read_exact(rest)).await.len(), rest);
+    client.ask("still there").await;
 }
