@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-/// Returns the path that a user means who stands in the root of the checkout: Cargo runs a benchmark in the
-/// folder of its package.
+/// Returns the path of a file that is named from the root of the checkout. Cargo runs a benchmark in the folder
+/// of its package.
 pub fn from_root(path: impl AsRef<Path>) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }

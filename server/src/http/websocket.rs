@@ -35,9 +35,8 @@ pub(super) fn accept(progress: &ConnProgress, status: StatusCode, accepted: &Acc
     match status {
         StatusCode::SWITCHING_PROTOCOLS => progress.accept(accepted.take()),
         StatusCode::OK => {
-            if let Some(Upgrade { on, start }) = accepted.take()
-                && let Some(of) = progress.stream_of()
-            {
+            let stream = accepted.take().and_then(|upgrade| Some((upgrade, progress.stream_of()?)));
+            if let Some((Upgrade { on, start }, of)) = stream {
                 tokio::spawn(stream::serve(on, start, of));
             }
         }
@@ -119,9 +118,8 @@ fn any_io<W: Transport>(io: &mut MaybeTls<W>) -> AnyIo<'_> {
 
 /// Tells the handler of a WebSocket that its connection has ended.
 pub(super) fn on_close(idle: Idle, reason: CloseReason) {
-    if let Idle::Busy(busy) = idle
-        && let Busy::WebSocket(conn) = *busy
-    {
+    let Idle::Busy(busy) = idle else { return };
+    if let Busy::WebSocket(conn) = *busy {
         conn.on_close(reason);
     }
 }
