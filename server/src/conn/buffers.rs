@@ -11,6 +11,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::mem::replace;
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -32,7 +33,7 @@ const NEW_CAPACITY: usize = 4 * 1024;
 thread_local! {
     /// The target of each read. A read that would block touches no memory of its connection.
     static READ_BUF: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into_boxed_slice());
-    /// The free pair of the thread. No pool counts it.
+    /// The free pair of the thread. No pool counts it, unless its turn waits.
     static FREE: Cell<Option<Box<Buffers>>> = const { Cell::new(None) };
 }
 
@@ -40,6 +41,8 @@ thread_local! {
 pub(crate) struct Buffers {
     pub(crate) input: BytesMut,
     pub(crate) output: BytesMut,
+    /// The pool counts the pair as in use. Here, so that the future of a turn stays small.
+    is_counted: bool,
 }
 
 pub(crate) struct BufferPool(Mutex<FreeBuffers>);
@@ -62,8 +65,8 @@ impl BufferPool {
     /// If more than `MAX_FREE` pairs are in use, new buffers are empty. So many turns at a time
     /// usually wait for their service, and need little space.
     pub(crate) fn get(&self) -> PooledBuffers<'_> {
-        if let Some(buffers) = FREE.take() {
-            return PooledBuffers { buffer_pool: self, buffers: Some(buffers), is_counted: false };
+        if let Ok(Some(buffers)) = FREE.try_with(Cell::take) {
+            return PooledBuffers { buffer_pool: self, buffers: Some(buffers) };
         }
         let mut pool = self.0.lock();
         pool.in_use += 1;
@@ -73,10 +76,11 @@ impl BufferPool {
         let capacity = if many_in_use { 0 } else { NEW_CAPACITY };
         let new = || {
             let [input, output] = [(); 2].map(|()| BytesMut::with_capacity(capacity));
-            Box::new(Buffers { input, output })
+            Box::new(Buffers { input, output, is_counted: false })
         };
-        let buffers = Some(free.unwrap_or_else(new));
-        PooledBuffers { buffer_pool: self, buffers, is_counted: true }
+        let mut buffers = free.unwrap_or_else(new);
+        buffers.is_counted = true;
+        PooledBuffers { buffer_pool: self, buffers: Some(buffers) }
     }
 }
 
@@ -85,8 +89,15 @@ pub(crate) struct PooledBuffers<'a> {
     buffer_pool: &'a BufferPool,
     /// `None` only within `drop`.
     buffers: Option<Box<Buffers>>,
-    /// The pool counts the pair as in use.
-    is_counted: bool,
+}
+
+impl PooledBuffers<'_> {
+    /// Counts the pair, because its turn waits for user code: so many turns may wait at a time.
+    pub(crate) fn count(&mut self) {
+        if !replace(&mut self.deref_mut().is_counted, true) {
+            self.buffer_pool.0.lock().in_use += 1;
+        }
+    }
 }
 
 impl Deref for PooledBuffers<'_> {
@@ -109,20 +120,22 @@ impl Drop for PooledBuffers<'_> {
         buffers.input.clear();
         buffers.output.clear();
         // A frame that is still alive may own the memory; then the buffer cannot be used again.
+        // The capacity is that of the rest; the second call tells of the whole, and allocates nothing.
         let is_reusable = |bytes: &mut BytesMut| {
-            bytes.try_reclaim(NEW_CAPACITY) && bytes.capacity() <= MAX_FREE_CAPACITY
+            bytes.try_reclaim(NEW_CAPACITY) && !bytes.try_reclaim(MAX_FREE_CAPACITY + 1)
         };
         let reusable = is_reusable(&mut buffers.input) && is_reusable(&mut buffers.output);
+        let was_counted = replace(&mut buffers.is_counted, false);
         let mut free = reusable.then_some(buffers);
         if free.is_some() {
             // The end of a thread may drop turns after the thread's locals.
             let _ = FREE.try_with(|of_thread| free = of_thread.replace(free.take()));
         }
-        if free.is_none() && !self.is_counted {
+        if free.is_none() && !was_counted {
             return;
         }
         let mut pool = self.buffer_pool.0.lock();
-        pool.in_use -= usize::from(self.is_counted);
+        pool.in_use -= usize::from(was_counted);
         if pool.buffers.len() < MAX_FREE {
             pool.buffers.extend(free);
         }
@@ -179,6 +192,39 @@ mod tests {
         let pool = buffer_pool.0.lock();
         assert_eq!((pool.buffers.len(), pool.in_use), (MAX_FREE - 1, 0));
         assert!(pool.buffers.iter().chain([&of_thread]).all(|buffers| buffers.input.is_empty()));
+    }
+
+    /// Quick turns between them give their pair to the thread, and the next turn that waits takes it.
+    #[test]
+    fn turns_that_wait_count_wherever_their_buffers_come_from() {
+        let buffer_pool = BufferPool::new();
+        let mut waiting = Vec::new();
+        for _ in 0..2 * MAX_FREE {
+            let mut pooled = buffer_pool.get();
+            pooled.count();
+            waiting.push(pooled);
+            drop(buffer_pool.get());
+        }
+        assert_eq!(buffer_pool.0.lock().in_use, 2 * MAX_FREE);
+        assert!(waiting[MAX_FREE + 1..].iter().all(|pooled| pooled.input.capacity() == 0));
+        drop(waiting);
+        assert_eq!(buffer_pool.0.lock().in_use, 0);
+    }
+
+    /// A pair whose memory is larger than it looks, because a frame of it lived for long.
+    #[test]
+    fn large_memory_is_not_kept() {
+        let buffer_pool = BufferPool::new();
+        for left in [NEW_CAPACITY, 2 * NEW_CAPACITY] {
+            FREE.take();
+            let mut pooled = buffer_pool.get();
+            pooled.input = BytesMut::with_capacity(1 << 20);
+            pooled.input.resize((1 << 20) - left, 0);
+            drop(pooled.input.split());
+            assert!(pooled.input.capacity() <= MAX_FREE_CAPACITY);
+            drop(pooled);
+            assert!(FREE.take().is_none() && buffer_pool.0.lock().buffers.is_empty());
+        }
     }
 
     #[test]

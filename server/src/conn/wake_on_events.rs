@@ -66,9 +66,8 @@ impl<P: Protocol, F: Future> Future for WakeOnEvents<'_, P, F> {
             return Poll::Ready(Ok(output));
         }
         // After the poll: a turn that notices the request itself ends in its own way.
-        if events.any(Events::CLOSE_REQUESTED)
-            && let Some(reason) = this.conns.cut_off(this.key)
-        {
+        let is_asked = events.any(Events::CLOSE_REQUESTED);
+        if let Some(reason) = is_asked.then(|| this.conns.cut_off(this.key)).flatten() {
             return Poll::Ready(Err(reason));
         }
         if this.task.is_none() {

@@ -251,6 +251,9 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
                 Poll::Ready(Err(CloseReason::Panicked))
             }
         };
+        if polled.is_pending() {
+            self.buffers.count();
+        }
         if P::SERVER_FIRST && polled.is_pending() {
             self.poll_write_timer(cx)?;
         } else {
@@ -427,7 +430,7 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
     /// Fails if the output of all connections exceeds `send_buffer_total`: a turn's responses
     /// cannot wait for room, as sends do.
     fn save(&mut self) -> Result<(), CloseReason> {
-        let Buffers { input, output } = &mut *self.buffers;
+        let Buffers { input, output, .. } = &mut *self.buffers;
         if input.is_empty() && output.is_empty() && !self.partial_frame && self.needs_read {
             return Ok(());
         }

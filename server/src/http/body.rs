@@ -125,7 +125,7 @@ impl Body for RequestBody {
         }
         if let Some(guard) = &this.guard {
             match &polled {
-                Poll::Pending => guard.progress.body_waits(),
+                Poll::Pending => guard.progress.body_waits(this.request),
                 Poll::Ready(Some(Ok(_))) if !this.incoming.is_end_stream() => {
                     guard.progress.body_brings(this.request);
                 }

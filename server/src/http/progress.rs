@@ -354,15 +354,20 @@ impl ConnProgress {
 
     /// Notes that the reader of a request body waits for the peer. The turn does not see what another task
     /// does, so it is woken for a reader there. HTTP/2 has a deadline in each body, and no turn.
-    pub(super) fn body_waits(self: &Arc<Self>) {
+    pub(super) fn body_waits(self: &Arc<Self>, request: u64) {
         if POLLED_HERE.get() == Arc::as_ptr(self) || self.is_detached() {
             self.clear(READ_ELSEWHERE);
             self.set(REQUEST_BODY_PENDING);
         } else if self.bits() & READ_ELSEWHERE == 0
+            && request == self.requests()
             && !failpoint("a reader in another task has no deadline")
         {
             self.new_wait.store(true, SeqCst);
             self.set(READ_ELSEWHERE);
+            // Another request may have begun meanwhile.
+            if request != self.requests() {
+                self.clear(READ_ELSEWHERE);
+            }
             self.wake_by_ref();
         }
     }

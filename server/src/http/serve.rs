@@ -1,8 +1,8 @@
 //! `http::serve`, the short way to a server.
 
-use std::future::{Future, IntoFuture};
+use std::future::{Future, IntoFuture, poll_fn};
 use std::marker::PhantomData;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 
 use tokio_util::sync::CancellationToken;
 
@@ -123,9 +123,15 @@ where
             let token = CancellationToken::new();
             let builder = Server::builder().listen(listen);
             let server = builder.shutdown_token(token.clone()).serve(service)?;
-            signal.await;
-            token.cancel();
-            Ok(server.wait().await)
+            // The server may end without the signal: see `Server::wait`.
+            let (mut wait, mut signal) = (pin!(server.wait()), pin!(signal));
+            let report = poll_fn(|cx| {
+                if !token.is_cancelled() && signal.as_mut().poll(cx).is_ready() {
+                    token.cancel();
+                }
+                wait.as_mut().poll(cx)
+            });
+            Ok(report.await)
         })
     }
 }

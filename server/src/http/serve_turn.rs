@@ -390,17 +390,32 @@ impl<'a, W: Transport, A: HttpService> HttpTurn<'a, W, A> {
                 conn.graceful_shutdown();
                 continue;
             }
-            // The first head has its deadline even if bytes of it come without a pause.
-            if is_spent && waiting == Waiting::Head && !failpoint("a spent budget ends a deadline")
-            {
-                let moved = self.begins_head();
-                return self.park(conn, ParkReason::FrameTurn, moved);
+            if is_spent && self.is_in_head(waiting, &conn) {
+                return self.go_on_in_head(conn);
             }
             if is_spent || woken {
                 return self.park(conn, ParkReason::Turn, true);
             }
             return self.decide(conn, waiting, is_clean);
         }
+    }
+
+    /// Whether a part of a head has come: of the first one, or of one behind a request that keeps the
+    /// connection in hyper.
+    fn is_in_head(&self, waiting: Waiting, conn: &Http1Conn<W, A>) -> bool {
+        let is_later = waiting == Waiting::Nothing && !conn.may_end() && self.has_partial_head();
+        (waiting == Waiting::Head || is_later) && !failpoint("a spent budget ends a deadline")
+    }
+
+    /// Ends a turn that has spent its budget in a head. The head has its deadline even if bytes of it come
+    /// without a pause.
+    fn go_on_in_head(&mut self, mut conn: Box<Http1Conn<W, A>>) -> Poll<Outcome> {
+        let begins = self.begins_head();
+        if !begins && self.turn.input.expired == Some(Deadline::Frame) {
+            *self.turn.io = conn.take_io();
+            return Poll::Ready(self.time_out(Deadline::Frame));
+        }
+        self.park(conn, ParkReason::FrameTurn, begins)
     }
 
     /// Whether hyper is to end the connection after the request that is under way, or at once without one.

@@ -125,6 +125,8 @@ impl<F: Future> Future for StreamTask<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         SEEN.set(Seen::Nothing);
+        // A body that panicked may have left its own.
+        MOVES.set(None);
         let polled = this.future.poll(cx);
         let Some(timeout) = *this.timeout else { return polled.map(drop) };
         if let Some(moves) = MOVES.take() {

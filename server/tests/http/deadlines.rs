@@ -28,6 +28,10 @@ const LAG: Duration = Duration::from_secs(2);
 const NONE: &str = "";
 const TIMED_OUT: &str = "HTTP/1.1 408 Request Timeout\r\n";
 
+/// A request whose body is dropped. The body is of unknown length, so the connection stays in hyper.
+const CUT: &str = "POST /taste HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n\
+    4\r\nbody\r\n0\r\n\r\n";
+
 /// Runs one connection on a server of its own.
 macro_rules! with_each {
     ($case:ident, $deadlines:expr, $connection:expr) => {
@@ -117,17 +121,14 @@ async fn heads(case: Case) {
 async fn heads_behind_a_cut_body(case: Case) {
     let part = "GET /hello HTTP/1.1\r\nhost: a\r\nx: ";
     with_each!(case, |it| it.header_read_timeout(LIMIT), async |server, mut client: Client| {
-        // Of unknown length, so hyper keeps the connection.
-        let early = "POST /taste HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
-        let early = format!("{early}4\r\nbody\r\n0\r\n\r\n");
-        assert_eq!(client.exchange(&early).await, "200 some of the body");
+        assert_eq!(client.exchange(CUT).await, "200 some of the body");
         at_rest(server, 1, 1).await;
         sleep(10 * LIMIT).await;
         client.send(part).await;
         sleep(LIMIT / 2).await;
         assert_eq!(client.exchange("y\r\n\r\n").await, "200 hello");
         sleep(10 * LIMIT).await;
-        assert_eq!(client.exchange(&early).await, "200 some of the body");
+        assert_eq!(client.exchange(CUT).await, "200 some of the body");
         client.send(part).await;
         ends(server, &mut client, (Deadline::Frame, TIMED_OUT), &[b'y'; 40]).await;
     });
@@ -167,6 +168,12 @@ async fn heads_with_a_small_budget(case: Case) {
         |it| it.header_read_timeout(LIMIT).read_budget_bytes(1);
     with_each!(case, small, async |server: &Server, mut client: Client| {
         client.send(&large).await;
+        ends(server, &mut client, (Deadline::Frame, TIMED_OUT), &[b'y'; 40]).await;
+    });
+    // Behind a request that keeps the connection in hyper.
+    with_each!(case, small, async |server: &Server, mut client: Client| {
+        assert_eq!(client.exchange(CUT).await, "200 some of the body");
+        client.send("GET /hello HTTP/1.1\r\nhost: a\r\nx: ").await;
         ends(server, &mut client, (Deadline::Frame, TIMED_OUT), &[b'y'; 40]).await;
     });
 }

@@ -106,29 +106,32 @@ async fn a_reader_in_another_task_waits_until_it_reads() {
     let progress = progress();
     progress.begin(None);
     let body = ProgressGuard::new(progress.clone(), BODY, 0);
-    progress.body_waits();
+    progress.body_waits(1);
     assert_eq!(progress.bits(), WAITS_ELSEWHERE);
     assert!(progress.take_new_wait() && !progress.take_new_wait());
     // A poll of user code does not end the wait. Another poll of the reader is the same wait.
     progress.clear(REQUEST_BODY_PENDING | RESPONSE_BODY_PENDING);
-    progress.body_waits();
+    progress.body_waits(1);
     assert_eq!((progress.bits(), progress.take_new_wait()), (WAITS_ELSEWHERE, false));
     progress.body_brings(1);
     assert_eq!(progress.bits(), REQUEST_BODY);
     // The reader may be inside of hyper's poll the next time, also if another connection is polled there.
-    progress.body_waits();
+    progress.body_waits(1);
     let poll = progress.enter_poll();
     drop(self::progress().enter_poll());
-    progress.body_waits();
+    progress.body_waits(1);
     drop(poll);
     assert_eq!(progress.bits(), WAITS);
-    progress.body_waits();
+    progress.body_waits(1);
     assert_eq!(progress.bits(), WAITS | READ_ELSEWHERE);
     // What is left of the body does not hold for the next request.
     progress.begin(None);
     let next = ProgressGuard::new(progress.clone(), BODY, 0);
     assert_eq!(progress.bits(), REQUEST_BODY);
-    progress.body_waits();
+    // The reader of the body before has not noticed its end.
+    progress.body_waits(1);
+    assert_eq!(progress.bits(), REQUEST_BODY);
+    progress.body_waits(2);
     progress.body_brings(1);
     drop(body);
     assert_eq!(progress.bits(), WAITS_ELSEWHERE);
