@@ -38,7 +38,8 @@ pub(crate) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// setting but `warm_connections`.
 ///
 /// A deadline is early by 2 ms at most, the precision of the timer. It is late by two ticks at most; a
-/// tick is an eighth of the shortest deadline, from 10 ms to a second.
+/// tick is an eighth of the shortest deadline, from 10 ms to a second, or up to 30 ms where
+/// the longest deadline is a year.
 ///
 /// # Examples
 ///
@@ -238,7 +239,8 @@ macro_rules! shared_setters {
 
         /// How long work that is under way may go on after the
         /// [`max_connection_age`](Self::max_connection_age). Then the server cuts the connection off.
-        /// Default `None`: until it finishes.
+        /// Default `None`: until it finishes. Upgraded connections are cut off, too, and calls of user code
+        /// are dropped.
         pub fn max_connection_age_grace(mut self, grace: impl Into<Option<Duration>>) -> Self {
             self.config.max_age_grace = grace.into();
             self
@@ -444,8 +446,8 @@ impl<C: Decoder + Clone + Send + Sync + 'static> ServerBuilder<C> {
     ///
     /// # Cancel safety
     ///
-    /// The server drops the future of a call when the deadline of a shutdown passes, or when the
-    /// [`Server`] is dropped. A peer that leaves cancels no call.
+    /// The server drops the future of a call when the deadline of a shutdown passes, when the
+    /// [`Server`] is dropped, or when the connection's `max_connection_age_grace` has passed. A peer that leaves cancels no call.
     ///
     /// # Errors
     ///

@@ -20,8 +20,8 @@ connection: close\r\ncontent-length: 0\r\n\r\n";
 /// Every limit and every deadline has a default, the same in both modes. Sizes are in bytes. A deadline that
 /// is `None` does not run. [`serve`](Self::serve) refuses `0` for each setting but `warm_connections`.
 ///
-/// A deadline is never early. It is late by two ticks at most; a tick is an eighth of the shortest deadline,
-/// from 10 ms to a second.
+/// A deadline is early by 2 ms at most, and late by two ticks at most. A tick is an eighth of the shortest
+/// deadline, from 10 ms to a second; it is up to 30 ms where the longest deadline is a year.
 ///
 /// ```
 /// use std::time::Duration;
@@ -166,7 +166,9 @@ impl ServerBuilder {
     /// The largest head of a request, in bytes. The server answers a larger head with 431 and closes.
     /// Default 408 KiB, as hyper's.
     ///
-    /// Up to 4 KiB of a partial head take only their own memory. A longer head takes hyper's buffers.
+    /// Up to 4 KiB of a partial head take only their own memory. A longer head takes hyper's buffers. Hyper has
+    /// one setting for both directions: it also keeps up to so many bytes of responses that a peer does not
+    /// take, for each such connection.
     #[doc(alias = "max_buf_size")]
     pub fn max_header_size(mut self, bytes: usize) -> Self {
         self.config.max_frame_size = bytes;

@@ -65,7 +65,8 @@ impl Server {
     }
 
     /// Serves until the [token](ServerBuilder::shutdown_token) is cancelled, then shuts down with the
-    /// [drain timeout](ServerBuilder::drain_timeout). Returns as [`shutdown`](Self::shutdown) does.
+    /// [drain timeout](ServerBuilder::drain_timeout). Returns as [`shutdown`](Self::shutdown) does. The
+    /// shutdown also begins if the system no longer tells of the connections' events.
     ///
     /// # Cancel safety
     ///
