@@ -6,11 +6,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::Source as _;
-
-#[path = "../../tests/support/mod.rs"]
-mod support;
-
-use support::{Broker, Kind, watchdog};
+use crate::support::{Broker, Kind, watchdog};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const ONE: NonZeroUsize = NonZeroUsize::MIN;
