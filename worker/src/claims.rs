@@ -125,6 +125,19 @@ impl<R: Receipt> Claims<R> {
         Claim { claims, key: Some(key), deliveries, span, end: End::Lost, _place: place }
     }
 
+    /// Gives messages back that were fetched and not inserted.
+    pub(crate) fn give_back(&self, receipts: impl Iterator<Item = R>, asked_at: Instant) {
+        let is_over = self.is_over(asked_at, Instant::now());
+        for receipt in receipts {
+            self.counters.ended(if is_over { End::Lost } else { End::Unsettled });
+            match is_over {
+                true => abandon(receipt),
+                // The Drop of a receipt gives the message back.
+                false => drop(receipt),
+            }
+        }
+    }
+
     fn is_over(&self, asked_at: Instant, now: Instant) -> bool {
         self.ack_wait.is_some_and(|ack_wait| now - asked_at >= ack_wait)
     }
@@ -257,11 +270,12 @@ async fn in_time(limit: Duration, extend: Extend) -> Result<(), ReceiptError> {
 /// Abandons a lost claim. A panic of its receipt ends neither the keeper nor the task that settles, and the
 /// receipts behind it are not dropped: that would give messages back which other workers have.
 fn abandon<R: Receipt>(receipt: R) {
-    let abandoned = catch_unwind(AssertUnwindSafe(|| {
+    // By itself, as a panic of `id` would drop the receipt: that gives the message back, too.
+    let told = catch_unwind(AssertUnwindSafe(|| {
         event!(WARN, messaging.message.id = receipt.id(), "claim lost");
-        receipt.abandon();
     }));
-    if abandoned.is_err() {
+    let abandoned = catch_unwind(AssertUnwindSafe(|| receipt.abandon()));
+    if told.is_err() || abandoned.is_err() {
         event!(ERROR, "the receipt of a lost claim panicked");
     }
 }

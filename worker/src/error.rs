@@ -89,15 +89,30 @@ impl ConnectError {
     /// Makes the error of a broker that cannot be reached. Logs must not tell the password of the address.
     #[cfg(any(feature = "nats", feature = "redis"))]
     pub(crate) fn unreachable(url: &str, error: impl Into<BoxError>) -> Self {
-        let hidden = || {
-            let (scheme, rest) = url.split_once("://")?;
-            let (user, host) = rest.rsplit_once('@')?;
-            // A name alone is a token of NATS, and as secret as a password.
-            let user = user.split_once(':').map(|(user, _)| format!("{user}:")).unwrap_or_default();
-            Some(format!("{scheme}://{user}...@{host}"))
-        };
-        let url = hidden().unwrap_or_else(|| url.to_owned());
-        Self::Unreachable { url, error: error.into() }
+        Self::Unreachable { url: without_secrets(url), error: error.into() }
+    }
+}
+
+/// Returns an address without its password, its token and its query.
+#[cfg(any(feature = "nats", feature = "redis"))]
+fn without_secrets(url: &str) -> String {
+    let is_scheme = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let (start, rest) = match url.split_once("://") {
+        Some((scheme, rest)) if is_scheme(scheme) => (format!("{scheme}://"), rest),
+        _ => (String::new(), url),
+    };
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    match place.rsplit_once('@') {
+        // The password may have a question mark, or the query an `@`.
+        _ if query.contains('@') => format!("{start}..."),
+        None => format!("{start}{place}"),
+        Some((user, host)) => {
+            // A name alone is a token of NATS, and as secret as a password. So is one before a second address.
+            let name = user.split_once(':').map(|(name, _)| name);
+            let name = name.filter(|name| !name.contains('@'));
+            let user = name.map(|name| format!("{name}:")).unwrap_or_default();
+            format!("{start}{user}...@{host}")
+        }
     }
 }
 
@@ -126,5 +141,30 @@ impl Error for ConnectError {
 impl From<ConfigError> for ConnectError {
     fn from(error: ConfigError) -> Self {
         Self::Config(error)
+    }
+}
+
+#[cfg(all(test, any(feature = "nats", feature = "redis")))]
+mod tests {
+    use super::ConnectError;
+
+    #[test]
+    fn an_address_is_told_without_its_secrets() {
+        let addresses = [
+            ("nats://127.0.0.1:4222", "nats://127.0.0.1:4222"),
+            ("nats://s3cret@127.0.0.1:4222", "nats://...@127.0.0.1:4222"),
+            ("nats://name:s3cret@127.0.0.1:4222", "nats://name:...@127.0.0.1:4222"),
+            ("s3cret@127.0.0.1:4222", "...@127.0.0.1:4222"),
+            ("name:s3cret@127.0.0.1:4222", "name:...@127.0.0.1:4222"),
+            ("s3cret@one,nats://s3cret@two", "...@two"),
+            ("nats://s3cret@one,nats://name:s3cret@two", "nats://...@two"),
+            ("unix:///run/redis.sock?db=1&pass=s3cret", "unix:///run/redis.sock"),
+            ("unix:///run/redis.sock?user=name&pass=x@s3cret", "unix://..."),
+            ("redis://name:s3cret?s3cret@127.0.0.1", "redis://..."),
+        ];
+        for (address, told) in addresses {
+            let error = ConnectError::unreachable(address, "a test").to_string();
+            assert_eq!(error, format!("cannot reach the broker {told}: a test"), "{address}");
+        }
     }
 }

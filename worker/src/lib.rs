@@ -100,6 +100,9 @@ mod report;
 mod settlement;
 mod source;
 mod starter;
+#[cfg(all(test, any(feature = "nats", feature = "redis")))]
+#[path = "../tests/support/mod.rs"]
+mod support;
 pub mod testing;
 mod trace;
 mod worker;

@@ -424,7 +424,7 @@ where
                         event!(INFO, messaging.system = source.system(), "broker is back");
                         pause = FIRST_PAUSE;
                     }
-                    self.start_all::<S>(source, batch, asked_at, place, &places).await;
+                    self.start_all(source, (batch, asked_at), (place, &places), token).await;
                 }
                 Err(SourceError::Disconnected(_error)) => {
                     event!(WARN, messaging.system = source.system(), error = %_error, ?pause,
@@ -441,26 +441,35 @@ where
     async fn start_all<S>(
         &self,
         source: &mut S,
-        batch: Batch<S>,
-        asked_at: Instant,
-        place: OwnedSemaphorePermit,
-        places: &Arc<Semaphore>,
+        (batch, asked_at): (Batch<S>, Instant),
+        (place, places): (OwnedSemaphorePermit, &Arc<Semaphore>),
+        token: &CancellationToken,
     ) where
         S: Source<Message = M, Receipt = R>,
     {
         self.shared.claims.counters.fetched(batch.len());
         let mut place = Some(place);
-        let mut others = places.clone().try_acquire_many_owned(batch.len() as u32 - 1).ok();
+        let others = batch.len().saturating_sub(1) as u32;
+        let mut others = places.clone().try_acquire_many_owned(others).ok();
         let mut line = Vec::with_capacity(batch.len());
         let mut now = Instant::now();
-        for (message, receipt) in batch {
+        let mut batch = batch.into_iter();
+        while let Some((message, receipt)) = batch.next() {
             let next = place.take().or_else(|| others.as_mut()?.split(1));
             let place = match next {
                 Some(place) => place,
                 // The source returned more than it was asked for.
                 None => {
                     self.shared.push(&mut line);
-                    let place = places.clone().acquire_owned().await.expect("it is never closed");
+                    let place = tokio::select! {
+                        biased;
+                        () = token.cancelled() => {
+                            let rest = batch.map(|(_, receipt)| receipt);
+                            let rest = std::iter::once(receipt).chain(rest);
+                            return self.shared.claims.give_back(rest, asked_at);
+                        }
+                        place = places.clone().acquire_owned() => place.expect("it is never closed"),
+                    };
                     now = Instant::now();
                     place
                 }

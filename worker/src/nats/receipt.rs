@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::IntoFuture;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::jetstream::Context;
@@ -36,6 +36,8 @@ pub struct Claimed {
     published: SystemTime,
     deliveries: u32,
     connects: u64,
+    /// When the message came here, or when the extension that was confirmed last was asked for.
+    pub(crate) begun_at: Arc<Mutex<Instant>>,
     settled: bool,
 }
 
@@ -48,7 +50,8 @@ impl Claimed {
         (published, deliveries): (SystemTime, u32),
         connects: u64,
     ) -> Self {
-        Self { link: link.clone(), reply, message, published, deliveries, connects, settled: false }
+        let (link, begun_at) = (link.clone(), Arc::new(Mutex::new(Instant::now())));
+        Self { link, reply, message, published, deliveries, connects, begun_at, settled: false }
     }
 
     fn signal(&self, payload: impl Into<Bytes>) -> Signal {
@@ -72,9 +75,10 @@ impl Claimed {
         answer.unwrap_or_else(|| Err(shut_down()))
     }
 
-    /// Until when a give-back may be sent: the claim is at most half of an ack wait old now.
+    /// Until when a give-back may be sent: some time before the server gives the message to another.
     fn give_back_until(&self) -> Instant {
-        Instant::now() + self.link.ack_wait / 3
+        let begun_at = *self.begun_at.lock().unwrap_or_else(PoisonError::into_inner);
+        begun_at + self.link.ack_wait * 5 / 6
     }
 
     /// The name of the dead letter: the server drops a second copy of a letter whose confirmation was lost.
@@ -128,10 +132,14 @@ impl Receipt for Claimed {
 
     fn extend(&self) -> Extend {
         let (settlements, signal) = (self.link.settlements.clone(), self.signal("+WPI"));
+        let begun_at = self.begun_at.clone();
         // Without another attempt: the worker makes one in its next round.
         Box::pin(async move {
-            let answer = settlements.ask(signal, Instant::now()).await;
-            answer.unwrap_or_else(|| Err(shut_down()))
+            let asked_at = Instant::now();
+            let answer = settlements.ask(signal, asked_at).await;
+            answer.unwrap_or_else(|| Err(shut_down()))?;
+            *begun_at.lock().unwrap_or_else(PoisonError::into_inner) = asked_at;
+            Ok(())
         })
     }
 

@@ -1,10 +1,10 @@
 //! Bundles against a server of the test, which speaks as much of the protocol as they need.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectOptions};
+use async_nats::{Client, ConnectOptions, HeaderMap, jetstream};
 use futures_util::future::join_all;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -12,7 +12,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Answer, Settler, Signal, connects};
-use crate::receipt::ReceiptError;
+use crate::nats::Message;
+use crate::nats::receipt::{Claimed, Link};
+use crate::receipt::{Receipt, ReceiptError};
 use crate::settlement::Settlements;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -218,6 +220,38 @@ async fn a_give_back_is_sent_once() {
         assert!(matches!(answers[0], Err(ReceiptError::Unconfirmed(_))), "{answers:?}");
         assert_eq!(server.settled(9), ["-NAK"], "of connection {connects}, now {now}");
     }
+}
+
+/// N4: another worker may get the message while it is on its way.
+#[tokio::test]
+async fn a_give_back_of_an_old_claim_is_not_sent() {
+    let server = Server::start(PLAIN).await;
+    let client = server.client.clone();
+    let now = connects(&client);
+    let link = Arc::new(Link {
+        context: jetstream::new(client.clone()),
+        settlements: Settler::spawn(client.clone()),
+        client,
+        stream: String::new(),
+        consumer: String::new(),
+        dead_letters: String::new(),
+        ack_wait: LIMIT,
+    });
+    let old = |sequence: u64| {
+        let (subject, headers) = ("orders".to_owned(), HeaderMap::new());
+        let message = Message { subject, headers, payload: "7".into(), sequence };
+        let reply = format!("ACK.{sequence}").into();
+        let claim = Claimed::new(&link, reply, message, (SystemTime::now(), 1), now);
+        *claim.begun_at.lock().unwrap() -= LIMIT * 5 / 6;
+        claim
+    };
+    let answer = timeout(LIMIT, old(1).nack(Duration::ZERO)).await.unwrap();
+    assert!(matches!(answer, Err(ReceiptError::Unconfirmed(_))), "{answer:?}");
+    assert_eq!(server.settled(1), [""; 0]);
+    let extended = old(2);
+    timeout(LIMIT, extended.extend()).await.unwrap().unwrap();
+    timeout(LIMIT, extended.nack(Duration::ZERO)).await.unwrap().unwrap();
+    assert_eq!(server.settled(2), ["+WPI", "-NAK"]);
 }
 
 /// N4: the client would keep it, and send it when another worker has the message.

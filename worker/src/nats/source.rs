@@ -9,6 +9,9 @@
 //! then the requests after them would bring more than there is room, and claims would age here. So these go
 //! to another inbox, and the server drops requests to an inbox that is gone. A request that the server
 //! refuses is an error, so that the worker pauses before the next.
+//!
+//! An error holds back no message of `ready`: its claim would age there while the worker pauses, and count as
+//! a new one afterwards. So `next` returns the messages first, and the error with the next call.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -24,6 +27,7 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions, StatusCode, SubscribeError, Subscriber};
 use futures_util::stream::SelectAll;
 use futures_util::{FutureExt, StreamExt};
+use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connect::Bounds;
@@ -39,6 +43,8 @@ use crate::source::SourceError;
 const EXPIRES: Duration = Duration::from_secs(30);
 /// How often the server says that it still has a pull request.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// The most pull requests at a time. Each consumer has a bound for those of all its workers, too.
+const REQUESTS: usize = 16;
 /// How often the source looks whether the client has reconnected.
 const LOOK: Duration = Duration::from_millis(250);
 /// The longest pause between attempts to reconnect.
@@ -123,27 +129,32 @@ impl Source {
 
     /// Asks for what there is room for and was not asked for yet.
     async fn pull(&mut self, room: usize) -> Result<(), SourceError> {
-        let missing = room.saturating_sub(self.outstanding);
+        let room = room.min(self.bounds.batch.saturating_mul(REQUESTS));
+        let mut missing = room.saturating_sub(self.outstanding);
         let is_little = missing == 0 || missing < room.div_ceil(2) && self.outstanding > 0;
         // What old inboxes still bring takes room, too.
         if is_little || !self.old.is_empty() {
             return Ok(());
         }
-        let missing = missing.min(self.bounds.batch);
         if self.outstanding == 0 {
             self.heard_at = Instant::now();
         }
-        // Before the request: its future may be dropped when it was already sent.
-        self.outstanding += missing;
+        while missing > 0 {
+            let batch = missing.min(self.bounds.batch);
+            missing -= batch;
+            // Before the request: its future may be dropped when it was already sent.
+            self.outstanding += batch;
+            self.request(batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn request(&self, batch: usize) -> Result<(), SourceError> {
         let expires = EXPIRES.min(self.bounds.expires);
         // The server refuses a heartbeat that is longer than half of the request.
         let idle_heartbeat = if HEARTBEAT * 2 <= expires { HEARTBEAT } else { Duration::ZERO };
-        let batch = BatchConfig {
-            batch: missing,
-            expires: Some(expires),
-            idle_heartbeat,
-            ..Default::default()
-        };
+        let batch =
+            BatchConfig { batch, expires: Some(expires), idle_heartbeat, ..Default::default() };
         let inbox = self.inbox_name.clone().into();
         let sent = self.consumer.request_batch(batch, inbox).await;
         sent.map_err(|error| SourceError::Disconnected(error.into()))
@@ -180,28 +191,42 @@ impl Source {
         let silent_at = self.heard_at + HEARTBEAT * 2;
         tokio::select! {
             biased;
-            message = self.message() => {
-                let gone = || SourceError::Closed("the client was closed".into());
-                let mut taken = self.take(message.ok_or_else(gone)?);
-                // What is here already comes along.
-                while let (Ok(()), Some(Some(message))) = (&taken, self.message().now_or_never()) {
-                    taken = self.take(message);
-                }
-                let text = match taken {
-                    Ok(()) => return Ok(()),
-                    Err(Status::Gone) => {
-                        return Err(SourceError::Closed("the consumer was deleted".into()));
-                    }
-                    Err(Status::Moved) => return self.renew().await,
-                    Err(Status::NoAnswer) => "JetStream does not answer".to_owned(),
-                    Err(Status::Refused(status)) => format!("a pull request is refused: {status}"),
-                };
-                self.renew().await?;
-                Err(self.why(text).await)
-            }
+            message = self.old.next(), if !self.old.is_empty() => match message {
+                Some(message) => self.heard(message).await,
+                // The last old inbox has ended: now there may be a request again.
+                None => Ok(()),
+            },
+            message = self.inbox.next() => match message {
+                Some(message) => self.heard(message).await,
+                None => Err(SourceError::Closed("the client was closed".into())),
+            },
             // While old inboxes end, nothing is asked for.
             () = sleep_until(silent_at), if self.outstanding > 0 => self.renew().await,
             () = sleep(LOOK) => self.look().await,
+        }
+    }
+
+    /// Takes a message of the server, and what is here already.
+    async fn heard(&mut self, message: async_nats::Message) -> Result<(), SourceError> {
+        let mut taken = self.take(message);
+        while let (Ok(()), Some(Some(message))) = (&taken, self.message().now_or_never()) {
+            taken = self.take(message);
+        }
+        let text = match taken {
+            Ok(()) => return Ok(()),
+            Err(Status::Gone) => {
+                return Err(SourceError::Closed("the consumer was deleted".into()));
+            }
+            // A status of a request that does not count any more.
+            Err(_) if self.outstanding == 0 => return Ok(()),
+            Err(Status::Moved) => return self.renew().await,
+            Err(Status::NoAnswer) => "JetStream does not answer".to_owned(),
+            Err(Status::Refused(status)) => format!("a pull request is refused: {status}"),
+        };
+        self.renew().await?;
+        match self.ready.is_empty() {
+            true => Err(self.why(text).await),
+            false => Ok(()),
         }
     }
 
@@ -241,8 +266,8 @@ impl Source {
         self.link.settlements.check()?;
         let connects = connects(&self.link.client);
         if connects != self.connects {
-            // What is here already came by the old connection.
-            while let Some(Some(message)) = self.message().now_or_never() {
+            // What is here already came by the old connection: all of it, whatever budget the task has left.
+            while let Some(Some(message)) = unconstrained(self.message()).now_or_never() {
                 let _ = self.take(message);
             }
             self.renew().await?;
@@ -316,10 +341,14 @@ impl crate::Source for Source {
     type Receipt = Claimed;
 
     async fn next(&mut self, room: NonZeroUsize) -> Result<Vec<Ready>, SourceError> {
-        self.look().await?;
+        let mut asked = match self.ready.is_empty() {
+            true => self.look().await,
+            false => Ok(()),
+        };
         while self.ready.is_empty() {
+            asked?;
             self.pull(room.get()).await?;
-            self.wait().await?;
+            asked = self.wait().await;
         }
         let count = self.ready.len().min(room.get());
         Ok(self.ready.drain(..count).collect())
@@ -359,3 +388,7 @@ impl fmt::Debug for Source {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;

@@ -12,6 +12,8 @@
 //! | extension | `XCLAIM` with `JUSTID`, if the message is still this consumer's |
 //! | orphans | what is pending for longer than the ack wait is claimed by any worker of the group |
 //!
+//! A message of more than 3,000 fields makes several dead letters, with the same `millpond-*` fields.
+//!
 //! In the key of the delays, `%25` stands for `%` in the name of the group, and `%3A` for `:`.
 //!
 //! Acknowledged messages stay in the stream, as other groups may need them. Bound the stream with

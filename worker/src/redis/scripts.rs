@@ -47,12 +47,16 @@ for i = 2, #ARGV do
 end
 return acked";
 
-/// KEYS[2]: the dead letters. ARGV: ..., delete (0 or 1), then fields and values to add.
+/// KEYS[2]: the dead letters. ARGV: ..., delete (0 or 1), then fields and values to add. A call of Lua takes
+/// fewer than 8,000 arguments, so a message of more than 3,000 fields makes several letters.
 const DEAD: &str = own!(
     "local entry = redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3])[1]
      local fields = entry and entry[2] or {}
-     for i = 6, #ARGV do fields[#fields + 1] = ARGV[i] end
-     redis.call('XADD', KEYS[2], '*', unpack(fields))
+     for first = 1, math.max(#fields, 1), 6000 do
+       local letter = {unpack(fields, first, math.min(first + 5999, #fields))}
+       for i = 6, #ARGV do letter[#letter + 1] = ARGV[i] end
+       redis.call('XADD', KEYS[2], '*', unpack(letter))
+     end
      redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
      if ARGV[5] == '1' then redis.call('XDEL', KEYS[1], ARGV[3]) end
      return 1"

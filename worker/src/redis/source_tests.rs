@@ -4,11 +4,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::Source as _;
-
-#[path = "../../tests/support/mod.rs"]
-mod support;
-
-use support::{Broker, Kind, watchdog};
+use crate::support::{Broker, Kind, watchdog};
 
 /// A drain ends the read that blocks in Redis. Here that read would block for an hour.
 #[tokio::test]

@@ -173,3 +173,32 @@ async fn groups_share_no_delays() {
         assert_eq!(next.await.unwrap()[0].1.deliveries(), 2, "{names:?}");
     }
 }
+
+/// A call of Lua takes fewer than 8,000 arguments.
+#[tokio::test]
+async fn a_message_of_many_fields_makes_several_dead_letters() {
+    use millpond_worker::{DeadReason, Receipt, Source as _};
+    use testing::Broker as _;
+    let Some(broker) = Broker::start(Kind::Redis) else { return };
+    let mut stream = Stream::new(&broker.url(), 0).await;
+    let mut source = stream.source().await;
+    let mut add = redis::cmd("XADD");
+    add.arg("orders0").arg("*");
+    for number in 0..7000 {
+        add.arg(number).arg("value");
+    }
+    let id: String = add.query_async(&mut stream.connection).await.unwrap();
+    let next = watchdog(Duration::from_secs(30), source.next(std::num::NonZeroUsize::MIN));
+    let (_, receipt) = next.await.unwrap().pop().unwrap();
+    receipt.dead(&DeadReason::new("a test", 1)).await.unwrap();
+    let mut range = redis::cmd("XRANGE");
+    range.arg("orders0:dead").arg("-").arg("+");
+    let letters: Vec<(String, Vec<String>)> =
+        range.query_async(&mut stream.connection).await.unwrap();
+    let sizes: Vec<_> = letters.iter().map(|(_, fields)| fields.len() / 2 - 4).collect();
+    assert_eq!(sizes, [3000, 3000, 1000]);
+    for (_, fields) in letters {
+        assert!(fields.ends_with(&["millpond-place".to_owned(), String::new()]));
+        assert!(fields.contains(&id));
+    }
+}

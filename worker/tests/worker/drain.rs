@@ -1,11 +1,13 @@
 //! The end of a run: by its token, by its pool, or because it was dropped.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use millpond::Pool;
-use millpond_worker::memory::Queue;
-use millpond_worker::{Backoff, Worker};
+use millpond_worker::memory::{Claimed, Consumer, Message, Queue};
+use millpond_worker::{Backoff, Batch, Source, SourceError, Worker};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -158,4 +160,53 @@ async fn a_closed_pool_ends_the_worker() {
     let report = report.unwrap();
     assert!(report.dead == 0 && report.nacked > 0, "{report:?}");
     assert_eq!(queue.len() as u64, 20 - report.acked);
+}
+
+/// A source that returns no message at first, and then more than there is room for.
+struct Unruly(Consumer<u32>, bool);
+
+impl Source for Unruly {
+    type Message = Message<u32>;
+    type Receipt = Claimed<u32>;
+
+    async fn next(&mut self, _room: NonZeroUsize) -> Result<Batch<Self>, SourceError> {
+        if !std::mem::replace(&mut self.1, true) {
+            return Ok(Vec::new());
+        }
+        self.0.next(NonZeroUsize::MAX).await
+    }
+
+    fn ack_wait(&self) -> Option<Duration> {
+        self.0.ack_wait()
+    }
+
+    fn system(&self) -> &'static str {
+        "test"
+    }
+
+    fn destination(&self) -> &str {
+        "unruly"
+    }
+}
+
+/// What has no place is given back. Once the ack wait is over, another may have it.
+#[tokio::test(start_paused = true)]
+async fn messages_beyond_the_room_hold_up_no_drain() {
+    for (stop_at, unsettled, lost) in [(1, 4, 0), (60, 0, 4)] {
+        let queue = Queue::new(secs(30));
+        publish(&queue, 6);
+        let token = CancellationToken::new();
+        let worker = Worker::new(Unruly(queue.source(), false), &Pool::new(4)).in_flight(2);
+        let run = worker
+            .drain_timeout(secs(5))
+            .run(|_, _| async { std::future::pending().await }, token.clone());
+        let stop = async {
+            sleep(secs(stop_at)).await;
+            token.cancel();
+        };
+        let both = async { tokio::join!(run, stop) };
+        let report = timeout(secs(600), both).await.expect("the drain waits").0.unwrap();
+        assert!(report.adds_up() && report.nacked == 2, "{report:?}");
+        assert_eq!((report.unsettled, report.lost), (unsettled, lost));
+    }
 }

@@ -33,6 +33,8 @@ enum Fault {
     ExtendDrop,
     /// The call of `abandon`, after an extension was refused.
     Abandon,
+    /// `id`, which the event of a lost claim asks for.
+    Id,
     /// The clone of the message, which another attempt in place needs.
     Clone,
 }
@@ -49,6 +51,9 @@ struct Claim {
     fault: Option<Fault>,
     all: Fault,
 }
+
+/// How many receipts with [`Fault::Id`] were abandoned.
+static ABANDONED: AtomicUsize = AtomicUsize::new(0);
 
 /// Panics when it is dropped.
 struct FailsInDrop(Option<Fault>);
@@ -135,6 +140,9 @@ impl Receipt for Claim {
 
     fn abandon(self) {
         fail_at(self.fault, Fault::Abandon);
+        if self.fault == Some(Fault::Id) {
+            ABANDONED.fetch_add(1, Ordering::SeqCst);
+        }
         self.inner.abandon();
     }
 
@@ -148,7 +156,7 @@ impl Receipt for Claim {
                     let _bomb = FailsInDrop(fault);
                     std::future::pending().await
                 }
-                Some(Fault::Abandon) => Err(ReceiptError::Lost),
+                Some(Fault::Abandon | Fault::Id) => Err(ReceiptError::Lost),
                 _ => extend.await,
             }
         })
@@ -159,6 +167,7 @@ impl Receipt for Claim {
     }
 
     fn id(&self) -> String {
+        fail_at(self.fault, Fault::Id);
         self.inner.id()
     }
 }
@@ -273,6 +282,22 @@ async fn of_an_extension() {
 #[tokio::test(start_paused = true)]
 async fn of_an_abandon() {
     loses_two(Fault::Abandon).await;
+}
+
+/// The receipt is abandoned all the same: its drop would give the message back, which another may have.
+#[cfg(feature = "tracing")]
+#[test]
+fn of_an_id() {
+    use tracing_subscriber::filter::LevelFilter;
+    use tracing_subscriber::layer::SubscriberExt;
+    // The spans of deliveries have the id, too; they are off here.
+    let _other = tracing::Dispatch::new(tracing_subscriber::registry());
+    let subscriber = tracing_subscriber::registry().with(LevelFilter::WARN);
+    let _default = tracing::subscriber::set_default(subscriber);
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(loses_two(Fault::Id));
+    assert_eq!(ABANDONED.load(Ordering::SeqCst), 2);
 }
 
 async fn loses_two(fault: Fault) {
