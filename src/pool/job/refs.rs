@@ -57,8 +57,8 @@ impl RawJob {
 
     /// Which slot the job holds.
     pub(crate) fn slot_kind(self) -> SlotKind {
-        // Relaxed suffices: the field is written once, before the token leaves its submitter. The
-        // callers hold the token or poll on its behalf.
+        // Relaxed suffices: the token's holder alone writes the field (S2), and sees its own writes. The
+        // thread of a closure reads a hint; the limiter's lock decides.
         SlotKind::unpack(self.header().slot_kind.load(Relaxed) & !(BLOCKED | MEASURED))
     }
 

@@ -24,8 +24,8 @@
 //!
 //! * **blocked**: the job is in [`Holders`], with its slot. The job's `BLOCKED` bit makes the scheduler
 //!   ask [`Limiter::unblock`] when the job is woken, before it goes to a run queue.
-//!   A job whose slot guard lives keeps its slot. It is in `State::guarded`, and is blocked from the drop of
-//!   the guard on.
+//!   A job whose slot guard lives keeps its slot. It is in `State::guarded`, counts as waiting for the other
+//!   jobs, and is blocked from the drop of the guard on.
 //! * **lent**: the job is in `State::lent` and holds nothing.
 //! * **resuming**: the job stands in the wait list, in a list of its own before all waiters. An abort
 //!   takes it out there.
@@ -43,6 +43,10 @@
 //! its own slot. Such waits are counted in [`Holders`] as well, and if they alone hold every slot, the
 //! wait that completes the set is refused ([`would_deadlock`]). When a slot vanishes in a shrink, the
 //! newest such wait is rejected. A quota can be stuck by itself in both ways.
+//!
+//! The wait of a closure counts for its job while the job awaits the closure. A job that is blocked has given
+//! up the closure's future, and the wait is a stranger's from then on. If the job ends instead, the wait
+//! still counts for it until the caller is polled again.
 //!
 //! All of this runs under the state lock, in slow paths only. A wait that could end must never be
 //! refused.
@@ -67,6 +71,8 @@ use crate::sync::failpoint;
 pub(super) struct WaitingJob {
     id: usize,
     quota: Option<usize>,
+    /// A closure of the job waits, and not the job itself.
+    in_closure: bool,
 }
 
 /// A job that waits for its own pool, and whose slot a guard keeps.
@@ -80,9 +86,13 @@ pub(super) struct Guarded {
 /// that nothing awaits any more, the job may lend its slot, and end.
 pub(super) fn waiting_job(current: Current) -> Option<WaitingJob> {
     let slot_kind = current.job.slot_kind();
+    let has_slot = !matches!(slot_kind, SlotKind::Overflow | SlotKind::Lent);
     let waits = current.is_polled_here() || current.job.is_abort_deferred();
-    (waits && slot_kind != SlotKind::Overflow && !current.job.is_complete())
-        .then(|| WaitingJob { id: current.job.id(), quota: slot_kind.quota() })
+    (waits && has_slot && !current.job.is_complete()).then(|| WaitingJob {
+        id: current.job.id(),
+        quota: slot_kind.quota(),
+        in_closure: !current.is_polled_here(),
+    })
 }
 
 /// The jobs that hold a slot and wait for their own pool (L10).
@@ -131,9 +141,9 @@ impl Holders {
         true
     }
 
-    /// Returns whether these jobs hold all of `slots`.
-    fn hold_all(&self, slots: usize) -> bool {
-        !self.0.is_empty() && self.0.len() >= slots
+    /// Returns whether these jobs and `kept` others hold all of `slots`.
+    fn hold_all(&self, kept: usize, slots: usize) -> bool {
+        !self.0.is_empty() && self.0.len() + kept >= slots
     }
 
     /// Returns whether these jobs and `job` hold all of `slots`.
@@ -151,7 +161,7 @@ impl Holders {
             holder.blocked && holder.callers == 0 && (quota.is_none() || holder.quota == quota)
         };
         let (&id, holder) = self.0.iter().find(|(_, holder)| lends(holder))?;
-        Some(WaitingJob { id, quota: holder.quota })
+        Some(WaitingJob { id, quota: holder.quota, in_closure: false })
     }
 }
 
@@ -199,13 +209,15 @@ impl Limiter {
         slot_hold: Option<Arc<SlotHold>>,
         deferred: &mut DeferredWakes,
     ) {
-        let waiting_job = WaitingJob { id: job.id(), quota: job.slot_kind().quota() };
+        let (id, quota) = (job.id(), job.slot_kind().quota());
+        let waiting_job = WaitingJob { id, quota, in_closure: false };
         let mut state = self.lock_state();
         // Under the lock: a guard that is dropped after this look finds the entry.
         if let Some(slot_hold) = slot_hold.filter(|slot_hold| slot_hold.is_kept()) {
             let guarded = Guarded { waiting_job, slot_hold: slot_hold.id() };
-            state.guarded.insert(waiting_job.id, guarded);
-            return;
+            state.guarded.insert(id, guarded);
+            // The other jobs may have waited for this one alone.
+            return state.lend(shard_id, quota, deferred);
         }
         self.block_in(&mut state, shard_id, waiting_job, deferred);
     }
@@ -234,7 +246,11 @@ impl Limiter {
         job: WaitingJob,
         deferred: &mut DeferredWakes,
     ) {
-        state.holders.entry(job).blocked = true;
+        let holder = state.holders.entry(job);
+        holder.blocked = true;
+        if holder.callers > 0 {
+            state.forget_closures(job);
+        }
         self.set_blocked_jobs(state);
         state.lend(shard_id, job.quota, deferred);
     }
@@ -311,6 +327,38 @@ impl State {
     fn unblock(&mut self, id: usize) -> bool {
         self.holders.unblock(id) || self.guarded.remove(&id).is_some()
     }
+
+    /// Notes that the closures of a blocked job wait for themselves: the job has given up their futures.
+    #[cold]
+    fn forget_closures(&mut self, job: WaitingJob) {
+        let closure = Some(WaitingJob { in_closure: true, ..job });
+        for waiter_key in self.wait_list.waiter_keys() {
+            let is_closure = matches!(
+                self.wait_list.get_linked(waiter_key),
+                Some(Waiter::Caller(caller)) if caller.waiting_job == closure
+            );
+            if is_closure && !failpoint("a closure left behind waits for its job") {
+                set_waiting_job(self, waiter_key, None);
+            }
+        }
+    }
+
+    /// Returns how many jobs, of this quota if one is given, wait and cannot lend because of a slot guard.
+    fn kept_slots(&self, quota: Option<usize>) -> usize {
+        let guarded = self.guarded.values().map(|guarded| guarded.waiting_job);
+        let is_counted = |job: &WaitingJob| {
+            (quota.is_none() || job.quota == quota) && !self.holders.0.contains_key(&job.id)
+        };
+        guarded.filter(|job| is_counted(job) && !failpoint("a guarded job is not waiting")).count()
+    }
+
+    /// Returns whether jobs that wait hold all slots.
+    fn is_held_up(&self) -> bool {
+        // The sum is cheap, and a bound.
+        self.slots_granted == 0
+            && self.holders.hold_all(self.guarded.len(), self.slots())
+            && self.holders.hold_all(self.kept_slots(None), self.slots())
+    }
 }
 
 impl StateGuard<'_> {
@@ -323,15 +371,19 @@ impl StateGuard<'_> {
     }
 
     /// Lends the slots of jobs that wait while all slots belong to such jobs and a waiter is there. If
-    /// none of them may lend, rejects the newest wait through a caller.
+    /// none of them may lend, rejects the newest wait through a caller. The drop of a slot guard may come,
+    /// so that nothing is rejected while a job is guarded.
     pub(super) fn lend_if_stuck(&mut self, shard_id: ShardId, deferred: &mut DeferredWakes) {
-        while self.slots_granted == 0
-            && self.holders.hold_all(self.slots())
-            && self.first_to_serve().is_some()
-            && !failpoint("never lend")
-        {
+        let mut has_rejected = false;
+        while self.is_held_up() && self.first_to_serve().is_some() && !failpoint("never lend") {
             let Some(lender) = self.holders.lender(None) else {
-                return self.break_deadlock(shard_id, deferred);
+                // The job of a rejected wait goes on, or may lend now.
+                if has_rejected || self.kept_slots(None) > 0 {
+                    return;
+                }
+                self.break_deadlock(shard_id, deferred);
+                has_rejected = true;
+                continue;
             };
             self.take_slot_of(lender);
             let resuming = self.wait_list.head(List::Resuming);
@@ -351,7 +403,8 @@ impl StateGuard<'_> {
     /// one.
     fn lend_if_quota_stuck(&mut self, shard_id: ShardId, key: usize, deferred: &mut DeferredWakes) {
         while self.wait_list.has_quota_waiter(key)
-            && self.holders.of_quota(key) >= self.wait_list.quota_in_use(key)
+            && self.holders.of_quota(key) + self.kept_slots(Some(key))
+                >= self.wait_list.quota_in_use(key)
         {
             let Some(lender) = self.holders.lender(Some(key)) else { return };
             self.take_slot_of(lender);
@@ -417,22 +470,22 @@ mod tests {
     use super::{Holders, WaitingJob};
 
     fn jobs() -> [WaitingJob; 2] {
-        [1, 2].map(|id| WaitingJob { id, quota: None })
+        [1, 2].map(|id| WaitingJob { id, quota: None, in_closure: false })
     }
 
     #[test]
     fn a_job_counts_once_however_often_it_waits() {
         let [first, second] = jobs();
         let mut holders = Holders::default();
-        assert!(!holders.hold_all(0), "without a waiting job there is no deadlock");
+        assert!(!holders.hold_all(0, 0), "without a waiting job there is no deadlock");
         holders.add_caller(Some(first));
         holders.add_caller(Some(first));
         assert!(!holders.hold_all_with(first, 2));
         assert!(holders.hold_all_with(second, 2));
         holders.remove_caller(Some(first));
-        assert!(holders.hold_all(1));
+        assert!(holders.hold_all(0, 1));
         holders.remove_caller(Some(first));
-        assert!(!holders.hold_all(1));
+        assert!(!holders.hold_all(0, 1));
     }
 
     #[test]
@@ -448,6 +501,6 @@ mod tests {
         assert_eq!(holders.lender(None), Some(first));
         assert!(holders.unblock(first.id));
         assert!(!holders.unblock(first.id), "a block ends once");
-        assert!(holders.hold_all(1));
+        assert!(holders.hold_all(0, 1));
     }
 }
