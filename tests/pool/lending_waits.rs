@@ -1,6 +1,9 @@
-//! Waits beside those that cannot lend.
+//! Waits that the polls of a job do not come by, and waits beside those that cannot lend.
 
 use std::future::Future;
+
+use futures_util::future::join_all;
+use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
 use crate::support::*;
 use millpond::Pool;
@@ -10,6 +13,108 @@ use tokio::sync::oneshot;
 fn both<F: Future<Output = ()> + Send + 'static>(body: impl Fn() -> F) {
     single(body());
     multi(2, body());
+}
+
+/// Runs a job of pools of a few sizes to its end.
+async fn on_few<F: Future<Output = u32> + Send + 'static>(expected: u32, job: impl Fn(Pool) -> F) {
+    for size in [1, 2] {
+        let pool = Pool::new(size);
+        let job = pool.schedule(job(pool.clone())).await.unwrap();
+        assert_eq!(soon(job).await.unwrap(), expected, "on {size}");
+        assert_eq!(law(&pool).lent, 0);
+        whole(&pool).await;
+    }
+}
+
+/// `FuturesUnordered` polls the children that were woken alone. So the last poll comes by no wait.
+#[test]
+fn a_job_lends_while_it_awaits_the_rest_of_its_children() {
+    both(|| {
+        on_few(3, |own| async move {
+            let start = |n| own.anyway_go(async move { n }).unwrap().into_handle();
+            let mut children: FuturesUnordered<_> = (0..3).map(start).collect();
+            let mut sum = 0;
+            while let Some(child) = children.next().await {
+                sum += child.unwrap();
+            }
+            sum
+        })
+    });
+}
+
+/// Beyond 30 futures, `join_all` polls the woken ones alone.
+#[test]
+fn a_job_lends_while_it_joins_many_children() {
+    both(|| {
+        on_few(40, |own| async move {
+            let start = |_| own.anyway_go(async { 1 }).unwrap().into_handle();
+            let children = join_all((0..40).map(start)).await;
+            children.into_iter().map(Result::unwrap).sum()
+        })
+    });
+}
+
+#[test]
+fn a_job_lends_while_it_buffers_its_children() {
+    both(|| {
+        on_few(20, |own| async move {
+            let run = |_| async { own.schedule(async { 1 }).await.unwrap().await.unwrap() };
+            stream::iter(0..20)
+                .map(run)
+                .buffer_unordered(3)
+                .fold(0, |sum, n| async move { sum + n })
+                .await
+        })
+    });
+}
+
+/// The poll after the end of the closure is the first one that may lend, and comes by no wait.
+#[test]
+fn a_job_lends_once_its_closure_elsewhere_has_returned_though_no_poll_finds_the_wait() {
+    both(|| async {
+        let pool = Pool::new(1);
+        let own = pool.clone();
+        let (go, gone) = std::sync::mpsc::channel::<()>();
+        let job = pool.try_schedule(async move {
+            let mut closure = Box::pin(millpond::blocking(move || gone.recv().is_err()));
+            assert!(poll(&mut closure).is_pending());
+            tokio::spawn(closure);
+            let child = own.anyway_go(async { 5 }).unwrap().into_handle();
+            let mut children = FuturesUnordered::from_iter([child]);
+            children.next().await.unwrap().unwrap()
+        });
+        eventually(|| pool.status().waiting == 1).await;
+        settle().await;
+        assert_eq!((law(&pool).running, pool.status().lent), (1, 0));
+        drop(go);
+        assert_eq!(soon(job.unwrap()).await.unwrap(), 5);
+        whole(&pool).await;
+    });
+}
+
+/// The wait of the job is over. What it waits for now is not the pool's.
+#[test]
+fn a_job_that_has_waited_lends_to_no_stranger_while_it_waits_for_io() {
+    both(|| async {
+        let (pool, gate) = (Pool::new(1), Gate::new());
+        let (own, io) = (pool.clone(), gate.wait());
+        let (tell, told) = oneshot::channel();
+        let job = pool.try_schedule(async move {
+            own.schedule(async {}).await.unwrap().await.unwrap();
+            tell.send(()).unwrap();
+            io.await;
+        });
+        soon(told).await.unwrap();
+        settle().await;
+        let stranger = pool.anyway_go(async {}).unwrap().into_handle();
+        settle().await;
+        let status = law(&pool);
+        assert_eq!((status.running, status.lent, status.waiting), (1, 0, 1));
+        gate.open();
+        soon(job.unwrap()).await.unwrap();
+        soon(stranger).await.unwrap();
+        whole(&pool).await;
+    });
 }
 
 /// A guard in the future of its own job keeps the slot until the job goes on. So the other job lends.

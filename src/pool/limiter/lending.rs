@@ -8,6 +8,13 @@
 //!
 //! # Lending
 //!
+//! A job waits from the first poll that finds a wait for the pool pending, until the job ends: the
+//! suspension after each later poll counts as a wait, too. A future such as `FuturesUnordered` polls only
+//! the children that were woken, so a poll may not come by a wait that goes on. A job whose last poll found
+//! no wait, an *unseen* one, may as well wait for I/O. So its slot counts for waiters from inside the pool
+//! alone: jobs that resume, and those that jobs of the pool submitted. Otherwise jobs that wait for I/O would
+//! let strangers in without end. A job that awaits a stranger so may thus stand still.
+//!
 //! The pool is *stuck* when every slot belongs to a job that waits, and a waiter stands in the wait
 //! list. Then the slot of one of these jobs goes to the waiter ([`StateGuard::lend_if_stuck`]). A lent
 //! slot is lent for good: it goes on like any other when its new job ends. The *lender* must receive a
@@ -31,10 +38,11 @@
 //!   takes it out there.
 //!
 //! A slot is lent to the first of these that exists: a resuming job; the oldest waiter that a job of
-//! this pool submitted; the oldest waiter. Jobs from outside thus do not grow in number because jobs
-//! inside wait for their children.
+//! this pool submitted; the oldest waiter, if no wait is unseen. Jobs from outside thus do not grow in number
+//! because jobs inside wait for their children. Within a quota, its first waiter is served.
 //!
-//! Where the pool is not stuck, nothing is lent. A job that waits pays the state lock twice per wait.
+//! Where the pool is not stuck, nothing is lent. From its first wait on, a job pays the state lock twice per
+//! suspension.
 //!
 //! # Waits that cannot lend
 //!
@@ -80,6 +88,7 @@ pub(super) struct Guarded {
     waiting_job: WaitingJob,
     /// The id of the handshake with the guard: a job of the same id may have another one later.
     slot_hold: usize,
+    is_seen: bool,
 }
 
 /// Returns the job that a thread polls, or whose closure it runs, if the job holds a slot. Behind a closure
@@ -97,7 +106,11 @@ pub(super) fn waiting_job(current: Current) -> Option<WaitingJob> {
 
 /// The jobs that hold a slot and wait for their own pool (L10).
 #[derive(Default)]
-pub(super) struct Holders(BTreeMap<usize, Holder>);
+pub(super) struct Holders {
+    jobs: BTreeMap<usize, Holder>,
+    /// How many of them are blocked by a wait that their last poll did not find.
+    unseen: usize,
+}
 
 #[derive(Default)]
 struct Holder {
@@ -106,11 +119,13 @@ struct Holder {
     callers: usize,
     /// The job is blocked: suspended, and about to be if its poll has not returned yet.
     blocked: bool,
+    /// The job is blocked, and its last poll found no wait.
+    is_unseen: bool,
 }
 
 impl Holders {
     fn entry(&mut self, job: WaitingJob) -> &mut Holder {
-        self.0.entry(job.id).or_insert(Holder { quota: job.quota, ..Holder::default() })
+        self.jobs.entry(job.id).or_insert(Holder { quota: job.quota, ..Holder::default() })
     }
 
     pub(super) fn add_caller(&mut self, job: Option<WaitingJob>) {
@@ -121,38 +136,49 @@ impl Holders {
 
     pub(super) fn remove_caller(&mut self, job: Option<WaitingJob>) {
         let Some(job) = job else { return };
-        if let Some(holder) = self.0.get_mut(&job.id) {
+        if let Some(holder) = self.jobs.get_mut(&job.id) {
             holder.callers -= 1;
             if holder.callers == 0 && !holder.blocked {
-                self.0.remove(&job.id);
+                self.jobs.remove(&job.id);
             }
         }
     }
 
+    /// Blocks a job. Returns whether the job also waits through callers.
+    fn block(&mut self, job: WaitingJob, is_seen: bool) -> bool {
+        let holder = self.entry(job);
+        holder.blocked = true;
+        holder.is_unseen = !is_seen;
+        let has_callers = holder.callers > 0;
+        self.unseen += usize::from(!is_seen);
+        has_callers
+    }
+
     /// Removes the block of a job. Returns whether the job had one, and so has its slot.
     fn unblock(&mut self, id: usize) -> bool {
-        let Some(holder) = self.0.get_mut(&id).filter(|holder| holder.blocked) else {
+        let Some(holder) = self.jobs.get_mut(&id).filter(|holder| holder.blocked) else {
             return false;
         };
         holder.blocked = false;
+        self.unseen -= usize::from(std::mem::take(&mut holder.is_unseen));
         if holder.callers == 0 {
-            self.0.remove(&id);
+            self.jobs.remove(&id);
         }
         true
     }
 
     /// Returns whether these jobs and `kept` others hold all of `slots`.
     fn hold_all(&self, kept: usize, slots: usize) -> bool {
-        !self.0.is_empty() && self.0.len() + kept >= slots
+        !self.jobs.is_empty() && self.jobs.len() + kept >= slots
     }
 
     /// Returns whether these jobs and `job` hold all of `slots`.
     fn hold_all_with(&self, job: WaitingJob, slots: usize) -> bool {
-        self.0.len() + usize::from(!self.0.contains_key(&job.id)) >= slots
+        self.jobs.len() + usize::from(!self.jobs.contains_key(&job.id)) >= slots
     }
 
     fn of_quota(&self, key: usize) -> usize {
-        self.0.values().filter(|holder| holder.quota == Some(key)).count()
+        self.jobs.values().filter(|holder| holder.quota == Some(key)).count()
     }
 
     /// Returns a job that may lend its slot, of this quota if one is given.
@@ -160,7 +186,7 @@ impl Holders {
         let lends = |holder: &Holder| {
             holder.blocked && holder.callers == 0 && (quota.is_none() || holder.quota == quota)
         };
-        let (&id, holder) = self.0.iter().find(|(_, holder)| lends(holder))?;
+        let (&id, holder) = self.jobs.iter().find(|(_, holder)| lends(holder))?;
         Some(WaitingJob { id, quota: holder.quota, in_closure: false })
     }
 }
@@ -199,13 +225,13 @@ pub(super) fn set_waiting_job(
 }
 
 impl Limiter {
-    /// Notes that a job waits for its own pool. Called by the job's worker, before the job is
-    /// suspended. A job with a slot guard lends only after the guard's drop.
+    /// Notes that a job waits for its own pool, and whether its last poll found the wait. Called by the
+    /// job's worker, before the job is suspended. A job with a slot guard lends only after the guard's drop.
     #[cold]
     pub(crate) fn block(
         &self,
         shard_id: ShardId,
-        job: RawJob,
+        (job, is_seen): (RawJob, bool),
         slot_hold: Option<Arc<SlotHold>>,
         deferred: &mut DeferredWakes,
     ) {
@@ -214,12 +240,12 @@ impl Limiter {
         let mut state = self.lock_state();
         // Under the lock: a guard that is dropped after this look finds the entry.
         if let Some(slot_hold) = slot_hold.filter(|slot_hold| slot_hold.is_kept()) {
-            let guarded = Guarded { waiting_job, slot_hold: slot_hold.id() };
+            let guarded = Guarded { waiting_job, slot_hold: slot_hold.id(), is_seen };
             state.guarded.insert(id, guarded);
             // The other jobs may have waited for this one alone.
             return state.lend(shard_id, quota, deferred);
         }
-        self.block_in(&mut state, shard_id, waiting_job, deferred);
+        self.block_in(&mut state, shard_id, (waiting_job, is_seen), deferred);
     }
 
     /// Blocks the job of a slot guard that was dropped, if the job waits for its own pool.
@@ -234,7 +260,7 @@ impl Limiter {
         let mut state = self.lock_state();
         let is_own = |guarded: &&Guarded| guarded.slot_hold == slot_hold.id();
         let Some(guarded) = state.guarded.get(&job_id).filter(is_own) else { return };
-        let waiting_job = guarded.waiting_job;
+        let waiting_job = (guarded.waiting_job, guarded.is_seen);
         state.guarded.remove(&job_id);
         self.block_in(&mut state, shard_id, waiting_job, deferred);
     }
@@ -243,12 +269,10 @@ impl Limiter {
         &self,
         state: &mut StateGuard<'_>,
         shard_id: ShardId,
-        job: WaitingJob,
+        (job, is_seen): (WaitingJob, bool),
         deferred: &mut DeferredWakes,
     ) {
-        let holder = state.holders.entry(job);
-        holder.blocked = true;
-        if holder.callers > 0 {
+        if state.holders.block(job, is_seen) {
             state.forget_closures(job);
         }
         self.set_blocked_jobs(state);
@@ -299,7 +323,7 @@ impl Limiter {
 
     fn set_blocked_jobs(&self, state: &State) {
         // Relaxed: see `may_be_stuck`.
-        self.blocked_jobs.store(state.holders.0.len(), Relaxed);
+        self.blocked_jobs.store(state.holders.jobs.len(), Relaxed);
     }
 
     /// Returns whether the pool may be stuck. Called after a waiter joined the wait list.
@@ -347,7 +371,7 @@ impl State {
     fn kept_slots(&self, quota: Option<usize>) -> usize {
         let guarded = self.guarded.values().map(|guarded| guarded.waiting_job);
         let is_counted = |job: &WaitingJob| {
-            (quota.is_none() || job.quota == quota) && !self.holders.0.contains_key(&job.id)
+            (quota.is_none() || job.quota == quota) && !self.holders.jobs.contains_key(&job.id)
         };
         guarded.filter(|job| is_counted(job) && !failpoint("a guarded job is not waiting")).count()
     }
@@ -385,18 +409,26 @@ impl StateGuard<'_> {
                 has_rejected = true;
                 continue;
             };
+            let Some(waiter_key) = self.next_to_lend_to() else { return };
             self.take_slot_of(lender);
-            let resuming = self.wait_list.head(List::Resuming);
-            let nested = resuming.or_else(|| {
-                self.wait_list.oldest_nested().filter(|_| !failpoint("lend to strangers first"))
-            });
-            let next = nested.or_else(|| self.wait_list.head(List::Main));
-            let waiter_key = next.expect("a list has a waiter");
             self.wait_list.unlink(waiter_key);
             self.grant(waiter_key, deferred);
             self.fill_queue(deferred);
             self.release_quota(shard_id, lender.quota, deferred);
         }
+    }
+
+    /// Returns the waiter that receives the next lent slot, while one stands in a list.
+    fn next_to_lend_to(&self) -> Option<WaiterKey> {
+        let nested =
+            || self.wait_list.oldest_nested().filter(|_| !failpoint("lend to strangers first"));
+        let is_unseen = |guarded: &Guarded| !guarded.is_seen;
+        let takes_strangers = || self.holders.unseen == 0 && !self.guarded.values().any(is_unseen);
+        let stranger = || {
+            let lends = takes_strangers() || failpoint("waits for I/O let strangers in");
+            self.wait_list.head(List::Main).filter(|_| lends)
+        };
+        self.wait_list.head(List::Resuming).or_else(nested).or_else(stranger)
     }
 
     /// Lends a slot with a part of a quota, if all parts belong to jobs that wait and a waiter needs
@@ -492,10 +524,10 @@ mod tests {
     fn a_job_that_waits_through_a_caller_does_not_lend() {
         let [first, second] = jobs();
         let mut holders = Holders::default();
-        holders.entry(first).blocked = true;
+        assert!(!holders.block(first, true));
         holders.add_caller(Some(first));
         assert_eq!(holders.lender(None), None);
-        holders.entry(second).blocked = true;
+        assert!(!holders.block(second, false));
         assert_eq!(holders.lender(None), Some(second));
         holders.remove_caller(Some(first));
         assert_eq!(holders.lender(None), Some(first));

@@ -120,7 +120,8 @@
 //! * **L10, waiting holders.** `holders` has exactly the jobs with a slot of this pool that are blocked
 //!   or wait through a caller in state `Waiting`. A job whose slot a guard keeps is not blocked, but stands
 //!   in `guarded`. While `holders` and `guarded` have all slots, no slot is granted and a waiter needs a
-//!   slot, a blocked job lends. If none can and no job is guarded, one of their waits is refused.
+//!   slot, a blocked job lends; to a stranger only if no wait is unseen (`lending`). If no job can lend and
+//!   none is guarded, one of their waits is refused.
 //! * **L11, idle.** While `IDLE_WAITERS` is set, each end goes through the state lock. The end
 //!   that leaves the pool idle marks its `DeferredWakes` idle.
 //!
