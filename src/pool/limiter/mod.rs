@@ -135,7 +135,7 @@
 //! | L7 | `dropped_mid_wait`, `closed`; the tests in `wait_list`; loom: `a_dropped_grant_passes_on`, `close_notifies_waiting_callers` |
 //! | L8 | `quota` |
 //! | L9 | `accounting_model`, `status` |
-//! | L10 | `lending`, `nested`, `nested_shrinks`; loom: `a_lent_slot_comes_back`; the tests in `lending` |
+//! | L10 | `lending`, `lending_waits`, `nested`, `nested_shrinks`; loom: `a_lent_slot_comes_back`; the tests in `lending` |
 //! | L11 | `lifecycle`, `closed`, `held_slots`, `pool_dropped` |
 //!
 //! Each loom model runs once more with a failpoint in this room switched on, and must then fail.
