@@ -27,6 +27,7 @@ mod helpers;
 mod jobs;
 mod keys;
 mod lending;
+mod lending_waits;
 mod lifecycle;
 mod nested;
 mod nested_shrinks;

@@ -41,7 +41,7 @@ pub(super) struct Header {
     /// How many references keep the cell alive, in units of `REF`, and the bit `JOIN` (S6, S10).
     pub(super) refs: AtomicU32,
     /// The packed `SlotKind`: written when the job is admitted, by the token's holder (S2). The top
-    /// bit marks a blocked job.
+    /// bits are marks of `refs`.
     pub(super) slot_kind: AtomicU32,
     /// The pool that the job was submitted to. Never written again.
     pub(super) pool: PoolId,

@@ -31,6 +31,12 @@ const BLOCKED: u32 = 1 << 31;
 /// Beside the slot kind: the job's run is measured, and its end must be.
 const MEASURED: u32 = 1 << 30;
 
+/// Beside the slot kind: the job has waited for its own pool.
+const WAITED: u32 = 1 << 29;
+
+/// The bits beside the slot kind.
+const MARKS: u32 = BLOCKED | MEASURED | WAITED;
+
 /// A pointer to a job that some counted reference keeps alive (S6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RawJob(pub(super) NonNull<Header>);
@@ -57,17 +63,18 @@ impl RawJob {
 
     /// Which slot the job holds.
     pub(crate) fn slot_kind(self) -> SlotKind {
-        // Relaxed suffices: the field is written once, before the token leaves its submitter. The
-        // callers hold the token or poll on its behalf.
-        SlotKind::unpack(self.header().slot_kind.load(Relaxed) & !(BLOCKED | MEASURED))
+        // Relaxed suffices: the token's holder alone writes the field (S2), and sees its own writes. The
+        // thread of a closure reads a hint; the limiter's lock decides.
+        SlotKind::unpack(self.header().slot_kind.load(Relaxed) & !MARKS)
     }
 
     /// Fixes which slot the job holds. Called by the token's holder: when the job is admitted, and when
     /// a job that lent its slot is cancelled.
     pub(crate) fn set_slot_kind(self, slot_kind: SlotKind) {
         // Relaxed suffices: the lock of the run queue or wait list hands the token on.
-        let word = &self.header().slot_kind;
-        word.store(slot_kind.pack() | word.load(Relaxed) & MEASURED, Relaxed);
+        let (word, packed) = (&self.header().slot_kind, slot_kind.pack());
+        debug_assert!(packed & MARKS == 0, "there are that many quotas");
+        word.store(packed | word.load(Relaxed) & (MEASURED | WAITED), Relaxed);
     }
 
     /// Keeps the job's slot beyond the job's end, until the guard releases it. Returns `None` if the
@@ -244,7 +251,7 @@ impl Runnable {
     #[inline]
     pub(crate) fn has_simple_end(&self) -> bool {
         // Relaxed suffices: only the token's holder uses the field (S2). `Plain` is packed as 0.
-        self.0.header().slot_kind.load(Relaxed) == 0
+        self.0.header().slot_kind.load(Relaxed) & !WAITED == 0
     }
 
     /// Polls the job once, or cancels it if that was asked for.
@@ -289,6 +296,21 @@ impl Runnable {
         let word = &self.0.header().slot_kind;
         let others = word.load(Relaxed) & !BLOCKED;
         word.store(others | if is_blocked { BLOCKED } else { 0 }, Relaxed);
+    }
+
+    /// Whether the job has waited for its own pool in an earlier poll, or in this one.
+    #[inline]
+    pub(crate) fn has_waited(&self) -> bool {
+        // Relaxed suffices: only the token's holder uses the bit (S2).
+        self.0.header().slot_kind.load(Relaxed) & WAITED != 0
+            && !failpoint("a wait that is not polled is forgotten")
+    }
+
+    /// Notes for good that the job has waited for its own pool.
+    pub(crate) fn set_waited(&self) {
+        // Relaxed suffices: only the token's holder uses the field (S2).
+        let word = &self.0.header().slot_kind;
+        word.store(word.load(Relaxed) | WAITED, Relaxed);
     }
 
     /// Whether the end of the job's run is to be measured.

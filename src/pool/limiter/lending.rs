@@ -8,6 +8,13 @@
 //!
 //! # Lending
 //!
+//! A job waits from the first poll that finds a wait for the pool pending, until the job ends: the
+//! suspension after each later poll counts as a wait, too. A future such as `FuturesUnordered` polls only
+//! the children that were woken, so a poll may not come by a wait that goes on. A job whose last poll found
+//! no wait, an *unseen* one, may as well wait for I/O. So its slot counts for waiters from inside the pool
+//! alone: jobs that resume, and those that jobs of the pool submitted. Otherwise jobs that wait for I/O would
+//! let strangers in without end. A job that awaits a stranger so may thus stand still.
+//!
 //! The pool is *stuck* when every slot belongs to a job that waits, and a waiter stands in the wait
 //! list. Then the slot of one of these jobs goes to the waiter ([`StateGuard::lend_if_stuck`]). A lent
 //! slot is lent for good: it goes on like any other when its new job ends. The *lender* must receive a
@@ -24,17 +31,18 @@
 //!
 //! * **blocked**: the job is in [`Holders`], with its slot. The job's `BLOCKED` bit makes the scheduler
 //!   ask [`Limiter::unblock`] when the job is woken, before it goes to a run queue.
-//!   A job whose slot guard lives keeps its slot. It is in `State::guarded`, and is blocked from the drop of
-//!   the guard on.
+//!   A job whose slot guard lives keeps its slot. It is in `State::guarded`, counts as waiting for the other
+//!   jobs, and is blocked from the drop of the guard on.
 //! * **lent**: the job is in `State::lent` and holds nothing.
 //! * **resuming**: the job stands in the wait list, in a list of its own before all waiters. An abort
 //!   takes it out there.
 //!
 //! A slot is lent to the first of these that exists: a resuming job; the oldest waiter that a job of
-//! this pool submitted; the oldest waiter. Jobs from outside thus do not grow in number because jobs
-//! inside wait for their children.
+//! this pool submitted; the oldest waiter, if no wait is unseen. Jobs from outside thus do not grow in number
+//! because jobs inside wait for their children. Within a quota, its first waiter is served.
 //!
-//! Where the pool is not stuck, nothing is lent. A job that waits pays the state lock twice per wait.
+//! Where the pool is not stuck, nothing is lent. From its first wait on, a job pays the state lock twice per
+//! suspension.
 //!
 //! # Waits that cannot lend
 //!
@@ -43,6 +51,10 @@
 //! its own slot. Such waits are counted in [`Holders`] as well, and if they alone hold every slot, the
 //! wait that completes the set is refused ([`would_deadlock`]). When a slot vanishes in a shrink, the
 //! newest such wait is rejected. A quota can be stuck by itself in both ways.
+//!
+//! The wait of a closure counts for its job while the job awaits the closure. A job that is blocked has given
+//! up the closure's future, and the wait is a stranger's from then on. If the job ends instead, the wait
+//! still counts for it until the caller is polled again.
 //!
 //! All of this runs under the state lock, in slow paths only. A wait that could end must never be
 //! refused.
@@ -67,6 +79,8 @@ use crate::sync::failpoint;
 pub(super) struct WaitingJob {
     id: usize,
     quota: Option<usize>,
+    /// A closure of the job waits, and not the job itself.
+    in_closure: bool,
 }
 
 /// A job that waits for its own pool, and whose slot a guard keeps.
@@ -74,20 +88,29 @@ pub(super) struct Guarded {
     waiting_job: WaitingJob,
     /// The id of the handshake with the guard: a job of the same id may have another one later.
     slot_hold: usize,
+    is_seen: bool,
 }
 
 /// Returns the job that a thread polls, or whose closure it runs, if the job holds a slot. Behind a closure
 /// that nothing awaits any more, the job may lend its slot, and end.
 pub(super) fn waiting_job(current: Current) -> Option<WaitingJob> {
     let slot_kind = current.job.slot_kind();
+    let has_slot = !matches!(slot_kind, SlotKind::Overflow | SlotKind::Lent);
     let waits = current.is_polled_here() || current.job.is_abort_deferred();
-    (waits && slot_kind != SlotKind::Overflow && !current.job.is_complete())
-        .then(|| WaitingJob { id: current.job.id(), quota: slot_kind.quota() })
+    (waits && has_slot && !current.job.is_complete()).then(|| WaitingJob {
+        id: current.job.id(),
+        quota: slot_kind.quota(),
+        in_closure: !current.is_polled_here(),
+    })
 }
 
 /// The jobs that hold a slot and wait for their own pool (L10).
 #[derive(Default)]
-pub(super) struct Holders(BTreeMap<usize, Holder>);
+pub(super) struct Holders {
+    jobs: BTreeMap<usize, Holder>,
+    /// How many of them are blocked by a wait that their last poll did not find.
+    unseen: usize,
+}
 
 #[derive(Default)]
 struct Holder {
@@ -96,11 +119,13 @@ struct Holder {
     callers: usize,
     /// The job is blocked: suspended, and about to be if its poll has not returned yet.
     blocked: bool,
+    /// The job is blocked, and its last poll found no wait.
+    is_unseen: bool,
 }
 
 impl Holders {
     fn entry(&mut self, job: WaitingJob) -> &mut Holder {
-        self.0.entry(job.id).or_insert(Holder { quota: job.quota, ..Holder::default() })
+        self.jobs.entry(job.id).or_insert(Holder { quota: job.quota, ..Holder::default() })
     }
 
     pub(super) fn add_caller(&mut self, job: Option<WaitingJob>) {
@@ -111,38 +136,49 @@ impl Holders {
 
     pub(super) fn remove_caller(&mut self, job: Option<WaitingJob>) {
         let Some(job) = job else { return };
-        if let Some(holder) = self.0.get_mut(&job.id) {
+        if let Some(holder) = self.jobs.get_mut(&job.id) {
             holder.callers -= 1;
             if holder.callers == 0 && !holder.blocked {
-                self.0.remove(&job.id);
+                self.jobs.remove(&job.id);
             }
         }
     }
 
+    /// Blocks a job. Returns whether the job also waits through callers.
+    fn block(&mut self, job: WaitingJob, is_seen: bool) -> bool {
+        let holder = self.entry(job);
+        holder.blocked = true;
+        holder.is_unseen = !is_seen;
+        let has_callers = holder.callers > 0;
+        self.unseen += usize::from(!is_seen);
+        has_callers
+    }
+
     /// Removes the block of a job. Returns whether the job had one, and so has its slot.
     fn unblock(&mut self, id: usize) -> bool {
-        let Some(holder) = self.0.get_mut(&id).filter(|holder| holder.blocked) else {
+        let Some(holder) = self.jobs.get_mut(&id).filter(|holder| holder.blocked) else {
             return false;
         };
         holder.blocked = false;
+        self.unseen -= usize::from(std::mem::take(&mut holder.is_unseen));
         if holder.callers == 0 {
-            self.0.remove(&id);
+            self.jobs.remove(&id);
         }
         true
     }
 
-    /// Returns whether these jobs hold all of `slots`.
-    fn hold_all(&self, slots: usize) -> bool {
-        !self.0.is_empty() && self.0.len() >= slots
+    /// Returns whether these jobs and `kept` others hold all of `slots`.
+    fn hold_all(&self, kept: usize, slots: usize) -> bool {
+        !self.jobs.is_empty() && self.jobs.len() + kept >= slots
     }
 
     /// Returns whether these jobs and `job` hold all of `slots`.
     fn hold_all_with(&self, job: WaitingJob, slots: usize) -> bool {
-        self.0.len() + usize::from(!self.0.contains_key(&job.id)) >= slots
+        self.jobs.len() + usize::from(!self.jobs.contains_key(&job.id)) >= slots
     }
 
     fn of_quota(&self, key: usize) -> usize {
-        self.0.values().filter(|holder| holder.quota == Some(key)).count()
+        self.jobs.values().filter(|holder| holder.quota == Some(key)).count()
     }
 
     /// Returns a job that may lend its slot, of this quota if one is given.
@@ -150,8 +186,8 @@ impl Holders {
         let lends = |holder: &Holder| {
             holder.blocked && holder.callers == 0 && (quota.is_none() || holder.quota == quota)
         };
-        let (&id, holder) = self.0.iter().find(|(_, holder)| lends(holder))?;
-        Some(WaitingJob { id, quota: holder.quota })
+        let (&id, holder) = self.jobs.iter().find(|(_, holder)| lends(holder))?;
+        Some(WaitingJob { id, quota: holder.quota, in_closure: false })
     }
 }
 
@@ -189,25 +225,27 @@ pub(super) fn set_waiting_job(
 }
 
 impl Limiter {
-    /// Notes that a job waits for its own pool. Called by the job's worker, before the job is
-    /// suspended. A job with a slot guard lends only after the guard's drop.
+    /// Notes that a job waits for its own pool, and whether its last poll found the wait. Called by the
+    /// job's worker, before the job is suspended. A job with a slot guard lends only after the guard's drop.
     #[cold]
     pub(crate) fn block(
         &self,
         shard_id: ShardId,
-        job: RawJob,
+        (job, is_seen): (RawJob, bool),
         slot_hold: Option<Arc<SlotHold>>,
         deferred: &mut DeferredWakes,
     ) {
-        let waiting_job = WaitingJob { id: job.id(), quota: job.slot_kind().quota() };
+        let (id, quota) = (job.id(), job.slot_kind().quota());
+        let waiting_job = WaitingJob { id, quota, in_closure: false };
         let mut state = self.lock_state();
         // Under the lock: a guard that is dropped after this look finds the entry.
         if let Some(slot_hold) = slot_hold.filter(|slot_hold| slot_hold.is_kept()) {
-            let guarded = Guarded { waiting_job, slot_hold: slot_hold.id() };
-            state.guarded.insert(waiting_job.id, guarded);
-            return;
+            let guarded = Guarded { waiting_job, slot_hold: slot_hold.id(), is_seen };
+            state.guarded.insert(id, guarded);
+            // The other jobs may have waited for this one alone.
+            return state.lend(shard_id, quota, deferred);
         }
-        self.block_in(&mut state, shard_id, waiting_job, deferred);
+        self.block_in(&mut state, shard_id, (waiting_job, is_seen), deferred);
     }
 
     /// Blocks the job of a slot guard that was dropped, if the job waits for its own pool.
@@ -222,7 +260,7 @@ impl Limiter {
         let mut state = self.lock_state();
         let is_own = |guarded: &&Guarded| guarded.slot_hold == slot_hold.id();
         let Some(guarded) = state.guarded.get(&job_id).filter(is_own) else { return };
-        let waiting_job = guarded.waiting_job;
+        let waiting_job = (guarded.waiting_job, guarded.is_seen);
         state.guarded.remove(&job_id);
         self.block_in(&mut state, shard_id, waiting_job, deferred);
     }
@@ -231,10 +269,12 @@ impl Limiter {
         &self,
         state: &mut StateGuard<'_>,
         shard_id: ShardId,
-        job: WaitingJob,
+        (job, is_seen): (WaitingJob, bool),
         deferred: &mut DeferredWakes,
     ) {
-        state.holders.entry(job).blocked = true;
+        if state.holders.block(job, is_seen) {
+            state.forget_closures(job);
+        }
         self.set_blocked_jobs(state);
         state.lend(shard_id, job.quota, deferred);
     }
@@ -283,7 +323,7 @@ impl Limiter {
 
     fn set_blocked_jobs(&self, state: &State) {
         // Relaxed: see `may_be_stuck`.
-        self.blocked_jobs.store(state.holders.0.len(), Relaxed);
+        self.blocked_jobs.store(state.holders.jobs.len(), Relaxed);
     }
 
     /// Returns whether the pool may be stuck. Called after a waiter joined the wait list.
@@ -311,6 +351,38 @@ impl State {
     fn unblock(&mut self, id: usize) -> bool {
         self.holders.unblock(id) || self.guarded.remove(&id).is_some()
     }
+
+    /// Notes that the closures of a blocked job wait for themselves: the job has given up their futures.
+    #[cold]
+    fn forget_closures(&mut self, job: WaitingJob) {
+        let closure = Some(WaitingJob { in_closure: true, ..job });
+        for waiter_key in self.wait_list.waiter_keys() {
+            let is_closure = matches!(
+                self.wait_list.get_linked(waiter_key),
+                Some(Waiter::Caller(caller)) if caller.waiting_job == closure
+            );
+            if is_closure && !failpoint("a closure left behind waits for its job") {
+                set_waiting_job(self, waiter_key, None);
+            }
+        }
+    }
+
+    /// Returns how many jobs, of this quota if one is given, wait and cannot lend because of a slot guard.
+    fn kept_slots(&self, quota: Option<usize>) -> usize {
+        let guarded = self.guarded.values().map(|guarded| guarded.waiting_job);
+        let is_counted = |job: &WaitingJob| {
+            (quota.is_none() || job.quota == quota) && !self.holders.jobs.contains_key(&job.id)
+        };
+        guarded.filter(|job| is_counted(job) && !failpoint("a guarded job is not waiting")).count()
+    }
+
+    /// Returns whether jobs that wait hold all slots.
+    fn is_held_up(&self) -> bool {
+        // The sum is cheap, and a bound.
+        self.slots_granted == 0
+            && self.holders.hold_all(self.guarded.len(), self.slots())
+            && self.holders.hold_all(self.kept_slots(None), self.slots())
+    }
 }
 
 impl StateGuard<'_> {
@@ -323,23 +395,22 @@ impl StateGuard<'_> {
     }
 
     /// Lends the slots of jobs that wait while all slots belong to such jobs and a waiter is there. If
-    /// none of them may lend, rejects the newest wait through a caller.
+    /// none of them may lend, rejects the newest wait through a caller. The drop of a slot guard may come,
+    /// so that nothing is rejected while a job is guarded.
     pub(super) fn lend_if_stuck(&mut self, shard_id: ShardId, deferred: &mut DeferredWakes) {
-        while self.slots_granted == 0
-            && self.holders.hold_all(self.slots())
-            && self.first_to_serve().is_some()
-            && !failpoint("never lend")
-        {
+        let mut has_rejected = false;
+        while self.is_held_up() && self.first_to_serve().is_some() && !failpoint("never lend") {
             let Some(lender) = self.holders.lender(None) else {
-                return self.break_deadlock(shard_id, deferred);
+                // The job of a rejected wait goes on, or may lend now.
+                if has_rejected || self.kept_slots(None) > 0 {
+                    return;
+                }
+                self.break_deadlock(shard_id, deferred);
+                has_rejected = true;
+                continue;
             };
+            let Some(waiter_key) = self.next_to_lend_to() else { return };
             self.take_slot_of(lender);
-            let resuming = self.wait_list.head(List::Resuming);
-            let nested = resuming.or_else(|| {
-                self.wait_list.oldest_nested().filter(|_| !failpoint("lend to strangers first"))
-            });
-            let next = nested.or_else(|| self.wait_list.head(List::Main));
-            let waiter_key = next.expect("a list has a waiter");
             self.wait_list.unlink(waiter_key);
             self.grant(waiter_key, deferred);
             self.fill_queue(deferred);
@@ -347,11 +418,25 @@ impl StateGuard<'_> {
         }
     }
 
+    /// Returns the waiter that receives the next lent slot, while one stands in a list.
+    fn next_to_lend_to(&self) -> Option<WaiterKey> {
+        let nested =
+            || self.wait_list.oldest_nested().filter(|_| !failpoint("lend to strangers first"));
+        let is_unseen = |guarded: &Guarded| !guarded.is_seen;
+        let takes_strangers = || self.holders.unseen == 0 && !self.guarded.values().any(is_unseen);
+        let stranger = || {
+            let lends = takes_strangers() || failpoint("waits for I/O let strangers in");
+            self.wait_list.head(List::Main).filter(|_| lends)
+        };
+        self.wait_list.head(List::Resuming).or_else(nested).or_else(stranger)
+    }
+
     /// Lends a slot with a part of a quota, if all parts belong to jobs that wait and a waiter needs
     /// one.
     fn lend_if_quota_stuck(&mut self, shard_id: ShardId, key: usize, deferred: &mut DeferredWakes) {
         while self.wait_list.has_quota_waiter(key)
-            && self.holders.of_quota(key) >= self.wait_list.quota_in_use(key)
+            && self.holders.of_quota(key) + self.kept_slots(Some(key))
+                >= self.wait_list.quota_in_use(key)
         {
             let Some(lender) = self.holders.lender(Some(key)) else { return };
             self.take_slot_of(lender);
@@ -417,37 +502,37 @@ mod tests {
     use super::{Holders, WaitingJob};
 
     fn jobs() -> [WaitingJob; 2] {
-        [1, 2].map(|id| WaitingJob { id, quota: None })
+        [1, 2].map(|id| WaitingJob { id, quota: None, in_closure: false })
     }
 
     #[test]
     fn a_job_counts_once_however_often_it_waits() {
         let [first, second] = jobs();
         let mut holders = Holders::default();
-        assert!(!holders.hold_all(0), "without a waiting job there is no deadlock");
+        assert!(!holders.hold_all(0, 0), "without a waiting job there is no deadlock");
         holders.add_caller(Some(first));
         holders.add_caller(Some(first));
         assert!(!holders.hold_all_with(first, 2));
         assert!(holders.hold_all_with(second, 2));
         holders.remove_caller(Some(first));
-        assert!(holders.hold_all(1));
+        assert!(holders.hold_all(0, 1));
         holders.remove_caller(Some(first));
-        assert!(!holders.hold_all(1));
+        assert!(!holders.hold_all(0, 1));
     }
 
     #[test]
     fn a_job_that_waits_through_a_caller_does_not_lend() {
         let [first, second] = jobs();
         let mut holders = Holders::default();
-        holders.entry(first).blocked = true;
+        assert!(!holders.block(first, true));
         holders.add_caller(Some(first));
         assert_eq!(holders.lender(None), None);
-        holders.entry(second).blocked = true;
+        assert!(!holders.block(second, false));
         assert_eq!(holders.lender(None), Some(second));
         holders.remove_caller(Some(first));
         assert_eq!(holders.lender(None), Some(first));
         assert!(holders.unblock(first.id));
         assert!(!holders.unblock(first.id), "a block ends once");
-        assert!(holders.hold_all(1));
+        assert!(holders.hold_all(0, 1));
     }
 }

@@ -118,8 +118,10 @@
 //!   one. While a waiter stands in the quota's list, all parts are in use.
 //! * **L9, accounting.** Every submitted job is in exactly one of the numbers that `counts` lists.
 //! * **L10, waiting holders.** `holders` has exactly the jobs with a slot of this pool that are blocked
-//!   or wait through a caller in state `Waiting`. A job whose slot a guard keeps is not blocked. While they hold all slots, no slot is granted and a
-//!   waiter needs a slot, one of them lends or one of their waits is refused.
+//!   or wait through a caller in state `Waiting`. A job whose slot a guard keeps is not blocked, but stands
+//!   in `guarded`. While `holders` and `guarded` have all slots, no slot is granted and a waiter needs a
+//!   slot, a blocked job lends; to a stranger only if no wait is unseen (`lending`). If no job can lend and
+//!   none is guarded, one of their waits is refused.
 //! * **L11, idle.** While `IDLE_WAITERS` is set, each end goes through the state lock. The end
 //!   that leaves the pool idle marks its `DeferredWakes` idle.
 //!
@@ -133,7 +135,7 @@
 //! | L7 | `dropped_mid_wait`, `closed`; the tests in `wait_list`; loom: `a_dropped_grant_passes_on`, `close_notifies_waiting_callers` |
 //! | L8 | `quota` |
 //! | L9 | `accounting_model`, `status` |
-//! | L10 | `lending`, `nested`, `nested_shrinks`; loom: `a_lent_slot_comes_back`; the tests in `lending` |
+//! | L10 | `lending`, `lending_waits`, `nested`, `nested_shrinks`; loom: `a_lent_slot_comes_back`; the tests in `lending` |
 //! | L11 | `lifecycle`, `closed`, `held_slots`, `pool_dropped` |
 //!
 //! Each loom model runs once more with a failpoint in this room switched on, and must then fail.

@@ -708,9 +708,11 @@ impl Shared {
     }
 
     /// Notes that a job waits for this pool, so that the job can lend its slot. Called after the poll,
-    /// before the job is suspended.
+    /// before the job is suspended. From the first wait on, called after each poll; `is_seen` tells
+    /// whether that poll found a wait.
     #[cold]
-    pub(super) fn block(&self, job: &Runnable) {
+    pub(super) fn block(&self, job: &Runnable, is_seen: bool) {
+        job.set_waited();
         // A closure that runs keeps the slot in use.
         if job.slot_kind() == SlotKind::Overflow || job.is_abort_deferred() {
             return;
@@ -718,7 +720,8 @@ impl Shared {
         job.set_blocked(true);
         let shard_id = self.current_shard();
         let mut deferred = DeferredWakes::default();
-        self.limiter.block(shard_id, job.ptr(), job.slot_hold(), &mut deferred);
+        let slot_hold = job.slot_hold();
+        self.limiter.block(shard_id, (job.ptr(), is_seen), slot_hold, &mut deferred);
         self.run_deferred(shard_id, deferred);
     }
 

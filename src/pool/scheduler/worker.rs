@@ -282,8 +282,9 @@ impl Worker {
                     }
                 }
                 Step::Pending => {
-                    if waits {
-                        self.shared.block(&job);
+                    // A wait that this poll did not come by may still go on.
+                    if waits || job.has_waited() {
+                        self.shared.block(&job, waits);
                     }
                     // The job may be pending because it spent the budget that tokio gives a task.
                     let spent =

@@ -11,7 +11,8 @@ use crate::pool::scheduler::shared::Shared;
 
 /// Keeps the slot of a job taken beyond the job's end; from [`Pool::hold_slot`].
 ///
-/// The slot is free when the job has ended and the guard is dropped, in either order.
+/// The slot is free when the job has ended and the guard is dropped, in either order. The drop of a guard
+/// whose job still lives takes a lock of the pool.
 ///
 /// A guard does not keep the pool open. [`Pool::wait_idle`] and [`Pool::shutdown`] wait for guards.
 /// A shutdown cannot cancel them, so at the deadline a guard counts as
