@@ -270,6 +270,7 @@ impl Ticks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::builder::YEAR;
 
     #[test]
     fn a_deadline_is_never_early() {
@@ -284,13 +285,13 @@ mod tests {
 
     #[test]
     fn the_longest_deadline_is_not_early_beside_the_shortest() {
-        let (least, year) = (Duration::from_nanos(1), Duration::from_secs(365 * 24 * 3600));
-        let of = Deadlines { frame: Some(least), idle: Some(year), ..Deadlines::default() };
-        for of in [of, Deadlines { idle: None, linger: year, ..of }] {
+        let least = Duration::from_nanos(1);
+        let of = Deadlines { frame: Some(least), idle: Some(YEAR), ..Deadlines::default() };
+        for of in [of, Deadlines { idle: None, linger: YEAR, ..of }] {
             let ticks = Ticks::new(&of);
             let end = if of.idle.is_some() { ParkReason::Idle } else { ParkReason::Linger };
             let full = ticks.end(end, 7) - 7 - 1;
-            assert!(full * ticks.tick >= year, "{full} ticks of {:?}", ticks.tick);
+            assert!(full * ticks.tick >= YEAR, "{full} ticks of {:?}", ticks.tick);
             assert!(full < NEVER / 3 && ticks.tick <= Duration::from_millis(30), "{ticks:?}");
         }
     }

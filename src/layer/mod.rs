@@ -87,7 +87,7 @@
 // - T3, a refused call has not started. `Call` keeps the request until its first poll, and the pool
 //   polls no refused job. So the request goes back to `on_error`. Test:
 //   `answers_take_the_place_of_errors`.
-// - T4, no call without a response future, unless it is detached. Test:
+// - T4, no call without a response future, unless it is detached. Tests:
 //   `a_dropped_response_cancels_the_call_unless_it_is_detached`,
 //   `a_dropped_response_of_a_call_that_has_just_started_cancels_the_call`.
 // - T5, no wait inside a layer of the same pool. An outer layer may hold a slot, or wait in `call`,

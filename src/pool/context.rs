@@ -92,8 +92,8 @@ pub(crate) fn note_wait(pool: PoolId) {
 #[inline]
 pub(crate) fn enter<R>(pool: PoolId, job: RawJob, poll: impl FnOnce() -> R) -> (R, bool) {
     CURRENT.with(|cell| {
-        let (in_caller, blocks, in_closure, waits) = (false, false, false, false);
-        let current = Current { pool, job, in_caller, blocks, in_closure, waits };
+        let current =
+            Current { pool, job, in_caller: false, blocks: false, in_closure: false, waits: false };
         let outer = cell.replace(Some(current));
         let polled = poll();
         let waits = cell.replace(outer).is_some_and(|current| current.waits);

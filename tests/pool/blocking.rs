@@ -1,10 +1,13 @@
 //! Blocking closures keep their slot until they have returned; blocking verbs block threads that
 //! may be blocked, and no others.
 
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::mpsc;
 use std::task::Poll;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use crate::support::*;
 use millpond::{JobHandle, JobOptions, Pool, SubmitErrorKind};
@@ -129,27 +132,50 @@ fn an_abort_that_waited_for_a_closure_elsewhere_is_not_forgotten() {
     multi(2, body());
 }
 
-/// While the closure runs, its job keeps the slot. Nothing but the end of the closure can change that.
+/// Runs a job that gives its closure to a task and then waits for its pool. While the closure runs, its job
+/// keeps the slot. Nothing but the end of the closure can change that.
+async fn lends_once_the_closure_has_returned<F>(wait: impl FnOnce(Pool) -> F)
+where
+    F: Future<Output = u32> + Send + 'static,
+{
+    let pool = Pool::new(1);
+    let lives = Gauge::default();
+    let (go, entered, closure) = closure(&lives);
+    let wait = wait(pool.clone());
+    let job = pool.try_schedule(async move {
+        let mut closure = Box::pin(millpond::blocking(closure));
+        assert!(poll(&mut closure).is_pending());
+        tokio::spawn(closure);
+        wait.await
+    });
+    soon(entered).await.unwrap();
+    eventually(|| pool.status().waiting == 1).await;
+    settle().await;
+    assert_eq!((law(&pool).running, pool.status().lent), (1, 0));
+    drop(go);
+    assert_eq!(soon(job.unwrap()).await.unwrap(), 5);
+    whole(&pool).await;
+}
+
 #[test]
 fn a_job_lends_its_slot_once_its_closure_elsewhere_has_returned() {
-    let body = || async {
-        let pool = Pool::new(1);
-        let lives = Gauge::default();
-        let (go, entered, closure) = closure(&lives);
-        let own = pool.clone();
-        let job = pool.try_schedule(async move {
-            let mut closure = Box::pin(millpond::blocking(closure));
-            assert!(poll(&mut closure).is_pending());
-            tokio::spawn(closure);
+    let body = || {
+        lends_once_the_closure_has_returned(|own| async move {
             own.schedule(async { 5 }).await.unwrap().await.unwrap()
-        });
-        soon(entered).await.unwrap();
-        eventually(|| pool.status().waiting == 1).await;
-        settle().await;
-        assert_eq!((law(&pool).running, pool.status().lent), (1, 0));
-        drop(go);
-        assert_eq!(soon(job.unwrap()).await.unwrap(), 5);
-        whole(&pool).await;
+        })
+    };
+    single(body());
+    multi(2, body());
+}
+
+/// The poll after the end of the closure is the first one that may lend, and comes by no wait.
+#[test]
+fn a_job_lends_once_its_closure_elsewhere_has_returned_though_no_poll_finds_the_wait() {
+    let body = || {
+        lends_once_the_closure_has_returned(|own| async move {
+            let child = own.anyway_go(async { 5 }).unwrap().into_handle();
+            FuturesUnordered::from_iter([child]).next().await.unwrap().unwrap()
+        })
     };
     single(body());
     multi(2, body());

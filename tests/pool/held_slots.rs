@@ -278,17 +278,9 @@ fn the_destructor_of_a_job_that_lent_its_slot_has_none_to_hold() {
     single(async {
         let (pool, gate) = (Pool::new(1), Gate::new());
         let (end, ended) = std::sync::mpsc::channel();
-        let (own, at_end, inside) = (pool.clone(), pool.clone(), gate.wait());
-        let job = pool.try_schedule(async move {
-            let _at_end = OnDrop(move || end.send(at_end.hold_slot()).unwrap());
-            // The start of the child does not wake this job.
-            own.anyway_go(inside).unwrap().into_handle().await.unwrap();
-        });
-        let job = job.unwrap();
-        settle().await;
-        assert_eq!(law(&pool).lent, 1);
-        job.abort();
-        assert!(soon(job).await.unwrap_err().is_cancelled());
+        let own = pool.clone();
+        let at_end = move || end.send(own.hold_slot()).unwrap();
+        abort_lender(&pool, gate.wait(), at_end).await;
         let status = law(&pool);
         assert_eq!((status.running, status.lent, status.held_slots), (1, 0, 0));
         assert!(ended.recv().unwrap().is_none());

@@ -68,30 +68,6 @@ fn a_job_lends_while_it_buffers_its_children() {
     });
 }
 
-/// The poll after the end of the closure is the first one that may lend, and comes by no wait.
-#[test]
-fn a_job_lends_once_its_closure_elsewhere_has_returned_though_no_poll_finds_the_wait() {
-    both(|| async {
-        let pool = Pool::new(1);
-        let own = pool.clone();
-        let (go, gone) = std::sync::mpsc::channel::<()>();
-        let job = pool.try_schedule(async move {
-            let mut closure = Box::pin(millpond::blocking(move || gone.recv().is_err()));
-            assert!(poll(&mut closure).is_pending());
-            tokio::spawn(closure);
-            let child = own.anyway_go(async { 5 }).unwrap().into_handle();
-            let mut children = FuturesUnordered::from_iter([child]);
-            children.next().await.unwrap().unwrap()
-        });
-        eventually(|| pool.status().waiting == 1).await;
-        settle().await;
-        assert_eq!((law(&pool).running, pool.status().lent), (1, 0));
-        drop(go);
-        assert_eq!(soon(job.unwrap()).await.unwrap(), 5);
-        whole(&pool).await;
-    });
-}
-
 /// The wait of the job is over. What it waits for now is not the pool's.
 #[test]
 fn a_job_that_has_waited_lends_to_no_stranger_while_it_waits_for_io() {
@@ -183,18 +159,11 @@ fn the_destructor_of_a_job_that_lent_its_slot_waits_like_a_stranger() {
     single(async {
         let (pool, gate) = (Pool::new(1), Gate::new());
         let (tell, told) = std::sync::mpsc::channel();
-        let (own, mut reserver, inside) = (pool.clone(), pool.reserver(), gate.wait());
-        let job = pool.try_schedule(async move {
-            let _at_end = OnDrop(move || {
-                tell.send(poll(&mut Box::pin(reserver.reserve())).is_pending()).unwrap();
-            });
-            own.anyway_go(inside).unwrap().into_handle().await.unwrap();
-        });
-        let job = job.unwrap();
-        settle().await;
-        assert_eq!(law(&pool).lent, 1);
-        job.abort();
-        assert!(soon(job).await.unwrap_err().is_cancelled());
+        let mut reserver = pool.reserver();
+        let at_end = move || {
+            tell.send(poll(&mut Box::pin(reserver.reserve())).is_pending()).unwrap();
+        };
+        abort_lender(&pool, gate.wait(), at_end).await;
         assert!(told.recv().unwrap(), "the wait is not refused");
         gate.open();
         whole(&pool).await;

@@ -311,6 +311,25 @@ impl Drop for Inside {
 /// Calls a closure when it is dropped.
 pub struct OnDrop<F: FnMut()>(pub F);
 
+/// Aborts a job that has lent the only slot of its pool to `child`; `at_end` runs in the job's destructor.
+pub async fn abort_lender<F, E>(pool: &Pool, child: F, at_end: E)
+where
+    F: Future<Output = ()> + Send + 'static,
+    E: FnMut() + Send + 'static,
+{
+    let own = pool.clone();
+    let job = pool.try_schedule(async move {
+        let _at_end = OnDrop(at_end);
+        // The start of the child does not wake this job.
+        own.anyway_go(child).unwrap().into_handle().await.unwrap();
+    });
+    let job = job.unwrap();
+    settle().await;
+    assert_eq!(law(pool).lent, 1);
+    job.abort();
+    assert!(soon(job).await.unwrap_err().is_cancelled());
+}
+
 impl<F: FnMut()> Drop for OnDrop<F> {
     fn drop(&mut self) {
         (self.0)();

@@ -9,9 +9,9 @@ use serde::de::{Deserializer, Error};
 use crate::config::listens::{ListenKeys, Listens, agreed};
 use crate::config::located::{self, HERE};
 use crate::config::pools::Choice;
-use crate::config::refused;
 use crate::config::tls::Tls;
 use crate::config::values::{Bytes, Bytes32, Count, Deadline, Flag, Limit, Number, Period, Text};
+use crate::config::{refused, refused_setting};
 #[cfg(feature = "http")]
 use crate::http;
 use crate::{Mode, Server, ServerBuilder, SlowReader, StartError};
@@ -310,12 +310,11 @@ impl ServerEntry {
             .and_then(|()| self.http_without_files(http::Server::builder()).config.check_all());
         checked.map_err(|error: ConfigError| {
             let table = if is_of_http(error.field()) { "http." } else { "" };
-            let path = format!("{HERE}{table}{}", error.field());
-            let none = match error.field() {
+            let never = match error.field() {
                 "max_connections_per_ip" | "max_requests_per_connection" => "\"unlimited\"",
                 _ => "\"never\"",
             };
-            E::custom(refused(&path, error.value(), &error.accepted().replace("`None`", none)))
+            refused_setting(format_args!("{table}{}", error.field()), &error, never)
         })
     }
 }

@@ -7,7 +7,7 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use crate::config::located::{HERE, table};
-use crate::config::refused;
+use crate::config::refused_setting;
 use crate::config::values::{Deadline, Flag, Number, Text};
 use crate::{Listen, Mode};
 
@@ -56,8 +56,7 @@ impl ListenKeys {
     fn check<E: Error>(&self, address: &str) -> Result<(), E> {
         self.listen().check().map_err(|error| {
             let key = if error.field() == "listen" { address } else { error.field() };
-            let accepted = error.accepted().replace("`None`", "\"never\"");
-            E::custom(refused(&format!("{HERE}{key}"), error.value(), &accepted))
+            refused_setting(key, &error, "\"never\"")
         })
     }
 }

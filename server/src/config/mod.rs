@@ -17,9 +17,10 @@ use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 pub use crate::config::entry::ServerEntry;
 
 use crate::config::entry::Part;
+use crate::config::located::HERE;
 use crate::config::pools::Pools;
 use crate::{ServerBuilder, StartError};
-use millpond::Pool;
+use millpond::{ConfigError, Pool};
 
 /// Servers described by a configuration: TOML, JSON, or another format that serde knows and that
 /// says what is a text and what is a number.
@@ -257,6 +258,12 @@ impl<'de> Deserialize<'de> for ServerConfig {
         }
         Ok(Self { servers, pools })
     }
+}
+
+/// Makes the error of a setting that a builder refuses. `never` is what a file has in place of `None`.
+fn refused_setting<E: Error>(key: impl fmt::Display, error: &ConfigError, never: &str) -> E {
+    let accepted = error.accepted().replace("`None`", never);
+    E::custom(refused(&format!("{HERE}{key}"), error.value(), &accepted))
 }
 
 fn refused(path: &str, value: impl fmt::Display, accepted: &str) -> String {

@@ -7,9 +7,9 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use crate::config::located::{HERE, table};
-use crate::config::refused;
 use crate::config::values::{Count, Deadline, Flag, Period, Text};
-use millpond::{ConfigError, Pool, PoolBuilder};
+use crate::config::{refused, refused_setting};
+use millpond::{Pool, PoolBuilder};
 
 #[derive(Default, Deserialize)]
 #[serde(default, expecting = "a table of settings")]
@@ -57,11 +57,8 @@ impl Keys {
     }
 
     fn build<E: Error>(self, name: Option<&str>) -> Result<Pool, E> {
-        self.builder(name)?.build().map_err(|error: ConfigError| {
-            let path = format!("{HERE}{}", error.field());
-            let accepted = error.accepted().replace("`None`", "\"never\"");
-            E::custom(refused(&path, error.value(), &accepted))
-        })
+        let built = self.builder(name)?.build();
+        built.map_err(|error| refused_setting(error.field(), &error, "\"never\""))
     }
 }
 

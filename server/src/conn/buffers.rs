@@ -94,7 +94,7 @@ pub(crate) struct PooledBuffers<'a> {
 impl PooledBuffers<'_> {
     /// Counts the pair, because its turn waits for user code: so many turns may wait at a time.
     pub(crate) fn count(&mut self) {
-        if !replace(&mut self.deref_mut().is_counted, true) {
+        if !replace(&mut self.is_counted, true) {
             self.buffer_pool.0.lock().in_use += 1;
         }
     }

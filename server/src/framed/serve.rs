@@ -472,23 +472,19 @@ impl<W: Transport, P: FrameProtocol> FramedTurn<'_, W, P> {
         }
         let unserved = !self.buffers.input.is_empty();
         let (before, most) = (self.read, self.server.settings.read_budget_bytes);
-        let mut is_spent = true;
         self.force_io(true);
         while !self.end && self.read - before < most {
             match self.fill(&mut cx) {
                 Poll::Ready(Ok(())) => self.buffers.input.clear(),
                 Poll::Ready(Err(_)) => self.end = true,
-                Poll::Pending => {
-                    is_spent = false;
-                    break;
-                }
+                Poll::Pending => break,
             }
         }
         self.force_io(false);
         if self.end || !(is_answered || linger::is_due(reason, unserved || self.read > before)) {
             return Outcome::Close(reason);
         }
-        self.park_closing(reason, linger::park_reason(is_spent))
+        self.park_closing(reason, linger::park_reason(self.read - before >= most))
     }
 
     fn park_closing(&mut self, reason: CloseReason, park_reason: ParkReason) -> Outcome {

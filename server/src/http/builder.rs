@@ -88,9 +88,10 @@ impl ServerBuilder {
     /// How long a peer may send nothing of a request body that user code waits for. Each byte restarts the
     /// deadline. Then the server answers 408, unless a response has begun, and closes. Default 30 s.
     ///
-    /// The deadline does not run while user code leaves the body unread; [`RequestBody`](crate::http::RequestBody) tells what that
-    /// means for a body that another task reads. Over HTTP/2 the body fails with an
-    /// error of the kind [`TimedOut`](std::io::ErrorKind::TimedOut), and the connection goes on.
+    /// The deadline does not run while user code leaves the body unread;
+    /// [`RequestBody`](crate::http::RequestBody) tells what that means for a body that another task reads.
+    /// Over HTTP/2 the body fails with an error of the kind [`TimedOut`](std::io::ErrorKind::TimedOut), and
+    /// the connection goes on.
     pub fn body_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.deadlines.body = timeout.into();
         self

@@ -2,8 +2,8 @@
 //! service of `http` requests, answers unchanged.
 //!
 //! An idle connection under hyper keeps a task and buffers of 16 KiB or more. This server takes both back
-//! from idle connections: an idle keep-alive connection is a record of some 50 bytes and its socket. When bytes
-//! arrive, the connection gets a new hyper state. No byte is lost, and no answer differs.
+//! from idle connections: an idle keep-alive connection is a record of some 50 bytes and its socket. When
+//! bytes arrive, the connection gets a new hyper state. No byte is lost, and no answer differs.
 //!
 //! ```
 //! use axum::Router;

@@ -563,7 +563,7 @@ impl ConnProgress {
         if signals.killed.is_cancelled() || survives {
             return;
         }
-        if self.is_killed() || matches!(self.close_requested(), Some(CloseReason::Deadline(_))) {
+        if self.is_killed() || self.close_requested().is_some_and(CloseReason::drops_calls) {
             signals.killed.cancel();
         }
     }

@@ -606,23 +606,32 @@ async fn messages_while_the_handler_waits(case: Case) {
     }
 }
 
-async fn silent_peers(case: Case) {
-    let interval = Duration::from_secs(20);
-    let probe = Probe::default();
-    let server = serve(case.http().websocket_ping_interval(interval), &probe);
-    let mut client = open(case, &server, &[]).await;
+/// A client answers three pings, and no fourth one. The server has `open` connections at rest meanwhile.
+async fn pinged_until_silent(
+    (server, open): (&Server, usize),
+    client: &mut Client,
+    probe: &Probe,
+    interval: Duration,
+) {
     for _ in 0..3 {
-        at_rest(&server, 1, 0).await;
+        at_rest(server, open, 0).await;
         sleep(interval * 3 / 2).await;
         assert_eq!(client.frame().await, (PING, vec![]));
         no_time(client.send(frame(PONG, ""))).await;
         eventually(|| probe.told() == ["Pong(b\"\")"]).await;
     }
-    // The next ping has no answer.
-    at_rest(&server, 1, 0).await;
+    at_rest(server, open, 0).await;
     sleep(interval * 5 / 2).await;
     assert_eq!(client.frame().await, (PING, vec![]));
     assert_eq!(client.close_code().await, 1001);
+}
+
+async fn silent_peers(case: Case) {
+    let interval = Duration::from_secs(20);
+    let probe = Probe::default();
+    let server = serve(case.http().websocket_ping_interval(interval), &probe);
+    let mut client = open(case, &server, &[]).await;
+    pinged_until_silent((&server, 1), &mut client, &probe, interval).await;
     nothing_left(&server).await;
     assert_eq!(probe.told(), ["Deadline(Idle)"]);
 

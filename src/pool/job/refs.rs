@@ -327,11 +327,10 @@ impl Runnable {
         word.store(word.load(Relaxed) | MEASURED, Relaxed);
     }
 
-    /// The handshake with the slot guard that keeps the slot of this job, if one does.
+    /// The handshake with the slot guard of this job, if it has or had one.
     pub(crate) fn slot_hold(&self) -> Option<Arc<SlotHold>> {
         // SAFETY: `slot_hold` belongs to the token's holder (S2).
-        let slot_hold = self.0.header().slot_hold.with(|place| unsafe { (*place).clone() });
-        slot_hold.filter(|slot_hold| slot_hold.is_kept())
+        self.0.header().slot_hold.with(|place| unsafe { (*place).clone() })
     }
 
     /// Whether the next poll cancels the job.

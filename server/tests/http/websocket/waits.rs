@@ -190,17 +190,7 @@ async fn a_full_server_pings(case: Case) {
     eventually(|| probe.open.lock().unwrap().len() == 2).await;
     let connection = probe.open.lock().unwrap()[1].clone();
     assert!(connection.try_send(Message::text("more")).is_err(), "the total is not full");
-    for _ in 0..3 {
-        at_rest(&server, 2, 0).await;
-        sleep(interval * 3 / 2).await;
-        assert_eq!(client.frame().await, (PING, vec![]));
-        no_time(client.send(frame(PONG, ""))).await;
-        eventually(|| probe.told() == ["Pong(b\"\")"]).await;
-    }
-    at_rest(&server, 2, 0).await;
-    sleep(interval * 5 / 2).await;
-    assert_eq!(client.frame().await, (PING, vec![]));
-    assert_eq!(client.close_code().await, 1001);
+    pinged_until_silent((&server, 2), &mut client, &probe, interval).await;
     eventually(|| probe.told() == ["Deadline(Idle)"]).await;
 }
 
