@@ -22,7 +22,7 @@ use crate::group::counts;
 use crate::group::outcome::Outcome;
 use crate::group::report::{GroupError, GroupReport};
 use crate::group::ticket::JobTicket;
-use crate::panic::catch_panic;
+use crate::panic::{catch_panic, drop_caught};
 use crate::pool::Counters;
 use crate::pool::{
     AbortHandle, JobArc, JobGroup, JobOptions, OutputSink, RawJoinHandle, Shared, note_wait,
@@ -300,7 +300,7 @@ impl<T> GroupState<T> {
         if !detached && !failpoint("the last handle cancels nothing") {
             self.cancel();
         }
-        catch_panic(|| drop(outcomes));
+        drop_caught(outcomes);
     }
 
     /// Returns the number of jobs that have not ended.
@@ -524,7 +524,7 @@ impl<T> GroupState<T> {
         }
         let wakers = state.take_wakers();
         drop(state);
-        catch_panic(|| drop(unwanted));
+        drop_caught(unwanted);
         wake_all(wakers);
     }
 }

@@ -39,7 +39,12 @@ struct FreeBlock {
 /// Returns memory for a `C`, not initialized. The caller owns the memory.
 #[inline]
 pub(crate) fn allocate<C>() -> NonNull<C> {
-    let layout = layout::<C>();
+    allocate_block(layout::<C>()).cast()
+}
+
+/// Returns memory of a layout that [`layout`] gives.
+#[inline]
+fn allocate_block(layout: Layout) -> NonNull<u8> {
     let block = match size_class(layout) {
         Some(size_class) if !without("allocation cache") => {
             // A thread that ends has no lists any more.
@@ -50,7 +55,7 @@ pub(crate) fn allocate<C>() -> NonNull<C> {
     NonNull::new(block.cast()).unwrap_or_else(|| {
         // SAFETY: the size is not zero, because every cell has a header (S7).
         let fresh = unsafe { alloc(layout) };
-        NonNull::new(fresh.cast()).unwrap_or_else(|| handle_alloc_error(layout))
+        NonNull::new(fresh).unwrap_or_else(|| handle_alloc_error(layout))
     })
 }
 
@@ -61,15 +66,25 @@ pub(crate) fn allocate<C>() -> NonNull<C> {
 /// The memory came from `allocate::<C>`, its content is dropped, and the caller gives it up.
 #[inline]
 pub(crate) unsafe fn release<C>(memory: NonNull<C>) {
-    let layout = layout::<C>();
-    let block = memory.as_ptr().cast::<FreeBlock>();
+    // SAFETY: the caller vouches for the memory (S8).
+    unsafe { release_block(memory.as_ptr().cast(), layout::<C>()) };
+}
+
+/// Takes the memory of a block back.
+///
+/// # Safety
+///
+/// The block came from `allocate_block` with this layout, its content is dropped, and the caller gives
+/// it up.
+#[inline]
+unsafe fn release_block(block: *mut FreeBlock, layout: Layout) {
     let cached = !without("allocation cache")
         && size_class(layout).is_some_and(|size_class| {
-            // SAFETY: the caller gave the memory up, and it has this size class by its type (S8).
+            // SAFETY: the caller gave the block up, and it has this size class by its layout (S8).
             FREE_LISTS.try_with(|lists| unsafe { lists[size_class].push(block) }) == Ok(true)
         });
     if !cached {
-        // SAFETY: `allocate::<C>` used this layout, and no list has the block (S8).
+        // SAFETY: `allocate_block` used this layout, and no list has the block (S8).
         unsafe { dealloc(block.cast(), layout) };
     }
 }

@@ -5,7 +5,7 @@ use std::mem::ManuallyDrop;
 use std::task::{Context, Poll};
 
 use crate::error::JobError;
-use crate::panic::catch_panic;
+use crate::panic::drop_caught;
 use crate::pool::context::note_wait;
 use crate::pool::job::raw::{JOIN, REF};
 use crate::pool::job::refs::JobArc;
@@ -112,8 +112,7 @@ impl<T> RawJoinHandle<T> {
     #[inline(never)]
     fn give_up_output(&mut self, is_complete: bool) {
         if is_complete || self.job.0.header().state.drop_join() {
-            let output = self.take();
-            catch_panic(|| drop(output));
+            drop_caught(self.take());
         }
     }
 

@@ -129,10 +129,10 @@ impl Meta {
 
     /// Calls `f` inside the job's span, with the job's deadline as the thread's.
     #[inline(always)]
-    pub(super) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
+    pub(super) fn in_scope(&self, mut f: impl FnMut()) {
         match &self.extra {
             None => f(),
-            Some(extra) => extra.in_scope(f),
+            Some(extra) => extra.in_scope(&mut f),
         }
     }
 
@@ -207,7 +207,7 @@ fn drop_extra(extra: Box<Extra>) {
 }
 
 impl Extra {
-    fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
+    fn in_scope(&self, f: &mut dyn FnMut()) {
         with_deadline(self.deadline, || self.span.in_scope(f))
     }
 }

@@ -67,7 +67,7 @@ where
     /// Makes this a waiting job. Called before the job can be found in the wait list.
     pub(crate) fn enter_wait_list(
         &self,
-        scheduler: impl FnOnce() -> Arc<dyn JobScheduler>,
+        scheduler: &dyn Fn() -> Arc<dyn JobScheduler>,
         waiter_key: usize,
     ) {
         self.job.enter_wait_list(scheduler, waiter_key);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::error::{JobError, JobPanic};
-use crate::panic::catch_panic;
+use crate::panic::{catch_panic, drop_caught};
 use crate::pool::context::PoolId;
 use crate::pool::job::history::NO_KEY;
 use crate::pool::job::meta::Meta;
@@ -89,6 +89,37 @@ pub(super) struct Cell<F: Future, S> {
     pub(super) header: Header,
     stage: UnsafeCell<Stage<F>>,
     sink: UnsafeCell<Option<S>>,
+}
+
+impl Header {
+    /// Shows a panic, inside the job's span.
+    fn show_panic(&self, panic: &JobPanic, visit: PanicVisitor<'_>) {
+        // A subscriber may panic as it enters the span (S9).
+        catch_panic(|| self.meta.in_scope(|| visit(panic, self.meta.place())));
+    }
+
+    /// Wakes the join handle.
+    ///
+    /// # Safety
+    ///
+    /// The job is complete, and `State::complete` found `JOIN_WAKER`.
+    #[inline]
+    unsafe fn wake_join(&self) {
+        self.join_waker.with(|waker| {
+            // SAFETY: from `complete` on, both sides only read (S4).
+            catch_panic(|| unsafe { (*waker).as_ref().map(Waker::wake_by_ref) })
+        });
+    }
+}
+
+// These do not depend on the future, so there is one of each for all jobs with an output of one type.
+
+fn withdraw<T, S: OutputSink<T>>(sink: S) {
+    catch_panic(|| sink.withdraw());
+}
+
+fn push_output<T, S: OutputSink<T>>(sink: S, output: Result<T, JobError>) {
+    catch_panic(|| sink.push_output(output));
 }
 
 /// What a job is at the moment (S2, S3).
@@ -173,7 +204,7 @@ where
     /// The caller holds the token, or the join handle of a complete job. The job was never polled.
     pub(super) unsafe fn take_future(&self) -> F {
         // SAFETY: `stage` belongs to the caller (S2), and no poll has pinned the future (S3).
-        match self.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) }) {
+        match unsafe { self.take_stage() } {
             Stage::Future(future) => future,
             Stage::Ended(_) | Stage::Taken => unreachable!("the future is taken out once"),
         }
@@ -259,7 +290,7 @@ where
                     Step::Ended(unsafe { self.end(stage, Err(JobError::panicked(payload))) })
                 }
                 (Err(payload), Some(output)) => {
-                    catch_panic(|| drop(output));
+                    drop_caught(output);
                     // SAFETY: the caller holds the token (S2); a drop that panicked is not repeated.
                     Step::Ended(unsafe { self.finish(stage, Err(JobError::panicked(payload))) })
                 }
@@ -310,7 +341,7 @@ where
         let output = match dropped {
             Ok(()) => output,
             Err(payload) => {
-                catch_panic(|| drop(output));
+                drop_caught(output);
                 Err(JobError::panicked(payload))
             }
         };
@@ -366,10 +397,7 @@ where
         cell.stage.with(|stage| {
             // SAFETY: `stage` belongs to the token's holder (S2).
             if let Stage::Ended(Err(JobError::Panicked(panic))) = unsafe { &*stage } {
-                // A subscriber may panic as it enters the span (S9).
-                catch_panic(|| {
-                    cell.header.meta.in_scope(|| visit(panic, cell.header.meta.place()))
-                });
+                cell.header.show_panic(panic, visit);
             }
         });
     }
@@ -384,7 +412,7 @@ where
         let cell = unsafe { Self::from_header(ptr) };
         // SAFETY: `sink` belongs to the token's holder (S2).
         if let Some(sink) = cell.sink.with_mut(|sink| unsafe { (*sink).take() }) {
-            catch_panic(|| sink.withdraw());
+            withdraw(sink);
         }
     }
 
@@ -414,8 +442,7 @@ where
             let sink = cell.sink.with_mut(|sink| unsafe { (*sink).take() });
             if S::PUSHES {
                 // SAFETY: `stage` belongs to the token's holder (S2).
-                let stage =
-                    cell.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
+                let stage = unsafe { cell.take_stage() };
                 // `COMPLETE` comes first: a waiter of the group must find each ticket finished.
                 let is_late = failpoint("a ticket ends after its group");
                 if !is_late {
@@ -423,7 +450,7 @@ where
                     unsafe { cell.complete() };
                 }
                 if let (Some(sink), Stage::Ended(output)) = (sink, stage) {
-                    catch_panic(|| sink.push_output(output));
+                    push_output(sink, output);
                 }
                 if is_late {
                     // SAFETY: the caller has the right to `stage`, and gives it up (S2).
@@ -431,7 +458,7 @@ where
                 }
                 return;
             }
-            catch_panic(|| drop(sink));
+            drop_caught(sink);
         }
         // The acquire pairs with the release of `RawJob::drop_ref`.
         let refs = cell.header.refs.load(Acquire);
@@ -461,10 +488,8 @@ where
             unsafe { self.drop_output() };
         }
         if before.has_join_waker() {
-            self.header.join_waker.with(|waker| {
-                // SAFETY: `complete` found `JOIN_WAKER`: from now on both sides only read (S4).
-                catch_panic(|| unsafe { (*waker).as_ref().map(Waker::wake_by_ref) })
-            });
+            // SAFETY: `complete` found `JOIN_WAKER`.
+            unsafe { self.header.wake_join() };
         }
     }
 
@@ -474,10 +499,20 @@ where
     ///
     /// `stage` belongs to the caller, and no poll has pinned the future if it is `Future`.
     unsafe fn drop_output(&self) {
-        // SAFETY: the caller vouches for the right to `stage` (S2).
-        let stage = self.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
         // The output is dropped outside of the cell: its destructor may look at the job.
-        catch_panic(|| drop(stage));
+        // SAFETY: the caller vouches for the right to `stage` (S2).
+        drop_caught(unsafe { self.take_stage() });
+    }
+
+    /// Moves what the job is out of the cell.
+    ///
+    /// # Safety
+    ///
+    /// `stage` belongs to the caller, and no poll has pinned the future if it is `Future`.
+    #[inline]
+    unsafe fn take_stage(&self) -> Stage<F> {
+        // SAFETY: the caller vouches for the right to `stage` (S2).
+        self.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) })
     }
 
     /// Moves the output out of the cell, if it is still there.
@@ -490,14 +525,13 @@ where
         // SAFETY: the table's callers pass the header of a live cell of this type (S6, S7).
         let cell = unsafe { Self::from_header(ptr) };
         // SAFETY: after `COMPLETE`, `stage` belongs to the join handle (S2).
-        let stage = cell.stage.with_mut(|stage| unsafe { ptr::replace(stage, Stage::Taken) });
-        match stage {
+        match unsafe { cell.take_stage() } {
             // SAFETY: the caller vouches for `out`, which has this cell's type of output (S7).
             Stage::Ended(output) => unsafe {
                 *out.cast::<Option<Result<F::Output, JobError>>>() = Some(output)
             },
             // The future of a refused job, which its submitter did not take.
-            stage => drop(catch_panic(|| drop(stage))),
+            stage => drop_caught(stage),
         }
     }
 

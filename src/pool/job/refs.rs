@@ -195,7 +195,7 @@ impl RawJob {
     /// list, under the limiter's lock.
     pub(super) fn enter_wait_list(
         self,
-        scheduler: impl FnOnce() -> Arc<dyn JobScheduler>,
+        scheduler: &dyn Fn() -> Arc<dyn JobScheduler>,
         waiter_key: usize,
     ) {
         let header = self.header();

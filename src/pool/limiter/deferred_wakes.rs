@@ -6,7 +6,7 @@
 
 use std::task::Waker;
 
-use crate::panic::catch_panic;
+use crate::panic::{catch_panic, drop_caught};
 use crate::pool::job::Runnable;
 use crate::sync::failpoint;
 
@@ -111,7 +111,7 @@ impl DeferredWakes {
             }
             for entry in drops {
                 if let Deferred::Drop(waker) = entry {
-                    catch_panic(|| drop(waker));
+                    drop_caught(waker);
                 }
             }
         }

@@ -195,16 +195,20 @@ pub(crate) enum OnFull<'a> {
     },
 }
 
+/// What the limiter must know of a job on offer.
+pub(crate) struct Offer<'a> {
+    /// The group that the job belongs to.
+    pub(crate) group: Option<&'a dyn JobGroup>,
+    /// The name that stands with the job in [`Pool::jobs`](crate::Pool::jobs).
+    pub(crate) label: Option<&'a Arc<str>>,
+    /// What the job asks for.
+    pub(crate) requirements: Requirements,
+}
+
 /// A job on offer. `submit::submission` implements it, so the limiter knows no job types.
 pub(crate) trait PendingJob {
-    /// The group that the job belongs to.
-    fn group(&self) -> Option<&dyn JobGroup>;
-
-    /// The name that stands with the job in [`Pool::jobs`](crate::Pool::jobs).
-    fn label(&self) -> Option<&Arc<str>>;
-
-    /// What the job asks for. Called before the job is handed over.
-    fn requirements(&self) -> Requirements;
+    /// Describes the job. Called before the job is handed over.
+    fn offer(&self) -> Offer<'_>;
 
     /// Hands the job over, unless its group takes no more jobs. Called under the limiter's locks, so
     /// that no worker or abort can reach the job before it is counted. Takes no lock but the
@@ -388,19 +392,20 @@ impl Limiter {
         match on_full {
             OnFull::Wait(_) if waits_itself => state.enqueue_nested_job(list, pending, slot_kind),
             OnFull::Wait(_) => {
-                let requirements = pending.requirements();
-                if let Some(kind) = state.shed_new(&requirements) {
+                let offer = pending.offer();
+                if let Some(kind) = state.shed_new(&offer.requirements) {
                     return state.refuse(AcquireOutcome::Refused(kind));
                 }
-                state.enter_line((pending.group(), pending.label()), |state| {
-                    state.enqueue_caller(list, quota, &mut waker, current, (&requirements, false))
+                state.enter_line((offer.group, offer.label), |state| {
+                    let terms = (&offer.requirements, false);
+                    state.enqueue_caller(list, quota, &mut waker, current, terms)
                 })
             }
             OnFull::Commit => state.enqueue_job(list, pending, slot_kind, current.is_some()),
             OnFull::RunInCaller if !state.paused => match pending.admit_in_caller() {
                 Ok(()) => {
-                    let label = pending.label().cloned();
-                    let key = state.measured.start_in_caller(pending.requirements(), label);
+                    let Offer { label, requirements, .. } = pending.offer();
+                    let key = state.measured.start_in_caller(requirements, label.cloned());
                     state.note_peaks();
                     AcquireOutcome::RunInCaller(key)
                 }

@@ -112,11 +112,11 @@ impl State {
     pub(super) fn enqueue_job(
         &mut self,
         list: List,
-        pending: &mut impl PendingJob,
+        pending: &mut dyn PendingJob,
         slot_kind: SlotKind,
         is_nested: bool,
     ) -> AcquireOutcome {
-        let requirements = pending.requirements();
+        let requirements = pending.offer().requirements;
         let job = match pending.admit_waiting(slot_kind, self.wait_list.next_key()) {
             Ok(job) => job,
             Err(kind) => return self.refuse(AcquireOutcome::Refused(kind)),
@@ -142,10 +142,10 @@ impl State {
     pub(super) fn enqueue_nested_job(
         &mut self,
         list: List,
-        pending: &mut impl PendingJob,
+        pending: &mut dyn PendingJob,
         slot_kind: SlotKind,
     ) -> AcquireOutcome {
-        let group = pending.group();
+        let group = pending.offer().group;
         if let Some(kind) = group.and_then(JobGroup::enter_line) {
             return self.refuse(AcquireOutcome::Refused(kind));
         }

@@ -15,7 +15,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
 use crate::error::JobError;
-use crate::panic::catch_panic;
+use crate::panic::drop_caught;
 use crate::pool::context::enter_in_caller;
 use crate::pool::job::{End, NewJob, OutputSink, with_deadline};
 use crate::pool::limiter::deferred_wakes::DeferredWakes;
@@ -45,7 +45,7 @@ impl<C: Deref<Target = Shared>, S> CompletionGuard<C, S> {
         let outcome = match catch_unwind(AssertUnwindSafe(drop_job)) {
             Ok(()) => outcome,
             Err(payload) => {
-                catch_panic(|| drop(outcome));
+                drop_caught(outcome);
                 Err(JobError::panicked(payload))
             }
         };

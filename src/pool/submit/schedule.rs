@@ -246,6 +246,7 @@ where
     }
 }
 
+#[cfg(feature = "tower")]
 impl<C: PoolRef, F: Future, S> ScheduleInner<C, F, S> {
     /// Aborts the job if it has started. Called before the drop, which takes a waiting job along.
     pub(super) fn abort(&mut self) {

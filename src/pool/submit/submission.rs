@@ -11,7 +11,6 @@
 
 use std::future::Future;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::error::{SubmitError, SubmitErrorKind};
@@ -21,7 +20,7 @@ use crate::pool::job::{self, AdmittedJob, JobGroup, Meta, NewJob, OutputSink, Ru
 use crate::pool::limiter::counts::ReleaseReason;
 use crate::pool::limiter::measured::CallerKey;
 use crate::pool::limiter::wait_list::WaiterKey;
-use crate::pool::limiter::{AcquireOutcome, OnFull, PendingJob};
+use crate::pool::limiter::{AcquireOutcome, Offer, OnFull, PendingJob};
 use crate::pool::options::{JobOptions, Requirements};
 use crate::pool::scheduler::shared::Shared;
 use crate::pool::submit::caller_runs::CallerRunsJob;
@@ -263,6 +262,7 @@ where
 
 impl<C: PoolRef, F: Future, S> Submission<C, F, S> {
     /// Aborts the admitted job, unless it is taken out of the wait list or given back.
+    #[cfg(feature = "tower")]
     pub(super) fn abort_started(&mut self) {
         if !self.withdraw() {
             if let Some(admitted) = &self.admitted {
@@ -287,18 +287,15 @@ where
     F::Output: Send + 'static,
     S: OutputSink<F::Output>,
 {
-    fn group(&self) -> Option<&dyn JobGroup> {
-        self.sink.as_ref().and_then(S::group)
-    }
-
-    fn label(&self) -> Option<&Arc<str>> {
-        self.sink.as_ref().and_then(S::label)
-    }
-
-    fn requirements(&self) -> Requirements {
+    fn offer(&self) -> Offer<'_> {
         let new_job = self.new_job.as_ref().expect("a job on offer is here");
-        let is_request = self.sink.as_ref().is_some_and(S::is_request);
-        Requirements { is_request, ..new_job.requirements() }
+        let sink = self.sink.as_ref();
+        let is_request = sink.is_some_and(S::is_request);
+        Offer {
+            group: sink.and_then(S::group),
+            label: sink.and_then(S::label),
+            requirements: Requirements { is_request, ..new_job.requirements() },
+        }
     }
 
     // Inlined: as a call it costs a tiny job some 3 % more instructions.
@@ -322,7 +319,7 @@ where
         waiter_key: WaiterKey,
     ) -> Result<Runnable, SubmitErrorKind> {
         if let Some(new_job) = &self.new_job {
-            new_job.enter_wait_list(|| self.shared.arc(), waiter_key);
+            new_job.enter_wait_list(&|| self.shared.arc(), waiter_key);
         }
         PendingJob::admit(self, slot_kind)
     }

@@ -49,6 +49,7 @@ impl WaitEnd {
     }
 }
 
+#[cfg(feature = "tower")]
 impl<C: PoolRef, F: Future, S> WithinInner<C, F, S> {
     /// Aborts the job if it has started. Called before the drop.
     pub(crate) fn abort(&mut self) {
