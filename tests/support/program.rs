@@ -77,6 +77,15 @@ impl Ran {
     }
 }
 
+/// Runs an ignored test of this program in a process of its own, which finds `value` in the variable.
+pub fn in_a_process_of_its_own(test: &str, (variable, value): (&str, &str)) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--ignored", "--nocapture"]).env(variable, value);
+    let ran = Ran::of(&mut command);
+    assert!(ran.status.success(), "{}{}", ran.stdout(), ran.stderr());
+    assert!(ran.stdout().contains("1 passed"), "{}{}", ran.stdout(), ran.stderr());
+}
+
 /// Reads a program's output while it runs, so that it never waits for a reader.
 fn drain(output: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
     thread::spawn(move || {

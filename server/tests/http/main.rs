@@ -5,6 +5,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../../../tests/support/program.rs"]
+mod program;
+
 mod cases;
 mod deadlines;
 mod ends;
@@ -19,7 +22,10 @@ mod runtimes;
 mod server;
 mod shutdown;
 mod slow_readers;
+#[cfg(target_os = "linux")]
+mod slowloris;
 mod states;
+mod stress;
 mod upgrades;
 mod version2;
 mod warm;

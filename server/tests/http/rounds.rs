@@ -16,7 +16,7 @@ const CONNECTIONS: usize = 8;
 
 fn rounds() -> usize {
     let text = env::var("MILLPOND_ROUNDS");
-    text.map_or(20_000, |text| text.parse().expect("MILLPOND_ROUNDS is a number"))
+    text.map_or(8_000, |text| text.parse().expect("MILLPOND_ROUNDS is a number"))
 }
 
 async fn run(case: Case, pool: Option<Pool>) {

@@ -18,8 +18,10 @@ mod config_serves;
 #[cfg(all(feature = "serde", feature = "rustls", unix))]
 mod config_tls;
 mod deadlines;
+mod descriptors;
 mod echo;
 mod faults;
+mod flood;
 mod handler;
 mod last_words;
 mod limits;
@@ -28,6 +30,7 @@ mod pool;
 mod push;
 mod regressions;
 mod reset;
+mod rounds;
 mod runtimes;
 mod shutdown;
 mod slow;

@@ -32,6 +32,8 @@ struct Ours {
 #[derive(Default)]
 struct Known {
     sent: HashMap<SocketAddr, usize>,
+    /// The sum of `sent`.
+    all: usize,
     /// Bytes that belong to no request: discarded, or never read.
     lost: u64,
     /// How many bytes were missing at the last call and for how long, and when that call was.
@@ -45,10 +47,12 @@ impl Running for Ours {
 
     fn is_at_rest(&self, sent: &[Sent]) -> bool {
         let mut known = self.known.lock().unwrap();
-        known.sent.extend(sent.iter().map(|sent| (sent.from, sent.bytes)));
-        let all = known.sent.values().sum::<usize>() as u64;
+        for Sent { from, bytes } in sent {
+            let before = known.sent.insert(*from, *bytes).unwrap_or(0);
+            known.all = known.all - before + bytes;
+        }
         let status = self.server.status();
-        let missing = all.saturating_sub(status.bytes_in + known.lost);
+        let missing = (known.all as u64).saturating_sub(status.bytes_in + known.lost);
         if status.parked != status.open || missing == 0 {
             known.waiting = None;
             return status.parked == status.open;

@@ -1,14 +1,11 @@
 //! Connections are parked and taken up again a great many times, and none is forgotten.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::server::{Case, DEDICATED, EVENT_DRIVEN, emptied};
+use crate::support::{Dice, runtime, within};
 use millpond_server::Server;
-use support::server::{Case, DEDICATED, EVENT_DRIVEN, emptied};
-use support::{Dice, runtime, within};
 
 /// So many rounds instead of the few that a test can wait for: a million, say.
 const ROUNDS: &str = "MILLPOND_TEST_ROUNDS";

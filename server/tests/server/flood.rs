@@ -1,14 +1,11 @@
 //! A peer that floods the server gets its turns, and no more than that.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
+use crate::support::server::{Case, Client, in_all_cases, parked, service_fn};
 use millpond_server::{Server, ServerBuilder};
-use support::server::{Case, Client, in_all_cases, parked};
 use tokio_util::codec::LinesCodec;
 
 in_all_cases!(single: many_frames, many_bytes, floods_from_one_address);
@@ -34,7 +31,7 @@ impl Turns {
             }
             async move { Ok::<_, Infallible>(Some(line)) }
         };
-        builder.codec(LinesCodec::new()).serve(support::server::service_fn(service)).unwrap()
+        builder.codec(LinesCodec::new()).serve(service_fn(service)).unwrap()
     }
 }
 

@@ -1,22 +1,18 @@
 //! A client that checks each reply, on many connections that pause, split and pipeline at random:
 //! none is lost, none comes from another connection. `MILLPOND_STRESS` is the number of replies,
 //! `MILLPOND_SEED` repeats a run as far as clocks allow.
-#![cfg(feature = "http")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::env;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use support::http::LIMIT;
-use support::http::app::digest_of;
-use support::http::reply::{Parsed, Reading, Reply, parse};
-use support::http::target::{Target, Up, against_all};
-use support::server::Stream;
-use support::{Dice, multi_for, within};
+use crate::support::http::LIMIT;
+use crate::support::http::app::digest_of;
+use crate::support::http::reply::{Parsed, Reading, Reply, parse};
+use crate::support::http::target::{Target, Up, against_all};
+use crate::support::server::Stream;
+use crate::support::{Dice, multi_for, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep;
 

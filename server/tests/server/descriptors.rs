@@ -1,21 +1,15 @@
 //! A server that has no descriptor left does not spin, and goes on when there are some again. A proxy may
 //! take every place of a server. The limit of descriptors can be raised.
-#![allow(missing_docs)]
-
-#[path = "../../tests/support/program.rs"]
-mod program;
-mod support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
 use std::time::Duration;
 
-use program::Ran;
+use crate::program::in_a_process_of_its_own;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use support::server::{Case, DEDICATED, EVENT_DRIVEN, accounted, echo, emptied};
-use support::*;
+use crate::support::server::{Case, DEDICATED, EVENT_DRIVEN, accounted, echo, emptied};
+use crate::support::*;
 use tokio::time::sleep;
 
 /// Says to the process that it is the one whose descriptors run out.
@@ -23,52 +17,49 @@ const MODE: &str = "MILLPOND_TEST_DESCRIPTORS";
 const LIMIT: u64 = 64;
 const CLIENTS: usize = 30;
 
-fn in_a_process_of_its_own(test: &str, mode: &str) {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--ignored", "--nocapture"]).env(MODE, mode);
-    let ran = Ran::of(&mut command);
-    assert!(ran.status.success(), "{}{}", ran.stdout(), ran.stderr());
-    assert!(ran.stdout().contains("1 passed"), "{}{}", ran.stdout(), ran.stderr());
+/// Returns the mode that this process tries, if it is one for that.
+fn case() -> Option<Case> {
+    match std::env::var(MODE).as_deref() {
+        Ok("dedicated") => Some(DEDICATED),
+        Ok("event-driven") => Some(EVENT_DRIVEN),
+        _ => None,
+    }
 }
 
 #[test]
 fn dedicated() {
-    in_a_process_of_its_own("runs_out", "dedicated");
+    in_a_process_of_its_own("descriptors::runs_out", (MODE, "dedicated"));
 }
 
 #[test]
 fn event_driven() {
-    in_a_process_of_its_own("runs_out", "event-driven");
+    in_a_process_of_its_own("descriptors::runs_out", (MODE, "event-driven"));
 }
 
 #[test]
 fn one_address_may_take_all_places() {
-    in_a_process_of_its_own("is_proxied", "dedicated");
-    in_a_process_of_its_own("is_proxied", "event-driven");
+    in_a_process_of_its_own("descriptors::is_proxied", (MODE, "dedicated"));
+    in_a_process_of_its_own("descriptors::is_proxied", (MODE, "event-driven"));
 }
 
 #[test]
 fn the_limit_is_raised() {
-    in_a_process_of_its_own("raises", "");
+    in_a_process_of_its_own("descriptors::raises", (MODE, ""));
 }
 
 #[test]
 #[ignore = "a part of the others, in a process of its own"]
 fn runs_out() {
-    match std::env::var(MODE).as_deref() {
-        Ok("dedicated") => paused(run_out(DEDICATED)),
-        Ok("event-driven") => paused(run_out(EVENT_DRIVEN)),
-        _ => {}
+    if let Some(case) = case() {
+        paused(run_out(case));
     }
 }
 
 #[test]
 #[ignore = "a part of the others, in a process of its own"]
 fn is_proxied() {
-    match std::env::var(MODE).as_deref() {
-        Ok("dedicated") => single(be_proxied(DEDICATED)),
-        Ok("event-driven") => single(be_proxied(EVENT_DRIVEN)),
-        _ => {}
+    if let Some(case) = case() {
+        single(be_proxied(case));
     }
 }
 
