@@ -14,7 +14,7 @@ mod servers;
 use args::Args;
 
 const USAGE: &str = "\
-cargo bench --features http-body --bench layer -- [OPTIONS]
+cargo bench --bench layer -- [OPTIONS]
 
   --quick          a hundredth of it, 1 round: shows that it works, not how fast it is
   --only PART      only in-process or http
@@ -29,8 +29,11 @@ fn main() {
         return servers::serve(&given[1]);
     }
     let Some(args) = Args::parse(given, 5, USAGE) else { return println!("{USAGE}") };
-    let mut text = String::from(
-        "# The layer, measured\n\nMade by `cargo bench --features http-body --bench layer -- --write benches` on two shared\ncores; medians of interleaved rounds.\n",
+    let mut text = format!(
+        "# The layer, measured\n\nMade by `cargo bench --bench layer -- --write benches`; medians of interleaved\n\
+         rounds ({}). Machine: {}.\n",
+        args.rounds,
+        millpond_benches::machine(),
     );
     if args.wants("in-process") {
         text += &in_process::run(&args);

@@ -1,6 +1,5 @@
 //! Where the numbers come from, and how many connections a process may hold here.
 
-use std::process::Command;
 use std::{env, fs, thread};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -16,21 +15,6 @@ pub fn room() -> usize {
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let limit = if raised.is_ok() { maximum } else { current };
     limit.map_or(usize::MAX, |limit| limit.saturating_sub(OTHERS) as usize)
-}
-
-pub fn description() -> String {
-    let count = thread::available_parallelism().map_or(0, usize::from);
-    let model = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("model name"))?;
-        Some(format!(" ({})", line.split_once(':')?.1.trim()))
-    });
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let rustc = Command::new("rustc").arg("--version").output().ok();
-    let rustc = rustc.filter(|output| output.status.success());
-    let rustc = rustc.and_then(|output| String::from_utf8(output.stdout).ok());
-    let rustc = rustc.map_or("rustc of unknown version".into(), |text| text.trim().to_owned());
-    let model = model.unwrap_or_default();
-    format!("{count} cores{model}, linux {}, {rustc}", release.trim())
 }
 
 pub fn command() -> String {

@@ -106,7 +106,7 @@ pub fn text(reports: &[Report]) -> String {
         "# {}\n\nMachine: {}.\n\n{connections} connections, servers on \
          tokio's multi_thread runtime with {threads} workers; {rounds}.{smoke} Made by:\n\n```sh\n{}\n```\n\n{}\n",
         title(first.plan.protocol),
-        machine::description(),
+        millpond_benches::machine(),
         machine::command(),
         notes(first.plan.protocol)
     );

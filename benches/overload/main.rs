@@ -89,13 +89,14 @@ fn main() {
     // The default is clamped to 50 ms.
     let aims = [50, TARGETS[0], TARGETS[1]].map(|target| WORK.as_millis() as u64 + 2 * target);
     let mut text = format!(
-        "# Overload, measured\n\nMade by `cargo bench --bench overload -- --write benches` on two shared cores; medians of \
-         interleaved rounds ({rounds}).\n\nA handler that needs one of {CONNECTIONS} connections for {} ms: {} requests/s are all it \
+        "# Overload, measured\n\nMade by `cargo bench --bench overload -- --write benches`; medians of interleaved rounds \
+         ({rounds}).\nMachine: {}.\n\nA handler that needs one of {CONNECTIONS} connections for {} ms: {} requests/s are all it \
          can serve. An open load\nat random moments over loopback, from another process; a client goes away after \
          {} ms. All layers answer\n503 to what they refuse. Millpond: `schedule_within` on a pool of {CONNECTIONS} slots, \
          without any setting,\nand with two values of `target_wait`. The adaptive limiters do not know the number of \
          connections. p99: of what\nwas served, in ms. The pool aims at a service time and two targets at \
          most: {} ms by default, {} and {} ms with a\ntarget.\n",
+        millpond_benches::machine(),
         WORK.as_millis(),
         capacity(),
         patience(),

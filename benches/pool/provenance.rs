@@ -1,7 +1,6 @@
 //! Where published numbers come from, so that a reader can repeat them.
 
-use std::process::Command;
-use std::{env, fs, thread};
+use std::{env, fs};
 
 use crate::args::Args;
 
@@ -25,7 +24,7 @@ const RIVALS: [&str; 6] =
 
 /// What stands above the tables in a file.
 pub fn preamble(args: &Args) -> String {
-    let machine = [cores(), system(), rustc()].join(", ");
+    let machine = millpond_benches::machine();
     let versions = versions().map(|versions| format!("Versions: {versions}.\n\n"));
     let versions = versions.unwrap_or_default();
     let (rounds, command) = (args.rounds, command());
@@ -35,26 +34,6 @@ pub fn preamble(args: &Args) -> String {
         "# Benchmarks\n\nMachine: {machine}.\n\n{versions}Rounds: {rounds}.{smoke} Made by:\n\n\
          ```sh\n{command}\n```\n\n{NOTES}\n"
     )
-}
-
-fn cores() -> String {
-    let count = thread::available_parallelism().map_or(0, usize::from);
-    let model = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("model name"))?;
-        Some(format!(" ({})", line.split_once(':')?.1.trim()))
-    });
-    format!("{count} cores{}", model.unwrap_or_default())
-}
-
-fn system() -> String {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!("{} {}", env::consts::OS, release.trim()).trim_end().into()
-}
-
-fn rustc() -> String {
-    let version = Command::new("rustc").arg("--version").output().ok();
-    let version = version.and_then(|output| String::from_utf8(output.stdout).ok());
-    version.map_or("rustc of unknown version".into(), |version| version.trim().into())
 }
 
 fn versions() -> Option<String> {
