@@ -20,6 +20,16 @@ fn start(mode: &str) -> Serving {
     Serving::start(command.args(["--listen", "127.0.0.1:0", "--mode", mode]))
 }
 
+/// Runs a test in both modes at once.
+fn in_each_mode(test: impl Fn(&'static str) + Sync) {
+    thread::scope(|scope| {
+        for mode in CASES {
+            let test = &test;
+            scope.spawn(move || test(mode));
+        }
+    });
+}
+
 fn stop(serving: Serving) {
     serving.signal("TERM");
     let (printed, code) = serving.end();
@@ -108,12 +118,12 @@ fn clients_in_other_languages_are_content() {
     for (names, script) in [(&["python3"][..], "client.py"), (&["node", "nodejs"], "client.mjs")] {
         let Some(program) = program(names) else { continue };
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/http").join(script);
-        for case in CASES {
-            let serving = start(case);
+        in_each_mode(|mode| {
+            let serving = start(mode);
             let ran = Ran::of(Command::new(&program).arg(&script).arg(&serving.address));
-            assert!(ran.status.success(), "{case:?}: {}{}", ran.stdout(), ran.stderr());
+            assert!(ran.status.success(), "{mode:?}: {}{}", ran.stdout(), ran.stderr());
             stop(serving);
-        }
+        });
     }
 }
 
@@ -177,7 +187,7 @@ fn a_websocket_echoes_and_is_told_good_bye() {
 
 #[test]
 fn a_full_pond_costs_little_and_all_in_it_are_answered_again() {
-    for case in CASES {
+    in_each_mode(|case| {
         let serving = start(case);
         let filling =
             spawn(&mut fill(&serving, "300", if case == "event-driven" { "10" } else { "2" }));
@@ -204,7 +214,7 @@ fn a_full_pond_costs_little_and_all_in_it_are_answered_again() {
         assert!(printed.contains("300 of 300 answered once more"), "{printed}{}", ran.stderr());
         assert!(ran.status.success());
         stop(serving);
-    }
+    });
 }
 
 #[test]
@@ -300,7 +310,7 @@ fn options_that_make_no_sense_are_told() {
 /// The page tries the app itself, and tells this test how that went.
 #[test]
 fn a_browser_is_content() {
-    for case in CASES {
+    in_each_mode(|case| {
         let serving = start(case);
         let verdicts = TcpListener::bind("127.0.0.1:0").unwrap();
         verdicts.set_nonblocking(true).unwrap();
@@ -329,7 +339,7 @@ fn a_browser_is_content() {
         assert!(told.ends_with("passed"), "{case:?}: {told}");
         drop(stream);
         stop(serving);
-    }
+    });
 }
 
 /// A file describes the server, and SIGHUP renews its certificate.

@@ -8,6 +8,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -55,9 +60,17 @@ impl Handler for Echo {
     }
 }
 
-/// Opens WebSockets, each with an echo.
-fn opened(address: std::net::SocketAddr, count: usize) -> Vec<TcpStream> {
-    let open = |_| {
+/// Opens WebSockets, each with an echo, once those before it are at rest: turns at once need more of the
+/// buffers that are shared.
+fn opened(
+    address: std::net::SocketAddr,
+    numbers: Range<usize>,
+    at_rest: &AtomicUsize,
+) -> Vec<TcpStream> {
+    let open = |number| {
+        while at_rest.load(Relaxed) < number {
+            thread::sleep(Duration::from_micros(50));
+        }
         let mut stream = TcpStream::connect(address).unwrap();
         stream.write_all(websocket("/").as_bytes()).unwrap();
         stream.write_all(b"\x82\x85\0\0\0\0hello").unwrap();
@@ -69,7 +82,7 @@ fn opened(address: std::net::SocketAddr, count: usize) -> Vec<TcpStream> {
         }
         stream
     };
-    (0..count).map(open).collect()
+    numbers.map(open).collect()
 }
 
 #[test]
@@ -81,11 +94,17 @@ fn an_idle_websocket_is_small() {
         let address = server.local_addrs()[0];
         let mut clients = Vec::new();
         let mut live = Vec::new();
+        let at_rest_yet = Arc::new(AtomicUsize::new(0));
         // The first ones warm up what all share.
         for count in [64, 320] {
-            let more = tokio::task::spawn_blocking(move || opened(address, count)).await.unwrap();
-            clients.extend(more);
-            at_rest(&server, clients.len(), 0).await;
+            let (first, may_open) = (clients.len(), at_rest_yet.clone());
+            let open = move || opened(address, first..first + count, &may_open);
+            let opening = tokio::task::spawn_blocking(open);
+            for open in first + 1..=first + count {
+                at_rest(&server, open, 0).await;
+                at_rest_yet.store(open, Relaxed);
+            }
+            clients.extend(opening.await.unwrap());
             settle().await;
             live.push(LIVE.get());
         }
@@ -99,7 +118,6 @@ fn an_idle_websocket_is_small() {
 #[cfg(feature = "rustls")]
 #[test]
 fn an_idle_tls_connection_adds_little_to_its_session() {
-    use std::sync::Arc;
     use tokio_rustls::rustls::server::NoServerSessionStorage;
     use tokio_rustls::rustls::{ServerConnection, StreamOwned};
 
