@@ -90,14 +90,20 @@ impl<T> PagedSlab<T> {
         entry
     }
 
+    /// Returns whether the memory of an entry stays when the entry is removed.
+    #[inline]
+    pub(crate) fn keeps(&self, key: usize) -> bool {
+        key < PAGE
+    }
+
     /// Frees the memory of an empty page.
     #[cold]
     fn free_page(&mut self, number: usize) {
         self.pages[number].entries = Slab::new();
-        if self.len == 0 {
+        if self.len == self.pages[0].entries.len() {
             self.pages.truncate(1);
             self.pages.shrink_to_fit();
-            self.with_room = VecDeque::from([0]);
+            self.with_room = self.pages[0].has_room.then_some(0).into_iter().collect();
         } else if self.with_room.back() == Some(&(number as u32)) {
             // The next entry goes to another page. In the end that is one with memory: a page that
             // has other entries, or the first page.
@@ -192,5 +198,19 @@ mod tests {
         assert_eq!((slab.len(), slab.pages.len()), (0, 1));
         assert!(slab.vacant_key() < PAGE);
         assert!(slab.pages.capacity() < 4);
+    }
+
+    #[test]
+    fn pages_come_back_beside_a_full_first_one() {
+        let mut slab = PagedSlab::new();
+        for n in 0..PAGE * 100 {
+            slab.insert(n);
+        }
+        (PAGE..PAGE * 100).for_each(|key| _ = slab.remove(key));
+        assert_eq!((slab.len(), slab.pages.len(), slab.vacant_key()), (PAGE, 1, PAGE));
+        assert_eq!(slab.insert(PAGE), PAGE);
+        assert!(slab.keeps(PAGE - 1) && !slab.keeps(PAGE));
+        assert_eq!((slab.remove(PAGE), slab.remove(3)), (PAGE, 3));
+        assert_eq!(slab.vacant_key(), 3);
     }
 }

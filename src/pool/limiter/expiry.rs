@@ -56,6 +56,7 @@ impl Limiter {
                     removed.job.mark_expired();
                     jobs.push(removed.job);
                 }
+                Waiter::None => unreachable!("a waiter with a deadline stands in a list"),
             }
         }
         state.check_idle(deferred);

@@ -71,6 +71,7 @@ use crate::pool::limiter::shard::ShardId;
 use crate::pool::limiter::state::{State, StateGuard};
 use crate::pool::limiter::wait_list::{List, Waiter, WaiterKey, WaiterState};
 use crate::pool::options::Requirements;
+use crate::pool::timings::now;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::failpoint;
 
@@ -474,8 +475,8 @@ impl StateGuard<'_> {
             }
         };
         let history = job.wait_again(self.wait_list.next_key());
-        let (waiter, requirements) = (Waiter::Job(job, None), Requirements::default());
-        let waiter_key = self.wait_list.push(list, quota, waiter, &requirements, false);
+        let (waiter, terms) = (Waiter::Job(job, None), (&Requirements::default(), now()));
+        let waiter_key = self.wait_list.push(list, quota, waiter, terms, false);
         self.wait_list.node(waiter_key).resumes = Some(history);
         None
     }
@@ -486,7 +487,7 @@ impl StateGuard<'_> {
             Waiter::Caller(caller) => {
                 caller.waiting_job.is_some() && caller.state == WaiterState::Waiting
             }
-            Waiter::Job(..) => false,
+            Waiter::Job(..) | Waiter::None => false,
         };
         let keys = self.wait_list.waiter_keys().into_iter().rev();
         let newest =

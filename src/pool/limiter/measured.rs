@@ -154,6 +154,7 @@ impl Limiter {
                 let group = match waiter {
                     Waiter::Job(job, _) => job.ptr().group(),
                     Waiter::Caller(caller) => caller.label.clone(),
+                    Waiter::None => None,
                 };
                 JobInfo::of_requirements(*requirements, group, JobState::Waiting, age)
             });

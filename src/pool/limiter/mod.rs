@@ -174,7 +174,7 @@ use crate::pool::limiter::shard::{Shard, ShardGuard, ShardId};
 use crate::pool::limiter::state::{State, StateGuard};
 use crate::pool::limiter::wait_list::{List, WaiterKey};
 use crate::pool::options::Requirements;
-use crate::pool::timings::Clock;
+use crate::pool::timings::{Clock, now};
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::atomic::{AtomicU64, AtomicUsize};
 use crate::sync::{Mutex, failpoint};
@@ -362,6 +362,10 @@ impl Limiter {
             OnFull::Wait(waker) if !waits_itself => Some(waker.clone()),
             _ => None,
         };
+        // A job that will probably wait reads the clock before the lock, which others wait for.
+        let may_wait = matches!(on_full, OnFull::Wait(_) | OnFull::Commit);
+        let since = (may_wait && self.flags.is_set_in_lock(NO_SLOTS)).then(now);
+        let since = || since.unwrap_or_else(now);
         let mut state = self.lock_state();
         state.counters.submitted += 1;
         if state.is_set(CLOSED) {
@@ -386,22 +390,27 @@ impl Limiter {
                 return start(&mut shard, job);
             }
             if state.wait_list.has_queue_room() {
-                return state.enqueue_job(list, pending, slot_kind, current.is_some());
+                let terms = (since(), current.is_some());
+                return state.enqueue_job(list, pending, slot_kind, terms);
             }
         }
         match on_full {
-            OnFull::Wait(_) if waits_itself => state.enqueue_nested_job(list, pending, slot_kind),
+            OnFull::Wait(_) if waits_itself => {
+                state.enqueue_nested_job(list, pending, slot_kind, since())
+            }
             OnFull::Wait(_) => {
                 let offer = pending.offer();
                 if let Some(kind) = state.shed_new(&offer.requirements) {
                     return state.refuse(AcquireOutcome::Refused(kind));
                 }
                 state.enter_line((offer.group, offer.label), |state| {
-                    let terms = (&offer.requirements, false);
+                    let terms = (&offer.requirements, since(), false);
                     state.enqueue_caller(list, quota, &mut waker, current, terms)
                 })
             }
-            OnFull::Commit => state.enqueue_job(list, pending, slot_kind, current.is_some()),
+            OnFull::Commit => {
+                state.enqueue_job(list, pending, slot_kind, (since(), current.is_some()))
+            }
             OnFull::RunInCaller if !state.paused => match pending.admit_in_caller() {
                 Ok(()) => {
                     let Offer { label, requirements, .. } = pending.offer();
@@ -491,7 +500,13 @@ impl Limiter {
                 Some(kind) => state.refuse(AcquireOutcome::Refused(kind)),
                 None => state.enter_line((group, group.and_then(JobGroup::name)), |state| {
                     let current = current_of(self.pool);
-                    state.enqueue_caller(list, quota, &mut waker, current, (&requirements, true))
+                    state.enqueue_caller(
+                        list,
+                        quota,
+                        &mut waker,
+                        current,
+                        (&requirements, now(), true),
+                    )
                 }),
             },
             None => state.refuse(AcquireOutcome::Refused(list.full_kind())),

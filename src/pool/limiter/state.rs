@@ -16,6 +16,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::Waker;
 
+use tokio::time::Instant;
+
 use crate::error::SubmitErrorKind;
 use crate::pool::context::Current;
 use crate::pool::job::{JobGroup, SlotKind};
@@ -114,7 +116,7 @@ impl State {
         list: List,
         pending: &mut dyn PendingJob,
         slot_kind: SlotKind,
-        is_nested: bool,
+        (since, is_nested): (Instant, bool),
     ) -> AcquireOutcome {
         let requirements = pending.offer().requirements;
         let job = match pending.admit_waiting(slot_kind, self.wait_list.next_key()) {
@@ -128,7 +130,7 @@ impl State {
             list,
             slot_kind.quota(),
             Waiter::Job(job, None),
-            &requirements,
+            (&requirements, since),
             is_nested,
         );
         self.note_peaks();
@@ -144,13 +146,14 @@ impl State {
         list: List,
         pending: &mut dyn PendingJob,
         slot_kind: SlotKind,
+        since: Instant,
     ) -> AcquireOutcome {
         let group = pending.offer().group;
         if let Some(kind) = group.and_then(JobGroup::enter_line) {
             return self.refuse(AcquireOutcome::Refused(kind));
         }
         let (tag, waiter_key) = (group.map_or(NO_GROUP, JobGroup::tag), self.wait_list.next_key());
-        match self.enqueue_job(list, pending, slot_kind, true) {
+        match self.enqueue_job(list, pending, slot_kind, (since, true)) {
             AcquireOutcome::Enqueued => {
                 self.wait_list.node(waiter_key).submitter = Some(tag);
                 AcquireOutcome::WaitingForStart(waiter_key)
@@ -187,7 +190,7 @@ impl State {
         quota: Option<usize>,
         waker: &mut Option<Waker>,
         current: Option<Current>,
-        (requirements, is_reserver): (&Requirements, bool),
+        (requirements, since, is_reserver): (&Requirements, Instant, bool),
     ) -> AcquireOutcome {
         let waiting_job = current.and_then(waiting_job);
         if waiting_job.is_some_and(|job| would_deadlock(self, list, job)) {
@@ -206,7 +209,8 @@ impl State {
             is_reserver,
         };
         let waiter = Waiter::Caller(caller);
-        let waiter_key = self.wait_list.push(list, quota, waiter, requirements, current.is_some());
+        let waiter_key =
+            self.wait_list.push(list, quota, waiter, (requirements, since), current.is_some());
         self.note_peaks();
         if is_reserver {
             // A reserver has nothing to leave in the queue, but keeps later waiters behind it.
@@ -229,22 +233,22 @@ impl State {
     /// Gives a slot to a waiter that has just left its list: a job starts, a caller is notified.
     pub(super) fn grant(&mut self, waiter_key: WaiterKey, deferred: &mut DeferredWakes) {
         let node = self.wait_list.node(waiter_key);
-        if node.resumes.is_none() {
-            self.measured.note_grant(node.since);
+        let (since, resumes) = (node.since, node.resumes);
+        if resumes.is_none() {
+            self.measured.note_grant(since);
         }
         if let Waiter::Caller(caller) = &mut node.waiter {
             self.slots_granted += 1;
             notify_caller(&mut self.holders, caller, WaiterState::SlotGranted, deferred);
             return;
         }
-        let node = self.wait_list.remove_node(waiter_key);
-        if let Waiter::Job(job, waker) = node.waiter {
-            if node.resumes.is_some() {
+        if let Waiter::Job(job, waker) = self.wait_list.remove(waiter_key) {
+            if resumes.is_some() {
                 self.lent_jobs -= 1;
-                job.set_history(node.resumes);
+                job.set_history(resumes);
             } else {
                 self.counters.started += 1;
-                self.measured.note_start(&job, node.since);
+                self.measured.note_start(&job, since);
             }
             deferred.start(job);
             deferred.wake(waker.filter(|_| !failpoint("a start wakes nothing")));

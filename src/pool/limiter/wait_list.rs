@@ -74,9 +74,8 @@ use crate::pool::limiter::fair::{FairLine, LinkId, UNLINKED};
 use crate::pool::limiter::lending::WaitingJob;
 use crate::pool::limiter::turns::Turns;
 pub(super) use crate::pool::limiter::wait_list::ahead::Ahead;
+use crate::pool::limiter::wait_list::nodes::Nodes;
 use crate::pool::options::{PRIORITIES, Requirements};
-use crate::pool::paged_slab::PagedSlab;
-use crate::pool::timings::now;
 use crate::sync::failpoint;
 
 /// The key of a waiter in the wait list. A key is reused once its waiter is gone.
@@ -88,6 +87,8 @@ const NONE: WaiterKey = usize::MAX;
 pub(super) const NO_GROUP: usize = 0;
 
 pub(super) enum Waiter {
+    /// The node is a spare; see [`nodes`].
+    None,
     /// A job that was handed over, and the waker of the future that awaits its start, if any.
     Job(Runnable, Option<Waker>),
     /// A caller that still owns its job.
@@ -188,6 +189,27 @@ pub(super) struct Node {
     pub(super) waiter: Waiter,
 }
 
+impl Node {
+    /// Makes a node without a waiter.
+    fn vacant(since: Instant) -> Self {
+        Self {
+            prev: NONE,
+            next: NONE,
+            list: None,
+            in_queue: false,
+            nested: 0,
+            resumes: None,
+            quota: None,
+            submitter: None,
+            is_rare: false,
+            link: UNLINKED,
+            requirements: Requirements::default(),
+            since,
+            waiter: Waiter::None,
+        }
+    }
+}
+
 /// A job that was taken out of the wait list.
 pub(super) struct RemovedJob {
     pub(super) job: Runnable,
@@ -250,7 +272,7 @@ struct Quota {
 }
 
 pub(super) struct WaitList {
-    nodes: PagedSlab<Node>,
+    nodes: Nodes,
     /// The main list, by priority.
     main: [ListEnds; PRIORITIES],
     /// The length of the main list.
@@ -282,7 +304,7 @@ pub(super) struct WaitList {
 impl WaitList {
     pub(super) fn new(queue_capacity: usize) -> Self {
         Self {
-            nodes: PagedSlab::new(),
+            nodes: Nodes::new(),
             main: [ListEnds::EMPTY; PRIORITIES],
             main_len: 0,
             turns: Turns::new(),
@@ -444,7 +466,7 @@ impl WaitList {
     pub(super) fn caller(&mut self, waiter_key: WaiterKey) -> &mut CallerWaiter {
         match &mut self.nodes[waiter_key].waiter {
             Waiter::Caller(caller) => caller,
-            Waiter::Job(..) => unreachable!("a caller's key names its own node"),
+            Waiter::Job(..) | Waiter::None => unreachable!("a caller's key names its own node"),
         }
     }
 
@@ -465,23 +487,19 @@ impl WaitList {
         self.nodes.get(waiter_key).filter(|node| node.list.is_some()).map(|node| &node.waiter)
     }
 
-    /// Removes a node that stands in no list.
+    /// Removes a waiter that stands in no list.
     #[inline]
-    pub(super) fn remove_node(&mut self, waiter_key: WaiterKey) -> Node {
-        let node = self.nodes.remove(waiter_key);
-        debug_assert!(node.list.is_none());
-        self.reservers -= usize::from(node.waiter.is_reserver());
-        node
+    pub(super) fn remove(&mut self, waiter_key: WaiterKey) -> Waiter {
+        let waiter = self.nodes.take(waiter_key);
+        self.reservers -= usize::from(waiter.is_reserver());
+        waiter
     }
 
     /// Removes a caller that stands in no list and has no waker left.
     #[inline]
     pub(super) fn forget_caller(&mut self, waiter_key: WaiterKey) {
-        let node = &self.nodes[waiter_key];
-        debug_assert!(node.list.is_none());
-        self.reservers -= usize::from(node.waiter.is_reserver());
-        // The node is not moved.
-        drop(self.nodes.remove(waiter_key));
+        self.reservers -= usize::from(self.nodes[waiter_key].waiter.is_reserver());
+        self.nodes.clear(waiter_key);
     }
 
     /// Returns the place for the waker of a future that awaits the job's start. Returns `None` if
@@ -512,14 +530,14 @@ impl WaitList {
         if !matches!(&node.waiter, Waiter::Job(own, _) if own.ptr() == job) {
             return None;
         }
+        let (resumes, quota) = (node.resumes, node.quota);
         let list = self.unlink(waiter_key);
-        let node = self.remove_node(waiter_key);
-        match node.waiter {
+        match self.remove(waiter_key) {
             Waiter::Job(job, waker) => {
-                job.set_history(node.resumes);
-                Some(RemovedJob { job, waker, quota: node.quota, list })
+                job.set_history(resumes);
+                Some(RemovedJob { job, waker, quota, list })
             }
-            Waiter::Caller(_) => None,
+            Waiter::Caller(_) | Waiter::None => None,
         }
     }
 
@@ -565,7 +583,7 @@ impl WaitList {
 
     /// Returns the key that the next `push` will use.
     pub(super) fn next_key(&self) -> WaiterKey {
-        self.nodes.vacant_key()
+        self.nodes.next_key()
     }
 
     /// Puts a new waiter at the end of a list.
@@ -575,29 +593,25 @@ impl WaitList {
         list: List,
         quota: Option<usize>,
         waiter: Waiter,
-        requirements: &Requirements,
+        (requirements, since): (&Requirements, Instant),
         is_nested: bool,
     ) -> WaiterKey {
         self.reservers += usize::from(waiter.is_reserver());
         self.last_nested += u64::from(is_nested);
         let prev = self.ends(list, requirements.class()).tail;
         let is_rare = is_nested || requirements.deadline.is_some() || requirements.is_request;
-        let node = Node {
-            prev,
-            next: NONE,
-            list: Some(list),
-            in_queue: false,
-            nested: if is_nested { self.last_nested } else { 0 },
-            resumes: None,
-            quota,
-            submitter: None,
-            is_rare,
-            link: UNLINKED,
-            requirements: *requirements,
-            since: now(),
-            waiter,
-        };
-        let waiter_key = self.nodes.insert(node);
+        let waiter_key = self.nodes.vacate(since);
+        let node = &mut self.nodes[waiter_key];
+        (node.prev, node.next, node.list) = (prev, NONE, Some(list));
+        node.in_queue = false;
+        node.nested = if is_nested { self.last_nested } else { 0 };
+        (node.resumes, node.submitter) = (None, None);
+        node.quota = quota;
+        node.is_rare = is_rare;
+        node.link = UNLINKED;
+        node.requirements = *requirements;
+        node.since = since;
+        node.waiter = waiter;
         if is_rare {
             self.note_rare(list, waiter_key);
         }
@@ -673,7 +687,7 @@ impl WaitList {
         Some(waiter_key)
     }
 
-    /// Takes a waiter out of its list, and returns that list. The node stays until `remove_node`.
+    /// Takes a waiter out of its list, and returns that list. The node stays until `remove`.
     pub(super) fn unlink(&mut self, waiter_key: WaiterKey) -> List {
         let node = &mut self.nodes[waiter_key];
         let (prev, next) = (node.prev, node.next);
@@ -750,7 +764,7 @@ impl WaitList {
     pub(super) fn callers(&self, list: List) -> impl Iterator<Item = &CallerWaiter> + '_ {
         self.keys_in(list).filter_map(|key| match &self.nodes[key].waiter {
             Waiter::Caller(caller) => Some(caller),
-            Waiter::Job(..) => None,
+            Waiter::Job(..) | Waiter::None => None,
         })
     }
 
@@ -774,6 +788,7 @@ impl WaitList {
 }
 
 mod ahead;
+mod nodes;
 mod rare;
 
 #[cfg(all(test, not(millpond_loom)))]

@@ -157,8 +157,8 @@ impl Limiter {
             return;
         }
         let list = state.wait_list.list_of(waiter_key).map(|_| state.wait_list.unlink(waiter_key));
-        let node = state.wait_list.remove_node(waiter_key);
-        if let Waiter::Caller(caller) = node.waiter {
+        let quota = state.wait_list.node(waiter_key).quota;
+        if let Waiter::Caller(caller) = state.wait_list.remove(waiter_key) {
             if waiter_state == WaiterState::Waiting {
                 state.holders.remove_caller(caller.waiting_job);
             }
@@ -167,9 +167,9 @@ impl Limiter {
         state.counters.leave(reason);
         if waiter_state == WaiterState::SlotGranted {
             state.slots_granted -= 1;
-            state.release(shard_id, node.quota, deferred);
+            state.release(shard_id, quota, deferred);
         } else if let Some(list) = list.filter(|_| !failpoint("no move up behind a caller")) {
-            state.move_up(shard_id, list, node.quota, deferred);
+            state.move_up(shard_id, list, quota, deferred);
         }
         state.check_idle(deferred);
     }

@@ -10,6 +10,7 @@ use super::{
     WaiterState,
 };
 use crate::pool::options::Priority;
+use crate::pool::timings::now;
 
 fn caller(list: &mut WaitList, at: List, is_reserver: bool) -> WaiterKey {
     let caller = CallerWaiter {
@@ -25,13 +26,13 @@ fn caller(list: &mut WaitList, at: List, is_reserver: bool) -> WaiterKey {
         List::Quota(key) => Some(key),
         _ => unreachable!("a caller does not resume"),
     };
-    list.push(at, quota, Waiter::Caller(caller), &Requirements::default(), false)
+    list.push(at, quota, Waiter::Caller(caller), (&Requirements::default(), now()), false)
 }
 
 /// Puts a caller in the main list.
 fn caller_with(list: &mut WaitList, requirements: Requirements) -> WaiterKey {
     let caller = CallerWaiter::rejected(WaiterState::Waiting);
-    list.push(List::Main, None, caller, &requirements, false)
+    list.push(List::Main, None, caller, (&requirements, now()), false)
 }
 
 #[test]
@@ -44,6 +45,32 @@ fn a_caller_advances_along_the_arrows_only() {
     for end in [SlotGranted, Closed, Deadlock] {
         assert_eq!(next(end).count(), 0, "{end:?}");
     }
+}
+
+#[test]
+fn a_waiter_is_written_over_one_that_left() {
+    let mut list = WaitList::new(0);
+    let keys = [true, false].map(|is_reserver| caller(&mut list, List::Main, is_reserver));
+    for key in keys {
+        list.unlink(key);
+        list.remove(key);
+    }
+    assert_eq!((list.waiting(), list.waiting_reservers()), (0, 0));
+    assert!(list.get_linked(keys[0]).is_none());
+    // With an older one's deadline, quota or place, the new waiter would not be what it is.
+    let deadline = Some(now());
+    for key in keys.into_iter().rev() {
+        assert_eq!(list.next_key(), key);
+        assert_eq!(caller_with(&mut list, Requirements { deadline, ..Default::default() }), key);
+    }
+    assert_eq!((list.waiting(), list.waiting_reservers(), list.has_deadlines()), (2, 0, true));
+    for key in keys {
+        list.unlink(key);
+        list.forget_caller(key);
+    }
+    assert!(!list.has_deadlines());
+    let key = caller(&mut list, List::Main, false);
+    assert!(key == keys[1] && !list.has_deadlines() && list.head(List::Main) == Some(key));
 }
 
 #[test]
@@ -70,7 +97,7 @@ fn a_waiter_behind_the_last_one_is_the_next_for_the_queue() {
     let second = caller(&mut list, List::Main, true);
     list.unlink(second);
     assert_eq!(list.waiting_reservers(), 1);
-    list.remove_node(second);
+    list.remove(second);
     assert_eq!(list.waiting_reservers(), 0);
     let third = caller(&mut list, List::Main, false);
     list.unlink(first);
@@ -243,7 +270,7 @@ proptest! {
             }
             if let Some(left) = left {
                 list.unlink(left);
-                list.remove_node(left);
+                list.remove(left);
                 queued.remove(&left);
                 for model in &mut models {
                     model.leave(left);
