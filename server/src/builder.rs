@@ -240,7 +240,7 @@ macro_rules! shared_setters {
         /// How long work that is under way may go on after the
         /// [`max_connection_age`](Self::max_connection_age). Then the server cuts the connection off.
         /// Default `None`: until it finishes. Upgraded connections are cut off, too, and calls of user code
-        /// are dropped.
+        /// are dropped. Without a greatest age, a grace is an error.
         pub fn max_connection_age_grace(mut self, grace: impl Into<Option<Duration>>) -> Self {
             self.config.max_age_grace = grace.into();
             self
@@ -581,6 +581,14 @@ impl Config {
                 };
                 return Err(ConfigError::new(field, format!("{:?}", value.unwrap()), accepted));
             }
+        }
+        if let (None, Some(grace)) = (self.max_age, self.max_age_grace) {
+            let accepted = "`None` without a `max_connection_age`";
+            return Err(ConfigError::new(
+                "max_connection_age_grace",
+                format!("{grace:?}"),
+                accepted,
+            ));
         }
         #[cfg(feature = "http")]
         {

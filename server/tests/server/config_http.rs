@@ -38,7 +38,10 @@ fn each_key_is_what_the_builder_is_told() {
         ("http.max_requests_per_connection = 9", listening().max_requests_per_connection(9)),
         ("http.max_requests_per_connection = 'unlimited'", listening()),
         ("max_connection_age = '1s'", listening().max_connection_age(second)),
-        ("max_connection_age_grace = '1s'", listening().max_connection_age_grace(second)),
+        (
+            "max_connection_age = '2s'\nmax_connection_age_grace = '1s'",
+            listening().max_connection_age(2 * second).max_connection_age_grace(second),
+        ),
         (
             "[http.http2]\nmax_concurrent_streams = 9\ninitial_stream_window_size = '64KiB'\n\
              initial_connection_window_size = '1MiB'\nadaptive_window = false\n\

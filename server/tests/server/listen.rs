@@ -226,6 +226,7 @@ fn bad_settings_are_named() {
             ("linger_timeout", builder().linger_timeout(Duration::MAX)),
             ("max_connection_age", builder().max_connection_age(Duration::MAX)),
             ("max_connection_age_grace", builder().max_connection_age_grace(Duration::MAX)),
+            ("without a `max_connection_age`", builder().max_connection_age_grace(long / 400)),
             ("keepalive", builder().listen(Listen::from("a:1").keepalive(Duration::MAX))),
             ("backlog", builder().listen(Listen::from("a:1").backlog(0))),
         ];

@@ -102,7 +102,7 @@ fn unchunk(bytes: &[u8], reply: &mut Reply) -> Result<Option<usize>, String> {
 }
 
 pub fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    bytes.windows(what.len()).position(|window| window == what)
+    memchr::memmem::find(bytes, what)
 }
 
 impl Reply {

@@ -6,21 +6,25 @@ use std::task::Waker;
 use proptest::prelude::*;
 
 use super::{
-    CallerWaiter, List, NO_GROUP, PRIORITIES, Requirements, WaitList, Waiter, WaiterKey,
-    WaiterState,
+    CallerWaiter, List, NO_GROUP, NONE, PRIORITIES, Requirements, UNLINKED, WaitList, Waiter,
+    WaiterKey, WaiterState,
 };
 use crate::pool::options::Priority;
 use crate::pool::timings::now;
 
-fn caller(list: &mut WaitList, at: List, is_reserver: bool) -> WaiterKey {
-    let caller = CallerWaiter {
+fn waiting_caller() -> CallerWaiter {
+    CallerWaiter {
         waker: Some(Waker::noop().clone()),
         waiting_job: None,
         state: WaiterState::Waiting,
         group: NO_GROUP,
         label: None,
-        is_reserver,
-    };
+        is_reserver: false,
+    }
+}
+
+fn caller(list: &mut WaitList, at: List, is_reserver: bool) -> WaiterKey {
+    let caller = CallerWaiter { is_reserver, ..waiting_caller() };
     let quota = match at {
         List::Main => None,
         List::Quota(key) => Some(key),
@@ -50,27 +54,30 @@ fn a_caller_advances_along_the_arrows_only() {
 #[test]
 fn a_waiter_is_written_over_one_that_left() {
     let mut list = WaitList::new(0);
-    let keys = [true, false].map(|is_reserver| caller(&mut list, List::Main, is_reserver));
-    for key in keys {
-        list.unlink(key);
-        list.remove(key);
-    }
-    assert_eq!((list.waiting(), list.waiting_reservers()), (0, 0));
-    assert!(list.get_linked(keys[0]).is_none());
-    // With an older one's deadline, quota or place, the new waiter would not be what it is.
-    let deadline = Some(now());
-    for key in keys.into_iter().rev() {
-        assert_eq!(list.next_key(), key);
-        assert_eq!(caller_with(&mut list, Requirements { deadline, ..Default::default() }), key);
-    }
-    assert_eq!((list.waiting(), list.waiting_reservers(), list.has_deadlines()), (2, 0, true));
-    for key in keys {
-        list.unlink(key);
-        list.forget_caller(key);
-    }
-    assert!(!list.has_deadlines());
-    let key = caller(&mut list, List::Main, false);
-    assert!(key == keys[1] && !list.has_deadlines() && list.head(List::Main) == Some(key));
+    let quota = list.add_quota(1);
+    let requirements = Requirements { deadline: Some(now()), key: Some(1), ..Default::default() };
+    let full = CallerWaiter { is_reserver: true, ..waiting_caller() };
+    let terms = (&requirements, now());
+    let old = list.push(List::Quota(quota), Some(quota), Waiter::Caller(full), terms, true);
+    list.nodes[old].submitter = Some(NO_GROUP);
+    list.unlink(old);
+    list.remove(old);
+    assert_eq!((list.waiting(), list.waiting_reservers(), list.has_deadlines()), (0, 0, false));
+    assert!(list.get_linked(old).is_none());
+
+    let since = now();
+    assert_eq!(list.next_key(), old);
+    let plain = Waiter::Caller(waiting_caller());
+    let new = list.push(List::Main, None, plain, (&Requirements::default(), since), false);
+    assert_eq!((new, list.waiting(), list.waiting_reservers()), (old, 1, 0));
+    let node = &list.nodes[new];
+    assert_eq!(
+        (node.list, node.prev, node.next, node.in_queue),
+        (Some(List::Main), NONE, NONE, false)
+    );
+    assert_eq!((node.quota, node.resumes, node.submitter), (None, None, None));
+    assert_eq!((node.nested, node.is_rare, node.link), (0, false, UNLINKED));
+    assert_eq!((node.requirements, node.since), (Requirements::default(), since));
 }
 
 #[test]
