@@ -499,14 +499,8 @@ impl Limiter {
             Some(_) => match state.shed_new(&requirements) {
                 Some(kind) => state.refuse(AcquireOutcome::Refused(kind)),
                 None => state.enter_line((group, group.and_then(JobGroup::name)), |state| {
-                    let current = current_of(self.pool);
-                    state.enqueue_caller(
-                        list,
-                        quota,
-                        &mut waker,
-                        current,
-                        (&requirements, now(), true),
-                    )
+                    let (current, terms) = (current_of(self.pool), (&requirements, now(), true));
+                    state.enqueue_caller(list, quota, &mut waker, current, terms)
                 }),
             },
             None => state.refuse(AcquireOutcome::Refused(list.full_kind())),

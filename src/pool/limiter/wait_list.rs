@@ -600,7 +600,7 @@ impl WaitList {
         self.last_nested += u64::from(is_nested);
         let prev = self.ends(list, requirements.class()).tail;
         let is_rare = is_nested || requirements.deadline.is_some() || requirements.is_request;
-        let waiter_key = self.nodes.vacate(since);
+        let waiter_key = self.nodes.claim(since);
         let node = &mut self.nodes[waiter_key];
         (node.prev, node.next, node.list) = (prev, NONE, Some(list));
         node.in_queue = false;

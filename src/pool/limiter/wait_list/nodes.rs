@@ -26,14 +26,14 @@ impl Nodes {
         self.slab.len() - self.spares.len()
     }
 
-    /// Returns the key that the next [`vacate`](Self::vacate) will return.
+    /// Returns the key that the next [`claim`](Self::claim) will return.
     pub(super) fn next_key(&self) -> WaiterKey {
         self.spares.last().copied().unwrap_or_else(|| self.slab.vacant_key())
     }
 
-    /// Returns a node to write a waiter to. `since` is a moment for a new node.
+    /// Returns the key of a node to write a waiter to. A new node begins with `since`.
     #[inline]
-    pub(super) fn vacate(&mut self, since: Instant) -> WaiterKey {
+    pub(super) fn claim(&mut self, since: Instant) -> WaiterKey {
         self.spares.pop().unwrap_or_else(|| self.slab.insert(Node::vacant(since)))
     }
 
