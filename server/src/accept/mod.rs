@@ -58,7 +58,7 @@
 //!   responses of a listener are under way, for a second each. (test: `server/limits.rs`)
 //! - **A6** The loop never spins and never stops by an error: see the backoff. It yields to tokio
 //!   after 64 connections, because a full queue never returns `Pending`.
-//!   (test: `descriptors`)
+//!   (test: `server/descriptors.rs`)
 
 pub(crate) mod address;
 pub(crate) mod listen;

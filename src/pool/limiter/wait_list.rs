@@ -26,7 +26,8 @@
 //! ```
 //!
 //! The lists are doubly linked by slab keys, so a waiter leaves from the middle without a search.
-//! A node stays in the slab when it leaves its list, until its caller looks at the outcome.
+//! A node keeps its waiter when it leaves its list, until its caller looks at the outcome. Then it is a spare,
+//! or gone (`nodes`).
 //!
 //! # Waiters and their states (L7)
 //!
